@@ -1,0 +1,1 @@
+"""The connected side: checkpoint to ONNX graph, wheels and vocabulary to one signed archive."""

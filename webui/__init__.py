@@ -1,0 +1,1 @@
+"""Everything that speaks HTTP: pages, chat, review, administration and the OpenAI-compatible API."""
