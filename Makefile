@@ -1,0 +1,56 @@
+# `make demo` and `make test` are the two commands of the README; the rest are their parts.
+DEMO_PORT ?= 8080
+DEMO_DIR ?= .demo
+SHELL := /bin/sh
+BIN := .venv/bin
+RUNTIME_EXTRAS := cpu,bundler
+TEST_EXTRAS := cpu,bundler,postgres,parity,test
+
+.PHONY: demo test lint demo-model-eval demo-clean clean help
+
+help:
+	@echo "make demo             build, sign, install and serve the demo on port $(DEMO_PORT) (DEMO_PORT=, DEMO_DIR=)"
+	@echo "make test             the complete test suite in .venv (REQUIRE_ALL=1: nothing may be skipped)"
+	@echo "make lint             ruff and mypy alone"
+	@echo "make demo-model-eval  the demo model's answers to questions it never saw"
+	@echo "make demo-clean       remove what make demo built"
+
+demo: $(DEMO_DIR)/installed
+	@exec $(DEMO_DIR)/site/current/venv/bin/appliance serve --home $(DEMO_DIR)/site --port $(DEMO_PORT)
+
+$(DEMO_DIR)/checkpoint/config.json: bundler/demo_model/weights.safetensors
+	.ci/venv $(RUNTIME_EXTRAS)
+	mkdir -p $(DEMO_DIR)
+	rm -rf $(DEMO_DIR)/checkpoint
+	$(BIN)/bundler demo-checkpoint --out $(DEMO_DIR)/checkpoint
+
+$(DEMO_DIR)/keys/root.json:
+	.ci/venv $(RUNTIME_EXTRAS)
+	$(BIN)/bundler keygen --keys $(DEMO_DIR)/keys
+
+$(DEMO_DIR)/gpt-oss-demo.airgap: $(DEMO_DIR)/checkpoint/config.json $(DEMO_DIR)/keys/root.json
+	$(BIN)/bundler build --checkpoint $(DEMO_DIR)/checkpoint --keys $(DEMO_DIR)/keys --out $@
+
+$(DEMO_DIR)/installed: $(DEMO_DIR)/gpt-oss-demo.airgap
+	$(BIN)/installer install $< --root $(DEMO_DIR)/keys/root.json --prefix $(DEMO_DIR)/site
+	touch $@
+
+test:
+	@test -z "$(REQUIRE_ALL)" || .ci/system-packages
+	.ci/venv $(TEST_EXTRAS)
+	@$(MAKE) --no-print-directory lint
+	$(BIN)/pytest -q --durations=15
+
+lint:
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+demo-model-eval:
+	.ci/venv $(RUNTIME_EXTRAS)
+	$(BIN)/python -m bundler.demo_model.evaluate
+
+demo-clean:
+	rm -rf $(DEMO_DIR)
+
+clean: demo-clean
+	rm -rf .venv build dist *.egg-info

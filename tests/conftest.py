@@ -1,0 +1,27 @@
+"""Fixtures for every test. `require` is how a test states what it needs from the host: with REQUIRE_ALL=1 a missing part
+fails the test, otherwise it is skipped with the reason."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+
+def require(present: bool, what: str) -> None:
+    """Skip the calling test for want of `what`, or fail it under REQUIRE_ALL=1."""
+    if present:
+        return
+    if os.environ.get("REQUIRE_ALL") == "1":
+        pytest.fail(f"{what} is missing and REQUIRE_ALL=1 forbids to skip")
+    pytest.skip(f"{what} is missing")
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of the browser."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    require(path is not None, "a Chromium browser")
+    assert path is not None
+    return path
