@@ -1,0 +1,205 @@
+"""The operator's settings: state/config/appliance.toml of a site, read once into one frozen ``Config``.
+
+Every setting has a default, so an absent file is a valid one. An unknown section or key, a wrong type and a value out
+of range are each refused with one sentence naming the file and the setting. Only the command line and the entry modules
+of child processes load a Config; everything else is given one.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from appliance.errors import ApplianceError
+
+Accelerator = Literal["auto", "cpu", "cuda"]
+
+STATE_DIRS = ("trust", "config", "database", "audit", "keys")
+
+
+class ConfigError(ApplianceError):
+    """appliance.toml cannot be used as it stands."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What an operator may decide. Paths are absolute; seconds and hours are in the names.
+
+    ``release_dir`` is where ``current`` pointed when the Config was made, so that a switch to another release cannot
+    mix two releases in one process. It need not exist: accounts and the record work without a release.
+    """
+
+    home: Path
+    release_dir: Path
+    database_url: str
+    listen_host: str = "127.0.0.1"
+    listen_port: int = 8080  # 0: any free port
+    site_name: str = "gpt-oss appliance"
+    banner_text: str | None = None  # classification banner; None: no banner
+    banner_colour: str | None = None  # "#rrggbb"; None: the pages' own
+    accelerator: Accelerator = "auto"
+    slots: int = 4  # conversations generated at once
+    context_tokens: int | None = None  # per slot; None: what the release says
+    queue_limit: int = 32  # turns waiting for a slot before the engine answers "overloaded"
+    web_workers: int = 1
+    web_threads: int = 16  # per worker; a streaming answer holds one
+    session_hours: float = 12.0  # a sign-in lasts this long without use
+    checkpoint_interval_s: float = 60.0  # signed checkpoints of the record
+
+    @property
+    def state_dir(self) -> Path:
+        return self.home / "state"
+
+    @property
+    def keys_dir(self) -> Path:
+        return self.state_dir / "keys"
+
+    @property
+    def audit_dir(self) -> Path:
+        return self.state_dir / "audit"
+
+
+def load_config(home: Path) -> Config:
+    """Read the settings of the site at ``home``.
+
+    Raises:
+        ConfigError: the file is not TOML, or a setting is unknown, of the wrong type or out of range.
+    """
+    home = home.absolute()
+    path = home / "state" / "config" / "appliance.toml"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        text = ""
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path}: cannot be read: {exc}") from exc
+    try:
+        settings = parse_settings(text)
+    except (ConfigError, tomllib.TOMLDecodeError) as exc:
+        raise ConfigError(f"{path}: {exc}") from exc
+    settings.setdefault("database_url", f"sqlite:///{home}/state/database/appliance.sqlite3")
+    return Config(home=home, release_dir=(home / "current").resolve(), **settings)
+
+
+def parse_settings(text: str) -> dict[str, Any]:
+    """The keyword arguments of ``Config`` that appliance.toml sets.
+
+    Raises:
+        ConfigError, tomllib.TOMLDecodeError: as ``load_config``, without the file's name.
+    """
+    settings: dict[str, Any] = {}
+    for section, body in tomllib.loads(text).items():
+        if section not in _SETTINGS:
+            raise ConfigError(f"unknown section [{section}]; known are {', '.join(_SETTINGS)}")
+        if not isinstance(body, dict):
+            raise ConfigError(f"{section} must be a section, [{section}]")
+        for key, value in body.items():
+            if key not in _SETTINGS[section]:
+                raise ConfigError(f"unknown setting {section}.{key}; known are {', '.join(_SETTINGS[section])}")
+            field, check = _SETTINGS[section][key]
+            try:
+                settings[field] = check(value)
+            except ValueError as exc:
+                raise ConfigError(f"{section}.{key} must be {exc}, not {value!r}") from exc
+    return settings
+
+
+def init_state(home: Path) -> None:
+    """Make ``state/`` and its directories, mode 0700, where they are missing; tighten ``state/`` itself.
+
+    Raises:
+        ConfigError: the directories cannot be made.
+    """
+    state = home / "state"
+    try:
+        for path in (state, *(state / name for name in STATE_DIRS)):
+            path.mkdir(mode=0o700, parents=path == state, exist_ok=True)
+        os.chmod(state, 0o700)
+    except OSError as exc:
+        raise ConfigError(f"{state}: cannot be prepared: {exc}") from exc
+
+
+# Each check returns the value or raises ValueError with what the value must be.
+
+
+def _whole(low: int, high: int) -> Callable[[Any], int]:
+    def check(value: Any) -> int:
+        if type(value) is not int or not low <= value <= high:
+            raise ValueError(f"a whole number from {low} to {high}")
+        return value
+
+    return check
+
+
+def _number(low: float, high: float) -> Callable[[Any], float]:
+    def check(value: Any) -> float:
+        if type(value) not in (int, float) or not low <= value <= high:
+            raise ValueError(f"a number from {low:g} to {high:g}")
+        return float(value)
+
+    return check
+
+
+def _line(max_chars: int) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if not isinstance(value, str) or not value.strip() or len(value) > max_chars or not value.isprintable():
+            raise ValueError(f"one line of 1 to {max_chars} characters")
+        return value.strip()
+
+    return check
+
+
+def _address(value: Any) -> str:
+    try:
+        return str(ipaddress.ip_address(value if isinstance(value, str) else ""))
+    except ValueError as exc:
+        raise ValueError("an IP address such as 127.0.0.1 or 0.0.0.0") from exc
+
+
+def _colour(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"#[0-9A-Fa-f]{6}", value):
+        raise ValueError('a colour such as "#b91c1c"')
+    return value.lower()
+
+
+def _accelerator(value: Any) -> str:
+    if value not in ("auto", "cpu", "cuda"):
+        raise ValueError('"auto", "cpu" or "cuda"')
+    return str(value)
+
+
+def _database_url(value: Any) -> str:
+    if not isinstance(value, str) or not re.match(r"(sqlite|postgresql)(\+[a-z]+)?://", value):
+        raise ValueError('a database URL beginning with "sqlite://" or "postgresql://"')
+    return value
+
+
+_SETTINGS: dict[str, dict[str, tuple[str, Callable[[Any], Any]]]] = {
+    "site": {
+        "name": ("site_name", _line(80)),
+        "banner_text": ("banner_text", _line(120)),
+        "banner_colour": ("banner_colour", _colour),
+    },
+    "listen": {"host": ("listen_host", _address), "port": ("listen_port", _whole(0, 65535))},
+    "engine": {
+        "accelerator": ("accelerator", _accelerator),
+        "slots": ("slots", _whole(1, 256)),
+        "context_tokens": ("context_tokens", _whole(256, 131_072)),
+        "queue_limit": ("queue_limit", _whole(0, 10_000)),
+    },
+    "web": {
+        "workers": ("web_workers", _whole(1, 64)),
+        "threads": ("web_threads", _whole(2, 1024)),
+        "session_hours": ("session_hours", _number(0.1, 720)),
+    },
+    "record": {
+        "database_url": ("database_url", _database_url),
+        "checkpoint_interval_s": ("checkpoint_interval_s", _number(1, 60)),
+    },
+}
