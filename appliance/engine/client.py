@@ -1,0 +1,130 @@
+"""The web worker's side of the engine's protocol.
+
+A turn always ends with ``Done`` or ``Failed``: a dead engine, a full doorbell and a broken line become ``Failed``,
+never an exception. Leaving the ``with`` block cancels what is still running. Thread-safe: each turn has its own pair.
+
+    with client.turn(request) as events:
+        for event in events: ...
+"""
+
+from __future__ import annotations
+
+import array
+import socket
+import time
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
+
+from appliance.engine.protocol import (
+    DOORBELL_BYTE,
+    MAX_LINE_BYTES,
+    Done,
+    Failed,
+    ProtocolError,
+    Record,
+    Status,
+    StatusRequest,
+    TurnEvent,
+    TurnRequest,
+    decode,
+    encode,
+)
+from appliance.errors import ApplianceError
+
+_SEND_TIMEOUT_S = 30.0  # for an engine that took the call to read the request
+_RECEIVE_BYTES = 64 * 1024
+_STOPPED = Failed("engine_stopped", "The model stopped before the answer was complete. Please try again.")
+_BUSY = Failed("overloaded", "The model has too many requests waiting. Please try again shortly.", retry_after_s=5.0)
+
+
+class EngineUnavailableError(ApplianceError):
+    """No engine answered: it is starting, stopped, or too busy to take the call."""
+
+
+class EngineClient:
+    """Rings the engine's doorbell; one instance serves every thread of a worker."""
+
+    def __init__(self, doorbell: socket.socket) -> None:
+        """Take the web's end of the supervisor's ``SOCK_SEQPACKET`` pair; it stays the caller's to close."""
+        self._doorbell = doorbell
+
+    @contextmanager
+    def turn(self, request: TurnRequest) -> Iterator[Iterator[TurnEvent]]:
+        """Run one turn; the value is the iterator of its events, whose last is ``Done`` or ``Failed``."""
+        with closing(self._events(request)) as events:
+            yield events
+
+    def status(self, timeout_s: float = 2.0) -> Status:
+        """Ask what the engine serves and how busy it is.
+
+        Raises:
+            EngineUnavailableError: no answer within ``timeout_s``, or not a status.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        try:
+            with self._ring(StatusRequest(), timeout_s) as stream:
+                answer = next(_records(stream, deadline_s=deadline_s), None)
+        except (OSError, ProtocolError) as exc:
+            raise EngineUnavailableError("the engine does not answer") from exc
+        if not isinstance(answer, Status):
+            raise EngineUnavailableError("the engine does not answer")
+        return answer
+
+    def _events(self, request: TurnRequest) -> Generator[TurnEvent, None, None]:
+        try:
+            with self._ring(request, _SEND_TIMEOUT_S) as stream:
+                stream.settimeout(None)
+                for record in _records(stream, deadline_s=None):
+                    if isinstance(record, TurnRequest | StatusRequest | Status):
+                        raise ProtocolError(f"a {type(record).__name__} is not an event")
+                    yield record
+                    if isinstance(record, Done | Failed):
+                        return
+            yield _STOPPED
+        except ProtocolError as exc:
+            yield Failed("engine_failed", f"The model's answer could not be read: {exc}.")
+        except (BlockingIOError, TimeoutError):
+            yield _BUSY
+        except OSError:
+            yield _STOPPED
+
+    def _ring(self, request: TurnRequest | StatusRequest, timeout_s: float) -> socket.socket:
+        """Hand one end of a new pair and the request to the engine; the value is our end, the caller's to close.
+
+        Raises:
+            BlockingIOError: the doorbell's queue is full.
+            OSError: the engine is gone, or did not read the request in time.
+            ProtocolError: the request is too long.
+        """
+        line = encode(request)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with theirs:
+                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [theirs.fileno()]))]
+                self._doorbell.sendmsg([DOORBELL_BYTE], rights, socket.MSG_DONTWAIT)
+            ours.settimeout(timeout_s)
+            ours.sendall(line)
+        except OSError:
+            ours.close()
+            raise
+        return ours
+
+
+def _records(stream: socket.socket, *, deadline_s: float | None) -> Iterator[Record]:
+    """Records until the other side closes; ``deadline_s`` is on the monotonic clock."""
+    pending = bytearray()
+    while True:
+        if deadline_s is not None:
+            stream.settimeout(max(deadline_s - time.monotonic(), 0.001))
+        piece = stream.recv(_RECEIVE_BYTES)
+        if not piece:
+            return
+        searched = len(pending)
+        pending += piece
+        while (end := pending.find(b"\n", searched)) >= 0:
+            line = bytes(pending[: end + 1])
+            del pending[: end + 1]
+            searched = 0
+            yield decode(line)
+        if len(pending) > MAX_LINE_BYTES:
+            raise ProtocolError("a line is longer than the limit")

@@ -1,0 +1,144 @@
+"""Fakes that implement a real interface, shared by the rooms' tests."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from types import TracebackType
+
+from appliance.engine.client import EngineClient
+from appliance.engine.protocol import (
+    AnswerDelta,
+    Done,
+    Failed,
+    ReasoningDelta,
+    Started,
+    Status,
+    StatusRequest,
+    TurnEvent,
+    TurnRequest,
+    decode,
+    encode,
+)
+
+FAKE_STATUS = Status(
+    model="gpt-oss-fake", release="0.0.1", accelerator="cpu", context_tokens=4096, slots=2, active=0, queued=0
+)
+
+Script = Callable[[TurnRequest], Iterable[TurnEvent]]
+
+
+def done(**changes: object) -> Done:
+    """A ``Done`` with small, plausible figures."""
+    figures: dict[str, object] = {
+        "finish_reason": "stop",
+        "prompt_tokens": 20,
+        "completion_tokens": 7,
+        "reasoning_tokens": 3,
+        "cached_tokens": 0,
+        "queued_s": 0.0,
+        "prefill_s": 0.01,
+        "decode_s": 0.02,
+        "token_ids": (35644, 200008, 976),
+    }
+    return Done(**{**figures, **changes})  # type: ignore[arg-type]
+
+
+def echo(request: TurnRequest) -> Iterable[TurnEvent]:
+    """Reason briefly, then repeat the last message in two pieces."""
+    text = request.messages[-1].content if request.messages else ""
+    middle = len(text) // 2
+    yield Started(prompt_tokens=20, queued_s=0.0)
+    yield ReasoningDelta("The user said something; I repeat it.")
+    yield AnswerDelta("You said: " + text[:middle])
+    yield AnswerDelta(text[middle:])
+    yield done()
+
+
+class FakeEngine:
+    """The engine's side of the real protocol, answering each turn with what ``script(request)`` yields.
+
+    A script may wait on an event of the test's own between two events of the protocol. ``requests`` holds every turn
+    that arrived; ``cancelled`` the ids of those whose client went away before their last event.
+
+        with FakeEngine() as engine:
+            with engine.client.turn(request) as events: ...
+    """
+
+    def __init__(self, script: Script = echo, status: Status | None = FAKE_STATUS) -> None:
+        """``status=None`` leaves status requests unanswered, as an engine does that is still loading."""
+        self.script = script
+        self.status = status
+        self.requests: list[TurnRequest] = []
+        self.cancelled: list[str] = []
+        self.doorbell, self._engine_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.client = EngineClient(self.doorbell)
+        self._open: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        self._acceptor = threading.Thread(target=self._accept, name="fake-engine", daemon=True)
+        self._acceptor.start()
+
+    def die(self) -> None:
+        """Drop every turn in progress, as a killed engine does."""
+        with self._lock:
+            for turn in self._open:
+                turn.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._engine_end.shutdown(socket.SHUT_RDWR)
+        self._acceptor.join()
+        self.die()
+        self._engine_end.close()
+        self.doorbell.close()
+
+    def __enter__(self) -> FakeEngine:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def _accept(self) -> None:
+        while True:
+            payload, descriptors, _flags, _address = socket.recv_fds(self._engine_end, 1, 1)
+            if not payload:
+                return
+            turn = socket.socket(fileno=descriptors[0])
+            with self._lock:
+                self._open.add(turn)
+            threading.Thread(target=self._serve, args=(turn,), name="fake-turn", daemon=True).start()
+
+    def _serve(self, turn: socket.socket) -> None:
+        with turn, turn.makefile("rb") as lines:
+            try:
+                line = lines.readline()
+                request = decode(line) if line else None
+                if isinstance(request, StatusRequest) and self.status is not None:
+                    turn.sendall(encode(self.status))
+                elif isinstance(request, StatusRequest):
+                    lines.readline()  # until the client gives up
+                elif isinstance(request, TurnRequest):
+                    self.requests.append(request)
+                    self._play(turn, request)
+            finally:
+                with self._lock:
+                    self._open.discard(turn)
+
+    def _play(self, turn: socket.socket, request: TurnRequest) -> None:
+        for event in self.script(request):
+            try:
+                gone = turn.recv(1, socket.MSG_DONTWAIT) == b""
+            except BlockingIOError:
+                gone = False
+            except OSError:
+                gone = True
+            try:
+                if not gone:
+                    turn.sendall(encode(event))
+            except OSError:
+                gone = True
+            if gone:
+                self.cancelled.append(request.id)
+                return
+            if isinstance(event, Done | Failed):
+                return
