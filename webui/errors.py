@@ -1,0 +1,132 @@
+"""What can go wrong in a page, and how it is shown: a whole page to a browser, a JSON object to a script.
+
+A script asks for JSON with ``Accept: application/json`` and gets ``{"error": {"code": .., "message": ..}}``. The API under
+/v1 has the OpenAI shape instead (`webui.api.errors`). No response names a path, a prompt, a key or a traceback.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from flask import Flask, Response, jsonify, make_response, redirect, render_template, request, url_for
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+
+
+class WebError(Exception):
+    """The root: an HTTP status, a stable code and plain sentences for the person.
+
+    ``title`` heads the page, ``message`` says what happened and what was kept, ``what_to_do`` what to do now.
+    """
+
+    status = 500
+    code = "internal"
+    title = "Something went wrong"
+    message = "The server could not complete this."
+    what_to_do = "Try again; if it happens again, tell your administrator."
+
+    def __init__(self, code: str | None = None, message: str | None = None, what_to_do: str | None = None) -> None:
+        self.code = code or self.code
+        self.message = message or self.message
+        self.what_to_do = what_to_do or self.what_to_do
+        super().__init__(self.message)
+
+
+class BadRequestError(WebError):
+    """The request cannot be understood."""
+
+    status = 400
+    code = "bad_request"
+    title = "This request cannot be used"
+    message = "The server did not understand what was sent."
+    what_to_do = "Go back, correct it and send it again."
+
+
+class SignInNeededError(WebError):
+    """Nobody is signed in; a browser is sent to the sign-in page and comes back afterwards."""
+
+    status = 401
+    code = "sign_in_needed"
+    title = "Please sign in"
+    message = "You are not signed in, or your session has ended."
+    what_to_do = "Sign in and try again."
+
+
+class ForbiddenError(WebError):
+    """The person may not do this, or the request may not come from our own page. Always an audit event."""
+
+    status = 403
+    code = "forbidden"
+    title = "You may not do this"
+    message = "Your account does not have the role that this needs. The attempt was recorded."
+    what_to_do = "If you need it for your work, ask your administrator for the role."
+
+
+class NotFoundError(WebError):
+    """No such page or object, or it is somebody else's."""
+
+    status = 404
+    code = "not_found"
+    title = "Nothing here"
+    message = "There is no such page, or it is not yours to see."
+    what_to_do = "Check the address, or start again from the first page."
+
+
+class TooLargeError(WebError):
+    """The request's body exceeds the limit."""
+
+    status = 413
+    code = "too_large"
+    title = "That is too much at once"
+    message = "What was sent is larger than the server accepts."
+    what_to_do = "Send less at once."
+
+
+class UnavailableError(WebError):
+    """A part that must work does not: the record cannot be written, or the engine is down."""
+
+    status = 503
+    code = "unavailable"
+    title = "Not available just now"
+    message = "A part of the appliance is not available. Nothing was changed."
+    what_to_do = "Try again in a minute; if it happens again, tell your administrator."
+
+
+_BY_STATUS: Final[dict[int, type[WebError]]] = {
+    kind.status: kind for kind in (BadRequestError, NotFoundError, TooLargeError, UnavailableError)
+}
+
+
+def install(app: Flask) -> None:
+    """Show every error of `app` outside /v1 as this module says."""
+    app.register_error_handler(WebError, respond)
+    app.register_error_handler(HTTPException, _respond_http)
+
+
+def wants_json() -> bool:
+    """Whether the request asks for JSON rather than a page."""
+    accept = request.accept_mimetypes
+    return accept["application/json"] > accept["text/html"] or accept["text/event-stream"] > accept["text/html"]
+
+
+def respond(error: WebError) -> Response:
+    """The error as a page, as JSON, or as the way to the sign-in page."""
+    if isinstance(error, SignInNeededError) and not wants_json() and request.method == "GET":
+        return make_response(redirect(url_for("auth.sign_in", next=request.full_path.rstrip("?"))))
+    if wants_json():
+        body = jsonify(error={"code": error.code, "message": f"{error.message} {error.what_to_do}"})
+        return make_response(body, error.status)
+    page = render_template("error.html", title=error.title, message=error.message, what_to_do=error.what_to_do)
+    return make_response(page, error.status)
+
+
+def _respond_http(error: HTTPException) -> Response:
+    """Werkzeug's own errors; Flask hands an unexpected exception over as a 500, after logging it."""
+    status = error.code or 500
+    if status < 400 and error.response is not None:  # the router's redirect to a canonical address
+        return make_response(error.get_response())
+    shown = _BY_STATUS.get(status, WebError if status >= 500 else BadRequestError)()
+    response = respond(shown)
+    response.status_code = status
+    if error.code == 405 and isinstance(error, MethodNotAllowed) and error.valid_methods:
+        response.headers["Allow"] = ", ".join(error.valid_methods)
+    return response

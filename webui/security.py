@@ -1,0 +1,116 @@
+"""What every response and every changing request has in common: headers, cookies and the CSRF check.
+
+Covers: framing, script injection (CSP), MIME sniffing, cross-site requests that ride on a signed-in browser, caching of
+pages on shared machines, referrers leaving the site.
+Does not cover: TLS (a reverse proxy's), who may see what (`webui.auth.session`), HTML made from untrusted text
+(`webui.rendering`).
+
+The CSRF scheme. Each browser holds one HttpOnly, SameSite=Strict cookie: the session token when signed in, else a random
+visit token. The form token is HMAC-SHA256 of a fixed text under that cookie, so a page of another site can neither read
+nor compute it, and signing in changes it. Templates have ``csrf_token()``, which goes into every form as the hidden field
+``csrf_token`` and into ``<meta name="csrf-token">`` for scripts, which send it as the header ``X-CSRF-Token``.
+/v1 is exempt: it reads no cookie.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from typing import Final
+
+from flask import Flask, Request, Response, g, request
+
+from webui.errors import ForbiddenError
+
+CSRF_FIELD: Final = "csrf_token"
+CSRF_HEADER: Final = "X-CSRF-Token"
+
+# Referrer-Policy is same-origin, not no-referrer: under no-referrer browsers send "Origin: null" with our own forms
+# (Fetch, "append a request Origin header"), and check 1 below could not tell them from another site's.
+HEADERS: Final = {
+    "Content-Security-Policy": (
+        "default-src 'self'; object-src 'none'; frame-ancestors 'none'; form-action 'self'; base-uri 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+_SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_CSRF_TEXT: Final = b"gpt-oss-appliance csrf 1"
+
+
+def install(app: Flask) -> None:
+    """Put the headers on every response of `app` and give templates ``csrf_token()``."""
+    app.after_request(_finish)
+    app.jinja_env.globals["csrf_token"] = csrf_token
+
+
+def cookie_name(kind: str) -> str:
+    """The cookie's name: with the ``__Host-`` prefix over https, where browsers then refuse another host's."""
+    return f"__Host-{kind}" if request.is_secure else kind
+
+
+def set_cookie(response: Response, kind: str, value: str, *, max_age_s: int | None) -> None:
+    """Set one of our cookies; `max_age_s` None lasts until the browser closes."""
+    response.set_cookie(
+        cookie_name(kind), value, max_age=max_age_s, path="/", secure=request.is_secure, httponly=True, samesite="Strict"
+    )
+
+
+def drop_cookie(response: Response, kind: str) -> None:
+    """Ask the browser to forget one of our cookies."""
+    response.delete_cookie(cookie_name(kind), path="/", secure=request.is_secure, httponly=True, samesite="Strict")
+
+
+def csrf_token() -> str:
+    """The form token of this browser; a browser without a cookie is given a visit cookie with the response."""
+    holder = _holder(request)
+    if holder is None:
+        if "new_visit" not in g:
+            g.new_visit = secrets.token_urlsafe(32)
+        holder = g.new_visit
+    return _token_of(holder)
+
+
+def check_csrf() -> None:
+    """Refuse a changing request that may not come from our own page.
+
+    Raises:
+        ForbiddenError: (1) Origin is another site's; (2) the browser says it is cross-site; (3) the token is absent or
+            not this browser's.
+    """
+    if request.method in _SAFE_METHODS:
+        return
+    origin = request.headers.get("Origin")
+    if origin is not None and origin != f"{request.scheme}://{request.host}":  # (1)
+        raise ForbiddenError("bad_origin")
+    if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):  # (2)
+        raise ForbiddenError("bad_origin")
+    given = request.headers.get(CSRF_HEADER) or request.form.get(CSRF_FIELD) or ""
+    holder = _holder(request)
+    if holder is None or not hmac.compare_digest(given.encode(), _token_of(holder).encode()):  # (3)
+        raise ForbiddenError("bad_csrf_token")
+
+
+def _holder(req: Request) -> str | None:
+    """The cookie the form token hangs on: the session's, else the visit's."""
+    return req.cookies.get(cookie_name("session")) or req.cookies.get(cookie_name("visit"))
+
+
+def _token_of(holder: str) -> str:
+    return hmac.new(holder.encode(), _CSRF_TEXT, hashlib.sha256).hexdigest()
+
+
+def _finish(response: Response) -> Response:
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+    if request.endpoint != "static":
+        response.headers.setdefault("Cache-Control", "no-store")
+    if "new_visit" in g:
+        set_cookie(response, "visit", g.new_visit, max_age_s=None)
+    return response
