@@ -1,0 +1,30 @@
+"""The one root of the bundler's errors and the subclasses a caller acts on.
+
+The message is one plain sentence for an operator; the command line prints it as one line and exits with 1.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class BundlerError(Exception):
+    """Something the person building an archive can act on."""
+
+
+class CheckpointError(BundlerError):
+    """A file of the checkpoint is missing, unreadable or not what the gpt-oss layout says."""
+
+    def __init__(self, path: Path, fault: str, expected: str) -> None:
+        super().__init__(f"{path}: {fault}; expected {expected}")
+        self.path = path
+        self.fault = fault
+        self.expected = expected
+
+
+class ExportError(BundlerError):
+    """The graph could not be written; nothing of it is left behind."""
+
+
+class VocabularyError(BundlerError):
+    """The vocabulary cannot be had, or is not the published o200k_base."""

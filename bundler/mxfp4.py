@@ -1,0 +1,71 @@
+"""MXFP4 as gpt-oss stores it: 32 neighbouring weights of a row share one power-of-two scale.
+
+Layout, for weights [.., rows, K]:
+
+    blocks  uint8 [.., rows, K/32, 16]    byte j of a block: weight 2j in the low nibble, 2j + 1 in the high one
+    scales  uint8 [.., rows, K/32]        E8M0: the block's weights are multiplied by 2 ** (scale - 127); 255 is NaN
+
+A nibble is E2M1: bits 0..2 index 0, 0.5, 1, 1.5, 2, 3, 4, 6 and bit 3 is the sign.
+Source: OCP Microscaling Formats (MX) Specification v1.0.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bundler.model_config import MXFP4_BLOCK
+
+E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)  # by nibble
+SCALE_BIAS = 127
+_LARGEST = 6.0  # of E2M1
+_LARGEST_EXPONENT = 2  # of E2M1: 6 = 1.5 * 2**2
+
+UInt8Array = NDArray[np.uint8]
+Float32Array = NDArray[np.float32]
+
+
+def quantise(weights: Float32Array) -> tuple[UInt8Array, UInt8Array]:
+    """Round to MXFP4: the scale is 2 ** (floor(log2 of the block's largest) - 2), codes are nearest, ties to even.
+
+    Args:
+        weights: (.., K), K a multiple of 32, finite.
+    Returns:
+        blocks (.., K/32, 16) and scales (.., K/32). A block of zeros gets the scale 127 (one).
+    Raises:
+        ValueError: K is no multiple of 32, or a weight is not finite.
+    """
+    if weights.shape[-1] % MXFP4_BLOCK or not np.isfinite(weights).all():
+        raise ValueError(f"MXFP4 needs finite weights in rows of a multiple of {MXFP4_BLOCK}, got {weights.shape}")
+    grouped = weights.astype(np.float32).reshape(*weights.shape[:-1], -1, MXFP4_BLOCK)
+    largest = np.abs(grouped).max(axis=-1)
+    exponents = np.frexp(largest)[1] - 1 - _LARGEST_EXPONENT
+    exponents = np.where(largest > 0, np.clip(exponents, -SCALE_BIAS, SCALE_BIAS), 0)
+    magnitudes = np.minimum(np.ldexp(np.abs(grouped), -exponents[..., None]), _LARGEST)
+    codes = (_nearest_codes(magnitudes) | np.where(np.signbit(grouped), 8, 0)).astype(np.uint8)
+    blocks = (codes[..., 0::2] | (codes[..., 1::2] << 4)).astype(np.uint8)
+    return blocks, (exponents + SCALE_BIAS).astype(np.uint8)
+
+
+def _nearest_codes(magnitudes: Float32Array) -> UInt8Array:
+    """Codes 0..7 of magnitudes in [0, 6]; halfway goes to the even code."""
+    middles = (E2M1[:7] + E2M1[1:8]) / 2
+    codes = np.searchsorted(middles, magnitudes, side="left").astype(np.uint8)
+    tie_at_odd = (codes < 7) & (codes % 2 == 1) & (magnitudes == middles[np.minimum(codes, 6)])
+    rounded: UInt8Array = (codes + tie_at_odd).astype(np.uint8)
+    return rounded
+
+
+def dequantise(blocks: UInt8Array, scales: UInt8Array) -> Float32Array:
+    """The numbers the blocks stand for, exactly (every MXFP4 number is a float32).
+
+    Args:
+        blocks: (.., K/32, 16).
+        scales: (.., K/32).
+    Returns:
+        (.., K).
+    """
+    nibbles = np.stack([blocks & 15, blocks >> 4], axis=-1).reshape(*blocks.shape[:-1], MXFP4_BLOCK)
+    factors = np.where(scales == 255, np.float32(np.nan), np.ldexp(np.float32(1), scales.astype(np.int32) - SCALE_BIAS))
+    weights: Float32Array = E2M1[nibbles] * factors[..., None].astype(np.float32)
+    return weights.reshape(*scales.shape[:-1], -1)
