@@ -1,0 +1,80 @@
+// @ts-check
+// What every page has: the menus, the choice of colours, the list of shortcuts, copying.
+
+import { isTyping } from "./dom.js";
+
+const keysDialog = /** @type {HTMLDialogElement | null} */ (document.querySelector("[data-keys-dialog]"));
+
+function closeMenus() {
+  for (const menu of document.querySelectorAll("details[data-menu][open]")) menu.removeAttribute("open");
+}
+
+document.addEventListener("click", (event) => {
+  const target = /** @type {Element} */ (event.target);
+  if (target.closest("[data-open-keys]")) {
+    closeMenus();
+    keysDialog?.showModal();
+  }
+  for (const menu of document.querySelectorAll("details[data-menu][open]")) {
+    if (!menu.contains(target)) menu.removeAttribute("open");
+  }
+  const copy = target.closest("[data-copy-text]");
+  if (copy instanceof HTMLElement) void copied(copy, copy.dataset.copyText ?? "");
+});
+
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") {
+    const open = document.querySelector("details[data-menu][open]");
+    open?.querySelector("summary")?.focus();
+    closeMenus();
+  }
+  if (event.key === "?" && !isTyping(event)) keysDialog?.showModal();
+});
+
+for (const choice of /** @type {NodeListOf<HTMLInputElement>} */ (document.querySelectorAll("[data-theme-choice]"))) {
+  choice.checked = choice.value === (localStorage.getItem("theme") ?? "");
+  choice.addEventListener("change", () => {
+    if (choice.value) {
+      localStorage.setItem("theme", choice.value);
+      document.documentElement.dataset.theme = choice.value;
+    } else {
+      localStorage.removeItem("theme");
+      delete document.documentElement.dataset.theme;
+    }
+  });
+}
+
+/**
+ * Copy `text`, and let the button say so for a moment.
+ * @param {HTMLElement} button with a [data-copy-word] inside
+ * @param {string} text
+ */
+export async function copied(button, text) {
+  const word = button.querySelector("[data-copy-word]");
+  const before = word?.textContent ?? "";
+  const done = await copy(text);
+  if (!word) return;
+  word.textContent = done ? "Copied" : "Copying was refused";
+  setTimeout(() => { word.textContent = before; }, 1500);
+}
+
+/** @param {string} text */
+async function copy(text) {
+  if (navigator.clipboard) {
+    try {
+      await navigator.clipboard.writeText(text);
+      return true;
+    } catch {
+      return false;
+    }
+  }
+  // Browsers give the clipboard to https only; an appliance may be reached by plain http.
+  const holder = document.createElement("textarea");
+  holder.value = text;
+  holder.className = "visually-hidden";
+  document.body.append(holder);
+  holder.select();
+  const done = document.execCommand("copy");
+  holder.remove();
+  return done;
+}

@@ -1,0 +1,35 @@
+// @ts-check
+// Bytes of the answer's stream to events: one JSON object a line. Pure; keeps what is half here until the rest comes.
+
+/** @typedef {import("./types.js").StreamEvent} StreamEvent */
+
+export class StreamParser {
+  #decoder = new TextDecoder("utf-8", { fatal: true });
+  #rest = "";
+
+  /**
+   * The events that `bytes` completes, in order.
+   * @param {Uint8Array} bytes
+   * @returns {StreamEvent[]}
+   * @throws {SyntaxError | TypeError} the stream is not what the server writes
+   */
+  push(bytes) {
+    return this.#lines(this.#decoder.decode(bytes, { stream: true }));
+  }
+
+  /**
+   * The stream has ended.
+   * @returns {boolean} whether it ended at the end of a line, as a whole stream does
+   */
+  finish() {
+    this.#rest += this.#decoder.decode();
+    return this.#rest === "";
+  }
+
+  /** @param {string} text */
+  #lines(text) {
+    const lines = (this.#rest + text).split("\n");
+    this.#rest = lines.pop() ?? "";
+    return lines.filter((line) => line !== "").map((line) => /** @type {StreamEvent} */ (JSON.parse(line)));
+  }
+}
