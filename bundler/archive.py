@@ -1,0 +1,120 @@
+"""Write an archive: one release directory in, one signed file out, read back with the installer's own code.
+
+The format is `installer.archive`'s; this module only puts bytes into it. The file appears under its name complete and
+verified, or not at all.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from bundler.errors import BuildError
+from bundler.sign import Signing, SigningKeys, sign_targets
+from installer.archive import CHUNK_BYTES, END_OF_ARCHIVE, Sha256Hex, member_header, padding_bytes, target_name
+from installer.errors import InstallerError
+from installer.trust import Target
+from installer.verify import DiscardingSink, VerifiedArchive, blob_order, verify_archive
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class ReleaseTree:
+    """A release directory whose files have been digested."""
+
+    directory: Path
+    targets: tuple[Target, ...]  # ascending by path
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(target.size_bytes for target in self.targets)
+
+
+def digest_tree(directory: Path, progress: Progress | None = None) -> ReleaseTree:
+    """Digest every file below `directory`.
+
+    Raises:
+        BuildError: something there is neither a file nor a directory, or cannot be read.
+    """
+    targets = []
+    try:
+        for path in sorted(directory.rglob("*")):
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                raise BuildError(f"{path} is neither a file nor a directory")
+            if path.is_file():
+                digest, size = _digest_file(path, progress)
+                targets.append(Target(path.relative_to(directory).as_posix(), digest, size))
+    except OSError as exc:
+        raise BuildError(f"cannot read {exc.filename}: {exc.strerror}") from exc
+    return ReleaseTree(directory, tuple(sorted(targets, key=lambda t: t.path)))
+
+
+def write_archive(
+    out: Path, tree: ReleaseTree, keys: SigningKeys, signing: Signing, progress: Progress | None = None
+) -> VerifiedArchive:
+    """Sign the tree, write it to `out`, and verify what was written.
+
+    Raises:
+        BuildError: a file changed since it was digested, the disk is full, or the result does not verify.
+    """
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        try:
+            with partial.open("wb") as file:
+                _write_members(file, sign_targets(keys, tree.targets, signing), tree, progress)
+                file.flush()
+                os.fsync(file.fileno())
+            with partial.open("rb") as file:
+                verified = verify_archive(file, keys.roots[-1], sink=DiscardingSink(), progress=progress)
+            partial.replace(out)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as exc:
+        full = exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        why = "the disk is full" if full else exc.strerror
+        raise BuildError(f"cannot write {out}: {why}; nothing was left behind") from exc
+    except InstallerError as exc:
+        raise BuildError(f"the archive just written does not verify: {exc}") from exc
+    return verified
+
+
+def _write_members(
+    file: BinaryIO, metadata: Mapping[str, bytes], tree: ReleaseTree, progress: Progress | None
+) -> None:
+    for name, data in metadata.items():
+        file.write(member_header(name, len(data)) + data + bytes(padding_bytes(len(data))))
+    paths = {target.sha256: tree.directory / target.path for target in tree.targets}
+    for digest, size in blob_order(tree.targets).items():
+        file.write(member_header(target_name(digest), size))
+        _copy_blob(paths[digest], file, digest, progress)
+        file.write(bytes(padding_bytes(size)))
+    file.write(END_OF_ARCHIVE)
+
+
+def _copy_blob(path: Path, file: BinaryIO, expected: Sha256Hex, progress: Progress | None) -> None:
+    running = hashlib.sha256()
+    with path.open("rb") as source:
+        while chunk := source.read(CHUNK_BYTES):
+            running.update(chunk)
+            file.write(chunk)
+            if progress is not None:
+                progress(len(chunk))
+    if running.hexdigest() != expected:
+        raise BuildError(f"{path} changed while the archive was written")
+
+
+def _digest_file(path: Path, progress: Progress | None) -> tuple[Sha256Hex, int]:
+    running, size = hashlib.sha256(), 0
+    with path.open("rb") as source:
+        while chunk := source.read(CHUNK_BYTES):
+            running.update(chunk)
+            size += len(chunk)
+            if progress is not None:
+                progress(len(chunk))
+    return Sha256Hex(running.hexdigest()), size

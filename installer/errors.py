@@ -1,0 +1,176 @@
+"""Everything the installer refuses or cannot do. One root, one line each; the facts are fields.
+
+Each way an archive can be wrong has a class of its own, because the operator must do something different about it (fetch it
+again, ask the sender, or raise the alarm) and because the tamper table in docs/tampering.md names it.
+"""
+
+from __future__ import annotations
+
+
+class InstallerError(Exception):
+    """Root of every error the installer raises on purpose. ``str()`` is one plain sentence."""
+
+
+# --- the file -----------------------------------------------------------------------------------------------------------------
+
+
+class ArchiveError(InstallerError):
+    """The archive's bytes are not what its signed metadata and the format promise."""
+
+
+class TruncatedArchiveError(ArchiveError):
+    """The file ends inside a member, or before the end-of-archive blocks."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(f"the archive ends too early: {where} is incomplete; copy the file again")
+        self.where = where
+
+
+class TrailingBytesError(ArchiveError):
+    """Something follows the end-of-archive blocks."""
+
+    def __init__(self) -> None:
+        super().__init__("the archive has bytes after its end")
+
+
+class HeaderError(ArchiveError):
+    """A tar header, its padding or the end blocks are not the bytes that this format's writer makes."""
+
+    def __init__(self, where: str, why: str) -> None:
+        super().__init__(f"{where}: {why}")
+        self.where = where
+
+
+class ForbiddenMemberError(ArchiveError):
+    """A member is not a plain file: link, device, directory, sparse file or an extended header."""
+
+    def __init__(self, name: str, kind: str) -> None:
+        super().__init__(f"member {name!r} is a {kind}; only plain files are allowed")
+        self.name, self.kind = name, kind
+
+
+class EscapingPathError(ArchiveError):
+    """A name leaves the release directory or claims a place that is made on the host."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(f"path {path!r} is refused: {why}")
+        self.path = path
+
+
+class DuplicateMemberError(ArchiveError):
+    """The same member occurs twice."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"member {name!r} occurs twice")
+        self.name = name
+
+
+class MissingMemberError(ArchiveError):
+    """A member that must come here is absent, or stands somewhere else."""
+
+    def __init__(self, name: str, found: str | None) -> None:
+        place = "the archive ends" if found is None else f"{found!r} stands"
+        super().__init__(f"member {name!r} is missing: {place} in its place")
+        self.name, self.found = name, found
+
+
+class UnexpectedMemberError(ArchiveError):
+    """A member that the signed metadata does not list."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"member {name!r} is not listed in the signed metadata")
+        self.name = name
+
+
+class LimitError(ArchiveError):
+    """A count or size exceeds what this version of the format allows."""
+
+    def __init__(self, what: str, limit: int, actual: int) -> None:
+        super().__init__(f"{what} is {actual}, the limit is {limit}")
+        self.limit, self.actual = limit, actual
+
+
+class DigestMismatchError(ArchiveError):
+    """A member's bytes are not the signed ones."""
+
+    def __init__(self, path: str, expected: str, actual: str) -> None:
+        super().__init__(f"{path}: expected {expected}, got {actual}")
+        self.path, self.expected, self.actual = path, expected, actual
+
+
+class ReleaseDescriptorError(ArchiveError):
+    """release.json is signed but is not a release description this installer understands."""
+
+
+# --- trust --------------------------------------------------------------------------------------------------------------------
+
+
+class TrustError(InstallerError):
+    """The signed metadata cannot be accepted."""
+
+
+class MalformedMetadataError(TrustError):
+    """A metadata file is not the canonical form of TUF metadata."""
+
+
+class UnknownKeyError(TrustError):
+    """The metadata is signed, but by no key that the given root trusts for that role."""
+
+
+class SignatureError(TrustError):
+    """A signature by a trusted key does not fit the metadata, or too few trusted keys signed it."""
+
+
+class ExpiredError(TrustError):
+    """Metadata is past its expiry date, by this host's clock."""
+
+
+class OlderVersionError(TrustError):
+    """The archive's metadata is older than what this site has already accepted."""
+
+
+class MixedMetadataError(TrustError):
+    """Metadata files that do not belong together, or two different files under one version number."""
+
+
+# --- the host -----------------------------------------------------------------------------------------------------------------
+
+
+class PreflightError(InstallerError):
+    """The host cannot take this release."""
+
+
+class PlatformError(PreflightError):
+    """Python version or platform differ from what the release was built for."""
+
+
+class SpaceError(PreflightError):
+    """Too little free disk space, found before anything was written."""
+
+
+class PrefixError(PreflightError):
+    """The prefix cannot be used: not writable, not a directory, or not a site."""
+
+
+class StorageFullError(InstallerError):
+    """The disk filled up (or a quota or file size limit was met) while writing; what was staged has been removed."""
+
+
+class BusyError(InstallerError):
+    """Another installer holds the prefix."""
+
+
+class ReleaseConflictError(InstallerError):
+    """A different release is already installed under this version."""
+
+
+class WheelInstallError(InstallerError):
+    """pip could not install the release's wheels; its last lines are in the message."""
+
+
+class SelfTestError(InstallerError):
+    """The assembled release does not give its known answers; it was removed and `current` is unchanged."""
+
+
+class NoReleaseError(InstallerError):
+    """There is no release to show or to go back to."""

@@ -1,0 +1,288 @@
+"""Whether an archive's metadata is signed by keys the operator trusts, unexpired, whole, and not older than before.
+
+The client workflow is python-tuf's (`tuf.ngclient.Updater`), fed from memory; docs: TUF specification 1.0.34, section 5.3.
+Around it stand three checks that a repository on a network does not need but a single file does:
+
+1. every metadata file has exactly one spelling (compact JSON, sorted, lower-case signatures), so that no bit may change;
+2. every root in the file is signed by itself and by the one before, and the trusted one is byte for byte the operator's;
+3. what was accepted is byte for byte what the file holds: one version number never has two contents.
+
+Not covered: whether this host's clock is right (expiry is by that clock), and keys stolen on the connected side.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from securesystemslib.exceptions import VerificationError
+from tuf.api import exceptions as tuf_errors
+from tuf.api.metadata import Metadata, Root, TargetFile, Targets
+from tuf.api.serialization import DeserializationError
+from tuf.api.serialization.json import JSONSerializer
+from tuf.ngclient import Updater, UpdaterConfig
+from tuf.ngclient.fetcher import FetcherInterface
+
+from installer.archive import (
+    MAX_METADATA_BYTES,
+    MAX_ROOTS,
+    MAX_TARGET_BYTES,
+    MAX_TARGETS,
+    SNAPSHOT,
+    TARGETS,
+    TIMESTAMP,
+    Sha256Hex,
+    root_name,
+)
+from installer.errors import (
+    EscapingPathError,
+    ExpiredError,
+    InstallerError,
+    LimitError,
+    MalformedMetadataError,
+    MixedMetadataError,
+    OlderVersionError,
+    SignatureError,
+    UnknownKeyError,
+)
+
+CANONICAL = JSONSerializer(compact=True)
+_BASE_URL = "archive:///metadata/"
+_CONFIG = UpdaterConfig(
+    max_root_rotations=MAX_ROOTS,
+    root_max_length=MAX_METADATA_BYTES,
+    timestamp_max_length=MAX_METADATA_BYTES,
+    snapshot_max_length=MAX_METADATA_BYTES,
+    targets_max_length=MAX_METADATA_BYTES,
+)
+_COMPONENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@-]*")
+_MADE_ON_THE_HOST = {"venv", "receipt.json"}
+MAX_PATH_CHARACTERS = 240
+
+
+@dataclass(frozen=True)
+class Target:
+    """One file of the release: where it belongs, and the only bytes it may have."""
+
+    path: str
+    sha256: Sha256Hex
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class VerifiedMetadata:
+    """Metadata that passed every check. ``accepted`` is what the site must remember to refuse older ones."""
+
+    targets: tuple[Target, ...]  # ascending by path
+    version: int  # of the targets role
+    expires: str  # the earliest date among timestamp, snapshot and targets, ISO 8601
+    digest: Sha256Hex  # of the targets metadata: names this release's contents
+    accepted: Mapping[str, bytes]  # relative path in the trust directory -> contents
+
+
+def verify_metadata(members: Mapping[str, bytes], root: bytes, trust_dir: Path | None) -> VerifiedMetadata:
+    """Verify an archive's metadata against the operator's root and, if given, against what the site accepted before.
+
+    Args:
+        members: name in the archive -> bytes, as `ArchiveReader.read_metadata` returns them.
+        root: the root metadata that the operator brought by another way.
+        trust_dir: the site's `state/trust`; read, never written. None, or absent: nothing was accepted before.
+    Raises:
+        TrustError: a subclass that says what is wrong.
+        EscapingPathError, LimitError: a target's path or size is not allowed.
+    """
+    parsed = {name: _parse_canonical(name, data) for name, data in members.items()}
+    trusted_root = _parse_root(root)
+    roots = [parsed[root_name(n)] for n in range(1, len(parsed) - 2)]
+    _verify_root_chain(roots, members, trusted_root, root)  # check 2
+    with tempfile.TemporaryDirectory(prefix="airgap-trust-") as scratch:
+        trust = Path(scratch, "trust")
+        if trust_dir is not None and trust_dir.is_dir():
+            shutil.copytree(trust_dir, trust, symlinks=True)
+            _require_same_root(trust, trusted_root, root)
+        else:
+            trust.mkdir()
+        _refresh(trust, members, parsed, root)
+        _require_accepted(trust, members)  # check 3
+        accepted = {
+            str(path.relative_to(trust)): path.read_bytes()
+            for path in sorted(trust.rglob("*.json")) if not path.is_symlink()
+        }  # fmt: skip
+    targets = parsed[TARGETS].signed
+    dates = [parsed[name].signed.expires for name in (TIMESTAMP, SNAPSHOT, TARGETS)]
+    snapshot_info = parsed[SNAPSHOT].signed.meta
+    if set(snapshot_info) != {"targets.json"} or targets.delegations is not None:
+        raise MalformedMetadataError("the metadata delegates to further roles, which this version does not read")
+    return VerifiedMetadata(
+        targets=_parse_targets(targets),
+        version=targets.version,
+        expires=min(dates).isoformat(),
+        digest=Sha256Hex(hashlib.sha256(members[TARGETS]).hexdigest()),
+        accepted=accepted,
+    )
+
+
+def _parse_targets(targets: Targets) -> tuple[Target, ...]:
+    """The release's files, each with a path that stays inside the release and a size within the limits."""
+    if len(targets.targets) > MAX_TARGETS:
+        raise LimitError("the number of targets", MAX_TARGETS, len(targets.targets))
+    parsed = tuple(_parse_target(path, info) for path, info in sorted(targets.targets.items()))
+    directories = {str(parent) for target in parsed for parent in Path(target.path).parents}
+    for target in parsed:
+        if target.path in directories:
+            raise EscapingPathError(target.path, "it is both a file and a directory")
+    return parsed
+
+
+def _parse_target(path: str, info: TargetFile) -> Target:
+    components = path.split("/")
+    if len(path) > MAX_PATH_CHARACTERS or not all(_COMPONENT.fullmatch(c) for c in components):
+        raise EscapingPathError(path, "only plain relative paths of letters, digits and ._+@- are allowed")
+    if components[0] in _MADE_ON_THE_HOST:
+        raise EscapingPathError(path, "this place is made on the host")
+    if set(info.hashes) != {"sha256"} or not re.fullmatch(r"[0-9a-f]{64}", info.hashes["sha256"]):
+        raise MalformedMetadataError(f"target {path} must have exactly one hash, SHA-256")
+    if info.length > MAX_TARGET_BYTES:
+        raise LimitError(f"the size of {path}", MAX_TARGET_BYTES, info.length)
+    return Target(path, Sha256Hex(info.hashes["sha256"]), info.length)
+
+
+def _parse_root(data: bytes) -> Metadata[Root]:
+    """The operator's root file; it must be signed by itself, so that a cut or mistaken file is found at once."""
+    try:
+        metadata = Metadata[Root].from_bytes(data)
+        if not isinstance(metadata.signed, Root):
+            raise MalformedMetadataError("the given root file is TUF metadata of another role")
+        metadata.signed.verify_delegate(Root.type, metadata.signed_bytes, metadata.signatures)
+    except DeserializationError as exc:
+        raise MalformedMetadataError("the given root file is not TUF root metadata") from exc
+    except tuf_errors.UnsignedMetadataError as exc:
+        raise SignatureError("the given root file is not signed by its own keys") from exc
+    return metadata
+
+
+def _parse_canonical(name: str, data: bytes) -> Metadata[Any]:
+    """Check 1: the bytes parse, and are the one spelling of what they say."""
+    try:
+        metadata: Metadata[Any] = Metadata.from_bytes(data)
+        canonical = metadata.to_bytes(CANONICAL)
+    except (DeserializationError, RecursionError) as exc:
+        raise MalformedMetadataError(f"{name} is not TUF metadata") from exc
+    lower = all(re.fullmatch(r"[0-9a-f]+", s.signature) for s in metadata.signatures.values())
+    if canonical != data or not lower:
+        raise MalformedMetadataError(f"{name} is not in the one spelling of this format")
+    role = name.rsplit("/", 1)[1].removesuffix(".json").rsplit(".", 1)[-1]
+    if metadata.signed.type != role:
+        raise MixedMetadataError(f"{name} holds metadata of the role {metadata.signed.type}")
+    return metadata
+
+
+def _verify_root_chain(
+    roots: list[Metadata[Root]], members: Mapping[str, bytes], trusted: Metadata[Root], trusted_bytes: bytes
+) -> None:
+    """Check 2. Roots newer than the trusted one are also checked by the updater; the older ones only here."""
+    anchor = trusted.signed.version
+    if anchor > len(roots):
+        raise OlderVersionError(f"the archive ends at root version {len(roots)}, the given root is version {anchor}")
+    signed_here = roots[anchor - 1]
+    if members[root_name(anchor)] != trusted_bytes:
+        known = set(trusted.signed.roles[Root.type].keyids)
+        if known.isdisjoint(signed_here.signatures):
+            raise UnknownKeyError("the archive's root metadata is signed by keys that the given root does not know")
+        if not _is_signed(trusted.signed, signed_here):
+            raise SignatureError(f"{root_name(anchor)} is not what its signatures were made for")
+        raise MixedMetadataError(f"{root_name(anchor)} differs from the given root of the same version")
+    for version, metadata in enumerate(roots, start=1):
+        signers = [metadata.signed] if version == 1 else [metadata.signed, roots[version - 2].signed]
+        if metadata.signed.version != version:
+            raise MixedMetadataError(f"{root_name(version)} says it is version {metadata.signed.version}")
+        if not all(_is_signed(signer, metadata) for signer in signers):
+            raise SignatureError(f"{root_name(version)} is not signed by enough of the chain's keys")
+
+
+def _is_signed(root: Root, metadata: Metadata[Any]) -> bool:
+    try:
+        root.verify_delegate(metadata.signed.type, metadata.signed_bytes, metadata.signatures)
+    except tuf_errors.UnsignedMetadataError:
+        return False
+    return True
+
+
+def _require_same_root(trust: Path, trusted: Metadata[Root], root: bytes) -> None:
+    """A site belongs to one chain of roots; another root of a version it knows is another sender."""
+    known = trust / "root_history" / f"{trusted.signed.version}.root.json"
+    if known.is_file() and known.read_bytes() != root:
+        raise UnknownKeyError("the given root is not the one that this site was installed with")
+
+
+def _refresh(trust: Path, members: Mapping[str, bytes], parsed: Mapping[str, Metadata[Any]], root: bytes) -> None:
+    """Run the TUF client workflow on the archive's metadata, in `trust`, and name its refusals."""
+    try:
+        updater = Updater(str(trust), _BASE_URL, fetcher=_MemberFetcher(members), config=_CONFIG, bootstrap=root)
+        updater.refresh()
+    except tuf_errors.UnsignedMetadataError as exc:
+        raise _unsigned(parsed, str(exc)) from exc
+    except tuf_errors.ExpiredMetadataError as exc:
+        raise ExpiredError(f"{exc}: ask the sender for a newly signed archive, or check this host's clock") from exc
+    except tuf_errors.BadVersionNumberError as exc:
+        raise _bad_version(trust, parsed, str(exc)) from exc
+    except (tuf_errors.RepositoryError, VerificationError, tuf_errors.DownloadError) as exc:
+        raise MixedMetadataError(f"the metadata files do not belong together: {exc}") from exc
+
+
+def _unsigned(parsed: Mapping[str, Metadata[Any]], why: str) -> InstallerError:
+    root: Root = parsed[max((n for n in parsed if n.endswith(".root.json")), key=_root_version)].signed
+    for name in (TIMESTAMP, SNAPSHOT, TARGETS):
+        metadata = parsed[name]
+        if not _is_signed(root, metadata):
+            if set(root.roles[metadata.signed.type].keyids).isdisjoint(metadata.signatures):
+                return UnknownKeyError(f"{name} is signed by no key that the root trusts for this role")
+            return SignatureError(f"{name} is not what its signatures were made for ({why})")
+    return SignatureError(why)
+
+
+def _bad_version(trust: Path, parsed: Mapping[str, Metadata[Any]], why: str) -> InstallerError:
+    """A lower version than the site has seen is an old archive; otherwise the files contradict each other."""
+    for name in (TIMESTAMP, SNAPSHOT, TARGETS):
+        known = trust / name.removeprefix("metadata/")
+        if known.is_file():
+            seen, offered = Metadata[Any].from_file(str(known)).signed.version, parsed[name].signed.version
+            if offered < seen:
+                return OlderVersionError(f"{name} is version {offered}; this site has already accepted version {seen}")
+    return MixedMetadataError(f"the metadata files do not belong together: {why}")
+
+
+def _require_accepted(trust: Path, members: Mapping[str, bytes]) -> None:
+    for name, data in members.items():
+        kept = trust / name.removeprefix("metadata/")
+        if name.endswith(".root.json"):
+            kept = trust / "root_history" / kept.name
+            if not kept.exists():
+                continue  # older than the operator's root: verified by the chain alone
+        if kept.read_bytes() != data:
+            raise MixedMetadataError(f"{name} differs from what this site has accepted under the same version number")
+
+
+def _root_version(name: str) -> int:
+    return int(name.rsplit("/", 1)[1].split(".", 1)[0])
+
+
+class _MemberFetcher(FetcherInterface):
+    """Hands the updater the archive's metadata members as if they were a repository."""
+
+    def __init__(self, members: Mapping[str, bytes]) -> None:
+        self._members = members
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        name = urlsplit(url).path.removeprefix("/")
+        if name not in self._members:
+            raise tuf_errors.DownloadHTTPError(f"the archive has no {name}", 404)
+        return iter((self._members[name],))
+

@@ -1,0 +1,126 @@
+"""Verify an archive in one pass, while its bytes are copied: signed metadata first, then every target against it.
+
+`verify_archive` is the only way from a file to a `VerifiedArchive`, for `installer verify`, for `installer install` and for the
+bundler, which checks what it has just written. Nothing leaves it before its bytes match signed metadata: a sink is told
+`accept` for a blob only after its digest fits, and must keep the blob in quarantine until the whole call has returned.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from installer.archive import ArchiveReader, Sha256Hex, target_name
+from installer.errors import DigestMismatchError, LimitError, ReleaseDescriptorError
+from installer.release import DESCRIPTOR, MAX_DESCRIPTOR_BYTES, Release, parse_release
+from installer.trust import Target, VerifiedMetadata, verify_metadata
+
+Progress = Callable[[int], None]  # bytes read since the last call
+
+
+class BlobSink(Protocol):
+    """Where the bytes of targets go while they are verified."""
+
+    def plan(self, release: Release, metadata: VerifiedMetadata) -> None:
+        """Called once, when metadata and release.json are verified and before any blob: refuse here what cannot fit."""
+
+    def begin(self, digest: Sha256Hex) -> None:
+        """The bytes of this blob follow."""
+
+    def write(self, chunk: bytes) -> None:
+        """The next bytes of the blob, not yet verified."""
+
+    def accept(self) -> None:
+        """The blob is complete and its digest fits."""
+
+
+class DiscardingSink:
+    """Keeps nothing: verification only."""
+
+    def plan(self, release: Release, metadata: VerifiedMetadata) -> None: ...
+
+    def begin(self, digest: Sha256Hex) -> None: ...
+
+    def write(self, chunk: bytes) -> None: ...
+
+    def accept(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class VerifiedArchive:
+    """Every byte of the archive was read and is what trusted keys signed."""
+
+    release: Release
+    metadata: VerifiedMetadata
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the distinct targets."""
+        return sum(blob_sizes(self.metadata.targets).values())
+
+
+def verify_archive(
+    stream: BinaryIO, root: bytes, *, sink: BlobSink, trust_dir: Path | None = None, progress: Progress | None = None
+) -> VerifiedArchive:
+    """Read `stream` from front to back and verify all of it.
+
+    Args:
+        root: the operator's root metadata.
+        trust_dir: the site's accepted metadata, against which older archives are refused; see `verify_metadata`.
+    Raises:
+        ArchiveError, TrustError: the file is refused. The sink holds unconfirmed bytes then; throw them away.
+        whatever the sink raises.
+    """
+    reader = ArchiveReader(stream)
+    metadata = verify_metadata(reader.read_metadata(), root, trust_dir)
+    order = blob_order(metadata.targets)
+    paths = {target.path: target for target in metadata.targets}
+    if DESCRIPTOR not in paths:
+        raise ReleaseDescriptorError("the signed metadata lists no release.json")
+    later = {target_name(digest): None for digest in order}
+    first, *rest = order.items()
+    if first[1] > MAX_DESCRIPTOR_BYTES:
+        raise LimitError("the size of release.json", MAX_DESCRIPTOR_BYTES, first[1])
+    descriptor = b"".join(_verified_chunks(reader, *first, later, progress))
+    release = parse_release(descriptor, paths)
+    sink.plan(release, metadata)
+    sink.begin(first[0])
+    sink.write(descriptor)
+    sink.accept()
+    for digest, size in rest:
+        sink.begin(digest)
+        for chunk in _verified_chunks(reader, digest, size, later, progress):
+            sink.write(chunk)
+        sink.accept()
+    reader.finish()
+    return VerifiedArchive(release, metadata)
+
+
+def blob_sizes(targets: tuple[Target, ...]) -> dict[Sha256Hex, int]:
+    """Size in bytes of each distinct blob."""
+    return {target.sha256: target.size_bytes for target in targets}
+
+
+def blob_order(targets: tuple[Target, ...]) -> dict[Sha256Hex, int]:
+    """Blobs and their sizes in the order of the archive: release.json's, then ascending by digest."""
+    sizes = blob_sizes(targets)
+    first = next((target.sha256 for target in targets if target.path == DESCRIPTOR), "")
+    return {digest: sizes[digest] for digest in sorted(sizes, key=lambda d: (d != first, d))}
+
+
+def _verified_chunks(
+    reader: ArchiveReader, digest: Sha256Hex, size: int, later: dict[str, None], progress: Progress | None
+) -> Iterator[bytes]:
+    """The chunks of one blob; ends normally only if the digest fits."""
+    name = target_name(digest)
+    running = hashlib.sha256()
+    for chunk in reader.open_member(name, size, later):
+        running.update(chunk)
+        if progress is not None:
+            progress(len(chunk))
+        yield chunk
+    if running.hexdigest() != digest:
+        raise DigestMismatchError(name, digest, running.hexdigest())
