@@ -18,6 +18,7 @@ The tensors, for layer N (E experts, H hidden, I intermediate, q and kv the widt
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,10 @@ class TensorSpec:
     dtype: Literal["BF16", "U8"]
     shape: tuple[int, ...]
 
+    @property
+    def size_bytes(self) -> int:
+        return math.prod(self.shape) * {"BF16": 2, "U8": 1}[self.dtype]
+
     def __str__(self) -> str:
         return f"{self.dtype} {list(self.shape)}"
 
@@ -57,8 +62,8 @@ class Checkpoint:
     specs: Mapping[str, TensorSpec]
     _shards: Mapping[str, Path]
 
-    def read(self, name: str) -> NDArray[Any]:
-        """One tensor: ``ml_dtypes.bfloat16`` or ``uint8``, shaped as ``specs[name]`` says.
+    def read(self, name: str, rows: range | None = None) -> NDArray[Any]:
+        """One tensor, or these rows of it: ``ml_dtypes.bfloat16`` or ``uint8``, shaped as ``specs[name]`` says.
 
         Raises:
             CheckpointError: the shard changed or vanished since it was opened.
@@ -66,7 +71,9 @@ class Checkpoint:
         path = self._shards[name]
         try:
             with safe_open(path, framework="numpy") as shard:
-                tensor: NDArray[Any] = shard.get_tensor(name)
+                tensor: NDArray[Any] = (
+                    shard.get_tensor(name) if rows is None else shard.get_slice(name)[rows.start : rows.stop]
+                )
         except (OSError, SafetensorError) as exc:
             raise CheckpointError(path, f"{name} cannot be read ({exc})", str(self.specs[name])) from exc
         return tensor

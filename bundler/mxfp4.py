@@ -69,3 +69,21 @@ def dequantise(blocks: UInt8Array, scales: UInt8Array) -> Float32Array:
     factors = np.where(scales == 255, np.float32(np.nan), np.ldexp(np.float32(1), scales.astype(np.int32) - SCALE_BIAS))
     weights: Float32Array = E2M1[nibbles] * factors[..., None].astype(np.float32)
     return weights.reshape(*scales.shape[:-1], -1)
+
+
+def pair_along_rows(blocks: UInt8Array) -> UInt8Array:
+    """The same nibbles in the order of CUDA's QMoE: column-major, neighbouring rows sharing a byte.
+
+    Args:
+        blocks: (E, rows, K/32, 16), rows even.
+    Returns:
+        (E, K, rows/2): the low nibble of [e, k, n] is weight (2n, k) of expert e, the high one (2n + 1, k).
+    """
+    experts, rows = blocks.shape[:2]
+    depth = blocks[0, 0].size * 2
+    paired = np.empty((experts, depth, rows // 2), np.uint8)
+    for expert in range(experts):  # one at a time: unpacked nibbles take twice the memory
+        packed = blocks[expert].reshape(rows, depth // 2)
+        nibbles = np.stack([packed & 15, packed >> 4], axis=-1).reshape(rows, depth).T
+        paired[expert] = nibbles[:, 0::2] | (nibbles[:, 1::2] << 4)
+    return paired

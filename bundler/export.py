@@ -1,0 +1,167 @@
+"""Writes a checkpoint's ONNX graph: ``model.onnx`` and its weights in ``weights-00001.bin``, .. beside it.
+
+Weights go out one at a time in the order of the computation. Everything is written into a staging directory beside the
+destination, flushed to disk and put in place by one rename: the destination is complete or absent. A staging directory
+that a killed run left behind is removed by the next run. Exporting the same checkpoint twice gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import BinaryIO
+
+import onnx
+from onnx import TensorProto, helper
+
+from bundler.checkpoint import Checkpoint
+from bundler.errors import ExportError
+from bundler.graph import IR_VERSION, MAX_SHARD_BYTES, OPSET, Accelerator, GraphPlan, Weight, plan_graph
+
+MODEL = "model.onnx"
+ALIGNMENT_BYTES = 4096  # of each weight in its shard, so that it can be memory-mapped (ONNX, External Data)
+
+Progress = Callable[[int, int], None]  # bytes written, bytes in all
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    """One file of the graph's directory."""
+
+    path: Path
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class ExportedGraph:
+    """A complete graph on disk."""
+
+    accelerator: Accelerator
+    model: Path
+    files: tuple[ExportedFile, ...]  # the model first, then its shards in order
+
+
+def export_graph(
+    checkpoint: Checkpoint,
+    out: Path,
+    *,
+    accelerator: Accelerator,
+    progress: Progress | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> ExportedGraph:
+    """Write the graph into the new directory ``out``.
+
+    Raises:
+        CheckpointError: a tensor cannot be read, or holds an MXFP4 scale that is not a number.
+        ExportError: ``out`` exists, or the disk is full or not writable; nothing is left behind.
+    """
+    plan = plan_graph(checkpoint.config, accelerator, max_weight_bytes=max_shard_bytes)
+    with _staging(out) as staging:
+        shards = _ShardWriter(staging, max_shard_bytes)
+        total_bytes = sum(weight.size_bytes for weight in plan.weights)
+        done_bytes = 0
+        for weight in plan.weights:
+            plan.graph.initializer.append(shards.write(weight, checkpoint))
+            done_bytes += weight.size_bytes
+            if progress is not None:
+                progress(done_bytes, total_bytes)
+        shards.close()
+        _write_model(staging / MODEL, plan)
+    names = [MODEL, *shards.names]
+    files = tuple(ExportedFile(out / name, (out / name).stat().st_size) for name in names)
+    return ExportedGraph(accelerator, out / MODEL, files)
+
+
+@contextmanager
+def _staging(out: Path) -> Iterator[Path]:
+    """A fresh directory that becomes ``out`` if the body succeeds and disappears if it does not."""
+    staging = out.with_name(f".{out.name}.partial")
+    if out.exists():
+        raise ExportError(f"{out}: already exists; the graph goes into a new directory")
+    try:
+        if staging.exists():
+            shutil.rmtree(staging)
+        staging.mkdir(parents=True)
+        yield staging
+        staging.rename(out)
+        _sync_directory(out.parent)
+    except OSError as exc:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise ExportError(f"{out}: the graph could not be written: {exc.strerror or exc}") from exc
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+class _ShardWriter:
+    """Appends weights to shards; a weight that does not fit into the rest of a shard starts the next one."""
+
+    def __init__(self, directory: Path, limit_bytes: int) -> None:
+        self.directory = directory
+        self.limit_bytes = limit_bytes
+        self.names: list[str] = []
+        self._file: BinaryIO | None = None
+
+    def write(self, weight: Weight, checkpoint: Checkpoint) -> onnx.TensorProto:
+        """Store one weight and return its initialiser."""
+        data = weight.load(checkpoint)
+        if data.nbytes != weight.size_bytes:
+            raise RuntimeError(f"internal error: {weight.name} has {data.nbytes} bytes, planned {weight.size_bytes}")
+        file = self._file_for(weight.size_bytes)
+        offset = file.tell()
+        file.write(data.tobytes() if not data.flags.c_contiguous else data.view("uint8").data)
+        tensor = TensorProto(name=weight.name, data_type=weight.onnx_type, dims=weight.shape)
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", self.names[-1]), ("offset", offset), ("length", weight.size_bytes)):
+            tensor.external_data.add(key=key, value=str(value))
+        return tensor
+
+    def _file_for(self, size_bytes: int) -> BinaryIO:
+        """The shard to write to, padded to the alignment."""
+        if self._file is not None:
+            padding = -self._file.tell() % ALIGNMENT_BYTES
+            if self._file.tell() + padding + size_bytes <= self.limit_bytes:
+                self._file.write(bytes(padding))
+                return self._file
+            self.close()
+        self.names.append(f"weights-{len(self.names) + 1:05}.bin")
+        self._file = open(self.directory / self.names[-1], "xb")  # noqa: SIM115 (closed by `close`)
+        return self._file
+
+    def close(self) -> None:
+        if self._file is not None:
+            _flush(self._file)
+            self._file.close()
+            self._file = None
+
+
+def _write_model(path: Path, plan: GraphPlan) -> None:
+    model = helper.make_model(
+        plan.graph,
+        ir_version=IR_VERSION,
+        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)],
+        producer_name="gpt-oss-appliance",
+        producer_version=version("gpt-oss-appliance"),
+    )
+    helper.set_model_props(model, dict(sorted(plan.metadata.items())))
+    with open(path, "xb") as file:
+        file.write(model.SerializeToString(deterministic=True))
+        _flush(file)
+
+
+def _flush(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
