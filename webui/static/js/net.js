@@ -100,6 +100,15 @@ export async function changeConversation(conversation, changes) {
   await ask(`/chat/${conversation}`, { method: "PATCH", ...json(changes) });
 }
 
+/**
+ * Show another answer to the same question, and what followed it.
+ * @param {string} conversation
+ * @param {string} message
+ */
+export async function showBranch(conversation, message) {
+  await ask(`/chat/${conversation}/branch`, { method: "POST", ...json({ message }) });
+}
+
 /** @param {string} conversation */
 export async function deleteConversation(conversation) {
   await ask(`/chat/${conversation}`, { method: "DELETE" });

@@ -14,8 +14,8 @@ export class TurnState extends EventTarget {
   since = 0;
   /** How long the model thought, ms; null while it has not finished. @type {number | null} */
   thoughtFor = null;
-  /** Whether the last turn ended with the server's own word for it. */
-  ended = true;
+  /** Whether the server has taken the question in: from then on it is kept there. */
+  accepted = false;
 
   #now;
 
@@ -31,16 +31,16 @@ export class TurnState extends EventTarget {
 
   begin() {
     this.thoughtFor = null;
-    this.ended = false;
+    this.accepted = false;
     this.#enter("waiting");
   }
 
   /** @param {StreamEvent} event */
   receive(event) {
+    this.accepted = true;
     if (event.type === "started") this.#enter("reading");
     if (event.type === "reasoning" && this.phase !== "thinking") this.#enter("thinking");
     if (event.type === "answer" || event.type === "tool_call") this.#answer();
-    if (event.type === "end") this.ended = true;
     this.dispatchEvent(new CustomEvent(event.type, { detail: event }));
   }
 

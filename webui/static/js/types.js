@@ -3,7 +3,8 @@
 
 /**
  * One line of the answer's stream.
- * @typedef {{type: "started", queued_s: number}
+ * @typedef {{type: "accepted"}
+ *   | {type: "started", queued_s: number}
  *   | {type: "reasoning", text: string}
  *   | {type: "answer", keep: number, blocks: string[]}
  *   | {type: "tool_call", index: number, name: string | null, arguments: string}
