@@ -28,3 +28,19 @@ class ExportError(BundlerError):
 
 class VocabularyError(BundlerError):
     """The vocabulary cannot be had, or is not the published o200k_base."""
+
+
+class KeysError(BundlerError):
+    """The signing keys cannot be made, read or used."""
+
+
+class WheelError(BundlerError):
+    """A wheel is not the locked one, cannot be had, or cannot be built."""
+
+
+class KnownAnswersError(BundlerError):
+    """The model's known answers could not be recorded."""
+
+
+class BuildError(BundlerError):
+    """The release or its archive could not be written; nothing of it is left behind."""

@@ -1,11 +1,12 @@
 """Signing keys and TUF metadata: who may say what a release contains, and until when.
 
-A keys directory (0700) holds one Ed25519 private key per role (PEM, PKCS#8, 0600), `root.json` (public: the operator on the
-isolated side needs it, by another way than the archive) and `signed.json`, a ledger of what was signed under which version.
-The ledger is why the same contents give the same bytes: they get the version and expiry date they had the first time, and
-other contents get the next version, which is what lets a site refuse an older archive.
+A keys directory (0700) holds one Ed25519 private key per role (PEM, PKCS#8, 0600), `root.json` (public: the operator
+on the isolated side needs it, by another way than the archive) and `signed.json`, a ledger of what was signed under
+which version. The ledger is why the same contents give the same bytes: they get the version and expiry date they had
+the first time, and other contents get the next version, which is what lets a site refuse an older archive.
 
-Not covered: keys in hardware, thresholds above one, and rotation; the metadata and the installer already allow for them.
+Not covered: keys in hardware, thresholds above one, and rotation; the metadata and the installer already allow for
+them.
 """
 
 from __future__ import annotations

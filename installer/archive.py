@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from typing import BinaryIO, NewType
 
 from installer.errors import (
+    ArchiveError,
     DuplicateMemberError,
     EscapingPathError,
     ForbiddenMemberError,
@@ -85,7 +86,7 @@ def _is_canonical(block: bytes, name: str, size: int) -> bool:
 
 
 class ArchiveReader:
-    """Reads one archive from the front to the back: `read_metadata`, then each target with `open_member`, then `finish`."""
+    """Reads one archive from front to back: `read_metadata`, then each target with `open_member`, then `finish`."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -172,12 +173,10 @@ class ArchiveReader:
             raise HeaderError(name, "the padding after it is not zero")
 
     def _read(self, count: int, where: str) -> bytes:
-        data = self._stream.read(count)
-        while data and len(data) < count:  # a pipe or a raw device may return less than asked
-            more = self._stream.read(count - len(data))
-            if not more:
-                break
-            data += more
+        try:
+            data = self._stream.read(count)
+        except OSError as exc:
+            raise ArchiveError(f"{where} cannot be read from the media: {exc.strerror}") from exc
         if len(data) < count:
             raise TruncatedArchiveError(where)
         return data

@@ -1,7 +1,7 @@
 """Everything the installer refuses or cannot do. One root, one line each; the facts are fields.
 
-Each way an archive can be wrong has a class of its own, because the operator must do something different about it (fetch it
-again, ask the sender, or raise the alarm) and because the tamper table in docs/tampering.md names it.
+Each way an archive can be wrong has a class of its own, because the operator must do something different about it
+(fetch it again, ask the sender, or raise the alarm) and because the tamper table in docs/tampering.md names it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ class InstallerError(Exception):
     """Root of every error the installer raises on purpose. ``str()`` is one plain sentence."""
 
 
-# --- the file -----------------------------------------------------------------------------------------------------------------
+# --- the file -------------------------------------------------------------------------------------------------------
 
 
 class ArchiveError(InstallerError):
@@ -102,7 +102,7 @@ class ReleaseDescriptorError(ArchiveError):
     """release.json is signed but is not a release description this installer understands."""
 
 
-# --- trust --------------------------------------------------------------------------------------------------------------------
+# --- trust ----------------------------------------------------------------------------------------------------------
 
 
 class TrustError(InstallerError):
@@ -133,7 +133,7 @@ class MixedMetadataError(TrustError):
     """Metadata files that do not belong together, or two different files under one version number."""
 
 
-# --- the host -----------------------------------------------------------------------------------------------------------------
+# --- the host -------------------------------------------------------------------------------------------------------
 
 
 class PreflightError(InstallerError):

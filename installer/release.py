@@ -1,6 +1,7 @@
 """What a release is: the description in its release.json, parsed once, for the installer's decisions.
 
-The complete contract of release.json is in docs/architecture.md; the fields that only the appliance reads are left to it.
+The complete contract of release.json is in docs/architecture.md; the fields that only the appliance reads are left to
+it.
 """
 
 from __future__ import annotations

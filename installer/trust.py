@@ -1,10 +1,12 @@
 """Whether an archive's metadata is signed by keys the operator trusts, unexpired, whole, and not older than before.
 
-The client workflow is python-tuf's (`tuf.ngclient.Updater`), fed from memory; docs: TUF specification 1.0.34, section 5.3.
-Around it stand three checks that a repository on a network does not need but a single file does:
+The client workflow is python-tuf's (`tuf.ngclient.Updater`), fed from memory; docs: TUF specification 1.0.34, section
+5.3. Around it stand three checks that a repository on a network does not need but a single file does:
 
-1. every metadata file has exactly one spelling (compact JSON, sorted, lower-case signatures), so that no bit may change;
-2. every root in the file is signed by itself and by the one before, and the trusted one is byte for byte the operator's;
+1. every metadata file has exactly one spelling (compact JSON, sorted, lower-case signatures), so that no bit may
+   change;
+2. every root in the file is signed by itself and by the one before, and the trusted one is byte for byte the
+   operator's;
 3. what was accepted is byte for byte what the file holds: one version number never has two contents.
 
 Not covered: whether this host's clock is right (expiry is by that clock), and keys stolen on the connected side.
@@ -22,7 +24,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from securesystemslib.exceptions import VerificationError
 from tuf.api import exceptions as tuf_errors
 from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 from tuf.api.serialization import DeserializationError
@@ -134,6 +135,8 @@ def _parse_targets(targets: Targets) -> tuple[Target, ...]:
     if len(targets.targets) > MAX_TARGETS:
         raise LimitError("the number of targets", MAX_TARGETS, len(targets.targets))
     parsed = tuple(_parse_target(path, info) for path, info in sorted(targets.targets.items()))
+    if len(set((t.sha256, t.size_bytes) for t in parsed)) != len({t.sha256 for t in parsed}):
+        raise MalformedMetadataError("two targets have the same digest but different sizes")
     directories = {str(parent) for target in parsed for parent in Path(target.path).parents}
     for target in parsed:
         if target.path in directories:
@@ -233,7 +236,7 @@ def _refresh(trust: Path, members: Mapping[str, bytes], parsed: Mapping[str, Met
         raise ExpiredError(f"{exc}: ask the sender for a newly signed archive, or check this host's clock") from exc
     except tuf_errors.BadVersionNumberError as exc:
         raise _bad_version(trust, parsed, str(exc)) from exc
-    except (tuf_errors.RepositoryError, VerificationError, tuf_errors.DownloadError) as exc:
+    except (tuf_errors.RepositoryError, tuf_errors.DownloadError) as exc:
         raise MixedMetadataError(f"the metadata files do not belong together: {exc}") from exc
 
 

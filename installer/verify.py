@@ -1,8 +1,9 @@
 """Verify an archive in one pass, while its bytes are copied: signed metadata first, then every target against it.
 
-`verify_archive` is the only way from a file to a `VerifiedArchive`, for `installer verify`, for `installer install` and for the
-bundler, which checks what it has just written. Nothing leaves it before its bytes match signed metadata: a sink is told
-`accept` for a blob only after its digest fits, and must keep the blob in quarantine until the whole call has returned.
+`verify_archive` is the only way from a file to a `VerifiedArchive`, for `installer verify`, for `installer install`
+and for the bundler, which checks what it has just written. Nothing leaves it before its bytes match signed metadata:
+a sink is told `accept` for a blob only after its digest fits, and must keep the blob in quarantine until the whole
+call has returned.
 """
 
 from __future__ import annotations

@@ -1,0 +1,195 @@
+"""The command `installer`: verify, install, status, rollback. Alone in this room it prints, exits, reads the
+environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from installer.errors import InstallerError, NoReleaseError
+from installer.install import install
+from installer.site import Receipt, Site, open_site
+from installer.verify import DiscardingSink, VerifiedArchive, verify_archive
+
+_FILE = click.argument("file", type=click.Path(path_type=Path))
+_ROOT = click.option(
+    "--root", required=True, type=click.Path(path_type=Path),
+    help="The sender's root.json, brought by another way than the archive.",
+)  # fmt: skip
+_PREFIX = click.option(
+    "--prefix", required=True, type=click.Path(path_type=Path), help="The site directory releases are installed into."
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of sentences.")
+
+
+class _Group(click.Group):
+    """Turns the room's one error root into one line on stderr and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except InstallerError as exc:
+            click.echo(f"installer: {type(exc).__name__}: {exc}", err=True)
+        except OSError as exc:  # outside a site: for example no room for temporary files
+            click.echo(f"installer: {exc.strerror}: {exc.filename}", err=True)
+        sys.exit(1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="gpt-oss-appliance")
+def main() -> None:
+    """Verify and install signed release archives on a host without a network.
+
+    Nothing from an archive is used before its bytes match metadata signed by keys that --root trusts.
+    """
+
+
+@main.command()
+@_FILE
+@_ROOT
+@_JSON
+def verify(file: Path, root: Path, as_json: bool) -> None:
+    """Check every byte of archive FILE against the trusted root, and write nothing."""
+    with _open(file) as stream, _bar(file) as bar:
+        verified = verify_archive(stream, _read_root(root), sink=DiscardingSink(), progress=bar.advance)
+    if as_json:
+        click.echo(json.dumps(describe(verified)))
+        return
+    release = verified.release
+    click.echo(f"{file.name}: verified. {release.name} {release.version} ({release.model_title})")
+    click.echo(
+        f"  {len(verified.metadata.targets)} files, {verified.size_bytes:,} bytes, for Python {release.python} on "
+        f"{release.platform}, {' and '.join(release.accelerators)}; signatures valid until {verified.metadata.expires}"
+    )
+
+
+@main.command("install")
+@_FILE
+@_ROOT
+@_PREFIX
+@_JSON
+def install_command(file: Path, root: Path, prefix: Path, as_json: bool) -> None:
+    """Verify archive FILE while copying it, test the release, and make it the current one of the site.
+
+    The release before stays installed; `installer rollback` goes back to it. Interrupted at any moment, the old release
+    keeps working, and running the same command again resumes.
+    """
+    with _open(file) as stream, _bar(file) as bar:
+        outcome = install(
+            stream, _read_root(root), prefix, now=datetime.now(UTC), environ=os.environ,
+            progress=bar.advance, step=bar.step,
+        )  # fmt: skip
+    receipt = outcome.receipt
+    if as_json:
+        click.echo(json.dumps({**asdict(outcome), "current": receipt.version}))
+        return
+    if not outcome.switched:
+        click.echo(f"{receipt.name} {receipt.version} is already the current release; nothing was changed.")
+        return
+    done = "installed" if outcome.assembled else "was installed before"
+    click.echo(f"{receipt.name} {receipt.version} ({receipt.model}) {done} and is now the current release.")
+    if receipt.self_test == "passed":
+        click.echo("Its self-test passed: the model gives its known answers on this machine.")
+    else:
+        click.echo("No self-test was run: this release was built without known answers.")
+
+
+@main.command()
+@_PREFIX
+@_JSON
+def status(prefix: Path, as_json: bool) -> None:
+    """Show the releases of a site: which is current, which is the one before."""
+    site = Site(prefix)
+    current, previous = site.pointed("current"), site.pointed("previous")
+    releases = site.installed()
+    if as_json:
+        body = {"current": current, "previous": previous, "releases": [asdict(r) for r in releases]}
+        click.echo(json.dumps(body))
+        return
+    if not releases:
+        raise NoReleaseError(f"no release is installed in {prefix}")
+    for receipt in releases:
+        mark = {current: "current ", previous: "previous"}.get(receipt.version, "        ")
+        click.echo(f"{mark}  {_line(receipt)}")
+
+
+@main.command()
+@_PREFIX
+@_JSON
+def rollback(prefix: Path, as_json: bool) -> None:
+    """Make the previous release the current one, by one rename. Running it again returns to the newer release."""
+    if not (prefix / "releases").is_dir():
+        raise NoReleaseError(f"no release is installed in {prefix}")
+    with open_site(prefix) as site:
+        before, after = site.swap_back()
+    if as_json:
+        click.echo(json.dumps({"current": after, "previous": before}))
+    else:
+        click.echo(f"The current release is now {after} (was {before}). Restart the appliance to serve it.")
+
+
+def describe(verified: VerifiedArchive) -> dict[str, Any]:
+    """What `verify --json` prints."""
+    return {
+        "release": asdict(verified.release),
+        "metadata_version": verified.metadata.version,
+        "expires": verified.metadata.expires,
+        "targets_sha256": verified.metadata.digest,
+        "size_bytes": verified.size_bytes,
+        "targets": [asdict(target) for target in verified.metadata.targets],
+    }
+
+
+def _line(receipt: Receipt) -> str:
+    return f"{receipt.version}  {receipt.model}  installed {receipt.installed_at}  self-test {receipt.self_test}"
+
+
+def _open(file: Path) -> BinaryIO:
+    try:
+        return file.open("rb")
+    except OSError as exc:
+        raise InstallerError(f"cannot read {file}: {exc.strerror}") from exc
+
+
+def _read_root(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise InstallerError(f"cannot read the root {path}: {exc.strerror}") from exc
+
+
+class _bar:  # noqa: N801 - reads as a function where it is used
+    """A progress bar on stderr over the archive's bytes, with the step's name; silent when stderr is not a terminal."""
+
+    def __init__(self, file: Path) -> None:
+        console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
+            TimeRemainingColumn(), console=console, disable=not console.is_terminal, transient=True,
+        )  # fmt: skip
+        self._task = self._progress.add_task("Verifying", total=file.stat().st_size)
+        self.advance: Callable[[int], None] = lambda count: self._progress.advance(self._task, count)
+
+    def step(self, name: str) -> None:
+        self._progress.update(self._task, description=name)
+
+    def __enter__(self) -> _bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+
+if __name__ == "__main__":
+    main()

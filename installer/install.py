@@ -1,0 +1,136 @@
+"""Install a release into a site, so that a kill at any instant leaves the old one working and the next run resumes.
+
+    preflight -> verify while copying into quarantine -> store -> assemble -> wheels -> self-test -> receipt -> trust
+    -> switch
+
+Up to the receipt nothing refers to the new release; a refusal or a full disk removes what was made, so that the site
+is as it was. A killed process removes nothing: what it left in quarantine or in the store is hashed again and reused.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from installer.environment import make_environment, run_self_test
+from installer.errors import InstallerError, ReleaseConflictError
+from installer.preflight import check_platform, check_space, this_host
+from installer.release import Release
+from installer.site import Receipt, Site, open_site, remove_tree
+from installer.store import Staging, assemble, collect_garbage, missing_bytes
+from installer.trust import VerifiedMetadata
+from installer.verify import Progress, VerifiedArchive, verify_archive
+
+Step = Callable[[str], None]  # told the name of each step as it begins
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an installation did."""
+
+    receipt: Receipt
+    switched: bool  # False: this release was current already
+    assembled: bool  # False: the release was installed before; at most `current` moved
+    reused_blobs: int
+
+
+def install(
+    archive: BinaryIO,
+    root: bytes,
+    prefix: Path,
+    *,
+    now: datetime,
+    environ: Mapping[str, str],
+    progress: Progress,
+    step: Step,
+) -> Outcome:
+    """Verify `archive` against `root` and make its release the current one of the site at `prefix`.
+
+    Raises:
+        InstallerError: refused or impossible; the site is as it was before.
+    """
+    with open_site(prefix) as site:
+        staging = Staging(site, _preflight(site))
+        try:
+            step("Verifying and copying")
+            verified = verify_archive(archive, root, sink=staging, trust_dir=site.trust, progress=progress)
+            known = site.receipt(verified.release.version)
+            if known is None:
+                staging.commit()
+        except (InstallerError, OSError):
+            staging.discard()
+            raise
+        version = verified.release.version
+        if known is None:
+            try:
+                receipt = _assemble(site, verified, now, environ, step)
+            except (InstallerError, OSError):
+                _remove_unfinished(site, version)
+                raise
+        else:
+            staging.discard()
+            site.accept_metadata(verified.metadata.accepted)
+            receipt = known
+        before = site.pointed("current")
+        site.switch(version)
+        collect_garbage(site)
+        return Outcome(receipt, before != version, known is None, staging.reused)
+
+
+def _preflight(site: Site) -> Callable[[Release, VerifiedMetadata], None]:
+    def check(release: Release, metadata: VerifiedMetadata) -> None:
+        check_platform(release, this_host())
+        known = site.receipt(release.version)
+        if known is not None and known.targets_sha256 != metadata.digest:
+            raise ReleaseConflictError(
+                f"another release {release.version} is already installed here; build this one with another --version"
+            )
+        if known is None:
+            wheels = sum(t.size_bytes for t in metadata.targets if t.path.startswith("wheels/"))
+            blobs = missing_bytes(site, metadata.targets)
+            check_space(site.prefix, blob_bytes=blobs, wheel_bytes=wheels)
+
+    return check
+
+
+def _assemble(
+    site: Site, verified: VerifiedArchive, now: datetime, environ: Mapping[str, str], step: Step
+) -> Receipt:
+    """Make the release directory complete, from its files to its receipt."""
+    release, metadata = verified.release, verified.metadata
+    step("Assembling the release")
+    directory = assemble(site, release.version, metadata.targets)
+    step("Installing its Python packages")
+    make_environment(directory, environ)
+    if release.known_answers is not None:
+        step("Testing it with its known answers")
+        run_self_test(directory, environ)
+    site.accept_metadata(metadata.accepted)
+    receipt = Receipt(
+        name=release.name,
+        version=release.version,
+        model=release.model_title,
+        metadata_version=metadata.version,
+        targets_sha256=metadata.digest,
+        expires=metadata.expires,
+        files=len(metadata.targets),
+        size_bytes=verified.size_bytes,
+        python=sys.version.split()[0],
+        self_test="not recorded in this release" if release.known_answers is None else "passed",
+        installed_at=now.isoformat(timespec="seconds"),
+    )
+    site.write_receipt(receipt)
+    return receipt
+
+
+def _remove_unfinished(site: Site, version: str) -> None:
+    """Take away the release directory and the blobs that only it used."""
+    release = site.release(version)
+    remove_tree(release)
+    if release.parent.is_dir() and not any(release.parent.iterdir()):
+        release.parent.rmdir()
+    collect_garbage(site)

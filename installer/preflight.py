@@ -1,0 +1,77 @@
+"""Whether this host can take a release, asked before anything is written. Each refusal says what to do in one
+sentence."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from installer.errors import PlatformError, SpaceError
+from installer.release import Release
+
+MARGIN_BYTES = 64 << 20
+WHEEL_GROWTH = 5  # installed bytes per wheel byte, with compiled modules; measured 3.9 for the CPU wheels of 0.1.0
+
+
+@dataclass(frozen=True)
+class Host:
+    """What a release's wheels depend on."""
+
+    python: str  # "3.11"
+    implementation: str  # "CPython"
+    machine: str  # "x86_64"
+    glibc: tuple[int, int] | None  # None: another C library
+
+
+def this_host() -> Host:
+    """The interpreter and C library this process runs on."""
+    library, version = platform.libc_ver()
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    glibc = (int(numbers[1]), int(numbers[2])) if library == "glibc" and numbers else None
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return Host(python, platform.python_implementation(), platform.machine(), glibc)
+
+
+def check_platform(release: Release, host: Host) -> None:
+    """Refuse a host on which the release's wheels cannot be installed.
+
+    Raises:
+        PlatformError: another Python, machine or C library than the release was built for.
+    """
+    if host.implementation != "CPython" or host.python != release.python:
+        raise PlatformError(
+            f"the release needs CPython {release.python}, this is {host.implementation} {host.python}: "
+            f"run the installer with python{release.python}"
+        )
+    wanted = re.fullmatch(r"manylinux_(\d+)_(\d+)_(\w+)", release.platform)
+    if wanted is None:
+        raise PlatformError(f"the release is for {release.platform}, which this installer does not know")
+    glibc = (int(wanted[1]), int(wanted[2]))
+    if host.machine != wanted[3]:
+        raise PlatformError(f"the release is for {wanted[3]} machines, this is {host.machine}")
+    if host.glibc is None or host.glibc < glibc:
+        have = "another C library" if host.glibc is None else "glibc {}.{}".format(*host.glibc)
+        raise PlatformError(f"the release needs glibc {glibc[0]}.{glibc[1]} or newer, this host has {have}")
+
+
+def check_space(prefix: Path, *, blob_bytes: int, wheel_bytes: int) -> None:
+    """Refuse a disk on which the release will not fit.
+
+    Args:
+        blob_bytes: what has yet to be copied into the store.
+        wheel_bytes: size of the release's wheels, which are unpacked beside it.
+    Raises:
+        SpaceError: with the missing amount.
+    """
+    needed = blob_bytes + WHEEL_GROWTH * wheel_bytes + MARGIN_BYTES
+    free = shutil.disk_usage(prefix).free
+    if free < needed:
+        raise SpaceError(
+            f"{os.fspath(prefix)} has {free >> 20} MiB free, the release needs about {needed >> 20} MiB: "
+            f"free {((needed - free) >> 20) + 1} MiB or choose another prefix"
+        )

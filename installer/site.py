@@ -1,0 +1,207 @@
+"""A site: the directory that releases are installed into, its lock, its pointers and its receipts.
+
+The layout is in docs/architecture.md. Two facts make every step safe against a kill: a release counts as installed
+only when its receipt.json exists, which is written last, and `current` changes by one rename.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from installer.errors import BusyError, InstallerError, NoReleaseError, PrefixError, StorageFullError
+
+RECEIPT = "receipt.json"
+_OURS = {"store", "releases", "state", "current", "previous", ".incoming"}
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What was installed, and what was checked: the file whose presence makes a release complete."""
+
+    name: str
+    version: str
+    model: str
+    metadata_version: int
+    targets_sha256: str  # of the signed targets metadata: names the contents
+    expires: str
+    files: int
+    size_bytes: int
+    python: str
+    self_test: str  # "passed" or "not recorded in this release"
+    installed_at: str  # UTC, ISO 8601
+    format: int = 1
+
+
+@dataclass(frozen=True)
+class Site:
+    """Paths of a site, and the operations that are one rename each. Making the object touches nothing."""
+
+    prefix: Path
+
+    @property
+    def store(self) -> Path:
+        return self.prefix / "store" / "sha256"
+
+    @property
+    def incoming(self) -> Path:
+        """The quarantine: blobs of an archive that is not verified to its end yet."""
+        return self.prefix / ".incoming"
+
+    @property
+    def trust(self) -> Path:
+        return self.prefix / "state" / "trust"
+
+    def release(self, version: str) -> Path:
+        return self.prefix / "releases" / version
+
+    def pointed(self, link: str) -> str | None:
+        """Version that `current` or `previous` names, if that release is complete."""
+        try:
+            version = Path(os.readlink(self.prefix / link)).name
+        except FileNotFoundError:
+            return None
+        return version if self.receipt(version) is not None else None
+
+    def receipt(self, version: str) -> Receipt | None:
+        """The release's receipt; None if the release is absent or incomplete."""
+        path = self.release(version) / RECEIPT
+        try:
+            return Receipt(**json.loads(path.read_bytes()))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (ValueError, TypeError) as exc:
+            raise InstallerError(f"{path} is damaged ({exc}); install the archive again under another version") from exc
+
+    def installed(self) -> list[Receipt]:
+        """Receipts of all complete releases, by version."""
+        releases = self.prefix / "releases"
+        names = sorted(os.listdir(releases)) if releases.is_dir() else []
+        return [receipt for name in names if (receipt := self.receipt(name)) is not None]
+
+    def point(self, link: str, version: str) -> None:
+        """Make `current` or `previous` name this release, by one atomic rename."""
+        fresh = self.prefix / f".{link}.new"
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to(Path("releases", version))
+        fresh.replace(self.prefix / link)
+        sync_directory(self.prefix)
+
+    def switch(self, version: str) -> None:
+        """Make `version` current and remember the one before. Killed in between, `current` is still the old one."""
+        before = self.pointed("current")
+        if before is not None and before != version:
+            self.point("previous", before)
+        self.point("current", version)
+
+    def swap_back(self) -> tuple[str, str]:
+        """Make the previous release current.
+
+        Returns:
+            (version that was current, version that is current now).
+        Raises:
+            NoReleaseError: there is no complete previous release.
+        """
+        now, before = self.pointed("current"), self.pointed("previous")
+        if before is None or now is None or before == now:
+            raise NoReleaseError("there is no previous release to go back to")
+        self.point("current", before)
+        self.point("previous", now)
+        return now, before
+
+    def accept_metadata(self, files: Mapping[str, bytes]) -> None:
+        """Remember the accepted metadata; each file by one rename, roots first and the timestamp last."""
+        order = ("root_history/", "targets.json", "snapshot.json", "timestamp.json")
+        rank = {name: next(i for i, start in enumerate(order) if name.startswith(start)) for name in files}
+        for name in sorted(files, key=lambda n: (rank[n], n)):
+            path = self.trust / name
+            self.trust.parent.mkdir(mode=0o700, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_durably(path, files[name])
+
+    def write_receipt(self, receipt: Receipt) -> None:
+        text = json.dumps(asdict(receipt), indent=2) + "\n"
+        write_durably(self.release(receipt.version) / RECEIPT, text.encode())
+
+
+@contextmanager
+def open_site(prefix: Path) -> Iterator[Site]:
+    """The site at `prefix`, held exclusively; made if it does not exist, and removed again if the block raises
+    and left it empty.
+
+    Raises:
+        PrefixError: it is not a directory of ours, or cannot be written.
+        BusyError: another installer holds it.
+    """
+    prefix = Path(os.path.abspath(prefix))
+    made: list[Path] = []
+    try:
+        try:
+            for directory in (*reversed(prefix.parents), prefix):
+                if not directory.exists():
+                    directory.mkdir()
+                    made.append(directory)
+            entries = set(os.listdir(prefix))
+            lock = os.open(prefix, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as exc:
+            raise PrefixError(f"the prefix {prefix} cannot be used: {exc.strerror}") from exc
+        try:
+            if not os.access(prefix, os.W_OK | os.X_OK):
+                raise PrefixError(f"the prefix {prefix} is not writable by this user")
+            if entries and not entries & _OURS:
+                raise PrefixError(f"{prefix} is neither empty nor a site; give a directory of its own")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as exc:
+                raise BusyError(f"another installer is working on {prefix}") from exc
+            yield Site(prefix)
+        finally:
+            os.close(lock)
+    except (InstallerError, OSError) as exc:
+        with contextlib.suppress(OSError):  # not empty: another installer, or a site from before
+            for directory in reversed(made):
+                directory.rmdir()
+        if isinstance(exc, OSError):
+            raise _storage_error(exc) from exc
+        raise
+
+
+def _storage_error(exc: OSError) -> InstallerError:
+    if exc.errno in FULL:
+        return StorageFullError("the disk is full (or a quota or file size limit was met); nothing was changed")
+    return InstallerError(f"cannot write {exc.filename}: {exc.strerror}")
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Replace `path` by `data`: on disk before it has the name."""
+    fresh = path.with_name(f".{path.name}.new")
+    with fresh.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames and links in `directory` durable."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_tree(directory: Path) -> None:
+    """Remove a directory of ours, if it exists."""
+    if directory.is_dir():
+        shutil.rmtree(directory)

@@ -1,0 +1,151 @@
+"""Blobs by digest: the quarantine they are copied into, the store they move to, the releases they are linked into.
+
+`Staging` is the sink of `verify_archive`. Blobs lie in the site's `.incoming` until the whole archive is verified; then
+`commit` renames them into the store and `assemble` hard-links a release from it. A run that was killed leaves
+complete blobs there, which the next run hashes again and reuses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from installer.archive import CHUNK_BYTES, Sha256Hex
+from installer.release import Release
+from installer.site import Site, remove_tree, sync_directory
+from installer.trust import Target, VerifiedMetadata
+from installer.verify import blob_sizes
+
+Plan = Callable[[Release, VerifiedMetadata], None]
+
+
+class Staging:
+    """Copies blobs into quarantine while they are verified.
+
+    Args:
+        plan: called with the verified release before the first byte is written; raises if the host cannot take it.
+    """
+
+    def __init__(self, site: Site, plan: Plan) -> None:
+        self._site = site
+        self._plan = plan
+        self._digest: Sha256Hex | None = None
+        self._file: BinaryIO | None = None  # None between begin and accept: the blob is here already
+        self._staged: list[Sha256Hex] = []
+        self.reused = 0
+
+    def plan(self, release: Release, metadata: VerifiedMetadata) -> None:
+        self._plan(release, metadata)
+        self._site.incoming.mkdir(exist_ok=True)
+        for partial in self._site.incoming.glob("*.part"):
+            partial.unlink()
+
+    def begin(self, digest: Sha256Hex) -> None:
+        self._digest = digest
+        self._file = None
+        if is_blob(blob_path(self._site, digest), digest):
+            self.reused += 1
+        elif is_blob(self._site.incoming / digest, digest):
+            self.reused += 1
+            self._staged.append(digest)
+        else:
+            self._file = self._partial(digest).open("wb")
+
+    def write(self, chunk: bytes) -> None:
+        if self._file is not None:
+            self._file.write(chunk)
+
+    def accept(self) -> None:
+        if self._file is None or self._digest is None:
+            return
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        os.fchmod(self._file.fileno(), 0o444)
+        self._file.close()
+        self._partial(self._digest).replace(self._site.incoming / self._digest)
+        self._staged.append(self._digest)
+
+    def commit(self) -> None:
+        """Move the staged blobs into the store. Call only after `verify_archive` has returned."""
+        for digest in self._staged:
+            path = blob_path(self._site, digest)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            (self._site.incoming / digest).replace(path)
+        for directory in {blob_path(self._site, digest).parent for digest in self._staged}:
+            sync_directory(directory)
+        remove_tree(self._site.incoming)
+
+    def discard(self) -> None:
+        """Remove the quarantine with everything in it."""
+        if self._file is not None:
+            self._file.close()
+        remove_tree(self._site.incoming)
+
+    def _partial(self, digest: Sha256Hex) -> Path:
+        return self._site.incoming / f"{digest}.part"
+
+
+def blob_path(site: Site, digest: Sha256Hex) -> Path:
+    """Where the store keeps this blob."""
+    return site.store / digest[:2] / digest
+
+
+def is_blob(path: Path, digest: Sha256Hex) -> bool:
+    """Whether `path` holds exactly the bytes of this digest; reads all of them."""
+    running = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                running.update(chunk)
+    except FileNotFoundError:
+        return False
+    return running.hexdigest() == digest
+
+
+def missing_bytes(site: Site, targets: tuple[Target, ...]) -> int:
+    """Bytes of blobs that are neither in the store nor in quarantine, by size alone."""
+    total = 0
+    for digest, size in blob_sizes(targets).items():
+        here = (blob_path(site, digest), site.incoming / digest)
+        if not any(path.exists() and path.stat().st_size == size for path in here):
+            total += size
+    return total
+
+
+def assemble(site: Site, version: str, targets: tuple[Target, ...]) -> Path:
+    """Make releases/VERSION afresh out of hard links to the store's blobs.
+
+    Returns:
+        the release directory; it has no receipt yet, so it does not count as installed.
+    """
+    release = site.release(version)
+    remove_tree(release)
+    release.mkdir(parents=True)
+    for target in targets:
+        path = release / target.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.link(blob_path(site, target.sha256), path)
+    for directory, _, _ in os.walk(release):
+        sync_directory(Path(directory))
+    return release
+
+
+def collect_garbage(site: Site) -> None:
+    """Remove blobs that no release links to, and directories of the store that are left empty."""
+    if not site.store.is_dir():
+        return
+    for directory in list(site.store.iterdir()):
+        for blob in list(directory.iterdir()):
+            if blob.stat().st_nlink == 1:
+                blob.unlink()
+        _remove_if_empty(directory)
+    _remove_if_empty(site.store)
+    _remove_if_empty(site.store.parent)
+
+
+def _remove_if_empty(directory: Path) -> None:
+    if not os.listdir(directory):
+        directory.rmdir()
