@@ -1,0 +1,151 @@
+"""Silence: how a process of the appliance gives up every way out, and proves it, before it does anything else.
+
+    silence = shut_the_door(keep=[listener.fileno()], become=None)     # raises SilenceError; cannot be undone
+
+What it guarantees when it returns: this process and all that it starts cannot open, connect, address or borrow a socket
+that leads anywhere; each way was tried and refused. The system call filter (seccomp) is always in force. The other
+layers (a network namespace, Landlock) are added where the host grants them; what it does not grant is in the report.
+What it leaves to others: inbound connections (that is what the listener is for) and files. See docs/silence.md.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from appliance.isolation.kernel import SilenceError
+from appliance.isolation.landlock import TCP_ABI, landlock_abi, restrict_self
+from appliance.isolation.namespace import enter_network_namespace
+from appliance.isolation.privileges import drop_privileges, keep_only, open_descriptors
+from appliance.isolation.proof import Attempt, open_props, prove_silence, reach_into_memory
+from appliance.isolation.seccomp import install_filter
+
+__all__ = ["Attempt", "Layer", "Silence", "SilenceError", "shut_the_door"]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One mechanism of the kernel. ``remedy`` says how to enable what is not in force; None when it is."""
+
+    name: str
+    in_force: bool
+    detail: str
+    remedy: str | None = None
+
+
+@dataclass(frozen=True)
+class Silence:
+    """What is in force in this process, and the proof."""
+
+    kernel: str
+    uid: int
+    layers: tuple[Layer, ...]
+    attempts: tuple[Attempt, ...]
+
+
+def shut_the_door(
+    *, keep: Collection[int], become: tuple[int, int] | None, leave_out: Collection[str] = ()
+) -> Silence:
+    """Give up every way out for ever, prove it, and report.
+
+    Must be called in a process of one thread. Descriptors other than 0, 1, 2 and ``keep`` are closed.
+
+    Args:
+        keep: descriptors to keep; a socket among them must not be a datagram one.
+        become: (uid, gid) that root leaves root for; None to stay who one is (root then has no capabilities).
+        leave_out: "namespace" and "landlock" behave as if the host refused them; other names are system calls not to
+            filter, with which the proof must fail. For tests and for measuring what one layer does alone.
+    Raises:
+        SilenceError: the filter could not be installed or a way out was found open. The process must end.
+    """
+    if len(os.listdir("/proc/self/task")) != 1:
+        raise SilenceError("silence must be entered by a process of one thread")
+    keep_only(keep)
+    with _outside_process(become) as outside, open_props() as props:
+        namespace = None if "namespace" in leave_out else enter_network_namespace()
+        drop_privileges(become=become)
+        abi = 0 if "landlock" in leave_out else landlock_abi()
+        if abi:
+            restrict_self(abi)
+        install_filter(leave_out=leave_out)
+        attempts = prove_silence(props)
+        memory_open = reach_into_memory(outside)
+    left = open_descriptors() - {0, 1, 2, *keep}
+    if left:
+        raise SilenceError(f"descriptors {sorted(left)} are open that nobody accounts for")
+    layers = (_SECCOMP, _namespace_layer(namespace), _landlock_layer(abi), _memory_layer(memory_open), _user_layer())
+    return Silence(os.uname().release, os.getuid(), layers, attempts)
+
+
+@contextmanager
+def _outside_process(become: tuple[int, int] | None) -> Iterator[int]:
+    """A process of the same user that stays outside, to try to reach into; it ends with the pipe that it reads."""
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(write_end)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if become is not None:
+            os.setresgid(become[1], become[1], become[1])
+            os.setresuid(become[0], become[0], become[0])
+        os.read(read_end, 1)
+        os._exit(0)
+    os.close(read_end)
+    try:
+        yield pid
+    finally:
+        os.close(write_end)
+        os.waitpid(pid, 0)
+
+
+_SECCOMP = Layer("system call filter (seccomp)", True, "no socket that leads out, no connect, no borrowed way")
+
+
+def _namespace_layer(how: str | None) -> Layer:
+    if how is not None:
+        return Layer("network namespace of its own", True, f"empty, entered {how}")
+    return Layer(
+        "network namespace of its own",
+        False,
+        "this host does not let this user make one",
+        "allow unprivileged user namespaces (sysctl user.max_user_namespaces; Debian: "
+        "kernel.unprivileged_userns_clone=1; Ubuntu: an AppArmor profile with 'userns'), or let root start it, "
+        "which then leaves root by itself",
+    )
+
+
+def _landlock_layer(abi: int) -> Layer:
+    if abi >= TCP_ABI:
+        return Layer("Landlock", True, f"ABI {abi}: no TCP connect or bind")
+    return Layer(
+        "Landlock",
+        False,
+        f"ABI {abi} is in force, which cannot refuse TCP" if abi else "this kernel offers none",
+        "run Linux 6.7 or later (Debian 13, Ubuntu 24.04, RHEL 10) with 'landlock' among the boot option lsm=",
+    )
+
+
+def _memory_layer(memory_open: bool) -> Layer:
+    name = "memory of the same user's other processes"
+    if not memory_open:
+        return Layer(name, True, "cannot be opened")
+    return Layer(
+        name,
+        False,
+        "can be opened through /proc",
+        "give the appliance a user of its own, or set sysctl kernel.yama.ptrace_scope=1, or enable Landlock",
+    )
+
+
+def _user_layer() -> Layer:
+    if os.getuid() != 0:
+        return Layer("not root", True, f"uid {os.getuid()}, no capabilities, no_new_privs")
+    return Layer(
+        "not root",
+        False,
+        "uid 0 without any capability, no_new_privs",
+        "start as an ordinary user, or give state/ to the user that the appliance should become",
+    )

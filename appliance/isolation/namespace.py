@@ -1,0 +1,54 @@
+"""An empty network namespace: not even loopback is up in it. The listening socket, bound before, stays where it was."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from appliance.isolation.kernel import CLONE_NEWNET, CLONE_NEWUSER, SilenceError, syscall
+
+
+def enter_network_namespace() -> str | None:
+    """Move to an empty network namespace; say how, or None where the host does not grant one.
+
+    As root (CAP_SYS_ADMIN) directly; otherwise through a user namespace in which one keeps one's own uid and gid. That
+    cannot be undone when it fails half way, as some hosts make it, so it is first tried in a child.
+
+    Raises:
+        SilenceError: the namespace was granted, yet a datagram has somewhere to go.
+    """
+    try:
+        syscall("unshare", CLONE_NEWNET)
+        how = "as root"
+    except OSError:
+        if not _works_in_child(_unshare_as_user):
+            return None
+        _unshare_as_user()
+        how = f"in a user namespace, as uid {os.getuid()}"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        refusal = probe.connect_ex(("127.0.0.1", 9))
+    if refusal != errno.ENETUNREACH:
+        raise SilenceError("the network namespace of one's own is not empty: loopback can be reached")
+    return how
+
+
+def _unshare_as_user() -> None:
+    uid, gid = os.geteuid(), os.getegid()
+    syscall("unshare", CLONE_NEWUSER | CLONE_NEWNET)
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
+    Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+
+
+def _works_in_child(step: Callable[[], None]) -> bool:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            step()
+        except OSError:
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(pid, 0)[1] == 0

@@ -1,0 +1,119 @@
+"""Giving up what could otherwise be used to undo isolation: inherited descriptors, root, capabilities, core dumps."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import pwd
+import resource
+import socket
+import stat
+import struct
+from collections.abc import Collection
+from pathlib import Path
+
+from appliance.isolation.kernel import (
+    PR_CAP_AMBIENT,
+    PR_CAP_AMBIENT_CLEAR_ALL,
+    PR_CAPBSET_DROP,
+    PR_SET_NO_NEW_PRIVS,
+    PR_SET_SECUREBITS,
+    SilenceError,
+    prctl,
+    syscall,
+)
+
+_CAPABILITY_VERSION_3 = 0x20080522
+# SECBIT_NOROOT, NO_SETUID_FIXUP and NO_CAP_AMBIENT_RAISE, each with its lock: to execve, uid 0 is like any other.
+_ROOT_IS_NOBODY_SPECIAL = 0b1100_1111
+
+
+def keep_only(descriptors: Collection[int]) -> None:
+    """Close every descriptor but 0, 1, 2 and those given; standard input becomes /dev/null.
+
+    An inherited socket is a way out that no filter on ``socket`` sees.
+
+    Raises:
+        SilenceError: standard output or error is a socket that can reach further than a Unix stream.
+    """
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    kept = sorted({0, 1, 2, *descriptors})
+    for low, high in zip(kept, [*kept[1:], os.sysconf("SC_OPEN_MAX")], strict=True):
+        os.closerange(low + 1, high)
+    for fd in (1, 2):
+        if not _is_harmless(fd):
+            raise SilenceError(f"descriptor {fd} is a socket that is no Unix stream; send output to a file or a pipe")
+
+
+def open_descriptors() -> set[int]:
+    """The descriptors this process holds."""
+    listed = {int(name) for name in os.listdir("/proc/self/fd")}  # includes the one that looked, closed by now
+    return {fd for fd in listed if _is_open(fd)}
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError as exc:
+        if exc.errno != errno.EBADF:
+            raise
+        return False
+    return True
+
+
+def _is_harmless(fd: int) -> bool:
+    if not _is_open(fd) or not stat.S_ISSOCK(os.fstat(fd).st_mode):
+        return True
+    with socket.socket(fileno=os.dup(fd)) as inherited:
+        family = inherited.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN)
+        kind = inherited.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
+    return family == socket.AF_UNIX and kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)
+
+
+def drop_privileges(*, become: tuple[int, int] | None) -> None:
+    """Give up every capability, the means to gain one, and core dumps (which would carry prompts to a crash collector).
+
+    ``become`` is the (uid, gid) that root leaves root for; None keeps the present ones.
+
+    Raises:
+        SilenceError: this process may not become that user, or a capability is left.
+    """
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+    try:
+        prctl(PR_SET_SECUREBITS, _ROOT_IS_NOBODY_SPECIAL)
+        for capability in range(int(Path("/proc/sys/kernel/cap_last_cap").read_text()) + 1):
+            prctl(PR_CAPBSET_DROP, capability)
+    except OSError as exc:
+        # Both need CAP_SETPCAP, which an ordinary user lacks; its bounding set is inert under no_new_privs.
+        if exc.errno != errno.EPERM:
+            raise
+    if become is not None:
+        _become(*become)
+    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+    header = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0))
+    syscall("capset", header, ctypes.create_string_buffer(24))  # effective, permitted, inheritable: all empty
+    # 1 byte, not 0: a core_pattern that is a pipe ignores the limit unless it is 1 (fs/coredump.c).
+    resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
+    held = process_status()
+    if any(int(held[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")) or held["NoNewPrivs"] != "1":
+        raise SilenceError("a capability is left after dropping all of them")
+
+
+def _become(uid: int, gid: int) -> None:
+    try:
+        try:
+            os.initgroups(pwd.getpwuid(uid).pw_name, gid)
+        except KeyError:  # a uid without an account, as in containers
+            os.setgroups([])
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+    except OSError as exc:
+        raise SilenceError(f"cannot leave root for uid {uid}: {exc.strerror}") from exc
+
+
+def process_status() -> dict[str, str]:
+    """The kernel's view of this process: /proc/self/status, field by field."""
+    lines = (line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return {name: value.strip() for name, value in lines}
