@@ -11,8 +11,10 @@ This module is pure: it turns records into lines and lines into records, and ope
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, is_dataclass
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 DOORBELL_BYTE = b"\x01"
 MAX_LINE_BYTES = 16 * 1024 * 1024
@@ -166,35 +168,60 @@ _TYPES: dict[str, type[Any]] = {
 
 
 def encode(record: Record) -> bytes:
-    """One line, newline included."""
-    body = {"type": type(record).__name__, **asdict(record)}
-    line = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    """One line, newline included.
+
+    Raises:
+        ProtocolError: the line would be too long, or a free-form part is not JSON or nested too deep.
+    """
+    try:
+        body = {"type": type(record).__name__, **asdict(record)}
+        text = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise ProtocolError(f"unwritable record: {type(exc).__name__}") from exc
+    line = text.encode("utf-8", "surrogatepass") + b"\n"
     if len(line) > MAX_LINE_BYTES:
         raise ProtocolError(f"a record of {len(line)} bytes exceeds the limit of {MAX_LINE_BYTES}")
     return line
 
 
 def decode(line: bytes) -> Record:
-    """The record of one line.
+    """The record of one line: every field present without a default, none unknown, each of its declared type.
 
     Raises:
         ProtocolError: the line is not JSON, or not one of this module's records.
     """
     try:
-        body = json.loads(line)
-        kind = _TYPES[body.pop("type")]
-        if kind is TurnRequest:
-            body["messages"] = tuple(_message(m) for m in body["messages"])
-            body["tools"] = tuple(Tool(**t) for t in body["tools"])
-            body["stop"] = tuple(body["stop"])
-        if kind is Done:
-            body["token_ids"] = tuple(body["token_ids"])
-        record: Record = kind(**body)
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
-        raise ProtocolError(f"unreadable record: {exc}") from exc
+        body = json.loads(line, parse_constant=_refuse_constant)
+        record: Record = _checked(_TYPES[body.pop("type")], body)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
+        raise ProtocolError(f"unreadable record: {type(exc).__name__}: {exc}") from exc
     return record
 
 
-def _message(body: dict[str, Any]) -> Message:
-    calls = tuple(ToolCall(**c) for c in body.pop("tool_calls", ()))
-    return Message(**body, tool_calls=calls)
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+_hints = cache(get_type_hints)
+
+
+def _checked(kind: Any, value: Any) -> Any:
+    """``value``, as JSON gave it, as an instance of the declared type ``kind``; ValueError, TypeError if it is not."""
+    origin, options = get_origin(kind), get_args(kind)
+    if origin is UnionType:  # X | None is the only union in use
+        return None if value is None and NoneType in options else _checked(options[0], value)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_checked(options[0], item) for item in value)
+    if isinstance(kind, type) and is_dataclass(kind) and isinstance(value, dict):
+        hints = _hints(kind)
+        return kind(**{name: _checked(hints[name], item) for name, item in value.items()})
+    if kind is float and type(value) is int:
+        return float(value)
+    if (
+        kind is Any
+        or (origin is Literal and value in options)
+        or (origin is dict and isinstance(value, dict))
+        or type(value) is kind
+    ):
+        return value
+    raise ValueError(f"{value!r:.40} is not a {kind}")

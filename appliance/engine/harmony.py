@@ -1,0 +1,200 @@
+"""Conversation in, token ids out: the prompt side of the Harmony response format, through ``oss-harmony``.
+
+The vocabulary is the release's own file, checked by SHA-256 before the library may read it; the library holds no code
+that could fetch another. Text of users, tools and earlier answers can never become a special token: the library encodes
+contents as ordinary text, and the names that stand in message headers are checked here.
+
+Source: github.com/openai/harmony, docs/format.md. What comes out of the model is harmony_parser.py's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from datetime import date
+from itertools import pairwise
+from pathlib import Path
+
+import openai_harmony as oh  # type: ignore[import-untyped]
+
+from appliance.engine.protocol import Effort, Message, Tool, ToolCall, TurnRequest
+from appliance.errors import ApplianceError
+from appliance.release import ReleaseError, verify_vocabulary
+
+RETURN, CONSTRAIN, CHANNEL, START, END, MESSAGE, CALL = 200002, 200003, 200005, 200006, 200007, 200008, 200012
+STOP_TOKENS = frozenset({RETURN, CALL})
+FUNCTIONS = "functions."
+ORDINARY_TOKENS = 199_998  # ids below are o200k_base's ranks, ids from here on are special
+
+_VOCABULARY_NAME = "o200k_base.tiktoken"  # the library looks for this name in the directory it is given
+_BASE_VARIABLE = "TIKTOKEN_ENCODINGS_BASE"
+_FUNCTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+# The library's byte-pair merging takes quadratic time over a run without a break, and holds the interpreter meanwhile:
+# 50,000 emoji took 17 s. Contents are therefore handed over in pieces; where they cannot be, a longer run is refused.
+_LONG_RUN = re.compile(r"\S{512}|\s{512}")
+_REFUSED_RUN = re.compile(r"\S{8192}|\s{8192}")
+_EFFORTS: dict[Effort, str] = {"low": "Low", "medium": "Medium", "high": "High"}
+
+
+class ConversationError(ApplianceError):
+    """The conversation cannot be written as Harmony; the text says which part and may be shown to the user."""
+
+
+class Vocabulary:
+    """o200k_harmony: token ids to bytes, text to token ids."""
+
+    def __init__(self, encoding: oh.HarmonyEncoding) -> None:
+        self.encoding = encoding
+
+    def encode(self, text: str) -> list[int]:
+        """Ordinary tokens only: text that spells a special token stays text."""
+        return list(self.encoding.encode(text, disallowed_special=()))
+
+    def token_bytes(self, token: int) -> bytes | None:
+        """The bytes of an ordinary token; None for a special or unassigned one."""
+        if not 0 <= token < ORDINARY_TOKENS:
+            return None
+        # The library's public decode() replaces broken UTF-8; a stream needs the bytes to join across tokens.
+        return bytes(self.encoding._inner.decode_bytes([token]))
+
+
+def load_vocabulary(path: Path) -> Vocabulary:
+    """Load o200k_harmony from ``path`` and from nowhere else.
+
+    Raises:
+        ReleaseError: the file is missing, misnamed or not o200k_base.
+    """
+    verify_vocabulary(path)
+    if path.name != _VOCABULARY_NAME:
+        raise ReleaseError(f"{path}: must be named {_VOCABULARY_NAME}")
+    before = os.environ.get(_BASE_VARIABLE)
+    os.environ[_BASE_VARIABLE] = str(path.parent.absolute())  # the library's only way to be told; it checks again
+    try:
+        encoding = oh.load_harmony_encoding(oh.HarmonyEncodingName.HARMONY_GPT_OSS)
+    except oh.HarmonyError as exc:
+        raise ReleaseError(f"{path}: the vocabulary cannot be loaded: {exc}") from exc
+    finally:
+        if before is None:
+            del os.environ[_BASE_VARIABLE]
+        else:
+            os.environ[_BASE_VARIABLE] = before
+    return Vocabulary(encoding)
+
+
+def render_prompt(vocabulary: Vocabulary, request: TurnRequest, *, today: date) -> list[int]:
+    """The tokens up to and including the ``<|start|>assistant`` that the model continues.
+
+    Leading system and developer messages and the tools make the one developer message; later ones stand where they are.
+    Reasoning of earlier turns is dropped, except of calls that no final answer has followed yet: the model needs the
+    thoughts that led to them.
+
+    Raises:
+        ConversationError: there is no message, or a tool or tool result cannot be named.
+    """
+    if not request.messages:
+        raise ConversationError("The conversation has no message.")
+    system = (
+        oh.SystemContent.new()
+        .with_reasoning_effort(oh.ReasoningEffort(_EFFORTS[request.effort]))
+        .with_conversation_start_date(today.isoformat())
+    )
+    rendered = [oh.Message.from_role_and_content(oh.Role.SYSTEM, system)]
+    leading = 0
+    while leading < len(request.messages) and request.messages[leading].role in ("system", "developer"):
+        leading += 1
+    instructions = "\n\n".join(m.content for m in request.messages[:leading] if m.content)
+    if instructions or request.tools:
+        rendered.append(_developer(instructions, request.tools))
+    rendered += _history(request.messages[leading:])
+    try:
+        return list(
+            vocabulary.encoding.render_conversation_for_completion(
+                oh.Conversation.from_messages(rendered),
+                oh.Role.ASSISTANT,
+                oh.RenderConversationConfig(auto_drop_analysis=False),  # _history has dropped it by the rule above
+            )
+        )
+    except (oh.HarmonyError, ValueError, RecursionError) as exc:
+        raise ConversationError(f"The conversation cannot be written in the model's format: {exc}.") from exc
+
+
+def _developer(instructions: str, tools: Sequence[Tool]) -> oh.Message:
+    for text in (instructions, *(t.description for t in tools), json.dumps([t.parameters for t in tools])):
+        if _REFUSED_RUN.search(text):
+            raise ConversationError("Instructions and tools may not hold 8,192 characters without a break.")
+    content = oh.DeveloperContent.new()
+    if instructions:
+        content = content.with_instructions(_clean(instructions))
+    if tools:
+        content = content.with_function_tools(
+            [
+                oh.ToolDescription.new(_function_name(t.name), _clean(t.description), parameters=t.parameters)
+                for t in tools
+            ]
+        )
+    return oh.Message.from_role_and_content(oh.Role.DEVELOPER, content)
+
+
+def _history(messages: Sequence[Message]) -> list[oh.Message]:
+    last_final = max((i for i, m in enumerate(messages) if m.role == "assistant" and not m.tool_calls), default=-1)
+    names: dict[str, str] = {}  # tool call id -> function name
+    rendered: list[oh.Message] = []
+    for position, message in enumerate(messages):
+        if message.role == "user":
+            rendered.append(oh.Message.from_role_and_contents(oh.Role.USER, _pieces(message.content)))
+        elif message.role == "assistant":
+            names.update((call.id, call.name) for call in message.tool_calls)
+            rendered += _assistant(message, with_reasoning=position > last_final)
+        elif message.role == "tool":
+            rendered.append(_tool_result(message, names))
+        else:
+            rendered.append(_developer(message.content, ()))
+    return rendered
+
+
+def _assistant(message: Message, *, with_reasoning: bool) -> list[oh.Message]:
+    rendered = []
+    if message.reasoning and with_reasoning:
+        rendered.append(_said("analysis", message.reasoning))
+    if message.content:
+        rendered.append(_said("commentary" if message.tool_calls else "final", message.content))
+    return rendered + [_call(call) for call in message.tool_calls]
+
+
+def _said(channel: str, text: str) -> oh.Message:
+    return oh.Message.from_role_and_contents(oh.Role.ASSISTANT, _pieces(text)).with_channel(channel)
+
+
+def _call(call: ToolCall) -> oh.Message:
+    recipient = FUNCTIONS + _function_name(call.name)
+    return _said("commentary", call.arguments).with_recipient(recipient).with_content_type("<|constrain|>json")
+
+
+def _tool_result(message: Message, names: dict[str, str]) -> oh.Message:
+    name = names.get(message.tool_call_id or "") or message.name
+    if name is None:
+        raise ConversationError("A tool result answers no call of the conversation and names no function.")
+    author = oh.Author.new(oh.Role.TOOL, FUNCTIONS + _function_name(name))
+    answer = oh.Message(author=author, content=_pieces(message.content))
+    return answer.with_channel("commentary").with_recipient("assistant")
+
+
+def _function_name(name: str) -> str:
+    """Names stand in headers, where the library encodes special tokens: nothing but a plain name may get there."""
+    if not _FUNCTION_NAME.fullmatch(name):
+        raise ConversationError("A function's name must be 1 to 64 letters, digits, underscores or hyphens.")
+    return name
+
+
+def _pieces(text: str) -> list[oh.TextContent]:
+    """The text, cut inside overlong runs only; the library writes the pieces one after the other, nothing between."""
+    text = _clean(text)
+    cuts = [0, *(match.end() for match in _LONG_RUN.finditer(text)), len(text)]
+    return [oh.TextContent(text=text[start:end]) for start, end in pairwise(cuts)]
+
+
+def _clean(text: str) -> str:
+    """Lone surrogates, which JSON can carry and UTF-8 cannot, become U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
