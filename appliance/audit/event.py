@@ -1,0 +1,170 @@
+"""What an event of the record is, and the one encoding of it that is hashed.
+
+An event has a header, which stays, and content, which can be erased. The header holds a commitment to the content,
+SHA-256(salt || content bytes) with 32 random bytes of salt: a header alone says nothing about the content, and the
+content cannot be changed unnoticed. Salt and content are erased together.
+
+Event number ``sequence`` counts from 1, and is leaf ``sequence - 1`` of the Merkle tree: the tree of size N holds the
+events 1 to N. Header and content are encoded as JSON with sorted keys, no white space and UTF-8 (RFC 8785 for the
+strings and integers of a header).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast, get_args
+
+from appliance.database import as_iso, from_iso
+
+Via = Literal["web", "api", "cli", "system"]
+Outcome = Literal["ok", "denied", "failed", "cancelled", "abandoned"]
+Action = Literal[
+    "prompt", "answer",
+    "sign_in", "sign_out", "denied",
+    "link_made", "user_created", "user_disabled", "user_enabled", "roles_changed", "password_changed",
+    "api_key_created", "api_key_revoked",
+    "review_search", "review_read", "evidence_exported", "content_erased",
+    "conversation_deleted", "settings_changed",
+    "appliance_started", "appliance_stopped", "engine_restarted",
+]  # fmt: skip
+ACTIONS: tuple[Action, ...] = get_args(Action)
+SALT_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who acts, and from where. ``user_id`` is empty for the appliance itself and for strangers."""
+
+    user_id: str
+    name: str
+    via: Via
+    address: str = ""
+
+
+@dataclass(frozen=True)
+class Content:
+    """What was said or done: ``text`` in words for people, ``details`` as JSON values for everything else."""
+
+    text: str
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class NewEvent:
+    """An event to be appended. ``subject`` names what was acted on: a turn, a user's name, a conversation."""
+
+    actor: Actor
+    action: Action
+    outcome: Outcome = "ok"
+    subject: str = ""
+    content: Content | None = None
+
+
+@dataclass(frozen=True)
+class Header:
+    """The permanent part of an event; ``commitment`` is None when the event never had content."""
+
+    sequence: int
+    time_us: int  # microseconds since 1970-01-01 UTC
+    actor: Actor
+    action: Action
+    outcome: Outcome
+    subject: str
+    commitment: bytes | None
+
+
+@dataclass(frozen=True)
+class SealedContent:
+    """Content as it is stored: ``details`` is JSON text, kept as it was hashed."""
+
+    salt: bytes
+    text: str
+    details: str
+
+    def content(self) -> Content:
+        """The content, decoded."""
+        return Content(self.text, json.loads(self.details))
+
+    def content_bytes(self) -> bytes:
+        """The bytes behind the salt in the commitment."""
+        return f'{{"details":{self.details},"text":{_canonical(self.text)}}}'.encode()
+
+    def commitment(self) -> bytes:
+        """32 bytes that fix salt and content."""
+        return hashlib.sha256(self.salt + self.content_bytes()).digest()
+
+
+def seal_content(content: Content, salt: bytes) -> SealedContent:
+    """Fix the bytes of `content`.
+
+    Raises:
+        ValueError: the content cannot be stored exactly (NUL, a lone surrogate, a value that is not JSON).
+    """
+    sealed = SealedContent(salt, content.text, _canonical(content.details))
+    check_storable(sealed.text)
+    check_storable(sealed.details)
+    return sealed
+
+
+def check_storable(text: str) -> None:
+    """Refuse text that not every database can hold exactly.
+
+    Raises:
+        ValueError: NUL (PostgreSQL) or a lone surrogate (UTF-8).
+    """
+    if "\0" in text:
+        raise ValueError("the text contains a NUL character")
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        raise ValueError("the text contains a half of a surrogate pair") from exc
+
+
+def encode_header(header: Header) -> bytes:
+    """The bytes of the Merkle leaf."""
+    actor = header.actor
+    return _canonical(
+        {
+            "action": header.action,
+            "actor": {"address": actor.address, "id": actor.user_id, "name": actor.name, "via": actor.via},
+            "content": None if header.commitment is None else header.commitment.hex(),
+            "outcome": header.outcome,
+            "sequence": header.sequence,
+            "subject": header.subject,
+            "time": as_iso(header.time_us),
+            "v": 1,
+        }
+    ).encode()
+
+
+def parse_header(data: bytes) -> Header:
+    """The header of a leaf's bytes.
+
+    Raises:
+        ValueError: the bytes are not what `encode_header` writes.
+    """
+    try:
+        body = json.loads(data)
+        actor = body["actor"]
+        commitment = body["content"]
+        header = Header(
+            sequence=body["sequence"],
+            time_us=from_iso(body["time"]),
+            actor=Actor(actor["id"], actor["name"], cast("Via", actor["via"]), actor["address"]),
+            action=body["action"],
+            outcome=body["outcome"],
+            subject=body["subject"],
+            commitment=None if commitment is None else bytes.fromhex(commitment),
+        )
+        exact = encode_header(header) == data
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise ValueError(f"not an event header: {exc}") from exc
+    if not exact:
+        raise ValueError("not an event header: not in canonical form")
+    return header
+
+
+def _canonical(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))

@@ -1,0 +1,317 @@
+"""The append-only log: an event is durable when `append` returns, or the caller gets an error and must not go on.
+
+Appends of many threads share transactions: whoever gets the commit lock writes everything that waits. Appends of many
+processes queue in `Database.write`. Each transaction adds rows whose hashes continue the Merkle tree, so that at every
+instant the rows are a complete tree.
+
+What this covers: no acknowledged event is lost by a crash; numbers are dense and in order; a change of a stored row is
+found by verify.py. What it does not: someone who may write the database can build another consistent log; only a
+signed checkpoint kept elsewhere shows that (checkpoint.py).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from appliance.audit import merkle
+from appliance.audit.event import (
+    SALT_BYTES,
+    Actor,
+    Content,
+    Header,
+    NewEvent,
+    SealedContent,
+    check_storable,
+    encode_header,
+    seal_content,
+)
+from appliance.audit.words import index_words, indexed_text, remove_words
+from appliance.database import Database, DatabaseError, audit_contents, audit_events, now_us, settings
+from appliance.errors import ApplianceError
+
+_ORIGIN_PREFIX = "gpt-oss-appliance/audit/"
+
+
+class RecordError(ApplianceError):
+    """The event is not in the record: what it describes must not happen."""
+
+
+class EventNotFoundError(ApplianceError):
+    """The log has no event with this number."""
+
+    def __init__(self, sequence: int) -> None:
+        super().__init__(f"the log has no event {sequence}")
+        self.sequence = sequence
+
+
+@dataclass(frozen=True)
+class Event:
+    """A stored event. ``sealed`` is None when it never had content or when that was erased."""
+
+    header: Header
+    sealed: SealedContent | None
+
+    @property
+    def erased(self) -> bool:
+        """Its content was there and is gone."""
+        return self.sealed is None and self.header.commitment is not None
+
+    @property
+    def content(self) -> Content | None:
+        return None if self.sealed is None else self.sealed.content()
+
+
+class AuditLog:
+    """Appends to and reads the log of one database; thread-safe."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        clock_us: Callable[[], int] = now_us,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        """Open the log.
+
+        Raises:
+            DatabaseError: the database cannot be read.
+            RecordError: the stored events are not a complete sequence, so nothing can be appended.
+        """
+        self.database = database
+        self._clock_us = clock_us
+        self._random_bytes = random_bytes
+        self._waiting_lock = threading.Lock()
+        self._waiting: list[_Waiting] = []  # guarded by _waiting_lock
+        self._commit_lock = threading.Lock()
+        self.origin = _load_origin(database)
+        with database.read() as connection:
+            count = connection.scalar(sa.select(sa.func.count()).select_from(audit_events)) or 0
+            size = _size(connection)
+        if count != size:
+            raise RecordError(f"the log is damaged: its last event is number {size}, but it holds {count} events")
+
+    def append(self, event: NewEvent) -> Header:
+        """Record one event durably.
+
+        Raises:
+            RecordError: it is not recorded.
+            ValueError: it cannot be stored exactly (NUL, a lone surrogate, a value that is not JSON).
+        """
+        waiting = self._prepared(event)
+        with self._waiting_lock:
+            self._waiting.append(waiting)
+        with self._commit_lock:
+            if waiting.header is None and waiting.error is None:
+                self._commit_waiting()
+        if waiting.header is None:
+            raise RecordError("the record could not be written") from waiting.error
+        return waiting.header
+
+    def append_in(self, connection: sa.Connection, event: NewEvent) -> Header:
+        """Record one event in the caller's own transaction, which must be ``database.write(serial=True)``.
+
+        Raises:
+            ValueError: as `append`.
+        """
+        waiting = self._prepared(event)
+        return self._insert(connection, [waiting])[0]
+
+    def size(self) -> int:
+        """How many events there are, which is also the number of the last."""
+        with self.database.read() as connection:
+            return _size(connection)
+
+    def get(self, sequence: int) -> Event:
+        """One event.
+
+        Raises:
+            EventNotFoundError: there is none with this number.
+        """
+        query = select_events().where(audit_events.c.sequence == sequence)
+        with self.database.read() as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            raise EventNotFoundError(sequence)
+        return event_of(row)
+
+    def root(self, size: int) -> bytes:
+        """Root of the tree over the first `size` events, from the stored hashes."""
+        return self._range_hashes([merkle.Range(0, size)])[0]
+
+    def inclusion_proof(self, sequence: int, size: int) -> list[bytes]:
+        """Proof that event `sequence` is in the tree of `size`, for `merkle.verify_inclusion` at index sequence - 1."""
+        return self._range_hashes(merkle.inclusion_ranges(sequence - 1, size))
+
+    def consistency_proof(self, old: int, new: int) -> list[bytes]:
+        """Proof that the tree of `new` continues the tree of `old`."""
+        return self._range_hashes(merkle.consistency_ranges(old, new))
+
+    def erase(self, first: int, last: int, *, by: Actor) -> int:
+        """Erase the content of the events `first` to `last` for good, which is an event; returns how many had any.
+
+        Raises:
+            RecordError: nothing was erased.
+        """
+        chosen = audit_contents.c.sequence.between(first, last)
+        try:
+            with self.database.write(serial=True) as connection:
+                rows = connection.execute(sa.select(audit_contents).where(chosen)).all()
+                for row in rows:
+                    content = SealedContent(row.salt, row.text, row.details).content()
+                    remove_words(self.database, connection, row.sequence, indexed_text(content))
+                connection.execute(audit_contents.delete().where(chosen))
+                self.append_in(connection, NewEvent(by, "content_erased", subject=f"{first}-{last}"))
+        except DatabaseError as exc:
+            raise RecordError("the content could not be erased") from exc
+        return len(rows)
+
+    def _prepared(self, event: NewEvent) -> _Waiting:
+        """What can be done, and refused, before the transaction that others share."""
+        for text in (event.subject, event.actor.user_id, event.actor.name, event.actor.address):
+            check_storable(text)
+        if event.content is None:
+            return _Waiting(event, None, "")
+        sealed = seal_content(event.content, self._random_bytes(SALT_BYTES))
+        return _Waiting(event, sealed, indexed_text(event.content))
+
+    def _commit_waiting(self) -> None:
+        """Write everything that waits in one transaction; called under _commit_lock."""
+        with self._waiting_lock:
+            batch, self._waiting = self._waiting, []
+        try:
+            with self.database.write(serial=True) as connection:
+                headers = self._insert(connection, batch)
+        except (DatabaseError, sa.exc.IntegrityError) as exc:
+            for waiting in batch:
+                waiting.error = exc
+            return
+        for waiting, header in zip(batch, headers, strict=True):
+            waiting.header = header
+
+    def _insert(self, connection: sa.Connection, batch: list[_Waiting]) -> list[Header]:
+        size = _size(connection)
+        edge = merkle.RightEdge(size, _hashes(connection, merkle.covering(0, size)))
+        headers, rows = [], []
+        for waiting in batch:
+            event, sealed = waiting.event, waiting.sealed
+            header = Header(
+                sequence=edge.size + 1,
+                time_us=self._clock_us(),
+                actor=event.actor,
+                action=event.action,
+                outcome=event.outcome,
+                subject=event.subject,
+                commitment=None if sealed is None else sealed.commitment(),
+            )
+            completed = edge.append(merkle.leaf_hash(encode_header(header)))
+            headers.append(header)
+            rows.append(_row_of(header, b"".join(completed)))
+        contents = [
+            {"sequence": header.sequence, "salt": sealed.salt, "text": sealed.text, "details": sealed.details}
+            for header, sealed in ((h, w.sealed) for h, w in zip(headers, batch, strict=True))
+            if sealed is not None
+        ]
+        connection.execute(audit_events.insert(), rows)
+        if contents:
+            connection.execute(audit_contents.insert(), contents)
+        words = [(h.sequence, w.words) for h, w in zip(headers, batch, strict=True) if w.words]
+        index_words(self.database, connection, words)
+        return headers
+
+    def _range_hashes(self, ranges: Iterable[merkle.Range]) -> list[bytes]:
+        parts = [merkle.covering(*part) for part in ranges]
+        with self.database.read() as connection:
+            hashes = _hashes(connection, [subtree for part in parts for subtree in part])
+        remaining = iter(hashes)
+        return [merkle.fold([next(remaining) for _ in part]) for part in parts]
+
+
+@dataclass
+class _Waiting:
+    """An event on its way; ``header`` or ``error`` is set, under the commit lock, when its transaction ended."""
+
+    event: NewEvent
+    sealed: SealedContent | None
+    words: str
+    header: Header | None = None
+    error: Exception | None = None
+
+
+def select_events() -> sa.Select[Any]:
+    """Events with their content, for `event_of`."""
+    contents = audit_contents.c
+    joined = audit_events.outerjoin(audit_contents, audit_events.c.sequence == contents.sequence)
+    return sa.select(audit_events, contents.salt, contents.text, contents.details).select_from(joined)
+
+
+def event_of(row: sa.Row[Any]) -> Event:
+    """The event of a row of `select_events`."""
+    sealed = None if row.salt is None else SealedContent(row.salt, row.text, row.details)
+    return Event(header_of(row), sealed)
+
+
+def header_of(row: sa.Row[Any]) -> Header:
+    """The header in a row of audit_events."""
+    actor = Actor(row.actor_id, row.actor_name, row.via, row.address)
+    return Header(row.sequence, row.time_us, actor, row.action, row.outcome, row.subject, row.commitment)
+
+
+def _row_of(header: Header, subtrees: bytes) -> dict[str, object]:
+    return {
+        "sequence": header.sequence,
+        "time_us": header.time_us,
+        "actor_id": header.actor.user_id,
+        "actor_name": header.actor.name,
+        "via": header.actor.via,
+        "address": header.actor.address,
+        "action": header.action,
+        "outcome": header.outcome,
+        "subject": header.subject,
+        "commitment": header.commitment,
+        "subtrees": subtrees,
+    }
+
+
+def _size(connection: sa.Connection) -> int:
+    return connection.scalar(sa.select(sa.func.max(audit_events.c.sequence))) or 0
+
+
+def _hashes(connection: sa.Connection, subtrees: list[merkle.Subtree]) -> list[bytes]:
+    """The stored hashes of complete subtrees, each kept with the event that completed it.
+
+    Raises:
+        DatabaseError: one is missing; the log is damaged.
+    """
+    columns = audit_events.c
+    query = sa.select(columns.sequence, columns.subtrees).where(columns.sequence.in_([s.end for s in subtrees]))
+    rows = {row.sequence: row.subtrees for row in connection.execute(query)}
+    hashes = []
+    for subtree in subtrees:
+        start = subtree.level * merkle.HASH_BYTES
+        value = rows.get(subtree.end, b"")[start : start + merkle.HASH_BYTES]
+        if len(value) != merkle.HASH_BYTES:
+            raise DatabaseError(f"the log is damaged: the hash of {1 << subtree.level} events ending with event "
+                                f"{subtree.end} is missing")  # fmt: skip
+        hashes.append(bytes(value))
+    return hashes
+
+
+def _load_origin(database: Database) -> str:
+    """The log's name in checkpoints, drawn when the log is first opened."""
+    query = sa.select(settings.c.value).where(settings.c.name == "audit_origin")
+    with database.read() as connection:
+        origin = connection.scalar(query)
+    if origin is None:
+        with database.write(serial=True) as connection:
+            origin = connection.scalar(query)
+            if origin is None:
+                origin = _ORIGIN_PREFIX + secrets.token_hex(8)
+                connection.execute(settings.insert().values(name="audit_origin", value=origin))
+    return str(origin)

@@ -1,0 +1,258 @@
+"""Conversations as people see them: titles, messages, branches. Each is one user's, and every call names that user.
+
+A conversation's messages form a tree: asking again, or editing a question, adds a sibling. One branch is shown, the one
+that ends with the conversation's leaf. What is deleted here is gone here; the record keeps its events.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from appliance.audit.event import Actor, NewEvent
+from appliance.audit.log import AuditLog
+from appliance.database import Database, as_datetime, conversations, messages, now_us
+from appliance.engine.protocol import Message, Role, ToolCall
+from appliance.errors import ApplianceError
+
+MAX_TITLE_CHARS = 120
+_NEW_TITLE = "New conversation"
+
+
+class ConversationNotFoundError(ApplianceError):
+    """This user has no such conversation, or the conversation no such message."""
+
+    def __init__(self) -> None:
+        super().__init__("There is no such conversation.")
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """One entry of the list of conversations."""
+
+    id: str
+    user_id: str
+    title: str
+    pinned: bool
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True)
+class StoredMessage:
+    """One message on the branch that is shown.
+
+    ``siblings`` are the ids of all messages in its place, itself included, oldest first ("branch 2/3"). ``details`` of
+    an answer: model, effort, tokens, tok_s, event (its number in the record) and whatever else the page wants to show.
+    """
+
+    id: str
+    parent_id: str | None
+    role: Role
+    content: str
+    reasoning: str | None
+    tool_calls: tuple[ToolCall, ...]
+    details: dict[str, Any]
+    created_at: datetime
+    siblings: tuple[str, ...]
+
+    def as_message(self) -> Message:
+        """The message as the engine takes it."""
+        return Message(
+            self.role, self.content, self.reasoning, self.tool_calls,
+            tool_call_id=self.details.get("tool_call_id"), name=self.details.get("name"),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class NewMessage:
+    """A message to be stored."""
+
+    role: Role
+    content: str
+    reasoning: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class Conversations:
+    """The conversations of one database; thread-safe."""
+
+    def __init__(self, database: Database, record: AuditLog, *, clock_us: Callable[[], int] = now_us) -> None:
+        self._database = database
+        self._record = record
+        self._clock_us = clock_us
+
+    def list_conversations(self, user_id: str, *, search: str = "", limit: int = 200) -> list[Conversation]:
+        """A user's conversations, pinned ones first, then the latest; `search` looks in titles and messages."""
+        table = conversations.c
+        query = sa.select(conversations).where(table.user_id == user_id)
+        for word in search.replace("\0", " ").split():
+            said = sa.exists().where(messages.c.conversation_id == table.id, _contains(messages.c.content, word))
+            query = query.where(sa.or_(_contains(table.title, word), said))
+        query = query.order_by(table.pinned.desc(), table.updated_us.desc(), table.id).limit(limit)
+        with self._database.read() as connection:
+            return [_conversation(row) for row in connection.execute(query)]
+
+    def get(self, user_id: str, conversation_id: str) -> Conversation:
+        """One conversation.
+
+        Raises:
+            ConversationNotFoundError: it does not exist or is someone else's.
+        """
+        with self._database.read() as connection:
+            return _conversation(_own(connection, user_id, conversation_id))
+
+    def create(self, user_id: str, *, title: str = "") -> Conversation:
+        """Begin a conversation."""
+        now = self._clock_us()
+        values = {
+            "id": secrets.token_hex(8), "user_id": user_id, "title": _clean_title(title), "pinned": False,
+            "created_us": now, "updated_us": now,
+        }  # fmt: skip
+        with self._database.write() as connection:
+            connection.execute(conversations.insert().values(values))
+        return self.get(user_id, str(values["id"]))
+
+    def rename(self, user_id: str, conversation_id: str, title: str) -> None:
+        """Give it another title."""
+        self._update(user_id, conversation_id, title=_clean_title(title))
+
+    def pin(self, user_id: str, conversation_id: str, *, pinned: bool) -> None:
+        """Keep it on top of the list, or no longer."""
+        self._update(user_id, conversation_id, pinned=pinned)
+
+    def delete(self, user_id: str, conversation_id: str, *, by: Actor) -> None:
+        """Delete it with its messages; that it was deleted is recorded.
+
+        Raises:
+            ConversationNotFoundError: it does not exist or is someone else's.
+        """
+        with self._database.write(serial=True) as connection:
+            _own(connection, user_id, conversation_id)
+            connection.execute(conversations.delete().where(conversations.c.id == conversation_id))
+            self._record.append_in(connection, NewEvent(by, "conversation_deleted", subject=conversation_id))
+
+    def messages(self, user_id: str, conversation_id: str) -> list[StoredMessage]:
+        """The branch that is shown, from the first message to the last."""
+        with self._database.read() as connection:
+            conversation = _own(connection, user_id, conversation_id)
+            rows = _all_messages(connection, conversation_id)
+        return _branch(rows, conversation.leaf_id)
+
+    def append(
+        self, user_id: str, conversation_id: str, message: NewMessage, *, parent_id: str | None = "leaf"
+    ) -> StoredMessage:
+        """Add a message and show the branch that ends with it.
+
+        Args:
+            parent_id: the message it follows; "leaf" is the last one shown, None makes it a first message.
+        Raises:
+            ConversationNotFoundError: the conversation or the parent does not exist or is someone else's.
+        """
+        now = self._clock_us()
+        message_id = secrets.token_hex(8)
+        with self._database.write() as connection:
+            conversation = _own(connection, user_id, conversation_id)
+            parent_id = conversation.leaf_id if parent_id == "leaf" else parent_id
+            if parent_id is not None:
+                _check_message(connection, conversation_id, parent_id)
+            connection.execute(
+                messages.insert().values(
+                    id=message_id, conversation_id=conversation_id, parent_id=parent_id, role=message.role,
+                    content=_storable(message.content), created_us=now, details=message.details,
+                    reasoning=None if message.reasoning is None else _storable(message.reasoning),
+                    tool_calls=[asdict(call) for call in message.tool_calls],
+                )
+            )  # fmt: skip
+            mine = conversations.c.id == conversation_id
+            connection.execute(conversations.update().where(mine).values(leaf_id=message_id, updated_us=now))
+            rows = _all_messages(connection, conversation_id)
+        return _branch(rows, message_id)[-1]
+
+    def show_branch(self, user_id: str, conversation_id: str, message_id: str) -> list[StoredMessage]:
+        """Show the newest branch through `message_id`; returns it.
+
+        Raises:
+            ConversationNotFoundError: as `append`.
+        """
+        with self._database.write() as connection:
+            _own(connection, user_id, conversation_id)
+            _check_message(connection, conversation_id, message_id)
+            rows = _all_messages(connection, conversation_id)
+            leaf_id = message_id
+            for row in rows:  # oldest first, so the last child seen is the newest
+                if row.parent_id == leaf_id:
+                    leaf_id = row.id
+            mine = conversations.c.id == conversation_id
+            connection.execute(conversations.update().where(mine).values(leaf_id=leaf_id))
+        return _branch(rows, leaf_id)
+
+    def _update(self, user_id: str, conversation_id: str, **values: object) -> None:
+        with self._database.write() as connection:
+            _own(connection, user_id, conversation_id)
+            connection.execute(conversations.update().where(conversations.c.id == conversation_id).values(values))
+
+
+def _own(connection: sa.Connection, user_id: str, conversation_id: str) -> sa.Row[Any]:
+    table = conversations.c
+    query = sa.select(conversations).where(table.id == conversation_id, table.user_id == user_id)
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        raise ConversationNotFoundError
+    return row
+
+
+def _check_message(connection: sa.Connection, conversation_id: str, message_id: str) -> None:
+    mine = sa.and_(messages.c.id == message_id, messages.c.conversation_id == conversation_id)
+    if connection.execute(sa.select(messages.c.id).where(mine)).first() is None:
+        raise ConversationNotFoundError
+
+
+def _all_messages(connection: sa.Connection, conversation_id: str) -> Sequence[sa.Row[Any]]:
+    query = sa.select(messages).where(messages.c.conversation_id == conversation_id).order_by(messages.c.number)
+    return connection.execute(query).all()
+
+
+def _branch(rows: Sequence[sa.Row[Any]], leaf_id: str | None) -> list[StoredMessage]:
+    by_id = {row.id: row for row in rows}
+    children: dict[str | None, list[str]] = {}
+    for row in rows:
+        children.setdefault(row.parent_id, []).append(row.id)
+    branch: list[StoredMessage] = []
+    while leaf_id is not None:
+        row = by_id[leaf_id]
+        branch.append(_stored_message(row, tuple(children[row.parent_id])))
+        leaf_id = row.parent_id
+    return branch[::-1]
+
+
+def _stored_message(row: sa.Row[Any], siblings: tuple[str, ...]) -> StoredMessage:
+    calls = tuple(ToolCall(**call) for call in row.tool_calls)
+    return StoredMessage(
+        row.id, row.parent_id, row.role, row.content, row.reasoning, calls, row.details, as_datetime(row.created_us),
+        siblings,
+    )  # fmt: skip
+
+
+def _conversation(row: sa.Row[Any]) -> Conversation:
+    created_at, updated_at = as_datetime(row.created_us), as_datetime(row.updated_us)
+    return Conversation(row.id, row.user_id, row.title, bool(row.pinned), created_at, updated_at)
+
+
+def _contains(column: sa.ColumnElement[str], word: str) -> sa.ColumnElement[bool]:
+    return column.icontains(word, autoescape=True)
+
+
+def _clean_title(title: str) -> str:
+    return " ".join(_storable(title).split())[:MAX_TITLE_CHARS] or _NEW_TITLE
+
+
+def _storable(text: str) -> str:
+    """Text as every database can hold it; the record has the exact one."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")

@@ -1,0 +1,175 @@
+"""The only place that runs a turn: recorded before the engine sees it, recorded before its end is announced.
+
+A turn is two events with the turn's id as subject: ``prompt``, with everything that decides the answer, and ``answer``,
+with everything that was generated, also when it was cancelled, failed, or nobody listened any more. If one of the two
+cannot be recorded the turn fails with ``record_failed``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from typing import Any, Protocol
+
+from appliance.audit.event import Actor, Content, NewEvent, Outcome
+from appliance.audit.log import AuditLog, RecordError
+from appliance.engine.protocol import (
+    AnswerDelta,
+    Done,
+    Failed,
+    ReasoningDelta,
+    Started,
+    ToolCallDelta,
+    TurnEvent,
+    TurnRequest,
+)
+
+__all__ = ["Actor", "Turn", "run_turn"]
+
+_log = logging.getLogger(__name__)
+_NOT_RECORDED = Failed(
+    "record_failed", "The record could not be written, so this was not answered. Tell your administrator."
+)
+_STOPPED = Failed("engine_stopped", "The model stopped before the answer was complete.")
+
+
+class Engine(Protocol):
+    """What a turn needs of `engine.client.EngineClient`."""
+
+    def turn(self, request: TurnRequest) -> AbstractContextManager[Iterator[TurnEvent]]:
+        """Events of one turn; leaving the context cancels what still runs."""
+
+
+class Turn(Iterator[TurnEvent]):
+    """The events of one running turn; closing it cancels the turn.
+
+    ``prompt_event`` and ``answer_event`` are the numbers in the record, set once each is durable: the answer's before
+    ``Done`` or ``Failed`` is handed out.
+    """
+
+    def __init__(
+        self, record: AuditLog, engine: Engine, actor: Actor, request: TurnRequest, conversation_id: str | None
+    ) -> None:
+        self.prompt_event: int | None = None
+        self.answer_event: int | None = None
+        self._record = record
+        self._engine = engine
+        self._actor = actor
+        self._request = request
+        self._conversation_id = conversation_id
+        self._events = self._run()
+
+    def __next__(self) -> TurnEvent:
+        return next(self._events)
+
+    def close(self) -> None:
+        """Cancel what still runs; what was generated is recorded."""
+        self._events.close()
+
+    def _run(self) -> Generator[TurnEvent, None, None]:
+        try:
+            prompt = _prompt_event(self._actor, self._request, self._conversation_id)
+            self.prompt_event = self._record.append(prompt).sequence
+        except ValueError as exc:
+            yield Failed("bad_request", f"The request cannot be recorded: {exc}.")
+            return
+        except RecordError:
+            _log.exception("turn %s: the prompt was not recorded", self._request.id)
+            yield _NOT_RECORDED
+            return
+        answer = _Answer()
+        end: Done | Failed = _STOPPED
+        try:
+            with self._engine.turn(self._request) as events:
+                for event in events:
+                    if isinstance(event, Done | Failed):
+                        end = event
+                        break
+                    answer.add(event)
+                    yield event
+            answer.end = end
+        except GeneratorExit:
+            answer.abandoned = True
+            raise
+        finally:
+            self._record_answer(answer)
+        yield end if self.answer_event is not None else _NOT_RECORDED
+
+    def _record_answer(self, answer: _Answer) -> None:
+        try:
+            event = answer.event(self._actor, self._request.id, self._conversation_id)
+            self.answer_event = self._record.append(event).sequence
+        except RecordError:
+            _log.exception("turn %s: the answer was not recorded", self._request.id)
+
+
+def run_turn(
+    record: AuditLog, engine: Engine, actor: Actor, request: TurnRequest, *, conversation_id: str | None
+) -> Turn:
+    """Run one turn; its events end with ``Done`` or ``Failed``. Close the result when you stop listening early."""
+    return Turn(record, engine, actor, request, conversation_id)
+
+
+class _Answer:
+    """What the engine has said so far."""
+
+    def __init__(self) -> None:
+        self.end: Done | Failed | None = None
+        self.abandoned = False
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._calls: dict[int, dict[str, str]] = {}
+        self._prompt_tokens: int | None = None
+
+    def add(self, event: TurnEvent) -> None:
+        match event:
+            case AnswerDelta():
+                self._text.append(event.text)
+            case ReasoningDelta():
+                self._reasoning.append(event.text)
+            case ToolCallDelta():
+                call = self._calls.setdefault(event.index, {"id": event.id, "name": "", "arguments": ""})
+                call["name"] += event.name or ""
+                call["arguments"] += event.arguments
+            case Started():
+                self._prompt_tokens = event.prompt_tokens
+
+    def event(self, actor: Actor, turn_id: str, conversation_id: str | None) -> NewEvent:
+        reasoning = _storable("".join(self._reasoning))
+        calls = [{key: _storable(value) for key, value in self._calls[index].items()} for index in sorted(self._calls)]
+        details: dict[str, Any] = {"conversation": conversation_id, "reasoning": reasoning, "tool_calls": calls}
+        content = Content(_storable("".join(self._text)), {**details, **self._facts()})
+        return NewEvent(actor, "answer", self._outcome(), turn_id, content)
+
+    def _outcome(self) -> Outcome:
+        match self.end:
+            case None:
+                return "abandoned" if self.abandoned else "failed"
+            case Failed():
+                return "failed"
+            case Done(finish_reason="cancelled"):
+                return "cancelled"
+        return "ok"
+
+    def _facts(self) -> dict[str, Any]:
+        match self.end:
+            case Done():
+                return {**asdict(self.end), "token_ids": list(self.end.token_ids)}
+            case Failed():
+                return {"failure": asdict(self.end), "prompt_tokens": self._prompt_tokens}
+        return {"prompt_tokens": self._prompt_tokens}
+
+
+def _prompt_event(actor: Actor, request: TurnRequest, conversation_id: str | None) -> NewEvent:
+    """The prompt event; its text is what people and tools have said since the last answer."""
+    answered = max((i for i, m in enumerate(request.messages) if m.role == "assistant"), default=-1)
+    said = [m.content for m in request.messages[answered + 1 :] if m.role in ("user", "tool")]
+    details = {"conversation": conversation_id, "request": asdict(request)}
+    return NewEvent(actor, "prompt", "ok", request.id, Content("\n\n".join(said), details))
+
+
+def _storable(text: str) -> str:
+    """Generated text as the record can hold it; ``token_ids`` stay exact."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
