@@ -113,6 +113,8 @@ def parse_settings(text: str) -> dict[str, Any]:
 def init_state(home: Path) -> None:
     """Make ``state/`` and its directories, mode 0700, where they are missing; tighten ``state/`` itself.
 
+    What root makes belongs to the owner of ``state/``, whom the appliance becomes.
+
     Raises:
         ConfigError: the directories cannot be made.
     """
@@ -120,6 +122,8 @@ def init_state(home: Path) -> None:
     try:
         for path in (state, *(state / name for name in STATE_DIRS)):
             path.mkdir(mode=0o700, parents=path == state, exist_ok=True)
+            if os.geteuid() == 0:
+                os.chown(path, state.stat().st_uid, state.stat().st_gid)
         os.chmod(state, 0o700)
     except OSError as exc:
         raise ConfigError(f"{state}: cannot be prepared: {exc}") from exc

@@ -90,7 +90,7 @@ def drop_privileges(*, become: tuple[int, int] | None) -> None:
         if exc.errno != errno.EPERM:
             raise
     if become is not None:
-        _become(*become)
+        become_user(*become)
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
     header = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0))
     syscall("capset", header, ctypes.create_string_buffer(24))  # effective, permitted, inheritable: all empty
@@ -101,7 +101,18 @@ def drop_privileges(*, become: tuple[int, int] | None) -> None:
         raise SilenceError("a capability is left after dropping all of them")
 
 
-def _become(uid: int, gid: int) -> None:
+def owner_to_become(state_dir: Path) -> tuple[int, int] | None:
+    """The (uid, gid) of the site's owner, for whom root leaves root; None when that is root, or we are not root."""
+    owner = state_dir.stat()
+    return (owner.st_uid, owner.st_gid) if os.geteuid() == 0 and owner.st_uid != 0 else None
+
+
+def become_user(uid: int, gid: int) -> None:
+    """Leave root for good, with the groups that the host gives ``uid``.
+
+    Raises:
+        SilenceError: this process may not.
+    """
     try:
         try:
             os.initgroups(pwd.getpwuid(uid).pw_name, gid)

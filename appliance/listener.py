@@ -1,0 +1,49 @@
+"""The one door: the listening socket, bound before every other way is shut."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from appliance.config import Config
+from appliance.errors import ApplianceError
+
+LISTENER_FD = 3  # where systemd's socket activation, and so gunicorn, expects the first listener (sd_listen_fds)
+
+
+class ListenError(ApplianceError):
+    """The address cannot be listened on."""
+
+
+def listen(config: Config, inherited: int | None) -> socket.socket:
+    """The listening socket, moved to LISTENER_FD.
+
+    Args:
+        inherited: descriptor of a socket that a service manager bound; None: bind the configured address.
+    Raises:
+        ListenError: the address is taken or not this host's, or the inherited socket does not listen.
+    """
+    if inherited is not None:
+        bound = socket.socket(fileno=inherited)
+        if not bound.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise ListenError("the socket handed over by the service manager is not listening")
+    else:
+        family = socket.AF_INET6 if ":" in config.listen_host else socket.AF_INET
+        try:
+            bound = socket.create_server((config.listen_host, config.listen_port), family=family, backlog=1024)
+        except OSError as exc:
+            where = f"{config.listen_host} port {config.listen_port}"
+            raise ListenError(f"cannot listen on {where}: {exc.strerror}; choose another with --port or --host") from exc
+    if bound.fileno() == LISTENER_FD:
+        return bound
+    with bound:
+        os.dup2(bound.fileno(), LISTENER_FD, inheritable=False)
+    return socket.socket(fileno=LISTENER_FD)
+
+
+def url_of(listener: socket.socket) -> str:
+    """What to type into a browser; for a socket on every address, with this host's name."""
+    host, port = listener.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - comparing, not binding
+        host = socket.gethostname()
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,120 @@
+"""What the supervisor starts: the programs of a running appliance, their environment, and one way of starting them.
+
+A program gets only the descriptors named for it, an environment of known variables, a session of its own (Ctrl-C in the
+terminal reaches the supervisor alone, which then ends its programs in order) and a signal for when the supervisor dies.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from appliance.config import Config
+from appliance.errors import ApplianceError
+from appliance.isolation.kernel import PR_SET_PDEATHSIG, prctl
+from appliance.listener import LISTENER_FD
+
+GRACEFUL_STOP_S = 4  # for streams that are still open when gunicorn is asked to stop
+_CANNOT_START = 127  # exit status, as the shell's
+
+# Of the supervisor's own environment; proxies, NOTIFY_SOCKET and PYTHON* are left out on purpose.
+_PASSED_ON = (
+    *("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR"),
+    *("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"),
+)
+
+
+@dataclass(frozen=True)
+class Program:
+    """One program to run. ``fds`` are passed on under the numbers they have here."""
+
+    name: str
+    argv: tuple[str, ...]
+    environ: Mapping[str, str]
+    fds: tuple[int, ...] = ()
+    stop_signal: signal.Signals = signal.SIGTERM
+    death_signal: signal.Signals = signal.SIGTERM  # when the supervisor dies
+
+
+@dataclass(frozen=True)
+class Programs:
+    """The command lines of the appliance; tests put others in their place."""
+
+    engine: tuple[str, ...]
+    web: tuple[str, ...]
+    recorder: tuple[str, ...]
+    first_admin: tuple[str, ...]  # prints the first administrator's one-time link; the appliance's URL is appended
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+
+def programs_of(config: Config, environ: Mapping[str, str]) -> Programs:
+    """The programs of the interpreter that runs now, with what they may see of ``environ``.
+
+    Raises:
+        ApplianceError: gunicorn is not installed beside the interpreter.
+    """
+    gunicorn = Path(sys.executable).parent / "gunicorn"
+    if not gunicorn.is_file():
+        raise ApplianceError(f"{gunicorn} is missing; this release is not completely installed")
+    # -I: neither the working directory nor PYTHON* variables nor the user's site-packages can add code.
+    python = (sys.executable, "-I", "-u")
+    return Programs(
+        engine=(*python, "-m", "appliance.engine.server"),
+        web=(*python, str(gunicorn), *_gunicorn_options(config), "webui.wsgi:app"),
+        recorder=(*python, "-m", "appliance.recorder"),
+        first_admin=(*python, "-m", "appliance.cli", "users", "first-admin-link", "--home", str(config.home), "--url"),
+        environ={name: environ[name] for name in _PASSED_ON if name in environ} | {"APPLIANCE_HOME": str(config.home)},
+    )
+
+
+def _gunicorn_options(config: Config) -> tuple[str, ...]:
+    options = {
+        "config": "python:appliance.gunicorn_hooks",  # also keeps ./gunicorn.conf.py from being read
+        "worker-class": "gthread",
+        "workers": config.web_workers,
+        "threads": config.web_threads,
+        "timeout": 60,  # of the worker's heartbeat, which goes on while answers stream
+        "graceful-timeout": GRACEFUL_STOP_S,
+        "keep-alive": 15,
+        "worker-tmp-dir": "/dev/shm" if os.access("/dev/shm", os.W_OK) else "/tmp",  # noqa: S108 - heartbeat files only
+        "log-level": "warning",  # and no access log: addresses and paths belong into the record alone
+    }
+    return (*(f"--{name}={value}" for name, value in options.items()), "--no-control-socket")
+
+
+def spawn(program: Program, *, stdin: int | None = None) -> int:
+    """Start a program; its pid. The caller must have one thread.
+
+    ``stdin`` is the descriptor it reads as standard input; None: /dev/null, as here.
+    """
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        _become_program(program, stdin, parent)
+    except OSError as exc:
+        os.write(2, f"{program.name}: {program.argv[0]}: {exc.strerror}\n".encode())
+    finally:
+        os._exit(_CANNOT_START)
+
+
+def _become_program(program: Program, stdin: int | None, parent: int) -> None:
+    os.setsid()
+    prctl(PR_SET_PDEATHSIG, program.death_signal)
+    if os.getppid() != parent:  # it died before the line above
+        return
+    if stdin is not None:
+        os.dup2(stdin, 0)
+    for fd in program.fds:
+        os.set_inheritable(fd, True)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    environ = dict(program.environ)
+    if LISTENER_FD in program.fds:
+        environ |= {"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid())}  # sd_listen_fds(3)
+    os.execve(program.argv[0], program.argv, environ)  # noqa: S606 - no shell wanted

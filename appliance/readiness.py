@@ -1,0 +1,63 @@
+"""How the supervisor learns that its programs answer, without being able to connect to them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+
+from appliance.engine.protocol import DOORBELL_BYTE, ProtocolError, Status, StatusRequest, decode, encode
+
+
+class WebProbe:
+    """A pipe into which each web worker writes a byte when it has loaded the application (gunicorn_hooks.py)."""
+
+    def __init__(self) -> None:
+        self._read_end, self.ready_fd = os.pipe()
+        os.set_blocking(self._read_end, False)
+        self._answered = False
+
+    def is_answered(self) -> bool:
+        """True once a worker was ready."""
+        if not self._answered:
+            with contextlib.suppress(BlockingIOError):
+                self._answered = bool(os.read(self._read_end, 1))
+        return self._answered
+
+
+class EngineProbe:
+    """One question for the engine's status at a time, so that the doorbell's short queue stays free for turns."""
+
+    def __init__(self, doorbell: socket.socket) -> None:
+        self._doorbell = doorbell
+        self._ours: socket.socket | None = None
+        self._received = b""
+
+    def is_answered(self) -> bool:
+        """Ask if no question is under way; True once a status arrived."""
+        if self._ours is None:
+            self._ask()
+            return False
+        try:
+            piece = self._ours.recv(65536)
+        except BlockingIOError:
+            return False
+        except ConnectionError:
+            piece = b""
+        self._received += piece
+        if piece and not self._received.endswith(b"\n"):
+            return False
+        self._ours.close()
+        self._ours = None
+        try:
+            return isinstance(decode(self._received), Status)
+        except ProtocolError:  # the engine died while answering
+            return False
+
+    def _ask(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        ours.setblocking(False)
+        ours.send(encode(StatusRequest()))
+        with theirs, contextlib.suppress(BlockingIOError):
+            socket.send_fds(self._doorbell, [DOORBELL_BYTE], [theirs.fileno()], socket.MSG_DONTWAIT)
+        self._ours, self._received = ours, b""

@@ -1,0 +1,279 @@
+"""`appliance serve`: binds the listening socket, shuts every way out, proves it, then starts and watches the programs.
+
+    serve(config, programs, say=print)      # returns when a signal ends it
+
+The supervisor stays small: it imports nothing heavy, holds the sockets that outlive a restart (listener, doorbell), and
+restarts what dies, with growing delays. It ends when it is told to (SIGTERM, SIGINT), or when a program dies again and
+again before the appliance was ever ready.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import math
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from appliance.config import Config, init_state
+from appliance.errors import ApplianceError
+from appliance.isolation import Silence, owner_to_become, shut_the_door
+from appliance.listener import listen, url_of
+from appliance.processes import Program, Programs, spawn
+from appliance.readiness import EngineProbe, WebProbe
+
+_log = logging.getLogger(__name__)
+
+STOP_S = 6.0  # for engine and web together; then they are killed
+RECORDER_STOP_S = 3.0  # for the last signed checkpoint
+FIRST_DELAY_S, LONGEST_DELAY_S = 0.5, 30.0  # before a restart
+STEADY_S = 60.0  # a program that ran this long starts afresh with the shortest delay
+MAX_FAILED_STARTS = 3  # in a row, before the appliance was ever ready
+_TICK_S = 0.1  # until ready, and while stopping
+_SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT}
+
+
+class StartError(ApplianceError):
+    """The appliance could not be started."""
+
+
+@dataclass
+class _Child:
+    """A program and its present process; ``pid`` 0 when there is none."""
+
+    program: Program
+    pid: int = 0
+    started_s: float = 0.0
+    failures: int = 0
+    start_at_s: float = 0.0
+
+
+def serve(
+    config: Config, programs: Programs, *, say: Callable[[str], None], inherited_listener: int | None = None
+) -> None:
+    """Run the appliance until SIGTERM or SIGINT.
+
+    Args:
+        say: is given lines for the person at the terminal.
+        inherited_listener: descriptor of a listening socket that a service manager bound; None: bind one.
+    Raises:
+        SilenceError: the door cannot be shut.
+        ListenError: the address cannot be listened on.
+        StartError: the site is already served, or a program does not start.
+    """
+    if config.database_url.startswith("postgresql"):
+        raise StartError("the record in PostgreSQL needs a way to connect that this version does not open; use SQLite")
+    init_state(config.home)
+    listener = listen(config, inherited_listener)
+    url = url_of(listener)
+    lock = _lock_site(config)
+    web_end, engine_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    keep = [listener.fileno(), lock, web_end.fileno(), engine_end.fileno()]
+    silence = shut_the_door(keep=keep, become=owner_to_become(config.state_dir))
+    _check_readable(config)
+    _report(silence, say)
+    _Supervisor(config, programs, listener, web_end, engine_end, silence, url, say).run()
+
+
+class _Supervisor:
+    def __init__(
+        self, config: Config, programs: Programs, listener: socket.socket, web_end: socket.socket,
+        engine_end: socket.socket, silence: Silence, url: str, say: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        self._programs, self._url, self._say = programs, url, say
+        self._engine_probe = EngineProbe(web_end)
+        self._web_probe = WebProbe()
+        self._notes = _Notes({"event": "started", "silence": asdict(silence)})
+        base, home = programs.environ, str(config.home)
+        bell, ready_fd = "APPLIANCE_DOORBELL_FD", self._web_probe.ready_fd
+        web_environ = {**base, bell: str(web_end.fileno()), "APPLIANCE_READY_FD": str(ready_fd)}
+        engine_environ = {**base, bell: str(engine_end.fileno())}
+        self._recorder = _Child(Program("recorder", programs.recorder, base))
+        self._engine = _Child(
+            Program("engine", programs.engine, engine_environ, (engine_end.fileno(),), death_signal=signal.SIGKILL)
+        )
+        self._web = _Child(Program("web", programs.web, web_environ, (listener.fileno(), web_end.fileno(), ready_fd)))
+        self._children = (self._recorder, self._engine, self._web)
+        self._announced = False
+        os.chdir(home)
+
+    def run(self) -> None:
+        """Start everything, watch it, and end it in order."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            while not self._told_to_end():
+                self._reap()
+                self._start_due()
+                self._notes.send()
+                if not self._announced:
+                    self._announce_when_ready()
+        finally:
+            self._stop()
+
+    def _told_to_end(self) -> bool:
+        """Wait for a signal or the next thing to do; True for the signals that end the appliance."""
+        due = [child.start_at_s for child in self._children if not child.pid]
+        wait_s = min([5.0 if self._announced else _TICK_S, *(at_s - time.monotonic() for at_s in due)])
+        received = signal.sigtimedwait(_SIGNALS, max(wait_s, 0.0))
+        return received is not None and received.si_signo != signal.SIGCHLD
+
+    def _start_due(self) -> None:
+        for child in self._children:
+            if not child.pid and time.monotonic() >= child.start_at_s:
+                child.started_s = time.monotonic()
+                child.pid = spawn(child.program, stdin=self._notes.new_reader() if child is self._recorder else None)
+
+    def _reap(self) -> None:
+        """Note which programs ended, and when each is to start again.
+
+        Raises:
+            StartError: one keeps ending before the appliance was ever ready.
+        """
+        for pid, status in _ended_processes():
+            for child in self._children:
+                if child.pid == pid:
+                    self._note_end(child, os.waitstatus_to_exitcode(status))
+
+    def _note_end(self, child: _Child, code: int) -> None:
+        ran_s = time.monotonic() - child.started_s
+        child.pid = 0
+        child.failures = 1 if ran_s >= STEADY_S else child.failures + 1
+        how = f"exit status {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+        if not self._announced and child.failures >= MAX_FAILED_STARTS:
+            often = f"{how}, {child.failures} times"
+            raise StartError(f"the {child.program.name} does not start ({often}); see its messages above")
+        delay_s = min(FIRST_DELAY_S * 2 ** (child.failures - 1), LONGEST_DELAY_S)
+        child.start_at_s = time.monotonic() + delay_s
+        name = child.program.name
+        _log.warning("the %s ended after %.0f s (%s); starting it again in %.1f s", name, ran_s, how, delay_s)
+        if child is self._engine:
+            self._notes.add({"event": "engine_restarted", "how": how})
+
+    def _announce_when_ready(self) -> None:
+        if self._web_probe.is_answered() and self._engine_probe.is_answered():
+            self._announced = True
+            self._say(f"Appliance ready at {self._url}")
+            spawn(Program("first-admin-link", (*self._programs.first_admin, self._url), self._programs.environ))
+
+    def _stop(self) -> None:
+        """Engine and web first, so that answers under way end and are recorded; then the recorder, which signs last."""
+        serving = (self._web, self._engine)
+        for child in serving:
+            if child.pid:
+                _signal(child.pid, child.program.stop_signal)
+        self._wait_for(serving, STOP_S)
+        self._notes.close()
+        self._wait_for((self._recorder,), RECORDER_STOP_S)
+
+    def _wait_for(self, children: tuple[_Child, ...], limit_s: float) -> None:
+        deadline_s = time.monotonic() + limit_s
+        while any(child.pid for child in children):
+            if time.monotonic() >= deadline_s:
+                for child in children:
+                    if child.pid:
+                        _log.warning("the %s did not end in time and is killed", child.program.name)
+                        os.killpg(child.pid, signal.SIGKILL)
+                deadline_s = math.inf
+            ended = {pid for pid, _ in _ended_processes()}
+            for child in self._children:
+                child.pid = 0 if child.pid in ended else child.pid
+            signal.sigtimedwait({signal.SIGCHLD}, _TICK_S)
+
+
+class _Notes:
+    """Lines of JSON for the recorder, kept until there is one to read them; the end of the lines tells it to stop."""
+
+    def __init__(self, first: dict[str, object]) -> None:
+        self._unsent = [first]
+        self._reader = self._writer = -1
+
+    def new_reader(self) -> int:
+        """The reading end of a new pipe, for a new recorder; closed here at the next `send`."""
+        self.close()
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        return self._reader
+
+    def add(self, note: dict[str, object]) -> None:
+        self._unsent.append(note)
+
+    def send(self) -> None:
+        """Write what is unsent. A pipe takes 64 KiB, ten times what a recorder that starts has to catch up with."""
+        self._close_reader()
+        while self._unsent and self._writer >= 0:
+            line = json.dumps(self._unsent[0]).encode() + b"\n"
+            try:
+                os.write(self._writer, line)
+            except (BrokenPipeError, BlockingIOError):  # it ended, or is busy
+                return
+            del self._unsent[0]
+
+    def close(self) -> None:
+        self._close_reader()
+        if self._writer >= 0:
+            os.close(self._writer)
+            self._writer = -1
+
+    def _close_reader(self) -> None:
+        if self._reader >= 0:
+            os.close(self._reader)
+            self._reader = -1
+
+
+def _lock_site(config: Config) -> int:
+    lock = os.open(config.state_dir / "supervisor.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    owner = config.state_dir.stat()
+    os.fchown(lock, owner.st_uid, owner.st_gid)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        raise StartError(f"{config.home} is already being served by another process") from exc
+    return lock
+
+
+def _check_readable(config: Config) -> None:
+    """Refuse what a program would otherwise fail at with a worse message, now that root's privileges are gone.
+
+    Raises:
+        StartError: a file or directory is missing or closed to this user.
+    """
+    for path, mode in (
+        (config.state_dir, os.R_OK | os.W_OK | os.X_OK),
+        (Path(sys.executable), os.X_OK),
+        (config.release_dir / "release.json", os.R_OK),
+    ):
+        if not os.access(path, mode):
+            if path.name == "release.json" and not path.exists():
+                raise StartError(f"no release is installed in {config.home}; install one with: installer install")
+            raise StartError(f"{path} is closed to uid {os.getuid()} without root's privileges; start as its owner")
+
+
+def _report(silence: Silence, say: Callable[[str], None]) -> None:
+    say(f"Silent: {len(silence.attempts)} ways out tried, each refused by the kernel.")
+    for layer in silence.layers:
+        if not layer.in_force:
+            say(f"Not in force: {layer.name}: {layer.detail}; to enable it: {layer.remedy}.")
+
+
+def _ended_processes() -> Iterator[tuple[int, int]]:
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        yield pid, status
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
