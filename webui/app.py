@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from flask import Flask
+from flask import Flask, request
 
-from webui import errors, security
-from webui.auth.session import current_user
-from webui.services import Services, install_services
+import webui.account
+import webui.admin.routes
+import webui.api.views
+import webui.auth.views
+import webui.chat.routes
+import webui.frame
+import webui.health
+import webui.review.routes
+from webui import denials, errors, security
+from webui import services as service_records
+from webui.services import Services
 
 MAX_BODY_BYTES = 8 * 1024 * 1024  # half of the engine's line limit, for the JSON around the text
 
@@ -16,13 +24,22 @@ def create_app(services: Services) -> Flask:
     app = Flask("webui")
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.config["MAX_FORM_MEMORY_SIZE"] = MAX_BODY_BYTES
-    install_services(app, services)
+    app.config["MAX_FORM_PARTS"] = 200
+    service_records.install(app, services)
     security.install(app)
     errors.install(app)
+    denials.install(app)
     app.before_request(_check_csrf_of_pages)
-
-    @app.context_processor
-    def shared() -> dict[str, object]:
-        return {"user": current_user(), "config": services.config, "model": services.model, "release": services.release}
-
+    app.context_processor(lambda: {"config": services.config, "model": services.model, "release": services.release})
+    for module in (
+        webui.frame, webui.auth.views, webui.account, webui.chat.routes, webui.review.routes, webui.admin.routes,
+        webui.api.views, webui.health,
+    ):  # fmt: skip
+        app.register_blueprint(module.blueprint)
     return app
+
+
+def _check_csrf_of_pages() -> None:
+    """Every changing request outside /v1, which reads no cookie, must come from our own pages."""
+    if request.blueprint != "api":
+        security.check_csrf()

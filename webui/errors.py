@@ -1,15 +1,18 @@
 """What can go wrong in a page, and how it is shown: a whole page to a browser, a JSON object to a script.
 
-A script asks for JSON with ``Accept: application/json`` and gets ``{"error": {"code": .., "message": ..}}``. The API under
-/v1 has the OpenAI shape instead (`webui.api.errors`). No response names a path, a prompt, a key or a traceback.
+A script asks for JSON with ``Accept: application/json`` and gets ``{"error": {"code": .., "message": ..}}``. The API
+under /v1 has the OpenAI shape instead (`webui.api.errors`). No response names a path, a prompt, a key or a traceback.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from flask import Flask, Response, jsonify, make_response, redirect, render_template, request, url_for
+from flask import Flask, Response, current_app, jsonify, make_response, redirect, render_template, request, url_for
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
+
+from appliance.audit.log import RecordError
+from appliance.errors import ApplianceError
 
 
 class WebError(Exception):
@@ -61,6 +64,25 @@ class ForbiddenError(WebError):
     what_to_do = "If you need it for your work, ask your administrator for the role."
 
 
+class ForeignRequestError(ForbiddenError):
+    """A changing request that does not come from a page of ours, or from one that is out of date."""
+
+    code = "foreign_request"
+    title = "This page is out of date"
+    message = "The request did not come from a current page of this site, so nothing was changed."
+    what_to_do = "Reload the page and try again."
+
+
+class LinkRefusedError(ForbiddenError):
+    """A one-time link that is not valid."""
+
+    status = 410
+    code = "bad_link"
+    title = "This link does not work"
+    message = "It was used, has expired, or was replaced by a newer one."
+    what_to_do = "Ask your administrator for another."
+
+
 class NotFoundError(WebError):
     """No such page or object, or it is somebody else's."""
 
@@ -100,6 +122,7 @@ def install(app: Flask) -> None:
     """Show every error of `app` outside /v1 as this module says."""
     app.register_error_handler(WebError, respond)
     app.register_error_handler(HTTPException, _respond_http)
+    app.register_error_handler(ApplianceError, _respond_unavailable)
 
 
 def wants_json() -> bool:
@@ -115,8 +138,16 @@ def respond(error: WebError) -> Response:
     if wants_json():
         body = jsonify(error={"code": error.code, "message": f"{error.message} {error.what_to_do}"})
         return make_response(body, error.status)
-    page = render_template("error.html", title=error.title, message=error.message, what_to_do=error.what_to_do)
+    page = render_template(
+        "error.html", title=error.title, message=error.message, what_to_do=error.what_to_do, status=error.status
+    )
     return make_response(page, error.status)
+
+
+def _respond_unavailable(error: ApplianceError) -> Response:
+    """A part of the appliance failed: the record, the database, the engine."""
+    current_app.logger.error("%s: %s", request.endpoint, error)
+    return respond(UnavailableError("record_failed" if isinstance(error, RecordError) else None))
 
 
 def _respond_http(error: HTTPException) -> Response:

@@ -5,10 +5,10 @@ pages on shared machines, referrers leaving the site.
 Does not cover: TLS (a reverse proxy's), who may see what (`webui.auth.session`), HTML made from untrusted text
 (`webui.rendering`).
 
-The CSRF scheme. Each browser holds one HttpOnly, SameSite=Strict cookie: the session token when signed in, else a random
-visit token. The form token is HMAC-SHA256 of a fixed text under that cookie, so a page of another site can neither read
-nor compute it, and signing in changes it. Templates have ``csrf_token()``, which goes into every form as the hidden field
-``csrf_token`` and into ``<meta name="csrf-token">`` for scripts, which send it as the header ``X-CSRF-Token``.
+The CSRF scheme. Each browser holds one HttpOnly, SameSite=Strict cookie: the session token when signed in, else a
+random visit token. The form token is HMAC-SHA256 of a fixed text under that cookie, so a page of another site can
+neither read nor compute it, and signing in changes it. Templates have ``csrf_token()``, which goes into every form as
+the hidden field ``csrf_token`` and into ``<meta name="csrf-token">`` for scripts, which send it as ``X-CSRF-Token``.
 /v1 is exempt: it reads no cookie.
 """
 
@@ -19,9 +19,9 @@ import hmac
 import secrets
 from typing import Final
 
-from flask import Flask, Request, Response, g, request
+from flask import Flask, Response, g, request
 
-from webui.errors import ForbiddenError
+from webui.errors import ForeignRequestError
 
 CSRF_FIELD: Final = "csrf_token"
 CSRF_HEADER: Final = "X-CSRF-Token"
@@ -57,9 +57,8 @@ def cookie_name(kind: str) -> str:
 
 def set_cookie(response: Response, kind: str, value: str, *, max_age_s: int | None) -> None:
     """Set one of our cookies; `max_age_s` None lasts until the browser closes."""
-    response.set_cookie(
-        cookie_name(kind), value, max_age=max_age_s, path="/", secure=request.is_secure, httponly=True, samesite="Strict"
-    )
+    name, secure = cookie_name(kind), request.is_secure
+    response.set_cookie(name, value, max_age=max_age_s, path="/", secure=secure, httponly=True, samesite="Strict")
 
 
 def drop_cookie(response: Response, kind: str) -> None:
@@ -69,37 +68,42 @@ def drop_cookie(response: Response, kind: str) -> None:
 
 def csrf_token() -> str:
     """The form token of this browser; a browser without a cookie is given a visit cookie with the response."""
-    holder = _holder(request)
-    if holder is None:
+    holders = _holders()
+    if not holders:
         if "new_visit" not in g:
             g.new_visit = secrets.token_urlsafe(32)
-        holder = g.new_visit
-    return _token_of(holder)
+        holders = [g.new_visit]
+    return _token_of(holders[0])
 
 
 def check_csrf() -> None:
     """Refuse a changing request that may not come from our own page.
 
     Raises:
-        ForbiddenError: (1) Origin is another site's; (2) the browser says it is cross-site; (3) the token is absent or
-            not this browser's.
+        ForeignRequestError: (1) Origin is another site's; (2) the browser says that it is another site's; (3) the form
+            token is absent or hangs on no cookie of this browser.
     """
     if request.method in _SAFE_METHODS:
         return
-    origin = request.headers.get("Origin")
-    if origin is not None and origin != f"{request.scheme}://{request.host}":  # (1)
-        raise ForbiddenError("bad_origin")
+    if request.headers.get("Origin", own_origin()) != own_origin():  # (1)
+        raise ForeignRequestError("bad_origin")
     if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):  # (2)
-        raise ForbiddenError("bad_origin")
+        raise ForeignRequestError("bad_origin")
     given = request.headers.get(CSRF_HEADER) or request.form.get(CSRF_FIELD) or ""
-    holder = _holder(request)
-    if holder is None or not hmac.compare_digest(given.encode(), _token_of(holder).encode()):  # (3)
-        raise ForbiddenError("bad_csrf_token")
+    if not any(hmac.compare_digest(given.encode(), _token_of(holder).encode()) for holder in _holders()):  # (3)
+        raise ForeignRequestError("bad_csrf_token")
 
 
-def _holder(req: Request) -> str | None:
-    """The cookie the form token hangs on: the session's, else the visit's."""
-    return req.cookies.get(cookie_name("session")) or req.cookies.get(cookie_name("visit"))
+def own_origin() -> str:
+    """This site as a browser names it in Origin."""
+    return f"{request.scheme}://{request.host}"
+
+
+def _holders() -> list[str]:
+    """The cookies a form token may hang on. Both count: a browser that follows a link from another site withholds its
+    session (SameSite=Strict), gets a visit cookie with the sign-in form, and sends both with the form."""
+    cookies = (request.cookies.get(cookie_name(kind)) for kind in ("session", "visit"))
+    return [cookie for cookie in cookies if cookie]
 
 
 def _token_of(holder: str) -> str:

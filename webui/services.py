@@ -8,38 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from flask import Flask, current_app
 
-if TYPE_CHECKING:
-    from appliance.accounts import Accounts
-    from appliance.audit.log import AuditLog
-    from appliance.config import Config
-    from appliance.conversations import Conversations
-    from appliance.engine.client import EngineClient
+from appliance.accounts import Accounts
+from appliance.audit.log import AuditLog
+from appliance.config import Config
+from appliance.conversations import Conversations
+from appliance.engine.client import EngineClient
+from appliance.release import ModelCard, Release
+from appliance.sessions import ApiKeys, Sessions
 
 _KEY = "gpt_oss_appliance.services"
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """The `model` object of release.json, as shown to people."""
-
-    id: str
-    title: str
-    description: str  # one honest sentence
-    context_tokens: int
-    example_prompts: tuple[str, ...]
-    notice: str | None  # text to show on the page
-
-
-@dataclass(frozen=True)
-class ReleaseInfo:
-    """Which release is running."""
-
-    name: str
-    version: str
 
 
 @dataclass(frozen=True)
@@ -47,20 +28,26 @@ class Services:
     """Everything a view may use."""
 
     config: Config
+    release: Release
     accounts: Accounts
+    sessions: Sessions
+    api_keys: ApiKeys
     conversations: Conversations
     record: AuditLog
     engine: EngineClient
-    model: ModelInfo
-    release: ReleaseInfo
     clock: Callable[[], datetime]  # aware, UTC
+
+    @property
+    def model(self) -> ModelCard:
+        """What the release says about its model."""
+        return self.release.model
+
+
+def install(app: Flask, given: Services) -> None:
+    """Make `given` what `services()` returns inside `app`."""
+    app.extensions[_KEY] = given
 
 
 def services() -> Services:
     """The running application's services; needs an application context."""
     return cast(Services, current_app.extensions[_KEY])
-
-
-def install_services(app: Flask, given: Services) -> None:
-    """Make `given` what `services()` returns inside `app`."""
-    app.extensions[_KEY] = given

@@ -1,7 +1,7 @@
 """Who is asking: the session cookie becomes ``current_user()``; roles are demanded here and nowhere else.
 
-Views are guarded with ``@require_role("user")``, or a whole blueprint with
-``blueprint.before_request(lambda: demand_role("reviewer"))``. A refusal is recorded before it is answered
+Views are guarded with ``@require_role(Role.USER)``, or a whole blueprint with
+``blueprint.before_request(lambda: demand_role(Role.REVIEWER))``. A refusal is recorded before it is answered
 (`webui.denials`).
 """
 
@@ -11,11 +11,12 @@ from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
-from flask import g, request
+from flask import Response, g, request
 
 from appliance.accounts import Role, User
+from appliance.audit.event import Actor, Via
 from webui.errors import ForbiddenError, SignInNeededError
-from webui.security import cookie_name
+from webui.security import cookie_name, drop_cookie, set_cookie
 from webui.services import services
 
 P = ParamSpec("P")
@@ -25,8 +26,10 @@ R = TypeVar("R")
 def current_user() -> User | None:
     """The signed-in person, or None. Looked up once per request; /v1 has its own keys and never asks."""
     if "user" not in g:
+        g.user = None  # stays so when the look-up raises, so that the error's own page can be shown
         token = request.cookies.get(cookie_name("session"))
-        g.user = services().accounts.session_user(token) if token else None
+        if token:
+            g.user = services().sessions.user(token)
     user: User | None = g.user
     return user
 
@@ -65,3 +68,29 @@ def require_role(role: Role) -> Callable[[Callable[P, R]], Callable[P, R]]:
         return guarded
 
     return decorate
+
+
+def client_address() -> str:
+    """Where the request comes from, as the server sees it; a proxy in front hides more."""
+    return request.remote_addr or ""
+
+
+def current_actor(via: Via = "web") -> Actor:
+    """Who acts in this request, for the record."""
+    user = current_user()
+    return user.actor(via, client_address()) if user else Actor("", "(not signed in)", via, client_address())
+
+
+def begin_session(response: Response, user: User) -> None:
+    """Sign `user` in: a new token, never one the browser brought along; an earlier session of it ends."""
+    end_session(response)
+    set_cookie(response, "session", services().sessions.create(user, address=client_address()), max_age_s=None)
+    drop_cookie(response, "visit")
+
+
+def end_session(response: Response) -> None:
+    """Sign this browser out; without a session it does nothing."""
+    token, user = request.cookies.get(cookie_name("session")), current_user()
+    if token and user:
+        services().sessions.end(token, by=user.actor("web", client_address()))
+    drop_cookie(response, "session")

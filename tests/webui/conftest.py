@@ -1,0 +1,141 @@
+"""A whole web application over a fresh SQLite site and a fake engine, and people who sign in to it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+
+import argon2
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from appliance.accounts import Accounts, Role, User
+from appliance.audit.event import Actor
+from appliance.audit.log import AuditLog, Event
+from appliance.config import Config, init_state
+from appliance.conversations import Conversations
+from appliance.database import open_database
+from appliance.passwords import Passwords
+from appliance.release import ModelCard, Release
+from appliance.sessions import ApiKeys, Sessions
+from tests.fakes import FakeEngine
+from webui.app import create_app
+from webui.services import Services
+
+PASSWORD = "correct horse battery staple"
+SYSTEM = Actor("", "test", "system")
+# argon2id at its cheapest: these tests are not about the cost of hashing.
+FAST_PASSWORDS = Passwords(argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+MODEL = ModelCard(
+    id="gpt-oss-fake",
+    title="Fake model",
+    description="Repeats what you say.",
+    context_tokens=4096,
+    example_prompts=("One?", "Two?", "Three?", "Four?"),
+    notice=None,
+)
+
+
+@dataclass
+class Site:
+    """One site under test."""
+
+    services: Services
+    engine: FakeEngine
+    app: Flask
+    clients: dict[str, FlaskClient] = field(default_factory=dict)
+
+    def add_user(self, name: str, *roles: Role) -> User:
+        return self.services.accounts.create_user(name, PASSWORD, roles or (Role.USER,), by=SYSTEM)
+
+    def add_key(self, user: User) -> str:
+        return self.services.api_keys.create(user, "test", by=SYSTEM)[1]
+
+    def browser(self, user: User | None = None) -> Browser:
+        """A browser, signed in as `user`."""
+        browser = Browser(self.app.test_client())
+        if user is not None:
+            response = browser.post("/sign-in", name=user.name, password=PASSWORD)
+            assert response.status_code == 303, response.text
+        return browser
+
+    def events(self) -> list[Event]:
+        """The whole record, oldest first."""
+        record = self.services.record
+        return [record.get(number) for number in range(1, record.size() + 1)]
+
+    def denials(self) -> list[str]:
+        """The codes of what was denied, oldest first."""
+        found = [event for event in self.events() if event.header.action == "denied"]
+        return [event.content.text for event in found if event.content is not None]
+
+
+class Browser:
+    """A test client that sends forms as our pages do: with Origin and the form token."""
+
+    def __init__(self, client: FlaskClient) -> None:
+        self.client = client
+
+    def get(self, path: str) -> TestResponse:
+        return self.client.get(path)
+
+    def token(self, path: str = "/sign-in") -> str:
+        """The form token that a page gives this browser."""
+        page = self.client.get(path, follow_redirects=True).text
+        found = re.search(r'<meta name="csrf-token" content="([0-9a-f]{64})">', page)
+        assert found is not None, page
+        return found[1]
+
+    def post(self, path: str, **form: str) -> TestResponse:
+        form.setdefault("csrf_token", self.token())
+        return self.client.post(path, data=form, headers={"Origin": "http://localhost"})
+
+
+MakeSite = Callable[..., Site]
+
+
+@pytest.fixture
+def make_site(tmp_path: Path) -> Iterator[MakeSite]:
+    """Make sites; keyword arguments are changes of their Config."""
+    engines: list[FakeEngine] = []
+
+    def make(**changes: object) -> Site:
+        home = tmp_path / f"site-{len(engines)}"
+        init_state(home)
+        engine = FakeEngine()
+        engines.append(engine)
+        database = open_database(f"sqlite:///{home}/state/database/appliance.sqlite3")
+        config = Config(home=home, release_dir=home, database_url=str(database.engine.url), **changes)  # type: ignore[arg-type]
+        record = AuditLog(database)
+        release = Release(
+            path=home, name="gpt-oss-fake", version="0.0.1", graphs=MappingProxyType({}), config=home, vocabulary=home,
+            known_answers=None, model=MODEL,
+        )  # fmt: skip
+        services = Services(
+            config=config,
+            release=release,
+            accounts=Accounts(database, record, passwords=FAST_PASSWORDS),
+            sessions=Sessions(database, record, idle_s=config.session_hours * 3600),
+            api_keys=ApiKeys(database, record),
+            conversations=Conversations(database, record),
+            record=record,
+            engine=engine.client,
+            clock=lambda: datetime.now(UTC),
+        )
+        return Site(services, engine, create_app(services))
+
+    yield make
+    for engine in engines:
+        engine.close()
+
+
+@pytest.fixture
+def site(make_site: MakeSite) -> Site:
+    """A site with the default settings."""
+    return make_site()

@@ -1,0 +1,350 @@
+"""The body of a chat request: each bad field is refused by name, each good one arrives as it was meant."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appliance.engine.protocol import Message, Tool, ToolCall, TurnRequest, decode, encode
+from webui.api.errors import ApiError
+from webui.api.validation import FIELDS, ChatRequest, parse_chat_request
+
+USER = {"role": "user", "content": "Hello"}
+CALL = {"id": "call_1", "type": "function", "function": {"name": "now", "arguments": "{}"}}
+CALLING = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+ANSWER = {"role": "tool", "tool_call_id": "call_1", "content": "noon"}
+FUNCTION = {"type": "function", "function": {"name": "now"}}
+MINIMAL: dict[str, Any] = {"model": "m", "messages": [USER]}
+
+
+def parse(**changes: Any) -> ChatRequest:
+    return parse_chat_request(json.dumps({**MINIMAL, **changes}).encode())
+
+
+def refusal(raw: bytes) -> ApiError:
+    with pytest.raises(ApiError) as caught:
+        parse_chat_request(raw)
+    return caught.value
+
+
+def without(body: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in body.items() if name != key}
+
+
+def in_function(**changes: Any) -> list[dict[str, Any]]:
+    return [{"type": "function", "function": {"name": "now", **changes}}]
+
+
+def deep(depth: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
+    for _ in range(depth):
+        schema = {"a": schema}
+    return schema
+
+
+BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
+    # changes, param, code
+    ({"model": None}, "model", "missing_required_parameter"),
+    ({"model": 7}, "model", "invalid_type"),
+    ({"messages": None}, "messages", "missing_required_parameter"),
+    ({"messages": {}}, "messages", "invalid_type"),
+    ({"messages": []}, "messages", "invalid_value"),
+    ({"messages": [USER] * 4097}, "messages", "invalid_value"),
+    ({"messages": ["hi"]}, "messages[0]", "invalid_type"),
+    ({"messages": [{"content": "x"}]}, "messages[0].role", "missing_required_parameter"),
+    ({"messages": [USER, {"role": "function", "content": "x"}]}, "messages[1].role", "invalid_value"),
+    ({"messages": [{"role": ["user"], "content": "x"}]}, "messages[0].role", "invalid_type"),
+    ({"messages": [{"role": "user"}]}, "messages[0].content", "missing_required_parameter"),
+    ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", "invalid_type"),
+    ({"messages": [{"role": "user", "content": []}]}, "messages[0].content", "invalid_value"),
+    ({"messages": [{"role": "user", "content": ["x"]}]}, "messages[0].content[0]", "invalid_type"),
+    ({"messages": [{"role": "user", "content": [{}]}]}, "messages[0].content[0].type", "missing_required_parameter"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}]},
+        "messages[0].content[0].type",
+        "unsupported_value",
+    ),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+        "messages[0].content[0].text",
+        "missing_required_parameter",
+    ),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": 1}]}]},
+        "messages[0].content[0].text",
+        "invalid_type",
+    ),
+    ({"messages": [{"role": "user", "content": "a\ud800b"}]}, "messages[0].content", "invalid_value"),
+    ({"messages": [{"role": "user", "content": "a\0b"}]}, "messages[0].content", "invalid_value"),
+    ({"messages": [{**USER, "name": 5}]}, "messages[0].name", "invalid_type"),
+    ({"messages": [{"role": "assistant"}]}, "messages[0].content", "missing_required_parameter"),
+    (
+        {"messages": [{"role": "assistant", "content": "x", "function_call": {"name": "f"}}]},
+        "messages[0].function_call",
+        "unsupported_value",
+    ),
+    (
+        {"messages": [{"role": "assistant", "content": "x", "audio": {"id": "a"}}]},
+        "messages[0].audio",
+        "unsupported_value",
+    ),
+    (
+        {"messages": [{"role": "assistant", "content": "x", "reasoning_content": 1}]},
+        "messages[0].reasoning_content",
+        "invalid_type",
+    ),
+    (
+        {"messages": [{"role": "assistant", "content": "x", "reasoning": 1}]},
+        "messages[0].reasoning",
+        "invalid_type",
+    ),
+    ({"messages": [{**CALLING, "tool_calls": {}}, ANSWER]}, "messages[0].tool_calls", "invalid_type"),
+    ({"messages": [{**CALLING, "tool_calls": [1]}, ANSWER]}, "messages[0].tool_calls[0]", "invalid_type"),
+    (
+        {"messages": [{**CALLING, "tool_calls": [without(CALL, "id")]}, ANSWER]},
+        "messages[0].tool_calls[0].id",
+        "missing_required_parameter",
+    ),
+    (
+        {"messages": [{**CALLING, "tool_calls": [{**CALL, "id": ""}]}, ANSWER]},
+        "messages[0].tool_calls[0].id",
+        "invalid_value",
+    ),
+    (
+        {"messages": [{**CALLING, "tool_calls": [{**CALL, "type": "custom"}]}, ANSWER]},
+        "messages[0].tool_calls[0].type",
+        "unsupported_value",
+    ),
+    (
+        {"messages": [{**CALLING, "tool_calls": [without(CALL, "function")]}, ANSWER]},
+        "messages[0].tool_calls[0].function",
+        "missing_required_parameter",
+    ),
+    (
+        {"messages": [{**CALLING, "tool_calls": [{**CALL, "function": {"arguments": "{}"}}]}, ANSWER]},
+        "messages[0].tool_calls[0].function.name",
+        "missing_required_parameter",
+    ),
+    (
+        {"messages": [{**CALLING, "tool_calls": [{**CALL, "function": {"name": "f", "arguments": {}}}]}, ANSWER]},
+        "messages[0].tool_calls[0].function.arguments",
+        "invalid_type",
+    ),
+    ({"messages": [{**CALLING, "tool_calls": [CALL, CALL]}]}, "messages[0].tool_calls[1].id", "invalid_value"),
+    ({"messages": [CALLING]}, "messages", "invalid_value"),
+    ({"messages": [CALLING, USER]}, "messages[1]", "invalid_value"),
+    ({"messages": [USER, ANSWER]}, "messages[1].tool_call_id", "invalid_value"),
+    ({"messages": [CALLING, ANSWER, ANSWER]}, "messages[2].tool_call_id", "invalid_value"),
+    (
+        {"messages": [CALLING, without(ANSWER, "tool_call_id")]},
+        "messages[1].tool_call_id",
+        "missing_required_parameter",
+    ),
+    ({"tools": {}}, "tools", "invalid_type"),
+    ({"tools": [FUNCTION] * 129}, "tools", "invalid_value"),
+    ({"tools": [3]}, "tools[0]", "invalid_type"),
+    ({"tools": [{"function": {"name": "now"}}]}, "tools[0].type", "missing_required_parameter"),
+    ({"tools": [{"type": "web_search"}]}, "tools[0].type", "unsupported_value"),
+    ({"tools": [{"type": "function"}]}, "tools[0].function", "missing_required_parameter"),
+    ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name", "missing_required_parameter"),
+    ({"tools": in_function(name="a b")}, "tools[0].function.name", "invalid_value"),
+    ({"tools": in_function(name="x" * 65)}, "tools[0].function.name", "invalid_value"),
+    ({"tools": [FUNCTION, FUNCTION]}, "tools[1].function.name", "invalid_value"),
+    ({"tools": in_function(description=1)}, "tools[0].function.description", "invalid_type"),
+    ({"tools": in_function(parameters=[])}, "tools[0].function.parameters", "invalid_type"),
+    ({"tools": in_function(parameters={"a": "\ud800"})}, "tools[0].function.parameters", "invalid_value"),
+    ({"tools": in_function(parameters={"\0": 1})}, "tools[0].function.parameters", "invalid_value"),
+    ({"tools": in_function(parameters={"a": [2**63]})}, "tools[0].function.parameters", "invalid_value"),
+    ({"tools": in_function(parameters=deep(65))}, "tools[0].function.parameters", "invalid_value"),
+    ({"tools": in_function(strict=True)}, "tools[0].function.strict", "unsupported_value"),
+    ({"tools": in_function(strict="no")}, "tools[0].function.strict", "invalid_type"),
+    ({"tools": [FUNCTION], "tool_choice": "required"}, "tool_choice", "unsupported_value"),
+    (
+        {"tools": [FUNCTION], "tool_choice": {"type": "function", "function": {"name": "now"}}},
+        "tool_choice",
+        "unsupported_value",
+    ),
+    ({"tools": [FUNCTION], "tool_choice": True}, "tool_choice", "invalid_type"),
+    ({"parallel_tool_calls": 1}, "parallel_tool_calls", "invalid_type"),
+    ({"reasoning_effort": "minimal"}, "reasoning_effort", "invalid_value"),
+    ({"reasoning_effort": 2}, "reasoning_effort", "invalid_type"),
+    ({"temperature": "1"}, "temperature", "invalid_type"),
+    ({"temperature": True}, "temperature", "invalid_type"),
+    ({"temperature": -0.1}, "temperature", "invalid_value"),
+    ({"temperature": 2.01}, "temperature", "invalid_value"),
+    ({"temperature": 10**400}, "temperature", "invalid_value"),
+    ({"top_p": 0}, "top_p", "invalid_value"),
+    ({"top_p": 1.5}, "top_p", "invalid_value"),
+    ({"top_p": False}, "top_p", "invalid_type"),
+    ({"seed": 1.0}, "seed", "invalid_type"),
+    ({"seed": True}, "seed", "invalid_type"),
+    ({"seed": 2**63}, "seed", "invalid_value"),
+    ({"max_tokens": 0}, "max_tokens", "invalid_value"),
+    ({"max_tokens": 1.5}, "max_tokens", "invalid_type"),
+    ({"max_tokens": True}, "max_tokens", "invalid_type"),
+    ({"max_completion_tokens": -1}, "max_completion_tokens", "invalid_value"),
+    ({"max_completion_tokens": 2**31}, "max_completion_tokens", "invalid_value"),
+    ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens", "invalid_value"),
+    ({"stop": 5}, "stop", "invalid_type"),
+    ({"stop": ["a"] * 5}, "stop", "invalid_value"),
+    ({"stop": ""}, "stop", "invalid_value"),
+    ({"stop": ["a", 1]}, "stop", "invalid_type"),
+    ({"stop": "x" * 257}, "stop", "invalid_value"),
+    ({"stream": "yes"}, "stream", "invalid_type"),
+    ({"stream": 1}, "stream", "invalid_type"),
+    ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
+    ({"stream": True, "stream_options": []}, "stream_options", "invalid_type"),
+    ({"stream": True, "stream_options": {"include_usage": 1}}, "stream_options.include_usage", "invalid_type"),
+    ({"stream": True, "stream_options": {"other": True}}, "stream_options", "unsupported_value"),
+    ({"n": 2}, "n", "unsupported_value"),
+    ({"n": 0}, "n", "invalid_value"),
+    ({"n": True}, "n", "invalid_type"),
+    ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_value"),
+    ({"response_format": {"type": ["text"]}}, "response_format", "unsupported_value"),
+    ({"response_format": "text"}, "response_format", "invalid_type"),
+    ({"logprobs": True}, "logprobs", "unsupported_value"),
+    ({"logprobs": 0}, "logprobs", "invalid_type"),
+    ({"top_logprobs": 3}, "top_logprobs", "unsupported_value"),
+    ({"frequency_penalty": 0.5}, "frequency_penalty", "unsupported_value"),
+    ({"frequency_penalty": 3}, "frequency_penalty", "invalid_value"),
+    ({"presence_penalty": -1}, "presence_penalty", "unsupported_value"),
+    ({"presence_penalty": None, "logit_bias": {"5": 1}}, "logit_bias", "unsupported_value"),
+    ({"logit_bias": []}, "logit_bias", "invalid_type"),
+    ({"modalities": ["text", "audio"]}, "modalities", "unsupported_value"),
+    ({"modalities": "text"}, "modalities", "invalid_type"),
+    ({"verbosity": "high"}, "verbosity", "unsupported_value"),
+    ({"service_tier": "priority"}, "service_tier", "unsupported_value"),
+    ({"store": "true"}, "store", "invalid_type"),
+    ({"metadata": {"a": 1}}, "metadata", "invalid_type"),
+    ({"metadata": {str(n): "x" for n in range(17)}}, "metadata", "invalid_value"),
+    ({"metadata": "x"}, "metadata", "invalid_type"),
+    ({"user": 5}, "user", "invalid_type"),
+    ({"user": "x" * 513}, "user", "invalid_value"),
+    ({"safety_identifier": {}}, "safety_identifier", "invalid_type"),
+    ({"prompt_cache_key": 1}, "prompt_cache_key", "invalid_type"),
+    ({"prompt_cache_retention": 1}, "prompt_cache_retention", "invalid_type"),
+    ({"functions": []}, "functions", "unsupported_parameter"),
+    ({"function_call": "auto"}, "function_call", "unsupported_parameter"),
+    ({"audio": {}}, "audio", "unsupported_parameter"),
+    ({"prediction": {}}, "prediction", "unsupported_parameter"),
+    ({"web_search_options": {}}, "web_search_options", "unsupported_parameter"),
+    ({"temprature": 1}, "temprature", "unknown_parameter"),
+]
+
+
+@pytest.mark.parametrize(("changes", "param", "code"), BAD_FIELDS, ids=[f"{p}-{c}-{n}" for n, (_, p, c) in enumerate(BAD_FIELDS)])
+def test_names_the_field_at_fault(changes: dict[str, Any], param: str, code: str) -> None:
+    error = refusal(json.dumps({**MINIMAL, **changes}).encode())
+    assert (error.status, error.param, error.code) == (400, param, code)
+
+
+def test_every_field_has_a_refusal_in_the_table() -> None:
+    assert {param.partition(".")[0].partition("[")[0] for _, param, _ in BAD_FIELDS} - {"temprature"} == set(FIELDS)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"", b"nonsense", b'{"model": "m"', b"\xff\xfe{}", '{"model": "m"}'.encode("utf-16"), b"[" * 100_000,
+        b'{"model": "m", "messages": [], "temperature": NaN}', b'{"temperature": Infinity}', b'{"seed": ' + b"9" * 5000 + b"}",
+    ],
+)  # fmt: skip
+def test_refuses_what_is_not_json(raw: bytes) -> None:
+    error = refusal(raw)
+    assert (error.status, error.code, error.param) == (400, "invalid_json", None)
+
+
+@pytest.mark.parametrize("raw", [b"[]", b"null", b'"text"', b"5"])
+def test_refuses_json_that_is_not_an_object(raw: bytes) -> None:
+    assert refusal(raw).code == "invalid_type"
+
+
+def test_an_infinite_number_written_as_an_exponent_is_refused() -> None:
+    assert refusal(b'{"model": "m", "messages": [], "temperature": 1e999}').param in ("temperature", "messages")
+    tools = b'[{"type": "function", "function": {"name": "f", "parameters": {"maximum": 1e999}}}]'
+    assert refusal(b'{"model": "m", "tools": ' + tools + b"}").param == "tools[0].function.parameters"
+
+
+def test_does_not_repeat_an_unknown_field_that_is_not_a_name() -> None:
+    error = refusal(json.dumps({**MINIMAL, "my secret prompt": 1}).encode())
+    assert error.param is None
+    assert "secret" not in error.message
+
+
+def test_null_is_the_same_as_absent() -> None:
+    assert parse(**{name: None for name in FIELDS if name not in MINIMAL}) == parse()
+
+
+def test_defaults_are_the_published_ones() -> None:
+    assert parse() == ChatRequest(model="m", messages=(Message(role="user", content="Hello"),))
+    request = parse()
+    assert (request.temperature, request.top_p, request.effort, request.seed) == (1.0, 1.0, "medium", None)
+
+
+def test_every_field_that_decides_the_answer_arrives() -> None:
+    request = parse(
+        temperature=0, top_p=0.5, seed=-1, max_completion_tokens=9, stop=["a", "b"], reasoning_effort="high",
+        stream=True, stream_options={"include_usage": True}, tools=in_function(description="the time", parameters={"type": "object"}),
+    )  # fmt: skip
+    assert (request.temperature, request.top_p, request.seed) == (0.0, 0.5, 2**63 - 1)
+    assert (request.max_tokens, request.stop, request.effort) == (9, ("a", "b"), "high")
+    assert (request.stream, request.include_usage) == (True, True)
+    assert request.tools == (Tool(name="now", description="the time", parameters={"type": "object"}),)
+
+
+def test_ignored_fields_change_nothing() -> None:
+    assert parse() == parse(
+        user="u", store=True, metadata={"a": "b"}, n=1, logprobs=False, frequency_penalty=0, presence_penalty=0.0,
+        logit_bias={}, modalities=["text"], service_tier="auto", verbosity="medium", response_format={"type": "text"},
+        parallel_tool_calls=False, top_logprobs=0, safety_identifier="s", prompt_cache_key="k", prompt_cache_retention="24h",
+    )  # fmt: skip
+
+
+def test_text_parts_are_joined_as_they_stand() -> None:
+    parts = [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]
+    assert parse(messages=[{"role": "user", "content": parts}]).messages[0].content == "one two"
+
+
+def test_a_tool_round_trip_keeps_reasoning_and_names_the_function() -> None:
+    messages = parse(messages=[USER, {**CALLING, "reasoning_content": "I look."}, ANSWER]).messages
+    assert messages[1] == Message(
+        role="assistant", content="", reasoning="I look.", tool_calls=(ToolCall(id="call_1", name="now", arguments="{}"),)
+    )
+    assert messages[2] == Message(role="tool", content="noon", tool_call_id="call_1", name="now")
+
+
+def test_a_message_as_the_official_client_dumps_it_is_taken() -> None:
+    dumped: dict[str, Any] = {"role": "assistant", "content": "Hi", "refusal": None, "annotations": [], "audio": None, "function_call": None,
+              "tool_calls": None, "reasoning_content": None, "reasoning": "short"}  # fmt: skip
+    assert parse(messages=[USER, dumped, USER]).messages[1] == Message(role="assistant", content="Hi", reasoning="short")
+
+
+def test_tool_choice_none_withdraws_the_tools() -> None:
+    assert parse(tools=[FUNCTION], tool_choice="none").tools == ()
+    assert len(parse(tools=[FUNCTION], tool_choice="auto").tools) == 1
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=())),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+NESTED = JSON | st.lists(
+    st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant", "tool", "system", "developer", "x"])},
+                          optional={"content": JSON, "tool_calls": st.just([CALL]) | JSON, "tool_call_id": JSON})
+)  # fmt: skip
+
+
+@given(st.dictionaries(st.sampled_from(sorted(FIELDS)) | st.text(max_size=8), JSON, max_size=6), NESTED)
+def test_any_body_is_either_taken_or_refused_and_what_is_taken_can_be_sent(extra: dict[str, Any], messages: Any) -> None:
+    try:
+        taken = parse_chat_request(json.dumps({"model": "m", "messages": messages, **extra}).encode())
+    except ApiError as error:
+        assert 400 <= error.status < 500
+    else:
+        turn = TurnRequest(id="t", user="u", messages=taken.messages, seed=taken.seed or 0, tools=taken.tools, stop=taken.stop)
+        assert decode(encode(turn)) == turn

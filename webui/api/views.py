@@ -1,0 +1,183 @@
+"""The OpenAI-compatible API: /v1/models and /v1/chat/completions. docs/api.md is its reference.
+
+Every turn goes through `appliance.turns.run_turn`, so the prompt is recorded before the engine sees it. A caller that
+goes away ends its turn: the socket is asked at every event, and the engine's client makes one at least each second.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any, Final
+
+from flask import Blueprint, Response, jsonify, make_response, request, stream_with_context
+from werkzeug.exceptions import HTTPException
+
+from appliance.audit.log import RecordError
+from appliance.engine.protocol import Done, Failed, TurnEvent, TurnRequest
+from appliance.errors import ApplianceError
+from appliance.turns import Turn, run_turn
+from webui.api import errors, mapping
+from webui.api.auth import api_user, demand_key
+from webui.api.errors import ApiError
+from webui.api.validation import ChatRequest, parse_chat_request
+from webui.auth.session import client_address
+from webui.services import services
+from webui.streaming import client_is_gone
+
+blueprint = Blueprint("api", __name__, url_prefix="/v1")
+blueprint.before_request(demand_key)
+blueprint.register_error_handler(ApiError, errors.respond)
+
+_CLIENT_GONE_STATUS: Final = 499  # nginx's number; nobody reads it but the server's log
+_METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+
+@blueprint.get("/models")
+def list_models() -> Response:
+    """The one model of the running release."""
+    return jsonify(object="list", data=[_model()])
+
+
+@blueprint.get("/models/<path:model_id>")
+def get_model(model_id: str) -> Response:
+    """The model, by its id."""
+    _check_model(model_id)
+    return jsonify(_model())
+
+
+@blueprint.post("/chat/completions")
+def create_chat_completion() -> Response:
+    """Answer a conversation, as a whole or as a stream."""
+    if request.mimetype != "application/json":
+        raise ApiError(415, "unsupported_media_type", "The body must be JSON: Content-Type: application/json.")
+    chat = parse_chat_request(request.get_data(cache=False))
+    _check_model(chat.model)
+    turn_request = _turn_request(chat)
+    created = int(services().clock().timestamp())
+    envelope = mapping.Envelope(turn_request.id, created, chat.model, services().release.version)
+    actor = api_user().actor("api", client_address())
+    turn = run_turn(services().record, services().engine, actor, turn_request, conversation_id=None)
+    return _streamed(turn, envelope, chat) if chat.stream else _whole(turn, envelope)
+
+
+@blueprint.route("/", methods=_METHODS)
+@blueprint.route("/<path:rest>", methods=_METHODS)
+def unknown(rest: str = "") -> Response:
+    """Every other address under /v1."""
+    raise ApiError(404, "unknown_url", "This server has no such API. It has /v1/models and /v1/chat/completions.")
+
+
+@blueprint.errorhandler(HTTPException)
+def _http_error(error: HTTPException) -> Response:
+    """Werkzeug's own errors; Flask hands an unexpected exception over as a 500, after logging it."""
+    if error.code == 413:
+        return errors.respond(ApiError(413, "request_too_large", "The body is larger than this server accepts."))
+    if error.code is not None and error.code < 500:
+        return errors.respond(ApiError(error.code, "bad_request", "The request could not be read."))
+    return errors.respond(ApiError(500, "internal_error", "The server could not complete this."))
+
+
+@blueprint.errorhandler(ApplianceError)
+def _appliance_error(error: ApplianceError) -> Response:
+    code = "record_failed" if isinstance(error, RecordError) else "unavailable"
+    return errors.respond(ApiError(503, code, "A part of the appliance is not available. Nothing was answered."))
+
+
+def _model() -> dict[str, Any]:
+    return mapping.model_object(services().model.id, int(services().clock().timestamp()))
+
+
+def _check_model(model_id: str) -> None:
+    if model_id != services().model.id:
+        raise ApiError(404, "model_not_found", f"This server has one model, {services().model.id}.", param="model")
+
+
+def _turn_request(chat: ChatRequest) -> TurnRequest:
+    return TurnRequest(
+        id="chatcmpl-" + secrets.token_hex(16),
+        user=api_user().id,
+        messages=chat.messages,
+        seed=secrets.randbits(53) if chat.seed is None else chat.seed,
+        tools=chat.tools,
+        effort=chat.effort,
+        temperature=chat.temperature,
+        top_p=chat.top_p,
+        max_tokens=chat.max_tokens,
+        stop=chat.stop,
+    )
+
+
+def _whole(turn: Turn, envelope: mapping.Envelope) -> Response:
+    """The answer when it is complete.
+
+    Raises:
+        ApiError: the turn failed or was cancelled.
+    """
+    events: list[TurnEvent] = []
+    with closing(turn):
+        for event in turn:
+            if isinstance(event, Done):
+                _check_finished(event)
+                return jsonify(mapping.completion(envelope, events, event))
+            if isinstance(event, Failed):
+                raise errors.from_failed(event)
+            if client_is_gone():
+                break
+            events.append(event)
+    return make_response("", _CLIENT_GONE_STATUS)
+
+
+def _streamed(turn: Turn, envelope: mapping.Envelope, chat: ChatRequest) -> Response:
+    """The answer as it is written. A turn that fails at once is an HTTP error; one that fails later, an error object.
+
+    Raises:
+        ApiError: the first event is a failure.
+    """
+    first = next(turn)
+    if isinstance(first, Failed):
+        turn.close()
+        raise errors.from_failed(first)
+    stream = stream_with_context(_stream(first, turn, envelope, include_usage=chat.include_usage))
+    response = Response(stream, content_type="text/event-stream; charset=utf-8")
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Accel-Buffering"] = "no"
+    response.call_on_close(turn.close)
+    return response
+
+
+def _stream(first: TurnEvent, turn: Turn, envelope: mapping.Envelope, *, include_usage: bool) -> Iterator[str]:
+    yield _sse(mapping.chunk(envelope, {"role": "assistant", "content": ""}))
+    event: TurnEvent | None = first
+    while event is not None and not client_is_gone():
+        if isinstance(event, Done | Failed):
+            yield from _ending(event, envelope, include_usage=include_usage)
+            return
+        change = mapping.delta(event)
+        yield _sse(mapping.chunk(envelope, change)) if change else ": still at it\n\n"
+        event = next(turn, None)
+
+
+def _ending(end: Done | Failed, envelope: mapping.Envelope, *, include_usage: bool) -> Iterator[str]:
+    try:
+        if isinstance(end, Failed):
+            raise errors.from_failed(end)
+        _check_finished(end)
+    except ApiError as error:
+        yield _sse(errors.body_of(error))
+        return
+    yield _sse(mapping.chunk(envelope, {}, end.finish_reason))
+    if include_usage:
+        yield _sse(mapping.usage_chunk(envelope, end))
+    yield "data: [DONE]\n\n"
+
+
+def _check_finished(done: Done) -> None:
+    if done.finish_reason == "cancelled":
+        raise ApiError(503, "cancelled", "The answer was cancelled before it was complete.")
+
+
+def _sse(body: dict[str, Any]) -> str:
+    return f"data: {json.dumps(body, separators=(',', ':'))}\n\n"

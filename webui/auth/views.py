@@ -1,0 +1,92 @@
+"""Signing in and out, and the one-time link with which a person begins."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, make_response, redirect, render_template, request
+
+from appliance.accounts import AccountError, LinkError, SignInError, User
+from appliance.passwords import PasswordRuleError
+from webui.auth.return_to import safe_return_path
+from webui.auth.session import begin_session, client_address, current_user, end_session
+from webui.errors import LinkRefusedError
+from webui.services import services
+
+blueprint = Blueprint("auth", __name__)
+
+
+@blueprint.get("/sign-in")
+def sign_in() -> Response:
+    """The form; someone who is signed in goes on at once."""
+    return_path = safe_return_path(request.args.get("next"))
+    if current_user() is not None:
+        return make_response(redirect(return_path))
+    return _sign_in_form(return_path)
+
+
+@blueprint.post("/sign-in")
+def sign_in_submit() -> Response:
+    """Check name and password; every attempt is recorded by the accounts."""
+    name, password = request.form.get("name", ""), request.form.get("password", "")
+    return_path = safe_return_path(request.form.get("next"))
+    try:
+        user = services().accounts.authenticate(name, password, via="web", address=client_address())
+    except SignInError as exc:
+        response = _sign_in_form(return_path, name=name, error=str(exc))
+        response.status_code = 429 if exc.retry_after_s else 401
+        if exc.retry_after_s:
+            response.headers["Retry-After"] = str(int(exc.retry_after_s) + 1)
+        return response
+    return _go_on(user, return_path)
+
+
+@blueprint.post("/sign-out")
+def sign_out() -> Response:
+    """End this browser's session."""
+    response = make_response(redirect("/sign-in"))
+    end_session(response)
+    return response
+
+
+@blueprint.get("/welcome/<token>")
+def welcome(token: str) -> Response:
+    """The form behind a one-time link. Looking at it does not use the link up."""
+    return _welcome_form(token, _link_user(token))
+
+
+@blueprint.post("/welcome/<token>")
+def welcome_submit(token: str) -> Response:
+    """Use the link: make the account or set its password, and sign in."""
+    link_user = _link_user(token)
+    name, password = request.form.get("name", ""), request.form.get("password", "")
+    if password != request.form.get("password_again", ""):
+        return _welcome_form(token, link_user, name=name, error="The two passwords differ.")
+    try:
+        user = services().accounts.redeem(token, name, password, via="web", address=client_address())
+    except LinkError:  # used by someone else between the two steps
+        raise LinkRefusedError from None
+    except (AccountError, PasswordRuleError) as exc:
+        return _welcome_form(token, link_user, name=name, error=str(exc))
+    return _go_on(user, "/")
+
+
+def _go_on(user: User, path: str) -> Response:
+    response = make_response(redirect(path, 303))
+    begin_session(response, user)
+    return response
+
+
+def _sign_in_form(return_path: str, *, name: str = "", error: str | None = None) -> Response:
+    return make_response(render_template("sign_in.html", error=error, name=name, next=return_path))
+
+
+def _welcome_form(token: str, link_user: User | None, *, name: str = "", error: str | None = None) -> Response:
+    shown = link_user.name if link_user else name
+    page = render_template("welcome.html", token=token, name=shown, error=error)
+    return make_response(page, 400 if error else 200)
+
+
+def _link_user(token: str) -> User | None:
+    try:
+        return services().accounts.link_user(token)
+    except LinkError:
+        raise LinkRefusedError from None

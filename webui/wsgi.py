@@ -1,0 +1,58 @@
+"""What gunicorn serves: ``webui.wsgi:app``. The one module of this package that reads the environment.
+
+Imported once in each worker, after the fork: the database's connections and the doorbell are the worker's own.
+
+    APPLIANCE_HOME           the site directory
+    APPLIANCE_DOORBELL_FD    inherited descriptor, the web's end of the engine's doorbell
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from flask import Flask
+
+from appliance.accounts import Accounts
+from appliance.audit.log import AuditLog
+from appliance.config import Config, load_config
+from appliance.conversations import Conversations
+from appliance.database import open_database
+from appliance.engine.client import EngineClient
+from appliance.release import load_release
+from appliance.sessions import ApiKeys, Sessions
+from webui.app import create_app
+from webui.services import Services
+
+
+def make_services(config: Config, doorbell: socket.socket) -> Services:
+    """The services of one site.
+
+    Raises:
+        ReleaseError, DatabaseError, RecordError: the site cannot be served.
+    """
+    database = open_database(config.database_url)
+    record = AuditLog(database)
+    return Services(
+        config=config,
+        release=load_release(config.release_dir),
+        accounts=Accounts(database, record),
+        sessions=Sessions(database, record, idle_s=config.session_hours * 3600),
+        api_keys=ApiKeys(database, record),
+        conversations=Conversations(database, record),
+        record=record,
+        engine=EngineClient(doorbell),
+        clock=lambda: datetime.now(UTC),
+    )
+
+
+def _app_of(environ: Mapping[str, str]) -> Flask:
+    doorbell = socket.socket(fileno=int(environ["APPLIANCE_DOORBELL_FD"]))
+    doorbell.set_inheritable(False)
+    return create_app(make_services(load_config(Path(environ["APPLIANCE_HOME"])), doorbell))
+
+
+app = _app_of(os.environ)
