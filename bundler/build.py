@@ -1,0 +1,62 @@
+"""Checkpoint to archive: assemble a release in a working directory beside the output, sign it, write it, verify it.
+
+The working directory `.NAME.build` is removed at the end, whatever happens, and what a killed build left is removed
+first. The output appears complete and verified, or not at all.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from bundler.archive import write_archive
+from bundler.contents import Advance, BuildRequest, Step, assemble_release
+from bundler.errors import BuildError
+from bundler.sign import decide_signing, load_keys
+from installer.verify import VerifiedArchive
+
+
+@dataclass(frozen=True)
+class SigningRequest:
+    """Who signs, and what the signature says."""
+
+    keys: Path
+    expires: datetime  # for contents not signed before with these keys
+    metadata_version: int | None  # None: as the ledger beside the keys says
+
+
+def build(
+    out: Path, request: BuildRequest, signing: SigningRequest, *, now: datetime, step: Step, advance: Advance
+) -> VerifiedArchive:
+    """Build the archive `out`.
+
+    Raises:
+        BundlerError: a subclass; `out` is what it was before.
+    """
+    keys = load_keys(signing.keys)
+    tree = out.with_name(f".{out.name}.build")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _remove(tree)
+        tree.mkdir()
+        try:
+            release = assemble_release(tree, request, step, advance)
+            decision = decide_signing(
+                keys, release.targets, lifetime_end=signing.expires, version=signing.metadata_version, now=now
+            )
+            step("Writing and verifying the archive", 2 * release.size_bytes)
+            return write_archive(out, release, keys, decision, advance)
+        finally:
+            _remove(tree)
+    except OSError as exc:
+        full = exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        why = "the disk is full" if full else f"{exc.strerror} ({exc.filename})"
+        raise BuildError(f"cannot build {out}: {why}; nothing was left behind") from exc
+
+
+def _remove(tree: Path) -> None:
+    if tree.exists():
+        shutil.rmtree(tree)

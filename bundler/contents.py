@@ -1,0 +1,227 @@
+"""Assemble a release directory out of a checkpoint: graphs, vocabulary, wheels, known answers, bill of materials,
+licences.
+
+The tree is the one in docs/architecture.md, "A release directory", and nothing else. It depends on its inputs alone: no
+times, no paths, no random numbers, so that the same inputs give the same archive.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version as distribution_version
+from pathlib import Path
+from typing import Any
+
+from bundler.archive import ReleaseTree, digest_tree
+from bundler.checkpoint import Checkpoint, open_checkpoint
+from bundler.errors import BuildError, CheckpointError, KnownAnswersError
+from bundler.export import MODEL, export_graph
+from bundler.graph import Accelerator as GraphAccelerator
+from bundler.known_answers import FILE as KNOWN_ANSWERS
+from bundler.known_answers import record_known_answers
+from bundler.sbom import Component, read_wheel, safe_name, write_sbom
+from bundler.sign import contents_digest
+from bundler.tokenizer import load_vocabulary
+from bundler.wheelhouse import (
+    PROJECT,
+    WheelTarget,
+    build_own_wheel,
+    check_coverage,
+    collect_wheelhouse,
+    fetch_wheels,
+    load_lock,
+    project_requirements,
+    sha256_file,
+)
+from installer.archive import Sha256Hex
+from installer.release import DESCRIPTOR, VERSION_PATTERN
+from installer.trust import Target
+
+VOCABULARY = "tokenizer/o200k_base.tiktoken"
+CONFIG = "model/config.json"
+MODEL_CARD = "model_card.json"
+EXAMPLE_PROMPTS = 4
+_CARD_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "id": str, "title": str, "description": str, "context_tokens": int, "example_prompts": list,
+    "notice": (str, type(None)),
+}  # fmt: skip
+_OFFICIAL = {(24, 32, 2880): "20b", (36, 128, 2880): "120b"}  # layers, experts, hidden
+
+Step = Callable[[str, int | None], None]  # a step begins: its name, its size in bytes if known
+Advance = Callable[[int], None]  # bytes done since the last call
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """Everything that decides a release's contents."""
+
+    checkpoint: Path
+    target: WheelTarget
+    wheel_cache: Path
+    own_wheel: Path | None  # None: built from the source tree
+    name: str | None  # None: the model's id
+    version: str | None  # None: the project's version and a digest of the contents
+    known_answers: bool
+    environ: Mapping[str, str]  # for the programs that are started
+
+
+def assemble_release(tree: Path, request: BuildRequest, step: Step, advance: Advance) -> ReleaseTree:
+    """Build the release in the empty directory `tree` and digest it.
+
+    Raises:
+        BundlerError: a subclass that says which input is at fault.
+    """
+    step("Reading the checkpoint", None)
+    checkpoint = open_checkpoint(request.checkpoint)
+    card = model_card(checkpoint)
+    _export(tree, checkpoint, request, step, advance)
+    step("Collecting wheels", None)
+    _wheels(tree, request)
+    step("Writing licences and the bill of materials", None)
+    own_version = distribution_version(PROJECT)
+    name = request.name or safe_name(card["id"])
+    for field in (name, request.version or own_version):
+        if not VERSION_PATTERN.fullmatch(field):
+            raise BuildError(f"{field!r} is not a usable name or version: letters, digits and .+- only, at most 64")
+    _bill_of_materials(tree, request, card, name=name, version=own_version)
+    descriptor = {
+        "format": 1,
+        "name": name,
+        "version": request.version or own_version,
+        "accelerators": list(_accelerators(request.target)),
+        "graphs": {a: f"model/{a}/{MODEL}" for a in _accelerators(request.target)},
+        "config": CONFIG,
+        "vocabulary": VOCABULARY,
+        "known_answers": None,
+        "target": {"python": request.target.python, "platform": request.target.platform},
+        "model": card,
+    }
+    if request.known_answers:
+        step("Recording known answers", None)
+        _record(tree, checkpoint, request, descriptor)
+    (tree / DESCRIPTOR).unlink(missing_ok=True)
+    step("Digesting", sum(path.stat().st_size for path in tree.rglob("*") if path.is_file()))
+    contents = digest_tree(tree, advance)
+    if request.version is None:
+        descriptor["version"] = f"{own_version}+{contents_digest(contents.targets)[:8]}"
+    _write_json(tree / DESCRIPTOR, descriptor)
+    path = tree / DESCRIPTOR
+    described = Target(DESCRIPTOR, Sha256Hex(sha256_file(path)), path.stat().st_size)
+    return ReleaseTree(tree, tuple(sorted((*contents.targets, described), key=lambda t: t.path)))
+
+
+def model_card(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What the pages say about the model: the checkpoint's model_card.json, or our words for the official shapes.
+
+    Raises:
+        CheckpointError: model_card.json is not the object of docs/architecture.md.
+    """
+    path = checkpoint.directory / MODEL_CARD
+    if path.exists():
+        return _parse_card(path)
+    config = checkpoint.config
+    size = _OFFICIAL.get((config.layers, config.experts, config.hidden))
+    identity = f"gpt-oss-{size}" if size else safe_name(checkpoint.directory.resolve().name)
+    return {
+        "id": identity,
+        "title": identity,
+        "description": (
+            f"OpenAI's open-weight reasoning model {identity}; it can be wrong, and knows nothing after its training."
+            if size
+            else f"A model of the gpt-oss architecture with {config.layers} layers; nothing more is known of it."
+        ),
+        "context_tokens": config.context,
+        "example_prompts": [
+            "Summarise the text I paste next in five sentences.",
+            "Explain the difference between symmetric and asymmetric encryption.",
+            "Write a Python function that finds duplicate files in a directory.",
+            "Draft a polite e-mail that moves a meeting to next week.",
+        ],
+        "notice": None,
+    }  # fmt: skip
+
+
+def _parse_card(path: Path) -> dict[str, Any]:
+    expected = f"an object with {', '.join(_CARD_FIELDS)}"
+    try:
+        card = json.loads(path.read_bytes())
+    except (OSError, ValueError) as exc:
+        raise CheckpointError(path, f"not readable as JSON ({exc})", expected) from exc
+    if not isinstance(card, dict) or set(card) != set(_CARD_FIELDS):
+        raise CheckpointError(path, "not the fields of a model card", expected)
+    for field, kind in _CARD_FIELDS.items():
+        if not isinstance(card[field], kind):
+            raise CheckpointError(path, f'"{field}" has the wrong type', expected)
+    prompts = card["example_prompts"]
+    if len(prompts) != EXAMPLE_PROMPTS or not all(isinstance(p, str) and p for p in prompts):
+        raise CheckpointError(path, '"example_prompts" is not right', f"{EXAMPLE_PROMPTS} texts")
+    return card
+
+
+def _accelerators(target: WheelTarget) -> tuple[GraphAccelerator, ...]:
+    return ("cpu", "cuda") if target.accelerator == "both" else (target.accelerator,)
+
+
+def _export(tree: Path, checkpoint: Checkpoint, request: BuildRequest, step: Step, advance: Advance) -> None:
+    (tree / "model").mkdir()
+    (tree / CONFIG).write_bytes(checkpoint.config_bytes)
+    for accelerator in _accelerators(request.target):
+        done = 0
+
+        def progress(written: int, total: int, name: str = accelerator) -> None:
+            nonlocal done
+            if done == 0:
+                step(f"Exporting the {name.upper()} graph", total)
+            advance(written - done)
+            done = written
+
+        export_graph(checkpoint, tree / "model" / accelerator, accelerator=accelerator, progress=progress)
+    (tree / VOCABULARY).parent.mkdir()
+    (tree / VOCABULARY).write_bytes(load_vocabulary(checkpoint.directory))
+
+
+def _wheels(tree: Path, request: BuildRequest) -> None:
+    lock = load_lock(request.target)
+    if request.own_wheel is None:
+        check_coverage(lock, project_requirements(request.target))
+    with tempfile.TemporaryDirectory(prefix="bundler-own-") as scratch:
+        own = request.own_wheel or build_own_wheel(Path(scratch), request.environ)
+        collect_wheelhouse(tree / "wheels", fetch_wheels(lock, request.target, request.wheel_cache), own, lock)
+
+
+def _bill_of_materials(tree: Path, request: BuildRequest, card: dict[str, Any], *, name: str, version: str) -> None:
+    licences = tree / "licences"
+    components = [
+        Component("data", "o200k_base", "1", sha256_file(tree / VOCABULARY), "MIT"),
+        Component("machine-learning-model", card["id"], "1", sha256_file(tree / CONFIG), None),
+    ]
+    for wheel in sorted((tree / "wheels").glob("*.whl")):
+        facts = read_wheel(wheel)
+        components.append(facts.component)
+        directory = licences / f"{facts.component.name}-{safe_name(facts.component.version)}"
+        for file, text in facts.licences.items():
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / file).write_bytes(text)
+    for path in sorted(request.checkpoint.glob("LICEN*")):
+        (licences / "model").mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, licences / "model" / safe_name(path.name))
+    write_sbom(tree / "sbom.cdx.json", name=name, version=version, components=components)
+
+
+def _record(tree: Path, checkpoint: Checkpoint, request: BuildRequest, descriptor: dict[str, Any]) -> None:
+    if "cpu" not in _accelerators(request.target):
+        raise KnownAnswersError("known answers are recorded with the CPU graph; --no-known-answers builds without them")
+    _write_json(tree / DESCRIPTOR, descriptor)
+    record_known_answers(tree, vocabulary_size=checkpoint.config.vocab)
+    descriptor["known_answers"] = KNOWN_ANSWERS
+
+
+def _write_json(path: Path, body: dict[str, Any]) -> None:
+    try:
+        path.write_text(json.dumps(body, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    except UnicodeEncodeError as exc:
+        raise BuildError(f"{path.name}: a text cannot be written as UTF-8") from exc

@@ -1,0 +1,117 @@
+"""The release's bill of materials (CycloneDX 1.6, JSON) and the licence texts of what it carries.
+
+Written here rather than with cyclonedx-python-lib: that brings six further packages and a random serial number and a
+time to be removed again, for the one flat list of components a release needs. Same wheels, same bytes.
+
+Specification: CycloneDX 1.6, https://cyclonedx.org/docs/1.6/json/; package URLs:
+https://github.com/package-url/purl-spec.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from email.message import Message
+from email.parser import BytesHeaderParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from packaging.utils import canonicalize_name
+
+from bundler.errors import WheelError
+from bundler.wheelhouse import sha256_file
+
+_LICENCE = re.compile(r"(licen[cs]e|copying|notice|authors)[^/]*", re.IGNORECASE)
+_UNSAFE = re.compile(r"[^A-Za-z0-9._+@-]+")
+MAX_LICENCE_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class Component:
+    """One thing the release carries."""
+
+    kind: str  # CycloneDX type: library, machine-learning-model, data
+    name: str
+    version: str
+    sha256: str
+    licence: str | None  # SPDX expression if it is one, else the author's words
+    purl: str | None = None
+
+
+@dataclass(frozen=True)
+class WheelFacts:
+    """What a wheel says about itself."""
+
+    component: Component
+    licences: dict[str, bytes]  # file name -> text
+
+
+def read_wheel(path: Path) -> WheelFacts:
+    """Name, version, licence and licence texts out of a wheel's dist-info.
+
+    Raises:
+        WheelError: the file is not a wheel, or a licence text is absurdly large.
+    """
+    try:
+        with zipfile.ZipFile(path) as wheel:
+            infos = [i for i in wheel.infolist() if i.filename.split("/")[0].endswith(".dist-info") and not i.is_dir()]
+            (metadata_info,) = (i for i in infos if i.filename.count("/") == 1 and i.filename.endswith("/METADATA"))
+            metadata = BytesHeaderParser().parsebytes(wheel.read(metadata_info))
+            licences = {}
+            for info in infos:
+                name = info.filename.split("/", 1)[1].removeprefix("licenses/")
+                if not _LICENCE.fullmatch(name.rsplit("/", 1)[-1]) and "/licenses/" not in info.filename:
+                    continue
+                if info.file_size > MAX_LICENCE_BYTES:
+                    raise WheelError(f"{path.name}: {info.filename} has {info.file_size} bytes")
+                licences[safe_name(name)] = wheel.read(info)
+    except (zipfile.BadZipFile, ValueError) as exc:
+        raise WheelError(f"{path.name} is not a wheel: {exc}") from exc
+    name, version = canonicalize_name(metadata["Name"]), metadata["Version"]
+    purl = f"pkg:pypi/{quote(name)}@{quote(version)}"
+    return WheelFacts(Component("library", name, version, sha256_file(path), _licence(metadata), purl), licences)
+
+
+def safe_name(name: str) -> str:
+    """A file name that a release may contain."""
+    return _UNSAFE.sub("_", name.replace("/", "-")).lstrip(".-+@") or "licence"
+
+
+def write_sbom(path: Path, *, name: str, version: str, components: Sequence[Component]) -> None:
+    """Write the bill of materials; components in the order of name, version and digest."""
+    ordered = sorted(components, key=lambda c: (c.name, c.version, c.sha256))
+    body = {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "version": 1,
+        "metadata": {"component": {"type": "application", "name": name, "version": version}},
+        "components": [_component(c) for c in ordered],
+    }
+    path.write_text(json.dumps(body, indent=1, sort_keys=True) + "\n")
+
+
+def _component(component: Component) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "type": component.kind,
+        "bom-ref": component.purl or f"{component.name}@{component.sha256[:16]}",
+        "name": component.name,
+        "version": component.version,
+        "hashes": [{"alg": "SHA-256", "content": component.sha256}],
+    }
+    if component.purl:
+        body["purl"] = component.purl
+    if component.licence:
+        body["licenses"] = [{"license": {"name": component.licence}}]
+    return body
+
+
+def _licence(metadata: Message) -> str | None:
+    expression = metadata["License-Expression"] or metadata["License"]
+    if expression and "\n" not in expression.strip():
+        return str(expression).strip()
+    classifiers = [c.rsplit(" :: ", 1)[-1] for c in metadata.get_all("Classifier", []) if c.startswith("License ::")]
+    return " AND ".join(classifiers) or None
