@@ -261,6 +261,18 @@ def open_database(url: str) -> Database:
     return database
 
 
+def read_setting(connection: sa.Connection, name: str) -> str | None:
+    """One of the appliance's own notes in the table `settings`."""
+    return connection.scalar(sa.select(settings.c.value).where(settings.c.name == name))
+
+
+def write_setting(connection: sa.Connection, name: str, value: str | None) -> None:
+    """Keep a note; None removes it."""
+    connection.execute(settings.delete().where(settings.c.name == name))
+    if value is not None:
+        connection.execute(settings.insert().values(name=name, value=value))
+
+
 def _open_sqlite(url: sa.URL, path: Path) -> Database:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -300,8 +312,8 @@ def _prepare_schema(database: Database) -> None:
                 connection.exec_driver_sql(_AUDIT_WORDS_SQLITE)
             else:
                 audit_words_postgresql.create(connection)
-            connection.execute(settings.insert().values(name="schema", value=str(SCHEMA_VERSION)))
-        found = connection.scalar(sa.select(settings.c.value).where(settings.c.name == "schema"))
+            write_setting(connection, "schema", str(SCHEMA_VERSION))
+        found = read_setting(connection, "schema")
     if found != str(SCHEMA_VERSION):
         raise DatabaseError(
             f"the database has schema {found}, this release knows {SCHEMA_VERSION}: a newer release has written it"

@@ -72,7 +72,7 @@ class Turn(Iterator[TurnEvent]):
         try:
             prompt = _prompt_event(self._actor, self._request, self._conversation_id)
             self.prompt_event = self._record.append(prompt).sequence
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             yield Failed("bad_request", f"The request cannot be recorded: {exc}.")
             return
         except RecordError:
@@ -101,7 +101,7 @@ class Turn(Iterator[TurnEvent]):
         try:
             event = answer.event(self._actor, self._request.id, self._conversation_id)
             self.answer_event = self._record.append(event).sequence
-        except RecordError:
+        except (RecordError, ValueError):
             _log.exception("turn %s: the answer was not recorded", self._request.id)
 
 

@@ -33,7 +33,15 @@ from appliance.audit.event import (
     seal_content,
 )
 from appliance.audit.words import index_words, indexed_text, remove_words
-from appliance.database import Database, DatabaseError, audit_contents, audit_events, now_us, settings
+from appliance.database import (
+    Database,
+    DatabaseError,
+    audit_contents,
+    audit_events,
+    now_us,
+    read_setting,
+    write_setting,
+)
 from appliance.errors import ApplianceError
 
 _ORIGIN_PREFIX = "gpt-oss-appliance/audit/"
@@ -144,6 +152,11 @@ class AuditLog:
     def root(self, size: int) -> bytes:
         """Root of the tree over the first `size` events, from the stored hashes."""
         return self._range_hashes([merkle.Range(0, size)])[0]
+
+    def subtree_hashes(self, size: int) -> list[bytes]:
+        """Stored hashes of ``merkle.covering(0, size)``."""
+        with self.database.read() as connection:
+            return _hashes(connection, merkle.covering(0, size))
 
     def inclusion_proof(self, sequence: int, size: int) -> list[bytes]:
         """Proof that event `sequence` is in the tree of `size`, for `merkle.verify_inclusion` at index sequence - 1."""
@@ -305,13 +318,10 @@ def _hashes(connection: sa.Connection, subtrees: list[merkle.Subtree]) -> list[b
 
 def _load_origin(database: Database) -> str:
     """The log's name in checkpoints, drawn when the log is first opened."""
-    query = sa.select(settings.c.value).where(settings.c.name == "audit_origin")
     with database.read() as connection:
-        origin = connection.scalar(query)
+        origin = read_setting(connection, "audit_origin")
     if origin is None:
         with database.write(serial=True) as connection:
-            origin = connection.scalar(query)
-            if origin is None:
-                origin = _ORIGIN_PREFIX + secrets.token_hex(8)
-                connection.execute(settings.insert().values(name="audit_origin", value=origin))
-    return str(origin)
+            origin = read_setting(connection, "audit_origin") or _ORIGIN_PREFIX + secrets.token_hex(8)
+            write_setting(connection, "audit_origin", origin)
+    return origin

@@ -1,0 +1,233 @@
+"""The form of a checkpoint: what the log was, at a time, signed with the log's key; and the files of both.
+
+A checkpoint is a C2SP signed note (c2sp.org/signed-note, c2sp.org/tlog-checkpoint): the log's name, its size and root,
+one line with the time, and an Ed25519 signature.
+
+    gpt-oss-appliance/audit/0123456789abcdef
+    12402
+    qINS1GRFhWHwdkUeqLEoP4yEMkTBBzxBkGwGQlVlVcs=
+    time 2026-11-23T01:37:24.123456Z
+
+    — gpt-oss-appliance/audit/0123456789abcdef d8pPtB...
+
+What this covers: who has a checkpoint can tell whether the log still holds what it held then. What it does not: who
+holds the signing key can sign another history; only a checkpoint that has left the machine shows that.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import os
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+from appliance.audit.merkle import HASH_BYTES
+from appliance.database import as_datetime, as_iso, from_iso
+from appliance.errors import ApplianceError
+
+_ED25519 = b"\x01"  # signature type of signed-note
+_KEY_ID_BYTES = 4
+
+
+class CheckpointError(ApplianceError):
+    """A checkpoint, or a key for one, is not what it is said to be."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The first ``size`` events had ``root``, said at ``time_us``."""
+
+    origin: str
+    size: int
+    root: bytes
+    time_us: int
+
+    def body(self) -> str:
+        """The text that is signed."""
+        root = base64.b64encode(self.root).decode()
+        return f"{self.origin}\n{self.size}\n{root}\ntime {as_iso(self.time_us)}\n"
+
+
+@dataclass(frozen=True)
+class Verifier:
+    """A public key with the name it signs for; `str` gives signed-note's form ``name+keyid+key``."""
+
+    name: str
+    key: Ed25519PublicKey
+
+    @property
+    def key_id(self) -> bytes:
+        """Four bytes that name the key."""
+        return hashlib.sha256(self.name.encode() + b"\n" + _ED25519 + self._raw()).digest()[:_KEY_ID_BYTES]
+
+    def __str__(self) -> str:
+        return f"{self.name}+{self.key_id.hex()}+{base64.b64encode(_ED25519 + self._raw()).decode()}"
+
+    def _raw(self) -> bytes:
+        return self.key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+
+@dataclass(frozen=True)
+class Signer:
+    """The private key of one log."""
+
+    name: str
+    key: Ed25519PrivateKey
+
+    @property
+    def verifier(self) -> Verifier:
+        return Verifier(self.name, self.key.public_key())
+
+    def sign(self, checkpoint: Checkpoint) -> str:
+        """The signed note."""
+        body = checkpoint.body()
+        signature = base64.b64encode(self.verifier.key_id + self.key.sign(body.encode())).decode()
+        return f"{body}\n\N{EM DASH} {self.name} {signature}\n"
+
+
+def verify_checkpoint(note: str, verifier: Verifier) -> Checkpoint:
+    """The checkpoint of a note that `verifier` signed; signatures by other keys are ignored.
+
+    Raises:
+        CheckpointError: no good signature by this key, another log, or not a checkpoint.
+    """
+    body, separator, signatures = note.rpartition("\n\n")
+    if not separator or not signatures.endswith("\n"):
+        raise CheckpointError("not a signed note")
+    body += "\n"
+    prefix = f"\N{EM DASH} {verifier.name} "
+    for line in signatures.split("\n"):
+        value = _unbase64(line.removeprefix(prefix)) if line.startswith(prefix) else b""
+        if value[:_KEY_ID_BYTES] != verifier.key_id:
+            continue
+        try:
+            verifier.key.verify(value[_KEY_ID_BYTES:], body.encode())
+        except InvalidSignature as exc:
+            raise CheckpointError("the checkpoint's signature is wrong") from exc
+        return _parse_body(body, verifier.name)
+    raise CheckpointError(f"the checkpoint is not signed by {verifier.name}+{verifier.key_id.hex()}")
+
+
+def parse_verifier(text: str) -> Verifier:
+    """The public key in signed-note's form.
+
+    Raises:
+        CheckpointError: the text is not one, or its key id is wrong.
+    """
+    name, _, rest = text.strip().partition("+")
+    key_id, _, encoded = rest.partition("+")
+    raw = _unbase64(encoded)
+    if not name or raw[:1] != _ED25519 or len(raw) != 33:
+        raise CheckpointError("not the public key of a log")
+    verifier = Verifier(name, Ed25519PublicKey.from_public_bytes(raw[1:]))
+    if verifier.key_id.hex() != key_id:
+        raise CheckpointError("the public key's id does not fit the key")
+    return verifier
+
+
+def load_signer(keys_dir: Path, origin: str) -> Signer:
+    """The log's signing key, made on first use (audit.key, 0600; audit.pub beside it is for whoever verifies).
+
+    Raises:
+        CheckpointError: the key cannot be read or made.
+    """
+    path = keys_dir / "audit.key"
+    try:
+        if not path.exists():
+            pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+            _write_new(path, pem)
+        key = load_pem_private_key(path.read_bytes(), None)
+        if not isinstance(key, Ed25519PrivateKey):
+            raise CheckpointError(f"{path}: not an Ed25519 key")
+        signer = Signer(origin, key)
+        public = keys_dir / "audit.pub"
+        if not public.exists():
+            _write_new(public, f"{signer.verifier}\n".encode())
+    except (OSError, ValueError, TypeError) as exc:
+        raise CheckpointError(f"{path}: cannot be used: {exc}") from exc
+    return signer
+
+
+def load_verifier(keys_dir: Path) -> Verifier | None:
+    """The public key in audit.pub; None before the first checkpoint.
+
+    Raises:
+        CheckpointError: it cannot be read, or is not a key.
+    """
+    path = keys_dir / "audit.pub"
+    try:
+        return parse_verifier(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as exc:
+        raise CheckpointError(f"{path}: cannot be read: {exc}") from exc
+
+
+def write_note(audit_dir: Path, checkpoint: Checkpoint, note: str) -> Path:
+    """Keep the note as checkpoint-DATE.txt: each day's last one stays, to be copied to media or printed.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    path = audit_dir / f"checkpoint-{as_datetime(checkpoint.time_us):%Y-%m-%d}.txt"
+    try:
+        audit_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor, name = tempfile.mkstemp(dir=audit_dir, prefix=".checkpoint-")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(note.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except OSError as exc:
+        raise CheckpointError(f"{path}: cannot be written: {exc.strerror}") from exc
+    return path
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    """Write a whole file or none; a file that another process made first stays."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")  # mode 0600
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            os.link(name, path)
+    finally:
+        os.unlink(name)
+
+
+def _parse_body(body: str, origin: str) -> Checkpoint:
+    try:
+        name, size, root, time_line, _ = body.split("\n")
+        word, time = time_line.split(" ")
+        checkpoint = Checkpoint(name, int(size), _unbase64(root), from_iso(time))
+    except ValueError as exc:
+        raise CheckpointError("the signed text is not a checkpoint") from exc
+    if word != "time" or len(checkpoint.root) != HASH_BYTES or checkpoint.body() != body:
+        raise CheckpointError("the signed text is not a checkpoint")
+    if name != origin:
+        raise CheckpointError(f"the checkpoint is of another log, {name}")
+    return checkpoint
+
+
+def _unbase64(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as exc:
+        raise CheckpointError("not base64") from exc
