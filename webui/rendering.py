@@ -208,7 +208,7 @@ def _render_cell(self: RendererHTML, tokens: Sequence[Token], at: int, options: 
     return f'<{token.tag} class="align-{side}">' if style else f"<{token.tag}>"
 
 
-def _render_display_formula(_: RendererHTML, tokens: Sequence[Token], at: int, options: OptionsDict, env: EnvType) -> str:
+def _render_formula_block(_: RendererHTML, tokens: Sequence[Token], at: int, options: OptionsDict, env: EnvType) -> str:
     return f'<div class="math-block">{_formula(tokens[at].content, display=True)}</div>\n'
 
 
@@ -277,7 +277,7 @@ def _make_markdown() -> MarkdownIt:
         "table_close": lambda *_: "</table></div>\n",
         "math_inline": lambda _, tokens, at, *__: _formula(tokens[at].content, display=False),
         "math_inline_double": lambda _, tokens, at, *__: _formula(tokens[at].content, display=True),
-        "math_block": _render_display_formula,
+        "math_block": _render_formula_block,
     }.items():
         markdown.add_render_rule(name, rule)
     return markdown

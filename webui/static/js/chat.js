@@ -35,7 +35,7 @@ async function send() {
   composer.showError("");
   try {
     if (!conversation) {
-      const id = await net.createConversation();
+      const id = await net.createConversation(text);
       composer.moveTo(id);
       conversation = id;
       history.replaceState(null, "", `/chat/${conversation}`);
@@ -77,6 +77,8 @@ async function regenerate() {
  * @param {Parameters<typeof net.streamTurn>[1]} turn
  */
 async function run(turn) {
+  const answers = /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("[data-turns] > [data-answer]"));
+  const known = answers[answers.length - 1]?.dataset.answer ?? "";
   const answer = new LiveAnswer(state, column);
   const mine = new AbortController();
   running = mine;
@@ -85,7 +87,7 @@ async function run(turn) {
     await net.streamTurn(conversation, turn, mine.signal, (event) => state.receive(event));
   } catch (error) {
     if (!mine.signal.aborted) throw error;
-    kept = await stopped();
+    kept = await stopped(known);
   } finally {
     running = null;
     answer.leave(kept);
@@ -95,10 +97,13 @@ async function run(turn) {
   }
 }
 
-/** What the server keeps of an answer that was stopped: it is written a moment after the connection closes. */
-async function stopped() {
+/**
+ * What the server keeps of an answer that was stopped: it is written a moment after the connection closes.
+ * @param {string} known the id of the answer before
+ */
+async function stopped(known) {
   for (let attempt = 0; attempt < 20; attempt += 1) {
-    const html = await net.lastAnswer(conversation);
+    const html = await net.lastAnswer(conversation, known);
     if (html) return html;
     await new Promise((resolve) => { setTimeout(resolve, 150); });
   }

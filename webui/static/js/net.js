@@ -34,16 +34,19 @@ async function reason(response) {
     const body = await response.json();
     return String(body.error.message);
   } catch {
-    return `The server answered with an error (${response.status}). Your text is kept here; try again.`;
+    return `The server answered with an error (${response.status}). Nothing was changed; try again.`;
   }
 }
 
 /** @param {unknown} value */
 const json = (value) => ({ headers: { "Content-Type": "application/json" }, body: JSON.stringify(value) });
 
-/** @returns {Promise<string>} the new conversation's id */
-export async function createConversation() {
-  const body = await (await ask("/chat", { method: "POST", ...json({}) })).json();
+/**
+ * @param {string} text its first question, which gives it its title
+ * @returns {Promise<string>} the new conversation's id
+ */
+export async function createConversation(text) {
+  const body = await (await ask("/chat", { method: "POST", ...json({ text }) })).json();
   return body.id;
 }
 
@@ -75,10 +78,12 @@ export async function streamTurn(conversation, turn, signal, receive) {
 
 /**
  * @param {string} conversation
- * @returns {Promise<string>} the last answer as the server keeps it, HTML; empty if there is none
+ * @param {string} after the id of the answer that is already known, "" for none
+ * @returns {Promise<string>} the last answer as the server keeps it, HTML; empty while there is no newer one
  */
-export async function lastAnswer(conversation) {
-  const body = await (await ask(`/chat/${conversation}/last-answer`)).json();
+export async function lastAnswer(conversation, after) {
+  const query = new URLSearchParams({ after });
+  const body = await (await ask(`/chat/${conversation}/last-answer?${query}`)).json();
   return body.html;
 }
 
@@ -115,11 +120,10 @@ export async function deleteConversation(conversation) {
 }
 
 /**
- * @param {string} path a page of ours
+ * @param {string} path an event's page
  * @param {AbortSignal} signal
- * @returns {Promise<Document>}
+ * @returns {Promise<string>} what stands in its pane, HTML
  */
-export async function page(path, signal) {
-  const response = await ask(path, { signal, headers: { Accept: "text/html" } });
-  return new DOMParser().parseFromString(await response.text(), "text/html");
+export async function eventPane(path, signal) {
+  return (await (await ask(path, { signal, headers: { "X-Pane": "event" } })).json()).html;
 }

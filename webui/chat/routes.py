@@ -1,0 +1,220 @@
+"""The chat pages: the list of conversations, one conversation, and the stream of an answer."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import replace
+from typing import Any, cast, get_args
+
+from flask import (
+    Blueprint,
+    Response,
+    get_template_attribute,
+    jsonify,
+    redirect,
+    render_template,
+    request,
+    stream_with_context,
+    url_for,
+)
+from flask.typing import ResponseReturnValue
+
+from appliance.accounts import Role, User
+from appliance.conversations import Conversation, ConversationNotFoundError, NewMessage, StoredMessage
+from appliance.engine.client import EngineUnavailableError
+from appliance.engine.protocol import Effort, Message, TurnRequest
+from appliance.turns import run_turn
+from webui.auth.session import current_actor, demand_role, demand_user
+from webui.chat.stream import Answer, stream_turn
+from webui.chat.view import MessageView, answer_view, grouped, message_view, title_of
+from webui.errors import BadRequestError, NotFoundError
+from webui.services import Services, services
+
+MAX_TEXT_CHARS = 400_000
+STATUS_TIMEOUT_S = 0.5
+_NOT_READY = "The model is still loading, or has stopped. You can write now, and send once it is ready."
+
+blueprint = Blueprint("chat", __name__)
+
+
+@blueprint.before_request
+def only_users() -> ResponseReturnValue | None:
+    if request.endpoint == "chat.index" and Role.USER not in demand_user().roles:
+        return redirect(url_for("review.index" if Role.REVIEWER in demand_user().roles else "admin.index"))
+    demand_role(Role.USER)
+    return None
+
+
+@blueprint.errorhandler(ConversationNotFoundError)
+def not_found(_: ConversationNotFoundError) -> ResponseReturnValue:
+    raise NotFoundError
+
+
+@blueprint.get("/")
+def index() -> ResponseReturnValue:
+    return redirect(url_for("chat.new"))
+
+
+@blueprint.get("/chat")
+def new() -> str:
+    return _page(None, [])
+
+
+@blueprint.get("/chat/<conversation_id>")
+def conversation(conversation_id: str) -> str:
+    user, conversations = demand_user(), services().conversations
+    found = conversations.get(user.id, conversation_id)
+    return _page(found, conversations.messages(user.id, conversation_id))
+
+
+@blueprint.get("/chat/list")
+def conversation_list() -> Response:
+    search = request.args.get("q", "")
+    html = render_template("_conversations.html", **_list(search, request.args.get("current", "")))
+    return jsonify(html=html)
+
+
+@blueprint.post("/chat")
+def create() -> ResponseReturnValue:
+    text = _text(_body().get("text"))
+    made = services().conversations.create(demand_user().id, title=title_of(text))
+    return jsonify(id=made.id), 201
+
+
+@blueprint.patch("/chat/<conversation_id>")
+def change(conversation_id: str) -> ResponseReturnValue:
+    user, conversations, body = demand_user(), services().conversations, _body()
+    title, pinned = body.get("title"), body.get("pinned")
+    if title is not None:
+        conversations.rename(user.id, conversation_id, _text(title))
+    if pinned is not None:
+        conversations.pin(user.id, conversation_id, pinned=pinned is True)
+    return "", 204
+
+
+@blueprint.delete("/chat/<conversation_id>")
+def delete(conversation_id: str) -> ResponseReturnValue:
+    services().conversations.delete(demand_user().id, conversation_id, by=current_actor())
+    return "", 204
+
+
+@blueprint.post("/chat/<conversation_id>/branch")
+def branch(conversation_id: str) -> ResponseReturnValue:
+    services().conversations.show_branch(demand_user().id, conversation_id, str(_body().get("message")))
+    return "", 204
+
+
+@blueprint.get("/chat/<conversation_id>/last-answer")
+def last_answer(conversation_id: str) -> Response:
+    """The answer that was kept after the one named by ``after``; empty while there is none."""
+    last = services().conversations.messages(demand_user().id, conversation_id)[-1:]
+    new = [message for message in last if message.role == "assistant" and message.id != request.args.get("after")]
+    return jsonify(html=_answer_html(message_view(new[0])) if new else "")
+
+
+@blueprint.post("/chat/<conversation_id>/turns")
+def turn(conversation_id: str) -> Response:
+    """Ask a new question, or with ``regenerate`` the last one again; answers with the stream of `webui.chat.stream`."""
+    body, user, service = _body(), demand_user(), services()
+    effort = _effort(body.get("effort"))
+    found = service.conversations.get(user.id, conversation_id)
+    if body.get("regenerate") is True:
+        history = _until_last_question(service.conversations.messages(user.id, conversation_id))
+    else:
+        question = NewMessage("user", _text(body.get("text")))
+        service.conversations.append(user.id, conversation_id, question)
+        history = service.conversations.messages(user.id, conversation_id)
+    asked = TurnRequest(
+        id=secrets.token_hex(16), user=user.id, messages=_for_engine(history), seed=secrets.randbits(63), effort=effort
+    )
+    return _answering(service, user, found, history[-1], asked)
+
+
+def _answering(
+    service: Services, user: User, conversation: Conversation, question: StoredMessage, asked: TurnRequest
+) -> Response:
+    """The stream of one turn, and its end in the conversation."""
+    running = run_turn(service.record, service.engine, current_actor(), asked, conversation_id=conversation.id)
+    about = {"model": service.model.id, "release": service.release.version, "effort": asked.effort}
+
+    def keep(answer: Answer) -> MessageView:
+        new = NewMessage("assistant", answer.text, answer.reasoning or None, answer.calls, answer.details())
+        try:
+            kept = service.conversations.append(user.id, conversation.id, new, parent_id=question.id)
+        except ConversationNotFoundError:  # deleted meanwhile; the record has the answer
+            return answer_view("", new.content, answer.reasoning, answer.calls, new.details)
+        return message_view(kept)
+
+    answer = Answer(running, about, time.monotonic)
+    lines = stream_with_context(stream_turn(running, answer, keep=keep, show=_answer_html, title=conversation.title))
+    return Response(lines, mimetype="application/x-ndjson", headers={"X-Accel-Buffering": "no"})
+
+
+def _page(conversation: Conversation | None, messages: list[StoredMessage]) -> str:
+    return render_template(
+        "chat.html",
+        conversation=conversation,
+        turn_views=[message_view(message) for message in messages],
+        unavailable=None if messages or _engine_answers() else _NOT_READY,
+        **_list("", conversation.id if conversation else ""),
+    )
+
+
+def _list(search: str, current: str) -> dict[str, Any]:
+    found = services().conversations.list_conversations(demand_user().id, search=search)
+    return {"groups": grouped(found, services().clock().astimezone()), "current": current, "search": search}
+
+
+def _answer_html(view: MessageView) -> str:
+    return str(get_template_attribute("_turns.html", "answer")(view, last=True))
+
+
+def _engine_answers() -> bool:
+    try:
+        services().engine.status(timeout_s=STATUS_TIMEOUT_S)
+    except EngineUnavailableError:
+        return False
+    return True
+
+
+def _until_last_question(messages: list[StoredMessage]) -> list[StoredMessage]:
+    while messages and messages[-1].role != "user":
+        messages = messages[:-1]
+    if not messages:
+        raise BadRequestError(message="There is no question to answer again.")
+    return messages
+
+
+def _for_engine(messages: list[StoredMessage]) -> tuple[Message, ...]:
+    """The conversation as the model reads it: without answers that never came, and without past reasoning."""
+    said = [message.as_message() for message in messages if message.content or message.tool_calls]
+    return tuple(message if message.tool_calls else replace(message, reasoning=None) for message in said)
+
+
+def _body() -> dict[str, Any]:
+    body = request.get_json(silent=True)
+    if not isinstance(body, dict):
+        raise BadRequestError
+    return cast("dict[str, Any]", body)
+
+
+def _effort(value: object) -> Effort:
+    if value not in get_args(Effort):
+        raise BadRequestError(message="The effort must be low, medium or high.")
+    return cast("Effort", value)
+
+
+def _text(value: object) -> str:
+    """Text a person has written.
+
+    Raises:
+        BadRequestError: it is none, is blank or too long, or cannot be kept exactly.
+    """
+    if not isinstance(value, str) or not value.strip():
+        raise BadRequestError(message="There is nothing to send: the text is empty.")
+    if len(value) > MAX_TEXT_CHARS:
+        raise BadRequestError(message=f"The text is longer than {MAX_TEXT_CHARS:,} characters.")
+    if "\0" in value or any("\ud800" <= char <= "\udfff" for char in value):
+        raise BadRequestError(message="The text contains characters that cannot be stored.")
+    return value

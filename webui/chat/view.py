@@ -1,0 +1,117 @@
+"""What the chat page shows of conversations and messages. Pure: records in, words and safe HTML out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from markupsafe import Markup
+
+from appliance.conversations import Conversation, StoredMessage
+from appliance.engine.protocol import ToolCall
+from webui.rendering import render_markdown
+
+MAX_TITLE_CHARS = 60
+
+
+@dataclass(frozen=True)
+class ConversationGroup:
+    """A heading of the list and what stands below it."""
+
+    title: str
+    items: tuple[Conversation, ...]
+
+
+@dataclass(frozen=True)
+class MessageView:
+    """One message of the page: the person's `words`, or, where these are None, an answer."""
+
+    id: str
+    words: str | None
+    html: Markup | str = ""
+    source: str = ""
+    reasoning: str = ""
+    thought: str = "Thought"
+    calls: tuple[ToolCall, ...] = ()
+    problem: str | None = None  # what happened, what was kept, what to do
+    facts: tuple[tuple[str, str], ...] = ()
+    branch_number: int = 1
+    branch_count: int = 1
+    branch_before: str | None = None
+    branch_after: str | None = None
+
+
+def grouped(conversations: Sequence[Conversation], now: datetime) -> list[ConversationGroup]:
+    """Pinned ones, then today's, this week's and older ones, by the calendar of `now`."""
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    groups: dict[str, list[Conversation]] = {"Pinned": [], "Today": [], "This week": [], "Older": []}
+    for one in conversations:
+        if one.pinned:
+            groups["Pinned"].append(one)
+        elif one.updated_at >= midnight:
+            groups["Today"].append(one)
+        else:
+            groups["This week" if one.updated_at >= midnight - timedelta(days=6) else "Older"].append(one)
+    return [ConversationGroup(title, tuple(items)) for title, items in groups.items() if items]
+
+
+def title_of(text: str) -> str:
+    """A title for the conversation that begins with `text`: its first words."""
+    words = " ".join(text.split())
+    if len(words) <= MAX_TITLE_CHARS:
+        return words
+    return words[: MAX_TITLE_CHARS - 1].rsplit(" ", 1)[0] + "…"
+
+
+def message_view(message: StoredMessage) -> MessageView:
+    """A message as the page shows it."""
+    at = message.siblings.index(message.id)
+    branch = {
+        "branch_number": at + 1,
+        "branch_count": len(message.siblings),
+        "branch_before": message.siblings[at - 1] if at > 0 else None,
+        "branch_after": message.siblings[at + 1] if at + 1 < len(message.siblings) else None,
+    }
+    if message.role != "assistant":
+        return MessageView(message.id, message.content)
+    return answer_view(
+        message.id, message.content, message.reasoning or "", message.tool_calls, message.details, **branch
+    )
+
+
+def answer_view(
+    message_id: str, text: str, reasoning: str, calls: tuple[ToolCall, ...], details: dict[str, Any], **branch: Any
+) -> MessageView:
+    """An answer as the page shows it; `details` as `webui.chat.stream` keeps them."""
+    seconds = details.get("thought_s")
+    return MessageView(
+        message_id, None, render_markdown(text), text, reasoning,
+        thought=f"Thought for {max(1, round(seconds))} s" if seconds is not None else "Thought",
+        calls=calls, problem=details.get("problem"), facts=tuple(_facts(details)), **branch,
+    )  # fmt: skip
+
+
+def _facts(details: dict[str, Any]) -> list[tuple[str, str]]:
+    """The line "details" of an answer, in words; what is not known is left out."""
+    facts = [
+        ("Model", f"{details['model']}, release {details['release']}"),
+        ("Effort", details["effort"]),
+    ]
+    if "completion_tokens" in details:
+        reasoning, cached = details["reasoning_tokens"], details["cached_tokens"]
+        facts += [
+            ("Prompt", f"{details['prompt_tokens']:,} tokens" + (f", {cached:,} of them reused" if cached else "")),
+            ("Answer", f"{details['completion_tokens']:,} tokens, {reasoning:,} of them reasoning"),
+            ("Time", f"waited {details['queued_s']:.1f} s, read {details['prefill_s']:.1f} s, "
+                     f"wrote {details['decode_s']:.1f} s"),
+        ]  # fmt: skip
+        if details["decode_s"] > 0:
+            facts.append(("Speed", f"{details['completion_tokens'] / details['decode_s']:.1f} tokens per second"))
+        if details["malformed"]:
+            facts.append(("Form", "the model's output was malformed and has been put right"))
+    events = [f"{number:,}" for number in (details.get("prompt_event"), details.get("event")) if number is not None]
+    if events:
+        facts.append(("Record", ("event " if len(events) == 1 else "events ") + " and ".join(events)))
+    return facts

@@ -1,0 +1,59 @@
+"""The frame of every page: the sections a person may see, the integrity badge, and the banner's colours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flask import Blueprint, Response, request, url_for
+
+from appliance.accounts import Role
+from webui.auth.session import current_user
+from webui.services import services
+
+blueprint = Blueprint("frame", __name__)
+
+_SECTIONS = (
+    (Role.USER, "Chat", "chat", "chat.new"),
+    (Role.REVIEWER, "Review", "review", "review.index"),
+    (Role.ADMIN, "Admin", "admin", "admin.index"),
+)
+
+
+@dataclass(frozen=True)
+class Section:
+    """An entry of the bar."""
+
+    title: str
+    icon: str
+    href: str
+    current: bool
+
+
+@blueprint.app_context_processor
+def frame() -> dict[str, object]:
+    user = current_user() if request.blueprint != "api" else None
+    if user is None:
+        return {"user": None, "sections": [], "integrity": None}
+    sections = [
+        Section(title, icon, url_for(endpoint), request.blueprint == endpoint.partition(".")[0])
+        for role, title, icon, endpoint in _SECTIONS
+        if role in user.roles
+    ]
+    return {"user": user, "sections": sections, "integrity": None}
+
+
+@blueprint.get("/banner.css")
+def banner_stylesheet() -> Response:
+    """The administrator's colour, with black or white words, whichever contrasts more."""
+    colour = services().config.banner_colour
+    if colour is None:
+        return Response("", mimetype="text/css")
+    words = "#000000" if _luminance(colour) > 0.179 else "#ffffff"  # WCAG: equal contrast with black and white
+    return Response(f":root {{ --banner: {colour}; --on-banner: {words}; }}\n", mimetype="text/css")
+
+
+def _luminance(colour: str) -> float:
+    """Relative luminance of "#rrggbb" (WCAG 2.2)."""
+    channels = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue

@@ -1,0 +1,106 @@
+"""The reviewer's pages: find events, read one with its proof, see whether the record holds."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from flask import Blueprint, jsonify, render_template, request
+from flask.typing import ResponseReturnValue
+
+from appliance.accounts import Role
+from appliance.audit.event import Action
+from appliance.audit.log import EventNotFoundError, RecordError
+from appliance.audit.review import Filter, Page, actor_names, read_event, search
+from webui.auth.session import current_actor, demand_role
+from webui.errors import NotFoundError, UnavailableError
+from webui.review.proof import prove
+from webui.review.view import ACTION_GROUPS, EventView, day_views, event_view
+from webui.services import services
+
+PAGE_EVENTS = 100
+_FILTERS = ("text", "user", "action", "since", "until")
+
+blueprint = Blueprint("review", __name__, url_prefix="/review")
+
+
+@blueprint.before_request
+def only_reviewers() -> None:
+    demand_role(Role.REVIEWER)
+
+
+@blueprint.errorhandler(EventNotFoundError)
+def event_not_found(_: EventNotFoundError) -> ResponseReturnValue:
+    raise NotFoundError("no_such_event", "The record has no event with this number.")
+
+
+@blueprint.errorhandler(RecordError)
+def not_recorded(_: RecordError) -> ResponseReturnValue:
+    raise UnavailableError("record_failed", "That you look here could not be recorded, so nothing is shown.")
+
+
+@blueprint.get("")
+def index() -> str:
+    return _page()
+
+
+@blueprint.get("/<int:sequence>")
+def event(sequence: int) -> ResponseReturnValue:
+    """An event beside the list, or, for the page's own script, what stands in the event's pane."""
+    shown = _event(sequence)
+    if request.headers.get("X-Pane") == "event":
+        return jsonify(html=render_template("_event.html", query=_query(), **shown))
+    return _page(**shown)
+
+
+def _event(sequence: int) -> dict[str, Any]:
+    """The event and the turn it belongs to; that each of them is read is recorded."""
+    log, reviewer = services().record, current_actor()
+    read = read_event(log, reviewer, sequence)
+    others = {number: read_event(log, reviewer, number).event for number in read.turn if number != sequence}
+    turn = [read.event if number == sequence else others[number] for number in read.turn]
+    return {"event": event_view(read, turn), "proof": prove(log, read)}
+
+
+def _page(*, event: EventView | None = None, proof: object = None) -> str:
+    wanted, problem = _filter()
+    found = Page((), None)
+    if wanted is not None:
+        found = search(
+            services().record, current_actor(), wanted, before=request.args.get("before", type=int), limit=PAGE_EVENTS
+        )
+    return render_template(
+        "review.html", days=day_views(found.rows), older=found.older, names=actor_names(services().record),
+        action_groups=ACTION_GROUPS, query=_query(), event=event, proof=proof, problem=problem,
+    )  # fmt: skip
+
+
+def _query() -> dict[str, str]:
+    """The filter as it stands in the address, without empty fields."""
+    return {name: value for name in _FILTERS if (value := request.args.get(name, "").strip())}
+
+
+def _filter() -> tuple[Filter | None, str | None]:
+    """The filter of the address, or what is wrong with it."""
+    query = _query()
+    try:
+        since_us = _microseconds(query["since"]) if "since" in query else None
+        until_us = _microseconds(query["until"], days_later=1) if "until" in query else None
+    except (ValueError, OverflowError):
+        return None, "A date must look like 2026-11-23. Nothing was looked up; correct it and apply the filter again."
+    return Filter(
+        user=query.get("user", ""),
+        since_us=since_us,
+        until_us=until_us,
+        text=query.get("text", ""),
+        actions=_actions(query.get("action", "")),
+    ), None
+
+
+def _actions(group: str) -> tuple[Action, ...]:
+    return next((actions for value, _, actions in ACTION_GROUPS if value == group), ())
+
+
+def _microseconds(day: str, *, days_later: int = 0) -> int:
+    moment = datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC) + timedelta(days=days_later)
+    return int(moment.timestamp()) * 1_000_000
