@@ -17,7 +17,7 @@ from datetime import date
 from itertools import pairwise
 from pathlib import Path
 
-import openai_harmony as oh  # type: ignore[import-untyped]
+import openai_harmony as oh
 
 from appliance.engine.protocol import Effort, Message, Tool, ToolCall, TurnRequest
 from appliance.errors import ApplianceError

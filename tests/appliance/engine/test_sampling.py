@@ -1,0 +1,89 @@
+"""Draws from the top of the logits equal draws from all of them, and follow the distribution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from appliance.engine.sampling import TopLogits, new_generator, sample
+
+VOCAB = 5000
+
+
+def top_of(logits: NDArray[np.float32], k: int, fetch: Callable[[], NDArray[np.float32]] | None = None) -> TopLogits:
+    order = np.argsort(-logits, kind="stable")[:k]
+    wide = logits.astype(np.float64)
+    logsumexp = np.float32(np.log(np.sum(np.exp(wide - wide.max()))) + wide.max())
+    return TopLogits(order, logits[order], float(logsumexp), len(logits), fetch or (lambda: logits))
+
+
+def reference(logits: NDArray[np.float32], temperature: float, top_p: float, draw: float) -> int:
+    """Written from the definition: sort, normalise, cut the nucleus, renormalise, invert."""
+    order = np.argsort(-logits, kind="stable")
+    p = np.exp(logits[order].astype(np.float64) / temperature - logits.max() / temperature)
+    p /= p.sum()
+    if top_p < 1:
+        size = int(np.argmax(np.cumsum(p) >= top_p)) + 1
+        p, order = p[:size] / p[:size].sum(), order[:size]
+    return int(order[min(int(np.sum(np.cumsum(p) <= draw)), len(p) - 1)])
+
+
+@pytest.mark.parametrize("spread", [0.3, 3.0, 12.0])
+@pytest.mark.parametrize("temperature", [0.2, 0.9, 1.0, 1.7])
+@pytest.mark.parametrize("top_p", [0.1, 0.9, 1.0])
+def test_draws_equal_those_from_the_whole_distribution(spread: float, temperature: float, top_p: float) -> None:
+    rng = np.random.default_rng(7)
+    for seed in range(20):
+        logits = (rng.standard_normal(VOCAB) * spread).astype(np.float32)
+        expected = reference(logits, temperature, top_p, float(new_generator(seed).random()))
+        assert sample(top_of(logits, 64), temperature=temperature, top_p=top_p, rng=new_generator(seed)) == expected
+
+
+def test_all_logits_are_left_alone_when_the_top_decides() -> None:
+    def never() -> NDArray[np.float32]:
+        raise AssertionError("fetched all logits")
+
+    logits = np.full(VOCAB, -20, np.float32)
+    logits[[3, 4000, 17]] = [5, 4, 3]
+    seen = {
+        sample(top_of(logits, 8, never), temperature=t, top_p=p, rng=new_generator(seed))
+        for seed in range(50)
+        for t in (0.5, 1.0)
+        for p in (0.95, 1.0)
+    }
+    assert seen == {3, 4000, 17}
+
+
+def test_frequencies_follow_the_distribution() -> None:
+    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
+    rng = new_generator(11)
+    drawn = [sample(top_of(logits, 4), temperature=1.0, top_p=1.0, rng=rng) for _ in range(4000)]
+    assert np.bincount(drawn, minlength=4) / 4000 == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=0.03)
+
+
+def test_temperature_zero_takes_the_largest_and_leaves_the_generator_alone() -> None:
+    rng = new_generator(1)
+    logits = np.array([0, 9, 1], np.float32)
+    assert sample(top_of(logits, 3), temperature=0, top_p=0.5, rng=rng) == 1
+    assert rng.random() == new_generator(1).random()
+
+
+def test_the_same_seed_draws_the_same_tokens() -> None:
+    logits = np.random.default_rng(1).standard_normal(VOCAB).astype(np.float32)
+    first, second = (
+        [sample(top_of(logits, 32), temperature=1.0, top_p=1.0, rng=rng) for _ in range(30)]
+        for rng in (new_generator(5), new_generator(5))
+    )
+    assert first == second
+    assert len(set(first)) > 5
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_p"), [(-0.1, 1.0), (float("nan"), 1.0), (float("inf"), 1.0), (1.0, 0.0), (1.0, 1.1)]
+)
+def test_rejects_settings_out_of_range(temperature: float, top_p: float) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        sample(top_of(np.zeros(4, np.float32), 4), temperature=temperature, top_p=top_p, rng=new_generator(0))
