@@ -19,11 +19,17 @@ from dataclasses import dataclass
 from appliance.isolation.kernel import SilenceError
 from appliance.isolation.landlock import TCP_ABI, landlock_abi, restrict_self
 from appliance.isolation.namespace import enter_network_namespace
-from appliance.isolation.privileges import drop_privileges, keep_only, open_descriptors, owner_to_become
+from appliance.isolation.privileges import (
+    become_user,
+    drop_privileges,
+    keep_only,
+    open_descriptors,
+    owner_to_become,
+)
 from appliance.isolation.proof import Attempt, open_props, prove_silence, reach_into_memory
 from appliance.isolation.seccomp import install_filter
 
-__all__ = ["Attempt", "Layer", "Silence", "SilenceError", "owner_to_become", "shut_the_door"]
+__all__ = ["Attempt", "Layer", "Silence", "SilenceError", "become_user", "owner_to_become", "shut_the_door"]
 
 
 @dataclass(frozen=True)

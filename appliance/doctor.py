@@ -1,0 +1,136 @@
+"""`appliance doctor`: looks at a host and a site and says what is well, what is not, and what to do about it.
+
+No setting is changed. The proof of silence is made in a child process, the only way to make it and live on.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from appliance.config import Config
+from appliance.errors import ApplianceError
+from appliance.isolation import Silence, SilenceError, become_user, owner_to_become
+from appliance.isolation.trial import try_silence
+
+_LOW_DISK_BYTES = 1 << 30
+_EARLIEST_CLOCK_S = 1_760_000_000  # October 2025, before this code was written
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. ``remedy`` is None when there is nothing to do."""
+
+    subject: str
+    is_well: bool
+    detail: str
+    remedy: str | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything found; ``silence`` is None when it could not be had."""
+
+    is_well: bool
+    findings: tuple[Finding, ...]
+    silence: Silence | None
+
+    def lines(self) -> Iterator[str]:
+        """For a person at a terminal."""
+        for finding in self.findings:
+            yield f"{'ok  ' if finding.is_well else 'FAIL'}  {finding.subject}: {finding.detail}"
+            if finding.remedy:
+                yield f"      to do: {finding.remedy}"
+        if self.silence is not None:
+            yield from silence_lines(self.silence)
+
+
+def silence_lines(silence: Silence) -> Iterator[str]:
+    """The layers and the table of the proof, as docs/silence.md shows them."""
+    yield ""
+    yield f"Silence on Linux {silence.kernel}, uid {silence.uid}"
+    for layer in silence.layers:
+        yield f"  {'in force' if layer.in_force else 'missing ':<9} {layer.name}: {layer.detail}"
+        if layer.remedy:
+            yield f"  {'':<9} to enable: {layer.remedy}"
+    yield ""
+    for attempt in silence.attempts:
+        yield f"  {attempt.way:<34} {attempt.answer}"
+
+
+def examine(config: Config) -> Report:
+    """Look at everything; what cannot be looked at is a finding, never an error. Call before any thread is started.
+
+    Root looks at silence as root would start the service, then leaves root for the site's owner, as the service does.
+    """
+    become = owner_to_become(config.state_dir) if config.state_dir.exists() else None
+    silence, finding = _examine_silence(become)
+    if become is not None:
+        become_user(*become)
+    findings = [finding]
+    for subject, look in (("release", _look_at_release), ("record", _look_at_record)):
+        try:
+            findings.append(Finding(subject, True, look(config)))
+        except ApplianceError as exc:
+            findings.append(Finding(subject, False, str(exc)))
+    findings += [_examine_disk(config), _examine_clock(time.time)]
+    return Report(all(finding.is_well for finding in findings), tuple(findings), silence)
+
+
+def _examine_silence(become: tuple[int, int] | None) -> tuple[Silence | None, Finding]:
+    try:
+        silence = try_silence(become=become)
+    except SilenceError as exc:
+        return None, Finding("silence", False, str(exc))
+    detail = f"{len(silence.attempts)} ways out tried, each refused by the kernel"
+    return silence, Finding("silence", True, detail)
+
+
+def _look_at_release(config: Config) -> str:
+    from appliance.release import load_release, verify_vocabulary
+
+    release = load_release(config.release_dir)
+    verify_vocabulary(release.vocabulary)
+    graphs = ", ".join(sorted(release.graphs))
+    return f"{release.name} {release.version} ({graphs}); the vocabulary is the known one"
+
+
+def _look_at_record(config: Config) -> str:
+    """The database answers, and the newest signed checkpoint fits the log.
+
+    Raises:
+        DatabaseError, RecordError: it cannot be used.
+        ApplianceError: the log is broken.
+    """
+    from appliance.audit.checkpoint import integrity
+    from appliance.audit.log import AuditLog
+    from appliance.database import as_iso, open_database
+
+    database = open_database(config.database_url)
+    try:
+        found = integrity(AuditLog(database), config.state_dir)
+    finally:
+        database.close()
+    if found.state == "broken":
+        raise ApplianceError(f"the log is broken: {found.fault}; see: appliance audit verify")
+    if found.verified_us is None:
+        return f"{found.size} events, no checkpoint signed yet"
+    return f"{found.size} events, the first {found.verified_size} signed at {as_iso(found.verified_us)}"
+
+
+def _examine_disk(config: Config) -> Finding:
+    free = shutil.disk_usage(config.home).free
+    detail = f"{free / 2**30:.1f} GiB free at {config.home}"
+    if free >= _LOW_DISK_BYTES:
+        return Finding("disk", True, detail)
+    return Finding("disk", False, detail, "free at least 1 GiB; without space for the record no prompt is answered")
+
+
+def _examine_clock(clock: Callable[[], float]) -> Finding:
+    now_s = clock()
+    text = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now_s))
+    if now_s >= _EARLIEST_CLOCK_S:
+        return Finding("clock", True, text)
+    return Finding("clock", False, text, "set the clock; the record would bear false times")

@@ -1,0 +1,47 @@
+"""What silence this host would grant, found out in a child that ends afterwards: for `appliance doctor`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Collection
+from dataclasses import asdict
+from typing import Any
+
+from appliance.isolation import Attempt, Layer, Silence, SilenceError, shut_the_door
+
+
+def try_silence(*, become: tuple[int, int] | None, leave_out: Collection[str] = ()) -> Silence:
+    """Shut the door in a child and bring its report back; arguments as of ``shut_the_door``. One thread only.
+
+    Raises:
+        SilenceError: as ``shut_the_door``.
+    """
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(write_end, json.dumps(_report(write_end, become, leave_out)).encode())
+        finally:
+            os._exit(0)
+    os.close(write_end)
+    with os.fdopen(read_end, "rb") as stream:
+        answer = stream.read()
+    status = os.waitpid(pid, 0)[1]
+    if not answer:
+        how = signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else "without a word"
+        raise SilenceError(f"the process that tried to be silent ended ({how})")
+    report: dict[str, Any] = json.loads(answer)
+    if "error" in report:
+        raise SilenceError(report["error"])
+    layers = tuple(Layer(**layer) for layer in report["layers"])
+    attempts = tuple(Attempt(**attempt) for attempt in report["attempts"])
+    return Silence(report["kernel"], report["uid"], layers, attempts)
+
+
+def _report(write_end: int, become: tuple[int, int] | None, leave_out: Collection[str]) -> dict[str, Any]:
+    try:
+        return asdict(shut_the_door(keep=[write_end], become=become, leave_out=leave_out))
+    except SilenceError as exc:
+        return {"error": str(exc)}
