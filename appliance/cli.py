@@ -107,6 +107,34 @@ def doctor(home: Path, as_json: bool) -> None:
         sys.exit(1)
 
 
+@main.command()
+@click.option("--release", type=click.Path(path_type=Path, file_okay=False, exists=True), required=True,
+              help="The release directory.")  # fmt: skip
+@click.option("--record", type=click.Path(path_type=Path, dir_okay=False), help="Write known answers to this file.")
+@click.option("--prompts", type=click.Path(path_type=Path, dir_okay=False, exists=True),
+              help="With --record: a JSON list of lists of token ids.")  # fmt: skip
+@_json
+def selftest(release: Path, record: Path | None, prompts: Path | None, as_json: bool) -> None:
+    """Have the model give its known answers on this machine, in silence. Exit status 1 if one differs."""
+    if (record is None) != (prompts is None):
+        raise click.UsageError("--record and --prompts go together")
+    from appliance.isolation import shut_the_door
+
+    shut_the_door(keep=[], become=None)
+    from appliance.engine.selftest import check_known_answers, load_prompts, record_known_answers
+    from appliance.release import load_release
+
+    found = load_release(release.absolute())
+    if record is not None and prompts is not None:
+        record_known_answers(found, load_prompts(prompts), record)
+        _print(as_json, {"recorded": str(record)}, f"Recorded known answers in {record}.")
+        return
+    with _progress("Known answers", hidden=as_json) as progress:
+        result = check_known_answers(found, progress=progress)
+    text = f"{result.cases} known answers agree on {result.accelerator} (largest deviation {result.worst:.1e})."
+    _print(as_json, dataclasses.asdict(result), text)
+
+
 @main.group()
 def users() -> None:
     """Accounts: add, list, disable, and one-time links."""
