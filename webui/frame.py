@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from flask import Blueprint, Response, request, url_for
 
 from appliance.accounts import Role
+from appliance.audit.checkpoint import integrity
 from webui.auth.session import current_user
+from webui.review.integrity import IntegrityView, integrity_view
 from webui.services import services
 
 blueprint = Blueprint("frame", __name__)
@@ -39,7 +41,12 @@ def frame() -> dict[str, object]:
         for role, title, icon, endpoint in _SECTIONS
         if role in user.roles
     ]
-    return {"user": user, "sections": sections, "integrity": None}
+    return {"user": user, "sections": sections, "integrity": _integrity() if Role.REVIEWER in user.roles else None}
+
+
+def _integrity() -> IntegrityView:
+    service = services()
+    return integrity_view(integrity(service.record, service.config.state_dir), service.clock())
 
 
 @blueprint.get("/banner.css")

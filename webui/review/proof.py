@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from appliance.audit.checkpoint import newest_note
 from appliance.audit.event import encode_header
 from appliance.audit.log import AuditLog
 from appliance.audit.merkle import ProofError, leaf_hash, verify_inclusion
+from appliance.audit.note import Checkpoint, CheckpointError, load_verifier, verify_checkpoint
 from appliance.audit.review import ReadEvent
+from appliance.database import as_datetime
 
 
 @dataclass(frozen=True)
@@ -18,14 +22,38 @@ class ProofView:
     problem: str | None = None
 
 
-def prove(log: AuditLog, read: ReadEvent) -> ProofView:
-    """Check (1) that the content is the one the event commits to, (2) that the event is a leaf of the tree."""
+def prove(log: AuditLog, state_dir: Path, read: ReadEvent) -> ProofView:
+    """Check the event now: (1) the content is the one it commits to; (2) it is a leaf of the present tree; (3) it is a leaf
+    of the tree whose root the newest checkpoint signs, once that reaches it."""
     header, sealed = read.event.header, read.event.sealed
+    leaf, index = leaf_hash(encode_header(header)), header.sequence - 1
     if sealed is not None and sealed.commitment() != header.commitment:  # (1)
         return ProofView(problem="Its content is not the content that was recorded: the digests differ.")
     try:
-        leaf = leaf_hash(encode_header(header))
-        verify_inclusion(leaf, header.sequence - 1, read.tree_size, read.proof, log.root(read.tree_size))  # (2)
+        verify_inclusion(leaf, index, read.tree_size, read.proof, log.root(read.tree_size))  # (2)
+        signed = _signed(log, state_dir)
+        if signed is None or signed.size < header.sequence:
+            return ProofView("It is in the record. The next checkpoint, due within a minute, will sign it.")
+        verify_inclusion(leaf, index, signed.size, log.inclusion_proof(header.sequence, signed.size), signed.root)  # (3)
     except ProofError as exc:
         return ProofView(problem=f"It does not lead to the root of the record: {exc}.")
-    return ProofView(f"It leads to the root of the record's {read.tree_size:,} events.")
+    except CheckpointError as exc:
+        return ProofView(problem=f"The newest checkpoint cannot be used: {exc}.")
+    return ProofView(
+        f"It is in the tree of {signed.size:,} events whose root was signed at "
+        f"{as_datetime(signed.time_us):%Y-%m-%d %H:%M:%S} UTC."
+    )
+
+
+def _signed(log: AuditLog, state_dir: Path) -> Checkpoint | None:
+    """The newest checkpoint, its signature checked; None before the first.
+
+    Raises:
+        CheckpointError: its signature is not good, or the public key is missing.
+    """
+    note, verifier = newest_note(log.database), load_verifier(state_dir / "keys")
+    if note is None:
+        return None
+    if verifier is None:
+        raise CheckpointError("the public key is missing")
+    return verify_checkpoint(note, verifier)

@@ -9,9 +9,11 @@ from flask import Blueprint, jsonify, render_template, request
 from flask.typing import ResponseReturnValue
 
 from appliance.accounts import Role
+from appliance.audit.checkpoint import keep_verdict
 from appliance.audit.event import Action
 from appliance.audit.log import EventNotFoundError, RecordError
 from appliance.audit.review import Filter, Page, actor_names, read_event, search
+from appliance.audit.verify import verify_log
 from webui.auth.session import current_actor, demand_role
 from webui.errors import NotFoundError, UnavailableError
 from webui.review.proof import prove
@@ -53,13 +55,27 @@ def event(sequence: int) -> ResponseReturnValue:
     return _page(**shown)
 
 
+@blueprint.get("/integrity")
+def integrity() -> str:
+    return render_template("integrity.html", report=None)
+
+
+@blueprint.post("/integrity")
+def verify() -> str:
+    """Check every event and every checkpoint; what is found is what the badge says from now on."""
+    log = services().record
+    report = verify_log(log.database, services().config.state_dir)
+    keep_verdict(log.database, report)
+    return render_template("integrity.html", report=report)
+
+
 def _event(sequence: int) -> dict[str, Any]:
     """The event and the turn it belongs to; that each of them is read is recorded."""
     log, reviewer = services().record, current_actor()
     read = read_event(log, reviewer, sequence)
     others = {number: read_event(log, reviewer, number).event for number in read.turn if number != sequence}
     turn = [read.event if number == sequence else others[number] for number in read.turn]
-    return {"event": event_view(read, turn), "proof": prove(log, read)}
+    return {"event": event_view(read, turn), "proof": prove(log, services().config.state_dir, read)}
 
 
 def _page(*, event: EventView | None = None, proof: object = None) -> str:

@@ -1,0 +1,71 @@
+"""What the fake engine says in the browser tests: paced, so that a test can look at an answer while it is written."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+
+from appliance.engine.protocol import AnswerDelta, ReasoningDelta, Started, TurnEvent, TurnRequest
+from tests.fakes import done
+
+RICH_ANSWER = """\
+Checking the archive takes **three steps**, and each can fail only loudly.
+
+1. Compare the root key with the one you were given on paper.
+2. Run `installer verify`:
+
+```bash
+installer verify gpt-oss-0.1.0.airgap --root root.json   # reads the medium once
+```
+
+3. Read what it prints.
+
+| Check | What it proves | Time |
+|---|---|--:|
+| Signature | the metadata is ours | 0.1 s |
+| Digests | every byte is the one signed | 41.0 s |
+| Versions | nothing older comes back | 0.1 s |
+
+The digest of a file is a number below $2^{256}$, and two files share one with probability
+
+$$p \\approx \\frac{n^2}{2^{257}}$$
+
+```python
+def is_plausible(size_bytes: int) -> bool:
+    \"\"\"Whether a shard may be this large.\"\"\"
+    return 0 < size_bytes <= 1 << 30  # one GiB
+```
+
+> What is not signed is not used.
+"""
+REASONING = (
+    "The person asks how to check the archive. The installer does it while it copies. "
+    "I should name the steps in order, give the command, and say what each check proves."
+)
+
+
+class Pace:
+    """Lets a script go on step by step; `open` at first, so that nothing waits unless a test asks for it."""
+
+    def __init__(self) -> None:
+        self._gate = threading.Event()
+        self._gate.set()
+
+    def hold(self) -> None:
+        """Stop each answer after its first words."""
+        self._gate.clear()
+
+    def release(self) -> None:
+        self._gate.set()
+
+    def rich(self, request: TurnRequest) -> Iterable[TurnEvent]:
+        """Reason, then answer with everything Markdown has; waits half-way while held."""
+        yield Started(prompt_tokens=48, queued_s=0.0)
+        for word in REASONING.split(" "):
+            yield ReasoningDelta(word + " ")
+        middle = RICH_ANSWER.index("1. Compare")
+        yield AnswerDelta(RICH_ANSWER[:middle])
+        self._gate.wait(timeout=30)
+        for line in RICH_ANSWER[middle:].splitlines(keepends=True):
+            yield AnswerDelta(line)
+        yield done(prompt_tokens=48, completion_tokens=412, reasoning_tokens=41, decode_s=3.9, prefill_s=0.2)
