@@ -1,0 +1,166 @@
+"""The proof against the running kernel: it passes when the door is shut, and fails when any part of it is left open."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+# Isolation cannot be undone and wants a process of one thread: it happens in children of one process of its own.
+_TRY_ALL = """
+import json, sys
+from dataclasses import asdict
+from appliance.isolation import SilenceError
+from appliance.isolation.trial import try_silence
+results = {}
+for name in json.load(sys.stdin):
+    try:
+        results[name] = asdict(try_silence(become=None, leave_out=name.split("+")))
+    except SilenceError as exc:
+        results[name] = str(exc)
+json.dump(results, sys.stdout)
+"""
+
+# What is left out of the filter: the ways that must then be reported.
+OPENED = {
+    "socket": ["netlink (OPEN)", "vsock", "every other socket family"],
+    "socketpair": ["Unix datagrams (syslog) (OPEN)", "Unix raw (datagrams too) (OPEN)"],
+    "connect": ["Unix socket, by path", "inherited listener, connected", "accepted socket, dissolved (OPEN)"],
+    "socket+connect": ["TCP over IPv4", "TCP over IPv6", "Multipath TCP", "UDP over IPv4", "UDP over IPv6"],
+    "bind": ["Unix listener (bind) (OPEN)"],
+    "sendto": ["sendto with an address", "TCP Fast Open, sendto (OPEN)"],
+    "sendmsg": ["TCP Fast Open, sendmsg (OPEN)"],
+    "sendmmsg": ["TCP Fast Open, sendmmsg"],
+    "clone": ["clone into a namespace"],
+    "unshare": ["unshare (OPEN)"],
+    "process_vm_readv": ["process_vm_readv (OPEN)"],
+    "process_vm_writev": ["process_vm_writev (OPEN)"],
+    "request_key": ["request_key (kernel DNS)"],
+    "ioctl": ["typing into the terminal"],
+    **{
+        name: [name]
+        for name in (
+            *("io_uring_setup", "io_uring_enter", "io_uring_register", "setns", "clone3", "mount", "open_tree"),
+            *("ptrace", "pidfd_getfd", "bpf", "perf_event_open", "userfaultfd", "add_key", "keyctl"),
+        )
+    },
+}
+X86_ONLY = {"32-bit": ["32-bit system call"], "x32": ["x32 system call"]}
+HOSTS = ["", "namespace", "landlock", "namespace+landlock"]  # what a host may refuse
+
+
+@pytest.fixture(scope="module")
+def tried() -> dict[str, Any]:
+    """What `shut_the_door` gave, or said, for each part left out."""
+    names = json.dumps([*OPENED, *X86_ONLY, *HOSTS])
+    done = subprocess.run([sys.executable, "-c", _TRY_ALL], input=names, capture_output=True, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize("left_out", OPENED)
+def test_refuses_to_start_when_a_part_of_the_filter_is_left_out(tried: dict[str, Any], left_out: str) -> None:
+    said = tried[left_out]
+    assert isinstance(said, str), "the proof passed with a way out left open"
+    assert "nothing may start" in said
+    for way in OPENED[left_out]:
+        assert way in said
+
+
+@pytest.mark.skipif("platform.machine() != 'x86_64'", reason="calls of another ABI exist on x86 only")
+@pytest.mark.parametrize("left_out", X86_ONLY)
+def test_refuses_to_start_when_another_abi_is_open(tried: dict[str, Any], left_out: str) -> None:
+    for way in X86_ONLY[left_out]:
+        assert way in tried[left_out]
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_is_silent_on_every_host(tried: dict[str, Any], host: str) -> None:
+    silence = tried[host]
+    assert silence["attempts"]
+    for attempt in silence["attempts"]:
+        assert attempt["refused"], attempt
+        assert attempt["answer"] in ("EPERM", "ENOSYS", "SIGSYS", "SIGSEGV")
+
+
+@pytest.mark.parametrize(
+    ("left_out", "layer"), [("namespace", "network namespace of its own"), ("landlock", "Landlock")]
+)
+def test_says_what_the_host_does_not_grant_and_how_to_enable_it(
+    tried: dict[str, Any], left_out: str, layer: str
+) -> None:
+    layers = {found["name"]: found for found in tried[left_out]["layers"]}
+    assert not layers[layer]["in_force"]
+    assert layers[layer]["remedy"]
+    assert layers["system call filter (seccomp)"]["in_force"]
+
+
+def test_what_is_in_force_has_no_remedy(tried: dict[str, Any]) -> None:
+    for layer in tried[""]["layers"]:
+        assert (layer["remedy"] is None) == layer["in_force"], layer
+
+
+def test_refuses_a_process_with_threads() -> None:
+    code = """
+import threading
+from appliance.isolation import shut_the_door
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+shut_the_door(keep=[], become=None)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "SilenceError: silence must be entered by a process of one thread" in done.stderr
+
+
+def test_closes_every_descriptor_that_nobody_accounts_for() -> None:
+    code = """
+import os, socket
+from appliance.isolation import shut_the_door
+from appliance.isolation.privileges import open_descriptors
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+kept, closed = os.pipe()
+shut_the_door(keep=[kept], become=None)
+assert open_descriptors() == {0, 1, 2, kept}, open_descriptors()
+assert os.readlink("/proc/self/fd/0") == "/dev/null"
+udp.detach()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, stdin=subprocess.PIPE)
+
+
+def test_refuses_to_keep_writing_to_a_socket_that_leads_out() -> None:
+    code = """
+import os, socket, sys
+from appliance.isolation import SilenceError, shut_the_door
+report = os.dup(1)
+os.dup2(socket.socket(socket.AF_INET, socket.SOCK_DGRAM).detach(), 2)
+try:
+    shut_the_door(keep=[report], become=None)
+except SilenceError as exc:
+    os.write(report, str(exc).encode())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "descriptor 2 is a socket that is no Unix stream" in done.stdout
+
+
+def test_children_inherit_silence_and_cannot_leave_core_dumps() -> None:
+    code = """
+import subprocess, sys
+from appliance.isolation import shut_the_door
+shut_the_door(keep=[], become=None)
+child = '''
+import errno, resource, socket
+assert resource.getrlimit(resource.RLIMIT_CORE) == (1, 1)
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+assert status["NoNewPrivs"].strip() == "1" and int(status["CapEff"], 16) == 0 and int(status["CapBnd"], 16) == 0, status
+try:
+    socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+except PermissionError:
+    print("refused")
+'''
+sys.stdout.flush()
+subprocess.run([sys.executable, "-c", child], check=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "refused\n"
