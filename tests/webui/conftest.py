@@ -85,15 +85,16 @@ class Browser:
     def get(self, path: str) -> TestResponse:
         return self.client.get(path)
 
-    def token(self, path: str = "/sign-in") -> str:
-        """The form token that a page gives this browser."""
-        page = self.client.get(path, follow_redirects=True).text
+    def token(self) -> str:
+        """The form token that a page gives this browser, signed in or not."""
+        page = self.client.get("/account", follow_redirects=True).text
         found = re.search(r'<meta name="csrf-token" content="([0-9a-f]{64})">', page)
         assert found is not None, page
         return found[1]
 
     def post(self, path: str, **form: str) -> TestResponse:
-        form.setdefault("csrf_token", self.token())
+        if "csrf_token" not in form:
+            form["csrf_token"] = self.token()
         return self.client.post(path, data=form, headers={"Origin": "http://localhost"})
 
 
@@ -102,13 +103,13 @@ MakeSite = Callable[..., Site]
 
 @pytest.fixture
 def make_site(tmp_path: Path) -> Iterator[MakeSite]:
-    """Make sites; keyword arguments are changes of their Config."""
+    """Make sites; keyword arguments are changes of their Config, or the engine."""
     engines: list[FakeEngine] = []
 
-    def make(**changes: object) -> Site:
+    def make(engine: FakeEngine | None = None, **changes: object) -> Site:
         home = tmp_path / f"site-{len(engines)}"
         init_state(home)
-        engine = FakeEngine()
+        engine = engine or FakeEngine()
         engines.append(engine)
         database = open_database(f"sqlite:///{home}/state/database/appliance.sqlite3")
         config = Config(home=home, release_dir=home, database_url=str(database.engine.url), **changes)  # type: ignore[arg-type]

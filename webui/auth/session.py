@@ -83,14 +83,18 @@ def current_actor(via: Via = "web") -> Actor:
 
 def begin_session(response: Response, user: User) -> None:
     """Sign `user` in: a new token, never one the browser brought along; an earlier session of it ends."""
-    end_session(response)
+    _end_own_session()
     set_cookie(response, "session", services().sessions.create(user, address=client_address()), max_age_s=None)
     drop_cookie(response, "visit")
 
 
 def end_session(response: Response) -> None:
     """Sign this browser out; without a session it does nothing."""
+    _end_own_session()
+    drop_cookie(response, "session")
+
+
+def _end_own_session() -> None:
     token, user = request.cookies.get(cookie_name("session")), current_user()
     if token and user:
         services().sessions.end(token, by=user.actor("web", client_address()))
-    drop_cookie(response, "session")

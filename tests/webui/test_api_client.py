@@ -1,0 +1,339 @@
+"""The official client against the real application in a real gunicorn; only the engine is a fake."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import openai
+import pytest
+from openai.types.chat import ChatCompletionFunctionToolParam, ChatCompletionMessage, ChatCompletionMessageParam
+
+from appliance.accounts import Accounts, Role
+from appliance.audit.log import AuditLog, Event
+from appliance.config import init_state
+from appliance.database import open_database
+from appliance.engine.protocol import (
+    AnswerDelta,
+    Failed,
+    FinishReason,
+    ReasoningDelta,
+    Started,
+    ToolCallDelta,
+    TurnEvent,
+    TurnRequest,
+)
+from appliance.sessions import ApiKeys
+from tests.fakes import FakeEngine, done, echo
+from tests.webui.conftest import FAST_PASSWORDS, SYSTEM
+
+MODEL = "gpt-oss-fake"
+HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello"}]
+NOW: ChatCompletionFunctionToolParam = {
+    "type": "function",
+    "function": {"name": "now", "description": "The time.", "parameters": {"type": "object", "properties": {}}},
+}
+
+
+@dataclass
+class Server:
+    """A served site."""
+
+    engine: FakeEngine
+    record: AuditLog
+    port: int
+    key: str
+
+    def client(self, key: str | None = None) -> openai.OpenAI:
+        base_url = f"http://127.0.0.1:{self.port}/v1"
+        return openai.OpenAI(base_url=base_url, api_key=key or self.key, max_retries=0, timeout=20)
+
+    def answers(self) -> list[Event]:
+        """The recorded answers."""
+        events = (self.record.get(number) for number in range(1, self.record.size() + 1))
+        return [event for event in events if event.header.action == "answer"]
+
+
+def write_release(path: Path) -> None:
+    """A release directory that can be read, though not run."""
+    for name in ("config.json", "vocabulary", "graph"):
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(b"")
+    model = {"id": MODEL, "title": "Fake", "description": "Repeats.", "context_tokens": 4096, "example_prompts": []}
+    body = {
+        "format": 1, "name": MODEL, "version": "0.0.1", "accelerators": ["cpu"], "graphs": {"cpu": "graph"},
+        "config": "config.json", "vocabulary": "vocabulary", "known_answers": None, "model": {**model, "notice": None},
+    }  # fmt: skip
+    (path / "release.json").write_text(json.dumps(body))
+
+
+@contextlib.contextmanager
+def gunicorn(home: Path, engine: FakeEngine) -> Iterator[int]:
+    """`webui.wsgi:app` in gunicorn as the supervisor starts it; the value is its port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        fds = (listener.fileno(), engine.doorbell.fileno())
+        environ = {"APPLIANCE_HOME": str(home), "APPLIANCE_DOORBELL_FD": str(fds[1]), "PATH": os.environ["PATH"]}
+        program = Path(sys.executable).with_name("gunicorn")
+        options = ("--worker-class=gthread", "--threads=4", f"--bind=fd://{fds[0]}", "--graceful-timeout=1")
+        argv = (sys.executable, str(program), *options, "--no-control-socket", "--log-level=warning", "webui.wsgi:app")
+        process = subprocess.Popen(argv, env=environ, pass_fds=fds, cwd=home)
+        try:
+            yield port
+        finally:
+            process.terminate()
+            process.wait(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    home = tmp_path_factory.mktemp("site")
+    init_state(home)
+    write_release(home / "releases" / "0.0.1")
+    (home / "current").symlink_to("releases/0.0.1")
+    database = open_database(f"sqlite:///{home}/state/database/appliance.sqlite3")
+    record = AuditLog(database)
+    user = Accounts(database, record, passwords=FAST_PASSWORDS).create_user("ada", None, [Role.USER], by=SYSTEM)
+    _, key = ApiKeys(database, record).create(user, "test", by=SYSTEM)
+    with FakeEngine() as engine, gunicorn(home, engine) as port:
+        yield Server(engine, record, port, key)
+    database.close()
+
+
+@pytest.fixture(autouse=True)
+def _echo_again(server: Server) -> Iterator[None]:
+    yield
+    server.engine.script = echo
+    server.engine.requests.clear()
+
+
+def play(server: Server, *events: TurnEvent) -> None:
+    server.engine.script = lambda _request: events
+
+
+def wait_for(condition: object, *, timeout_s: float) -> float:
+    """Seconds until `condition()` is true; fails after `timeout_s`."""
+    assert callable(condition)
+    begin_s = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begin_s < timeout_s, "it did not happen in time"
+        time.sleep(0.02)
+    return time.monotonic() - begin_s
+
+
+def test_lists_and_gets_the_model(server: Server) -> None:
+    with server.client() as client:
+        assert [model.id for model in client.models.list()] == [MODEL]
+        assert client.models.retrieve(MODEL).owned_by
+
+
+def test_answers_as_a_whole(server: Server) -> None:
+    with server.client() as client:
+        answer = client.chat.completions.create(model=MODEL, messages=HELLO, temperature=0, seed=1, max_tokens=50)
+    assert answer.choices[0].message.content == "You said: Hello"
+    assert answer.choices[0].finish_reason == "stop"
+    assert (answer.choices[0].message.model_extra or {})["reasoning_content"].startswith("The user said")
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens_details is not None
+    assert answer.usage.completion_tokens_details.reasoning_tokens == 3
+
+
+def test_answers_as_a_stream_with_usage(server: Server) -> None:
+    with server.client() as client, client.chat.completions.create(
+        model=MODEL, messages=HELLO, stream=True, stream_options={"include_usage": True}
+    ) as stream:
+        chunks = list(stream)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == "You said: Hello"
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.total_tokens == 27
+
+
+def test_the_clients_own_accumulator_reads_the_stream(server: Server) -> None:
+    with server.client() as client, client.chat.completions.stream(model=MODEL, messages=HELLO) as stream:
+        final = stream.get_final_completion()
+    assert final.choices[0].message.content == "You said: Hello"
+
+
+def calling_then_answering(request: TurnRequest) -> Iterable[TurnEvent]:
+    """Call the tool; once it was answered, say what it said."""
+    yield Started(5, 0.0)
+    if request.messages[-1].role == "tool":
+        yield AnswerDelta(f"It is {request.messages[-1].content}.")
+        yield done()
+    else:
+        yield ReasoningDelta("I need the time.")
+        yield ToolCallDelta(0, "call_1", "now", "")
+        yield ToolCallDelta(0, "call_1", None, '{"zone": "UTC"}')
+        yield done(finish_reason="tool_calls")
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_tool_goes_out_and_its_result_comes_back(server: Server, streamed: bool) -> None:
+    server.engine.script = calling_then_answering
+    message: ChatCompletionMessage
+    with server.client() as client:
+        if streamed:
+            with client.chat.completions.stream(model=MODEL, messages=HELLO, tools=[NOW]) as stream:
+                message = stream.get_final_completion().choices[0].message
+        else:
+            message = client.chat.completions.create(model=MODEL, messages=HELLO, tools=[NOW]).choices[0].message
+        assert message.tool_calls is not None
+        call = message.tool_calls[0]
+        assert call.type == "function"
+        assert (call.function.name, json.loads(call.function.arguments)) == ("now", {"zone": "UTC"})
+        history: list[ChatCompletionMessageParam] = [
+            *HELLO,
+            message.model_dump(exclude={"parsed"}),  # type: ignore[list-item]  # sent back whole, as programs do
+            {"role": "tool", "tool_call_id": call.id, "content": "noon"},
+        ]
+        answer = client.chat.completions.create(model=MODEL, messages=history, tools=[NOW])
+    assert answer.choices[0].message.content == "It is noon."
+    sent = server.engine.requests[-1]
+    assert sent.messages[1].reasoning == "I need the time."
+    assert (sent.messages[2].tool_call_id, sent.messages[2].name) == ("call_1", "now")
+
+
+def test_a_bad_field_is_a_bad_request_that_names_it(server: Server) -> None:
+    with server.client() as client, pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model=MODEL, messages=HELLO, temperature=3)
+    assert (caught.value.param, caught.value.code) == ("temperature", "invalid_value")
+
+
+def test_a_wrong_key_is_an_authentication_error(server: Server) -> None:
+    with server.client("gpo_wrong") as client, pytest.raises(openai.AuthenticationError) as caught:
+        client.models.list()
+    assert caught.value.code == "invalid_api_key"
+
+
+def test_an_unknown_model_is_a_not_found_error(server: Server) -> None:
+    with server.client() as client, pytest.raises(openai.NotFoundError) as caught:
+        client.chat.completions.create(model="gpt-4o", messages=HELLO)
+    assert caught.value.code == "model_not_found"
+
+
+def test_other_apis_are_a_not_found_error(server: Server) -> None:
+    with server.client() as client, pytest.raises(openai.NotFoundError):
+        client.embeddings.create(model=MODEL, input="x")
+    with server.client() as client, pytest.raises(openai.NotFoundError):
+        client.responses.create(model=MODEL, input="x")
+
+
+def test_a_full_queue_is_a_rate_limit_error_with_a_time_to_wait(server: Server) -> None:
+    play(server, Failed("overloaded", "Too many requests wait.", retry_after_s=4.0))
+    with server.client() as client, pytest.raises(openai.RateLimitError) as caught:
+        client.chat.completions.create(model=MODEL, messages=HELLO)
+    assert caught.value.response.headers["Retry-After"] == "4"
+
+
+def test_a_dead_engine_is_an_internal_server_error(server: Server) -> None:
+    play(server, Failed("engine_stopped", "The model stopped."))
+    with server.client() as client, pytest.raises(openai.InternalServerError) as caught:
+        client.chat.completions.create(model=MODEL, messages=HELLO)
+    assert (caught.value.status_code, caught.value.code) == (503, "engine_stopped")
+
+
+def test_a_stream_that_breaks_raises_in_the_client(server: Server) -> None:
+    play(server, Started(1, 0.0), AnswerDelta("so"), Failed("engine_failed", "The model failed."))
+    with server.client() as client, client.chat.completions.create(
+        model=MODEL, messages=HELLO, stream=True
+    ) as stream, pytest.raises(openai.APIError, match="The model failed"):
+        list(stream)
+
+
+def test_an_engine_that_dies_in_the_middle_ends_the_stream(server: Server) -> None:
+    reached = threading.Event()
+
+    def script(_request: TurnRequest) -> Iterable[TurnEvent]:
+        yield Started(1, 0.0)
+        yield AnswerDelta("so")
+        reached.set()
+        time.sleep(0.3)
+        server.engine.die()
+        yield AnswerDelta("never")
+
+    server.engine.script = script
+    with server.client() as client, client.chat.completions.create(
+        model=MODEL, messages=HELLO, stream=True
+    ) as stream, pytest.raises(openai.APIError):
+        list(stream)
+    assert reached.is_set()
+
+
+@pytest.mark.parametrize("reason", ["stop", "length"])
+def test_the_finish_reason_arrives(server: Server, reason: FinishReason) -> None:
+    play(server, Started(1, 0.0), AnswerDelta("x"), done(finish_reason=reason))
+    with server.client() as client:
+        assert client.chat.completions.create(model=MODEL, messages=HELLO).choices[0].finish_reason == reason
+
+
+def endless(_request: TurnRequest) -> Iterable[TurnEvent]:
+    """Write a word every 20 ms for 20 seconds."""
+    yield Started(1, 0.0)
+    for _ in range(1000):
+        time.sleep(0.02)
+        yield AnswerDelta("word ")
+    yield done()
+
+
+def test_leaving_a_stream_cancels_the_turn_and_keeps_what_came(server: Server) -> None:
+    server.engine.script = endless
+    cancelled, answered = len(server.engine.cancelled), len(server.answers())
+    with server.client() as client, client.chat.completions.create(
+        model=MODEL, messages=HELLO, stream=True
+    ) as stream:
+        for chunk in stream:
+            if chunk.choices[0].delta.content:
+                break
+    took_s = wait_for(lambda: len(server.engine.cancelled) > cancelled, timeout_s=5)
+    wait_for(lambda: len(server.answers()) > answered, timeout_s=5)
+    last = server.answers()[-1]
+    assert took_s < 1.5
+    assert last.header.outcome == "abandoned"
+    assert last.content is not None
+    assert last.content.text.startswith("word ")
+
+
+def test_leaving_before_the_whole_answer_cancels_the_turn(server: Server) -> None:
+    server.engine.script = endless
+    cancelled = len(server.engine.cancelled)
+    with server.client() as client, pytest.raises(openai.APITimeoutError):
+        client.with_options(timeout=0.5).chat.completions.create(model=MODEL, messages=HELLO)
+    assert wait_for(lambda: len(server.engine.cancelled) > cancelled, timeout_s=5) < 1.5
+
+
+def test_a_body_over_the_limit_is_refused_by_the_real_server(server: Server) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    connection.putrequest("POST", "/v1/chat/completions")
+    connection.putheader("Authorization", f"Bearer {server.key}")
+    connection.putheader("Content-Type", "application/json")
+    connection.putheader("Content-Length", str(2**40))
+    connection.endheaders()
+    assert connection.getresponse().status == 413
+    connection.close()
+
+
+def test_many_callers_are_answered_each_with_their_own(server: Server) -> None:
+    answers: dict[int, str | None] = {}
+
+    def ask(number: int) -> None:
+        with server.client() as client:
+            message: ChatCompletionMessageParam = {"role": "user", "content": f"number {number}"}
+            created = client.chat.completions.create(model=MODEL, messages=[message])
+            answers[number] = created.choices[0].message.content
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert answers == {number: f"You said: number {number}" for number in range(12)}
