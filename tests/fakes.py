@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 
+import numpy as np
+
 from appliance.engine.client import EngineClient
+from appliance.engine.kv_cache import DecodeRun
+from appliance.engine.model import ModelError
 from appliance.engine.protocol import (
     AnswerDelta,
     Done,
@@ -21,6 +25,7 @@ from appliance.engine.protocol import (
     decode,
     encode,
 )
+from appliance.engine.sampling import TopLogits
 
 FAKE_STATUS = Status(
     model="gpt-oss-fake", release="0.0.1", accelerator="cpu", context_tokens=4096, slots=2, active=0, queued=0
@@ -142,3 +147,50 @@ class FakeEngine:
                 return
             if isinstance(event, Done | Failed):
                 return
+
+
+class FakeModel:
+    """What the scheduler needs of a model, without arithmetic: continues each known prompt with its reply.
+
+    It keeps what each slot has been given and refuses what would corrupt a real cache: a gap, or a token beyond the
+    capacity. ``steps`` records each call: ("prefill", slot, tokens) or ("decode", first, rows).
+    """
+
+    def __init__(self, replies: Mapping[tuple[int, ...], Sequence[int]], *, slots: int, capacity: int = 4096) -> None:
+        self.replies = {tuple(prompt): list(reply) for prompt, reply in replies.items()}
+        self.slots = slots
+        self.capacity = capacity
+        self.held: list[list[int]] = [[] for _ in range(slots)]
+        self.steps: list[tuple[str, int, int | list[int]]] = []
+        self.fail_next: set[str] = set()  # "prefill", "decode"
+
+    def prefill(self, slot: int, tokens: Sequence[int], past: int, *, want_logits: bool) -> TopLogits | None:
+        self.steps.append(("prefill", slot, len(tokens)))
+        self._fail("prefill")
+        self._append(slot, past, tokens)
+        return self._next(slot) if want_logits else None
+
+    def decode(self, run: DecodeRun) -> list[TopLogits]:
+        self.steps.append(("decode", run.first, run.rows))
+        self._fail("decode")
+        for offset, (token, length) in enumerate(zip(run.tokens, run.lengths, strict=True)):
+            self._append(run.first + offset, length, [token])
+        return [self._next(run.first + row) for row in run.rows]
+
+    def _append(self, slot: int, past: int, tokens: Sequence[int]) -> None:
+        assert past <= len(self.held[slot]), "a gap in the cache"
+        assert past + len(tokens) <= self.capacity, "beyond the cache"
+        self.held[slot][past:] = tokens
+
+    def _next(self, slot: int) -> TopLogits:
+        held = tuple(self.held[slot])
+        prompt = max((p for p in self.replies if held[: len(p)] == p), key=len)
+        token = self.replies[prompt][len(held) - len(prompt)]
+        assert held[len(prompt) :] == tuple(self.replies[prompt][: len(held) - len(prompt)]), "another's tokens"
+        ids, logits = np.array([token, token ^ 1]), np.array([30, -30], np.float32)
+        return TopLogits(ids, logits, 30.0, 2, lambda: logits)
+
+    def _fail(self, kind: str) -> None:
+        if kind in self.fail_next:
+            self.fail_next.remove(kind)
+            raise ModelError("the fake fails as told")

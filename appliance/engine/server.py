@@ -1,0 +1,241 @@
+"""The engine process, ``python -m appliance.engine.server``: takes turns from the doorbell, answers on their sockets.
+
+Three threads, each with one duty: the main thread runs the model; ``io`` reads requests and writes events; ``intake``
+decodes and tokenises, so that neither of the others waits for a long prompt. The doorbell is not touched before the
+model is loaded: whoever gets an answer, a status among them, gets it from an engine that is ready.
+
+Needs no way out: it opens no socket and connects to nothing; its only sockets are those handed to it.
+
+Environment: APPLIANCE_HOME (the site), APPLIANCE_DOORBELL_FD (the engine's end of the doorbell). SIGTERM and SIGINT end
+every turn with Failed("engine_stopped"), then the process, with exit code 0.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from types import FrameType
+
+from appliance.config import Config, load_config
+from appliance.engine.connections import Connection, ConnectionLoop
+from appliance.engine.harmony import ConversationError, Vocabulary, load_vocabulary, render_prompt
+from appliance.engine.model import ModelError, OnnxModel, load_model
+from appliance.engine.protocol import (
+    Done,
+    Failed,
+    ProtocolError,
+    Status,
+    StatusRequest,
+    TurnEvent,
+    TurnRequest,
+    decode,
+)
+from appliance.engine.sampling import check_settings
+from appliance.engine.scheduler import STOPPED, Scheduler, Turn
+from appliance.errors import ApplianceError
+from appliance.release import Release, load_release
+
+_HOME, _DOORBELL = "APPLIANCE_HOME", "APPLIANCE_DOORBELL_FD"
+_FAREWELL_S = 2.0  # at the end, for clients to take their last event
+_IDLE_S = 0.25  # how long an idle engine takes to notice a signal
+_MAX_STOPS, _MAX_STOP_CHARS = 16, 256
+_CUDA_DEVICE = Path("/dev/nvidia0")
+_log = logging.getLogger("appliance.engine")
+
+
+class EngineServer:
+    """Serves one doorbell with one scheduler."""
+
+    def __init__(
+        self,
+        doorbell: socket.socket,
+        scheduler: Scheduler,
+        vocabulary: Vocabulary,
+        status: Callable[[], Status],
+        *,
+        today: Callable[[], date] = date.today,
+    ) -> None:
+        self._scheduler = scheduler
+        self._vocabulary = vocabulary
+        self._status = status
+        self._today = today
+        self._stopping = threading.Event()
+        self._failed = False
+        self._lock = threading.Lock()
+        self._turns: dict[Connection, Turn] = {}  # submitted, client still there; held under _lock
+        self._lines: queue.SimpleQueue[tuple[Connection, bytes] | None] = queue.SimpleQueue()
+        self._connections = ConnectionLoop(
+            doorbell,
+            on_request=lambda connection, line: self._lines.put((connection, line)),
+            on_gone=self._cancel,
+            on_abandoned=self.stop,
+        )
+
+    def run(self) -> bool:
+        """Serve until ``stop``; the calling thread runs the model. False if a thread of the server failed."""
+        io = threading.Thread(target=self._watched, args=(self._connections.run,), name="io")
+        intake = threading.Thread(target=self._watched, args=(self._take_in,), name="intake")
+        io.start()
+        intake.start()
+        try:
+            while not self._stopping.is_set():
+                if not self._scheduler.step():
+                    self._scheduler.wait_for_work(_IDLE_S)
+        finally:
+            self._lines.put(None)
+            intake.join()
+            self._scheduler.stop(STOPPED)
+            self._connections.stop(_FAREWELL_S)
+            io.join()
+            self._connections.close()
+        return not self._failed
+
+    def stop(self) -> None:
+        """Have ``run`` end soon; may be called from any thread and from a signal handler."""
+        self._stopping.set()
+
+    def _watched(self, work: Callable[[], None]) -> None:
+        """Run a thread's work; if it raises, the server ends with it rather than serve half."""
+        try:
+            work()
+        except BaseException:
+            self._failed = True
+            self.stop()
+            raise
+
+    def _take_in(self) -> None:
+        while (item := self._lines.get()) is not None:
+            connection, line = item
+            if not connection.gone:
+                self._answer(connection, line)
+
+    def _answer(self, connection: Connection, line: bytes) -> None:
+        try:
+            request = decode(line)
+            if isinstance(request, StatusRequest):
+                connection.send(self._status())
+            elif isinstance(request, TurnRequest):
+                check_request(request)
+                self._submit(connection, request, render_prompt(self._vocabulary, request, today=self._today()))
+            else:
+                raise ProtocolError(f"a {type(request).__name__} is not a request")
+        except (ProtocolError, ConversationError) as exc:
+            connection.send(Failed("bad_request", str(exc)))
+
+    def _submit(self, connection: Connection, request: TurnRequest, prompt: list[int]) -> None:
+        def sink(event: TurnEvent) -> None:
+            connection.send(event)
+            if isinstance(event, Done | Failed):
+                with self._lock:
+                    self._turns.pop(connection, None)
+
+        turn = Turn(request, prompt, sink)
+        with self._lock:
+            if connection.gone:  # else _cancel, which comes after ``gone``, will find the turn
+                return
+            self._turns[connection] = turn
+        self._scheduler.submit(turn)
+
+    def _cancel(self, connection: Connection) -> None:
+        with self._lock:
+            turn = self._turns.pop(connection, None)
+        if turn is not None:
+            self._scheduler.cancel(turn)
+
+
+def check_request(request: TurnRequest) -> None:
+    """Raises ProtocolError for a number out of range or a stop text that is none."""
+    try:
+        check_settings(temperature=request.temperature, top_p=request.top_p)
+    except ValueError as exc:
+        raise ProtocolError(str(exc)) from exc
+    if request.seed < 0:
+        raise ProtocolError("seed must not be negative")
+    if request.max_tokens is not None and request.max_tokens < 1:
+        raise ProtocolError("max_tokens must be at least 1")
+    if len(request.stop) > _MAX_STOPS or not all(0 < len(text) <= _MAX_STOP_CHARS for text in request.stop):
+        raise ProtocolError(f"stop takes up to {_MAX_STOPS} texts of 1 to {_MAX_STOP_CHARS} characters")
+
+
+def choose_accelerator(config: Config, release: Release) -> str:
+    """The graph to run: the configured one; for "auto" CUDA if the release has it and a GPU is there, else the CPU.
+
+    Raises:
+        ModelError: the release has no such graph.
+    """
+    wanted: str = config.accelerator
+    if wanted == "auto":
+        has_gpu = _CUDA_DEVICE.exists() or "cpu" not in release.graphs
+        wanted = "cuda" if "cuda" in release.graphs and has_gpu else "cpu"
+    if wanted not in release.graphs:
+        raise ModelError(f"release {release.version} has no {wanted} graph; it has {', '.join(release.graphs)}")
+    return wanted
+
+
+def load_engine(config: Config) -> tuple[Release, OnnxModel, Vocabulary]:
+    """Load what the configured release needs.
+
+    Raises:
+        ApplianceError: the release, its vocabulary or its graph cannot be used here.
+    """
+    release = load_release(config.release_dir)
+    vocabulary = load_vocabulary(release.vocabulary)
+    accelerator = choose_accelerator(config, release)
+    context_tokens = config.context_tokens or release.model.context_tokens
+    model = load_model(
+        release.graphs[accelerator], accelerator=accelerator, slots=config.slots, context_tokens=context_tokens
+    )
+    return release, model, vocabulary
+
+
+def describe(release: Release, model: OnnxModel, scheduler: Scheduler) -> Status:
+    """The engine's present status."""
+    load = scheduler.load()
+    return Status(
+        model=release.model.id,
+        release=release.version,
+        accelerator=model.accelerator,
+        context_tokens=model.capacity,
+        slots=model.slots,
+        active=load.active,
+        queued=load.queued,
+        details={"threads": model.threads, "layers": model.shape.layers, "vocabulary": model.shape.vocab},
+    )
+
+
+def main() -> int:
+    """The process's exit code: 0 after a signal or the supervisor's end, 1 after an error."""
+    logging.basicConfig(level=logging.INFO, format="engine: %(message)s", stream=sys.stderr)
+    missing = [name for name in (_HOME, _DOORBELL) if name not in os.environ]
+    if missing:
+        _log.error("%s is not set; `appliance serve` starts this program", " and ".join(missing))
+        return 2
+    try:
+        doorbell = socket.socket(fileno=int(os.environ[_DOORBELL]))
+        config = load_config(Path(os.environ[_HOME]))
+        release, model, vocabulary = load_engine(config)
+    except (ApplianceError, OSError, ValueError) as exc:
+        _log.error("%s", exc)
+        return 1
+    scheduler = Scheduler(model, vocabulary, queue_limit=config.queue_limit)
+    server = EngineServer(doorbell, scheduler, vocabulary, lambda: describe(release, model, scheduler))
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        server.stop()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    _log.info("serving %s %s on %s with %d slots", release.name, release.version, model.accelerator, model.slots)
+    return 0 if server.run() else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

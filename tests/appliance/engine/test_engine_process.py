@@ -1,0 +1,278 @@
+"""The engine as a process of its own, with a real graph, reached through a doorbell as the web workers reach it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from appliance.engine.client import EngineClient, EngineUnavailableError
+from appliance.engine.protocol import (
+    AnswerDelta,
+    Done,
+    Failed,
+    Message,
+    ReasoningDelta,
+    Started,
+    Status,
+    TurnEvent,
+    TurnRequest,
+)
+
+
+def ask(text: str = "Hello", **changes: object) -> TurnRequest:
+    request = TurnRequest(id="t", user="ann", messages=(Message("user", text),), seed=5, max_tokens=12)
+    return replace(request, **changes)  # type: ignore[arg-type]
+
+
+class EngineProcess:
+    """A running engine and the web's end of its doorbell; this process keeps both ends, as the supervisor does."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.web, self.bell = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.client = EngineClient(self.web)
+        self.start()
+
+    def start(self) -> None:
+        environ = {**os.environ, "APPLIANCE_HOME": str(self.home), "APPLIANCE_DOORBELL_FD": str(self.bell.fileno())}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "appliance.engine.server"], env=environ, pass_fds=[self.bell.fileno()]
+        )
+
+    def wait_ready(self, timeout_s: float = 60.0) -> Status:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                return self.client.status(timeout_s=5)
+            except EngineUnavailableError:
+                assert self.process.poll() is None, "the engine ended"
+                assert time.monotonic() < deadline, "the engine is not ready"
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.web.close()
+        self.bell.close()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, release_dir: Path) -> Path:
+    home = tmp_path_factory.mktemp("site")
+    (home / "state" / "config").mkdir(parents=True)
+    (home / "state" / "config" / "appliance.toml").write_text("[engine]\nslots = 3\nqueue_limit = 8\n")
+    (home / "current").symlink_to(release_dir)
+    return home
+
+
+@pytest.fixture(scope="module")
+def shared(home: Path) -> Iterator[EngineProcess]:
+    """One engine for the tests that leave it as they found it."""
+    engine = EngineProcess(home)
+    engine.wait_ready()
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def own(home: Path) -> Iterator[EngineProcess]:
+    engine = EngineProcess(home)
+    engine.wait_ready()
+    yield engine
+    engine.close()
+
+
+def run(engine: EngineProcess, request: TurnRequest) -> list[TurnEvent]:
+    with engine.client.turn(request) as events:
+        return list(events)
+
+
+def finished(events: list[TurnEvent]) -> Done:
+    assert isinstance(events[-1], Done), events[-1]
+    return events[-1]
+
+
+def failed(events: list[TurnEvent]) -> Failed:
+    assert isinstance(events[-1], Failed), events[-1]
+    return events[-1]
+
+
+def wait_idle(engine: EngineProcess) -> None:
+    deadline = time.monotonic() + 10
+    while (status := engine.client.status()).active or status.queued:
+        assert time.monotonic() < deadline, status
+        time.sleep(0.01)
+
+
+def test_a_turn_starts_streams_and_ends(shared: EngineProcess) -> None:
+    events = run(shared, ask())
+    assert isinstance(events[0], Started)
+    done = finished(events)
+    assert done.completion_tokens == len(done.token_ids) == 12
+    assert done.finish_reason == "length"
+    assert done.prompt_tokens == events[0].prompt_tokens > 50
+    assert any(isinstance(e, AnswerDelta | ReasoningDelta) for e in events)
+
+
+def test_status_tells_what_is_served(shared: EngineProcess) -> None:
+    status = shared.client.status()
+    assert (status.model, status.release, status.accelerator) == ("gpt-oss-random", "0.1.0", "cpu")
+    assert (status.context_tokens, status.slots, status.active, status.queued) == (512, 3, 0, 0)
+
+
+def test_the_same_seed_gives_the_same_tokens_and_another_seed_others(shared: EngineProcess) -> None:
+    first, again, other = (finished(run(shared, ask(seed=seed))).token_ids for seed in (7, 7, 8))
+    assert first == again
+    assert first != other
+
+
+def test_conversations_at_once_give_what_each_gives_alone(shared: EngineProcess) -> None:
+    requests = [ask(f"Question {n} " * (n + 1), id=f"t{n}", user=f"u{n}", seed=n, max_tokens=20, temperature=0.0) for n in range(6)]
+    alone = [finished(run(shared, request)).token_ids for request in requests]
+    together: dict[int, tuple[int, ...]] = {}
+    threads = [
+        threading.Thread(target=lambda n=n, r=r: together.update({n: finished(run(shared, r)).token_ids}))  # type: ignore[misc]
+        for n, r in enumerate(requests)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [together[n] for n in range(6)] == alone
+
+
+def test_a_follow_up_reuses_what_is_computed_and_answers_the_same(shared: EngineProcess) -> None:
+    history = (Message("user", "one " * 60), Message("assistant", "two"), Message("user", "three"))
+    fresh = finished(run(shared, ask(messages=history, user="fresh", temperature=0.0)))
+    assert fresh.cached_tokens == 0
+    run(shared, ask(messages=history[:1], user="returning"))
+    reused = finished(run(shared, ask(messages=history, user="returning", temperature=0.0)))
+    assert reused.cached_tokens > 100
+    assert reused.token_ids == fresh.token_ids
+
+
+def test_leaving_a_turn_frees_its_slot(shared: EngineProcess) -> None:
+    with shared.client.turn(ask(max_tokens=400)) as events:
+        assert isinstance(next(events), Started)
+        next(events)
+        assert shared.client.status().active == 1
+    wait_idle(shared)
+
+
+def test_too_long_a_conversation_is_refused_with_both_numbers(shared: EngineProcess) -> None:
+    (only,) = run(shared, ask("word " * 600))
+    assert isinstance(only, Failed)
+    assert only.code == "context_exceeded"
+    assert "512" in only.message
+    assert "6" in only.message
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"temperature": -1.0},
+        {"top_p": 0.0},
+        {"seed": -1},
+        {"max_tokens": 0},
+        {"stop": ("",)},
+        {"messages": ()},
+        {"effort": "extreme"},
+        {"temperature": "hot"},
+        {"messages": (Message("tool", "42"),)},
+    ],
+)
+def test_a_bad_request_fails_alone(shared: EngineProcess, changes: dict[str, object]) -> None:
+    assert failed(run(shared, ask(**changes))).code == "bad_request"
+    assert finished(run(shared, ask())).completion_tokens == 12
+
+
+@pytest.mark.parametrize("line", [b"\n", b"{}\n", b"\xff\xfe\n", b'{"type":"Done"}\n', b"[" * 100_000 + b"\n", b"1\n2\n"])
+def test_a_line_that_is_no_request_fails_alone(shared: EngineProcess, line: bytes) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        socket.send_fds(shared.web, [b"\x01"], [theirs.fileno()])
+        theirs.close()
+        ours.settimeout(10)
+        ours.sendall(line)
+        assert b'"code":"bad_request"' in ours.recv(65536)
+    assert finished(run(shared, ask())).completion_tokens == 12
+
+
+def test_what_is_not_a_socket_at_the_doorbell_harms_nobody(shared: EngineProcess) -> None:
+    with open(os.devnull, "rb") as other:
+        socket.send_fds(shared.web, [b"\x01"], [other.fileno()])
+    shared.web.send(b"\x01")
+    assert finished(run(shared, ask())).completion_tokens == 12
+
+
+def test_a_client_that_does_not_read_stalls_nobody(shared: EngineProcess) -> None:
+    with shared.client.turn(ask(max_tokens=400, user="sleeper")) as events:
+        next(events)
+        began = time.monotonic()
+        assert finished(run(shared, ask(user="awake"))).completion_tokens == 12
+        assert time.monotonic() - began < 20
+    wait_idle(shared)
+
+
+def test_a_killed_engine_ends_its_turn_and_a_restarted_one_takes_the_next(own: EngineProcess) -> None:
+    with own.client.turn(ask(max_tokens=400)) as events:
+        assert isinstance(next(events), Started)
+        own.process.kill()
+        last = list(events)[-1]
+    assert isinstance(last, Failed)
+    assert last.code == "engine_stopped"
+    own.process.wait()
+    own.start()
+    own.wait_ready()
+    assert finished(run(own, ask())).completion_tokens == 12
+
+
+def test_sigterm_ends_turns_with_engine_stopped_and_exits_cleanly(own: EngineProcess) -> None:
+    with own.client.turn(ask(max_tokens=400)) as events:
+        assert isinstance(next(events), Started)
+        own.process.send_signal(signal.SIGTERM)
+        last = list(events)[-1]
+    assert isinstance(last, Failed)
+    assert last.code == "engine_stopped"
+    assert own.process.wait(10) == 0
+
+
+def test_the_engine_ends_when_nobody_can_ring_any_more(home: Path) -> None:
+    engine = EngineProcess(home)
+    engine.wait_ready()
+    engine.web.close()
+    assert engine.process.wait(10) == 0
+    engine.close()
+
+
+@pytest.mark.parametrize("missing", ["APPLIANCE_HOME", "APPLIANCE_DOORBELL_FD"])
+def test_refuses_to_start_without_its_environment(missing: str) -> None:
+    environ = {"APPLIANCE_HOME": "/nowhere", "APPLIANCE_DOORBELL_FD": "0", **os.environ}
+    del environ[missing]
+    done = subprocess.run(
+        [sys.executable, "-m", "appliance.engine.server"], env=environ, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert missing in done.stderr
+
+
+def test_a_release_that_is_not_there_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
+    web, bell = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    environ = {**os.environ, "APPLIANCE_HOME": str(tmp_path), "APPLIANCE_DOORBELL_FD": str(bell.fileno())}
+    with web, bell:
+        done = subprocess.run(
+            [sys.executable, "-m", "appliance.engine.server"],
+            env=environ, pass_fds=[bell.fileno()], capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "release.json" in done.stderr
