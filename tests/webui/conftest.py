@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ from appliance.audit.event import Actor
 from appliance.audit.log import AuditLog, Event
 from appliance.config import Config, init_state
 from appliance.conversations import Conversations
-from appliance.database import open_database
+from appliance.database import Database, open_database
 from appliance.passwords import Passwords
 from appliance.release import ModelCard, Release
 from appliance.sessions import ApiKeys, Sessions
@@ -101,17 +102,30 @@ class Browser:
 MakeSite = Callable[..., Site]
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with its tables, to be copied: making them takes a while."""
+    path = tmp_path_factory.mktemp("database") / "empty.sqlite3"
+    database = open_database(f"sqlite:///{path}")
+    database.close()
+    return path
+
+
 @pytest.fixture
-def make_site(tmp_path: Path) -> Iterator[MakeSite]:
+def make_site(tmp_path: Path, empty_database: Path) -> Iterator[MakeSite]:
     """Make sites; keyword arguments are changes of their Config, or the engine."""
     engines: list[FakeEngine] = []
+    databases: list[Database] = []
 
     def make(engine: FakeEngine | None = None, **changes: object) -> Site:
         home = tmp_path / f"site-{len(engines)}"
         init_state(home)
         engine = engine or FakeEngine()
         engines.append(engine)
-        database = open_database(f"sqlite:///{home}/state/database/appliance.sqlite3")
+        path = home / "state" / "database" / "appliance.sqlite3"
+        shutil.copyfile(empty_database, path)
+        database = open_database(f"sqlite:///{path}")
+        databases.append(database)
         config = Config(home=home, release_dir=home, database_url=str(database.engine.url), **changes)  # type: ignore[arg-type]
         record = AuditLog(database)
         release = Release(
@@ -134,6 +148,8 @@ def make_site(tmp_path: Path) -> Iterator[MakeSite]:
     yield make
     for engine in engines:
         engine.close()
+    for database in databases:
+        database.close()
 
 
 @pytest.fixture

@@ -1,0 +1,38 @@
+"""docs/api.md says what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from webui.api import errors, messages, tools, validation
+from webui.app import MAX_BODY_BYTES
+
+PAGE = Path(__file__).parents[2] / "docs" / "api.md"
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return PAGE.read_text(encoding="utf-8")
+
+
+def test_the_table_of_fields_is_the_one_the_server_checks(page: str) -> None:
+    table = page.partition("| field | what is taken |\n|---|---|\n")[2].partition("\n\n")[0]
+    assert table.splitlines() == [f"| `{name}` | {field.takes} |" for name, field in validation.FIELDS.items()]
+
+
+def test_every_code_the_sources_raise_is_documented(page: str) -> None:
+    documented = set(re.findall(r"`([a-z_]+)`", page.partition("## Errors")[2]))
+    sources = Path(errors.__file__).parent.glob("*.py")
+    raised = {code for source in sources for code in re.findall(r'ApiError\(\s*\d+,\s*"([a-z_]+)"', source.read_text())}
+    raised |= {code for _, code, _ in errors._FAILURES.values()}
+    assert len(raised) > 15
+    assert raised - {"bad_request"} <= documented  # bad_request: an HTTP error before the API is reached
+
+
+def test_the_limits_named_are_the_limits_checked(page: str) -> None:
+    assert f"At most {messages.MAX_MESSAGES:,}," in page
+    assert f"up to {tools.MAX_TOOLS} functions" in page
+    assert f"at most {MAX_BODY_BYTES // 2**20} MiB" in page
