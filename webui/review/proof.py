@@ -23,8 +23,11 @@ class ProofView:
 
 
 def prove(log: AuditLog, state_dir: Path, read: ReadEvent) -> ProofView:
-    """Check the event now: (1) the content is the one it commits to; (2) it is a leaf of the present tree; (3) it is a leaf
-    of the tree whose root the newest checkpoint signs, once that reaches it."""
+    """Check the event now.
+
+    (1) The content is the one it commits to. (2) It is a leaf of the present tree. (3) It is a leaf of the tree whose
+    root the newest checkpoint signs, once that reaches it.
+    """
     header, sealed = read.event.header, read.event.sealed
     leaf, index = leaf_hash(encode_header(header)), header.sequence - 1
     if sealed is not None and sealed.commitment() != header.commitment:  # (1)
@@ -34,7 +37,8 @@ def prove(log: AuditLog, state_dir: Path, read: ReadEvent) -> ProofView:
         signed = _signed(log, state_dir)
         if signed is None or signed.size < header.sequence:
             return ProofView("It is in the record. The next checkpoint, due within a minute, will sign it.")
-        verify_inclusion(leaf, index, signed.size, log.inclusion_proof(header.sequence, signed.size), signed.root)  # (3)
+        path = log.inclusion_proof(header.sequence, signed.size)
+        verify_inclusion(leaf, index, signed.size, path, signed.root)  # (3)
     except ProofError as exc:
         return ProofView(problem=f"It does not lead to the root of the record: {exc}.")
     except CheckpointError as exc:

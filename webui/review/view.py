@@ -43,9 +43,9 @@ ACTION_WORDS: Final[dict[Action, str]] = {
     "engine_restarted": "Engine restarted",
 }
 
-# The choices of the filter: the value in the address, the words, the actions (none: all but the review's own).
+# The choices of the filter: the value in the address, the words, the actions (none: everything but reviewing).
 ACTION_GROUPS: Final[tuple[tuple[str, str, tuple[Action, ...]], ...]] = (
-    ("", "Everything but reviewing", ()),
+    ("", "Everything", ()),
     ("turns", "Questions and answers", ("prompt", "answer")),
     ("prompts", "Questions", ("prompt",)),
     ("answers", "Answers", ("answer",)),
@@ -141,17 +141,20 @@ def _row_view(row: EventRow) -> RowView:
     header = row.header
     word, kind = _OUTCOMES[header.outcome]
     words = "content erased" if row.erased else " ".join(row.excerpt.split())
+    about = _about(header)
     return RowView(
         header.sequence, as_datetime(header.time_us), header.actor.name or "appliance", header.actor.via,
-        ACTION_WORDS[header.action], words or _subject_words(header), word, kind,
+        ACTION_WORDS[header.action], ": ".join(part for part in (about, words) if part), word, kind,
     )  # fmt: skip
 
 
-def _subject_words(header: Header) -> str:
-    """What was acted on, where the row has no words of its own; ids of turns say nothing to people."""
+def _about(header: Header) -> str:
+    """What was acted on, where it says something to people: ids of turns do not, nor does one's own name."""
     if header.action == "review_read":
         return f"event {header.subject}"
-    return "" if header.action in ("prompt", "answer", "conversation_deleted") else header.subject
+    if header.action in ("prompt", "answer", "conversation_deleted") or header.subject == header.actor.name:
+        return ""
+    return header.subject
 
 
 def _seen(event: Event) -> MessageView | None:

@@ -180,5 +180,5 @@ document.addEventListener("keydown", (event) => {
 });
 
 decorate();
-column.toBottom();
+if (conversation) column.toBottom();
 if (!matchMedia("(pointer: coarse)").matches) composer.focus();
