@@ -85,7 +85,7 @@ def keygen(keys: Path, days: int, as_json: bool) -> None:
 @_target_options
 @click.option("--name", help="Name of the release; default: the model's id.")
 @click.option("--version", help="Version of the release; default: the project's, + a digest of the contents.")
-@click.option("--expires", type=click.DateTime(["%Y-%m-%d"]), help="Last day of the signatures; default: two years.")
+@click.option("--expires", type=click.DateTime(["%Y-%m-%d"]), help="When the signatures expire; default: in two years.")
 @click.option("--metadata-version", type=click.IntRange(min=1), help="Default: counted in the keys' ledger.")
 @click.option("--wheel-cache", type=_PATH, help="Where fetched wheels are kept; default: the user's cache directory.")
 @click.option("--own-wheel", type=_PATH, help="This project's wheel; default: built from the source tree.")

@@ -25,7 +25,7 @@ from packaging.utils import canonicalize_name
 from bundler.errors import WheelError
 from bundler.wheelhouse import sha256_file
 
-_LICENCE = re.compile(r"(licen[cs]e|copying|notice|authors)[^/]*", re.IGNORECASE)
+_LICENCE = re.compile(r"(licen[cs]e|copying|notice|authors|thirdpartynotices)[^/]*", re.IGNORECASE)
 _UNSAFE = re.compile(r"[^A-Za-z0-9._+@-]+")
 MAX_LICENCE_BYTES = 4 << 20
 
@@ -58,22 +58,28 @@ def read_wheel(path: Path) -> WheelFacts:
     """
     try:
         with zipfile.ZipFile(path) as wheel:
-            infos = [i for i in wheel.infolist() if i.filename.split("/")[0].endswith(".dist-info") and not i.is_dir()]
-            (metadata_info,) = (i for i in infos if i.filename.count("/") == 1 and i.filename.endswith("/METADATA"))
+            infos = [info for info in wheel.infolist() if not info.is_dir()]
+            (metadata_info,) = (i for i in infos if i.filename.endswith(".dist-info/METADATA"))
             metadata = BytesHeaderParser().parsebytes(wheel.read(metadata_info))
             licences = {}
-            for info in infos:
-                name = info.filename.split("/", 1)[1].removeprefix("licenses/")
-                if not _LICENCE.fullmatch(name.rsplit("/", 1)[-1]) and "/licenses/" not in info.filename:
-                    continue
+            for info in filter(_is_licence, infos):
                 if info.file_size > MAX_LICENCE_BYTES:
                     raise WheelError(f"{path.name}: {info.filename} has {info.file_size} bytes")
+                name = info.filename.split("/", 1)[1].removeprefix("licenses/")
                 licences[safe_name(name)] = wheel.read(info)
     except (zipfile.BadZipFile, ValueError) as exc:
         raise WheelError(f"{path.name} is not a wheel: {exc}") from exc
     name, version = canonicalize_name(metadata["Name"]), metadata["Version"]
     purl = f"pkg:pypi/{quote(name)}@{quote(version)}"
     return WheelFacts(Component("library", name, version, sha256_file(path), _licence(metadata), purl), licences)
+
+
+def _is_licence(info: zipfile.ZipInfo) -> bool:
+    """Licence files of the dist-info (PEP 639), and those that lie at the top of a package."""
+    directory, _, name = info.filename.rpartition("/")
+    if ".dist-info/licenses" in directory:
+        return True
+    return directory.count("/") == 0 and bool(directory) and bool(_LICENCE.fullmatch(name)) and name.count(".py") == 0
 
 
 def safe_name(name: str) -> str:

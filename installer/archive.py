@@ -47,7 +47,7 @@ MAX_TARGET_BYTES = 1 << 32  # weight shards are at most 1 GiB
 
 SUFFIX = ".airgap"
 TIMESTAMP, SNAPSHOT, TARGETS = "metadata/timestamp.json", "metadata/snapshot.json", "metadata/targets.json"
-_ROOT_NAME = re.compile(r"metadata/([1-9][0-9]{0,5})\.root\.json")
+_LAWFUL_NAME = re.compile(r"metadata/[1-9][0-9]{0,5}\.root\.json|targets/[0-9a-f]{64}")
 _KINDS = {
     tarfile.LNKTYPE: "hard link", tarfile.SYMTYPE: "symbolic link", tarfile.CHRTYPE: "character device",
     tarfile.BLKTYPE: "block device", tarfile.DIRTYPE: "directory", tarfile.FIFOTYPE: "FIFO",
@@ -200,6 +200,7 @@ class ArchiveReader:
             return HeaderError(where, "the tar header is not in this format's one form")
         if info.name == expected:
             return HeaderError(where, f"its header says {info.size} bytes, the signed metadata says otherwise")
-        if expected is not None and (info.name in later or _ROOT_NAME.fullmatch(info.name)):
+        in_metadata = expected is not None and expected.startswith("metadata/")
+        if expected is not None and (info.name in later or (in_metadata and _LAWFUL_NAME.fullmatch(info.name))):
             return MissingMemberError(expected, info.name)
         return UnexpectedMemberError(info.name)

@@ -1,0 +1,337 @@
+"""Installing, going back, and what may go wrong on the host: kills, full disks, wrong hosts, two installers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from installer.archive import END_OF_ARCHIVE
+from installer.errors import (
+    BusyError,
+    DigestMismatchError,
+    NoReleaseError,
+    PlatformError,
+    PrefixError,
+    ReleaseConflictError,
+    ReleaseDescriptorError,
+    SelfTestError,
+    SpaceError,
+    StorageFullError,
+    WheelInstallError,
+)
+from installer.install import Outcome, install
+from installer.preflight import Host, check_platform, check_space
+from installer.release import parse_release
+from installer.site import Site, open_site
+from tests.installer.archives import Sender, appliance_wheel, listing, release_files
+
+NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+
+
+def run_install(
+    archive: Path, sender: Sender, prefix: Path,
+    step: Callable[[str], None] = lambda name: None, progress: Callable[[int], None] = lambda count: None,
+) -> Outcome:  # fmt: skip
+    with archive.open("rb") as stream:
+        return install(
+            stream, sender.root, prefix, now=NOW, environ=dict(os.environ), progress=progress, step=step
+        )
+
+
+@pytest.fixture(scope="module")
+def installed(release_1: Path, sender: Sender, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A site with release 1.0 current; tests must leave it as it is."""
+    prefix = tmp_path_factory.mktemp("installed") / "site"
+    run_install(release_1, sender, prefix)
+    return prefix
+
+
+def works(prefix: Path) -> bool:
+    """Whether the current release's own command runs and gives its known answers."""
+    current = prefix / "current"
+    command = [str(current / "venv" / "bin" / "appliance"), "selftest", "--release", str(current)]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def test_installs_every_target_with_its_signed_bytes_and_switches_current(installed: Path) -> None:
+    current = installed / "current"
+    assert os.readlink(current) == "releases/1.0"
+    for name, data in release_files("1.0").items():
+        assert (current / name).read_bytes() == data
+        blob = installed / "store" / "sha256" / hashlib.sha256(data).hexdigest()[:2] / hashlib.sha256(data).hexdigest()
+        assert blob.samefile(current / name)
+        assert blob.stat().st_mode & 0o777 == 0o444
+    assert works(installed)
+    receipt = json.loads((current / "receipt.json").read_bytes())
+    assert (receipt["version"], receipt["self_test"]) == ("1.0", "passed")
+    assert (installed / "state").stat().st_mode & 0o777 == 0o700
+    assert not (installed / ".incoming").exists()
+
+
+def test_installing_the_current_release_again_changes_nothing(installed: Path, release_1: Path, sender: Sender) -> None:
+    before = listing(installed)
+    outcome = run_install(release_1, sender, installed)
+    assert not outcome.switched
+    assert not outcome.assembled
+    assert listing(installed) == before
+
+
+def test_upgrade_keeps_the_release_before_and_rollback_returns_to_it(
+    release_1: Path, release_2: Path, sender: Sender, tmp_path: Path
+) -> None:
+    prefix = tmp_path / "site"
+    run_install(release_1, sender, prefix)
+    (prefix / "state" / "database").mkdir()
+    (prefix / "state" / "database" / "kept").write_text("records")
+    outcome = run_install(release_2, sender, prefix)
+    assert outcome.reused_blobs >= 2, "the wheels are shared by both releases"
+    assert (os.readlink(prefix / "current"), os.readlink(prefix / "previous")) == ("releases/2.0", "releases/1.0")
+    with open_site(prefix) as site:
+        assert site.swap_back() == ("2.0", "1.0")
+    assert os.readlink(prefix / "current") == "releases/1.0"
+    assert works(prefix)
+    with open_site(prefix) as site:
+        assert site.swap_back() == ("1.0", "2.0")
+    assert (prefix / "state" / "database" / "kept").read_text() == "records"
+
+
+def test_rollback_without_a_previous_release_is_refused(installed: Path) -> None:
+    before = listing(installed)
+    with pytest.raises(NoReleaseError), open_site(installed) as site:
+        site.swap_back()
+    assert listing(installed) == before
+
+
+def test_a_release_that_fails_its_self_test_leaves_the_site_as_it_was(sender: Sender, installed: Path) -> None:
+    bad = sender.archive(release_files("1.1", passes=False), "fails", version=3)
+    before = listing(installed)
+    with pytest.raises(SelfTestError, match="expected"):
+        run_install(bad, sender, installed)
+    assert listing(installed) == before
+    assert works(installed)
+
+
+def test_a_first_install_that_fails_leaves_no_prefix(sender: Sender, tmp_path: Path) -> None:
+    bad = sender.archive(release_files("1.2", passes=False), "fails-first", version=4)
+    with pytest.raises(SelfTestError):
+        run_install(bad, sender, tmp_path / "new" / "site")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_wheel_that_the_lock_does_not_name_by_hash_is_not_installed(sender: Sender, installed: Path) -> None:
+    wrong = b"appliance-fixture==1.0 --hash=sha256:" + b"0" * 64 + b"\n"
+    bad = sender.archive(release_files("1.3", extra={"wheels/requirements.lock": wrong}), "hash", version=5)
+    before = listing(installed)
+    with pytest.raises(WheelInstallError, match=r"(?i)hash"):
+        run_install(bad, sender, installed)
+    assert listing(installed) == before
+
+
+def test_other_contents_under_an_installed_version_are_refused(sender: Sender, installed: Path) -> None:
+    other = sender.archive(release_files("1.0", extra={"licences/x": b"x"}), "conflict", version=6)
+    before = listing(installed)
+    with pytest.raises(ReleaseConflictError):
+        run_install(other, sender, installed)
+    assert listing(installed) == before
+
+
+def test_two_installers_do_not_work_on_one_site(release_2: Path, sender: Sender, installed: Path) -> None:
+    before = listing(installed)
+    with open_site(installed), pytest.raises(BusyError):
+        run_install(release_2, sender, installed)
+    assert listing(installed) == before
+
+
+def test_a_directory_of_somebody_else_is_not_a_prefix(release_1: Path, sender: Sender, tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("mine")
+    with pytest.raises(PrefixError):
+        run_install(release_1, sender, tmp_path)
+    assert listing(tmp_path).keys() == {"letter.txt"}
+
+
+def test_an_unwritable_prefix_is_refused(release_1: Path, sender: Sender, tmp_path: Path) -> None:
+    prefix = tmp_path / "site"
+    prefix.mkdir(mode=0o555)
+    was_root = os.geteuid() == 0
+    tmp_path.chmod(0o755)
+    try:
+        if was_root:
+            os.seteuid(65534)
+        with pytest.raises(PrefixError), open_site(prefix):
+            pass
+    finally:
+        if was_root:
+            os.seteuid(0)
+    assert listing(prefix) == {}
+
+
+KILL_POINTS = [
+    "blob", "Assembling the release", "Installing its Python packages", "receipt", "switch",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("point", KILL_POINTS)
+def test_a_kill_leaves_the_old_release_working_and_the_next_run_resumes(
+    point: str, release_1: Path, release_2: Path, sender: Sender, tmp_path: Path, installed: Path
+) -> None:
+    prefix = tmp_path / "site"
+    prefix.mkdir()  # a copy of the installed site: its environment still names the first place, which exists
+    subprocess.run(["cp", "-a", f"{installed}/.", str(prefix)], check=True)
+    child = os.fork()
+    if child == 0:
+        _install_until(point, release_2, sender, prefix)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status), "the child was killed where it should be"
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    assert os.readlink(prefix / "current") == "releases/1.0"
+    assert Site(prefix).pointed("current") == "1.0"
+    assert (prefix / "current" / "model" / "weights-00001.bin").read_bytes().endswith(b"1.0")
+
+    outcome = run_install(release_2, sender, prefix)
+
+    assert outcome.switched
+    assert Site(prefix).pointed("current") == "2.0"
+    assert Site(prefix).pointed("previous") == "1.0"
+    assert works(prefix)
+    assert not list(prefix.rglob("*.part"))
+    assert not list(prefix.rglob(".*.new"))
+    if point in ("Assembling the release", "Installing its Python packages", "receipt"):
+        assert outcome.reused_blobs >= len(set(release_files("2.0").values())) - 1, "verified blobs are reused"
+
+
+def _install_until(point: str, archive: Path, sender: Sender, prefix: Path) -> None:
+    """In a child: install and die by SIGKILL at the named point. Never returns."""
+
+    def die(name: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    try:
+        if point == "receipt":
+            setattr(Site, "write_receipt", lambda site, receipt: die(receipt))  # noqa: B010 - as a child may
+        if point == "switch":
+            setattr(Site, "switch", lambda site, version: die(version))  # noqa: B010
+        blobs = iter(range(3))
+        run_install(
+            archive, sender, prefix,
+            step=lambda name: die(name) if name == point else None,
+            progress=lambda count: die(count) if point == "blob" and next(blobs, None) is None else None,
+        )  # fmt: skip
+    finally:
+        os._exit(99)
+
+
+@pytest.mark.parametrize(("limit", "bulk"), [(500_000, 0), (4_000_000, 16_000_000)])
+def test_a_full_disk_is_a_clear_error_and_the_old_release_still_works(
+    limit: int, bulk: int, sender: Sender, installed: Path
+) -> None:
+    """The kernel refuses to write past `limit`: first a blob in quarantine, then a file that pip unpacks."""
+    shard = {"model/weights-00002.bin": os.urandom(600_000)}
+    archive = sender.archive(
+        release_files(f"3.{bulk}", bulk_bytes=bulk, extra=shard), f"full-{bulk}", version=20 + bool(bulk)
+    )
+    before = listing(installed)
+    environ = {**os.environ, "COLUMNS": "400"}
+    done = subprocess.run(
+        [sys.executable, "-m", "installer.cli", "install", str(archive), "--root", str(sender.root_path),
+         "--prefix", str(installed)],
+        capture_output=True, text=True, check=False, env=environ,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"installer: {StorageFullError.__name__}: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert listing(installed) == before
+    assert works(installed)
+
+
+def test_a_host_without_ensurepip_can_install(release_1: Path, sender: Sender, tmp_path: Path) -> None:
+    stubs = tmp_path / "stubs"
+    stubs.mkdir()
+    (stubs / "ensurepip.py").write_text("raise ImportError('this host has no ensurepip')\n")
+    environ = {**os.environ, "PYTHONPATH": str(stubs)}
+    probe = subprocess.run([sys.executable, "-c", "import ensurepip"], env=environ, capture_output=True, check=False)
+    assert probe.returncode != 0, "the stub must hide ensurepip"
+    done = subprocess.run(
+        [sys.executable, "-m", "installer.cli", "install", str(release_1), "--root", str(sender.root_path),
+         "--prefix", str(tmp_path / "site"), "--json"],
+        capture_output=True, text=True, check=False, env=environ,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["current"] == "1.0"
+    assert works(tmp_path / "site")
+
+
+def test_a_damaged_blob_in_the_store_is_replaced(
+    release_1: Path, release_2: Path, sender: Sender, tmp_path: Path
+) -> None:
+    prefix = tmp_path / "site"
+    run_install(release_1, sender, prefix)
+    digest = hashlib.sha256(appliance_wheel()[1]).hexdigest()
+    blob = prefix / "store" / "sha256" / digest[:2] / digest
+    blob.chmod(0o644)
+    blob.write_bytes(b"damaged")
+    run_install(release_2, sender, prefix)
+    assert hashlib.sha256(blob.read_bytes()).hexdigest() == digest
+    assert works(prefix)
+
+
+def test_a_damaged_archive_on_top_of_an_installed_site_changes_nothing(
+    release_2: Path, sender: Sender, installed: Path, tmp_path: Path
+) -> None:
+    cut = tmp_path / "cut.airgap"
+    data = bytearray(release_2.read_bytes())
+    data[-len(END_OF_ARCHIVE) - 512] ^= 1  # the first byte of the last block with contents
+    cut.write_bytes(data)
+    before = listing(installed)
+    with pytest.raises(DigestMismatchError):
+        run_install(cut, sender, installed)
+    assert listing(installed) == before
+
+
+RELEASE = parse_release(release_files()["release.json"], ["wheels/requirements.lock", "known_answers.json"])
+GOOD = Host(RELEASE.python, "CPython", RELEASE.platform.split("_", 3)[3], (2, 36))
+
+
+@pytest.mark.parametrize(
+    ("host", "sentence"),
+    [
+        (Host("3.9", GOOD.implementation, GOOD.machine, GOOD.glibc), "run the installer with python"),
+        (Host(GOOD.python, "PyPy", GOOD.machine, GOOD.glibc), "this is PyPy"),
+        (Host(GOOD.python, "CPython", "riscv64", GOOD.glibc), "this is riscv64"),
+        (Host(GOOD.python, "CPython", GOOD.machine, (2, 16)), "this host has glibc 2.16"),
+        (Host(GOOD.python, "CPython", GOOD.machine, None), "another C library"),
+    ],
+)
+def test_another_host_than_the_release_was_built_for_is_refused(host: Host, sentence: str) -> None:
+    check_platform(RELEASE, GOOD)
+    with pytest.raises(PlatformError, match=sentence):
+        check_platform(RELEASE, host)
+
+
+def test_too_little_space_is_refused_with_the_missing_amount(tmp_path: Path) -> None:
+    check_space(tmp_path, blob_bytes=0, wheel_bytes=0)
+    with pytest.raises(SpaceError, match=r"free \d+ MiB"):
+        check_space(tmp_path, blob_bytes=1 << 60, wheel_bytes=0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": 2}, {"version": "../up"}, {"version": ".hidden"}, {"version": ""}, {"name": 3}, {"target": None},
+        {"known_answers": "absent.json"}, {"target": {"python": "3.x", "platform": "p"}}, {"model": {}},
+    ],
+)  # fmt: skip
+def test_a_signed_release_json_that_makes_no_sense_is_refused(change: dict[str, object]) -> None:
+    body = json.loads(release_files()["release.json"]) | change
+    with pytest.raises(ReleaseDescriptorError):
+        parse_release(json.dumps(body).encode(), ["wheels/requirements.lock", "known_answers.json"])

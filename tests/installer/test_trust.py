@@ -1,0 +1,288 @@
+"""Which signed metadata is accepted: keys, versions, dates, rotation. Every refusal has its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from securesystemslib.signer import CryptoSigner
+from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
+
+from installer import trust
+from installer.archive import MAX_TARGETS, SNAPSHOT, TARGETS, TIMESTAMP, root_name
+from installer.errors import (
+    EscapingPathError,
+    ExpiredError,
+    InstallerError,
+    LimitError,
+    MalformedMetadataError,
+    MixedMetadataError,
+    OlderVersionError,
+    SignatureError,
+    UnknownKeyError,
+)
+from installer.trust import CANONICAL, VerifiedMetadata, verify_metadata
+from tests.installer.archives import NOW
+
+DIGEST = "ab" * 32
+LATER = NOW + timedelta(days=9)
+EARLIER = NOW - timedelta(days=1)
+
+
+class Repository:
+    """A TUF repository in memory, with every knob that an attacker or a careless sender could turn."""
+
+    def __init__(self, *, threshold: int = 1, root_expires: datetime = LATER) -> None:
+        self.signers = {role: [CryptoSigner.generate_ed25519() for _ in range(threshold)]
+                        for role in ("root", "targets", "snapshot", "timestamp")}  # fmt: skip
+        root = Root(version=1, expires=root_expires, consistent_snapshot=False)
+        for role, signers in self.signers.items():
+            for signer in signers:
+                root.add_key(signer.public_key, role)
+            root.roles[role].threshold = threshold
+        self.root = root
+        self.roots = [self.sign(root, "root")]
+
+    def sign(self, signed: Any, role: str, signers: list[CryptoSigner] | None = None) -> bytes:
+        metadata: Metadata[Any] = Metadata(signed)
+        for signer in signers or self.signers[role]:
+            metadata.sign(signer, append=True)
+        return metadata.to_bytes(CANONICAL)
+
+    def members(
+        self, version: int = 1, *, paths: dict[str, str] | None = None, length: int = 3,
+        expires: dict[str, datetime] | None = None, change: Callable[[Any], None] = lambda signed: None,
+    ) -> dict[str, bytes]:  # fmt: skip
+        dates = {"targets": LATER, "snapshot": LATER, "timestamp": LATER, **(expires or {})}
+        files = {p: TargetFile(length, {"sha256": d}, p) for p, d in (paths or {"release.json": DIGEST}).items()}
+        targets = Targets(version=version, expires=dates["targets"], targets=files)
+        change(targets)
+        targets_bytes = self.sign(targets, "targets")
+        snapshot = Snapshot(
+            version=version, expires=dates["snapshot"], meta={"targets.json": MetaFile(version, len(targets_bytes))}
+        )
+        change(snapshot)
+        snapshot_bytes = self.sign(snapshot, "snapshot")
+        timestamp = Timestamp(
+            version=version, expires=dates["timestamp"], snapshot_meta=MetaFile(version, len(snapshot_bytes))
+        )
+        return {
+            **{root_name(n): data for n, data in enumerate(self.roots, start=1)},
+            TIMESTAMP: self.sign(timestamp, "timestamp"), SNAPSHOT: snapshot_bytes, TARGETS: targets_bytes,
+        }  # fmt: skip
+
+    def rotate(self, *, signed_by_old: bool = True) -> None:
+        """Replace the root key; the new root is signed by both keys, as the specification demands."""
+        old = self.signers["root"]
+        new = [CryptoSigner.generate_ed25519() for _ in old]
+        root = Root.from_dict(self.root.to_dict())
+        root.version += 1
+        for signer in old:
+            root.revoke_key(signer.public_key.keyid, "root")
+        for signer in new:
+            root.add_key(signer.public_key, "root")
+        self.roots.append(self.sign(root, "root", [*new, *(old if signed_by_old else [])]))
+        self.signers["root"], self.root = new, root
+
+
+@pytest.fixture(scope="module")
+def repository() -> Repository:
+    return Repository()
+
+
+def accept(verified: VerifiedMetadata, directory: Path) -> Path:
+    for name, data in verified.accepted.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_bytes(data)
+    return directory
+
+
+def test_accepts_metadata_signed_by_the_root_s_keys(repository: Repository) -> None:
+    verified = verify_metadata(repository.members(3), repository.roots[0], None)
+    assert [(t.path, t.sha256, t.size_bytes) for t in verified.targets] == [("release.json", DIGEST, 3)]
+    assert verified.version == 3
+    assert verified.expires == LATER.isoformat()
+
+
+def test_refuses_another_sender_s_archive(repository: Repository) -> None:
+    with pytest.raises(UnknownKeyError):
+        verify_metadata(Repository().members(), repository.roots[0], None)
+
+
+@pytest.mark.parametrize("role", ["targets", "snapshot", "timestamp"])
+def test_refuses_a_role_signed_by_an_unknown_key(role: str) -> None:
+    repository = Repository()
+    repository.signers[role] = [CryptoSigner.generate_ed25519()]
+    with pytest.raises(UnknownKeyError, match=role):
+        verify_metadata(repository.members(), repository.roots[0], None)
+
+
+@pytest.mark.parametrize("role", ["targets", "snapshot", "timestamp"])
+def test_refuses_a_signature_made_for_other_contents(role: str, repository: Repository) -> None:
+    name = {"targets": TARGETS, "snapshot": SNAPSHOT, "timestamp": TIMESTAMP}[role]
+    members = repository.members()
+    mine: Metadata[Any] = Metadata.from_bytes(members[name])
+    other: Metadata[Any] = Metadata.from_bytes(repository.members(2)[name])
+    mine.signatures = other.signatures
+    with pytest.raises((SignatureError, MixedMetadataError)) as refused:
+        verify_metadata(members | {name: mine.to_bytes(CANONICAL)}, repository.roots[0], None)
+    if role == "timestamp":
+        assert refused.type is SignatureError
+
+
+def test_refuses_fewer_signatures_than_the_threshold() -> None:
+    repository = Repository(threshold=2)
+    verify_metadata(repository.members(), repository.roots[0], None)
+    repository.signers["targets"].pop()
+    with pytest.raises(SignatureError, match="targets"):
+        verify_metadata(repository.members(), repository.roots[0], None)
+
+
+@pytest.mark.parametrize("role", ["targets", "snapshot", "timestamp"])
+def test_refuses_expired_metadata(role: str, repository: Repository) -> None:
+    with pytest.raises(ExpiredError, match=role):
+        verify_metadata(repository.members(expires={role: EARLIER}), repository.roots[0], None)
+
+
+def test_refuses_an_expired_root() -> None:
+    repository = Repository(root_expires=EARLIER)
+    with pytest.raises(ExpiredError, match="root"):
+        verify_metadata(repository.members(), repository.roots[0], None)
+
+
+def test_refuses_an_older_version_than_the_site_has_accepted(repository: Repository, tmp_path: Path) -> None:
+    root = repository.roots[0]
+    seen = accept(verify_metadata(repository.members(5), root, None), tmp_path)
+    verify_metadata(repository.members(6), root, seen)
+    with pytest.raises(OlderVersionError, match="version 4"):
+        verify_metadata(repository.members(4), root, seen)
+
+
+def test_refuses_older_contents_under_a_newer_timestamp(repository: Repository, tmp_path: Path) -> None:
+    root = repository.roots[0]
+    seen = accept(verify_metadata(repository.members(5), root, None), tmp_path)
+    old = repository.members(4)
+    snapshot_info = MetaFile(4, len(old[SNAPSHOT]))
+    newer = repository.sign(Timestamp(version=9, expires=LATER, snapshot_meta=snapshot_info), "timestamp")
+    with pytest.raises(OlderVersionError):
+        verify_metadata(old | {TIMESTAMP: newer}, root, seen)
+
+
+def test_refuses_two_contents_under_one_version(repository: Repository, tmp_path: Path) -> None:
+    root = repository.roots[0]
+    seen = accept(verify_metadata(repository.members(5), root, None), tmp_path)
+    verify_metadata(repository.members(5), root, seen)
+    with pytest.raises(MixedMetadataError):
+        verify_metadata(repository.members(5, paths={"release.json": "cd" * 32}), root, seen)
+
+
+@pytest.mark.parametrize("name", [SNAPSHOT, TARGETS])
+def test_refuses_metadata_of_two_archives_mixed(name: str, repository: Repository) -> None:
+    mixed = repository.members(1) | {name: repository.members(2)[name]}
+    with pytest.raises(MixedMetadataError):
+        verify_metadata(mixed, repository.roots[0], None)
+
+
+def test_follows_a_rotated_root_and_still_accepts_an_operator_with_the_old_one(tmp_path: Path) -> None:
+    repository = Repository()
+    seen = accept(verify_metadata(repository.members(1), repository.roots[0], None), tmp_path)
+    repository.rotate()
+    for root in repository.roots:
+        verify_metadata(repository.members(2), root, None)
+    seen = accept(verify_metadata(repository.members(2), repository.roots[0], seen), tmp_path)
+    assert (seen / "root_history" / "2.root.json").read_bytes() == repository.roots[1]
+
+
+def test_refuses_a_rotated_root_that_the_old_keys_did_not_sign() -> None:
+    repository = Repository()
+    repository.rotate(signed_by_old=False)
+    for root in repository.roots:
+        with pytest.raises(SignatureError):
+            verify_metadata(repository.members(), root, None)
+
+
+def test_refuses_an_archive_older_than_the_operator_s_root() -> None:
+    repository = Repository()
+    old = repository.members()
+    repository.rotate()
+    with pytest.raises(OlderVersionError, match="root"):
+        verify_metadata(old, repository.roots[1], None)
+
+
+def test_a_site_keeps_to_the_root_it_was_installed_with(repository: Repository, tmp_path: Path) -> None:
+    seen = accept(verify_metadata(repository.members(), repository.roots[0], None), tmp_path)
+    other = Repository()
+    with pytest.raises(UnknownKeyError):
+        verify_metadata(other.members(9), other.roots[0], seen)
+
+
+@pytest.mark.parametrize(
+    "respell",
+    [
+        lambda data: data + b"\n", lambda data: data.replace(b":", b": ", 1),
+        lambda data: data.replace(*_upper_case_signature(data)),
+        lambda data: data[:-1], lambda data: b"[" * 100_000, lambda data: b"\xff" + data, lambda data: b"",
+    ],
+    ids=["newline", "space", "upper-case signature", "cut", "nested", "not UTF-8", "empty"],
+)  # fmt: skip
+@pytest.mark.parametrize("name", [root_name(1), TIMESTAMP, SNAPSHOT, TARGETS])
+def test_metadata_has_one_spelling(name: str, respell: Callable[[bytes], bytes], repository: Repository) -> None:
+    members = repository.members()
+    with pytest.raises(MalformedMetadataError):
+        verify_metadata(members | {name: respell(members[name])}, repository.roots[0], None)
+
+
+def _upper_case_signature(data: bytes) -> tuple[bytes, bytes]:
+    """The signature, and the signature with its letters in upper case: the same number, other bytes."""
+    signature = data.split(b'"sig":"', 1)[1].split(b'"', 1)[0]
+    return signature, signature.upper()
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["../up", "a/../../up", "/etc/passwd", "a//b", "a/./b", "", ".hidden", "a/.hidden", "a\\b", "a\nb", "a b", "ä",
+     "venv/bin/python", "receipt.json", "-rf", "x" * 300],
+)  # fmt: skip
+def test_refuses_target_paths_that_leave_the_release_or_claim_the_host_s_places(
+    path: str, repository: Repository
+) -> None:
+    with pytest.raises(EscapingPathError):
+        verify_metadata(repository.members(paths={"release.json": DIGEST, path: DIGEST}), repository.roots[0], None)
+
+
+def test_refuses_a_path_that_is_both_file_and_directory(repository: Repository) -> None:
+    with pytest.raises(EscapingPathError):
+        verify_metadata(repository.members(paths={"a": DIGEST, "a/b": DIGEST}), repository.roots[0], None)
+
+
+def test_refuses_absurd_sizes_and_counts(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(LimitError, match="size"):
+        verify_metadata(repository.members(length=1 << 40), repository.roots[0], None)
+    assert MAX_TARGETS > 1
+    monkeypatch.setattr(trust, "MAX_TARGETS", 1)
+    with pytest.raises(LimitError, match="number"):
+        verify_metadata(repository.members(paths={"a": DIGEST, "b": DIGEST}), repository.roots[0], None)
+
+
+def test_refuses_targets_hashed_with_anything_but_sha256(repository: Repository) -> None:
+    def weaken(signed: Any) -> None:
+        if isinstance(signed, Targets):
+            signed.targets["release.json"].hashes = {"md5": "0" * 32}
+
+    with pytest.raises(MalformedMetadataError):
+        verify_metadata(repository.members(change=weaken), repository.roots[0], None)
+
+
+@pytest.mark.parametrize("root", [b"", b"{}", b"not json", b"\x00" * 99])
+def test_a_root_file_that_is_none_is_refused(root: bytes, repository: Repository) -> None:
+    with pytest.raises(InstallerError, match="root file"):
+        verify_metadata(repository.members(), root, None)
+
+
+def test_a_root_file_changed_by_hand_is_refused(repository: Repository) -> None:
+    changed = repository.roots[0].replace(b'"threshold":1', b'"threshold":0', 1)
+    with pytest.raises((SignatureError, MalformedMetadataError)):
+        verify_metadata(repository.members(), changed, None)
