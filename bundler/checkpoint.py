@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import ml_dtypes  # noqa: F401 (importing it teaches NumPy, and so safetensors, bfloat16)
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open

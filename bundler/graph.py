@@ -42,7 +42,12 @@ TOP_K = 256
 MAX_SHARD_BYTES = 1 << 30
 
 _CONTRIB = "com.microsoft"
-_ITEM_BYTES: dict[int, int] = {TensorProto.BFLOAT16: 2, TensorProto.UINT8: 1, TensorProto.FLOAT8E8M0: 1, TensorProto.FLOAT: 4}
+_ITEM_BYTES: dict[int, int] = {
+    TensorProto.BFLOAT16: 2,
+    TensorProto.UINT8: 1,
+    TensorProto.FLOAT8E8M0: 1,
+    TensorProto.FLOAT: 4,
+}
 
 
 @dataclass(frozen=True)

@@ -93,13 +93,13 @@ def _random_tensor(rng: np.random.Generator, name: str, spec: TensorSpec) -> NDA
         return rng.integers(0, 256, spec.shape, dtype=np.uint8)
     if name.endswith("_scales"):
         depth = spec.shape[-1] * MXFP4_BLOCK
-        middle = SCALE_BIAS - round(np.log2(depth**0.5 * E2M1.std()))  # unit output from unit input
-        return rng.integers(middle - 1, middle + 2, spec.shape, dtype=np.uint8)
+        unit = SCALE_BIAS - round(np.log2(depth**0.5 * E2M1.std()))
+        return rng.integers(unit, unit + 4, spec.shape, dtype=np.uint8)
     values: NDArray[np.float32] = rng.standard_normal(spec.shape, dtype=np.float32)
     if "norm" in name:
         values = values / np.float32(8) + np.float32(1)
     elif name.endswith(("sinks", "embed_tokens.weight")):
         pass  # unit variance
     elif name.endswith("weight"):
-        values *= np.float32(2 / spec.shape[-1] ** 0.5)
+        values *= np.float32(spec.shape[-1] ** -0.5)  # unit output from unit input
     return values.astype(ml_dtypes.bfloat16)

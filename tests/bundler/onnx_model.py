@@ -1,0 +1,115 @@
+"""Runs an exported CPU graph the way the engine does: caches bound in place, wanted rows only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ids = NDArray[np.int64]
+Float32Array = NDArray[np.float32]
+
+
+def _onnxruntime() -> Any:
+    """Imported late: the environment (conftest.py) must be set first."""
+    import onnxruntime  # type: ignore[import-untyped]
+
+    return onnxruntime
+
+
+def open_session(model: Path, **entries: str) -> Any:
+    """A CPU session as the engine makes it.
+
+    Args:
+        entries: further attributes of SessionOptions.
+    """
+    onnxruntime = _onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", "0")
+    options.log_severity_level = 3
+    for name, value in entries.items():
+        setattr(options, name, value)
+    return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+
+
+class Cache:
+    """The key and value buffers of some slots, updated in place."""
+
+    def __init__(self, session: Any, *, slots: int, capacity: int) -> None:
+        self.values = {}
+        for item in session.get_inputs():
+            if item.name.startswith("past_key_values."):
+                _, heads, _, size = item.shape
+                # NaN shows any read of a position that was never written.
+                buffer = np.full((slots, heads, capacity, size), np.nan, np.float32)
+                self.values[item.name] = _onnxruntime().OrtValue.ortvalue_from_numpy(buffer)
+
+    def copy_slot_from(self, other: Cache, slot: int, length: int) -> None:
+        """Take over the first positions of another cache's only slot."""
+        for name, value in self.values.items():
+            merged = value.numpy().copy()
+            merged[slot, :, :length] = other.values[name].numpy()[0, :, :length]
+            value.update_inplace(merged)
+
+
+class GraphRunner:
+    """Prefill and decode with one session."""
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+
+    def step(self, ids: Ids, totals: list[int], rows: list[int], cache: Cache, output: str = "logits") -> Any:
+        """One run.
+
+        Args:
+            ids: (B, S) new tokens.
+            totals: length of each slot after this step.
+            rows: of the flattened tokens, whose output is wanted.
+        """
+        binding = self.session.io_binding()
+        binding.bind_cpu_input("input_ids", np.ascontiguousarray(ids))
+        binding.bind_cpu_input("seqlens_k", np.array(totals, np.int32) - np.int32(1))
+        binding.bind_cpu_input("total_sequence_length", np.array(max(totals), np.int32))
+        binding.bind_cpu_input("logit_rows", np.array(rows, np.int64))
+        binding.bind_output(output)
+        for name, value in cache.values.items():
+            binding.bind_ortvalue_input(name, value)
+            binding.bind_ortvalue_output(name.replace("past_key_values", "present"), value)
+        self.session.run_with_iobinding(binding)
+        return binding.copy_outputs_to_cpu()[0]
+
+    def prefill(self, ids: Ids, *, chunk: int | None = None) -> Float32Array:
+        """Logits (S, vocabulary) of every position, the prompt taken whole or in chunks."""
+        return self._prefill(ids, Cache(self.session, slots=1, capacity=len(ids)), chunk or len(ids))
+
+    def decode(self, ids: Ids, start: int) -> Float32Array:
+        """Logits (S - start, vocabulary) of the tokens from ``start`` on, taken one by one."""
+        cache = Cache(self.session, slots=1, capacity=len(ids))
+        if start:
+            self._prefill(ids[:start], cache, 256)
+        rows = [self.step(ids[None, at : at + 1], [at + 1], [0], cache) for at in range(start, len(ids))]
+        return np.concatenate(rows)
+
+    def decode_together(self, slots: list[Ids], steps: int) -> list[Float32Array]:
+        """The last ``steps`` tokens of slots of different lengths, one of each slot in every run."""
+        capacity = max(len(ids) for ids in slots)
+        together = Cache(self.session, slots=len(slots), capacity=capacity)
+        for slot, ids in enumerate(slots):
+            alone = Cache(self.session, slots=1, capacity=capacity)
+            self._prefill(ids[:-steps], alone, 256)
+            together.copy_slot_from(alone, slot, len(ids) - steps)
+        produced = []
+        for step in range(steps):
+            tokens = np.array([[ids[len(ids) - steps + step]] for ids in slots])
+            totals = [len(ids) - steps + step + 1 for ids in slots]
+            produced.append(self.step(tokens, totals, list(range(len(slots))), together))
+        return list(np.stack(produced, axis=1))
+
+    def _prefill(self, ids: Ids, cache: Cache, chunk: int) -> Float32Array:
+        rows = []
+        for start in range(0, len(ids), chunk):
+            part = ids[start : start + chunk]
+            rows.append(self.step(part[None], [start + len(part)], list(range(len(part))), cache))
+        return np.concatenate(rows)
