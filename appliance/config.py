@@ -48,7 +48,7 @@ class Config:
     context_tokens: int | None = None  # per slot; None: what the release says
     queue_limit: int = 32  # turns waiting for a slot before the engine answers "overloaded"
     web_workers: int = 1
-    web_threads: int = 16  # per worker; a streaming answer holds one
+    web_threads: int = 48  # per worker; an answer that streams or waits for a slot holds one
     session_hours: float = 12.0  # a sign-in lasts this long without use
     checkpoint_interval_s: float = 60.0  # signed checkpoints of the record
 

@@ -33,7 +33,8 @@ def listen(config: Config, inherited: int | None) -> socket.socket:
             bound = socket.create_server((config.listen_host, config.listen_port), family=family, backlog=1024)
         except OSError as exc:
             where = f"{config.listen_host}:{config.listen_port}"
-            raise ListenError(f"cannot listen on {where}: {exc.strerror}; choose another by --port or --host") from exc
+            reason = os.strerror(exc.errno or 0)
+            raise ListenError(f"cannot listen on {where}: {reason}; choose another by --port or --host") from exc
     if bound.fileno() == LISTENER_FD:
         return bound
     with bound:

@@ -9,16 +9,18 @@ import socket
 from appliance.engine.protocol import DOORBELL_BYTE, ProtocolError, Status, StatusRequest, decode, encode
 
 
-class WebProbe:
-    """A pipe into which each web worker writes a byte when it has loaded the application (gunicorn_hooks.py)."""
+class ReadyPipe:
+    """A pipe into which a program writes a byte when it is ready: a web worker that has loaded the application
+    (gunicorn_hooks.py), a recorder that has recorded the start.
+    """
 
     def __init__(self) -> None:
-        self._read_end, self.ready_fd = os.pipe()
+        self._read_end, self.fd = os.pipe()
         os.set_blocking(self._read_end, False)
         self._answered = False
 
     def is_answered(self) -> bool:
-        """True once a worker was ready."""
+        """True once a byte came."""
         if not self._answered:
             with contextlib.suppress(BlockingIOError):
                 self._answered = bool(os.read(self._read_end, 1))

@@ -15,7 +15,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,11 @@ _log = logging.getLogger(__name__)
 _SYSTEM = Actor("", "appliance", "system")
 
 
-def run_recorder(config: Config, notes_fd: int) -> None:
+def run_recorder(config: Config, notes_fd: int, *, tell_ready: Callable[[], None]) -> None:
     """Record notes and sign checkpoints until the notes end.
 
+    Args:
+        tell_ready: called each time that a note is durably in the record.
     Raises:
         DatabaseError, RecordError: the record cannot be opened or written.
     """
@@ -46,6 +48,7 @@ def run_recorder(config: Config, notes_fd: int) -> None:
                 _sign(log, config.state_dir)
             else:
                 log.append(_event_of(note))
+                tell_ready()
         log.append(NewEvent(_SYSTEM, "appliance_stopped"))
         _sign(log, config.state_dir)
     finally:
@@ -85,12 +88,18 @@ def _notes_or_ticks(fd: int, interval_s: float) -> Iterator[dict[str, Any] | Non
             yield None
 
 
+def _write_byte(fd: int) -> None:
+    os.write(fd, b"\x01")
+
+
 def main() -> None:
-    """The entry: APPLIANCE_HOME in the environment, notes on standard input."""
+    """The entry: APPLIANCE_HOME and APPLIANCE_READY_FD in the environment, notes on standard input."""
     logging.basicConfig(format="%(asctime)s %(levelname)s recorder: %(message)s", level=logging.INFO)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ready_fd = int(os.environ["APPLIANCE_READY_FD"])
     try:
-        run_recorder(load_config(Path(os.environ["APPLIANCE_HOME"])), sys.stdin.fileno())
+        config = load_config(Path(os.environ["APPLIANCE_HOME"]))
+        run_recorder(config, sys.stdin.fileno(), tell_ready=lambda: _write_byte(ready_fd))
     except ApplianceError as exc:
         _log.error("%s", exc)
         sys.exit(1)

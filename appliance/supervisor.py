@@ -28,7 +28,7 @@ from appliance.errors import ApplianceError
 from appliance.isolation import Silence, owner_to_become, shut_the_door
 from appliance.listener import listen, url_of
 from appliance.processes import Program, Programs, spawn
-from appliance.readiness import EngineProbe, WebProbe
+from appliance.readiness import EngineProbe, ReadyPipe
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def serve(
         StartError: the site is already served, or a program does not start.
     """
     if config.database_url.startswith("postgresql"):
-        raise StartError("the record in PostgreSQL needs a way to connect that this version does not open; use SQLite")
+        raise StartError("a record in PostgreSQL needs a way to connect that this version does not open; use SQLite")
     init_state(config.home)
     listener = listen(config, inherited_listener)
     url = url_of(listener)
@@ -90,17 +90,22 @@ class _Supervisor:
     ) -> None:  # fmt: skip
         self._programs, self._url, self._say = programs, url, say
         self._engine_probe = EngineProbe(web_end)
-        self._web_probe = WebProbe()
+        self._web_probe, self._recorder_probe = ReadyPipe(), ReadyPipe()
         self._notes = _Notes({"event": "started", "silence": asdict(silence)})
         base, home = programs.environ, str(config.home)
-        bell, ready_fd = "APPLIANCE_DOORBELL_FD", self._web_probe.ready_fd
-        web_environ = {**base, bell: str(web_end.fileno()), "APPLIANCE_READY_FD": str(ready_fd)}
+        bell, ready = "APPLIANCE_DOORBELL_FD", "APPLIANCE_READY_FD"
+        recorder_environ = {**base, ready: str(self._recorder_probe.fd)}
         engine_environ = {**base, bell: str(engine_end.fileno())}
-        self._recorder = _Child(Program("recorder", programs.recorder, base))
+        web_environ = {**base, bell: str(web_end.fileno()), ready: str(self._web_probe.fd)}
+        self._recorder = _Child(
+            Program("recorder", programs.recorder, recorder_environ, (self._recorder_probe.fd,))
+        )
         self._engine = _Child(
             Program("engine", programs.engine, engine_environ, (engine_end.fileno(),), death_signal=signal.SIGKILL)
         )
-        self._web = _Child(Program("web", programs.web, web_environ, (listener.fileno(), web_end.fileno(), ready_fd)))
+        self._web = _Child(
+            Program("web", programs.web, web_environ, (listener.fileno(), web_end.fileno(), self._web_probe.fd))
+        )
         self._children = (self._recorder, self._engine, self._web)
         self._announced = False
         os.chdir(home)
@@ -158,7 +163,8 @@ class _Supervisor:
             self._notes.add({"event": "engine_restarted", "how": how})
 
     def _announce_when_ready(self) -> None:
-        if self._web_probe.is_answered() and self._engine_probe.is_answered():
+        probes = (self._recorder_probe, self._web_probe, self._engine_probe)
+        if all(probe.is_answered() for probe in probes):
             self._announced = True
             self._say(f"Appliance ready at {self._url}")
             spawn(Program("first-admin-link", (*self._programs.first_admin, self._url), self._programs.environ))

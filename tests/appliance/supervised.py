@@ -1,0 +1,177 @@
+"""A site under the real supervisor, with small programs in the place of engine and web, for tests of the supervisor.
+
+Run as a script it is the supervisor's process: ``python supervised.py HOME OPTIONS`` where OPTIONS is a JSON object of
+argument lists to put in the place of the programs' own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+HEAVY = ("numpy", "flask", "sqlalchemy", "onnxruntime", "cryptography", "gunicorn", "openai_harmony")
+
+ENGINE = """
+import os, socket
+from appliance.engine.protocol import Status, decode, encode
+bell = socket.socket(fileno=int(os.environ["APPLIANCE_DOORBELL_FD"]))
+while True:
+    byte, fds, _, _ = socket.recv_fds(bell, 1, 1)
+    if not byte:
+        break
+    with socket.socket(fileno=fds[0]) as turn:
+        decode(turn.makefile("rb").readline())
+        turn.sendall(encode(Status("tiny", "0", "cpu", 1, 1, 0, 0, {"pid": os.getpid()})))
+"""
+WEB = """
+import json, os, socket
+from appliance.engine.client import EngineClient, EngineUnavailableError
+engine = EngineClient(socket.socket(fileno=int(os.environ["APPLIANCE_DOORBELL_FD"])))
+def app(environ, start_response):
+    try:
+        socket.create_connection(("127.0.0.1", 9))
+        way_out = "OPEN"
+    except OSError as exc:
+        way_out = type(exc).__name__
+    try:
+        status = engine.status().details
+    except EngineUnavailableError as exc:
+        status = {"pid": None}
+    start_response("200 OK", [("Content-Type", "application/json")])
+    return [json.dumps({"engine": status["pid"], "pid": os.getppid(), "way_out": way_out}).encode()]
+"""
+RECORDER = """
+import json, os, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+out = open("recorded", "a", buffering=1)
+for line in sys.stdin:
+    out.write(line)
+    os.write(int(os.environ["APPLIANCE_READY_FD"]), b"1")
+out.write(json.dumps({"event": "ended", "at": time.time()}) + chr(10))
+"""
+
+
+@dataclasses.dataclass
+class Site:
+    """A supervisor that runs, and what it printed."""
+
+    home: Path
+    process: subprocess.Popen[str]
+    output: Path
+
+    @property
+    def url(self) -> str:
+        return self.wait_for(r"Appliance ready at (http://\S+)")
+
+    def said(self) -> str:
+        return self.output.read_text()
+
+    def wait_for(self, pattern: str, timeout_s: float = 20.0) -> str:
+        """The first group of ``pattern`` (or all of it) as soon as it was printed."""
+        deadline_s = time.monotonic() + timeout_s
+        while time.monotonic() < deadline_s:
+            found = re.search(pattern, self.said())
+            if found:
+                return found[found.re.groups and 1]
+            assert self.process.poll() is None, self.said()
+            time.sleep(0.02)
+        raise AssertionError(f"{pattern} was not said within {timeout_s} s: {self.said()}")
+
+    def ask(self, timeout_s: float = 20.0) -> dict[str, Any]:
+        """The web's answer, as soon as it has one from an engine."""
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            with contextlib.suppress(OSError), urllib.request.urlopen(self.url, timeout=5) as answer:  # noqa: S310
+                body: dict[str, Any] = json.load(answer)
+                if body["engine"] is not None:
+                    return body
+            assert time.monotonic() < deadline_s, self.said()
+            time.sleep(0.05)
+
+    def recorded(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.home / "recorded").read_text().splitlines()]
+
+    def descendants(self) -> set[int]:
+        """Pids of everything that the supervisor started."""
+        parents = {}
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+        found, new = set[int](), {self.process.pid}
+        while new:
+            new = {pid for pid, parent in parents.items() if parent in new}
+            found |= new
+        return found
+
+
+@contextmanager
+def supervised(home: Path, *, release: bool = True, **options: str | int) -> Iterator[Site]:
+    """Start the supervisor of the site ``home``, made if need be; it and all it started are gone afterwards."""
+    if release:
+        home.joinpath("current").mkdir(parents=True, exist_ok=True)
+        home.joinpath("current", "release.json").write_text("{}")
+    home.joinpath("tinyweb.py").write_text(WEB)
+    output = home / f"output-{len(list(home.glob('output-*')))}"
+    command = [sys.executable, __file__, str(home), json.dumps(options)]
+    with output.open("w") as stream:
+        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, text=True)
+    site = Site(home, process, output)
+    started: set[int] = set()
+    try:
+        yield site
+        started = site.descendants()
+    finally:
+        started |= site.descendants()
+        process.kill()
+        process.wait()
+        for pid in started:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _main(home: Path, options: dict[str, Any]) -> None:
+    from appliance.config import load_config
+    from appliance.errors import ApplianceError
+    from appliance.processes import programs_of
+    from appliance.supervisor import serve
+
+    logging.basicConfig(format="%(message)s")
+    config = dataclasses.replace(load_config(home), listen_port=options.pop("port", 0), web_threads=4)
+    programs = programs_of(config, os.environ)
+    python = sys.executable
+    programs = dataclasses.replace(
+        programs,
+        engine=(python, "-c", options.pop("engine", ENGINE)),
+        web=(*programs.web[:-1], f"--pythonpath={home}", options.pop("web", "tinyweb:app")),
+        recorder=(python, "-c", options.pop("recorder", RECORDER)),
+        first_admin=(python, "-c", "import sys; print('first admin of', sys.argv[1])"),
+    )
+    try:
+        serve(config, programs, say=lambda line: print(line, flush=True))
+    except ApplianceError as exc:
+        sys.exit(f"Error: {exc}")
+    print("heavy:", [name for name in HEAVY if name in sys.modules])
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]), json.loads(sys.argv[2]))

@@ -1,0 +1,164 @@
+"""The `appliance` command: what scripts and operators rely on."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from appliance.cli import main
+
+SITE_COMMANDS = [
+    ["serve"], ["doctor"], ["users", "add", "x"], ["users", "list"], ["users", "disable", "x"],
+    ["users", "enable", "x"], ["users", "link", "x"], ["users", "first-admin-link"],
+    ["audit", "verify"], ["audit", "checkpoint"],
+    ["audit", "export", "--out", "x"],
+]  # fmt: skip
+
+
+def run(*args: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(arg) for arg in args])
+
+
+def run_json(*args: str | Path) -> Any:
+    done = run(*args, "--json")
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found: list[tuple[str, ...]] = [path]
+    for name, command in group.commands.items():
+        found += commands(command, (*path, name)) if isinstance(command, click.Group) else [(*path, name)]
+    return found
+
+
+@pytest.mark.parametrize("path", commands(main), ids=" ".join)
+def test_every_command_explains_itself(path: tuple[str, ...]) -> None:
+    done = run(*path, "--help")
+    assert done.exit_code == 0
+    assert done.output.startswith("Usage:")
+
+
+@pytest.mark.parametrize("command", SITE_COMMANDS, ids=" ".join)
+def test_bad_settings_are_one_line_and_exit_status_1(tmp_path: Path, command: list[str]) -> None:
+    path = tmp_path / "state" / "config" / "appliance.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text("[listen]\nport = 'x'\n")
+    done = run(*command, "--home", tmp_path)
+    assert done.exit_code == 1
+    assert done.stderr == f"Error: {path}: listen.port must be a whole number from 0 to 65535, not 'x'\n"
+
+
+def test_serve_loads_nothing_heavy_before_the_door_is_shut() -> None:
+    code = """
+import sys
+from appliance.cli import main
+import appliance.supervisor, appliance.processes
+from tests.appliance.supervised import HEAVY
+print([name for name in HEAVY if name in sys.modules])
+"""
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_first_administrator_gets_a_link_until_there_is_one(tmp_path: Path) -> None:
+    link = run_json("users", "first-admin-link", "--home", tmp_path, "--url", "http://box:8080/")["link"]
+    assert link.startswith("http://box:8080/welcome/")
+    run_json("users", "add", "root", "--role", "admin", "--home", tmp_path)
+    assert run_json("users", "first-admin-link", "--home", tmp_path) == {"link": None}
+    assert run("users", "first-admin-link", "--home", tmp_path).stdout == ""
+
+
+def test_accounts_are_added_listed_disabled_and_enabled(tmp_path: Path) -> None:
+    added = run_json(
+        "users", "add", "ann", "--role", "user", "--role", "reviewer", "--display-name", "Ann B", "--home", tmp_path
+    )
+    assert added["roles"] == ["reviewer", "user"]
+    assert "/welcome/" in added["link"]
+    assert "/welcome/" in run_json("users", "link", "ann", "--home", tmp_path)["link"]
+    assert run("users", "disable", "ann", "--home", tmp_path).stdout == "Disabled ann.\n"
+    (ann,) = run_json("users", "list", "--home", tmp_path)
+    assert (ann["name"], ann["display_name"], ann["disabled"]) == ("ann", "Ann B", True)
+    assert run("users", "enable", "ann", "--home", tmp_path).stdout == "Enabled ann.\n"
+    assert "ann" in run("users", "list", "--home", tmp_path).stdout
+
+
+def test_unknown_user_is_one_line(tmp_path: Path) -> None:
+    done = run("users", "disable", "nobody", "--home", tmp_path)
+    assert (done.exit_code, done.stderr) == (1, "Error: There is no such user.\n")
+
+
+def test_what_the_command_does_is_recorded_with_who_did_it(tmp_path: Path) -> None:
+    run("users", "add", "ann", "--home", tmp_path)
+    out = tmp_path / "evidence.json"
+    assert run("audit", "export", "--home", tmp_path, "--out", out).exit_code == 0
+    header = json.loads(json.loads(out.read_text())["events"][0]["header"])
+    assert header["action"] == "user_created"
+    assert header["actor"]["via"] == "cli"
+
+
+def test_log_is_verified_signed_exported_and_checked(tmp_path: Path) -> None:
+    run("users", "add", "ann", "--home", tmp_path)
+    note = run("audit", "checkpoint", "--home", tmp_path)
+    assert note.stdout.startswith("gpt-oss-appliance/audit/")
+    verified = run_json("audit", "verify", "--home", tmp_path)
+    assert (verified["intact"], verified["faults"]) == (True, [])
+    assert verified["signed_up_to"] == verified["events"]
+    out = tmp_path / "evidence.json"
+    run("audit", "export", "--home", tmp_path, "--out", out, "--without-content")
+    key = tmp_path / "state" / "keys" / "audit.pub"
+    proven = run_json("audit", "check", out, "--key", key)
+    assert proven["events"] == verified["events"]
+    out.write_bytes(out.read_bytes().replace(b"ann", b"bob"))
+    assert run("audit", "check", out, "--key", key).exit_code == 1
+
+
+def test_broken_log_is_exit_status_1(tmp_path: Path) -> None:
+    run("users", "add", "ann", "--home", tmp_path)
+    with sqlite3.connect(tmp_path / "state" / "database" / "appliance.sqlite3") as connection:
+        connection.execute("UPDATE audit_events SET actor_name = 'mallory' WHERE sequence = 1")
+    connection.close()
+    done = run("audit", "verify", "--home", tmp_path)
+    assert done.exit_code == 1
+    assert "FAULT" in done.stdout
+    assert "BROKEN" in done.stdout
+
+
+def test_empty_log_has_nothing_to_sign(tmp_path: Path) -> None:
+    done = run("audit", "checkpoint", "--home", tmp_path)
+    assert (done.exit_code, done.stderr) == (1, "Error: the log is empty; there is nothing to sign\n")
+
+
+def test_selftest_of_what_is_no_release_is_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "appliance.cli", "selftest", "--release", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == f"Error: {tmp_path}/release.json: cannot be read: No such file or directory\n"
+
+
+def doctor(home: Path) -> tuple[int, dict[str, Any]]:
+    command = [sys.executable, "-m", "appliance.cli", "doctor", "--home", str(home), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_doctor_proves_silence_and_names_what_is_missing(tmp_path: Path) -> None:
+    code, report = doctor(tmp_path)
+    findings = {finding["subject"]: finding for finding in report["findings"]}
+    assert code == 1
+    assert not report["is_well"]
+    assert not findings["release"]["is_well"]
+    assert findings["silence"]["is_well"]
+    assert findings["record"]["is_well"]
+    assert findings["disk"]["is_well"] == (os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize >= 2**30)
+    assert all(attempt["refused"] for attempt in report["silence"]["attempts"])
