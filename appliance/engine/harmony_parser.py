@@ -31,7 +31,6 @@ _CHANNELS = ("analysis", "commentary", "final")
 _OTHERS = ("user", "system", "developer", "tool", FUNCTIONS)
 _CHANNEL_NAME = re.compile(rf"\s*({'|'.join(_CHANNELS)})")
 _RECIPIENT = re.compile(r"to=([A-Za-z0-9_.\-]*)")
-_CONTENT_TYPE = re.compile(r"\s*(json|code)?\s*")
 
 
 class _State(Enum):
@@ -229,7 +228,7 @@ class HarmonyParser:
         if channel is None and any(start.startswith(text.strip()) for start in ("assistant", "to=", *_CHANNELS)):
             return []
         rest = _RECIPIENT.sub("", text[channel.end() :] if channel else text, count=1)
-        if _CONTENT_TYPE.fullmatch(rest):
+        if any(start.startswith(rest.strip()) for start in ("to=", "json", "code")):
             return []
         return self._salvage(_Kind.REASONING if channel and channel[1] == "analysis" else _Kind.FINAL, rest)
 

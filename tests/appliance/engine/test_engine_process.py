@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,9 +30,9 @@ from appliance.engine.protocol import (
 )
 
 
-def ask(text: str = "Hello", **changes: object) -> TurnRequest:
+def ask(text: str = "Hello", **changes: Any) -> TurnRequest:
     request = TurnRequest(id="t", user="ann", messages=(Message("user", text),), seed=5, max_tokens=12)
-    return replace(request, **changes)  # type: ignore[arg-type]
+    return replace(request, **changes)
 
 
 class EngineProcess:
@@ -136,13 +137,16 @@ def test_the_same_seed_gives_the_same_tokens_and_another_seed_others(shared: Eng
 
 
 def test_conversations_at_once_give_what_each_gives_alone(shared: EngineProcess) -> None:
-    requests = [ask(f"Question {n} " * (n + 1), id=f"t{n}", user=f"u{n}", seed=n, max_tokens=20, temperature=0.0) for n in range(6)]
+    requests = [
+        ask(f"Question {n} " * (n + 1), id=f"t{n}", user=f"u{n}", max_tokens=20, temperature=0.0) for n in range(6)
+    ]
     alone = [finished(run(shared, request)).token_ids for request in requests]
     together: dict[int, tuple[int, ...]] = {}
-    threads = [
-        threading.Thread(target=lambda n=n, r=r: together.update({n: finished(run(shared, r)).token_ids}))  # type: ignore[misc]
-        for n, r in enumerate(requests)
-    ]
+
+    def answer(number: int, request: TurnRequest) -> None:
+        together[number] = finished(run(shared, request)).token_ids
+
+    threads = [threading.Thread(target=answer, args=item) for item in enumerate(requests)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -190,12 +194,14 @@ def test_too_long_a_conversation_is_refused_with_both_numbers(shared: EngineProc
         {"messages": (Message("tool", "42"),)},
     ],
 )
-def test_a_bad_request_fails_alone(shared: EngineProcess, changes: dict[str, object]) -> None:
+def test_a_bad_request_fails_alone(shared: EngineProcess, changes: dict[str, Any]) -> None:
     assert failed(run(shared, ask(**changes))).code == "bad_request"
     assert finished(run(shared, ask())).completion_tokens == 12
 
 
-@pytest.mark.parametrize("line", [b"\n", b"{}\n", b"\xff\xfe\n", b'{"type":"Done"}\n', b"[" * 100_000 + b"\n", b"1\n2\n"])
+@pytest.mark.parametrize(
+    "line", [b"\n", b"{}\n", b"\xff\xfe\n", b'{"type":"Done"}\n', b"[" * 100_000 + b"\n", b"1\n2\n"]
+)
 def test_a_line_that_is_no_request_fails_alone(shared: EngineProcess, line: bytes) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
