@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +36,7 @@ from appliance.sessions import ApiKeys
 from tests.fakes import FakeEngine, done, echo
 from tests.webui.conftest import FAST_PASSWORDS, SYSTEM
 
+PROJECT = Path(__file__).parents[2]
 MODEL = "gpt-oss-fake"
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello"}]
 NOW: ChatCompletionFunctionToolParam = {
@@ -58,10 +58,15 @@ class Server:
         base_url = f"http://127.0.0.1:{self.port}/v1"
         return openai.OpenAI(base_url=base_url, api_key=key or self.key, max_retries=0, timeout=20)
 
-    def answers(self) -> list[Event]:
-        """The recorded answers."""
-        events = (self.record.get(number) for number in range(1, self.record.size() + 1))
-        return [event for event in events if event.header.action == "answer"]
+    def answer_to(self, turn: TurnRequest, *, within_s: float) -> Event:
+        """The recorded answer of a turn, which must appear in time."""
+
+        def recorded() -> list[Event]:
+            events = (self.record.get(number) for number in range(1, self.record.size() + 1))
+            return [e for e in events if (e.header.action, e.header.subject) == ("answer", turn.id)]
+
+        wait_for(recorded, within_s=within_s)
+        return recorded()[0]
 
 
 def write_release(path: Path) -> None:
@@ -83,7 +88,7 @@ def gunicorn(home: Path, engine: FakeEngine) -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         fds = (listener.fileno(), engine.doorbell.fileno())
-        environ = {"APPLIANCE_HOME": str(home), "APPLIANCE_DOORBELL_FD": str(fds[1]), "PATH": os.environ["PATH"]}
+        environ = {"APPLIANCE_HOME": str(home), "APPLIANCE_DOORBELL_FD": str(fds[1]), "PYTHONPATH": str(PROJECT)}
         program = Path(sys.executable).with_name("gunicorn")
         options = ("--worker-class=gthread", "--threads=4", f"--bind=fd://{fds[0]}", "--graceful-timeout=1")
         argv = (sys.executable, str(program), *options, "--no-control-socket", "--log-level=warning", "webui.wsgi:app")
@@ -121,14 +126,12 @@ def play(server: Server, *events: TurnEvent) -> None:
     server.engine.script = lambda _request: events
 
 
-def wait_for(condition: object, *, timeout_s: float) -> float:
-    """Seconds until `condition()` is true; fails after `timeout_s`."""
-    assert callable(condition)
-    begin_s = time.monotonic()
+def wait_for(condition: Callable[[], object], *, within_s: float) -> None:
+    """Until `condition()` is true, which must happen in time."""
+    deadline_s = time.monotonic() + within_s
     while not condition():
-        assert time.monotonic() - begin_s < timeout_s, "it did not happen in time"
+        assert time.monotonic() < deadline_s, "it did not happen in time"
         time.sleep(0.02)
-    return time.monotonic() - begin_s
 
 
 def test_lists_and_gets_the_model(server: Server) -> None:
@@ -287,28 +290,27 @@ def endless(_request: TurnRequest) -> Iterable[TurnEvent]:
 
 def test_leaving_a_stream_cancels_the_turn_and_keeps_what_came(server: Server) -> None:
     server.engine.script = endless
-    cancelled, answered = len(server.engine.cancelled), len(server.answers())
     with server.client() as client, client.chat.completions.create(
         model=MODEL, messages=HELLO, stream=True
     ) as stream:
         for chunk in stream:
             if chunk.choices[0].delta.content:
                 break
-    took_s = wait_for(lambda: len(server.engine.cancelled) > cancelled, timeout_s=5)
-    wait_for(lambda: len(server.answers()) > answered, timeout_s=5)
-    last = server.answers()[-1]
-    assert took_s < 1.5
-    assert last.header.outcome == "abandoned"
-    assert last.content is not None
-    assert last.content.text.startswith("word ")
+    turn = server.engine.requests[0]
+    wait_for(lambda: turn.id in server.engine.cancelled, within_s=2)
+    answer = server.answer_to(turn, within_s=2)
+    assert answer.header.outcome == "abandoned"
+    assert answer.content is not None
+    assert answer.content.text.startswith("word ")
 
 
 def test_leaving_before_the_whole_answer_cancels_the_turn(server: Server) -> None:
     server.engine.script = endless
-    cancelled = len(server.engine.cancelled)
     with server.client() as client, pytest.raises(openai.APITimeoutError):
         client.with_options(timeout=0.5).chat.completions.create(model=MODEL, messages=HELLO)
-    assert wait_for(lambda: len(server.engine.cancelled) > cancelled, timeout_s=5) < 1.5
+    turn = server.engine.requests[0]
+    wait_for(lambda: turn.id in server.engine.cancelled, within_s=2)
+    assert server.answer_to(turn, within_s=2).header.outcome == "abandoned"
 
 
 def test_a_body_over_the_limit_is_refused_by_the_real_server(server: Server) -> None:
