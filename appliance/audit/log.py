@@ -86,11 +86,10 @@ class AuditLog:
         clock_us: Callable[[], int] = now_us,
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        """Open the log.
+        """Open the log. One whose events are not a complete sequence can be read and verified; appending fails.
 
         Raises:
-            DatabaseError: the database cannot be read.
-            RecordError: the stored events are not a complete sequence, so nothing can be appended.
+            DatabaseError: the database cannot be used.
         """
         self.database = database
         self._clock_us = clock_us
@@ -102,8 +101,7 @@ class AuditLog:
         with database.read() as connection:
             count = connection.scalar(sa.select(sa.func.count()).select_from(audit_events)) or 0
             size = _size(connection)
-        if count != size:
-            raise RecordError(f"the log is damaged: its last event is number {size}, but it holds {count} events")
+        self.damage = f"its last event is number {size}, but it holds {count} events" if count != size else None
 
     def append(self, event: NewEvent) -> Header:
         """Record one event durably.
@@ -126,7 +124,7 @@ class AuditLog:
         """Record one event in the caller's own transaction, which must be ``database.write(serial=True)``.
 
         Raises:
-            ValueError: as `append`.
+            RecordError, ValueError: as `append`; let it end the transaction.
         """
         waiting = self._prepared(event)
         return self._insert(connection, [waiting])[0]
@@ -187,6 +185,8 @@ class AuditLog:
 
     def _prepared(self, event: NewEvent) -> _Waiting:
         """What can be done, and refused, before the transaction that others share."""
+        if self.damage:
+            raise RecordError(f"the log is damaged: {self.damage}")
         for text in (event.subject, event.actor.user_id, event.actor.name, event.actor.address):
             check_storable(text)
         if event.content is None:
@@ -308,11 +308,12 @@ def _hashes(connection: sa.Connection, subtrees: list[merkle.Subtree]) -> list[b
     hashes = []
     for subtree in subtrees:
         start = subtree.level * merkle.HASH_BYTES
-        value = rows.get(subtree.end, b"")[start : start + merkle.HASH_BYTES]
+        stored = rows.get(subtree.end)
+        value = stored[start : start + merkle.HASH_BYTES] if isinstance(stored, bytes) else b""
         if len(value) != merkle.HASH_BYTES:
             raise DatabaseError(f"the log is damaged: the hash of {1 << subtree.level} events ending with event "
                                 f"{subtree.end} is missing")  # fmt: skip
-        hashes.append(bytes(value))
+        hashes.append(value)
     return hashes
 
 

@@ -98,27 +98,27 @@ class TreeCheck:
         header = header_of(row)
         try:
             leaf = leaf_hash(encode_header(header))
-        except (ValueError, TypeError, OverflowError):
+        except (ValueError, TypeError, AttributeError, OverflowError):  # SQLite keeps any type in any column
             self.add_missing("its header is unreadable")
             return
         self._check_content(header, row)
         if header.action == "content_erased":
             self._note_erasure(header)
-        subtrees = bytes(row.subtrees)
+        subtrees = row.subtrees if isinstance(row.subtrees, bytes) else b""
         if len(subtrees) != HASH_BYTES * _completed_subtrees(sequence):
             self._fault(sequence, sequence, "its tree hashes are incomplete")
             subtrees = b""
         self._grow(leaf, subtrees)
 
     def finish(self) -> list[Fault]:
-        """All faults, in order, including content that is gone without an erasure."""
+        """All faults, including content that is gone without an erasure."""
         self._erasures.sort()
         starts = [first for first, _ in self._erasures]
         for sequence in self._gone:
             before = self._erasures[: bisect_right(starts, sequence)]
             if not any(sequence <= last for _, last in before):
                 self._fault(sequence, sequence, "its content is gone, and no event says that it was erased")
-        return sorted(self.faults, key=lambda fault: (fault.first, fault.last))
+        return self.faults
 
     def _grow(self, leaf: bytes | None, subtrees: bytes) -> None:
         """Compare the event's stored hashes with those below each, and go on with the stored ones."""
@@ -146,7 +146,7 @@ class TreeCheck:
         else:
             try:
                 fits = SealedContent(row.salt, row.text, row.details).commitment() == header.commitment
-            except (ValueError, TypeError):  # SQLite keeps any type in any column
+            except (ValueError, TypeError):
                 fits = False
             if not fits:
                 self._fault(sequence, sequence, "its content is not what was recorded")
@@ -201,7 +201,7 @@ def verify_log(
         comparison.compare(check)
         check_rows(connection, check, size, after_each=after_each)
         faults += _strays(connection)
-    faults += check.finish() + comparison.finish(size)
+    faults = sorted(faults + check.finish() + comparison.finish(size), key=lambda fault: (fault.first, fault.last))
     newest = checkpoints[-1] if checkpoints else None
     duration_s = time.perf_counter() - began_s
     return VerificationReport(size, check.root(), check.erased, len(checkpoints), newest, tuple(faults), duration_s)
