@@ -8,6 +8,7 @@ times, no paths, no random numbers, so that the same inputs give the same archiv
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -20,7 +21,7 @@ from bundler.archive import ReleaseTree, digest_tree
 from bundler.checkpoint import Checkpoint, open_checkpoint
 from bundler.errors import BuildError, CheckpointError, KnownAnswersError
 from bundler.export import MODEL, export_graph
-from bundler.graph import Accelerator as GraphAccelerator
+from bundler.graph_builder import Accelerator as GraphAccelerator
 from bundler.known_answers import FILE as KNOWN_ANSWERS
 from bundler.known_answers import record_known_answers
 from bundler.sbom import Component, read_wheel, safe_name, write_sbom
@@ -78,15 +79,15 @@ def assemble_release(tree: Path, request: BuildRequest, step: Step, advance: Adv
     step("Reading the checkpoint", None)
     checkpoint = open_checkpoint(request.checkpoint)
     card = model_card(checkpoint)
+    own_version = distribution_version(PROJECT)
+    name = request.name or _plain_name(card["id"])
+    for field in (name, request.version or own_version):
+        if not VERSION_PATTERN.fullmatch(field):
+            raise BuildError(f"{field!r} is not a usable name or version: letters, digits and .+- only, at most 64")
     _export(tree, checkpoint, request, step, advance)
     step("Collecting wheels", None)
     _wheels(tree, request)
     step("Writing licences and the bill of materials", None)
-    own_version = distribution_version(PROJECT)
-    name = request.name or safe_name(card["id"])
-    for field in (name, request.version or own_version):
-        if not VERSION_PATTERN.fullmatch(field):
-            raise BuildError(f"{field!r} is not a usable name or version: letters, digits and .+- only, at most 64")
     _bill_of_materials(tree, request, card, name=name, version=own_version)
     descriptor = {
         "format": 1,
@@ -125,7 +126,7 @@ def model_card(checkpoint: Checkpoint) -> dict[str, Any]:
         return _parse_card(path)
     config = checkpoint.config
     size = _OFFICIAL.get((config.layers, config.experts, config.hidden))
-    identity = f"gpt-oss-{size}" if size else safe_name(checkpoint.directory.resolve().name)
+    identity = f"gpt-oss-{size}" if size else _plain_name(checkpoint.directory.resolve().name)
     return {
         "id": identity,
         "title": identity,
@@ -143,6 +144,11 @@ def model_card(checkpoint: Checkpoint) -> dict[str, Any]:
         ],
         "notice": None,
     }  # fmt: skip
+
+
+def _plain_name(text: str) -> str:
+    """A name that VERSION_PATTERN allows, as like the text as possible."""
+    return re.sub(r"[^0-9A-Za-z.+-]+", "-", text).strip(".+-")[:64] or "model"
 
 
 def _parse_card(path: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -119,16 +119,15 @@ def decide_signing(
     contents = contents_digest(targets)
     with _ledger(keys.directory) as entries:
         if version is not None:
-            if any(e["version"] == version and e["contents"] != contents for e in entries):
+            if any(e.version == version and e.contents != contents for e in entries):
                 raise KeysError(f"version {version} was already signed with these keys for other contents")
             signing = Signing(version, lifetime_end)
         else:
-            for entry in entries:
-                known = Signing(entry["version"], datetime.fromisoformat(entry["expires"]))
-                if entry["contents"] == contents and known.expires > now:
-                    return known
-            signing = Signing(1 + max((e["version"] for e in entries), default=0), lifetime_end)
-        entry = {"contents": contents, "expires": signing.expires.isoformat(), "version": signing.version}
+            for known in entries:
+                if known.contents == contents and datetime.fromisoformat(known.expires) > now:
+                    return Signing(known.version, datetime.fromisoformat(known.expires))
+            signing = Signing(1 + max((e.version for e in entries), default=0), lifetime_end)
+        entry = _Entry(contents, signing.expires.isoformat(), signing.version)
         if entry not in entries:
             entries.append(entry)
     return signing
@@ -166,21 +165,39 @@ def _signed(signed: Root | Targets | Snapshot | Timestamp, signer: Signer) -> by
     return metadata.to_bytes(CANONICAL)
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """One line of the ledger."""
+
+    contents: str  # see contents_digest
+    expires: str  # ISO 8601
+    version: int
+
+
+def _parse_ledger(data: bytes) -> list[_Entry]:
+    """Raises ValueError or TypeError if the file is not what `_ledger` writes."""
+    entries = [_Entry(**entry) for entry in json.loads(data)]
+    for entry in entries:
+        if not isinstance(entry.version, int) or datetime.fromisoformat(entry.expires).tzinfo is None:
+            raise ValueError(f"not an entry: {entry}")
+    return entries
+
+
 @contextmanager
-def _ledger(directory: Path) -> Iterator[list[dict[str, Any]]]:
+def _ledger(directory: Path) -> Iterator[list[_Entry]]:
     """The ledger's entries; appended ones are on disk when the block ends. Held under a lock of the directory."""
     path = directory / LEDGER
     lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        entries = json.loads(path.read_bytes()) if path.exists() else []
+        entries = _parse_ledger(path.read_bytes()) if path.exists() else []
         known = len(entries)
         yield entries
         if len(entries) > known:
             fresh = directory / f".{LEDGER}.new"
-            fresh.write_text(json.dumps(entries, indent=1) + "\n")
+            fresh.write_text(json.dumps([asdict(entry) for entry in entries], indent=1) + "\n")
             fresh.replace(path)
-    except (ValueError, OSError) as exc:
+    except (ValueError, TypeError, OSError) as exc:
         raise KeysError(f"the ledger {path} cannot be used: {exc}") from exc
     finally:
         os.close(lock)

@@ -1,0 +1,186 @@
+"""The commands `bundler` and `installer` as a person or script meets them, with a small checkpoint and real wheels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+import bundler.wheelhouse
+from bundler.cli import main as bundler_main
+from bundler.random_checkpoint import random_config, write_random_checkpoint
+from bundler.wheelhouse import LockedWheel
+from installer.cli import main as installer_main
+from tests.installer.archives import appliance_wheel, listing, pip_wheel
+
+SMALL = random_config(
+    layers=1, hidden=32, intermediate=32, experts=4, experts_per_token=2, heads=2, kv_heads=1, head_dim=16, vocab=300
+)
+
+
+def run(command: Any, *arguments: object) -> Result:
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("cli-checkpoint") / "tiny model"
+    write_random_checkpoint(directory, SMALL, seed=3)
+    (directory / "LICENSE").write_text("Apache-2.0\n")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("cli-keys") / "keys"
+    assert run(bundler_main, "keygen", "--keys", directory).exit_code == 0
+    return directory
+
+
+@pytest.fixture
+def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Options that replace the network's wheels by two small real ones: a lock, a filled cache, and our own wheel."""
+    pip_name, pip = pip_wheel()
+    own_name, own = appliance_wheel()
+    digest = hashlib.sha256(pip).hexdigest()
+    locks, cache = tmp_path / "locks", tmp_path / "cache"
+    for directory in (locks, cache / digest):
+        directory.mkdir(parents=True)
+    (cache / digest / pip_name).write_bytes(pip)
+    (tmp_path / own_name).write_bytes(own)
+    lock = LockedWheel("pip", pip_name.split("-")[1], digest)
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    (locks / f"cp{python.replace('.', '')}-manylinux_2_17_x86_64-cpu.txt").write_text(f"{lock}\n")
+    monkeypatch.setattr(bundler.wheelhouse, "LOCKS", locks)
+    return [
+        "--python", python, "--platform", "manylinux_2_17_x86_64", "--wheel-cache", str(cache),
+        "--own-wheel", str(tmp_path / own_name), "--no-known-answers",
+    ]  # fmt: skip
+
+
+def build(checkpoint: Path, keys: Path, out: Path, wheels: Sequence[str], *more: object) -> Result:
+    return run(bundler_main, "build", "--checkpoint", checkpoint, "--keys", keys, "--out", out, *wheels, *more)
+
+
+def test_from_a_checkpoint_to_an_installed_release(
+    checkpoint: Path, keys: Path, wheels: list[str], tmp_path: Path
+) -> None:
+    """The whole way with the real commands; only the wheels are small ones."""
+    out, again, prefix, root = tmp_path / "a.airgap", tmp_path / "b.airgap", tmp_path / "site", keys / "root.json"
+    built = build(checkpoint, keys, out, wheels, "--json")
+    assert built.exit_code == 0, built.stderr
+    assert json.loads(built.stdout)["release"]["accelerators"] == ["cpu"]
+    assert build(checkpoint, keys, again, wheels).exit_code == 0
+    assert out.read_bytes() == again.read_bytes(), "the same inputs give the same bytes"
+    assert not list(tmp_path.glob(".*"))
+
+    inspected = run(bundler_main, "inspect", out)
+    assert inspected.exit_code == 0
+    assert "not checked against a root you trust" in inspected.stdout
+    trusted = json.loads(run(bundler_main, "inspect", out, "--root", root, "--json").stdout)
+    paths = {target["path"] for target in trusted["targets"]}
+    assert {
+        "release.json", "model/config.json", "model/cpu/model.onnx", "tokenizer/o200k_base.tiktoken", "sbom.cdx.json",
+        "wheels/requirements.lock", "licences/model/LICENSE", "licences/appliance-fixture-1.0/LICENSE",
+    } <= paths  # fmt: skip
+
+    verified = run(installer_main, "verify", out, "--root", root, "--json")
+    assert json.loads(verified.stdout)["release"] == json.loads(built.stdout)["release"]
+    installed = run(installer_main, "install", out, "--root", root, "--prefix", prefix)
+    assert installed.exit_code == 0, installed.stderr
+    assert "No self-test was run: this release was built without known answers." in installed.stdout
+    repeated = run(installer_main, "install", out, "--root", root, "--prefix", prefix)
+    assert "already the current release" in repeated.stdout
+    status = json.loads(run(installer_main, "status", "--prefix", prefix, "--json").stdout)
+    assert status["current"] == json.loads(built.stdout)["release"]["version"]
+    assert status["previous"] is None
+
+    release = prefix / "current"
+    described = json.loads((release / "release.json").read_bytes())
+    assert described["model"]["id"] == "tiny-model"
+    assert len(described["model"]["example_prompts"]) == 4
+    assert (release / "model" / "config.json").read_bytes() == (checkpoint / "config.json").read_bytes()
+    sbom = json.loads((release / "sbom.cdx.json").read_bytes())
+    assert {c["name"] for c in sbom["components"]} >= {"pip", "appliance-fixture", "o200k_base", "tiny-model"}
+    assert "timestamp" not in json.dumps(sbom)
+    assert "serialNumber" not in sbom
+
+
+def test_rollback_and_status_of_a_site_without_a_release_are_refused(tmp_path: Path) -> None:
+    for command in ("rollback", "status"):
+        result = run(installer_main, command, "--prefix", tmp_path / "none")
+        assert result.exit_code == 1
+        assert result.stderr.startswith("installer: NoReleaseError: ")
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("fault", ["config", "tensor", "card", "keys", "version", "tampered wheel", "no lock"])
+def test_bad_input_is_one_line_and_leaves_nothing(
+    fault: str, checkpoint: Path, keys: Path, wheels: list[str], tmp_path: Path
+) -> None:
+    copy = tmp_path / "checkpoint"
+    subprocess.run(["cp", "-r", checkpoint, copy], check=True)
+    more: list[object] = []
+    if fault == "config":
+        (copy / "config.json").write_text("{")
+    elif fault == "tensor":
+        shard = next(copy.glob("*.safetensors"))
+        shard.write_bytes(shard.read_bytes()[:-100])
+    elif fault == "card":
+        (copy / "model_card.json").write_text('{"id": "x"}')
+    elif fault == "version":
+        more = ["--version", "../1"]
+    elif fault == "tampered wheel":
+        next((tmp_path / "cache").rglob("*.whl")).write_bytes(b"evil")
+    elif fault == "no lock":
+        more = ["--python", "3.99"]
+    used = tmp_path / "nokeys" if fault == "keys" else keys
+    before = listing(tmp_path)
+    result = build(copy, used, tmp_path / "out.airgap", wheels, *more)
+    assert result.exit_code == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith("bundler: ")
+    assert "Traceback" not in result.output
+    assert listing(tmp_path) == before
+
+
+def test_known_answers_need_a_model_that_can_read_harmony(
+    checkpoint: Path, keys: Path, wheels: list[str], tmp_path: Path
+) -> None:
+    result = build(checkpoint, keys, tmp_path / "out.airgap", [w for w in wheels if w != "--no-known-answers"])
+    assert result.exit_code == 1
+    assert "--no-known-answers" in result.stderr
+
+
+def test_usage_errors_exit_with_2(tmp_path: Path) -> None:
+    assert run(bundler_main, "build").exit_code == 2
+    assert run(installer_main, "install", tmp_path).exit_code == 2
+
+
+@pytest.mark.parametrize("arguments", [["verify"], ["install", "--prefix", "{tmp}/site"]])
+def test_unreadable_files_are_one_line(arguments: list[str], keys: Path, tmp_path: Path) -> None:
+    arguments = [argument.replace("{tmp}", str(tmp_path)) for argument in arguments]
+    result = run(installer_main, *arguments, tmp_path / "absent.airgap", "--root", keys / "root.json")
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1
+    assert "absent.airgap" in result.stderr
+    (tmp_path / "empty.airgap").touch()
+    result = run(installer_main, *arguments, tmp_path / "empty.airgap", "--root", tmp_path / "absent.json")
+    assert result.exit_code == 1
+    assert "absent.json" in result.stderr
+    assert not (tmp_path / "site").exists()
+
+
+@pytest.mark.parametrize("command", [bundler_main, installer_main])
+def test_every_command_and_option_has_a_help_text(command: Any) -> None:
+    for name, sub in command.commands.items():
+        assert sub.help, name
+        for parameter in sub.params:
+            assert parameter.param_type_name == "argument" or parameter.help, f"{name} {parameter.name}"

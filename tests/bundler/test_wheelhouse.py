@@ -1,0 +1,198 @@
+"""Locked wheels: only the named bytes get in, the lock covers what the project needs, our own wheel repeats."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from bundler.errors import WheelError
+from bundler.sbom import read_wheel
+from bundler.wheelhouse import (
+    LOCKS,
+    LockedWheel,
+    WheelTarget,
+    build_own_wheel,
+    check_coverage,
+    collect_wheelhouse,
+    fetch_wheels,
+    load_lock,
+    parse_lock,
+    project_requirements,
+    project_root,
+    sha256_file,
+)
+from tests.installer.archives import appliance_wheel, make_wheel
+
+TARGET = WheelTarget("3.11", "manylinux_2_28_x86_64", "cpu")
+NAME, DATA = appliance_wheel()
+LOCKED = LockedWheel("appliance-fixture", "1.0", hashlib.sha256(DATA).hexdigest())
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory that is pip's only source of wheels."""
+    directory = tmp_path / "index"
+    directory.mkdir()
+    (directory / NAME).write_bytes(DATA)
+    for name in list(os.environ):
+        if name.startswith("PIP_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(directory))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_own_wheel(tmp_path_factory.mktemp("own"), dict(os.environ))
+
+
+def test_a_locked_wheel_is_fetched_once_and_then_taken_from_the_cache(index: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    (path,) = fetch_wheels([LOCKED], TARGET, cache)
+    assert path.read_bytes() == DATA
+    (index / NAME).unlink()
+    assert fetch_wheels([LOCKED], TARGET, cache) == [path]
+    assert [p for p in cache.iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_wheel_with_another_hash_is_not_fetched(index: Path, tmp_path: Path) -> None:
+    (index / NAME).write_bytes(DATA + b"x")
+    with pytest.raises(WheelError, match="pip download failed"):
+        fetch_wheels([LOCKED], TARGET, tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_wheel_tampered_with_in_the_cache_is_refused(index: Path, tmp_path: Path) -> None:
+    (path,) = fetch_wheels([LOCKED], TARGET, tmp_path / "cache")
+    path.write_bytes(DATA + b"x")
+    with pytest.raises(WheelError, match="is not the locked wheel"):
+        fetch_wheels([LOCKED], TARGET, tmp_path / "cache")
+
+
+def test_a_wheel_that_is_not_locked_does_not_enter_the_wheelhouse(tmp_path: Path) -> None:
+    stranger = tmp_path / "stranger-1.0-py3-none-any.whl"
+    stranger.write_bytes(DATA + b"x")
+    own = tmp_path / NAME
+    own.write_bytes(DATA)
+    with pytest.raises(WheelError, match="not in the lock"):
+        collect_wheelhouse(tmp_path / "wheels", [stranger], own, [LOCKED])
+
+
+def test_the_wheelhouse_locks_every_wheel_but_pip_by_hash(own: Path, tmp_path: Path) -> None:
+    pip = tmp_path / "pip-1.0-py3-none-any.whl"
+    pip.write_bytes(b"pip")
+    fixture = tmp_path / NAME
+    fixture.write_bytes(DATA)
+    lock = [LOCKED, LockedWheel("pip", "1.0", hashlib.sha256(b"pip").hexdigest())]
+    wheels = tmp_path / "wheels"
+    collect_wheelhouse(wheels, [fixture, pip], own, lock)
+    assert {path.name for path in wheels.iterdir()} == {NAME, pip.name, own.name, "requirements.lock"}
+    lines = (wheels / "requirements.lock").read_text().splitlines()
+    version = own.name.split("-")[1]
+    assert lines == [str(LOCKED), f"gpt-oss-appliance=={version} --hash=sha256:{sha256_file(own)}"]
+
+
+def test_our_own_wheel_is_the_same_bytes_each_time_and_leaves_the_sources_alone(own: Path, tmp_path: Path) -> None:
+    before = sorted(path.name for path in project_root().iterdir())
+    again = build_own_wheel(tmp_path, {**os.environ, "SOURCE_DATE_EPOCH": "1700000000"})
+    assert again.read_bytes() == own.read_bytes()
+    assert sorted(path.name for path in project_root().iterdir()) == before
+
+
+def test_our_own_wheel_carries_every_room_and_its_licence(own: Path) -> None:
+    names = zipfile.ZipFile(own).namelist()
+    for name in ("appliance/cli.py", "bundler/cli.py", "installer/cli.py", "webui/__init__.py", "bundler/py.typed"):
+        assert name in names
+    assert any(name.startswith("bundler/locks/") for name in names)
+    assert not any(name.startswith("tests/") or "__pycache__" in name for name in names)
+    assert "LICENSE" in read_wheel(own).licences
+
+
+@pytest.mark.parametrize("accelerator", ["cpu", "cuda"])
+def test_the_committed_lock_covers_what_pyproject_demands(accelerator: str) -> None:
+    target = WheelTarget("3.11", "manylinux_2_28_x86_64", accelerator)  # type: ignore[arg-type]
+    check_coverage(load_lock(target), project_requirements(target))
+
+
+def test_the_committed_lock_is_complete_for_pip_itself(tmp_path: Path) -> None:
+    """Every dependency of the versions installed here that are also the locked ones is in the lock."""
+    lock = {wheel.name: wheel.version for wheel in load_lock(TARGET)}
+    from importlib.metadata import distribution
+
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    checked = 0
+    for name, version in lock.items():
+        if name == "pip" or distribution(name).version != version:
+            continue
+        for text in distribution(name).requires or []:
+            requirement = Requirement(text)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                assert canonicalize_name(requirement.name) in lock, f"{name} needs {text}"
+                checked += 1
+    assert checked > 10
+
+
+def test_a_lock_that_misses_a_dependency_is_stale() -> None:
+    lock = load_lock(TARGET)
+    with pytest.raises(WheelError, match="bundler lock"):
+        check_coverage(lock, [*project_requirements(TARGET), "left-pad>=1"])
+    with pytest.raises(WheelError, match="bundler lock"):
+        check_coverage(lock, ["flask>=999"])
+    with pytest.raises(WheelError, match="pip"):
+        check_coverage([wheel for wheel in lock if wheel.name != "pip"], [])
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["flask==3.1.3", "flask>=3 --hash=sha256:" + "0" * 64, "flask==3.1.3 --hash=md5:00", "-r other.txt",
+     "--index-url https://example.invalid", str(LOCKED) + "\n" + str(LOCKED)],
+)  # fmt: skip
+def test_a_lock_line_without_version_and_sha256_is_refused(line: str) -> None:
+    with pytest.raises(WheelError, match="line"):
+        parse_lock(line, "lock")
+
+
+def test_committed_locks_name_no_index() -> None:
+    for path in LOCKS.glob("*.txt"):
+        assert "://" not in path.read_text()
+        assert parse_lock(path.read_text(), path.name)
+
+
+def test_a_target_without_a_lock_says_how_to_make_one() -> None:
+    with pytest.raises(WheelError, match="bundler lock"):
+        load_lock(WheelTarget("3.13", "manylinux_2_28_aarch64", "cpu"))
+
+
+def test_a_wheel_s_licences_and_facts_are_read(tmp_path: Path) -> None:
+    path = tmp_path / NAME
+    path.write_bytes(DATA)
+    facts = read_wheel(path)
+    assert facts.licences == {"LICENSE": b"Apache-2.0\n"}
+    assert (facts.component.name, facts.component.version) == ("appliance-fixture", "1.0")
+    assert (facts.component.licence, facts.component.sha256) == ("Apache-2.0", LOCKED.sha256)
+    path.write_bytes(b"PK not a wheel")
+    with pytest.raises(WheelError, match="not a wheel"):
+        read_wheel(path)
+    path.write_bytes(make_wheel({"x.py": b""}, "x-1.dist-info"))
+    with pytest.raises(WheelError, match="not a wheel"):
+        read_wheel(path)
+
+
+def test_pip_here_runs_out_of_a_wheel(tmp_path: Path) -> None:
+    """What the installer relies on: pip needs no installation."""
+    from tests.installer.archives import pip_wheel
+
+    name, data = pip_wheel()
+    (tmp_path / name).write_bytes(data)
+    done = subprocess.run([sys.executable, "-I", tmp_path / name / "pip", "--version"], capture_output=True, check=True)
+    assert name.encode() in done.stdout
