@@ -86,30 +86,27 @@ def _gunicorn_options(config: Config) -> tuple[str, ...]:
     return (*(f"--{name}={value}" for name, value in options.items()), "--no-control-socket")
 
 
-def spawn(program: Program, *, stdin: int | None = None) -> int:
-    """Start a program; its pid. The caller must have one thread.
-
-    ``stdin`` is the descriptor it reads as standard input; None: /dev/null, as here.
-    """
+def spawn(program: Program, *, stdin: int = 0, stdout: int = 1) -> int:
+    """Start a program with these descriptors as standard input and output; its pid. The caller must have one thread."""
     parent = os.getpid()
     pid = os.fork()
     if pid:
         return pid
     try:
-        _become_program(program, stdin, parent)
+        _become_program(program, stdin, stdout, parent)
     except OSError as exc:
         os.write(2, f"{program.name}: {program.argv[0]}: {exc.strerror}\n".encode())
     finally:
         os._exit(_CANNOT_START)
 
 
-def _become_program(program: Program, stdin: int | None, parent: int) -> None:
+def _become_program(program: Program, stdin: int, stdout: int, parent: int) -> None:
     os.setsid()
     prctl(PR_SET_PDEATHSIG, program.death_signal)
     if os.getppid() != parent:  # it died before the line above
         return
-    if stdin is not None:
-        os.dup2(stdin, 0)
+    os.dup2(stdin, 0)
+    os.dup2(stdout, 1)
     for fd in program.fds:
         os.set_inheritable(fd, True)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])

@@ -27,6 +27,23 @@ class ReadyPipe:
         return self._answered
 
 
+class Answer:
+    """What a short program prints, as soon as it has ended; ``fd`` is its standard output."""
+
+    def __init__(self) -> None:
+        self._read_end, self.fd = os.pipe()
+        os.set_blocking(self._read_end, False)
+        self._printed = b""
+
+    def text(self) -> str | None:
+        """Everything it printed; None while it runs."""
+        with contextlib.suppress(BlockingIOError):
+            while piece := os.read(self._read_end, 4096):
+                self._printed += piece
+            return self._printed.decode(errors="replace")
+        return None
+
+
 class EngineProbe:
     """One question for the engine's status at a time, so that the doorbell's short queue stays free for turns."""
 

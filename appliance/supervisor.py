@@ -28,7 +28,7 @@ from appliance.errors import ApplianceError
 from appliance.isolation import Silence, owner_to_become, shut_the_door
 from appliance.listener import listen, url_of
 from appliance.processes import Program, Programs, spawn
-from appliance.readiness import EngineProbe, ReadyPipe
+from appliance.readiness import Answer, EngineProbe, ReadyPipe
 
 _log = logging.getLogger(__name__)
 
@@ -107,6 +107,7 @@ class _Supervisor:
             Program("web", programs.web, web_environ, (listener.fileno(), web_end.fileno(), self._web_probe.fd))
         )
         self._children = (self._recorder, self._engine, self._web)
+        self._first_admin: Answer | None = None
         self._announced = False
         os.chdir(home)
 
@@ -134,7 +135,7 @@ class _Supervisor:
         for child in self._children:
             if not child.pid and time.monotonic() >= child.start_at_s:
                 child.started_s = time.monotonic()
-                child.pid = spawn(child.program, stdin=self._notes.new_reader() if child is self._recorder else None)
+                child.pid = spawn(child.program, stdin=self._notes.new_reader() if child is self._recorder else 0)
 
     def _reap(self) -> None:
         """Note which programs ended, and when each is to start again.
@@ -163,11 +164,18 @@ class _Supervisor:
             self._notes.add({"event": "engine_restarted", "how": how})
 
     def _announce_when_ready(self) -> None:
-        probes = (self._recorder_probe, self._web_probe, self._engine_probe)
-        if all(probe.is_answered() for probe in probes):
+        if self._first_admin is None:
+            if not self._recorder_probe.is_answered():  # it has made the database
+                return
+            self._first_admin = Answer()
+            program = Program("first-admin-link", (*self._programs.first_admin, self._url), self._programs.environ)
+            spawn(program, stdout=self._first_admin.fd)
+            os.close(self._first_admin.fd)
+        answered = [self._web_probe.is_answered(), self._engine_probe.is_answered()]
+        link = self._first_admin.text()
+        if all(answered) and link is not None:
             self._announced = True
-            self._say(f"Appliance ready at {self._url}")
-            spawn(Program("first-admin-link", (*self._programs.first_admin, self._url), self._programs.environ))
+            self._say(f"Appliance ready at {self._url}\n{link}".rstrip())
 
     def _stop(self) -> None:
         """Engine and web first, so that answers under way end and are recorded; then the recorder, which signs last."""
