@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,8 @@ def import_onnxruntime() -> ModuleType:
     ORT_DISABLE_TELEMETRY: official builds since 1.29 send telemetry by default. ORT_QMOE_CPU_QNBIT_GEMM=fp32: the CPU's
     8-bit expert layer is exact only so.
     """
+    if "onnxruntime" in sys.modules and os.environ.get("ORT_DISABLE_TELEMETRY") != "1":
+        raise RuntimeError("internal error: onnxruntime was imported elsewhere, with its telemetry on")
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     os.environ["ORT_QMOE_CPU_QNBIT_GEMM"] = "fp32"
     import onnxruntime  # type: ignore[import-untyped]

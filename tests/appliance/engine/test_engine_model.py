@@ -1,0 +1,236 @@
+"""A real graph: chunks, batches and reused slots compute what a fresh conversation does; what cannot run is refused."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+
+from appliance.engine import model as model_module
+from appliance.engine.kv_cache import DecodeRun
+from appliance.engine.model import ModelError, OnnxModel, chunk_tokens, load_model
+from appliance.engine.sampling import TopLogits
+
+NewModel = Callable[..., OnnxModel]
+_CPU = "CPUExecutionProvider"
+TOLERANCE = 2e-5  # float32, sums in another order
+
+
+def prompt_of(length: int, seed: int = 0) -> list[int]:
+    return [int(i) for i in np.random.default_rng(seed).integers(0, 1000, length)]
+
+
+def logits_of(top: TopLogits | None) -> NDArray[np.float32]:
+    assert top is not None
+    return top.all_logits()
+
+
+def generate(model: OnnxModel, slot: int, prompt: list[int], count: int) -> list[int]:
+    """Greedy continuation of one conversation, alone."""
+    top = model.prefill(slot, prompt, 0, want_logits=True)
+    assert top is not None
+    tokens = [int(top.ids[0])]
+    while len(tokens) < count:
+        (step,) = model.decode(DecodeRun(slot, [tokens[-1]], [len(prompt) + len(tokens) - 1], [0]))
+        tokens.append(int(step.ids[0]))
+    return tokens
+
+
+@pytest.mark.parametrize("chunks", [(40, 60), (1, 99), (33, 33, 34), tuple([10] * 10)])
+def test_a_prompt_in_chunks_gives_what_it_gives_whole(new_model: NewModel, chunks: tuple[int, ...]) -> None:
+    model, prompt = new_model(), prompt_of(100)
+    whole = logits_of(model.prefill(0, prompt, 0, want_logits=True))
+    past = 0
+    for size in chunks:
+        last = past + size == len(prompt)
+        top = model.prefill(1, prompt[past : past + size], past, want_logits=last)
+        assert (top is not None) is last
+        past += size
+    np.testing.assert_allclose(logits_of(top), whole, atol=TOLERANCE)
+
+
+def test_conversations_decoded_together_give_the_tokens_each_gives_alone(new_model: NewModel) -> None:
+    model = new_model(slots=4)
+    prompts = {slot: prompt_of(length, slot) for slot, length in enumerate((5, 60, 17, 33))}
+    alone = {slot: generate(model, 0, prompt, 30) for slot, prompt in prompts.items()}
+    last, lengths, together = {}, {}, {slot: [] for slot in prompts}  # type: ignore[var-annotated]
+    for slot, prompt in prompts.items():
+        top = model.prefill(slot, prompt, 0, want_logits=True)
+        assert top is not None
+        last[slot], lengths[slot] = int(top.ids[0]), len(prompt)
+        together[slot].append(last[slot])
+    for step in range(29):
+        rows = [0, 1, 2, 3] if step % 2 else [0, 3]  # every other step, slots 1 and 2 idle in between
+        tops = model.decode(DecodeRun(0, [last[s] for s in range(4)], [lengths[s] for s in range(4)], rows))
+        for slot, top in zip(rows, tops, strict=True):
+            last[slot] = int(top.ids[0])
+            lengths[slot] += 1
+            together[slot].append(last[slot])
+    for slot in prompts:
+        assert together[slot] == alone[slot][: len(together[slot])]
+        assert len(together[slot]) >= 14
+
+
+def test_a_slot_taken_over_at_a_common_prefix_gives_what_a_fresh_one_gives(new_model: NewModel) -> None:
+    model, first, second = new_model(), prompt_of(80, 1), prompt_of(80, 1)[:50] + prompt_of(40, 2)
+    generate(model, 0, first, 20)
+    reused = logits_of(model.prefill(0, second[50:], 50, want_logits=True))
+    fresh = logits_of(model.prefill(1, second, 0, want_logits=True))
+    np.testing.assert_allclose(reused, fresh, atol=TOLERANCE)
+
+
+def test_top_logits_and_normaliser_agree_with_all_logits(new_model: NewModel) -> None:
+    top = new_model().prefill(0, prompt_of(9), 0, want_logits=True)
+    every = logits_of(top)
+    assert top is not None
+    assert every.shape == (1000,)
+    assert top.vocab == 1000
+    order = np.argsort(-every, kind="stable")[: len(top.ids)]
+    assert top.ids.tolist() == order.tolist()
+    assert top.logits.tolist() == every[order].tolist()
+    assert top.logsumexp == pytest.approx(float(np.log(np.exp(every.astype(np.float64)).sum())), abs=1e-5)
+
+
+def test_the_last_token_of_the_capacity_can_be_computed_and_no_further_one(new_model: NewModel) -> None:
+    model, prompt = new_model(slots=2, context_tokens=64), prompt_of(63)
+    generate(model, 1, prompt, 2)
+    with pytest.raises(RuntimeError, match="capacity"):
+        generate(model, 1, prompt, 3)
+
+
+def test_refuses_a_graph_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no such graph"):
+        load_model(tmp_path / "model.onnx", accelerator="cpu", slots=1, context_tokens=64)
+
+
+@pytest.fixture
+def copied(small_graph: Path, tmp_path: Path) -> Path:
+    shutil.copytree(small_graph.parent, tmp_path / "cpu")
+    return tmp_path / "cpu" / "model.onnx"
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "nonsense"])
+def test_refuses_a_damaged_graph(copied: Path, damage: str) -> None:
+    data = copied.read_bytes()
+    copied.write_bytes({"truncated": data[: len(data) // 2], "empty": b"", "nonsense": b"\x07" * 500}[damage])
+    with pytest.raises(ModelError, match=r"model\.onnx"):
+        load_model(copied, accelerator="cpu", slots=1, context_tokens=64)
+
+
+@pytest.mark.parametrize("shard", ["missing", "truncated"])
+def test_refuses_weights_that_are_not_whole(copied: Path, shard: str) -> None:
+    (weights,) = copied.parent.glob("weights-*.bin")
+    if shard == "missing":
+        weights.unlink()
+    else:
+        weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    with pytest.raises(ModelError, match=r"model\.onnx: cannot be loaded"):
+        load_model(copied, accelerator="cpu", slots=1, context_tokens=64)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("gpt_oss.format", "2", "format 1"),
+        ("gpt_oss.accelerator", "cuda", "for cpu"),
+        ("gpt_oss.layers", "", "incomplete"),
+        ("gpt_oss.vocab", None, "incomplete"),
+    ],
+)
+def test_refuses_metadata_it_does_not_understand(copied: Path, key: str, value: str | None, says: str) -> None:
+    graph = onnx.load(str(copied), load_external_data=False)
+    for prop in [prop for prop in graph.metadata_props if prop.key == key]:
+        if value is None:
+            graph.metadata_props.remove(prop)
+        else:
+            prop.value = value
+    copied.write_bytes(graph.SerializeToString())
+    with pytest.raises(ModelError, match=says):
+        load_model(copied, accelerator="cpu", slots=1, context_tokens=64)
+
+
+def test_refuses_a_context_beyond_the_model(small_graph: Path) -> None:
+    with pytest.raises(ModelError, match="reaches only 1024"):
+        load_model(small_graph, accelerator="cpu", slots=1, context_tokens=1025)
+
+
+def test_refuses_cuda_where_the_runtime_has_none(small_graph: Path) -> None:
+    providers = model_module.import_onnxruntime().get_available_providers()
+    assert "CUDAExecutionProvider" not in providers, "this test needs the CPU package"
+    with pytest.raises(ModelError, match="CUDAExecutionProvider"):
+        load_model(small_graph, accelerator="cuda", slots=1, context_tokens=64)
+
+
+def test_refuses_the_silent_fall_back_to_the_cpu(small_graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The GPU package on a machine without a GPU offers CUDA, and gives a session that runs on the CPU.
+    ort = model_module.import_onnxruntime()
+    real = ort.InferenceSession
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", _CPU])
+    monkeypatch.setattr(
+        ort, "InferenceSession", lambda path, options, providers: real(path, options, providers=[_CPU])
+    )
+    with pytest.raises(ModelError, match="does not work on this machine"):
+        load_model(small_graph, accelerator="cuda", slots=1, context_tokens=64)
+
+
+@pytest.mark.parametrize(("free_bytes", "what"), [(0, "weights"), (300 << 20, "512 conversations of 1024 tokens")])
+def test_refuses_what_memory_cannot_hold(
+    small_graph: Path, monkeypatch: pytest.MonkeyPatch, free_bytes: int, what: str
+) -> None:
+    monkeypatch.setattr(model_module, "available_memory_bytes", lambda: free_bytes)
+    with pytest.raises(ModelError, match=f"not enough memory for .*{what}"):
+        load_model(small_graph, accelerator="cpu", slots=512, context_tokens=1024)
+
+
+def test_chunks_shrink_as_the_past_grows() -> None:
+    sizes = [chunk_tokens(past) for past in (0, 100, 1000, 4000, 16_000, 131_000)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] == 512
+    assert sizes[-1] == 16
+    for past, size in zip((0, 100, 1000, 4000), sizes, strict=False):
+        assert size * (past + size) <= 1 << 18
+
+
+def test_onnxruntime_is_never_loaded_with_telemetry_on() -> None:
+    script = (
+        "import os, sys\n"
+        "os.environ.pop('ORT_DISABLE_TELEMETRY', None)\n"
+        "import appliance.engine.model as model, appliance.engine.server, appliance.engine.selftest\n"
+        "assert 'onnxruntime' not in sys.modules, 'importing the engine loads onnxruntime'\n"
+        "class Watch:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'onnxruntime':\n"
+        "            print(os.environ.get('ORT_DISABLE_TELEMETRY'), os.environ.get('ORT_QMOE_CPU_QNBIT_GEMM'))\n"
+        "sys.meta_path.insert(0, Watch())\n"
+        "model.import_onnxruntime()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "fp32"]
+
+
+def test_an_import_behind_its_back_is_refused() -> None:
+    script = (
+        "import os, sys, types\n"
+        "os.environ.pop('ORT_DISABLE_TELEMETRY', None)\n"
+        "import appliance.engine.model as model\n"
+        "sys.modules['onnxruntime'] = types.ModuleType('onnxruntime')  # the real one would send telemetry\n"
+        "try:\n"
+        "    model.import_onnxruntime()\n"
+        "except RuntimeError as exc:\n"
+        "    print(exc)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "telemetry" in done.stdout
+
+
+def test_nothing_else_imports_onnxruntime() -> None:
+    package = Path(model_module.__file__).parents[1]
+    importers = [path.name for path in package.rglob("*.py") if "import onnxruntime" in path.read_text()]
+    assert importers == ["model.py"]

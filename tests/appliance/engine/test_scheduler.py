@@ -1,0 +1,351 @@
+"""Batching, admission, fairness, cancellation and limits, with a model that checks what it is given."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from appliance.engine.harmony import Vocabulary
+from appliance.engine.protocol import (
+    AnswerDelta,
+    Done,
+    Failed,
+    Message,
+    Started,
+    Tool,
+    ToolCallDelta,
+    TurnEvent,
+    TurnRequest,
+)
+from appliance.engine.scheduler import STOPPED, Load, Scheduler, Turn
+from tests.fakes import FakeModel
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Bench:
+    """A scheduler, a model that knows the replies to some prompts, and what every turn was sent."""
+
+    def __init__(self, vocabulary: Vocabulary, *, slots: int = 2, queue_limit: int = 100, capacity: int = 4096) -> None:
+        self.vocabulary = vocabulary
+        self.model = FakeModel({}, slots=slots, capacity=capacity)
+        self.clock = Clock()
+        self.scheduler = Scheduler(self.model, vocabulary, queue_limit=queue_limit, clock=self.clock)
+        self.sent: dict[str, list[TurnEvent]] = {}
+
+    def turn(self, turn_id: str, reply: str, *, prompt: Sequence[int] | None = None, **changes: Any) -> Turn:
+        """Submit a turn with a prompt of its own whose reply is the Harmony text ``reply``."""
+        prompt = list(prompt) if prompt is not None else self.vocabulary.encode(f"prompt of {turn_id} " * 3)
+        self.model.replies[tuple(prompt)] = self.vocabulary.encoding.encode(reply, allowed_special="all")
+        request = TurnRequest(id=turn_id, user="ann", messages=(Message("user", "x"),), seed=1)
+        events = self.sent.setdefault(turn_id, [])
+        turn = Turn(replace(request, **changes), prompt, events.append)
+        self.scheduler.submit(turn)
+        return turn
+
+    def run(self, limit: int = 10_000) -> None:
+        for _ in range(limit):
+            if not self.scheduler.step():
+                return
+        raise AssertionError("the scheduler does not come to rest")
+
+    def answer(self, turn_id: str) -> str:
+        return "".join(e.text for e in self.sent[turn_id] if isinstance(e, AnswerDelta))
+
+    def done(self, turn_id: str) -> Done:
+        last = self.sent[turn_id][-1]
+        assert isinstance(last, Done), last
+        return last
+
+
+@pytest.fixture
+def bench(vocabulary: Vocabulary) -> Bench:
+    return Bench(vocabulary)
+
+
+def final(text: str) -> str:
+    return f"<|channel|>final<|message|>{text}<|return|>"
+
+
+def test_conversations_decode_together_and_do_not_mix(bench: Bench) -> None:
+    for name in "abcde":
+        bench.turn(name, final(f"This is the answer to {name}. " * 5), user=name)
+    bench.run()
+    for name in "abcde":
+        assert bench.answer(name) == f"This is the answer to {name}. " * 5
+    assert any(step[0] == "decode" and len(step[2]) == 2 for step in bench.model.steps if isinstance(step[2], list))
+
+
+def test_a_turn_joins_while_another_runs(bench: Bench) -> None:
+    bench.turn("long", final("word " * 50))
+    for _ in range(10):
+        bench.scheduler.step()
+    bench.turn("short", final("ok"))
+    while not bench.sent["short"] or not isinstance(bench.sent["short"][-1], Done):
+        bench.scheduler.step()
+    assert not isinstance(bench.sent["long"][-1], Done)
+    bench.run()
+    assert bench.answer("long") == "word " * 50
+
+
+def test_a_long_prompt_delays_a_stream_by_one_chunk_at_most(bench: Bench) -> None:
+    bench.turn("stream", final("word " * 40))
+    for _ in range(5):
+        bench.scheduler.step()
+    bench.turn("long", final("ok"), prompt=bench.vocabulary.encode("long prompt " * 500), user="bob")
+    bench.run()
+    kinds = [step[0] for step in bench.model.steps]
+    chunks = [step[2] for step in bench.model.steps if step[:2] == ("prefill", 1)]
+    assert len(chunks) > 4
+    assert all(isinstance(size, int) and size <= 128 for size in chunks)
+    assert ("prefill", "prefill") not in set(pairwise(kinds))
+    assert bench.answer("long") == "ok"
+
+
+def test_done_reports_the_turn_in_numbers(bench: Bench) -> None:
+    bench.clock.now = 200.0
+    reply = "<|channel|>analysis<|message|>Think.<|end|><|start|>assistant" + final("Yes")
+    turn = bench.turn("a", reply)
+    bench.clock.now = 203.0
+    bench.run()
+    done = bench.done("a")
+    tokens = bench.vocabulary.encoding.encode(reply, allowed_special="all")
+    assert list(done.token_ids) == tokens
+    assert (done.completion_tokens, done.prompt_tokens) == (len(tokens), len(turn.prompt))
+    assert (done.finish_reason, done.reasoning_tokens, done.queued_s, done.malformed) == ("stop", 2, 3.0, False)
+    assert bench.sent["a"][0] == Started(prompt_tokens=len(turn.prompt), queued_s=3.0)
+
+
+def test_a_tool_call_ends_the_turn_as_one(bench: Bench) -> None:
+    reply = '<|channel|>commentary to=functions.f <|constrain|>json<|message|>{"a":1}<|call|>'
+    bench.turn("a", reply, tools=(Tool("f", ""),))
+    bench.run()
+    assert bench.done("a").finish_reason == "tool_calls"
+    assert "".join(e.arguments for e in bench.sent["a"] if isinstance(e, ToolCallDelta)) == '{"a":1}'
+
+
+def test_max_tokens_ends_a_turn_by_length_and_shows_what_was_held_back(bench: Bench) -> None:
+    bench.turn("a", final("one two three four five"), max_tokens=6, stop=(" three!",))
+    bench.run()
+    assert bench.done("a").completion_tokens == 6
+    assert bench.done("a").finish_reason == "length"
+    assert bench.answer("a") == "one two three"
+
+
+def test_the_context_ends_a_turn_by_length(vocabulary: Vocabulary) -> None:
+    bench = Bench(vocabulary, capacity=40)
+    bench.turn("a", final("word " * 100), prompt=range(30))
+    bench.run()
+    assert bench.done("a").completion_tokens == 10
+    assert bench.done("a").finish_reason == "length"
+
+
+def test_a_prompt_that_leaves_no_room_is_refused_with_both_numbers(vocabulary: Vocabulary) -> None:
+    bench = Bench(vocabulary, capacity=40)
+    bench.turn("a", final("x"), prompt=range(40))
+    (only,) = bench.sent["a"]
+    assert isinstance(only, Failed)
+    assert only.code == "context_exceeded"
+    assert only.message.count("40") == 2
+    assert bench.scheduler.load() == Load(0, 0)
+
+
+def test_a_full_queue_refuses_and_says_when_to_come_back(vocabulary: Vocabulary) -> None:
+    bench = Bench(vocabulary, slots=2, queue_limit=3)
+    for name in "abcdef":
+        bench.turn(name, final("x"))
+    refused = [name for name in "abcdef" if bench.sent[name]]
+    assert refused == ["f"]  # two for the slots, three waiting
+    (only,) = bench.sent["f"]
+    assert isinstance(only, Failed)
+    assert only.code == "overloaded"
+    assert only.retry_after_s is not None
+    assert only.retry_after_s >= 1
+    bench.run()
+    assert [bench.answer(name) for name in "abcde"] == ["x"] * 5
+
+
+def test_a_queue_limit_of_zero_still_fills_the_slots(vocabulary: Vocabulary) -> None:
+    bench = Bench(vocabulary, slots=1, queue_limit=0)
+    bench.turn("a", final("x"))
+    bench.scheduler.step()
+    bench.turn("b", final("x"))
+    assert isinstance(bench.sent["b"][-1], Failed)
+    bench.run()
+    bench.turn("c", final("x"))
+    bench.run()
+    assert bench.answer("c") == "x"
+
+
+def test_users_take_turns_however_many_each_has_waiting(vocabulary: Vocabulary) -> None:
+    bench = Bench(vocabulary, slots=1)
+    for number in range(6):
+        bench.turn(f"ann{number}", final("x"), user="ann")
+    bench.turn("bob0", final("x"), user="bob")
+    bench.turn("cy0", final("x"), user="cy")
+    bench.turn("bob1", final("x"), user="bob")
+    order: list[str] = []
+    while bench.scheduler.step():
+        order += [name for name, sent in bench.sent.items() if sent and name not in order]
+    assert order == ["ann0", "bob0", "cy0", "ann1", "bob1", "ann2", "ann3", "ann4", "ann5"]
+
+
+def test_a_cancelled_turn_frees_its_slot_within_one_step(vocabulary: Vocabulary) -> None:
+    bench = Bench(vocabulary, slots=1)
+    turn = bench.turn("a", final("word " * 100))
+    for _ in range(5):
+        bench.scheduler.step()
+    bench.turn("b", final("next"))
+    seen = len(bench.sent["a"])
+    bench.scheduler.cancel(turn)
+    bench.scheduler.step()
+    assert isinstance(bench.sent["b"][0], Started)
+    assert len(bench.sent["a"]) == seen
+    bench.run()
+    assert bench.answer("b") == "next"
+    assert bench.scheduler.load() == Load(0, 0)
+
+
+def test_a_waiting_turn_can_be_cancelled(vocabulary: Vocabulary) -> None:
+    bench = Bench(vocabulary, slots=1)
+    bench.turn("a", final("x"))
+    waiting = bench.turn("b", final("x"))
+    bench.scheduler.cancel(waiting)
+    bench.run()
+    assert bench.sent["b"] == []
+    assert bench.scheduler.load() == Load(0, 0)
+
+
+def test_a_turn_cancelled_while_its_prompt_is_read_leaves_a_sound_slot(vocabulary: Vocabulary) -> None:
+    bench = Bench(vocabulary, slots=1)
+    prompt = vocabulary.encode("long prompt " * 1000)
+    turn = bench.turn("a", final("x"), prompt=prompt)
+    bench.scheduler.step()
+    bench.scheduler.cancel(turn)
+    bench.turn("b", final("same prompt again"), prompt=prompt)
+    bench.run()
+    assert bench.answer("b") == "same prompt again"
+    assert 0 < bench.done("b").cached_tokens < len(prompt)
+
+
+def test_a_follow_up_computes_only_what_is_new(bench: Bench) -> None:
+    prompt = bench.vocabulary.encode("A long beginning. " * 20)
+    bench.turn("a", final("first"), prompt=prompt)
+    bench.run()
+    follow_up = prompt + bench.vocabulary.encode(" And then?")
+    bench.turn("b", final("second"), prompt=follow_up)
+    bench.run()
+    assert bench.answer("b") == "second"
+    assert bench.done("b").cached_tokens == len(prompt)
+    assert bench.model.steps[-1][0] == "decode"
+    assert [s[2] for s in bench.model.steps if s[0] == "prefill"][-1] == len(follow_up) - len(prompt)
+
+
+def test_the_same_prompt_again_computes_its_last_token_only(bench: Bench) -> None:
+    for name in "ab":
+        bench.turn(name, final("same"), prompt=range(100, 150))
+        bench.run()
+    assert bench.done("b").cached_tokens == 49
+    assert bench.answer("b") == "same"
+
+
+def test_what_one_user_computed_is_not_used_for_another(bench: Bench) -> None:
+    for user in ("ann", "bob"):
+        bench.turn(user, final("same"), prompt=range(100, 150), user=user)
+        bench.run()
+    assert bench.done("bob").cached_tokens == 0
+    assert bench.answer("bob") == "same"
+
+
+def test_a_new_conversation_leaves_the_other_one_its_slot(bench: Bench) -> None:
+    first = bench.vocabulary.encode("system text, then " + "a long conversation " * 20)
+    bench.turn("a", final("x"), prompt=first)
+    bench.run()
+    bench.turn("b", final("y"), prompt=bench.vocabulary.encode("system text, then something else"))
+    bench.run()
+    bench.turn("c", final("z"), prompt=[*first, 11, 12])
+    bench.run()
+    assert bench.done("c").cached_tokens == len(first)
+
+
+@pytest.mark.parametrize("kind", ["prefill", "decode"])
+def test_a_failing_step_fails_its_turns_and_the_next_work(bench: Bench, kind: str) -> None:
+    bench.model.fail_next.add(kind)
+    bench.turn("a", final("x"), prompt=range(100, 150))
+    bench.run()
+    last = bench.sent["a"][-1]
+    assert isinstance(last, Failed)
+    assert last.code == "engine_failed"
+    bench.turn("b", final("y"), prompt=range(100, 150))
+    bench.run()
+    assert bench.answer("b") == "y"
+    assert bench.done("b").cached_tokens == 0  # what the failed step left is not trusted
+
+
+def test_stop_ends_running_and_waiting_turns_and_refuses_new_ones(vocabulary: Vocabulary) -> None:
+    bench = Bench(vocabulary, slots=1)
+    bench.turn("running", final("word " * 20))
+    bench.turn("waiting", final("x"))
+    for _ in range(4):
+        bench.scheduler.step()
+    bench.scheduler.stop(STOPPED)
+    bench.turn("late", final("x"))
+    assert [bench.sent[name][-1] for name in ("running", "waiting", "late")] == [STOPPED] * 3
+    assert bench.scheduler.step() is False
+
+
+def test_load_counts_running_and_waiting(vocabulary: Vocabulary) -> None:
+    bench = Bench(vocabulary, slots=2)
+    for name in "abcde":
+        bench.turn(name, final("x" * 50))
+    assert bench.scheduler.load() == Load(0, 5)
+    bench.scheduler.step()
+    assert bench.scheduler.load() == Load(2, 3)
+    bench.run()
+    assert bench.scheduler.load() == Load(0, 0)
+
+
+def test_salvaged_harmony_is_reported(bench: Bench) -> None:
+    bench.turn("a", "Hello, I forgot the header.<|return|>")
+    bench.run()
+    assert bench.answer("a") == "Hello, I forgot the header."
+    assert bench.done("a").malformed
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_any_order_of_joining_leaving_and_following_up_keeps_conversations_apart(
+    vocabulary: Vocabulary, seed: int
+) -> None:
+    rng = random.Random(seed)
+    bench = Bench(vocabulary, slots=rng.randint(1, 5))
+    histories = {user: vocabulary.encode(f"{user} begins. ") for user in "abc"}
+    expected: dict[str, str] = {}
+    cancelled: set[str] = set()
+    for number in range(25):
+        user = rng.choice("abc")
+        name, text = f"{user}{number}", f"{user} {number} " * rng.randint(1, 20)
+        if rng.random() < 0.6:
+            histories[user] = histories[user] + vocabulary.encode(f" turn {number} " * rng.randint(1, 60))
+        turn = bench.turn(name, final(text), prompt=[*histories[user], number], user=user)
+        expected[name] = text
+        for _ in range(rng.randint(0, 25)):
+            bench.scheduler.step()
+        if rng.random() < 0.3:
+            bench.scheduler.cancel(turn)
+            cancelled.add(name)
+    bench.run()
+    for name, text in expected.items():
+        if name not in cancelled:
+            assert bench.answer(name) == text
+    assert bench.scheduler.load() == Load(0, 0)

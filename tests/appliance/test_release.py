@@ -1,0 +1,105 @@
+"""A release directory is read as docs/architecture.md describes it, and refused with one sentence otherwise."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.release import ReleaseError, load_release, verify_vocabulary
+
+GRAPH = "model/cpu/model.onnx"
+MODEL = {
+    "id": "gpt-oss-demo", "title": "Demo", "description": "Small.", "context_tokens": 2048,
+    "example_prompts": ["a", "b", "c", "d"], "notice": None,
+}  # fmt: skip
+
+
+@pytest.fixture
+def described(tmp_path: Path) -> dict[str, Any]:
+    """A description all of whose files exist under tmp_path."""
+    for name in (GRAPH, "model/config.json", "tokenizer/o200k_base.tiktoken", "known_answers.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    return {
+        "format": 1, "name": "gpt-oss-demo", "version": "0.1.0", "accelerators": ["cpu"], "graphs": {"cpu": GRAPH},
+        "config": "model/config.json", "vocabulary": "tokenizer/o200k_base.tiktoken",
+        "known_answers": "known_answers.json", "target": {}, "model": MODEL,
+    }  # fmt: skip
+
+
+def write(directory: Path, body: object) -> Path:
+    (directory / "release.json").write_text(json.dumps(body))
+    return directory
+
+
+def test_reads_what_the_release_is(tmp_path: Path, described: dict[str, Any]) -> None:
+    release = load_release(write(tmp_path, described))
+    assert (release.name, release.version) == ("gpt-oss-demo", "0.1.0")
+    assert release.graphs == {"cpu": tmp_path / GRAPH}
+    assert release.known_answers == tmp_path / "known_answers.json"
+    assert release.model.context_tokens == 2048
+    assert release.model.example_prompts == ("a", "b", "c", "d")
+    assert release.model.notice is None
+
+
+def test_known_answers_may_be_missing(tmp_path: Path, described: dict[str, Any]) -> None:
+    assert load_release(write(tmp_path, {**described, "known_answers": None})).known_answers is None
+
+
+@pytest.mark.parametrize("path", ["../outside", "/etc/passwd", "model/../../x", "", 5, ["a"]])
+@pytest.mark.parametrize("field", ["config", "vocabulary", "known_answers", "graph"])
+def test_refuses_paths_that_do_not_stay_inside(
+    tmp_path: Path, described: dict[str, Any], field: str, path: object
+) -> None:
+    body = {**described, "graphs": {"cpu": path}} if field == "graph" else {**described, field: path}
+    with pytest.raises(ReleaseError, match=r"release\.json"):
+        load_release(write(tmp_path, body))
+
+
+@pytest.mark.parametrize("name", [GRAPH, "model/config.json", "tokenizer/o200k_base.tiktoken", "known_answers.json"])
+def test_names_the_file_that_is_missing(tmp_path: Path, described: dict[str, Any], name: str) -> None:
+    (tmp_path / name).unlink()
+    with pytest.raises(ReleaseError, match=f"{name}: is missing"):
+        load_release(write(tmp_path, described))
+
+
+@pytest.mark.parametrize(
+    "field", ["format", "name", "version", "graphs", "config", "vocabulary", "known_answers", "model"]
+)
+def test_refuses_a_missing_field(tmp_path: Path, described: dict[str, Any], field: str) -> None:
+    del described[field]
+    with pytest.raises(ReleaseError, match=r"release\.json"):
+        load_release(write(tmp_path, described))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"format": 2}, {"name": ""}, {"version": 1}, {"graphs": []}, {"model": []},
+        {"model": {**MODEL, "context_tokens": 0}}, {"model": {**MODEL, "context_tokens": "2048"}},
+        {"model": {**MODEL, "example_prompts": 4}}, {"model": {**MODEL, "notice": 4}},
+    ],
+)  # fmt: skip
+def test_refuses_fields_of_another_kind(tmp_path: Path, described: dict[str, Any], changes: dict[str, Any]) -> None:
+    with pytest.raises(ReleaseError, match=r"release\.json"):
+        load_release(write(tmp_path, {**described, **changes}))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "\u00e4"])
+def test_refuses_what_is_no_description(tmp_path: Path, text: str) -> None:
+    (tmp_path / "release.json").write_text(text)
+    with pytest.raises(ReleaseError, match=r"release\.json"):
+        load_release(tmp_path)
+
+
+def test_refuses_a_directory_without_one(tmp_path: Path) -> None:
+    with pytest.raises(ReleaseError, match=r"release\.json: cannot be read"):
+        load_release(tmp_path)
+
+
+def test_refuses_another_vocabulary(tmp_path: Path, described: dict[str, Any]) -> None:
+    with pytest.raises(ReleaseError, match="SHA-256"):
+        verify_vocabulary(load_release(write(tmp_path, described)).vocabulary)
