@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +14,6 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionFunctionToolParam, ChatCompletionMessage, ChatCompletionMessageParam
 
-from appliance.accounts import Accounts, Role
 from appliance.audit.log import AuditLog, Event
 from appliance.config import init_state
 from appliance.database import open_database
@@ -32,11 +27,9 @@ from appliance.engine.protocol import (
     TurnEvent,
     TurnRequest,
 )
-from appliance.sessions import ApiKeys
 from tests.fakes import FakeEngine, done, echo
-from tests.webui.conftest import FAST_PASSWORDS, SYSTEM
+from tests.webui.served import add_user_with_key, gunicorn
 
-PROJECT = Path(__file__).parents[2]
 MODEL = "gpt-oss-fake"
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello"}]
 NOW: ChatCompletionFunctionToolParam = {
@@ -82,24 +75,6 @@ def write_release(path: Path) -> None:
     (path / "release.json").write_text(json.dumps(body))
 
 
-@contextlib.contextmanager
-def gunicorn(home: Path, engine: FakeEngine) -> Iterator[int]:
-    """`webui.wsgi:app` in gunicorn as the supervisor starts it; the value is its port."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-        fds = (listener.fileno(), engine.doorbell.fileno())
-        environ = {"APPLIANCE_HOME": str(home), "APPLIANCE_DOORBELL_FD": str(fds[1]), "PYTHONPATH": str(PROJECT)}
-        program = Path(sys.executable).with_name("gunicorn")
-        options = ("--worker-class=gthread", "--threads=4", f"--bind=fd://{fds[0]}", "--graceful-timeout=1")
-        argv = (sys.executable, str(program), *options, "--no-control-socket", "--log-level=warning", "webui.wsgi:app")
-        process = subprocess.Popen(argv, env=environ, pass_fds=fds, cwd=home)
-        try:
-            yield port
-        finally:
-            process.terminate()
-            process.wait(timeout=20)
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     home = tmp_path_factory.mktemp("site")
@@ -108,9 +83,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     (home / "current").symlink_to("releases/0.0.1")
     database = open_database(f"sqlite:///{home}/state/database/appliance.sqlite3")
     record = AuditLog(database)
-    user = Accounts(database, record, passwords=FAST_PASSWORDS).create_user("ada", None, [Role.USER], by=SYSTEM)
-    _, key = ApiKeys(database, record).create(user, "test", by=SYSTEM)
-    with FakeEngine() as engine, gunicorn(home, engine) as port:
+    key = add_user_with_key(record)
+    with FakeEngine() as engine, gunicorn(home, engine.doorbell) as port:
         yield Server(engine, record, port, key)
     database.close()
 

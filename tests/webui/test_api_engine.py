@@ -1,0 +1,118 @@
+"""The official client against the real application and the real engine, with a tiny model of random weights: what it
+writes is noise, so most of its Harmony is malformed, and still every answer must be a well-formed one."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import pytest
+from openai.types.chat import ChatCompletion, ChatCompletionFunctionToolParam, ChatCompletionMessageParam
+
+from appliance.audit.log import AuditLog
+from appliance.config import init_state
+from appliance.database import open_database
+from tests.appliance.engine.conftest import release_dir, vocabulary_file  # noqa: F401 - fixtures
+from tests.appliance.engine.test_engine_process import EngineProcess, wait_idle
+from tests.webui.served import add_user_with_key, gunicorn
+
+MODEL = "gpt-oss-random"
+HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello"}]
+NOW: ChatCompletionFunctionToolParam = {
+    "type": "function",
+    "function": {"name": "now", "description": "The time.", "parameters": {"type": "object", "properties": {}}},
+}
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory, release_dir: Path) -> Iterator[EngineProcess]:  # noqa: F811
+    home = tmp_path_factory.mktemp("site")
+    init_state(home)
+    (home / "state" / "config" / "appliance.toml").write_text("[engine]\nslots = 2\nqueue_limit = 1\n")
+    (home / "current").symlink_to(release_dir)
+    process = EngineProcess(home)
+    process.wait_ready()
+    yield process
+    process.close()
+
+
+@pytest.fixture(scope="module")
+def client(engine: EngineProcess) -> Iterator[openai.OpenAI]:
+    database = open_database(f"sqlite:///{engine.home}/state/database/appliance.sqlite3")
+    key = add_user_with_key(AuditLog(database))
+    with gunicorn(engine.home, engine.web) as port:
+        base_url = f"http://127.0.0.1:{port}/v1"
+        with openai.OpenAI(base_url=base_url, api_key=key, max_retries=0, timeout=60) as client:
+            yield client
+    database.close()
+
+
+def ask(client: openai.OpenAI, *, seed: int = 1, max_tokens: int = 24, temperature: float = 1.0) -> ChatCompletion:
+    return client.chat.completions.create(
+        model=MODEL, messages=HELLO, seed=seed, max_tokens=max_tokens, temperature=temperature, tools=[NOW]
+    )
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_noise_becomes_a_well_formed_answer(client: openai.OpenAI, seed: int) -> None:
+    answer = ask(client, seed=seed)
+    assert answer.choices[0].finish_reason in ("stop", "length", "tool_calls")
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens_details is not None
+    assert 0 < answer.usage.completion_tokens <= 24
+    assert (answer.usage.completion_tokens_details.reasoning_tokens or 0) <= answer.usage.completion_tokens
+    assert answer.usage.prompt_tokens > 20
+
+
+def test_the_same_seed_gives_the_same_answer_whole_and_streamed(client: openai.OpenAI) -> None:
+    whole, again = ask(client, seed=7), ask(client, seed=7)
+    with client.chat.completions.create(
+        model=MODEL, messages=HELLO, seed=7, max_tokens=24, tools=[NOW], stream=True
+    ) as stream:
+        deltas = [chunk.choices[0].delta for chunk in stream]
+    text = "".join(delta.content or "" for delta in deltas)
+    reasoning = "".join((delta.model_extra or {}).get("reasoning", "") for delta in deltas)
+    assert text + reasoning
+    for answer in (whole, again):
+        message = answer.choices[0].message
+        assert (message.content or "", (message.model_extra or {}).get("reasoning", "")) == (text, reasoning)
+
+
+def test_a_limit_of_tokens_ends_the_answer_with_length(client: openai.OpenAI) -> None:
+    answer = ask(client, max_tokens=1)
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 1
+
+
+def test_a_prompt_longer_than_the_context_is_a_bad_request(client: openai.OpenAI) -> None:
+    long: list[ChatCompletionMessageParam] = [{"role": "user", "content": "word " * 600}]
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model=MODEL, messages=long)
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "messages")
+
+
+def test_a_caller_beyond_slots_and_queue_is_told_to_wait(engine: EngineProcess, client: openai.OpenAI) -> None:
+    with contextlib.ExitStack() as streams:
+        for seed in range(2):
+            stream = client.chat.completions.create(model=MODEL, messages=HELLO, seed=seed, stream=True)
+            next(iter(streams.enter_context(stream)))
+        queued = threading.Thread(target=ask, args=(client,), kwargs={"max_tokens": 1})
+        queued.start()
+        while engine.client.status().queued == 0:
+            assert queued.is_alive()
+        with pytest.raises(openai.RateLimitError) as caught:
+            ask(client)
+        assert int(caught.value.response.headers["Retry-After"]) >= 1
+    queued.join(timeout=30)
+    assert not queued.is_alive()
+
+
+def test_leaving_a_stream_frees_the_slot(engine: EngineProcess, client: openai.OpenAI) -> None:
+    for seed in range(4):
+        with client.chat.completions.create(model=MODEL, messages=HELLO, seed=seed, stream=True) as stream:
+            next(iter(stream))
+    wait_idle(engine)
