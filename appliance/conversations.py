@@ -92,7 +92,7 @@ class Conversations:
         """A user's conversations, pinned ones first, then the latest; `search` looks in titles and messages."""
         table = conversations.c
         query = sa.select(conversations).where(table.user_id == user_id)
-        for word in search.replace("\0", " ").split():
+        for word in search.split():
             said = sa.exists().where(messages.c.conversation_id == table.id, _contains(messages.c.content, word))
             query = query.where(sa.or_(_contains(table.title, word), said))
         query = query.order_by(table.pinned.desc(), table.updated_us.desc(), table.id).limit(limit)
@@ -165,8 +165,8 @@ class Conversations:
             connection.execute(
                 messages.insert().values(
                     id=message_id, conversation_id=conversation_id, parent_id=parent_id, role=message.role,
-                    content=_storable(message.content), created_us=now, details=message.details,
-                    reasoning=None if message.reasoning is None else _storable(message.reasoning),
+                    content=message.content, created_us=now, details=message.details,
+                    reasoning=message.reasoning,
                     tool_calls=[asdict(call) for call in message.tool_calls],
                 )
             )  # fmt: skip
@@ -250,9 +250,4 @@ def _contains(column: sa.ColumnElement[str], word: str) -> sa.ColumnElement[bool
 
 
 def _clean_title(title: str) -> str:
-    return " ".join(_storable(title).split())[:MAX_TITLE_CHARS] or _NEW_TITLE
-
-
-def _storable(text: str) -> str:
-    """Text as every database can hold it; the record has the exact one."""
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return " ".join(title.split())[:MAX_TITLE_CHARS] or _NEW_TITLE

@@ -57,26 +57,41 @@ def from_iso(text: str) -> int:
     return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
+def storable(text: str) -> str:
+    """`text` with what some database cannot hold, NUL and halves of surrogate pairs, replaced."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
+
+
+class _Text(sa.types.TypeDecorator[str]):
+    """Text that every database takes, in what is written and in what is looked for."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, _dialect: sa.Dialect) -> str | None:
+        return None if value is None else storable(value)
+
+
 metadata = sa.MetaData()
 _Key = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # INTEGER PRIMARY KEY is SQLite's row id
 
 settings = sa.Table(
     "settings", metadata,
-    sa.Column("name", sa.Text, primary_key=True),
-    sa.Column("value", sa.Text, nullable=False),
+    sa.Column("name", _Text, primary_key=True),
+    sa.Column("value", _Text, nullable=False),
 )  # fmt: skip
 
 audit_events = sa.Table(
     "audit_events", metadata,
     sa.Column("sequence", _Key, primary_key=True, autoincrement=False),
     sa.Column("time_us", sa.BigInteger, nullable=False, index=True),
-    sa.Column("actor_id", sa.Text, nullable=False),
-    sa.Column("actor_name", sa.Text, nullable=False, index=True),
-    sa.Column("via", sa.Text, nullable=False),
-    sa.Column("address", sa.Text, nullable=False),
-    sa.Column("action", sa.Text, nullable=False),
-    sa.Column("outcome", sa.Text, nullable=False),
-    sa.Column("subject", sa.Text, nullable=False, index=True),
+    sa.Column("actor_id", _Text, nullable=False),
+    sa.Column("actor_name", _Text, nullable=False, index=True),
+    sa.Column("via", _Text, nullable=False),
+    sa.Column("address", _Text, nullable=False),
+    sa.Column("action", _Text, nullable=False),
+    sa.Column("outcome", _Text, nullable=False),
+    sa.Column("subject", _Text, nullable=False, index=True),
     sa.Column("commitment", sa.LargeBinary),
     # 32-byte hashes of the complete subtrees that end with this event, the leaf itself first (audit/merkle.py).
     sa.Column("subtrees", sa.LargeBinary, nullable=False),
@@ -86,30 +101,30 @@ audit_contents = sa.Table(
     "audit_contents", metadata,
     sa.Column("sequence", _Key, primary_key=True, autoincrement=False),
     sa.Column("salt", sa.LargeBinary, nullable=False),
-    sa.Column("text", sa.Text, nullable=False),
-    sa.Column("details", sa.Text, nullable=False),
+    sa.Column("text", _Text, nullable=False),
+    sa.Column("details", _Text, nullable=False),
 )  # fmt: skip
 
 audit_checkpoints = sa.Table(
     "audit_checkpoints", metadata,
     sa.Column("size", _Key, primary_key=True, autoincrement=False),
-    sa.Column("note", sa.Text, nullable=False),
+    sa.Column("note", _Text, nullable=False),
 )  # fmt: skip
 
 users = sa.Table(
     "users", metadata,
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("name", sa.Text, nullable=False, unique=True),
-    sa.Column("display_name", sa.Text, nullable=False),
-    sa.Column("roles", sa.Text, nullable=False),
-    sa.Column("password_hash", sa.Text),
+    sa.Column("id", _Text, primary_key=True),
+    sa.Column("name", _Text, nullable=False, unique=True),
+    sa.Column("display_name", _Text, nullable=False),
+    sa.Column("roles", _Text, nullable=False),
+    sa.Column("password_hash", _Text),
     sa.Column("disabled", sa.Boolean, nullable=False),
     sa.Column("created_us", sa.BigInteger, nullable=False),
 )  # fmt: skip
 
 sign_in_failures = sa.Table(
     "sign_in_failures", metadata,
-    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("key", _Text, primary_key=True),
     sa.Column("failures", sa.Integer, nullable=False),
     sa.Column("last_us", sa.BigInteger, nullable=False, index=True),
 )  # fmt: skip
@@ -117,17 +132,17 @@ sign_in_failures = sa.Table(
 sessions = sa.Table(
     "sessions", metadata,
     sa.Column("token_hash", sa.LargeBinary, primary_key=True),
-    sa.Column("user_id", sa.Text, sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
-    sa.Column("address", sa.Text, nullable=False),
+    sa.Column("user_id", _Text, sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("address", _Text, nullable=False),
     sa.Column("created_us", sa.BigInteger, nullable=False),
     sa.Column("seen_us", sa.BigInteger, nullable=False),
 )  # fmt: skip
 
 api_keys = sa.Table(
     "api_keys", metadata,
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("user_id", sa.Text, sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
-    sa.Column("label", sa.Text, nullable=False),
+    sa.Column("id", _Text, primary_key=True),
+    sa.Column("user_id", _Text, sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("label", _Text, nullable=False),
     sa.Column("secret_hash", sa.LargeBinary, nullable=False, unique=True),
     sa.Column("created_us", sa.BigInteger, nullable=False),
     sa.Column("used_us", sa.BigInteger),
@@ -137,35 +152,35 @@ api_keys = sa.Table(
 links = sa.Table(
     "links", metadata,
     sa.Column("token_hash", sa.LargeBinary, primary_key=True),
-    sa.Column("user_id", sa.Text, sa.ForeignKey("users.id", ondelete="CASCADE")),
-    sa.Column("roles", sa.Text, nullable=False),
+    sa.Column("user_id", _Text, sa.ForeignKey("users.id", ondelete="CASCADE")),
+    sa.Column("roles", _Text, nullable=False),
     sa.Column("first_admin", sa.Boolean, nullable=False),
     sa.Column("expires_us", sa.BigInteger, nullable=False),
 )  # fmt: skip
 
 conversations = sa.Table(
     "conversations", metadata,
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("user_id", sa.Text, sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
-    sa.Column("title", sa.Text, nullable=False),
+    sa.Column("id", _Text, primary_key=True),
+    sa.Column("user_id", _Text, sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("title", _Text, nullable=False),
     sa.Column("pinned", sa.Boolean, nullable=False),
     sa.Column("created_us", sa.BigInteger, nullable=False),
     sa.Column("updated_us", sa.BigInteger, nullable=False),
-    sa.Column("leaf_id", sa.Text),  # the last message of the branch that is shown
+    sa.Column("leaf_id", _Text),  # the last message of the branch that is shown
     sa.Index("conversations_by_user", "user_id", "updated_us"),
 )  # fmt: skip
 
 messages = sa.Table(
     "messages", metadata,
     sa.Column("number", _Key, primary_key=True),
-    sa.Column("id", sa.Text, nullable=False, unique=True),
+    sa.Column("id", _Text, nullable=False, unique=True),
     sa.Column(
-        "conversation_id", sa.Text, sa.ForeignKey("conversations.id", ondelete="CASCADE"), nullable=False, index=True
+        "conversation_id", _Text, sa.ForeignKey("conversations.id", ondelete="CASCADE"), nullable=False, index=True
     ),
-    sa.Column("parent_id", sa.Text),
-    sa.Column("role", sa.Text, nullable=False),
-    sa.Column("content", sa.Text, nullable=False),
-    sa.Column("reasoning", sa.Text),
+    sa.Column("parent_id", _Text),
+    sa.Column("role", _Text, nullable=False),
+    sa.Column("content", _Text, nullable=False),
+    sa.Column("reasoning", _Text),
     sa.Column("tool_calls", sa.JSON, nullable=False),
     sa.Column("details", sa.JSON, nullable=False),
     sa.Column("created_us", sa.BigInteger, nullable=False),

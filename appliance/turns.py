@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from appliance.audit.event import Actor, Content, NewEvent, Outcome
 from appliance.audit.log import AuditLog, RecordError
+from appliance.database import storable
 from appliance.engine.protocol import (
     AnswerDelta,
     Done,
@@ -43,23 +44,23 @@ class Engine(Protocol):
 
 
 class Turn(Iterator[TurnEvent]):
-    """The events of one running turn; closing it cancels the turn.
+    """The events of one running turn; closing or dropping it cancels the turn.
 
     ``prompt_event`` and ``answer_event`` are the numbers in the record, set once each is durable: the answer's before
     ``Done`` or ``Failed`` is handed out.
     """
 
-    def __init__(
-        self, record: AuditLog, engine: Engine, actor: Actor, request: TurnRequest, conversation_id: str | None
-    ) -> None:
-        self.prompt_event: int | None = None
-        self.answer_event: int | None = None
-        self._record = record
-        self._engine = engine
-        self._actor = actor
-        self._request = request
-        self._conversation_id = conversation_id
-        self._events = self._run()
+    def __init__(self, run: _Run) -> None:
+        self._run = run
+        self._events = run.events()  # must not refer to this object: dropping it is to end the generator at once
+
+    @property
+    def prompt_event(self) -> int | None:
+        return self._run.prompt_event
+
+    @property
+    def answer_event(self) -> int | None:
+        return self._run.answer_event
 
     def __next__(self) -> TurnEvent:
         return next(self._events)
@@ -68,21 +69,41 @@ class Turn(Iterator[TurnEvent]):
         """Cancel what still runs; what was generated is recorded."""
         self._events.close()
 
-    def _run(self) -> Generator[TurnEvent, None, None]:
+
+def run_turn(
+    record: AuditLog, engine: Engine, actor: Actor, request: TurnRequest, *, conversation_id: str | None
+) -> Turn:
+    """Run one turn; its events end with ``Done`` or ``Failed``. Close the result when you stop listening early."""
+    return Turn(_Run(record, engine, actor, request, conversation_id))
+
+
+@dataclass
+class _Run:
+    """One turn and what has been recorded of it."""
+
+    record: AuditLog
+    engine: Engine
+    actor: Actor
+    request: TurnRequest
+    conversation_id: str | None
+    prompt_event: int | None = None
+    answer_event: int | None = None
+
+    def events(self) -> Generator[TurnEvent, None, None]:
         try:
-            prompt = _prompt_event(self._actor, self._request, self._conversation_id)
-            self.prompt_event = self._record.append(prompt).sequence
+            prompt = _prompt_event(self.actor, self.request, self.conversation_id)
+            self.prompt_event = self.record.append(prompt).sequence
         except (ValueError, RecursionError) as exc:
             yield Failed("bad_request", f"The request cannot be recorded: {exc}.")
             return
         except RecordError:
-            _log.exception("turn %s: the prompt was not recorded", self._request.id)
+            _log.exception("turn %s: the prompt was not recorded", self.request.id)
             yield _NOT_RECORDED
             return
         answer = _Answer()
         end: Done | Failed = _STOPPED
         try:
-            with self._engine.turn(self._request) as events:
+            with self.engine.turn(self.request) as events:
                 for event in events:
                     if isinstance(event, Done | Failed):
                         end = event
@@ -99,17 +120,10 @@ class Turn(Iterator[TurnEvent]):
 
     def _record_answer(self, answer: _Answer) -> None:
         try:
-            event = answer.event(self._actor, self._request.id, self._conversation_id)
-            self.answer_event = self._record.append(event).sequence
+            event = answer.event(self.actor, self.request.id, self.conversation_id)
+            self.answer_event = self.record.append(event).sequence
         except (RecordError, ValueError):
-            _log.exception("turn %s: the answer was not recorded", self._request.id)
-
-
-def run_turn(
-    record: AuditLog, engine: Engine, actor: Actor, request: TurnRequest, *, conversation_id: str | None
-) -> Turn:
-    """Run one turn; its events end with ``Done`` or ``Failed``. Close the result when you stop listening early."""
-    return Turn(record, engine, actor, request, conversation_id)
+            _log.exception("turn %s: the answer was not recorded", self.request.id)
 
 
 class _Answer:
@@ -137,10 +151,11 @@ class _Answer:
                 self._prompt_tokens = event.prompt_tokens
 
     def event(self, actor: Actor, turn_id: str, conversation_id: str | None) -> NewEvent:
-        reasoning = _storable("".join(self._reasoning))
-        calls = [{key: _storable(value) for key, value in self._calls[index].items()} for index in sorted(self._calls)]
+        """The answer event. A model can write what cannot be stored; then ``token_ids`` alone are exact."""
+        reasoning = storable("".join(self._reasoning))
+        calls = [{key: storable(value) for key, value in self._calls[index].items()} for index in sorted(self._calls)]
         details: dict[str, Any] = {"conversation": conversation_id, "reasoning": reasoning, "tool_calls": calls}
-        content = Content(_storable("".join(self._text)), {**details, **self._facts()})
+        content = Content(storable("".join(self._text)), {**details, **self._facts()})
         return NewEvent(actor, "answer", self._outcome(), turn_id, content)
 
     def _outcome(self) -> Outcome:
@@ -168,8 +183,3 @@ def _prompt_event(actor: Actor, request: TurnRequest, conversation_id: str | Non
     said = [m.content for m in request.messages[answered + 1 :] if m.role in ("user", "tool")]
     details = {"conversation": conversation_id, "request": asdict(request)}
     return NewEvent(actor, "prompt", "ok", request.id, Content("\n\n".join(said), details))
-
-
-def _storable(text: str) -> str:
-    """Generated text as the record can hold it; ``token_ids`` stay exact."""
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()

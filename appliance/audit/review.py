@@ -5,7 +5,7 @@ Results are newest first, a page at a time; ``Page.older`` is the cursor of the 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from appliance.audit.event import Action, Actor, Content, Header, NewEvent
 from appliance.audit.log import AuditLog, Event, header_of
 from appliance.audit.words import searching
-from appliance.database import audit_contents, audit_events
+from appliance.database import audit_contents, audit_events, storable
 
 REVIEW_ACTIONS: tuple[Action, ...] = ("review_search", "review_read")
 EXCERPT_CHARS = 160
@@ -70,9 +70,12 @@ def search(
     Raises:
         RecordError: the search could not be recorded; nothing is shown.
     """
+    wanted = replace(
+        wanted, text=storable(wanted.text), user=storable(wanted.user), subject=storable(wanted.subject)
+    )  # fmt: skip
     if before is None:
-        looked_for = {key: value for key, value in asdict(wanted).items() if value}
-        log.append(NewEvent(reviewer, "review_search", content=Content(wanted.text.replace("\0", " "), looked_for)))
+        asked = {key: value for key, value in asdict(wanted).items() if value}
+        log.append(NewEvent(reviewer, "review_search", content=Content(wanted.text, asked)))
     limit = max(1, min(limit, MAX_PAGE_EVENTS))
     query = _select_rows(log, wanted, before).limit(limit + 1)
     with log.database.read() as connection:

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from appliance.audit.event import Content
-from appliance.database import Database, audit_events, audit_words_postgresql
+from appliance.database import Database, audit_events, audit_words_postgresql, storable
 
 _PART_CHARS = 100_000  # per word vector on PostgreSQL, whose limit is 1 MiB of distinct words
 
@@ -64,7 +64,7 @@ def searching(
     A text without words matches nothing.
     """
     sequence: sa.ColumnElement[int] = audit_events.c.sequence
-    wanted = [word for word in words.split() if any(char.isalnum() for char in word)]
+    wanted = [word for word in storable(words).split() if any(char.isalnum() for char in word)]
     if not wanted:
         return query.where(sa.false()), sequence
     if database.is_sqlite:

@@ -46,9 +46,9 @@ def postgresql() -> Iterator[PostgreSQL]:
     if user:
         os.chown(directory, pwd.getpwnam(user).pw_uid, pwd.getpwnam(user).pw_gid)
     data = f"{directory}/data"
-    control = [binaries / "pg_ctl", "-D", data, "-l", f"{directory}/log", "-s", "-w"]
+    control = [f"{binaries}/pg_ctl", "-D", data, "-l", f"{directory}/log", "-s", "-w"]
     options = f"-F -k {directory} -c listen_addresses= -c shared_buffers=16MB"
-    initdb = [binaries / "initdb", "-D", data, "-U", "postgres", "--auth=trust", "--no-sync", "-E", "UTF8"]
+    initdb = [f"{binaries}/initdb", "-D", data, "-U", "postgres", "--auth=trust", "--no-sync", "-E", "UTF8"]
     try:
         for command in (initdb, [*control, "-o", options, "start"]):
             subprocess.run(

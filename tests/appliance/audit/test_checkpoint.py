@@ -29,7 +29,8 @@ from tests.appliance.records import fill
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 SIGNER = Signer("example.org/log", KEY)
-CHECKPOINT = Checkpoint("example.org/log", 12402, hashlib.sha256(b"root").digest(), from_iso("2026-11-23T01:37:24.000001Z"))
+SIGNED_US = from_iso("2026-11-23T01:37:24.000001Z")
+CHECKPOINT = Checkpoint("example.org/log", 12402, hashlib.sha256(b"root").digest(), SIGNED_US)
 
 
 def test_note_has_the_form_of_c2sp() -> None:
