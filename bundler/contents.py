@@ -25,7 +25,6 @@ from bundler.graph_builder import Accelerator as GraphAccelerator
 from bundler.known_answers import FILE as KNOWN_ANSWERS
 from bundler.known_answers import record_known_answers
 from bundler.sbom import Component, read_wheel, safe_name, write_sbom
-from bundler.sign import contents_digest
 from bundler.tokenizer import load_vocabulary
 from bundler.wheelhouse import (
     PROJECT,
@@ -40,7 +39,7 @@ from bundler.wheelhouse import (
 )
 from installer.archive import Sha256Hex
 from installer.release import DESCRIPTOR, VERSION_PATTERN
-from installer.trust import Target
+from installer.trust import Target, contents_digest
 
 VOCABULARY = "tokenizer/o200k_base.tiktoken"
 CONFIG = "model/config.json"

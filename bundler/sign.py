@@ -29,7 +29,7 @@ from tuf.api.serialization import DeserializationError
 
 from bundler.errors import KeysError
 from installer.archive import SNAPSHOT, TARGETS, TIMESTAMP, root_name
-from installer.trust import CANONICAL, Target
+from installer.trust import CANONICAL, Target, contents_digest
 
 ROLES = (Root.type, Targets.type, Snapshot.type, Timestamp.type)
 ROOT = "root.json"
@@ -131,12 +131,6 @@ def decide_signing(
         if entry not in entries:
             entries.append(entry)
     return signing
-
-
-def contents_digest(targets: Sequence[Target]) -> str:
-    """SHA-256 of the sorted lines `digest size path`: one name for everything a release contains."""
-    lines = sorted(f"{t.sha256} {t.size_bytes} {t.path}\n" for t in targets)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def sign_targets(keys: SigningKeys, targets: Sequence[Target], signing: Signing) -> dict[str, bytes]:

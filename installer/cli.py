@@ -125,13 +125,14 @@ def status(prefix: Path, as_json: bool) -> None:
 
 @main.command()
 @_PREFIX
+@click.option("--to", "version", help="Go to this installed version instead of the one before.")
 @_JSON
-def rollback(prefix: Path, as_json: bool) -> None:
+def rollback(prefix: Path, version: str | None, as_json: bool) -> None:
     """Make the previous release the current one, by one rename. Running it again returns to the newer release."""
     if not (prefix / "releases").is_dir():
         raise NoReleaseError(f"no release is installed in {prefix}")
     with open_site(prefix) as site:
-        before, after = site.swap_back()
+        before, after = site.roll_back(version)
     if as_json:
         click.echo(json.dumps({"current": after, "previous": before}))
     else:
@@ -144,7 +145,7 @@ def describe(verified: VerifiedArchive) -> dict[str, Any]:
         "release": asdict(verified.release),
         "metadata_version": verified.metadata.version,
         "expires": verified.metadata.expires,
-        "targets_sha256": verified.metadata.digest,
+        "contents_sha256": verified.metadata.contents,
         "size_bytes": verified.size_bytes,
         "targets": [asdict(target) for target in verified.metadata.targets],
     }

@@ -58,17 +58,17 @@ def install(
         try:
             step("Verifying and copying")
             verified = verify_archive(archive, root, sink=staging, trust_dir=site.trust, progress=progress)
-            known = site.receipt(verified.release.version)
-            if known is None:
-                staging.commit()
         except (InstallerError, OSError):
             staging.discard()
             raise
         version = verified.release.version
+        known = site.receipt(version)
         if known is None:
             try:
+                staging.commit()
                 receipt = _assemble(site, verified, now, environ, step)
             except (InstallerError, OSError):
+                staging.discard()
                 _remove_unfinished(site, version)
                 raise
         else:
@@ -85,7 +85,7 @@ def _preflight(site: Site) -> Callable[[Release, VerifiedMetadata], None]:
     def check(release: Release, metadata: VerifiedMetadata) -> None:
         check_platform(release, this_host())
         known = site.receipt(release.version)
-        if known is not None and known.targets_sha256 != metadata.digest:
+        if known is not None and known.contents_sha256 != metadata.contents:
             raise ReleaseConflictError(
                 f"another release {release.version} is already installed here; build this one with another --version"
             )
@@ -115,7 +115,7 @@ def _assemble(
         version=release.version,
         model=release.model_title,
         metadata_version=metadata.version,
-        targets_sha256=metadata.digest,
+        contents_sha256=metadata.contents,
         expires=metadata.expires,
         files=len(metadata.targets),
         size_bytes=verified.size_bytes,

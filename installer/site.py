@@ -32,7 +32,7 @@ class Receipt:
     version: str
     model: str
     metadata_version: int
-    targets_sha256: str  # of the signed targets metadata: names the contents
+    contents_sha256: str  # see installer.trust.contents_digest
     expires: str
     files: int
     size_bytes: int
@@ -103,20 +103,24 @@ class Site:
             self.point("previous", before)
         self.point("current", version)
 
-    def swap_back(self) -> tuple[str, str]:
-        """Make the previous release current.
+    def roll_back(self, to: str | None = None) -> tuple[str | None, str]:
+        """Make the previous release current, or the installed one of this version.
 
         Returns:
             (version that was current, version that is current now).
         Raises:
-            NoReleaseError: there is no complete previous release.
+            NoReleaseError: that release is not installed, or is the current one.
         """
-        now, before = self.pointed("current"), self.pointed("previous")
-        if before is None or now is None or before == now:
-            raise NoReleaseError("there is no previous release to go back to")
-        self.point("current", before)
-        self.point("previous", now)
-        return now, before
+        now = self.pointed("current")
+        version = to or self.pointed("previous")
+        if version is None or version == now:
+            raise NoReleaseError("there is no other release to go back to; `installer status` shows what is installed")
+        if version not in [receipt.version for receipt in self.installed()]:
+            raise NoReleaseError(f"release {version} is not installed; `installer status` shows what is")
+        self.point("current", version)  # from here on it is done; what follows only remembers the way back
+        if now is not None:
+            self.point("previous", now)
+        return now, version
 
     def accept_metadata(self, files: Mapping[str, bytes]) -> None:
         """Remember the accepted metadata; each file by one rename, roots first and the timestamp last."""

@@ -18,7 +18,7 @@ import hashlib
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ class VerifiedMetadata:
     targets: tuple[Target, ...]  # ascending by path
     version: int  # of the targets role
     expires: str  # the earliest date among timestamp, snapshot and targets, ISO 8601
-    digest: Sha256Hex  # of the targets metadata: names this release's contents
+    contents: Sha256Hex  # names everything the release contains, whoever signed it and when; see contents_digest
     accepted: Mapping[str, bytes]  # relative path in the trust directory -> contents
 
 
@@ -121,13 +121,20 @@ def verify_metadata(members: Mapping[str, bytes], root: bytes, trust_dir: Path |
     snapshot_info = parsed[SNAPSHOT].signed.meta
     if set(snapshot_info) != {"targets.json"} or targets.delegations is not None:
         raise MalformedMetadataError("the metadata delegates to further roles, which this version does not read")
+    verified = _parse_targets(targets)
     return VerifiedMetadata(
-        targets=_parse_targets(targets),
+        targets=verified,
         version=targets.version,
         expires=min(dates).isoformat(),
-        digest=Sha256Hex(hashlib.sha256(members[TARGETS]).hexdigest()),
+        contents=contents_digest(verified),
         accepted=accepted,
     )
+
+
+def contents_digest(targets: Iterable[Target]) -> Sha256Hex:
+    """SHA-256 of the sorted lines `digest size path`."""
+    lines = sorted(f"{t.sha256} {t.size_bytes} {t.path}\n" for t in targets)
+    return Sha256Hex(hashlib.sha256("".join(lines).encode()).hexdigest())
 
 
 def _parse_targets(targets: Targets) -> tuple[Target, ...]:

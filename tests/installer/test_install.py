@@ -20,6 +20,7 @@ from installer.errors import (
     BusyError,
     DigestMismatchError,
     NoReleaseError,
+    OlderVersionError,
     PlatformError,
     PrefixError,
     ReleaseConflictError,
@@ -97,18 +98,21 @@ def test_upgrade_keeps_the_release_before_and_rollback_returns_to_it(
     assert outcome.reused_blobs >= 2, "the wheels are shared by both releases"
     assert (os.readlink(prefix / "current"), os.readlink(prefix / "previous")) == ("releases/2.0", "releases/1.0")
     with open_site(prefix) as site:
-        assert site.swap_back() == ("2.0", "1.0")
+        assert site.roll_back() == ("2.0", "1.0")
     assert os.readlink(prefix / "current") == "releases/1.0"
     assert works(prefix)
     with open_site(prefix) as site:
-        assert site.swap_back() == ("1.0", "2.0")
+        assert site.roll_back() == ("1.0", "2.0")
+        assert site.roll_back("1.0") == ("2.0", "1.0")
+        with pytest.raises(NoReleaseError, match="not installed"):
+            site.roll_back("7.0")
     assert (prefix / "state" / "database" / "kept").read_text() == "records"
 
 
 def test_rollback_without_a_previous_release_is_refused(installed: Path) -> None:
     before = listing(installed)
     with pytest.raises(NoReleaseError), open_site(installed) as site:
-        site.swap_back()
+        site.roll_back()
     assert listing(installed) == before
 
 
@@ -143,6 +147,20 @@ def test_other_contents_under_an_installed_version_are_refused(sender: Sender, i
     with pytest.raises(ReleaseConflictError):
         run_install(other, sender, installed)
     assert listing(installed) == before
+
+
+def test_the_same_contents_signed_anew_are_the_release_that_is_installed(
+    release_1: Path, sender: Sender, tmp_path: Path
+) -> None:
+    prefix = tmp_path / "site"
+    run_install(release_1, sender, prefix)
+    resigned = sender.archive(release_files("1.0"), "resigned", version=30)
+    assert resigned.read_bytes() != release_1.read_bytes()
+    outcome = run_install(resigned, sender, prefix)
+    assert (outcome.assembled, outcome.switched) == (False, False)
+    assert b'"version":30' in (prefix / "state" / "trust" / "timestamp.json").read_bytes()
+    with pytest.raises(OlderVersionError):
+        run_install(release_1, sender, prefix)
 
 
 def test_two_installers_do_not_work_on_one_site(release_2: Path, sender: Sender, installed: Path) -> None:
