@@ -30,12 +30,14 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from bundler.errors import CheckpointError
+from bundler.errors import CheckpointError, ExportError
 from bundler.model_config import MXFP4_BLOCK, ModelConfig, load_model_config
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+
+_EXPONENT = np.uint16(0x7F80)  # of a bfloat16; all ones in infinities and NaN
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Checkpoint:
         """One tensor, or these rows of it: ``ml_dtypes.bfloat16`` or ``uint8``, shaped as ``specs[name]`` says.
 
         Raises:
-            CheckpointError: the shard changed or vanished since it was opened.
+            CheckpointError: the shard changed or vanished since it was opened, or the tensor holds infinities or NaN.
         """
         path = self._shards[name]
         try:
@@ -77,6 +79,10 @@ class Checkpoint:
                 )
         except (OSError, SafetensorError) as exc:
             raise CheckpointError(path, f"{name} cannot be read ({exc})", str(self.specs[name])) from exc
+        if name.endswith("_scales") and (tensor == 255).any():
+            raise CheckpointError(path, f"{name} holds the scale 255", "0 to 254 (E8M0 reserves 255 for NaN)")
+        if self.specs[name].dtype == "BF16" and ((tensor.view(np.uint16) & _EXPONENT) == _EXPONENT).any():
+            raise CheckpointError(path, f"{name} holds an infinity or NaN", "finite numbers")
         return tensor
 
 
@@ -199,27 +205,46 @@ def write_checkpoint(
         tensors: name and array, ``ml_dtypes.bfloat16`` or ``uint8``; consumed once, at most one shard kept in memory.
         max_shard_bytes: a shard is closed before it would exceed this; a larger tensor gets a shard of its own.
     Raises:
-        OSError: the disk is full or the directory cannot be written.
+        ExportError: the disk is full or the directory cannot be written; what was written is removed.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    weight_map: dict[str, int] = {}
-    shards = 0
+    written: list[Path] = []
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        _write_files(directory, config, _batches(tensors, max_shard_bytes), written)
+    except (OSError, SafetensorError) as exc:
+        _remove(written)
+        raise ExportError(f"{directory}: the checkpoint could not be written: {exc}") from exc
+    except BaseException:
+        _remove(written)
+        raise
+
+
+def _write_files(
+    directory: Path, config: Mapping[str, Any], batches: Iterable[dict[str, NDArray[Any]]], written: list[Path]
+) -> None:
+    shard_of: dict[str, int] = {}
     total_bytes = 0
-    for batch in _batches(tensors, max_shard_bytes):
-        save_file(batch, directory / f"shard-{shards}.tmp", metadata={"format": "pt"})
-        weight_map |= dict.fromkeys(batch, shards)
+    for number, batch in enumerate(batches):
+        written.append(directory / f"shard-{number}.tmp")
+        save_file(batch, written[-1], metadata={"format": "pt"})
+        shard_of |= dict.fromkeys(batch, number)
         total_bytes += sum(array.nbytes for array in batch.values())
-        shards += 1
-    names = [SINGLE] if shards == 1 else [f"model-{n + 1:05}-of-{shards:05}.safetensors" for n in range(shards)]
-    for number, name in enumerate(names):
-        (directory / f"shard-{number}.tmp").rename(directory / name)
-    if shards > 1:
-        index = {
-            "metadata": {"total_size": total_bytes},
-            "weight_map": {name: names[shard] for name, shard in sorted(weight_map.items())},
-        }
-        (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-    (directory / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    count = len(written)
+    names = [SINGLE] if count == 1 else [f"model-{n + 1:05}-of-{count:05}.safetensors" for n in range(count)]
+    for number, name in enumerate(names):  # the names hold the count, known only now
+        written[number] = written[number].rename(directory / name)
+    documents: dict[str, Any] = {CONFIG: dict(config)}
+    if count > 1:
+        weight_map = {name: names[shard] for name, shard in sorted(shard_of.items())}
+        documents = {INDEX: {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}} | documents
+    for name, document in documents.items():
+        written.append(directory / name)
+        written[-1].write_text(json.dumps(document, indent=2) + "\n")
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def _batches(tensors: Iterable[tuple[str, NDArray[Any]]], limit_bytes: int) -> Iterable[dict[str, NDArray[Any]]]:

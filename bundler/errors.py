@@ -23,7 +23,7 @@ class CheckpointError(BundlerError):
 
 
 class ExportError(BundlerError):
-    """The graph could not be written; nothing of it is left behind."""
+    """A graph or a checkpoint could not be written; nothing of it is left behind."""
 
 
 class VocabularyError(BundlerError):

@@ -10,18 +10,20 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
 from bundler.checkpoint import Checkpoint
 from bundler.errors import ExportError
-from bundler.graph import IR_VERSION, MAX_SHARD_BYTES, OPSET, Accelerator, GraphPlan, Weight, plan_graph
+from bundler.graph import IR_VERSION, MAX_SHARD_BYTES, OPSET, GraphPlan, plan_graph
+from bundler.graph_builder import Accelerator, Weight
 
 MODEL = "model.onnx"
 ALIGNMENT_BYTES = 4096  # of each weight in its shard, so that it can be memory-mapped (ONNX, External Data)
@@ -57,24 +59,30 @@ def export_graph(
     """Write the graph into the new directory ``out``.
 
     Raises:
-        CheckpointError: a tensor cannot be read, or holds an MXFP4 scale that is not a number.
-        ExportError: ``out`` exists, or the disk is full or not writable; nothing is left behind.
+        CheckpointError: a tensor cannot be read, or holds something that is not a number.
+        ExportError: ``out`` exists, a tensor fits into no shard, or the disk is full or not writable; nothing is left.
     """
     plan = plan_graph(checkpoint.config, accelerator, max_weight_bytes=max_shard_bytes)
     with _staging(out) as staging:
-        shards = _ShardWriter(staging, max_shard_bytes)
-        total_bytes = sum(weight.size_bytes for weight in plan.weights)
-        done_bytes = 0
-        for weight in plan.weights:
-            plan.graph.initializer.append(shards.write(weight, checkpoint))
-            done_bytes += weight.size_bytes
-            if progress is not None:
-                progress(done_bytes, total_bytes)
-        shards.close()
+        with closing(_ShardWriter(staging, max_shard_bytes)) as shards:
+            _write_weights(plan, checkpoint, shards, progress)
         _write_model(staging / MODEL, plan)
     names = [MODEL, *shards.names]
     files = tuple(ExportedFile(out / name, (out / name).stat().st_size) for name in names)
     return ExportedGraph(accelerator, out / MODEL, files)
+
+
+def _write_weights(
+    plan: GraphPlan, checkpoint: Checkpoint, shards: _ShardWriter, progress: Progress | None
+) -> None:
+    total_bytes = sum(weight.size_bytes for weight in plan.weights)
+    done_bytes = 0
+    for weight in plan.weights:
+        plan.graph.initializer.append(shards.write(weight, checkpoint))
+        done_bytes += weight.size_bytes
+        if progress is not None:
+            progress(done_bytes, total_bytes)
+    shards.finish_shard()
 
 
 @contextmanager
@@ -109,12 +117,16 @@ class _ShardWriter:
 
     def write(self, weight: Weight, checkpoint: Checkpoint) -> onnx.TensorProto:
         """Store one weight and return its initialiser."""
+        if weight.size_bytes > self.limit_bytes:
+            raise ExportError(
+                f"{weight.name} takes {weight.size_bytes} bytes; a weight shard holds at most {self.limit_bytes}"
+            )
         data = weight.load(checkpoint)
         if data.nbytes != weight.size_bytes:
             raise RuntimeError(f"internal error: {weight.name} has {data.nbytes} bytes, planned {weight.size_bytes}")
         file = self._file_for(weight.size_bytes)
         offset = file.tell()
-        file.write(data.tobytes() if not data.flags.c_contiguous else data.view("uint8").data)
+        file.write(np.ascontiguousarray(data).view(np.uint8).data)
         tensor = TensorProto(name=weight.name, data_type=weight.onnx_type, dims=weight.shape)
         tensor.data_location = TensorProto.EXTERNAL
         for key, value in (("location", self.names[-1]), ("offset", offset), ("length", weight.size_bytes)):
@@ -128,16 +140,23 @@ class _ShardWriter:
             if self._file.tell() + padding + size_bytes <= self.limit_bytes:
                 self._file.write(bytes(padding))
                 return self._file
-            self.close()
+            self.finish_shard()
         self.names.append(f"weights-{len(self.names) + 1:05}.bin")
-        self._file = open(self.directory / self.names[-1], "xb")  # noqa: SIM115 (closed by `close`)
+        self._file = open(self.directory / self.names[-1], "xb")  # noqa: SIM115 (see close)
         return self._file
 
-    def close(self) -> None:
+    def finish_shard(self) -> None:
+        """Flush the shard to disk, so that it can be relied on after a crash."""
         if self._file is not None:
-            _flush(self._file)
-            self._file.close()
-            self._file = None
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self.close()
+
+    def close(self) -> None:
+        """Let go of the shard, finished or not."""
+        if self._file is not None:
+            file, self._file = self._file, None
+            file.close()
 
 
 def _write_model(path: Path, plan: GraphPlan) -> None:
@@ -151,12 +170,8 @@ def _write_model(path: Path, plan: GraphPlan) -> None:
     helper.set_model_props(model, dict(sorted(plan.metadata.items())))
     with open(path, "xb") as file:
         file.write(model.SerializeToString(deterministic=True))
-        _flush(file)
-
-
-def _flush(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _sync_directory(path: Path) -> None:

@@ -12,28 +12,22 @@ the basic level and ``optimization.constant_folding_max_output_size_in_bytes=0``
                        The engine must set ``ORT_QMOE_CPU_QNBIT_GEMM=fp32``.
     experts, CUDA      nothing: QMoE takes MXFP4 itself, in another order of nibbles (`bundler.mxfp4.pair_along_rows`)
 
-Computation is float32 on CPU. On CUDA projections, attention and experts are float16; the residual stream, norms,
-router and unembedding are float32.
+Computation is float32 on CPU. On CUDA projections, attention, experts and unembedding are float16; the residual stream,
+norms and router are float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from bundler.checkpoint import Checkpoint, TensorSpec, expected_tensors
-from bundler.errors import ExportError
+from bundler.graph_builder import Accelerator, GraphBuilder, Weight
 from bundler.model_config import MXFP4_BLOCK, ModelConfig
 from bundler.mxfp4 import E2M1, SCALE_BIAS, pair_along_rows
 from bundler.rotary import rotary_caches
-
-Accelerator = Literal["cpu", "cuda"]
 
 FORMAT = 1
 OPSET = 21
@@ -42,26 +36,6 @@ TOP_K = 256
 MAX_SHARD_BYTES = 1 << 30
 
 _CONTRIB = "com.microsoft"
-_ITEM_BYTES: dict[int, int] = {
-    TensorProto.BFLOAT16: 2,
-    TensorProto.UINT8: 1,
-    TensorProto.FLOAT8E8M0: 1,
-    TensorProto.FLOAT: 4,
-}
-
-
-@dataclass(frozen=True)
-class Weight:
-    """One initialiser to store, and how to obtain its data."""
-
-    name: str
-    onnx_type: int
-    shape: tuple[int, ...]
-    load: Callable[[Checkpoint], NDArray[Any]]  # C-contiguous, of exactly size_bytes
-
-    @property
-    def size_bytes(self) -> int:
-        return int(np.prod(self.shape)) * _ITEM_BYTES[self.onnx_type]
 
 
 @dataclass(frozen=True)
@@ -78,10 +52,8 @@ def plan_graph(config: ModelConfig, accelerator: Accelerator, *, max_weight_byte
 
     Args:
         max_weight_bytes: larger tensors are stored in parts along their first axis and joined by a Concat.
-    Raises:
-        ExportError: one row of a tensor is larger than ``max_weight_bytes``.
     """
-    builder = _Builder(config, accelerator, max_weight_bytes)
+    builder = GraphBuilder(config, accelerator, max_weight_bytes)
     _add_model(builder)
     inputs, outputs = _interface(config, accelerator)
     graph = helper.make_graph(builder.nodes, "gpt-oss", inputs, outputs, initializer=builder.tables)
@@ -123,73 +95,7 @@ def _interface(
     return inputs, outputs
 
 
-class _Builder:
-    """Collects nodes and weights. A value's name is its producer's; "T" below is B * S, the flattened tokens."""
-
-    def __init__(self, config: ModelConfig, accelerator: Accelerator, max_weight_bytes: int) -> None:
-        self.config = config
-        self.cuda = accelerator == "cuda"
-        self.compute_type = TensorProto.FLOAT16 if self.cuda else TensorProto.FLOAT
-        self.specs = expected_tensors(config)
-        self.max_weight_bytes = max_weight_bytes
-        self.nodes: list[onnx.NodeProto] = []
-        self.weights: list[Weight] = []
-        self.tables: list[onnx.TensorProto] = []
-
-    def node(
-        self, op: str, inputs: list[str], output: str | list[str], *, domain: str = "", **attributes: Any
-    ) -> str:
-        """Append a node and return its first output's name."""
-        outputs = [output] if isinstance(output, str) else output
-        self.nodes.append(helper.make_node(op, inputs, outputs, name=outputs[0], domain=domain, **attributes))
-        return outputs[0]
-
-    def table(self, name: str, array: NDArray[Any]) -> str:
-        """A small constant, kept in the graph itself."""
-        self.tables.append(onnx.numpy_helper.from_array(array, name))
-        return name
-
-    def stored(self, name: str) -> str:
-        """A checkpoint tensor as published, under its own name; in parts if it is too large for one shard."""
-        spec = self.specs[name]
-        parts = _row_ranges(name, spec, self.max_weight_bytes)
-        if len(parts) == 1:
-            self.weights.append(_published(name, name, spec, parts[0]))
-            return name
-        names = [f"{name}.part{number}" for number in range(len(parts))]
-        self.weights += [_published(part, name, spec, rows) for part, rows in zip(names, parts, strict=True)]
-        return self.node("Concat", names, name, axis=0)
-
-    def dense(self, name: str, onnx_type: int | None = None) -> str:
-        """A published tensor in the compute type (or the one given)."""
-        return self.cast(self.stored(name), onnx_type)
-
-    def cast(self, value: str, onnx_type: int | None = None) -> str:
-        to = self.compute_type if onnx_type is None else onnx_type
-        return self.node("Cast", [value], f"{value}.{TensorProto.DataType.Name(to).lower()}", to=to)
-
-    def linear(self, x: str, weight: str, bias: str | None, output: str) -> str:
-        """x [T, in] times weight [out, in] transposed, plus bias [out]."""
-        inputs = [x, weight] if bias is None else [x, weight, bias]
-        return self.node("Gemm", inputs, output, transB=1)
-
-
-def _published(name: str, tensor: str, spec: TensorSpec, rows: range) -> Weight:
-    onnx_type = TensorProto.BFLOAT16 if spec.dtype == "BF16" else TensorProto.UINT8
-    return Weight(
-        name, onnx_type, (len(rows), *spec.shape[1:]), lambda checkpoint: checkpoint.read(tensor, rows)
-    )
-
-
-def _row_ranges(name: str, spec: TensorSpec, limit_bytes: int) -> list[range]:
-    row_bytes = spec.size_bytes // spec.shape[0]
-    rows_per_part = limit_bytes // row_bytes
-    if rows_per_part == 0:
-        raise ExportError(f"one row of {name} is {row_bytes} bytes; a weight shard holds at most {limit_bytes}")
-    return [range(at, min(at + rows_per_part, spec.shape[0])) for at in range(0, spec.shape[0], rows_per_part)]
-
-
-def _add_model(builder: _Builder) -> None:
+def _add_model(builder: GraphBuilder) -> None:
     config = builder.config
     # 1. Constants shared by the layers.
     _add_shared_constants(builder)
@@ -212,14 +118,18 @@ def _add_model(builder: _Builder) -> None:
         normed, residual = _add_norm(builder, residual, mixed, gamma_name)
     # 4. Logits of the wanted rows only, and what a sampler needs of them.
     wanted = builder.node("Gather", [normed, "logit_rows"], "wanted")
-    builder.linear(wanted, builder.dense("lm_head.weight", TensorProto.FLOAT), None, "logits")
+    if builder.cuda:
+        half = builder.linear(builder.cast(wanted), builder.dense("lm_head.weight"), None, "logits.half")
+        builder.node("Cast", [half], "logits", to=TensorProto.FLOAT)
+    else:
+        builder.linear(wanted, builder.dense("lm_head.weight"), None, "logits")
     builder.node("TopK", ["logits", "top_k"], ["top_logits", "top_ids"], axis=-1, largest=1, sorted=1)
     sums = builder.node("ReduceLogSumExp", ["logits", "last_axis"], "logsumexp.unshaped", keepdims=0)
     # ONNX Runtime 1.31 returns [0, vocabulary] where R is 0; the Reshape makes it [R] whatever R is.
     builder.node("Reshape", [sums, builder.node("Shape", ["logit_rows"], "shape.wanted")], "logsumexp", allowzero=1)
 
 
-def _add_shared_constants(builder: _Builder) -> None:
+def _add_shared_constants(builder: GraphBuilder) -> None:
     config = builder.config
     width = (config.heads + 2 * config.kv_heads) * config.head_dim
     # Reshape takes 0 as "this axis of the input"; qkv rows regain [B, S] from input_ids.
@@ -247,7 +157,7 @@ def _add_shared_constants(builder: _Builder) -> None:
         builder.table("experts.scales", scales)
 
 
-def _add_norm(builder: _Builder, residual: str, branch: str, gamma_name: str) -> tuple[str, str]:
+def _add_norm(builder: GraphBuilder, residual: str, branch: str, gamma_name: str) -> tuple[str, str]:
     """The normalised sum and the sum, both float32 [T, hidden]."""
     if builder.cuda:
         branch = builder.cast(branch, TensorProto.FLOAT)
@@ -263,7 +173,7 @@ def _add_norm(builder: _Builder, residual: str, branch: str, gamma_name: str) ->
     return normed, f"{stem}.residual"
 
 
-def _add_attention(builder: _Builder, layer: int, x: str) -> str:
+def _add_attention(builder: GraphBuilder, layer: int, x: str) -> str:
     """Projections and attention of one layer: float32 [T, hidden] to the compute type [T, hidden]."""
     config = builder.config
     stem = f"model.layers.{layer}.self_attn"
@@ -294,7 +204,7 @@ def _add_attention(builder: _Builder, layer: int, x: str) -> str:
     return builder.linear(flat, weight, bias, f"{stem}.output")
 
 
-def _add_experts(builder: _Builder, layer: int, x: str) -> str:
+def _add_experts(builder: GraphBuilder, layer: int, x: str) -> str:
     """Router and experts of one layer: float32 [T, hidden] to the compute type [T, hidden]."""
     config = builder.config
     stem = f"model.layers.{layer}.mlp"
@@ -327,7 +237,7 @@ def _add_experts(builder: _Builder, layer: int, x: str) -> str:
     )
 
 
-def _add_mxfp4_cpu(builder: _Builder, name: str) -> list[str]:
+def _add_mxfp4_cpu(builder: GraphBuilder, name: str) -> list[str]:
     """Bytes q [E, rows, K] and float32 scales [E, rows, K/32] of a projection."""
     experts, rows, blocks, _ = builder.specs[f"{name}_blocks"].shape
     shape = builder.table(f"{name}.shape", np.array([experts, rows, blocks * MXFP4_BLOCK], np.int64))
@@ -338,7 +248,7 @@ def _add_mxfp4_cpu(builder: _Builder, name: str) -> list[str]:
     return [codes, builder.node("Gather", ["experts.scales", exponents], f"{name}.scales")]
 
 
-def _add_mxfp4_cuda(builder: _Builder, name: str) -> list[str]:
+def _add_mxfp4_cuda(builder: GraphBuilder, name: str) -> list[str]:
     """Nibble pairs [E, K, rows/2] and E8M0 scales [E, rows, K/32] of a projection."""
     experts, rows, blocks, _ = builder.specs[f"{name}_blocks"].shape
     builder.weights.append(

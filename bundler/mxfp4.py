@@ -57,7 +57,7 @@ def _nearest_codes(magnitudes: Float32Array) -> UInt8Array:
 
 
 def dequantise(blocks: UInt8Array, scales: UInt8Array) -> Float32Array:
-    """The numbers the blocks stand for, exactly (every MXFP4 number is a float32).
+    """The numbers the blocks stand for, exactly; those beyond float32 (scales over 252) become infinite.
 
     Args:
         blocks: (.., K/32, 16).
@@ -66,8 +66,10 @@ def dequantise(blocks: UInt8Array, scales: UInt8Array) -> Float32Array:
         (.., K).
     """
     nibbles = np.stack([blocks & 15, blocks >> 4], axis=-1).reshape(*blocks.shape[:-1], MXFP4_BLOCK)
-    factors = np.where(scales == 255, np.float32(np.nan), np.ldexp(np.float32(1), scales.astype(np.int32) - SCALE_BIAS))
-    weights: Float32Array = E2M1[nibbles] * factors[..., None].astype(np.float32)
+    with np.errstate(over="ignore"):
+        factors = np.ldexp(np.float32(1), scales.astype(np.int32) - SCALE_BIAS)
+        factors[scales == 255] = np.nan
+        weights: Float32Array = E2M1[nibbles] * factors[..., None]
     return weights.reshape(*scales.shape[:-1], -1)
 
 

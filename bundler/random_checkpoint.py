@@ -76,7 +76,7 @@ def write_random_checkpoint(
 
     Raises:
         CheckpointError: the configuration is not one of a gpt-oss model.
-        OSError: the disk is full or the directory cannot be written.
+        ExportError: the disk is full or the directory cannot be written.
     """
     write_checkpoint(directory, config, random_tensors(config, seed=seed), max_shard_bytes=max_shard_bytes)
 

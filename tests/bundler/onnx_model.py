@@ -19,18 +19,21 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
-def open_session(model: Path, **entries: str) -> Any:
+def open_session(model: Path, *, fold_limit_bytes: int = 0, optimised: Path | None = None) -> Any:
     """A CPU session as the engine makes it.
 
     Args:
-        entries: further attributes of SessionOptions.
+        fold_limit_bytes: largest result that is folded; 0 folds all.
+        optimised: where to write the graph as ONNX Runtime runs it.
     """
     onnxruntime = _onnxruntime()
     options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", "0")
+    options.add_session_config_entry(
+        "optimization.constant_folding_max_output_size_in_bytes", str(fold_limit_bytes)
+    )
     options.log_severity_level = 3
-    for name, value in entries.items():
-        setattr(options, name, value)
+    if optimised is not None:
+        options.optimized_model_filepath = str(optimised)
     return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
 
 
@@ -43,7 +46,8 @@ class Cache:
             if item.name.startswith("past_key_values."):
                 _, heads, _, size = item.shape
                 # NaN shows any read of a position that was never written.
-                buffer = np.full((slots, heads, capacity, size), np.nan, np.float32)
+                dtype = np.float16 if item.type == "tensor(float16)" else np.float32
+                buffer = np.full((slots, heads, capacity, size), np.nan, dtype)
                 self.values[item.name] = _onnxruntime().OrtValue.ortvalue_from_numpy(buffer)
 
     def copy_slot_from(self, other: Cache, slot: int, length: int) -> None:

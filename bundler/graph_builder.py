@@ -1,0 +1,102 @@
+"""Collects the nodes of an ONNX graph and the weights to store beside it.
+
+A value is named after what it is; a weight that is a checkpoint tensor keeps the tensor's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from bundler.checkpoint import Checkpoint, TensorSpec, expected_tensors
+from bundler.model_config import ModelConfig
+
+Accelerator = Literal["cpu", "cuda"]
+
+_ITEM_BYTES: dict[int, int] = {
+    TensorProto.BFLOAT16: 2,
+    TensorProto.UINT8: 1,
+    TensorProto.FLOAT8E8M0: 1,
+    TensorProto.FLOAT: 4,
+}
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One initialiser to store, and how to obtain its data."""
+
+    name: str
+    onnx_type: int
+    shape: tuple[int, ...]
+    load: Callable[[Checkpoint], NDArray[Any]]  # C-contiguous, of exactly size_bytes
+
+    @property
+    def size_bytes(self) -> int:
+        return int(np.prod(self.shape)) * _ITEM_BYTES[self.onnx_type]
+
+
+class GraphBuilder:
+    """Nodes and weights in the order of the computation. T is B * S, the flattened tokens."""
+
+    def __init__(self, config: ModelConfig, accelerator: Accelerator, max_weight_bytes: int) -> None:
+        self.config = config
+        self.cuda = accelerator == "cuda"
+        self.compute_type = TensorProto.FLOAT16 if self.cuda else TensorProto.FLOAT
+        self.specs = expected_tensors(config)
+        self.max_weight_bytes = max_weight_bytes
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[Weight] = []
+        self.tables: list[onnx.TensorProto] = []
+
+    def node(
+        self, op: str, inputs: list[str], output: str | list[str], *, domain: str = "", **attributes: Any
+    ) -> str:
+        """Append a node and return its first output's name."""
+        outputs = [output] if isinstance(output, str) else output
+        self.nodes.append(helper.make_node(op, inputs, outputs, name=outputs[0], domain=domain, **attributes))
+        return outputs[0]
+
+    def table(self, name: str, array: NDArray[Any]) -> str:
+        """A small constant, kept in the graph itself."""
+        self.tables.append(onnx.numpy_helper.from_array(array, name))
+        return name
+
+    def stored(self, name: str) -> str:
+        """A checkpoint tensor as published, under its own name; in parts if it is too large for one shard."""
+        spec = self.specs[name]
+        parts = _row_ranges(spec, self.max_weight_bytes)
+        if len(parts) == 1:
+            self.weights.append(_published(name, name, spec, parts[0]))
+            return name
+        names = [f"{name}.part{number}" for number in range(len(parts))]
+        self.weights += [_published(part, name, spec, rows) for part, rows in zip(names, parts, strict=True)]
+        return self.node("Concat", names, name, axis=0)
+
+    def dense(self, name: str, onnx_type: int | None = None) -> str:
+        """A published tensor in the compute type (or the one given)."""
+        return self.cast(self.stored(name), onnx_type)
+
+    def cast(self, value: str, onnx_type: int | None = None) -> str:
+        to = self.compute_type if onnx_type is None else onnx_type
+        return self.node("Cast", [value], f"{value}.{TensorProto.DataType.Name(to).lower()}", to=to)
+
+    def linear(self, x: str, weight: str, bias: str | None, output: str) -> str:
+        """x [T, in] times weight [out, in] transposed, plus bias [out]."""
+        inputs = [x, weight] if bias is None else [x, weight, bias]
+        return self.node("Gemm", inputs, output, transB=1)
+
+
+def _published(name: str, tensor: str, spec: TensorSpec, rows: range) -> Weight:
+    onnx_type = TensorProto.BFLOAT16 if spec.dtype == "BF16" else TensorProto.UINT8
+    return Weight(name, onnx_type, (len(rows), *spec.shape[1:]), lambda checkpoint: checkpoint.read(tensor, rows))
+
+
+def _row_ranges(spec: TensorSpec, limit_bytes: int) -> list[range]:
+    rows_per_part = max(1, limit_bytes * spec.shape[0] // spec.size_bytes)
+    return [range(at, min(at + rows_per_part, spec.shape[0])) for at in range(0, spec.shape[0], rows_per_part)]
