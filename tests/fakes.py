@@ -22,6 +22,7 @@ from appliance.engine.protocol import (
     StatusRequest,
     TurnEvent,
     TurnRequest,
+    Waiting,
     decode,
     encode,
 )
@@ -131,6 +132,8 @@ class FakeEngine:
 
     def _play(self, turn: socket.socket, request: TurnRequest) -> None:
         for event in self.script(request):
+            if isinstance(event, Waiting):  # never on the wire; the client makes its own
+                continue
             try:
                 gone = turn.recv(1, socket.MSG_DONTWAIT) == b""
             except BlockingIOError:

@@ -1,7 +1,8 @@
 """The web worker's side of the engine's protocol.
 
 A turn always ends with ``Done`` or ``Failed``: a dead engine, a full doorbell and a broken line become ``Failed``,
-never an exception. Leaving the ``with`` block cancels what is still running. Thread-safe: each turn has its own pair.
+never an exception. While nothing arrives, ``Waiting`` comes once a second, so that the caller can notice that its own
+client has gone. Leaving the ``with`` block cancels what is still running. Thread-safe: each turn has its own pair.
 
     with client.turn(request) as events:
         for event in events: ...
@@ -26,12 +27,14 @@ from appliance.engine.protocol import (
     StatusRequest,
     TurnEvent,
     TurnRequest,
+    Waiting,
     decode,
     encode,
 )
 from appliance.errors import ApplianceError
 
 _SEND_TIMEOUT_S = 30.0  # for an engine that took the call to read the request
+_WAITING_S = 1.0
 _RECEIVE_BYTES = 64 * 1024
 _STOPPED = Failed("engine_stopped", "The model stopped before the answer was complete. Please try again.")
 _BUSY = Failed("overloaded", "The model has too many requests waiting. Please try again shortly.", retry_after_s=5.0)
@@ -63,7 +66,8 @@ class EngineClient:
         deadline_s = time.monotonic() + timeout_s
         try:
             with self._ring(StatusRequest(), timeout_s) as stream:
-                answer = next(_records(stream, deadline_s=deadline_s), None)
+                stream.settimeout(max(deadline_s - time.monotonic(), 0.001))
+                answer = next(_records(stream), None)
         except (OSError, ProtocolError) as exc:
             raise EngineUnavailableError("the engine does not answer") from exc
         if not isinstance(answer, Status):
@@ -73,8 +77,8 @@ class EngineClient:
     def _events(self, request: TurnRequest) -> Generator[TurnEvent, None, None]:
         try:
             with self._ring(request, _SEND_TIMEOUT_S) as stream:
-                stream.settimeout(None)
-                for record in _records(stream, deadline_s=None):
+                stream.settimeout(_WAITING_S)
+                for record in _records(stream):
                     if isinstance(record, TurnRequest | StatusRequest | Status):
                         raise ProtocolError(f"a {type(record).__name__} is not an event")
                     yield record
@@ -110,13 +114,15 @@ class EngineClient:
         return ours
 
 
-def _records(stream: socket.socket, *, deadline_s: float | None) -> Iterator[Record]:
-    """Records until the other side closes; ``deadline_s`` is on the monotonic clock."""
+def _records(stream: socket.socket) -> Iterator[Record | Waiting]:
+    """Records until the other side closes; ``Waiting`` each time the socket's timeout passes without one."""
     pending = bytearray()
     while True:
-        if deadline_s is not None:
-            stream.settimeout(max(deadline_s - time.monotonic(), 0.001))
-        piece = stream.recv(_RECEIVE_BYTES)
+        try:
+            piece = stream.recv(_RECEIVE_BYTES)
+        except TimeoutError:
+            yield Waiting()
+            continue
         if not piece:
             return
         searched = len(pending)

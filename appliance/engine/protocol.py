@@ -143,6 +143,11 @@ class Failed:
 
 
 @dataclass(frozen=True)
+class Waiting:
+    """Nothing has arrived for a second. The client makes it; it never crosses the wire and is never recorded."""
+
+
+@dataclass(frozen=True)
 class Status:
     """What the engine serves and how busy it is."""
 
@@ -156,8 +161,9 @@ class Status:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-TurnEvent = Started | ReasoningDelta | AnswerDelta | ToolCallDelta | Done | Failed
-Record = TurnRequest | StatusRequest | TurnEvent | Status
+EngineEvent = Started | ReasoningDelta | AnswerDelta | ToolCallDelta | Done | Failed  # what the engine sends in a turn
+TurnEvent = EngineEvent | Waiting  # what EngineClient.turn yields
+Record = TurnRequest | StatusRequest | EngineEvent | Status
 
 _TYPES: dict[str, type[Any]] = {
     t.__name__: t

@@ -23,13 +23,13 @@ from appliance.engine.harmony import Vocabulary
 from appliance.engine.harmony_parser import HarmonyParser
 from appliance.engine.kv_cache import DecodeRun, Slot, SlotTable, plan_decode
 from appliance.engine.model import ModelError, chunk_tokens
-from appliance.engine.protocol import Done, Failed, FinishReason, Started, TurnEvent, TurnRequest
+from appliance.engine.protocol import Done, EngineEvent, Failed, FinishReason, Started, TurnRequest
 from appliance.engine.sampling import TopLogits, new_generator, sample
 
 _MAX_CHUNK_WHILE_DECODING = 128  # a stream's longest pause is about one such chunk
 _TURN_S_BEFORE_FIRST = 10.0  # assumed length of a turn until one has finished
 
-Sink = Callable[[TurnEvent], None]
+Sink = Callable[[EngineEvent], None]
 
 
 class Model(Protocol):

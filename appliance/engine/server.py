@@ -30,11 +30,11 @@ from appliance.engine.harmony import ConversationError, Vocabulary, load_vocabul
 from appliance.engine.model import ModelError, OnnxModel, load_model
 from appliance.engine.protocol import (
     Done,
+    EngineEvent,
     Failed,
     ProtocolError,
     Status,
     StatusRequest,
-    TurnEvent,
     TurnRequest,
     decode,
 )
@@ -131,7 +131,7 @@ class EngineServer:
             connection.send(Failed("bad_request", str(exc)))
 
     def _submit(self, connection: Connection, request: TurnRequest, prompt: list[int]) -> None:
-        def sink(event: TurnEvent) -> None:
+        def sink(event: EngineEvent) -> None:
             connection.send(event)
             if isinstance(event, Done | Failed):
                 with self._lock:

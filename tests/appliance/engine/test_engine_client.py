@@ -15,13 +15,14 @@ from appliance.engine.protocol import (
     MAX_LINE_BYTES,
     AnswerDelta,
     Done,
+    EngineEvent,
     Failed,
     Message,
     Started,
     Status,
     StatusRequest,
-    TurnEvent,
     TurnRequest,
+    Waiting,
     encode,
 )
 from tests.fakes import FAKE_STATUS, FakeEngine, done
@@ -50,7 +51,7 @@ def test_text_of_every_kind_survives_the_wire() -> None:
 def test_leaving_the_block_cancels_the_turn() -> None:
     resume = threading.Event()
 
-    def slow(request: TurnRequest) -> Iterator[TurnEvent]:
+    def slow(request: TurnRequest) -> Iterator[EngineEvent]:
         yield Started(prompt_tokens=1, queued_s=0.0)
         resume.wait(5)
         yield AnswerDelta("never read")
@@ -66,10 +67,26 @@ def test_leaving_the_block_cancels_the_turn() -> None:
         assert engine.cancelled == ["t1"]
 
 
+def test_a_silent_engine_is_reported_as_waiting_until_it_speaks() -> None:
+    speak = threading.Event()
+
+    def silent(request: TurnRequest) -> Iterator[EngineEvent]:
+        speak.wait(10)
+        yield done()
+
+    with FakeEngine(silent) as engine, engine.client.turn(ask("x")) as events:
+        began = time.monotonic()
+        assert next(events) == Waiting()
+        assert 0.5 < time.monotonic() - began < 5
+        speak.set()
+        last = list(events)[-1]
+    assert isinstance(last, Done)
+
+
 def test_a_dead_engine_ends_the_turn_with_engine_stopped() -> None:
     resume = threading.Event()
 
-    def slow(request: TurnRequest) -> Iterator[TurnEvent]:
+    def slow(request: TurnRequest) -> Iterator[EngineEvent]:
         yield AnswerDelta("half")
         resume.wait(5)
         yield done()

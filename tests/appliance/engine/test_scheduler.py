@@ -14,12 +14,12 @@ from appliance.engine.harmony import Vocabulary
 from appliance.engine.protocol import (
     AnswerDelta,
     Done,
+    EngineEvent,
     Failed,
     Message,
     Started,
     Tool,
     ToolCallDelta,
-    TurnEvent,
     TurnRequest,
 )
 from appliance.engine.scheduler import STOPPED, Load, Scheduler, Turn
@@ -42,7 +42,7 @@ class Bench:
         self.model = FakeModel({}, slots=slots, capacity=capacity)
         self.clock = Clock()
         self.scheduler = Scheduler(self.model, vocabulary, queue_limit=queue_limit, clock=self.clock)
-        self.sent: dict[str, list[TurnEvent]] = {}
+        self.sent: dict[str, list[EngineEvent]] = {}
 
     def turn(self, turn_id: str, reply: str, *, prompt: Sequence[int] | None = None, **changes: Any) -> Turn:
         """Submit a turn with a prompt of its own whose reply is the Harmony text ``reply``."""
