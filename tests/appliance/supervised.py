@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -118,14 +119,19 @@ class Site:
 
 
 @contextmanager
-def supervised(home: Path, *, release: bool = True, **options: str | int) -> Iterator[Site]:
-    """Start the supervisor of the site ``home``, made if need be; it and all it started are gone afterwards."""
+def supervised(
+    home: Path, *, release: bool = True, launched: Sequence[str] = (sys.executable,), **options: str | int | list[str]
+) -> Iterator[Site]:
+    """Start the supervisor of the site ``home``, made if need be; it and all it started are gone afterwards.
+
+    ``launched`` is the command that runs this file; ``options`` are as for `_main`.
+    """
     if release:
         home.joinpath("current").mkdir(parents=True, exist_ok=True)
         home.joinpath("current", "release.json").write_text("{}")
     home.joinpath("tinyweb.py").write_text(WEB)
     output = home / f"output-{len(list(home.glob('output-*')))}"
-    command = [sys.executable, __file__, str(home), json.dumps(options)]
+    command = [*launched, __file__, str(home), json.dumps(options)]
     with output.open("w") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, text=True)
     site = Site(home, process, output)
@@ -150,11 +156,17 @@ def is_alive(pid: int) -> bool:
 
 
 def _main(home: Path, options: dict[str, Any]) -> None:
+    """Options: ``engine``, ``recorder`` (code), ``web`` (module:app), ``port``, ``leave_out`` (as of shut_the_door)."""
+    import appliance.supervisor
     from appliance.config import load_config
     from appliance.errors import ApplianceError
+    from appliance.isolation import shut_the_door
     from appliance.processes import programs_of
     from appliance.supervisor import serve
 
+    leave_out = options.pop("leave_out", [])
+    partial = functools.partial(shut_the_door, leave_out=leave_out)
+    appliance.supervisor.shut_the_door = partial  # type: ignore[attr-defined]
     logging.basicConfig(format="%(message)s")
     config = dataclasses.replace(load_config(home), listen_port=options.pop("port", 0), web_threads=4)
     programs = programs_of(config, os.environ)

@@ -1,0 +1,128 @@
+"""Silence, seen from outside: in a network of the test's own, the appliance answers and nothing arrives anywhere, while
+the same probe unconfined is seen by every sink. As root and as an ordinary user, also where the host grants nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.appliance.engine.conftest import release_dir, vocabulary_file  # noqa: F401 - fixtures
+from tests.conftest import require
+
+REPOSITORY = Path(__file__).parents[2]
+NOBODY = 65534
+SINKS = {
+    "tcp loopback", "tcp outside", "tcp6 loopback", "udp loopback", "udp outside", "udp6 loopback",
+    "unix path", "unix path datagram", "unix abstract",
+}  # fmt: skip
+# A host whose administrator forbids namespaces, made by limits of a user namespace around the appliance.
+FORBID_NAMESPACES = [
+    "unshare", "--user", "--map-root-user", "sh", "-c",
+    "echo 0 > /proc/sys/user/max_user_namespaces; echo 0 > /proc/sys/user/max_net_namespaces; exec \"$@\"", "sh",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A directory that every user can read, with the appliance in it: ``setup`` mounts what is only root's to read."""
+
+    directory: Path
+    python: Path
+    setup: list[str]
+
+
+@pytest.fixture(scope="module")
+def stage(release_dir: Path) -> Iterator[Stage]:  # noqa: F811
+    """The interpreter, the code and a release, reachable for an ordinary user wherever this checkout lies."""
+    require(shutil.which("ip") is not None and shutil.which("setpriv") is not None, "iproute2 and util-linux")
+    directory = Path(tempfile.mkdtemp(prefix="silence-"))
+    directory.chmod(0o755)
+    shutil.copytree(release_dir, directory / "release")
+    prefix, packages, code = directory / "python", directory / "packages", directory / "code"
+    for path in (prefix, packages, code, directory / "venv" / "bin"):
+        path.mkdir(parents=True)
+    name = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    python = directory / "venv" / "bin" / "python"
+    python.symlink_to(prefix / "bin" / name)
+    (directory / "venv" / "pyvenv.cfg").write_text(f"home = {prefix}/bin\ninclude-system-site-packages = false\n")
+    own_packages = directory / "venv" / "lib" / name / "site-packages"
+    own_packages.mkdir(parents=True)
+    (own_packages / "shared.pth").write_text(f"{code}\n{packages}\n")
+    shutil.copy(Path(sys.executable).with_name("gunicorn"), directory / "venv" / "bin" / "gunicorn")
+    mounts = [(sys.base_prefix, prefix), (sysconfig.get_path("purelib"), packages), (str(REPOSITORY), code)]
+    binds = " && ".join(f"mount --bind '{source}' '{target}'" for source, target in mounts)
+    try:
+        yield Stage(directory, python, ["sh", "-c", f'{binds} && exec "$@"', "sh"])
+    finally:
+        shutil.rmtree(directory)
+
+
+def confine(stage: Stage, user: str, host: str) -> dict[str, Any]:
+    """Run confinement.py in new namespaces, the appliance as ``user``; what it found."""
+    with tempfile.TemporaryDirectory(prefix="sinks-", dir=stage.directory) as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        launcher: list[str] = []
+        if user == "ordinary":
+            launcher = ["setpriv", "--inh-caps=-all", "--ambient-caps=-all"]
+            if os.geteuid() == 0:
+                os.chown(directory, NOBODY, NOBODY)
+                launcher += [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+        if host == "forbids namespaces":
+            launcher += FORBID_NAMESPACES
+        options = {
+            "directory": name,
+            "release": str(stage.directory / "release"),
+            "launcher": launcher,
+            "python": str(stage.python),
+            "leave_out": ["namespace", "landlock"] if host == "grants nothing" else [],
+        }
+        own = [] if os.geteuid() == 0 else ["--map-current-user", "--keep-caps"]
+        command = ["unshare", *own, "--net", "--mount", *stage.setup, str(stage.python)]
+        script = ["-m", "tests.scenarios.confinement", json.dumps(options)]
+        environ = {
+            "PATH": os.environ["PATH"], "HOME": name, "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1",
+            "LD_LIBRARY_PATH": str(stage.directory / "python" / "lib"),  # for an interpreter with a shared libpython
+        }  # fmt: skip
+        done = subprocess.run(
+            [*command, *script], cwd=stage.directory, env=environ,
+            capture_output=True, text=True, check=False, timeout=120,
+        )  # fmt: skip
+        if done.returncode != 0:
+            require("unshare failed" not in done.stderr, f"a network namespace for the test ({done.stderr.strip()})")
+            pytest.fail(done.stderr)
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+
+@pytest.mark.parametrize("host", ["grants everything", "forbids namespaces", "grants nothing"])
+@pytest.mark.parametrize("user", ["root", "ordinary"])
+def test_appliance_answers_and_nothing_arrives_but_an_unconfined_probe_does(stage: Stage, user: str, host: str) -> None:
+    if user == "root" and os.geteuid() != 0:
+        pytest.skip("only root can start it as root")
+    found = confine(stage, user, host)
+
+    assert set(found["unconfined"]["arrived"]) >= SINKS  # the sinks work
+    assert any("53" in packet for packet in found["unconfined"]["arrived"] if packet.startswith("packet on quiet0"))
+    assert set(found["unconfined"]["outcomes"].values()) == {"sent"}
+
+    assert found["chat"] == {"finish_reason": "length", "arrived": []}
+
+    assert found["confined"]["outcomes"].keys() == found["unconfined"]["outcomes"].keys()
+    assert set(found["confined"]["outcomes"].values()) == {"PermissionError"}
+    assert found["confined"]["arrived"] == []
+
+    missing = "Not in force: network namespace of its own" in found["confined"]["said"]
+    assert missing == (host != "grants everything")
