@@ -22,6 +22,7 @@ MAX_BODY_BYTES = 8 * 1024 * 1024  # half of the engine's line limit, for the JSO
 def create_app(services: Services) -> Flask:
     """The WSGI application over `services`."""
     app = Flask("webui")
+    app.json.sort_keys = False  # type: ignore[attr-defined]  # of the default provider; objects read as they were written
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.config["MAX_FORM_MEMORY_SIZE"] = MAX_BODY_BYTES
     app.config["MAX_FORM_PARTS"] = 200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import threading
@@ -285,6 +286,44 @@ def test_leaving_before_the_whole_answer_cancels_the_turn(server: Server) -> Non
     turn = server.engine.requests[0]
     wait_for(lambda: turn.id in server.engine.cancelled, within_s=2)
     assert server.answer_to(turn, within_s=2).header.outcome == "abandoned"
+
+
+@contextlib.contextmanager
+def silent_engine(server: Server) -> Iterator[None]:
+    """An engine that takes the turn and then says nothing, as in a long prefill."""
+    released = threading.Event()
+
+    def script(_request: TurnRequest) -> Iterable[TurnEvent]:
+        yield Started(1, 0.0)
+        released.wait(20)
+        yield done()
+
+    server.engine.script = script
+    try:
+        yield
+    finally:
+        released.set()
+
+
+def test_a_silent_stream_is_kept_alive(server: Server) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
+    headers = {"Authorization": f"Bearer {server.key}", "Content-Type": "application/json"}
+    body = json.dumps({"model": MODEL, "messages": HELLO, "stream": True})
+    with silent_engine(server), contextlib.closing(connection):
+        connection.request("POST", "/v1/chat/completions", body, headers)
+        response = connection.getresponse()
+        lines = [response.readline() for _ in range(8)]
+    comments = [line for line in lines if line.startswith(b":")]
+    assert len(comments) == 3  # Started, and two of the seconds after it
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_leaving_while_the_engine_is_silent_ends_the_turn(server: Server, stream: bool) -> None:
+    with silent_engine(server):
+        with server.client() as client, contextlib.suppress(openai.APITimeoutError):
+            client.with_options(timeout=0.3).chat.completions.create(model=MODEL, messages=HELLO, stream=stream)
+        wait_for(lambda: server.engine.requests, within_s=2)
+        assert server.answer_to(server.engine.requests[0], within_s=2.5).header.outcome == "abandoned"
 
 
 def test_a_body_over_the_limit_is_refused_by_the_real_server(server: Server) -> None:

@@ -80,6 +80,23 @@ def test_a_return_path_is_one_local_path_or_the_first_page(path: str) -> None:
     assert not any(ord(char) <= 0x20 or ord(char) == 0x7F or char == "\\" for char in safe)
 
 
+def test_a_link_from_another_site_finds_the_session_on_the_second_look(site: Site) -> None:
+    client = site.browser(site.add_user("ada")).client
+    session = client.get_cookie("session")
+    assert session is not None
+    client.delete_cookie("session")  # withheld by the browser
+    response = client.get("/sign-in?next=/account", headers={"Sec-Fetch-Site": "cross-site"})
+    assert response.headers["Refresh"] == "0; url=/sign-in?next=/account"
+    client.set_cookie("session", session.value)
+    again = client.get("/sign-in?next=/account", headers={"Sec-Fetch-Site": "same-origin"})
+    assert (again.status_code, again.headers["Location"]) == (302, "/account")
+
+
+def test_the_sign_in_form_does_not_reload_itself_otherwise(site: Site) -> None:
+    for headers in ({}, {"Sec-Fetch-Site": "none"}, {"Sec-Fetch-Site": "same-origin"}):
+        assert "Refresh" not in site.browser().client.get("/sign-in", headers=headers).headers
+
+
 def test_the_session_cookie_is_kept_from_scripts_and_other_sites(site: Site) -> None:
     site.add_user("ada")
     response = site.browser().post("/sign-in", name="ada", password=PASSWORD)

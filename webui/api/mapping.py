@@ -108,4 +108,4 @@ def usage_chunk(envelope: Envelope, done: Done) -> dict[str, Any]:
 
 def model_object(model_id: str, created: int) -> dict[str, Any]:
     """One entry of /v1/models."""
-    return {"id": model_id, "object": "model", "created": created, "owned_by": "openai"}
+    return {"id": model_id, "object": "model", "created": created, "owned_by": "gpt-oss-appliance"}

@@ -156,7 +156,7 @@ def _stream(first: TurnEvent, turn: Turn, envelope: mapping.Envelope, *, include
             yield from _ending(event, envelope, include_usage=include_usage)
             return
         change = mapping.delta(event)
-        yield _sse(mapping.chunk(envelope, change)) if change else ": still at it\n\n"
+        yield _sse(mapping.chunk(envelope, change)) if change else ": waiting\n\n"
         event = next(turn, None)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, make_response, redirect, render_template, request
+from flask import Blueprint, Response, make_response, redirect, render_template, request, url_for
 
 from appliance.accounts import AccountError, LinkError, SignInError, User
 from appliance.passwords import PasswordRuleError
@@ -20,7 +20,12 @@ def sign_in() -> Response:
     return_path = safe_return_path(request.args.get("next"))
     if current_user() is not None:
         return make_response(redirect(return_path))
-    return _sign_in_form(return_path)
+    response = _sign_in_form(return_path)
+    if request.headers.get("Sec-Fetch-Site") == "cross-site":
+        # A link from another site: the browser withholds the session it may have (SameSite=Strict), and will send it
+        # when this page itself asks again.
+        response.headers["Refresh"] = "0; url=" + url_for("auth.sign_in", next=return_path)
+    return response
 
 
 @blueprint.post("/sign-in")
