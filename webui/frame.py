@@ -55,8 +55,12 @@ def banner_stylesheet() -> Response:
     colour = services().config.banner_colour
     if colour is None:
         return Response("", mimetype="text/css")
-    words = "#000000" if _luminance(colour) > 0.179 else "#ffffff"  # WCAG: equal contrast with black and white
-    return Response(f":root {{ --banner: {colour}; --on-banner: {words}; }}\n", mimetype="text/css")
+    return Response(f":root {{ --banner: {colour}; --on-banner: {words_on(colour)}; }}\n", mimetype="text/css")
+
+
+def words_on(colour: str) -> str:
+    """Black or white, whichever contrasts more with `colour`, given as "#rrggbb"."""
+    return "#000000" if _luminance(colour) > 0.179 else "#ffffff"  # at 0.179 both contrast alike (WCAG 2.2)
 
 
 def _luminance(colour: str) -> float:

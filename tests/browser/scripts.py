@@ -1,4 +1,4 @@
-"""What the fake engine says in the browser tests: paced, so that a test can look at an answer while it is written."""
+"""What the fake engine says in the browser tests: in steps, so that a test can look at an answer while it is written."""
 
 from __future__ import annotations
 
@@ -42,10 +42,11 @@ REASONING = (
     "The person asks how to check the archive. The installer does it while it copies. "
     "I should name the steps in order, give the command, and say what each check proves."
 )
+HOLD_S = 30.0  # a test that forgets to release fails, and does not hang
 
 
 class Pace:
-    """Lets a script go on step by step; `open` at first, so that nothing waits unless a test asks for it."""
+    """The engine's script: a rich answer, or the question itself after the word ECHO; waits half-way while held."""
 
     def __init__(self) -> None:
         self._gate = threading.Event()
@@ -58,14 +59,16 @@ class Pace:
     def release(self) -> None:
         self._gate.set()
 
-    def rich(self, request: TurnRequest) -> Iterable[TurnEvent]:
-        """Reason, then answer with everything Markdown has; waits half-way while held."""
+    def script(self, request: TurnRequest) -> Iterable[TurnEvent]:
+        """The events of one turn."""
+        asked = request.messages[-1].content
+        answer = asked.removeprefix("ECHO ") if asked.startswith("ECHO ") else RICH_ANSWER
+        first, _, rest = answer.partition("\n")
         yield Started(prompt_tokens=48, queued_s=0.0)
         for word in REASONING.split(" "):
             yield ReasoningDelta(word + " ")
-        middle = RICH_ANSWER.index("1. Compare")
-        yield AnswerDelta(RICH_ANSWER[:middle])
-        self._gate.wait(timeout=30)
-        for line in RICH_ANSWER[middle:].splitlines(keepends=True):
+        yield AnswerDelta(first + "\n")
+        self._gate.wait(HOLD_S)
+        for line in rest.splitlines(keepends=True):
             yield AnswerDelta(line)
         yield done(prompt_tokens=48, completion_tokens=412, reasoning_tokens=41, decode_s=3.9, prefill_s=0.2)

@@ -8,7 +8,7 @@ from appliance.accounts import AccountError, Role, UserNotFoundError
 from appliance.engine.client import EngineUnavailableError
 from appliance.engine.protocol import Status
 from webui.auth.session import current_actor, demand_role
-from webui.errors import NotFoundError
+from webui.errors import NotFoundError, respond
 from webui.services import services
 
 STATUS_TIMEOUT_S = 0.5
@@ -23,7 +23,13 @@ def only_admins() -> None:
 
 @blueprint.errorhandler(UserNotFoundError)
 def user_not_found(_: UserNotFoundError) -> Response:
-    raise NotFoundError
+    return respond(NotFoundError())
+
+
+@blueprint.errorhandler(AccountError)
+def refused(error: AccountError) -> Response:
+    """Nothing was changed; the page says why."""
+    return _page(error=str(error), name=request.form.get("name", ""))
 
 
 @blueprint.get("")
@@ -34,11 +40,8 @@ def index() -> Response:
 @blueprint.post("/users")
 def add_user() -> Response:
     """Make an account without a password, and the link with which its owner sets one."""
-    accounts, name = services().accounts, request.form.get("name", "")
-    try:
-        user = accounts.create_user(name, None, _roles(), by=current_actor())
-    except AccountError as exc:
-        return _page(error=str(exc), name=name)
+    accounts = services().accounts
+    user = accounts.create_user(request.form.get("name", ""), None, _roles(), by=current_actor())
     return _page(link_for=user.name, link=accounts.make_reset_link(user.id, by=current_actor()))
 
 
@@ -51,25 +54,23 @@ def new_link(user_id: str) -> Response:
 
 @blueprint.post("/users/<user_id>/roles")
 def set_roles(user_id: str) -> Response:
-    try:
-        services().accounts.set_roles(user_id, _roles(), by=current_actor())
-    except AccountError as exc:
-        return _page(error=str(exc))
-    return make_response(redirect(url_for("admin.index"), 303))
+    services().accounts.set_roles(user_id, _roles(), by=current_actor())
+    return _done()
 
 
 @blueprint.post("/users/<user_id>/disable")
 def disable(user_id: str) -> Response:
-    try:
-        services().accounts.disable(user_id, by=current_actor())
-    except AccountError as exc:
-        return _page(error=str(exc))
-    return make_response(redirect(url_for("admin.index"), 303))
+    services().accounts.disable(user_id, by=current_actor())
+    return _done()
 
 
 @blueprint.post("/users/<user_id>/enable")
 def enable(user_id: str) -> Response:
     services().accounts.enable(user_id, by=current_actor())
+    return _done()
+
+
+def _done() -> Response:
     return make_response(redirect(url_for("admin.index"), 303))
 
 

@@ -28,7 +28,7 @@ from appliance.turns import run_turn
 from webui.auth.session import current_actor, demand_role, demand_user
 from webui.chat.stream import Answer, stream_turn
 from webui.chat.view import MessageView, answer_view, grouped, message_view, title_of
-from webui.errors import BadRequestError, NotFoundError
+from webui.errors import BadRequestError, NotFoundError, respond
 from webui.services import Services, services
 
 MAX_TEXT_CHARS = 400_000
@@ -47,8 +47,8 @@ def only_users() -> ResponseReturnValue | None:
 
 
 @blueprint.errorhandler(ConversationNotFoundError)
-def not_found(_: ConversationNotFoundError) -> ResponseReturnValue:
-    raise NotFoundError
+def not_found(_: ConversationNotFoundError) -> Response:
+    return respond(NotFoundError())
 
 
 @blueprint.get("/")

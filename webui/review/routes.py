@@ -5,17 +5,17 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from flask import Blueprint, jsonify, render_template, request
+from flask import Blueprint, Response, jsonify, render_template, request
 from flask.typing import ResponseReturnValue
 
 from appliance.accounts import Role
 from appliance.audit.checkpoint import keep_verdict
 from appliance.audit.event import Action
-from appliance.audit.log import EventNotFoundError, RecordError
+from appliance.audit.log import EventNotFoundError
 from appliance.audit.review import Filter, Page, actor_names, read_event, search
 from appliance.audit.verify import verify_log
 from webui.auth.session import current_actor, demand_role
-from webui.errors import NotFoundError, UnavailableError
+from webui.errors import NotFoundError, respond
 from webui.review.proof import prove
 from webui.review.view import ACTION_GROUPS, EventView, day_views, event_view
 from webui.services import services
@@ -32,13 +32,8 @@ def only_reviewers() -> None:
 
 
 @blueprint.errorhandler(EventNotFoundError)
-def event_not_found(_: EventNotFoundError) -> ResponseReturnValue:
-    raise NotFoundError("no_such_event", "The record has no event with this number.")
-
-
-@blueprint.errorhandler(RecordError)
-def not_recorded(_: RecordError) -> ResponseReturnValue:
-    raise UnavailableError("record_failed", "That you look here could not be recorded, so nothing is shown.")
+def event_not_found(_: EventNotFoundError) -> Response:
+    return respond(NotFoundError("no_such_event", "The record has no event with this number."))
 
 
 @blueprint.get("")

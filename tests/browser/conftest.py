@@ -1,0 +1,90 @@
+"""A real server on a real port and a real headless browser."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+from appliance.audit.checkpoint import write_checkpoint
+from tests.browser.pages import Watched
+from tests.browser.scripts import Pace
+from tests.fakes import FakeEngine
+from tests.webui.conftest import PASSWORD, MakeSite, Site, empty_database, make_site
+
+__all__ = ["empty_database", "make_site"]  # fixtures of tests/webui, used here
+
+
+class QuietHandler(WSGIRequestHandler):
+    """Logs no requests: pytest would show hundreds with each failure."""
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        pass
+
+
+class Server:
+    """A site that is served, and the pace of its engine."""
+
+    def __init__(self, site: Site, pace: Pace) -> None:
+        self.site = site
+        self.pace = pace
+        self._server = make_server("127.0.0.1", 0, site.app, threaded=True, request_handler=QuietHandler)
+        self.address = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, name="server")
+        self._thread.start()
+
+    def close(self) -> None:
+        self.pace.release()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def sign_checkpoint(self) -> None:
+        """What the supervisor does every minute."""
+        write_checkpoint(self.site.services.record, self.site.services.config.state_dir)
+
+    @property
+    def password(self) -> str:
+        return PASSWORD
+
+
+@pytest.fixture
+def server(make_site: MakeSite) -> Iterator[Server]:  # noqa: F811
+    pace = Pace()
+    site = make_site(FakeEngine(pace.script), site_name="Northgate", banner_text="RESTRICTED", banner_colour="#1b6e3c")
+    server = Server(site, pace)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def browser(chromium: str) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Page]:
+    """A page of a thin client's size; with BROWSER_SHOTS=DIR it leaves a picture of its end there."""
+    context = browser.new_context(viewport={"width": 1280, "height": 720}, color_scheme="light", locale="en-GB")
+    page = context.new_page()
+    page.set_default_timeout(10_000)
+    yield page
+    if shots := os.environ.get("BROWSER_SHOTS"):
+        page.screenshot(path=Path(shots) / f"{request.node.name}.png")
+    context.close()
+
+
+@pytest.fixture
+def watched(page: Page, server: Server) -> Iterator[Watched]:
+    """The page, watched; what no page may do fails the test at its end."""
+    watched = Watched(page, server.address)
+    yield watched
+    watched.assert_clean()

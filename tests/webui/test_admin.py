@@ -1,0 +1,104 @@
+"""The administrator's pages: accounts come and go, the last administrator stays, and no content is in sight."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from appliance.accounts import Role
+from tests.fakes import FakeEngine
+from tests.webui.conftest import PASSWORD, Browser, MakeSite, Site
+
+
+@pytest.fixture
+def admin(site: Site) -> Browser:
+    return site.browser(site.add_user("root", Role.ADMIN))
+
+
+def link_of(page: str) -> str:
+    found = re.search(r"data-new-link>http://localhost(/welcome/[^<]+)<", page)
+    assert found is not None, page
+    return found[1]
+
+
+@pytest.mark.parametrize("role", [Role.USER, Role.REVIEWER])
+def test_only_administrators_administer(site: Site, role: Role) -> None:
+    browser = site.browser(site.add_user("ada", role))
+    assert browser.get("/admin").status_code == 403
+    assert browser.post("/admin/users", name="eve", admin="yes").status_code == 403
+    assert [user.name for user in site.services.accounts.list_users()] == ["ada"]
+    assert site.denials() == ["missing_role", "missing_role"]
+
+
+def test_an_added_person_chooses_the_password_by_the_link(site: Site, admin: Browser) -> None:
+    link = link_of(admin.post("/admin/users", name="Grace", user="yes", reviewer="yes").text)
+    assert site.services.accounts.find("grace").roles == {Role.USER, Role.REVIEWER}
+    grace = site.browser()
+    response = grace.post(link, name="grace", password=PASSWORD, password_again=PASSWORD)
+    assert response.status_code == 303
+    assert grace.get("/chat").status_code == 200
+
+
+def test_a_refused_name_is_said_and_kept_in_the_form(site: Site, admin: Browser) -> None:
+    response = admin.post("/admin/users", name="no <name>", user="yes")
+    assert response.status_code == 400
+    assert "A user name has 1 to 64 characters" in response.text
+    assert 'value="no &lt;name&gt;"' in response.text
+    assert len(site.services.accounts.list_users()) == 1
+
+
+def test_an_account_needs_a_role(site: Site, admin: Browser) -> None:
+    response = admin.post("/admin/users", name="grace")
+    assert response.status_code == 400
+    assert "at least one role" in response.text
+
+
+def test_a_disabled_person_is_out_at_once_and_in_again_when_enabled(site: Site, admin: Browser) -> None:
+    ada = site.add_user("ada")
+    browser = site.browser(ada)
+    admin.post(f"/admin/users/{ada.id}/disable")
+    assert browser.get("/chat").status_code == 302
+    assert "Disabled" in admin.get("/admin").text
+    admin.post(f"/admin/users/{ada.id}/enable")
+    assert site.browser(ada).get("/chat").status_code == 200
+
+
+def test_roles_are_changed_and_hold_from_the_next_request(site: Site, admin: Browser) -> None:
+    ada = site.add_user("ada")
+    browser = site.browser(ada)
+    assert browser.get("/review").status_code == 403
+    admin.post(f"/admin/users/{ada.id}/roles", reviewer="yes")
+    assert browser.get("/review").status_code == 200
+    assert browser.get("/chat").status_code == 403
+
+
+@pytest.mark.parametrize(("path", "form"), [("disable", {}), ("roles", {"user": "yes"})])
+def test_the_last_administrator_stays_one(site: Site, admin: Browser, path: str, form: dict[str, str]) -> None:
+    root = site.services.accounts.find("root")
+    response = admin.post(f"/admin/users/{root.id}/{path}", **form)
+    assert response.status_code == 400
+    assert "last administrator" in response.text
+    assert site.services.accounts.find("root") == root
+
+
+def test_a_new_link_replaces_a_forgotten_password(site: Site, admin: Browser) -> None:
+    ada = site.add_user("ada")
+    link = link_of(admin.post(f"/admin/users/{ada.id}/link").text)
+    new = "another long password"
+    assert site.browser().post(link, password=new, password_again=new).status_code == 303
+    assert site.browser().post("/sign-in", name="ada", password=PASSWORD).status_code == 401
+
+
+@pytest.mark.parametrize("path", ["disable", "enable", "roles", "link"])
+def test_a_person_who_is_not_there_is_not_found(admin: Browser, path: str) -> None:
+    assert admin.post(f"/admin/users/0123456789abcdef/{path}", user="yes").status_code == 404
+
+
+def test_the_page_says_how_the_engine_stands(admin: Browser) -> None:
+    assert "0 of 2 places busy" in admin.get("/admin").text
+
+
+def test_the_page_says_when_the_engine_does_not_answer(make_site: MakeSite) -> None:
+    site = make_site(FakeEngine(status=None))
+    assert "Does not answer" in site.browser(site.add_user("root", Role.ADMIN)).get("/admin").text
