@@ -59,7 +59,8 @@ def from_iso(text: str) -> int:
 
 def storable(text: str) -> str:
     """`text` with what some database cannot hold, NUL and halves of surrogate pairs, replaced."""
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
+    text = text.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 class _Text(sa.types.TypeDecorator[str]):
@@ -272,7 +273,11 @@ def open_database(url: str) -> Database:
         database = Database(sa.create_engine(parsed, pool_size=8, max_overflow=24, pool_pre_ping=True), None)
     else:
         raise DatabaseError("the database URL must be sqlite:///PATH or postgresql://..")
-    _prepare_schema(database)
+    try:
+        _prepare_schema(database)
+    except DatabaseError:
+        database.close()
+        raise
     return database
 
 

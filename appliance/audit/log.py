@@ -126,8 +126,11 @@ class AuditLog:
         Raises:
             RecordError, ValueError: as `append`; let it end the transaction.
         """
-        waiting = self._prepared(event)
-        return self._insert(connection, [waiting])[0]
+        return self.append_many_in(connection, [event])[0]
+
+    def append_many_in(self, connection: sa.Connection, events: Iterable[NewEvent]) -> list[Header]:
+        """Record events in order, as `append_in`."""
+        return self._insert(connection, [self._prepared(event) for event in events])
 
     def size(self) -> int:
         """How many events there are, which is also the number of the last."""

@@ -10,8 +10,10 @@ SYSTEM = Actor("", "appliance", "system")
 
 def fill(log: AuditLog, count: int) -> None:
     """Append events with content, of two people, every fourth without content."""
-    with log.database.write(serial=True) as connection:  # one wait for the disk
-        for number in range(1, count + 1):
-            actor = Actor("a1", "ada", "web", "10.0.0.1") if number % 2 else Actor("b2", "bob", "api", "10.0.0.2")
-            content = None if number % 4 == 0 else Content(f"word{number} said", {"number": number})
-            log.append_in(connection, NewEvent(actor, "prompt", subject=f"turn-{number}", content=content))
+    events = []
+    for number in range(1, count + 1):
+        actor = Actor("a1", "ada", "web", "10.0.0.1") if number % 2 else Actor("b2", "bob", "api", "10.0.0.2")
+        content = None if number % 4 == 0 else Content(f"word{number} said", {"number": number})
+        events.append(NewEvent(actor, "prompt", subject=f"turn-{number}", content=content))
+    with log.database.write(serial=True) as connection:
+        log.append_many_in(connection, events)

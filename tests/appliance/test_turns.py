@@ -14,6 +14,7 @@ from appliance.database import Database
 from appliance.engine.protocol import (
     AnswerDelta,
     Done,
+    EngineEvent,
     Failed,
     Message,
     ReasoningDelta,
@@ -79,7 +80,7 @@ def test_prompt_is_durable_before_the_engine_sees_it(sqlite: Database) -> None:
     log = AuditLog(sqlite)
     sizes: list[int] = []
 
-    def script(_request: TurnRequest) -> Iterable[TurnEvent]:
+    def script(_request: TurnRequest) -> Iterable[EngineEvent]:
         sizes.append(AuditLog(sqlite).size())
         yield done()
 
@@ -131,7 +132,7 @@ def test_unrecorded_answer_is_not_announced_as_done(sqlite: Database) -> None:
 def test_abandoned_answer_is_recorded_as_far_as_it_came(log: AuditLog) -> None:
     go_on = threading.Event()
 
-    def script(_request: TurnRequest) -> Iterable[TurnEvent]:
+    def script(_request: TurnRequest) -> Iterable[EngineEvent]:
         yield Started(12, 0.0)
         yield AnswerDelta("half an ")
         go_on.wait(10)
@@ -183,7 +184,7 @@ def test_outcome_says_how_the_turn_ended(log: AuditLog, end: Done | Failed, outc
 def test_engine_that_dies_leaves_a_failed_answer(log: AuditLog) -> None:
     died = threading.Event()
 
-    def script(_request: TurnRequest) -> Iterable[TurnEvent]:
+    def script(_request: TurnRequest) -> Iterable[EngineEvent]:
         yield AnswerDelta("so far")
         died.wait(10)
 
@@ -211,7 +212,7 @@ def test_error_in_the_engine_is_recorded_and_raised(log: AuditLog) -> None:
 
 
 def test_tool_calls_are_put_together_from_their_pieces(log: AuditLog) -> None:
-    pieces: list[TurnEvent] = [
+    pieces: list[EngineEvent] = [
         ReasoningDelta("look "), ReasoningDelta("up"),
         ToolCallDelta(0, "c0", "clock", ""), ToolCallDelta(1, "c1", "map", '{"x"'), ToolCallDelta(0, "c0", None, "{}"),
         ToolCallDelta(1, "c1", None, ":1}"), done(finish_reason="tool_calls"),

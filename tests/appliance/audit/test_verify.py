@@ -220,7 +220,7 @@ def test_long_log_is_checked_in_pieces(sqlite: Database, tmp_path: Path) -> None
     log = AuditLog(sqlite)
     events = [NewEvent(SYSTEM, "prompt", content=Content("many")) for _ in range(4500)]
     with sqlite.write() as connection:
-        log._insert(connection, [log._prepared(event) for event in events])
+        log.append_many_in(connection, events)
     told: list[int] = []
     report = verify_log(sqlite, tmp_path, progress=lambda done, _all: told.append(done))
     assert (report.size, report.faults, told) == (4500, (), [2000, 4000])
