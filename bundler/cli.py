@@ -165,7 +165,9 @@ def demo_checkpoint(out: Path) -> None:
     """Write the embedded demo model as a checkpoint in the official layout."""
     from bundler.demo_model.expand import expand_demo_checkpoint  # only this command needs the demo model's weights
 
-    expand_demo_checkpoint(out)
+    with _Steps() as steps:
+        steps.step("Writing the demo checkpoint", None)
+        expand_demo_checkpoint(out, steps.set)
     click.echo(f"{out} written: the demo model as a checkpoint.")
 
 
@@ -205,6 +207,10 @@ class _Steps:
     def advance(self, count: int) -> None:
         if self._task is not None:
             self._progress.advance(self._task, count)
+
+    def set(self, done: int, total: int) -> None:
+        if self._task is not None:
+            self._progress.update(self._task, completed=done, total=total)
 
     def _finish(self) -> None:
         if self._task is not None:

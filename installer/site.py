@@ -188,11 +188,15 @@ def _storage_error(exc: OSError) -> InstallerError:
 def write_durably(path: Path, data: bytes) -> None:
     """Replace `path` by `data`: on disk before it has the name."""
     fresh = path.with_name(f".{path.name}.new")
-    with fresh.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    try:
+        with fresh.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise
     sync_directory(path.parent)
 
 
