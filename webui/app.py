@@ -12,7 +12,7 @@ import webui.chat.routes
 import webui.frame
 import webui.health
 import webui.review.routes
-from webui import denials, errors, security
+from webui import denials, errors, security, streaming
 from webui import services as service_records
 from webui.services import Services
 
@@ -30,6 +30,7 @@ def create_app(services: Services) -> Flask:
     security.install(app)
     errors.install(app)
     denials.install(app)
+    app.before_request(streaming.send_at_once)
     app.before_request(_check_csrf_of_pages)
     app.context_processor(lambda: {"config": services.config, "model": services.model, "release": services.release})
     for module in (

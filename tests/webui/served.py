@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import subprocess
 import sys
@@ -17,15 +18,30 @@ from tests.webui.conftest import FAST_PASSWORDS, SYSTEM
 PROJECT = Path(__file__).parents[2]
 
 
+def write_release(path: Path, model_id: str) -> None:
+    """A release directory that can be read, though not run."""
+    for name in ("config.json", "vocabulary", "graph"):
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(b"")
+    model = {"id": model_id, "title": "Fake", "description": "Repeats.", "context_tokens": 4096, "example_prompts": []}
+    body = {
+        "format": 1, "name": model_id, "version": "0.0.1", "accelerators": ["cpu"], "graphs": {"cpu": "graph"},
+        "config": "config.json", "vocabulary": "vocabulary", "known_answers": None, "model": {**model, "notice": None},
+    }  # fmt: skip
+    (path / "release.json").write_text(json.dumps(body))
+
+
 @contextlib.contextmanager
-def gunicorn(home: Path, doorbell: socket.socket) -> Iterator[int]:
+def gunicorn(
+    home: Path, doorbell: socket.socket, *, application: str = "webui.wsgi:app", threads: int = 4
+) -> Iterator[int]:
     """The application of the site at `home`, on an inherited listener as under the supervisor; gives its port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         fds = (listener.fileno(), doorbell.fileno())
         environ = {"APPLIANCE_HOME": str(home), "APPLIANCE_DOORBELL_FD": str(fds[1]), "PYTHONPATH": str(PROJECT)}
         program = Path(sys.executable).with_name("gunicorn")
-        options = ("--worker-class=gthread", "--threads=4", f"--bind=fd://{fds[0]}", "--graceful-timeout=1")
-        argv = (sys.executable, str(program), *options, "--no-control-socket", "--log-level=warning", "webui.wsgi:app")
+        options = ("--worker-class=gthread", f"--threads={threads}", f"--bind=fd://{fds[0]}", "--graceful-timeout=1")
+        argv = (sys.executable, str(program), *options, "--no-control-socket", "--log-level=warning", application)
         process = subprocess.Popen(argv, env=environ, pass_fds=fds, cwd=home)
         try:
             yield listener.getsockname()[1]

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import openai
 import pytest
@@ -29,7 +28,7 @@ from appliance.engine.protocol import (
     TurnRequest,
 )
 from tests.fakes import FakeEngine, done, echo
-from tests.webui.served import add_user_with_key, gunicorn
+from tests.webui.served import add_user_with_key, gunicorn, write_release
 
 MODEL = "gpt-oss-fake"
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello"}]
@@ -63,24 +62,11 @@ class Server:
         return recorded()[0]
 
 
-def write_release(path: Path) -> None:
-    """A release directory that can be read, though not run."""
-    for name in ("config.json", "vocabulary", "graph"):
-        (path / name).parent.mkdir(parents=True, exist_ok=True)
-        (path / name).write_bytes(b"")
-    model = {"id": MODEL, "title": "Fake", "description": "Repeats.", "context_tokens": 4096, "example_prompts": []}
-    body = {
-        "format": 1, "name": MODEL, "version": "0.0.1", "accelerators": ["cpu"], "graphs": {"cpu": "graph"},
-        "config": "config.json", "vocabulary": "vocabulary", "known_answers": None, "model": {**model, "notice": None},
-    }  # fmt: skip
-    (path / "release.json").write_text(json.dumps(body))
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     home = tmp_path_factory.mktemp("site")
     init_state(home)
-    write_release(home / "releases" / "0.0.1")
+    write_release(home / "releases" / "0.0.1", MODEL)
     (home / "current").symlink_to("releases/0.0.1")
     database = open_database(f"sqlite:///{home}/state/database/appliance.sqlite3")
     record = AuditLog(database)
