@@ -150,7 +150,9 @@ class ConnectionLoop:
             return
         except OSError:
             piece = b""
-        if not piece or connection.asked:  # closed, or more than one request
+        if connection.asked and piece and connection.ending:  # the rest of what is being refused or answered
+            return
+        if connection.asked or not piece:  # more than one request, or closed
             self._give_up(connection)
             return
         line, newline, rest = piece.partition(b"\n")

@@ -121,19 +121,18 @@ def render_prompt(vocabulary: Vocabulary, request: TurnRequest, *, today: date) 
 
 
 def _developer(instructions: str, tools: Sequence[Tool]) -> oh.Message:
-    for text in (instructions, *(t.description for t in tools), json.dumps([t.parameters for t in tools])):
-        if _REFUSED_RUN.search(text):
-            raise ConversationError("Instructions and tools may not hold 8,192 characters without a break.")
+    schemas = [_clean(json.dumps(tool.parameters, ensure_ascii=False)) for tool in tools]
+    if any(_REFUSED_RUN.search(text) for text in (instructions, *(tool.description for tool in tools), *schemas)):
+        raise ConversationError("Instructions and tools may not hold 8,192 characters without a break.")
     content = oh.DeveloperContent.new()
     if instructions:
         content = content.with_instructions(_clean(instructions))
     if tools:
-        content = content.with_function_tools(
-            [
-                oh.ToolDescription.new(_function_name(t.name), _clean(t.description), parameters=t.parameters)
-                for t in tools
-            ]
-        )
+        described = [
+            oh.ToolDescription.new(_function_name(tool.name), _clean(tool.description), parameters=json.loads(schema))
+            for tool, schema in zip(tools, schemas, strict=True)
+        ]
+        content = content.with_function_tools(described)
     return oh.Message.from_role_and_content(oh.Role.DEVELOPER, content)
 
 

@@ -27,6 +27,8 @@ from appliance.errors import ApplianceError
 
 GRAPH_FORMAT = "1"
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# The router stays float32 on CUDA too: TF32 would round what it multiplies to 10 bits.
+_PROVIDER_OPTIONS: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
 _CACHE_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _RESULTS = ("top_logits", "top_ids", "logsumexp", "logits")
 _MAX_CHUNK_TOKENS = 512
@@ -89,7 +91,10 @@ def load_model(graph: Path, *, accelerator: str, slots: int, context_tokens: int
     if provider not in ort.get_available_providers():
         raise ModelError(f"this installation of ONNX Runtime has no {provider}, which accelerator {accelerator} needs")
     weights_bytes = sum(file.stat().st_size for file in graph.parent.iterdir() if file.is_file())
-    session = _open_session(ort, graph, provider, weights_bytes if accelerator == "cpu" else 0)
+    if accelerator == "cpu":
+        # Dense weights widen from bfloat16 to float32 and experts from 4 to 8 bits as they are loaded.
+        _check_memory(2 * weights_bytes, "the model's weights")
+    session = _open_session(ort, graph, provider, _PROVIDER_OPTIONS[accelerator])
     shape = _shape_of(session, graph, accelerator)
     if context_tokens > shape.context:
         raise ModelError(f"context_tokens is {context_tokens}, but the model reaches only {shape.context}")
@@ -98,16 +103,14 @@ def load_model(graph: Path, *, accelerator: str, slots: int, context_tokens: int
     return OnnxModel(ort, session, shape, accelerator=accelerator, slots=slots, capacity=context_tokens)
 
 
-def _open_session(ort: ModuleType, graph: Path, provider: str, weights_bytes: int) -> Any:
-    # Dense weights widen from bfloat16 to float32 and experts from 4 to 8 bits as they are loaded.
-    _check_memory(2 * weights_bytes, "the model's weights")
+def _open_session(ort: ModuleType, graph: Path, provider: str, provider_options: dict[str, str]) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = physical_cores()
     options.log_severity_level = 3  # errors
     # Nodes over constants alone are computed once, at load, however large the result (bundler/graph.py relies on it).
     options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", "0")
     try:
-        session = ort.InferenceSession(str(graph), options, providers=[provider])
+        session = ort.InferenceSession(str(graph), options, providers=[(provider, provider_options)])
     except _runtime_errors(ort) as exc:
         raise ModelError(f"{graph}: cannot be loaded: {_first_line(exc)}") from exc
     if session.get_providers()[0] != provider:  # ONNX Runtime falls back to the CPU without a word

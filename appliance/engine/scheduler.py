@@ -89,6 +89,7 @@ class Scheduler:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``queue_limit``: turns that may wait for a slot; beyond it a turn fails as overloaded."""
+        self.context_tokens = model.capacity
         self._model = model
         self._vocabulary = vocabulary
         self._queue_limit = queue_limit
@@ -105,7 +106,9 @@ class Scheduler:
 
     def submit(self, turn: Turn) -> None:
         """Queue a turn, or fail it at once if it cannot fit or too many wait."""
-        failure = self._too_long(turn)
+        failure = None
+        if len(turn.prompt) >= self.context_tokens:
+            failure = context_exceeded(f"{len(turn.prompt):,} tokens", self.context_tokens)
         if failure is None:
             with self._work:
                 failure = self._full()
@@ -284,15 +287,6 @@ class Scheduler:
         """Publish the load; called under ``_work``."""
         self._load = Load(len(self._active), sum(len(queue) for queue in self._waiting.values()))
 
-    def _too_long(self, turn: Turn) -> Failed | None:
-        if len(turn.prompt) < self._model.capacity:
-            return None
-        return Failed(
-            "context_exceeded",
-            f"The conversation has {len(turn.prompt):,} tokens; this model holds {self._model.capacity:,}, "
-            "the answer included. Please start a new conversation or shorten this one.",
-        )
-
     def _full(self) -> Failed | None:
         if self._stopped:
             return STOPPED
@@ -305,6 +299,15 @@ class Scheduler:
             f"The model is busy and {self._load.queued} others are waiting. Please try again shortly.",
             retry_after_s=round(max(1.0, wait_s), 1),
         )
+
+
+def context_exceeded(length: str, context_tokens: int) -> Failed:
+    """The failure of a conversation of ``length`` (a number and its unit) that does not fit."""
+    return Failed(
+        "context_exceeded",
+        f"The conversation has {length}; this model holds {context_tokens:,} tokens, the answer included. "
+        "Please start a new conversation or shorten this one.",
+    )
 
 
 STOPPED = Failed("engine_stopped", "The model was stopped before the answer was complete. Please try again.")

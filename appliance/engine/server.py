@@ -39,13 +39,14 @@ from appliance.engine.protocol import (
     decode,
 )
 from appliance.engine.sampling import check_settings
-from appliance.engine.scheduler import STOPPED, Scheduler, Turn
+from appliance.engine.scheduler import STOPPED, Scheduler, Turn, context_exceeded
 from appliance.errors import ApplianceError
 from appliance.release import Release, load_release
 
 _HOME, _DOORBELL = "APPLIANCE_HOME", "APPLIANCE_DOORBELL_FD"
 _FAREWELL_S = 2.0  # at the end, for clients to take their last event
 _IDLE_S = 0.25  # how long an idle engine takes to notice a signal
+_MAX_CHARS_PER_TOKEN = 16  # English has 4 to 5, code 3
 _MAX_STOPS, _MAX_STOP_CHARS = 16, 256
 _CUDA_DEVICE = Path("/dev/nvidia0")
 _log = logging.getLogger("appliance.engine")
@@ -123,14 +124,20 @@ class EngineServer:
             if isinstance(request, StatusRequest):
                 connection.send(self._status())
             elif isinstance(request, TurnRequest):
-                check_request(request)
-                self._submit(connection, request, render_prompt(self._vocabulary, request, today=self._today()))
+                self._start(connection, request)
             else:
                 raise ProtocolError(f"a {type(request).__name__} is not a request")
         except (ProtocolError, ConversationError) as exc:
             connection.send(Failed("bad_request", str(exc)))
 
-    def _submit(self, connection: Connection, request: TurnRequest, prompt: list[int]) -> None:
+    def _start(self, connection: Connection, request: TurnRequest) -> None:
+        check_request(request)
+        chars = _count_chars(request)
+        if chars > _MAX_CHARS_PER_TOKEN * self._scheduler.context_tokens:  # not worth the time it takes to tokenise
+            connection.send(context_exceeded(f"{chars:,} characters", self._scheduler.context_tokens))
+            return
+        prompt = render_prompt(self._vocabulary, request, today=self._today())
+
         def sink(event: EngineEvent) -> None:
             connection.send(event)
             if isinstance(event, Done | Failed):
@@ -149,6 +156,14 @@ class EngineServer:
             turn = self._turns.pop(connection, None)
         if turn is not None:
             self._scheduler.cancel(turn)
+
+
+def _count_chars(request: TurnRequest) -> int:
+    """Length of the conversation's texts; the system message and what stands between texts are not counted."""
+    return sum(
+        len(message.content) + len(message.reasoning or "") + sum(len(call.arguments) for call in message.tool_calls)
+        for message in request.messages
+    )
 
 
 def check_request(request: TurnRequest) -> None:

@@ -173,11 +173,12 @@ def test_leaving_a_turn_frees_its_slot(shared: EngineProcess) -> None:
 
 
 def test_too_long_a_conversation_is_refused_with_both_numbers(shared: EngineProcess) -> None:
-    (only,) = run(shared, ask("word " * 600))
-    assert isinstance(only, Failed)
-    assert only.code == "context_exceeded"
-    assert "512" in only.message
-    assert "6" in only.message
+    for text, length in (("word " * 600, "668 tokens"), ("word " * 2000, "10,000 characters")):
+        (only,) = run(shared, ask(text))
+        assert isinstance(only, Failed)
+        assert only.code == "context_exceeded"
+        assert "512" in only.message
+        assert length in only.message
 
 
 @pytest.mark.parametrize(
