@@ -95,14 +95,14 @@ def parse_settings(text: str) -> dict[str, Any]:
     """
     settings: dict[str, Any] = {}
     for section, body in tomllib.loads(text).items():
-        if section not in _SETTINGS:
-            raise ConfigError(f"unknown section [{section}]; known are {', '.join(_SETTINGS)}")
+        if section not in SETTINGS:
+            raise ConfigError(f"unknown section [{section}]; known are {', '.join(SETTINGS)}")
         if not isinstance(body, dict):
             raise ConfigError(f"{section} must be a section, [{section}]")
         for key, value in body.items():
-            if key not in _SETTINGS[section]:
-                raise ConfigError(f"unknown setting {section}.{key}; known are {', '.join(_SETTINGS[section])}")
-            field, check = _SETTINGS[section][key]
+            if key not in SETTINGS[section]:
+                raise ConfigError(f"unknown setting {section}.{key}; known are {', '.join(SETTINGS[section])}")
+            field, check = SETTINGS[section][key]
             try:
                 settings[field] = check(value)
             except ValueError as exc:
@@ -184,7 +184,8 @@ def _database_url(value: Any) -> str:
     return value
 
 
-_SETTINGS: dict[str, dict[str, tuple[str, Callable[[Any], Any]]]] = {
+# section -> key -> (field of Config, check)
+SETTINGS: dict[str, dict[str, tuple[str, Callable[[Any], Any]]]] = {
     "site": {
         "name": ("site_name", _line(80)),
         "banner_text": ("banner_text", _line(120)),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.config import STATE_DIRS, ConfigError, init_state, load_config
+from appliance.config import SETTINGS, STATE_DIRS, ConfigError, init_state, load_config
 
 
 def _write(home: Path, text: str) -> Path:
@@ -103,3 +103,14 @@ def test_state_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("in the way")
     with pytest.raises(ConfigError, match="cannot be prepared"):
         init_state(tmp_path)
+
+
+def test_documented_settings_are_those_that_exist() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
+    documented, section = set(), ""
+    for line in page.splitlines():
+        cells = [cell.strip().strip("`[]") for cell in line.strip("|").split("|")]
+        if line.startswith("|") and len(cells) == 4 and cells[1] not in ("setting", "---"):
+            section = cells[0] or section
+            documented.add((section, cells[1]))
+    assert documented == {(section, key) for section, keys in SETTINGS.items() for key in keys}

@@ -34,13 +34,17 @@ _ETH_P_ALL, _PACKET_OUTGOING = 3, 4
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """``launcher`` is put before every command of the appliance and of the probe; ``python`` runs them."""
+    """``launcher`` is put before every command of the appliance and of the probe; ``python`` runs them.
+
+    ``owner`` is the uid to whom root gives the state, for the appliance to leave root for; None: keep it as made.
+    """
 
     directory: str
     release: str
     launcher: list[str]
     python: str
     leave_out: list[str]
+    owner: int | None
 
 
 class Sinks:
@@ -187,7 +191,10 @@ print(ApiKeys(database, log).create(user, "test", by=actor)[1])
 
 def new_site(options: Options, name: str) -> Path:
     home = Path(options.directory, name)
-    subprocess.run([*options.launcher, "mkdir", home], check=True)
+    subprocess.run([*options.launcher, "mkdir", home, home / "state"], check=True)
+    if options.owner is not None:
+        os.chown(home, options.owner, options.owner)
+        os.chown(home / "state", options.owner, options.owner)
     return home
 
 
@@ -225,7 +232,8 @@ open("outcomes", "w").write(json.dumps(try_all({options.directory!r}, {sinks.por
         while site.ask()["engine"] == first:
             pass
         outcomes = json.loads((home / "outcomes").read_text())
-        result["confined"] = {"outcomes": outcomes, "arrived": sinks.take(), "said": site.said()}
+        arrived, uid = sinks.take(), Path(f"/proc/{site.ask()['engine']}").stat().st_uid
+        result["confined"] = {"outcomes": outcomes, "arrived": arrived, "said": site.said(), "uid": uid}
     return result
 
 

@@ -88,6 +88,7 @@ def confine(stage: Stage, user: str, host: str) -> dict[str, Any]:
             "launcher": launcher,
             "python": str(stage.python),
             "leave_out": ["namespace", "landlock"] if host == "grants nothing" else [],
+            "owner": NOBODY if user == "root for an owner" else None,
         }
         own = [] if os.geteuid() == 0 else ["--map-current-user", "--keep-caps"]
         command = ["unshare", *own, "--net", "--mount", *stage.setup, str(stage.python)]
@@ -107,22 +108,33 @@ def confine(stage: Stage, user: str, host: str) -> dict[str, Any]:
         return found
 
 
-@pytest.mark.parametrize("host", ["grants everything", "forbids namespaces", "grants nothing"])
-@pytest.mark.parametrize("user", ["root", "ordinary"])
+@pytest.mark.parametrize(
+    ("user", "host"),
+    [
+        ("root", "grants everything"),
+        ("root for an owner", "grants everything"),
+        ("ordinary", "grants everything"),
+        ("ordinary", "forbids namespaces"),
+        ("ordinary", "grants nothing"),
+    ],
+)
 def test_appliance_answers_and_nothing_arrives_but_an_unconfined_probe_does(stage: Stage, user: str, host: str) -> None:
-    if user == "root" and os.geteuid() != 0:
+    if user.startswith("root") and os.geteuid() != 0:
         pytest.skip("only root can start it as root")
     found = confine(stage, user, host)
 
-    assert set(found["unconfined"]["arrived"]) >= SINKS  # the sinks work
-    assert any("53" in packet for packet in found["unconfined"]["arrived"] if packet.startswith("packet on quiet0"))
-    assert set(found["unconfined"]["outcomes"].values()) == {"sent"}
+    unconfined = found["unconfined"]
+    assert set(unconfined["arrived"]) >= SINKS  # the sinks work
+    assert any("53" in packet for packet in unconfined["arrived"] if packet.startswith("packet on quiet0"))
+    assert set(unconfined["outcomes"].values()) == {"sent"}
 
     assert found["chat"] == {"finish_reason": "length", "arrived": []}
 
-    assert found["confined"]["outcomes"].keys() == found["unconfined"]["outcomes"].keys()
-    assert set(found["confined"]["outcomes"].values()) == {"PermissionError"}
-    assert found["confined"]["arrived"] == []
+    confined = found["confined"]
+    assert confined["outcomes"].keys() == unconfined["outcomes"].keys()
+    assert set(confined["outcomes"].values()) == {"PermissionError"}
+    assert confined["arrived"] == []
 
-    missing = "Not in force: network namespace of its own" in found["confined"]["said"]
-    assert missing == (host != "grants everything")
+    no_namespace = "Not in force: network namespace of its own" in confined["said"]
+    assert no_namespace == (host != "grants everything")
+    assert confined["uid"] == (NOBODY if os.geteuid() == 0 and user != "root" else os.geteuid())

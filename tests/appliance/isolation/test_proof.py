@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -164,3 +165,12 @@ subprocess.run([sys.executable, "-c", child], check=True)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "refused\n"
+
+
+def test_documented_table_is_the_one_that_is_printed(tried: dict[str, Any]) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "silence.md").read_text()
+    table = [line.strip() for line in page.splitlines() if line.startswith("    ")]
+    printed = [f"{attempt['way']:<34} {attempt['answer']}" for attempt in tried[""]["attempts"]]
+    assert [line for line in table if not line.startswith(("32-bit", "x32"))] == [
+        line for line in printed if not line.startswith(("32-bit", "x32"))
+    ]
