@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from flask import Flask, Response, current_app, jsonify, make_response, redirect, render_template, request, url_for
+from flask import Flask, Response, current_app, g, jsonify, make_response, redirect, render_template, request, url_for
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from appliance.audit.log import RecordError
@@ -138,6 +138,8 @@ def respond(error: WebError) -> Response:
     if wants_json():
         body = jsonify(error={"code": error.code, "message": f"{error.message} {error.what_to_do}"})
         return make_response(body, error.status)
+    if error.status >= 500:
+        g.user = None  # as for a stranger: the frame of a signed-in person's page asks the parts that may be broken
     page = render_template(
         "error.html", title=error.title, message=error.message, what_to_do=error.what_to_do, status=error.status
     )
@@ -153,8 +155,6 @@ def _respond_unavailable(error: ApplianceError) -> Response:
 def _respond_http(error: HTTPException) -> Response:
     """Werkzeug's own errors; Flask hands an unexpected exception over as a 500, after logging it."""
     status = error.code or 500
-    if status < 400 and error.response is not None:  # the router's redirect to a canonical address
-        return make_response(error.get_response())
     shown = _BY_STATUS.get(status, WebError if status >= 500 else BadRequestError)()
     response = respond(shown)
     response.status_code = status

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from appliance.accounts import Role
 from appliance.database import DatabaseError
 from tests.fakes import FakeEngine
 from tests.webui.conftest import MakeSite, Site
@@ -98,6 +99,23 @@ def test_a_broken_database_is_a_page_that_says_so(site: Site, monkeypatch: pytes
     response = browser.get("/account")
     assert (response.status_code, "secret" in response.text) == (503, False)
     assert "Not available just now" in response.text
+
+
+BROKEN = [(DatabaseError("/secret/path"), 503), (RuntimeError("/secret/path"), 500)]
+
+
+@pytest.mark.parametrize(("error", "status"), BROKEN)
+def test_a_frame_that_cannot_be_drawn_still_ends_in_a_page(
+    site: Site, monkeypatch: pytest.MonkeyPatch, error: Exception, status: int
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    browser = site.browser(site.add_user("rex", Role.REVIEWER))
+    monkeypatch.setattr("webui.frame.integrity", fail)
+    response = browser.get("/account")
+    assert (response.status_code, "secret" in response.text) == (status, False)
+    assert "Go to the first page" in response.text
 
 
 def test_health_is_open_and_says_little(site: Site) -> None:
