@@ -44,7 +44,7 @@ def as_datetime(time_us: int) -> datetime:
 
 def as_iso(time_us: int) -> str:
     """`time_us` as 2026-11-23T01:37:24.123456Z, always with six decimals."""
-    return as_datetime(time_us).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return as_datetime(time_us).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def from_iso(text: str) -> int:

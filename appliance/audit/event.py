@@ -31,6 +31,7 @@ Action = Literal[
 ]  # fmt: skip
 ACTIONS: tuple[Action, ...] = get_args(Action)
 SALT_BYTES = 32
+_canonical = json.JSONEncoder(ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")).encode
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,3 @@ def parse_header(data: bytes) -> Header:
     if not exact:
         raise ValueError("not an event header: not in canonical form")
     return header
-
-
-def _canonical(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))

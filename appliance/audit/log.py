@@ -1,8 +1,8 @@
 """The append-only log: an event is durable when `append` returns, or the caller gets an error and must not go on.
 
-Appends of many threads share transactions: whoever gets the commit lock writes everything that waits. Appends of many
-processes queue in `Database.write`. Each transaction adds rows whose hashes continue the Merkle tree, so that at every
-instant the rows are a complete tree.
+Appends of many threads share transactions: while one thread commits, the others gather, and the first of them writes
+all of theirs. Appends of many processes queue in `Database.write`. Each transaction adds rows whose hashes continue the
+Merkle tree, so that at every instant the rows are a complete tree.
 
 What this covers: no acknowledged event is lost by a crash; numbers are dense and in order; a change of a stored row is
 found by verify.py. What it does not: someone who may write the database can build another consistent log; only a
@@ -15,7 +15,7 @@ import os
 import secrets
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -94,9 +94,9 @@ class AuditLog:
         self.database = database
         self._clock_us = clock_us
         self._random_bytes = random_bytes
-        self._waiting_lock = threading.Lock()
-        self._waiting: list[_Waiting] = []  # guarded by _waiting_lock
-        self._commit_lock = threading.Lock()
+        self._lock = threading.Lock()
+        self._waiting: list[_Waiting] = []  # guarded by _lock
+        self._committing = False  # guarded by _lock: some thread writes, and will wake the next one
         self.origin = _load_origin(database)
         with database.read() as connection:
             count = connection.scalar(sa.select(sa.func.count()).select_from(audit_events)) or 0
@@ -111,11 +111,13 @@ class AuditLog:
             ValueError: it cannot be stored exactly (NUL, a lone surrogate, a value that is not JSON).
         """
         waiting = self._prepared(event)
-        with self._waiting_lock:
+        with self._lock:
             self._waiting.append(waiting)
-        with self._commit_lock:
-            if waiting.header is None and waiting.error is None:
-                self._commit_waiting()
+            follows, self._committing = self._committing, True
+        if follows:
+            waiting.woken.wait()
+        if not waiting.ended:
+            self._commit_waiting()
         if waiting.header is None:
             raise RecordError("the record could not be written") from waiting.error
         return waiting.header
@@ -198,18 +200,25 @@ class AuditLog:
         return _Waiting(event, sealed, indexed_text(event.content))
 
     def _commit_waiting(self) -> None:
-        """Write everything that waits in one transaction; called under _commit_lock."""
-        with self._waiting_lock:
+        """Write all that waits in one transaction; wake those it was for, and one to write what came meanwhile."""
+        with self._lock:
             batch, self._waiting = self._waiting, []
         try:
             with self.database.write(serial=True) as connection:
                 headers = self._insert(connection, batch)
+            for waiting, header in zip(batch, headers, strict=True):
+                waiting.header = header
         except (DatabaseError, sa.exc.IntegrityError) as exc:
             for waiting in batch:
                 waiting.error = exc
-            return
-        for waiting, header in zip(batch, headers, strict=True):
-            waiting.header = header
+        finally:
+            with self._lock:
+                next_one = self._waiting[:1]
+                self._committing = bool(next_one)
+            for waiting in batch:
+                waiting.ended = True
+            for waiting in next_one + batch:
+                waiting.woken.set()
 
     def _insert(self, connection: sa.Connection, batch: list[_Waiting]) -> list[Header]:
         size = _size(connection)
@@ -251,13 +260,15 @@ class AuditLog:
 
 @dataclass
 class _Waiting:
-    """An event on its way; ``header`` or ``error`` is set, under the commit lock, when its transaction ended."""
+    """An event on its way. Its thread is ``woken`` when its transaction has ``ended``, or to begin one."""
 
     event: NewEvent
     sealed: SealedContent | None
     words: str
     header: Header | None = None
     error: Exception | None = None
+    ended: bool = False
+    woken: threading.Event = field(default_factory=threading.Event)
 
 
 def select_events() -> sa.Select[Any]:
