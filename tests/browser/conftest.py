@@ -54,7 +54,7 @@ class Server:
 
 
 @pytest.fixture
-def server(make_site: MakeSite) -> Iterator[Server]:  # noqa: F811
+def server(make_site: MakeSite) -> Iterator[Server]:
     pace = Pace()
     site = make_site(FakeEngine(pace.script), site_name="Northgate", banner_text="RESTRICTED", banner_colour="#1b6e3c")
     server = Server(site, pace)

@@ -1,4 +1,4 @@
-"""What the fake engine says in the browser tests: in steps, so that a test can look at an answer while it is written."""
+"""What the fake engine says in the browser tests, in steps: a test can look at an answer while it is written."""
 
 from __future__ import annotations
 

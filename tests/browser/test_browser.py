@@ -1,4 +1,4 @@
-"""The pages as a person meets them, in a real browser over real HTTP: from signing in to the proof of what was asked."""
+"""The pages as a person meets them, in a real browser over HTTP: from signing in to the proof of what was asked."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from appliance.accounts import Role
 from tests.browser import pages
 from tests.browser.conftest import Server
 from tests.browser.pages import Watched
+from tests.browser.scripts import RICH_ANSWER
 
 QUESTION = "How do I check an archive?"
 
@@ -142,6 +143,33 @@ def test_answering_again_offers_both_answers(signed_in: Page) -> None:
     expect(signed_in.get_by_text("1/2")).to_be_visible()
 
 
+def test_the_answer_and_its_code_are_copied_as_written(signed_in: Page) -> None:
+    signed_in.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    pages.ask(signed_in, QUESTION)
+    answer = pages.wait_for_answer(signed_in)
+    answer.get_by_role("button", name="Copy the code").first.click()
+    expect(answer.get_by_text("Copied")).to_be_visible()
+    command = "installer verify gpt-oss-0.1.0.airgap --root root.json   # reads the medium once\n"
+    assert signed_in.evaluate("navigator.clipboard.readText()") == command
+    answer.get_by_role("button", name="Copy", exact=True).last.click()
+    signed_in.wait_for_function("async () => (await navigator.clipboard.readText()).includes('**three steps**')")
+    assert signed_in.evaluate("navigator.clipboard.readText()") == RICH_ANSWER
+
+
+def test_the_effort_stays_chosen_in_this_browser(signed_in: Page) -> None:
+    signed_in.get_by_role("radio", name="Low").check(force=True)
+    signed_in.reload()
+    expect(signed_in.get_by_role("radio", name="Low")).to_be_checked()
+
+
+def test_reasoning_opens_to_its_text(signed_in: Page) -> None:
+    pages.ask(signed_in, QUESTION)
+    answer = pages.wait_for_answer(signed_in)
+    expect(answer.get_by_text("The person asks")).to_be_hidden()
+    answer.get_by_text("Thought for").click()
+    expect(answer.get_by_text("The person asks")).to_be_visible()
+
+
 def test_an_example_is_sent_by_one_click(signed_in: Page, server: Server) -> None:
     signed_in.get_by_role("button", name="One?").click()
     pages.wait_for_answer(signed_in)
@@ -206,7 +234,11 @@ def test_what_is_asked_and_answered_never_runs(signed_in: Page, server: Server) 
 
 def test_the_pages_policy_lets_no_inline_script_run(signed_in: Page, watched: Watched) -> None:
     signed_in.evaluate(
-        "() => { const s = document.createElement('script'); s.textContent = 'window.hit = 1'; document.body.append(s); }"
+        """() => {
+          const script = document.createElement("script");
+          script.textContent = "window.hit = 1";
+          document.body.append(script);
+        }"""
     )
     assert signed_in.evaluate("window.hit") is None
     assert any("Content Security Policy" in problem for problem in watched.problems)
@@ -363,9 +395,11 @@ def test_the_focus_can_be_seen_wherever_the_keyboard_goes(signed_in: Page) -> No
         signed_in.keyboard.press("Tab")
         outline = signed_in.evaluate(
             """() => {
-              const e = document.activeElement, own = getComputedStyle(e);
-              const shown = [e, e.nextElementSibling, e.closest(".composer-box")].filter(Boolean).map(getComputedStyle);
-              return e === document.body || shown.some((s) => s.outlineStyle !== "none" && parseFloat(s.outlineWidth) >= 1);
+              const e = document.activeElement;
+              const around = [e, e.nextElementSibling, e.closest(".composer-box")].filter(Boolean);
+              const styles = around.map((one) => getComputedStyle(one));
+              return e === document.body
+                || styles.some((s) => s.outlineStyle !== "none" && parseFloat(s.outlineWidth) >= 1);
             }"""
         )
         assert outline, signed_in.evaluate("document.activeElement.outerHTML.slice(0, 200)")

@@ -23,11 +23,12 @@ from appliance.engine.protocol import (
     ToolCallDelta,
     TurnEvent,
     TurnRequest,
+    Waiting,
 )
 from tests.fakes import FakeEngine, Script, done
 from tests.webui.conftest import MakeSite, Site
-from webui.chat.stream import Answer
-from webui.chat.view import grouped, title_of
+from webui.chat.stream import Answer, stream_turn
+from webui.chat.view import MessageView, grouped, title_of
 
 
 class Chat:
@@ -270,6 +271,44 @@ def test_rendering_again_and_again_stays_at_ten_times_a_second() -> None:
         sent += list(answer.add(AnswerDelta("word ")))
         now[0] += 0.001
     assert 9 <= len(sent) <= 11
+
+
+def test_words_held_back_are_sent_when_the_model_pauses() -> None:
+    answer = Answer(FakeTurn(), {}, lambda: 0.0)  # type: ignore[arg-type]
+    list(answer.add(AnswerDelta("one ")))
+    assert list(answer.add(AnswerDelta("two"))) == []
+    assert list(answer.add(Waiting())) == [{"type": "answer", "keep": 0, "blocks": ["<p>one two</p>\n"]}]
+    assert list(answer.add(Waiting())) == []
+
+
+class PausingTurn(FakeTurn):
+    """Pauses twice before its first word."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def __iter__(self) -> Iterator[TurnEvent]:
+        return iter([Started(20, 0.0), Waiting(), Waiting(), AnswerDelta("never read")])
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_reader_who_left_while_nothing_came_cancels_the_turn() -> None:
+    turn, kept, gone = PausingTurn(), list[Answer](), iter([False, False, True])
+    answer = Answer(turn, {}, lambda: 0.0)  # type: ignore[arg-type]
+
+    def keep(one: Answer) -> MessageView:
+        kept.append(one)
+        return MessageView("m", None)
+
+    lines = stream_turn(
+        turn, answer, is_gone=lambda: next(gone), keep=keep, show=lambda view: "", title="t"  # type: ignore[arg-type]
+    )
+    assert list(lines)[2] == "\n"  # after "accepted" and "started", the keep-alive of the first pause
+    assert turn.closed
+    assert kept == [answer]
+    assert answer.text == ""
 
 
 def test_thinking_is_timed_from_its_first_word_to_the_first_word_of_the_answer() -> None:

@@ -30,6 +30,7 @@ from webui.chat.stream import Answer, stream_turn
 from webui.chat.view import MessageView, answer_view, grouped, message_view, title_of
 from webui.errors import BadRequestError, NotFoundError, respond
 from webui.services import Services, services
+from webui.streaming import client_is_gone
 
 MAX_TEXT_CHARS = 400_000
 STATUS_TIMEOUT_S = 0.5
@@ -147,8 +148,10 @@ def _answering(
         return message_view(kept)
 
     answer = Answer(running, about, time.monotonic)
-    lines = stream_with_context(stream_turn(running, answer, keep=keep, show=_answer_html, title=conversation.title))
-    return Response(lines, mimetype="application/x-ndjson", headers={"X-Accel-Buffering": "no"})
+    lines = stream_turn(
+        running, answer, is_gone=client_is_gone, keep=keep, show=_answer_html, title=conversation.title
+    )
+    return Response(stream_with_context(lines), mimetype="application/x-ndjson", headers={"X-Accel-Buffering": "no"})
 
 
 def _page(conversation: Conversation | None, messages: list[StoredMessage]) -> str:

@@ -22,6 +22,7 @@ from appliance.engine.protocol import (
     ToolCall,
     ToolCallDelta,
     TurnEvent,
+    Waiting,
 )
 from appliance.turns import Turn
 from webui.chat.view import MessageView
@@ -59,6 +60,7 @@ class Answer:
         self._end: Done | Failed | None = None
         self._markdown = GrowingMarkdown()
         self._next_render_s = 0.0
+        self._has_unsent = False
         self._thinking_since_s: float | None = None
         self._thought_s: float | None = None
 
@@ -83,7 +85,11 @@ class Answer:
                 self._finish_thinking()
                 self.text += event.text
                 self._markdown.append(event.text)
-                yield from self._rendered()
+                self._has_unsent = True
+                if self._clock_s() >= self._next_render_s:
+                    yield self._rendered()
+            case Waiting() if self._has_unsent:
+                yield self._rendered()
             case ToolCallDelta():
                 self._finish_thinking()
                 so_far = self._calls.get(event.index) or ToolCall(event.id, event.name or "", "")
@@ -113,22 +119,28 @@ class Answer:
         if self._thinking_since_s is not None and self._thought_s is None:
             self._thought_s = self._clock_s() - self._thinking_since_s
 
-    def _rendered(self) -> Iterator[dict[str, Any]]:
+    def _rendered(self) -> dict[str, Any]:
         begin_s = self._clock_s()
-        if begin_s < self._next_render_s:
-            return
         keep, blocks = self._markdown.update()
         took_s = self._clock_s() - begin_s
         self._next_render_s = begin_s + max(RENDER_INTERVAL_S, took_s / RENDER_SHARE)
-        yield {"type": "answer", "keep": keep, "blocks": blocks}
+        self._has_unsent = False
+        return {"type": "answer", "keep": keep, "blocks": blocks}
 
 
 def stream_turn(
-    turn: Turn, answer: Answer, *, keep: Callable[[Answer], MessageView], show: Callable[[MessageView], str], title: str
+    turn: Turn,
+    answer: Answer,
+    *,
+    is_gone: Callable[[], bool],
+    keep: Callable[[Answer], MessageView],
+    show: Callable[[MessageView], str],
+    title: str,
 ) -> Iterator[str]:
-    """The lines of one turn.
+    """The lines of one turn; an empty one every second in which there is nothing to say.
 
     Args:
+        is_gone: whether the reader has left; asked with every event, because a write tells it too late.
         keep: store the answer in the conversation; called once, however the turn ends.
         show: the whole answer as HTML.
     """
@@ -136,8 +148,12 @@ def stream_turn(
         with closing(turn):
             yield _line({"type": "accepted"})
             for event in turn:
+                if is_gone():
+                    break
                 for body in answer.add(event):
                     yield _line(body)
+                if isinstance(event, Waiting):
+                    yield "\n"
     finally:
         view = keep(answer)
     yield _line({"type": "end", "html": show(view), "title": title, "complete": answer.complete})

@@ -187,7 +187,7 @@ def _facts(header: Header, details: dict[str, Any]) -> list[tuple[str, str]]:
         if name == "request":
             facts += _request_facts(value)
         elif name not in ("searchable", "reasoning", "tool_calls", "token_ids") and value is not None:
-            facts.append((name.replace("_", " ").capitalize(), _value(value)))
+            facts.append(_fact(name, value))
     if "token_ids" in details:
         facts.append(("Sampled tokens", f"{len(details['token_ids']):,}, kept for replay"))
     return facts
@@ -197,7 +197,7 @@ def _request_facts(asked: dict[str, Any]) -> list[tuple[str, str]]:
     """The settings that decided the answer."""
     names = ("effort", "temperature", "top_p", "seed", "max_tokens", "stop")
     given = [(name, asked[name]) for name in names if asked[name] not in (None, [])]
-    facts = [(name.replace("_", " ").capitalize(), _value(value)) for name, value in given]
+    facts = [_fact(name, value) for name, value in given]
     if asked["tools"]:
         facts.append(("Tools", ", ".join(tool["name"] for tool in asked["tools"])))
     if len(asked["messages"]) > 1:
@@ -205,7 +205,9 @@ def _request_facts(asked: dict[str, Any]) -> list[tuple[str, str]]:
     return facts
 
 
-def _value(value: object) -> str:
+def _fact(name: str, value: object) -> tuple[str, str]:
+    """A recorded detail in words; a name that ends in _s is a number of seconds."""
+    words = name.removesuffix("_s").replace("_", " ").capitalize()
     if isinstance(value, float):
-        return f"{value:g}"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        return words, f"{value:g}" + (" s" if name.endswith("_s") else "")
+    return words, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

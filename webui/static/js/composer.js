@@ -83,8 +83,16 @@ export class Composer {
     this.#draftKey = `draft:${conversation || "new"}`;
   }
 
+  // Where the style sheet's field-sizing is not known, the box grows here.
+  #grow() {
+    if (CSS.supports("field-sizing", "content")) return;
+    this.#text.style.height = "auto";
+    this.#text.style.height = `${this.#text.scrollHeight}px`;
+  }
+
   // In the session's storage, which ends with the tab: drafts may be as confidential as what is sent.
   #keep() {
+    this.#grow();
     if (this.text) sessionStorage.setItem(this.#draftKey, this.text);
     else sessionStorage.removeItem(this.#draftKey);
   }
