@@ -36,7 +36,6 @@ class Program:
     argv: tuple[str, ...]
     environ: Mapping[str, str]
     fds: tuple[int, ...] = ()
-    stop_signal: signal.Signals = signal.SIGTERM
     death_signal: signal.Signals = signal.SIGTERM  # when the supervisor dies
 
 
@@ -61,7 +60,8 @@ def programs_of(config: Config, environ: Mapping[str, str]) -> Programs:
     if not gunicorn.is_file():
         raise ApplianceError(f"{gunicorn} is missing; this release is not completely installed")
     # -I: neither the working directory nor PYTHON* variables nor the user's site-packages can add code.
-    python = (sys.executable, "-I", "-u")
+    # -B: running a release does not write into it.
+    python = (sys.executable, "-I", "-B", "-u")
     return Programs(
         engine=(*python, "-m", "appliance.engine.server"),
         web=(*python, str(gunicorn), *_gunicorn_options(config), "webui.wsgi:app"),

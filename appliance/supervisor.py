@@ -71,6 +71,7 @@ def serve(
     """
     if config.database_url.startswith("postgresql"):
         raise StartError("a record in PostgreSQL needs a way to connect that this version does not open; use SQLite")
+    os.umask(0o077)
     init_state(config.home)
     listener = listen(config, inherited_listener)
     url = url_of(listener)
@@ -182,7 +183,7 @@ class _Supervisor:
         serving = (self._web, self._engine)
         for child in serving:
             if child.pid:
-                _signal(child.pid, child.program.stop_signal)
+                os.kill(child.pid, signal.SIGTERM)  # not reaped yet, so the pid is still its own
         self._wait_for(serving, STOP_S)
         self._notes.close()
         self._wait_for((self._recorder,), RECORDER_STOP_S)
@@ -194,7 +195,8 @@ class _Supervisor:
                 for child in children:
                     if child.pid:
                         _log.warning("the %s did not end in time and is killed", child.program.name)
-                        os.killpg(child.pid, signal.SIGKILL)
+                        with contextlib.suppress(ProcessLookupError):
+                            os.killpg(child.pid, signal.SIGKILL)
                 deadline_s = math.inf
             ended = {pid for pid, _ in _ended_processes()}
             for child in self._children:
@@ -286,8 +288,3 @@ def _ended_processes() -> Iterator[tuple[int, int]]:
         if pid == 0:
             return
         yield pid, status
-
-
-def _signal(pid: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
