@@ -132,11 +132,10 @@ def _add_model(builder: GraphBuilder) -> None:
 def _add_shared_constants(builder: GraphBuilder) -> None:
     config = builder.config
     width = (config.heads + 2 * config.kv_heads) * config.head_dim
-    # Reshape takes 0 as "this axis of the input"; qkv rows regain [B, S] from input_ids.
     builder.table("shape.tokens", np.array([-1, config.hidden], np.int64))
     builder.table("shape.heads", np.array([-1, config.heads * config.head_dim], np.int64))
     builder.table("shape.qkv_width", np.array([width], np.int64))
-    builder.node("Shape", ["input_ids"], "shape.batch")
+    builder.node("Shape", ["input_ids"], "shape.batch")  # attention alone needs [B, S] apart; the rest works on [T, ..]
     builder.node("Concat", ["shape.batch", "shape.qkv_width"], "shape.qkv", axis=0)
     builder.table("top_k", np.array([min(TOP_K, config.vocab)], np.int64))
     builder.table("last_axis", np.array([-1], np.int64))
@@ -151,10 +150,7 @@ def _add_shared_constants(builder: GraphBuilder) -> None:
         doubled = (2 * E2M1 + 128).astype(np.uint8)
         byte = np.arange(256)
         builder.table("experts.code_pairs", np.stack([doubled[byte & 15], doubled[byte >> 4]], axis=-1))
-        with np.errstate(over="ignore"):
-            scales = np.ldexp(np.float32(1), byte - SCALE_BIAS - 1)
-        scales[255] = np.nan
-        builder.table("experts.scales", scales)
+        builder.table("experts.scales", np.ldexp(np.float32(1), byte - SCALE_BIAS - 1))  # 255 (NaN) was refused
 
 
 def _add_norm(builder: GraphBuilder, residual: str, branch: str, gamma_name: str) -> tuple[str, str]:

@@ -264,4 +264,5 @@ def test_cuda_graph_computes_the_model_in_half_precision(
     ids = np.random.default_rng(1).integers(0, 300, 30)
     expected = ReferenceModel(small_checkpoint).logits(ids)
     error = relative_error(runner.prefill(ids), expected)
-    assert error < 2e-2, error  # 11 bits of mantissa through three layers
+    print(f"half precision: relative error {error:.1e}")
+    assert error < 2e-2  # 11 bits of mantissa through three layers

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bundler.checkpoint import open_checkpoint
 from bundler.export import export_graph
+from bundler.random_checkpoint import random_config, write_random_checkpoint
 from tests.bundler.onnx_model import GraphRunner, open_session
 from tests.bundler.parity import MODES, SHAPES, TOLERANCE, Row, Shape, measure, relative_error
 from tests.reference.gpt_oss import Float64Array, ReferenceModel
@@ -41,6 +42,22 @@ def test_document_lists_every_run_and_no_other() -> None:
     figures = [float(cell) for line in lines for cell in line.split("|")[4:7]]
     assert max(figures) < TOLERANCE
     assert all(line.rstrip(" |").endswith("yes") for line in lines)
+
+
+def test_constants_come_from_the_configuration(tmp_path: Path) -> None:
+    """Transformers and optimum-onnx fix some of them in code, so the reference alone is asked."""
+    config = random_config(
+        layers=2, hidden=64, intermediate=64, experts=4, experts_per_token=2,
+        heads=4, kv_heads=2, head_dim=32, vocab=100, sliding_window=5, context=256,
+    )  # fmt: skip
+    config |= {"swiglu_limit": 1.5, "rms_norm_eps": 0.1, "rope_theta": 500, "layer_types": ["full_attention"] * 2}
+    yarn = {"factor": 4.0, "original_max_position_embeddings": 64, "beta_fast": 8.0, "beta_slow": 2.0}
+    config["rope_scaling"] |= yarn
+    write_random_checkpoint(tmp_path / "checkpoint", config, seed=6)
+    graph = export_graph(open_checkpoint(tmp_path / "checkpoint"), tmp_path / "graph", accelerator="cpu")
+    ids = np.random.default_rng(7).integers(0, 100, 30)
+    expected = ReferenceModel(tmp_path / "checkpoint").logits(ids)
+    assert relative_error(GraphRunner(open_session(graph.model)).prefill(ids), expected) < TOLERANCE
 
 
 class _SharesOfAllExperts(ReferenceModel):
