@@ -258,8 +258,8 @@ def test_leaving_a_stream_cancels_the_turn_and_keeps_what_came(server: Server) -
             if chunk.choices[0].delta.content:
                 break
     turn = server.engine.requests[0]
-    wait_for(lambda: turn.id in server.engine.cancelled, within_s=2)
-    answer = server.answer_to(turn, within_s=2)
+    wait_for(lambda: turn.id in server.engine.cancelled, within_s=10)
+    answer = server.answer_to(turn, within_s=10)
     assert answer.header.outcome == "abandoned"
     assert answer.content is not None
     assert answer.content.text.startswith("word ")
@@ -270,8 +270,8 @@ def test_leaving_before_the_whole_answer_cancels_the_turn(server: Server) -> Non
     with server.client() as client, pytest.raises(openai.APITimeoutError):
         client.with_options(timeout=0.5).chat.completions.create(model=MODEL, messages=HELLO)
     turn = server.engine.requests[0]
-    wait_for(lambda: turn.id in server.engine.cancelled, within_s=2)
-    assert server.answer_to(turn, within_s=2).header.outcome == "abandoned"
+    wait_for(lambda: turn.id in server.engine.cancelled, within_s=10)
+    assert server.answer_to(turn, within_s=10).header.outcome == "abandoned"
 
 
 @contextlib.contextmanager
@@ -292,7 +292,7 @@ def silent_engine(server: Server) -> Iterator[None]:
 
 
 def test_a_silent_stream_is_kept_alive(server: Server) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=15)
     headers = {"Authorization": f"Bearer {server.key}", "Content-Type": "application/json"}
     body = json.dumps({"model": MODEL, "messages": HELLO, "stream": True})
     with silent_engine(server), contextlib.closing(connection):
@@ -308,8 +308,8 @@ def test_leaving_while_the_engine_is_silent_ends_the_turn(server: Server, stream
     with silent_engine(server):
         with server.client() as client, contextlib.suppress(openai.APITimeoutError):
             client.with_options(timeout=0.3).chat.completions.create(model=MODEL, messages=HELLO, stream=stream)
-        wait_for(lambda: server.engine.requests, within_s=2)
-        assert server.answer_to(server.engine.requests[0], within_s=2.5).header.outcome == "abandoned"
+        wait_for(lambda: server.engine.requests, within_s=10)
+        assert server.answer_to(server.engine.requests[0], within_s=10).header.outcome == "abandoned"
 
 
 def test_a_body_over_the_limit_is_refused_by_the_real_server(server: Server) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import Any, Final
 
-from flask import Blueprint, Response, jsonify, make_response, request, stream_with_context
+from flask import Blueprint, Response, current_app, jsonify, make_response, request, stream_with_context
 from werkzeug.exceptions import HTTPException
 
 from appliance.audit.log import RecordError
@@ -82,6 +82,7 @@ def _http_error(error: HTTPException) -> Response:
 
 @blueprint.errorhandler(ApplianceError)
 def _appliance_error(error: ApplianceError) -> Response:
+    current_app.logger.error("%s: %s", request.endpoint, error)
     code = "record_failed" if isinstance(error, RecordError) else "unavailable"
     return errors.respond(ApiError(503, code, "A part of the appliance is not available. Nothing was answered."))
 
