@@ -1,0 +1,91 @@
+"""Expands the repository's compact weights to a checkpoint in the official layout, with rows for every token."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from bundler.checkpoint import expected_tensors, write_checkpoint
+from bundler.demo_model.weights import EMBEDDING, TOKEN_IDS, WEIGHTS
+from bundler.errors import CheckpointError
+from bundler.model_config import parse_model_config
+
+MODEL_CARD = "model_card.json"
+_TABLES = ("model.embed_tokens.weight", "lm_head.weight")
+
+Progress = Callable[[int, int], None]  # tensors written, tensors in all
+
+
+def expand_demo_checkpoint(out: Path, progress: Progress | None = None) -> None:
+    """Write the demo model into the new directory ``out``: config.json, weights and model_card.json.
+
+    The same weights give the same bytes. Everything is written beside ``out`` first and put in place by one rename.
+
+    Raises:
+        CheckpointError: ``out`` exists, the disk is full or not writable, or the weights are damaged; nothing is left.
+    """
+    files = resources.files("bundler.demo_model")
+    config: dict[str, Any] = json.loads(files.joinpath("config.json").read_bytes())
+    if out.exists():
+        raise CheckpointError(out, "already exists", "a new directory")
+    staging = out.with_name(f".{out.name}.partial")
+    try:
+        if staging.exists():
+            shutil.rmtree(staging)
+        compact = load_weights()
+        write_checkpoint(staging, config, _tensors(config, compact, progress))
+        (staging / MODEL_CARD).write_bytes(files.joinpath(MODEL_CARD).read_bytes())
+        _sync(staging)
+        staging.rename(out)
+    except OSError as exc:
+        raise CheckpointError(out, f"cannot be written: {exc.strerror or exc}", "a directory with room for it") from exc
+    except (SafetensorError, KeyError) as exc:
+        raise CheckpointError(Path(WEIGHTS), f"damaged ({exc})", "the demo model's weights") from exc
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def load_weights() -> dict[str, NDArray[Any]]:
+    """The compact tensors, as weights.py describes them.
+
+    Raises:
+        SafetensorError: the file is not what training wrote.
+    """
+    with resources.as_file(resources.files("bundler.demo_model").joinpath(WEIGHTS)) as path:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+
+
+def _tensors(
+    config: dict[str, Any], compact: dict[str, NDArray[Any]], progress: Progress | None
+) -> Iterator[tuple[str, NDArray[Any]]]:
+    """The layout's tensors in its order; the two large tables are made one at a time."""
+    specs = expected_tensors(parse_model_config(config))
+    for number, (name, spec) in enumerate(specs.items(), 1):
+        if name in _TABLES:
+            table = np.zeros(spec.shape, ml_dtypes.bfloat16)
+            table[compact[TOKEN_IDS]] = compact[EMBEDDING]
+            yield name, table
+        else:
+            yield name, compact[name]
+        if progress is not None:
+            progress(number, len(specs))
+
+
+def _sync(directory: Path) -> None:
+    for path in (*directory.iterdir(), directory):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
