@@ -23,7 +23,7 @@ from bundler.errors import BuildError, CheckpointError, KnownAnswersError
 from bundler.export import MODEL, export_graph
 from bundler.graph_builder import Accelerator as GraphAccelerator
 from bundler.known_answers import FILE as KNOWN_ANSWERS
-from bundler.known_answers import record_known_answers
+from bundler.known_answers import encode_prompts, record_known_answers
 from bundler.sbom import Component, read_wheel, safe_name, write_sbom
 from bundler.tokenizer import load_vocabulary
 from bundler.wheelhouse import (
@@ -83,9 +83,15 @@ def assemble_release(tree: Path, request: BuildRequest, step: Step, advance: Adv
     for field in (name, request.version or own_version):
         if not VERSION_PATTERN.fullmatch(field):
             raise BuildError(f"{field!r} is not a usable name or version: letters, digits and .+- only, at most 64")
-    _export(tree, checkpoint, request, step, advance)
+    if request.known_answers:
+        if "cpu" not in _accelerators(request.target):
+            raise KnownAnswersError(
+                "known answers are recorded with the CPU graph; --no-known-answers builds without them"
+            )
+        prompts = encode_prompts(checkpoint.config.vocab)
     step("Collecting wheels", None)
     _wheels(tree, request)
+    _export(tree, checkpoint, request, step, advance)
     step("Writing licences and the bill of materials", None)
     _bill_of_materials(tree, request, card, name=name, version=own_version)
     descriptor = {
@@ -102,7 +108,9 @@ def assemble_release(tree: Path, request: BuildRequest, step: Step, advance: Adv
     }
     if request.known_answers:
         step("Recording known answers", None)
-        _record(tree, checkpoint, request, descriptor)
+        _write_json(tree / DESCRIPTOR, descriptor)
+        record_known_answers(tree, prompts)
+        descriptor["known_answers"] = KNOWN_ANSWERS
     (tree / DESCRIPTOR).unlink(missing_ok=True)
     step("Digesting", sum(path.stat().st_size for path in tree.rglob("*") if path.is_file()))
     contents = digest_tree(tree, advance)
@@ -215,14 +223,6 @@ def _bill_of_materials(tree: Path, request: BuildRequest, card: dict[str, Any], 
         (licences / "model").mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, licences / "model" / safe_name(path.name))
     write_sbom(tree / "sbom.cdx.json", name=name, version=version, components=components)
-
-
-def _record(tree: Path, checkpoint: Checkpoint, request: BuildRequest, descriptor: dict[str, Any]) -> None:
-    if "cpu" not in _accelerators(request.target):
-        raise KnownAnswersError("known answers are recorded with the CPU graph; --no-known-answers builds without them")
-    _write_json(tree / DESCRIPTOR, descriptor)
-    record_known_answers(tree, vocabulary_size=checkpoint.config.vocab)
-    descriptor["known_answers"] = KNOWN_ANSWERS
 
 
 def _write_json(path: Path, body: dict[str, Any]) -> None:

@@ -40,8 +40,12 @@ PROMPTS = (
 )
 
 
-def encode_prompts() -> list[list[int]]:
-    """The prompts as Harmony token ids, each waiting for the assistant. Without a date, which would change them."""
+def encode_prompts(vocabulary_size: int) -> list[list[int]]:
+    """The prompts as Harmony token ids, each waiting for the assistant. Without a date, which would change them.
+
+    Raises:
+        KnownAnswersError: the model's vocabulary is too small to be Harmony's.
+    """
     encoding = load_harmony_encoding(HarmonyEncodingName.HARMONY_GPT_OSS)
     system = SystemContent.new().with_reasoning_effort(ReasoningEffort.LOW)
     conversations = (
@@ -53,22 +57,22 @@ def encode_prompts() -> list[list[int]]:
         )
         for prompt in PROMPTS
     )
-    return [encoding.render_conversation_for_completion(c, Role.ASSISTANT) for c in conversations]
+    prompts = [encoding.render_conversation_for_completion(c, Role.ASSISTANT) for c in conversations]
+    if max(max(ids) for ids in prompts) >= vocabulary_size:
+        raise KnownAnswersError(
+            f"the model has {vocabulary_size} tokens, too few for Harmony; --no-known-answers builds without them"
+        )
+    return prompts
 
 
-def record_known_answers(release: Path, *, vocabulary_size: int) -> None:
+def record_known_answers(release: Path, prompts: list[list[int]]) -> None:
     """Have the release tree's CPU graph answer the prompts and write known_answers.json into it.
 
     Args:
         release: a complete tree whose release.json says `known_answers: null`.
     Raises:
-        KnownAnswersError: the model cannot take the prompts, or `appliance selftest` failed.
+        KnownAnswersError: `appliance selftest` failed or wrote something else.
     """
-    prompts = encode_prompts()
-    if max(max(ids) for ids in prompts) >= vocabulary_size:
-        raise KnownAnswersError(
-            f"the model has {vocabulary_size} tokens, too few for Harmony; --no-known-answers builds without them"
-        )
     command = Path(sys.executable).with_name("appliance")
     with tempfile.TemporaryDirectory(prefix="bundler-answers-") as scratch:
         prompts_file, recorded = Path(scratch, "prompts.json"), Path(scratch, FILE)

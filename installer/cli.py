@@ -60,7 +60,7 @@ def main() -> None:
 @_JSON
 def verify(file: Path, root: Path, as_json: bool) -> None:
     """Check every byte of archive FILE against the trusted root, and write nothing."""
-    with _open(file) as stream, _bar(file) as bar:
+    with _open(file) as stream, _Bar(file) as bar:
         verified = verify_archive(stream, _read_root(root), sink=DiscardingSink(), progress=bar.advance)
     if as_json:
         click.echo(json.dumps(describe(verified)))
@@ -84,7 +84,7 @@ def install_command(file: Path, root: Path, prefix: Path, as_json: bool) -> None
     The release before stays installed; `installer rollback` goes back to it. Interrupted at any moment, the old release
     keeps working, and running the same command again resumes.
     """
-    with _open(file) as stream, _bar(file) as bar:
+    with _open(file) as stream, _Bar(file) as bar:
         outcome = install(
             stream, _read_root(root), prefix, now=datetime.now(UTC), environ=os.environ,
             progress=bar.advance, step=bar.step,
@@ -169,7 +169,7 @@ def _read_root(path: Path) -> bytes:
         raise InstallerError(f"cannot read the root {path}: {exc.strerror}") from exc
 
 
-class _bar:  # noqa: N801 - reads as a function where it is used
+class _Bar:
     """A progress bar on stderr over the archive's bytes, with the step's name; silent when stderr is not a terminal."""
 
     def __init__(self, file: Path) -> None:
@@ -184,7 +184,7 @@ class _bar:  # noqa: N801 - reads as a function where it is used
     def step(self, name: str) -> None:
         self._progress.update(self._task, description=name)
 
-    def __enter__(self) -> _bar:
+    def __enter__(self) -> _Bar:
         self._progress.start()
         return self
 

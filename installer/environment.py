@@ -65,7 +65,8 @@ def run_self_test(release: Path, environ: Mapping[str, str]) -> None:
 
 
 def _clean(environ: Mapping[str, str]) -> dict[str, str]:
-    return {key: value for key, value in environ.items() if not key.startswith(("PIP_", "PYTHON", "VIRTUAL_ENV"))}
+    kept = {key: value for key, value in environ.items() if not key.startswith(("PIP_", "PYTHON", "VIRTUAL_ENV"))}
+    return kept | {"LC_ALL": "C.UTF-8"}  # messages are compared and quoted
 
 
 def _last_lines(output: str) -> str:

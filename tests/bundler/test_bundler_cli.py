@@ -157,6 +157,11 @@ def test_known_answers_need_a_model_that_can_read_harmony(
     result = build(checkpoint, keys, tmp_path / "out.airgap", [w for w in wheels if w != "--no-known-answers"])
     assert result.exit_code == 1
     assert "--no-known-answers" in result.stderr
+    wheels[wheels.index("--platform") + 1] = "manylinux_2_28_x86_64"
+    more = ["--accelerator", "cuda"]
+    result = build(checkpoint, keys, tmp_path / "out.airgap", [w for w in wheels if w != "--no-known-answers"], *more)
+    assert result.exit_code == 1
+    assert "recorded with the CPU graph" in result.stderr
 
 
 def test_usage_errors_exit_with_2(tmp_path: Path) -> None:

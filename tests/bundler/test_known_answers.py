@@ -58,9 +58,9 @@ def self_test(release: Path) -> int:
 
 def test_a_recording_repeats_holds_and_a_wrong_one_does_not(tree: Path) -> None:
     describe(tree, known_answers=None)
-    record_known_answers(tree, vocabulary_size=HARMONY_VOCABULARY)
+    record_known_answers(tree, encode_prompts(HARMONY_VOCABULARY))
     first = (tree / FILE).read_bytes()
-    record_known_answers(tree, vocabulary_size=HARMONY_VOCABULARY)
+    record_known_answers(tree, encode_prompts(HARMONY_VOCABULARY))
     assert (tree / FILE).read_bytes() == first
     describe(tree, known_answers=FILE)
     assert self_test(tree) == 0
@@ -72,17 +72,22 @@ def test_a_recording_repeats_holds_and_a_wrong_one_does_not(tree: Path) -> None:
 
 def test_a_release_that_cannot_be_served_is_an_error_of_one_line(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(KnownAnswersError) as refused:
-        record_known_answers(tmp_path, vocabulary_size=HARMONY_VOCABULARY)
+        record_known_answers(tmp_path, encode_prompts(HARMONY_VOCABULARY))
     assert "\n" not in str(refused.value)
     assert not (tmp_path / FILE).exists()
 
 
 def test_the_prompts_are_harmony_and_always_the_same() -> None:
-    prompts = encode_prompts()
-    assert prompts == encode_prompts()
+    prompts = encode_prompts(HARMONY_VOCABULARY)
+    assert prompts == encode_prompts(HARMONY_VOCABULARY)
     assert len(prompts) == len(PROMPTS)
     start, assistant = 200_006, 173_781
     assert all(ids[0] == start and ids[-2:] == [start, assistant] for ids in prompts)
+
+
+def test_a_vocabulary_too_small_for_harmony_is_refused() -> None:
+    with pytest.raises(KnownAnswersError, match="300 tokens"):
+        encode_prompts(300)
 
 
 def recording(**change: Any) -> bytes:
