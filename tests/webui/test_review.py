@@ -69,6 +69,15 @@ def test_events_are_listed_newest_first_with_who_what_and_first_words(site: Site
     assert "<archive>" not in page
 
 
+def test_the_first_words_of_an_answer_are_listed_without_markdown(make_site: MakeSite) -> None:
+    answer = AnswerDelta("## Three **steps** with `a_b`\n\n1. *one*, a ** 2")
+    site = make_site(FakeEngine(lambda _: [Started(20, 0.0), answer, done()]))
+    record_turn(site, "**Where**?")
+    page = site.browser(site.add_user("rita", Role.REVIEWER)).get("/review").text
+    assert ">Three steps with a_b 1. *one*, a ** 2<" in page
+    assert ">**Where**?<" in page  # the question as it was written
+
+
 def test_a_search_is_recorded_with_what_was_looked_for(site: Site, reviewer: Browser) -> None:
     record_turn(site, "Where is the archive?")
     reviewer.get("/review?text=archive&user=ada")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 from typing import Any, Final
@@ -66,6 +67,7 @@ _OUTCOMES: Final[dict[Outcome, tuple[str, str]]] = {  # word, kind of tag
     "cancelled": ("Stopped", "warn"),
     "abandoned": ("Left early", "warn"),
 }
+_MARKDOWN_MARKS: Final = re.compile(r"\*\*(?=\S)|(?<=\S)\*\*|`+|(?:^|(?<= ))#{1,6} ")
 
 
 @dataclass(frozen=True)
@@ -103,13 +105,13 @@ class EventView:
     seen: tuple[MessageView, ...]  # the question and the answer, as the person saw them
     text: str  # of an event that is neither
     erased: bool
-    facts: tuple[tuple[str, str], ...] = ()
-    turn: tuple[int, ...] = ()
-    leaf_index: int = 0
-    leaf_hash: str = ""
-    commitment: str = ""
-    tree_size: int = 0
-    proof: tuple[str, ...] = field(default=())
+    facts: tuple[tuple[str, str], ...]
+    turn: tuple[int, ...]  # numbers of question and answer
+    leaf_index: int
+    leaf_hash: str
+    commitment: str  # empty: it never had content
+    tree_size: int
+    proof: tuple[str, ...]
 
 
 def day_views(rows: Sequence[EventRow]) -> list[DayView]:
@@ -140,12 +142,18 @@ def event_view(read: ReadEvent, turn: Sequence[Event]) -> EventView:
 def _row_view(row: EventRow) -> RowView:
     header = row.header
     word, kind = _OUTCOMES[header.outcome]
-    words = "content erased" if row.erased else " ".join(row.excerpt.split())
+    words = "content erased" if row.erased else _first_words(row)
     about = _about(header)
     return RowView(
         header.sequence, as_datetime(header.time_us), header.actor.name or "appliance", header.actor.via,
         ACTION_WORDS[header.action], ": ".join(part for part in (about, words) if part), word, kind,
     )  # fmt: skip
+
+
+def _first_words(row: EventRow) -> str:
+    """The beginning of the content on one line; of an answer without the marks of its Markdown."""
+    words = " ".join(row.excerpt.split())
+    return _MARKDOWN_MARKS.sub("", words) if row.header.action == "answer" else words
 
 
 def _about(header: Header) -> str:
