@@ -1,8 +1,9 @@
 """Signs the log as it grows, and says how it stands.
 
 `write_checkpoint` is called every minute and at shutdown. It signs nothing that it has not checked: the events since
-the last checkpoint are recomputed, and what the last one vouched for must still be there. If not, the log is marked as
-broken, which stays until a full verification finds it intact again (`keep_verdict`).
+the last checkpoint are recomputed, what the last one vouched for must still be there, and a stretch of older events is
+recomputed in turn. If something does not fit, the log is marked as broken, which stays until a full verification finds
+it intact again (`keep_verdict`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Literal
 
 import sqlalchemy as sa
 
-from appliance.audit.log import AuditLog
+from appliance.audit.log import AuditLog, LogDamagedError
 from appliance.audit.note import (
     Checkpoint,
     CheckpointError,
@@ -25,9 +26,11 @@ from appliance.audit.note import (
     write_note,
 )
 from appliance.audit.verify import Fault, LogBrokenError, TreeCheck, VerificationReport, check_rows
-from appliance.database import Database, DatabaseError, audit_checkpoints, now_us, read_setting, write_setting
+from appliance.database import Database, audit_checkpoints, now_us, read_setting, write_setting
 
 STALE_AFTER_S = 300
+RECHECKED_EVENTS = 20_000  # older events checked again at each checkpoint: about half a second
+_RECHECKED = "audit_rechecked_to"
 _FAULT = "audit_fault"
 _EXPORTED = "audit_exported_us"
 
@@ -138,14 +141,35 @@ def _checked_root(log: AuditLog, verifier: Verifier) -> tuple[int, bytes]:
     disagreement = _disagreement(log, newest, size) if newest else None
     if disagreement:
         raise LogBrokenError([Fault(1, start, disagreement)])
-    check = TreeCheck(start, log.subtree_hashes(start))
+    root = _check_stretch(log, start, size)
     with log.database.read() as connection:
-        check_rows(connection, check, size)
-    faults = check.finish()
+        rechecked = int(read_setting(connection, _RECHECKED) or 0)
+    begin = rechecked if rechecked < start else 0
+    end = min(begin + RECHECKED_EVENTS, start)
+    _check_stretch(log, begin, end)
+    if end != rechecked:
+        with log.database.write() as connection:
+            write_setting(connection, _RECHECKED, str(end))
+    return size, root
+
+
+def _check_stretch(log: AuditLog, begin: int, end: int) -> bytes:
+    """Recompute the events `begin` + 1 to `end`; returns the root of the first `end`.
+
+    Raises:
+        LogBrokenError: something does not fit.
+    """
+    try:
+        check = TreeCheck(begin, log.subtree_hashes(begin))
+    except LogDamagedError as exc:
+        raise LogBrokenError([Fault(1, begin, str(exc))]) from exc
+    with log.database.read() as connection:
+        check_rows(connection, check, end)
+        faults = check.finish(connection)
     root = check.root()
     if faults or root is None:
         raise LogBrokenError(faults)
-    return size, root
+    return root
 
 
 def _newest(database: Database, verifier: Verifier | None) -> Checkpoint | None:
@@ -163,6 +187,6 @@ def _disagreement(log: AuditLog, checkpoint: Checkpoint, size: int) -> str | Non
         return f"the events {size + 1} to {checkpoint.size} were signed and are missing"
     try:
         root = log.root(checkpoint.size)
-    except DatabaseError as exc:
+    except LogDamagedError as exc:
         return str(exc)
     return None if root == checkpoint.root else f"the first {checkpoint.size} events are not those that were signed"

@@ -59,6 +59,10 @@ class EventNotFoundError(ApplianceError):
         self.sequence = sequence
 
 
+class LogDamagedError(DatabaseError):
+    """A stored hash that is needed is missing."""
+
+
 @dataclass(frozen=True)
 class Event:
     """A stored event. ``sealed`` is None when it never had content or when that was erased."""
@@ -314,7 +318,7 @@ def _hashes(connection: sa.Connection, subtrees: list[merkle.Subtree]) -> list[b
     """The stored hashes of complete subtrees, each kept with the event that completed it.
 
     Raises:
-        DatabaseError: one is missing; the log is damaged.
+        LogDamagedError: one is missing.
     """
     columns = audit_events.c
     query = sa.select(columns.sequence, columns.subtrees).where(columns.sequence.in_([s.end for s in subtrees]))
@@ -325,8 +329,7 @@ def _hashes(connection: sa.Connection, subtrees: list[merkle.Subtree]) -> list[b
         stored = rows.get(subtree.end)
         value = stored[start : start + merkle.HASH_BYTES] if isinstance(stored, bytes) else b""
         if len(value) != merkle.HASH_BYTES:
-            raise DatabaseError(f"the log is damaged: the hash of {1 << subtree.level} events ending with event "
-                                f"{subtree.end} is missing")  # fmt: skip
+            raise LogDamagedError(f"the hash of {1 << subtree.level} events ending with event {subtree.end} is missing")
         hashes.append(value)
     return hashes
 

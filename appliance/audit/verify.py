@@ -80,7 +80,6 @@ class TreeCheck:
         self.erased = 0
         self._edge: list[bytes | None] = list(hashes)  # None: a hash that cannot be known
         self._gone: list[int] = []
-        self._erasures: list[tuple[int, int]] = []
 
     def root(self) -> bytes | None:
         """Root so far, from stored hashes; None when it cannot be known."""
@@ -102,21 +101,18 @@ class TreeCheck:
             self.add_missing("its header is unreadable")
             return
         self._check_content(header, row)
-        if header.action == "content_erased":
-            self._note_erasure(header)
         subtrees = row.subtrees if isinstance(row.subtrees, bytes) else b""
         if len(subtrees) != HASH_BYTES * _completed_subtrees(sequence):
             self._fault(sequence, sequence, "its tree hashes are incomplete")
             subtrees = b""
         self._grow(leaf, subtrees)
 
-    def finish(self) -> list[Fault]:
+    def finish(self, connection: sa.Connection) -> list[Fault]:
         """All faults, including content that is gone without an erasure."""
-        self._erasures.sort()
-        starts = [first for first, _ in self._erasures]
+        erased = _erased_ranges(connection) if self._gone else []
         for sequence in self._gone:
-            before = self._erasures[: bisect_right(starts, sequence)]
-            if not any(sequence <= last for _, last in before):
+            before = erased[: bisect_right(erased, sequence, key=lambda part: part[0])]
+            if not before or before[-1][1] < sequence:
                 self._fault(sequence, sequence, "its content is gone, and no event says that it was erased")
         return self.faults
 
@@ -150,11 +146,6 @@ class TreeCheck:
                 fits = False
             if not fits:
                 self._fault(sequence, sequence, "its content is not what was recorded")
-
-    def _note_erasure(self, header: Header) -> None:
-        first, _, last = header.subject.partition("-")
-        if first.isdecimal() and last.isdecimal():
-            self._erasures.append((int(first), int(last)))
 
     def _fault(self, first: int, last: int, message: str) -> None:
         if len(self.faults) < MAX_FAULTS:
@@ -200,8 +191,8 @@ def verify_log(
         check = TreeCheck()
         comparison.compare(check)
         check_rows(connection, check, size, after_each=after_each)
-        faults += _strays(connection)
-    faults = sorted(faults + check.finish() + comparison.finish(size), key=lambda fault: (fault.first, fault.last))
+        faults += _strays(connection) + check.finish(connection) + comparison.finish(size)
+    faults.sort(key=lambda fault: (fault.first, fault.last))
     newest = checkpoints[-1] if checkpoints else None
     duration_s = time.perf_counter() - began_s
     return VerificationReport(size, check.root(), check.erased, len(checkpoints), newest, tuple(faults), duration_s)
@@ -254,6 +245,19 @@ def _read_one(connection: sa.Connection, sequence: int) -> sa.Row[Any] | None:
         return connection.execute(select_events().where(audit_events.c.sequence == sequence)).one_or_none()
     except (sa.exc.SQLAlchemyError, ValueError, TypeError):
         return None
+
+
+def _erased_ranges(connection: sa.Connection) -> list[tuple[int, int]]:
+    """What the events say was erased, as disjoint ranges in order."""
+    ranges: list[tuple[int, int]] = []
+    query = sa.select(audit_events.c.subject).where(audit_events.c.action == "content_erased")
+    parts = (subject.split("-") for subject in connection.scalars(query))
+    for first, last in sorted((int(p[0]), int(p[1])) for p in parts if len(p) == 2 and "".join(p).isdecimal()):
+        if ranges and first <= ranges[-1][1] + 1:
+            ranges[-1] = (ranges[-1][0], max(ranges[-1][1], last))
+        else:
+            ranges.append((first, last))
+    return ranges
 
 
 def _strays(connection: sa.Connection) -> list[Fault]:

@@ -25,7 +25,7 @@ from appliance.audit.note import (
 )
 from appliance.audit.verify import LogBrokenError, verify_log
 from appliance.database import Database, audit_contents, audit_events, from_iso
-from tests.appliance.records import fill
+from tests.appliance.records import SYSTEM, fill
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 SIGNER = Signer("example.org/log", KEY)
@@ -175,7 +175,14 @@ def break_signed_hashes(database: Database) -> None:
         connection.execute(audit_events.update().where(audit_events.c.sequence == 4).values(subtrees=bytes(96)))
 
 
-@pytest.mark.parametrize("damage", [break_header, break_content, cut_tail, break_signed_hashes])
+def shorten_signed_hashes(database: Database) -> None:
+    with database.write() as connection:
+        connection.execute(audit_events.update().where(audit_events.c.sequence == 4).values(subtrees=bytes(32)))
+
+
+@pytest.mark.parametrize(
+    "damage", [break_header, break_content, cut_tail, break_signed_hashes, shorten_signed_hashes]
+)
 def test_signs_nothing_that_is_broken_and_says_so(
     log: AuditLog, tmp_path: Path, damage: Callable[[Database], None]
 ) -> None:
@@ -218,10 +225,48 @@ def test_broken_mark_stays_until_a_full_verification_finds_the_log_intact(log: A
     assert integrity(log, tmp_path).state == "verified"
 
 
+@pytest.mark.parametrize("damage", [break_header, break_content])
+def test_older_events_are_checked_again_in_turn(
+    log: AuditLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Database], None]
+) -> None:
+    monkeypatch.setattr("appliance.audit.checkpoint.RECHECKED_EVENTS", 4)
+    fill(log, 10)
+    write_checkpoint(log, tmp_path)
+    write_checkpoint(log, tmp_path)  # 1 to 4
+    damage(log.database)
+    with pytest.raises(LogBrokenError, match="event 7"):
+        write_checkpoint(log, tmp_path)  # 5 to 8
+    with pytest.raises(LogBrokenError, match="event 7"):
+        write_checkpoint(log, tmp_path)  # again: a broken stretch is not left behind
+
+
+def test_checking_in_turn_begins_again_at_the_end(
+    log: AuditLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("appliance.audit.checkpoint.RECHECKED_EVENTS", 6)
+    fill(log, 10)
+    for _ in range(3):  # nothing, 1 to 6, 7 to 10
+        write_checkpoint(log, tmp_path)
+    with log.database.write() as connection:
+        connection.execute(audit_events.update().where(audit_events.c.sequence == 2).values(actor_name="eve"))
+    with pytest.raises(LogBrokenError, match="event 2"):
+        write_checkpoint(log, tmp_path)
+
+
+def test_erasure_does_not_break_a_checkpoint(log: AuditLog, tmp_path: Path) -> None:
+    fill(log, 6)
+    write_checkpoint(log, tmp_path)
+    log.erase(2, 2, by=SYSTEM)
+    log.erase(5, 6, by=SYSTEM)
+    for _ in range(3):
+        write_checkpoint(log, tmp_path)
+    assert integrity(log, tmp_path).state == "verified"
+
+
 def test_full_verification_marks_an_old_event_as_broken(log: AuditLog, tmp_path: Path) -> None:
     fill(log, 9)
     write_checkpoint(log, tmp_path)
-    break_header(log.database)  # below the checkpoint, where write_checkpoint no longer looks
+    break_header(log.database)
     keep_verdict(log.database, verify_log(log.database, tmp_path))
     state = integrity(log, tmp_path)
     assert (state.state, "event 7" in (state.fault or "")) == ("broken", True)

@@ -31,7 +31,7 @@ from appliance.engine.protocol import (
 
 
 def ask(text: str = "Hello", **changes: Any) -> TurnRequest:
-    request = TurnRequest(id="t", user="ann", messages=(Message("user", text),), seed=5, max_tokens=12)
+    request = TurnRequest(id="t", user="ann", messages=(Message("user", text),), seed=5, max_tokens=4)
     return replace(request, **changes)
 
 
@@ -118,7 +118,7 @@ def test_a_turn_starts_streams_and_ends(shared: EngineProcess) -> None:
     events = run(shared, ask())
     assert isinstance(events[0], Started)
     done = finished(events)
-    assert done.completion_tokens == len(done.token_ids) == 12
+    assert done.completion_tokens == len(done.token_ids) == 4
     assert done.finish_reason == "length"
     assert done.prompt_tokens == events[0].prompt_tokens > 50
     assert any(isinstance(e, AnswerDelta | ReasoningDelta) for e in events)
@@ -131,7 +131,9 @@ def test_status_tells_what_is_served(shared: EngineProcess) -> None:
 
 
 def test_the_same_seed_gives_the_same_tokens_and_another_seed_others(shared: EngineProcess) -> None:
-    first, again, other = (finished(run(shared, ask(seed=seed))).token_ids for seed in (7, 7, 8))
+    # Three users, so that each turn computes its whole prompt: in one step or in two, the last bits differ.
+    turns = [ask(seed=seed, user=f"user {number}", max_tokens=8) for number, seed in enumerate((7, 7, 8))]
+    first, again, other = (finished(run(shared, turn)).token_ids for turn in turns)
     assert first == again
     assert first != other
 
@@ -197,7 +199,7 @@ def test_too_long_a_conversation_is_refused_with_both_numbers(shared: EngineProc
 )
 def test_a_bad_request_fails_alone(shared: EngineProcess, changes: dict[str, Any]) -> None:
     assert failed(run(shared, ask(**changes))).code == "bad_request"
-    assert finished(run(shared, ask())).completion_tokens == 12
+    assert finished(run(shared, ask())).completion_tokens == 4
 
 
 @pytest.mark.parametrize(
@@ -211,21 +213,21 @@ def test_a_line_that_is_no_request_fails_alone(shared: EngineProcess, line: byte
         ours.settimeout(10)
         ours.sendall(line)
         assert b'"code":"bad_request"' in ours.recv(65536)
-    assert finished(run(shared, ask())).completion_tokens == 12
+    assert finished(run(shared, ask())).completion_tokens == 4
 
 
 def test_what_is_not_a_socket_at_the_doorbell_harms_nobody(shared: EngineProcess) -> None:
     with open(os.devnull, "rb") as other:
         socket.send_fds(shared.web, [b"\x01"], [other.fileno()])
     shared.web.send(b"\x01")
-    assert finished(run(shared, ask())).completion_tokens == 12
+    assert finished(run(shared, ask())).completion_tokens == 4
 
 
 def test_a_client_that_does_not_read_stalls_nobody(shared: EngineProcess) -> None:
     with shared.client.turn(ask(max_tokens=400, user="sleeper")) as events:
         next(events)
         began = time.monotonic()
-        assert finished(run(shared, ask(user="awake"))).completion_tokens == 12
+        assert finished(run(shared, ask(user="awake"))).completion_tokens == 4
         assert time.monotonic() - began < 20
     wait_idle(shared)
 
@@ -240,7 +242,7 @@ def test_a_killed_engine_ends_its_turn_and_a_restarted_one_takes_the_next(own: E
     own.process.wait()
     own.start()
     own.wait_ready()
-    assert finished(run(own, ask())).completion_tokens == 12
+    assert finished(run(own, ask())).completion_tokens == 4
 
 
 def test_sigterm_ends_turns_with_engine_stopped_and_exits_cleanly(own: EngineProcess) -> None:
