@@ -189,6 +189,8 @@ def _require_consistent(config: ModelConfig, path: Path) -> None:
          f"a multiple of {MXFP4_BLOCK}"),
         (config.experts_per_token <= config.experts, "num_experts_per_tok", config.experts_per_token,
          f"at most num_local_experts ({config.experts})"),
+        (config.context <= config.yarn.factor * config.yarn.original_context, "max_position_embeddings", config.context,
+         "at most rope_scaling.factor times rope_scaling.original_max_position_embeddings"),
     )  # fmt: skip
     for holds, name, value, expected in rules:
         if not holds:

@@ -141,6 +141,7 @@ def _set(field: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("head_dim", 12, "a multiple of 8"),
         ("num_experts_per_tok", 5, "at most num_local_experts"),
         ("vocab_size", -1, "a whole number of at least 1"),
+        ("max_position_embeddings", 131073, "at most rope_scaling.factor times"),
         ("layer_types", ["sliding_attention"], "3 times"),
         ("layer_types", ["sliding_attention", "chunked", "full_attention"], "3 times"),
         ("sliding_window", None, "a whole number of at least 1"),
