@@ -176,7 +176,7 @@ class _Supervisor:
         link = self._first_admin.text()
         if all(answered) and link is not None:
             self._announced = True
-            self._say(f"Appliance ready at {self._url}\n{link}".rstrip())
+            self._say(f"{link}Appliance ready at {self._url}")
 
     def _stop(self) -> None:
         """Engine and web first, so that answers under way end and are recorded; then the recorder, which signs last."""

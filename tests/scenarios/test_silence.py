@@ -9,13 +9,13 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from tests.appliance.engine.conftest import release_dir, vocabulary_file  # noqa: F401 - fixtures
@@ -61,7 +61,7 @@ def stage(release_dir: Path) -> Iterator[Stage]:  # noqa: F811
     own_packages.mkdir(parents=True)
     (own_packages / "shared.pth").write_text(f"{code}\n{packages}\n")
     shutil.copy(Path(sys.executable).with_name("gunicorn"), directory / "venv" / "bin" / "gunicorn")
-    mounts = [(sys.base_prefix, prefix), (sysconfig.get_path("purelib"), packages), (str(REPOSITORY), code)]
+    mounts = [(sys.base_prefix, prefix), (Path(click.__file__).parents[1], packages), (REPOSITORY, code)]
     binds = " && ".join(f"mount --bind '{source}' '{target}'" for source, target in mounts)
     try:
         yield Stage(directory, python, ["sh", "-c", f'{binds} && exec "$@"', "sh"])
@@ -108,19 +108,17 @@ def confine(stage: Stage, user: str, host: str) -> dict[str, Any]:
         return found
 
 
-@pytest.mark.parametrize(
-    ("user", "host"),
-    [
-        ("root", "grants everything"),
-        ("root for an owner", "grants everything"),
-        ("ordinary", "grants everything"),
-        ("ordinary", "forbids namespaces"),
-        ("ordinary", "grants nothing"),
-    ],
-)
+CASES = [
+    ("root", "grants everything"),
+    ("root for an owner", "grants everything"),
+    ("ordinary", "grants everything"),
+    ("ordinary", "forbids namespaces"),
+    ("ordinary", "grants nothing"),
+]
+
+
+@pytest.mark.parametrize(("user", "host"), [case for case in CASES if os.geteuid() == 0 or case[0] == "ordinary"])
 def test_appliance_answers_and_nothing_arrives_but_an_unconfined_probe_does(stage: Stage, user: str, host: str) -> None:
-    if user.startswith("root") and os.geteuid() != 0:
-        pytest.skip("only root can start it as root")
     found = confine(stage, user, host)
 
     unconfined = found["unconfined"]
