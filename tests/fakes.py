@@ -161,6 +161,7 @@ class FakeModel:
 
     def __init__(self, replies: Mapping[tuple[int, ...], Sequence[int]], *, slots: int, capacity: int = 4096) -> None:
         self.replies = {tuple(prompt): list(reply) for prompt, reply in replies.items()}
+        self.accelerator = "cpu"
         self.slots = slots
         self.capacity = capacity
         self.held: list[list[int]] = [[] for _ in range(slots)]

@@ -26,7 +26,6 @@ from appliance.engine.model import ModelError, chunk_tokens
 from appliance.engine.protocol import Done, EngineEvent, Failed, FinishReason, Started, TurnRequest
 from appliance.engine.sampling import TopLogits, new_generator, sample
 
-_MAX_CHUNK_WHILE_DECODING = 128  # a stream's longest pause is about one such chunk
 _TURN_S_BEFORE_FIRST = 10.0  # assumed length of a turn until one has finished
 
 Sink = Callable[[EngineEvent], None]
@@ -35,6 +34,7 @@ Sink = Callable[[EngineEvent], None]
 class Model(Protocol):
     """What the scheduler needs of engine/model.py's OnnxModel; see there."""
 
+    accelerator: str
     slots: int
     capacity: int
 
@@ -213,10 +213,7 @@ class Scheduler:
     def _prefill(self, turn: Turn) -> None:
         run = _run(turn)
         past = run.slot.length
-        size = chunk_tokens(past)
-        if len(self._active) > 1:
-            size = min(size, _MAX_CHUNK_WHILE_DECODING)
-        chunk = turn.prompt[past : past + size]
+        chunk = turn.prompt[past : past + chunk_tokens(self._model.accelerator, past)]
         last = past + len(chunk) == len(turn.prompt)
         top = self._model.prefill(run.slot.index, chunk, past, want_logits=last)
         run.slot.tokens += chunk

@@ -117,7 +117,7 @@ def _model_for(release: Release, prompts: Sequence[Sequence[int]]) -> OnnxModel:
 def _answer(model: OnnxModel, prompt: Sequence[int]) -> TopLogits:
     past = 0
     while True:
-        chunk = prompt[past : past + chunk_tokens(past)]
+        chunk = prompt[past : past + chunk_tokens(model.accelerator, past)]
         top = model.prefill(0, chunk, past, want_logits=past + len(chunk) == len(prompt))
         past += len(chunk)
         if top is not None:
