@@ -34,8 +34,8 @@ _RESULTS = ("top_logits", "top_ids", "logsumexp", "logits")
 # Prompt tokens a step takes. On a CPU 128 keep the others' streams from standing still for long, and already use each
 # expert's weights several times; a GPU is done with 1,024 as soon.
 _CPU_CHUNK_TOKENS, _CUDA_CHUNK_TOKENS = 128, 1024
-# The CPU's attention keeps chunk x total scores per head: 64 heads x 2^18 x 4 B = 64 MB. A 512-token chunk at past 3,584
-# takes 0.45 GB (measured).
+# The CPU's attention keeps chunk x total scores per head: 64 heads x 2^18 x 4 B = 64 MB. A 512-token chunk at past
+# 3,584 takes 0.45 GB (measured).
 _MAX_CHUNK_SCORES = 1 << 18
 _MIN_CHUNK_TOKENS = 16
 _HEADROOM_BYTES = 256 << 20  # activations and the runtime itself
