@@ -107,6 +107,7 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with its tables, to be copied: making them takes a while."""
     path = tmp_path_factory.mktemp("database") / "empty.sqlite3"
     database = open_database(f"sqlite:///{path}")
+    AuditLog(database)
     database.close()
     return path
 
