@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -50,7 +50,6 @@ class Site:
     services: Services
     engine: FakeEngine
     app: Flask
-    clients: dict[str, FlaskClient] = field(default_factory=dict)
 
     def add_user(self, name: str, *roles: Role) -> User:
         return self.services.accounts.create_user(name, PASSWORD, roles or (Role.USER,), by=SYSTEM)

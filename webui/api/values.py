@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any, Final, NoReturn
 
+from appliance.audit.event import check_storable
 from webui.api.errors import ApiError
 
 MAX_JSON_DEPTH: Final = 64
@@ -35,10 +36,10 @@ def text(value: Any, param: str) -> str:
     """A string that can be stored and sent on."""
     if not isinstance(value, str):
         wrong_type(param, "a string")
-    if "\0" in value:
-        invalid(param, "must not contain the character U+0000")
-    if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
-        invalid(param, "contains a lone surrogate, which is not a character")
+    try:
+        check_storable(value)
+    except ValueError as exc:
+        invalid(param, f"cannot be taken: {exc}")
     return value
 
 
