@@ -120,7 +120,7 @@ def _row(shape: Shape, mode: str, produced: list[Logits], expected: list[list[Lo
     errors, same = [], True
     for sequences in expected:
         pairs = [(ours, theirs[-len(ours) :]) for ours, theirs in zip(produced, sequences, strict=True)]
-        errors.append(max(relative_error(ours, theirs) for ours, theirs in pairs))
+        errors.append(float(np.max([relative_error(ours, theirs) for ours, theirs in pairs])))  # NaN stays NaN
         same &= all(bool((ours.argmax(-1) == theirs.argmax(-1)).all()) for ours, theirs in pairs)
     return Row(shape.name, mode, sum(len(ours) for ours in produced), tuple(errors), same)
 

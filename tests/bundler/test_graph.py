@@ -147,8 +147,9 @@ def test_ids_outside_the_vocabulary_are_refused(runner: GraphRunner) -> None:
 
 def _config(**changes: Any) -> ModelConfig:
     body = random_config(
-        layers=1, hidden=32, intermediate=32, experts=1, experts_per_token=1, heads=1, kv_heads=1, head_dim=64, vocab=8
-    )
+        layers=1, hidden=32, intermediate=32, experts=1, experts_per_token=1, heads=1, kv_heads=1, head_dim=64, vocab=8,
+        context=int(4096 * changes.get("factor", 32)),
+    )  # fmt: skip
     body["rope_scaling"] |= changes
     return parse_model_config(body)
 
