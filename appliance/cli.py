@@ -118,9 +118,11 @@ def selftest(release: Path, record: Path | None, prompts: Path | None, as_json: 
     """Have the model give its known answers on this machine, in silence. Exit status 1 if one differs."""
     if (record is None) != (prompts is None):
         raise click.UsageError("--record and --prompts go together")
-    from appliance.isolation import shut_the_door
+    from appliance.isolation import check_access, shut_the_door
 
     shut_the_door(keep=[], become=None)
+    for path in (Path(__file__), release):
+        check_access(path, os.R_OK)
     from appliance.engine.selftest import check_known_answers, load_prompts, record_known_answers
     from appliance.release import load_release
 
@@ -312,7 +314,8 @@ def _progress(title: str, *, hidden: bool) -> Iterator[Callable[[int, int], None
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), disable=hidden, transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, disable=hidden or not console.is_terminal, transient=True) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

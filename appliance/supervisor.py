@@ -3,8 +3,8 @@
     serve(config, programs, say=print)      # returns when a signal ends it
 
 The supervisor stays small: it imports nothing heavy, holds the sockets that outlive a restart (listener, doorbell), and
-restarts what dies, with growing delays. It ends when it is told to (SIGTERM, SIGINT), or when a program dies again and
-again before the appliance was ever ready.
+restarts what dies, with growing delays. It ends when it is told to (SIGTERM, SIGINT, SIGHUP), or when a program dies
+again and again before the appliance was ever ready.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 
 from appliance.config import Config, init_state
 from appliance.errors import ApplianceError
-from appliance.isolation import Silence, owner_to_become, shut_the_door
+from appliance.isolation import Silence, check_access, owner_to_become, shut_the_door
 from appliance.listener import listen, url_of
 from appliance.processes import Program, Programs, spawn
 from appliance.readiness import Answer, EngineProbe, ReadyPipe
@@ -38,7 +38,7 @@ FIRST_DELAY_S, LONGEST_DELAY_S = 0.5, 30.0  # before a restart
 STEADY_S = 60.0  # a program that ran this long starts afresh with the shortest delay
 MAX_FAILED_STARTS = 3  # in a row, before the appliance was ever ready
 _TICK_S = 0.1  # until ready, and while stopping
-_SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT}
+_SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 
 class StartError(ApplianceError):
@@ -59,7 +59,7 @@ class _Child:
 def serve(
     config: Config, programs: Programs, *, say: Callable[[str], None], inherited_listener: int | None = None
 ) -> None:
-    """Run the appliance until SIGTERM or SIGINT.
+    """Run the appliance until SIGTERM, SIGINT or SIGHUP.
 
     Args:
         say: is given lines for the person at the terminal.
@@ -79,7 +79,7 @@ def serve(
     web_end, engine_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     keep = [listener.fileno(), lock, web_end.fileno(), engine_end.fileno()]
     silence = shut_the_door(keep=keep, become=owner_to_become(config.state_dir))
-    _check_readable(config)
+    _check_paths(config)
     _report(silence, say)
     _Supervisor(config, programs, listener, web_end, engine_end, silence, url, say).run()
 
@@ -255,21 +255,18 @@ def _lock_site(config: Config) -> int:
     return lock
 
 
-def _check_readable(config: Config) -> None:
-    """Refuse what a program would otherwise fail at with a worse message, now that root's privileges are gone.
+def _check_paths(config: Config) -> None:
+    """Refuse what a program would otherwise fail at less clearly.
 
     Raises:
-        StartError: a file or directory is missing or closed to this user.
+        StartError: no release is installed.
+        SilenceError: a file or directory is missing, or closed to this user.
     """
-    for path, mode in (
-        (config.state_dir, os.R_OK | os.W_OK | os.X_OK),
-        (Path(sys.executable), os.X_OK),
-        (config.release_dir / "release.json", os.R_OK),
-    ):
-        if not os.access(path, mode):
-            if path.name == "release.json" and not path.exists():
-                raise StartError(f"no release is installed in {config.home}; install one with: installer install")
-            raise StartError(f"{path} is closed to uid {os.getuid()} without root's privileges; start as its owner")
+    check_access(Path(sys.executable), os.X_OK)
+    check_access(config.state_dir, os.R_OK | os.W_OK | os.X_OK)
+    if not os.path.lexists(config.home / "current"):
+        raise StartError(f"no release is installed in {config.home}; install one with: installer install")
+    check_access(config.release_dir / "release.json", os.R_OK)
 
 
 def _report(silence: Silence, say: Callable[[str], None]) -> None:

@@ -21,6 +21,7 @@ from appliance.isolation.landlock import TCP_ABI, landlock_abi, restrict_self
 from appliance.isolation.namespace import enter_network_namespace
 from appliance.isolation.privileges import (
     become_user,
+    check_access,
     drop_privileges,
     keep_only,
     open_descriptors,
@@ -29,7 +30,16 @@ from appliance.isolation.privileges import (
 from appliance.isolation.proof import Attempt, open_props, prove_silence, reach_into_memory
 from appliance.isolation.seccomp import install_filter
 
-__all__ = ["Attempt", "Layer", "Silence", "SilenceError", "become_user", "owner_to_become", "shut_the_door"]
+__all__ = [
+    "Attempt",
+    "Layer",
+    "Silence",
+    "SilenceError",
+    "become_user",
+    "check_access",
+    "owner_to_become",
+    "shut_the_door",
+]
 
 
 @dataclass(frozen=True)
@@ -92,13 +102,15 @@ def _outside_process(become: tuple[int, int] | None) -> Iterator[int]:
     read_end, write_end = os.pipe()
     pid = os.fork()
     if pid == 0:
-        os.close(write_end)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if become is not None:
-            os.setresgid(become[1], become[1], become[1])
-            os.setresuid(become[0], become[0], become[0])
-        os.read(read_end, 1)
-        os._exit(0)
+        try:
+            os.close(write_end)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            if become is not None:
+                os.setresgid(become[1], become[1], become[1])
+                os.setresuid(become[0], become[0], become[0])
+            os.read(read_end, 1)
+        finally:
+            os._exit(0)
     os.close(read_end)
     try:
         yield pid

@@ -46,9 +46,12 @@ def _unshare_as_user() -> None:
 def _works_in_child(step: Callable[[], None]) -> bool:
     pid = os.fork()
     if pid == 0:
+        code = 1
         try:
             step()
+            code = 0
         except OSError:
-            os._exit(1)
-        os._exit(0)
+            pass  # that is the answer
+        finally:
+            os._exit(code)
     return os.waitpid(pid, 0)[1] == 0

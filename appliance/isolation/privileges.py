@@ -39,9 +39,8 @@ def keep_only(descriptors: Collection[int]) -> None:
     """
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
-    kept = sorted({0, 1, 2, *descriptors})
-    for low, high in zip(kept, [*kept[1:], os.sysconf("SC_OPEN_MAX")], strict=True):
-        os.closerange(low + 1, high)
+    for fd in open_descriptors() - {0, 1, 2, *descriptors}:
+        os.close(fd)
     for fd in (1, 2):
         if not _is_harmless(fd):
             raise SilenceError(f"descriptor {fd} is a socket that is no Unix stream; send output to a file or a pipe")
@@ -122,6 +121,17 @@ def become_user(uid: int, gid: int) -> None:
         os.setresuid(uid, uid, uid)
     except OSError as exc:
         raise SilenceError(f"cannot leave root for uid {uid}: {exc.strerror}") from exc
+
+
+def check_access(path: Path, mode: int) -> None:
+    """Refuse a path that only root's privileges, now gone, could reach, before something fails over it less clearly.
+
+    Raises:
+        SilenceError: it is missing, or this user may not use it in the ``mode`` of os.access.
+    """
+    if not os.access(path, mode):
+        who = "root without its privileges" if os.getuid() == 0 else f"uid {os.getuid()}"
+        raise SilenceError(f"{path} is missing, or closed to {who}; start as its owner")
 
 
 def process_status() -> dict[str, str]:

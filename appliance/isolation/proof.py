@@ -72,14 +72,14 @@ def prove_silence(props: Props) -> tuple[Attempt, ...]:
     Raises:
         SilenceError: one was not refused, or refused in a way that shows another layer at work; all such are named.
     """
-    attempts = tuple(attempt_all(props))
+    attempts = tuple(_attempt_all(props))
     found = [f"{attempt.way} ({attempt.answer})" for attempt in attempts if not attempt.refused]
     if found:
         raise SilenceError(f"the way out is not shut, nothing may start: {'; '.join(found)}")
     return attempts
 
 
-def attempt_all(props: Props) -> Iterator[Attempt]:
+def _attempt_all(props: Props) -> Iterator[Attempt]:
     for way, expected, attempt in _ways(props):
         code = _errno_of(attempt)
         yield Attempt(way, errno.errorcode.get(code, str(code)) if code else "OPEN", code == expected)
@@ -197,7 +197,11 @@ def _death_in_child(foreign_call: Callable[[], None]) -> str:
     sys.stderr.flush()
     pid = os.fork()
     if pid == 0:
-        os._exit(_errno_of(foreign_call))
+        code = 255
+        try:
+            code = _errno_of(foreign_call)
+        finally:
+            os._exit(code)
     status = os.waitpid(pid, 0)[1]
     if os.WIFSIGNALED(status):
         return signal.Signals(os.WTERMSIG(status)).name

@@ -162,3 +162,20 @@ def test_doctor_proves_silence_and_names_what_is_missing(tmp_path: Path) -> None
     assert findings["record"]["is_well"]
     assert findings["disk"]["is_well"] == (os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize >= 2**30)
     assert all(attempt["refused"] for attempt in report["silence"]["attempts"])
+
+
+CLOSED = [["selftest", "--release"], ["serve", "--port", "0", "--home"]]
+
+
+@pytest.mark.skipif("os.geteuid() != 0", reason="only root has privileges to lose")
+@pytest.mark.parametrize("command", CLOSED, ids=["selftest", "serve"])
+def test_root_says_which_path_it_cannot_use_without_its_privileges(tmp_path: Path, command: list[str]) -> None:
+    closed = tmp_path / "closed"
+    (closed / "site").mkdir(parents=True)
+    os.chown(closed, 65534, 65534)
+    closed.chmod(0o700)
+    called = [sys.executable, "-m", "appliance.cli", *command, str(closed / "site")]
+    done = subprocess.run(called, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "closed to root without its privileges; start as its owner" in done.stderr
+    assert done.stderr.count("\n") == 1

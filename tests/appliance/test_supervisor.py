@@ -89,7 +89,7 @@ def test_second_supervisor_of_a_site_is_refused(running: Site) -> None:
     assert running.ask()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_ends_everything_in_order(tmp_path: Path, number: signal.Signals) -> None:
     with supervised(tmp_path) as site:
         assert site.ask()
