@@ -10,6 +10,7 @@ Events go to the turn's sink, called from either; a sink must not block.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import OrderedDict, deque
@@ -27,6 +28,7 @@ from appliance.engine.protocol import Done, EngineEvent, Failed, FinishReason, S
 from appliance.engine.sampling import TopLogits, new_generator, sample
 
 _TURN_S_BEFORE_FIRST = 10.0  # assumed length of a turn until one has finished
+_log = logging.getLogger("appliance.engine")
 
 Sink = Callable[[EngineEvent], None]
 
@@ -95,7 +97,7 @@ class Scheduler:
         self._queue_limit = queue_limit
         self._clock = clock
         self._slots = SlotTable(model.slots, model.capacity)
-        self._active: list[Turn] = []  # model's thread only; those being prefilled in order of admission
+        self._active: list[Turn] = []  # model's thread only; those being prefilled take turns
         self._turn_s = _TURN_S_BEFORE_FIRST
         self._work = threading.Condition()
         self._waiting: OrderedDict[str, deque[Turn]] = OrderedDict()  # by user; held under _work, as are the next two
@@ -106,19 +108,18 @@ class Scheduler:
 
     def submit(self, turn: Turn) -> None:
         """Queue a turn, or fail it at once if it cannot fit or too many wait."""
-        failure = None
         if len(turn.prompt) >= self.context_tokens:
-            failure = context_exceeded(f"{len(turn.prompt):,} tokens", self.context_tokens)
-        if failure is None:
-            with self._work:
-                failure = self._full()
-                if failure is None:
-                    turn.submitted_at = self._clock()
-                    self._waiting.setdefault(turn.request.user, deque()).append(turn)
-                    self._count()
-                    self._work.notify()
-        if failure is not None:
-            turn.sink(failure)
+            turn.sink(context_exceeded(f"{len(turn.prompt):,} tokens", self.context_tokens))
+            return
+        with self._work:
+            refusal = self._refusal()
+            if refusal is None:
+                turn.submitted_at = self._clock()
+                self._waiting.setdefault(turn.request.user, deque()).append(turn)
+                self._count()
+                self._work.notify()
+        if refusal is not None:
+            turn.sink(refusal)
 
     def cancel(self, turn: Turn) -> None:
         """Give up a turn; its slot is free after the step in progress. No further event is sent."""
@@ -268,7 +269,8 @@ class Scheduler:
         """Run one part of a step; if the model fails, so do its turns, and what their slots hold is forgotten."""
         try:
             work()
-        except ModelError:
+        except ModelError as exc:
+            _log.error("%s", exc)
             for turn in turns:
                 if turn in self._active:
                     self._leave(turn, keep=False)
@@ -284,7 +286,8 @@ class Scheduler:
         """Publish the load; called under ``_work``."""
         self._load = Load(len(self._active), sum(len(queue) for queue in self._waiting.values()))
 
-    def _full(self) -> Failed | None:
+    def _refusal(self) -> Failed | None:
+        """Why no further turn is taken, if so; called under ``_work``."""
         if self._stopped:
             return STOPPED
         free = self._model.slots - self._load.active
