@@ -259,6 +259,11 @@ def test_the_badge_says_up_to_where_and_since_when(seconds: int, words: str) -> 
     assert integrity_view(found, NOW).summary == f"Verified to 12,402, {words} ago"
 
 
+def test_what_broke_is_a_sentence() -> None:
+    view = integrity_view(Integrity("broken", 2, 2, NOW_US, None, "the log is broken: event 2"), NOW)
+    assert (view.summary, view.message) == ("Record broken", "The log is broken: event 2.")
+
+
 def test_that_no_checkpoint_has_left_the_machine_is_said() -> None:
     found = Integrity("verified", 2, 2, NOW_US, None)
     assert "No checkpoint has left this machine" in integrity_view(found, NOW).message

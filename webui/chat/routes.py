@@ -170,7 +170,7 @@ def _list(search: str, current: str) -> dict[str, Any]:
 
 
 def _answer_html(view: MessageView) -> str:
-    return str(get_template_attribute("_turns.html", "answer")(view, last=True))
+    return str(get_template_attribute("_turns.html", "answer")(view))
 
 
 def _engine_answers() -> bool:

@@ -27,7 +27,7 @@ def integrity_view(found: Integrity, now: datetime) -> IntegrityView:
     )  # fmt: skip
     if found.state == "broken":
         return IntegrityView(
-            "broken", "Record broken", "The record is broken", f"{found.fault}.",
+            "broken", "Record broken", "The record is broken", _sentence(found.fault or ""),
             "Stop relying on it. Keep the machine as it is, tell your security officer, and compare with the "
             f"checkpoint that was exported last. {exported}",
         )  # fmt: skip
@@ -44,6 +44,10 @@ def integrity_view(found: Integrity, now: datetime) -> IntegrityView:
             "A checkpoint is due every minute. Ask your administrator whether the appliance runs as it should.",
         )  # fmt: skip
     return IntegrityView("verified", f"Verified to {to}, {ago}", f"Verified to event {to}", message, "")
+
+
+def _sentence(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:]}."
 
 
 def _ago(moment_us: int | None, now: datetime) -> str:

@@ -32,6 +32,17 @@ test("a turn goes through waiting, reading, thinking, answering and back", () =>
   assert.equal(state.busy, false);
 });
 
+test("a turn that is stopped is stopping until the stream is over", () => {
+  const { state, phases } = watched();
+  state.stop();
+  state.begin();
+  state.receive({ type: "accepted" });
+  state.stop();
+  assert.equal(state.busy, true);
+  state.finish();
+  assert.deepEqual(phases, ["waiting", "stopping", "idle"]);
+});
+
 test("an answer without reasoning has no time of thought", () => {
   const { state } = watched();
   state.begin();

@@ -42,7 +42,6 @@ async function send() {
     }
     composer.text = "";
     hooked("data-welcome").hidden = true;
-    settle();
     words = drawWords(text);
     column.toBottom();
     await run({ text, effort });
@@ -102,7 +101,7 @@ async function run(turn) {
  * @param {string} known the id of the answer before
  */
 async function stopped(known) {
-  for (let attempt = 0; attempt < 20; attempt += 1) {
+  for (let attempt = 0; attempt < 60; attempt += 1) {
     const html = await net.lastAnswer(conversation, known);
     if (html) return html;
     await new Promise((resolve) => { setTimeout(resolve, 150); });
@@ -121,6 +120,7 @@ async function showBranch(message) {
 }
 
 function stop() {
+  state.stop();
   running?.abort();
 }
 
@@ -128,11 +128,6 @@ function stop() {
 function fail(error) {
   if (!(error instanceof net.RequestError)) throw error;
   composer.showError(error.message);
-}
-
-/** Only the last answer shows its tools without being pointed at. */
-function settle() {
-  for (const answer of document.querySelectorAll(".answer-last")) answer.classList.remove("answer-last");
 }
 
 /** Give every block of code its copy button. */

@@ -100,8 +100,11 @@ export class LiveAnswer {
     const seconds = Math.floor((performance.now() - this.#state.since) / 1000);
     const after = seconds > 0 ? `, ${seconds} s` : "";
     const { phase, thoughtFor } = this.#state;
-    this.#status.hidden = !(phase === "waiting" || phase === "reading");
-    this.#status.textContent = phase === "waiting" ? `Waiting for the model${after}` : `Reading${after}`;
+    const status = /** @type {Partial<Record<typeof phase, string>>} */ ({
+      waiting: "Waiting for the model", reading: "Reading", stopping: "Stopping",
+    })[phase];
+    this.#status.hidden = !status;
+    this.#status.textContent = `${status}${after}`;
     if (phase === "thinking") this.#label.textContent = `Thinking${after}`;
     else if (thoughtFor !== null) this.#label.textContent = `Thought for ${Math.max(1, Math.round(thoughtFor / 1000))} s`;
     const words = { thinking: "The model is thinking.", answering: "The model is answering." };

@@ -44,6 +44,11 @@ export class TurnState extends EventTarget {
     this.dispatchEvent(new CustomEvent(event.type, { detail: event }));
   }
 
+  /** The person has had enough; what came is being kept. */
+  stop() {
+    if (this.busy) this.#enter("stopping");
+  }
+
   /** The stream is over, whatever the reason. */
   finish() {
     this.#enter("idle");

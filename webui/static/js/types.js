@@ -11,7 +11,7 @@
  *   | {type: "end", html: string, title: string, complete: boolean}} StreamEvent
  */
 
-/** @typedef {"idle" | "waiting" | "reading" | "thinking" | "answering"} Phase */
+/** @typedef {"idle" | "waiting" | "reading" | "thinking" | "answering" | "stopping"} Phase */
 /** @typedef {"low" | "medium" | "high"} Effort */
 
 export {};
