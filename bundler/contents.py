@@ -75,51 +75,63 @@ def assemble_release(tree: Path, request: BuildRequest, step: Step, advance: Adv
     Raises:
         BundlerError: a subclass that says which input is at fault.
     """
+    # 1. Refuse what cannot work before hours are spent on a large graph.
     step("Reading the checkpoint", None)
     checkpoint = open_checkpoint(request.checkpoint)
-    card = model_card(checkpoint)
-    own_version = distribution_version(PROJECT)
-    name = request.name or _plain_name(card["id"])
-    for field in (name, request.version or own_version):
-        if not VERSION_PATTERN.fullmatch(field):
-            raise BuildError(f"{field!r} is not a usable name or version: letters, digits and .+- only, at most 64")
-    if request.known_answers:
-        if "cpu" not in _accelerators(request.target):
-            raise KnownAnswersError(
-                "known answers are recorded with the CPU graph; --no-known-answers builds without them"
-            )
-        prompts = encode_prompts(checkpoint.config.vocab)
+    descriptor = _descriptor(request, model_card(checkpoint))
+    prompts = _prompts(request, checkpoint)
     step("Collecting wheels", None)
     _wheels(tree, request)
+    # 2. The parts.
     _export(tree, checkpoint, request, step, advance)
     step("Writing licences and the bill of materials", None)
-    _bill_of_materials(tree, request, card, name=name, version=own_version)
-    descriptor = {
+    _bill_of_materials(tree, request, descriptor)
+    if prompts is not None:
+        step("Recording known answers", None)
+        _write_json(tree / DESCRIPTOR, descriptor)
+        record_known_answers(tree, prompts)
+        descriptor["known_answers"] = KNOWN_ANSWERS
+        (tree / DESCRIPTOR).unlink()
+    # 3. Their digests, and release.json, which may be named after them.
+    step("Digesting", sum(path.stat().st_size for path in tree.rglob("*") if path.is_file()))
+    contents = digest_tree(tree, advance)
+    if request.version is None:
+        descriptor["version"] = f"{descriptor['version']}+{contents_digest(contents.targets)[:8]}"
+    path = tree / DESCRIPTOR
+    _write_json(path, descriptor)
+    described = Target(DESCRIPTOR, Sha256Hex(sha256_file(path)), path.stat().st_size)
+    return ReleaseTree(tree, tuple(sorted((*contents.targets, described), key=lambda t: t.path)))
+
+
+def _descriptor(request: BuildRequest, card: dict[str, Any]) -> dict[str, Any]:
+    """release.json, still without known answers and without the contents' digest in its version."""
+    name = request.name or _plain_name(card["id"])
+    version = request.version or distribution_version(PROJECT)
+    for field in (name, version):
+        if not VERSION_PATTERN.fullmatch(field):
+            raise BuildError(f"{field!r} is not a usable name or version: letters, digits and .+- only, at most 64")
+    accelerators = _accelerators(request.target)
+    return {
         "format": 1,
         "name": name,
-        "version": request.version or own_version,
-        "accelerators": list(_accelerators(request.target)),
-        "graphs": {a: f"model/{a}/{MODEL}" for a in _accelerators(request.target)},
+        "version": version,
+        "accelerators": list(accelerators),
+        "graphs": {accelerator: f"model/{accelerator}/{MODEL}" for accelerator in accelerators},
         "config": CONFIG,
         "vocabulary": VOCABULARY,
         "known_answers": None,
         "target": {"python": request.target.python, "platform": request.target.platform},
         "model": card,
     }
-    if request.known_answers:
-        step("Recording known answers", None)
-        _write_json(tree / DESCRIPTOR, descriptor)
-        record_known_answers(tree, prompts)
-        descriptor["known_answers"] = KNOWN_ANSWERS
-    (tree / DESCRIPTOR).unlink(missing_ok=True)
-    step("Digesting", sum(path.stat().st_size for path in tree.rglob("*") if path.is_file()))
-    contents = digest_tree(tree, advance)
-    if request.version is None:
-        descriptor["version"] = f"{own_version}+{contents_digest(contents.targets)[:8]}"
-    _write_json(tree / DESCRIPTOR, descriptor)
-    path = tree / DESCRIPTOR
-    described = Target(DESCRIPTOR, Sha256Hex(sha256_file(path)), path.stat().st_size)
-    return ReleaseTree(tree, tuple(sorted((*contents.targets, described), key=lambda t: t.path)))
+
+
+def _prompts(request: BuildRequest, checkpoint: Checkpoint) -> list[list[int]] | None:
+    """The prompts whose answers are recorded; None if none are wanted."""
+    if not request.known_answers:
+        return None
+    if "cpu" not in _accelerators(request.target):
+        raise KnownAnswersError("known answers are recorded with the CPU graph; --no-known-answers builds without them")
+    return encode_prompts(checkpoint.config.vocab)
 
 
 def model_card(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -206,11 +218,11 @@ def _wheels(tree: Path, request: BuildRequest) -> None:
         collect_wheelhouse(tree / "wheels", fetch_wheels(lock, request.target, request.wheel_cache), own, lock)
 
 
-def _bill_of_materials(tree: Path, request: BuildRequest, card: dict[str, Any], *, name: str, version: str) -> None:
+def _bill_of_materials(tree: Path, request: BuildRequest, descriptor: dict[str, Any]) -> None:
     licences = tree / "licences"
     components = [
         Component("data", "o200k_base", "1", sha256_file(tree / VOCABULARY), "MIT"),
-        Component("machine-learning-model", card["id"], "1", sha256_file(tree / CONFIG), None),
+        Component("machine-learning-model", descriptor["model"]["id"], "1", sha256_file(tree / CONFIG), None),
     ]
     for wheel in sorted((tree / "wheels").glob("*.whl")):
         facts = read_wheel(wheel)
@@ -222,6 +234,7 @@ def _bill_of_materials(tree: Path, request: BuildRequest, card: dict[str, Any], 
     for path in sorted(request.checkpoint.glob("LICEN*")):
         (licences / "model").mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, licences / "model" / safe_name(path.name))
+    name, version = descriptor["name"], descriptor["version"]
     write_sbom(tree / "sbom.cdx.json", name=name, version=version, components=components)
 
 

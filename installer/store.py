@@ -7,6 +7,7 @@ complete blobs there, which the next run hashes again and reuses.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from installer.archive import CHUNK_BYTES, Sha256Hex
+from installer.errors import PrefixError
 from installer.release import Release
 from installer.site import Site, remove_tree, sync_directory
 from installer.trust import Target, VerifiedMetadata
@@ -120,6 +122,8 @@ def assemble(site: Site, version: str, targets: tuple[Target, ...]) -> Path:
 
     Returns:
         the release directory; it has no receipt yet, so it does not count as installed.
+    Raises:
+        PrefixError: the file system has no hard links.
     """
     release = site.release(version)
     remove_tree(release)
@@ -127,7 +131,12 @@ def assemble(site: Site, version: str, targets: tuple[Target, ...]) -> Path:
     for target in targets:
         path = release / target.path
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.link(blob_path(site, target.sha256), path)
+        try:
+            os.link(blob_path(site, target.sha256), path)
+        except OSError as exc:
+            if exc.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
+                raise PrefixError(f"the file system of {site.prefix} has no hard links; choose another prefix") from exc
+            raise
     for directory, _, _ in os.walk(release):
         sync_directory(Path(directory))
     return release

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -148,6 +149,24 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert len(result.stderr.splitlines()) == 1
     assert result.stderr.startswith("bundler: ")
     assert "Traceback" not in result.output
+    assert listing(tmp_path) == before
+
+
+@pytest.mark.parametrize(("limit", "error"), [(1_000_000, "BuildError"), (3_000_000, "ExportError")])
+def test_a_full_disk_while_building_is_one_line_and_leaves_nothing(
+    limit: int, error: str, checkpoint: Path, keys: Path, wheels: list[str], tmp_path: Path
+) -> None:
+    """The kernel refuses to write past `limit`: first a wheel of 2 MB, then a shard of the graph."""
+    before = listing(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        result = build(checkpoint, keys, tmp_path / "out.airgap", wheels)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"bundler: {error}: ")
+    assert len(result.stderr.splitlines()) == 1
     assert listing(tmp_path) == before
 
 

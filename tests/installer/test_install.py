@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -14,8 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from installer.archive import END_OF_ARCHIVE
+from installer.cli import main
 from installer.errors import (
     BusyError,
     DigestMismatchError,
@@ -97,8 +100,8 @@ def test_upgrade_keeps_the_release_before_and_rollback_returns_to_it(
     outcome = run_install(release_2, sender, prefix)
     assert outcome.reused_blobs >= 2, "the wheels are shared by both releases"
     assert (os.readlink(prefix / "current"), os.readlink(prefix / "previous")) == ("releases/2.0", "releases/1.0")
-    with open_site(prefix) as site:
-        assert site.roll_back() == ("2.0", "1.0")
+    done = CliRunner().invoke(main, ["rollback", "--prefix", str(prefix), "--json"])
+    assert json.loads(done.stdout) == {"current": "1.0", "previous": "2.0"}
     assert os.readlink(prefix / "current") == "releases/1.0"
     assert works(prefix)
     with open_site(prefix) as site:
@@ -286,7 +289,20 @@ def test_a_host_without_ensurepip_can_install(release_1: Path, sender: Sender, t
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["current"] == "1.0"
+    assert done.stderr == "", "no progress bar where there is no terminal"
     assert works(tmp_path / "site")
+
+
+def test_a_file_system_without_hard_links_is_refused_by_name(
+    release_1: Path, sender: Sender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM), str(source))  # what vfat answers
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(PrefixError, match="hard links"):
+        run_install(release_1, sender, tmp_path / "site")
+    assert not (tmp_path / "site").exists()
 
 
 def test_a_damaged_blob_in_the_store_is_replaced(
