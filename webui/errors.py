@@ -140,9 +140,7 @@ def respond(error: WebError) -> Response:
         return make_response(body, error.status)
     if error.status >= 500:
         g.user = None  # as for a stranger: the frame of a signed-in person's page asks the parts that may be broken
-    page = render_template(
-        "error.html", title=error.title, message=error.message, what_to_do=error.what_to_do, status=error.status
-    )
+    page = render_template("error.html", title=error.title, message=error.message, what_to_do=error.what_to_do)
     return make_response(page, error.status)
 
 
