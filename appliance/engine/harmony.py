@@ -24,9 +24,9 @@ from appliance.errors import ApplianceError
 from appliance.release import ReleaseError, verify_vocabulary
 
 RETURN, CONSTRAIN, CHANNEL, START, END, MESSAGE, CALL = 200002, 200003, 200005, 200006, 200007, 200008, 200012
-STOP_TOKENS = frozenset({RETURN, CALL})
 FUNCTIONS = "functions."
 ORDINARY_TOKENS = 199_998  # ids below are o200k_base's ranks, ids from here on are special
+ALL_TOKENS = 201_088
 
 _VOCABULARY_NAME = "o200k_base.tiktoken"  # the library looks for this name in the directory it is given
 _BASE_VARIABLE = "TIKTOKEN_ENCODINGS_BASE"

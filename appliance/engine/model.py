@@ -95,19 +95,23 @@ def load_model(graph: Path, *, accelerator: str, slots: int, context_tokens: int
     if not graph.is_file():
         raise ModelError(f"{graph}: no such graph")
     ort = import_onnxruntime()
-    provider = _PROVIDERS[accelerator]
+    provider = _PROVIDERS.get(accelerator, "such provider")
     if provider not in ort.get_available_providers():
-        raise ModelError(f"this installation of ONNX Runtime has no {provider}, which accelerator {accelerator} needs")
+        raise ModelError(f"this installation of ONNX Runtime cannot run on {accelerator}: no {provider}")
     weights_bytes = sum(file.stat().st_size for file in graph.parent.iterdir() if file.is_file())
     if accelerator == "cpu":
         # Dense weights widen from bfloat16 to float32 and experts from 4 to 8 bits as they are loaded.
-        _check_memory(2 * weights_bytes, "the model's weights")
+        _check_memory(2 * weights_bytes, "the model's weights", "choose a smaller model")
     session = _open_session(ort, graph, provider, _PROVIDER_OPTIONS[accelerator])
     shape = _shape_of(session, graph, accelerator)
     if context_tokens > shape.context:
         raise ModelError(f"context_tokens is {context_tokens}, but the model reaches only {shape.context}")
     if accelerator == "cpu":
-        _check_memory(slots * context_tokens * shape.cache_bytes, f"{slots} conversations of {context_tokens} tokens")
+        _check_memory(
+            slots * context_tokens * shape.cache_bytes,
+            f"{slots} conversations of {context_tokens} tokens",
+            "set engine.slots or engine.context_tokens lower",
+        )
     return OnnxModel(ort, session, shape, accelerator=accelerator, slots=slots, capacity=context_tokens)
 
 
@@ -141,12 +145,12 @@ def _shape_of(session: Any, graph: Path, accelerator: str) -> ModelShape:
     return ModelShape(layers, kv_heads, head_dim, vocab, context, 2 * layers * kv_heads * head_dim * item_bytes)
 
 
-def _check_memory(needed_bytes: int, what: str) -> None:
+def _check_memory(needed_bytes: int, what: str, advice: str) -> None:
     available = available_memory_bytes()
     if needed_bytes + _HEADROOM_BYTES > available:
         raise ModelError(
             f"not enough memory for {what}: {needed_bytes / 1e9:.1f} GB are needed, {available / 1e9:.1f} GB are free; "
-            "fewer slots or a shorter context (engine.slots, engine.context_tokens) need less"
+            f"free some, or {advice}"
         )
 
 

@@ -26,7 +26,7 @@ from types import FrameType
 
 from appliance.config import Config, load_config
 from appliance.engine.connections import Connection, ConnectionLoop
-from appliance.engine.harmony import ConversationError, Vocabulary, load_vocabulary, render_prompt
+from appliance.engine.harmony import ALL_TOKENS, ConversationError, Vocabulary, load_vocabulary, render_prompt
 from appliance.engine.model import ModelError, OnnxModel, load_model
 from appliance.engine.protocol import (
     Done,
@@ -208,6 +208,8 @@ def load_engine(config: Config) -> tuple[Release, OnnxModel, Vocabulary]:
     model = load_model(
         release.graphs[accelerator], accelerator=accelerator, slots=config.slots, context_tokens=context_tokens
     )
+    if model.shape.vocab < ALL_TOKENS:
+        raise ModelError(f"the model has {model.shape.vocab:,} tokens; Harmony's vocabulary has {ALL_TOKENS:,}")
     return release, model, vocabulary
 
 

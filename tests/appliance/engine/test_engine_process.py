@@ -27,6 +27,7 @@ from appliance.engine.protocol import (
     Status,
     TurnEvent,
     TurnRequest,
+    Waiting,
 )
 
 
@@ -243,6 +244,18 @@ def test_a_killed_engine_ends_its_turn_and_a_restarted_one_takes_the_next(own: E
     own.start()
     own.wait_ready()
     assert finished(run(own, ask())).completion_tokens == 4
+
+
+def test_a_turn_that_rings_while_the_engine_is_down_is_answered_by_the_next_one(own: EngineProcess) -> None:
+    own.process.kill()
+    own.process.wait()
+    with own.client.turn(ask(id="left")) as events:
+        assert isinstance(next(events), Waiting)
+    with own.client.turn(ask()) as events:
+        assert isinstance(next(events), Waiting)
+        own.start()
+        assert finished(list(events)).completion_tokens == 4
+    wait_idle(own)
 
 
 def test_sigterm_ends_turns_with_engine_stopped_and_exits_cleanly(own: EngineProcess) -> None:

@@ -18,7 +18,7 @@ from appliance.engine.harmony import Vocabulary, render_prompt
 from appliance.engine.model import ModelError
 from appliance.engine.protocol import AnswerDelta, Done, EngineEvent, Failed, Message, TurnRequest, Waiting
 from appliance.engine.scheduler import Scheduler
-from appliance.engine.server import EngineServer, choose_accelerator
+from appliance.engine.server import EngineServer, choose_accelerator, load_engine
 from appliance.release import Release
 from tests.fakes import FAKE_STATUS, FakeModel
 
@@ -105,3 +105,11 @@ def test_the_configured_graph_is_chosen_and_auto_looks_for_a_gpu(
             choose_accelerator(config, offered)
     else:
         assert choose_accelerator(config, offered) == chosen
+
+
+def test_a_model_without_harmonys_vocabulary_is_refused(
+    release: Release, small_graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "load_release", lambda _path: replace(release, graphs={"cpu": small_graph}))
+    with pytest.raises(ModelError, match="1,000 tokens"):
+        load_engine(Config(home=tmp_path, release_dir=release.path, database_url="sqlite://"))
