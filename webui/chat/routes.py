@@ -21,6 +21,7 @@ from flask import (
 from flask.typing import ResponseReturnValue
 
 from appliance.accounts import Role, User
+from appliance.audit.event import check_storable
 from appliance.conversations import Conversation, ConversationNotFoundError, NewMessage, StoredMessage
 from appliance.engine.client import EngineUnavailableError
 from appliance.engine.protocol import Effort, Message, TurnRequest
@@ -218,6 +219,8 @@ def _text(value: object) -> str:
         raise BadRequestError(message="There is nothing to send: the text is empty.")
     if len(value) > MAX_TEXT_CHARS:
         raise BadRequestError(message=f"The text is longer than {MAX_TEXT_CHARS:,} characters.")
-    if "\0" in value or any("\ud800" <= char <= "\udfff" for char in value):
-        raise BadRequestError(message="The text contains characters that cannot be stored.")
+    try:
+        check_storable(value)
+    except ValueError as exc:
+        raise BadRequestError(message="The text contains characters that cannot be kept.") from exc
     return value
