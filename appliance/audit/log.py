@@ -183,9 +183,9 @@ class AuditLog:
         try:
             with self.database.write(serial=True) as connection:
                 rows = connection.execute(sa.select(audit_contents).where(chosen)).all()
-                for row in rows:
-                    content = SealedContent(row.salt, row.text, row.details).content()
-                    remove_words(self.database, connection, row.sequence, indexed_text(content))
+                texts = [indexed_text(SealedContent(row.salt, row.text, row.details).content()) for row in rows]
+                indexed = [(row.sequence, text) for row, text in zip(rows, texts, strict=True) if text]
+                remove_words(self.database, connection, indexed)
                 connection.execute(audit_contents.delete().where(chosen))
                 self.append_in(connection, NewEvent(by, "content_erased", subject=f"{first}-{last}"))
         except DatabaseError as exc:

@@ -48,12 +48,16 @@ def index_words(database: Database, connection: sa.Connection, rows: list[tuple[
         connection.execute(audit_words_postgresql.insert().values(words=vector), parts)
 
 
-def remove_words(database: Database, connection: sa.Connection, sequence: int, text: str) -> None:
-    """Take one event out of the index; `text` is exactly what was indexed."""
-    if database.is_sqlite:
-        connection.execute(_words.insert().values(audit_words="delete", rowid=sequence, words=text))
-    else:
-        connection.execute(audit_words_postgresql.delete().where(audit_words_postgresql.c.sequence == sequence))
+def remove_words(database: Database, connection: sa.Connection, rows: list[tuple[int, str]]) -> None:
+    """Take events out of the index, given exactly as they were put in, and their words out of the SQLite file."""
+    if not database.is_sqlite:
+        numbers = [number for number, _ in rows]
+        connection.execute(audit_words_postgresql.delete().where(audit_words_postgresql.c.sequence.in_(numbers)))
+    elif rows:
+        removed = [{"audit_words": "delete", "rowid": number, "words": text} for number, text in rows]
+        connection.execute(_words.insert(), removed)
+        # Until the index is merged, FTS5 only marks what is deleted.
+        connection.execute(_words.insert().values(audit_words="optimize"))
 
 
 def searching(

@@ -271,6 +271,7 @@ def test_guessing_is_slowed_then_possible_again(house: House) -> None:
         house.sign_in()  # even the right one
     assert caught.value.retry_after_s == pytest.approx(30)
     assert house.last() == ("ada", "sign_in", "denied", "ada")
+    assert house.log.get(house.log.size()).content == Content("too many attempts")
     house.clock.wait(31)
     with pytest.raises(SignInError) as caught:
         house.sign_in(password="wrong")

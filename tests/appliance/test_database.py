@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import stat
 import threading
 from pathlib import Path
@@ -100,6 +101,24 @@ def test_serial_transactions_exclude_each_other(database: Database) -> None:
         order.append("first")
     thread.join(10)
     assert order == ["first", "second"]
+
+
+def test_sqlite_writers_queue_on_a_lock_file(sqlite: Database, sqlite_url: str) -> None:
+    """SQLite alone would let writers retry at random, and some of them wait very long."""
+    order: list[str] = []
+
+    def write() -> None:
+        with sqlite.write():
+            order.append("written")
+
+    with open(sqlite_url.removeprefix("sqlite:///") + ".lock", "rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        thread = threading.Thread(target=write)
+        thread.start()
+        thread.join(0.2)
+        order.append("released")
+    thread.join(10)
+    assert order == ["released", "written"]
 
 
 def test_write_inside_a_write_is_refused_instead_of_waiting_for_ever(database: Database) -> None:

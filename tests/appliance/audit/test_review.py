@@ -98,7 +98,14 @@ def test_reasoning_tool_arguments_and_messages_sent_by_programs_are_found(log: A
 def test_word_at_the_end_of_a_very_long_text_is_found(log: AuditLog) -> None:
     long = " ".join(f"w{n}" for n in range(60_000)) + " needle"
     number = say(log, long)
-    assert found(log, Filter(text="needle w1 w59999 w14285")) == [number]
+    everywhere = " ".join(f"w{n}" for n in range(1, 60_000, 1500))
+    assert found(log, Filter(text=f"needle {everywhere}")) == [number]
+
+
+@pytest.mark.parametrize("before", [98_990, 98_995, 99_995, 99_999, 197_995])
+def test_word_at_a_seam_of_the_index_is_found_whole(log: AuditLog, before: int) -> None:
+    number = say(log, " " * before + "straddling")
+    assert found(log, Filter(text="straddling")) == [number]
 
 
 def test_text_of_a_million_distinct_words_can_be_recorded(log: AuditLog) -> None:
