@@ -63,7 +63,7 @@ def verify(file: Path, root: Path, as_json: bool) -> None:
     with _open(file) as stream, _Bar(file) as bar:
         verified = verify_archive(stream, _read_root(root), sink=DiscardingSink(), progress=bar.advance)
     if as_json:
-        click.echo(json.dumps(describe(verified)))
+        click.echo(json.dumps(_describe(verified)))
         return
     release = verified.release
     click.echo(f"{file.name}: verified. {release.name} {release.version} ({release.model_title})")
@@ -139,7 +139,7 @@ def rollback(prefix: Path, version: str | None, as_json: bool) -> None:
         click.echo(f"The current release is now {after} (was {before}). Restart the appliance to serve it.")
 
 
-def describe(verified: VerifiedArchive) -> dict[str, Any]:
+def _describe(verified: VerifiedArchive) -> dict[str, Any]:
     """What `verify --json` prints."""
     return {
         "release": asdict(verified.release),

@@ -18,11 +18,12 @@ _QUOTED_LINES = 4
 SELF_TEST_TIMEOUT_S = 3600  # loading 120b from a slow disk takes many minutes
 
 
-def make_environment(release: Path, environ: Mapping[str, str]) -> None:
+def make_environment(release: Path, environ: Mapping[str, str], lock: int) -> None:
     """Make release/venv and install the release's wheels into it.
 
     Args:
         environ: the process environment; what could redirect Python or pip is left out of it.
+        lock: the descriptor that holds the site; pip inherits it, so that it never writes without it.
     Raises:
         WheelInstallError: pip refused, with its last lines.
         StorageFullError: the disk filled up.
@@ -37,7 +38,9 @@ def make_environment(release: Path, environ: Mapping[str, str]) -> None:
         "--no-index", "--find-links", str(release / "wheels"), "--only-binary", ":all:",
         "--require-hashes", "--requirement", str(release / REQUIREMENTS),
     ]  # fmt: skip
-    done = subprocess.run(command, env=_clean(environ), capture_output=True, text=True, errors="replace", check=False)
+    done = subprocess.run(
+        command, env=_clean(environ), capture_output=True, text=True, errors="replace", check=False, pass_fds=(lock,)
+    )
     if done.returncode:
         if "No space left on device" in done.stderr or "File too large" in done.stderr:
             raise StorageFullError("the disk is full; the new release was removed and the current one is unchanged")

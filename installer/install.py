@@ -105,7 +105,9 @@ def _assemble(
     step("Assembling the release")
     directory = assemble(site, release.version, metadata.targets)
     step("Installing its Python packages")
-    make_environment(directory, environ)
+    if site.lock is None:
+        raise RuntimeError("internal error: a release is assembled in a site that is not held")
+    make_environment(directory, environ, site.lock)
     if release.known_answers is not None:
         step("Testing it with its known answers")
         run_self_test(directory, environ)

@@ -47,6 +47,7 @@ class Site:
     """Paths of a site, and the operations that are one rename each. Making the object touches nothing."""
 
     prefix: Path
+    lock: int | None = None  # descriptor that holds the site; programs that write to it inherit it, see `open_site`
 
     @property
     def store(self) -> Path:
@@ -142,6 +143,9 @@ def open_site(prefix: Path) -> Iterator[Site]:
     """The site at `prefix`, held exclusively; made if it does not exist, and removed again if the block raises
     and left it empty.
 
+    The lock belongs to the open directory, so a program that inherits the descriptor goes on holding it: if the
+    installer is killed while pip runs, nobody else touches the site until pip has ended.
+
     Raises:
         PrefixError: it is not a directory of ours, or cannot be written.
         BusyError: another installer holds it.
@@ -167,7 +171,7 @@ def open_site(prefix: Path) -> Iterator[Site]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as exc:
                 raise BusyError(f"another installer is working on {prefix}") from exc
-            yield Site(prefix)
+            yield Site(prefix, lock)
         finally:
             os.close(lock)
     except (InstallerError, OSError) as exc:

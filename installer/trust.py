@@ -1,7 +1,6 @@
 """Whether an archive's metadata is signed by keys the operator trusts, unexpired, whole, and not older than before.
 
-The client workflow is python-tuf's (`tuf.ngclient.Updater`), fed from memory; docs: TUF specification 1.0.34, section
-5.3. Around it stand three checks that a repository on a network does not need but a single file does:
+The client workflow is python-tuf's (`tuf.ngclient.Updater`), fed from memory (TUF specification, section 5.3). Around it stand three checks that a repository on a network does not need but a single file does:
 
 1. every metadata file has exactly one spelling (compact JSON, sorted, lower-case signatures), so that no bit may
    change;
