@@ -221,7 +221,7 @@ def _wheels(tree: Path, request: BuildRequest) -> None:
 def _bill_of_materials(tree: Path, request: BuildRequest, descriptor: dict[str, Any]) -> None:
     licences = tree / "licences"
     components = [
-        Component("data", "o200k_base", "1", sha256_file(tree / VOCABULARY), "MIT"),
+        Component("data", "o200k_base", "1", sha256_file(tree / VOCABULARY), "MIT", spdx=True),
         Component("machine-learning-model", descriptor["model"]["id"], "1", sha256_file(tree / CONFIG), None),
     ]
     for wheel in sorted((tree / "wheels").glob("*.whl")):

@@ -38,8 +38,9 @@ class Component:
     name: str
     version: str
     sha256: str
-    licence: str | None  # SPDX expression if it is one, else the author's words
+    licence: str | None
     purl: str | None = None
+    spdx: bool = False  # the licence is an SPDX expression; otherwise the author's words
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,11 @@ def read_wheel(path: Path) -> WheelFacts:
         raise WheelError(f"{path.name} is not a wheel: {exc}") from exc
     name, version = canonicalize_name(metadata["Name"]), metadata["Version"]
     purl = f"pkg:pypi/{quote(name)}@{quote(version)}"
-    return WheelFacts(Component("library", name, version, sha256_file(path), _licence(metadata), purl), licences)
+    expression = metadata["License-Expression"]
+    component = Component(
+        "library", name, version, sha256_file(path), expression or _licence(metadata), purl, spdx=bool(expression)
+    )
+    return WheelFacts(component, licences)
 
 
 def _is_licence(info: zipfile.ZipInfo) -> bool:
@@ -111,13 +116,15 @@ def _component(component: Component) -> dict[str, Any]:
     if component.purl:
         body["purl"] = component.purl
     if component.licence:
-        body["licenses"] = [{"license": {"name": component.licence}}]
+        spdx, named = {"expression": component.licence}, {"license": {"name": component.licence}}
+        body["licenses"] = [spdx if component.spdx else named]
     return body
 
 
 def _licence(metadata: Message) -> str | None:
-    expression = metadata["License-Expression"] or metadata["License"]
-    if expression and "\n" not in expression.strip():
-        return str(expression).strip()
+    """The author's words, from before there were licence expressions."""
+    words = metadata["License"]
+    if words and "\n" not in words.strip():
+        return str(words).strip()
     classifiers = [c.rsplit(" :: ", 1)[-1] for c in metadata.get_all("Classifier", []) if c.startswith("License ::")]
     return " AND ".join(classifiers) or None
