@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from appliance.engine import client as client_module
 from appliance.engine.client import EngineClient, EngineUnavailableError
 from appliance.engine.protocol import (
     MAX_LINE_BYTES,
@@ -26,6 +27,12 @@ from appliance.engine.protocol import (
     encode,
 )
 from tests.fakes import FAKE_STATUS, FakeEngine, done
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No ``Waiting`` on a machine that is slow just now, but where a test asks for it."""
+    monkeypatch.setattr(client_module, "_WAITING_S", 30.0)
 
 
 def ask(text: str, turn_id: str = "t1") -> TurnRequest:
@@ -67,7 +74,8 @@ def test_leaving_the_block_cancels_the_turn() -> None:
         assert engine.cancelled == ["t1"]
 
 
-def test_a_silent_engine_is_reported_as_waiting_until_it_speaks() -> None:
+def test_a_silent_engine_is_reported_as_waiting_until_it_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "_WAITING_S", 0.1)
     speak = threading.Event()
 
     def silent(request: TurnRequest) -> Iterator[EngineEvent]:
@@ -75,9 +83,7 @@ def test_a_silent_engine_is_reported_as_waiting_until_it_speaks() -> None:
         yield done()
 
     with FakeEngine(silent) as engine, engine.client.turn(ask("x")) as events:
-        began = time.monotonic()
-        assert next(events) == Waiting()
-        assert 0.5 < time.monotonic() - began < 5
+        assert [next(events), next(events)] == [Waiting(), Waiting()]
         speak.set()
         last = list(events)[-1]
     assert isinstance(last, Done)
