@@ -1,10 +1,10 @@
 """Install a release into a site, so that a kill at any instant leaves the old one working and the next run resumes.
 
-    preflight -> verify while copying into quarantine -> store -> assemble -> wheels -> self-test -> receipt -> trust
-    -> switch
+    preflight -> verify while copying into quarantine -> store -> assemble -> wheels -> self-test
+              -> accepted metadata -> receipt -> switch
 
-Up to the receipt nothing refers to the new release; a refusal or a full disk removes what was made, so that the site
-is as it was. A killed process removes nothing: what it left in quarantine or in the store is hashed again and reused.
+Up to the receipt the new release does not count as installed; a refusal or a full disk removes what was made, so that
+the site is as it was. A killed process removes nothing: what it left in quarantine or in the store is hashed again and reused.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
 """Whether an archive's metadata is signed by keys the operator trusts, unexpired, whole, and not older than before.
 
-The client workflow is python-tuf's (`tuf.ngclient.Updater`), fed from memory (TUF specification, section 5.3). Around it stand three checks that a repository on a network does not need but a single file does:
+The client workflow is python-tuf's (`tuf.ngclient.Updater`; TUF specification, section 5.3), fed from memory. Around it
+stand three checks that a repository on a network does not need but a single file does:
 
-1. every metadata file has exactly one spelling (compact JSON, sorted, lower-case signatures), so that no bit may
-   change;
-2. every root in the file is signed by itself and by the one before, and the trusted one is byte for byte the
-   operator's;
+1. every metadata file has exactly one spelling (compact, sorted, lower-case signatures), so that no bit may change;
+2. every root is signed by itself and by the one before, and the one of the operator's version is the operator's;
 3. what was accepted is byte for byte what the file holds: one version number never has two contents.
 
 Not covered: whether this host's clock is right (expiry is by that clock), and keys stolen on the connected side.
