@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from appliance.isolation.kernel import SilenceError
+from appliance.isolation.kernel import PR_SET_DUMPABLE, SilenceError, prctl
 from appliance.isolation.landlock import TCP_ABI, landlock_abi, restrict_self
 from appliance.isolation.namespace import enter_network_namespace
 from appliance.isolation.privileges import (
@@ -70,7 +70,7 @@ def shut_the_door(
     Must be called in a process of one thread. Descriptors other than 0, 1, 2 and ``keep`` are closed.
 
     Args:
-        keep: descriptors to keep; a socket among them must not be a datagram one.
+        keep: descriptors to keep; a socket among them must be listening, or a Unix stream or packet one.
         become: (uid, gid) that root leaves root for; None to stay who one is (root then has no capabilities).
         leave_out: "namespace" and "landlock" behave as if the host refused them; other names are system calls not to
             filter, with which the proof must fail. For tests and for measuring what one layer does alone.
@@ -108,6 +108,7 @@ def _outside_process(become: tuple[int, int] | None) -> Iterator[int]:
             if become is not None:
                 os.setresgid(become[1], become[1], become[1])
                 os.setresuid(become[0], become[0], become[0])
+                prctl(PR_SET_DUMPABLE, 1)  # as a program of that user is, which never was root
             os.read(read_end, 1)
         finally:
             os._exit(0)

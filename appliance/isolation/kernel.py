@@ -86,6 +86,7 @@ MACHINES = {
 NEWEST_KNOWN_CALL = 469  # file_setattr, Linux 6.17: what was read before this filter was written
 
 PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
 PR_CAPBSET_DROP = 24
 PR_SET_SECUREBITS = 28
 PR_SET_NO_NEW_PRIVS = 38

@@ -35,15 +35,15 @@ def keep_only(descriptors: Collection[int]) -> None:
     An inherited socket is a way out that no filter on ``socket`` sees.
 
     Raises:
-        SilenceError: standard output or error is a socket that can reach further than a Unix stream.
+        SilenceError: one that is kept is a socket that leads out: no Unix stream, nor, among those given, listening.
     """
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     for fd in open_descriptors() - {0, 1, 2, *descriptors}:
         os.close(fd)
-    for fd in (1, 2):
-        if not _is_harmless(fd):
-            raise SilenceError(f"descriptor {fd} is a socket that is no Unix stream; send output to a file or a pipe")
+    for fd in {1, 2, *descriptors}:
+        if not _is_harmless(fd, may_listen=fd in descriptors):
+            raise SilenceError(f"descriptor {fd} is a socket that leads out; send output to a file or a pipe")
 
 
 def open_descriptors() -> set[int]:
@@ -62,12 +62,14 @@ def _is_open(fd: int) -> bool:
     return True
 
 
-def _is_harmless(fd: int) -> bool:
+def _is_harmless(fd: int, *, may_listen: bool) -> bool:
     if not _is_open(fd) or not stat.S_ISSOCK(os.fstat(fd).st_mode):
         return True
     with socket.socket(fileno=os.dup(fd)) as inherited:
         family = inherited.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN)
         kind = inherited.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
+        if may_listen and inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            return True
     return family == socket.AF_UNIX and kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)
 
 

@@ -135,4 +135,8 @@ def test_appliance_answers_and_nothing_arrives_but_an_unconfined_probe_does(stag
 
     no_namespace = "Not in force: network namespace of its own" in confined["said"]
     assert no_namespace == (host != "grants everything")
+    yama = Path("/proc/sys/kernel/yama/ptrace_scope")
+    guarded = yama.exists() and yama.read_text().strip() != "0"
+    memory_open = "Not in force: memory of the same user's other processes" in confined["said"]
+    assert memory_open == (host == "grants nothing" and not guarded)
     assert confined["uid"] == (NOBODY if os.geteuid() == 0 and user != "root" else os.geteuid())

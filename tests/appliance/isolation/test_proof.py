@@ -142,7 +142,28 @@ except SilenceError as exc:
     os.write(report, str(exc).encode())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "descriptor 2 is a socket that is no Unix stream" in done.stdout
+    assert "descriptor 2 is a socket that leads out" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("made", "refused"),
+    [
+        ("socket.socket(socket.AF_INET, socket.SOCK_DGRAM)", True),
+        ("socket.create_connection((server := socket.create_server(('127.0.0.1', 0))).getsockname())", True),
+        ("socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)[0]", True),
+        ("socket.create_server(('127.0.0.1', 0))", False),
+        ("socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)[0]", False),
+    ],
+)
+def test_keeps_no_socket_that_leads_out(made: str, refused: bool) -> None:
+    code = f"""
+import socket
+from appliance.isolation import shut_the_door
+shut_the_door(keep=[{made}.detach()], become=None)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ("is a socket that leads out" in done.stderr) == refused
+    assert (done.returncode != 0) == refused
 
 
 def test_children_inherit_silence_and_cannot_leave_core_dumps() -> None:
