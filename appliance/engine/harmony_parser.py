@@ -80,12 +80,12 @@ class HarmonyParser:
         piece = self._vocabulary.token_bytes(token)
         if piece is None:
             return self._special(token)
+        if self._state is _State.BETWEEN:
+            self._open_header(_State.ROLE, sound=False, started=False)
         text = self._utf8.decode(piece)
         if self._state is _State.CONTENT:
             self.reasoning_tokens += self._kind is _Kind.REASONING
             return self._content(text)
-        if self._state is _State.BETWEEN:
-            self._open_header(_State.ROLE, sound=False, started=False)
         return self._header(text)
 
     def flush(self) -> list[Delta]:
@@ -116,7 +116,7 @@ class HarmonyParser:
             self._open_header(_State.ROLE, sound=state is _State.BETWEEN, started=True)
             return deltas
         if token == CHANNEL:
-            deltas = [] if state is _State.CHANNEL else self.flush()
+            deltas = self.flush()
             self._open_header(_State.CHANNEL, sound=False, started=True)
             return deltas
         if token in (END, RETURN, CALL, _END_OF_TEXT):

@@ -184,6 +184,19 @@ def test_malformed_headers_are_salvaged(vocabulary: Vocabulary, text: str) -> No
     assert "tool_calls" not in parsed.outcome
 
 
+def test_a_split_character_survives_where_a_header_should_be(vocabulary: Vocabulary) -> None:
+    tokens = vocabulary.encode("𒐫 yes")
+    assert not _is_text(vocabulary.token_bytes(tokens[0]))
+    thought = vocabulary.encoding.encode("<|channel|>analysis<|message|>Hm.<|end|>", allowed_special="all")
+    assert Parsed(vocabulary, tokens).answer == "𒐫 yes"
+    assert Parsed(vocabulary, [*thought, *tokens, RETURN]).answer == "𒐫 yes"
+
+
+def test_text_in_a_header_that_starts_again_is_kept(vocabulary: Vocabulary) -> None:
+    parsed = parse(vocabulary, "<|channel|>analysis So.<|channel|>final<|message|>Yes.<|return|>")
+    assert (parsed.reasoning, parsed.answer, parsed.outcome) == (" So.", "Yes.", ("stop", True))
+
+
 def test_a_long_text_where_a_header_should_be_streams_before_it_ends(vocabulary: Vocabulary) -> None:
     story = "<|channel|>analysis" + " We need to think about this." * 40
     tokens = vocabulary.encoding.encode(story, allowed_special="all")
