@@ -43,3 +43,31 @@ def test_stopping_before_the_first_word_cancels_the_turn_at_once(page: Page, mak
         go_on.set()
         watched.assert_clean()
     assert [event.header.outcome for event in site.events()[-2:]] == ["ok", "abandoned"]
+
+
+def test_what_is_kept_of_a_stopped_answer_is_what_was_recorded(page: Page, make_site: MakeSite) -> None:
+    def script(request: TurnRequest) -> Iterable[TurnEvent]:
+        yield Started(20, 0.0)
+        for number in range(2000):
+            yield AnswerDelta(f"{number} ")
+            time.sleep(0.005)
+        yield done()
+
+    site = make_site(FakeEngine(script))
+    ada = site.add_user("ada")
+    home = site.services.config.home
+    write_release(home / "current", "gpt-oss-fake")
+    with gunicorn(home, site.engine.doorbell) as port:
+        address = f"http://127.0.0.1:{port}"
+        pages.sign_in(page, address, "ada", PASSWORD)
+        pages.ask(page, "Count")
+        expect(pages.last_answer(page)).to_contain_text("10 ")
+        page.get_by_role("button", name="Stop").click()
+        pages.wait_for_answer(page)
+        conversation = page.url.rpartition("/")[2]
+    recorded = site.events()[-1]
+    assert recorded.header.outcome == "abandoned"
+    assert recorded.content is not None
+    kept = site.services.conversations.messages(ada.id, conversation)[-1]
+    assert kept.content == recorded.content.text
+    assert "1999" not in kept.content

@@ -282,13 +282,13 @@ def test_words_held_back_are_sent_when_the_model_pauses() -> None:
 
 
 class PausingTurn(FakeTurn):
-    """Pauses twice before its first word."""
+    """Pauses before its first word."""
 
     def __init__(self) -> None:
         self.closed = False
 
     def __iter__(self) -> Iterator[TurnEvent]:
-        return iter([Started(20, 0.0), Waiting(), Waiting(), AnswerDelta("never read")])
+        return iter([Started(20, 0.0), Waiting(), AnswerDelta("never read"), AnswerDelta("never taken")])
 
     def close(self) -> None:
         self.closed = True
@@ -308,7 +308,7 @@ def test_a_reader_who_left_while_nothing_came_cancels_the_turn() -> None:
     assert list(lines)[2] == "\n"  # after "accepted" and "started", the keep-alive of the first pause
     assert turn.closed
     assert kept == [answer]
-    assert answer.text == ""
+    assert answer.text == "never read"  # the turn has recorded it, so the conversation has it, too
 
 
 def test_thinking_is_timed_from_its_first_word_to_the_first_word_of_the_answer() -> None:

@@ -148,10 +148,10 @@ def stream_turn(
         with closing(turn):
             yield _line({"type": "accepted"})
             for event in turn:
+                lines = [_line(body) for body in answer.add(event)]  # kept even if nobody reads it, as in the record
                 if is_gone():
                     break
-                for body in answer.add(event):
-                    yield _line(body)
+                yield from lines
                 if isinstance(event, Waiting):
                     yield "\n"
     finally:

@@ -65,7 +65,7 @@ _OUTCOMES: Final[dict[Outcome, tuple[str, str]]] = {  # word, kind of tag
     "denied": ("Refused", "bad"),
     "failed": ("Failed", "bad"),
     "cancelled": ("Stopped", "warn"),
-    "abandoned": ("Left early", "warn"),
+    "abandoned": ("Ended early", "warn"),
 }
 _MARKDOWN_MARKS: Final = re.compile(r"\*\*(?=\S)|(?<=\S)\*\*|`+|(?:^|(?<= ))#{1,6} ")
 
