@@ -9,7 +9,8 @@ An archive is an uncompressed POSIX (ustar) tar of plain files, in this order:
 followed by exactly two zero blocks and nothing more. Every header is the one `member_header` makes and padding is zero,
 so that one archive has one encoding and a changed bit anywhere in the file is a refusal.
 
-The reader streams: it needs no seek, holds the metadata and one chunk in memory, and leaves every question of trust to `installer.trust` and `installer.verify`. docs/archive-format.md is this page in prose.
+The reader streams: it needs no seek, holds the metadata and one chunk in memory, and leaves every question of trust to
+`installer.trust` and `installer.verify`. docs/archive-format.md is this page in prose.
 """
 
 from __future__ import annotations

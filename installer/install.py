@@ -4,7 +4,8 @@
               -> accepted metadata -> receipt -> switch
 
 Up to the receipt the new release does not count as installed; a refusal or a full disk removes what was made, so that
-the site is as it was. A killed process removes nothing: what it left in quarantine or in the store is hashed again and reused.
+the site is as it was. A killed process removes nothing: what it left in quarantine or in the store is hashed again
+and reused.
 """
 
 from __future__ import annotations
