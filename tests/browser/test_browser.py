@@ -66,6 +66,7 @@ def test_stopping_keeps_what_came_and_is_recorded(signed_in: Page, server: Serve
     expect(pages.last_answer(signed_in).get_by_text("three steps")).to_be_visible()
     signed_in.get_by_role("button", name="Stop").click()
     answer = pages.wait_for_answer(signed_in)
+    expect(signed_in.locator("[data-announcer]")).to_have_text("The answer ended early.")
     expect(answer.get_by_text("Stopped before the end")).to_be_visible()
     expect(answer.get_by_text("three steps")).to_be_visible()
     signed_in.reload()

@@ -83,8 +83,12 @@ export class LiveAnswer {
     this.#leave.abort();
     clearInterval(this.#clock);
     this.#status.hidden = true;
-    if (html) this.#replace(html);
-    else if (this.#prose.childElementCount === 0 && this.#reasoning.hidden) this.#element.remove();
+    if (html) {
+      this.#announce("The answer ended early.");
+      this.#replace(html);
+    } else if (this.#prose.childElementCount === 0 && this.#reasoning.hidden) {
+      this.#element.remove();
+    }
   }
 
   /**
@@ -104,7 +108,7 @@ export class LiveAnswer {
       waiting: "Waiting for the model", reading: "Reading", stopping: "Stopping",
     })[phase];
     this.#status.hidden = !status;
-    this.#status.textContent = `${status}${after}`;
+    this.#status.textContent = status ? `${status}${after}` : "";
     if (phase === "thinking") this.#label.textContent = `Thinking${after}`;
     else if (thoughtFor !== null) this.#label.textContent = `Thought for ${Math.max(1, Math.round(thoughtFor / 1000))} s`;
     const words = { thinking: "The model is thinking.", answering: "The model is answering." };
@@ -153,6 +157,7 @@ export class LiveAnswer {
 
   /** @param {{html: string, complete: boolean}} event */
   #drawEnd(event) {
+    clearInterval(this.#clock);
     this.#announce(event.complete ? "The answer is complete." : "The answer ended early.");
     this.#replace(event.html);
   }

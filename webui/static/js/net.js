@@ -64,14 +64,17 @@ export async function streamTurn(conversation, turn, signal, receive) {
   const lost = "The connection ended before the answer was complete. What came is kept; reload to see it.";
   for (;;) {
     let piece;
+    /** @type {StreamEvent[]} */
+    let events;
     try {
       piece = await reader.read();
+      events = piece.done ? [] : parser.push(piece.value);
     } catch (error) {
       if (signal.aborted) throw error;
       throw new RequestError(lost);
     }
     if (piece.done) break;
-    parser.push(piece.value).forEach(receive);
+    events.forEach(receive);
   }
   if (!parser.finish()) throw new RequestError(lost);
 }
