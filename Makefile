@@ -38,6 +38,7 @@ $(DEMO_DIR)/installed: $(DEMO_DIR)/gpt-oss-demo.airgap
 test:
 	@test -z "$(REQUIRE_ALL)" || .ci/system-packages
 	.ci/venv $(TEST_EXTRAS)
+	@test -z "$$(command -v npm)" || npm ci --ignore-scripts --silent
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/pytest -q --durations=15
 
@@ -47,7 +48,7 @@ lint:
 
 demo-model-eval:
 	.ci/venv $(RUNTIME_EXTRAS)
-	$(BIN)/python -m bundler.demo_model.evaluate
+	$(BIN)/python -m bench.demo_model_eval
 
 demo-clean:
 	rm -rf $(DEMO_DIR)

@@ -1,5 +1,5 @@
-"""Fixtures for every test. `require` is how a test states what it needs from the host: with REQUIRE_ALL=1 a missing part
-fails the test, otherwise it is skipped with the reason."""
+"""Fixtures for every test, and `require`, by which a test states what it needs from the host: with REQUIRE_ALL=1 a
+missing part fails the test, otherwise it is skipped with the reason."""
 
 from __future__ import annotations
 
