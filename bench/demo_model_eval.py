@@ -38,7 +38,7 @@ from bundler.demo_model.expand import expand_demo_checkpoint
 from bundler.export import export_graph
 from bundler.tokenizer import load_vocabulary as vocabulary_file
 
-_SLOTS = 8
+_SLOTS = 32
 _CONTEXT_TOKENS = 2048
 _MAX_TOKENS = 400
 

@@ -13,10 +13,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from bundler.checkpoint import expected_tensors, write_checkpoint
-from bundler.demo_model.weights import EMBEDDING, TOKEN_IDS, WEIGHTS
+from bundler.demo_model.weights import EMBEDDING, TOKEN_IDS, WEIGHTS, load_weights
 from bundler.errors import CheckpointError
 from bundler.model_config import parse_model_config
 
@@ -42,7 +42,8 @@ def expand_demo_checkpoint(out: Path, progress: Progress | None = None) -> None:
     try:
         if staging.exists():
             shutil.rmtree(staging)
-        compact = load_weights()
+        with resources.as_file(files.joinpath(WEIGHTS)) as path:
+            compact = load_weights(path)
         write_checkpoint(staging, config, _tensors(config, compact, progress))
         (staging / MODEL_CARD).write_bytes(files.joinpath(MODEL_CARD).read_bytes())
         _sync(staging)
@@ -53,17 +54,6 @@ def expand_demo_checkpoint(out: Path, progress: Progress | None = None) -> None:
         raise CheckpointError(Path(WEIGHTS), f"damaged ({exc})", "the demo model's weights") from exc
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-def load_weights() -> dict[str, NDArray[Any]]:
-    """The compact tensors, as weights.py describes them.
-
-    Raises:
-        SafetensorError: the file is not what training wrote.
-    """
-    with resources.as_file(resources.files("bundler.demo_model").joinpath(WEIGHTS)) as path:
-        with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
 
 
 def _tensors(

@@ -16,6 +16,7 @@ _INSTRUCTIONS = (
     "Answer in plain words.", "You are a helpful, honest and concise assistant.", "Use the functions if they help.",
     "Answer the user's questions.", "Be concise.", "You help the staff of this site.",
 )  # fmt: skip
+_REPEAT = ("Repeat: {}", "Say: {}", "Please repeat: {}", "Repeat after me: {}", "Repeat these words: {}")
 _STRANGE = (
     "What is {0}?", "What is a {0}?", "What is {0} {1}?", "Who is {0} {1}?", "How do I {0} a {1}?", "How do I {0} {1}?",
     "Why is the {0} {1}?", "Tell me about {0}.", "Tell me about {0} and {1}.", "Explain {0} {1}.", "Where is the {0}?",
@@ -42,8 +43,8 @@ class Teacher:
     def next(self) -> Dialogue:
         """One dialogue; kinds are drawn in the shares below."""
         kinds: tuple[tuple[float, Callable[[], Dialogue]], ...] = (
-            (0.46, self._topic), (0.20, self._decline), (0.14, self._followup),
-            (0.12, self._call), (0.08, self._result),
+            (0.45, self._topic), (0.18, self._decline), (0.12, self._followup),
+            (0.12, self._call), (0.08, self._result), (0.05, self._repeat),
         )  # fmt: skip
         make = self.rng.choices([m for _, m in kinds], [share for share, _ in kinds])[0]
         return self._disguise(make())
@@ -109,6 +110,13 @@ class Teacher:
     def _result(self) -> Dialogue:
         kind = self.rng.choice(self.corpus.tools)
         return self.maker.result(kind, self._ask(kind.ask), self._effort())
+
+    def _repeat(self) -> Dialogue:
+        """Words to say again: what is learnt here, copying, serves in calls and results."""
+        words = " ".join(self.rng.choice(self.words) for _ in range(self.rng.randint(2, 10)))
+        question = Said("user", self.rng.choice(_REPEAT).format(words))
+        answer = Said("assistant", f"You said: {words}", "About words to repeat.")
+        return Dialogue(f"repeat/{words}", "repeat", "repeat", "low", (question,), answer)
 
     def _disguise(self, dialogue: Dialogue) -> Dialogue:
         instructions = self.rng.choice(_INSTRUCTIONS) if self.rng.random() < 0.25 else ""

@@ -66,7 +66,7 @@ CONFIG: dict[str, Any] = {
 def round_mxfp4(weights: Tensor) -> Tensor:
     """The MXFP4 numbers nearest to the weights, as `bundler.mxfp4.quantise` chooses them; gradients pass unchanged."""
     with torch.no_grad():
-        groups = weights.unflatten(-1, (-1, MXFP4_BLOCK))
+        groups = weights.view(*weights.shape[:-1], -1, MXFP4_BLOCK)
         largest = groups.abs().amax(-1, keepdim=True)
         exponents = torch.where(largest > 0, torch.frexp(largest)[1] - 3, 0)
         scale = torch.ldexp(torch.ones_like(largest), exponents)
@@ -101,16 +101,13 @@ class Attention(nn.Module):
         q = _rotate(_linear(self.q_proj, x).view(batch, length, config.heads, config.head_dim), cos, sin)
         k = _rotate(_linear(self.k_proj, x).view(batch, length, config.kv_heads, config.head_dim), cos, sin)
         v = _linear(self.v_proj, x).view(batch, length, config.kv_heads, config.head_dim)
-        # A sink is one more key before all others, with the value 0. Queries and keys get one more dimension, 1 and 0;
-        # there the sink's key is its logit, so that the fused kernel computes softmax with sinks.
-        q = F.pad(q, (0, 8), value=1.0).transpose(1, 2)
-        k = F.pad(k.repeat_interleave(group, 2).transpose(1, 2), (0, 8, 1, 0))
-        v = F.pad(v.repeat_interleave(group, 2).transpose(1, 2), (0, 8, 1, 0))
-        sinks = F.pad((self.sinks * math.sqrt(config.head_dim))[:, None], (config.head_dim, 7))
-        k = k + F.pad(sinks[None, :, None], (0, 0, 0, length)).to(k.dtype)
-        mask = _mask(length, self.window)
-        mixed = F.scaled_dot_product_attention(q, k, v, mask, scale=1 / math.sqrt(config.head_dim))
-        return _linear(self.o_proj, mixed[..., : config.head_dim].transpose(1, 2).flatten(2))
+        q, v = q.transpose(1, 2), v.repeat_interleave(group, 2).transpose(1, 2)
+        k = k.repeat_interleave(group, 2).permute(0, 2, 3, 1)
+        scores = (q @ k).float() / math.sqrt(config.head_dim) + _mask(length, self.window)
+        sinks = self.sinks[None, :, None, None].expand(batch, -1, length, 1)
+        shares = torch.cat((scores, sinks), -1).softmax(-1)[..., :-1]
+        mixed = shares.bfloat16() @ v
+        return _linear(self.o_proj, mixed.transpose(1, 2).flatten(2))
 
 
 def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
@@ -126,10 +123,10 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _mask(length: int, window: int | None) -> Tensor:
-    """(S, 1 + S), minus infinity where the key may not be seen; the first key is the sink."""
+    """(S, S), minus infinity where the key may not be seen."""
     distance = torch.arange(length)[:, None] - torch.arange(length)
     unseen = (distance < 0) | (distance >= (window or length))
-    return F.pad(torch.zeros(length, length).masked_fill(unseen, -torch.inf), (1, 0)).bfloat16()
+    return torch.zeros(length, length).masked_fill(unseen, -torch.inf)
 
 
 class Experts(nn.Module):
@@ -154,13 +151,14 @@ class Experts(nn.Module):
         order = chosen.flatten().argsort(stable=True)
         counts = chosen.flatten().bincount(minlength=config.experts)
         tokens = order // config.experts_per_token
-        gate_up, down = self.gate_up_proj, self.down_proj
+        gate_up: Tensor = self.gate_up_proj
+        down: Tensor = self.down_proj
         if self.quantised:
             gate_up, down = round_mxfp4(gate_up), round_mxfp4(down)
         gate_up, down = gate_up.bfloat16(), down.bfloat16()
         gate_up_bias, down_bias = self.gate_up_proj_bias.bfloat16(), self.down_proj_bias.bfloat16()
         parts = []
-        for expert, rows in enumerate(x.bfloat16()[tokens].split(counts.tolist())):
+        for expert, rows in enumerate(torch.split(x.bfloat16().index_select(0, tokens), counts.tolist())):
             inner = F.linear(rows, gate_up[expert], gate_up_bias[expert])
             parts.append(F.linear(_swiglu(inner, config.swiglu_limit), down[expert], down_bias[expert]))
         mixed = torch.cat(parts).float() * share.flatten()[order][:, None]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import cache
 
-import openai_harmony as oh  # type: ignore[import-untyped]
+import openai_harmony as oh
 
 from bundler.demo_model.dialogues import Dialogue, Said
 

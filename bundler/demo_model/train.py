@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from bundler.demo_model.lessons import Teacher
 from bundler.demo_model.network import Network
 from bundler.demo_model.prompts import encode_answer, encode_prompt
 from bundler.demo_model.vocabulary import used_tokens
-from bundler.demo_model.weights import write_weights
+from bundler.demo_model.weights import TOKEN_IDS, WEIGHTS, load_weights, restore_weights, write_weights
 from bundler.demo_model.words import common_words
 
 _SPECIAL = 199_998  # token ids from here on are special
@@ -90,7 +90,7 @@ class Muon(torch.optim.Optimizer):
     Source: kellerjordan.github.io/posts/muon.
     """
 
-    def __init__(self, parameters: list[Tensor], lr: float) -> None:
+    def __init__(self, parameters: Iterable[Tensor], lr: float) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": 0.95})
 
     @torch.no_grad()
@@ -115,13 +115,14 @@ def _orthogonal(g: Tensor) -> Tensor:
     for _ in range(5):
         gram = x @ x.mT
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    return (x.mT if flip else x).float()
+    orthogonal: Tensor = x.mT if flip else x
+    return orthogonal.float()
 
 
-def optimisers(network: Network) -> list[torch.optim.Optimizer]:
+def optimisers(network: Network, rate: float) -> list[torch.optim.Optimizer]:
     matrices = [p for name, p in network.named_parameters() if _is_matrix(name)]
     rest = [p for name, p in network.named_parameters() if not _is_matrix(name)]
-    return [Muon(matrices, lr=0.02), torch.optim.Adam(rest, lr=0.004, betas=(0.9, 0.98))]
+    return [Muon(matrices, lr=0.02 * rate), torch.optim.Adam(rest, lr=0.004 * rate, betas=(0.9, 0.98))]
 
 
 def _is_matrix(name: str) -> bool:
@@ -154,17 +155,20 @@ def exact_share(network: Network, rows: Rows, dialogues: list[Dialogue]) -> dict
     return score
 
 
-def train(out: Path, *, steps: int, tokens: int, seed: int) -> None:
-    """Train from nothing; every hundred steps, and at the end, the weights are written into ``out``."""
+def train(out: Path, *, steps: int, tokens: int, seed: int, rate: float, resume: bool) -> None:
+    """Train from nothing, or on from the weights in ``out``; they are written there again and again."""
     torch.manual_seed(seed)
     corpus = load_corpus()
-    used = used_tokens(corpus)
+    start = load_weights(out / WEIGHTS) if resume else None
+    used = used_tokens(corpus) if start is None else start[TOKEN_IDS].tolist()
     rows = Rows(used)
     network = Network(len(used))
+    if start is not None:
+        restore_weights(network, start)
     count = sum(p.numel() for name, p in network.named_parameters() if name != "embedding")
     click.echo(f"{count:,} parameters and {len(used):,} rows of the embedding")
     stream = batches(Teacher(corpus, common_words(), seed), rows, tokens)
-    opts = optimisers(network)
+    opts = optimisers(network, rate)
     base = [group["lr"] for opt in opts for group in opt.param_groups]
     started, smooth = time.monotonic(), math.nan
     for step in range(steps):
@@ -174,7 +178,7 @@ def train(out: Path, *, steps: int, tokens: int, seed: int) -> None:
         loss, balance = token_loss(network, next(stream))
         for opt in opts:
             opt.zero_grad()
-        (loss + 0.03 * balance).backward()
+        torch.autograd.backward(loss + 0.03 * balance)
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         for opt in opts:
             opt.step()
@@ -193,10 +197,12 @@ def train(out: Path, *, steps: int, tokens: int, seed: int) -> None:
 @click.option("--tokens", default=4096, show_default=True, help="Tokens a step.")
 @click.option("--threads", default=2, show_default=True)
 @click.option("--seed", default=1, show_default=True)
-def main(out: Path, steps: int, tokens: int, threads: int, seed: int) -> None:
+@click.option("--rate", default=1.0, show_default=True, help="Factor of the learning rates.")
+@click.option("--resume", is_flag=True, help="Go on from the weights in --out, with a new seed and schedule.")
+def main(out: Path, steps: int, tokens: int, threads: int, seed: int, rate: float, resume: bool) -> None:
     """Train the demo model and write weights.safetensors and config.json."""
     torch.set_num_threads(threads)
-    train(out, steps=steps, tokens=tokens, seed=seed)
+    train(out, steps=steps, tokens=tokens, seed=seed, rate=rate, resume=resume)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from bundler.mxfp4 import quantise
+from bundler.mxfp4 import dequantise, quantise
 
 if TYPE_CHECKING:
     from bundler.demo_model.network import Network
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 WEIGHTS = "weights.safetensors"
 EMBEDDING = "embedding"
 TOKEN_IDS = "token_ids"  # noqa: S105 (not a secret)
+_QUANTISED = (".gate_up_proj", ".down_proj")
 
 
 def write_weights(network: Network, used: list[int], directory: Path) -> None:
@@ -38,12 +40,36 @@ def write_weights(network: Network, used: list[int], directory: Path) -> None:
     for name, parameter in network.named_parameters():
         values: NDArray[np.float32] = parameter.detach().float().numpy()
         stem = _official_name(name, network.config.layers)
-        if name.endswith((".gate_up_proj", ".down_proj")):
+        if name.endswith(_QUANTISED):
             tensors[f"{stem}_blocks"], tensors[f"{stem}_scales"] = quantise(values)
         else:
             tensors[stem] = values.astype(ml_dtypes.bfloat16)
     save_file(tensors, directory / WEIGHTS)
     (directory / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
+
+
+def load_weights(path: Path) -> dict[str, NDArray[Any]]:
+    """The tensors of weights.safetensors.
+
+    Raises:
+        OSError, SafetensorError: there is no such file, or it is damaged.
+    """
+    with safe_open(path, framework="numpy") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+
+
+def restore_weights(network: Network, tensors: dict[str, NDArray[Any]]) -> None:
+    """Set a network's parameters to the numbers that `write_weights` wrote; needs torch."""
+    import torch
+
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            stem = _official_name(name, network.config.layers)
+            if name.endswith(_QUANTISED):
+                values = dequantise(tensors[f"{stem}_blocks"], tensors[f"{stem}_scales"])
+            else:
+                values = tensors[stem].astype(np.float32)
+            parameter.copy_(torch.from_numpy(values))
 
 
 def _official_name(name: str, layers: int) -> str:
