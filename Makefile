@@ -6,6 +6,9 @@ BIN := .venv/bin
 RUNTIME_EXTRAS := cpu,bundler
 TEST_EXTRAS := cpu,bundler,postgres,parity,test
 
+# A change in any of these makes a new release of the demo; an unchanged tree starts what is there.
+SOURCES := pyproject.toml $(shell find appliance bundler installer webui -type f ! -path '*/__pycache__/*')
+
 .PHONY: demo test lint demo-model-eval demo-clean clean help
 
 help:
@@ -28,7 +31,8 @@ $(DEMO_DIR)/keys/root.json:
 	.ci/venv $(RUNTIME_EXTRAS)
 	$(BIN)/bundler keygen --keys $(DEMO_DIR)/keys
 
-$(DEMO_DIR)/gpt-oss-demo.airgap: $(DEMO_DIR)/checkpoint/config.json $(DEMO_DIR)/keys/root.json
+$(DEMO_DIR)/gpt-oss-demo.airgap: $(DEMO_DIR)/checkpoint/config.json $(DEMO_DIR)/keys/root.json $(SOURCES)
+	.ci/venv $(RUNTIME_EXTRAS)
 	$(BIN)/bundler build --checkpoint $(DEMO_DIR)/checkpoint --keys $(DEMO_DIR)/keys --out $@
 
 $(DEMO_DIR)/installed: $(DEMO_DIR)/gpt-oss-demo.airgap
