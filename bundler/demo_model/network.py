@@ -101,12 +101,13 @@ class Attention(nn.Module):
         q = _rotate(_linear(self.q_proj, x).view(batch, length, config.heads, config.head_dim), cos, sin)
         k = _rotate(_linear(self.k_proj, x).view(batch, length, config.kv_heads, config.head_dim), cos, sin)
         v = _linear(self.v_proj, x).view(batch, length, config.kv_heads, config.head_dim)
-        q, v = q.transpose(1, 2), v.repeat_interleave(group, 2).transpose(1, 2)
-        k = k.repeat_interleave(group, 2).permute(0, 2, 3, 1)
-        scores = (q @ k).float() / math.sqrt(config.head_dim) + _mask(length, self.window)
-        sinks = self.sinks[None, :, None, None].expand(batch, -1, length, 1)
-        shares = torch.cat((scores, sinks), -1).softmax(-1)[..., :-1]
-        mixed = shares.bfloat16() @ v
+        # The sink is one more key, zero, whose score is the mask's: the logit. Its value is zero.
+        q = q.transpose(1, 2) / math.sqrt(config.head_dim)
+        k = F.pad(k.repeat_interleave(group, 2), (0, 0, 0, 0, 0, 1)).permute(0, 2, 3, 1)
+        v = F.pad(v.repeat_interleave(group, 2), (0, 0, 0, 0, 0, 1)).transpose(1, 2)
+        sinks = self.sinks[:, None, None].expand(-1, length, 1)
+        mask = torch.cat((_mask(length, self.window).expand(config.heads, -1, -1), sinks), -1).bfloat16()
+        mixed = (q @ k + mask).softmax(-1) @ v
         return _linear(self.o_proj, mixed.transpose(1, 2).flatten(2))
 
 
@@ -157,10 +158,13 @@ class Experts(nn.Module):
             gate_up, down = round_mxfp4(gate_up), round_mxfp4(down)
         gate_up, down = gate_up.bfloat16(), down.bfloat16()
         gate_up_bias, down_bias = self.gate_up_proj_bias.bfloat16(), self.down_proj_bias.bfloat16()
+        matrices = zip(gate_up.unbind(), gate_up_bias.unbind(), down.unbind(), down_bias.unbind(), strict=True)
         parts = []
-        for expert, rows in enumerate(torch.split(x.bfloat16().index_select(0, tokens), counts.tolist())):
-            inner = F.linear(rows, gate_up[expert], gate_up_bias[expert])
-            parts.append(F.linear(_swiglu(inner, config.swiglu_limit), down[expert], down_bias[expert]))
+        for rows, (first, first_bias, second, second_bias) in zip(
+            torch.split(x.bfloat16().index_select(0, tokens), counts.tolist()), matrices, strict=True
+        ):
+            inner = F.linear(rows, first, first_bias)
+            parts.append(F.linear(_swiglu(inner, config.swiglu_limit), second, second_bias))
         mixed = torch.cat(parts).float() * share.flatten()[order][:, None]
         balance = config.experts * (counts / counts.sum() * logits.softmax(-1).mean(0)).sum()
         return torch.zeros_like(x, dtype=torch.float32).index_add(0, tokens, mixed), balance

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import random
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import click
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from torch import Tensor
 
@@ -29,7 +31,7 @@ from bundler.demo_model.words import common_words
 
 _SPECIAL = 199_998  # token ids from here on are special
 _NOISE = 0.01  # share of prompt tokens replaced by an unused token, and again by any used one
-_EXACT_FROM = 0.55  # of the steps are done without rounding experts, which is faster; the rest is quantisation-aware
+_EXACT_FROM = 0.8  # of the steps are done without rounding experts, which is faster; the rest is quantisation-aware
 _POOL = 768  # dialogues sorted by length before they are cut into batches
 
 
@@ -155,54 +157,93 @@ def exact_share(network: Network, rows: Rows, dialogues: list[Dialogue]) -> dict
     return score
 
 
-def train(out: Path, *, steps: int, tokens: int, seed: int, rate: float, resume: bool) -> None:
-    """Train from nothing, or on from the weights in ``out``; they are written there again and again."""
-    torch.manual_seed(seed)
+@dataclass(frozen=True)
+class Course:
+    """One training run; see the command's options."""
+
+    out: Path
+    steps: int
+    tokens: int
+    seed: int
+    rate: float
+    resume: bool
+    workers: int
+
+
+def train(rank: int, course: Course, meeting: str) -> None:
+    """One worker of a run, with one thread: each step averages the gradients of all workers' batches.
+
+    Training goes from nothing, or on from the weights in ``course.out``; the first worker writes them there again and
+    again.
+
+    Args:
+        meeting: path of a file that does not exist yet, by which the workers find each other.
+    """
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=course.workers)
+    torch.manual_seed(course.seed)
     corpus = load_corpus()
-    start = load_weights(out / WEIGHTS) if resume else None
+    start = load_weights(course.out / WEIGHTS) if course.resume else None
     used = used_tokens(corpus) if start is None else start[TOKEN_IDS].tolist()
     rows = Rows(used)
     network = Network(len(used))
     if start is not None:
         restore_weights(network, start)
     count = sum(p.numel() for name, p in network.named_parameters() if name != "embedding")
-    click.echo(f"{count:,} parameters and {len(used):,} rows of the embedding")
-    stream = batches(Teacher(corpus, common_words(), seed), rows, tokens)
-    opts = optimisers(network, rate)
+    _say(rank, f"{count:,} parameters and {len(used):,} rows of the embedding")
+    teacher = Teacher(corpus, common_words(), course.seed * course.workers + rank)
+    stream = batches(teacher, rows, course.tokens // course.workers)
+    opts = optimisers(network, course.rate)
     base = [group["lr"] for opt in opts for group in opt.param_groups]
     started, smooth = time.monotonic(), math.nan
-    for step in range(steps):
-        network.quantise(step >= steps * _EXACT_FROM)
+    for step in range(course.steps):
+        network.quantise(step >= course.steps * _EXACT_FROM)
         for group, lr in zip((g for opt in opts for g in opt.param_groups), base, strict=True):
-            group["lr"] = lr * schedule(step, steps)
+            group["lr"] = lr * schedule(step, course.steps)
         loss, balance = token_loss(network, next(stream))
         for opt in opts:
             opt.zero_grad()
         torch.autograd.backward(loss + 0.03 * balance)
+        _average_gradients(network, course.workers)
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         for opt in opts:
             opt.step()
         smooth = loss.item() if math.isnan(smooth) else 0.95 * smooth + 0.05 * loss.item()
         if (step + 1) % 25 == 0:
             minutes = (time.monotonic() - started) / 60
-            click.echo(f"step {step + 1}/{steps}  loss {smooth:.4f}  balance {balance.item():.2f}  {minutes:.1f} min")
-        if (step + 1) % 100 == 0 or step + 1 == steps:
-            click.echo(f"exact answers: {exact_share(network, rows, held_out_dialogues(corpus)[::3])}")
-            write_weights(network, used, out)
+            _say(rank, f"step {step + 1}/{course.steps}  loss {smooth:.4f}  {minutes:.1f} min")
+        if rank == 0 and ((step + 1) % 100 == 0 or step + 1 == course.steps):
+            _say(rank, f"exact answers: {exact_share(network, rows, held_out_dialogues(corpus)[::3])}")
+            write_weights(network, used, course.out)
+    dist.destroy_process_group()
+
+
+def _average_gradients(network: Network, workers: int) -> None:
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    joined = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(joined)
+    for gradient, part in zip(gradients, joined.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient) / workers)
+
+
+def _say(rank: int, line: str) -> None:
+    if rank == 0:
+        click.echo(line)
 
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path(__file__).parent, show_default="here")
-@click.option("--steps", default=450, show_default=True)
-@click.option("--tokens", default=4096, show_default=True, help="Tokens a step.")
-@click.option("--threads", default=2, show_default=True)
+@click.option("--steps", default=1250, show_default=True)
+@click.option("--tokens", default=8192, show_default=True, help="Tokens a step, of all workers together.")
+@click.option("--workers", default=2, show_default=True, help="Processes of one thread each.")
 @click.option("--seed", default=1, show_default=True)
 @click.option("--rate", default=1.0, show_default=True, help="Factor of the learning rates.")
 @click.option("--resume", is_flag=True, help="Go on from the weights in --out, with a new seed and schedule.")
-def main(out: Path, steps: int, tokens: int, threads: int, seed: int, rate: float, resume: bool) -> None:
+def main(out: Path, steps: int, tokens: int, workers: int, seed: int, rate: float, resume: bool) -> None:
     """Train the demo model and write weights.safetensors and config.json."""
-    torch.set_num_threads(threads)
-    train(out, steps=steps, tokens=tokens, seed=seed, rate=rate, resume=resume)
+    course = Course(out, steps, tokens, seed, rate, resume, workers)
+    with tempfile.TemporaryDirectory() as directory:
+        torch.multiprocessing.spawn(train, (course, f"{directory}/meeting"), nprocs=workers)
 
 
 if __name__ == "__main__":
