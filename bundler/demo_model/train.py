@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 
 from bundler.demo_model.corpus import load_corpus
 from bundler.demo_model.dialogues import Dialogue
@@ -30,7 +31,7 @@ from bundler.demo_model.weights import TOKEN_IDS, WEIGHTS, load_weights, restore
 from bundler.demo_model.words import common_words
 
 _SPECIAL = 199_998  # token ids from here on are special
-_NOISE = 0.01  # share of prompt tokens replaced by an unused token, and again by any used one
+_NOISE = 0.04  # share of prompt tokens replaced by an unused token, and again by any used one
 _EXACT_FROM = 0.8  # of the steps are done without rounding experts, which is faster; the rest is quantisation-aware
 _POOL = 768  # dialogues sorted by length before they are cut into batches
 
@@ -222,7 +223,7 @@ def _average_gradients(network: Network, workers: int) -> None:
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
     joined = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(joined)
-    for gradient, part in zip(gradients, joined.split([g.numel() for g in gradients]), strict=True):
+    for gradient, part in zip(gradients, torch.split(joined, [g.numel() for g in gradients]), strict=True):
         gradient.copy_(part.view_as(gradient) / workers)
 
 
@@ -243,7 +244,7 @@ def main(out: Path, steps: int, tokens: int, workers: int, seed: int, rate: floa
     """Train the demo model and write weights.safetensors and config.json."""
     course = Course(out, steps, tokens, seed, rate, resume, workers)
     with tempfile.TemporaryDirectory() as directory:
-        torch.multiprocessing.spawn(train, (course, f"{directory}/meeting"), nprocs=workers)
+        spawn(train, (course, f"{directory}/meeting"), nprocs=workers)  # type: ignore[no-untyped-call]
 
 
 if __name__ == "__main__":
