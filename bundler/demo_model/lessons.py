@@ -43,8 +43,8 @@ class Teacher:
     def next(self) -> Dialogue:
         """One dialogue; kinds are drawn in the shares below."""
         kinds: tuple[tuple[float, Callable[[], Dialogue]], ...] = (
-            (0.45, self._topic), (0.18, self._decline), (0.12, self._followup),
-            (0.12, self._call), (0.08, self._result), (0.05, self._repeat),
+            (0.33, self._topic), (0.16, self._decline), (0.20, self._followup),
+            (0.18, self._call), (0.10, self._result), (0.03, self._repeat),
         )  # fmt: skip
         make = self.rng.choices([m for _, m in kinds], [share for share, _ in kinds])[0]
         return self._disguise(make())
