@@ -13,21 +13,13 @@ from pathlib import Path
 
 import openai
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from tests.browser import pages
 from tests.scenarios.conftest import Installation, Served, command, serving
 
 PASSWORD = "correct horse battery staple 7"
 QUESTION = "What is this appliance?"
-
-
-@pytest.fixture(scope="session")
-def browser(chromium: str) -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-quic"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
