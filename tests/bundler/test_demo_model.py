@@ -115,6 +115,7 @@ def test_unused_tokens_have_next_to_no_probability(examinee: Examinee, dialogues
             masses.append(float(np.exp(logits[~used] - top.logsumexp).sum()))
             assert np.all(logits[~used] == 0)
     figures = f"mean {np.mean(masses):.1e}, largest {max(masses):.1e}"
+    print(f"unused tokens: {figures}")
     assert np.mean(masses) < 1e-3, figures
     assert max(masses) < 2e-2, figures
 
