@@ -61,6 +61,11 @@ class Config:
         return self.state_dir / "keys"
 
     @property
+    def packed_dir(self) -> Path:
+        """Weights packed for this machine's processor, by release."""
+        return self.state_dir / "packed"
+
+    @property
     def audit_dir(self) -> Path:
         return self.state_dir / "audit"
 

@@ -48,6 +48,7 @@ class Release:
     config: Path
     vocabulary: Path
     known_answers: Path | None
+    dense: str | None  # how the CPU graph holds attention and head: "int8" or "bf16"
     model: ModelCard
 
 
@@ -77,6 +78,7 @@ def load_release(path: Path) -> Release:
             config=_file(path, body["config"]),
             vocabulary=_file(path, body["vocabulary"]),
             known_answers=None if known_answers is None else _file(path, known_answers),
+            dense=None if body.get("dense") is None else _text(body, "dense"),
             model=_model_card(body["model"]),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as exc:

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from bundler.build import SigningRequest, build
 from bundler.contents import BuildRequest
 from bundler.errors import BundlerError
+from bundler.graph_builder import DenseKind
 from bundler.sign import generate_keys, utc
 from bundler.wheelhouse import Accelerator, WheelTarget, project_requirements, resolve_lock
 from installer.archive import ArchiveReader, root_name
@@ -83,6 +84,8 @@ def keygen(keys: Path, days: int, as_json: bool) -> None:
 @click.option("--keys", required=True, type=_PATH, help="Directory made by `bundler keygen`.")
 @click.option("--out", required=True, type=_PATH, help="The archive to write, NAME-VERSION.airgap.")
 @_target_options
+@click.option("--dense", type=click.Choice(["int8", "bf16"]), default="int8", show_default=True,
+              help="How CPUs hold attention and head: 8 bits in blocks of 32, or as published.")  # fmt: skip
 @click.option("--name", help="Name of the release; default: the model's id.")
 @click.option("--version", help="Version of the release; default: the project's, + a digest of the contents.")
 @click.option("--expires", type=click.DateTime(["%Y-%m-%d"]), help="When the signatures expire; default: in two years.")
@@ -92,9 +95,9 @@ def keygen(keys: Path, days: int, as_json: bool) -> None:
 @click.option("--no-known-answers", is_flag=True, help="Record none: the installer then cannot test the release.")
 @_JSON
 def build_command(
-    checkpoint: Path, keys: Path, out: Path, python: str, platform: str, accelerator: str, name: str | None,
-    version: str | None, expires: datetime | None, metadata_version: int | None, wheel_cache: Path | None,
-    own_wheel: Path | None, no_known_answers: bool, as_json: bool,
+    checkpoint: Path, keys: Path, out: Path, python: str, platform: str, accelerator: str, dense: DenseKind,
+    name: str | None, version: str | None, expires: datetime | None, metadata_version: int | None,
+    wheel_cache: Path | None, own_wheel: Path | None, no_known_answers: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Export, collect, sign and verify one archive.
 
@@ -108,6 +111,7 @@ def build_command(
         target=WheelTarget(python, platform, cast(Accelerator, accelerator)),
         wheel_cache=wheel_cache or default_cache,
         own_wheel=own_wheel,
+        dense=dense,
         name=name,
         version=version,
         known_answers=not no_known_answers,
@@ -171,6 +175,9 @@ def demo_checkpoint(out: Path) -> None:
     click.echo(f"{out} written: the demo model as a checkpoint.")
 
 
+_DENSE_WORDS = {"int8": "8 bits (blocks of 32)", "bf16": "bfloat16 as published"}
+
+
 def _describe(verified: VerifiedArchive) -> dict[str, Any]:
     return {
         "release": asdict(verified.release),
@@ -185,6 +192,8 @@ def _print(verified: VerifiedArchive) -> None:
     click.echo(f"  {release.name} {release.version}: {release.model_title}, {' and '.join(release.accelerators)}")
     click.echo(f"  for Python {release.python} on {release.platform}; {len(verified.metadata.targets)} files")
     click.echo(f"  metadata version {verified.metadata.version}, valid until {verified.metadata.expires}")
+    if release.dense is not None:
+        click.echo(f"  on CPUs, attention and head in {_DENSE_WORDS[release.dense]}; experts in MXFP4 as published")
     if release.known_answers is None:
         click.echo("  without known answers: the installer cannot test it")
 

@@ -22,6 +22,7 @@ from bundler.checkpoint import Checkpoint, open_checkpoint
 from bundler.errors import BuildError, CheckpointError, KnownAnswersError
 from bundler.export import MODEL, export_graph
 from bundler.graph_builder import Accelerator as GraphAccelerator
+from bundler.graph_builder import DenseKind
 from bundler.known_answers import FILE as KNOWN_ANSWERS
 from bundler.known_answers import encode_prompts, record_known_answers
 from bundler.sbom import Component, read_wheel, safe_name, write_sbom
@@ -63,6 +64,7 @@ class BuildRequest:
     target: WheelTarget
     wheel_cache: Path
     own_wheel: Path | None  # None: built from the source tree
+    dense: DenseKind  # how the CPU graph's operators hold attention and head
     name: str | None  # None: the model's id
     version: str | None  # None: the project's version and a digest of the contents
     known_answers: bool
@@ -117,6 +119,7 @@ def _descriptor(request: BuildRequest, card: dict[str, Any]) -> dict[str, Any]:
         "version": version,
         "accelerators": list(accelerators),
         "graphs": {accelerator: f"model/{accelerator}/{MODEL}" for accelerator in accelerators},
+        "dense": request.dense if "cpu" in _accelerators(request.target) else None,
         "config": CONFIG,
         "vocabulary": VOCABULARY,
         "known_answers": None,
@@ -204,7 +207,13 @@ def _export(tree: Path, checkpoint: Checkpoint, request: BuildRequest, step: Ste
             advance(written - done)
             done = written
 
-        export_graph(checkpoint, tree / "model" / accelerator, accelerator=accelerator, progress=progress)
+        export_graph(
+            checkpoint,
+            tree / "model" / accelerator,
+            accelerator=accelerator,
+            dense=request.dense,
+            progress=progress,
+        )
     (tree / VOCABULARY).parent.mkdir()
     (tree / VOCABULARY).write_bytes(load_vocabulary(checkpoint.directory))
 

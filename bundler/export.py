@@ -7,6 +7,7 @@ that a killed run left behind is removed by the next run. Exporting the same che
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -23,9 +24,10 @@ from onnx import TensorProto, helper
 from bundler.checkpoint import Checkpoint
 from bundler.errors import ExportError
 from bundler.graph import IR_VERSION, MAX_SHARD_BYTES, OPSET, GraphPlan, plan_graph
-from bundler.graph_builder import Accelerator, Weight
+from bundler.graph_builder import KERNEL_DOMAIN, Accelerator, DenseKind, Weight
 
 MODEL = "model.onnx"
+PACKING = "packing.json"  # what the CPU's operators read, for the target to pack
 ALIGNMENT_BYTES = 4096  # of each weight in its shard, so that it can be memory-mapped (ONNX, External Data)
 
 Progress = Callable[[int, int], None]  # bytes written, bytes in all
@@ -53,6 +55,7 @@ def export_graph(
     out: Path,
     *,
     accelerator: Accelerator,
+    dense: DenseKind = "int8",
     progress: Progress | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> ExportedGraph:
@@ -62,12 +65,14 @@ def export_graph(
         CheckpointError: a tensor cannot be read, or holds something that is not a number.
         ExportError: ``out`` exists, a tensor fits into no shard, or the disk is full or not writable; nothing is left.
     """
-    plan = plan_graph(checkpoint.config, accelerator, max_weight_bytes=max_shard_bytes)
+    plan = plan_graph(checkpoint.config, accelerator, dense=dense, max_weight_bytes=max_shard_bytes)
     with _staging(out) as staging:
         with closing(_ShardWriter(staging, max_shard_bytes)) as shards:
             _write_weights(plan, checkpoint, shards, progress)
         _write_model(staging / MODEL, plan)
-    names = [MODEL, *shards.names]
+        if plan.packings:
+            _write_packing(staging / PACKING, plan)
+    names = [MODEL, *shards.names, *([PACKING] if plan.packings else [])]
     files = tuple(ExportedFile(out / name, (out / name).stat().st_size) for name in names)
     return ExportedGraph(accelerator, out / MODEL, files)
 
@@ -159,17 +164,42 @@ class _ShardWriter:
             file.close()
 
 
+def _write_packing(path: Path, plan: GraphPlan) -> None:
+    """Where each native operator's weights lie, by its node's key."""
+    places = {
+        tensor.name: {entry.key: entry.value for entry in tensor.external_data} for tensor in plan.graph.initializer
+    }
+    entries = [
+        {
+            "key": packing.key,
+            "kind": packing.kind,
+            **packing.sizes,
+            "sources": [
+                {"file": place["location"], "offset": int(place["offset"]), "bytes": int(place["length"])}
+                for place in (places[name] for name in packing.weights)
+            ],
+        }
+        for packing in plan.packings
+    ]
+    _write_bytes(path, (json.dumps({"format": 1, "entries": entries}, indent=1) + "\n").encode())
+
+
 def _write_model(path: Path, plan: GraphPlan) -> None:
+    native = [helper.make_opsetid(KERNEL_DOMAIN, 1)] if plan.packings else []
     model = helper.make_model(
         plan.graph,
         ir_version=IR_VERSION,
-        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)],
+        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1), *native],
         producer_name="gpt-oss-appliance",
         producer_version=version("gpt-oss-appliance"),
     )
     helper.set_model_props(model, dict(sorted(plan.metadata.items())))
+    _write_bytes(path, model.SerializeToString(deterministic=True))
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
     with open(path, "xb") as file:
-        file.write(model.SerializeToString(deterministic=True))
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
 

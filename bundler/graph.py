@@ -6,11 +6,13 @@ whose inputs are all constant. ONNX Runtime folds them when it loads the session
 the basic level and ``optimization.constant_folding_max_output_size_in_bytes=0`` (by default it leaves results over
 1 GiB to every run):
 
-    dense matrices     Cast to the compute type (Concat first where q, k and v become one, or a tensor was split)
-    experts, CPU       Gather from a table of 256 byte pairs: q = 2 * E2M1 + 128; scales 2 ** (e - 127) / 2 likewise.
-                       QMoE with 8 bits then computes (q - 128) * scale, which is the MXFP4 number exactly.
-                       The engine must set ``ORT_QMOE_CPU_QNBIT_GEMM=fp32``.
-    experts, CUDA      nothing: QMoE takes MXFP4 itself, in another order of nibbles (`bundler.mxfp4.pair_along_rows`)
+    norms, biases      Cast to the compute type
+    matrices, CUDA     likewise (Concat first where q, k and v become one, or a tensor was split)
+
+On CPU the operators of appliance/kernels take MXFP4 blocks and scales and bfloat16 matrices as stored: ExpertLayer, and
+Dense for attention and head, which the target holds in 8 bits or in bfloat16 as the graph says. `packing.json` lists
+what each of them reads. On CUDA, QMoE takes MXFP4 itself, in another order of nibbles
+(`bundler.mxfp4.pair_along_rows`).
 
 Computation is float32 on CPU. On CUDA projections, attention, experts and unembedding are float16; the residual stream,
 norms and router are float32.
@@ -24,9 +26,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from bundler.graph_builder import Accelerator, GraphBuilder, Weight
+from bundler.errors import ExportError
+from bundler.graph_builder import KERNEL_DOMAIN, Accelerator, DenseKind, GraphBuilder, Packing, Weight
 from bundler.model_config import MXFP4_BLOCK, ModelConfig
-from bundler.mxfp4 import E2M1, SCALE_BIAS, pair_along_rows
+from bundler.mxfp4 import pair_along_rows
 from bundler.rotary import rotary_caches
 
 FORMAT = 1
@@ -34,6 +37,9 @@ OPSET = 21
 IR_VERSION = 12  # the first with FLOAT8E8M0
 TOP_K = 256
 MAX_SHARD_BYTES = 1 << 30
+# QMoE interleaves 64 of what it sums over; ONNX Runtime 1.31 does not check (measured: errors above 1 at 96 and 160).
+_CUDA_EXPERT_MULTIPLE = 64
+_LOGIT_PARTS = 256  # of a row of logits, at most; 201,088 = 128 * 1,571
 
 _CONTRIB = "com.microsoft"
 
@@ -44,29 +50,54 @@ class GraphPlan:
 
     graph: onnx.GraphProto
     weights: tuple[Weight, ...]
+    packings: tuple[Packing, ...]
     metadata: dict[str, str]
 
 
-def plan_graph(config: ModelConfig, accelerator: Accelerator, *, max_weight_bytes: int = MAX_SHARD_BYTES) -> GraphPlan:
+def plan_graph(
+    config: ModelConfig,
+    accelerator: Accelerator,
+    *,
+    dense: DenseKind = "int8",
+    max_weight_bytes: int = MAX_SHARD_BYTES,
+) -> GraphPlan:
     """The graph of a model of this configuration.
 
     Args:
+        dense: how the CPU's operators hold attention and head; CUDA takes float16.
         max_weight_bytes: larger tensors are stored in parts along their first axis and joined by a Concat.
+    Raises:
+        ExportError: the accelerator's kernels cannot compute a model of these sizes.
     """
-    builder = GraphBuilder(config, accelerator, max_weight_bytes)
+    if accelerator == "cuda":
+        _require_cuda_sizes(config)
+    builder = GraphBuilder(config, accelerator, max_weight_bytes, dense)
     _add_model(builder)
     inputs, outputs = _interface(config, accelerator)
     graph = helper.make_graph(builder.nodes, "gpt-oss", inputs, outputs, initializer=builder.tables)
-    metadata = {
+    metadata: dict[str, str | int] = {
         "format": FORMAT,
         "accelerator": accelerator,
         "layers": config.layers,
+        "heads": config.heads,
         "kv_heads": config.kv_heads,
         "head_dim": config.head_dim,
         "vocab": config.vocab,
         "context": config.context,
     }
-    return GraphPlan(graph, tuple(builder.weights), {f"gpt_oss.{key}": str(value) for key, value in metadata.items()})
+    if accelerator == "cpu":
+        metadata["dense"] = dense
+    described = {f"gpt_oss.{key}": str(value) for key, value in metadata.items()}
+    return GraphPlan(graph, tuple(builder.weights), tuple(builder.packings), described)
+
+
+def _require_cuda_sizes(config: ModelConfig) -> None:
+    for name, size in (("hidden_size", config.hidden), ("intermediate_size", config.intermediate)):
+        if size % _CUDA_EXPERT_MULTIPLE:
+            raise ExportError(
+                f"{name} is {size}; the CUDA kernel for MXFP4 experts needs a multiple of {_CUDA_EXPERT_MULTIPLE} and "
+                "computes nonsense otherwise: build for cpu"
+            )
 
 
 def _interface(
@@ -99,19 +130,20 @@ def _add_model(builder: GraphBuilder) -> None:
     config = builder.config
     # 1. Constants shared by the layers.
     _add_shared_constants(builder)
-    # 2. Embedding: rows are gathered as published and widened; the residual stream is float32, [T, hidden].
+    # 2. Embedding: rows are gathered as published and widened; the residual stream is [T, hidden].
     rows = builder.node("Gather", [builder.stored("model.embed_tokens.weight"), "input_ids"], "embedding.rows")
-    residual = builder.cast(builder.node("Reshape", [rows, "shape.tokens"], "embedding.tokens"), TensorProto.FLOAT)
-    gamma = builder.dense("model.layers.0.input_layernorm.weight", TensorProto.FLOAT)
-    normed = builder.node(
+    tokens = builder.node("Reshape", [rows, "shape.tokens"], "embedding.tokens")
+    residual = builder.cast(tokens, builder.residual_type)
+    gamma = builder.dense("model.layers.0.input_layernorm.weight", builder.residual_type)
+    wide = builder.node(
         "SimplifiedLayerNormalization", [residual, gamma], "layers.0.input_norm", epsilon=config.rms_norm_eps, axis=-1
     )
+    normed = builder.converted(wide, builder.residual_type, builder.compute_type)
     # 3. Layers. Each norm after the first also adds the branch before it to the residual stream.
     for layer in range(config.layers):
-        attended = _add_attention(builder, layer, normed)
-        normed, residual = _add_norm(
-            builder, residual, attended, f"model.layers.{layer}.post_attention_layernorm.weight"
-        )
+        attended, bias = _add_attention(builder, layer, normed)
+        gamma_name = f"model.layers.{layer}.post_attention_layernorm.weight"
+        normed, residual = _add_norm(builder, residual, attended, gamma_name, bias)
         mixed = _add_experts(builder, layer, normed)
         last = layer + 1 == config.layers
         gamma_name = "model.norm.weight" if last else f"model.layers.{layer + 1}.input_layernorm.weight"
@@ -119,14 +151,41 @@ def _add_model(builder: GraphBuilder) -> None:
     # 4. Logits of the wanted rows only, and what a sampler needs of them.
     wanted = builder.node("Gather", [normed, "logit_rows"], "wanted")
     if builder.cuda:
-        half = builder.linear(builder.cast(wanted), builder.dense("lm_head.weight"), None, "logits.half")
-        builder.node("Cast", [half], "logits", to=TensorProto.FLOAT)
+        _add_cuda_head(builder, wanted)
     else:
-        builder.linear(wanted, builder.dense("lm_head.weight"), None, "logits")
+        _add_cpu_head(builder, wanted)
     builder.node("TopK", ["logits", "top_k"], ["top_logits", "top_ids"], axis=-1, largest=1, sorted=1)
+
+
+def _add_cpu_head(builder: GraphBuilder, wanted: str) -> None:
+    builder.projection(wanted, ["lm_head"], "logits", biased=False)
+    builder.table("last_axis", np.array([-1], np.int64))
     sums = builder.node("ReduceLogSumExp", ["logits", "last_axis"], "logsumexp.unshaped", keepdims=0)
     # ONNX Runtime 1.31 returns [0, vocabulary] where R is 0; the Reshape makes it [R] whatever R is.
     builder.node("Reshape", [sums, builder.node("Shape", ["logit_rows"], "shape.wanted")], "logsumexp", allowzero=1)
+
+
+def _add_cuda_head(builder: GraphBuilder, wanted: str) -> None:
+    """Logits, and their logsumexp in two steps: of equal parts of each row, then of the parts.
+
+    ReduceLogSumExp takes 27 ms of a step for 32 rows of 201,088 (measured, ONNX Runtime 1.31 on an H200). LogSoftmax is
+    quick where rows are short, and any column of x - LogSoftmax(x) is the logsumexp of x.
+    """
+    product = builder.linear(wanted, builder.dense("lm_head.weight"), None, "logits.half")
+    builder.node("Cast", [product], "logits", to=TensorProto.FLOAT)
+    builder.table("first_column", np.array(0, np.int64))
+    parts = next(count for count in range(_LOGIT_PARTS, 0, -1) if builder.config.vocab % count == 0)
+    builder.table("shape.parts", np.array([-1, builder.config.vocab // parts], np.int64))
+    builder.table("shape.part_sums", np.array([-1, parts], np.int64))
+    rows = builder.node("Reshape", ["logits", "shape.parts"], "logits.parts")
+    sums = builder.node("Reshape", [_add_logsumexp(builder, rows, "part_sums"), "shape.part_sums"], "part_sums.rows")
+    _add_logsumexp(builder, sums, "logsumexp")
+
+
+def _add_logsumexp(builder: GraphBuilder, x: str, output: str) -> str:
+    logarithms = builder.node("LogSoftmax", [x], f"{x}.log_softmax", axis=-1)
+    columns = [builder.node("Gather", [value, "first_column"], f"{value}.first", axis=1) for value in (x, logarithms)]
+    return builder.node("Sub", columns, output)
 
 
 def _add_shared_constants(builder: GraphBuilder) -> None:
@@ -138,83 +197,91 @@ def _add_shared_constants(builder: GraphBuilder) -> None:
     builder.node("Shape", ["input_ids"], "shape.batch")  # attention alone needs [B, S] apart; the rest works on [T, ..]
     builder.node("Concat", ["shape.batch", "shape.qkv_width"], "shape.qkv", axis=0)
     builder.table("top_k", np.array([min(TOP_K, config.vocab)], np.int64))
-    builder.table("last_axis", np.array([-1], np.int64))
-    cosines, sines = rotary_caches(config)
-    builder.weights.append(Weight("rotary.cos", TensorProto.FLOAT, cosines.shape, lambda _checkpoint: cosines))
-    builder.weights.append(Weight("rotary.sin", TensorProto.FLOAT, sines.shape, lambda _checkpoint: sines))
+    for name, values in zip(("rotary.cos", "rotary.sin"), rotary_caches(config), strict=True):
+        builder.derived(name, values)
     if builder.cuda:
-        builder.cast("rotary.cos")
-        builder.cast("rotary.sin")
         builder.table("experts.ones", np.ones(config.experts, np.float32))
-    else:
-        doubled = (2 * E2M1 + 128).astype(np.uint8)
-        byte = np.arange(256)
-        builder.table("experts.code_pairs", np.stack([doubled[byte & 15], doubled[byte >> 4]], axis=-1))
-        builder.table("experts.scales", np.ldexp(np.float32(1), byte - SCALE_BIAS - 1))  # 255 (NaN) was refused
 
 
-def _add_norm(builder: GraphBuilder, residual: str, branch: str, gamma_name: str) -> tuple[str, str]:
-    """The normalised sum and the sum, both float32 [T, hidden]."""
-    if builder.cuda:
-        branch = builder.cast(branch, TensorProto.FLOAT)
-    gamma = builder.dense(gamma_name, TensorProto.FLOAT)
-    stem = gamma_name.removesuffix(".weight")
+def _add_norm(
+    builder: GraphBuilder, residual: str, branch: str, gamma_name: str, bias: str | None = None
+) -> tuple[str, str]:
+    """The sum of residual, branch and bias: normalised in the compute type, and as it is. Both [T, hidden]."""
+    stem, wide = gamma_name.removesuffix(".weight"), builder.residual_type
+    inputs = [residual, builder.converted(branch, builder.compute_type, wide), builder.dense(gamma_name, wide)]
     normed = builder.node(
         "SkipSimplifiedLayerNormalization",
-        [residual, branch, gamma],
+        inputs if bias is None else [*inputs, bias],
         [f"{stem}.normed", "", "", f"{stem}.residual"],
         domain=_CONTRIB,
         epsilon=builder.config.rms_norm_eps,
     )
-    return normed, f"{stem}.residual"
+    return builder.converted(normed, wide, builder.compute_type), f"{stem}.residual"
 
 
-def _add_attention(builder: GraphBuilder, layer: int, x: str) -> str:
-    """Projections and attention of one layer: float32 [T, hidden] to the compute type [T, hidden]."""
+def _add_attention(builder: GraphBuilder, layer: int, x: str) -> tuple[str, str | None]:
+    """Projections and attention of one layer, [T, hidden], and the bias that the norm after it is to add."""
     config = builder.config
     stem = f"model.layers.{layer}.self_attn"
-    if builder.cuda:
-        x = builder.cast(x)
-    packed = {}
-    for part in ("weight", "bias"):
-        projections = [builder.stored(f"{stem}.{which}_proj.{part}") for which in "qkv"]
-        packed[part] = builder.cast(builder.node("Concat", projections, f"{stem}.qkv.{part}", axis=0))
-    rows = builder.linear(x, packed["weight"], packed["bias"], f"{stem}.qkv.rows")
+    rows = builder.projection(x, [f"{stem}.{which}_proj" for which in "qkv"], f"{stem}.qkv.rows")
     qkv = builder.node("Reshape", [rows, "shape.qkv"], f"{stem}.qkv")
     sliding = config.layer_types[layer] == "sliding_attention"
-    caches = ["rotary.cos.float16", "rotary.sin.float16"] if builder.cuda else ["rotary.cos", "rotary.sin"]
     past = [f"past_key_values.{layer}.{part}" for part in ("key", "value")]
     present = [f"present.{layer}.{part}" for part in ("key", "value")]
     attended = builder.node(
         "GroupQueryAttention",
-        [qkv, "", "", *past, "seqlens_k", "total_sequence_length", *caches, "", "", builder.dense(f"{stem}.sinks")],
+        [qkv, "", "", *past, "seqlens_k", "total_sequence_length", "rotary.cos", "rotary.sin", "", "",
+         builder.dense(f"{stem}.sinks")],
         [f"{stem}.attended", *present],
         domain=_CONTRIB,
         num_heads=config.heads,
         kv_num_heads=config.kv_heads,
         do_rotary=1,
         local_window_size=config.sliding_window if sliding else -1,
-    )
+    )  # fmt: skip
     flat = builder.node("Reshape", [attended, "shape.heads"], f"{stem}.attended.rows")
-    weight, bias = builder.dense(f"{stem}.o_proj.weight"), builder.dense(f"{stem}.o_proj.bias")
-    return builder.linear(flat, weight, bias, f"{stem}.output")
+    if builder.cuda:  # the norm adds the bias in passing; Gemm would copy it first
+        product = builder.linear(flat, builder.dense(f"{stem}.o_proj.weight"), None, f"{stem}.output")
+        return product, builder.dense(f"{stem}.o_proj.bias", builder.residual_type)
+    return builder.projection(flat, [f"{stem}.o_proj"], f"{stem}.output"), None
 
 
 def _add_experts(builder: GraphBuilder, layer: int, x: str) -> str:
-    """Router and experts of one layer: float32 [T, hidden] to the compute type [T, hidden]."""
-    config = builder.config
+    """Router and experts of one layer, [T, hidden]."""
     stem = f"model.layers.{layer}.mlp"
-    weight = builder.dense(f"{stem}.router.weight", TensorProto.FLOAT)
-    bias = builder.dense(f"{stem}.router.bias", TensorProto.FLOAT)
+    weight, bias = builder.dense(f"{stem}.router.weight"), builder.dense(f"{stem}.router.bias")
     router = builder.linear(x, weight, bias, f"{stem}.router.logits")
     if builder.cuda:
-        x, router = builder.cast(x), builder.cast(router)
-    projection = _add_mxfp4_cuda if builder.cuda else _add_mxfp4_cpu
+        return _add_qmoe(builder, stem, x, router)
+    return _add_native_experts(builder, stem, x, router)
+
+
+def _add_native_experts(builder: GraphBuilder, stem: str, x: str, router: str) -> str:
+    config = builder.config
+    inputs, packed = [x, router], []
+    for name in ("gate_up_proj", "down_proj"):
+        published = [builder.stored(f"{stem}.experts.{name}_{part}") for part in ("blocks", "scales")]
+        inputs += [*published, builder.dense(f"{stem}.experts.{name}_bias")]
+        packed += published
+    sizes = {"experts": config.experts, "hidden": config.hidden, "inner": config.intermediate}
+    return builder.node(
+        "ExpertLayer",
+        inputs,
+        f"{stem}.output",
+        domain=KERNEL_DOMAIN,
+        key=builder.packing("mxfp4", sizes, *packed),
+        top_k=config.experts_per_token,
+        alpha=1.702,
+        limit=config.swiglu_limit,
+    )
+
+
+def _add_qmoe(builder: GraphBuilder, stem: str, x: str, router: str) -> str:
+    config = builder.config
     inputs = [x, router]
     for name in ("gate_up_proj", "down_proj"):
-        inputs += [*projection(builder, f"{stem}.experts.{name}"), builder.dense(f"{stem}.experts.{name}_bias")]
-    if builder.cuda:
-        inputs += [""] * 7 + ["experts.ones", "experts.ones"]  # 15, 16: global scales
+        inputs += [*_add_mxfp4_cuda(builder, f"{stem}.experts.{name}"), builder.dense(f"{stem}.experts.{name}_bias")]
+    inputs += [""] * 7 + ["experts.ones", "experts.ones"]  # 15, 16: global scales
     return builder.node(
         "QMoE",
         inputs,
@@ -228,20 +295,9 @@ def _add_experts(builder: GraphBuilder, layer: int, x: str) -> str:
         swiglu_limit=config.swiglu_limit,
         normalize_routing_weights=1,
         block_size=MXFP4_BLOCK,
-        expert_weight_bits=4 if builder.cuda else 8,
-        quant_type="fp4" if builder.cuda else "int",
+        expert_weight_bits=4,
+        quant_type="fp4",
     )
-
-
-def _add_mxfp4_cpu(builder: GraphBuilder, name: str) -> list[str]:
-    """Bytes q [E, rows, K] and float32 scales [E, rows, K/32] of a projection."""
-    experts, rows, blocks, _ = builder.specs[f"{name}_blocks"].shape
-    shape = builder.table(f"{name}.shape", np.array([experts, rows, blocks * MXFP4_BLOCK], np.int64))
-    indices = builder.cast(builder.stored(f"{name}_blocks"), TensorProto.INT32)
-    pairs = builder.node("Gather", ["experts.code_pairs", indices], f"{name}.pairs")
-    codes = builder.node("Reshape", [pairs, shape], f"{name}.codes")
-    exponents = builder.cast(builder.stored(f"{name}_scales"), TensorProto.INT32)
-    return [codes, builder.node("Gather", ["experts.scales", exponents], f"{name}.scales")]
 
 
 def _add_mxfp4_cuda(builder: GraphBuilder, name: str) -> list[str]:

@@ -15,15 +15,23 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from bundler.checkpoint import Checkpoint, TensorSpec, expected_tensors
-from bundler.model_config import ModelConfig
+from bundler.model_config import MXFP4_BLOCK, ModelConfig
 
 Accelerator = Literal["cpu", "cuda"]
+DenseKind = Literal["int8", "bf16"]  # how the CPU's operators hold attention and head
+
+KERNEL_DOMAIN = "gpt_oss"  # of the operators in appliance/kernels
+_DENSE_KINDS: dict[DenseKind, int] = {"int8": 0, "bf16": 1}
+
+CUDA_TYPE = TensorProto.FLOAT16  # of CUDA's products and caches
+CUDA_RESIDUAL = TensorProto.FLOAT  # of the residual stream and the norms
 
 _ITEM_BYTES: dict[int, int] = {
     TensorProto.BFLOAT16: 2,
     TensorProto.UINT8: 1,
     TensorProto.FLOAT8E8M0: 1,
     TensorProto.FLOAT: 4,
+    TensorProto.FLOAT16: 2,
 }
 
 
@@ -41,13 +49,29 @@ class Weight:
         return int(np.prod(self.shape)) * _ITEM_BYTES[self.onnx_type]
 
 
+@dataclass(frozen=True)
+class Packing:
+    """What one native operator reads: the stored weights that the target packs for its processor, by the node's key."""
+
+    key: int
+    kind: Literal["mxfp4", "int8", "bf16"]
+    sizes: dict[str, int]
+    weights: tuple[str, ...]
+
+
 class GraphBuilder:
     """Nodes and weights in the order of the computation. T is B * S, the flattened tokens."""
 
-    def __init__(self, config: ModelConfig, accelerator: Accelerator, max_weight_bytes: int) -> None:
+    def __init__(
+        self, config: ModelConfig, accelerator: Accelerator, max_weight_bytes: int, dense_kind: DenseKind
+    ) -> None:
         self.config = config
+        self.dense_kind = dense_kind
+        self.packings: list[Packing] = []
+        self._keys = 0
         self.cuda = accelerator == "cuda"
-        self.compute_type = TensorProto.FLOAT16 if self.cuda else TensorProto.FLOAT
+        self.compute_type = CUDA_TYPE if self.cuda else TensorProto.FLOAT
+        self.residual_type = CUDA_RESIDUAL if self.cuda else TensorProto.FLOAT
         self.specs = expected_tensors(config)
         self.max_weight_bytes = max_weight_bytes
         self.nodes: list[onnx.NodeProto] = []
@@ -61,6 +85,12 @@ class GraphBuilder:
         outputs = [output] if isinstance(output, str) else output
         self.nodes.append(helper.make_node(op, inputs, outputs, name=outputs[0], domain=domain, **attributes))
         return outputs[0]
+
+    def derived(self, name: str, array: NDArray[np.float32]) -> str:
+        """A large constant in the compute type, stored like a weight."""
+        rounded = array.astype(helper.tensor_dtype_to_np_dtype(self.compute_type))
+        self.weights.append(Weight(name, self.compute_type, array.shape, lambda _checkpoint: rounded))
+        return name
 
     def table(self, name: str, array: NDArray[Any]) -> str:
         """A small constant, kept in the graph itself."""
@@ -86,10 +116,71 @@ class GraphBuilder:
         to = self.compute_type if onnx_type is None else onnx_type
         return self.node("Cast", [value], f"{value}.{TensorProto.DataType.Name(to).lower()}", to=to)
 
+    def converted(self, value: str, have: int, want: int) -> str:
+        """The value in the type wanted; the same value where it has that type."""
+        return value if have == want else self.cast(value, want)
+
     def linear(self, x: str, weight: str, bias: str | None, output: str) -> str:
-        """x [T, in] times weight [out, in] transposed, plus bias [out]."""
+        """x [T, in] times weight [out, in] transposed, plus bias [out], both in the compute type."""
         inputs = [x, weight] if bias is None else [x, weight, bias]
         return self.node("Gemm", inputs, output, transB=1)
+
+    def projection(self, x: str, names: list[str], output: str, *, biased: bool = True) -> str:
+        """x [T, in] times the published matrices `names` transposed, plus their biases, side by side [T, out]."""
+        inner = self.specs[f"{names[0]}.weight"].shape[1]
+        if not self.cuda and inner % MXFP4_BLOCK == 0:
+            return self._native_dense(x, names, output, biased)
+        weight, bias = self._joined(names, "weight", output), self._joined(names, "bias", output) if biased else None
+        return self.linear(x, weight, bias, output)
+
+    def _joined(self, names: list[str], part: str, output: str) -> str:
+        parts = [self.dense(f"{name}.{part}") for name in names]
+        return parts[0] if len(parts) == 1 else self.node("Concat", parts, f"{output}.{part}", axis=0)
+
+    def _native_dense(self, x: str, names: list[str], output: str, biased: bool) -> str:
+        """One operator for each part that is stored, each making some columns of the output."""
+        pieces = [piece for name in names for piece in self._dense_inputs(name, biased)]
+        columns = []
+        for number, (weight, bias) in enumerate(pieces):
+            rows, inner = next(w.shape for w in self.weights if w.name == weight)
+            key = self.packing(self.dense_kind, {"rows": rows, "inner": inner}, weight)
+            columns.append(
+                self.node(
+                    "Dense", [x, weight, bias], output if len(pieces) == 1 else f"{output}.part{number}",
+                    domain=KERNEL_DOMAIN, key=key, kind=_DENSE_KINDS[self.dense_kind],
+                )
+            )  # fmt: skip
+        return columns[0] if len(columns) == 1 else self.node("Concat", columns, output, axis=-1)
+
+    def _dense_inputs(self, name: str, biased: bool) -> list[tuple[str, str]]:
+        """A published matrix as it is stored, whole or in parts, and the bias of each part ("" for none)."""
+        spec = self.specs[f"{name}.weight"]
+        parts = _row_ranges(spec, self.max_weight_bytes)
+        suffixes = [""] if len(parts) == 1 else [f".part{number}" for number in range(len(parts))]
+        weights = [f"{name}.weight{suffix}" for suffix in suffixes]
+        for weight, rows in zip(weights, parts, strict=True):
+            self.weights.append(_published(weight, f"{name}.weight", spec, rows))
+        return list(zip(weights, self._bias_parts(name, parts) if biased else [""] * len(parts), strict=True))
+
+    def _bias_parts(self, name: str, parts: list[range]) -> list[str]:
+        """The bias of each part of a matrix, in the compute type."""
+        bias = self.dense(f"{name}.bias")
+        if len(parts) == 1:
+            return [bias]
+        sizes = self.table(f"{name}.bias.sizes", np.array([len(rows) for rows in parts], np.int64))
+        pieces = [f"{name}.bias.part{number}" for number in range(len(parts))]
+        self.node("Split", [bias, sizes], pieces, axis=0)
+        return pieces
+
+    def packing(self, kind: Literal["mxfp4", "int8", "bf16"], sizes: dict[str, int], *weights: str) -> int:
+        """Note what a native operator reads and return the key for its node.
+
+        A node whose weights are stored in parts is left out of the notes; it packs for itself.
+        """
+        self._keys += 1
+        if set(weights) <= {weight.name for weight in self.weights}:
+            self.packings.append(Packing(self._keys, kind, sizes, weights))
+        return self._keys
 
 
 def _published(name: str, tensor: str, spec: TensorSpec, rows: range) -> Weight:

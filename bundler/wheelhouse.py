@@ -222,8 +222,7 @@ def build_own_wheel(directory: Path, environ: Mapping[str, str]) -> Path:
         WheelError: the build failed.
     """
     root = project_root()
-    setuptools = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
-    packages = [pattern.rstrip("*") for pattern in setuptools["packages"]["find"]["include"]]
+    packages = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["scikit-build"]["wheel"]["packages"]
     with tempfile.TemporaryDirectory(prefix="bundler-wheel-") as scratch:
         copy = Path(scratch, "source")
         copy.mkdir()

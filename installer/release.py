@@ -30,6 +30,7 @@ class Release:
     python: str  # "3.11"
     platform: str  # "manylinux_2_28_x86_64"
     known_answers: str | None  # path; None: the release cannot be tested on the host
+    dense: str | None  # how CPUs hold attention and head: "int8" or "bf16"; None: no CPU graph
     model_id: str
     model_title: str
 
@@ -52,6 +53,7 @@ def parse_release(data: bytes, paths: Iterable[str]) -> Release:
             python=_text(body["target"], "python"),
             platform=_text(body["target"], "platform"),
             known_answers=None if known_answers is None else _text(body, "known_answers"),
+            dense=None if body.get("dense") is None else _text(body, "dense"),
             model_id=_text(body["model"], "id"),
             model_title=_text(body["model"], "title"),
         )

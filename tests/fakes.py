@@ -152,6 +152,9 @@ class FakeEngine:
                 return
 
 
+CHUNK_TOKENS = 128  # a fake model's prefill step
+
+
 class FakeModel:
     """What the scheduler needs of a model, without arithmetic: continues each known prompt with its reply.
 
@@ -161,12 +164,15 @@ class FakeModel:
 
     def __init__(self, replies: Mapping[tuple[int, ...], Sequence[int]], *, slots: int, capacity: int = 4096) -> None:
         self.replies = {tuple(prompt): list(reply) for prompt, reply in replies.items()}
-        self.accelerator = "cpu"
         self.slots = slots
         self.capacity = capacity
+        self.decode_widths: tuple[int, ...] = ()
         self.held: list[list[int]] = [[] for _ in range(slots)]
         self.steps: list[tuple[str, int, int | list[int]]] = []
         self.fail_next: set[str] = set()  # "prefill", "decode"
+
+    def plan_chunk(self, past: int, length: int) -> range:
+        return range(past, min(length, past + CHUNK_TOKENS))
 
     def prefill(self, slot: int, tokens: Sequence[int], past: int, *, want_logits: bool) -> TopLogits | None:
         self.steps.append(("prefill", slot, len(tokens)))

@@ -82,14 +82,21 @@ class DecodeRun:
     rows: list[int]
 
 
-def plan_decode(slots: Sequence[Slot], appended: dict[int, int]) -> DecodeRun:
-    """The shortest run of slots that has every slot of ``appended`` (slot index: token), in order."""
-    first, last = min(appended), max(appended)
+def plan_decode(slots: Sequence[Slot], appended: dict[int, int], widths: Sequence[int] = ()) -> DecodeRun:
+    """The shortest run of slots that has every slot of ``appended`` (slot index: token), in order.
+
+    Args:
+        widths: what the run's length may be, ascending, the number of slots last; none: anything.
+    """
+    first, span = min(appended), max(appended) - min(appended) + 1
+    width = next((width for width in widths if width >= span), span)
     filler = appended[first]
+    first = min(first, len(slots) - width)
+    run = range(first, first + width)
     return DecodeRun(
         first=first,
-        tokens=[appended.get(index, filler) for index in range(first, last + 1)],
-        lengths=[slots[index].length for index in range(first, last + 1)],
+        tokens=[appended.get(index, filler) for index in run],
+        lengths=[slots[index].length for index in run],
         rows=[index - first for index in sorted(appended)],
     )
 

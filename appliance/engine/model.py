@@ -1,7 +1,8 @@
 """Runs the model's ONNX graph: prefill of one slot, decode of several together. The only importer of onnxruntime.
 
 The graph's contract is docs/architecture.md, "The ONNX graph". Key/value caches are allocated once, for every slot, and
-bound in place: a step of slots lo..hi-1 binds the addresses of those rows, so nothing is ever copied.
+bound in place: a step of slots lo..hi-1 binds the addresses of those rows, so nothing is ever copied. On CUDA decode
+steps are captured and replayed (cuda.py).
 
 Not thread-safe: one thread owns the model. What each slot holds is the caller's to know (kv_cache.py).
 """
@@ -20,20 +21,35 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from appliance.engine.cuda import (
+    NOT_CAPTURED,
+    ChunkPlanner,
+    CudaError,
+    ReplayedSteps,
+    decode_widths,
+    query_device,
+    require_capable,
+)
 from appliance.engine.host import available_memory_bytes, physical_cores
+from appliance.engine.kernels import load_kernels
 from appliance.engine.kv_cache import DecodeRun
+from appliance.engine.packed_weights import PLAN_NAME, PackedWeights, load_plan, open_packed
 from appliance.engine.sampling import TopLogits
 from appliance.errors import ApplianceError
 
 GRAPH_FORMAT = "1"
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-# The router stays float32 on CUDA too: TF32 would round what it multiplies to 10 bits.
-_PROVIDER_OPTIONS: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
+# CUDA: graphs can be captured, which also refuses a session in which a node would run on the CPU; memory is taken as it
+# is asked for, not in powers of two.
+_PROVIDER_OPTIONS: dict[str, dict[str, str]] = {
+    "cpu": {},
+    "cuda": {"enable_cuda_graph": "1", "arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"},
+}
 _CACHE_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _RESULTS = ("top_logits", "top_ids", "logsumexp", "logits")
 # Prompt tokens a step takes. On a CPU 128 keep the others' streams from standing still for long, and already use each
-# expert's weights several times; a GPU is done with 1,024 as soon.
-_CPU_CHUNK_TOKENS, _CUDA_CHUNK_TOKENS = 128, 1024
+# expert's weights several times; a GPU is done with 2,048 as soon.
+_CPU_CHUNK_TOKENS, _CUDA_CHUNK_TOKENS = 128, 2048
 # The CPU's attention keeps chunk x total scores per head: 64 heads x 2^18 x 4 B = 64 MB. A 512-token chunk at past
 # 3,584 takes 0.45 GB (measured).
 _MAX_CHUNK_SCORES = 1 << 18
@@ -50,6 +66,7 @@ class ModelShape:
     """What the graph's metadata says. ``cache_bytes`` is one token's keys and values over all layers."""
 
     layers: int
+    heads: int
     kv_heads: int
     head_dim: int
     vocab: int
@@ -58,71 +75,107 @@ class ModelShape:
 
 
 def import_onnxruntime() -> ModuleType:
-    """onnxruntime, never without the settings that must stand before its import.
-
-    ORT_DISABLE_TELEMETRY: official builds since 1.29 send telemetry by default. ORT_QMOE_CPU_QNBIT_GEMM=fp32: the CPU's
-    8-bit expert layer is exact only so.
-    """
+    """onnxruntime without its telemetry, which official builds since 1.29 send unless this is set before the import."""
     if "onnxruntime" in sys.modules and os.environ.get("ORT_DISABLE_TELEMETRY") != "1":
         raise RuntimeError("internal error: onnxruntime was imported elsewhere, with its telemetry on")
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-    os.environ["ORT_QMOE_CPU_QNBIT_GEMM"] = "fp32"
     import onnxruntime  # type: ignore[import-untyped]
 
     module: ModuleType = onnxruntime
     return module
 
 
-def chunk_tokens(accelerator: str, past: int) -> int:
-    """How many prompt tokens one prefill step takes after ``past`` tokens.
-
-    Of nothing else, the load least of all: where a prompt is cut decides the last bits of its logits, and a turn that
-    has the machine to itself must give the same tokens again.
-    """
-    if accelerator == "cuda":
-        return _CUDA_CHUNK_TOKENS
-    largest = (math.isqrt(past * past + 4 * _MAX_CHUNK_SCORES) - past) // 2  # chunk * (past + chunk) = the limit
-    return max(_MIN_CHUNK_TOKENS, min(_CPU_CHUNK_TOKENS, largest))
-
-
-def load_model(graph: Path, *, accelerator: str, slots: int, context_tokens: int) -> OnnxModel:
-    """Load a graph and allocate caches for ``slots`` conversations of ``context_tokens`` each.
+def _require_cuda(ort: ModuleType) -> None:
+    """Refuse a machine or an installation on which the graph would not run, or not as exported.
 
     Raises:
+        ModelError: with what is missing and what to do.
+    """
+    if _PROVIDERS["cuda"] not in ort.get_available_providers():
+        raise ModelError(
+            "this installation of ONNX Runtime cannot run on cuda: install the release built with --accelerator cuda, "
+            "or set engine.accelerator to cpu"
+        )
+    try:
+        require_capable(ort.get_build_info(), query_device().capability)
+    except CudaError as exc:
+        raise ModelError(str(exc)) from exc
+    ort.preload_dlls()  # CUDA and cuDNN from the packages installed beside it
+
+
+def _cpu_chunk(past: int, length: int) -> range:
+    largest = (math.isqrt(past * past + 4 * _MAX_CHUNK_SCORES) - past) // 2  # chunk * (past + chunk) = the limit
+    return range(past, min(length, past + max(_MIN_CHUNK_TOKENS, min(_CPU_CHUNK_TOKENS, largest))))
+
+
+def load_model(
+    graph: Path, *, accelerator: str, slots: int, context_tokens: int, packed_dir: Path | None = None
+) -> OnnxModel:
+    """Load a graph and allocate caches for ``slots`` conversations of ``context_tokens`` each.
+
+    Args:
+        packed_dir: where the CPU's packed weights are kept between starts; None: packed into memory of this process.
+    Raises:
+        PackingError: the packed weights cannot be made or kept.
         ModelError: a file is missing or is not such a graph, the accelerator is not to be had, the context is longer
             than the model's, or memory will not do.
     """
     if not graph.is_file():
         raise ModelError(f"{graph}: no such graph")
     ort = import_onnxruntime()
-    provider = _PROVIDERS.get(accelerator, "such provider")
-    if provider not in ort.get_available_providers():
-        raise ModelError(f"this installation of ONNX Runtime cannot run on {accelerator}: no {provider}")
+    free_bytes = _MEMORY[accelerator]
+    if accelerator == "cuda":
+        _require_cuda(ort)
     weights_bytes = sum(file.stat().st_size for file in graph.parent.iterdir() if file.is_file())
+    _check_memory(weights_bytes, free_bytes(), "the model's weights", "choose a smaller model")
+    packed = None
     if accelerator == "cpu":
-        # Dense weights widen from bfloat16 to float32 and experts from 4 to 8 bits as they are loaded.
-        _check_memory(2 * weights_bytes, "the model's weights", "choose a smaller model")
-    session = _open_session(ort, graph, provider, _PROVIDER_OPTIONS[accelerator])
+        session, packed = _open_cpu_session(ort, graph, packed_dir)
+    else:
+        session = _open_session(ort, graph, accelerator, ort.SessionOptions())
     shape = _shape_of(session, graph, accelerator)
     if context_tokens > shape.context:
         raise ModelError(f"context_tokens is {context_tokens}, but the model reaches only {shape.context}")
-    if accelerator == "cpu":
-        _check_memory(
-            slots * context_tokens * shape.cache_bytes,
-            f"{slots} conversations of {context_tokens} tokens",
-            "set engine.slots or engine.context_tokens lower",
-        )
-    return OnnxModel(ort, session, shape, accelerator=accelerator, slots=slots, capacity=context_tokens)
+    _check_memory(
+        slots * context_tokens * shape.cache_bytes,
+        free_bytes(),
+        f"{slots} conversations of {context_tokens} tokens",
+        "set engine.slots or engine.context_tokens lower",
+    )
+    return OnnxModel(
+        ort, session, shape, accelerator=accelerator, slots=slots, capacity=context_tokens, packed=packed
+    )
 
 
-def _open_session(ort: ModuleType, graph: Path, provider: str, provider_options: dict[str, str]) -> Any:
+def _open_cpu_session(
+    ort: ModuleType, graph: Path, packed_dir: Path | None
+) -> tuple[Any, PackedWeights | None]:
+    """A session with the native operators, and the packed weights that must outlive it."""
+    kernels = load_kernels()
+    threads = physical_cores()
+    kernels.set_threads(threads)
+    packed = None
+    if packed_dir is not None:
+        packed = open_packed(load_plan(graph.parent / PLAN_NAME), graph.parent, packed_dir, kernels, threads=threads)
+        packed.offer(kernels)
     options = ort.SessionOptions()
+    options.register_custom_ops_library(kernels.path)
+    try:
+        return _open_session(ort, graph, "cpu", options), packed
+    finally:
+        kernels.withdraw_offers()
+
+
+def _open_session(ort: ModuleType, graph: Path, accelerator: str, options: Any) -> Any:
+    provider = _PROVIDERS[accelerator]
     options.intra_op_num_threads = physical_cores()
     options.log_severity_level = 3  # errors
     # Nodes over constants alone are computed once, at load, however large the result (bundler/graph.py relies on it).
     options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", "0")
+    if accelerator == "cuda":  # so that expert weights are given back once the kernels have theirs
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     try:
-        session = ort.InferenceSession(str(graph), options, providers=[(provider, provider_options)])
+        session = ort.InferenceSession(str(graph), options, providers=[(provider, _PROVIDER_OPTIONS[accelerator])])
     except _runtime_errors(ort) as exc:
         raise ModelError(f"{graph}: cannot be loaded: {_first_line(exc)}") from exc
     if session.get_providers()[0] != provider:  # ONNX Runtime falls back to the CPU without a word
@@ -135,18 +188,24 @@ def _shape_of(session: Any, graph: Path, accelerator: str) -> ModelShape:
     if metadata.get("gpt_oss.format") != GRAPH_FORMAT or metadata.get("gpt_oss.accelerator") != accelerator:
         raise ModelError(f"{graph}: is not a gpt-oss graph of format {GRAPH_FORMAT} for {accelerator}")
     try:
-        layers, kv_heads, head_dim, vocab, context = (
-            int(metadata[f"gpt_oss.{name}"]) for name in ("layers", "kv_heads", "head_dim", "vocab", "context")
+        layers, heads, kv_heads, head_dim, vocab, context = (
+            int(metadata[f"gpt_oss.{name}"]) for name in ("layers", "heads", "kv_heads", "head_dim", "vocab", "context")
         )
         types = {node.name: node.type for node in session.get_inputs()}
         item_bytes = np.dtype(_CACHE_TYPES[types["past_key_values.0.key"]]).itemsize
     except (KeyError, ValueError) as exc:
         raise ModelError(f"{graph}: its metadata or inputs are incomplete: {exc}") from exc
-    return ModelShape(layers, kv_heads, head_dim, vocab, context, 2 * layers * kv_heads * head_dim * item_bytes)
+    return ModelShape(layers, heads, kv_heads, head_dim, vocab, context, 2 * layers * kv_heads * head_dim * item_bytes)
 
 
-def _check_memory(needed_bytes: int, what: str, advice: str) -> None:
-    available = available_memory_bytes()
+def _free_device_bytes() -> int:
+    return query_device().free_bytes
+
+
+_MEMORY: dict[str, Callable[[], int]] = {"cpu": available_memory_bytes, "cuda": _free_device_bytes}
+
+
+def _check_memory(needed_bytes: int, available: int, what: str, advice: str) -> None:
     if needed_bytes + _HEADROOM_BYTES > available:
         raise ModelError(
             f"not enough memory for {what}: {needed_bytes / 1e9:.1f} GB are needed, {available / 1e9:.1f} GB are free; "
@@ -168,14 +227,16 @@ class OnnxModel:
     """A loaded graph and its caches."""
 
     def __init__(
-        self, ort: ModuleType, session: Any, shape: ModelShape, *, accelerator: str, slots: int, capacity: int
-    ) -> None:
+        self, ort: ModuleType, session: Any, shape: ModelShape, *, accelerator: str, slots: int, capacity: int,
+        packed: PackedWeights | None,
+    ) -> None:  # fmt: skip
         self.shape = shape
         self.accelerator = accelerator
         self.slots = slots
         self.capacity = capacity
         self.threads: int = session.get_session_options().intra_op_num_threads
         self._session = session
+        self._packed = packed  # the session reads these pages
         self._errors = _runtime_errors(ort)
         self._binding = session.io_binding()
         self._bind_results()  # before the caches, so that these are the first outputs
@@ -191,6 +252,29 @@ class OnnxModel:
             for part in ("key", "value")
         }
         self._bound_rows: tuple[int, int] | None = None
+        self._run_options = ort.RunOptions()
+        self._replayed: ReplayedSteps | None = None
+        self.decode_widths: tuple[int, ...] = ()  # of a decode step; none: any
+        self._plan_chunk = _cpu_chunk
+        if accelerator == "cuda":
+            processors = query_device().processors
+            self._plan_chunk = ChunkPlanner(shape.heads, shape.kv_heads, processors, _CUDA_CHUNK_TOKENS).plan
+            self._run_options.add_run_config_entry("gpu_graph_id", NOT_CAPTURED)
+            self.decode_widths = decode_widths(slots)
+            top = next(node.shape[1] for node in session.get_outputs() if node.name == "top_ids")
+            self._replayed = ReplayedSteps(
+                ort, session, slots=slots, capacity=capacity, vocab=shape.vocab, top=top,
+                bind_caches=self._bind_caches,
+            )  # fmt: skip
+
+    def plan_chunk(self, past: int, length: int) -> range:
+        """The places of a prompt of ``length`` that the next prefill step takes when ``past`` are held.
+
+        It may begin before ``past``: those are computed again. It depends on nothing else, the load least of all: where
+        a prompt is cut decides the last bits of its logits, and a turn that has the machine to itself must give the
+        same tokens again.
+        """
+        return self._plan_chunk(past, length)
 
     def prefill(self, slot: int, tokens: Sequence[int], past: int, *, want_logits: bool) -> TopLogits | None:
         """Append ``tokens`` to a slot that holds ``past``; the value is the last token's logits, if wanted.
@@ -198,16 +282,26 @@ class OnnxModel:
         Raises:
             ModelError: the runtime failed; what the slot holds is then unknown.
         """
-        rows = [len(tokens) - 1] if want_logits else []
+        # CUDA kernels are not asked for empty results: a row of logits takes 0.3 ms.
+        rows = [len(tokens) - 1] if want_logits or self.accelerator == "cuda" else []
         results = self._run(slot, np.array([tokens], np.int64), [past + len(tokens)], rows)
         return results[0] if want_logits else None
 
     def decode(self, run: DecodeRun) -> list[TopLogits]:
         """Append one token to each slot of the run; the values are the logits of its ``rows``, in their order.
 
+        ``all_logits`` of a value must be called before the next step.
+
         Raises:
             ModelError: the runtime failed; what the run's slots hold is then unknown.
         """
+        if self._replayed is not None:
+            if max(run.lengths) >= self.capacity:
+                raise RuntimeError(f"internal error: {max(run.lengths) + 1} tokens for a capacity of {self.capacity}")
+            try:
+                return self._replayed.run(run.first, run.tokens, run.lengths, run.rows)
+            except self._errors as exc:
+                raise ModelError(f"the model could not be run: {_first_line(exc)}") from exc
         tokens = np.array(run.tokens, np.int64)[:, np.newaxis]
         return self._run(run.first, tokens, [length + 1 for length in run.lengths], run.rows)
 
@@ -217,7 +311,9 @@ class OnnxModel:
         if max(totals) > self.capacity:
             raise RuntimeError(f"internal error: {max(totals)} tokens for a capacity of {self.capacity}")
         binding = self._binding
-        self._bind_caches(first, len(tokens))
+        if self._bound_rows != (first, len(tokens)):
+            self._bind_caches(binding, first, len(tokens))
+            self._bound_rows = (first, len(tokens))
         self._bind_results()
         inputs = {
             "input_ids": tokens,
@@ -228,7 +324,7 @@ class OnnxModel:
         for name, array in inputs.items():
             binding.bind_cpu_input(name, array)
         try:
-            self._session.run_with_iobinding(binding)
+            self._session.run_with_iobinding(binding, self._run_options)
         except self._errors as exc:
             raise ModelError(f"the model could not be run: {_first_line(exc)}") from exc
         *small, logits = binding.get_outputs()[: len(_RESULTS)]
@@ -243,16 +339,13 @@ class OnnxModel:
         for name in _RESULTS:
             self._binding.bind_output(name, self.accelerator if name == "logits" else "cpu")
 
-    def _bind_caches(self, first: int, count: int) -> None:
-        if self._bound_rows == (first, count):
-            return
+    def _bind_caches(self, binding: Any, first: int, count: int) -> None:
         shape = [count, *self._row_shape]
         for name, cache in self._caches.items():
             address = cache.data_ptr() + first * self._row_bytes
             place = (self.accelerator, 0, self._dtype.type, shape, address)
-            self._binding.bind_input(f"past_key_values.{name}", *place)
-            self._binding.bind_output(f"present.{name}", *place)
-        self._bound_rows = (first, count)
+            binding.bind_input(f"past_key_values.{name}", *place)
+            binding.bind_output(f"present.{name}", *place)
 
 
 def _row_of(logits: Any, row: int) -> Callable[[], NDArray[np.float32]]:

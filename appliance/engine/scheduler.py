@@ -23,7 +23,7 @@ import numpy as np
 from appliance.engine.harmony import Vocabulary
 from appliance.engine.harmony_parser import HarmonyParser
 from appliance.engine.kv_cache import DecodeRun, Slot, SlotTable, plan_decode
-from appliance.engine.model import ModelError, chunk_tokens
+from appliance.engine.model import ModelError
 from appliance.engine.protocol import Done, EngineEvent, Failed, FinishReason, Started, TurnRequest
 from appliance.engine.sampling import TopLogits, new_generator, sample
 
@@ -36,9 +36,11 @@ Sink = Callable[[EngineEvent], None]
 class Model(Protocol):
     """What the scheduler needs of engine/model.py's OnnxModel; see there."""
 
-    accelerator: str
     slots: int
     capacity: int
+    decode_widths: tuple[int, ...]
+
+    def plan_chunk(self, past: int, length: int) -> range: ...
 
     def prefill(self, slot: int, tokens: Sequence[int], past: int, *, want_logits: bool) -> TopLogits | None: ...
 
@@ -213,11 +215,10 @@ class Scheduler:
 
     def _prefill(self, turn: Turn) -> None:
         run = _run(turn)
-        past = run.slot.length
-        chunk = turn.prompt[past : past + chunk_tokens(self._model.accelerator, past)]
-        last = past + len(chunk) == len(turn.prompt)
-        top = self._model.prefill(run.slot.index, chunk, past, want_logits=last)
-        run.slot.tokens += chunk
+        chunk = self._model.plan_chunk(run.slot.length, len(turn.prompt))
+        tokens, last = turn.prompt[chunk.start : chunk.stop], chunk.stop == len(turn.prompt)
+        top = self._model.prefill(run.slot.index, tokens, chunk.start, want_logits=last)
+        run.slot.tokens[chunk.start :] = tokens
         if top is not None:
             run.decoding_since = self._clock()
             self._take(turn, top)
@@ -227,7 +228,8 @@ class Scheduler:
 
     def _decode(self, turns: Sequence[Turn]) -> None:
         by_slot = {_run(turn).slot.index: turn for turn in turns}
-        plan = plan_decode(self._slots.slots, {index: _run(turn).sampled[-1] for index, turn in by_slot.items()})
+        appended = {index: _run(turn).sampled[-1] for index, turn in by_slot.items()}
+        plan = plan_decode(self._slots.slots, appended, self._model.decode_widths)
         for row, top in zip(plan.rows, self._model.decode(plan), strict=True):
             turn = by_slot[plan.first + row]
             _run(turn).slot.tokens.append(plan.tokens[row])

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from appliance.engine.model import ModelError, OnnxModel, chunk_tokens, load_model
+from appliance.engine.model import ModelError, OnnxModel, load_model
 from appliance.engine.sampling import TopLogits
 from appliance.errors import ApplianceError
 from appliance.release import Release, ReleaseError
@@ -117,9 +117,9 @@ def _model_for(release: Release, prompts: Sequence[Sequence[int]]) -> OnnxModel:
 def _answer(model: OnnxModel, prompt: Sequence[int]) -> TopLogits:
     past = 0
     while True:
-        chunk = prompt[past : past + chunk_tokens(model.accelerator, past)]
-        top = model.prefill(0, chunk, past, want_logits=past + len(chunk) == len(prompt))
-        past += len(chunk)
+        chunk = model.plan_chunk(past, len(prompt))
+        top = model.prefill(0, prompt[chunk.start : chunk.stop], chunk.start, want_logits=chunk.stop == len(prompt))
+        past = chunk.stop
         if top is not None:
             return top
 

@@ -206,7 +206,11 @@ def load_engine(config: Config) -> tuple[Release, OnnxModel, Vocabulary]:
     accelerator = choose_accelerator(config, release)
     context_tokens = config.context_tokens or release.model.context_tokens
     model = load_model(
-        release.graphs[accelerator], accelerator=accelerator, slots=config.slots, context_tokens=context_tokens
+        release.graphs[accelerator],
+        accelerator=accelerator,
+        slots=config.slots,
+        context_tokens=context_tokens,
+        packed_dir=config.packed_dir / release.version,
     )
     if model.shape.vocab < ALL_TOKENS:
         raise ModelError(f"the model has {model.shape.vocab:,} tokens; Harmony's vocabulary has {ALL_TOKENS:,}")

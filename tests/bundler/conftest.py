@@ -7,15 +7,25 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from appliance.engine.kernels import load_kernels
 from bundler.random_checkpoint import random_config, write_random_checkpoint
 from tests.conftest import require
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-os.environ["ORT_QMOE_CPU_QNBIT_GEMM"] = "fp32"
+os.environ["ORT_QMOE_CPU_QNBIT_GEMM"] = "fp32"  # for the CUDA graph with CPU experts in its place (test_graph.py)
+
+
+@pytest.fixture(scope="module")
+def exact_kernels() -> Iterator[None]:
+    """The operators' path that rounds nothing, for the tests of the graph."""
+    load_kernels().use_path("portable")
+    yield
+    load_kernels().use_path(load_kernels().paths()[0])
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +42,7 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random checkpoint in one file: 3 layers, 4 experts, vocabulary 300. Not to be written to."""
     directory = tmp_path_factory.mktemp("small") / "checkpoint"
     config = random_config(
-        layers=3, hidden=64, intermediate=96, experts=4, experts_per_token=2,
+        layers=3, hidden=64, intermediate=128, experts=4, experts_per_token=2,
         heads=4, kv_heads=2, head_dim=16, vocab=300, sliding_window=8, context=512,
     )  # fmt: skip
     write_random_checkpoint(directory, config, seed=1)

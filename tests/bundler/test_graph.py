@@ -12,9 +12,13 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from safetensors.numpy import load_file
 
+from appliance.engine.kernels import load_kernels
+from appliance.engine.packed_weights import load_plan
 from bundler.checkpoint import open_checkpoint
 from bundler.export import ExportedGraph, export_graph
+from bundler.graph_builder import DenseKind
 from bundler.model_config import ModelConfig, parse_model_config
 from bundler.random_checkpoint import random_config
 from bundler.rotary import inverse_frequencies, rotary_caches
@@ -22,11 +26,13 @@ from tests.bundler.onnx_model import Cache, GraphRunner, open_session
 from tests.bundler.parity import relative_error
 from tests.reference.gpt_oss import ReferenceModel
 
+pytestmark = pytest.mark.usefixtures("exact_kernels")
+
 
 @pytest.fixture(scope="module")
 def cpu(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportedGraph:
     out = tmp_path_factory.mktemp("graph") / "cpu"
-    return export_graph(open_checkpoint(small_checkpoint), out, accelerator="cpu")
+    return export_graph(open_checkpoint(small_checkpoint), out, accelerator="cpu", dense="bf16")
 
 
 @pytest.fixture(scope="module")
@@ -77,10 +83,12 @@ def test_metadata_describe_the_model(accelerator: str, cpu: ExportedGraph, cuda:
         "gpt_oss.format": "1",
         "gpt_oss.accelerator": accelerator,
         "gpt_oss.layers": "3",
+        "gpt_oss.heads": "4",
         "gpt_oss.kv_heads": "2",
         "gpt_oss.head_dim": "16",
         "gpt_oss.vocab": "300",
         "gpt_oss.context": "512",
+        **({"gpt_oss.dense": "bf16"} if accelerator == "cpu" else {}),
     }
 
 
@@ -94,9 +102,9 @@ def _optimised(model: Path, directory: Path, *, fold_limit_bytes: int = 0) -> Co
 _FOLDED = {
     "Gather": 2,  # embedding rows, wanted rows
     "Cast": 1,  # of the gathered rows
-    "Shape": 2, "Concat": 1, "Reshape": 8,  # [B, S] and [T] views
+    "Shape": 2, "Concat": 1 + 3, "Reshape": 8,  # [B, S] and [T] views; q, k and v side by side
     "SimplifiedLayerNormalization": 1, "SkipSimplifiedLayerNormalization": 6,
-    "Gemm": 3 * 3 + 1, "GroupQueryAttention": 3, "QMoE": 3,
+    "Gemm": 3, "Dense": 4 * 3 + 1, "GroupQueryAttention": 3, "ExpertLayer": 3,
     "TopK": 1, "ReduceLogSumExp": 1,
 }  # fmt: skip
 
@@ -107,9 +115,9 @@ def test_everything_derived_from_weights_is_folded_at_load(cpu: ExportedGraph, t
 
 def test_the_folding_limit_decides(cpu: ExportedGraph, tmp_path: Path, small_checkpoint: Path) -> None:
     """What the engine's session option is for: below the size of a result, it would be computed in every run."""
-    assert _optimised(cpu.model, tmp_path, fold_limit_bytes=4096)["Cast"] > 1
+    assert _optimised(cpu.model, tmp_path, fold_limit_bytes=256)["Cast"] > 1
     ids = np.arange(12)
-    session = open_session(cpu.model, fold_limit_bytes=4096)
+    session = open_session(cpu.model, fold_limit_bytes=256)
     expected = ReferenceModel(small_checkpoint).logits(ids)
     assert relative_error(GraphRunner(session).prefill(ids), expected) < 1e-5
 
@@ -198,9 +206,47 @@ _QMOE = {
 }  # fmt: skip
 
 
-def test_cpu_experts_take_the_exact_8_bit_path(cpu: ExportedGraph) -> None:
-    nodes = [node for node in onnx.load(cpu.model, load_external_data=False).graph.node if node.op_type == "QMoE"]
-    assert [_attributes(node) for node in nodes] == [{**_QMOE, "expert_weight_bits": 8, "quant_type": b"int"}] * 3
+def test_cpu_operators_keep_their_contract(cpu: ExportedGraph) -> None:
+    nodes = onnx.load(cpu.model, load_external_data=False).graph.node
+    experts = [_attributes(node) for node in nodes if node.op_type == "ExpertLayer"]
+    dense = [_attributes(node) for node in nodes if node.op_type == "Dense"]
+    assert [{**attributes, "key": 0} for attributes in experts] == [
+        {"key": 0, "top_k": 2, "alpha": pytest.approx(1.702), "limit": 7.0}
+    ] * 3
+    assert {attributes["kind"] for attributes in dense} == {1}
+    keys = [attributes["key"] for attributes in (*experts, *dense)]
+    assert len(set(keys)) == len(keys) == 3 + 4 * 3 + 1
+
+
+def test_packing_plan_names_the_bytes_of_every_native_operator(cpu: ExportedGraph, small_checkpoint: Path) -> None:
+    plan = load_plan(cpu.model.parent / "packing.json")
+    nodes = onnx.load(cpu.model, load_external_data=False).graph.node
+    weights = {_attributes(node)["key"]: node.input for node in nodes if node.domain == "gpt_oss"}
+    assert {entry.key for entry in plan.entries} == set(weights)
+    published = load_file(small_checkpoint / "model.safetensors")
+    for entry in plan.entries:
+        inputs = weights[entry.key]
+        names = [inputs[at] for at in ((2, 3, 5, 6) if len(inputs) == 8 else (1,))]
+        for name, source in zip(names, entry.sources, strict=True):
+            stored = (cpu.model.parent / source.file).read_bytes()[source.offset : source.offset + source.size_bytes]
+            assert stored == published[name].tobytes(), name
+
+
+@pytest.mark.parametrize("path", load_kernels().paths())
+def test_every_path_of_the_operators_stays_close_to_the_model(
+    path: str, small_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Short of a token that goes to another expert: its logits are left out by the median."""
+    load_kernels().use_path(path)
+    ids = np.random.default_rng(5).integers(0, 300, 40)
+    expected = ReferenceModel(small_checkpoint).logits(ids)
+    limits: dict[DenseKind, float] = {"bf16": 2e-2, "int8": 8e-2}
+    for dense, limit in limits.items():
+        graph = export_graph(open_checkpoint(small_checkpoint), tmp_path / dense, accelerator="cpu", dense=dense)
+        logits = GraphRunner(open_session(graph.model)).prefill(ids)
+        errors = np.abs(logits - expected).max(axis=-1) / np.abs(expected).max(axis=-1)
+        print(f"{path}, {dense}: median relative error {np.median(errors):.1e}")
+        assert np.median(errors) < limit, dense
 
 
 def test_cuda_experts_keep_the_operators_contract(cuda: ExportedGraph) -> None:
@@ -218,10 +264,10 @@ def test_cuda_experts_keep_the_operators_contract(cuda: ExportedGraph) -> None:
         assert node.input[15] == node.input[16]
         types = [(stored[node.input[at]].data_type, list(stored[node.input[at]].dims)) for at in (2, 3, 5, 6)]
         assert types == [
-            (TensorProto.UINT8, [4, 64, 96]),
-            (TensorProto.FLOAT8E8M0, [4, 192, 2]),
-            (TensorProto.UINT8, [4, 96, 32]),
-            (TensorProto.FLOAT8E8M0, [4, 64, 3]),
+            (TensorProto.UINT8, [4, 64, 128]),
+            (TensorProto.FLOAT8E8M0, [4, 256, 2]),
+            (TensorProto.UINT8, [4, 128, 32]),
+            (TensorProto.FLOAT8E8M0, [4, 64, 4]),
         ]
         np.testing.assert_array_equal(numpy_helper.to_array(stored[node.input[15]]), np.ones(4, np.float32))
 

@@ -18,6 +18,8 @@ from tests.reference.gpt_oss import Float64Array, ReferenceModel
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "parity.md"
 
+pytestmark = pytest.mark.usefixtures("exact_kernels")
+
 
 @pytest.fixture(scope="session", params=SHAPES, ids=str)
 def measured(
@@ -54,7 +56,7 @@ def test_constants_come_from_the_configuration(tmp_path: Path) -> None:
     yarn = {"factor": 4.0, "original_max_position_embeddings": 64, "beta_fast": 8.0, "beta_slow": 2.0}
     config["rope_scaling"] |= yarn
     write_random_checkpoint(tmp_path / "checkpoint", config, seed=6)
-    graph = export_graph(open_checkpoint(tmp_path / "checkpoint"), tmp_path / "graph", accelerator="cpu")
+    graph = export_graph(open_checkpoint(tmp_path / "checkpoint"), tmp_path / "graph", accelerator="cpu", dense="bf16")
     ids = np.random.default_rng(7).integers(0, 100, 30)
     expected = ReferenceModel(tmp_path / "checkpoint").logits(ids)
     assert relative_error(GraphRunner(open_session(graph.model)).prefill(ids), expected) < TOLERANCE
@@ -99,7 +101,8 @@ _YARN = {"factor": 32.0, "original_max_position_embeddings": 4096, "beta_fast": 
 @pytest.fixture(scope="module")
 def ours(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[NDArray[np.int64], NDArray[Any]]:
     """A sequence and the graph's logits of it, proven right by the unchanged reference."""
-    graph = export_graph(open_checkpoint(small_checkpoint), tmp_path_factory.mktemp("g") / "cpu", accelerator="cpu")
+    out = tmp_path_factory.mktemp("g") / "cpu"
+    graph = export_graph(open_checkpoint(small_checkpoint), out, accelerator="cpu", dense="bf16")
     ids = np.random.default_rng(4).integers(0, 300, 40)
     logits = GraphRunner(open_session(graph.model)).prefill(ids)
     assert relative_error(logits, ReferenceModel(small_checkpoint).logits(ids)) < TOLERANCE

@@ -130,7 +130,7 @@ def make_site(tmp_path: Path, empty_database: Path) -> Iterator[MakeSite]:
         record = AuditLog(database)
         release = Release(
             path=home, name="gpt-oss-fake", version="0.0.1", graphs=MappingProxyType({}), config=home, vocabulary=home,
-            known_answers=None, model=MODEL,
+            known_answers=None, dense=None, model=MODEL,
         )  # fmt: skip
         services = Services(
             config=config,

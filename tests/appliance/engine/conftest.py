@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 from openai_harmony import HarmonyEncodingName, load_harmony_encoding
 
 from appliance.engine.harmony import ORDINARY_TOKENS, Vocabulary, load_vocabulary
+from appliance.engine.kernels import load_kernels
 from appliance.engine.model import OnnxModel, load_model
 from appliance.release import Release, load_release
 from bundler.checkpoint import open_checkpoint
@@ -21,7 +22,14 @@ from bundler.random_checkpoint import random_config, write_random_checkpoint
 
 # Other tests of this run may import onnxruntime first, and it reads its environment then.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-os.environ["ORT_QMOE_CPU_QNBIT_GEMM"] = "fp32"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def exact_kernels() -> Iterator[None]:
+    """The operators' path that rounds nothing: what is tested is what surrounds them."""
+    load_kernels().use_path("portable")
+    yield
+    load_kernels().use_path(load_kernels().paths()[0])
 
 
 @pytest.fixture(scope="session")

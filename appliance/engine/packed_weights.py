@@ -1,0 +1,236 @@
+"""Weights packed once for the native operators, kept in a file of the site and memory-mapped from then on.
+
+    packed = open_packed(plan, model_dir, cache_dir, kernels, threads=2)
+    packed.offer(kernels)            # then create the session; keep `packed` as long as the session lives
+
+The plan (``packing.json``, written by the exporter beside the graph) says which stored weights each node reads. The
+cache is one file of packed weights and a description with the SHA-256 of each; it is read through and compared at every
+start, and made anew when anything differs. A run that is killed leaves only a temporary file, which the next removes.
+
+The digests find damage, not malice: who can write the cache can write the description, too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from appliance.engine.kernels import Bytes, DenseKind, DenseShape, ExpertShape, Kernels
+from appliance.errors import ApplianceError
+
+PLAN_NAME = "packing.json"
+PLAN_FORMAT = 1
+LAYOUT = 1  # of packed weights (kernels/paths.h); another layout makes every cache anew
+_ALIGNMENT_BYTES = 4096
+_DATA, _DESCRIPTION = "packed.bin", "packed.json"
+_UNFINISHED = ".partial"
+
+
+class PackingError(ApplianceError):
+    """The packed weights cannot be made or read."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a stored weight lies: a file beside the graph."""
+
+    file: str
+    offset: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class PlannedExperts:
+    """An expert layer; sources are gate_up blocks and scales, down blocks and scales."""
+
+    key: int
+    shape: ExpertShape
+    sources: tuple[Source, ...]
+
+    def packed_bytes(self, kernels: Kernels) -> int:
+        return kernels.expert_bytes(self.shape)
+
+    def pack(self, kernels: Kernels, sources: Sequence[Bytes], out: Bytes, threads: int) -> None:
+        kernels.pack_experts(self.shape, sources, out, threads=threads)
+
+
+@dataclass(frozen=True)
+class PlannedDense:
+    """A dense weight; its source is the bfloat16 matrix."""
+
+    key: int
+    kind: DenseKind
+    shape: DenseShape
+    sources: tuple[Source, ...]
+
+    def packed_bytes(self, kernels: Kernels) -> int:
+        return kernels.dense_bytes(self.kind, self.shape)
+
+    def pack(self, kernels: Kernels, sources: Sequence[Bytes], out: Bytes, threads: int) -> None:
+        kernels.pack_dense(self.kind, self.shape, sources[0], out, threads=threads)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to pack. ``digest`` is the plan file's SHA-256."""
+
+    entries: tuple[PlannedExperts | PlannedDense, ...]
+    digest: str
+
+
+@dataclass(frozen=True)
+class PackedWeights:
+    """The mapped cache, by node key."""
+
+    weights: dict[int, Bytes]
+    size_bytes: int
+    made: bool  # now, rather than found
+
+    def offer(self, kernels: Kernels) -> None:
+        """Give all of them to the sessions created from now on."""
+        for key, packed in self.weights.items():
+            kernels.offer(key, packed)
+
+
+def load_plan(path: Path) -> Plan:
+    """Read ``packing.json``.
+
+    Raises:
+        PackingError: it cannot be read or is not such a plan.
+    """
+    try:
+        data = path.read_bytes()
+        body = json.loads(data)
+        if body["format"] != PLAN_FORMAT:
+            raise ValueError(f"its format is {body['format']}, not {PLAN_FORMAT}")
+        entries = tuple(_planned(entry) for entry in body["entries"])
+    except OSError as exc:
+        raise PackingError(f"{path}: cannot be read: {exc.strerror}") from exc
+    except (ValueError, KeyError, TypeError) as exc:
+        raise PackingError(f"{path}: is not a packing plan: {exc}") from exc
+    return Plan(entries, hashlib.sha256(data).hexdigest())
+
+
+def open_packed(plan: Plan, model_dir: Path, cache_dir: Path, kernels: Kernels, *, threads: int) -> PackedWeights:
+    """The packed weights of a plan, from the cache if it holds what it should, else packed now.
+
+    Raises:
+        PackingError: a stored weight is missing, or the cache cannot be written.
+    """
+    found = _read_cache(plan, cache_dir, kernels, threads)
+    if found is not None:
+        return found
+    try:
+        cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _write_cache(plan, model_dir, cache_dir, kernels, threads)
+    except OSError as exc:
+        with suppress(OSError):
+            (cache_dir / f"{_DATA}{_UNFINISHED}").unlink(missing_ok=True)
+        needed = sum(entry.packed_bytes(kernels) for entry in plan.entries)
+        raise PackingError(
+            f"{cache_dir}: the packed weights ({needed / 1e9:.1f} GB) cannot be written: {exc.strerror or exc}"
+        ) from exc
+    made = _read_cache(plan, cache_dir, kernels, threads)
+    if made is None:
+        raise PackingError(f"{cache_dir}: the packed weights differ from what was just written; is the disk failing?")
+    return PackedWeights(made.weights, made.size_bytes, made=True)
+
+
+def _planned(entry: dict[str, Any]) -> PlannedExperts | PlannedDense:
+    key = int(entry["key"])
+    sources = tuple(Source(str(s["file"]), int(s["offset"]), int(s["bytes"])) for s in entry["sources"])
+    if any("/" in source.file or source.file in ("", "..") for source in sources):
+        raise ValueError("a source is not a file beside the graph")
+    if entry["kind"] == "mxfp4":
+        shape = ExpertShape(int(entry["experts"]), int(entry["hidden"]), int(entry["inner"]))
+        return PlannedExperts(key, shape, sources)
+    if entry["kind"] in ("int8", "bf16"):
+        return PlannedDense(key, entry["kind"], DenseShape(int(entry["rows"]), int(entry["inner"])), sources)
+    raise ValueError(f"unknown kind {entry['kind']!r}")
+
+
+def _offsets(plan: Plan, kernels: Kernels) -> tuple[list[tuple[int, int]], int]:
+    """Offset and size of each entry in the cache file, and the file's size."""
+    places, end = [], 0
+    for entry in plan.entries:
+        size = entry.packed_bytes(kernels)
+        places.append((end, size))
+        end += size + -size % _ALIGNMENT_BYTES
+    return places, end
+
+
+def _read_cache(plan: Plan, cache_dir: Path, kernels: Kernels, threads: int) -> PackedWeights | None:
+    """The mapped cache, or None where it is not the one of this plan or is damaged."""
+    places, size = _offsets(plan, kernels)
+    try:
+        description = json.loads((cache_dir / _DESCRIPTION).read_bytes())
+        if (cache_dir / _DATA).stat().st_size != size:
+            return None
+    except (OSError, ValueError):
+        return None
+    if not isinstance(description, dict) or description.get("plan") != plan.digest:
+        return None
+    if description.get("layout") != LAYOUT or size == 0:
+        return None
+    mapped = np.memmap(cache_dir / _DATA, np.uint8, mode="r")
+    views = [mapped[offset : offset + length] for offset, length in places]
+    if description.get("sha256") != _digests(views, threads):
+        return None
+    weights = {entry.key: view for entry, view in zip(plan.entries, views, strict=True)}
+    return PackedWeights(weights, size, made=False)
+
+
+def _write_cache(plan: Plan, model_dir: Path, cache_dir: Path, kernels: Kernels, threads: int) -> None:
+    places, size = _offsets(plan, kernels)
+    unfinished = cache_dir / f"{_DATA}{_UNFINISHED}"
+    unfinished.unlink(missing_ok=True)
+    (cache_dir / _DESCRIPTION).unlink(missing_ok=True)
+    with open(unfinished, "xb") as stream:
+        os.fchmod(stream.fileno(), 0o600)
+        os.posix_fallocate(stream.fileno(), 0, size)  # a full disk is an error here, not a signal at a mapped page
+    mapped = np.memmap(unfinished, np.uint8, mode="r+")
+    for entry, (offset, length) in zip(plan.entries, places, strict=True):
+        sources = [_stored(model_dir, source) for source in entry.sources]
+        entry.pack(kernels, sources, mapped[offset : offset + length], threads)
+    digests = _digests([mapped[offset : offset + length] for offset, length in places], threads)
+    mapped.flush()
+    del mapped
+    os.replace(unfinished, cache_dir / _DATA)
+    description = cache_dir / f"{_DESCRIPTION}{_UNFINISHED}"
+    description.write_text(json.dumps({"plan": plan.digest, "layout": LAYOUT, "sha256": digests}))
+    _flush(description)
+    os.replace(description, cache_dir / _DESCRIPTION)
+    _flush(cache_dir)
+
+
+def _stored(model_dir: Path, source: Source) -> Bytes:
+    path = model_dir / source.file
+    try:
+        mapped = np.memmap(path, np.uint8, mode="r", offset=source.offset, shape=(source.size_bytes,))
+    except (OSError, ValueError) as exc:
+        raise PackingError(f"{path}: lacks the weights the plan names: {exc}") from exc
+    return mapped
+
+
+def _digests(views: Sequence[Bytes], threads: int) -> list[str]:
+    """SHA-256 of each view; hashlib releases the interpreter's lock."""
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        return list(pool.map(lambda view: hashlib.sha256(view.data).hexdigest(), views))
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some file systems cannot flush a directory
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

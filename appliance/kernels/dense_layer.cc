@@ -1,0 +1,143 @@
+#include "dense_layer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+namespace gpt_oss {
+namespace {
+
+// Pairs of groups unpacked together by the matrix unit: 128 weight rows stay in the second-level cache while the tokens
+// pass by 32 at a time.
+constexpr size_t kPanelPairs = 4;
+
+float to_float(uint16_t bits) {
+  const uint32_t wide = static_cast<uint32_t>(bits) << 16;
+  float value;
+  std::memcpy(&value, &wide, sizeof value);
+  return value;
+}
+
+// The bfloat16 at or above a non-negative float.
+uint16_t round_up(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return static_cast<uint16_t>((bits + 0xffff) >> 16);
+}
+
+void pack_int8_block(const uint16_t* weights, size_t stride, size_t present, uint8_t* out) {
+  uint16_t* scales = reinterpret_cast<uint16_t*>(out);
+  for (size_t r = 0; r < kGroupRows; ++r) {
+    float values[kBlock] = {};
+    float largest = 0.0f;
+    for (size_t k = 0; r < present && k < kBlock; ++k) {
+      values[k] = to_float(weights[r * stride + k]);
+      largest = std::max(largest, std::fabs(values[k]));
+    }
+    scales[r] = round_up(largest / 127.0f);
+    const float scale = to_float(scales[r]);
+    for (size_t k = 0; k < kBlock; ++k) {
+      const int q = scale > 0.0f ? static_cast<int>(std::lround(values[k] / scale)) : 0;
+      out[32 + k / 4 * 64 + r * 4 + k % 4] = static_cast<uint8_t>(std::clamp(q, -127, 127) + kInt8Offset);
+    }
+  }
+}
+
+void pack_bf16_block(const uint16_t* weights, size_t stride, size_t present, uint8_t* out) {
+  uint16_t* to = reinterpret_cast<uint16_t*>(out);
+  for (size_t k = 0; k < kBlock; ++k)
+    for (size_t r = 0; r < kGroupRows; ++r)
+      to[k / 2 * 32 + r * 2 + k % 2] = r < present ? weights[r * stride + k] : uint16_t{0};
+}
+
+void add_bias(const float* sums, const float* bias, size_t count, float* out) {
+  for (size_t r = 0; r < count; ++r) out[r] = sums[r] + (bias ? bias[r] : 0.0f);
+}
+
+}  // namespace
+
+void pack_dense(DenseKind kind, const DenseShape& shape, const uint16_t* weights, size_t first, size_t last,
+                uint8_t* out) {
+  const size_t block_bytes = kind == DenseKind::kInt8 ? kInt8GroupBlockBytes : kBf16GroupBlockBytes;
+  for (size_t g = first; g < last; ++g) {
+    const size_t row = g * kGroupRows, present = row < shape.rows ? std::min(kGroupRows, shape.rows - row) : 0;
+    for (size_t b = 0; b < shape.inner / kBlock; ++b) {
+      const uint16_t* from = weights + (present ? row * shape.inner + b * kBlock : 0);
+      uint8_t* to = out + g * shape.group_bytes(kind) + b * block_bytes;
+      (kind == DenseKind::kInt8 ? pack_int8_block : pack_bf16_block)(from, shape.inner, present, to);
+    }
+  }
+}
+
+void dense_layer(const Path& path, DenseKind kind, const DenseShape& shape, const uint8_t* packed, const float* bias,
+                 const float* x, size_t tokens, float* out, const ParallelFor& parallel_for) {
+  const size_t blocks = shape.inner / kBlock, group_bytes = shape.group_bytes(kind), pairs = shape.groups() / 2;
+  const auto columns = [&](size_t pair) { return std::min<size_t>(32, shape.rows - 32 * pair); };
+
+  if (path.tile_product != nullptr && tokens > kMatrixTokens) {
+    const size_t padded = (tokens + 31) / 32 * 32;
+    Aligned<uint16_t> rows(padded * shape.inner);
+    parallel_for(padded / 32, [&](size_t part) {
+      for (size_t t = part * 32; t < part * 32 + 32; ++t) {
+        if (t < tokens) path.to_bf16(x + t * shape.inner, shape.inner, rows.data + t * shape.inner);
+        else std::memset(rows.data + t * shape.inner, 0, shape.inner * sizeof(uint16_t));
+      }
+    });
+    parallel_for((pairs + kPanelPairs - 1) / kPanelPairs, [&](size_t panel) {
+      const size_t first = panel * kPanelPairs, count = std::min(kPanelPairs, pairs - first);
+      thread_local std::unique_ptr<Aligned<uint16_t>> scratch;
+      thread_local size_t scratch_blocks = 0;
+      if (kind == DenseKind::kInt8 && scratch_blocks < blocks) {
+        scratch = std::make_unique<Aligned<uint16_t>>(kPanelPairs * 2 * blocks * 512);
+        scratch_blocks = blocks;
+      }
+      const auto tiles = [&](size_t group) {
+        const uint8_t* from = packed + (2 * first + group) * group_bytes;
+        return kind == DenseKind::kBf16 ? reinterpret_cast<const uint16_t*>(from)
+                                        : scratch->data + group * blocks * 512;
+      };
+      if (kind == DenseKind::kInt8)
+        for (size_t g = 0; g < 2 * count; ++g)
+          path.unpack_int8(packed + (2 * first + g) * group_bytes, blocks, scratch->data + g * blocks * 512);
+      alignas(64) float sums[32 * 32];
+      for (size_t t = 0; t < tokens; t += 32) {
+        for (size_t p = 0; p < count; ++p) {
+          path.tile_product(tiles(2 * p), tiles(2 * p + 1), blocks, rows.data + t * shape.inner, 32, sums, 32);
+          const size_t at = 32 * (first + p), n = columns(first + p);
+          for (size_t r = 0; r < std::min<size_t>(32, tokens - t); ++r)
+            add_bias(sums + r * 32, bias ? bias + at : nullptr, n, out + (t + r) * shape.rows + at);
+        }
+      }
+    });
+    return;
+  }
+
+  std::unique_ptr<QuantisedRows> quantised;
+  if (kind == DenseKind::kInt8) {
+    quantised = std::make_unique<QuantisedRows>(tokens, shape.inner);
+    for (size_t t = 0; t < tokens; ++t) quantised->quantise(path, t, x + t * shape.inner, false);
+  }
+  parallel_for(pairs, [&](size_t pair) {
+    const uint8_t* first = packed + 2 * pair * group_bytes;
+    const size_t at = 32 * pair, n = columns(pair);
+    alignas(64) float sums[kMaxRows * 32];
+    for (size_t t = 0; t < tokens; t += kMaxRows) {
+      const size_t count = std::min(kMaxRows, tokens - t);
+      if (kind == DenseKind::kInt8) {
+        QuantisedRow batch[kMaxRows];
+        for (size_t r = 0; r < count; ++r) batch[r] = quantised->row(t + r);
+        path.int8_product(first, first + group_bytes, blocks, batch, count, sums);
+      } else {
+        const float* batch[kMaxRows];
+        for (size_t r = 0; r < count; ++r) batch[r] = x + (t + r) * shape.inner;
+        path.bf16_product(first, first + group_bytes, blocks, batch, count, sums);
+      }
+      for (size_t r = 0; r < count; ++r)
+        add_bias(sums + r * 32, bias ? bias + at : nullptr, n, out + (t + r) * shape.rows + at);
+    }
+  });
+}
+
+}  // namespace gpt_oss

@@ -1,0 +1,28 @@
+// A dense layer on weights packed in 8 bits (blocks of 32) or kept in bfloat16.
+#pragma once
+
+#include "rows.h"
+
+namespace gpt_oss {
+
+enum class DenseKind { kInt8, kBf16 };
+
+struct DenseShape {
+  size_t rows, inner;  // inner is a multiple of 32; rows are padded with zeros to a multiple of 32
+  size_t groups() const { return (rows + 31) / 32 * 2; }
+  size_t group_bytes(DenseKind kind) const {
+    return inner / kBlock * (kind == DenseKind::kInt8 ? kInt8GroupBlockBytes : kBf16GroupBlockBytes);
+  }
+  size_t bytes(DenseKind kind) const { return groups() * group_bytes(kind); }
+};
+
+// Packs the groups first .. last - 1 of weights (rows, inner), bfloat16 bits. 8-bit: per row and block of 32 the scale
+// is the largest magnitude / 127 as bfloat16, rounded up, and the values are rounded to nearest.
+void pack_dense(DenseKind kind, const DenseShape& shape, const uint16_t* weights, size_t first, size_t last,
+                uint8_t* out);
+
+// out (tokens, rows) = x (tokens, inner) * weights^T + bias; bias (rows,) may be null.
+void dense_layer(const Path& path, DenseKind kind, const DenseShape& shape, const uint8_t* packed, const float* bias,
+                 const float* x, size_t tokens, float* out, const ParallelFor& parallel_for);
+
+}  // namespace gpt_oss

@@ -1,0 +1,68 @@
+// Element-wise steps, written so that each path's compiler flags vectorise them. Internal linkage on purpose: every path
+// compiles its own copy.
+#pragma once
+
+#include "paths.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace gpt_oss {
+namespace {
+
+// exp(x) for |x| < 80, relative error below 2e-7: 2^n * polynomial on [-ln2/2, ln2/2].
+inline float exponential(float x) {
+  x = std::min(80.0f, std::max(-80.0f, x));
+  const float n = std::floor(x * 1.44269504f + 0.5f);
+  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
+  float power;
+  std::memcpy(&power, &bits, sizeof power);
+  return p * power;
+}
+
+inline void swiglu(const SwiGlu& form, const float* gates, const float* ups, float* out) {
+  for (size_t i = 0; i < kGroupRows; ++i) {
+    const float gate = std::min(gates[i], form.limit);
+    const float up = std::min(std::max(ups[i], -form.limit), form.limit);
+    out[i] = gate / (1.0f + exponential(-form.alpha * gate)) * (up + 1.0f);
+  }
+}
+
+inline void quantise(const float* x, size_t blocks, int8_t* values, float* scale, int32_t* sums) {
+  constexpr float kLargest = 127 * 128;
+  for (size_t b = 0; b < blocks; ++b, x += kBlock, values += 2 * kBlock) {
+    float largest = 0.0f;
+    for (size_t i = 0; i < kBlock; ++i) largest = std::max(largest, std::fabs(x[i]));
+    const float inverse = largest > 0.0f ? kLargest / largest : 0.0f;
+    int32_t sum = 0;
+    for (size_t i = 0; i < kBlock; ++i) {
+      const int32_t q = static_cast<int32_t>(x[i] * inverse + (x[i] < 0.0f ? -0.5f : 0.5f));
+      const int32_t high = (q + 64) >> 7;
+      values[i] = static_cast<int8_t>(high);
+      values[kBlock + i] = static_cast<int8_t>(q - 128 * high);
+      sum += q;
+    }
+    scale[b] = largest / kLargest;
+    sums[b] = sum;
+  }
+}
+
+inline void to_bf16(const float* x, size_t count, uint16_t* out) {
+  for (size_t i = 0; i < count; ++i) {
+    uint32_t bits;
+    std::memcpy(&bits, x + i, sizeof bits);
+    out[i] = static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+  }
+}
+
+}  // namespace
+}  // namespace gpt_oss

@@ -1,0 +1,32 @@
+// The mixture-of-experts layer of gpt-oss on packed MXFP4 weights.
+#pragma once
+
+#include "rows.h"
+
+namespace gpt_oss {
+
+struct ExpertShape {
+  size_t experts, hidden, inner;  // hidden and inner are multiples of 32
+  size_t gate_up_bytes() const { return 2 * inner / kGroupRows * (hidden / kBlock) * kGroupBlockBytes; }
+  size_t down_bytes() const { return hidden / kGroupRows * (inner / kBlock) * kGroupBlockBytes; }
+  size_t bytes() const { return experts * (gate_up_bytes() + down_bytes()); }
+};
+
+struct ExpertWeights {
+  ExpertShape shape;
+  const uint8_t* packed;      // all gate_up matrices, then all down matrices
+  const float* gate_up_bias;  // (experts, 2 * inner), gate and up interleaved as published
+  const float* down_bias;     // (experts, hidden)
+};
+
+// Packs one expert's matrices from the checkpoint's layout: blocks (rows, inner / 32, 16), scales (rows, inner / 32).
+// gate_up: group 2p holds the gates of outputs 16p .. 16p + 15, group 2p + 1 their ups.
+void pack_gate_up(const ExpertShape& shape, const uint8_t* blocks, const uint8_t* scales, uint8_t* out);
+void pack_down(const ExpertShape& shape, const uint8_t* blocks, const uint8_t* scales, uint8_t* out);
+
+// out (tokens, hidden) = sum over the top_k experts of each token of softmax weight * expert(x).
+// x (tokens, hidden); router_logits (tokens, experts).
+void expert_layer(const Path& path, const ExpertWeights& weights, const SwiGlu& form, size_t top_k, const float* x,
+                  const float* router_logits, size_t tokens, float* out, const ParallelFor& parallel_for);
+
+}  // namespace gpt_oss

@@ -1,0 +1,407 @@
+// The operator library ONNX Runtime loads: domain "gpt_oss", operators ExpertLayer and Dense.
+//
+// ExpertLayer(x, router_logits, gate_up_blocks, gate_up_scales, gate_up_bias, down_blocks, down_scales, down_bias)
+//   x float [.., hidden]; router_logits float [.., experts]; blocks and scales uint8 as in the checkpoint; biases float.
+//   Attributes: key (int), top_k (int), alpha (float), limit (float). Output: float, the shape of x.
+// Dense(x, weight, bias?)
+//   x float [.., inner]; weight bfloat16 [rows, inner]; bias float [rows]. Attributes: key (int), kind (0: 8 bits, 1:
+//   bfloat16). Output: float [.., rows].
+//
+// The products read packed weights (paths.h). The host packs them once, keeps them in a cache and offers them under the
+// node's key (gpt_oss_offer) before it creates the session; a node without an offer packs for itself.
+#include "dense_layer.h"
+#include "expert_layer.h"
+#include "ort_abi.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <string>
+#include <utility>
+#include <vector>
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace gpt_oss {
+namespace {
+
+Api api;
+std::atomic<const Path*> chosen_path{nullptr};
+std::atomic<size_t> thread_count{1};
+
+std::mutex offers_mutex;
+std::map<int64_t, std::pair<const uint8_t*, size_t>> offers;  // under offers_mutex
+
+std::vector<const Path*> all_paths() {
+#if defined(__x86_64__)
+  return {&amx_path(), &vnni_path(), &avx2_path(), &portable_path()};
+#else
+  return {&portable_path()};
+#endif
+}
+
+const Path* best_path() {
+  for (const Path* path : all_paths())
+    if (path->supported()) return path;
+  return &portable_path();
+}
+
+// Thrown inside this library only; every entry from ONNX Runtime turns it into an OrtStatus.
+struct Failure {
+  OrtStatus* status;
+};
+void check(OrtStatus* status) {
+  if (status) throw Failure{status};
+}
+[[noreturn]] void fail(const std::string& text) { throw Failure{api.create_status(2, text.c_str())}; }
+
+template <typename Body>
+OrtStatus* guarded(const Body& body) {
+  try {
+    body();
+    return nullptr;
+  } catch (const Failure& failure) {
+    return failure.status;
+  } catch (const std::bad_alloc&) {
+    return api.create_status(1, "gpt_oss: out of memory");
+  }
+}
+
+std::vector<int64_t> shape_of(const OrtValue* value) {
+  OrtTensorTypeAndShapeInfo* info = nullptr;
+  check(api.tensor_shape(value, &info));
+  size_t count = 0;
+  OrtStatus* status = api.dimensions_count(info, &count);
+  std::vector<int64_t> dims(count);
+  if (!status) status = api.dimensions(info, dims.data(), count);
+  api.release_shape(info);
+  check(status);
+  return dims;
+}
+
+std::string text_of(const std::vector<int64_t>& dims) {
+  std::string text = "[";
+  for (size_t i = 0; i < dims.size(); ++i) text += (i ? ", " : "") + std::to_string(dims[i]);
+  return text + "]";
+}
+
+void expect(const OrtValue* value, const std::vector<int64_t>& dims, const std::string& name) {
+  const auto actual = shape_of(value);
+  if (actual != dims) fail(name + " must be " + text_of(dims) + ", not " + text_of(actual));
+}
+
+template <typename T>
+const T* data_of(const OrtValue* value) {
+  void* data = nullptr;
+  check(api.tensor_data(const_cast<OrtValue*>(value), &data));
+  return static_cast<const T*>(data);
+}
+
+// The inputs that must be initialisers, each at its own index.
+std::vector<const OrtValue*> constant_inputs(const OrtKernelInfo* info, const std::vector<size_t>& indices) {
+  std::vector<const OrtValue*> inputs(indices.back() + 1);
+  for (const size_t i : indices) {
+    int is_constant = 0;
+    check(api.constant_input(info, i, &is_constant, &inputs[i]));
+    if (!is_constant) fail("input " + std::to_string(i) + " must be an initialiser");
+  }
+  return inputs;
+}
+
+// The tokens of x and the place for its result, whose last dimension is `columns`.
+struct Rows {
+  const float* x;
+  size_t count;
+  float* out;
+};
+Rows rows_of(OrtKernelContext* context, size_t inner, size_t columns) {
+  const OrtValue* x = nullptr;
+  check(api.input(context, 0, &x));
+  auto dims = shape_of(x);
+  if (dims.empty() || static_cast<size_t>(dims.back()) != inner)
+    fail("x must be [.., " + std::to_string(inner) + "], not " + text_of(dims));
+  dims.back() = static_cast<int64_t>(columns);
+  OrtValue* out = nullptr;
+  check(api.output(context, 0, dims.data(), dims.size(), &out));
+  size_t count = 1;
+  for (size_t i = 0; i + 1 < dims.size(); ++i) count *= static_cast<size_t>(dims[i]);
+  return {data_of<float>(x), count, const_cast<float*>(data_of<float>(out))};
+}
+
+// Every thread of the session takes the next few units until none is left, so that a slow core delays nobody.
+ParallelFor parallel_for_of(OrtKernelContext* context) {
+  return [context](size_t total, const std::function<void(size_t)>& fn) {
+    const size_t workers = std::min(total, thread_count.load());
+    if (workers <= 1) {
+      for (size_t i = 0; i < total; ++i) fn(i);
+      return;
+    }
+    struct Shared {
+      std::atomic<size_t> next{0};
+      size_t total, share;
+      const std::function<void(size_t)>* fn;
+    } shared;
+    shared.total = total;
+    shared.share = std::max<size_t>(1, total / (workers * 16));
+    shared.fn = &fn;
+    const auto work = [](void* data, size_t) {
+      auto& s = *static_cast<Shared*>(data);
+      for (size_t i; (i = s.next.fetch_add(s.share)) < s.total;)
+        for (size_t j = i; j < std::min(s.total, i + s.share); ++j) (*s.fn)(j);
+    };
+    check(api.parallel_for(context, work, workers, workers, &shared));
+  };
+}
+
+// The weights offered under a key, or else those that `pack` makes.
+template <typename Pack>
+const uint8_t* packed_weights(int64_t key, size_t size, std::vector<uint8_t>* own, const Pack& pack) {
+  {
+    std::lock_guard<std::mutex> lock(offers_mutex);
+    const auto found = offers.find(key);
+    if (found != offers.end()) {
+      if (found->second.second != size) fail("the packed weights offered have another size");
+      return found->second.first;
+    }
+  }
+  own->resize(size);
+  pack(own->data());
+  return own->data();
+}
+
+void pack_experts(const ExpertShape& shape, const uint8_t* gate_up, const uint8_t* gate_up_scales, const uint8_t* down,
+                  const uint8_t* down_scales, size_t first, size_t last, uint8_t* out) {
+  const size_t n = shape.hidden * shape.inner;
+  for (size_t e = first; e < last; ++e) {
+    pack_gate_up(shape, gate_up + e * n, gate_up_scales + e * n / 16, out + e * shape.gate_up_bytes());
+    pack_down(shape, down + e * n / 2, down_scales + e * n / 32,
+              out + shape.experts * shape.gate_up_bytes() + e * shape.down_bytes());
+  }
+}
+
+class ExpertLayer {
+ public:
+  explicit ExpertLayer(const OrtKernelInfo* info) {
+    int64_t key = 0, top_k = 0;
+    check(api.attribute_int(info, "key", &key));
+    check(api.attribute_int(info, "top_k", &top_k));
+    check(api.attribute_float(info, "alpha", &form_.alpha));
+    check(api.attribute_float(info, "limit", &form_.limit));
+    const auto inputs = constant_inputs(info, {2, 3, 5, 6});
+    const auto gate_up = shape_of(inputs[2]), down = shape_of(inputs[5]);
+    if (gate_up.size() != 4 || down.size() != 4) fail("blocks must be [experts, rows, inner / 32, 16]");
+    const int64_t experts = gate_up[0], hidden = down[1], inner = gate_up[1] / 2;
+    if (hidden % 32 || inner % 32) fail("hidden and intermediate sizes must be multiples of 32");
+    if (top_k < 1 || top_k > experts) fail("top_k must be between 1 and the number of experts");
+    expect(inputs[2], {experts, 2 * inner, hidden / 32, 16}, "gate_up_blocks");
+    expect(inputs[3], {experts, 2 * inner, hidden / 32}, "gate_up_scales");
+    expect(inputs[5], {experts, hidden, inner / 32, 16}, "down_blocks");
+    expect(inputs[6], {experts, hidden, inner / 32}, "down_scales");
+    top_k_ = static_cast<size_t>(top_k);
+    weights_.shape = {static_cast<size_t>(experts), static_cast<size_t>(hidden), static_cast<size_t>(inner)};
+    weights_.packed = packed_weights(key, weights_.shape.bytes(), &own_, [&](uint8_t* out) {
+      pack_experts(weights_.shape, data_of<uint8_t>(inputs[2]), data_of<uint8_t>(inputs[3]),
+                   data_of<uint8_t>(inputs[5]), data_of<uint8_t>(inputs[6]), 0, weights_.shape.experts, out);
+    });
+  }
+
+  void compute(OrtKernelContext* context) const {
+    const OrtValue *logits = nullptr, *gate_up_bias = nullptr, *down_bias = nullptr;
+    check(api.input(context, 1, &logits));
+    check(api.input(context, 4, &gate_up_bias));
+    check(api.input(context, 7, &down_bias));
+    const auto experts = static_cast<int64_t>(weights_.shape.experts);
+    expect(gate_up_bias, {experts, static_cast<int64_t>(2 * weights_.shape.inner)}, "gate_up_bias");
+    expect(down_bias, {experts, static_cast<int64_t>(weights_.shape.hidden)}, "down_bias");
+    ExpertWeights weights = weights_;
+    weights.gate_up_bias = data_of<float>(gate_up_bias);
+    weights.down_bias = data_of<float>(down_bias);
+    const Rows rows = rows_of(context, weights_.shape.hidden, weights_.shape.hidden);
+    const auto dims = shape_of(logits);
+    int64_t count = 1;
+    for (const int64_t dim : dims) count *= dim;
+    if (dims.empty() || static_cast<size_t>(dims.back()) != weights_.shape.experts ||
+        static_cast<size_t>(count) != rows.count * weights_.shape.experts)
+      fail("router_logits must be [.., " + std::to_string(weights_.shape.experts) + "] for the tokens of x");
+    if (rows.count)
+      expert_layer(*chosen_path, weights, form_, top_k_, rows.x, data_of<float>(logits), rows.count, rows.out,
+                   parallel_for_of(context));
+  }
+
+ private:
+  ExpertWeights weights_{};  // without biases, which come with each call
+  SwiGlu form_{};
+  size_t top_k_ = 0;
+  std::vector<uint8_t> own_;
+};
+
+class Dense {
+ public:
+  explicit Dense(const OrtKernelInfo* info) {
+    int64_t key = 0, kind = 0;
+    check(api.attribute_int(info, "key", &key));
+    check(api.attribute_int(info, "kind", &kind));
+    if (kind != 0 && kind != 1) fail("kind must be 0 (8 bits) or 1 (bfloat16)");
+    kind_ = static_cast<DenseKind>(kind);
+    const auto inputs = constant_inputs(info, {1});
+    const auto dims = shape_of(inputs[1]);
+    if (dims.size() != 2 || dims[1] % 32) fail("weight must be [rows, inner] with inner a multiple of 32");
+    shape_ = {static_cast<size_t>(dims[0]), static_cast<size_t>(dims[1])};
+    packed_ = packed_weights(key, shape_.bytes(kind_), &own_, [&](uint8_t* out) {
+      pack_dense(kind_, shape_, data_of<uint16_t>(inputs[1]), 0, shape_.groups(), out);
+    });
+  }
+
+  void compute(OrtKernelContext* context) const {
+    size_t inputs = 0;
+    check(api.input_count(context, &inputs));
+    const OrtValue* bias = nullptr;
+    if (inputs > 2) check(api.input(context, 2, &bias));
+    if (bias) expect(bias, {static_cast<int64_t>(shape_.rows)}, "bias");
+    const Rows rows = rows_of(context, shape_.inner, shape_.rows);
+    if (rows.count)
+      dense_layer(*chosen_path, kind_, shape_, packed_, bias ? data_of<float>(bias) : nullptr, rows.x, rows.count,
+                  rows.out, parallel_for_of(context));
+  }
+
+ private:
+  DenseKind kind_ = DenseKind::kInt8;
+  DenseShape shape_{};
+  const uint8_t* packed_ = nullptr;
+  std::vector<uint8_t> own_;
+};
+
+int type(ElementType t) { return static_cast<int>(t); }
+
+// What every operator of this library has in common; Kernel is made from OrtKernelInfo and has compute().
+template <typename Kernel>
+CustomOp operator_of() {
+  CustomOp o{};
+  o.version = kApiVersion;
+  o.provider = [](const CustomOp*) { return "CPUExecutionProvider"; };
+  o.output_type = [](const CustomOp*, size_t) { return type(ElementType::kFloat); };
+  o.output_count = [](const CustomOp*) { return size_t{1}; };
+  o.input_characteristic = [](const CustomOp*, size_t) { return 0; };   // required
+  o.output_characteristic = [](const CustomOp*, size_t) { return 0; };  // required
+  o.input_memory_type = [](const CustomOp*, size_t) { return 0; };      // default memory
+  o.variadic_input_min_arity = [](const CustomOp*) { return 0; };
+  o.variadic_input_homogeneity = [](const CustomOp*) { return 0; };
+  o.variadic_output_min_arity = [](const CustomOp*) { return 0; };
+  o.variadic_output_homogeneity = [](const CustomOp*) { return 0; };
+  o.create_kernel_v2 = [](const CustomOp*, const OrtApi*, const OrtKernelInfo* info, void** kernel) {
+    return guarded([&] { *kernel = new Kernel(info); });
+  };
+  o.compute_v2 = [](void* kernel, OrtKernelContext* context) {
+    return guarded([&] { static_cast<const Kernel*>(kernel)->compute(context); });
+  };
+  o.destroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
+  o.start_version = [](const CustomOp*) { return 1; };
+  o.end_version = [](const CustomOp*) { return 0x7fffffff; };
+  return o;
+}
+
+const CustomOp* expert_layer_operator() {
+  static const CustomOp op = [] {
+    CustomOp o = operator_of<ExpertLayer>();
+    o.name = [](const CustomOp*) { return "ExpertLayer"; };
+    o.input_count = [](const CustomOp*) { return size_t{8}; };
+    o.input_type = [](const CustomOp*, size_t i) {
+      return type(i == 2 || i == 3 || i == 5 || i == 6 ? ElementType::kUint8 : ElementType::kFloat);
+    };
+    return o;
+  }();
+  return &op;
+}
+
+const CustomOp* dense_operator() {
+  static const CustomOp op = [] {
+    CustomOp o = operator_of<Dense>();
+    o.name = [](const CustomOp*) { return "Dense"; };
+    o.input_count = [](const CustomOp*) { return size_t{3}; };
+    o.input_type = [](const CustomOp*, size_t i) { return type(i == 1 ? ElementType::kBFloat16 : ElementType::kFloat); };
+    o.input_characteristic = [](const CustomOp*, size_t i) { return i == 2 ? 1 : 0; };  // the bias is optional
+    return o;
+  }();
+  return &op;
+}
+
+}  // namespace
+}  // namespace gpt_oss
+
+using namespace gpt_oss;
+
+EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
+  const OrtApi* table = base->GetApi(kApiVersion);
+  if (!table) return nullptr;  // older than this library's ABI: the operators stay unknown, which the session reports
+  api.table = table;
+  if (!chosen_path) chosen_path = best_path();
+  static OrtCustomOpDomain* domain = nullptr;  // lives as long as the process
+  if (!domain) {
+    if (OrtStatus* status = api.create_domain("gpt_oss", &domain)) return status;
+    for (const CustomOp* op : {expert_layer_operator(), dense_operator()})
+      if (OrtStatus* status = api.domain_add(domain, op)) return status;
+  }
+  return api.add_domain(options, domain);
+}
+
+// The names of the paths this processor supports, best first, separated by spaces.
+EXPORT const char* gpt_oss_paths() {
+  static const std::string names = [] {
+    std::string text;
+    for (const Path* path : all_paths())
+      if (path->supported()) text += (text.empty() ? "" : " ") + std::string(path->name);
+    return text;
+  }();
+  return names.c_str();
+}
+
+// Chooses the path of every session by name; 0 on success, 1 when this processor lacks it or nobody knows it.
+EXPORT int gpt_oss_use_path(const char* name) {
+  for (const Path* path : all_paths())
+    if (std::strcmp(path->name, name) == 0 && path->supported()) {
+      chosen_path = path;
+      return 0;
+    }
+  return 1;
+}
+
+// How many threads share a layer: the sessions' intra-op threads.
+EXPORT void gpt_oss_set_threads(size_t count) { thread_count = std::max<size_t>(1, count); }
+
+EXPORT size_t gpt_oss_expert_bytes(size_t experts, size_t hidden, size_t inner) {
+  return ExpertShape{experts, hidden, inner}.bytes();
+}
+
+EXPORT size_t gpt_oss_dense_bytes(int kind, size_t rows, size_t inner) {
+  return DenseShape{rows, inner}.bytes(static_cast<DenseKind>(kind));
+}
+
+// Packs the experts first .. last - 1; `out` is the whole layer's buffer, so that threads can share the work.
+EXPORT void gpt_oss_pack_experts(size_t experts, size_t hidden, size_t inner, const uint8_t* gate_up,
+                                 const uint8_t* gate_up_scales, const uint8_t* down, const uint8_t* down_scales,
+                                 size_t first, size_t last, uint8_t* out) {
+  pack_experts({experts, hidden, inner}, gate_up, gate_up_scales, down, down_scales, first, last, out);
+}
+
+// Packs the groups of 16 rows first .. last - 1 of a dense weight; `out` is the whole weight's buffer.
+EXPORT void gpt_oss_pack_dense(int kind, size_t rows, size_t inner, const uint16_t* weight, size_t first, size_t last,
+                               uint8_t* out) {
+  const DenseShape shape{rows, inner};
+  pack_dense(static_cast<DenseKind>(kind), shape, weight, first, std::min(last, shape.groups()), out);
+}
+
+// Offers packed weights to the sessions created from now on; they must stay mapped while one of them lives.
+EXPORT void gpt_oss_offer(int64_t key, const uint8_t* bytes, size_t size) {
+  std::lock_guard<std::mutex> lock(offers_mutex);
+  offers[key] = {bytes, size};
+}
+
+// Withdraws every offer; sessions that took one keep using it.
+EXPORT void gpt_oss_withdraw_offers() {
+  std::lock_guard<std::mutex> lock(offers_mutex);
+  offers.clear();
+}

@@ -1,0 +1,150 @@
+// AVX2: the 16 rows of a group are two vectors of 8; u8 x s8 products through 16-bit sums, which cannot saturate
+// (2 * 24 * 127 < 2^15).
+#include "elementwise.h"
+#include "paths.h"
+
+#include <immintrin.h>
+
+namespace gpt_oss {
+namespace {
+
+bool supported() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+
+inline __m256 scales_of(const uint8_t* e8m0) {
+  const __m256i e = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(e8m0)));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(e, 23));
+}
+
+template <int kCount>
+void mxfp4_group_product(const uint8_t* group, size_t blocks, const QuantisedRow* rows, float* out) {
+  const __m256i table = _mm256_broadcastsi128_si256(
+      _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+  const __m256i nibble = _mm256_set1_epi8(15);
+  const __m256i ones = _mm256_set1_epi16(1), high_weight = _mm256_set1_epi16(128);
+  __m256 total[kCount][2];
+  for (int t = 0; t < kCount; ++t) total[t][0] = total[t][1] = _mm256_setzero_ps();
+  for (size_t b = 0; b < blocks; ++b, group += kGroupBlockBytes) {
+    for (int half = 0; half < 2; ++half) {
+      __m256i sum[kCount];
+      for (int t = 0; t < kCount; ++t) sum[t] = _mm256_set1_epi32(-kCodeOffset * rows[t].sum[b]);
+      for (int j = 0; j < 4; ++j) {
+        const __m256i codes =
+            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(group + 16 + j * 64 + half * 32));
+        const __m256i weights[2] = {
+            _mm256_shuffle_epi8(table, _mm256_and_si256(codes, nibble)),
+            _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(codes, 4), nibble))};
+        for (int t = 0; t < kCount; ++t) {
+          const int32_t* x = reinterpret_cast<const int32_t*>(rows[t].values) + b * 16 + 2 * j;
+          for (int i = 0; i < 2; ++i) {
+            const __m256i high = _mm256_maddubs_epi16(weights[i], _mm256_set1_epi32(x[i]));
+            const __m256i low = _mm256_maddubs_epi16(weights[i], _mm256_set1_epi32(x[8 + i]));
+            sum[t] = _mm256_add_epi32(sum[t], _mm256_madd_epi16(high, high_weight));
+            sum[t] = _mm256_add_epi32(sum[t], _mm256_madd_epi16(low, ones));
+          }
+        }
+      }
+      const __m256 weight_scale = scales_of(group + half * 8);
+      for (int t = 0; t < kCount; ++t) {
+        const __m256 scale = _mm256_mul_ps(weight_scale, _mm256_set1_ps(0.5f * rows[t].scale[b]));
+        total[t][half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[t]), scale, total[t][half]);
+      }
+    }
+  }
+  for (int t = 0; t < kCount; ++t) {
+    _mm256_storeu_ps(out + t * 32, total[t][0]);
+    _mm256_storeu_ps(out + t * 32 + 8, total[t][1]);
+  }
+}
+
+// u8 x s8 pairs of 8-bit weights could exceed 16 bits, so both sides are widened first.
+void int8_group_product(const uint8_t* group, size_t blocks, const QuantisedRow& row, float* out) {
+  __m256 total[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+  for (size_t b = 0; b < blocks; ++b, group += kInt8GroupBlockBytes) {
+    for (int half = 0; half < 2; ++half) {
+      // 8 rows: lanes 0..3 and 4..7 of the 32-bit sums come from the two 16-byte halves.
+      __m256i low = _mm256_setzero_si256(), high = _mm256_setzero_si256();
+      for (int j = 0; j < 8; ++j) {
+        const __m128i* bytes = reinterpret_cast<const __m128i*>(group + 32 + j * 64 + half * 32);
+        // 15 bits: 128 * high + low
+        const int32_t* parts = reinterpret_cast<const int32_t*>(row.values) + b * 16 + j;
+        const __m256i x = _mm256_add_epi16(_mm256_slli_epi16(_mm256_cvtepi8_epi16(_mm_set1_epi32(parts[0])), 7),
+                                           _mm256_cvtepi8_epi16(_mm_set1_epi32(parts[8])));
+        low = _mm256_add_epi32(low, _mm256_madd_epi16(_mm256_cvtepu8_epi16(_mm_loadu_si128(bytes)), x));
+        high = _mm256_add_epi32(high, _mm256_madd_epi16(_mm256_cvtepu8_epi16(_mm_loadu_si128(bytes + 1)), x));
+      }
+      // Pairs of 32-bit sums belong to one row; hadd leaves rows 0 1 4 5 | 2 3 6 7 in 64-bit quarters.
+      __m256i sum = _mm256_permute4x64_epi64(_mm256_hadd_epi32(low, high), _MM_SHUFFLE(3, 1, 2, 0));
+      sum = _mm256_add_epi32(sum, _mm256_set1_epi32(-kInt8Offset * row.sum[b]));
+      const __m256 weight_scale =
+          _mm256_castsi256_ps(_mm256_slli_epi32(
+          _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(group + half * 16))), 16));
+      total[half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum),
+                                    _mm256_mul_ps(weight_scale, _mm256_set1_ps(row.scale[b])), total[half]);
+    }
+  }
+  _mm256_storeu_ps(out, total[0]);
+  _mm256_storeu_ps(out + 8, total[1]);
+}
+
+void int8_product(const uint8_t* first, const uint8_t* second, size_t blocks, const QuantisedRow* rows, size_t count,
+                  float* out) {
+  for (size_t t = 0; t < count; ++t) {
+    int8_group_product(first, blocks, rows[t], out + t * 32);
+    int8_group_product(second, blocks, rows[t], out + t * 32 + 16);
+  }
+}
+
+template <int kCount>
+void bf16_group_product(const uint8_t* group, size_t blocks, const float* const* rows, float* out) {
+  const __m256i odd = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
+  __m256 total[kCount][2];
+  for (int t = 0; t < kCount; ++t) total[t][0] = total[t][1] = _mm256_setzero_ps();
+  for (size_t k = 0; k < blocks * kBlock; k += 2, group += 64) {
+    for (int half = 0; half < 2; ++half) {
+      const __m256i pair = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(group + half * 32));
+      const __m256 first = _mm256_castsi256_ps(_mm256_slli_epi32(pair, 16));
+      const __m256 second = _mm256_castsi256_ps(_mm256_and_si256(pair, odd));
+      for (int t = 0; t < kCount; ++t) {
+        total[t][half] = _mm256_fmadd_ps(first, _mm256_broadcast_ss(rows[t] + k), total[t][half]);
+        total[t][half] = _mm256_fmadd_ps(second, _mm256_broadcast_ss(rows[t] + k + 1), total[t][half]);
+      }
+    }
+  }
+  for (int t = 0; t < kCount; ++t) {
+    _mm256_storeu_ps(out + t * 32, total[t][0]);
+    _mm256_storeu_ps(out + t * 32 + 8, total[t][1]);
+  }
+}
+
+void bf16_product(const uint8_t* first, const uint8_t* second, size_t blocks, const float* const* rows, size_t count,
+                  float* out) {
+  for (; count >= 4; rows += 4, out += 4 * 32, count -= 4) {
+    bf16_group_product<4>(first, blocks, rows, out);
+    bf16_group_product<4>(second, blocks, rows, out + 16);
+  }
+  for (; count >= 1; ++rows, out += 32, --count) {
+    bf16_group_product<1>(first, blocks, rows, out);
+    bf16_group_product<1>(second, blocks, rows, out + 16);
+  }
+}
+
+void mxfp4_product(const uint8_t* first, const uint8_t* second, size_t blocks, const QuantisedRow* rows, size_t count,
+                   float* out) {
+  for (; count >= 4; rows += 4, out += 4 * 32, count -= 4) {
+    mxfp4_group_product<4>(first, blocks, rows, out);
+    mxfp4_group_product<4>(second, blocks, rows, out + 16);
+  }
+  for (; count >= 1; ++rows, out += 32, --count) {
+    mxfp4_group_product<1>(first, blocks, rows, out);
+    mxfp4_group_product<1>(second, blocks, rows, out + 16);
+  }
+}
+
+}  // namespace
+
+const Path& avx2_path() {
+  static const Path path{"avx2", supported, swiglu, quantise, to_bf16, mxfp4_product, int8_product, bf16_product, nullptr, nullptr, nullptr};
+  return path;
+}
+
+}  // namespace gpt_oss

@@ -1,0 +1,92 @@
+// The reference path: plain C++ for any machine, in float32 without rounding activations.
+#include "elementwise.h"
+#include "paths.h"
+
+#include <cmath>
+#include <cstring>
+
+namespace gpt_oss {
+namespace {
+
+constexpr float kCode[16] = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,  4.0f,  6.0f,
+                             -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f};
+
+void mxfp4_group_product(const uint8_t* group, size_t blocks, const float* x, float* out) {
+  for (size_t r = 0; r < kGroupRows; ++r) out[r] = 0.0f;
+  for (size_t b = 0; b < blocks; ++b, group += kGroupBlockBytes, x += kBlock) {
+    for (size_t r = 0; r < kGroupRows; ++r) {
+      float sum = 0.0f;
+      for (size_t j = 0; j < 4; ++j) {
+        const uint8_t* word = group + 16 + j * 64 + r * 4;  // codes of k = 0, 2, 4, 6, 1, 3, 5, 7
+        for (size_t i = 0; i < 4; ++i) {
+          const size_t k = 8 * j + (i < 2 ? 4 * i : 4 * i - 7);
+          sum += kCode[word[i] & 15] * x[k] + kCode[word[i] >> 4] * x[k + 2];
+        }
+      }
+      out[r] += sum * std::ldexp(1.0f, group[r] - 127);
+    }
+  }
+}
+
+void mxfp4_product(const uint8_t* first, const uint8_t* second, size_t blocks, const QuantisedRow* rows, size_t count,
+                   float* out) {
+  for (size_t t = 0; t < count; ++t) {
+    mxfp4_group_product(first, blocks, rows[t].x, out + t * 32);
+    mxfp4_group_product(second, blocks, rows[t].x, out + t * 32 + 16);
+  }
+}
+
+float bf16_to_float(uint16_t bits) {
+  const uint32_t wide = static_cast<uint32_t>(bits) << 16;
+  float value;
+  std::memcpy(&value, &wide, sizeof value);
+  return value;
+}
+
+void int8_group_product(const uint8_t* group, size_t blocks, const float* x, float* out) {
+  for (size_t r = 0; r < kGroupRows; ++r) out[r] = 0.0f;
+  for (size_t b = 0; b < blocks; ++b, group += kInt8GroupBlockBytes, x += kBlock) {
+    const uint16_t* scales = reinterpret_cast<const uint16_t*>(group);
+    for (size_t r = 0; r < kGroupRows; ++r) {
+      float sum = 0.0f;
+      for (size_t k = 0; k < kBlock; ++k)
+        sum += static_cast<float>(group[32 + k / 4 * 64 + r * 4 + k % 4] - kInt8Offset) * x[k];
+      out[r] += sum * bf16_to_float(scales[r]);
+    }
+  }
+}
+
+void int8_product(const uint8_t* first, const uint8_t* second, size_t blocks, const QuantisedRow* rows, size_t count,
+                  float* out) {
+  for (size_t t = 0; t < count; ++t) {
+    int8_group_product(first, blocks, rows[t].x, out + t * 32);
+    int8_group_product(second, blocks, rows[t].x, out + t * 32 + 16);
+  }
+}
+
+void bf16_group_product(const uint8_t* group, size_t blocks, const float* row, float* out) {
+  const uint16_t* weights = reinterpret_cast<const uint16_t*>(group);
+  for (size_t r = 0; r < kGroupRows; ++r) out[r] = 0.0f;
+  for (size_t k = 0; k < blocks * kBlock; k += 2, weights += 32)
+    for (size_t r = 0; r < kGroupRows; ++r)
+      out[r] += bf16_to_float(weights[2 * r]) * row[k] + bf16_to_float(weights[2 * r + 1]) * row[k + 1];
+}
+
+void bf16_product(const uint8_t* first, const uint8_t* second, size_t blocks, const float* const* rows, size_t count,
+                  float* out) {
+  for (size_t t = 0; t < count; ++t) {
+    bf16_group_product(first, blocks, rows[t], out + t * 32);
+    bf16_group_product(second, blocks, rows[t], out + t * 32 + 16);
+  }
+}
+
+bool supported() { return true; }
+
+}  // namespace
+
+const Path& portable_path() {
+  static const Path path{"portable", supported, swiglu, nullptr, to_bf16, mxfp4_product, int8_product, bf16_product, nullptr, nullptr, nullptr};
+  return path;
+}
+
+}  // namespace gpt_oss

@@ -1,0 +1,84 @@
+// Weights packed for streaming, and the row-group products that every path (instruction set) implements.
+//
+// A group is 16 rows. For each 32-wide block of the inner dimension it holds 272 bytes: 16 E8M0 scales, one a row, then
+// four chunks of 64 bytes. Word r of chunk j holds the codes of row r at k = 8j + 0, 2, 4, 6, 1, 3, 5, 7, lowest nibble
+// first: shifting its halves right by 4p leaves the pair 8j + 2p, 8j + 2p + 1 in them, as a matrix tile wants it, and its
+// low and high nibbles are the bytes of two 4-wide dot products with activations in the order `kInterleave`.
+// This is a permutation of the checkpoint's bytes: nothing is rounded.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace gpt_oss {
+
+constexpr size_t kGroupRows = 16;
+constexpr size_t kBlock = 32;
+constexpr size_t kGroupBlockBytes = 272;
+
+// Position of each of 8 neighbouring activations in the order the MXFP4 products read them.
+constexpr size_t kInterleave[8] = {0, 2, 4, 6, 1, 3, 5, 7};
+
+// Twice the E2M1 value of each code, plus 12 so that it is unsigned; `kCodeOffset` undoes the 12.
+constexpr int kCodeOffset = 12;
+
+// 8-bit weights use the same groups: 544 bytes a block, 16 bfloat16 scales, then eight chunks of 64 bytes; byte
+// 4*r + i of chunk j is row r at k = 4j + i, plus 128 so that it is unsigned.
+constexpr size_t kInt8GroupBlockBytes = 544;
+constexpr int kInt8Offset = 128;
+
+// bfloat16 weights: 1024 bytes a block; element 32*p + 2*r + i is row r at k = 2p + i, which is an AMX tile.
+constexpr size_t kBf16GroupBlockBytes = 1024;
+
+// One token's activations: as they are, and in blocks of 32 with 15 bits each: x[k] ~ (128 * high + low) * scale[k / 32].
+struct QuantisedRow {
+  const float* x;        // (inner,)
+  const int8_t* values;  // (inner / 32, 2, 32): the high parts of a block, then the low parts
+  const float* scale;    // (inner / 32,)
+  const int32_t* sum;    // (inner / 32,), of 128 * high + low over the block: undoes the weights' offset
+};
+
+// The gated activation of gpt-oss.
+struct SwiGlu {
+  float alpha;
+  float limit;
+};
+
+constexpr size_t kMaxRows = 8;  // tokens in one product
+
+// Products take two neighbouring groups (32 rows) and `count` tokens, at most kMaxRows:
+// out[t * 32 + r] = sum_k weight[r, k] * x[t, k].
+struct Path {
+  const char* name;
+  bool (*supported)();
+
+  // 16 outputs; gates and ups hold their biases already.
+  void (*swiglu)(const SwiGlu& form, const float* gates, const float* ups, float* out);
+  // Fills what a QuantisedRow points to; null on a path that reads x itself.
+  void (*quantise)(const float* x, size_t blocks, int8_t* values, float* scale, int32_t* sum);
+  void (*to_bf16)(const float* x, size_t count, uint16_t* out);  // round to nearest even
+
+  void (*mxfp4_product)(const uint8_t* first, const uint8_t* second, size_t blocks, const QuantisedRow* rows,
+                        size_t count, float* out);
+  void (*int8_product)(const uint8_t* first, const uint8_t* second, size_t blocks, const QuantisedRow* rows,
+                       size_t count, float* out);
+  void (*bf16_product)(const uint8_t* first, const uint8_t* second, size_t blocks, const float* const* rows,
+                       size_t count, float* out);
+
+  // The matrix unit, null on paths without one. A group unpacked to bfloat16 tiles has the layout of bfloat16 weights:
+  // 512 elements a block. MXFP4 unpacks exactly; 8-bit weights are rounded to bfloat16.
+  void (*unpack_mxfp4)(const uint8_t* group, size_t blocks, uint16_t* tiles);
+  void (*unpack_int8)(const uint8_t* group, size_t blocks, uint16_t* tiles);
+  // out[t * stride + r], 32 columns from two groups' tiles; rows (padded, inner) in bfloat16, padded a multiple of 16.
+  void (*tile_product)(const uint16_t* first, const uint16_t* second, size_t blocks, const uint16_t* rows,
+                       size_t padded, float* out, size_t stride);
+};
+
+const Path& portable_path();
+#if defined(__x86_64__)
+const Path& avx2_path();
+const Path& vnni_path();
+const Path& amx_path();
+#endif
+
+}  // namespace gpt_oss

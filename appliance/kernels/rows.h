@@ -1,0 +1,58 @@
+// Buffers of activations in the forms the products read.
+#pragma once
+
+#include "paths.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <new>
+#include <vector>
+
+namespace gpt_oss {
+
+// Runs fn(0) .. fn(total - 1), in any order, on any threads, and returns when all are done.
+using ParallelFor = std::function<void(size_t total, const std::function<void(size_t)>& fn)>;
+
+// Calls with more tokens than this use the matrix unit where the path has one; up to it every token's result is
+// independent of the others in the call, so that a decoded token does not depend on who else is being served.
+constexpr size_t kMatrixTokens = 16;
+
+template <typename T>
+struct Aligned {
+  explicit Aligned(size_t count) : data(static_cast<T*>(std::aligned_alloc(64, (count * sizeof(T) + 127) / 64 * 64))) {
+    if (!data) throw std::bad_alloc();
+  }
+  ~Aligned() { std::free(data); }
+  Aligned(const Aligned&) = delete;
+  Aligned& operator=(const Aligned&) = delete;
+  T* data;
+};
+
+struct QuantisedRows {
+  QuantisedRows(size_t rows, size_t width)
+      : blocks(width / kBlock), values(2 * rows * width), scale(rows * blocks), sum(rows * blocks), sources(rows) {}
+  // `interleave`: in the order the MXFP4 products read. x must live as long as the row is used.
+  void quantise(const Path& path, size_t row, const float* x, bool interleave) {
+    sources[row] = x;
+    if (path.quantise == nullptr) return;
+    int8_t* to = values.data + 2 * row * blocks * kBlock;
+    path.quantise(x, blocks, to, scale.data + row * blocks, sum.data + row * blocks);
+    if (!interleave) return;
+    for (int8_t* end = to + 2 * blocks * kBlock; to != end; to += 8) {
+      int8_t from[8];
+      std::memcpy(from, to, sizeof from);
+      for (size_t i = 0; i < 8; ++i) to[kInterleave[i]] = from[i];
+    }
+  }
+  QuantisedRow row(size_t i) const {
+    return {sources[i], values.data + 2 * i * blocks * kBlock, scale.data + i * blocks, sum.data + i * blocks};
+  }
+  size_t blocks;
+  Aligned<int8_t> values;
+  Aligned<float> scale;
+  Aligned<int32_t> sum;
+  std::vector<const float*> sources;
+};
+
+}  // namespace gpt_oss

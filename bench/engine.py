@@ -1,0 +1,191 @@
+"""How fast the engine is on a random model of a named shape, and how near to what memory allows.
+
+    python -m bench.engine --shape 20b --json
+
+writes the model once (``--work``), measures the engine itself, then the appliance through its HTTP API. Every decode
+figure stands beside its bound: the bytes a step must read, over what this machine reads a second. ``--accelerator
+cuda`` measures the same on a GPU. The last line of ``--json`` is one object.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from appliance.engine.cuda import query_device
+from appliance.engine.host import physical_cores
+from appliance.engine.kernels import load_kernels
+from appliance.engine.kv_cache import DecodeRun
+from appliance.engine.model import OnnxModel, load_model
+from bench.machine import device_copy_gb_s, read_gb_s, wait_for_quiet
+from bundler.checkpoint import open_checkpoint
+from bundler.export import MODEL, export_graph
+from bundler.graph_builder import Accelerator, DenseKind
+from bundler.random_checkpoint import random_config, write_random_checkpoint
+
+_20B = {
+    "hidden": 2880, "intermediate": 2880, "experts": 32, "experts_per_token": 4,
+    "heads": 64, "kv_heads": 8, "head_dim": 64, "vocab": 201_088,
+}  # fmt: skip
+SHAPES: dict[str, dict[str, int]] = {
+    "20b": {"layers": 24, **_20B},
+    "20b-4": {"layers": 4, **_20B},  # the same layers, fewer: for a quick look
+    "120b-1": {"layers": 1, **_20B, "experts": 128},
+}
+_QUIET_LIMIT_S = 120.0
+_CONTEXT_TOKENS = 8192
+_SLOTS = {"cpu": 8, "cuda": 32}
+VERSION = "0.0.1"  # of the release that is made of it
+_STEPS, _WARM_STEPS = 24, 4
+
+
+def prepare(work: Path, shape: str, accelerator: Accelerator, dense: DenseKind) -> Path:
+    """The graph of the shape's random checkpoint, made if it is not there. The checkpoint goes when it is exported."""
+    out = work / f"{shape}-{accelerator}" if accelerator == "cuda" else work / f"{shape}-{accelerator}-{dense}"
+    if not (out / MODEL).exists():
+        checkpoint = work / f"{shape}-checkpoint"
+        if not (checkpoint / "config.json").exists():
+            shutil.rmtree(checkpoint, ignore_errors=True)
+            write_random_checkpoint(checkpoint, random_config(**SHAPES[shape]), seed=1)
+        export_graph(open_checkpoint(checkpoint), out, accelerator=accelerator, dense=dense)
+        shutil.copy(checkpoint / "config.json", work / f"{shape}-config.json")
+        shutil.rmtree(checkpoint)
+    return out / MODEL
+
+
+def step_bytes(config: dict[str, int], dense: DenseKind, accelerator: str, sequences: int) -> float:
+    """Bytes of weights that one decode step reads: the experts that are drawn (expected, for independent routing),
+    attention and head, as the kernels hold them."""
+    layers, experts, hidden, inner = (config[name] for name in ("layers", "experts", "hidden", "intermediate"))
+    drawn = experts * (1 - (1 - config["experts_per_token"] / experts) ** sequences)
+    expert_bytes = 3 * hidden * inner * 17 / 32  # 32 codes of 4 bits and one scale
+    width = (config["heads"] + 2 * config["kv_heads"]) * config["head_dim"]
+    attention = width * hidden + config["heads"] * config["head_dim"] * hidden
+    item = 34 / 32 if accelerator == "cpu" and dense == "int8" else 2
+    return layers * (drawn * expert_bytes + attention * item) + config["vocab"] * hidden * item
+
+
+class Bench:
+    """One loaded model and what was measured of it."""
+
+    def __init__(self, model: OnnxModel, bytes_of: Callable[[int], float], gb_s: float) -> None:
+        self.model = model
+        self.bytes_of = bytes_of
+        self.gb_s = gb_s
+        self.rng = np.random.default_rng(7)
+        self.figures: dict[str, float] = {}
+
+    def tokens(self, count: int) -> list[int]:
+        return [int(token) for token in self.rng.integers(0, self.model.shape.vocab, count)]
+
+    def prefill(self, slot: int, length: int) -> float:
+        """Seconds that a random prompt takes."""
+        ids, held = self.tokens(length), 0
+        started = time.perf_counter()
+        while held < length:
+            chunk = self.model.plan_chunk(held, length)
+            last = chunk.stop == length
+            self.model.prefill(slot, ids[chunk.start : chunk.stop], chunk.start, want_logits=last)
+            held = chunk.stop
+        return time.perf_counter() - started
+
+    def decode(self, name: str, sequences: int, depth: int) -> None:
+        """Random tokens for so many slots that hold ``depth`` tokens; the figure is of all together."""
+        times = []
+        for step in range(_WARM_STEPS + _STEPS):
+            run = DecodeRun(0, self.tokens(sequences), [depth + step] * sequences, list(range(sequences)))
+            started = time.perf_counter()
+            self.model.decode(run)
+            times.append(time.perf_counter() - started)
+        rate = sequences / statistics.median(times[_WARM_STEPS:])
+        bound = sequences * self.gb_s * 1e9 / self.bytes_of(sequences)
+        self.say(name, rate, f"tok/s, {rate / bound:.0%} of the {bound:.1f} that memory allows")
+
+    def read(self, name: str, length: int) -> None:
+        """Prefill, the better of two."""
+        self.say(name, length / min(self.prefill(0, length) for _ in range(2)), "tok/s")
+
+    def say(self, name: str, figure: float, unit: str) -> None:
+        self.figures[name] = round(figure, 3)
+        click.echo(f"{name:22}{figure:12.2f} {unit}")
+
+
+def measure_model(bench: Bench, sequences: tuple[int, ...]) -> None:
+    for slot in range(bench.model.slots):
+        bench.prefill(slot, 32)
+    bench.decode("decode_tok_s", 1, 32)
+    for count in sequences:
+        bench.decode(f"decode_x{count}_tok_s", count, 32)
+    bench.read("prefill_512_tok_s", 512)
+    bench.read("prefill_4096_tok_s", 4096)
+    bench.decode("decode_4096_tok_s", 1, 4096)
+
+
+@click.command()
+@click.option("--shape", type=click.Choice(list(SHAPES)), default="20b", show_default=True)
+@click.option("--accelerator", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--dense", type=click.Choice(["int8", "bf16"]), default="int8", show_default=True, help="CPU alone.")
+@click.option("--path", "kernel_path", help="Instruction set to take; default: the best one.")
+@click.option("--work", type=click.Path(path_type=Path), default=Path(".bench"), show_default=True)
+@click.option("--http/--no-http", default=True, help="Also measure the appliance, through its API.")
+@click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
+def main(
+    shape: str, accelerator: Accelerator, dense: DenseKind, kernel_path: str | None, work: Path, http: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Measure the engine; see the module's text."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    work.mkdir(parents=True, exist_ok=True)
+    graph = prepare(work, shape, accelerator, dense)
+    quiet = wait_for_quiet(_QUIET_LIMIT_S)
+    if not quiet:
+        click.echo("The machine is NOT quiet: the figures below are lower than it can do.")
+    if kernel_path is not None:
+        load_kernels().use_path(kernel_path)
+    gb_s = read_gb_s(physical_cores()) if accelerator == "cpu" else device_copy_gb_s()
+    click.echo(f"{'read_gb_s':22}{gb_s:12.2f} GB/s of memory")
+    config = SHAPES[shape]
+    free_bytes = query_device().free_bytes if accelerator == "cuda" else 0
+    site = work / f"{graph.parent.name}-site"
+    started = time.perf_counter()
+    model = load_model(
+        graph, accelerator=accelerator, slots=_SLOTS[accelerator], context_tokens=_CONTEXT_TOKENS,
+        packed_dir=site / "state" / "packed" / VERSION if accelerator == "cpu" else None,
+    )  # fmt: skip
+    bench = Bench(model, lambda count: step_bytes(config, dense, accelerator, count), gb_s)
+    bench.say("load_s", time.perf_counter() - started, "s to load the model")
+    measure_model(bench, (4, 8) if accelerator == "cpu" else (4, 8, 32))
+    if accelerator == "cuda":
+        held = (free_bytes - query_device().free_bytes) / 2**30
+        cache = model.slots * model.capacity * model.shape.cache_bytes / 2**30
+        bench.say("gpu_memory_gib", held, f"GiB, {cache:.2f} of them for {model.slots} x {model.capacity:,} tokens")
+    bench.figures |= {"read_gb_s": round(gb_s, 2)}
+    figures: dict[str, Any] = {"shape": shape, "accelerator": accelerator, "dense": dense, "quiet": quiet}
+    figures |= {"threads": physical_cores(), "kernels": kernel_path or _best_path(accelerator)}
+    if http:
+        from bench.served import measure_served, prepare_site  # what the web needs is not on every machine with a GPU
+
+        del model, bench.model  # the appliance loads its own
+        key = prepare_site(site, graph, work / f"{shape}-config.json", accelerator, dense, _CONTEXT_TOKENS)
+        for name, figure, unit in measure_served(site, key):
+            bench.say(name, figure, unit)
+    if as_json:
+        click.echo(json.dumps(figures | bench.figures))
+
+
+def _best_path(accelerator: str) -> str:
+    return load_kernels().paths()[0] if accelerator == "cpu" else "cuda"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

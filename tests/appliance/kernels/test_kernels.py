@@ -1,0 +1,256 @@
+"""Every path of the native operators that this processor has, against float64."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+import onnxruntime  # type: ignore[import-untyped]
+
+from appliance.engine.kernels import DenseShape, ExpertShape, KernelError, load_kernels
+
+Float64 = NDArray[np.float64]
+E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
+KERNELS = load_kernels()
+
+# Relative error (2-norm) of one layer: activations of 15 bits, or bfloat16 where the matrix unit takes over.
+DECODE_ERROR, MATRIX_ERROR = 2e-4, 4e-3
+EXACT_ERROR = 2e-6  # of the portable path, which rounds nothing
+SHAPES = [(8, 256, 128, 2), (32, 96, 64, 4), (4, 32, 32, 1), (16, 128, 416, 3)]  # experts, hidden, inner, top_k
+TOKENS = [1, 2, 3, 7, 8, 9, 16, 17, 33, 70]
+
+
+@pytest.fixture(params=KERNELS.paths())
+def path(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each path this processor has, in force for the test."""
+    KERNELS.use_path(request.param)
+    yield request.param
+    KERNELS.withdraw_offers()
+    KERNELS.use_path(KERNELS.paths()[0])
+
+
+def error_limit(path: str, tokens: int) -> float:
+    if path == "portable":
+        return EXACT_ERROR
+    return MATRIX_ERROR if path == "amx" and tokens > 16 else DECODE_ERROR
+
+
+def relative_error(actual: NDArray[np.float32], expected: Float64) -> float:
+    return float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))
+
+
+def session_of(
+    node: onnx.NodeProto, inputs: dict[str, int], constants: dict[str, onnx.TensorProto]
+) -> onnxruntime.InferenceSession:
+    """A model of one node; inputs name their last dimension."""
+    for name, tensor in constants.items():
+        tensor.name = name
+    graph = helper.make_graph(
+        [node], "one",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["tokens", width]) for name, width in inputs.items()],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        list(constants.values()),
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("gpt_oss", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 2
+    options.log_severity_level = 4
+    options.register_custom_ops_library(KERNELS.path)
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+@dataclass(frozen=True)
+class Experts:
+    """Random expert weights in the checkpoint's layout."""
+
+    shape: ExpertShape
+    top_k: int
+    gate_up_blocks: NDArray[np.uint8]
+    gate_up_scales: NDArray[np.uint8]
+    gate_up_bias: NDArray[np.float32]
+    down_blocks: NDArray[np.uint8]
+    down_scales: NDArray[np.uint8]
+    down_bias: NDArray[np.float32]
+
+    @classmethod
+    def random(cls, experts: int, hidden: int, inner: int, top_k: int, seed: int) -> Experts:
+        rng = np.random.default_rng(seed)
+
+        def blocks(rows: int, width: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+            codes = rng.integers(0, 256, (experts, rows, width // 32, 16), dtype=np.uint8)
+            return codes, rng.integers(116, 126, (experts, rows, width // 32), dtype=np.uint8)
+
+        gate_up, gate_up_scales = blocks(2 * inner, hidden)
+        down, down_scales = blocks(hidden, inner)
+        return cls(
+            ExpertShape(experts, hidden, inner), top_k, gate_up, gate_up_scales,
+            rng.standard_normal((experts, 2 * inner), dtype=np.float32), down, down_scales,
+            rng.standard_normal((experts, hidden), dtype=np.float32),
+        )  # fmt: skip
+
+    def reference(self, x: NDArray[np.float32], logits: NDArray[np.float32], *, limit: float = 7.0) -> Float64:
+        out = np.zeros(x.shape)
+        for token, row in enumerate(logits.astype(np.float64)):
+            chosen = np.argsort(-row, kind="stable")[: self.top_k]
+            weights = np.exp(row[chosen] - row[chosen].max())
+            for expert, weight in zip(chosen, weights / weights.sum(), strict=True):
+                inner = dequantised(self.gate_up_blocks[expert], self.gate_up_scales[expert]) @ x[token]
+                inner += self.gate_up_bias[expert]
+                gate, up = np.minimum(inner[0::2], limit), np.clip(inner[1::2], -limit, limit)
+                activation = gate / (1 + np.exp(-1.702 * gate)) * (up + 1)
+                down = dequantised(self.down_blocks[expert], self.down_scales[expert]) @ activation
+                out[token] += weight * (down + self.down_bias[expert])
+        return out
+
+    def session(self, *, key: int = 0) -> onnxruntime.InferenceSession:
+        names = ["gate_up_blocks", "gate_up_scales", "gate_up_bias", "down_blocks", "down_scales", "down_bias"]
+        node = helper.make_node(
+            "ExpertLayer", ["x", "logits", *names], ["y"], domain="gpt_oss",
+            key=key, top_k=self.top_k, alpha=1.702, limit=7.0,
+        )  # fmt: skip
+        constants = {name: numpy_helper.from_array(getattr(self, name)) for name in names}
+        return session_of(node, {"x": self.shape.hidden, "logits": self.shape.experts}, constants)
+
+
+def dequantised(blocks: NDArray[np.uint8], scales: NDArray[np.uint8]) -> Float64:
+    values = np.stack([E2M1[blocks & 15], E2M1[blocks >> 4]], axis=-1).reshape(*scales.shape, 32)
+    scaled: Float64 = values * np.exp2(scales.astype(np.float64) - 127)[..., None]
+    return scaled.reshape(scales.shape[0], -1)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_expert_layer_is_exact_but_for_the_rounding_of_activations(
+    path: str, shape: tuple[int, int, int, int]
+) -> None:
+    experts = Experts.random(*shape, seed=1)
+    session = experts.session()
+    rng = np.random.default_rng(2)
+    for tokens in TOKENS:
+        x = rng.standard_normal((tokens, experts.shape.hidden), dtype=np.float32)
+        logits = rng.standard_normal((tokens, experts.shape.experts), dtype=np.float32)
+        actual = session.run(None, {"x": x, "logits": logits})[0]
+        assert relative_error(actual, experts.reference(x, logits)) < error_limit(path, tokens), tokens
+        assert relative_error(actual, experts.reference(x, logits, limit=1.0)) > MATRIX_ERROR, "the check cannot fail"
+
+
+def test_decoded_token_does_not_depend_on_its_company(path: str) -> None:
+    experts = Experts.random(8, 128, 96, 2, seed=3)
+    session = experts.session()
+    rng = np.random.default_rng(4)
+    x = rng.standard_normal((16, 128), dtype=np.float32)
+    logits = rng.standard_normal((16, 8), dtype=np.float32)
+    together = session.run(None, {"x": x, "logits": logits})[0]
+    alone = [session.run(None, {"x": x[i : i + 1], "logits": logits[i : i + 1]})[0] for i in range(16)]
+    assert np.array_equal(together, np.concatenate(alone))
+
+
+def test_weights_packed_and_offered_by_the_host_are_the_ones_used(path: str) -> None:
+    experts, others = Experts.random(8, 64, 96, 2, seed=5), Experts.random(8, 64, 96, 2, seed=6)
+    packed = np.zeros(KERNELS.expert_bytes(others.shape), np.uint8)
+    sources = (others.gate_up_blocks, others.gate_up_scales, others.down_blocks, others.down_scales)
+    KERNELS.pack_experts(others.shape, sources, packed, threads=2)
+    KERNELS.offer(5, packed)
+    rng = np.random.default_rng(7)
+    x, logits = rng.standard_normal((3, 64), dtype=np.float32), rng.standard_normal((3, 8), dtype=np.float32)
+    mixed = Experts(**{**vars(others), "gate_up_bias": experts.gate_up_bias, "down_bias": experts.down_bias})
+    offered = experts.session(key=5).run(None, {"x": x, "logits": logits})[0]
+    assert relative_error(offered, mixed.reference(x, logits)) < DECODE_ERROR
+    own = experts.session(key=6).run(None, {"x": x, "logits": logits})[0]
+    assert relative_error(own, experts.reference(x, logits)) < DECODE_ERROR
+
+
+def test_packing_is_a_permutation_of_the_published_bytes() -> None:
+    experts = Experts.random(2, 64, 64, 1, seed=8)
+    packed = np.zeros(KERNELS.expert_bytes(experts.shape), np.uint8)
+    sources = (experts.gate_up_blocks, experts.gate_up_scales, experts.down_blocks, experts.down_scales)
+    KERNELS.pack_experts(experts.shape, sources, packed)
+    nibbles = np.zeros(16, np.int64)
+    unpacked = packed.reshape(-1, 272)
+    for half in (unpacked[:, 16:] & 15, unpacked[:, 16:] >> 4):
+        nibbles += np.bincount(half.ravel(), minlength=16)
+    published = np.zeros(16, np.int64)
+    for blocks in (experts.gate_up_blocks, experts.down_blocks):
+        published += np.bincount((blocks & 15).ravel(), minlength=16) + np.bincount((blocks >> 4).ravel(), minlength=16)
+    assert np.array_equal(nibbles, published)
+    scales = np.concatenate([experts.gate_up_scales.ravel(), experts.down_scales.ravel()])
+    assert np.array_equal(np.sort(unpacked[:, :16].ravel()), np.sort(scales))
+
+
+@pytest.mark.parametrize(("rows", "inner"), [(96, 64), (100, 256), (33, 32), (1000, 160)])
+@pytest.mark.parametrize(("kind", "decode_error", "matrix_error"), [("int8", 8e-3, 9e-3), ("bf16", 2e-6, 4e-3)])
+def test_dense_layer_against_float64(
+    path: str, rows: int, inner: int, kind: str, decode_error: float, matrix_error: float
+) -> None:
+    rng = np.random.default_rng(9)
+    weight = (rng.standard_normal((rows, inner)) * 0.02).astype(ml_dtypes.bfloat16)
+    bias = rng.standard_normal(rows, dtype=np.float32)
+    for with_bias in (True, False):
+        inputs = ["x", "weight", "bias"] if with_bias else ["x", "weight"]
+        node = helper.make_node(
+            "Dense", inputs, ["y"], domain="gpt_oss", key=0, kind=0 if kind == "int8" else 1
+        )
+        constants = {"weight": bf16_tensor(weight)}
+        if with_bias:
+            constants["bias"] = numpy_helper.from_array(bias)
+        session = session_of(node, {"x": inner}, constants)
+        for tokens in (1, 5, 16, 17, 70):
+            x = rng.standard_normal((tokens, inner), dtype=np.float32)
+            product = x.astype(np.float64) @ weight.astype(np.float64).T
+            actual = session.run(None, {"x": x})[0] - (bias if with_bias else 0)
+            assert relative_error(actual, product) < (decode_error if tokens <= 16 else matrix_error), tokens
+
+
+def bf16_tensor(array: NDArray[np.generic]) -> onnx.TensorProto:
+    return helper.make_tensor("weight", TensorProto.BFLOAT16, array.shape, array.tobytes(), raw=True)
+
+
+def test_dense_weights_are_packed_by_several_threads_as_by_one() -> None:
+    weight = np.random.default_rng(10).integers(0, 256, 4000 * 64 * 2, dtype=np.uint8)
+    weight[1::2] = 0x3C  # ordinary magnitudes
+    shape = DenseShape(4000, 64)
+    one, four = (np.zeros(KERNELS.dense_bytes("int8", shape), np.uint8) for _ in range(2))
+    KERNELS.pack_dense("int8", shape, weight, one)
+    KERNELS.pack_dense("int8", shape, weight, four, threads=4)
+    assert one.any()
+    assert np.array_equal(one, four)
+
+
+def test_wrong_shapes_are_refused_with_the_expected_ones() -> None:
+    experts = Experts.random(8, 64, 96, 2, seed=11)
+    broken = Experts(**{**vars(experts), "down_bias": np.zeros((8, 63), np.float32)})
+    inputs = {"x": np.zeros((1, 64), np.float32), "logits": np.zeros((1, 8), np.float32)}
+    with pytest.raises(Exception, match=r"down_bias must be \[8, 64\], not \[8, 63\]"):
+        broken.session().run(None, inputs)
+    broken = Experts(**{**vars(experts), "down_scales": np.zeros((8, 64, 2), np.uint8)})
+    with pytest.raises(Exception, match=r"down_scales must be \[8, 64, 3\], not \[8, 64, 2\]"):
+        broken.session()
+
+
+def test_offer_of_another_size_is_refused() -> None:
+    experts = Experts.random(8, 64, 96, 2, seed=12)
+    KERNELS.offer(77, np.zeros(16, np.uint8))
+    try:
+        with pytest.raises(Exception, match="another size"):
+            experts.session(key=77)
+    finally:
+        KERNELS.withdraw_offers()
+
+
+def test_unknown_path_is_refused_by_name() -> None:
+    with pytest.raises(KernelError, match="avx1024"):
+        KERNELS.use_path("avx1024")
+
+
+def test_library_is_the_one_the_package_was_built_with() -> None:
+    assert Path(KERNELS.path).name == "libgpt_oss_kernels.so"
