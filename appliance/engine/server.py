@@ -41,6 +41,7 @@ from appliance.engine.protocol import (
 from appliance.engine.sampling import check_settings
 from appliance.engine.scheduler import STOPPED, Scheduler, Turn, context_exceeded
 from appliance.errors import ApplianceError
+from appliance.isolation.seccomp import pretend
 from appliance.release import Release, load_release
 
 _HOME, _DOORBELL = "APPLIANCE_HOME", "APPLIANCE_DOORBELL_FD"
@@ -49,6 +50,9 @@ _IDLE_S = 0.25  # how long an idle engine takes to notice a signal
 _MAX_CHARS_PER_TOKEN = 16  # English has 4 to 5, code 3
 _MAX_STOPS, _MAX_STOP_CHARS = 16, 256
 _CUDA_DEVICE = Path("/dev/nvidia0")
+# CUDA's library makes a Unix socket for processes that would share memory with this one, and gives up when the filter
+# refuses to bind it. Nobody is to share; it is told that it has been done.
+_CUDA_PRETENCE = ("bind", "listen")
 _log = logging.getLogger("appliance.engine")
 
 
@@ -242,6 +246,8 @@ def main() -> int:
     try:
         doorbell = socket.socket(fileno=int(os.environ[_DOORBELL]))
         config = load_config(Path(os.environ[_HOME]))
+        if choose_accelerator(config, load_release(config.release_dir)) == "cuda":
+            pretend(_CUDA_PRETENCE)
         release, model, vocabulary = load_engine(config)
     except (ApplianceError, OSError, ValueError) as exc:
         _log.error("%s", exc)

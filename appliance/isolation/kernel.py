@@ -37,6 +37,7 @@ _NUMBERS = {
     "sendto": (44, 206),
     "sendmsg": (46, 211),
     "bind": (49, 200),
+    "listen": (50, 201),
     "socketpair": (53, 199),
     "clone": (56, 220),
     "ptrace": (101, 117),

@@ -87,6 +87,35 @@ def build_filter(target: Machine, *, leave_out: Collection[str] = ()) -> list[_I
     return [*program, (_RETURN, 0, 0, RET_ALLOW)]
 
 
+def build_pretence(target: Machine, calls: Collection[str]) -> list[_Instruction]:
+    """The program of ``pretend``."""
+    success = RET_ERRNO  # with errno 0: the kernel skips the call and returns 0
+    checks = [
+        instruction
+        for name in calls
+        for instruction in ((_JUMP_EQUAL, 0, 1, target.numbers[name]), (_RETURN, 0, 0, success))
+    ]
+    return [
+        (_LOAD, 0, 0, _ARCH_OFFSET),
+        (_JUMP_EQUAL, 0, len(checks) + 1, target.audit_arch),  # a foreign ABI is the first filter's to kill
+        (_LOAD, 0, 0, _NUMBER_OFFSET),
+        *checks,
+        (_RETURN, 0, 0, RET_ALLOW),
+    ]
+
+
+def pretend(calls: Collection[str]) -> None:
+    """Have the kernel answer success to these calls of this process, without doing them.
+
+    For a library that gives up when a call is refused which it can do without. Of filters that refuse with an errno the
+    newest one's errno counts, so this changes what a refused call says, never what is done.
+
+    Raises:
+        SilenceError: the kernel refuses it.
+    """
+    _install(build_pretence(machine(), calls))
+
+
 def install_filter(*, leave_out: Collection[str] = ()) -> None:
     """Put every thread of this process, and every process it will start, under the filter, for ever.
 
@@ -95,7 +124,10 @@ def install_filter(*, leave_out: Collection[str] = ()) -> None:
     Raises:
         SilenceError: the kernel refuses it, or has no seccomp.
     """
-    program = build_filter(machine(), leave_out=leave_out)
+    _install(build_filter(machine(), leave_out=leave_out))
+
+
+def _install(program: list[_Instruction]) -> None:
     code = b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
     buffer = ctypes.create_string_buffer(code, len(code))
     header = ctypes.create_string_buffer(struct.pack("@HP", len(program), ctypes.addressof(buffer)))

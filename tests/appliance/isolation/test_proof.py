@@ -195,3 +195,32 @@ def test_documented_table_is_the_one_that_is_printed(tried: dict[str, Any]) -> N
     assert [line for line in table if not line.startswith(("32-bit", "x32"))] == [
         line for line in printed if not line.startswith(("32-bit", "x32"))
     ]
+
+
+def test_a_pretence_changes_the_answer_and_nothing_else() -> None:
+    """What CUDA is told: its socket seems bound, has no name, and nobody can reach it."""
+    program = (
+        "import socket\n"
+        "from appliance.isolation import shut_the_door\n"
+        "from appliance.isolation.seccomp import pretend\n"
+        "shut_the_door(keep=[], become=None)\n"
+        "with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:\n"
+        "    try:\n"
+        "        sock.bind('\\0cuda')\n"
+        "    except PermissionError:\n"
+        "        print('refused')\n"
+        "    pretend(('bind', 'listen'))\n"
+        "    sock.bind('\\0cuda')\n"
+        "    sock.listen()\n"
+        "    print(repr(sock.getsockname()))\n"
+        "    try:\n"
+        "        sock.accept()\n"
+        "    except OSError as exc:\n"
+        "        print(exc.strerror)\n"
+        "    try:\n"
+        "        sock.connect('\\0cuda')\n"
+        "    except PermissionError:\n"
+        "        print('still refused')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["refused", "''", "Invalid argument", "still refused"]

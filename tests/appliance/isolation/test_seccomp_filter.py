@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.isolation.kernel import MACHINES, NEWEST_KNOWN_CALL
-from appliance.isolation.seccomp import REFUSED_OUTRIGHT, build_filter
+from appliance.isolation.seccomp import REFUSED_OUTRIGHT, build_filter, build_pretence
 
 KILL, ALLOW = 0x80000000, 0x7FFF0000
 EPERM, ENOSYS = 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS
@@ -18,13 +18,16 @@ I386, ARM = 0x40000003, 0x40000028  # AUDIT_ARCH of the 32-bit ABIs of both proc
 BOTH = pytest.mark.parametrize("machine", MACHINES)
 
 
-def run(machine: str, call: str | int, *args: int, arch: int | None = None) -> int:
+def run(
+    machine: str, call: str | int, *args: int, arch: int | None = None,
+    program: list[tuple[int, int, int, int]] | None = None,
+) -> int:  # fmt: skip
     """What the kernel would do: an independent reading of linux/filter.h over struct seccomp_data."""
     target = MACHINES[machine]
     number = target.numbers[call] if isinstance(call, str) else call
     padded = (*args, 0, 0, 0, 0, 0, 0)[:6]
     data = struct.pack("<IIQ6Q", number, target.audit_arch if arch is None else arch, 0, *padded)
-    program, at, accumulator = build_filter(target), 0, 0
+    program, at, accumulator = program or build_filter(target), 0, 0
     while True:
         code, if_true, if_false, k = program[at]
         at += 1
@@ -130,3 +133,15 @@ def test_everything_else_is_allowed(machine: str) -> None:
     for number in range(NEWEST_KNOWN_CALL + 1):
         if number not in filtered:
             assert run(machine, number, *[2**64 - 1] * 6) == ALLOW
+
+
+PRETENDED = 0x00050000  # an errno of 0: skipped, and answered as done
+
+
+@BOTH
+def test_a_pretence_answers_its_calls_alone_and_leaves_the_rest_to_the_filter(machine: str) -> None:
+    program = build_pretence(MACHINES[machine], ("bind", "listen"))
+    for name in MACHINES[machine].numbers:
+        wanted = PRETENDED if name in ("bind", "listen") else ALLOW
+        assert run(machine, name, *[2**64 - 1] * 6, program=program) == wanted
+    assert run(machine, "bind", arch=I386, program=program) == ALLOW  # the first filter kills it
