@@ -1,4 +1,5 @@
 // AMX: bf16 tiles for many tokens (MXFP4 to bf16 is exact), the VNNI product for few.
+#include "bf16_tiles.h"
 #include "elementwise.h"
 #include "vnni.h"
 
@@ -34,51 +35,6 @@ void configure_tiles() {
   for (int t = 0; t < 8; ++t) config.bytes_per_row[t] = 64, config.rows[t] = 16;
   __asm__ volatile("" : : "r"(&config) : "memory");  // gcc 12 declares only 8 of the 64 bytes as read
   _tile_loadconfig(&config);
-}
-
-// bf16 bits of each code in both halves of the permutation table.
-alignas(64) constexpr uint16_t kCodeBits[32] = {
-    0x0000, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0, 0x0000, 0xbf00, 0xbf80,
-    0xbfc0, 0xc000, 0xc040, 0xc080, 0xc0c0, 0x0000, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040,
-    0x4080, 0x40c0, 0x0000, 0xbf00, 0xbf80, 0xbfc0, 0xc000, 0xc040, 0xc080, 0xc0c0};
-
-// One group's block as a B tile: row p holds, for each of the 16 rows, the bf16 pair k = 2p, 2p + 1.
-inline void unpack_block(const uint8_t* block, __m512i table, uint16_t* tile) {
-  const __m512i e8m0 = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block)));
-  const __m512i exponent = _mm512_slli_epi32(_mm512_sub_epi32(e8m0, _mm512_set1_epi32(127)), 7);
-  const __m512i shift =
-      _mm512_or_si512(_mm512_and_si512(exponent, _mm512_set1_epi32(0xffff)), _mm512_slli_epi32(exponent, 16));
-  const __m512i magnitude = _mm512_set1_epi16(7);
-  for (int j = 0; j < 4; ++j) {
-    const __m512i codes = _mm512_loadu_si512(block + 16 + j * 64);
-    // Only the low 5 bits of a word choose from the table, which repeats after 16 entries.
-    const __m512i pairs[4] = {codes, _mm512_srli_epi16(codes, 4), _mm512_srli_epi16(codes, 8),
-                              _mm512_srli_epi16(codes, 12)};
-    for (int p = 0; p < 4; ++p) {
-      const __mmask32 not_zero = _mm512_test_epi16_mask(pairs[p], magnitude);
-      const __m512i bits = _mm512_permutexvar_epi16(pairs[p], table);
-      _mm512_store_si512(tile + (4 * j + p) * 32, _mm512_mask_add_epi16(bits, not_zero, bits, shift));
-    }
-  }
-}
-
-// The same for 8-bit weights, which bf16 rounds (8 bits of mantissa).
-inline void unpack_int8_block(const uint8_t* block, uint16_t* tile) {
-  const __m512 scale = _mm512_castsi512_ps(_mm512_slli_epi32(
-      _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(block))), 16));
-  const __m512i byte = _mm512_set1_epi32(255), offset = _mm512_set1_epi32(kInt8Offset);
-  for (int j = 0; j < 8; ++j) {
-    const __m512i bytes = _mm512_loadu_si512(block + 32 + j * 64);
-    __m512i bits[4];
-    for (int i = 0; i < 4; ++i) {
-      const __m512i q = _mm512_sub_epi32(_mm512_and_si512(_mm512_srli_epi32(bytes, 8 * i), byte), offset);
-      const __m512i value = _mm512_castps_si512(_mm512_mul_ps(_mm512_cvtepi32_ps(q), scale));
-      const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(value, 16), _mm512_set1_epi32(1));
-      bits[i] = _mm512_srli_epi32(_mm512_add_epi32(value, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
-    }
-    _mm512_store_si512(tile + 2 * j * 32, _mm512_or_si512(bits[0], _mm512_slli_epi32(bits[1], 16)));
-    _mm512_store_si512(tile + (2 * j + 1) * 32, _mm512_or_si512(bits[2], _mm512_slli_epi32(bits[3], 16)));
-  }
 }
 
 void tile_product(const uint16_t* first, const uint16_t* second, size_t blocks, const uint16_t* rows, size_t padded,
@@ -125,20 +81,20 @@ void tile_product(const uint16_t* first, const uint16_t* second, size_t blocks, 
   _tile_release();
 }
 
-void unpack_mxfp4(const uint8_t* group, size_t blocks, uint16_t* tiles) {
-  const __m512i table = _mm512_load_si512(kCodeBits);
-  for (size_t b = 0; b < blocks; ++b) unpack_block(group + b * kGroupBlockBytes, table, tiles + b * 512);
-}
-
-void unpack_int8(const uint8_t* group, size_t blocks, uint16_t* tiles) {
-  for (size_t b = 0; b < blocks; ++b) unpack_int8_block(group + b * kInt8GroupBlockBytes, tiles + b * 512);
-}
-
 }  // namespace
 
 const Path& amx_path() {
-  static const Path path{"amx", supported, swiglu, quantise, to_bf16, vnni_mxfp4_product, vnni_int8_product, vnni_bf16_product, unpack_mxfp4,
-                         unpack_int8, tile_product};
+  static const Path path{"amx",
+                         supported,
+                         swiglu,
+                         quantise,
+                         to_bf16,
+                         vnni_mxfp4_product,
+                         vnni_int8_product,
+                         vnni_bf16_product,
+                         unpack_mxfp4,
+                         unpack_int8,
+                         tile_product};
   return path;
 }
 

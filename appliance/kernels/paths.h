@@ -79,6 +79,7 @@ const Path& portable_path();
 const Path& avx2_path();
 const Path& vnni_path();
 const Path& amx_path();
+const Path& avx512bf16_path();
 #endif
 
 }  // namespace gpt_oss

@@ -42,7 +42,7 @@ def path(request: pytest.FixtureRequest) -> Iterator[str]:
 def error_limit(path: str, tokens: int) -> float:
     if path == "portable":
         return EXACT_ERROR
-    return MATRIX_ERROR if path == "amx" and tokens > 16 else DECODE_ERROR
+    return MATRIX_ERROR if path in ("amx", "avx512bf16") and tokens > 16 else DECODE_ERROR
 
 
 def relative_error(actual: NDArray[np.float32], expected: Float64) -> float:
