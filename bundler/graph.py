@@ -11,7 +11,7 @@ the basic level and ``optimization.constant_folding_max_output_size_in_bytes=0``
 
 On CPU the operators of appliance/kernels take MXFP4 blocks and scales and bfloat16 matrices as stored: ExpertLayer, and
 Dense for attention and head, which the target holds in 8 bits or in bfloat16 as the graph says. `packing.json` lists
-what each of them reads. On CUDA, QMoE takes MXFP4 itself, in another order of nibbles
+what each of them reads. Attention is the third. On CUDA, QMoE takes MXFP4 itself, in another order of nibbles
 (`bundler.mxfp4.pair_along_rows`).
 
 Computation is float32 on CPU. On CUDA projections, attention, experts and unembedding are float16; the residual stream,
@@ -39,6 +39,7 @@ TOP_K = 256
 MAX_SHARD_BYTES = 1 << 30
 # QMoE interleaves 64 of what it sums over; ONNX Runtime 1.31 does not check (measured: errors above 1 at 96 and 160).
 _CUDA_EXPERT_MULTIPLE = 64
+_CPU_HEAD_MULTIPLE = 16  # lanes of appliance/kernels
 _LOGIT_PARTS = 256  # of a row of logits, at most; 201,088 = 128 * 1,571
 
 _CONTRIB = "com.microsoft"
@@ -71,6 +72,8 @@ def plan_graph(
     """
     if accelerator == "cuda":
         _require_cuda_sizes(config)
+    else:
+        _require_cpu_sizes(config)
     builder = GraphBuilder(config, accelerator, max_weight_bytes, dense)
     _add_model(builder)
     inputs, outputs = _interface(config, accelerator)
@@ -89,6 +92,14 @@ def plan_graph(
         metadata["dense"] = dense
     described = {f"gpt_oss.{key}": str(value) for key, value in metadata.items()}
     return GraphPlan(graph, tuple(builder.weights), tuple(builder.packings), described)
+
+
+def _require_cpu_sizes(config: ModelConfig) -> None:
+    if config.head_dim % _CPU_HEAD_MULTIPLE:
+        raise ExportError(
+            f"head_dim is {config.head_dim}; the CPU's attention needs a multiple of {_CPU_HEAD_MULTIPLE}: "
+            "build for cuda"
+        )
 
 
 def _require_cuda_sizes(config: ModelConfig) -> None:
@@ -228,17 +239,28 @@ def _add_attention(builder: GraphBuilder, layer: int, x: str) -> tuple[str, str 
     sliding = config.layer_types[layer] == "sliding_attention"
     past = [f"past_key_values.{layer}.{part}" for part in ("key", "value")]
     present = [f"present.{layer}.{part}" for part in ("key", "value")]
-    attended = builder.node(
-        "GroupQueryAttention",
-        [qkv, "", "", *past, "seqlens_k", "total_sequence_length", "rotary.cos", "rotary.sin", "", "",
-         builder.dense(f"{stem}.sinks")],
-        [f"{stem}.attended", *present],
-        domain=_CONTRIB,
-        num_heads=config.heads,
-        kv_num_heads=config.kv_heads,
-        do_rotary=1,
-        local_window_size=config.sliding_window if sliding else -1,
-    )  # fmt: skip
+    sinks = builder.dense(f"{stem}.sinks")
+    if builder.cuda:
+        attended = builder.node(
+            "GroupQueryAttention",
+            [qkv, "", "", *past, "seqlens_k", "total_sequence_length", "rotary.cos", "rotary.sin", "", "", sinks],
+            [f"{stem}.attended", *present],
+            domain=_CONTRIB,
+            num_heads=config.heads,
+            kv_num_heads=config.kv_heads,
+            do_rotary=1,
+            local_window_size=config.sliding_window if sliding else -1,
+        )
+    else:
+        attended = builder.node(
+            "Attention",
+            [qkv, *past, "seqlens_k", "rotary.cos", "rotary.sin", sinks],
+            [f"{stem}.attended", *present],
+            domain=KERNEL_DOMAIN,
+            heads=config.heads,
+            kv_heads=config.kv_heads,
+            window=config.sliding_window if sliding else 0,
+        )
     flat = builder.node("Reshape", [attended, "shape.heads"], f"{stem}.attended.rows")
     if builder.cuda:  # the norm adds the bias in passing; Gemm would copy it first
         product = builder.linear(flat, builder.dense(f"{stem}.o_proj.weight"), None, f"{stem}.output")

@@ -50,10 +50,7 @@ _RESULTS = ("top_logits", "top_ids", "logsumexp", "logits")
 # Prompt tokens a step takes. On a CPU 128 keep the others' streams from standing still for long, and already use each
 # expert's weights several times; a GPU is done with 2,048 as soon.
 _CPU_CHUNK_TOKENS, _CUDA_CHUNK_TOKENS = 128, 2048
-# The CPU's attention keeps chunk x total scores per head: 64 heads x 2^18 x 4 B = 64 MB. A 512-token chunk at past
-# 3,584 takes 0.45 GB (measured).
-_MAX_CHUNK_SCORES = 1 << 18
-_MIN_CHUNK_TOKENS = 16
+_CACHE_MULTIPLE = 16  # of positions, which the CPU's attention keeps side by side
 _HEADROOM_BYTES = 256 << 20  # activations and the runtime itself
 
 
@@ -104,8 +101,7 @@ def _require_cuda(ort: ModuleType) -> None:
 
 
 def _cpu_chunk(past: int, length: int) -> range:
-    largest = (math.isqrt(past * past + 4 * _MAX_CHUNK_SCORES) - past) // 2  # chunk * (past + chunk) = the limit
-    return range(past, min(length, past + max(_MIN_CHUNK_TOKENS, min(_CPU_CHUNK_TOKENS, largest))))
+    return range(past, min(length, past + _CPU_CHUNK_TOKENS))
 
 
 def load_model(
@@ -242,7 +238,7 @@ class OnnxModel:
         self._bind_results()  # before the caches, so that these are the first outputs
         cache_type = next(n.type for n in session.get_inputs() if n.name == "past_key_values.0.key")
         self._dtype = np.dtype(_CACHE_TYPES[cache_type])
-        row = (shape.kv_heads, capacity, shape.head_dim)
+        row = (shape.kv_heads, capacity + -capacity % _CACHE_MULTIPLE, shape.head_dim)
         self._row_shape = row
         self._row_bytes = math.prod(row) * self._dtype.itemsize
         # Zeroed: whatever is read before it was written must at least be a number. On CPU the pages come with use.

@@ -6,10 +6,12 @@ Python side.
 
 from __future__ import annotations
 
-from importlib.resources import files
+from collections.abc import Iterator
+from importlib.metadata import distributions
 from pathlib import Path
 
 LIBRARY_NAME = "libgpt_oss_kernels.so"
+_DISTRIBUTION = "gpt-oss-appliance"
 
 
 def library_path() -> Path:
@@ -18,8 +20,15 @@ def library_path() -> Path:
     Raises:
         FileNotFoundError: the package was installed without it.
     """
-    for folder in __path__:  # an editable installation has the sources in one place and the library in another
-        path = Path(folder) / LIBRARY_NAME
+    for path in _places():
         if path.is_file():
             return path
-    raise FileNotFoundError(f"{LIBRARY_NAME} is missing beside {files(__name__)}: reinstall gpt-oss-appliance")
+    raise FileNotFoundError(f"{LIBRARY_NAME} is missing: install {_DISTRIBUTION} anew, with a C++ compiler at hand")
+
+
+def _places() -> Iterator[Path]:
+    """Beside this file; an editable installation has the sources here and the library where packages are."""
+    for folder in __path__:
+        yield Path(folder) / LIBRARY_NAME
+    for installed in distributions(name=_DISTRIBUTION):
+        yield Path(str(installed.locate_file(Path("appliance", "kernels", LIBRARY_NAME))))

@@ -104,7 +104,8 @@ void dense_layer(const Path& path, DenseKind kind, const DenseShape& shape, cons
       alignas(64) float sums[32 * 32];
       for (size_t t = 0; t < tokens; t += 32) {
         for (size_t p = 0; p < count; ++p) {
-          path.tile_product(tiles(2 * p), tiles(2 * p + 1), blocks, rows.data + t * shape.inner, 32, sums, 32);
+          path.tile_product(tiles(2 * p), tiles(2 * p + 1), blocks, rows.data + t * shape.inner,
+                            path.padded(std::min<size_t>(32, tokens - t)), sums, 32);
           const size_t at = 32 * (first + p), n = columns(first + p);
           for (size_t r = 0; r < std::min<size_t>(32, tokens - t); ++r)
             add_bias(sums + r * 32, bias ? bias + at : nullptr, n, out + (t + r) * shape.rows + at);

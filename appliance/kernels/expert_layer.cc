@@ -49,7 +49,8 @@ struct Work {
   std::vector<Assignment> assignments;
 };
 
-std::vector<Work> route(const float* logits, size_t tokens, size_t experts, size_t top_k, bool matrix, size_t* rows) {
+std::vector<Work> route(const Path& path, const float* logits, size_t tokens, size_t experts, size_t top_k,
+                        bool matrix, size_t* rows) {
   std::vector<std::vector<Assignment>> per_expert(experts);
   std::vector<size_t> order(experts);
   for (size_t t = 0; t < tokens; ++t) {
@@ -66,7 +67,7 @@ std::vector<Work> route(const float* logits, size_t tokens, size_t experts, size
   *rows = 0;
   for (size_t e = 0; e < experts; ++e) {
     if (per_expert[e].empty()) continue;
-    const size_t count = per_expert[e].size(), padded = matrix ? (count + 15) / 16 * 16 : count;
+    const size_t count = per_expert[e].size(), padded = matrix ? path.padded(count) : count;
     work.push_back({e, *rows, padded, std::move(per_expert[e])});
     *rows += padded;
   }
@@ -96,7 +97,7 @@ void expert_layer(const Path& path, const ExpertWeights& weights, const SwiGlu& 
   const size_t hidden_blocks = hidden / kBlock, inner_blocks = inner / kBlock;
   const bool matrix = path.tile_product != nullptr && tokens > kMatrixTokens;
   size_t rows = 0;
-  const std::vector<Work> work = route(router_logits, tokens, shape.experts, top_k, matrix, &rows);
+  const std::vector<Work> work = route(path, router_logits, tokens, shape.experts, top_k, matrix, &rows);
   const uint8_t* gate_up = weights.packed;
   const uint8_t* down = weights.packed + shape.experts * shape.gate_up_bytes();
 

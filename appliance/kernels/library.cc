@@ -1,4 +1,5 @@
-// The operator library ONNX Runtime loads: domain "gpt_oss", operators ExpertLayer and Dense.
+// The operator library ONNX Runtime loads: domain "gpt_oss", operators ExpertLayer, Dense and
+// Attention.
 //
 // ExpertLayer(x, router_logits, gate_up_blocks, gate_up_scales, gate_up_bias, down_blocks, down_scales, down_bias)
 //   x float [.., hidden]; router_logits float [.., experts]; blocks and scales uint8 as in the checkpoint; biases float.
@@ -6,9 +7,15 @@
 // Dense(x, weight, bias?)
 //   x float [.., inner]; weight bfloat16 [rows, inner]; bias float [rows]. Attributes: key (int), kind (0: 8 bits, 1:
 //   bfloat16). Output: float [.., rows].
+// Attention(qkv, past_key, past_value, seqlens_k, cos, sin, sinks)
+//   qkv float [B, S, (heads + 2 kv_heads) head_dim]; caches float [B, kv_heads, C, head_dim], C a multiple of 16; seqlens_k
+//   int32 [B], total tokens after this step minus one; cos and sin float [positions, head_dim / 2]; sinks float [heads].
+//   Attributes: heads, kv_heads, window (int; 0: none). Outputs: float [B, S, heads head_dim], and the caches, which are
+//   updated in place where both sides are bound to the same memory. How keys lie in them is this library's (attention.h).
 //
 // The products read packed weights (paths.h). The host packs them once, keeps them in a cache and offers them under the
 // node's key (gpt_oss_offer) before it creates the session; a node without an offer packs for itself.
+#include "attention.h"
 #include "dense_layer.h"
 #include "expert_layer.h"
 #include "ort_abi.h"
@@ -275,6 +282,65 @@ class Dense {
   std::vector<uint8_t> own_;
 };
 
+class Attention {
+ public:
+  explicit Attention(const OrtKernelInfo* info) {
+    int64_t heads = 0, kv_heads = 0, window = 0;
+    check(api.attribute_int(info, "heads", &heads));
+    check(api.attribute_int(info, "kv_heads", &kv_heads));
+    check(api.attribute_int(info, "window", &window));
+    if (kv_heads < 1 || heads < kv_heads || heads % kv_heads || window < 0)
+      fail("heads must be a multiple of kv_heads, and window not negative");
+    shape_.heads = static_cast<size_t>(heads);
+    shape_.kv_heads = static_cast<size_t>(kv_heads);
+    shape_.window = static_cast<size_t>(window);
+  }
+
+  void compute(OrtKernelContext* context) const {
+    const OrtValue* inputs[7] = {};
+    for (size_t i = 0; i < 7; ++i) check(api.input(context, i, &inputs[i]));
+    const auto qkv = shape_of(inputs[0]), past = shape_of(inputs[1]), cos = shape_of(inputs[4]);
+    AttentionShape shape = shape_;
+    if (qkv.size() != 3 || past.size() != 4 || cos.size() != 2)
+      fail("qkv must have 3 dimensions, the caches 4, cos and sin 2");
+    shape.capacity = static_cast<size_t>(past[2]);
+    shape.head_dim = static_cast<size_t>(past[3]);
+    if (shape.head_dim % kKeyBlock || shape.capacity % kKeyBlock)
+      fail("head_dim and the caches' capacity must be multiples of 16, not " + text_of(past));
+    expect(inputs[0], {qkv[0], qkv[1], static_cast<int64_t>(shape.width())}, "qkv");
+    const std::vector<int64_t> cache{qkv[0], static_cast<int64_t>(shape.kv_heads), past[2], past[3]};
+    expect(inputs[1], cache, "past_key");
+    expect(inputs[2], cache, "past_value");
+    expect(inputs[3], {qkv[0]}, "seqlens_k");
+    expect(inputs[4], {cos[0], past[3] / 2}, "cos");
+    expect(inputs[5], {cos[0], past[3] / 2}, "sin");
+    expect(inputs[6], {static_cast<int64_t>(shape.heads)}, "sinks");
+    const int32_t* last = data_of<int32_t>(inputs[3]);
+    for (int64_t b = 0; b < qkv[0]; ++b)
+      if (last[b] < qkv[1] - 1 || last[b] >= past[2] || last[b] >= cos[0])
+        fail("position " + std::to_string(last[b]) + " lies outside the caches, the rotary tables or the tokens given");
+    OrtValue *out = nullptr, *keys = nullptr, *values = nullptr;
+    const std::vector<int64_t> out_dims{qkv[0], qkv[1], static_cast<int64_t>(shape.heads) * past[3]};
+    check(api.output(context, 0, out_dims.data(), out_dims.size(), &out));
+    check(api.output(context, 1, cache.data(), cache.size(), &keys));
+    check(api.output(context, 2, cache.data(), cache.size(), &values));
+    float* present[2] = {const_cast<float*>(data_of<float>(keys)), const_cast<float*>(data_of<float>(values))};
+    const size_t floats = static_cast<size_t>(cache[0] * cache[1] * cache[2] * cache[3]);
+    for (size_t i = 0; i < 2; ++i) {
+      const float* from = data_of<float>(inputs[1 + i]);
+      if (from != present[i]) std::memcpy(present[i], from, floats * sizeof(float));
+    }
+    if (qkv[0] == 0 || qkv[1] == 0) return;
+    attention_layer(*chosen_path, shape,
+                    {data_of<float>(inputs[0]), last, data_of<float>(inputs[4]), data_of<float>(inputs[5]),
+                     data_of<float>(inputs[6]), static_cast<size_t>(qkv[0]), static_cast<size_t>(qkv[1])},
+                    present[0], present[1], const_cast<float*>(data_of<float>(out)), parallel_for_of(context));
+  }
+
+ private:
+  AttentionShape shape_{};
+};
+
 int type(ElementType t) { return static_cast<int>(t); }
 
 // What every operator of this library has in common; Kernel is made from OrtKernelInfo and has compute().
@@ -329,6 +395,18 @@ const CustomOp* dense_operator() {
   return &op;
 }
 
+const CustomOp* attention_operator() {
+  static const CustomOp op = [] {
+    CustomOp o = operator_of<Attention>();
+    o.name = [](const CustomOp*) { return "Attention"; };
+    o.input_count = [](const CustomOp*) { return size_t{7}; };
+    o.input_type = [](const CustomOp*, size_t i) { return type(i == 3 ? ElementType::kInt32 : ElementType::kFloat); };
+    o.output_count = [](const CustomOp*) { return size_t{3}; };
+    return o;
+  }();
+  return &op;
+}
+
 }  // namespace
 }  // namespace gpt_oss
 
@@ -342,7 +420,7 @@ EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase
   static OrtCustomOpDomain* domain = nullptr;  // lives as long as the process
   if (!domain) {
     if (OrtStatus* status = api.create_domain("gpt_oss", &domain)) return status;
-    for (const CustomOp* op : {expert_layer_operator(), dense_operator()})
+    for (const CustomOp* op : {expert_layer_operator(), dense_operator(), attention_operator()})
       if (OrtStatus* status = api.domain_add(domain, op)) return status;
   }
   return api.add_domain(options, domain);

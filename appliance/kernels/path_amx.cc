@@ -1,4 +1,5 @@
 // AMX: bf16 tiles for many tokens (MXFP4 to bf16 is exact), the VNNI product for few.
+#include "attention_core.h"
 #include "bf16_tiles.h"
 #include "elementwise.h"
 #include "vnni.h"
@@ -89,12 +90,14 @@ const Path& amx_path() {
                          swiglu,
                          quantise,
                          to_bf16,
+                         attend,
                          vnni_mxfp4_product,
                          vnni_int8_product,
                          vnni_bf16_product,
                          unpack_mxfp4,
                          unpack_int8,
-                         tile_product};
+                         tile_product,
+                         16};
   return path;
 }
 

@@ -1,5 +1,6 @@
 // AVX2: the 16 rows of a group are two vectors of 8; u8 x s8 products through 16-bit sums, which cannot saturate
 // (2 * 24 * 127 < 2^15).
+#include "attention_core.h"
 #include "elementwise.h"
 #include "paths.h"
 
@@ -143,7 +144,19 @@ void mxfp4_product(const uint8_t* first, const uint8_t* second, size_t blocks, c
 }  // namespace
 
 const Path& avx2_path() {
-  static const Path path{"avx2", supported, swiglu, quantise, to_bf16, mxfp4_product, int8_product, bf16_product, nullptr, nullptr, nullptr};
+  static const Path path{"avx2",
+                         supported,
+                         swiglu,
+                         quantise,
+                         to_bf16,
+                         attend,
+                         mxfp4_product,
+                         int8_product,
+                         bf16_product,
+                         nullptr,
+                         nullptr,
+                         nullptr,
+                         1};
   return path;
 }
 

@@ -1,5 +1,6 @@
 // AVX-512 with bfloat16 products: one 512-bit lane a row, two products a lane and instruction. MXFP4 to bf16 is exact.
 // Few tokens take the VNNI product, as on AMX.
+#include "attention_core.h"
 #include "bf16_tiles.h"
 #include "elementwise.h"
 #include "vnni.h"
@@ -8,8 +9,6 @@
 
 namespace gpt_oss {
 namespace {
-
-constexpr int kTokens = 8;  // at a time: 16 sums, two weights and one activation stay in registers
 
 bool supported() {
   if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
@@ -25,25 +24,41 @@ inline __m512bh pair_of(const uint16_t* x) {
   return reinterpret_cast<__m512bh>(_mm512_set1_epi32(bits));
 }
 
-void tile_product(const uint16_t* first, const uint16_t* second, size_t blocks, const uint16_t* rows, size_t padded,
+// Up to 8 rows at a time: 16 sums, two weights and one activation stay in registers.
+template <int kRows>
+inline void few_rows(const uint16_t* first, const uint16_t* second, size_t inner, const uint16_t* rows, float* out,
+                     size_t stride) {
+  __m512 low[kRows], high[kRows];
+  for (int i = 0; i < kRows; ++i) low[i] = high[i] = _mm512_setzero_ps();
+  for (size_t p = 0; p < inner / 2; ++p) {
+    const __m512bh a = reinterpret_cast<__m512bh>(_mm512_loadu_si512(first + p * 32));
+    const __m512bh b = reinterpret_cast<__m512bh>(_mm512_loadu_si512(second + p * 32));
+    for (int i = 0; i < kRows; ++i) {
+      const __m512bh x = pair_of(rows + static_cast<size_t>(i) * inner + 2 * p);
+      low[i] = _mm512_dpbf16_ps(low[i], a, x);
+      high[i] = _mm512_dpbf16_ps(high[i], b, x);
+    }
+  }
+  for (int i = 0; i < kRows; ++i) {
+    _mm512_storeu_ps(out + static_cast<size_t>(i) * stride, low[i]);
+    _mm512_storeu_ps(out + static_cast<size_t>(i) * stride + kGroupRows, high[i]);
+  }
+}
+
+void tile_product(const uint16_t* first, const uint16_t* second, size_t blocks, const uint16_t* rows, size_t count,
                   float* out, size_t stride) {
   const size_t inner = blocks * kBlock;
-  for (size_t t = 0; t < padded; t += kTokens, rows += kTokens * inner, out += kTokens * stride) {
-    __m512 low[kTokens], high[kTokens];
-    for (int i = 0; i < kTokens; ++i) low[i] = high[i] = _mm512_setzero_ps();
-    for (size_t p = 0; p < inner / 2; ++p) {
-      const __m512bh a = reinterpret_cast<__m512bh>(_mm512_loadu_si512(first + p * 32));
-      const __m512bh b = reinterpret_cast<__m512bh>(_mm512_loadu_si512(second + p * 32));
-      for (int i = 0; i < kTokens; ++i) {
-        const __m512bh x = pair_of(rows + static_cast<size_t>(i) * inner + 2 * p);
-        low[i] = _mm512_dpbf16_ps(low[i], a, x);
-        high[i] = _mm512_dpbf16_ps(high[i], b, x);
-      }
-    }
-    for (int i = 0; i < kTokens; ++i) {
-      _mm512_storeu_ps(out + static_cast<size_t>(i) * stride, low[i]);
-      _mm512_storeu_ps(out + static_cast<size_t>(i) * stride + kGroupRows, high[i]);
-    }
+  for (; count >= 8; count -= 8, rows += 8 * inner, out += 8 * stride)
+    few_rows<8>(first, second, inner, rows, out, stride);
+  switch (count) {
+    case 1: return few_rows<1>(first, second, inner, rows, out, stride);
+    case 2: return few_rows<2>(first, second, inner, rows, out, stride);
+    case 3: return few_rows<3>(first, second, inner, rows, out, stride);
+    case 4: return few_rows<4>(first, second, inner, rows, out, stride);
+    case 5: return few_rows<5>(first, second, inner, rows, out, stride);
+    case 6: return few_rows<6>(first, second, inner, rows, out, stride);
+    case 7: return few_rows<7>(first, second, inner, rows, out, stride);
+    default: return;
   }
 }
 
@@ -55,12 +70,14 @@ const Path& avx512bf16_path() {
                          swiglu,
                          quantise,
                          to_bf16,
+                         attend,
                          vnni_mxfp4_product,
                          vnni_int8_product,
                          vnni_bf16_product,
                          unpack_mxfp4,
                          unpack_int8,
-                         tile_product};
+                         tile_product,
+                         1};
   return path;
 }
 

@@ -1,4 +1,5 @@
 // AVX-512 VNNI: one 512-bit lane a row, four products a lane and instruction.
+#include "attention_core.h"
 #include "elementwise.h"
 #include "vnni.h"
 
@@ -13,8 +14,19 @@ bool supported() {
 }  // namespace
 
 const Path& vnni_path() {
-  static const Path path{"avx512vnni", supported, swiglu, quantise, to_bf16, vnni_mxfp4_product, vnni_int8_product, vnni_bf16_product, nullptr, nullptr,
-                         nullptr};
+  static const Path path{"avx512vnni",
+                         supported,
+                         swiglu,
+                         quantise,
+                         to_bf16,
+                         attend,
+                         vnni_mxfp4_product,
+                         vnni_int8_product,
+                         vnni_bf16_product,
+                         nullptr,
+                         nullptr,
+                         nullptr,
+                         1};
   return path;
 }
 

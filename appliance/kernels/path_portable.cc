@@ -1,4 +1,5 @@
 // The reference path: plain C++ for any machine, in float32 without rounding activations.
+#include "attention_core.h"
 #include "elementwise.h"
 #include "paths.h"
 
@@ -85,7 +86,19 @@ bool supported() { return true; }
 }  // namespace
 
 const Path& portable_path() {
-  static const Path path{"portable", supported, swiglu, nullptr, to_bf16, mxfp4_product, int8_product, bf16_product, nullptr, nullptr, nullptr};
+  static const Path path{"portable",
+                         supported,
+                         swiglu,
+                         nullptr,
+                         to_bf16,
+                         attend,
+                         mxfp4_product,
+                         int8_product,
+                         bf16_product,
+                         nullptr,
+                         nullptr,
+                         nullptr,
+                         1};
   return path;
 }
 

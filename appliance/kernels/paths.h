@@ -46,6 +46,20 @@ struct SwiGlu {
 
 constexpr size_t kMaxRows = 8;  // tokens in one product
 
+constexpr size_t kKeyBlock = 16;  // positions whose keys lie side by side in a cache (attention.h)
+
+// One token's queries over the positions first .. end - 1 of one key/value head; at most kMaxRows of them at a time.
+struct Attend {
+  const float* q;  // (queries, head_dim), rotated and scaled
+  size_t queries, head_dim;
+  const float* keys;    // (capacity / 16, head_dim, 16)
+  const float* values;  // (capacity, head_dim)
+  size_t first, end;
+  const float* sinks;  // (queries,)
+  float* scores;       // room for kMaxRows * (end - first + 2 * kKeyBlock)
+  float* out;          // (queries, head_dim)
+};
+
 // Products take two neighbouring groups (32 rows) and `count` tokens, at most kMaxRows:
 // out[t * 32 + r] = sum_k weight[r, k] * x[t, k].
 struct Path {
@@ -57,6 +71,7 @@ struct Path {
   // Fills what a QuantisedRow points to; null on a path that reads x itself.
   void (*quantise)(const float* x, size_t blocks, int8_t* values, float* scale, int32_t* sum);
   void (*to_bf16)(const float* x, size_t count, uint16_t* out);  // round to nearest even
+  void (*attend)(const Attend& attend);
 
   void (*mxfp4_product)(const uint8_t* first, const uint8_t* second, size_t blocks, const QuantisedRow* rows,
                         size_t count, float* out);
@@ -69,9 +84,13 @@ struct Path {
   // 512 elements a block. MXFP4 unpacks exactly; 8-bit weights are rounded to bfloat16.
   void (*unpack_mxfp4)(const uint8_t* group, size_t blocks, uint16_t* tiles);
   void (*unpack_int8)(const uint8_t* group, size_t blocks, uint16_t* tiles);
-  // out[t * stride + r], 32 columns from two groups' tiles; rows (padded, inner) in bfloat16, padded a multiple of 16.
+  // out[t * stride + r], 32 columns from two groups' tiles; rows (padded, inner) in bfloat16, padded a multiple of
+  // tile_rows.
   void (*tile_product)(const uint16_t* first, const uint16_t* second, size_t blocks, const uint16_t* rows,
                        size_t padded, float* out, size_t stride);
+  size_t tile_rows;
+
+  size_t padded(size_t count) const { return (count + tile_rows - 1) / tile_rows * tile_rows; }
 };
 
 const Path& portable_path();

@@ -48,16 +48,17 @@ class Cache:
         for item in session.get_inputs():
             if item.name.startswith("past_key_values."):
                 _, heads, _, size = item.shape
+                capacity += -capacity % 16  # as the CPU's attention wants it
                 # NaN shows any read of a position that was never written.
                 dtype = np.float16 if item.type == "tensor(float16)" else np.float32
                 buffer = np.full((slots, heads, capacity, size), np.nan, dtype)
                 self.values[item.name] = _onnxruntime().OrtValue.ortvalue_from_numpy(buffer)
 
-    def copy_slot_from(self, other: Cache, slot: int, length: int) -> None:
-        """Take over the first positions of another cache's only slot."""
+    def copy_slot_from(self, other: Cache, slot: int) -> None:
+        """Take over another cache's only slot, whatever order its positions lie in."""
         for name, value in self.values.items():
             merged = value.numpy().copy()
-            merged[slot, :, :length] = other.values[name].numpy()[0, :, :length]
+            merged[slot] = other.values[name].numpy()[0]
             value.update_inplace(merged)
 
 
@@ -106,7 +107,7 @@ class GraphRunner:
         for slot, ids in enumerate(slots):
             alone = Cache(self.session, slots=1, capacity=capacity)
             self._prefill(ids[:-steps], alone, 256)
-            together.copy_slot_from(alone, slot, len(ids) - steps)
+            together.copy_slot_from(alone, slot)
         produced = []
         for step in range(steps):
             tokens = np.array([[ids[len(ids) - steps + step]] for ids in slots])

@@ -197,7 +197,7 @@ def _transpose(tensors: Tensors) -> None:
         (lambda t: t.pop(ROUTER), f"{ROUTER} is missing", "BF16 [4, 64]"),
         (_transpose, f"{ROUTER} is BF16 [64, 4]", "BF16 [4, 64]"),
         (_as_float, f"{ROUTER} is F32 [4, 64]", "BF16 [4, 64]"),
-        (lambda t: t.update({BLOCKS: t[BLOCKS].view(np.int8)}), f"{BLOCKS} is I8 [4, 64, 3, 16]", "U8 [4, 64, 3, 16]"),
+        (lambda t: t.update({BLOCKS: t[BLOCKS].view(np.int8)}), f"{BLOCKS} is I8 [4, 64, 4, 16]", "U8 [4, 64, 4, 16]"),
         (lambda t: t.update(extra=t[ROUTER]), "extra is not a tensor of this model", "the 60 of the layout"),
     ],
 )

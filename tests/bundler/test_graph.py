@@ -17,8 +17,10 @@ from safetensors.numpy import load_file
 from appliance.engine.kernels import load_kernels
 from appliance.engine.packed_weights import load_plan
 from bundler.checkpoint import open_checkpoint
+from bundler.errors import ExportError
 from bundler.export import ExportedGraph, export_graph
-from bundler.graph_builder import DenseKind
+from bundler.graph import plan_graph
+from bundler.graph_builder import Accelerator, DenseKind
 from bundler.model_config import ModelConfig, parse_model_config
 from bundler.random_checkpoint import random_config
 from bundler.rotary import inverse_frequencies, rotary_caches
@@ -104,7 +106,7 @@ _FOLDED = {
     "Cast": 1,  # of the gathered rows
     "Shape": 2, "Concat": 1 + 3, "Reshape": 8,  # [B, S] and [T] views; q, k and v side by side
     "SimplifiedLayerNormalization": 1, "SkipSimplifiedLayerNormalization": 6,
-    "Gemm": 3, "Dense": 4 * 3 + 1, "GroupQueryAttention": 3, "ExpertLayer": 3,
+    "Gemm": 3, "Dense": 4 * 3 + 1, "Attention": 3, "ExpertLayer": 3,
     "TopK": 1, "ReduceLogSumExp": 1,
 }  # fmt: skip
 
@@ -193,11 +195,34 @@ def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
     return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
-def test_attention_windows_follow_the_layer_types(cpu: ExportedGraph) -> None:
+def test_attention_windows_follow_the_layer_types(cpu: ExportedGraph, cuda: ExportedGraph) -> None:
     nodes = onnx.load(cpu.model, load_external_data=False).graph.node
+    attention = [_attributes(node) for node in nodes if node.op_type == "Attention"]
+    assert attention == [{"heads": 4, "kv_heads": 2, "window": window} for window in (8, 0, 8)]
+    nodes = onnx.load(cuda.model, load_external_data=False).graph.node
     attention = [_attributes(node) for node in nodes if node.op_type == "GroupQueryAttention"]
     assert [node["local_window_size"] for node in attention] == [8, -1, 8]
     assert all((node["num_heads"], node["kv_num_heads"], node["do_rotary"]) == (4, 2, 1) for node in attention)
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "sizes", "says"),
+    [
+        ("cpu", {"head_dim": 24}, "head_dim is 24; the CPU's attention needs a multiple of 16"),
+        ("cuda", {"hidden": 96}, "hidden_size is 96; the CUDA kernel .* needs a multiple of 64"),
+        ("cuda", {"intermediate": 160}, "intermediate_size is 160; the CUDA kernel"),
+    ],
+)
+def test_sizes_that_a_kernel_cannot_compute_are_refused(
+    accelerator: Accelerator, sizes: dict[str, int], says: str
+) -> None:
+    fits = {
+        "layers": 1, "hidden": 64, "intermediate": 64, "experts": 4, "experts_per_token": 2, "heads": 2,
+        "kv_heads": 2, "head_dim": 32, "vocab": 100,
+    }  # fmt: skip
+    with pytest.raises(ExportError, match=says):
+        plan_graph(parse_model_config(random_config(**(fits | sizes))), accelerator)
+    plan_graph(parse_model_config(random_config(**fits)), accelerator)
 
 
 _QMOE = {
@@ -221,7 +246,7 @@ def test_cpu_operators_keep_their_contract(cpu: ExportedGraph) -> None:
 def test_packing_plan_names_the_bytes_of_every_native_operator(cpu: ExportedGraph, small_checkpoint: Path) -> None:
     plan = load_plan(cpu.model.parent / "packing.json")
     nodes = onnx.load(cpu.model, load_external_data=False).graph.node
-    weights = {_attributes(node)["key"]: node.input for node in nodes if node.domain == "gpt_oss"}
+    weights = {_attributes(node)["key"]: node.input for node in nodes if node.op_type in ("ExpertLayer", "Dense")}
     assert {entry.key for entry in plan.entries} == set(weights)
     published = load_file(small_checkpoint / "model.safetensors")
     for entry in plan.entries:

@@ -196,15 +196,11 @@ def test_refuses_what_memory_cannot_hold(
         load_model(small_graph, accelerator="cpu", slots=512, context_tokens=1024)
 
 
-def test_chunks_shrink_as_the_past_grows_on_a_cpu(new_model: NewModel) -> None:
+def test_a_prompt_is_cut_from_what_is_held_and_nothing_else(new_model: NewModel) -> None:
     model = new_model()
-    pasts = (0, 100, 1000, 4000, 16_000, 131_000)
-    chunks = [model.plan_chunk(past, 1 << 20) for past in pasts]
-    assert [chunk.start for chunk in chunks] == list(pasts)
-    sizes = [len(chunk) for chunk in chunks]
-    assert sizes == sorted(sizes, reverse=True)
-    assert (sizes[0], sizes[-1]) == (128, 16)
-    assert all(size * (past + size) <= 1 << 18 for past, size in zip(pasts[:5], sizes, strict=False))
+    sizes = {len(model.plan_chunk(past, 1 << 20)) for past in (0, 100, 4000, 131_000)}
+    assert len(sizes) == 1
+    assert all(model.plan_chunk(past, 1 << 20).start == past for past in (0, 100, 4000))
     assert model.plan_chunk(100, 130) == range(100, 130)
 
 

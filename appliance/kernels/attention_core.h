@@ -1,0 +1,103 @@
+// Attention of one token over the keys and values of one key/value head, written with 16-lane vectors that each path's
+// compiler flags turn into its own. Internal linkage on purpose: every path compiles its own copy.
+#pragma once
+
+#include "elementwise.h"
+#include "paths.h"
+
+#include <cstddef>
+#include <cstring>
+
+namespace gpt_oss {
+namespace {
+
+typedef float Lanes __attribute__((vector_size(64)));
+
+inline Lanes load_lanes(const float* from) {
+  Lanes value;
+  std::memcpy(&value, from, sizeof value);
+  return value;
+}
+inline void store_lanes(float* to, Lanes value) { std::memcpy(to, &value, sizeof value); }
+
+// Scores of kQueries queries with the 16 keys of one block (head_dim, 16).
+template <int kQueries>
+inline void block_scores(const float* q, const float* keys, size_t head_dim, float* scores, size_t stride) {
+  Lanes sums[kQueries] = {};
+  for (size_t d = 0; d < head_dim; ++d) {
+    const Lanes key = load_lanes(keys + d * kKeyBlock);
+#pragma GCC unroll 8
+    for (int g = 0; g < kQueries; ++g) sums[g] += q[static_cast<size_t>(g) * head_dim + d] * key;
+  }
+#pragma GCC unroll 8
+  for (int g = 0; g < kQueries; ++g) store_lanes(scores + static_cast<size_t>(g) * stride, sums[g]);
+}
+
+// Sums of values (positions, head_dim), 16 dimensions at a time, weighted for kQueries queries.
+template <int kQueries>
+inline void weighted_sums(const float* weights, size_t stride, const float* values, size_t head_dim, size_t count,
+                          float* out) {
+  for (size_t d = 0; d < head_dim; d += kKeyBlock) {
+    Lanes sums[kQueries] = {};
+    for (size_t t = 0; t < count; ++t) {
+      const Lanes value = load_lanes(values + t * head_dim + d);
+#pragma GCC unroll 8
+      for (int g = 0; g < kQueries; ++g) sums[g] += weights[static_cast<size_t>(g) * stride + t] * value;
+    }
+#pragma GCC unroll 8
+    for (int g = 0; g < kQueries; ++g) store_lanes(out + static_cast<size_t>(g) * head_dim + d, sums[g]);
+  }
+}
+
+// Scores of one query over count positions become shares, the sink's share left out. Whole blocks are read and written.
+inline void softmax(float* scores, size_t blocks, float sink) {
+  Lanes largest_lanes = load_lanes(scores);
+  for (size_t b = 1; b < blocks; ++b) {
+    const Lanes block = load_lanes(scores + b * kKeyBlock);
+    largest_lanes = block > largest_lanes ? block : largest_lanes;
+  }
+  float largest = sink;
+  for (size_t i = 0; i < kKeyBlock; ++i) largest = std::max(largest, largest_lanes[i]);
+  Lanes sum_lanes = {};
+  for (size_t b = 0; b < blocks; ++b) {
+    float* block = scores + b * kKeyBlock;
+    // A score that is masked lies at -3e38: its exponential is flushed to zero, not clamped.
+    for (size_t i = 0; i < kKeyBlock; ++i) {
+      const float x = block[i] - largest;
+      block[i] = x < -80.0f ? 0.0f : exponential(x);
+    }
+    sum_lanes += load_lanes(block);
+  }
+  float total = exponential(sink - largest);
+  for (size_t i = 0; i < kKeyBlock; ++i) total += sum_lanes[i];
+  const float share = 1.0f / total;
+  for (size_t b = 0; b < blocks; ++b) store_lanes(scores + b * kKeyBlock, load_lanes(scores + b * kKeyBlock) * share);
+}
+
+template <int kQueries>
+inline void attend_queries(const Attend& a, const float* q, const float* sinks, float* out) {
+  const size_t first_block = a.first / kKeyBlock, blocks = (a.end + kKeyBlock - 1) / kKeyBlock - first_block;
+  const size_t stride = blocks * kKeyBlock, start = first_block * kKeyBlock;
+  for (size_t b = 0; b < blocks; ++b)
+    block_scores<kQueries>(q, a.keys + (first_block + b) * kKeyBlock * a.head_dim, a.head_dim,
+                           a.scores + b * kKeyBlock, stride);
+  for (size_t g = 0; g < kQueries; ++g) {
+    float* scores = a.scores + g * stride;
+    for (size_t t = start; t < a.first; ++t) scores[t - start] = -3e38f;
+    for (size_t t = a.end; t < start + stride; ++t) scores[t - start] = -3e38f;
+    softmax(scores, blocks, sinks[g]);
+  }
+  // Beyond `end` a cache may hold anything: its values are not read.
+  weighted_sums<kQueries>(a.scores + (a.first - start), stride, a.values + a.first * a.head_dim, a.head_dim,
+                          a.end - a.first, out);
+}
+
+inline void attend(const Attend& a) {
+  size_t g = 0;
+  for (; g + 8 <= a.queries; g += 8) attend_queries<8>(a, a.q + g * a.head_dim, a.sinks + g, a.out + g * a.head_dim);
+  for (; g + 4 <= a.queries; g += 4) attend_queries<4>(a, a.q + g * a.head_dim, a.sinks + g, a.out + g * a.head_dim);
+  for (; g < a.queries; ++g) attend_queries<1>(a, a.q + g * a.head_dim, a.sinks + g, a.out + g * a.head_dim);
+}
+
+}  // namespace
+}  // namespace gpt_oss

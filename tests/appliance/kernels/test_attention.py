@@ -1,0 +1,197 @@
+"""The native attention on every path of this processor: against float64, in place, and the same however it is cut."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+import onnxruntime  # type: ignore[import-untyped]
+
+from appliance.engine.kernels import load_kernels
+
+Float32 = NDArray[np.float32]
+KERNELS = load_kernels()
+POSITIONS = 640
+ERROR = 2e-6  # relative, 2-norm: float32 sums
+
+
+@pytest.fixture(params=KERNELS.paths())
+def path(request: pytest.FixtureRequest) -> Iterator[str]:
+    KERNELS.use_path(request.param)
+    yield request.param
+    KERNELS.use_path(KERNELS.paths()[0])
+
+
+@dataclass(frozen=True)
+class Shape:
+    heads: int
+    kv_heads: int
+    head_dim: int
+    window: int  # 0: none
+
+    @property
+    def width(self) -> int:
+        return (self.heads + 2 * self.kv_heads) * self.head_dim
+
+
+SHAPES = [Shape(8, 1, 64, 0), Shape(16, 2, 64, 128), Shape(6, 3, 16, 5), Shape(4, 4, 32, 0), Shape(12, 1, 32, 17)]
+
+
+class Attention:
+    """One node over caches that are bound in place; what was never written holds NaN."""
+
+    def __init__(self, shape: Shape, *, slots: int = 1, capacity: int = POSITIONS) -> None:
+        self.shape = shape
+        node = helper.make_node(
+            "Attention", ["qkv", "past_key", "past_value", "last", "cos", "sin", "sinks"],
+            ["out", "present_key", "present_value"], domain="gpt_oss",
+            heads=shape.heads, kv_heads=shape.kv_heads, window=shape.window,
+        )  # fmt: skip
+        declare = helper.make_tensor_value_info
+        cache: list[str | int | None] = ["B", shape.kv_heads, "C", shape.head_dim]
+        graph = helper.make_graph(
+            [node], "one",
+            [
+                declare("qkv", TensorProto.FLOAT, ["B", "S", "W"]),
+                declare("past_key", TensorProto.FLOAT, cache), declare("past_value", TensorProto.FLOAT, cache),
+                declare("last", TensorProto.INT32, ["N"]),
+                declare("cos", TensorProto.FLOAT, ["P", "D"]), declare("sin", TensorProto.FLOAT, ["P", "D"]),
+                declare("sinks", TensorProto.FLOAT, ["H"]),
+            ],
+            [declare(name, TensorProto.FLOAT, None) for name in ("out", "present_key", "present_value")],
+        )  # fmt: skip
+        opsets = [helper.make_opsetid("", 21), helper.make_opsetid("gpt_oss", 1)]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 2
+        options.log_severity_level = 4
+        options.register_custom_ops_library(KERNELS.path)
+        self.session = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        rng = np.random.default_rng(5)
+        self.sinks = rng.standard_normal(shape.heads, dtype=np.float32)
+        angles = np.arange(POSITIONS)[:, None] * 150_000.0 ** (-np.arange(shape.head_dim // 2) / shape.head_dim * 2)
+        self.cos, self.sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+        empty = np.full((slots, shape.kv_heads, capacity, shape.head_dim), np.nan, np.float32)
+        self.caches = [onnxruntime.OrtValue.ortvalue_from_numpy(empty.copy()) for _ in range(2)]
+
+    def step(self, qkv: Float32, totals: list[int]) -> Float32:
+        """qkv (B, S, width): the last S of ``totals`` tokens of each slot."""
+        binding = self.session.io_binding()
+        binding.bind_cpu_input("qkv", np.ascontiguousarray(qkv))
+        binding.bind_cpu_input("last", np.array(totals, np.int32) - np.int32(1))
+        for name in ("cos", "sin", "sinks"):
+            binding.bind_cpu_input(name, getattr(self, name))
+        for name, cache in zip(("key", "value"), self.caches, strict=True):
+            binding.bind_ortvalue_input(f"past_{name}", cache)
+            binding.bind_ortvalue_output(f"present_{name}", cache)
+        binding.bind_output("out")
+        self.session.run_with_iobinding(binding)
+        out: Float32 = binding.get_outputs()[2].numpy()
+        return out
+
+    def expected(self, qkv: Float32) -> NDArray[np.float64]:
+        """(S, heads * head_dim) of one conversation from its beginning, in float64."""
+        shape, size = self.shape, self.shape.head_dim
+        x = qkv.astype(np.float64).reshape(len(qkv), -1, size)
+        q = self._rotated(x[:, : shape.heads])
+        k = self._rotated(x[:, shape.heads : shape.heads + shape.kv_heads])
+        group = shape.heads // shape.kv_heads
+        k = np.repeat(k, group, axis=1)
+        v = np.repeat(x[:, shape.heads + shape.kv_heads :], group, axis=1)
+        scores = np.einsum("qhd,khd->hqk", q, k) / np.sqrt(size)
+        distance = np.arange(len(qkv))[:, None] - np.arange(len(qkv))[None]
+        seen = (distance >= 0) & (distance < (shape.window or len(qkv)))
+        weights = np.exp(np.where(seen, scores, -np.inf))
+        shares = weights / (weights.sum(-1, keepdims=True) + np.exp(self.sinks.astype(np.float64))[:, None, None])
+        result: NDArray[np.float64] = np.einsum("hqk,khd->qhd", shares, v).reshape(len(qkv), -1)
+        return result
+
+    def _rotated(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        half = x.shape[-1] // 2
+        cos, sin = (t[: len(x), None].astype(np.float64) for t in (self.cos, self.sin))
+        a, b = x[..., :half], x[..., half:]
+        return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+
+
+def conversation(shape: Shape, length: int, seed: int = 0) -> Float32:
+    return np.random.default_rng(seed).standard_normal((length, shape.width), dtype=np.float32)
+
+
+def relative_error(actual: Float32, expected: NDArray[np.float64]) -> float:
+    return float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("length", [1, 15, 16, 17, 130, 300])
+def test_agrees_with_float64(path: str, shape: Shape, length: int) -> None:
+    attention, qkv = Attention(shape), conversation(shape, length)
+    assert relative_error(attention.step(qkv[None], [length])[0], attention.expected(qkv)) < ERROR
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_token_gets_the_same_bits_however_the_prompt_is_cut(path: str, shape: Shape) -> None:
+    qkv = conversation(shape, 200)
+    whole = Attention(shape).step(qkv[None], [200])[0]
+    for cuts in ([1] * 200, [16, 16, 100, 68], [7, 130, 63]):
+        attention, past, parts = Attention(shape), 0, []
+        for count in cuts:
+            parts.append(attention.step(qkv[None, past : past + count], [past + count])[0])
+            past += count
+        np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_slots_of_different_lengths_do_not_see_each_other(path: str, shape: Shape) -> None:
+    lengths = [3, 140, 33]
+    qkv = [conversation(shape, length + 5, seed) for seed, length in enumerate(lengths)]
+    alone = [Attention(shape).step(one[None], [len(one)])[0] for one in qkv]
+    together = Attention(shape, slots=3)
+    for slot, length in enumerate(lengths):  # fill each slot by itself, then take five tokens of all three at once
+        single = Attention(shape)
+        single.step(qkv[slot][None, :length], [length])
+        for cache, filled in zip(together.caches, single.caches, strict=True):
+            merged = cache.numpy().copy()
+            merged[slot] = filled.numpy()[0]
+            cache.update_inplace(merged)
+    last = np.stack([one[-5:] for one in qkv])
+    out = together.step(last, [length + 5 for length in lengths])
+    for slot, one in enumerate(alone):
+        np.testing.assert_array_equal(out[slot], one[-5:])
+
+
+def test_large_scores_neither_overflow_nor_vanish(path: str) -> None:
+    shape = SHAPES[0]
+    attention, qkv = Attention(shape), conversation(shape, 60) * np.float32(30)
+    with np.errstate(over="ignore"):
+        out = attention.step(qkv[None], [60])[0]
+    assert np.isfinite(out).all()
+    assert np.abs(out).max() > 1
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"capacity": 24}, "multiples of 16"),
+        ({"width": -1}, "qkv must be"),
+        ({"totals": [0]}, "position -1 lies outside"),
+        ({"totals": [33]}, "position 32 lies outside"),
+        ({"totals": [4, 4]}, "seqlens_k must be"),
+    ],
+)
+def test_refuses_what_does_not_fit(change: dict[str, object], says: str) -> None:
+    shape = Shape(4, 2, 16, 0)
+    attention = Attention(shape, capacity=int(str(change.get("capacity", 32))))
+    qkv = conversation(shape, 3)[:, : shape.width + int(str(change.get("width", 0)))]
+    totals = change.get("totals", [3])
+    assert isinstance(totals, list)
+    with pytest.raises(Exception, match=says):
+        attention.step(qkv[None], totals)
