@@ -138,10 +138,11 @@ def measure_model(bench: Bench, sequences: tuple[int, ...]) -> None:
 @click.option("--path", "kernel_path", help="Instruction set to take; default: the best one.")
 @click.option("--work", type=click.Path(path_type=Path), default=Path(".bench"), show_default=True)
 @click.option("--http/--no-http", default=True, help="Also measure the appliance, through its API.")
+@click.option("--against", type=click.Choice(["llama"]), help="Also measure llama.cpp and print the ratios (CPU).")
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 def main(
     shape: str, accelerator: Accelerator, dense: DenseKind, kernel_path: str | None, work: Path, http: bool,
-    as_json: bool,
+    against: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure the engine; see the module's text."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -169,16 +170,23 @@ def main(
         held = (free_bytes - query_device().free_bytes) / 2**30
         cache = model.slots * model.capacity * model.shape.cache_bytes / 2**30
         bench.say("gpu_memory_gib", held, f"GiB, {cache:.2f} of them for {model.slots} x {model.capacity:,} tokens")
+    del model, bench.model  # the appliance, and the other engine, load their own
     bench.figures |= {"read_gb_s": round(gb_s, 2)}
     figures: dict[str, Any] = {"shape": shape, "accelerator": accelerator, "dense": dense, "quiet": quiet}
     figures |= {"threads": physical_cores(), "kernels": kernel_path or _best_path(accelerator)}
     if http:
         from bench.served import measure_served, prepare_site  # what the web needs is not on every machine with a GPU
 
-        del model, bench.model  # the appliance loads its own
         key = prepare_site(site, graph, work / f"{shape}-config.json", accelerator, dense, _CONTEXT_TOKENS)
         for name, figure, unit in measure_served(site, key):
             bench.say(name, figure, unit)
+    if against is not None:
+        from bench.llama import measure_llama  # the extra [bench]
+
+        theirs = measure_llama(work / f"{shape}.gguf", config, threads=physical_cores())
+        for name, figure in theirs.items():
+            click.echo(f"{name:22}{figure:12.2f} of llama.cpp; ours is {bench.figures[name] / figure:.2f} times that")
+            figures |= {f"llama_{name}": round(figure, 3)}
     if as_json:
         click.echo(json.dumps(figures | bench.figures))
 

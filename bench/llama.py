@@ -1,0 +1,176 @@
+"""The same shape in llama.cpp, through the package llama-cpp-python: what people would use instead.
+
+The model is a GGUF of random weights: experts in MXFP4, attention, embedding and head in Q8_0, which is 8 bits in
+blocks of 32 as ours. Only the library's low level is used, so that no tokenizer is needed; speed does not depend on
+what the weights mean.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_MXFP4_BLOCK_BYTES, _Q8_0_BLOCK_BYTES = 17, 34  # of 32 weights
+_CHUNK_TOKENS = 512
+_STEPS, _WARM_STEPS = 24, 4
+
+
+def write_gguf(path: Path, shape: dict[str, int]) -> None:
+    """Write the model if it is not there."""
+    import gguf  # the extra [bench]
+
+    if path.exists():
+        return
+    unfinished = path.with_suffix(".partial")
+    writer = gguf.GGUFWriter(unfinished, "gpt-oss")
+    writer.add_block_count(shape["layers"])
+    writer.add_context_length(131_072)
+    writer.add_embedding_length(shape["hidden"])
+    writer.add_feed_forward_length(shape["intermediate"])
+    writer.add_expert_feed_forward_length(shape["intermediate"])
+    writer.add_expert_count(shape["experts"])
+    writer.add_expert_used_count(shape["experts_per_token"])
+    writer.add_head_count(shape["heads"])
+    writer.add_head_count_kv(shape["kv_heads"])
+    writer.add_key_length(shape["head_dim"])
+    writer.add_value_length(shape["head_dim"])
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_sliding_window(128)
+    writer.add_rope_freq_base(150_000.0)
+    writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+    writer.add_rope_scaling_factor(32.0)
+    writer.add_rope_scaling_orig_ctx_len(4096)
+    writer.add_vocab_size(shape["vocab"])
+    writer.add_tokenizer_model("no_vocab")
+    kinds = gguf.GGMLQuantizationType
+    for name, array, kind in _tensors(shape, kinds):
+        writer.add_tensor_info(name, array.shape, array.dtype, array.nbytes, kind if array.dtype == np.uint8 else None)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for _, array, _ in _tensors(shape, kinds):
+        writer.write_tensor_data(array)
+    writer.close()
+    unfinished.rename(path)
+
+
+def _tensors(shape: dict[str, int], kinds: Any) -> Iterator[tuple[str, np.ndarray[Any, np.dtype[Any]], Any]]:
+    """Name, data and kind, one at a time; quantised ones as bytes (.., row bytes)."""
+    rng = np.random.default_rng(3)
+    hidden, inner, experts = shape["hidden"], shape["intermediate"], shape["experts"]
+    queries, keys = shape["heads"] * shape["head_dim"], shape["kv_heads"] * shape["head_dim"]
+
+    def plain(*size: int, around: float = 0.0) -> np.ndarray[Any, np.dtype[np.float32]]:
+        return around + np.float32(0.1) * rng.standard_normal(size, dtype=np.float32)
+
+    def q8_0(rows: int, width: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        blocks = rng.integers(0, 256, (rows, width // 32, _Q8_0_BLOCK_BYTES), dtype=np.uint8)
+        blocks[..., :2] = np.array([width**-0.5 / 74], np.float16).view(np.uint8)  # unit output from unit input
+        return blocks.reshape(rows, -1)
+
+    def mxfp4(rows: int, width: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        blocks = rng.integers(0, 256, (experts, rows, width // 32, _MXFP4_BLOCK_BYTES), dtype=np.uint8)
+        blocks[..., 0] = 127 - round(np.log2(width**0.5 * 2.6))
+        return blocks.reshape(experts, rows, -1)
+
+    yield "token_embd.weight", q8_0(shape["vocab"], hidden), kinds.Q8_0
+    for layer in range(shape["layers"]):
+        stem = f"blk.{layer}"
+        yield f"{stem}.attn_norm.weight", plain(hidden, around=1.0), None
+        for name, rows, width in (
+            ("attn_q", queries, hidden), ("attn_k", keys, hidden), ("attn_v", keys, hidden),
+            ("attn_output", hidden, queries),
+        ):  # fmt: skip
+            yield f"{stem}.{name}.weight", q8_0(rows, width), kinds.Q8_0
+            yield f"{stem}.{name}.bias", plain(rows), None
+        yield f"{stem}.attn_sinks.weight", plain(shape["heads"]), None
+        yield f"{stem}.post_attention_norm.weight", plain(hidden, around=1.0), None
+        yield f"{stem}.ffn_gate_inp.weight", plain(experts, hidden), None
+        yield f"{stem}.ffn_gate_inp.bias", plain(experts), None
+        for name, rows, width in (("gate", inner, hidden), ("up", inner, hidden), ("down", hidden, inner)):
+            yield f"{stem}.ffn_{name}_exps.weight", mxfp4(rows, width), kinds.MXFP4
+            yield f"{stem}.ffn_{name}_exps.bias", plain(experts, rows), None
+    yield "output_norm.weight", plain(hidden, around=1.0), None
+    yield "output.weight", q8_0(shape["vocab"], hidden), kinds.Q8_0
+
+
+class Llama:
+    """A loaded model and a context for some sequences."""
+
+    def __init__(self, path: Path, *, threads: int, sequences: int, context_tokens: int, vocab: int) -> None:
+        import llama_cpp
+
+        self.api: Any = llama_cpp
+        self.vocab, self.sequences = vocab, sequences
+        self.rng = np.random.default_rng(7)
+        llama_cpp.llama_backend_init()
+        self._quiet = llama_cpp.llama_log_callback(lambda _level, _text, _data: None)
+        llama_cpp.llama_log_set(self._quiet, ctypes.c_void_p(0))
+        started = time.perf_counter()
+        self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
+        if not self.model:
+            raise RuntimeError(f"llama.cpp cannot load {path}")
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx, params.n_seq_max = context_tokens * sequences, sequences
+        params.n_batch = params.n_ubatch = _CHUNK_TOKENS
+        params.n_threads = params.n_threads_batch = threads
+        self.context = llama_cpp.llama_init_from_model(self.model, params)
+        if not self.context:
+            raise RuntimeError("llama.cpp cannot make a context of this size")
+        self.load_s = time.perf_counter() - started
+        self.batch = llama_cpp.llama_batch_init(_CHUNK_TOKENS, 0, 1)
+
+    def run(self, entries: list[tuple[int, int]]) -> float:
+        """Seconds that one batch of random tokens takes; entries are (sequence, position). The last wants logits."""
+        self.batch.n_tokens = len(entries)
+        for at, (sequence, position) in enumerate(entries):
+            self.batch.token[at] = int(self.rng.integers(0, self.vocab))
+            self.batch.pos[at] = position
+            self.batch.n_seq_id[at] = 1
+            self.batch.seq_id[at][0] = sequence
+            # Of a prompt the last token's logits, of a step every sequence's.
+            self.batch.logits[at] = at + 1 == len(entries) or entries[at + 1][0] != sequence
+        started = time.perf_counter()
+        if self.api.llama_decode(self.context, self.batch) != 0:
+            raise RuntimeError("llama.cpp could not compute a batch")
+        self.api.llama_get_logits(self.context)
+        return time.perf_counter() - started
+
+    def prefill(self, sequence: int, length: int) -> float:
+        """Seconds that a random prompt takes, from nothing."""
+        self.api.llama_memory_seq_rm(self.api.llama_get_memory(self.context), sequence, -1, -1)
+        return sum(
+            self.run([(sequence, position) for position in range(start, min(length, start + _CHUNK_TOKENS))])
+            for start in range(0, length, _CHUNK_TOKENS)
+        )
+
+    def decode(self, sequences: int, depth: int) -> float:
+        """Tokens a second of so many sequences together that hold ``depth`` tokens."""
+        times = [
+            self.run([(sequence, depth + step) for sequence in range(sequences)])
+            for step in range(_WARM_STEPS + _STEPS)
+        ]
+        return sequences / statistics.median(times[_WARM_STEPS:])
+
+
+def measure_llama(path: Path, shape: dict[str, int], *, threads: int) -> dict[str, float]:
+    """The figures of bench.engine that have a counterpart, under the same names."""
+    write_gguf(path, shape)
+    llama = Llama(path, threads=threads, sequences=8, context_tokens=4608, vocab=shape["vocab"])
+    figures = {"load_s": llama.load_s}
+    for sequence in range(8):
+        llama.prefill(sequence, 32)
+    for name, sequences in (("decode_tok_s", 1), ("decode_x4_tok_s", 4), ("decode_x8_tok_s", 8)):
+        figures[name] = llama.decode(sequences, 32)
+        for sequence in range(sequences):
+            llama.prefill(sequence, 32)
+    figures["prefill_512_tok_s"] = 512 / min(llama.prefill(0, 512) for _ in range(2))
+    figures["prefill_4096_tok_s"] = 4096 / llama.prefill(0, 4096)
+    figures["decode_4096_tok_s"] = llama.decode(1, 4096)
+    return figures
