@@ -70,7 +70,9 @@ def examine(config: Config) -> Report:
     if become is not None:
         become_user(*become)
     findings = [finding]
-    for subject, look in (("release", _look_at_release), ("record", _look_at_record)):
+    for subject, look in (
+        ("release", _look_at_release), ("processor", _look_at_processor), ("record", _look_at_record),
+    ):  # fmt: skip
         try:
             findings.append(Finding(subject, True, look(config)))
         except ApplianceError as exc:
@@ -96,6 +98,14 @@ def _look_at_release(config: Config) -> str:
     graphs = ", ".join(sorted(release.graphs))
     dense = {None: "", "int8": "; attention and head in 8 bits on a CPU", "bf16": "; attention and head as published"}
     return f"{release.name} {release.version} ({graphs}){dense[release.dense]}; the vocabulary is the known one"
+
+
+def _look_at_processor(_config: Config) -> str:
+    from appliance.engine.kernels import load_kernels
+
+    best, *others = load_kernels().paths()
+    rest = f" (it also has {', '.join(others)})" if others else "; answers are slow without AVX2"
+    return f"CPU answers use {best}{rest}"
 
 
 def _look_at_record(config: Config) -> str:

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from appliance.cli import main
+from appliance.engine.kernels import load_kernels
 
 SITE_COMMANDS = [
     ["serve"], ["doctor"], ["users", "add", "x"], ["users", "list"], ["users", "disable", "x"],
@@ -159,6 +160,8 @@ def test_doctor_proves_silence_and_names_what_is_missing(tmp_path: Path) -> None
     assert not report["is_well"]
     assert not findings["release"]["is_well"]
     assert findings["silence"]["is_well"]
+    assert findings["processor"]["is_well"]
+    assert findings["processor"]["detail"].startswith(f"CPU answers use {load_kernels().paths()[0]}")
     assert findings["record"]["is_well"]
     assert findings["disk"]["is_well"] == (os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize >= 2**30)
     assert all(attempt["refused"] for attempt in report["silence"]["attempts"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -254,3 +256,12 @@ def test_unknown_path_is_refused_by_name() -> None:
 
 def test_library_is_the_one_the_package_was_built_with() -> None:
     assert Path(KERNELS.path).name == "libgpt_oss_kernels.so"
+
+
+def test_the_library_asks_for_no_newer_c_library_than_documented() -> None:
+    """RHEL 9, Debian 12 and Ubuntu 22.04 have it (docs/settings.md, "The host")."""
+    listing = subprocess.run(["readelf", "--version-info", "--wide", KERNELS.path], capture_output=True, text=True)
+    versions = {tuple(map(int, found.split("."))) for found in re.findall(r"GLIBC_([0-9.]+)", listing.stdout)}
+    assert versions
+    assert max(versions) <= (2, 32)
+    assert "GLIBCXX" not in listing.stdout
