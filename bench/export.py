@@ -1,0 +1,66 @@
+"""How much memory and time an export takes, on a random checkpoint with layers of the 120b shape.
+
+    python -m bench.export [--layers 1]
+
+The exporter goes tensor by tensor, so that its peak depends on the largest tensor and not on how many layers there are:
+what one layer takes, 36 take. Prints one line for each accelerator, and what the complete model amounts to.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import click
+
+from bench.engine import SHAPES
+from bundler.checkpoint import expected_tensors, open_checkpoint
+from bundler.export import export_graph
+from bundler.graph_builder import Accelerator
+from bundler.model_config import parse_model_config
+from bundler.random_checkpoint import random_config, write_random_checkpoint
+
+_LAYERS_120B = 36
+_ACCELERATORS: tuple[Accelerator, ...] = ("cpu", "cuda")
+
+
+def _export(checkpoint: Path, out: Path, accelerator: Accelerator) -> tuple[float, float, int]:
+    """Seconds, peak resident GB of this process, and bytes written."""
+    started = time.perf_counter()
+    graph = export_graph(open_checkpoint(checkpoint), out, accelerator=accelerator)
+    peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    return time.perf_counter() - started, peak_gb, sum(file.size_bytes for file in graph.files)
+
+
+@click.command()
+@click.option("--layers", default=1, show_default=True)
+@click.option("--work", type=click.Path(path_type=Path), help="Where to write; default: a temporary directory.")
+def main(layers: int, work: Path | None) -> None:
+    """Measure; each export runs in a process of its own."""
+    config = random_config(**(SHAPES["120b-1"] | {"layers": layers}))
+    with tempfile.TemporaryDirectory(dir=work) as name:
+        directory = Path(name)
+        write_random_checkpoint(directory / "checkpoint", config, seed=1)
+        for accelerator in _ACCELERATORS:
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                out = directory / accelerator
+                seconds, peak_gb, size = pool.apply(_export, (directory / "checkpoint", out, accelerator))
+            click.echo(
+                f"{accelerator}: {layers} layer(s), {size / 1e9:.2f} GB written in {seconds:.1f} s, "
+                f"peak memory {peak_gb:.2f} GB"
+            )
+            shutil.rmtree(out)
+    whole = expected_tensors(parse_model_config(random_config(**(SHAPES["120b-1"] | {"layers": _LAYERS_120B}))))
+    largest = max(whole, key=lambda tensor: whole[tensor].size_bytes)
+    click.echo(
+        f"120b: {len(whole)} tensors, {sum(spec.size_bytes for spec in whole.values()) / 1e9:.1f} GB; the largest, "
+        f"{largest}, has {whole[largest].size_bytes / 1e9:.2f} GB"
+    )
+
+
+if __name__ == "__main__":
+    main()
