@@ -21,12 +21,16 @@ from typing import Any
 
 import click
 import numpy as np
+from openai_harmony import HarmonyEncodingName, load_harmony_encoding
 
 from appliance.engine.cuda import query_device
+from appliance.engine.harmony import Vocabulary
 from appliance.engine.host import physical_cores
 from appliance.engine.kernels import load_kernels
 from appliance.engine.kv_cache import DecodeRun
 from appliance.engine.model import OnnxModel, load_model
+from appliance.engine.protocol import EngineEvent, Message, TurnRequest
+from appliance.engine.scheduler import Scheduler, Turn
 from bench.machine import device_copy_gb_s, read_gb_s, wait_for_quiet
 from bundler.checkpoint import open_checkpoint
 from bundler.export import MODEL, export_graph
@@ -120,6 +124,27 @@ class Bench:
         click.echo(f"{name:22}{figure:12.2f} {unit}")
 
 
+def longest_wait_s(model: OnnxModel, vocabulary: Vocabulary) -> float:
+    """The longest step of a stream while another's prompt of 2,000 tokens is read, through the scheduler."""
+    scheduler = Scheduler(model, vocabulary, queue_limit=2)
+    rng = np.random.default_rng(11)
+    events: list[EngineEvent] = []
+    for user, length in (("streams", 32), ("reads", 2000)):
+        request = TurnRequest(id=user, user=user, messages=(Message("user", "x"),), seed=1, max_tokens=2000)
+        ids = [int(token) for token in rng.integers(0, 190_000, length)]
+        turn = Turn(request, ids, events.append)
+        scheduler.submit(turn)
+        scheduler.step()
+    longest = 0.0
+    while turn.run is not None and turn.run.decoding_since is None:
+        started = time.perf_counter()
+        scheduler.step()
+        longest = max(longest, time.perf_counter() - started)
+    if scheduler.load().active < 2:
+        raise RuntimeError("the stream ended before the prompt was read; try again")
+    return longest
+
+
 def measure_model(bench: Bench, sequences: tuple[int, ...]) -> None:
     for slot in range(bench.model.slots):
         bench.prefill(slot, 32)
@@ -129,6 +154,9 @@ def measure_model(bench: Bench, sequences: tuple[int, ...]) -> None:
     bench.read("prefill_512_tok_s", 512)
     bench.read("prefill_4096_tok_s", 4096)
     bench.decode("decode_4096_tok_s", 1, 4096)
+    vocabulary = Vocabulary(load_harmony_encoding(HarmonyEncodingName.HARMONY_GPT_OSS))
+    wait_s = longest_wait_s(bench.model, vocabulary)
+    bench.say("longest_wait_s", wait_s, "s that a stream waits while another prompt is read")
 
 
 @click.command()

@@ -171,8 +171,8 @@ class FakeModel:
         self.steps: list[tuple[str, int, int | list[int]]] = []
         self.fail_next: set[str] = set()  # "prefill", "decode"
 
-    def plan_chunk(self, past: int, length: int) -> range:
-        return range(past, min(length, past + CHUNK_TOKENS))
+    def plan_chunk(self, past: int, length: int, most: int | None = None) -> range:
+        return range(past, min(length, past + min(CHUNK_TOKENS, most or CHUNK_TOKENS)))
 
     def prefill(self, slot: int, tokens: Sequence[int], past: int, *, want_logits: bool) -> TopLogits | None:
         self.steps.append(("prefill", slot, len(tokens)))

@@ -33,7 +33,7 @@ from appliance.engine.cuda import (
     require_capable,
 )
 from appliance.engine.host import available_memory_bytes, physical_cores
-from appliance.engine.kernels import load_kernels
+from appliance.engine.kernels import Products, load_kernels
 from appliance.engine.kv_cache import DecodeRun
 from appliance.engine.packed_weights import PLAN_NAME, PackedWeights, load_plan, open_packed
 from appliance.engine.sampling import TopLogits
@@ -49,9 +49,9 @@ _PROVIDER_OPTIONS: dict[str, dict[str, str]] = {
 }
 _CACHE_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _RESULTS = ("top_logits", "top_ids", "logsumexp", "logits")
-# Prompt tokens a step takes. On a CPU 128 keep the others' streams from standing still for long, and already use each
-# expert's weights several times; a GPU is done with 2,048 as soon.
-_CPU_CHUNK_TOKENS, _CUDA_CHUNK_TOKENS = 128, 2048
+# Prompt tokens a step takes at most; the scheduler takes fewer on a CPU while streams wait. 256 keep a newcomer from
+# waiting long, and use each expert's weights 32 times; a GPU is done with 2,048 as soon.
+_CPU_CHUNK_TOKENS, _CUDA_CHUNK_TOKENS = 256, 2048
 _CACHE_MULTIPLE = 16  # of positions, which the CPU's attention keeps side by side
 _HEADROOM_BYTES = 256 << 20  # activations and the runtime itself
 
@@ -235,6 +235,9 @@ class OnnxModel:
         self.threads: int = session.get_session_options().intra_op_num_threads
         self._session = session
         self._packed = packed  # the session reads these pages
+        self._set_products: Callable[[Products], None] = (
+            load_kernels().set_products if accelerator == "cpu" else lambda _products: None
+        )
         self._errors = _runtime_errors(ort)
         self._binding = session.io_binding()
         self._bind_results()  # before the caches, so that these are the first outputs
@@ -266,13 +269,15 @@ class OnnxModel:
                 bind_caches=self._bind_caches,
             )  # fmt: skip
 
-    def plan_chunk(self, past: int, length: int) -> range:
+    def plan_chunk(self, past: int, length: int, most: int | None = None) -> range:
         """The places of a prompt of ``length`` that the next prefill step takes when ``past`` are held.
 
-        It may begin before ``past``: those are computed again. It depends on nothing else, the load least of all: where
-        a prompt is cut decides the last bits of its logits, and a turn that has the machine to itself must give the
-        same tokens again.
+        It may begin before ``past``: those are computed again. On a CPU it takes ``most`` tokens at most: there a token
+        gets the same bits however its prompt is cut. On CUDA, where it does not, the cut depends on nothing but the
+        first two: a turn that has the machine to itself must give the same tokens again.
         """
+        if self.accelerator == "cpu" and most is not None:
+            return self._plan_chunk(past, min(length, past + most))
         return self._plan_chunk(past, length)
 
     def prefill(self, slot: int, tokens: Sequence[int], past: int, *, want_logits: bool) -> TopLogits | None:
@@ -283,6 +288,7 @@ class OnnxModel:
         """
         # CUDA kernels are not asked for empty results: a row of logits takes 0.3 ms.
         rows = [len(tokens) - 1] if want_logits or self.accelerator == "cuda" else []
+        self._set_products("many")
         results = self._run(slot, np.array([tokens], np.int64), [past + len(tokens)], rows)
         return results[0] if want_logits else None
 
@@ -301,6 +307,7 @@ class OnnxModel:
                 return self._replayed.run(run.first, run.tokens, run.lengths, run.rows)
             except self._errors as exc:
                 raise ModelError(f"the model could not be run: {_first_line(exc)}") from exc
+        self._set_products("few")
         tokens = np.array(run.tokens, np.int64)[:, np.newaxis]
         return self._run(run.first, tokens, [length + 1 for length in run.lengths], run.rows)
 

@@ -2,7 +2,8 @@
 
 Turns wait in one queue per user, and users take turns; a turn that gets a slot is prefilled in chunks, then decoded
 together with all others. Each step is at most one chunk of one prompt followed by one token for every decoding turn, so
-that a long prompt delays nobody's stream by more than a chunk. Turns join and leave between steps.
+that a long prompt delays nobody's stream by more than a chunk; while streams wait, chunks are kept as small as it takes
+to be done in ``STALL_TARGET_S``. Turns join and leave between steps.
 
 ``submit``, ``cancel`` and ``load`` may be called from any thread; ``step`` and ``stop`` belong to the model's thread.
 Events go to the turn's sink, called from either; a sink must not block.
@@ -27,6 +28,8 @@ from appliance.engine.model import ModelError
 from appliance.engine.protocol import Done, EngineEvent, Failed, FinishReason, Started, TurnRequest
 from appliance.engine.sampling import TopLogits, new_generator, sample
 
+STALL_TARGET_S = 0.2  # for a chunk; a stream may wait 0.3 s, of which the decode step takes its part
+_FIRST_SHARED_CHUNK, _LARGEST_SHARED_CHUNK = 8, 512  # tokens
 _TURN_S_BEFORE_FIRST = 10.0  # assumed length of a turn until one has finished
 _log = logging.getLogger("appliance.engine")
 
@@ -40,7 +43,7 @@ class Model(Protocol):
     capacity: int
     decode_widths: tuple[int, ...]
 
-    def plan_chunk(self, past: int, length: int) -> range: ...
+    def plan_chunk(self, past: int, length: int, most: int | None = None) -> range: ...
 
     def prefill(self, slot: int, tokens: Sequence[int], past: int, *, want_logits: bool) -> TopLogits | None: ...
 
@@ -101,6 +104,7 @@ class Scheduler:
         self._slots = SlotTable(model.slots, model.capacity)
         self._active: list[Turn] = []  # model's thread only; those being prefilled take turns
         self._turn_s = _TURN_S_BEFORE_FIRST
+        self._shared_chunk = _FIRST_SHARED_CHUNK  # what fits into the target, as far as is known
         self._work = threading.Condition()
         self._waiting: OrderedDict[str, deque[Turn]] = OrderedDict()  # by user; held under _work, as are the next two
         self._load = Load(0, 0)
@@ -215,9 +219,14 @@ class Scheduler:
 
     def _prefill(self, turn: Turn) -> None:
         run = _run(turn)
-        chunk = self._model.plan_chunk(run.slot.length, len(turn.prompt))
+        shared = any(_run(other).decoding_since is not None for other in self._active)
+        most = self._shared_chunk if shared else None
+        chunk = self._model.plan_chunk(run.slot.length, len(turn.prompt), most)
         tokens, last = turn.prompt[chunk.start : chunk.stop], chunk.stop == len(turn.prompt)
+        started = self._clock()
         top = self._model.prefill(run.slot.index, tokens, chunk.start, want_logits=last)
+        if shared:
+            self._adapt_chunk(len(tokens), self._clock() - started)
         run.slot.tokens[chunk.start :] = tokens
         if top is not None:
             run.decoding_since = self._clock()
@@ -225,6 +234,13 @@ class Scheduler:
         else:  # the next step works on the next prompt
             self._active.remove(turn)
             self._active.append(turn)
+
+    def _adapt_chunk(self, tokens: int, seconds: float) -> None:
+        """Halve what chunks may take when one took too long, double it when one that was full took less than half."""
+        if seconds > STALL_TARGET_S:
+            self._shared_chunk = max(1, min(self._shared_chunk, tokens) // 2)
+        elif seconds < STALL_TARGET_S / 2 and tokens >= self._shared_chunk:
+            self._shared_chunk = min(_LARGEST_SHARED_CHUNK, 2 * self._shared_chunk)
 
     def _decode(self, turns: Sequence[Turn]) -> None:
         by_slot = {_run(turn).slot.index: turn for turn in turns}

@@ -15,23 +15,29 @@ alignas(64) constexpr uint16_t kCodeBits[32] = {
     0xbfc0, 0xc000, 0xc040, 0xc080, 0xc0c0, 0x0000, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040,
     0x4080, 0x40c0, 0x0000, 0xbf00, 0xbf80, 0xbfc0, 0xc000, 0xc040, 0xc080, 0xc0c0};
 
-// One group's block as a B tile: row p holds, for each of the 16 rows, the bf16 pair k = 2p, 2p + 1.
-inline void unpack_block(const uint8_t* block, __m512i table, uint16_t* tile) {
+// What a block's scales add to the bfloat16 bits of its numbers, both halves of each word.
+inline __m512i exponents_of(const uint8_t* block) {
   const __m512i e8m0 = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block)));
   const __m512i exponent = _mm512_slli_epi32(_mm512_sub_epi32(e8m0, _mm512_set1_epi32(127)), 7);
-  const __m512i shift =
-      _mm512_or_si512(_mm512_and_si512(exponent, _mm512_set1_epi32(0xffff)), _mm512_slli_epi32(exponent, 16));
-  const __m512i magnitude = _mm512_set1_epi16(7);
+  return _mm512_or_si512(_mm512_and_si512(exponent, _mm512_set1_epi32(0xffff)), _mm512_slli_epi32(exponent, 16));
+}
+
+// Row p of a tile: for each of the 16 rows of a group the bf16 pair whose codes are the low nibbles of `codes`' halves.
+inline __m512i pair_row(__m512i codes, __m512i table, __m512i exponents) {
+  // Only the low 5 bits of a word choose from the table, which repeats after 16 entries.
+  const __mmask32 not_zero = _mm512_test_epi16_mask(codes, _mm512_set1_epi16(7));
+  const __m512i bits = _mm512_permutexvar_epi16(codes, table);
+  return _mm512_mask_add_epi16(bits, not_zero, bits, exponents);
+}
+
+// One group's block as a B tile: row p holds, for each of the 16 rows, the bf16 pair k = 2p, 2p + 1.
+inline void unpack_block(const uint8_t* block, __m512i table, uint16_t* tile) {
+  const __m512i exponents = exponents_of(block);
   for (int j = 0; j < 4; ++j) {
     const __m512i codes = _mm512_loadu_si512(block + 16 + j * 64);
-    // Only the low 5 bits of a word choose from the table, which repeats after 16 entries.
     const __m512i pairs[4] = {codes, _mm512_srli_epi16(codes, 4), _mm512_srli_epi16(codes, 8),
                               _mm512_srli_epi16(codes, 12)};
-    for (int p = 0; p < 4; ++p) {
-      const __mmask32 not_zero = _mm512_test_epi16_mask(pairs[p], magnitude);
-      const __m512i bits = _mm512_permutexvar_epi16(pairs[p], table);
-      _mm512_store_si512(tile + (4 * j + p) * 32, _mm512_mask_add_epi16(bits, not_zero, bits, shift));
-    }
+    for (int p = 0; p < 4; ++p) _mm512_store_si512(tile + (4 * j + p) * 32, pair_row(pairs[p], table, exponents));
   }
 }
 

@@ -72,11 +72,11 @@ void pack_dense(DenseKind kind, const DenseShape& shape, const uint16_t* weights
 }
 
 void dense_layer(const Path& path, DenseKind kind, const DenseShape& shape, const uint8_t* packed, const float* bias,
-                 const float* x, size_t tokens, float* out, const ParallelFor& parallel_for) {
+                 const float* x, size_t tokens, bool matrix, float* out, const ParallelFor& parallel_for) {
   const size_t blocks = shape.inner / kBlock, group_bytes = shape.group_bytes(kind), pairs = shape.groups() / 2;
   const auto columns = [&](size_t pair) { return std::min<size_t>(32, shape.rows - 32 * pair); };
 
-  if (path.tile_product != nullptr && tokens > kMatrixTokens) {
+  if (matrix) {
     const size_t padded = (tokens + 31) / 32 * 32;
     Aligned<uint16_t> rows(padded * shape.inner);
     parallel_for(padded / 32, [&](size_t part) {

@@ -23,6 +23,6 @@ void pack_dense(DenseKind kind, const DenseShape& shape, const uint16_t* weights
 
 // out (tokens, rows) = x (tokens, inner) * weights^T + bias; bias (rows,) may be null.
 void dense_layer(const Path& path, DenseKind kind, const DenseShape& shape, const uint8_t* packed, const float* bias,
-                 const float* x, size_t tokens, float* out, const ParallelFor& parallel_for);
+                 const float* x, size_t tokens, bool matrix, float* out, const ParallelFor& parallel_for);
 
 }  // namespace gpt_oss

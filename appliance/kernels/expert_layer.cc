@@ -91,11 +91,11 @@ void pack_down(const ExpertShape& shape, const uint8_t* blocks, const uint8_t* s
 }
 
 void expert_layer(const Path& path, const ExpertWeights& weights, const SwiGlu& form, size_t top_k, const float* x,
-                  const float* router_logits, size_t tokens, float* out, const ParallelFor& parallel_for) {
+                  const float* router_logits, size_t tokens, bool matrix, float* out,
+                  const ParallelFor& parallel_for) {
   const ExpertShape& shape = weights.shape;
   const size_t hidden = shape.hidden, inner = shape.inner;
   const size_t hidden_blocks = hidden / kBlock, inner_blocks = inner / kBlock;
-  const bool matrix = path.tile_product != nullptr && tokens > kMatrixTokens;
   size_t rows = 0;
   const std::vector<Work> work = route(path, router_logits, tokens, shape.experts, top_k, matrix, &rows);
   const uint8_t* gate_up = weights.packed;
@@ -130,6 +130,11 @@ void expert_layer(const Path& path, const ExpertWeights& weights, const SwiGlu& 
       thread_local size_t scratch_blocks = 0;
       if (scratch_blocks < blocks) scratch = std::make_unique<Aligned<uint16_t>>(blocks * 1024), scratch_blocks = blocks;
       results.resize(w.padded * 32);
+      if (path.packed_product != nullptr && count <= kMaxPackedRows) {
+        path.packed_product(first, second, blocks, bf16->data + w.first_row * blocks * kBlock, count, results.data(), 32);
+        for (size_t i = 0; i < count; ++i) take(i, results.data() + i * 32);
+        return;
+      }
       uint16_t* tiles = scratch->data;
       path.unpack_mxfp4(first, blocks, tiles);
       path.unpack_mxfp4(second, blocks, tiles + blocks * 512);

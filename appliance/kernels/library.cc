@@ -39,6 +39,7 @@ namespace {
 Api api;
 std::atomic<const Path*> chosen_path{nullptr};
 std::atomic<size_t> thread_count{1};
+std::atomic<Products> products{Products::kByCount};
 
 std::mutex offers_mutex;
 std::map<int64_t, std::pair<const uint8_t*, size_t>> offers;  // under offers_mutex
@@ -235,8 +236,8 @@ class ExpertLayer {
         static_cast<size_t>(count) != rows.count * weights_.shape.experts)
       fail("router_logits must be [.., " + std::to_string(weights_.shape.experts) + "] for the tokens of x");
     if (rows.count)
-      expert_layer(*chosen_path, weights, form_, top_k_, rows.x, data_of<float>(logits), rows.count, rows.out,
-                   parallel_for_of(context));
+      expert_layer(*chosen_path, weights, form_, top_k_, rows.x, data_of<float>(logits), rows.count,
+                   use_matrix(*chosen_path, products, rows.count), rows.out, parallel_for_of(context));
   }
 
  private:
@@ -272,7 +273,7 @@ class Dense {
     const Rows rows = rows_of(context, shape_.inner, shape_.rows);
     if (rows.count)
       dense_layer(*chosen_path, kind_, shape_, packed_, bias ? data_of<float>(bias) : nullptr, rows.x, rows.count,
-                  rows.out, parallel_for_of(context));
+                  use_matrix(*chosen_path, products, rows.count), rows.out, parallel_for_of(context));
   }
 
  private:
@@ -449,6 +450,9 @@ EXPORT int gpt_oss_use_path(const char* name) {
 
 // How many threads share a layer: the sessions' intra-op threads.
 EXPORT void gpt_oss_set_threads(size_t count) { thread_count = std::max<size_t>(1, count); }
+
+// Which products the calls from now on take (rows.h, Products).
+EXPORT void gpt_oss_set_products(int which) { products = static_cast<Products>(which); }
 
 EXPORT size_t gpt_oss_expert_bytes(size_t experts, size_t hidden, size_t inner) {
   return ExpertShape{experts, hidden, inner}.bytes();

@@ -97,7 +97,8 @@ const Path& amx_path() {
                          unpack_mxfp4,
                          unpack_int8,
                          tile_product,
-                         16};
+                         16,
+                         nullptr};
   return path;
 }
 

@@ -156,7 +156,8 @@ const Path& avx2_path() {
                          nullptr,
                          nullptr,
                          nullptr,
-                         1};
+                         1,
+                         nullptr};
   return path;
 }
 

@@ -26,7 +26,8 @@ const Path& vnni_path() {
                          nullptr,
                          nullptr,
                          nullptr,
-                         1};
+                         1,
+                         nullptr};
   return path;
 }
 

@@ -98,7 +98,8 @@ const Path& portable_path() {
                          nullptr,
                          nullptr,
                          nullptr,
-                         1};
+                         1,
+                         nullptr};
   return path;
 }
 

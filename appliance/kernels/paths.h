@@ -45,6 +45,7 @@ struct SwiGlu {
 };
 
 constexpr size_t kMaxRows = 8;  // tokens in one product
+constexpr size_t kMaxPackedRows = 16;  // and in one packed_product
 
 constexpr size_t kKeyBlock = 16;  // positions whose keys lie side by side in a cache (attention.h)
 
@@ -89,6 +90,9 @@ struct Path {
   void (*tile_product)(const uint16_t* first, const uint16_t* second, size_t blocks, const uint16_t* rows,
                        size_t padded, float* out, size_t stride);
   size_t tile_rows;
+  // tile_product's sums for 1 to kMaxPackedRows rows, from packed MXFP4 groups; null where unpacking them first is as good.
+  void (*packed_product)(const uint8_t* first, const uint8_t* second, size_t blocks, const uint16_t* rows, size_t count,
+                         float* out, size_t stride);
 
   size_t padded(size_t count) const { return (count + tile_rows - 1) / tile_rows * tile_rows; }
 };

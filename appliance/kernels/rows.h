@@ -14,9 +14,16 @@ namespace gpt_oss {
 // Runs fn(0) .. fn(total - 1), in any order, on any threads, and returns when all are done.
 using ParallelFor = std::function<void(size_t total, const std::function<void(size_t)>& fn)>;
 
-// Calls with more tokens than this use the matrix unit where the path has one; up to it every token's result is
-// independent of the others in the call, so that a decoded token does not depend on who else is being served.
-constexpr size_t kMatrixTokens = 16;
+// Which products a call takes: bfloat16 ones, where the path has them, or those of few tokens. Either gives every token the
+// same bits whoever else is in the call; they differ from each other. So the engine says which: a prompt takes the first
+// however it is cut, a decode step the second however many take part.
+enum class Products : int { kByCount = 0, kFew = 1, kMany = 2 };
+constexpr size_t kMatrixTokens = 16;  // by count: the most for which few is chosen
+
+inline bool use_matrix(const Path& path, Products products, size_t tokens) {
+  if (path.tile_product == nullptr) return false;
+  return products == Products::kByCount ? tokens > kMatrixTokens : products == Products::kMany;
+}
 
 template <typename T>
 struct Aligned {

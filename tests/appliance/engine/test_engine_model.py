@@ -58,6 +58,36 @@ def test_a_prompt_in_chunks_gives_what_it_gives_whole(new_model: NewModel, chunk
     np.testing.assert_allclose(logits_of(top), whole, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("path", load_kernels().paths())
+@pytest.mark.parametrize("most", [1, 3, 16, 17, 64])
+def test_on_a_cpu_a_prompt_gives_the_same_bits_however_it_is_cut(new_model: NewModel, path: str, most: int) -> None:
+    """Chunks may then depend on who else is being served, and an answer can still be replayed token for token."""
+    load_kernels().use_path(path)
+    model, prompt = new_model(), prompt_of(100)
+    whole = logits_of(model.prefill(0, prompt, 0, want_logits=True))
+    held = 0
+    while held < len(prompt):
+        chunk = model.plan_chunk(held, len(prompt), most)
+        assert len(chunk) <= most
+        last = chunk.stop == len(prompt)
+        top = model.prefill(1, prompt[chunk.start : chunk.stop], chunk.start, want_logits=last)
+        held = chunk.stop
+    np.testing.assert_array_equal(logits_of(top), whole)
+
+
+@pytest.mark.parametrize("path", load_kernels().paths())
+def test_on_a_cpu_a_token_gets_the_same_bits_whoever_is_decoded_with_it(new_model: NewModel, path: str) -> None:
+    load_kernels().use_path(path)
+    model = new_model(slots=20)
+    for slot in range(20):
+        model.prefill(slot, prompt_of(10 + slot, slot), 0, want_logits=False)
+    lengths = [10 + slot for slot in range(20)]
+    together = model.decode(DecodeRun(0, [7] * 20, lengths, list(range(20))))
+    for slot in (0, 7, 19):
+        (alone,) = model.decode(DecodeRun(slot, [7], [lengths[slot]], [0]))
+        np.testing.assert_array_equal(logits_of(alone), logits_of(together[slot]))
+
+
 def test_conversations_decoded_together_give_the_tokens_each_gives_alone(new_model: NewModel) -> None:
     model = new_model(slots=4)
     prompts = {slot: prompt_of(length, slot) for slot, length in enumerate((5, 60, 17, 33))}

@@ -22,6 +22,7 @@ from appliance.engine.protocol import (
     ToolCallDelta,
     TurnRequest,
 )
+from appliance.engine.sampling import TopLogits
 from appliance.engine.scheduler import STOPPED, Load, Scheduler, Turn
 from tests.fakes import FakeModel
 
@@ -349,3 +350,41 @@ def test_any_order_of_joining_leaving_and_following_up_keeps_conversations_apart
         if name not in cancelled:
             assert bench.answer(name) == text
     assert bench.scheduler.load() == Load(0, 0)
+
+
+class SlowModel(FakeModel):
+    """Each prefill step takes a fixed time and some for each token, on the bench's clock."""
+
+    def __init__(self, clock: Clock, **options: Any) -> None:
+        super().__init__({}, **options)
+        self.clock = clock
+
+    def prefill(self, slot: int, tokens: Sequence[int], past: int, *, want_logits: bool) -> TopLogits | None:
+        self.clock.now += 0.02 + 0.01 * len(tokens)
+        return super().prefill(slot, tokens, past, want_logits=want_logits)
+
+
+def test_chunks_shrink_until_a_stream_waits_no_longer_than_it_may(vocabulary: Vocabulary) -> None:
+    bench = Bench(vocabulary)
+    bench.model = SlowModel(bench.clock, slots=2)
+    bench.scheduler = Scheduler(bench.model, vocabulary, queue_limit=10, clock=bench.clock)
+    long = "<|channel|>final<|message|>" + "word " * 400 + "<|return|>"
+    bench.turn("streaming", long)
+    bench.scheduler.step()
+    alone = [tokens for kind, _, tokens in bench.model.steps if kind == "prefill"]
+    bench.model.steps.clear()
+    bench.turn("reading", long, prompt=list(range(2000)))
+    waits: list[float] = []
+    while bench.scheduler.load().active == 2 or not waits:
+        before = bench.clock.now
+        bench.scheduler.step()
+        waits.append(bench.clock.now - before)
+        if len(waits) > 300:
+            break
+    shared = [tokens for kind, _, tokens in bench.model.steps if kind == "prefill"]
+    assert len(alone) == 1  # nobody was waiting: as much as a step takes
+    assert max(waits) < 0.3
+    assert isinstance(shared[0], int)
+    assert shared[0] <= 8
+    assert max(tokens for tokens in shared if isinstance(tokens, int)) >= 8  # and as much as the time allows
+    assert sum(tokens for tokens in shared if isinstance(tokens, int)) >= 1900
