@@ -82,10 +82,10 @@ def step_bytes(config: dict[str, int], dense: DenseKind, accelerator: str, seque
 class Bench:
     """One loaded model and what was measured of it."""
 
-    def __init__(self, model: OnnxModel, bytes_of: Callable[[int], float], gb_s: float) -> None:
+    def __init__(self, model: OnnxModel, bytes_of: Callable[[int], float]) -> None:
         self.model = model
         self.bytes_of = bytes_of
-        self.gb_s = gb_s
+        self.decoded: list[tuple[str, int]] = []  # name and sequences of each decode figure
         self.rng = np.random.default_rng(7)
         self.figures: dict[str, float] = {}
 
@@ -111,9 +111,14 @@ class Bench:
             started = time.perf_counter()
             self.model.decode(run)
             times.append(time.perf_counter() - started)
-        rate = sequences / statistics.median(times[_WARM_STEPS:])
-        bound = sequences * self.gb_s * 1e9 / self.bytes_of(sequences)
-        self.say(name, rate, f"tok/s, {rate / bound:.0%} of the {bound:.1f} that memory allows")
+        self.say(name, sequences / statistics.median(times[_WARM_STEPS:]), "tok/s")
+        self.decoded.append((name, sequences))
+
+    def say_bounds(self, gb_s: float) -> None:
+        """Each decode figure beside what memory allows."""
+        for name, sequences in self.decoded:
+            bound = sequences * gb_s * 1e9 / self.bytes_of(sequences)
+            click.echo(f"{name:22}{self.figures[name] / bound:12.0%} of the {bound:.1f} tok/s that memory allows")
 
     def read(self, name: str, length: int) -> None:
         """Prefill, the better of two."""
@@ -125,11 +130,11 @@ class Bench:
 
 
 def longest_wait_s(model: OnnxModel, vocabulary: Vocabulary) -> float:
-    """The longest step of a stream while another's prompt of 2,000 tokens is read, through the scheduler."""
+    """The longest step of a stream while another's prompt of 400 tokens is read, through the scheduler."""
     scheduler = Scheduler(model, vocabulary, queue_limit=2)
     rng = np.random.default_rng(11)
     events: list[EngineEvent] = []
-    for user, length in (("streams", 32), ("reads", 2000)):
+    for user, length in (("streams", 32), ("reads", 400)):
         request = TurnRequest(id=user, user=user, messages=(Message("user", "x"),), seed=1, max_tokens=2000)
         ids = [int(token) for token in rng.integers(0, 190_000, length)]
         turn = Turn(request, ids, events.append)
@@ -181,8 +186,7 @@ def main(
         click.echo("The machine is NOT quiet: the figures below are lower than it can do.")
     if kernel_path is not None:
         load_kernels().use_path(kernel_path)
-    gb_s = read_gb_s(physical_cores()) if accelerator == "cpu" else device_copy_gb_s()
-    click.echo(f"{'read_gb_s':22}{gb_s:12.2f} GB/s of memory")
+    gb_s = _bandwidth(accelerator)
     config = SHAPES[shape]
     free_bytes = query_device().free_bytes if accelerator == "cuda" else 0
     site = work / f"{graph.parent.name}-site"
@@ -191,7 +195,7 @@ def main(
         graph, accelerator=accelerator, slots=_SLOTS[accelerator], context_tokens=_CONTEXT_TOKENS,
         packed_dir=site / "state" / "packed" / VERSION if accelerator == "cpu" else None,
     )  # fmt: skip
-    bench = Bench(model, lambda count: step_bytes(config, dense, accelerator, count), gb_s)
+    bench = Bench(model, lambda count: step_bytes(config, dense, accelerator, count))
     bench.say("load_s", time.perf_counter() - started, "s to load the model")
     measure_model(bench, (4, 8) if accelerator == "cpu" else (4, 8, 32))
     if accelerator == "cuda":
@@ -199,7 +203,10 @@ def main(
         cache = model.slots * model.capacity * model.shape.cache_bytes / 2**30
         bench.say("gpu_memory_gib", held, f"GiB, {cache:.2f} of them for {model.slots} x {model.capacity:,} tokens")
     del model, bench.model  # the appliance, and the other engine, load their own
-    bench.figures |= {"read_gb_s": round(gb_s, 2)}
+    # Neighbours on shared hardware take bandwidth for a while; what was seen before or after was there to be had.
+    gb_s = max(gb_s, _bandwidth(accelerator))
+    bench.say("read_gb_s", gb_s, "GB/s of memory")
+    bench.say_bounds(gb_s)
     figures: dict[str, Any] = {"shape": shape, "accelerator": accelerator, "dense": dense, "quiet": quiet}
     figures |= {"threads": physical_cores(), "kernels": kernel_path or _best_path(accelerator)}
     if http:
@@ -217,6 +224,10 @@ def main(
             figures |= {f"llama_{name}": round(figure, 3)}
     if as_json:
         click.echo(json.dumps(figures | bench.figures))
+
+
+def _bandwidth(accelerator: str) -> float:
+    return read_gb_s(physical_cores()) if accelerator == "cpu" else device_copy_gb_s()
 
 
 def _best_path(accelerator: str) -> str:

@@ -28,7 +28,7 @@ from appliance.engine.model import ModelError
 from appliance.engine.protocol import Done, EngineEvent, Failed, FinishReason, Started, TurnRequest
 from appliance.engine.sampling import TopLogits, new_generator, sample
 
-STALL_TARGET_S = 0.2  # for a chunk; a stream may wait 0.3 s, of which the decode step takes its part
+STALL_TARGET_S = 0.25  # for a chunk; a stream may wait 0.3 s, of which the decode step takes its part
 _FIRST_SHARED_CHUNK, _LARGEST_SHARED_CHUNK = 8, 512  # tokens
 _TURN_S_BEFORE_FIRST = 10.0  # assumed length of a turn until one has finished
 _log = logging.getLogger("appliance.engine")
@@ -236,11 +236,11 @@ class Scheduler:
             self._active.append(turn)
 
     def _adapt_chunk(self, tokens: int, seconds: float) -> None:
-        """Halve what chunks may take when one took too long, double it when one that was full took less than half."""
+        """A quarter less after a chunk that took too long, a quarter more after a full one that was done well in time."""
         if seconds > STALL_TARGET_S:
-            self._shared_chunk = max(1, min(self._shared_chunk, tokens) // 2)
-        elif seconds < STALL_TARGET_S / 2 and tokens >= self._shared_chunk:
-            self._shared_chunk = min(_LARGEST_SHARED_CHUNK, 2 * self._shared_chunk)
+            self._shared_chunk = max(1, min(self._shared_chunk, tokens) * 3 // 4)
+        elif seconds < 0.75 * STALL_TARGET_S and tokens >= self._shared_chunk:
+            self._shared_chunk = min(_LARGEST_SHARED_CHUNK, self._shared_chunk + max(1, self._shared_chunk // 4))
 
     def _decode(self, turns: Sequence[Turn]) -> None:
         by_slot = {_run(turn).slot.index: turn for turn in turns}

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime  # type: ignore[import-untyped]
 
-from appliance.engine.kernels import DenseShape, ExpertShape, KernelError, load_kernels
+from appliance.engine.kernels import DenseShape, ExpertShape, KernelError, Products, load_kernels
 
 Float64 = NDArray[np.float64]
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
@@ -36,7 +36,9 @@ TOKENS = [1, 2, 3, 7, 8, 9, 16, 17, 33, 70]
 def path(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each path this processor has, in force for the test."""
     KERNELS.use_path(request.param)
+    KERNELS.set_products("by_count")
     yield request.param
+    KERNELS.set_products("by_count")
     KERNELS.withdraw_offers()
     KERNELS.use_path(KERNELS.paths()[0])
 
@@ -256,6 +258,24 @@ def test_unknown_path_is_refused_by_name() -> None:
 
 def test_library_is_the_one_the_package_was_built_with() -> None:
     assert Path(KERNELS.path).name == "libgpt_oss_kernels.so"
+
+
+@pytest.mark.parametrize("products", ["few", "many"])
+def test_either_kind_of_product_gives_a_token_the_same_bits_whoever_is_in_the_call(
+    path: str, products: Products
+) -> None:
+    KERNELS.set_products(products)
+    experts = Experts.random(8, 256, 128, 2, seed=3)
+    session, rng = experts.session(), np.random.default_rng(4)
+    x = rng.standard_normal((70, 256), dtype=np.float32)
+    logits = rng.standard_normal((70, 8), dtype=np.float32)
+    (together,) = session.run(["y"], {"x": x, "logits": logits})
+    limit = MATRIX_ERROR if products == "many" else DECODE_ERROR
+    assert relative_error(together, experts.reference(x, logits)) < limit
+    for first, count in ((0, 1), (5, 3), (20, 16), (33, 17), (69, 1)):
+        part = slice(first, first + count)
+        (alone,) = session.run(["y"], {"x": x[part], "logits": logits[part]})
+        np.testing.assert_array_equal(alone, together[part])
 
 
 def test_the_library_asks_for_no_newer_c_library_than_documented() -> None:
