@@ -29,7 +29,7 @@ from appliance.engine.protocol import Done, EngineEvent, Failed, FinishReason, S
 from appliance.engine.sampling import TopLogits, new_generator, sample
 
 STALL_TARGET_S = 0.25  # for a chunk; a stream may wait 0.3 s, of which the decode step takes its part
-_FIRST_SHARED_CHUNK, _LARGEST_SHARED_CHUNK = 8, 512  # tokens
+_FIRST_SHARED_CHUNK, _LARGEST_SHARED_CHUNK = 4, 512  # tokens
 _TURN_S_BEFORE_FIRST = 10.0  # assumed length of a turn until one has finished
 _log = logging.getLogger("appliance.engine")
 
@@ -236,7 +236,7 @@ class Scheduler:
             self._active.append(turn)
 
     def _adapt_chunk(self, tokens: int, seconds: float) -> None:
-        """A quarter less after a chunk that took too long, a quarter more after a full one that was done well in time."""
+        """A quarter less after a chunk that took too long, a quarter more after a full one that was quick."""
         if seconds > STALL_TARGET_S:
             self._shared_chunk = max(1, min(self._shared_chunk, tokens) * 3 // 4)
         elif seconds < 0.75 * STALL_TARGET_S and tokens >= self._shared_chunk:
