@@ -19,7 +19,9 @@ import numpy as np
 
 from appliance.engine.harmony import Vocabulary, load_vocabulary, render_prompt
 from appliance.engine.kernels import load_kernels
+from appliance.engine.kv_cache import DecodeRun
 from appliance.engine.model import OnnxModel, load_model
+from appliance.engine.sampling import TopLogits
 from bench.demo_model_eval import turn_request
 from bundler.checkpoint import open_checkpoint
 from bundler.demo_model.corpus import load_corpus
@@ -33,7 +35,7 @@ from bundler.random_checkpoint import random_config, write_random_checkpoint
 from bundler.tokenizer import load_vocabulary as vocabulary_file
 from tests.reference.gpt_oss import ReferenceModel
 
-_LENGTH, _DECODED = 192, 64  # tokens of the random model, the last of them one by one
+_LENGTH, _DECODED = 192, 64  # tokens of the random model, the last of them decoded
 _DIALOGUES = 40
 _KINDS: tuple[DenseKind, ...] = ("bf16", "int8")
 
@@ -47,14 +49,15 @@ def logit_errors(model: OnnxModel, ids: list[int], expected: np.ndarray[tuple[in
         errors["prompt"].append(_error(top, expected[length - 1]))
     model.prefill(0, ids[:prompt], 0, want_logits=False)
     for place in range(prompt, len(ids)):
-        top = model.prefill(0, [ids[place]], place, want_logits=True)
+        (top,) = model.decode(DecodeRun(0, [ids[place]], [place], [0]))
         errors["decode"].append(_error(top, expected[place]))
     return " | ".join(f"{max(values):.1e}" for values in errors.values())
 
 
-def _error(top: object, expected: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
-    logits = top.all_logits()  # type: ignore[attr-defined]
-    return float(np.abs(logits - expected).max() / np.abs(expected).max())
+def _error(top: TopLogits | None, expected: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
+    if top is None:
+        raise RuntimeError("internal error: the last token's logits were wanted")
+    return float(np.abs(top.all_logits() - expected).max() / np.abs(expected).max())
 
 
 def perplexity(model: OnnxModel, vocabulary: Vocabulary, dialogues: list[Dialogue]) -> float:
@@ -65,12 +68,12 @@ def perplexity(model: OnnxModel, vocabulary: Vocabulary, dialogues: list[Dialogu
         prompt = render_prompt(vocabulary, request, today=date.fromisoformat(dialogue.date))
         answer = encode_answer(dialogue.answer)
         top = model.prefill(0, prompt, 0, want_logits=True)
+        if top is None:
+            raise RuntimeError("internal error: the last token's logits were wanted")
         for place, token in enumerate(answer):
-            if top is None:
-                raise RuntimeError("internal error: the last token's logits were wanted")
             total += top.logsumexp - float(top.all_logits()[token])
             count += 1
-            top = model.prefill(0, [token], len(prompt) + place, want_logits=True)
+            (top,) = model.decode(DecodeRun(0, [token], [len(prompt) + place], [0]))
     return float(np.exp(total / count))
 
 

@@ -268,7 +268,7 @@ def test_no_stream_of_tokens_raises_and_every_text_is_text(vocabulary: Vocabular
     ]
     broken = [t for t in rng.sample(range(100_000), 20_000) if not _is_text(vocabulary.token_bytes(t))][:50]
     finished = 0
-    for _ in range(int(os.environ.get("APPLIANCE_FUZZ_STREAMS", "10000"))):
+    for _ in range(int(os.environ.get("APPLIANCE_FUZZ_STREAMS", "100000"))):
         tokens = [
             rng.choice(rng.choices((structural, words, broken, SPECIAL, range(201_100)), (6, 6, 1, 0.2, 2))[0])
             for _ in range(rng.randint(1, 40))
