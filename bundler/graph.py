@@ -14,8 +14,8 @@ Dense for attention and head, which the target holds in 8 bits or in bfloat16 as
 what each of them reads. Attention is the third. On CUDA, QMoE takes MXFP4 itself, in another order of nibbles
 (`bundler.mxfp4.pair_along_rows`).
 
-Computation is float32 on CPU. On CUDA projections, attention, experts and unembedding are float16; the residual stream,
-norms and router are float32.
+Computation is float32 on CPU. On CUDA projections, attention, router, experts and unembedding are float16; the residual
+stream and norms are float32.
 """
 
 from __future__ import annotations

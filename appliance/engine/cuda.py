@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from appliance.engine.sampling import TopLogits
+from appliance.engine.sampling import TopLogits, row_of
 
 _DRIVER = "libcuda.so.1"
 _PROCESSORS, _MAJOR, _MINOR = 16, 75, 76  # CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, _COMPUTE_CAPABILITY_*
@@ -250,11 +250,4 @@ class ReplayedSteps:
         self.session.run_with_iobinding(step.binding, step.options)
         step.outputs.to_host()
         ids, logits, sums = (step.outputs.view(name) for name in ("top_ids", "top_logits", "logsumexp"))
-        return [TopLogits(ids[i], logits[i], float(sums[i]), self.vocab, self._fetch(i)) for i in rows]
-
-    def _fetch(self, row: int) -> Callable[[], NDArray[np.float32]]:
-        def fetch() -> NDArray[np.float32]:
-            one: NDArray[np.float32] = self.logits.numpy()[row]
-            return one
-
-        return fetch
+        return [TopLogits(ids[i], logits[i], float(sums[i]), self.vocab, row_of(self.logits, i)) for i in rows]

@@ -36,7 +36,7 @@ from appliance.engine.host import available_memory_bytes, physical_cores
 from appliance.engine.kernels import Products, load_kernels
 from appliance.engine.kv_cache import DecodeRun
 from appliance.engine.packed_weights import PLAN_NAME, PackedWeights, load_plan, open_packed
-from appliance.engine.sampling import TopLogits
+from appliance.engine.sampling import TopLogits, row_of
 from appliance.errors import ApplianceError
 
 GRAPH_FORMAT = "1"
@@ -336,7 +336,7 @@ class OnnxModel:
         *small, logits = binding.get_outputs()[: len(_RESULTS)]
         top_logits, top_ids, logsumexp = (output.numpy() for output in small)
         return [
-            TopLogits(top_ids[i], top_logits[i], float(logsumexp[i]), self.shape.vocab, _row_of(logits, i))
+            TopLogits(top_ids[i], top_logits[i], float(logsumexp[i]), self.shape.vocab, row_of(logits, i))
             for i in range(len(rows))
         ]
 
@@ -364,13 +364,3 @@ def _zeroed_pages(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     with suppress(OSError):  # a kernel without huge pages
         pages.madvise(mmap.MADV_NOHUGEPAGE)
     return np.frombuffer(pages, dtype).reshape(shape)
-
-
-def _row_of(logits: Any, row: int) -> Callable[[], NDArray[np.float32]]:
-    """Fetches one row of an output that stays where it was computed."""
-
-    def fetch() -> NDArray[np.float32]:
-        one: NDArray[np.float32] = logits.numpy()[row]
-        return one
-
-    return fetch

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,16 @@ class TopLogits:
     logsumexp: float
     vocab: int
     all_logits: Callable[[], Float32Array]
+
+
+def row_of(logits: Any, row: int) -> Callable[[], Float32Array]:
+    """Fetches (vocab,) of an OrtValue (rows, vocab) that stays where it was computed."""
+
+    def fetch() -> Float32Array:
+        one: Float32Array = logits.numpy()[row]
+        return one
+
+    return fetch
 
 
 def new_generator(seed: int) -> np.random.Generator:

@@ -97,8 +97,7 @@ const Path& amx_path() {
                          unpack_mxfp4,
                          unpack_int8,
                          tile_product,
-                         16,
-                         nullptr};
+                         16};
   return path;
 }
 

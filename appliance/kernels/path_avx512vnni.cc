@@ -22,12 +22,7 @@ const Path& vnni_path() {
                          attend,
                          vnni_mxfp4_product,
                          vnni_int8_product,
-                         vnni_bf16_product,
-                         nullptr,
-                         nullptr,
-                         nullptr,
-                         1,
-                         nullptr};
+                         vnni_bf16_product};
   return path;
 }
 

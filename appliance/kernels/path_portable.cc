@@ -94,12 +94,7 @@ const Path& portable_path() {
                          attend,
                          mxfp4_product,
                          int8_product,
-                         bf16_product,
-                         nullptr,
-                         nullptr,
-                         nullptr,
-                         1,
-                         nullptr};
+                         bf16_product};
   return path;
 }
 

@@ -83,16 +83,16 @@ struct Path {
 
   // The matrix unit, null on paths without one. A group unpacked to bfloat16 tiles has the layout of bfloat16 weights:
   // 512 elements a block. MXFP4 unpacks exactly; 8-bit weights are rounded to bfloat16.
-  void (*unpack_mxfp4)(const uint8_t* group, size_t blocks, uint16_t* tiles);
-  void (*unpack_int8)(const uint8_t* group, size_t blocks, uint16_t* tiles);
+  void (*unpack_mxfp4)(const uint8_t* group, size_t blocks, uint16_t* tiles) = nullptr;
+  void (*unpack_int8)(const uint8_t* group, size_t blocks, uint16_t* tiles) = nullptr;
   // out[t * stride + r], 32 columns from two groups' tiles; rows (padded, inner) in bfloat16, padded a multiple of
   // tile_rows.
   void (*tile_product)(const uint16_t* first, const uint16_t* second, size_t blocks, const uint16_t* rows,
-                       size_t padded, float* out, size_t stride);
-  size_t tile_rows;
+                       size_t padded, float* out, size_t stride) = nullptr;
+  size_t tile_rows = 1;
   // tile_product's sums for 1 to kMaxPackedRows rows, from packed MXFP4 groups; null where unpacking them first is as good.
   void (*packed_product)(const uint8_t* first, const uint8_t* second, size_t blocks, const uint16_t* rows, size_t count,
-                         float* out, size_t stride);
+                         float* out, size_t stride) = nullptr;
 
   size_t padded(size_t count) const { return (count + tile_rows - 1) / tile_rows * tile_rows; }
 };
