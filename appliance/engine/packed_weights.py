@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +30,7 @@ from appliance.errors import ApplianceError
 
 PLAN_NAME = "packing.json"
 PLAN_FORMAT = 1
-LAYOUT = 1  # of packed weights (kernels/paths.h); another layout makes every cache anew
+LAYOUT = 2  # of packed weights (kernels/paths.h); another layout makes every cache anew
 _ALIGNMENT_BYTES = 4096
 _DATA, _DESCRIPTION = "packed.bin", "packed.json"
 _UNFINISHED = ".partial"
@@ -181,7 +182,7 @@ def _read_cache(plan: Plan, cache_dir: Path, kernels: Kernels, threads: int) -> 
         return None
     if description.get("layout") != LAYOUT or size == 0:
         return None
-    mapped = np.memmap(cache_dir / _DATA, np.uint8, mode="r")
+    mapped = _mapped(cache_dir / _DATA, mmap.ACCESS_READ)
     views = [mapped[offset : offset + length] for offset, length in places]
     if description.get("sha256") != _digests(views, threads):
         return None
@@ -197,19 +198,30 @@ def _write_cache(plan: Plan, model_dir: Path, cache_dir: Path, kernels: Kernels,
     with open(unfinished, "xb") as stream:
         os.fchmod(stream.fileno(), 0o600)
         os.posix_fallocate(stream.fileno(), 0, size)  # a full disk is an error here, not a signal at a mapped page
-    mapped = np.memmap(unfinished, np.uint8, mode="r+")
+    mapped = _mapped(unfinished, mmap.ACCESS_WRITE)
     for entry, (offset, length) in zip(plan.entries, places, strict=True):
         sources = [_stored(model_dir, source) for source in entry.sources]
         entry.pack(kernels, sources, mapped[offset : offset + length], threads)
     digests = _digests([mapped[offset : offset + length] for offset, length in places], threads)
-    mapped.flush()
     del mapped
+    with open(unfinished, "rb") as stream:
+        os.fsync(stream.fileno())  # the pages that were written through the mapping
     os.replace(unfinished, cache_dir / _DATA)
     description = cache_dir / f"{_DESCRIPTION}{_UNFINISHED}"
     description.write_text(json.dumps({"plan": plan.digest, "layout": LAYOUT, "sha256": digests}))
     _flush(description)
     os.replace(description, cache_dir / _DESCRIPTION)
     _flush(cache_dir)
+
+
+def _mapped(path: Path, access: int) -> Bytes:
+    """A file's pages, in huge ones where the file system has them (ext4 since Linux 6.16, XFS): a decode step reads
+    gigabytes once, and the translation of small pages costs it a fifth of the bandwidth."""
+    with open(path, "rb" if access == mmap.ACCESS_READ else "r+b") as stream:
+        pages = mmap.mmap(stream.fileno(), 0, access=access)
+    with suppress(OSError):  # a kernel without huge pages
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(pages, np.uint8)
 
 
 def _stored(model_dir: Path, source: Source) -> Bytes:

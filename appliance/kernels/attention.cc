@@ -23,14 +23,14 @@ void rotate(const float* x, const float* cosines, const float* sines, size_t hea
 }  // namespace
 
 void attention_layer(const Path& path, const AttentionShape& shape, const AttentionInputs& in, float* keys,
-                     float* values, float* out, const ParallelFor& parallel_for) {
+                     float* values, float* out, const RunPhases& run) {
   const size_t head_dim = shape.head_dim, half = head_dim / 2, group = shape.heads / shape.kv_heads;
   const size_t units = (in.tokens + kUnitTokens - 1) / kUnitTokens;
   const auto position_of = [&](size_t b, size_t t) { return static_cast<size_t>(in.last[b]) + 1 - in.tokens + t; };
   const auto cache_of = [&](size_t b, size_t head) { return (b * shape.kv_heads + head) * shape.capacity * head_dim; };
 
   // 1. Keys and values of every token, before any of them is attended to.
-  parallel_for(in.batch * shape.kv_heads, [&](size_t unit) {
+  const auto append = [&](size_t unit) {
     const size_t b = unit / shape.kv_heads, head = unit % shape.kv_heads;
     std::vector<float> key(head_dim);
     for (size_t t = 0; t < in.tokens; ++t) {
@@ -43,11 +43,11 @@ void attention_layer(const Path& path, const AttentionShape& shape, const Attent
       std::memcpy(values + cache_of(b, head) + position * head_dim,
                   token + (shape.heads + shape.kv_heads + head) * head_dim, head_dim * sizeof(float));
     }
-  });
+  };
 
   // 2. Each token, for the query heads that share a key/value head.
   const float factor = 1.0f / std::sqrt(static_cast<float>(head_dim));
-  parallel_for(in.batch * units * shape.kv_heads, [&](size_t unit) {
+  const auto attend = [&](size_t unit) {
     const size_t head = unit % shape.kv_heads, part = unit / shape.kv_heads % units;
     const size_t b = unit / shape.kv_heads / units;
     thread_local std::vector<float> scores;
@@ -64,7 +64,9 @@ void attention_layer(const Path& path, const AttentionShape& shape, const Attent
                    position + 1, in.sinks + head * group, scores.data(),
                    out + ((b * in.tokens + t) * shape.heads + head * group) * head_dim});
     }
-  });
+  };
+
+  run({{in.batch * shape.kv_heads, append}, {in.batch * units * shape.kv_heads, attend}});
 }
 
 }  // namespace gpt_oss

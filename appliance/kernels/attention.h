@@ -27,6 +27,6 @@ struct AttentionInputs {
 // Appends the tokens' keys and values to the caches and writes what each token attends to: (batch, tokens, heads *
 // head_dim). A token's result depends on nothing but itself and what stands before it.
 void attention_layer(const Path& path, const AttentionShape& shape, const AttentionInputs& inputs, float* keys,
-                     float* values, float* out, const ParallelFor& parallel_for);
+                     float* values, float* out, const RunPhases& run);
 
 }  // namespace gpt_oss

@@ -16,8 +16,8 @@ alignas(64) constexpr uint16_t kCodeBits[32] = {
     0x4080, 0x40c0, 0x0000, 0xbf00, 0xbf80, 0xbfc0, 0xc000, 0xc040, 0xc080, 0xc0c0};
 
 // What a block's scales add to the bfloat16 bits of its numbers, both halves of each word.
-inline __m512i exponents_of(const uint8_t* block) {
-  const __m512i e8m0 = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block)));
+inline __m512i exponents_of(const uint8_t* scales) {
+  const __m512i e8m0 = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(scales)));
   const __m512i exponent = _mm512_slli_epi32(_mm512_sub_epi32(e8m0, _mm512_set1_epi32(127)), 7);
   return _mm512_or_si512(_mm512_and_si512(exponent, _mm512_set1_epi32(0xffff)), _mm512_slli_epi32(exponent, 16));
 }
@@ -31,10 +31,10 @@ inline __m512i pair_row(__m512i codes, __m512i table, __m512i exponents) {
 }
 
 // One group's block as a B tile: row p holds, for each of the 16 rows, the bf16 pair k = 2p, 2p + 1.
-inline void unpack_block(const uint8_t* block, __m512i table, uint16_t* tile) {
-  const __m512i exponents = exponents_of(block);
+inline void unpack_block(const uint8_t* scales, const uint8_t* block, __m512i table, uint16_t* tile) {
+  const __m512i exponents = exponents_of(scales);
   for (int j = 0; j < 4; ++j) {
-    const __m512i codes = _mm512_loadu_si512(block + 16 + j * 64);
+    const __m512i codes = _mm512_loadu_si512(block + j * 64);
     const __m512i pairs[4] = {codes, _mm512_srli_epi16(codes, 4), _mm512_srli_epi16(codes, 8),
                               _mm512_srli_epi16(codes, 12)};
     for (int p = 0; p < 4; ++p) _mm512_store_si512(tile + (4 * j + p) * 32, pair_row(pairs[p], table, exponents));
@@ -42,12 +42,12 @@ inline void unpack_block(const uint8_t* block, __m512i table, uint16_t* tile) {
 }
 
 // The same for 8-bit weights, which bf16 rounds (8 bits of mantissa).
-inline void unpack_int8_block(const uint8_t* block, uint16_t* tile) {
+inline void unpack_int8_block(const uint8_t* scales, const uint8_t* block, uint16_t* tile) {
   const __m512 scale = _mm512_castsi512_ps(_mm512_slli_epi32(
-      _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(block))), 16));
+      _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(scales))), 16));
   const __m512i byte = _mm512_set1_epi32(255), offset = _mm512_set1_epi32(kInt8Offset);
   for (int j = 0; j < 8; ++j) {
-    const __m512i bytes = _mm512_loadu_si512(block + 32 + j * 64);
+    const __m512i bytes = _mm512_loadu_si512(block + j * 64);
     __m512i bits[4];
     for (int i = 0; i < 4; ++i) {
       const __m512i q = _mm512_sub_epi32(_mm512_and_si512(_mm512_srli_epi32(bytes, 8 * i), byte), offset);
@@ -62,11 +62,15 @@ inline void unpack_int8_block(const uint8_t* block, uint16_t* tile) {
 
 inline void unpack_mxfp4(const uint8_t* group, size_t blocks, uint16_t* tiles) {
   const __m512i table = _mm512_load_si512(kCodeBits);
-  for (size_t b = 0; b < blocks; ++b) unpack_block(group + b * kGroupBlockBytes, table, tiles + b * 512);
+  const uint8_t* codes = group + kMxfp4.codes_at(blocks);
+  for (size_t b = 0; b < blocks; ++b)
+    unpack_block(group + b * kMxfp4.scale_bytes, codes + b * kMxfp4.code_bytes, table, tiles + b * 512);
 }
 
 inline void unpack_int8(const uint8_t* group, size_t blocks, uint16_t* tiles) {
-  for (size_t b = 0; b < blocks; ++b) unpack_int8_block(group + b * kInt8GroupBlockBytes, tiles + b * 512);
+  const uint8_t* codes = group + kInt8.codes_at(blocks);
+  for (size_t b = 0; b < blocks; ++b)
+    unpack_int8_block(group + b * kInt8.scale_bytes, codes + b * kInt8.code_bytes, tiles + b * 512);
 }
 
 }  // namespace

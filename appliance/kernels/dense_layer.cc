@@ -27,8 +27,7 @@ uint16_t round_up(float value) {
   return static_cast<uint16_t>((bits + 0xffff) >> 16);
 }
 
-void pack_int8_block(const uint16_t* weights, size_t stride, size_t present, uint8_t* out) {
-  uint16_t* scales = reinterpret_cast<uint16_t*>(out);
+void pack_int8_block(const uint16_t* weights, size_t stride, size_t present, uint16_t* scales, uint8_t* codes) {
   for (size_t r = 0; r < kGroupRows; ++r) {
     float values[kBlock] = {};
     float largest = 0.0f;
@@ -40,13 +39,12 @@ void pack_int8_block(const uint16_t* weights, size_t stride, size_t present, uin
     const float scale = to_float(scales[r]);
     for (size_t k = 0; k < kBlock; ++k) {
       const int q = scale > 0.0f ? static_cast<int>(std::lround(values[k] / scale)) : 0;
-      out[32 + k / 4 * 64 + r * 4 + k % 4] = static_cast<uint8_t>(std::clamp(q, -127, 127) + kInt8Offset);
+      codes[k / 4 * 64 + r * 4 + k % 4] = static_cast<uint8_t>(std::clamp(q, -127, 127) + kInt8Offset);
     }
   }
 }
 
-void pack_bf16_block(const uint16_t* weights, size_t stride, size_t present, uint8_t* out) {
-  uint16_t* to = reinterpret_cast<uint16_t*>(out);
+void pack_bf16_block(const uint16_t* weights, size_t stride, size_t present, uint16_t* to) {
   for (size_t k = 0; k < kBlock; ++k)
     for (size_t r = 0; r < kGroupRows; ++r)
       to[k / 2 * 32 + r * 2 + k % 2] = r < present ? weights[r * stride + k] : uint16_t{0};
@@ -60,32 +58,37 @@ void add_bias(const float* sums, const float* bias, size_t count, float* out) {
 
 void pack_dense(DenseKind kind, const DenseShape& shape, const uint16_t* weights, size_t first, size_t last,
                 uint8_t* out) {
-  const size_t block_bytes = kind == DenseKind::kInt8 ? kInt8GroupBlockBytes : kBf16GroupBlockBytes;
+  const size_t blocks = shape.inner / kBlock;
   for (size_t g = first; g < last; ++g) {
     const size_t row = g * kGroupRows, present = row < shape.rows ? std::min(kGroupRows, shape.rows - row) : 0;
-    for (size_t b = 0; b < shape.inner / kBlock; ++b) {
+    uint8_t* group = out + g * shape.group_bytes(kind);
+    if (kind == DenseKind::kInt8) std::memset(group, 0, kInt8.codes_at(blocks));
+    for (size_t b = 0; b < blocks; ++b) {
       const uint16_t* from = weights + (present ? row * shape.inner + b * kBlock : 0);
-      uint8_t* to = out + g * shape.group_bytes(kind) + b * block_bytes;
-      (kind == DenseKind::kInt8 ? pack_int8_block : pack_bf16_block)(from, shape.inner, present, to);
+      if (kind == DenseKind::kInt8)
+        pack_int8_block(from, shape.inner, present, reinterpret_cast<uint16_t*>(group + b * kInt8.scale_bytes),
+                        group + kInt8.codes_at(blocks) + b * kInt8.code_bytes);
+      else
+        pack_bf16_block(from, shape.inner, present, reinterpret_cast<uint16_t*>(group + b * kBf16.code_bytes));
     }
   }
 }
 
 void dense_layer(const Path& path, DenseKind kind, const DenseShape& shape, const uint8_t* packed, const float* bias,
-                 const float* x, size_t tokens, bool matrix, float* out, const ParallelFor& parallel_for) {
+                 const float* x, size_t tokens, bool matrix, float* out, const RunPhases& run) {
   const size_t blocks = shape.inner / kBlock, group_bytes = shape.group_bytes(kind), pairs = shape.groups() / 2;
   const auto columns = [&](size_t pair) { return std::min<size_t>(32, shape.rows - 32 * pair); };
 
   if (matrix) {
     const size_t padded = (tokens + 31) / 32 * 32;
     Aligned<uint16_t> rows(padded * shape.inner);
-    parallel_for(padded / 32, [&](size_t part) {
+    const auto convert = [&](size_t part) {
       for (size_t t = part * 32; t < part * 32 + 32; ++t) {
         if (t < tokens) path.to_bf16(x + t * shape.inner, shape.inner, rows.data + t * shape.inner);
         else std::memset(rows.data + t * shape.inner, 0, shape.inner * sizeof(uint16_t));
       }
-    });
-    parallel_for((pairs + kPanelPairs - 1) / kPanelPairs, [&](size_t panel) {
+    };
+    const auto multiply = [&](size_t panel) {
       const size_t first = panel * kPanelPairs, count = std::min(kPanelPairs, pairs - first);
       thread_local std::unique_ptr<Aligned<uint16_t>> scratch;
       thread_local size_t scratch_blocks = 0;
@@ -111,16 +114,15 @@ void dense_layer(const Path& path, DenseKind kind, const DenseShape& shape, cons
             add_bias(sums + r * 32, bias ? bias + at : nullptr, n, out + (t + r) * shape.rows + at);
         }
       }
-    });
+    };
+    run({{padded / 32, convert}, {(pairs + kPanelPairs - 1) / kPanelPairs, multiply}});
     return;
   }
 
   std::unique_ptr<QuantisedRows> quantised;
-  if (kind == DenseKind::kInt8) {
-    quantised = std::make_unique<QuantisedRows>(tokens, shape.inner);
-    for (size_t t = 0; t < tokens; ++t) quantised->quantise(path, t, x + t * shape.inner, false);
-  }
-  parallel_for(pairs, [&](size_t pair) {
+  if (kind == DenseKind::kInt8) quantised = std::make_unique<QuantisedRows>(tokens, shape.inner);
+  const auto quantise = [&](size_t t) { quantised->quantise(path, t, x + t * shape.inner, false); };
+  const auto multiply = [&](size_t pair) {
     const uint8_t* first = packed + 2 * pair * group_bytes;
     const size_t at = 32 * pair, n = columns(pair);
     alignas(64) float sums[kMaxRows * 32];
@@ -138,7 +140,8 @@ void dense_layer(const Path& path, DenseKind kind, const DenseShape& shape, cons
       for (size_t r = 0; r < count; ++r)
         add_bias(sums + r * 32, bias ? bias + at : nullptr, n, out + (t + r) * shape.rows + at);
     }
-  });
+  };
+  run({{quantised ? tokens : 0, quantise}, {pairs, multiply}});
 }
 
 }  // namespace gpt_oss

@@ -11,7 +11,7 @@ struct DenseShape {
   size_t rows, inner;  // inner is a multiple of 32; rows are padded with zeros to a multiple of 32
   size_t groups() const { return (rows + 31) / 32 * 2; }
   size_t group_bytes(DenseKind kind) const {
-    return inner / kBlock * (kind == DenseKind::kInt8 ? kInt8GroupBlockBytes : kBf16GroupBlockBytes);
+    return (kind == DenseKind::kInt8 ? kInt8 : kBf16).bytes(inner / kBlock);
   }
   size_t bytes(DenseKind kind) const { return groups() * group_bytes(kind); }
 };
@@ -23,6 +23,6 @@ void pack_dense(DenseKind kind, const DenseShape& shape, const uint16_t* weights
 
 // out (tokens, rows) = x (tokens, inner) * weights^T + bias; bias (rows,) may be null.
 void dense_layer(const Path& path, DenseKind kind, const DenseShape& shape, const uint8_t* packed, const float* bias,
-                 const float* x, size_t tokens, bool matrix, float* out, const ParallelFor& parallel_for);
+                 const float* x, size_t tokens, bool matrix, float* out, const RunPhases& run);
 
 }  // namespace gpt_oss

@@ -22,7 +22,9 @@ inline uint32_t shuffle_nibbles(uint32_t x) {
 // Packs the 16 rows first, first + step, ..
 void pack_group(const uint8_t* blocks, const uint8_t* scales, size_t block_count, size_t first, size_t step,
                 uint8_t* out) {
-  for (size_t b = 0; b < block_count; ++b, out += kGroupBlockBytes) {
+  uint8_t* codes = out + kMxfp4.codes_at(block_count);
+  std::memset(out, 0, kMxfp4.codes_at(block_count));
+  for (size_t b = 0; b < block_count; ++b, out += kMxfp4.scale_bytes, codes += kMxfp4.code_bytes) {
     for (size_t r = 0; r < kGroupRows; ++r) {
       const size_t at = (first + r * step) * block_count + b;
       out[r] = scales[at];
@@ -30,7 +32,7 @@ void pack_group(const uint8_t* blocks, const uint8_t* scales, size_t block_count
         uint32_t word;
         std::memcpy(&word, blocks + at * 16 + j * 4, sizeof word);
         word = shuffle_nibbles(word);
-        std::memcpy(out + 16 + j * 64 + r * 4, &word, sizeof word);
+        std::memcpy(codes + j * 64 + r * 4, &word, sizeof word);
       }
     }
   }
@@ -77,7 +79,7 @@ std::vector<Work> route(const Path& path, const float* logits, size_t tokens, si
 }  // namespace
 
 void pack_gate_up(const ExpertShape& shape, const uint8_t* blocks, const uint8_t* scales, uint8_t* out) {
-  const size_t block_count = shape.hidden / kBlock, group = block_count * kGroupBlockBytes;
+  const size_t block_count = shape.hidden / kBlock, group = kMxfp4.bytes(block_count);
   for (size_t p = 0; p < shape.inner / kGroupRows; ++p) {
     pack_group(blocks, scales, block_count, 2 * kGroupRows * p, 2, out + 2 * p * group);
     pack_group(blocks, scales, block_count, 2 * kGroupRows * p + 1, 2, out + (2 * p + 1) * group);
@@ -85,14 +87,14 @@ void pack_gate_up(const ExpertShape& shape, const uint8_t* blocks, const uint8_t
 }
 
 void pack_down(const ExpertShape& shape, const uint8_t* blocks, const uint8_t* scales, uint8_t* out) {
-  const size_t block_count = shape.inner / kBlock, group = block_count * kGroupBlockBytes;
+  const size_t block_count = shape.inner / kBlock, group = kMxfp4.bytes(block_count);
   for (size_t g = 0; g < shape.hidden / kGroupRows; ++g)
     pack_group(blocks, scales, block_count, g * kGroupRows, 1, out + g * group);
 }
 
 void expert_layer(const Path& path, const ExpertWeights& weights, const SwiGlu& form, size_t top_k, const float* x,
                   const float* router_logits, size_t tokens, bool matrix, float* out,
-                  const ParallelFor& parallel_for) {
+                  const RunPhases& run) {
   const ExpertShape& shape = weights.shape;
   const size_t hidden = shape.hidden, inner = shape.inner;
   const size_t hidden_blocks = hidden / kBlock, inner_blocks = inner / kBlock;
@@ -108,21 +110,21 @@ void expert_layer(const Path& path, const ExpertWeights& weights, const SwiGlu& 
   if (matrix) {
     x_bf16 = std::make_unique<Aligned<uint16_t>>(rows * hidden);
     inner_bf16 = std::make_unique<Aligned<uint16_t>>(rows * inner);
-    parallel_for(work.size(), [&](size_t w) {
-      uint16_t* to = x_bf16->data + work[w].first_row * hidden;
-      for (const Assignment& a : work[w].assignments) path.to_bf16(x + a.token * hidden, hidden, to), to += hidden;
-      std::memset(to, 0, (work[w].padded - work[w].assignments.size()) * hidden * sizeof(uint16_t));
-    });
   } else {
     x_rows = std::make_unique<QuantisedRows>(tokens, hidden);
     inner_rows = std::make_unique<QuantisedRows>(rows, inner);
-    for (size_t t = 0; t < tokens; ++t) x_rows->quantise(path, t, x + t * hidden, true);
   }
+  const auto convert = [&](size_t w) {
+    uint16_t* to = x_bf16->data + work[w].first_row * hidden;
+    for (const Assignment& a : work[w].assignments) path.to_bf16(x + a.token * hidden, hidden, to), to += hidden;
+    std::memset(to, 0, (work[w].padded - work[w].assignments.size()) * hidden * sizeof(uint16_t));
+  };
+  const auto quantise = [&](size_t t) { x_rows->quantise(path, t, x + t * hidden, true); };
 
   // Calls take(row, products of 32 weight rows) for every row of one expert's work.
   const auto products = [&](const Work& w, const uint8_t* first, size_t blocks, const QuantisedRows* quantised,
                             bool by_token, const Aligned<uint16_t>* bf16, const auto& take) {
-    const uint8_t* second = first + blocks * kGroupBlockBytes;
+    const uint8_t* second = first + kMxfp4.bytes(blocks);
     thread_local std::vector<float> results;
     const size_t count = w.assignments.size();
     if (matrix) {
@@ -154,18 +156,12 @@ void expert_layer(const Path& path, const ExpertWeights& weights, const SwiGlu& 
     }
   };
 
-  // Units of one expert and one pair of groups. The matrix product goes expert by expert, whose activations then stay in
-  // the cache; a decode step goes pair by pair.
-  const auto for_each_unit = [&](size_t pairs, const std::function<void(const Work&, size_t)>& fn) {
-    parallel_for(pairs * work.size(), [&](size_t unit) {
-      if (matrix) fn(work[unit / pairs], unit % pairs);
-      else fn(work[unit % work.size()], unit / work.size());
-    });
-  };
-
   // 2. Gate and up: 16 activations of every row of one expert at a time.
-  for_each_unit(inner / kGroupRows, [&](const Work& w, size_t p) {
-    const uint8_t* first = gate_up + w.expert * shape.gate_up_bytes() + 2 * p * hidden_blocks * kGroupBlockBytes;
+  const size_t inner_groups = inner / kGroupRows;
+  const auto gate_and_up = [&](size_t unit) {
+    const Work& w = work[unit / inner_groups];
+    const size_t p = unit % inner_groups;
+    const uint8_t* first = gate_up + w.expert * shape.gate_up_bytes() + 2 * p * kMxfp4.bytes(hidden_blocks);
     const float* bias = weights.gate_up_bias + w.expert * 2 * inner + 2 * kGroupRows * p;
     products(w, first, hidden_blocks, x_rows.get(), true, x_bf16.get(), [&](size_t i, const float* sums) {
       float gates[kGroupRows], ups[kGroupRows];
@@ -175,10 +171,10 @@ void expert_layer(const Path& path, const ExpertWeights& weights, const SwiGlu& 
       }
       path.swiglu(form, gates, ups, activation.data + (w.first_row + i) * inner + kGroupRows * p);
     });
-  });
+  };
 
   // 3. Activations of the inner layer.
-  parallel_for(work.size(), [&](size_t i) {
+  const auto narrow = [&](size_t i) {
     const Work& w = work[i];
     for (size_t r = 0; r < w.assignments.size(); ++r) {
       const float* row = activation.data + (w.first_row + r) * inner;
@@ -188,28 +184,38 @@ void expert_layer(const Path& path, const ExpertWeights& weights, const SwiGlu& 
     if (matrix)
       std::memset(inner_bf16->data + (w.first_row + w.assignments.size()) * inner, 0,
                   (w.padded - w.assignments.size()) * inner * sizeof(uint16_t));
-  });
+  };
 
   // 4. Down: 32 outputs of every row of one expert at a time, then the weighted sum of each token's rows in the order of
   // experts.
   Aligned<float> results(rows * hidden);
-  for_each_unit(hidden / 32, [&](const Work& w, size_t p) {
-    const uint8_t* first = down + w.expert * shape.down_bytes() + 2 * p * inner_blocks * kGroupBlockBytes;
+  const size_t hidden_pairs = hidden / 32;
+  const auto down_product = [&](size_t unit) {
+    const Work& w = work[unit / hidden_pairs];
+    const size_t p = unit % hidden_pairs;
+    const uint8_t* first = down + w.expert * shape.down_bytes() + 2 * p * kMxfp4.bytes(inner_blocks);
     const float* bias = weights.down_bias + w.expert * hidden + 32 * p;
     products(w, first, inner_blocks, inner_rows.get(), false, inner_bf16.get(), [&](size_t i, const float* sums) {
       float* to = results.data + (w.first_row + i) * hidden + 32 * p;
       for (size_t r = 0; r < 32; ++r) to[r] = w.assignments[i].weight * (sums[r] + bias[r]);
     });
-  });
+  };
   std::vector<std::vector<size_t>> rows_of(tokens);
   for (const Work& w : work)
     for (size_t i = 0; i < w.assignments.size(); ++i) rows_of[w.assignments[i].token].push_back(w.first_row + i);
-  parallel_for(tokens, [&](size_t t) {
+  const auto add_up = [&](size_t t) {
     float* to = out + t * hidden;
     std::fill_n(to, hidden, 0.0f);
     for (size_t row : rows_of[t])
       for (size_t h = 0; h < hidden; ++h) to[h] += results.data[row * hidden + h];
-  });
+  };
+
+  // One expert's units follow each other: weights stream, and of a prompt its activations stay in the cache.
+  run({matrix ? Phase{work.size(), convert} : Phase{tokens, quantise},
+       {inner_groups * work.size(), gate_and_up},
+       {work.size(), narrow},
+       {hidden_pairs * work.size(), down_product},
+       {tokens, add_up}});
 }
 
 }  // namespace gpt_oss

@@ -7,8 +7,8 @@ namespace gpt_oss {
 
 struct ExpertShape {
   size_t experts, hidden, inner;  // hidden and inner are multiples of 32
-  size_t gate_up_bytes() const { return 2 * inner / kGroupRows * (hidden / kBlock) * kGroupBlockBytes; }
-  size_t down_bytes() const { return hidden / kGroupRows * (inner / kBlock) * kGroupBlockBytes; }
+  size_t gate_up_bytes() const { return 2 * inner / kGroupRows * kMxfp4.bytes(hidden / kBlock); }
+  size_t down_bytes() const { return hidden / kGroupRows * kMxfp4.bytes(inner / kBlock); }
   size_t bytes() const { return experts * (gate_up_bytes() + down_bytes()); }
 };
 
@@ -28,6 +28,6 @@ void pack_down(const ExpertShape& shape, const uint8_t* blocks, const uint8_t* s
 // x (tokens, hidden); router_logits (tokens, experts).
 void expert_layer(const Path& path, const ExpertWeights& weights, const SwiGlu& form, size_t top_k, const float* x,
                   const float* router_logits, size_t tokens, bool matrix, float* out,
-                  const ParallelFor& parallel_for);
+                  const RunPhases& run);
 
 }  // namespace gpt_oss

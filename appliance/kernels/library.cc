@@ -140,34 +140,25 @@ Rows rows_of(OrtKernelContext* context, size_t inner, size_t columns) {
   return {data_of<float>(x), count, const_cast<float*>(data_of<float>(out))};
 }
 
-// Every thread of the session takes the next few units until none is left, so that a slow core delays nobody.
-ParallelFor parallel_for_of(OrtKernelContext* context) {
-  return [context](size_t total, const std::function<void(size_t)>& fn) {
-    const size_t workers = std::min(total, thread_count.load());
-    if (workers <= 1) {
-      for (size_t i = 0; i < total; ++i) fn(i);
-      return;
-    }
-    struct Shared {
-      std::atomic<size_t> next{0};
-      size_t total, share;
-      const std::function<void(size_t)>* fn;
-    } shared;
-    shared.total = total;
-    shared.share = std::max<size_t>(1, total / (workers * 16));
-    shared.fn = &fn;
-    const auto work = [](void* data, size_t) {
-      auto& s = *static_cast<Shared*>(data);
-      for (size_t i; (i = s.next.fetch_add(s.share)) < s.total;)
-        for (size_t j = i; j < std::min(s.total, i + s.share); ++j) (*s.fn)(j);
-    };
-    check(api.parallel_for(context, work, workers, workers, &shared));
+// Phases on the session's threads.
+RunPhases run_phases_of(OrtKernelContext* context) {
+  return [context](const std::vector<Phase>& phases) {
+    size_t most = 0;
+    for (const Phase& phase : phases) most = std::max(most, phase.units);
+    const size_t threads = std::min(most, thread_count.load());
+    SharedPhases shared(phases, threads);
+    if (threads > 1)
+      check(api.parallel_for(context, [](void* data, size_t) { static_cast<SharedPhases*>(data)->work(); }, threads,
+                             threads, &shared));
+    else
+      shared.work();
+    shared.rethrow();
   };
 }
 
 // The weights offered under a key, or else those that `pack` makes.
 template <typename Pack>
-const uint8_t* packed_weights(int64_t key, size_t size, std::vector<uint8_t>* own, const Pack& pack) {
+const uint8_t* packed_weights(int64_t key, size_t size, std::unique_ptr<Aligned<uint8_t>>* own, const Pack& pack) {
   {
     std::lock_guard<std::mutex> lock(offers_mutex);
     const auto found = offers.find(key);
@@ -176,9 +167,9 @@ const uint8_t* packed_weights(int64_t key, size_t size, std::vector<uint8_t>* ow
       return found->second.first;
     }
   }
-  own->resize(size);
-  pack(own->data());
-  return own->data();
+  *own = std::make_unique<Aligned<uint8_t>>(size);
+  pack((*own)->data);
+  return (*own)->data;
 }
 
 void pack_experts(const ExpertShape& shape, const uint8_t* gate_up, const uint8_t* gate_up_scales, const uint8_t* down,
@@ -237,14 +228,14 @@ class ExpertLayer {
       fail("router_logits must be [.., " + std::to_string(weights_.shape.experts) + "] for the tokens of x");
     if (rows.count)
       expert_layer(*chosen_path, weights, form_, top_k_, rows.x, data_of<float>(logits), rows.count,
-                   use_matrix(*chosen_path, products, rows.count), rows.out, parallel_for_of(context));
+                   use_matrix(*chosen_path, products, rows.count), rows.out, run_phases_of(context));
   }
 
  private:
   ExpertWeights weights_{};  // without biases, which come with each call
   SwiGlu form_{};
   size_t top_k_ = 0;
-  std::vector<uint8_t> own_;
+  std::unique_ptr<Aligned<uint8_t>> own_;
 };
 
 class Dense {
@@ -273,14 +264,14 @@ class Dense {
     const Rows rows = rows_of(context, shape_.inner, shape_.rows);
     if (rows.count)
       dense_layer(*chosen_path, kind_, shape_, packed_, bias ? data_of<float>(bias) : nullptr, rows.x, rows.count,
-                  use_matrix(*chosen_path, products, rows.count), rows.out, parallel_for_of(context));
+                  use_matrix(*chosen_path, products, rows.count), rows.out, run_phases_of(context));
   }
 
  private:
   DenseKind kind_ = DenseKind::kInt8;
   DenseShape shape_{};
   const uint8_t* packed_ = nullptr;
-  std::vector<uint8_t> own_;
+  std::unique_ptr<Aligned<uint8_t>> own_;
 };
 
 class Attention {
@@ -335,7 +326,7 @@ class Attention {
     attention_layer(*chosen_path, shape,
                     {data_of<float>(inputs[0]), last, data_of<float>(inputs[4]), data_of<float>(inputs[5]),
                      data_of<float>(inputs[6]), static_cast<size_t>(qkv[0]), static_cast<size_t>(qkv[1])},
-                    present[0], present[1], const_cast<float*>(data_of<float>(out)), parallel_for_of(context));
+                    present[0], present[1], const_cast<float*>(data_of<float>(out)), run_phases_of(context));
   }
 
  private:

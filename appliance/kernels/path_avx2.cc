@@ -24,13 +24,14 @@ void mxfp4_group_product(const uint8_t* group, size_t blocks, const QuantisedRow
   const __m256i ones = _mm256_set1_epi16(1), high_weight = _mm256_set1_epi16(128);
   __m256 total[kCount][2];
   for (int t = 0; t < kCount; ++t) total[t][0] = total[t][1] = _mm256_setzero_ps();
-  for (size_t b = 0; b < blocks; ++b, group += kGroupBlockBytes) {
+  const uint8_t* block = group + kMxfp4.codes_at(blocks);
+  for (size_t b = 0; b < blocks; ++b, group += kMxfp4.scale_bytes, block += kMxfp4.code_bytes) {
     for (int half = 0; half < 2; ++half) {
       __m256i sum[kCount];
       for (int t = 0; t < kCount; ++t) sum[t] = _mm256_set1_epi32(-kCodeOffset * rows[t].sum[b]);
       for (int j = 0; j < 4; ++j) {
         const __m256i codes =
-            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(group + 16 + j * 64 + half * 32));
+            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(block + j * 64 + half * 32));
         const __m256i weights[2] = {
             _mm256_shuffle_epi8(table, _mm256_and_si256(codes, nibble)),
             _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(codes, 4), nibble))};
@@ -60,12 +61,13 @@ void mxfp4_group_product(const uint8_t* group, size_t blocks, const QuantisedRow
 // u8 x s8 pairs of 8-bit weights could exceed 16 bits, so both sides are widened first.
 void int8_group_product(const uint8_t* group, size_t blocks, const QuantisedRow& row, float* out) {
   __m256 total[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
-  for (size_t b = 0; b < blocks; ++b, group += kInt8GroupBlockBytes) {
+  const uint8_t* block = group + kInt8.codes_at(blocks);
+  for (size_t b = 0; b < blocks; ++b, group += kInt8.scale_bytes, block += kInt8.code_bytes) {
     for (int half = 0; half < 2; ++half) {
       // 8 rows: lanes 0..3 and 4..7 of the 32-bit sums come from the two 16-byte halves.
       __m256i low = _mm256_setzero_si256(), high = _mm256_setzero_si256();
       for (int j = 0; j < 8; ++j) {
-        const __m128i* bytes = reinterpret_cast<const __m128i*>(group + 32 + j * 64 + half * 32);
+        const __m128i* bytes = reinterpret_cast<const __m128i*>(block + j * 64 + half * 32);
         // 15 bits: 128 * high + low
         const int32_t* parts = reinterpret_cast<const int32_t*>(row.values) + b * 16 + j;
         const __m256i x = _mm256_add_epi16(_mm256_slli_epi16(_mm256_cvtepi8_epi16(_mm_set1_epi32(parts[0])), 7),

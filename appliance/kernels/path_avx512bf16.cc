@@ -69,11 +69,12 @@ inline void few_packed_rows(const uint8_t* group, size_t blocks, const uint16_t*
   const size_t inner = blocks * kBlock;
   __m512 sums[kRows];
   for (int i = 0; i < kRows; ++i) sums[i] = _mm512_setzero_ps();
-  for (size_t b = 0; b < blocks; ++b, group += kGroupBlockBytes, rows += kBlock) {
-    for (int line = 0; line < 5; ++line) _mm_prefetch(reinterpret_cast<const char*>(group + 4096 + 64 * line), _MM_HINT_T0);
+  const uint8_t* block = group + kMxfp4.codes_at(blocks);
+  for (size_t b = 0; b < blocks; ++b, group += kMxfp4.scale_bytes, block += kMxfp4.code_bytes, rows += kBlock) {
+    prefetch_lines<4>(block);
     const __m512i exponents = exponents_of(group);
     for (int j = 0; j < 4; ++j) {
-      const __m512i codes = _mm512_loadu_si512(group + 16 + j * 64);
+      const __m512i codes = _mm512_loadu_si512(block + j * 64);
       const __m512i pairs[4] = {codes, _mm512_srli_epi16(codes, 4), _mm512_srli_epi16(codes, 8),
                                 _mm512_srli_epi16(codes, 12)};
       for (int p = 0; p < 4; ++p) {

@@ -14,11 +14,12 @@ constexpr float kCode[16] = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,  4.0f,  6.
 
 void mxfp4_group_product(const uint8_t* group, size_t blocks, const float* x, float* out) {
   for (size_t r = 0; r < kGroupRows; ++r) out[r] = 0.0f;
-  for (size_t b = 0; b < blocks; ++b, group += kGroupBlockBytes, x += kBlock) {
+  const uint8_t* codes = group + kMxfp4.codes_at(blocks);
+  for (size_t b = 0; b < blocks; ++b, group += kMxfp4.scale_bytes, codes += kMxfp4.code_bytes, x += kBlock) {
     for (size_t r = 0; r < kGroupRows; ++r) {
       float sum = 0.0f;
       for (size_t j = 0; j < 4; ++j) {
-        const uint8_t* word = group + 16 + j * 64 + r * 4;  // codes of k = 0, 2, 4, 6, 1, 3, 5, 7
+        const uint8_t* word = codes + j * 64 + r * 4;  // codes of k = 0, 2, 4, 6, 1, 3, 5, 7
         for (size_t i = 0; i < 4; ++i) {
           const size_t k = 8 * j + (i < 2 ? 4 * i : 4 * i - 7);
           sum += kCode[word[i] & 15] * x[k] + kCode[word[i] >> 4] * x[k + 2];
@@ -46,12 +47,13 @@ float bf16_to_float(uint16_t bits) {
 
 void int8_group_product(const uint8_t* group, size_t blocks, const float* x, float* out) {
   for (size_t r = 0; r < kGroupRows; ++r) out[r] = 0.0f;
-  for (size_t b = 0; b < blocks; ++b, group += kInt8GroupBlockBytes, x += kBlock) {
+  const uint8_t* codes = group + kInt8.codes_at(blocks);
+  for (size_t b = 0; b < blocks; ++b, group += kInt8.scale_bytes, codes += kInt8.code_bytes, x += kBlock) {
     const uint16_t* scales = reinterpret_cast<const uint16_t*>(group);
     for (size_t r = 0; r < kGroupRows; ++r) {
       float sum = 0.0f;
       for (size_t k = 0; k < kBlock; ++k)
-        sum += static_cast<float>(group[32 + k / 4 * 64 + r * 4 + k % 4] - kInt8Offset) * x[k];
+        sum += static_cast<float>(codes[k / 4 * 64 + r * 4 + k % 4] - kInt8Offset) * x[k];
       out[r] += sum * bf16_to_float(scales[r]);
     }
   }

@@ -1,7 +1,8 @@
 // Weights packed for streaming, and the row-group products that every path (instruction set) implements.
 //
-// A group is 16 rows. For each 32-wide block of the inner dimension it holds 272 bytes: 16 E8M0 scales, one a row, then
-// four chunks of 64 bytes. Word r of chunk j holds the codes of row r at k = 8j + 0, 2, 4, 6, 1, 3, 5, 7, lowest nibble
+// A group is 16 rows: first the scales of all its blocks of 32 in the inner dimension, then their codes (GroupLayout).
+//
+// MXFP4: a block has 16 E8M0 scales, one a row, and four chunks of codes. Word r of chunk j holds the codes of row r at k = 8j + 0, 2, 4, 6, 1, 3, 5, 7, lowest nibble
 // first: shifting its halves right by 4p leaves the pair 8j + 2p, 8j + 2p + 1 in them, as a matrix tile wants it, and its
 // low and high nibbles are the bytes of two 4-wide dot products with activations in the order `kInterleave`.
 // This is a permutation of the checkpoint's bytes: nothing is rounded.
@@ -14,7 +15,18 @@ namespace gpt_oss {
 
 constexpr size_t kGroupRows = 16;
 constexpr size_t kBlock = 32;
-constexpr size_t kGroupBlockBytes = 272;
+constexpr size_t kLineBytes = 64;  // of a cache line
+
+// Where a group keeps what. Scales are padded to whole lines, so that no vector of codes lies across two of them: a kernel
+// that loads such vectors takes half as long again.
+struct GroupLayout {
+  size_t scale_bytes, code_bytes;  // of a block
+  constexpr size_t codes_at(size_t blocks) const {
+    return (blocks * scale_bytes + kLineBytes - 1) / kLineBytes * kLineBytes;
+  }
+  constexpr size_t bytes(size_t blocks) const { return codes_at(blocks) + blocks * code_bytes; }
+};
+constexpr GroupLayout kMxfp4{16, 256};
 
 // Position of each of 8 neighbouring activations in the order the MXFP4 products read them.
 constexpr size_t kInterleave[8] = {0, 2, 4, 6, 1, 3, 5, 7};
@@ -22,13 +34,13 @@ constexpr size_t kInterleave[8] = {0, 2, 4, 6, 1, 3, 5, 7};
 // Twice the E2M1 value of each code, plus 12 so that it is unsigned; `kCodeOffset` undoes the 12.
 constexpr int kCodeOffset = 12;
 
-// 8-bit weights use the same groups: 544 bytes a block, 16 bfloat16 scales, then eight chunks of 64 bytes; byte
-// 4*r + i of chunk j is row r at k = 4j + i, plus 128 so that it is unsigned.
-constexpr size_t kInt8GroupBlockBytes = 544;
+// 8-bit weights: a block has 16 bfloat16 scales and eight chunks of 64 bytes; byte 4*r + i of chunk j is row r at
+// k = 4j + i, plus 128 so that it is unsigned.
+constexpr GroupLayout kInt8{32, 512};
 constexpr int kInt8Offset = 128;
 
-// bfloat16 weights: 1024 bytes a block; element 32*p + 2*r + i is row r at k = 2p + i, which is an AMX tile.
-constexpr size_t kBf16GroupBlockBytes = 1024;
+// bfloat16 weights: no scales; element 32*p + 2*r + i of a block is row r at k = 2p + i, which is an AMX tile.
+constexpr GroupLayout kBf16{0, 1024};
 
 // One token's activations: as they are, and in blocks of 32 with 15 bits each: x[k] ~ (128 * high + low) * scale[k / 32].
 struct QuantisedRow {

@@ -2,17 +2,14 @@
 #pragma once
 
 #include "paths.h"
+#include "phases.h"
 
 #include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <new>
 #include <vector>
 
 namespace gpt_oss {
-
-// Runs fn(0) .. fn(total - 1), in any order, on any threads, and returns when all are done.
-using ParallelFor = std::function<void(size_t total, const std::function<void(size_t)>& fn)>;
 
 // Which products a call takes: bfloat16 ones, where the path has them, or those of few tokens. Either gives every token the
 // same bits whoever else is in the call; they differ from each other. So the engine says which: a prompt takes the first

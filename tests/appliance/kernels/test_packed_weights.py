@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,16 @@ def test_cache_is_made_once_and_found_again(model_dir: Path) -> None:
     assert (first.made, second.made) == (True, False)
     assert contents(first) == contents(second)
     assert sorted(path.name for path in (model_dir / "cache").iterdir()) == ["packed.bin", "packed.json"]
+
+
+def test_packed_weights_are_mapped_and_huge_pages_asked_for(model_dir: Path) -> None:
+    packed = opened(model_dir)
+    mappings = re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text(), flags=re.MULTILINE)
+    ours = [mapping for mapping in mappings if str(model_dir / "cache" / "packed.bin") in mapping]
+    flags = [line.split()[1:] for mapping in ours for line in mapping.splitlines() if line.startswith("VmFlags")]
+    assert len(packed.weights) == 2
+    assert flags
+    assert all("hg" in those and "wr" not in those for those in flags)
 
 
 @pytest.mark.parametrize("where", [0, 5000, -1])
