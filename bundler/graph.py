@@ -11,8 +11,8 @@ the basic level and ``optimization.constant_folding_max_output_size_in_bytes=0``
 
 On CPU the operators of appliance/kernels take MXFP4 blocks and scales and bfloat16 matrices as stored: ExpertLayer, and
 Dense for attention and head, which the target holds in 8 bits or in bfloat16 as the graph says. `packing.json` lists
-what each of them reads. Attention is the third. On CUDA, QMoE takes MXFP4 itself, in another order of nibbles
-(`bundler.mxfp4.pair_along_rows`).
+what each of them reads. Attention is the third, TopLogits the fourth. On CUDA, QMoE takes MXFP4 itself, in another
+order of nibbles (`bundler.mxfp4.pair_along_rows`).
 
 Computation is float32 on CPU. On CUDA projections, attention, router, experts and unembedding are float16; the residual
 stream and norms are float32.
@@ -32,7 +32,7 @@ from bundler.model_config import MXFP4_BLOCK, ModelConfig
 from bundler.mxfp4 import pair_along_rows
 from bundler.rotary import rotary_caches
 
-FORMAT = 1
+FORMAT = 2
 OPSET = 21
 IR_VERSION = 12  # the first with FLOAT8E8M0
 TOP_K = 256
@@ -165,15 +165,14 @@ def _add_model(builder: GraphBuilder) -> None:
         _add_cuda_head(builder, wanted)
     else:
         _add_cpu_head(builder, wanted)
-    builder.node("TopK", ["logits", "top_k"], ["top_logits", "top_ids"], axis=-1, largest=1, sorted=1)
 
 
 def _add_cpu_head(builder: GraphBuilder, wanted: str) -> None:
-    builder.projection(wanted, ["lm_head"], "logits", biased=False)
-    builder.table("last_axis", np.array([-1], np.int64))
-    sums = builder.node("ReduceLogSumExp", ["logits", "last_axis"], "logsumexp.unshaped", keepdims=0)
-    # ONNX Runtime 1.31 returns [0, vocabulary] where R is 0; the Reshape makes it [R] whatever R is.
-    builder.node("Reshape", [sums, builder.node("Shape", ["logit_rows"], "shape.wanted")], "logsumexp", allowzero=1)
+    logits = builder.projection(wanted, ["lm_head"], "logits", biased=False)
+    builder.node(
+        "TopLogits", [logits], ["top_logits", "top_ids", "logsumexp"],
+        domain=KERNEL_DOMAIN, k=min(TOP_K, builder.config.vocab),
+    )  # fmt: skip
 
 
 def _add_cuda_head(builder: GraphBuilder, wanted: str) -> None:
@@ -191,6 +190,8 @@ def _add_cuda_head(builder: GraphBuilder, wanted: str) -> None:
     rows = builder.node("Reshape", ["logits", "shape.parts"], "logits.parts")
     sums = builder.node("Reshape", [_add_logsumexp(builder, rows, "part_sums"), "shape.part_sums"], "part_sums.rows")
     _add_logsumexp(builder, sums, "logsumexp")
+    builder.table("top_k", np.array([min(TOP_K, builder.config.vocab)], np.int64))
+    builder.node("TopK", ["logits", "top_k"], ["top_logits", "top_ids"], axis=-1, largest=1, sorted=1)
 
 
 def _add_logsumexp(builder: GraphBuilder, x: str, output: str) -> str:
@@ -207,7 +208,6 @@ def _add_shared_constants(builder: GraphBuilder) -> None:
     builder.table("shape.qkv_width", np.array([width], np.int64))
     builder.node("Shape", ["input_ids"], "shape.batch")  # attention alone needs [B, S] apart; the rest works on [T, ..]
     builder.node("Concat", ["shape.batch", "shape.qkv_width"], "shape.qkv", axis=0)
-    builder.table("top_k", np.array([min(TOP_K, config.vocab)], np.int64))
     for name, values in zip(("rotary.cos", "rotary.sin"), rotary_caches(config), strict=True):
         builder.derived(name, values)
     if builder.cuda:

@@ -99,14 +99,8 @@ class GraphBuilder:
 
     def stored(self, name: str) -> str:
         """A checkpoint tensor as published, under its own name; in parts if it is too large for one shard."""
-        spec = self.specs[name]
-        parts = _row_ranges(spec, self.max_weight_bytes)
-        if len(parts) == 1:
-            self.weights.append(_published(name, name, spec, parts[0]))
-            return name
-        names = [f"{name}.part{number}" for number in range(len(parts))]
-        self.weights += [_published(part, name, spec, rows) for part, rows in zip(names, parts, strict=True)]
-        return self.node("Concat", names, name, axis=0)
+        parts = [part.name for part in self._stored_parts(name)]
+        return name if len(parts) == 1 else self.node("Concat", parts, name, axis=0)
 
     def dense(self, name: str, onnx_type: int | None = None) -> str:
         """A published tensor in the compute type (or the one given)."""
@@ -138,39 +132,22 @@ class GraphBuilder:
         return parts[0] if len(parts) == 1 else self.node("Concat", parts, f"{output}.{part}", axis=0)
 
     def _native_dense(self, x: str, names: list[str], output: str, biased: bool) -> str:
-        """One operator for each part that is stored, each making some columns of the output."""
-        pieces = [piece for name in names for piece in self._dense_inputs(name, biased)]
-        columns = []
-        for number, (weight, bias) in enumerate(pieces):
-            rows, inner = next(w.shape for w in self.weights if w.name == weight)
-            key = self.packing(self.dense_kind, {"rows": rows, "inner": inner}, weight)
-            columns.append(
-                self.node(
-                    "Dense", [x, weight, bias], output if len(pieces) == 1 else f"{output}.part{number}",
-                    domain=KERNEL_DOMAIN, key=key, kind=_DENSE_KINDS[self.dense_kind],
-                )
-            )  # fmt: skip
-        return columns[0] if len(columns) == 1 else self.node("Concat", columns, output, axis=-1)
+        """One operator over every part that is stored; the parts' keys follow each other."""
+        weights = [weight for name in names for weight in self._stored_parts(f"{name}.weight")]
+        keys = [self.packing(self.dense_kind, {"rows": w.shape[0], "inner": w.shape[1]}, w.name) for w in weights]
+        return self.node(
+            "Dense", [x, self._joined(names, "bias", output) if biased else "", *(w.name for w in weights)], output,
+            domain=KERNEL_DOMAIN, key=keys[0], parts=len(keys), kind=_DENSE_KINDS[self.dense_kind],
+        )  # fmt: skip
 
-    def _dense_inputs(self, name: str, biased: bool) -> list[tuple[str, str]]:
-        """A published matrix as it is stored, whole or in parts, and the bias of each part ("" for none)."""
-        spec = self.specs[f"{name}.weight"]
-        parts = _row_ranges(spec, self.max_weight_bytes)
-        suffixes = [""] if len(parts) == 1 else [f".part{number}" for number in range(len(parts))]
-        weights = [f"{name}.weight{suffix}" for suffix in suffixes]
-        for weight, rows in zip(weights, parts, strict=True):
-            self.weights.append(_published(weight, f"{name}.weight", spec, rows))
-        return list(zip(weights, self._bias_parts(name, parts) if biased else [""] * len(parts), strict=True))
-
-    def _bias_parts(self, name: str, parts: list[range]) -> list[str]:
-        """The bias of each part of a matrix, in the compute type."""
-        bias = self.dense(f"{name}.bias")
-        if len(parts) == 1:
-            return [bias]
-        sizes = self.table(f"{name}.bias.sizes", np.array([len(rows) for rows in parts], np.int64))
-        pieces = [f"{name}.bias.part{number}" for number in range(len(parts))]
-        self.node("Split", [bias, sizes], pieces, axis=0)
-        return pieces
+    def _stored_parts(self, name: str) -> list[Weight]:
+        """A published matrix as it is stored, whole or in parts."""
+        spec = self.specs[name]
+        ranges = _row_ranges(spec, self.max_weight_bytes)
+        names = [name] if len(ranges) == 1 else [f"{name}.part{number}" for number in range(len(ranges))]
+        parts = [_published(part, name, spec, rows) for part, rows in zip(names, ranges, strict=True)]
+        self.weights += parts
+        return parts
 
     def packing(self, kind: Literal["mxfp4", "int8", "bf16"], sizes: dict[str, int], *weights: str) -> int:
         """Note what a native operator reads and return the key for its node.

@@ -39,7 +39,7 @@ from appliance.engine.packed_weights import PLAN_NAME, PackedWeights, load_plan,
 from appliance.engine.sampling import TopLogits, row_of
 from appliance.errors import ApplianceError
 
-GRAPH_FORMAT = "1"
+GRAPH_FORMAT = "2"
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # CUDA: graphs can be captured, which also refuses a session in which a node would run on the CPU; memory is taken as it
 # is asked for, not in powers of two.

@@ -3,22 +3,11 @@
 #pragma once
 
 #include "elementwise.h"
+#include "lanes.h"
 #include "paths.h"
-
-#include <cstddef>
-#include <cstring>
 
 namespace gpt_oss {
 namespace {
-
-typedef float Lanes __attribute__((vector_size(64)));
-
-inline Lanes load_lanes(const float* from) {
-  Lanes value;
-  std::memcpy(&value, from, sizeof value);
-  return value;
-}
-inline void store_lanes(float* to, Lanes value) { std::memcpy(to, &value, sizeof value); }
 
 // Scores of kQueries queries with the 16 keys of one block (head_dim, 16).
 template <int kQueries>

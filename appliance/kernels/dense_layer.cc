@@ -50,6 +50,29 @@ void pack_bf16_block(const uint16_t* weights, size_t stride, size_t present, uin
       to[k / 2 * 32 + r * 2 + k % 2] = r < present ? weights[r * stride + k] : uint16_t{0};
 }
 
+// Where a unit lies when every part has so many of its own.
+struct Place {
+  const DensePart* part;
+  size_t unit;    // counted within the part
+  size_t column;  // of the output, where the part begins
+};
+template <typename Count>
+Place place_of(const std::vector<DensePart>& parts, size_t unit, const Count& units_of) {
+  const DensePart* part = parts.data();
+  size_t column = 0;
+  for (; unit >= units_of(part->shape); ++part) unit -= units_of(part->shape), column += part->shape.rows;
+  return {part, unit, column};
+}
+template <typename Count>
+size_t units_in(const std::vector<DensePart>& parts, const Count& units_of) {
+  size_t units = 0;
+  for (const DensePart& part : parts) units += units_of(part.shape);
+  return units;
+}
+
+size_t pairs_of(const DenseShape& shape) { return shape.groups() / 2; }
+size_t panels_of(const DenseShape& shape) { return (pairs_of(shape) + kPanelPairs - 1) / kPanelPairs; }
+
 void add_bias(const float* sums, const float* bias, size_t count, float* out) {
   for (size_t r = 0; r < count; ++r) out[r] = sums[r] + (bias ? bias[r] : 0.0f);
 }
@@ -74,22 +97,31 @@ void pack_dense(DenseKind kind, const DenseShape& shape, const uint16_t* weights
   }
 }
 
-void dense_layer(const Path& path, DenseKind kind, const DenseShape& shape, const uint8_t* packed, const float* bias,
-                 const float* x, size_t tokens, bool matrix, float* out, const RunPhases& run) {
-  const size_t blocks = shape.inner / kBlock, group_bytes = shape.group_bytes(kind), pairs = shape.groups() / 2;
-  const auto columns = [&](size_t pair) { return std::min<size_t>(32, shape.rows - 32 * pair); };
+void dense_layer(const Path& path, DenseKind kind, const std::vector<DensePart>& parts, const float* bias, const float* x,
+                 size_t tokens, bool matrix, float* out, const RunPhases& run) {
+  const size_t inner = parts.front().shape.inner, blocks = inner / kBlock;
+  const size_t group_bytes = parts.front().shape.group_bytes(kind);
+  size_t columns = 0;
+  for (const DensePart& part : parts) columns += part.shape.rows;
+  // Sums (count, 32) of a pair of groups, for the tokens from `token` on.
+  const auto store = [&](const Place& place, size_t pair, const float* sums, size_t token, size_t count) {
+    const size_t at = place.column + 32 * pair, n = std::min<size_t>(32, place.part->shape.rows - 32 * pair);
+    for (size_t r = 0; r < count; ++r)
+      add_bias(sums + r * 32, bias ? bias + at : nullptr, n, out + (token + r) * columns + at);
+  };
 
   if (matrix) {
     const size_t padded = (tokens + 31) / 32 * 32;
-    Aligned<uint16_t> rows(padded * shape.inner);
+    Aligned<uint16_t> rows(padded * inner);
     const auto convert = [&](size_t part) {
       for (size_t t = part * 32; t < part * 32 + 32; ++t) {
-        if (t < tokens) path.to_bf16(x + t * shape.inner, shape.inner, rows.data + t * shape.inner);
-        else std::memset(rows.data + t * shape.inner, 0, shape.inner * sizeof(uint16_t));
+        if (t < tokens) path.to_bf16(x + t * inner, inner, rows.data + t * inner);
+        else std::memset(rows.data + t * inner, 0, inner * sizeof(uint16_t));
       }
     };
-    const auto multiply = [&](size_t panel) {
-      const size_t first = panel * kPanelPairs, count = std::min(kPanelPairs, pairs - first);
+    const auto multiply = [&](size_t unit) {
+      const Place place = place_of(parts, unit, panels_of);
+      const size_t first = place.unit * kPanelPairs, count = std::min(kPanelPairs, pairs_of(place.part->shape) - first);
       thread_local std::unique_ptr<Aligned<uint16_t>> scratch;
       thread_local size_t scratch_blocks = 0;
       if (kind == DenseKind::kInt8 && scratch_blocks < blocks) {
@@ -97,34 +129,32 @@ void dense_layer(const Path& path, DenseKind kind, const DenseShape& shape, cons
         scratch_blocks = blocks;
       }
       const auto tiles = [&](size_t group) {
-        const uint8_t* from = packed + (2 * first + group) * group_bytes;
+        const uint8_t* from = place.part->packed + (2 * first + group) * group_bytes;
         return kind == DenseKind::kBf16 ? reinterpret_cast<const uint16_t*>(from)
                                         : scratch->data + group * blocks * 512;
       };
       if (kind == DenseKind::kInt8)
         for (size_t g = 0; g < 2 * count; ++g)
-          path.unpack_int8(packed + (2 * first + g) * group_bytes, blocks, scratch->data + g * blocks * 512);
+          path.unpack_int8(place.part->packed + (2 * first + g) * group_bytes, blocks, scratch->data + g * blocks * 512);
       alignas(64) float sums[32 * 32];
       for (size_t t = 0; t < tokens; t += 32) {
+        const size_t n = std::min<size_t>(32, tokens - t);
         for (size_t p = 0; p < count; ++p) {
-          path.tile_product(tiles(2 * p), tiles(2 * p + 1), blocks, rows.data + t * shape.inner,
-                            path.padded(std::min<size_t>(32, tokens - t)), sums, 32);
-          const size_t at = 32 * (first + p), n = columns(first + p);
-          for (size_t r = 0; r < std::min<size_t>(32, tokens - t); ++r)
-            add_bias(sums + r * 32, bias ? bias + at : nullptr, n, out + (t + r) * shape.rows + at);
+          path.tile_product(tiles(2 * p), tiles(2 * p + 1), blocks, rows.data + t * inner, path.padded(n), sums, 32);
+          store(place, first + p, sums, t, n);
         }
       }
     };
-    run({{padded / 32, convert}, {(pairs + kPanelPairs - 1) / kPanelPairs, multiply}});
+    run({{padded / 32, convert}, {units_in(parts, panels_of), multiply}});
     return;
   }
 
   std::unique_ptr<QuantisedRows> quantised;
-  if (kind == DenseKind::kInt8) quantised = std::make_unique<QuantisedRows>(tokens, shape.inner);
-  const auto quantise = [&](size_t t) { quantised->quantise(path, t, x + t * shape.inner, false); };
-  const auto multiply = [&](size_t pair) {
-    const uint8_t* first = packed + 2 * pair * group_bytes;
-    const size_t at = 32 * pair, n = columns(pair);
+  if (kind == DenseKind::kInt8) quantised = std::make_unique<QuantisedRows>(tokens, inner);
+  const auto quantise = [&](size_t t) { quantised->quantise(path, t, x + t * inner, false); };
+  const auto multiply = [&](size_t unit) {
+    const Place place = place_of(parts, unit, pairs_of);
+    const uint8_t* first = place.part->packed + 2 * place.unit * group_bytes;
     alignas(64) float sums[kMaxRows * 32];
     for (size_t t = 0; t < tokens; t += kMaxRows) {
       const size_t count = std::min(kMaxRows, tokens - t);
@@ -134,14 +164,13 @@ void dense_layer(const Path& path, DenseKind kind, const DenseShape& shape, cons
         path.int8_product(first, first + group_bytes, blocks, batch, count, sums);
       } else {
         const float* batch[kMaxRows];
-        for (size_t r = 0; r < count; ++r) batch[r] = x + (t + r) * shape.inner;
+        for (size_t r = 0; r < count; ++r) batch[r] = x + (t + r) * inner;
         path.bf16_product(first, first + group_bytes, blocks, batch, count, sums);
       }
-      for (size_t r = 0; r < count; ++r)
-        add_bias(sums + r * 32, bias ? bias + at : nullptr, n, out + (t + r) * shape.rows + at);
+      store(place, place.unit, sums, t, count);
     }
   };
-  run({{quantised ? tokens : 0, quantise}, {pairs, multiply}});
+  run({{quantised ? tokens : 0, quantise}, {units_in(parts, pairs_of), multiply}});
 }
 
 }  // namespace gpt_oss

@@ -21,8 +21,15 @@ struct DenseShape {
 void pack_dense(DenseKind kind, const DenseShape& shape, const uint16_t* weights, size_t first, size_t last,
                 uint8_t* out);
 
-// out (tokens, rows) = x (tokens, inner) * weights^T + bias; bias (rows,) may be null.
-void dense_layer(const Path& path, DenseKind kind, const DenseShape& shape, const uint8_t* packed, const float* bias,
-                 const float* x, size_t tokens, bool matrix, float* out, const RunPhases& run);
+// A packed matrix that makes some columns of the output.
+struct DensePart {
+  DenseShape shape;
+  const uint8_t* packed;
+};
+
+// out (tokens, all rows of the parts) = x (tokens, inner) * weights^T + bias, part beside part; bias (all rows,) may be
+// null. All parts have the same inner dimension.
+void dense_layer(const Path& path, DenseKind kind, const std::vector<DensePart>& parts, const float* bias, const float* x,
+                 size_t tokens, bool matrix, float* out, const RunPhases& run);
 
 }  // namespace gpt_oss

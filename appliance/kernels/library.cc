@@ -1,17 +1,21 @@
-// The operator library ONNX Runtime loads: domain "gpt_oss", operators ExpertLayer, Dense and
-// Attention.
+// The operator library ONNX Runtime loads: domain "gpt_oss", operators ExpertLayer, Dense, Attention and TopLogits.
 //
 // ExpertLayer(x, router_logits, gate_up_blocks, gate_up_scales, gate_up_bias, down_blocks, down_scales, down_bias)
 //   x float [.., hidden]; router_logits float [.., experts]; blocks and scales uint8 as in the checkpoint; biases float.
 //   Attributes: key (int), top_k (int), alpha (float), limit (float). Output: float, the shape of x.
-// Dense(x, weight, bias?)
-//   x float [.., inner]; weight bfloat16 [rows, inner]; bias float [rows]. Attributes: key (int), kind (0: 8 bits, 1:
-//   bfloat16). Output: float [.., rows].
+// Dense(x, bias?, weight, weight..)
+//   x float [.., inner]; weights bfloat16 [rows, inner], whose rows follow each other in bias float [all rows] and in the
+//   output float [.., all rows]. Attributes: key (int; of the first weight, the next have the numbers after it), parts (int;
+//   how many weights), kind (0: 8 bits, 1: bfloat16).
 // Attention(qkv, past_key, past_value, seqlens_k, cos, sin, sinks)
 //   qkv float [B, S, (heads + 2 kv_heads) head_dim]; caches float [B, kv_heads, C, head_dim], C a multiple of 16; seqlens_k
 //   int32 [B], total tokens after this step minus one; cos and sin float [positions, head_dim / 2]; sinks float [heads].
 //   Attributes: heads, kv_heads, window (int; 0: none). Outputs: float [B, S, heads head_dim], and the caches, which are
 //   updated in place where both sides are bound to the same memory. How keys lie in them is this library's (attention.h).
+//
+// TopLogits(logits)
+//   logits float [rows, vocabulary]. Attribute: k (int). Outputs: the k largest, float [rows, k], and their ids, int64
+//   [rows, k], falling; the logarithm of the sum of all exponentials, float [rows].
 //
 // The products read packed weights (paths.h). The host packs them once, keeps them in a cache and offers them under the
 // node's key (gpt_oss_offer) before it creates the session; a node without an offer packs for itself.
@@ -19,6 +23,7 @@
 #include "dense_layer.h"
 #include "expert_layer.h"
 #include "ort_abi.h"
+#include "top_logits.h"
 
 #include <algorithm>
 #include <atomic>
@@ -241,37 +246,69 @@ class ExpertLayer {
 class Dense {
  public:
   explicit Dense(const OrtKernelInfo* info) {
-    int64_t key = 0, kind = 0;
+    int64_t key = 0, kind = 0, parts = 0;
     check(api.attribute_int(info, "key", &key));
     check(api.attribute_int(info, "kind", &kind));
+    check(api.attribute_int(info, "parts", &parts));
     if (kind != 0 && kind != 1) fail("kind must be 0 (8 bits) or 1 (bfloat16)");
+    if (parts < 1) fail("parts must be 1 or more");
     kind_ = static_cast<DenseKind>(kind);
-    const auto inputs = constant_inputs(info, {1});
-    const auto dims = shape_of(inputs[1]);
-    if (dims.size() != 2 || dims[1] % 32) fail("weight must be [rows, inner] with inner a multiple of 32");
-    shape_ = {static_cast<size_t>(dims[0]), static_cast<size_t>(dims[1])};
-    packed_ = packed_weights(key, shape_.bytes(kind_), &own_, [&](uint8_t* out) {
-      pack_dense(kind_, shape_, data_of<uint16_t>(inputs[1]), 0, shape_.groups(), out);
-    });
+    own_.resize(static_cast<size_t>(parts));
+    for (size_t i = 0; i < own_.size(); ++i) {
+      const OrtValue* weight = constant_inputs(info, {kFirstWeight + i}).back();
+      const auto dims = shape_of(weight);
+      if (dims.size() != 2 || dims[1] % 32) fail("weight must be [rows, inner] with inner a multiple of 32");
+      const DenseShape shape{static_cast<size_t>(dims[0]), static_cast<size_t>(dims[1])};
+      if (i && shape.inner != parts_[0].shape.inner) fail("all weights must have the same inner dimension");
+      parts_.push_back({shape, packed_weights(key + static_cast<int64_t>(i), shape.bytes(kind_), &own_[i],
+                                              [&](uint8_t* out) {
+                                                pack_dense(kind_, shape, data_of<uint16_t>(weight), 0, shape.groups(), out);
+                                              })});
+      rows_ += shape.rows;
+    }
   }
 
   void compute(OrtKernelContext* context) const {
-    size_t inputs = 0;
-    check(api.input_count(context, &inputs));
     const OrtValue* bias = nullptr;
-    if (inputs > 2) check(api.input(context, 2, &bias));
-    if (bias) expect(bias, {static_cast<int64_t>(shape_.rows)}, "bias");
-    const Rows rows = rows_of(context, shape_.inner, shape_.rows);
+    check(api.input(context, 1, &bias));
+    if (bias) expect(bias, {static_cast<int64_t>(rows_)}, "bias");
+    const Rows rows = rows_of(context, parts_[0].shape.inner, rows_);
     if (rows.count)
-      dense_layer(*chosen_path, kind_, shape_, packed_, bias ? data_of<float>(bias) : nullptr, rows.x, rows.count,
+      dense_layer(*chosen_path, kind_, parts_, bias ? data_of<float>(bias) : nullptr, rows.x, rows.count,
                   use_matrix(*chosen_path, products, rows.count), rows.out, run_phases_of(context));
   }
 
  private:
+  static constexpr size_t kFirstWeight = 2;
   DenseKind kind_ = DenseKind::kInt8;
-  DenseShape shape_{};
-  const uint8_t* packed_ = nullptr;
-  std::unique_ptr<Aligned<uint8_t>> own_;
+  std::vector<DensePart> parts_;
+  size_t rows_ = 0;
+  std::vector<std::unique_ptr<Aligned<uint8_t>>> own_;
+};
+
+class TopLogits {
+ public:
+  explicit TopLogits(const OrtKernelInfo* info) { check(api.attribute_int(info, "k", &k_)); }
+
+  void compute(OrtKernelContext* context) const {
+    const OrtValue* logits = nullptr;
+    check(api.input(context, 0, &logits));
+    const auto dims = shape_of(logits);
+    if (dims.size() != 2 || k_ < 1 || k_ > dims[1])
+      fail("logits must be [rows, vocabulary] and k between 1 and the vocabulary, not " + std::to_string(k_) + " of " +
+           text_of(dims));
+    OrtValue* outputs[3] = {};
+    const int64_t top[2] = {dims[0], k_};
+    for (size_t i = 0; i < 3; ++i) check(api.output(context, i, top, i < 2 ? 2 : 1, &outputs[i]));
+    if (dims[0])
+      top_logits(*chosen_path, data_of<float>(logits), static_cast<size_t>(dims[0]), static_cast<size_t>(dims[1]),
+                 static_cast<size_t>(k_), const_cast<float*>(data_of<float>(outputs[0])),
+                 const_cast<int64_t*>(data_of<int64_t>(outputs[1])), const_cast<float*>(data_of<float>(outputs[2])),
+                 run_phases_of(context));
+  }
+
+ private:
+  int64_t k_ = 0;
 };
 
 class Attention {
@@ -380,8 +417,23 @@ const CustomOp* dense_operator() {
     CustomOp o = operator_of<Dense>();
     o.name = [](const CustomOp*) { return "Dense"; };
     o.input_count = [](const CustomOp*) { return size_t{3}; };
-    o.input_type = [](const CustomOp*, size_t i) { return type(i == 1 ? ElementType::kBFloat16 : ElementType::kFloat); };
-    o.input_characteristic = [](const CustomOp*, size_t i) { return i == 2 ? 1 : 0; };  // the bias is optional
+    o.input_type = [](const CustomOp*, size_t i) { return type(i == 2 ? ElementType::kBFloat16 : ElementType::kFloat); };
+    o.input_characteristic = [](const CustomOp*, size_t i) { return static_cast<int>(i); };  // required, optional, variadic
+    o.variadic_input_min_arity = [](const CustomOp*) { return 1; };
+    o.variadic_input_homogeneity = [](const CustomOp*) { return 1; };
+    return o;
+  }();
+  return &op;
+}
+
+const CustomOp* top_logits_operator() {
+  static const CustomOp op = [] {
+    CustomOp o = operator_of<TopLogits>();
+    o.name = [](const CustomOp*) { return "TopLogits"; };
+    o.input_count = [](const CustomOp*) { return size_t{1}; };
+    o.input_type = [](const CustomOp*, size_t) { return type(ElementType::kFloat); };
+    o.output_count = [](const CustomOp*) { return size_t{3}; };
+    o.output_type = [](const CustomOp*, size_t i) { return type(i == 1 ? ElementType::kInt64 : ElementType::kFloat); };
     return o;
   }();
   return &op;
@@ -412,7 +464,7 @@ EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase
   static OrtCustomOpDomain* domain = nullptr;  // lives as long as the process
   if (!domain) {
     if (OrtStatus* status = api.create_domain("gpt_oss", &domain)) return status;
-    for (const CustomOp* op : {expert_layer_operator(), dense_operator(), attention_operator()})
+    for (const CustomOp* op : {expert_layer_operator(), dense_operator(), attention_operator(), top_logits_operator()})
       if (OrtStatus* status = api.domain_add(domain, op)) return status;
   }
   return api.add_domain(options, domain);

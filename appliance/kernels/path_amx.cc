@@ -2,6 +2,7 @@
 #include "attention_core.h"
 #include "bf16_tiles.h"
 #include "elementwise.h"
+#include "logits_core.h"
 #include "vnni.h"
 
 #include <cstring>
@@ -91,6 +92,7 @@ const Path& amx_path() {
                          quantise,
                          to_bf16,
                          attend,
+                         summarise,
                          vnni_mxfp4_product,
                          vnni_int8_product,
                          vnni_bf16_product,

@@ -2,6 +2,7 @@
 // (2 * 24 * 127 < 2^15).
 #include "attention_core.h"
 #include "elementwise.h"
+#include "logits_core.h"
 #include "paths.h"
 
 #include <immintrin.h>
@@ -152,6 +153,7 @@ const Path& avx2_path() {
                          quantise,
                          to_bf16,
                          attend,
+                         summarise,
                          mxfp4_product,
                          int8_product,
                          bf16_product};

@@ -3,6 +3,7 @@
 #include "attention_core.h"
 #include "bf16_tiles.h"
 #include "elementwise.h"
+#include "logits_core.h"
 #include "vnni.h"
 
 #include <cpuid.h>
@@ -126,6 +127,7 @@ const Path& avx512bf16_path() {
                          quantise,
                          to_bf16,
                          attend,
+                         summarise,
                          vnni_mxfp4_product,
                          vnni_int8_product,
                          vnni_bf16_product,

@@ -1,6 +1,7 @@
 // AVX-512 VNNI: one 512-bit lane a row, four products a lane and instruction.
 #include "attention_core.h"
 #include "elementwise.h"
+#include "logits_core.h"
 #include "vnni.h"
 
 namespace gpt_oss {
@@ -20,6 +21,7 @@ const Path& vnni_path() {
                          quantise,
                          to_bf16,
                          attend,
+                         summarise,
                          vnni_mxfp4_product,
                          vnni_int8_product,
                          vnni_bf16_product};

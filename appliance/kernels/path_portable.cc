@@ -1,6 +1,7 @@
 // The reference path: plain C++ for any machine, in float32 without rounding activations.
 #include "attention_core.h"
 #include "elementwise.h"
+#include "logits_core.h"
 #include "paths.h"
 
 #include <cmath>
@@ -94,6 +95,7 @@ const Path& portable_path() {
                          nullptr,
                          to_bf16,
                          attend,
+                         summarise,
                          mxfp4_product,
                          int8_product,
                          bf16_product};

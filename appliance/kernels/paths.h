@@ -59,6 +59,8 @@ struct SwiGlu {
 constexpr size_t kMaxRows = 8;  // tokens in one product
 constexpr size_t kMaxPackedRows = 16;  // and in one packed_product
 
+constexpr size_t kLogitBlock = 64;
+
 constexpr size_t kKeyBlock = 16;  // positions whose keys lie side by side in a cache (attention.h)
 
 // One token's queries over the positions first .. end - 1 of one key/value head; at most kMaxRows of them at a time.
@@ -85,6 +87,8 @@ struct Path {
   void (*quantise)(const float* x, size_t blocks, int8_t* values, float* scale, int32_t* sum);
   void (*to_bf16)(const float* x, size_t count, uint16_t* out);  // round to nearest even
   void (*attend)(const Attend& attend);
+  // maxima: the largest of each kLogitBlock logits; largest: of all `count`; sum: of exp(x - largest).
+  void (*summarise)(const float* x, size_t count, float* maxima, float* largest, float* sum);
 
   void (*mxfp4_product)(const uint8_t* first, const uint8_t* second, size_t blocks, const QuantisedRow* rows,
                         size_t count, float* out);

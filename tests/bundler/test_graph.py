@@ -82,7 +82,7 @@ def test_inputs_and_outputs_are_those_of_the_contract(
 def test_metadata_describe_the_model(accelerator: str, cpu: ExportedGraph, cuda: ExportedGraph) -> None:
     model = onnx.load(cpu.model if accelerator == "cpu" else cuda.model, load_external_data=False)
     assert {entry.key: entry.value for entry in model.metadata_props} == {
-        "gpt_oss.format": "1",
+        "gpt_oss.format": "2",
         "gpt_oss.accelerator": accelerator,
         "gpt_oss.layers": "3",
         "gpt_oss.heads": "4",
@@ -104,10 +104,9 @@ def _optimised(model: Path, directory: Path, *, fold_limit_bytes: int = 0) -> Co
 _FOLDED = {
     "Gather": 2,  # embedding rows, wanted rows
     "Cast": 1,  # of the gathered rows
-    "Shape": 2, "Concat": 1 + 3, "Reshape": 8,  # [B, S] and [T] views; q, k and v side by side
+    "Shape": 1, "Concat": 1, "Reshape": 7,  # [B, S] and [T] views
     "SimplifiedLayerNormalization": 1, "SkipSimplifiedLayerNormalization": 6,
-    "Gemm": 3, "Dense": 4 * 3 + 1, "Attention": 3, "ExpertLayer": 3,
-    "TopK": 1, "ReduceLogSumExp": 1,
+    "Gemm": 3, "Dense": 2 * 3 + 1, "Attention": 3, "ExpertLayer": 3, "TopLogits": 1,
 }  # fmt: skip
 
 
@@ -239,20 +238,25 @@ def test_cpu_operators_keep_their_contract(cpu: ExportedGraph) -> None:
         {"key": 0, "top_k": 2, "alpha": pytest.approx(1.702), "limit": 7.0}
     ] * 3
     assert {attributes["kind"] for attributes in dense} == {1}
-    keys = [attributes["key"] for attributes in (*experts, *dense)]
+    assert sorted(attributes["parts"] for attributes in dense) == [1] * 4 + [3] * 3  # o and the head; q, k and v
+    keys = [key for entry in dense for key in range(entry["key"], entry["key"] + entry["parts"])]
+    keys += [attributes["key"] for attributes in experts]
     assert len(set(keys)) == len(keys) == 3 + 4 * 3 + 1
 
 
 def test_packing_plan_names_the_bytes_of_every_native_operator(cpu: ExportedGraph, small_checkpoint: Path) -> None:
     plan = load_plan(cpu.model.parent / "packing.json")
     nodes = onnx.load(cpu.model, load_external_data=False).graph.node
-    weights = {_attributes(node)["key"]: node.input for node in nodes if node.op_type in ("ExpertLayer", "Dense")}
+    weights = {}
+    for node in nodes:
+        if node.op_type == "ExpertLayer":
+            weights[_attributes(node)["key"]] = [node.input[at] for at in (2, 3, 5, 6)]
+        if node.op_type == "Dense":
+            weights |= {_attributes(node)["key"] + at: [name] for at, name in enumerate(node.input[2:])}
     assert {entry.key for entry in plan.entries} == set(weights)
     published = load_file(small_checkpoint / "model.safetensors")
     for entry in plan.entries:
-        inputs = weights[entry.key]
-        names = [inputs[at] for at in ((2, 3, 5, 6) if len(inputs) == 8 else (1,))]
-        for name, source in zip(names, entry.sources, strict=True):
+        for name, source in zip(weights[entry.key], entry.sources, strict=True):
             stored = (cpu.model.parent / source.file).read_bytes()[source.offset : source.offset + source.size_bytes]
             assert stored == published[name].tobytes(), name
 

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -65,6 +66,10 @@ def session_of(
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
         list(constants.values()),
     )  # fmt: skip
+    return session_of_graph(graph)
+
+
+def session_of_graph(graph: onnx.GraphProto) -> onnxruntime.InferenceSession:
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("gpt_oss", 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     options = onnxruntime.SessionOptions()
@@ -202,10 +207,7 @@ def test_dense_layer_against_float64(
     weight = (rng.standard_normal((rows, inner)) * 0.02).astype(ml_dtypes.bfloat16)
     bias = rng.standard_normal(rows, dtype=np.float32)
     for with_bias in (True, False):
-        inputs = ["x", "weight", "bias"] if with_bias else ["x", "weight"]
-        node = helper.make_node(
-            "Dense", inputs, ["y"], domain="gpt_oss", key=0, kind=0 if kind == "int8" else 1
-        )
+        node = dense_node(["x", "bias" if with_bias else "", "weight"], kind)
         constants = {"weight": bf16_tensor(weight)}
         if with_bias:
             constants["bias"] = numpy_helper.from_array(bias)
@@ -215,6 +217,86 @@ def test_dense_layer_against_float64(
             product = x.astype(np.float64) @ weight.astype(np.float64).T
             actual = session.run(None, {"x": x})[0] - (bias if with_bias else 0)
             assert relative_error(actual, product) < (decode_error if tokens <= 16 else matrix_error), tokens
+
+
+def dense_node(inputs: list[str], kind: str) -> onnx.NodeProto:
+    return helper.make_node(
+        "Dense", inputs, ["y"], domain="gpt_oss", key=0, parts=len(inputs) - 2, kind=0 if kind == "int8" else 1
+    )
+
+
+@pytest.mark.parametrize("kind", ["int8", "bf16"])
+def test_dense_parts_stand_side_by_side_as_if_each_were_alone(path: str, kind: str) -> None:
+    rng = np.random.default_rng(13)
+    sizes, inner = (200, 32, 45), 64
+    weights = [(rng.standard_normal((rows, inner)) * 0.1).astype(ml_dtypes.bfloat16) for rows in sizes]
+    bias = rng.standard_normal(sum(sizes), dtype=np.float32)
+    names = ["first", "second", "third"]
+    parts = {name: bf16_tensor(weight) for name, weight in zip(names, weights, strict=True)}
+    together = session_of(
+        dense_node(["x", "bias", *names], kind), {"x": inner}, {"bias": numpy_helper.from_array(bias), **parts}
+    )
+    pieces = np.split(bias, np.cumsum(sizes)[:-1])
+    alone = [
+        session_of(
+            dense_node(["x", "bias", "weight"], kind), {"x": inner},
+            {"bias": numpy_helper.from_array(piece), "weight": bf16_tensor(weight)},
+        )
+        for weight, piece in zip(weights, pieces, strict=True)
+    ]  # fmt: skip
+    for tokens in (1, 7, 40):
+        x = rng.standard_normal((tokens, inner), dtype=np.float32)
+        expected = np.concatenate([session.run(None, {"x": x})[0] for session in alone], axis=-1)
+        np.testing.assert_array_equal(together.run(None, {"x": x})[0], expected)
+
+
+def test_dense_parts_of_different_inner_sizes_are_refused() -> None:
+    weights = {name: bf16_tensor(np.zeros((32, inner), ml_dtypes.bfloat16)) for name, inner in (("a", 64), ("b", 32))}
+    with pytest.raises(Exception, match="the same inner dimension"):
+        session_of(dense_node(["x", "", "a", "b"], "int8"), {"x": 64}, weights)
+
+
+def top_logits_of(logits: NDArray[np.float32], k: int) -> list[NDArray[Any]]:
+    graph = helper.make_graph(
+        [helper.make_node("TopLogits", ["x"], ["values", "ids", "sums"], domain="gpt_oss", k=k)], "one",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", "vocab"])],
+        [
+            helper.make_tensor_value_info(name, kind, None)
+            for name, kind in (("values", TensorProto.FLOAT), ("ids", TensorProto.INT64), ("sums", TensorProto.FLOAT))
+        ],
+    )  # fmt: skip
+    results: list[NDArray[Any]] = session_of_graph(graph).run(None, {"x": logits})
+    return results
+
+
+@pytest.mark.parametrize(("vocab", "k"), [(1, 1), (63, 5), (300, 256), (4096, 4096), (20_000, 256), (201_088, 256)])
+def test_top_logits_against_float64(path: str, vocab: int, k: int) -> None:
+    rng = np.random.default_rng(vocab)
+    for spread in (1.0, 30.0, 0.0):  # flat, peaked, all alike
+        logits = (spread * rng.standard_normal((3, vocab))).astype(np.float32)
+        logits[1] = np.round(logits[1])  # many equal ones
+        values, ids, sums = top_logits_of(logits, k)
+        order = np.argsort(-logits, axis=-1, kind="stable")[:, :k]
+        np.testing.assert_array_equal(ids, order)
+        np.testing.assert_array_equal(values, np.take_along_axis(logits, order, axis=-1))
+        exact = logits.astype(np.float64)
+        largest = exact.max(axis=-1)
+        expected = largest + np.log(np.exp(exact - largest[:, np.newaxis]).sum(axis=-1))
+        np.testing.assert_allclose(sums, expected, rtol=3e-7, atol=2e-6)
+
+
+def test_top_logits_without_rows_are_empty_and_what_is_no_number_comes_last() -> None:
+    assert [part.shape for part in top_logits_of(np.zeros((0, 300), np.float32), 7)] == [(0, 7), (0, 7), (0,)]
+    logits = np.full((1, 300), np.nan, np.float32)
+    logits[0, [5, 250]] = 1, 2
+    values, ids, _ = top_logits_of(logits, 4)
+    assert values[0].tolist() == [2, 1, -np.inf, -np.inf]
+    assert ids[0].tolist() == [250, 5, 0, 1]
+
+
+def test_more_logits_than_there_are_are_refused() -> None:
+    with pytest.raises(Exception, match=r"k between 1 and the vocabulary, not 9 of \[1, 8\]"):
+        top_logits_of(np.zeros((1, 8), np.float32), 9)
 
 
 def bf16_tensor(array: NDArray[np.generic]) -> onnx.TensorProto:
