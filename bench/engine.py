@@ -200,7 +200,7 @@ def main(
     measure_model(bench, (4, 8) if accelerator == "cpu" else (4, 8, 32))
     if accelerator == "cuda":
         held = (free_bytes - query_device().free_bytes) / 2**30
-        cache = model.slots * model.capacity * model.shape.cache_bytes / 2**30
+        cache = model.slots * model.shape.slot_bytes(model.capacity) / 2**30
         bench.say("gpu_memory_gib", held, f"GiB, {cache:.2f} of them for {model.slots} x {model.capacity:,} tokens")
     del model, bench.model  # the appliance, and the other engine, load their own
     # Neighbours on shared hardware take bandwidth for a while; what was seen before or after was there to be had.

@@ -89,7 +89,7 @@ def plan_graph(
         "context": config.context,
     }
     if accelerator == "cpu":
-        metadata["dense"] = dense
+        metadata |= {"dense": dense, "window": config.sliding_window}
     described = {f"gpt_oss.{key}": str(value) for key, value in metadata.items()}
     return GraphPlan(graph, tuple(builder.weights), tuple(builder.packings), described)
 
@@ -116,7 +116,6 @@ def _interface(
 ) -> tuple[list[onnx.ValueInfoProto], list[onnx.ValueInfoProto]]:
     declare = helper.make_tensor_value_info
     cache_type = TensorProto.FLOAT if accelerator == "cpu" else TensorProto.FLOAT16
-    cache_shape: list[str | int | None] = ["B", config.kv_heads, "C", config.head_dim]
     inputs = [
         declare("input_ids", TensorProto.INT64, ["B", "S"]),
         declare("seqlens_k", TensorProto.INT32, ["B"]),
@@ -130,7 +129,10 @@ def _interface(
         declare("logsumexp", TensorProto.FLOAT, ["R"]),
         declare("logits", TensorProto.FLOAT, ["R", config.vocab]),
     ]
-    for layer in range(config.layers):
+    for layer, kind in enumerate(config.layer_types):
+        # The CPU's operator keeps a windowed layer in a ring, so that its capacity is another.
+        capacity = "W" if kind == "sliding_attention" and accelerator == "cpu" else "C"
+        cache_shape: list[str | int | None] = ["B", config.kv_heads, capacity, config.head_dim]
         for part in ("key", "value"):
             inputs.append(declare(f"past_key_values.{layer}.{part}", cache_type, cache_shape))
             outputs.append(declare(f"present.{layer}.{part}", cache_type, cache_shape))

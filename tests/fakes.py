@@ -10,7 +10,7 @@ from types import TracebackType
 import numpy as np
 
 from appliance.engine.client import EngineClient
-from appliance.engine.kv_cache import DecodeRun
+from appliance.engine.kv_cache import Checkpoint, DecodeRun, Windows
 from appliance.engine.model import ModelError
 from appliance.engine.protocol import (
     AnswerDelta,
@@ -158,16 +158,23 @@ CHUNK_TOKENS = 128  # a fake model's prefill step
 class FakeModel:
     """What the scheduler needs of a model, without arithmetic: continues each known prompt with its reply.
 
-    It keeps what each slot has been given and refuses what would corrupt a real cache: a gap, or a token beyond the
-    capacity. ``steps`` records each call: ("prefill", slot, tokens) or ("decode", first, rows).
+    It keeps what each slot has been given and refuses what would corrupt a real cache: a gap, a token beyond the
+    capacity, or one that sees in a windowed layer what is no longer there. ``steps`` records each call: ("prefill",
+    slot, tokens), ("decode", first, rows) or ("take over", target, tokens).
     """
 
-    def __init__(self, replies: Mapping[tuple[int, ...], Sequence[int]], *, slots: int, capacity: int = 4096) -> None:
+    def __init__(
+        self, replies: Mapping[tuple[int, ...], Sequence[int]], *, slots: int, capacity: int = 4096,
+        windows: Windows | None = None, lends: bool = True,
+    ) -> None:  # fmt: skip
         self.replies = {tuple(prompt): list(reply) for prompt, reply in replies.items()}
         self.slots = slots
         self.capacity = capacity
         self.decode_widths: tuple[int, ...] = ()
         self.held: list[list[int]] = [[] for _ in range(slots)]
+        self.windows = windows
+        self.lends = lends
+        self.rings: list[dict[int, tuple[int, int]]] = [{} for _ in range(slots)]  # place: position and token
         self.steps: list[tuple[str, int, int | list[int]]] = []
         self.fail_next: set[str] = set()  # "prefill", "decode"
 
@@ -187,10 +194,31 @@ class FakeModel:
             self._append(run.first + offset, length, [token])
         return [self._next(run.first + row) for row in run.rows]
 
+    def set_aside(self, slot: int, first: int, end: int) -> Checkpoint:
+        assert self.windows is not None
+        places = [position % self.windows.ring for position in range(first, end)]
+        return Checkpoint(first, end, {place: self.rings[slot][place] for place in places})
+
+    def take_over(self, source: int, target: int, length: int, checkpoint: Checkpoint | None) -> None:
+        self.steps.append(("take over", target, length))
+        self.held[target] = self.held[source][:length]
+        if self.windows is not None:
+            kept = checkpoint or self.set_aside(source, self.windows.first_seen(length), length)
+            saved: dict[int, tuple[int, int]] = kept.saved  # type: ignore[assignment]
+            self.rings[target] |= saved
+
     def _append(self, slot: int, past: int, tokens: Sequence[int]) -> None:
         assert past <= len(self.held[slot]), "a gap in the cache"
         assert past + len(tokens) <= self.capacity, "beyond the cache"
         self.held[slot][past:] = tokens
+        if self.windows is None:
+            return
+        assert len(tokens) + self.windows.size - 1 <= self.windows.ring, "a chunk overwrites what its first token sees"
+        ring = self.rings[slot]
+        for position in range(self.windows.first_seen(past), past):
+            assert ring[position % self.windows.ring] == (position, self.held[slot][position]), "another's window"
+        for position, token in enumerate(tokens, past):
+            ring[position % self.windows.ring] = (position, token)
 
     def _next(self, slot: int) -> TopLogits:
         held = tuple(self.held[slot])

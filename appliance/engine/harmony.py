@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Sequence
 from datetime import date
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 
 import openai_harmony as oh
@@ -95,12 +95,7 @@ def render_prompt(vocabulary: Vocabulary, request: TurnRequest, *, today: date) 
     """
     if not request.messages:
         raise ConversationError("The conversation has no message.")
-    system = (
-        oh.SystemContent.new()
-        .with_reasoning_effort(oh.ReasoningEffort(_EFFORTS[request.effort]))
-        .with_conversation_start_date(today.isoformat())
-    )
-    rendered = [oh.Message.from_role_and_content(oh.Role.SYSTEM, system)]
+    rendered = [_system(request.effort, today)]
     leading = 0
     while leading < len(request.messages) and request.messages[leading].role in ("system", "developer"):
         leading += 1
@@ -118,6 +113,23 @@ def render_prompt(vocabulary: Vocabulary, request: TurnRequest, *, today: date) 
         )
     except (oh.HarmonyError, ValueError, RecursionError) as exc:
         raise ConversationError(f"The conversation cannot be written in the model's format: {exc}.") from exc
+
+
+def count_public_tokens(vocabulary: Vocabulary, prompt: Sequence[int], effort: Effort, *, today: date) -> int:
+    """How many tokens at the beginning of a rendered prompt are the appliance's own: the same for everyone on that day
+    who asks for that effort."""
+    message = vocabulary.encoding.render(_system(effort, today))
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(message, prompt, strict=False))
+    return sum(1 for _ in same)
+
+
+def _system(effort: Effort, today: date) -> oh.Message:
+    system = (
+        oh.SystemContent.new()
+        .with_reasoning_effort(oh.ReasoningEffort(_EFFORTS[effort]))
+        .with_conversation_start_date(today.isoformat())
+    )
+    return oh.Message.from_role_and_content(oh.Role.SYSTEM, system)
 
 
 def _developer(instructions: str, tools: Sequence[Tool]) -> oh.Message:

@@ -13,7 +13,7 @@ import math
 import mmap
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,7 @@ from appliance.engine.cuda import (
 )
 from appliance.engine.host import available_memory_bytes, physical_cores
 from appliance.engine.kernels import Products, load_kernels
-from appliance.engine.kv_cache import DecodeRun
+from appliance.engine.kv_cache import Checkpoint, DecodeRun, Windows, checkpoint_positions, checkpoints_at_most
 from appliance.engine.packed_weights import PLAN_NAME, PackedWeights, load_plan, open_packed
 from appliance.engine.sampling import TopLogits, row_of
 from appliance.errors import ApplianceError
@@ -53,6 +53,7 @@ _RESULTS = ("top_logits", "top_ids", "logsumexp", "logits")
 # waiting long, and use each expert's weights 32 times; a GPU is done with 2,048 as soon.
 _CPU_CHUNK_TOKENS, _CUDA_CHUNK_TOKENS = 256, 2048
 _CACHE_MULTIPLE = 16  # of positions, which the CPU's attention keeps side by side
+_RING = "W"  # the graph's name for the capacity of a windowed layer
 _HEADROOM_BYTES = 256 << 20  # activations and the runtime itself
 
 
@@ -62,7 +63,11 @@ class ModelError(ApplianceError):
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What the graph's metadata says. ``cache_bytes`` is one token's keys and values over all layers."""
+    """What the graph's metadata and inputs say.
+
+    ``windowed``: the layers that keep a ring of the last positions, of which a token sees ``window``; none on CUDA.
+    ``position_bytes``: of one position's keys and values in one layer.
+    """
 
     layers: int
     heads: int
@@ -70,7 +75,27 @@ class ModelShape:
     head_dim: int
     vocab: int
     context: int
-    cache_bytes: int
+    windowed: frozenset[int]
+    window: int
+    position_bytes: int
+
+    @property
+    def windows(self) -> Windows | None:
+        """How windowed layers are kept: a ring has room for a chunk of a prompt and what its first token sees."""
+        return Windows(self.window, _rounded(self.window - 1 + _CPU_CHUNK_TOKENS)) if self.windowed else None
+
+    def capacity_of(self, layer: int, context_tokens: int) -> int:
+        """Positions that a layer holds of a slot."""
+        everything = _rounded(context_tokens)
+        return min(self.windows.ring, everything) if self.windows and layer in self.windowed else everything
+
+    def slot_bytes(self, context_tokens: int) -> int:
+        """What a slot takes at most, checkpoints of its windowed layers included."""
+        positions = sum(self.capacity_of(layer, context_tokens) for layer in range(self.layers))
+        if self.windows and self.windows.ring < context_tokens:
+            checkpoint = _rounded(checkpoint_positions(self.window)) + _CACHE_MULTIPLE
+            positions += checkpoints_at_most(context_tokens) * len(self.windowed) * checkpoint
+        return positions * self.position_bytes
 
 
 def import_onnxruntime() -> ModuleType:
@@ -100,6 +125,10 @@ def _require_cuda(ort: ModuleType) -> None:
     except CudaError as exc:
         raise ModelError(str(exc)) from exc
     ort.preload_dlls()  # CUDA and cuDNN from the packages installed beside it
+
+
+def _rounded(positions: int) -> int:
+    return positions + -positions % _CACHE_MULTIPLE
 
 
 def _cpu_chunk(past: int, length: int) -> range:
@@ -135,7 +164,7 @@ def load_model(
     if context_tokens > shape.context:
         raise ModelError(f"context_tokens is {context_tokens}, but the model reaches only {shape.context}")
     _check_memory(
-        slots * context_tokens * shape.cache_bytes,
+        slots * shape.slot_bytes(context_tokens),
         free_bytes(),
         f"{slots} conversations of {context_tokens} tokens",
         "set engine.slots or engine.context_tokens lower",
@@ -189,11 +218,14 @@ def _shape_of(session: Any, graph: Path, accelerator: str) -> ModelShape:
         layers, heads, kv_heads, head_dim, vocab, context = (
             int(metadata[f"gpt_oss.{name}"]) for name in ("layers", "heads", "kv_heads", "head_dim", "vocab", "context")
         )
-        types = {node.name: node.type for node in session.get_inputs()}
-        item_bytes = np.dtype(_CACHE_TYPES[types["past_key_values.0.key"]]).itemsize
+        window = int(metadata["gpt_oss.window"]) if accelerator == "cpu" else 0
+        inputs = {node.name: node for node in session.get_inputs()}
+        item_bytes = np.dtype(_CACHE_TYPES[inputs["past_key_values.0.key"].type]).itemsize
+        windowed = frozenset(n for n in range(layers) if inputs[f"past_key_values.{n}.key"].shape[2] == _RING)
     except (KeyError, ValueError) as exc:
         raise ModelError(f"{graph}: its metadata or inputs are incomplete: {exc}") from exc
-    return ModelShape(layers, heads, kv_heads, head_dim, vocab, context, 2 * layers * kv_heads * head_dim * item_bytes)
+    position_bytes = 2 * kv_heads * head_dim * item_bytes
+    return ModelShape(layers, heads, kv_heads, head_dim, vocab, context, windowed, window, position_bytes)
 
 
 def _free_device_bytes() -> int:
@@ -243,16 +275,24 @@ class OnnxModel:
         self._bind_results()  # before the caches, so that these are the first outputs
         cache_type = next(n.type for n in session.get_inputs() if n.name == "past_key_values.0.key")
         self._dtype = np.dtype(_CACHE_TYPES[cache_type])
-        row = (shape.kv_heads, capacity + -capacity % _CACHE_MULTIPLE, shape.head_dim)
-        self._row_shape = row
-        self._row_bytes = math.prod(row) * self._dtype.itemsize
-        # Zeroed: whatever is read before it was written must at least be a number. On CPU the pages come with use.
+        self.windows = shape.windows if shape.windows and shape.windows.ring < capacity else None
+        self.lends = accelerator == "cpu"
+        # Zeroed: whatever is read before it was written must at least be a number. On CPU the pages come with use, and
+        # the runtime's values share them.
         zeroed = _zeroed_pages if accelerator == "cpu" else np.zeros
-        self._caches = {
-            f"{layer}.{part}": ort.OrtValue.ortvalue_from_numpy(zeroed((slots, *row), self._dtype), accelerator, 0)
+        self._arrays = {
+            f"{layer}.{part}": zeroed(
+                (slots, shape.kv_heads, shape.capacity_of(layer, capacity), shape.head_dim), self._dtype
+            )
             for layer in range(shape.layers)
             for part in ("key", "value")
         }
+        self._caches = {
+            name: ort.OrtValue.ortvalue_from_numpy(array, accelerator, 0) for name, array in self._arrays.items()
+        }
+        self._cache_shapes = {name: array.shape[1:] for name, array in self._arrays.items()}
+        if accelerator == "cuda":
+            self._arrays.clear()
         self._bound_rows: tuple[int, int] | None = None
         self._run_options = ort.RunOptions()
         self._replayed: ReplayedSteps | None = None
@@ -311,6 +351,40 @@ class OnnxModel:
         tokens = np.array(run.tokens, np.int64)[:, np.newaxis]
         return self._run(run.first, tokens, [length + 1 for length in run.lengths], run.rows)
 
+    def set_aside(self, slot: int, first: int, end: int) -> Checkpoint:
+        """Copy what the windowed layers hold of a slot's positions ``first`` .. ``end`` - 1."""
+        return Checkpoint(first, end, [part[slot, :, at] for part, at in self._ring_blocks(first, end)])
+
+    def take_over(self, source: int, target: int, length: int, checkpoint: Checkpoint | None) -> None:
+        """Make ``target`` hold the first ``length`` tokens of ``source``; both may be the same slot.
+
+        Args:
+            checkpoint: of the source's windowed layers at ``length`` or soon after; None: they still hold what the next
+                token sees.
+        """
+        if source != target:
+            for name, array in self._arrays.items():
+                if self.windows is None or int(name.partition(".")[0]) not in self.shape.windowed:
+                    array[target, :, : _rounded(length)] = array[source, :, : _rounded(length)]
+        if self.windows is None:
+            return
+        if checkpoint is None:
+            checkpoint = self.set_aside(source, self.windows.first_seen(length), length)
+        saved: list[NDArray[Any]] = checkpoint.saved  # type: ignore[assignment]
+        for (part, at), blocks in zip(self._ring_blocks(checkpoint.first, checkpoint.end), saved, strict=True):
+            part[target, :, at] = blocks
+
+    def _ring_blocks(self, first: int, end: int) -> Iterator[tuple[NDArray[Any], NDArray[np.intp]]]:
+        """Each windowed cache in blocks (slots, kv_heads, blocks, ..), and the blocks in which these positions lie."""
+        if self.windows is None:
+            return
+        places = np.arange(first // _CACHE_MULTIPLE, -(-end // _CACHE_MULTIPLE))
+        for layer in sorted(self.shape.windowed):
+            for part in ("key", "value"):
+                array = self._arrays[f"{layer}.{part}"]
+                blocks = array.reshape(*array.shape[:2], -1, _CACHE_MULTIPLE * self.shape.head_dim)
+                yield blocks, places % blocks.shape[2]
+
     def _run(
         self, first: int, tokens: NDArray[np.int64], totals: Sequence[int], rows: Sequence[int]
     ) -> list[TopLogits]:
@@ -346,10 +420,10 @@ class OnnxModel:
             self._binding.bind_output(name, self.accelerator if name == "logits" else "cpu")
 
     def _bind_caches(self, binding: Any, first: int, count: int) -> None:
-        shape = [count, *self._row_shape]
         for name, cache in self._caches.items():
-            address = cache.data_ptr() + first * self._row_bytes
-            place = (self.accelerator, 0, self._dtype.type, shape, address)
+            row = self._cache_shapes[name]
+            address = cache.data_ptr() + first * math.prod(row) * self._dtype.itemsize
+            place = (self.accelerator, 0, self._dtype.type, [count, *row], address)
             binding.bind_input(f"past_key_values.{name}", *place)
             binding.bind_output(f"present.{name}", *place)
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from appliance.engine.harmony import Vocabulary
 from appliance.engine.harmony_parser import HarmonyParser
-from appliance.engine.kv_cache import DecodeRun, Slot, SlotTable, plan_decode
+from appliance.engine.kv_cache import Checkpoint, DecodeRun, Prefix, Slot, SlotTable, Windows, plan_decode
 from appliance.engine.model import ModelError
 from appliance.engine.protocol import Done, EngineEvent, Failed, FinishReason, Started, TurnRequest
 from appliance.engine.sampling import TopLogits, new_generator, sample
@@ -42,12 +42,18 @@ class Model(Protocol):
     slots: int
     capacity: int
     decode_widths: tuple[int, ...]
+    windows: Windows | None
+    lends: bool
 
     def plan_chunk(self, past: int, length: int, most: int | None = None) -> range: ...
 
     def prefill(self, slot: int, tokens: Sequence[int], past: int, *, want_logits: bool) -> TopLogits | None: ...
 
     def decode(self, run: DecodeRun) -> list[TopLogits]: ...
+
+    def set_aside(self, slot: int, first: int, end: int) -> Checkpoint: ...
+
+    def take_over(self, source: int, target: int, length: int, checkpoint: Checkpoint | None) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -60,11 +66,15 @@ class Load:
 
 @dataclass(eq=False)
 class Turn:
-    """One request on its way through the engine. Fields below ``sink`` belong to the scheduler."""
+    """One request on its way through the engine. Fields below ``public`` belong to the scheduler.
+
+    ``public``: so many tokens at the beginning of the prompt are the appliance's own, the same for everyone.
+    """
 
     request: TurnRequest
     prompt: list[int]
     sink: Sink
+    public: int = 0
     cancelled: threading.Event = field(default_factory=threading.Event)
     submitted_at: float = 0.0
     run: _Run | None = None
@@ -101,7 +111,7 @@ class Scheduler:
         self._vocabulary = vocabulary
         self._queue_limit = queue_limit
         self._clock = clock
-        self._slots = SlotTable(model.slots, model.capacity)
+        self._slots = SlotTable(model.slots, model.capacity, model.windows)
         self._active: list[Turn] = []  # model's thread only; those being prefilled take turns
         self._turn_s = _TURN_S_BEFORE_FIRST
         self._shared_chunk = _FIRST_SHARED_CHUNK  # what fits into the target, as far as is known
@@ -173,9 +183,11 @@ class Scheduler:
         while self._slots.free and (turn := self._next_waiting()) is not None:
             now = self._clock()
             request = turn.request
-            slot = self._slots.acquire(request.user, turn.prompt)
-            if slot is None:
+            acquired = self._slots.acquire(request.user, turn.prompt)
+            if acquired is None:
                 raise RuntimeError("internal error: a free slot could not be acquired")
+            slot, prefix = acquired
+            self._take_over(slot, prefix)
             room = self._model.capacity - len(turn.prompt)
             turn.run = _Run(
                 slot=slot,
@@ -219,6 +231,9 @@ class Scheduler:
 
     def _prefill(self, turn: Turn) -> None:
         run = _run(turn)
+        if self._model.lends and (lent := self._slots.lend(run.slot, turn.prompt, turn.public)) is not None:
+            run.cached += lent.length - run.slot.length
+            self._take_over(run.slot, lent)
         shared = any(_run(other).decoding_since is not None for other in self._active)
         most = self._shared_chunk if shared else None
         chunk = self._model.plan_chunk(run.slot.length, len(turn.prompt), most)
@@ -227,13 +242,21 @@ class Scheduler:
         top = self._model.prefill(run.slot.index, tokens, chunk.start, want_logits=last)
         if shared:
             self._adapt_chunk(len(tokens), self._clock() - started)
-        run.slot.tokens[chunk.start :] = tokens
+        self._slots.append(run.slot, chunk.start, tokens)
+        for first, end in self._slots.to_set_aside(run.slot, turn.public):
+            self._slots.note_checkpoint(run.slot, self._model.set_aside(run.slot.index, first, end))
         if top is not None:
             run.decoding_since = self._clock()
             self._take(turn, top)
         else:  # the next step works on the next prompt
             self._active.remove(turn)
             self._active.append(turn)
+
+    def _take_over(self, slot: Slot, prefix: Prefix) -> None:
+        """Make a slot hold a prefix, and nothing else."""
+        if prefix.source is not slot or prefix.checkpoint is not None:
+            self._model.take_over(prefix.source.index, slot.index, prefix.length, prefix.checkpoint)
+        self._slots.keep(slot, prefix)
 
     def _adapt_chunk(self, tokens: int, seconds: float) -> None:
         """A quarter less after a chunk that took too long, a quarter more after a full one that was quick."""
@@ -248,7 +271,8 @@ class Scheduler:
         plan = plan_decode(self._slots.slots, appended, self._model.decode_widths)
         for row, top in zip(plan.rows, self._model.decode(plan), strict=True):
             turn = by_slot[plan.first + row]
-            _run(turn).slot.tokens.append(plan.tokens[row])
+            slot = _run(turn).slot
+            self._slots.append(slot, slot.length, [plan.tokens[row]])
             self._take(turn, top)
 
     def _take(self, turn: Turn, top: TopLogits) -> None:

@@ -26,7 +26,14 @@ from types import FrameType
 
 from appliance.config import Config, load_config
 from appliance.engine.connections import Connection, ConnectionLoop
-from appliance.engine.harmony import ALL_TOKENS, ConversationError, Vocabulary, load_vocabulary, render_prompt
+from appliance.engine.harmony import (
+    ALL_TOKENS,
+    ConversationError,
+    Vocabulary,
+    count_public_tokens,
+    load_vocabulary,
+    render_prompt,
+)
 from appliance.engine.model import ModelError, OnnxModel, load_model
 from appliance.engine.protocol import (
     Done,
@@ -140,7 +147,9 @@ class EngineServer:
         if chars > _MAX_CHARS_PER_TOKEN * self._scheduler.context_tokens:  # not worth the time it takes to tokenise
             connection.send(context_exceeded(f"{chars:,} characters", self._scheduler.context_tokens))
             return
-        prompt = render_prompt(self._vocabulary, request, today=self._today())
+        today = self._today()
+        prompt = render_prompt(self._vocabulary, request, today=today)
+        public = count_public_tokens(self._vocabulary, prompt, request.effort, today=today)
 
         def sink(event: EngineEvent) -> None:
             connection.send(event)
@@ -148,7 +157,7 @@ class EngineServer:
                 with self._lock:
                     self._turns.pop(connection, None)
 
-        turn = Turn(request, prompt, sink)
+        turn = Turn(request, prompt, sink, public)
         with self._lock:
             if connection.gone:  # else _cancel, which comes after ``gone``, will find the turn
                 return

@@ -38,9 +38,10 @@ void attention_layer(const Path& path, const AttentionShape& shape, const Attent
       const size_t position = position_of(b, t);
       rotate(token + (shape.heads + head) * head_dim, in.cosines + position * half, in.sines + position * half,
              head_dim, 1.0f, key.data());
-      float* block = keys + cache_of(b, head) + position / kKeyBlock * kKeyBlock * head_dim;
-      for (size_t d = 0; d < head_dim; ++d) block[d * kKeyBlock + position % kKeyBlock] = key[d];
-      std::memcpy(values + cache_of(b, head) + position * head_dim,
+      const size_t place = position % shape.capacity;
+      float* block = keys + cache_of(b, head) + place / kKeyBlock * kKeyBlock * head_dim;
+      for (size_t d = 0; d < head_dim; ++d) block[d * kKeyBlock + place % kKeyBlock] = key[d];
+      std::memcpy(values + cache_of(b, head) + place * head_dim,
                   token + (shape.heads + shape.kv_heads + head) * head_dim, head_dim * sizeof(float));
     }
   };
@@ -60,7 +61,7 @@ void attention_layer(const Path& path, const AttentionShape& shape, const Attent
                head_dim, factor, q.data() + g * head_dim);
       const size_t first = shape.window && position + 1 > shape.window ? position + 1 - shape.window : 0;
       scores.resize(std::max(scores.size(), kMaxRows * (position + 1 - first + 2 * kKeyBlock)));
-      path.attend({q.data(), group, head_dim, keys + cache_of(b, head), values + cache_of(b, head), first,
+      path.attend({q.data(), group, head_dim, shape.capacity, keys + cache_of(b, head), values + cache_of(b, head), first,
                    position + 1, in.sinks + head * group, scores.data(),
                    out + ((b * in.tokens + t) * shape.heads + head * group) * head_dim});
     }

@@ -7,7 +7,9 @@
 namespace gpt_oss {
 
 // Caches are (batch, kv_heads, capacity, head_dim) floats, capacity a multiple of 16. Values lie as that says. Keys are
-// kept 16 positions side by side: (capacity / 16, head_dim, 16), so that one vector holds a dimension of 16 keys.
+// kept 16 positions side by side: (capacity / 16, head_dim, 16), so that one vector holds a dimension of 16 keys. With a
+// window a cache may be a ring: position p lies where p % capacity says. It must then hold what the first token of a call
+// sees when its last is there, too: window - 1 + tokens.
 struct AttentionShape {
   size_t heads, kv_heads, head_dim, capacity;
   size_t window;  // positions a token sees, itself included; 0: all

@@ -22,19 +22,24 @@ inline void block_scores(const float* q, const float* keys, size_t head_dim, flo
   for (int g = 0; g < kQueries; ++g) store_lanes(scores + static_cast<size_t>(g) * stride, sums[g]);
 }
 
-// Sums of values (positions, head_dim), 16 dimensions at a time, weighted for kQueries queries.
+// Sums of the values of positions first .. end - 1, 16 dimensions at a time, weighted for kQueries queries: weights start at
+// `first`. A ring of values (capacity, head_dim) is read in two stretches where it wraps.
 template <int kQueries>
-inline void weighted_sums(const float* weights, size_t stride, const float* values, size_t head_dim, size_t count,
-                          float* out) {
-  for (size_t d = 0; d < head_dim; d += kKeyBlock) {
+inline void weighted_sums(const float* weights, size_t stride, const Attend& a, float* out) {
+  const size_t start = a.first % a.capacity, count = a.end - a.first, before_wrap = std::min(count, a.capacity - start);
+  for (size_t d = 0; d < a.head_dim; d += kKeyBlock) {
     Lanes sums[kQueries] = {};
-    for (size_t t = 0; t < count; ++t) {
-      const Lanes value = load_lanes(values + t * head_dim + d);
+    const auto add = [&](const float* values, size_t from, size_t to) {
+      for (size_t t = from; t < to; ++t, values += a.head_dim) {
+        const Lanes value = load_lanes(values);
 #pragma GCC unroll 8
-      for (int g = 0; g < kQueries; ++g) sums[g] += weights[static_cast<size_t>(g) * stride + t] * value;
-    }
+        for (int g = 0; g < kQueries; ++g) sums[g] += weights[static_cast<size_t>(g) * stride + t] * value;
+      }
+    };
+    add(a.values + start * a.head_dim + d, 0, before_wrap);
+    add(a.values + d, before_wrap, count);
 #pragma GCC unroll 8
-    for (int g = 0; g < kQueries; ++g) store_lanes(out + static_cast<size_t>(g) * head_dim + d, sums[g]);
+    for (int g = 0; g < kQueries; ++g) store_lanes(out + static_cast<size_t>(g) * a.head_dim + d, sums[g]);
   }
 }
 
@@ -68,7 +73,7 @@ inline void attend_queries(const Attend& a, const float* q, const float* sinks, 
   const size_t first_block = a.first / kKeyBlock, blocks = (a.end + kKeyBlock - 1) / kKeyBlock - first_block;
   const size_t stride = blocks * kKeyBlock, start = first_block * kKeyBlock;
   for (size_t b = 0; b < blocks; ++b)
-    block_scores<kQueries>(q, a.keys + (first_block + b) * kKeyBlock * a.head_dim, a.head_dim,
+    block_scores<kQueries>(q, a.keys + (first_block + b) * kKeyBlock % a.capacity * a.head_dim, a.head_dim,
                            a.scores + b * kKeyBlock, stride);
   for (size_t g = 0; g < kQueries; ++g) {
     float* scores = a.scores + g * stride;
@@ -77,8 +82,7 @@ inline void attend_queries(const Attend& a, const float* q, const float* sinks, 
     softmax(scores, blocks, sinks[g]);
   }
   // Beyond `end` a cache may hold anything: its values are not read.
-  weighted_sums<kQueries>(a.scores + (a.first - start), stride, a.values + a.first * a.head_dim, a.head_dim,
-                          a.end - a.first, out);
+  weighted_sums<kQueries>(a.scores + (a.first - start), stride, a, out);
 }
 
 inline void attend(const Attend& a) {

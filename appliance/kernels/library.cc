@@ -10,7 +10,7 @@
 // Attention(qkv, past_key, past_value, seqlens_k, cos, sin, sinks)
 //   qkv float [B, S, (heads + 2 kv_heads) head_dim]; caches float [B, kv_heads, C, head_dim], C a multiple of 16; seqlens_k
 //   int32 [B], total tokens after this step minus one; cos and sin float [positions, head_dim / 2]; sinks float [heads].
-//   Attributes: heads, kv_heads, window (int; 0: none). Outputs: float [B, S, heads head_dim], and the caches, which are
+//   Attributes: heads, kv_heads, window (int; 0: none; with one the caches may be rings, attention.h). Outputs: float [B, S, heads head_dim], and the caches, which are
 //   updated in place where both sides are bound to the same memory. How keys lie in them is this library's (attention.h).
 //
 // TopLogits(logits)
@@ -345,8 +345,10 @@ class Attention {
     expect(inputs[5], {cos[0], past[3] / 2}, "sin");
     expect(inputs[6], {static_cast<int64_t>(shape.heads)}, "sinks");
     const int32_t* last = data_of<int32_t>(inputs[3]);
+    const int64_t window = static_cast<int64_t>(shape.window);
+    const bool ring = window && window - 1 + qkv[1] <= past[2];
     for (int64_t b = 0; b < qkv[0]; ++b)
-      if (last[b] < qkv[1] - 1 || last[b] >= past[2] || last[b] >= cos[0])
+      if (last[b] < qkv[1] - 1 || (last[b] >= past[2] && !ring) || last[b] >= cos[0])
         fail("position " + std::to_string(last[b]) + " lies outside the caches, the rotary tables or the tokens given");
     OrtValue *out = nullptr, *keys = nullptr, *values = nullptr;
     const std::vector<int64_t> out_dims{qkv[0], qkv[1], static_cast<int64_t>(shape.heads) * past[3]};

@@ -64,9 +64,10 @@ constexpr size_t kLogitBlock = 64;
 constexpr size_t kKeyBlock = 16;  // positions whose keys lie side by side in a cache (attention.h)
 
 // One token's queries over the positions first .. end - 1 of one key/value head; at most kMaxRows of them at a time.
+// Position p lies where p % capacity says, and end - first is at most capacity.
 struct Attend {
   const float* q;  // (queries, head_dim), rotated and scaled
-  size_t queries, head_dim;
+  size_t queries, head_dim, capacity;
   const float* keys;    // (capacity / 16, head_dim, 16)
   const float* values;  // (capacity, head_dim)
   size_t first, end;

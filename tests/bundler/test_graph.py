@@ -61,20 +61,22 @@ def test_inputs_and_outputs_are_those_of_the_contract(
     accelerator: str, cache: int, cpu: ExportedGraph, cuda: ExportedGraph
 ) -> None:
     graph = onnx.load(cpu.model if accelerator == "cpu" else cuda.model, load_external_data=False).graph
-    layers = [f"{layer}.{part}" for layer in range(3) for part in ("key", "value")]
+    layers = {f"{layer}.{part}": "C" for layer in range(3) for part in ("key", "value")}
+    if accelerator == "cpu":  # a windowed layer's capacity is its own
+        layers |= {name: "W" for name in layers if name.startswith(("0.", "2."))}
     assert _interface(graph.input) == {
         "input_ids": (TensorProto.INT64, ["B", "S"]),
         "seqlens_k": (TensorProto.INT32, ["B"]),
         "total_sequence_length": (TensorProto.INT32, []),
         "logit_rows": (TensorProto.INT64, ["R"]),
-        **{f"past_key_values.{name}": (cache, ["B", 2, "C", 16]) for name in layers},
+        **{f"past_key_values.{name}": (cache, ["B", 2, capacity, 16]) for name, capacity in layers.items()},
     }
     assert _interface(graph.output) == {
         "top_logits": (TensorProto.FLOAT, ["R", 256]),
         "top_ids": (TensorProto.INT64, ["R", 256]),
         "logsumexp": (TensorProto.FLOAT, ["R"]),
         "logits": (TensorProto.FLOAT, ["R", 300]),
-        **{f"present.{name}": (cache, ["B", 2, "C", 16]) for name in layers},
+        **{f"present.{name}": (cache, ["B", 2, capacity, 16]) for name, capacity in layers.items()},
     }
 
 
@@ -90,7 +92,7 @@ def test_metadata_describe_the_model(accelerator: str, cpu: ExportedGraph, cuda:
         "gpt_oss.head_dim": "16",
         "gpt_oss.vocab": "300",
         "gpt_oss.context": "512",
-        **({"gpt_oss.dense": "bf16"} if accelerator == "cpu" else {}),
+        **({"gpt_oss.dense": "bf16", "gpt_oss.window": "8"} if accelerator == "cpu" else {}),
     }
 
 

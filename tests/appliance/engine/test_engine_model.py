@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from appliance.engine import model as model_module
 from appliance.engine.kernels import load_kernels
-from appliance.engine.kv_cache import DecodeRun
+from appliance.engine.kv_cache import DecodeRun, Windows
 from appliance.engine.model import ModelError, OnnxModel, load_model
 from appliance.engine.sampling import TopLogits
 
@@ -116,6 +116,58 @@ def test_a_slot_taken_over_at_a_common_prefix_gives_what_a_fresh_one_gives(new_m
     reused = logits_of(model.prefill(0, second[50:], 50, want_logits=True))
     fresh = logits_of(model.prefill(1, second, 0, want_logits=True))
     np.testing.assert_allclose(reused, fresh, atol=TOLERANCE)
+
+
+def continued(model: OnnxModel, slot: int, tokens: list[int], past: int) -> NDArray[np.float32]:
+    """The last token's logits when a slot that holds ``past`` tokens is given the rest of them."""
+    while past < len(tokens):
+        chunk = model.plan_chunk(past, len(tokens), 100)
+        top = model.prefill(slot, tokens[chunk.start : chunk.stop], past, want_logits=chunk.stop == len(tokens))
+        past = chunk.stop
+    return logits_of(top)
+
+
+def test_windowed_layers_hold_a_ring_and_the_others_everything(new_model: NewModel) -> None:
+    """Window 16 and chunks of 256: a ring of 272 positions, in layers 0 and 2 of 3."""
+    model = new_model(slots=2, context_tokens=512)
+    assert model.shape.windowed == {0, 2}
+    assert model.windows == Windows(16, 272)
+    position_bytes = 2 * 2 * 16 * 4  # keys and values of 2 heads of 16 floats
+    checkpoints = 2 * 2 * (32 + 16)  # 2 of them, for 2 layers
+    assert model.shape.slot_bytes(512) == (512 + 2 * 272 + checkpoints) * position_bytes
+    assert model.shape.slot_bytes(256) == 3 * 256 * position_bytes  # shorter than the ring
+    assert new_model(slots=2, context_tokens=256).windows is None
+
+
+@pytest.mark.parametrize("context_tokens", [512, 256])
+@pytest.mark.parametrize("length", [5, 16, 17, 150])
+def test_a_prefix_taken_over_from_another_slot_gives_the_same_bits(
+    new_model: NewModel, context_tokens: int, length: int
+) -> None:
+    model = new_model(context_tokens=context_tokens)
+    first, second = prompt_of(160), prompt_of(length) + prompt_of(50, seed=9)
+    fresh = continued(model, 0, second, 0)
+    continued(model, 1, first, 0)
+    continued(model, 2, prompt_of(200, seed=5), 0)
+    model.take_over(1, 2, length, None)
+    np.testing.assert_array_equal(continued(model, 2, second, length), fresh)
+
+
+def test_a_checkpoint_brings_back_what_the_ring_has_lost(new_model: NewModel) -> None:
+    model = new_model()
+    prompt = prompt_of(120)
+    follow_up = prompt + prompt_of(30, seed=3)
+    fresh = continued(model, 0, follow_up, 0)
+    continued(model, 1, prompt, 0)
+    checkpoint = model.set_aside(1, 120 - 15 - 16, 120)
+    continued(model, 1, prompt + prompt_of(300, seed=4), 120)  # the ring of 272 has nothing of the prompt any more
+    wrong = continued(model, 1, follow_up, 120)
+    assert not np.array_equal(wrong, fresh)
+    for target in (1, 2):
+        model.take_over(1, target, 120, checkpoint)
+        np.testing.assert_array_equal(continued(model, target, follow_up, 120), fresh)
+    model.take_over(1, 3, 119, checkpoint)  # one short of it, for the logits of its last token
+    np.testing.assert_array_equal(continued(model, 3, prompt, 119), continued(model, 0, prompt, 0))
 
 
 def test_top_logits_and_normaliser_agree_with_all_logits(new_model: NewModel) -> None:

@@ -165,7 +165,7 @@ def test_conversations_at_once_give_what_each_gives_alone(shared: EngineProcess)
 def test_a_follow_up_reuses_what_is_computed_and_answers_the_same(shared: EngineProcess) -> None:
     history = (Message("user", "one " * 60), Message("assistant", "two"), Message("user", "three"))
     fresh = finished(run(shared, ask(messages=history, user="fresh", temperature=0.0)))
-    assert fresh.cached_tokens == 0
+    assert fresh.cached_tokens < 70  # nothing but what every prompt begins with
     run(shared, ask(messages=history[:1], user="returning"))
     reused = finished(run(shared, ask(messages=history, user="returning", temperature=0.0)))
     assert reused.cached_tokens > 100

@@ -22,6 +22,7 @@ from appliance.engine.harmony import (
     START,
     ConversationError,
     Vocabulary,
+    count_public_tokens,
     load_vocabulary,
     render_prompt,
 )
@@ -57,6 +58,23 @@ def test_a_first_question_is_written_as_the_guide_says(vocabulary: Vocabulary) -
 @pytest.mark.parametrize("effort", ["low", "medium", "high"])
 def test_effort_changes_the_system_message(vocabulary: Vocabulary, effort: Effort) -> None:
     assert f"\nReasoning: {effort}\n" in text_of(vocabulary, Message("user", "x"), effort=effort)
+
+
+@pytest.mark.parametrize("effort", ["low", "medium", "high"])
+@pytest.mark.parametrize("tools", [(), (WEATHER,)])
+def test_public_is_what_the_appliance_wrote_and_nothing_of_the_conversation(
+    vocabulary: Vocabulary, effort: Effort, tools: tuple[Tool, ...]
+) -> None:
+    texts = []
+    for words in ("Hello", "Something else entirely"):
+        messages = (Message("system", words), Message("user", words))
+        request = TurnRequest(id="t", user="u", messages=messages, tools=tools, effort=effort, seed=1)
+        prompt = render_prompt(vocabulary, request, today=TODAY)
+        public = count_public_tokens(vocabulary, prompt, effort, today=TODAY)
+        texts.append(vocabulary.encoding.decode_utf8(prompt[:public]))
+    assert texts[0] == texts[1]
+    assert f"Reasoning: {effort}" in texts[0]
+    assert texts[0].removesuffix("<|end|>").endswith("included for every message" + ("" if tools else "."))
 
 
 def test_leading_instructions_and_tools_make_one_developer_message(vocabulary: Vocabulary) -> None:

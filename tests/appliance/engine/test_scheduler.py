@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from appliance.engine.harmony import Vocabulary
+from appliance.engine.kv_cache import Windows
 from appliance.engine.protocol import (
     AnswerDelta,
     Done,
@@ -24,7 +25,9 @@ from appliance.engine.protocol import (
 )
 from appliance.engine.sampling import TopLogits
 from appliance.engine.scheduler import STOPPED, Load, Scheduler, Turn
-from tests.fakes import FakeModel
+from tests.fakes import CHUNK_TOKENS, FakeModel
+
+WINDOWS = Windows(16, 16 + CHUNK_TOKENS)
 
 
 class Clock:
@@ -38,20 +41,25 @@ class Clock:
 class Bench:
     """A scheduler, a model that knows the replies to some prompts, and what every turn was sent."""
 
-    def __init__(self, vocabulary: Vocabulary, *, slots: int = 2, queue_limit: int = 100, capacity: int = 4096) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, *, slots: int = 2, queue_limit: int = 100, capacity: int = 4096,
+        windows: Windows | None = WINDOWS, lends: bool = True,
+    ) -> None:  # fmt: skip
         self.vocabulary = vocabulary
-        self.model = FakeModel({}, slots=slots, capacity=capacity)
+        self.model = FakeModel({}, slots=slots, capacity=capacity, windows=windows, lends=lends)
         self.clock = Clock()
         self.scheduler = Scheduler(self.model, vocabulary, queue_limit=queue_limit, clock=self.clock)
         self.sent: dict[str, list[EngineEvent]] = {}
 
-    def turn(self, turn_id: str, reply: str, *, prompt: Sequence[int] | None = None, **changes: Any) -> Turn:
+    def turn(
+        self, turn_id: str, reply: str, *, prompt: Sequence[int] | None = None, public: int = 0, **changes: Any
+    ) -> Turn:
         """Submit a turn with a prompt of its own whose reply is the Harmony text ``reply``."""
         prompt = list(prompt) if prompt is not None else self.vocabulary.encode(f"prompt of {turn_id} " * 3)
         self.model.replies[tuple(prompt)] = self.vocabulary.encoding.encode(reply, allowed_special="all")
         request = TurnRequest(id=turn_id, user="ann", messages=(Message("user", "x"),), seed=1)
         events = self.sent.setdefault(turn_id, [])
-        turn = Turn(replace(request, **changes), prompt, events.append)
+        turn = Turn(replace(request, **changes), prompt, events.append, public)
         self.scheduler.submit(turn)
         return turn
 
@@ -269,6 +277,60 @@ def test_what_one_user_computed_is_not_used_for_another(bench: Bench) -> None:
     assert bench.answer("bob") == "same"
 
 
+def test_what_every_prompt_begins_with_is_lent_to_another_and_nothing_more(bench: Bench) -> None:
+    for user in ("ann", "bob"):
+        bench.turn(user, final("x " * 200), prompt=range(100, 400), public=60, user=user)
+        bench.run()
+    assert bench.done("ann").cached_tokens == 0
+    assert bench.done("bob").cached_tokens == 60
+    assert bench.answer("bob") == "x " * 200
+
+
+def test_a_model_that_cannot_copy_lends_nothing(vocabulary: Vocabulary) -> None:
+    bench = Bench(vocabulary, windows=None, lends=False)
+    for user in ("ann", "bob"):
+        bench.turn(user, final("x"), prompt=range(100, 400), public=60, user=user)
+        bench.run()
+    assert bench.done("bob").cached_tokens == 0
+
+
+def test_a_users_parallel_turns_share_their_beginning(vocabulary: Vocabulary) -> None:
+    """Each takes what the others have computed of it meanwhile."""
+    bench = Bench(vocabulary, slots=5)
+    system = list(range(1000, 1500))
+    for name in "abcde":
+        bench.turn(name, final(name), prompt=[*system, *bench.vocabulary.encode(f"question {name}")])
+    bench.run()
+    assert [bench.answer(name) for name in "abcde"] == list("abcde")
+    computed = sum(tokens for kind, _, tokens in bench.model.steps if kind == "prefill" and isinstance(tokens, int))
+    assert computed == 5 * len(system) + 5 * 2 - sum(bench.done(name).cached_tokens for name in "abcde")
+    assert computed < len(system) + 5 * 16  # a part of less than 16 tokens is computed rather than copied
+
+
+def test_a_follow_up_without_the_reasoning_begins_at_the_end_of_its_prompt(bench: Bench) -> None:
+    """The answer was longer than the ring: what the windowed layers held there comes from the checkpoint."""
+    prompt = bench.vocabulary.encode("A question. " * 100)
+    thoughts = "<|channel|>analysis<|message|>" + "so " * 400 + "<|end|><|start|>assistant"
+    bench.turn("a", thoughts + final("yes"), prompt=prompt)
+    bench.run()
+    follow_up = prompt + bench.vocabulary.encode(" yes. And then?")
+    bench.turn("b", final("no"), prompt=follow_up)
+    bench.run()
+    assert bench.done("b").cached_tokens == len(prompt)
+    assert bench.answer("b") == "no"
+
+
+def test_an_edited_prompt_begins_at_the_checkpoint_before_the_edit(vocabulary: Vocabulary) -> None:
+    bench = Bench(vocabulary, capacity=16_384)
+    prompt = list(range(3000, 6000))
+    bench.turn("a", final("x"), prompt=prompt)
+    bench.run()
+    bench.turn("b", final("y"), prompt=[*prompt[:2700], *range(100, 150)])
+    bench.run()
+    assert bench.answer("b") == "y"
+    assert bench.done("b").cached_tokens == 2048  # one every 1,024 tokens; chunks are of 128
+
+
 def test_a_new_conversation_leaves_the_other_one_its_slot(bench: Bench) -> None:
     first = bench.vocabulary.encode("system text, then " + "a long conversation " * 20)
     bench.turn("a", final("x"), prompt=first)
@@ -324,13 +386,15 @@ def test_salvaged_harmony_is_reported(bench: Bench) -> None:
     assert bench.done("a").malformed
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(40))
 def test_any_order_of_joining_leaving_and_following_up_keeps_conversations_apart(
     vocabulary: Vocabulary, seed: int
 ) -> None:
     rng = random.Random(seed)
-    bench = Bench(vocabulary, slots=rng.randint(1, 5))
-    histories = {user: vocabulary.encode(f"{user} begins. ") for user in "abc"}
+    windows = rng.choice([None, WINDOWS, Windows(40, 40 + CHUNK_TOKENS)])
+    bench = Bench(vocabulary, slots=rng.randint(1, 5), windows=windows)
+    system = vocabulary.encode("What every prompt begins with, whoever asks. " * 4)
+    histories = {user: system + vocabulary.encode(f"{user} begins. ") for user in "abc"}
     expected: dict[str, str] = {}
     cancelled: set[str] = set()
     for number in range(25):
@@ -338,7 +402,9 @@ def test_any_order_of_joining_leaving_and_following_up_keeps_conversations_apart
         name, text = f"{user}{number}", f"{user} {number} " * rng.randint(1, 20)
         if rng.random() < 0.6:
             histories[user] = histories[user] + vocabulary.encode(f" turn {number} " * rng.randint(1, 60))
-        turn = bench.turn(name, final(text), prompt=[*histories[user], number], user=user)
+        if rng.random() < 0.2:  # an edit
+            histories[user] = histories[user][: rng.randint(len(system), len(histories[user]))]
+        turn = bench.turn(name, final(text), prompt=[*histories[user], number], user=user, public=len(system))
         expected[name] = text
         for _ in range(rng.randint(0, 25)):
             bench.scheduler.step()

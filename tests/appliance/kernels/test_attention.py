@@ -130,6 +130,26 @@ def relative_error(actual: Float32, expected: NDArray[np.float64]) -> float:
     return float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))
 
 
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape.window], ids=str)
+@pytest.mark.parametrize("chunk", [1, 7, 33])
+def test_a_ring_gives_the_bits_of_a_whole_cache(path: str, shape: Shape, chunk: int) -> None:
+    room = shape.window - 1 + chunk
+    whole, ring = Attention(shape), Attention(shape, capacity=room + -room % 16)
+    qkv = conversation(shape, 500)
+    for start in range(0, 500, chunk):
+        part, end = qkv[None, start : start + chunk], min(500, start + chunk)
+        np.testing.assert_array_equal(ring.step(part, [end]), whole.step(part, [end]))
+
+
+def test_a_ring_without_room_for_the_window_is_refused() -> None:
+    ring = Attention(Shape(16, 2, 64, 128), capacity=144)
+    qkv = conversation(ring.shape, 200)
+    ring.step(qkv[None, :144], [144])
+    ring.step(qkv[None, 144:161], [161])
+    with pytest.raises(Exception, match="position 178 lies outside the caches"):
+        ring.step(qkv[None, 161:179], [179])
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 130, 300])
 def test_agrees_with_float64(path: str, shape: Shape, length: int) -> None:
