@@ -9,10 +9,9 @@ the basic level and ``optimization.constant_folding_max_output_size_in_bytes=0``
     norms, biases      Cast to the compute type
     matrices, CUDA     likewise (Concat first where q, k and v become one, or a tensor was split)
 
-On CPU the operators of appliance/kernels take MXFP4 blocks and scales and bfloat16 matrices as stored: ExpertLayer, and
-Dense for attention and head, which the target holds in 8 bits or in bfloat16 as the graph says. `packing.json` lists
-what each of them reads. Attention is the third, TopLogits the fourth. On CUDA, QMoE takes MXFP4 itself, in another
-order of nibbles (`bundler.mxfp4.pair_along_rows`).
+On CPU the operators of appliance/kernels take MXFP4 blocks and scales and bfloat16 matrices as stored: Embedding, which
+reads rows where they lie, ExpertLayer, and Dense for attention and head, which the target holds in 8 bits or in
+bfloat16 as the graph says; `packing.json` lists what the last two read. Attention and TopLogits are the others. On CUDA, QMoE takes MXFP4 itself, in another order of nibbles (`bundler.mxfp4.pair_along_rows`).
 
 Computation is float32 on CPU. On CUDA projections, attention, router, experts and unembedding are float16; the residual
 stream and norms are float32.
@@ -144,9 +143,7 @@ def _add_model(builder: GraphBuilder) -> None:
     # 1. Constants shared by the layers.
     _add_shared_constants(builder)
     # 2. Embedding: rows are gathered as published and widened; the residual stream is [T, hidden].
-    rows = builder.node("Gather", [builder.stored("model.embed_tokens.weight"), "input_ids"], "embedding.rows")
-    tokens = builder.node("Reshape", [rows, "shape.tokens"], "embedding.tokens")
-    residual = builder.cast(tokens, builder.residual_type)
+    residual = _add_embedding(builder)
     gamma = builder.dense("model.layers.0.input_layernorm.weight", builder.residual_type)
     wide = builder.node(
         "SimplifiedLayerNormalization", [residual, gamma], "layers.0.input_norm", epsilon=config.rms_norm_eps, axis=-1
@@ -167,6 +164,18 @@ def _add_model(builder: GraphBuilder) -> None:
         _add_cuda_head(builder, wanted)
     else:
         _add_cpu_head(builder, wanted)
+
+
+def _add_embedding(builder: GraphBuilder) -> str:
+    """The rows of input_ids, [T, hidden]."""
+    name = "model.embed_tokens.weight"
+    if not builder.cuda:
+        parts = [part.name for part in builder.stored_parts(name)]
+        return builder.node("Embedding", ["input_ids", *parts], "embedding", domain=KERNEL_DOMAIN)
+    builder.table("shape.tokens", np.array([-1, builder.config.hidden], np.int64))
+    rows = builder.node("Gather", [builder.stored(name), "input_ids"], "embedding.rows")
+    tokens = builder.node("Reshape", [rows, "shape.tokens"], "embedding.tokens")
+    return builder.cast(tokens, builder.residual_type)
 
 
 def _add_cpu_head(builder: GraphBuilder, wanted: str) -> None:
@@ -205,7 +214,6 @@ def _add_logsumexp(builder: GraphBuilder, x: str, output: str) -> str:
 def _add_shared_constants(builder: GraphBuilder) -> None:
     config = builder.config
     width = (config.heads + 2 * config.kv_heads) * config.head_dim
-    builder.table("shape.tokens", np.array([-1, config.hidden], np.int64))
     builder.table("shape.heads", np.array([-1, config.heads * config.head_dim], np.int64))
     builder.table("shape.qkv_width", np.array([width], np.int64))
     builder.node("Shape", ["input_ids"], "shape.batch")  # attention alone needs [B, S] apart; the rest works on [T, ..]

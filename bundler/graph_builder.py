@@ -99,7 +99,7 @@ class GraphBuilder:
 
     def stored(self, name: str) -> str:
         """A checkpoint tensor as published, under its own name; in parts if it is too large for one shard."""
-        parts = [part.name for part in self._stored_parts(name)]
+        parts = [part.name for part in self.stored_parts(name)]
         return name if len(parts) == 1 else self.node("Concat", parts, name, axis=0)
 
     def dense(self, name: str, onnx_type: int | None = None) -> str:
@@ -133,14 +133,14 @@ class GraphBuilder:
 
     def _native_dense(self, x: str, names: list[str], output: str, biased: bool) -> str:
         """One operator over every part that is stored; the parts' keys follow each other."""
-        weights = [weight for name in names for weight in self._stored_parts(f"{name}.weight")]
+        weights = [weight for name in names for weight in self.stored_parts(f"{name}.weight")]
         keys = [self.packing(self.dense_kind, {"rows": w.shape[0], "inner": w.shape[1]}, w.name) for w in weights]
         return self.node(
             "Dense", [x, self._joined(names, "bias", output) if biased else "", *(w.name for w in weights)], output,
             domain=KERNEL_DOMAIN, key=keys[0], parts=len(keys), kind=_DENSE_KINDS[self.dense_kind],
         )  # fmt: skip
 
-    def _stored_parts(self, name: str) -> list[Weight]:
+    def stored_parts(self, name: str) -> list[Weight]:
         """A published matrix as it is stored, whole or in parts."""
         spec = self.specs[name]
         ranges = _row_ranges(spec, self.max_weight_bytes)

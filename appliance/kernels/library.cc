@@ -1,5 +1,9 @@
-// The operator library ONNX Runtime loads: domain "gpt_oss", operators ExpertLayer, Dense, Attention and TopLogits.
+// The operator library ONNX Runtime loads: domain "gpt_oss", operators Embedding, ExpertLayer, Dense, Attention
+// and TopLogits.
 //
+// Embedding(ids, weight, weight..)
+//   ids int64 [..]; weights bfloat16 [rows, hidden], whose rows follow each other. Output: float [ids, hidden]. The weights
+//   stay where the session mapped them: only the pages of rows that are asked for take memory.
 // ExpertLayer(x, router_logits, gate_up_blocks, gate_up_scales, gate_up_bias, down_blocks, down_scales, down_bias)
 //   x float [.., hidden]; router_logits float [.., experts]; blocks and scales uint8 as in the checkpoint; biases float.
 //   Attributes: key (int), top_k (int), alpha (float), limit (float). Output: float, the shape of x.
@@ -10,8 +14,9 @@
 // Attention(qkv, past_key, past_value, seqlens_k, cos, sin, sinks)
 //   qkv float [B, S, (heads + 2 kv_heads) head_dim]; caches float [B, kv_heads, C, head_dim], C a multiple of 16; seqlens_k
 //   int32 [B], total tokens after this step minus one; cos and sin float [positions, head_dim / 2]; sinks float [heads].
-//   Attributes: heads, kv_heads, window (int; 0: none; with one the caches may be rings, attention.h). Outputs: float [B, S, heads head_dim], and the caches, which are
-//   updated in place where both sides are bound to the same memory. How keys lie in them is this library's (attention.h).
+//   Attributes: heads, kv_heads, window (int; 0: none; with one the caches may be rings, attention.h). Outputs: float
+//   [B, S, heads head_dim], and the caches, which are updated in place where both sides are bound to the same memory. How
+//   keys lie in them is this library's (attention.h).
 //
 // TopLogits(logits)
 //   logits float [rows, vocabulary]. Attribute: k (int). Outputs: the k largest, float [rows, k], and their ids, int64
@@ -186,6 +191,53 @@ void pack_experts(const ExpertShape& shape, const uint8_t* gate_up, const uint8_
               out + shape.experts * shape.gate_up_bytes() + e * shape.down_bytes());
   }
 }
+
+class Embedding {
+ public:
+  explicit Embedding(const OrtKernelInfo*) {}
+
+  void compute(OrtKernelContext* context) const {
+    struct Part {
+      const uint16_t* rows;
+      int64_t count;
+    };
+    size_t inputs = 0;
+    check(api.input_count(context, &inputs));
+    std::vector<Part> parts;
+    int64_t hidden = 0, vocab = 0;
+    for (size_t i = 1; i < inputs; ++i) {
+      const OrtValue* weight = nullptr;
+      check(api.input(context, i, &weight));
+      const auto dims = shape_of(weight);
+      if (dims.size() != 2 || (i > 1 && dims[1] != hidden)) fail("weights must be [rows, hidden], all of one hidden size");
+      parts.push_back({data_of<uint16_t>(weight), dims[0]});
+      hidden = dims[1];
+      vocab += dims[0];
+    }
+    const OrtValue* ids = nullptr;
+    check(api.input(context, 0, &ids));
+    int64_t count = 1;
+    for (const int64_t dim : shape_of(ids)) count *= dim;
+    OrtValue* out = nullptr;
+    const int64_t dims[2] = {count, hidden};
+    check(api.output(context, 0, dims, 2, &out));
+    if (count == 0) return;
+    float* to = const_cast<float*>(data_of<float>(out));
+    const int64_t* id = data_of<int64_t>(ids);
+    for (int64_t i = 0; i < count; ++i) {
+      int64_t row = id[i];
+      if (row < 0 || row >= vocab)
+        fail("token id " + std::to_string(row) + " is not below the vocabulary of " + std::to_string(vocab));
+      const Part* part = parts.data();
+      for (; row >= part->count; ++part) row -= part->count;
+      const uint16_t* from = part->rows + row * hidden;
+      for (int64_t h = 0; h < hidden; ++h) {
+        const uint32_t bits = static_cast<uint32_t>(from[h]) << 16;
+        std::memcpy(to++, &bits, sizeof bits);
+      }
+    }
+  }
+};
 
 class ExpertLayer {
  public:
@@ -401,6 +453,20 @@ CustomOp operator_of() {
   return o;
 }
 
+const CustomOp* embedding_operator() {
+  static const CustomOp op = [] {
+    CustomOp o = operator_of<Embedding>();
+    o.name = [](const CustomOp*) { return "Embedding"; };
+    o.input_count = [](const CustomOp*) { return size_t{2}; };
+    o.input_type = [](const CustomOp*, size_t i) { return type(i ? ElementType::kBFloat16 : ElementType::kInt64); };
+    o.input_characteristic = [](const CustomOp*, size_t i) { return i ? 2 : 0; };  // the weights are variadic
+    o.variadic_input_min_arity = [](const CustomOp*) { return 1; };
+    o.variadic_input_homogeneity = [](const CustomOp*) { return 1; };
+    return o;
+  }();
+  return &op;
+}
+
 const CustomOp* expert_layer_operator() {
   static const CustomOp op = [] {
     CustomOp o = operator_of<ExpertLayer>();
@@ -466,7 +532,7 @@ EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase
   static OrtCustomOpDomain* domain = nullptr;  // lives as long as the process
   if (!domain) {
     if (OrtStatus* status = api.create_domain("gpt_oss", &domain)) return status;
-    for (const CustomOp* op : {expert_layer_operator(), dense_operator(), attention_operator(), top_logits_operator()})
+    for (const CustomOp* op : {embedding_operator(), expert_layer_operator(), dense_operator(), attention_operator(), top_logits_operator()})
       if (OrtStatus* status = api.domain_add(domain, op)) return status;
   }
   return api.add_domain(options, domain);

@@ -256,6 +256,28 @@ def test_dense_parts_of_different_inner_sizes_are_refused() -> None:
         session_of(dense_node(["x", "", "a", "b"], "int8"), {"x": 64}, weights)
 
 
+def test_embedding_widens_the_rows_of_its_parts_and_refuses_others() -> None:
+    rng = np.random.default_rng(14)
+    weights = [rng.standard_normal((rows, 48)).astype(ml_dtypes.bfloat16) for rows in (5, 1, 30)]
+    names = ["first", "second", "third"]
+    constants = [bf16_tensor(weight) for weight in weights]
+    for name, tensor in zip(names, constants, strict=True):
+        tensor.name = name
+    graph = helper.make_graph(
+        [helper.make_node("Embedding", ["ids", *names], ["y"], domain="gpt_oss")], "one",
+        [helper.make_tensor_value_info("ids", TensorProto.INT64, ["B", "S"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], constants,
+    )  # fmt: skip
+    session = session_of_graph(graph)
+    ids = np.array([[0, 4, 5], [6, 35, 5]])
+    (rows,) = session.run(None, {"ids": ids})
+    np.testing.assert_array_equal(rows, np.concatenate(weights).astype(np.float32)[ids.ravel()])
+    assert session.run(None, {"ids": np.zeros((0, 3), np.int64)})[0].shape == (0, 48)
+    for wrong in (-1, 36):
+        with pytest.raises(Exception, match=f"token id {wrong} is not below the vocabulary of 36"):
+            session.run(None, {"ids": np.array([[0, wrong]])})
+
+
 def top_logits_of(logits: NDArray[np.float32], k: int) -> list[NDArray[Any]]:
     graph = helper.make_graph(
         [helper.make_node("TopLogits", ["x"], ["values", "ids", "sums"], domain="gpt_oss", k=k)], "one",
