@@ -11,7 +11,8 @@ the basic level and ``optimization.constant_folding_max_output_size_in_bytes=0``
 
 On CPU the operators of appliance/kernels take MXFP4 blocks and scales and bfloat16 matrices as stored: Embedding, which
 reads rows where they lie, ExpertLayer, and Dense for attention and head, which the target holds in 8 bits or in
-bfloat16 as the graph says; `packing.json` lists what the last two read. Attention and TopLogits are the others. On CUDA, QMoE takes MXFP4 itself, in another order of nibbles (`bundler.mxfp4.pair_along_rows`).
+bfloat16 as the graph says; `packing.json` lists what the last two read. Attention and TopLogits are the others. On
+CUDA, QMoE takes MXFP4 itself, in another order of nibbles (`bundler.mxfp4.pair_along_rows`).
 
 Computation is float32 on CPU. On CUDA projections, attention, router, experts and unembedding are float16; the residual
 stream and norms are float32.

@@ -112,14 +112,23 @@ void dense_layer(const Path& path, DenseKind kind, const std::vector<DensePart>&
 
   if (matrix) {
     const size_t padded = (tokens + 31) / 32 * 32;
-    Aligned<uint16_t> rows(padded * inner);
+    Scratch<uint16_t> rows(padded * inner);
     const auto convert = [&](size_t part) {
       for (size_t t = part * 32; t < part * 32 + 32; ++t) {
         if (t < tokens) path.to_bf16(x + t * inner, inner, rows.data + t * inner);
         else std::memset(rows.data + t * inner, 0, inner * sizeof(uint16_t));
       }
     };
-    const auto multiply = [&](size_t unit) {
+    const MatrixProduct product = kind == DenseKind::kInt8 ? path.int8_matrix : path.bf16_matrix;
+    const auto multiply_pair = [&](size_t unit) {
+      const Place place = place_of(parts, unit, pairs_of);
+      const uint8_t* first = place.part->packed + 2 * place.unit * group_bytes;
+      thread_local std::vector<float> sums;
+      sums.resize(std::max(sums.size(), tokens * 32));
+      product(first, first + group_bytes, blocks, rows.data, tokens, sums.data(), 32);
+      store(place, place.unit, sums.data(), 0, tokens);
+    };
+    const auto multiply_panel = [&](size_t unit) {
       const Place place = place_of(parts, unit, panels_of);
       const size_t first = place.unit * kPanelPairs, count = std::min(kPanelPairs, pairs_of(place.part->shape) - first);
       thread_local std::unique_ptr<Aligned<uint16_t>> scratch;
@@ -145,7 +154,8 @@ void dense_layer(const Path& path, DenseKind kind, const std::vector<DensePart>&
         }
       }
     };
-    run({{padded / 32, convert}, {units_in(parts, panels_of), multiply}});
+    run({{padded / 32, convert}, product ? Phase{units_in(parts, pairs_of), multiply_pair}
+                                        : Phase{units_in(parts, panels_of), multiply_panel}});
     return;
   }
 

@@ -105,11 +105,11 @@ void expert_layer(const Path& path, const ExpertWeights& weights, const SwiGlu& 
 
   // 1. Activations in the form the products read.
   std::unique_ptr<QuantisedRows> x_rows, inner_rows;
-  std::unique_ptr<Aligned<uint16_t>> x_bf16, inner_bf16;
-  Aligned<float> activation(rows * inner);
+  std::unique_ptr<Scratch<uint16_t>> x_bf16, inner_bf16;
+  Scratch<float> activation(rows * inner);
   if (matrix) {
-    x_bf16 = std::make_unique<Aligned<uint16_t>>(rows * hidden);
-    inner_bf16 = std::make_unique<Aligned<uint16_t>>(rows * inner);
+    x_bf16 = std::make_unique<Scratch<uint16_t>>(rows * hidden);
+    inner_bf16 = std::make_unique<Scratch<uint16_t>>(rows * inner);
   } else {
     x_rows = std::make_unique<QuantisedRows>(tokens, hidden);
     inner_rows = std::make_unique<QuantisedRows>(rows, inner);
@@ -123,20 +123,20 @@ void expert_layer(const Path& path, const ExpertWeights& weights, const SwiGlu& 
 
   // Calls take(row, products of 32 weight rows) for every row of one expert's work.
   const auto products = [&](const Work& w, const uint8_t* first, size_t blocks, const QuantisedRows* quantised,
-                            bool by_token, const Aligned<uint16_t>* bf16, const auto& take) {
+                            bool by_token, const Scratch<uint16_t>* bf16, const auto& take) {
     const uint8_t* second = first + kMxfp4.bytes(blocks);
     thread_local std::vector<float> results;
     const size_t count = w.assignments.size();
     if (matrix) {
-      thread_local std::unique_ptr<Aligned<uint16_t>> scratch;
-      thread_local size_t scratch_blocks = 0;
-      if (scratch_blocks < blocks) scratch = std::make_unique<Aligned<uint16_t>>(blocks * 1024), scratch_blocks = blocks;
-      results.resize(w.padded * 32);
-      if (path.packed_product != nullptr && count <= kMaxPackedRows) {
-        path.packed_product(first, second, blocks, bf16->data + w.first_row * blocks * kBlock, count, results.data(), 32);
+      results.resize(std::max(results.size(), w.padded * 32));
+      if (path.mxfp4_matrix != nullptr) {
+        path.mxfp4_matrix(first, second, blocks, bf16->data + w.first_row * blocks * kBlock, count, results.data(), 32);
         for (size_t i = 0; i < count; ++i) take(i, results.data() + i * 32);
         return;
       }
+      thread_local std::unique_ptr<Aligned<uint16_t>> scratch;
+      thread_local size_t scratch_blocks = 0;
+      if (scratch_blocks < blocks) scratch = std::make_unique<Aligned<uint16_t>>(blocks * 1024), scratch_blocks = blocks;
       uint16_t* tiles = scratch->data;
       path.unpack_mxfp4(first, blocks, tiles);
       path.unpack_mxfp4(second, blocks, tiles + blocks * 512);
@@ -145,7 +145,7 @@ void expert_layer(const Path& path, const ExpertWeights& weights, const SwiGlu& 
       for (size_t i = 0; i < count; ++i) take(i, results.data() + i * 32);
       return;
     }
-    results.resize(kMaxRows * 32);
+    results.resize(std::max(results.size(), kMaxRows * 32));
     for (size_t i = 0; i < count; i += kMaxRows) {
       QuantisedRow batch[kMaxRows];
       const size_t n = std::min(kMaxRows, count - i);
@@ -188,7 +188,7 @@ void expert_layer(const Path& path, const ExpertWeights& weights, const SwiGlu& 
 
   // 4. Down: 32 outputs of every row of one expert at a time, then the weighted sum of each token's rows in the order of
   // experts.
-  Aligned<float> results(rows * hidden);
+  Scratch<float> results(rows * hidden);
   const size_t hidden_pairs = hidden / 32;
   const auto down_product = [&](size_t unit) {
     const Work& w = work[unit / hidden_pairs];

@@ -25,15 +25,70 @@ inline __m512bh pair_of(const uint16_t* x) {
   return reinterpret_cast<__m512bh>(_mm512_set1_epi32(bits));
 }
 
-// Up to 8 rows at a time: 16 sums, two weights and one activation stay in registers.
+// How weights become pairs of bfloat16 numbers: 16 vectors a block, one for each k = 2p, 2p + 1, exact but for a scale that
+// the sum of a block is multiplied with.
+struct Mxfp4Weights {
+  static constexpr GroupLayout kLayout = kMxfp4;
+  static constexpr int kLines = 4;  // of a block's codes
+  static void pairs(const uint8_t* codes, __m512i* out) {
+    const __m512i table = _mm512_load_si512(kCodeBits);
+    for (int j = 0; j < 4; ++j) {
+      const __m512i word = _mm512_loadu_si512(codes + j * 64);
+      out[4 * j] = _mm512_permutexvar_epi16(word, table);
+      out[4 * j + 1] = _mm512_permutexvar_epi16(_mm512_srli_epi16(word, 4), table);
+      out[4 * j + 2] = _mm512_permutexvar_epi16(_mm512_srli_epi16(word, 8), table);
+      out[4 * j + 3] = _mm512_permutexvar_epi16(_mm512_srli_epi16(word, 12), table);
+    }
+  }
+  static __m512 scale(const uint8_t* scales) {
+    const __m512i e8m0 = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(scales)));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(e8m0, 23));
+  }
+};
+
+struct Int8Weights {
+  static constexpr GroupLayout kLayout = kInt8;
+  static constexpr int kLines = 8;
+  // Whole numbers below 128 have 7 bits: the upper half of the float is the number in bfloat16.
+  static void pairs(const uint8_t* codes, __m512i* out) {
+    const __m512i byte = _mm512_set1_epi32(255), offset = _mm512_set1_epi32(kInt8Offset);
+    const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+    for (int j = 0; j < 8; ++j) {
+      const __m512i word = _mm512_loadu_si512(codes + j * 64);
+      const auto number = [&](__m512i shifted) {
+        return _mm512_castps_si512(_mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_and_si512(shifted, byte), offset)));
+      };
+      const auto pair = [&](__m512i even, __m512i odd) {
+        return _mm512_or_si512(_mm512_srli_epi32(number(even), 16), _mm512_and_si512(number(odd), upper));
+      };
+      out[2 * j] = pair(word, _mm512_srli_epi32(word, 8));
+      out[2 * j + 1] = pair(_mm512_srli_epi32(word, 16), _mm512_srli_epi32(word, 24));
+    }
+  }
+  static __m512 scale(const uint8_t* scales) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(
+        _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(scales))), 16));
+  }
+};
+
+struct Bf16Weights {
+  static constexpr GroupLayout kLayout = kBf16;
+  static constexpr int kLines = 16;
+  static void pairs(const uint8_t* weights, __m512i* out) {
+    for (int p = 0; p < 16; ++p) out[p] = _mm512_loadu_si512(weights + p * 64);
+  }
+  static __m512 scale(const uint8_t*) { return _mm512_set1_ps(1.0f); }
+};
+
+// The sums of a block from nothing, then once times the scale: however many rows share a call, each gets the same bits; and
+// the sums of several blocks are on their way at a time, which few rows need.
 template <int kRows>
-inline void few_rows(const uint16_t* first, const uint16_t* second, size_t inner, const uint16_t* rows, float* out,
-                     size_t stride) {
+inline void add_block(const __m512i* first, const __m512i* second, __m512 first_scale, __m512 second_scale,
+                      const uint16_t* rows, size_t inner, float* totals, size_t stride) {
   __m512 low[kRows], high[kRows];
   for (int i = 0; i < kRows; ++i) low[i] = high[i] = _mm512_setzero_ps();
-  for (size_t p = 0; p < inner / 2; ++p) {
-    const __m512bh a = reinterpret_cast<__m512bh>(_mm512_loadu_si512(first + p * 32));
-    const __m512bh b = reinterpret_cast<__m512bh>(_mm512_loadu_si512(second + p * 32));
+  for (int p = 0; p < 16; ++p) {
+    const __m512bh a = reinterpret_cast<__m512bh>(first[p]), b = reinterpret_cast<__m512bh>(second[p]);
     for (int i = 0; i < kRows; ++i) {
       const __m512bh x = pair_of(rows + static_cast<size_t>(i) * inner + 2 * p);
       low[i] = _mm512_dpbf16_ps(low[i], a, x);
@@ -41,80 +96,44 @@ inline void few_rows(const uint16_t* first, const uint16_t* second, size_t inner
     }
   }
   for (int i = 0; i < kRows; ++i) {
-    _mm512_storeu_ps(out + static_cast<size_t>(i) * stride, low[i]);
-    _mm512_storeu_ps(out + static_cast<size_t>(i) * stride + kGroupRows, high[i]);
+    float* to = totals + static_cast<size_t>(i) * stride;
+    _mm512_storeu_ps(to, _mm512_fmadd_ps(low[i], first_scale, _mm512_loadu_ps(to)));
+    _mm512_storeu_ps(to + kGroupRows, _mm512_fmadd_ps(high[i], second_scale, _mm512_loadu_ps(to + kGroupRows)));
   }
 }
 
-void tile_product(const uint16_t* first, const uint16_t* second, size_t blocks, const uint16_t* rows, size_t count,
-                  float* out, size_t stride) {
-  const size_t inner = blocks * kBlock;
-  for (; count >= 8; count -= 8, rows += 8 * inner, out += 8 * stride)
-    few_rows<8>(first, second, inner, rows, out, stride);
-  switch (count) {
-    case 1: return few_rows<1>(first, second, inner, rows, out, stride);
-    case 2: return few_rows<2>(first, second, inner, rows, out, stride);
-    case 3: return few_rows<3>(first, second, inner, rows, out, stride);
-    case 4: return few_rows<4>(first, second, inner, rows, out, stride);
-    case 5: return few_rows<5>(first, second, inner, rows, out, stride);
-    case 6: return few_rows<6>(first, second, inner, rows, out, stride);
-    case 7: return few_rows<7>(first, second, inner, rows, out, stride);
-    default: return;
-  }
+constexpr size_t kSlice = 8;  // blocks unpacked at a time: both groups' stay in the first-level cache while all rows pass
+
+template <typename Weights, int kRows>
+inline void add_slice(const __m512i (*tiles)[kSlice][16], const uint8_t* const* scales, size_t blocks, const uint16_t* rows,
+                      size_t inner, float* totals, size_t stride) {
+  for (size_t b = 0; b < blocks; ++b)
+    add_block<kRows>(tiles[0][b], tiles[1][b], Weights::scale(scales[0] + b * Weights::kLayout.scale_bytes),
+                     Weights::scale(scales[1] + b * Weights::kLayout.scale_bytes), rows + b * kBlock, inner, totals, stride);
 }
 
-// The same sums in the same order, without unpacked weights in between: quicker while an expert has few rows.
-template <int kRows>
-inline void few_packed_rows(const uint8_t* group, size_t blocks, const uint16_t* rows, float* out, size_t stride) {
-  const __m512i table = _mm512_load_si512(kCodeBits);
-  const size_t inner = blocks * kBlock;
-  __m512 sums[kRows];
-  for (int i = 0; i < kRows; ++i) sums[i] = _mm512_setzero_ps();
-  const uint8_t* block = group + kMxfp4.codes_at(blocks);
-  for (size_t b = 0; b < blocks; ++b, group += kMxfp4.scale_bytes, block += kMxfp4.code_bytes, rows += kBlock) {
-    prefetch_lines<4>(block);
-    const __m512i exponents = exponents_of(group);
-    for (int j = 0; j < 4; ++j) {
-      const __m512i codes = _mm512_loadu_si512(block + j * 64);
-      const __m512i pairs[4] = {codes, _mm512_srli_epi16(codes, 4), _mm512_srli_epi16(codes, 8),
-                                _mm512_srli_epi16(codes, 12)};
-      for (int p = 0; p < 4; ++p) {
-        const __m512bh weights = reinterpret_cast<__m512bh>(pair_row(pairs[p], table, exponents));
-        for (int i = 0; i < kRows; ++i)
-          sums[i] = _mm512_dpbf16_ps(sums[i], weights, pair_of(rows + static_cast<size_t>(i) * inner + 8 * j + 2 * p));
-      }
-    }
-  }
-  for (int i = 0; i < kRows; ++i) _mm512_storeu_ps(out + static_cast<size_t>(i) * stride, sums[i]);
-}
-
-template <int kRows>
-inline void few_packed_rows(const uint8_t* first, const uint8_t* second, size_t blocks, const uint16_t* rows,
-                            float* out, size_t stride) {
-  few_packed_rows<kRows>(first, blocks, rows, out, stride);
-  few_packed_rows<kRows>(second, blocks, rows, out + kGroupRows, stride);
-}
-
-void packed_product(const uint8_t* first, const uint8_t* second, size_t blocks, const uint16_t* rows, size_t count,
+template <typename Weights>
+void matrix_product(const uint8_t* first, const uint8_t* second, size_t blocks, const uint16_t* rows, size_t count,
                     float* out, size_t stride) {
-  switch (count) {
-    case 1: return few_packed_rows<1>(first, second, blocks, rows, out, stride);
-    case 2: return few_packed_rows<2>(first, second, blocks, rows, out, stride);
-    case 3: return few_packed_rows<3>(first, second, blocks, rows, out, stride);
-    case 4: return few_packed_rows<4>(first, second, blocks, rows, out, stride);
-    case 5: return few_packed_rows<5>(first, second, blocks, rows, out, stride);
-    case 6: return few_packed_rows<6>(first, second, blocks, rows, out, stride);
-    case 7: return few_packed_rows<7>(first, second, blocks, rows, out, stride);
-    case 8: return few_packed_rows<8>(first, second, blocks, rows, out, stride);
-    case 9: return few_packed_rows<9>(first, second, blocks, rows, out, stride);
-    case 10: return few_packed_rows<10>(first, second, blocks, rows, out, stride);
-    case 11: return few_packed_rows<11>(first, second, blocks, rows, out, stride);
-    case 12: return few_packed_rows<12>(first, second, blocks, rows, out, stride);
-    case 13: return few_packed_rows<13>(first, second, blocks, rows, out, stride);
-    case 14: return few_packed_rows<14>(first, second, blocks, rows, out, stride);
-    case 15: return few_packed_rows<15>(first, second, blocks, rows, out, stride);
-    case 16: return few_packed_rows<16>(first, second, blocks, rows, out, stride);
-    default: return;
+  constexpr GroupLayout kLayout = Weights::kLayout;
+  const size_t inner = blocks * kBlock;
+  thread_local __m512i tiles[2][kSlice][16];
+  for (size_t t = 0; t < count; ++t) std::memset(out + t * stride, 0, 2 * kGroupRows * sizeof(float));
+  for (size_t at = 0; at < blocks; at += kSlice, rows += kSlice * kBlock) {
+    const size_t n = std::min(kSlice, blocks - at);
+    const uint8_t* groups[2] = {first, second};
+    const uint8_t* scales[2] = {first + at * kLayout.scale_bytes, second + at * kLayout.scale_bytes};
+    for (int g = 0; g < 2; ++g)
+      for (size_t b = 0; b < n; ++b) {
+        const uint8_t* codes = groups[g] + kLayout.codes_at(blocks) + (at + b) * kLayout.code_bytes;
+        prefetch_lines<Weights::kLines, 4096>(codes);
+        Weights::pairs(codes, tiles[g][b]);
+      }
+    size_t t = 0;
+    for (; t + 8 <= count; t += 8) add_slice<Weights, 8>(tiles, scales, n, rows + t * inner, inner, out + t * stride, stride);
+    for (; t + 4 <= count; t += 4) add_slice<Weights, 4>(tiles, scales, n, rows + t * inner, inner, out + t * stride, stride);
+    for (; t + 2 <= count; t += 2) add_slice<Weights, 2>(tiles, scales, n, rows + t * inner, inner, out + t * stride, stride);
+    for (; t < count; ++t) add_slice<Weights, 1>(tiles, scales, n, rows + t * inner, inner, out + t * stride, stride);
   }
 }
 
@@ -131,11 +150,9 @@ const Path& avx512bf16_path() {
                          vnni_mxfp4_product,
                          vnni_int8_product,
                          vnni_bf16_product,
-                         unpack_mxfp4,
-                         unpack_int8,
-                         tile_product,
-                         1,
-                         packed_product};
+                         matrix_product<Mxfp4Weights>,
+                         matrix_product<Int8Weights>,
+                         matrix_product<Bf16Weights>};
   return path;
 }
 

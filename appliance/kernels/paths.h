@@ -57,7 +57,6 @@ struct SwiGlu {
 };
 
 constexpr size_t kMaxRows = 8;  // tokens in one product
-constexpr size_t kMaxPackedRows = 16;  // and in one packed_product
 
 constexpr size_t kLogitBlock = 64;
 
@@ -75,6 +74,9 @@ struct Attend {
   float* scores;       // room for kMaxRows * (end - first + 2 * kKeyBlock)
   float* out;          // (queries, head_dim)
 };
+
+using MatrixProduct = void (*)(const uint8_t* first, const uint8_t* second, size_t blocks, const uint16_t* rows,
+                               size_t count, float* out, size_t stride);
 
 // Products take two neighbouring groups (32 rows) and `count` tokens, at most kMaxRows:
 // out[t * 32 + r] = sum_k weight[r, k] * x[t, k].
@@ -98,6 +100,10 @@ struct Path {
   void (*bf16_product)(const uint8_t* first, const uint8_t* second, size_t blocks, const float* const* rows,
                        size_t count, float* out);
 
+  // Products of many tokens, rows (count, inner) in bfloat16: out[t * stride + r], 32 columns from two groups. All or none
+  // of them; null on paths that do not multiply in bfloat16 or do so by tiles.
+  MatrixProduct mxfp4_matrix = nullptr, int8_matrix = nullptr, bf16_matrix = nullptr;
+
   // The matrix unit, null on paths without one. A group unpacked to bfloat16 tiles has the layout of bfloat16 weights:
   // 512 elements a block. MXFP4 unpacks exactly; 8-bit weights are rounded to bfloat16.
   void (*unpack_mxfp4)(const uint8_t* group, size_t blocks, uint16_t* tiles) = nullptr;
@@ -107,10 +113,8 @@ struct Path {
   void (*tile_product)(const uint16_t* first, const uint16_t* second, size_t blocks, const uint16_t* rows,
                        size_t padded, float* out, size_t stride) = nullptr;
   size_t tile_rows = 1;
-  // tile_product's sums for 1 to kMaxPackedRows rows, from packed MXFP4 groups; null where unpacking them first is as good.
-  void (*packed_product)(const uint8_t* first, const uint8_t* second, size_t blocks, const uint16_t* rows, size_t count,
-                         float* out, size_t stride) = nullptr;
 
+  bool multiplies_bf16() const { return mxfp4_matrix != nullptr || tile_product != nullptr; }
   size_t padded(size_t count) const { return (count + tile_rows - 1) / tile_rows * tile_rows; }
 };
 

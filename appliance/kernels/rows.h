@@ -4,9 +4,12 @@
 #include "paths.h"
 #include "phases.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <new>
+#include <utility>
 #include <vector>
 
 namespace gpt_oss {
@@ -18,7 +21,7 @@ enum class Products : int { kByCount = 0, kFew = 1, kMany = 2 };
 constexpr size_t kMatrixTokens = 16;  // by count: the most for which few is chosen
 
 inline bool use_matrix(const Path& path, Products products, size_t tokens) {
-  if (path.tile_product == nullptr) return false;
+  if (!path.multiplies_bf16()) return false;
   return products == Products::kByCount ? tokens > kMatrixTokens : products == Products::kMany;
 }
 
@@ -31,6 +34,44 @@ struct Aligned {
   Aligned(const Aligned&) = delete;
   Aligned& operator=(const Aligned&) = delete;
   T* data;
+};
+
+// Aligned memory of one call, which the next call on this thread takes again: a prompt's activations take tens of megabytes
+// a layer, and pages that come fresh from the kernel cost a twelfth of the time.
+template <typename T>
+class Scratch {
+ public:
+  explicit Scratch(size_t count) {
+    const auto fits = [&](const Block& block) { return block.bytes >= count * sizeof(T); };
+    const auto found = std::find_if(kept().begin(), kept().end(), fits);
+    if (found != kept().end()) {
+      block_ = std::move(*found);
+      kept().erase(found);
+    } else {
+      block_ = {std::make_unique<Aligned<uint8_t>>(count * sizeof(T)), count * sizeof(T)};
+    }
+    data = reinterpret_cast<T*>(block_.memory->data);
+  }
+  ~Scratch() {
+    if (kept().size() == kMostKept) kept().erase(kept().begin());  // the smallest
+    const auto larger = [&](const Block& block) { return block.bytes >= block_.bytes; };
+    kept().insert(std::find_if(kept().begin(), kept().end(), larger), std::move(block_));
+  }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  T* data;
+
+ private:
+  static constexpr size_t kMostKept = 8;
+  struct Block {
+    std::unique_ptr<Aligned<uint8_t>> memory;
+    size_t bytes = 0;
+  };
+  static std::vector<Block>& kept() {  // by rising size
+    thread_local std::vector<Block> blocks;
+    return blocks;
+  }
+  Block block_;
 };
 
 struct QuantisedRows {
@@ -53,9 +94,9 @@ struct QuantisedRows {
     return {sources[i], values.data + 2 * i * blocks * kBlock, scale.data + i * blocks, sum.data + i * blocks};
   }
   size_t blocks;
-  Aligned<int8_t> values;
-  Aligned<float> scale;
-  Aligned<int32_t> sum;
+  Scratch<int8_t> values;
+  Scratch<float> scale;
+  Scratch<int32_t> sum;
   std::vector<const float*> sources;
 };
 

@@ -11,8 +11,7 @@ namespace {
 
 // Asks for the lines that stand kAhead bytes on. Every line is asked for: processors that fetch neighbours by themselves
 // are not to be relied on.
-constexpr size_t kAhead = 8192;
-template <int kLines>
+template <int kLines, size_t kAhead = 8192>
 inline void prefetch_lines(const uint8_t* at) {
   for (int line = 0; line < kLines; ++line)
     _mm_prefetch(reinterpret_cast<const char*>(at + kAhead + kLineBytes * line), _MM_HINT_T0);
