@@ -47,6 +47,7 @@ class Config:
     slots: int = 4  # conversations generated at once
     context_tokens: int | None = None  # per slot; None: what the release says
     queue_limit: int = 32  # turns waiting for a slot before the engine answers "overloaded"
+    longest_pause_s: float = 0.3  # of a streaming answer while another's prompt is read
     web_workers: int = 1
     web_threads: int = 48  # per worker; an answer that streams or waits for a slot holds one
     session_hours: float = 12.0  # a sign-in lasts this long without use
@@ -202,6 +203,7 @@ SETTINGS: dict[str, dict[str, tuple[str, Callable[[Any], Any]]]] = {
         "slots": ("slots", _whole(1, 256)),
         "context_tokens": ("context_tokens", _whole(256, 131_072)),
         "queue_limit": ("queue_limit", _whole(0, 10_000)),
+        "longest_pause_s": ("longest_pause_s", _number(0.05, 60)),
     },
     "web": {
         "workers": ("web_workers", _whole(1, 64)),

@@ -2,8 +2,8 @@
 
 Turns wait in one queue per user, and users take turns; a turn that gets a slot is prefilled in chunks, then decoded
 together with all others. Each step is at most one chunk of one prompt followed by one token for every decoding turn, so
-that a long prompt delays nobody's stream by more than a chunk; while streams wait, chunks are kept as small as it takes
-to be done in ``STALL_TARGET_S``. Turns join and leave between steps.
+that a long prompt delays nobody's stream by more than a chunk; while streams wait, chunks are kept so small that a step
+is done within the longest pause allowed. Turns join and leave between steps.
 
 ``submit``, ``cancel`` and ``load`` may be called from any thread; ``step`` and ``stop`` belong to the model's thread.
 Events go to the turn's sink, called from either; a sink must not block.
@@ -28,8 +28,9 @@ from appliance.engine.model import ModelError
 from appliance.engine.protocol import Done, EngineEvent, Failed, FinishReason, Started, TurnRequest
 from appliance.engine.sampling import TopLogits, new_generator, sample
 
-STALL_TARGET_S = 0.25  # for a chunk; a stream may wait 0.3 s, of which the decode step takes its part
-_FIRST_SHARED_CHUNK, _LARGEST_SHARED_CHUNK = 4, 512  # tokens
+_PAUSE_SHARE = 0.8  # of the longest pause that a step is meant to take; the rest is for what cannot be foreseen
+_LARGEST_SHARED_CHUNK = 512  # tokens
+_LEAST_CHUNK_S = 1e-4  # of which a clock can be trusted
 _TURN_S_BEFORE_FIRST = 10.0  # assumed length of a turn until one has finished
 _log = logging.getLogger("appliance.engine")
 
@@ -103,9 +104,15 @@ class Scheduler:
         vocabulary: Vocabulary,
         *,
         queue_limit: int,
+        longest_pause_s: float = 0.3,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``queue_limit``: turns that may wait for a slot; beyond it a turn fails as overloaded."""
+        """
+        Args:
+            queue_limit: turns that may wait for a slot; beyond it a turn fails as overloaded.
+            longest_pause_s: that a stream may stand still while another's prompt is read, if the model can be given so
+                little at a time.
+        """
         self.context_tokens = model.capacity
         self._model = model
         self._vocabulary = vocabulary
@@ -114,7 +121,9 @@ class Scheduler:
         self._slots = SlotTable(model.slots, model.capacity, model.windows)
         self._active: list[Turn] = []  # model's thread only; those being prefilled take turns
         self._turn_s = _TURN_S_BEFORE_FIRST
-        self._shared_chunk = _FIRST_SHARED_CHUNK  # what fits into the target, as far as is known
+        self._longest_pause_s = longest_pause_s
+        self._decode_s = 0.0  # what the last decode step took
+        self._shared: tuple[int, float] | None = None  # tokens of the last chunk read while streams waited, and seconds
         self._work = threading.Condition()
         self._waiting: OrderedDict[str, deque[Turn]] = OrderedDict()  # by user; held under _work, as are the next two
         self._load = Load(0, 0)
@@ -235,13 +244,13 @@ class Scheduler:
             run.cached += lent.length - run.slot.length
             self._take_over(run.slot, lent)
         shared = any(_run(other).decoding_since is not None for other in self._active)
-        most = self._shared_chunk if shared else None
+        most = self._fitting_chunk() if shared else None
         chunk = self._model.plan_chunk(run.slot.length, len(turn.prompt), most)
         tokens, last = turn.prompt[chunk.start : chunk.stop], chunk.stop == len(turn.prompt)
         started = self._clock()
         top = self._model.prefill(run.slot.index, tokens, chunk.start, want_logits=last)
-        if shared:
-            self._adapt_chunk(len(tokens), self._clock() - started)
+        if len(tokens) == most:  # the end of a prompt, being shorter, says little
+            self._shared = len(tokens), self._clock() - started
         self._slots.append(run.slot, chunk.start, tokens)
         for first, end in self._slots.to_set_aside(run.slot, turn.public):
             self._slots.note_checkpoint(run.slot, self._model.set_aside(run.slot.index, first, end))
@@ -258,18 +267,27 @@ class Scheduler:
             self._model.take_over(prefix.source.index, slot.index, prefix.length, prefix.checkpoint)
         self._slots.keep(slot, prefix)
 
-    def _adapt_chunk(self, tokens: int, seconds: float) -> None:
-        """A quarter less after a chunk that took too long, a quarter more after a full one that was quick."""
-        if seconds > STALL_TARGET_S:
-            self._shared_chunk = max(1, min(self._shared_chunk, tokens) * 3 // 4)
-        elif seconds < 0.75 * STALL_TARGET_S and tokens >= self._shared_chunk:
-            self._shared_chunk = min(_LARGEST_SHARED_CHUNK, self._shared_chunk + max(1, self._shared_chunk // 4))
+    def _fitting_chunk(self) -> int:
+        """Tokens that can be read beside the next decode step without too long a pause, as far as is known.
+
+        More tokens at a time take less each, and fewer save less than their share: the number rises from one towards
+        what fits without going beyond, and falls faster than time is short.
+        """
+        if self._shared is None:
+            return 1
+        tokens, seconds = self._shared
+        budget_s = max(0.0, _PAUSE_SHARE * self._longest_pause_s - self._decode_s)
+        ratio = budget_s / max(seconds, _LEAST_CHUNK_S)
+        return min(max(1, int(tokens * ratio * min(1.0, ratio))), _LARGEST_SHARED_CHUNK)
 
     def _decode(self, turns: Sequence[Turn]) -> None:
         by_slot = {_run(turn).slot.index: turn for turn in turns}
         appended = {index: _run(turn).sampled[-1] for index, turn in by_slot.items()}
         plan = plan_decode(self._slots.slots, appended, self._model.decode_widths)
-        for row, top in zip(plan.rows, self._model.decode(plan), strict=True):
+        started = self._clock()
+        results = self._model.decode(plan)
+        self._decode_s = self._clock() - started
+        for row, top in zip(plan.rows, results, strict=True):
             turn = by_slot[plan.first + row]
             slot = _run(turn).slot
             self._slots.append(slot, slot.length, [plan.tokens[row]])

@@ -261,7 +261,9 @@ def main() -> int:
     except (ApplianceError, OSError, ValueError) as exc:
         _log.error("%s", exc)
         return 1
-    scheduler = Scheduler(model, vocabulary, queue_limit=config.queue_limit)
+    scheduler = Scheduler(
+        model, vocabulary, queue_limit=config.queue_limit, longest_pause_s=config.longest_pause_s
+    )
     server = EngineServer(doorbell, scheduler, vocabulary, lambda: describe(release, model, scheduler))
 
     def stop(_signal: int, _frame: FrameType | None) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from appliance.engine.harmony import Vocabulary
-from appliance.engine.kv_cache import Windows
+from appliance.engine.kv_cache import DecodeRun, Windows
 from appliance.engine.protocol import (
     AnswerDelta,
     Done,
@@ -419,7 +419,8 @@ def test_any_order_of_joining_leaving_and_following_up_keeps_conversations_apart
 
 
 class SlowModel(FakeModel):
-    """Each prefill step takes a fixed time and some for each token, on the bench's clock."""
+    """Each prefill step takes a fixed time and some for each token, and each decode step some for each row, on the
+    bench's clock."""
 
     def __init__(self, clock: Clock, **options: Any) -> None:
         super().__init__({}, **options)
@@ -429,28 +430,52 @@ class SlowModel(FakeModel):
         self.clock.now += 0.02 + 0.01 * len(tokens)
         return super().prefill(slot, tokens, past, want_logits=want_logits)
 
+    def decode(self, run: DecodeRun) -> list[TopLogits]:
+        self.clock.now += 0.03 + 0.02 * len(run.rows)
+        return super().decode(run)
 
-def test_chunks_shrink_until_a_stream_waits_no_longer_than_it_may(vocabulary: Vocabulary) -> None:
-    bench = Bench(vocabulary)
-    bench.model = SlowModel(bench.clock, slots=2)
-    bench.scheduler = Scheduler(bench.model, vocabulary, queue_limit=10, clock=bench.clock)
-    long = "<|channel|>final<|message|>" + "word " * 400 + "<|return|>"
-    bench.turn("streaming", long)
-    bench.scheduler.step()
-    alone = [tokens for kind, _, tokens in bench.model.steps if kind == "prefill"]
+
+LONG = "<|channel|>final<|message|>" + "word " * 400 + "<|return|>"
+
+
+def waits_while_a_prompt_is_read(bench: Bench, streams: int) -> tuple[list[float], list[int]]:
+    """How long each step took while a prompt of 800 tokens was read beside the streams, and its chunks."""
     bench.model.steps.clear()
-    bench.turn("reading", long, prompt=list(range(2000)))
+    for stream in range(streams):
+        bench.turn(f"stream {stream} of {streams}", LONG)
+    while len([step for step in bench.model.steps if step[0] == "prefill"]) < streams:
+        bench.scheduler.step()
+    bench.model.steps.clear()
+    reading = bench.turn(f"reading {streams}", LONG, prompt=list(range(1000 * streams, 1000 * streams + 800)))
     waits: list[float] = []
-    while bench.scheduler.load().active == 2 or not waits:
+    while reading.run is None or reading.run.decoding_since is None:
         before = bench.clock.now
         bench.scheduler.step()
         waits.append(bench.clock.now - before)
-        if len(waits) > 300:
-            break
-    shared = [tokens for kind, _, tokens in bench.model.steps if kind == "prefill"]
-    assert len(alone) == 1  # nobody was waiting: as much as a step takes
-    assert max(waits) < 0.3
-    assert isinstance(shared[0], int)
-    assert shared[0] <= 8
-    assert max(tokens for tokens in shared if isinstance(tokens, int)) >= 8  # and as much as the time allows
-    assert sum(tokens for tokens in shared if isinstance(tokens, int)) >= 1900
+    chunks = [tokens for kind, _, tokens in bench.model.steps if kind == "prefill" and isinstance(tokens, int)]
+    bench.run()
+    return waits, chunks
+
+
+@pytest.mark.parametrize("pause_s", [0.3, 1.0])
+def test_chunks_are_what_fits_into_the_pause_a_stream_may_make(vocabulary: Vocabulary, pause_s: float) -> None:
+    bench = Bench(vocabulary)
+    bench.model = SlowModel(bench.clock, slots=6)
+    bench.scheduler = Scheduler(bench.model, vocabulary, queue_limit=10, longest_pause_s=pause_s, clock=bench.clock)
+    waits, chunks = waits_while_a_prompt_is_read(bench, 1)
+    assert max(waits) < pause_s
+    fits = (0.8 * pause_s - 0.07) / 0.01  # 0.02 of the chunk, 0.05 of the decode step
+    assert chunks[0] == 1
+    assert 0.7 * fits <= max(chunks) <= fits
+    waits, chunks = waits_while_a_prompt_is_read(bench, 4)  # their decode step takes 0.11 s; what was learnt is kept
+    assert max(waits) < pause_s
+    assert max(chunks) > 0.5 * (0.8 * pause_s - 0.13) / 0.01
+
+
+def test_a_prompt_that_nobody_waits_beside_is_read_in_whole_chunks(vocabulary: Vocabulary) -> None:
+    bench = Bench(vocabulary)
+    bench.model = SlowModel(bench.clock, slots=2)
+    bench.scheduler = Scheduler(bench.model, vocabulary, queue_limit=10, clock=bench.clock)
+    bench.turn("alone", LONG, prompt=list(range(300)))
+    bench.run()
+    assert [tokens for kind, _, tokens in bench.model.steps if kind == "prefill"] == [CHUNK_TOKENS, CHUNK_TOKENS, 44]
