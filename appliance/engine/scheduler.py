@@ -28,7 +28,7 @@ from appliance.engine.model import ModelError
 from appliance.engine.protocol import Done, EngineEvent, Failed, FinishReason, Started, TurnRequest
 from appliance.engine.sampling import TopLogits, new_generator, sample
 
-_PAUSE_SHARE = 0.8  # of the longest pause that a step is meant to take; the rest is for what cannot be foreseen
+_PAUSE_SHARE = 0.9  # of the longest pause that a step is meant to take; the rest is for what cannot be foreseen
 _LARGEST_SHARED_CHUNK = 512  # tokens
 _LEAST_CHUNK_S = 1e-4  # of which a clock can be trusted
 _TURN_S_BEFORE_FIRST = 10.0  # assumed length of a turn until one has finished
@@ -122,7 +122,7 @@ class Scheduler:
         self._active: list[Turn] = []  # model's thread only; those being prefilled take turns
         self._turn_s = _TURN_S_BEFORE_FIRST
         self._longest_pause_s = longest_pause_s
-        self._decode_s = 0.0  # what the last decode step took
+        self._decode_s = 0.0  # what the last decode step took, sampling included
         self._shared: tuple[int, float] | None = None  # tokens of the last chunk read while streams waited, and seconds
         self._work = threading.Condition()
         self._waiting: OrderedDict[str, deque[Turn]] = OrderedDict()  # by user; held under _work, as are the next two
@@ -169,11 +169,14 @@ class Scheduler:
         self._drop_cancelled()
         self._admit()
         prefilling = next((turn for turn in self._active if _run(turn).decoding_since is None), None)
+        # Whose prompt is read to its end joins the next step: this one is meant to take no longer than the last ones.
+        decoding = [turn for turn in self._active if _run(turn).decoding_since is not None]
         if prefilling is not None:
             self._guarded([prefilling], lambda: self._prefill(prefilling))
-        decoding = [turn for turn in self._active if _run(turn).decoding_since is not None]
         if decoding:
+            started = self._clock()
             self._guarded(decoding, lambda: self._decode(decoding))
+            self._decode_s = self._clock() - started
         return prefilling is not None or bool(decoding)
 
     def stop(self, failure: Failed) -> None:
@@ -284,9 +287,7 @@ class Scheduler:
         by_slot = {_run(turn).slot.index: turn for turn in turns}
         appended = {index: _run(turn).sampled[-1] for index, turn in by_slot.items()}
         plan = plan_decode(self._slots.slots, appended, self._model.decode_widths)
-        started = self._clock()
         results = self._model.decode(plan)
-        self._decode_s = self._clock() - started
         for row, top in zip(plan.rows, results, strict=True):
             turn = by_slot[plan.first + row]
             slot = _run(turn).slot
