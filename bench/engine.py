@@ -16,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -192,17 +193,21 @@ def main(
     config = SHAPES[shape]
     free_bytes = query_device().free_bytes if accelerator == "cuda" else 0
     site = work / f"{graph.parent.name}-site"
-    started = time.perf_counter()
-    model = load_model(
-        graph, accelerator=accelerator, slots=_SLOTS[accelerator], context_tokens=_CONTEXT_TOKENS,
-        packed_dir=site / "state" / "packed" / VERSION if accelerator == "cpu" else None,
+    packed_dir = site / "state" / "packed" / VERSION if accelerator == "cpu" else None
+    load = partial(
+        load_model, graph, accelerator=accelerator, slots=_SLOTS[accelerator], context_tokens=_CONTEXT_TOKENS,
+        packed_dir=packed_dir,
     )  # fmt: skip
+    if packed_dir is not None and not packed_dir.exists():
+        load()  # packs
+    started = time.perf_counter()
+    model = load()
     bench = Bench(model, lambda count: step_bytes(config, dense, accelerator, count))
     bench.say("load_s", time.perf_counter() - started, "s to load the model")
     measure_model(bench, (4, 8) if accelerator == "cpu" else (4, 8, 32))
     if accelerator == "cuda":
         held = (free_bytes - query_device().free_bytes) / 2**30
-        cache = model.slots * model.shape.slot_bytes(model.capacity) / 2**30
+        cache = model.slots * model.shape.cache.slot_bytes(model.capacity) / 2**30
         bench.say("gpu_memory_gib", held, f"GiB, {cache:.2f} of them for {model.slots} x {model.capacity:,} tokens")
     del model, bench.model  # the appliance, and the other engine, load their own
     # Neighbours on shared hardware take bandwidth for a while; what was seen before or after was there to be had.

@@ -9,12 +9,9 @@ Not thread-safe: one thread owns the model. What each slot holds is the caller's
 
 from __future__ import annotations
 
-import math
-import mmap
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from appliance.engine.caches import Caches, CacheShape
 from appliance.engine.cuda import (
     NOT_CAPTURED,
     ChunkPlanner,
@@ -34,7 +32,7 @@ from appliance.engine.cuda import (
 )
 from appliance.engine.host import available_memory_bytes, physical_cores
 from appliance.engine.kernels import Products, load_kernels
-from appliance.engine.kv_cache import Checkpoint, DecodeRun, Windows, checkpoint_positions, checkpoints_at_most
+from appliance.engine.kv_cache import DecodeRun
 from appliance.engine.packed_weights import PLAN_NAME, PackedWeights, load_plan, open_packed
 from appliance.engine.sampling import TopLogits, row_of
 from appliance.errors import ApplianceError
@@ -51,8 +49,7 @@ _CACHE_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _RESULTS = ("top_logits", "top_ids", "logsumexp", "logits")
 # Prompt tokens a step takes at most; the scheduler takes fewer on a CPU while streams wait. 256 keep a newcomer from
 # waiting long, and use each expert's weights 32 times; a GPU is done with 2,048 as soon.
-_CPU_CHUNK_TOKENS, _CUDA_CHUNK_TOKENS = 256, 2048
-_CACHE_MULTIPLE = 16  # of positions, which the CPU's attention keeps side by side
+_CHUNK_TOKENS = {"cpu": 256, "cuda": 2048}
 _RING = "W"  # the graph's name for the capacity of a windowed layer
 _HEADROOM_BYTES = 256 << 20  # activations and the runtime itself
 
@@ -63,11 +60,7 @@ class ModelError(ApplianceError):
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What the graph's metadata and inputs say.
-
-    ``windowed``: the layers that keep a ring of the last positions, of which a token sees ``window``; none on CUDA.
-    ``position_bytes``: of one position's keys and values in one layer.
-    """
+    """What the graph's metadata and inputs say."""
 
     layers: int
     heads: int
@@ -75,27 +68,7 @@ class ModelShape:
     head_dim: int
     vocab: int
     context: int
-    windowed: frozenset[int]
-    window: int
-    position_bytes: int
-
-    @property
-    def windows(self) -> Windows | None:
-        """How windowed layers are kept: a ring has room for a chunk of a prompt and what its first token sees."""
-        return Windows(self.window, _rounded(self.window - 1 + _CPU_CHUNK_TOKENS)) if self.windowed else None
-
-    def capacity_of(self, layer: int, context_tokens: int) -> int:
-        """Positions that a layer holds of a slot."""
-        everything = _rounded(context_tokens)
-        return min(self.windows.ring, everything) if self.windows and layer in self.windowed else everything
-
-    def slot_bytes(self, context_tokens: int) -> int:
-        """What a slot takes at most, checkpoints of its windowed layers included."""
-        positions = sum(self.capacity_of(layer, context_tokens) for layer in range(self.layers))
-        if self.windows and self.windows.ring < context_tokens:
-            checkpoint = _rounded(checkpoint_positions(self.window)) + _CACHE_MULTIPLE
-            positions += checkpoints_at_most(context_tokens) * len(self.windowed) * checkpoint
-        return positions * self.position_bytes
+    cache: CacheShape
 
 
 def import_onnxruntime() -> ModuleType:
@@ -127,21 +100,19 @@ def _require_cuda(ort: ModuleType) -> None:
     ort.preload_dlls()  # CUDA and cuDNN from the packages installed beside it
 
 
-def _rounded(positions: int) -> int:
-    return positions + -positions % _CACHE_MULTIPLE
-
-
 def _cpu_chunk(past: int, length: int) -> range:
-    return range(past, min(length, past + _CPU_CHUNK_TOKENS))
+    return range(past, min(length, past + _CHUNK_TOKENS["cpu"]))
 
 
 def load_model(
-    graph: Path, *, accelerator: str, slots: int, context_tokens: int, packed_dir: Path | None = None
-) -> OnnxModel:
+    graph: Path, *, accelerator: str, slots: int, context_tokens: int, packed_dir: Path | None = None,
+    profile: Path | None = None,
+) -> OnnxModel:  # fmt: skip
     """Load a graph and allocate caches for ``slots`` conversations of ``context_tokens`` each.
 
     Args:
         packed_dir: where the CPU's packed weights are kept between starts; None: packed into memory of this process.
+        profile: beginning of the name of a file of what each node takes, written by ``end_profile``.
     Raises:
         PackingError: the packed weights cannot be made or kept.
         ModelError: a file is missing or is not such a graph, the accelerator is not to be had, the context is longer
@@ -156,15 +127,18 @@ def load_model(
     weights_bytes = sum(file.stat().st_size for file in graph.parent.iterdir() if file.is_file())
     _check_memory(weights_bytes, free_bytes(), "the model's weights", "choose a smaller model")
     packed = None
+    options = ort.SessionOptions()
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
     if accelerator == "cpu":
-        session, packed = _open_cpu_session(ort, graph, packed_dir)
+        session, packed = _open_cpu_session(ort, graph, options, packed_dir)
     else:
-        session = _open_session(ort, graph, accelerator, ort.SessionOptions())
+        session = _open_session(ort, graph, accelerator, options)
     shape = _shape_of(session, graph, accelerator)
     if context_tokens > shape.context:
         raise ModelError(f"context_tokens is {context_tokens}, but the model reaches only {shape.context}")
     _check_memory(
-        slots * shape.slot_bytes(context_tokens),
+        slots * shape.cache.slot_bytes(context_tokens),
         free_bytes(),
         f"{slots} conversations of {context_tokens} tokens",
         "set engine.slots or engine.context_tokens lower",
@@ -175,7 +149,7 @@ def load_model(
 
 
 def _open_cpu_session(
-    ort: ModuleType, graph: Path, packed_dir: Path | None
+    ort: ModuleType, graph: Path, options: Any, packed_dir: Path | None
 ) -> tuple[Any, PackedWeights | None]:
     """A session with the native operators, and the packed weights that must outlive it."""
     kernels = load_kernels()
@@ -185,7 +159,6 @@ def _open_cpu_session(
     if packed_dir is not None:
         packed = open_packed(load_plan(graph.parent / PLAN_NAME), graph.parent, packed_dir, kernels, threads=threads)
         packed.offer(kernels)
-    options = ort.SessionOptions()
     options.register_custom_ops_library(kernels.path)
     try:
         return _open_session(ort, graph, "cpu", options), packed
@@ -220,12 +193,13 @@ def _shape_of(session: Any, graph: Path, accelerator: str) -> ModelShape:
         )
         window = int(metadata["gpt_oss.window"]) if accelerator == "cpu" else 0
         inputs = {node.name: node for node in session.get_inputs()}
-        item_bytes = np.dtype(_CACHE_TYPES[inputs["past_key_values.0.key"].type]).itemsize
-        windowed = frozenset(n for n in range(layers) if inputs[f"past_key_values.{n}.key"].shape[2] == _RING)
-    except (KeyError, ValueError) as exc:
+        keys = [inputs[f"past_key_values.{layer}.key"] for layer in range(layers)]
+        item: np.dtype[Any] = np.dtype(_CACHE_TYPES[keys[0].type])
+    except (KeyError, ValueError, IndexError) as exc:
         raise ModelError(f"{graph}: its metadata or inputs are incomplete: {exc}") from exc
-    position_bytes = 2 * kv_heads * head_dim * item_bytes
-    return ModelShape(layers, heads, kv_heads, head_dim, vocab, context, windowed, window, position_bytes)
+    windowed = frozenset(layer for layer, node in enumerate(keys) if node.shape[2] == _RING)
+    cache = CacheShape(layers, kv_heads, head_dim, item, windowed, window, _CHUNK_TOKENS[accelerator])
+    return ModelShape(layers, heads, kv_heads, head_dim, vocab, context, cache)
 
 
 def _free_device_bytes() -> int:
@@ -273,26 +247,11 @@ class OnnxModel:
         self._errors = _runtime_errors(ort)
         self._binding = session.io_binding()
         self._bind_results()  # before the caches, so that these are the first outputs
-        cache_type = next(n.type for n in session.get_inputs() if n.name == "past_key_values.0.key")
-        self._dtype = np.dtype(_CACHE_TYPES[cache_type])
-        self.windows = shape.windows if shape.windows and shape.windows.ring < capacity else None
+        self._caches = Caches(ort, shape.cache, accelerator=accelerator, slots=slots, capacity=capacity)
+        self.windows = self._caches.windows
         self.lends = accelerator == "cpu"
-        # Zeroed: whatever is read before it was written must at least be a number. On CPU the pages come with use, and
-        # the runtime's values share them.
-        zeroed = _zeroed_pages if accelerator == "cpu" else np.zeros
-        self._arrays = {
-            f"{layer}.{part}": zeroed(
-                (slots, shape.kv_heads, shape.capacity_of(layer, capacity), shape.head_dim), self._dtype
-            )
-            for layer in range(shape.layers)
-            for part in ("key", "value")
-        }
-        self._caches = {
-            name: ort.OrtValue.ortvalue_from_numpy(array, accelerator, 0) for name, array in self._arrays.items()
-        }
-        self._cache_shapes = {name: array.shape[1:] for name, array in self._arrays.items()}
-        if accelerator == "cuda":
-            self._arrays.clear()
+        self.set_aside = self._caches.set_aside  # a CPU's; see there
+        self.take_over = self._caches.take_over
         self._bound_rows: tuple[int, int] | None = None
         self._run_options = ort.RunOptions()
         self._replayed: ReplayedSteps | None = None
@@ -300,14 +259,18 @@ class OnnxModel:
         self._plan_chunk = _cpu_chunk
         if accelerator == "cuda":
             processors = query_device().processors
-            self._plan_chunk = ChunkPlanner(shape.heads, shape.kv_heads, processors, _CUDA_CHUNK_TOKENS).plan
+            self._plan_chunk = ChunkPlanner(shape.heads, shape.kv_heads, processors, _CHUNK_TOKENS["cuda"]).plan
             self._run_options.add_run_config_entry("gpu_graph_id", NOT_CAPTURED)
             self.decode_widths = decode_widths(slots)
             top = next(node.shape[1] for node in session.get_outputs() if node.name == "top_ids")
             self._replayed = ReplayedSteps(
                 ort, session, slots=slots, capacity=capacity, vocab=shape.vocab, top=top,
-                bind_caches=self._bind_caches,
+                bind_caches=self._caches.bind,
             )  # fmt: skip
+
+    def end_profile(self) -> Path:
+        """Write the profile asked for at loading: ONNX Runtime's, one JSON array of events."""
+        return Path(self._session.end_profiling())
 
     def plan_chunk(self, past: int, length: int, most: int | None = None) -> range:
         """The places of a prompt of ``length`` that the next prefill step takes when ``past`` are held.
@@ -351,40 +314,6 @@ class OnnxModel:
         tokens = np.array(run.tokens, np.int64)[:, np.newaxis]
         return self._run(run.first, tokens, [length + 1 for length in run.lengths], run.rows)
 
-    def set_aside(self, slot: int, first: int, end: int) -> Checkpoint:
-        """Copy what the windowed layers hold of a slot's positions ``first`` .. ``end`` - 1."""
-        return Checkpoint(first, end, [part[slot, :, at] for part, at in self._ring_blocks(first, end)])
-
-    def take_over(self, source: int, target: int, length: int, checkpoint: Checkpoint | None) -> None:
-        """Make ``target`` hold the first ``length`` tokens of ``source``; both may be the same slot.
-
-        Args:
-            checkpoint: of the source's windowed layers at ``length`` or soon after; None: they still hold what the next
-                token sees.
-        """
-        if source != target:
-            for name, array in self._arrays.items():
-                if self.windows is None or int(name.partition(".")[0]) not in self.shape.windowed:
-                    array[target, :, : _rounded(length)] = array[source, :, : _rounded(length)]
-        if self.windows is None:
-            return
-        if checkpoint is None:
-            checkpoint = self.set_aside(source, self.windows.first_seen(length), length)
-        saved: list[NDArray[Any]] = checkpoint.saved  # type: ignore[assignment]
-        for (part, at), blocks in zip(self._ring_blocks(checkpoint.first, checkpoint.end), saved, strict=True):
-            part[target, :, at] = blocks
-
-    def _ring_blocks(self, first: int, end: int) -> Iterator[tuple[NDArray[Any], NDArray[np.intp]]]:
-        """Each windowed cache in blocks (slots, kv_heads, blocks, ..), and the blocks in which these positions lie."""
-        if self.windows is None:
-            return
-        places = np.arange(first // _CACHE_MULTIPLE, -(-end // _CACHE_MULTIPLE))
-        for layer in sorted(self.shape.windowed):
-            for part in ("key", "value"):
-                array = self._arrays[f"{layer}.{part}"]
-                blocks = array.reshape(*array.shape[:2], -1, _CACHE_MULTIPLE * self.shape.head_dim)
-                yield blocks, places % blocks.shape[2]
-
     def _run(
         self, first: int, tokens: NDArray[np.int64], totals: Sequence[int], rows: Sequence[int]
     ) -> list[TopLogits]:
@@ -392,7 +321,7 @@ class OnnxModel:
             raise RuntimeError(f"internal error: {max(totals)} tokens for a capacity of {self.capacity}")
         binding = self._binding
         if self._bound_rows != (first, len(tokens)):
-            self._bind_caches(binding, first, len(tokens))
+            self._caches.bind(binding, first, len(tokens))
             self._bound_rows = (first, len(tokens))
         self._bind_results()
         inputs = {
@@ -418,23 +347,3 @@ class OnnxModel:
         """Bound anew for each run, for their shapes change; all logits stay where they are computed."""
         for name in _RESULTS:
             self._binding.bind_output(name, self.accelerator if name == "logits" else "cpu")
-
-    def _bind_caches(self, binding: Any, first: int, count: int) -> None:
-        for name, cache in self._caches.items():
-            row = self._cache_shapes[name]
-            address = cache.data_ptr() + first * math.prod(row) * self._dtype.itemsize
-            place = (self.accelerator, 0, self._dtype.type, [count, *row], address)
-            binding.bind_input(f"past_key_values.{name}", *place)
-            binding.bind_output(f"present.{name}", *place)
-
-
-def _zeroed_pages(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Zeros that take memory page by page as they are written.
-
-    Huge pages, which NumPy asks for, would take 2 MiB for the first token of each head: 3 GB for four short
-    conversations of the 20b model.
-    """
-    pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
-    with suppress(OSError):  # a kernel without huge pages
-        pages.madvise(mmap.MADV_NOHUGEPAGE)
-    return np.frombuffer(pages, dtype).reshape(shape)

@@ -9,11 +9,15 @@
 namespace gpt_oss {
 namespace {
 
-// Scores of kQueries queries with the 16 keys of one block (head_dim, 16).
+// Lines so far ahead are asked for while others are computed with.
+inline void prefetch(const float* at) { __builtin_prefetch(at); }
+
+// Scores of kQueries queries with the 16 keys of one block (head_dim, 16), while the block after next is fetched.
 template <int kQueries>
 inline void block_scores(const float* q, const float* keys, size_t head_dim, float* scores, size_t stride) {
   Lanes sums[kQueries] = {};
   for (size_t d = 0; d < head_dim; ++d) {
+    prefetch(keys + (2 * head_dim + d) * kKeyBlock);
     const Lanes key = load_lanes(keys + d * kKeyBlock);
 #pragma GCC unroll 8
     for (int g = 0; g < kQueries; ++g) sums[g] += q[static_cast<size_t>(g) * head_dim + d] * key;
@@ -22,24 +26,36 @@ inline void block_scores(const float* q, const float* keys, size_t head_dim, flo
   for (int g = 0; g < kQueries; ++g) store_lanes(scores + static_cast<size_t>(g) * stride, sums[g]);
 }
 
-// Sums of the values of positions first .. end - 1, 16 dimensions at a time, weighted for kQueries queries: weights start at
-// `first`. A ring of values (capacity, head_dim) is read in two stretches where it wraps.
+constexpr size_t kValueTile = 64;  // positions whose values stay in the first-level cache while their dimensions pass
+
+// Adds to out (queries, head_dim) the values (count, head_dim) of one tile, weighted for kQueries queries.
+template <int kQueries>
+inline void add_tile(const float* weights, size_t stride, const float* values, size_t head_dim, size_t count, float* out) {
+  for (size_t d = 0; d < head_dim; d += kLanes) {
+    Lanes sums[kQueries];
+#pragma GCC unroll 8
+    for (int g = 0; g < kQueries; ++g) sums[g] = load_lanes(out + static_cast<size_t>(g) * head_dim + d);
+    for (size_t t = 0; t < count; ++t) {
+      prefetch(values + (count + t) * head_dim + d);  // the same of the next tile
+      const Lanes value = load_lanes(values + t * head_dim + d);
+#pragma GCC unroll 8
+      for (int g = 0; g < kQueries; ++g) sums[g] += weights[static_cast<size_t>(g) * stride + t] * value;
+    }
+#pragma GCC unroll 8
+    for (int g = 0; g < kQueries; ++g) store_lanes(out + static_cast<size_t>(g) * head_dim + d, sums[g]);
+  }
+}
+
+// Sums of the values of positions first .. end - 1, weighted for kQueries queries: weights start at `first`. A ring of values
+// (capacity, head_dim) is read in two stretches where it wraps.
 template <int kQueries>
 inline void weighted_sums(const float* weights, size_t stride, const Attend& a, float* out) {
-  const size_t start = a.first % a.capacity, count = a.end - a.first, before_wrap = std::min(count, a.capacity - start);
-  for (size_t d = 0; d < a.head_dim; d += kKeyBlock) {
-    Lanes sums[kQueries] = {};
-    const auto add = [&](const float* values, size_t from, size_t to) {
-      for (size_t t = from; t < to; ++t, values += a.head_dim) {
-        const Lanes value = load_lanes(values);
-#pragma GCC unroll 8
-        for (int g = 0; g < kQueries; ++g) sums[g] += weights[static_cast<size_t>(g) * stride + t] * value;
-      }
-    };
-    add(a.values + start * a.head_dim + d, 0, before_wrap);
-    add(a.values + d, before_wrap, count);
-#pragma GCC unroll 8
-    for (int g = 0; g < kQueries; ++g) store_lanes(out + static_cast<size_t>(g) * a.head_dim + d, sums[g]);
+  const size_t count = a.end - a.first;
+  std::memset(out, 0, kQueries * a.head_dim * sizeof(float));
+  for (size_t t = 0, n; t < count; t += n) {
+    const size_t place = (a.first + t) % a.capacity;
+    n = std::min({kValueTile, count - t, a.capacity - place});
+    add_tile<kQueries>(weights + t, stride, a.values + place * a.head_dim, a.head_dim, n, out);
   }
 }
 

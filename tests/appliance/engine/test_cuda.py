@@ -139,7 +139,7 @@ def test_replayed_steps_give_what_ordinary_steps_give(new_model: Callable[..., O
     top = next(node.shape[1] for node in model._session.get_outputs() if node.name == "top_ids")
     steps = ReplayedSteps(
         ort, model._session, slots=4, capacity=model.capacity, vocab=model.shape.vocab, top=top,
-        bind_caches=model._bind_caches, device="cpu",
+        bind_caches=model._caches.bind, device="cpu",
     )  # fmt: skip
     rng = np.random.default_rng(4)
     lengths = [5, 40, 17, 30]

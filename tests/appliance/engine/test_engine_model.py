@@ -130,12 +130,12 @@ def continued(model: OnnxModel, slot: int, tokens: list[int], past: int) -> NDAr
 def test_windowed_layers_hold_a_ring_and_the_others_everything(new_model: NewModel) -> None:
     """Window 16 and chunks of 256: a ring of 272 positions, in layers 0 and 2 of 3."""
     model = new_model(slots=2, context_tokens=512)
-    assert model.shape.windowed == {0, 2}
+    assert model.shape.cache.windowed == {0, 2}
     assert model.windows == Windows(16, 272)
     position_bytes = 2 * 2 * 16 * 4  # keys and values of 2 heads of 16 floats
     checkpoints = 2 * 2 * (32 + 16)  # 2 of them, for 2 layers
-    assert model.shape.slot_bytes(512) == (512 + 2 * 272 + checkpoints) * position_bytes
-    assert model.shape.slot_bytes(256) == 3 * 256 * position_bytes  # shorter than the ring
+    assert model.shape.cache.slot_bytes(512) == (512 + 2 * 272 + checkpoints) * position_bytes
+    assert model.shape.cache.slot_bytes(256) == 3 * 256 * position_bytes  # shorter than the ring
     assert new_model(slots=2, context_tokens=256).windows is None
 
 

@@ -1,0 +1,142 @@
+"""The key/value caches: one row of every layer's for each slot, allocated once and bound in place.
+
+On a CPU a windowed layer holds a ring of its last positions, and parts of a slot can be set aside and handed to
+another (kv_cache.py says when). How keys lie within 16 positions is the kernels' own affair (kernels/attention.h): what is
+moved here are whole blocks of 16.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from appliance.engine.kv_cache import Checkpoint, Windows, checkpoint_positions, checkpoints_at_most
+
+_BLOCK = 16  # positions
+
+
+@dataclass(frozen=True)
+class CacheShape:
+    """What the graph says of its caches.
+
+    Attributes:
+        item: of keys and values.
+        windowed: the layers whose caches may be rings; none on CUDA.
+        window: positions that a token sees in them, itself included.
+        chunk_tokens: that a step appends to a slot at most.
+    """
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    item: np.dtype[Any]
+    windowed: frozenset[int]
+    window: int
+    chunk_tokens: int
+
+    def windows(self, capacity: int) -> Windows | None:
+        """How windowed layers of such slots are kept; None where every layer holds every position."""
+        ring = _rounded(self.window - 1 + self.chunk_tokens)
+        return Windows(self.window, ring) if self.windowed and ring < capacity else None
+
+    def positions(self, layer: int, capacity: int) -> int:
+        """How many positions a layer holds of a slot."""
+        windows = self.windows(capacity)
+        return windows.ring if windows is not None and layer in self.windowed else _rounded(capacity)
+
+    def slot_bytes(self, capacity: int) -> int:
+        """What a slot takes at most, checkpoints of its windowed layers included."""
+        positions = sum(self.positions(layer, capacity) for layer in range(self.layers))
+        if self.windows(capacity) is not None:
+            checkpoint = _rounded(checkpoint_positions(self.window)) + _BLOCK
+            positions += checkpoints_at_most(capacity) * len(self.windowed) * checkpoint
+        return positions * 2 * self.kv_heads * self.head_dim * self.item.itemsize
+
+
+class Caches:
+    """The caches of one session. The runtime's values share the memory of a CPU's arrays."""
+
+    def __init__(self, ort: ModuleType, shape: CacheShape, *, accelerator: str, slots: int, capacity: int) -> None:
+        self.windows = shape.windows(capacity)
+        self._shape = shape
+        self._accelerator = accelerator
+        self._rows: dict[str, tuple[int, int, int]] = {}
+        self._arrays: dict[str, NDArray[Any]] = {}  # on a CPU
+        self._values: dict[str, Any] = {}
+        # Zeroed: whatever is read before it was written must at least be a number. On a CPU the pages come with use.
+        zeroed = _zeroed_pages if accelerator == "cpu" else np.zeros
+        for layer in range(shape.layers):
+            row = (shape.kv_heads, shape.positions(layer, capacity), shape.head_dim)
+            for name in (f"{layer}.key", f"{layer}.value"):
+                array = zeroed((slots, *row), shape.item)
+                self._rows[name] = row
+                self._values[name] = ort.OrtValue.ortvalue_from_numpy(array, accelerator, 0)
+                if accelerator == "cpu":
+                    self._arrays[name] = array
+
+    def bind(self, binding: Any, first: int, count: int) -> None:
+        """Bind the rows of ``count`` slots from ``first`` on as inputs and outputs."""
+        for name, value in self._values.items():
+            row = self._rows[name]
+            address = value.data_ptr() + first * math.prod(row) * self._shape.item.itemsize
+            place = (self._accelerator, 0, self._shape.item.type, [count, *row], address)
+            binding.bind_input(f"past_key_values.{name}", *place)
+            binding.bind_output(f"present.{name}", *place)
+
+    def set_aside(self, slot: int, first: int, end: int) -> Checkpoint:
+        """Copy what the windowed layers hold of a slot's positions ``first`` .. ``end`` - 1."""
+        return Checkpoint(first, end, [part[slot, :, at] for part, at in self._ring_blocks(first, end)])
+
+    def take_over(self, source: int, target: int, length: int, checkpoint: Checkpoint | None) -> None:
+        """Make ``target`` hold the first ``length`` tokens of ``source``; both may be the same slot.
+
+        Args:
+            checkpoint: of the source's windowed layers, at ``length`` or soon after; None: they still hold what the
+                next token sees.
+        """
+        if source != target:
+            for layer in range(self._shape.layers):
+                if self.windows is None or layer not in self._shape.windowed:
+                    for array in (self._arrays[f"{layer}.key"], self._arrays[f"{layer}.value"]):
+                        array[target, :, : _rounded(length)] = array[source, :, : _rounded(length)]
+        if self.windows is None:
+            return
+        if checkpoint is None:
+            checkpoint = self.set_aside(source, self.windows.first_seen(length), length)
+        saved: list[NDArray[Any]] = checkpoint.saved  # type: ignore[assignment]
+        for (part, at), blocks in zip(self._ring_blocks(checkpoint.first, checkpoint.end), saved, strict=True):
+            part[target, :, at] = blocks
+
+    def _ring_blocks(self, first: int, end: int) -> Iterator[tuple[NDArray[Any], NDArray[np.intp]]]:
+        """Each windowed cache in blocks (slots, kv_heads, blocks, ..), and the blocks in which these positions lie."""
+        if self.windows is None:
+            return
+        places = np.arange(first // _BLOCK, -(-end // _BLOCK))
+        for layer in sorted(self._shape.windowed):
+            for array in (self._arrays[f"{layer}.key"], self._arrays[f"{layer}.value"]):
+                blocks = array.reshape(*array.shape[:2], -1, _BLOCK * self._shape.head_dim)
+                yield blocks, places % blocks.shape[2]
+
+
+def _rounded(positions: int) -> int:
+    return positions + -positions % _BLOCK
+
+
+def _zeroed_pages(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Zeros that take memory page by page as they are written.
+
+    Huge pages, which NumPy asks for, would take 2 MiB for the first token of each head: 3 GB for four short
+    conversations of the 20b model.
+    """
+    pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+    with suppress(OSError):  # a kernel without huge pages
+        pages.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(pages, dtype).reshape(shape)
