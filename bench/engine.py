@@ -95,13 +95,9 @@ class Bench:
 
     def prefill(self, slot: int, length: int) -> float:
         """Seconds that a random prompt takes."""
-        ids, held = self.tokens(length), 0
+        ids = self.tokens(length)
         started = time.perf_counter()
-        while held < length:
-            chunk = self.model.plan_chunk(held, length)
-            last = chunk.stop == length
-            self.model.prefill(slot, ids[chunk.start : chunk.stop], chunk.start, want_logits=last)
-            held = chunk.stop
+        self.model.read(slot, ids)
         return time.perf_counter() - started
 
     def decode(self, name: str, sequences: int, depth: int) -> None:

@@ -1,8 +1,8 @@
 """The key/value caches: one row of every layer's for each slot, allocated once and bound in place.
 
 On a CPU a windowed layer holds a ring of its last positions, and parts of a slot can be set aside and handed to
-another (kv_cache.py says when). How keys lie within 16 positions is the kernels' own affair (kernels/attention.h): what is
-moved here are whole blocks of 16.
+another (kv_cache.py says when). How keys lie within 16 positions is the kernels' own affair (kernels/attention.h): what
+is moved here are whole blocks of 16.
 """
 
 from __future__ import annotations

@@ -295,6 +295,17 @@ class OnnxModel:
         results = self._run(slot, np.array([tokens], np.int64), [past + len(tokens)], rows)
         return results[0] if want_logits else None
 
+    def read(self, slot: int, prompt: Sequence[int], past: int = 0, *, most: int | None = None) -> TopLogits:
+        """Append a prompt, of which the slot holds the first ``past``, chunk by chunk; the value is its last token's
+        logits. Raises as ``prefill``."""
+        while True:
+            chunk = self.plan_chunk(past, len(prompt), most)
+            last = chunk.stop == len(prompt)
+            top = self.prefill(slot, prompt[chunk.start : chunk.stop], chunk.start, want_logits=last)
+            if top is not None:
+                return top
+            past = chunk.stop
+
     def decode(self, run: DecodeRun) -> list[TopLogits]:
         """Append one token to each slot of the run; the values are the logits of its ``rows``, in their order.
 

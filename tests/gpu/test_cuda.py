@@ -72,13 +72,7 @@ def error(ours: NDArray[np.float32], theirs: NDArray[Any]) -> float:
 
 def prefill(model: OnnxModel, slot: int, ids: list[int], held: int = 0) -> NDArray[np.float32]:
     """The last token's logits of a prompt of which the slot holds the first ``held``, cut as the model says."""
-    while True:
-        chunk = model.plan_chunk(held, len(ids))
-        last = chunk.stop == len(ids)
-        top = model.prefill(slot, ids[chunk.start : chunk.stop], chunk.start, want_logits=last)
-        held = chunk.stop
-        if last:
-            return logits_of(top)
+    return logits_of(model.read(slot, ids, held))
 
 
 def step(model: OnnxModel, slots: list[int], ids: list[int], lengths: list[int]) -> list[TopLogits]:

@@ -65,14 +65,8 @@ def test_on_a_cpu_a_prompt_gives_the_same_bits_however_it_is_cut(new_model: NewM
     load_kernels().use_path(path)
     model, prompt = new_model(), prompt_of(100)
     whole = logits_of(model.prefill(0, prompt, 0, want_logits=True))
-    held = 0
-    while held < len(prompt):
-        chunk = model.plan_chunk(held, len(prompt), most)
-        assert len(chunk) <= most
-        last = chunk.stop == len(prompt)
-        top = model.prefill(1, prompt[chunk.start : chunk.stop], chunk.start, want_logits=last)
-        held = chunk.stop
-    np.testing.assert_array_equal(logits_of(top), whole)
+    assert len(model.plan_chunk(0, len(prompt), most)) <= most
+    np.testing.assert_array_equal(logits_of(model.read(1, prompt, most=most)), whole)
 
 
 @pytest.mark.parametrize("path", load_kernels().paths())
@@ -120,11 +114,7 @@ def test_a_slot_taken_over_at_a_common_prefix_gives_what_a_fresh_one_gives(new_m
 
 def continued(model: OnnxModel, slot: int, tokens: list[int], past: int) -> NDArray[np.float32]:
     """The last token's logits when a slot that holds ``past`` tokens is given the rest of them."""
-    while past < len(tokens):
-        chunk = model.plan_chunk(past, len(tokens), 100)
-        top = model.prefill(slot, tokens[chunk.start : chunk.stop], past, want_logits=chunk.stop == len(tokens))
-        past = chunk.stop
-    return logits_of(top)
+    return logits_of(model.read(slot, tokens, past, most=100))
 
 
 def test_windowed_layers_hold_a_ring_and_the_others_everything(new_model: NewModel) -> None:
