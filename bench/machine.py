@@ -13,20 +13,25 @@ from pathlib import Path
 import numpy as np
 
 _QUIET_SHARE = 0.05  # of all cores, busy with something else
-_BANDWIDTH_BYTES = 1 << 30  # a thread; many times any cache
+_BANDWIDTH_BYTES = 1 << 29  # a thread
 
 
-def read_gb_s(threads: int) -> float:
-    """Best of five: GB/s that so many threads read together, each a gigabyte of its own."""
-    # A dot product of a vector with itself reads it once and keeps up with memory.
-    arrays = [np.ones(_BANDWIDTH_BYTES // 4, np.float32) for _ in range(threads)]
-    best = 0.0
-    with ThreadPoolExecutor(max_workers=threads) as pool:
-        for _ in range(5):
+class MemoryProbe:
+    """Measures what so many threads read together, each from memory of its own, many times any cache."""
+
+    def __init__(self, threads: int) -> None:
+        # A dot product of a vector with itself reads it once and keeps up with memory.
+        self._arrays = [np.ones(_BANDWIDTH_BYTES // 4, np.float32) for _ in range(threads)]
+        self._pool = ThreadPoolExecutor(max_workers=threads)
+
+    def gb_s(self) -> float:
+        """Best of three: GB/s."""
+        best = 0.0
+        for _ in range(3):
             started = time.perf_counter()
-            list(pool.map(_read, arrays))
-            best = max(best, threads * _BANDWIDTH_BYTES / (time.perf_counter() - started) / 1e9)
-    return best
+            list(self._pool.map(_read, self._arrays))
+            best = max(best, len(self._arrays) * _BANDWIDTH_BYTES / (time.perf_counter() - started) / 1e9)
+        return best
 
 
 def _read(array: np.ndarray[tuple[int], np.dtype[np.float32]]) -> None:
