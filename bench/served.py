@@ -132,7 +132,9 @@ def _first_byte_s(url: str, key: str, prompts: list[str]) -> float:
 
 
 def _ask(url: str, key: str, prompt: str) -> None:
-    body = {"model": "random", "messages": [{"role": "user", "content": prompt}], "max_tokens": 1}
+    # The largest token: a random model's logits are so flat that a draw would need all of them, unlike a real one's.
+    messages = [{"role": "user", "content": prompt}]
+    body = {"model": "random", "messages": messages, "max_tokens": 1, "temperature": 0}
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
     request = urllib.request.Request(f"{url}/v1/chat/completions", json.dumps(body).encode(), headers)  # noqa: S310
     with urllib.request.urlopen(request, timeout=_ANSWER_LIMIT_S) as answer:  # noqa: S310
