@@ -112,6 +112,17 @@ inline void add_slice(const __m512i (*tiles)[kSlice][16], const uint8_t* const* 
                      Weights::scale(scales[1] + b * Weights::kLayout.scale_bytes), rows + b * kBlock, inner, totals, stride);
 }
 
+constexpr size_t kPassRows = 8;   // that pass the weights together,
+constexpr size_t kLastRows = 12;  // or up to so many of the last: 24 sums, two weights and an activation are in registers
+
+// add_slice for a number of rows known only now, 1 .. kMost.
+template <typename Weights, int kMost, typename... Arguments>
+inline void add_slice_of(size_t count, const Arguments&... arguments) {
+  if constexpr (kMost > 1)
+    if (count < kMost) return add_slice_of<Weights, kMost - 1>(count, arguments...);
+  add_slice<Weights, kMost>(arguments...);
+}
+
 template <typename Weights>
 void matrix_product(const uint8_t* first, const uint8_t* second, size_t blocks, const uint16_t* rows, size_t count,
                     float* out, size_t stride) {
@@ -130,10 +141,10 @@ void matrix_product(const uint8_t* first, const uint8_t* second, size_t blocks, 
         Weights::pairs(codes, tiles[g][b]);
       }
     size_t t = 0;
-    for (; t + 8 <= count; t += 8) add_slice<Weights, 8>(tiles, scales, n, rows + t * inner, inner, out + t * stride, stride);
-    for (; t + 4 <= count; t += 4) add_slice<Weights, 4>(tiles, scales, n, rows + t * inner, inner, out + t * stride, stride);
-    for (; t + 2 <= count; t += 2) add_slice<Weights, 2>(tiles, scales, n, rows + t * inner, inner, out + t * stride, stride);
-    for (; t < count; ++t) add_slice<Weights, 1>(tiles, scales, n, rows + t * inner, inner, out + t * stride, stride);
+    for (; t + kLastRows < count; t += kPassRows)
+      add_slice<Weights, kPassRows>(tiles, scales, n, rows + t * inner, inner, out + t * stride, stride);
+    if (t < count)
+      add_slice_of<Weights, kLastRows>(count - t, tiles, scales, n, rows + t * inner, inner, out + t * stride, stride);
   }
 }
 

@@ -1,0 +1,66 @@
+"""What the scheduler makes of a real model's rings, checkpoints and lent beginnings: the tokens a fresh model gives."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from appliance.engine.harmony import Vocabulary
+from appliance.engine.kv_cache import DecodeRun
+from appliance.engine.model import OnnxModel
+from appliance.engine.protocol import Done, EngineEvent, Message, TurnRequest
+from appliance.engine.scheduler import Scheduler, Turn
+
+NewModel = Callable[..., OnnxModel]
+CONTEXT = 900  # more than three rings of 272
+VOCAB = 1000
+
+
+def greedy(model: OnnxModel, prompt: list[int], count: int) -> tuple[int, ...]:
+    """The continuation of a prompt that nothing came before."""
+    tokens = [int(model.read(0, prompt).ids[0])]
+    while len(tokens) < count:
+        (top,) = model.decode(DecodeRun(0, [tokens[-1]], [len(prompt) + len(tokens) - 1], [0]))
+        tokens.append(int(top.ids[0]))
+    return tuple(tokens)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_follow_ups_edits_and_shared_beginnings_give_what_a_fresh_model_gives(
+    new_model: NewModel, vocabulary: Vocabulary, seed: int
+) -> None:
+    rng = random.Random(seed)
+    model, fresh = new_model(slots=3, context_tokens=CONTEXT), new_model(slots=1, context_tokens=CONTEXT)
+    scheduler = Scheduler(model, vocabulary, queue_limit=100)
+    system = [rng.randrange(VOCAB) for _ in range(61)]
+    conversations = {user: list(system) for user in ("ann", "bob")}
+    asked: list[tuple[Turn, list[EngineEvent]]] = []
+    for number in range(24):
+        user = rng.choice(list(conversations))
+        past = conversations[user]
+        if rng.random() < 0.25:  # an edit, or a new conversation
+            del past[rng.choice([len(system), rng.randint(len(system), len(past))]) :]
+        past += [rng.randrange(VOCAB) for _ in range(rng.choice([3, 40, 150]))]
+        if len(past) > CONTEXT - 320:
+            past[:] = system + past[-100:]
+        request = TurnRequest(
+            id=str(number), user=user, messages=(Message("user", "x"),), seed=1, temperature=0.0,
+            max_tokens=rng.choice([1, 20, 300]),
+        )  # fmt: skip
+        events: list[EngineEvent] = []
+        turn = Turn(request, list(past), events.append, len(system))
+        scheduler.submit(turn)
+        asked.append((turn, events))
+        for _ in range(rng.choice([0, 5, 400])):
+            scheduler.step()
+    while scheduler.step():
+        pass
+    reused = 0
+    for turn, events in asked:
+        done = events[-1]
+        assert isinstance(done, Done)
+        assert done.token_ids == greedy(fresh, turn.prompt, len(done.token_ids)), turn.request.id
+        reused += done.cached_tokens
+    assert reused > 61 * len(asked)  # more than the common beginning
