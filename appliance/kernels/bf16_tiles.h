@@ -1,8 +1,9 @@
-// Groups of packed weights unpacked to bfloat16 tiles, for the paths that multiply many tokens in bfloat16 (AVX-512).
+// MXFP4 codes as bfloat16, and whole groups of packed weights unpacked to tiles for the matrix unit (AVX-512).
 // Internal linkage on purpose: each of them compiles its own copy.
 #pragma once
 
 #include "paths.h"
+#include "scales.h"
 
 #include <immintrin.h>
 
@@ -43,8 +44,7 @@ inline void unpack_block(const uint8_t* scales, const uint8_t* block, __m512i ta
 
 // The same for 8-bit weights, which bf16 rounds (8 bits of mantissa).
 inline void unpack_int8_block(const uint8_t* scales, const uint8_t* block, uint16_t* tile) {
-  const __m512 scale = _mm512_castsi512_ps(_mm512_slli_epi32(
-      _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(scales))), 16));
+  const __m512 scale = int8_scales(scales);
   const __m512i byte = _mm512_set1_epi32(255), offset = _mm512_set1_epi32(kInt8Offset);
   for (int j = 0; j < 8; ++j) {
     const __m512i bytes = _mm512_loadu_si512(block + j * 64);

@@ -40,10 +40,7 @@ struct Mxfp4Weights {
       out[4 * j + 3] = _mm512_permutexvar_epi16(_mm512_srli_epi16(word, 12), table);
     }
   }
-  static __m512 scale(const uint8_t* scales) {
-    const __m512i e8m0 = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(scales)));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(e8m0, 23));
-  }
+  static __m512 scale(const uint8_t* scales) { return mxfp4_scales(scales); }
 };
 
 struct Int8Weights {
@@ -65,10 +62,7 @@ struct Int8Weights {
       out[2 * j + 1] = pair(_mm512_srli_epi32(word, 16), _mm512_srli_epi32(word, 24));
     }
   }
-  static __m512 scale(const uint8_t* scales) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(
-        _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(scales))), 16));
-  }
+  static __m512 scale(const uint8_t* scales) { return int8_scales(scales); }
 };
 
 struct Bf16Weights {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "paths.h"
+#include "scales.h"
 
 #include <immintrin.h>
 
@@ -55,8 +56,7 @@ inline void vnni_mxfp4_groups_product(const uint8_t* group, ptrdiff_t step, size
       }
     }
     for (int g = 0; g < kGroups; ++g) {
-      const __m512i e8m0 = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(group + g * step)));
-      const __m512 weight_scale = _mm512_castsi512_ps(_mm512_slli_epi32(e8m0, 23));
+      const __m512 weight_scale = mxfp4_scales(group + g * step);
       for (int t = 0; t < kCount; ++t) {
         const __m512 scale = _mm512_mul_ps(weight_scale, _mm512_set1_ps(0.5f * rows[t].scale[b]));
         const __m512i sum = _mm512_add_epi32(_mm512_slli_epi32(high[g][t], 7), low[g][t]);
@@ -99,8 +99,7 @@ inline void vnni_int8_group_product(const uint8_t* group, size_t blocks, const Q
         low[t] = _mm512_dpbusd_epi32(low[t], weights, _mm512_set1_epi32(x[8]));
       }
     }
-    const __m512 weight_scale = _mm512_castsi512_ps(_mm512_slli_epi32(
-        _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(group))), 16));
+    const __m512 weight_scale = int8_scales(group);
     for (int t = 0; t < kCount; ++t) {
       const __m512 scale = _mm512_mul_ps(weight_scale, _mm512_set1_ps(rows[t].scale[b]));
       total[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(high[t], 7), low[t])), scale, total[t]);
