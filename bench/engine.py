@@ -28,13 +28,14 @@ from appliance.engine.cuda import query_device
 from appliance.engine.harmony import Vocabulary
 from appliance.engine.host import physical_cores
 from appliance.engine.kernels import load_kernels
-from appliance.engine.kv_cache import DecodeRun
+from appliance.engine.kv_cache import Append
 from appliance.engine.model import OnnxModel, load_model
 from appliance.engine.protocol import EngineEvent, Message, TurnRequest
 from appliance.engine.scheduler import Scheduler, Turn
 from bench.machine import MemoryProbe, device_copy_gb_s, wait_for_quiet
 from bundler.checkpoint import open_checkpoint
 from bundler.export import MODEL, export_graph
+from bundler.graph import FORMAT
 from bundler.graph_builder import Accelerator, DenseKind
 from bundler.random_checkpoint import random_config, write_random_checkpoint
 
@@ -57,7 +58,8 @@ WINDOWS = 3  # in which a decode figure is measured; the best counts: neighbours
 
 def prepare(work: Path, shape: str, accelerator: Accelerator, dense: DenseKind) -> Path:
     """The graph of the shape's random checkpoint, made if it is not there. The checkpoint goes when it is exported."""
-    out = work / f"{shape}-{accelerator}" if accelerator == "cuda" else work / f"{shape}-{accelerator}-{dense}"
+    kind = accelerator if accelerator == "cuda" else f"{accelerator}-{dense}"
+    out = work / f"{shape}-{kind}-format{FORMAT}"
     if not (out / MODEL).exists():
         checkpoint = work / f"{shape}-checkpoint"
         if not (checkpoint / "config.json").exists():
@@ -119,9 +121,9 @@ class Bench:
         """The median of some steps."""
         times = []
         for step in range(_WARM_STEPS + _STEPS):
-            run = DecodeRun(0, self.tokens(sequences), [depth + step] * sequences, list(range(sequences)))
+            appends = [Append(slot, token, depth + step) for slot, token in enumerate(self.tokens(sequences))]
             started = time.perf_counter()
-            self.model.decode(run)
+            self.model.decode(appends)
             times.append(time.perf_counter() - started)
         return statistics.median(times[_WARM_STEPS:])
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from appliance.engine.harmony import Vocabulary, load_vocabulary, render_prompt
 from appliance.engine.kernels import load_kernels
-from appliance.engine.kv_cache import DecodeRun
+from appliance.engine.kv_cache import Append
 from appliance.engine.model import OnnxModel, load_model
 from appliance.engine.sampling import TopLogits
 from bench.demo_model_eval import turn_request
@@ -49,7 +49,7 @@ def logit_errors(model: OnnxModel, ids: list[int], expected: np.ndarray[tuple[in
         errors["prompt"].append(_error(top, expected[length - 1]))
     model.prefill(0, ids[:prompt], 0, want_logits=False)
     for place in range(prompt, len(ids)):
-        (top,) = model.decode(DecodeRun(0, [ids[place]], [place], [0]))
+        (top,) = model.decode([Append(0, ids[place], place)])
         errors["decode"].append(_error(top, expected[place]))
     return " | ".join(f"{max(values):.1e}" for values in errors.values())
 
@@ -73,7 +73,7 @@ def perplexity(model: OnnxModel, vocabulary: Vocabulary, dialogues: list[Dialogu
         for place, token in enumerate(answer):
             total += top.logsumexp - float(top.all_logits()[token])
             count += 1
-            (top,) = model.decode(DecodeRun(0, [token], [len(prompt) + place], [0]))
+            (top,) = model.decode([Append(0, token, len(prompt) + place)])
     return float(np.exp(total / count))
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from appliance.engine.kv_cache import DecodeRun
+from appliance.engine.kv_cache import Append, Chunk
 from appliance.engine.model import load_model
 from bench.engine import SHAPES, VERSION, prepare
 from bench.machine import wait_for_quiet
@@ -54,11 +54,17 @@ def main(shape: str, work: Path) -> None:
     for slot in range(_SLOTS):
         model.prefill(slot, tokens(_DEPTH), 0, want_logits=False)
         steps.append("first")
+
+    def appends(sequences: int, held: int) -> list[Append]:
+        return [Append(slot, token, held) for slot, token in enumerate(tokens(sequences))]
+
     for sequences in (1, 8):
         for step in range(_REPEATS):
-            run = DecodeRun(0, tokens(sequences), [_DEPTH + step] * sequences, list(range(sequences)))
-            model.decode(run)
+            model.decode(appends(sequences, _DEPTH + step))
             steps.append(f"decode, {sequences} sequence{'s' * (sequences > 1)}")
+    for step in range(_REPEATS):
+        model.step(appends(4, _DEPTH + step), Chunk(_SLOTS - 1, tokens(16), 0, want_logits=False))
+        steps.append("4 sequences beside 16 tokens of a prompt")
     for chunk in (8, 64, 256):
         for _ in range(_REPEATS):
             model.prefill(0, tokens(chunk), 0, want_logits=False)

@@ -27,12 +27,12 @@ import onnx
 from onnx import TensorProto, helper
 
 from bundler.errors import ExportError
-from bundler.graph_builder import KERNEL_DOMAIN, Accelerator, DenseKind, GraphBuilder, Packing, Weight
+from bundler.graph_builder import DECODED_TOKENS, KERNEL_DOMAIN, Accelerator, DenseKind, GraphBuilder, Packing, Weight
 from bundler.model_config import MXFP4_BLOCK, ModelConfig
 from bundler.mxfp4 import pair_along_rows
 from bundler.rotary import rotary_caches
 
-FORMAT = 2
+FORMAT = 3
 OPSET = 21
 IR_VERSION = 12  # the first with FLOAT8E8M0
 TOP_K = 256
@@ -116,12 +116,20 @@ def _interface(
 ) -> tuple[list[onnx.ValueInfoProto], list[onnx.ValueInfoProto]]:
     declare = helper.make_tensor_value_info
     cache_type = TensorProto.FLOAT if accelerator == "cpu" else TensorProto.FLOAT16
-    inputs = [
-        declare("input_ids", TensorProto.INT64, ["B", "S"]),
-        declare("seqlens_k", TensorProto.INT32, ["B"]),
-        declare("total_sequence_length", TensorProto.INT32, []),
-        declare("logit_rows", TensorProto.INT64, ["R"]),
-    ]
+    if accelerator == "cpu":
+        inputs = [
+            declare("input_ids", TensorProto.INT64, ["T"]),
+            declare("token_slots", TensorProto.INT32, ["T"]),
+            declare("token_positions", TensorProto.INT32, ["T"]),
+            declare(DECODED_TOKENS, TensorProto.INT64, []),
+        ]
+    else:
+        inputs = [
+            declare("input_ids", TensorProto.INT64, ["B", "S"]),
+            declare("seqlens_k", TensorProto.INT32, ["B"]),
+            declare("total_sequence_length", TensorProto.INT32, []),
+        ]
+    inputs.append(declare("logit_rows", TensorProto.INT64, ["R"]))
     top = min(TOP_K, config.vocab)
     outputs = [
         declare("top_logits", TensorProto.FLOAT, ["R", top]),
@@ -141,8 +149,8 @@ def _interface(
 
 def _add_model(builder: GraphBuilder) -> None:
     config = builder.config
-    # 1. Constants shared by the layers.
-    _add_shared_constants(builder)
+    # 1. What the layers share.
+    _add_shared(builder)
     # 2. Embedding: rows are gathered as published and widened; the residual stream is [T, hidden].
     residual = _add_embedding(builder)
     gamma = builder.dense("model.layers.0.input_layernorm.weight", builder.residual_type)
@@ -212,17 +220,18 @@ def _add_logsumexp(builder: GraphBuilder, x: str, output: str) -> str:
     return builder.node("Sub", columns, output)
 
 
-def _add_shared_constants(builder: GraphBuilder) -> None:
+def _add_shared(builder: GraphBuilder) -> None:
     config = builder.config
+    for name, values in zip(("rotary.cos", "rotary.sin"), rotary_caches(config), strict=True):
+        builder.derived(name, values)
+    if not builder.cuda:
+        return
     width = (config.heads + 2 * config.kv_heads) * config.head_dim
     builder.table("shape.heads", np.array([-1, config.heads * config.head_dim], np.int64))
     builder.table("shape.qkv_width", np.array([width], np.int64))
     builder.node("Shape", ["input_ids"], "shape.batch")  # attention alone needs [B, S] apart; the rest works on [T, ..]
     builder.node("Concat", ["shape.batch", "shape.qkv_width"], "shape.qkv", axis=0)
-    for name, values in zip(("rotary.cos", "rotary.sin"), rotary_caches(config), strict=True):
-        builder.derived(name, values)
-    if builder.cuda:
-        builder.table("experts.ones", np.ones(config.experts, np.float32))
+    builder.table("experts.ones", np.ones(config.experts, np.float32))
 
 
 def _add_norm(
@@ -245,38 +254,37 @@ def _add_attention(builder: GraphBuilder, layer: int, x: str) -> tuple[str, str 
     """Projections and attention of one layer, [T, hidden], and the bias that the norm after it is to add."""
     config = builder.config
     stem = f"model.layers.{layer}.self_attn"
-    rows = builder.projection(x, [f"{stem}.{which}_proj" for which in "qkv"], f"{stem}.qkv.rows")
-    qkv = builder.node("Reshape", [rows, "shape.qkv"], f"{stem}.qkv")
-    sliding = config.layer_types[layer] == "sliding_attention"
+    qkv = builder.projection(x, [f"{stem}.{which}_proj" for which in "qkv"], f"{stem}.qkv.rows")
     past = [f"past_key_values.{layer}.{part}" for part in ("key", "value")]
-    present = [f"present.{layer}.{part}" for part in ("key", "value")]
+    outputs = [f"{stem}.attended", *(f"present.{layer}.{part}" for part in ("key", "value"))]
     sinks = builder.dense(f"{stem}.sinks")
-    if builder.cuda:
-        attended = builder.node(
-            "GroupQueryAttention",
-            [qkv, "", "", *past, "seqlens_k", "total_sequence_length", "rotary.cos", "rotary.sin", "", "", sinks],
-            [f"{stem}.attended", *present],
-            domain=_CONTRIB,
-            num_heads=config.heads,
-            kv_num_heads=config.kv_heads,
-            do_rotary=1,
-            local_window_size=config.sliding_window if sliding else -1,
-        )
-    else:
+    sliding = config.layer_types[layer] == "sliding_attention"
+    if not builder.cuda:
         attended = builder.node(
             "Attention",
-            [qkv, *past, "seqlens_k", "rotary.cos", "rotary.sin", sinks],
-            [f"{stem}.attended", *present],
+            [qkv, *past, "token_slots", "token_positions", "rotary.cos", "rotary.sin", sinks],
+            outputs,
             domain=KERNEL_DOMAIN,
             heads=config.heads,
             kv_heads=config.kv_heads,
             window=config.sliding_window if sliding else 0,
         )
+        return builder.projection(attended, [f"{stem}.o_proj"], f"{stem}.output"), None
+    batch = builder.node("Reshape", [qkv, "shape.qkv"], f"{stem}.qkv")
+    attended = builder.node(
+        "GroupQueryAttention",
+        [batch, "", "", *past, "seqlens_k", "total_sequence_length", "rotary.cos", "rotary.sin", "", "", sinks],
+        outputs,
+        domain=_CONTRIB,
+        num_heads=config.heads,
+        kv_num_heads=config.kv_heads,
+        do_rotary=1,
+        local_window_size=config.sliding_window if sliding else -1,
+    )
     flat = builder.node("Reshape", [attended, "shape.heads"], f"{stem}.attended.rows")
-    if builder.cuda:  # the norm adds the bias in passing; Gemm would copy it first
-        product = builder.linear(flat, builder.dense(f"{stem}.o_proj.weight"), None, f"{stem}.output")
-        return product, builder.dense(f"{stem}.o_proj.bias", builder.residual_type)
-    return builder.projection(flat, [f"{stem}.o_proj"], f"{stem}.output"), None
+    # The norm adds the bias in passing; Gemm would copy it first.
+    product = builder.linear(flat, builder.dense(f"{stem}.o_proj.weight"), None, f"{stem}.output")
+    return product, builder.dense(f"{stem}.o_proj.bias", builder.residual_type)
 
 
 def _add_experts(builder: GraphBuilder, layer: int, x: str) -> str:
@@ -291,7 +299,7 @@ def _add_experts(builder: GraphBuilder, layer: int, x: str) -> str:
 
 def _add_native_experts(builder: GraphBuilder, stem: str, x: str, router: str) -> str:
     config = builder.config
-    inputs, packed = [x, router], []
+    inputs, packed = [x, DECODED_TOKENS, router], []
     for name in ("gate_up_proj", "down_proj"):
         published = [builder.stored(f"{stem}.experts.{name}_{part}") for part in ("blocks", "scales")]
         inputs += [*published, builder.dense(f"{stem}.experts.{name}_bias")]

@@ -21,6 +21,7 @@ Accelerator = Literal["cpu", "cuda"]
 DenseKind = Literal["int8", "bf16"]  # how the CPU's operators hold attention and head
 
 KERNEL_DOMAIN = "gpt_oss"  # of the operators in appliance/kernels
+DECODED_TOKENS = "decoded_tokens"  # the input that says how many of a step's tokens, the first, are decoded ones
 _DENSE_KINDS: dict[DenseKind, int] = {"int8": 0, "bf16": 1}
 
 CUDA_TYPE = TensorProto.FLOAT16  # of CUDA's products and caches
@@ -60,7 +61,7 @@ class Packing:
 
 
 class GraphBuilder:
-    """Nodes and weights in the order of the computation. T is B * S, the flattened tokens."""
+    """Nodes and weights in the order of the computation. T tokens: on CUDA the flattened B * S."""
 
     def __init__(
         self, config: ModelConfig, accelerator: Accelerator, max_weight_bytes: int, dense_kind: DenseKind
@@ -78,9 +79,7 @@ class GraphBuilder:
         self.weights: list[Weight] = []
         self.tables: list[onnx.TensorProto] = []
 
-    def node(
-        self, op: str, inputs: list[str], output: str | list[str], *, domain: str = "", **attributes: Any
-    ) -> str:
+    def node(self, op: str, inputs: list[str], output: str | list[str], *, domain: str = "", **attributes: Any) -> str:
         """Append a node and return its first output's name."""
         outputs = [output] if isinstance(output, str) else output
         self.nodes.append(helper.make_node(op, inputs, outputs, name=outputs[0], domain=domain, **attributes))
@@ -136,7 +135,9 @@ class GraphBuilder:
         weights = [weight for name in names for weight in self.stored_parts(f"{name}.weight")]
         keys = [self.packing(self.dense_kind, {"rows": w.shape[0], "inner": w.shape[1]}, w.name) for w in weights]
         return self.node(
-            "Dense", [x, self._joined(names, "bias", output) if biased else "", *(w.name for w in weights)], output,
+            "Dense",
+            [x, DECODED_TOKENS, self._joined(names, "bias", output) if biased else "", *(w.name for w in weights)],
+            output,
             domain=KERNEL_DOMAIN, key=keys[0], parts=len(keys), kind=_DENSE_KINDS[self.dense_kind],
         )  # fmt: skip
 

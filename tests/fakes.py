@@ -10,7 +10,7 @@ from types import TracebackType
 import numpy as np
 
 from appliance.engine.client import EngineClient
-from appliance.engine.kv_cache import Checkpoint, DecodeRun, Windows
+from appliance.engine.kv_cache import Append, Checkpoint, Chunk, Windows
 from appliance.engine.model import ModelError
 from appliance.engine.protocol import (
     AnswerDelta,
@@ -159,24 +159,23 @@ class FakeModel:
     """What the scheduler needs of a model, without arithmetic: continues each known prompt with its reply.
 
     It keeps what each slot has been given and refuses what would corrupt a real cache: a gap, a token beyond the
-    capacity, or one that sees in a windowed layer what is no longer there. ``steps`` records each call: ("prefill",
-    slot, tokens), ("decode", first, rows) or ("take over", target, tokens).
+    capacity, or one that sees in a windowed layer what is no longer there. ``steps`` records what it did: ("prefill",
+    slot, tokens), ("decode", count, slots) or ("take over", target, tokens). A mixed step is a decode and a prefill.
     """
 
     def __init__(
         self, replies: Mapping[tuple[int, ...], Sequence[int]], *, slots: int, capacity: int = 4096,
-        windows: Windows | None = None, lends: bool = True,
+        windows: Windows | None = None, lends: bool = True, mixes: bool = True,
     ) -> None:  # fmt: skip
         self.replies = {tuple(prompt): list(reply) for prompt, reply in replies.items()}
         self.slots = slots
         self.capacity = capacity
-        self.decode_widths: tuple[int, ...] = ()
         self.held: list[list[int]] = [[] for _ in range(slots)]
         self.windows = windows
-        self.lends = lends
+        self.lends, self.mixes = lends, mixes
         self.rings: list[dict[int, tuple[int, int]]] = [{} for _ in range(slots)]  # place: position and token
         self.steps: list[tuple[str, int, int | list[int]]] = []
-        self.fail_next: set[str] = set()  # "prefill", "decode"
+        self.fail_next: set[str] = set()  # "prefill", "decode", "step"
 
     def plan_chunk(self, past: int, length: int, most: int | None = None) -> range:
         return range(past, min(length, past + min(CHUNK_TOKENS, most or CHUNK_TOKENS)))
@@ -187,12 +186,22 @@ class FakeModel:
         self._append(slot, past, tokens)
         return self._next(slot) if want_logits else None
 
-    def decode(self, run: DecodeRun) -> list[TopLogits]:
-        self.steps.append(("decode", run.first, run.rows))
+    def decode(self, appends: Sequence[Append]) -> list[TopLogits]:
+        slots = [append.slot for append in appends]
+        assert len(set(slots)) == len(slots), "two tokens of one slot"
+        self.steps.append(("decode", len(slots), slots))
         self._fail("decode")
-        for offset, (token, length) in enumerate(zip(run.tokens, run.lengths, strict=True)):
-            self._append(run.first + offset, length, [token])
-        return [self._next(run.first + row) for row in run.rows]
+        for append in appends:
+            self._append(append.slot, append.length, [append.token])
+        return [self._next(slot) for slot in slots]
+
+    def step(self, appends: Sequence[Append], chunk: Chunk | None) -> tuple[list[TopLogits], TopLogits | None]:
+        assert self.mixes
+        assert chunk is not None
+        assert chunk.slot not in [append.slot for append in appends]
+        tops = self.decode(appends)
+        self._fail("step")
+        return tops, self.prefill(chunk.slot, chunk.tokens, chunk.past, want_logits=chunk.want_logits)
 
     def set_aside(self, slot: int, first: int, end: int) -> Checkpoint:
         assert self.windows is not None

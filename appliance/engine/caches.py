@@ -64,22 +64,22 @@ class CacheShape:
 class Caches:
     """The caches of one session. The runtime's values share the memory of a CPU's arrays."""
 
-    def __init__(self, ort: ModuleType, shape: CacheShape, *, accelerator: str, slots: int, capacity: int) -> None:
+    def __init__(self, ort: ModuleType, shape: CacheShape, *, device: str, slots: int, capacity: int) -> None:
         self.windows = shape.windows(capacity)
         self._shape = shape
-        self._accelerator = accelerator
+        self._device = device
         self._rows: dict[str, tuple[int, int, int]] = {}
         self._arrays: dict[str, NDArray[Any]] = {}  # on a CPU
         self._values: dict[str, Any] = {}
         # Zeroed: whatever is read before it was written must at least be a number. On a CPU the pages come with use.
-        zeroed = _zeroed_pages if accelerator == "cpu" else np.zeros
+        zeroed = _zeroed_pages if device == "cpu" else np.zeros
         for layer in range(shape.layers):
             row = (shape.kv_heads, shape.positions(layer, capacity), shape.head_dim)
             for name in (f"{layer}.key", f"{layer}.value"):
                 array = zeroed((slots, *row), shape.item)
                 self._rows[name] = row
-                self._values[name] = ort.OrtValue.ortvalue_from_numpy(array, accelerator, 0)
-                if accelerator == "cpu":
+                self._values[name] = ort.OrtValue.ortvalue_from_numpy(array, device, 0)
+                if device == "cpu":
                     self._arrays[name] = array
 
     def bind(self, binding: Any, first: int, count: int) -> None:
@@ -87,7 +87,7 @@ class Caches:
         for name, value in self._values.items():
             row = self._rows[name]
             address = value.data_ptr() + first * math.prod(row) * self._shape.item.itemsize
-            place = (self._accelerator, 0, self._shape.item.type, [count, *row], address)
+            place = (self._device, 0, self._shape.item.type, [count, *row], address)
             binding.bind_input(f"past_key_values.{name}", *place)
             binding.bind_output(f"present.{name}", *place)
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from appliance.engine.kv_cache import Append
 from appliance.engine.sampling import TopLogits, row_of
 
 _DRIVER = "libcuda.so.1"
@@ -107,6 +108,42 @@ def decode_widths(slots: int) -> tuple[int, ...]:
     Few widths, so that few graphs are captured.
     """
     return (*(1 << power for power in range((slots - 1).bit_length())), slots)
+
+
+@dataclass(frozen=True)
+class DecodeRun:
+    """One decode step over the neighbouring slots ``first`` .. ``first + len(tokens) - 1``.
+
+    ``tokens``: the one to append to each. ``lengths``: what each holds before. ``rows``: those whose logits are wanted,
+    counted from ``first``; the others are idle slots in between, which get a garbage token at their length.
+    """
+
+    first: int
+    tokens: list[int]
+    lengths: list[int]
+    rows: list[int]
+
+
+def plan_decode(appends: Sequence[Append], held: Sequence[int], widths: Sequence[int]) -> DecodeRun:
+    """The shortest run of slots that has every slot of ``appends``.
+
+    Args:
+        held: at least what every slot of the model holds; where its garbage goes.
+        widths: what the run's length may be, ascending, the number of slots last.
+    """
+    lengths = list(held)
+    for append in appends:
+        lengths[append.slot] = append.length
+    tokens = {append.slot: append.token for append in appends}
+    first, last = min(tokens), max(tokens)
+    width = next(width for width in widths if width > last - first)
+    filler, first = tokens[first], min(first, len(held) - width)
+    return DecodeRun(
+        first=first,
+        tokens=[tokens.get(slot, filler) for slot in range(first, first + width)],
+        lengths=lengths[first : first + width],
+        rows=[append.slot - first for append in appends],
+    )
 
 
 @dataclass(frozen=True)
@@ -230,24 +267,24 @@ class ReplayedSteps:
         vocab: int,
         top: int,
         bind_caches: Callable[[Any, int, int], None],
-        device: str = "cuda",
+        device: str,
     ) -> None:
         self.ort, self.session, self.bind_caches, self.device = ort, session, bind_caches, device
         self.capacity, self.vocab, self.top = capacity, vocab, top
         self.logits = ort.OrtValue.ortvalue_from_numpy(np.zeros((slots, vocab), np.float32), device, 0)
         self._steps: dict[tuple[int, int], _Step] = {}
 
-    def run(self, first: int, tokens: Sequence[int], lengths: Sequence[int], rows: Sequence[int]) -> list[TopLogits]:
-        """Append one token to each slot from ``first`` on; see kv_cache.DecodeRun. Raises what the runtime raises."""
-        key = (first, len(tokens))
-        step = self._steps.get(key)
+    def run(self, run: DecodeRun) -> list[TopLogits]:
+        """Append one token to each slot of the run. Raises what the runtime raises."""
+        width = len(run.tokens)
+        step = self._steps.get((run.first, width))
         if step is None:
-            step = self._steps[key] = _Step(self, first, len(tokens), len(self._steps) + 1)
-        step.inputs.view("input_ids")[:, 0] = tokens
-        step.inputs.view("logit_rows")[:] = np.arange(len(tokens))
-        step.inputs.view("seqlens_k")[:] = lengths  # before this token: the total after it, minus one
+            step = self._steps[run.first, width] = _Step(self, run.first, width, len(self._steps) + 1)
+        step.inputs.view("input_ids")[:, 0] = run.tokens
+        step.inputs.view("logit_rows")[:] = np.arange(width)
+        step.inputs.view("seqlens_k")[:] = run.lengths  # before this token: the total after it, minus one
         step.inputs.to_device()
         self.session.run_with_iobinding(step.binding, step.options)
         step.outputs.to_host()
         ids, logits, sums = (step.outputs.view(name) for name in ("top_ids", "top_logits", "logsumexp"))
-        return [TopLogits(ids[i], logits[i], float(sums[i]), self.vocab, row_of(self.logits, i)) for i in rows]
+        return [TopLogits(ids[i], logits[i], float(sums[i]), self.vocab, row_of(self.logits, i)) for i in run.rows]

@@ -25,11 +25,7 @@ from appliance.kernels import library_path
 
 Bytes = NDArray[np.uint8]
 DenseKind = Literal["int8", "bf16"]
-# "many": in bfloat16 where the path has such products; "few": the others, which round less; "by_count": as many tokens
-# as a step has. Within one of the first two a token gets the same bits whoever else is in its step.
-Products = Literal["by_count", "few", "many"]
 
-_PRODUCTS: dict[Products, int] = {"by_count": 0, "few": 1, "many": 2}
 _DENSE_KINDS: dict[DenseKind, int] = {"int8": 0, "bf16": 1}
 _GROUPS_AT_A_TIME = 64  # of 16 rows: what one thread packs before it asks for more
 
@@ -66,7 +62,6 @@ class Kernels:
             ("gpt_oss_paths", ctypes.c_char_p, ()),
             ("gpt_oss_use_path", integer, (ctypes.c_char_p,)),
             ("gpt_oss_set_threads", None, (size,)),
-            ("gpt_oss_set_products", None, (integer,)),
             ("gpt_oss_expert_bytes", size, (size, size, size)),
             ("gpt_oss_dense_bytes", size, (integer, size, size)),
             ("gpt_oss_pack_experts", None, (size, size, size, *[pointer] * 4, size, size, pointer)),
@@ -95,10 +90,6 @@ class Kernels:
         """How many threads share a layer: the session's intra-op threads."""
         self._library.gpt_oss_set_threads(count)
 
-    def set_products(self, products: Products) -> None:
-        """Which products the steps of every session take from now on; see Products."""
-        self._library.gpt_oss_set_products(_PRODUCTS[products])
-
     def expert_bytes(self, shape: ExpertShape) -> int:
         """Size of a packed expert layer."""
         return int(self._library.gpt_oss_expert_bytes(shape.experts, shape.hidden, shape.inner))
@@ -115,9 +106,7 @@ class Kernels:
             self._library.gpt_oss_pack_experts, shape.experts, shape.hidden, shape.inner,
             *(source.ctypes.data for source in sources),
         )  # fmt: skip
-        _in_parallel(
-            threads, [partial(pack, expert, expert + 1, out.ctypes.data) for expert in range(shape.experts)]
-        )
+        _in_parallel(threads, [partial(pack, expert, expert + 1, out.ctypes.data) for expert in range(shape.experts)])
 
     def pack_dense(self, kind: DenseKind, shape: DenseShape, source: Bytes, out: Bytes, *, threads: int = 1) -> None:
         """Pack a bfloat16 weight (its bytes) into ``out``."""

@@ -9,8 +9,8 @@ Layers with a sliding window may hold a ring of the last ``ring`` positions inst
 only from where the ring still has what the next token sees, or from a checkpoint: a copy of the windowed layers, set
 aside at the end of each prompt and now and then in a long one.
 
-Invariant: what a slot holds is valid up to ``length``; garbage may stand at ``length`` and beyond. Decoding one run of
-neighbouring slots writes one such garbage token into the idle ones between them, hence ``length`` < capacity always.
+Invariant: what a slot holds is valid up to ``length`` < capacity; garbage may stand at ``length`` and beyond: what a
+failed step left, or what CUDA's runs of neighbouring slots write into idle ones (cuda.py).
 """
 
 from __future__ import annotations
@@ -43,6 +43,28 @@ class Checkpoint:
     first: int
     end: int
     saved: object
+
+
+@dataclass(frozen=True)
+class Append:
+    """A token to be decoded: the next of a slot that holds ``length``."""
+
+    slot: int
+    token: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A part of a prompt to be read into a slot that holds the ``past`` tokens before it.
+
+    ``want_logits``: of its last token.
+    """
+
+    slot: int
+    tokens: Sequence[int]
+    past: int
+    want_logits: bool
 
 
 @dataclass
@@ -170,39 +192,6 @@ class SlotTable:
             if reached > best.length and self._windows.first_seen(reached) >= kept.first:
                 best = Prefix(slot, reached, kept)
         return best
-
-
-@dataclass(frozen=True)
-class DecodeRun:
-    """One decode step over the neighbouring slots ``first`` .. ``first + len(tokens) - 1``.
-
-    ``tokens``: the one to append to each. ``lengths``: what each holds before. ``rows``: those whose logits are wanted,
-    counted from ``first``; the others are idle slots in between.
-    """
-
-    first: int
-    tokens: list[int]
-    lengths: list[int]
-    rows: list[int]
-
-
-def plan_decode(slots: Sequence[Slot], appended: dict[int, int], widths: Sequence[int] = ()) -> DecodeRun:
-    """The shortest run of slots that has every slot of ``appended`` (slot index: token), in order.
-
-    Args:
-        widths: what the run's length may be, ascending, the number of slots last; none: anything.
-    """
-    first, span = min(appended), max(appended) - min(appended) + 1
-    width = next((width for width in widths if width >= span), span)
-    filler = appended[first]
-    first = min(first, len(slots) - width)
-    run = range(first, first + width)
-    return DecodeRun(
-        first=first,
-        tokens=[appended.get(index, filler) for index in run],
-        lengths=[slots[index].length for index in run],
-        rows=[index - first for index in sorted(appended)],
-    )
 
 
 def checkpoints_at_most(capacity: int) -> int:

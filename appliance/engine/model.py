@@ -1,8 +1,9 @@
 """Runs the model's ONNX graph: prefill of one slot, decode of several together. The only importer of onnxruntime.
 
 The graph's contract is docs/architecture.md, "The ONNX graph". Key/value caches are allocated once, for every slot, and
-bound in place: a step of slots lo..hi-1 binds the addresses of those rows, so nothing is ever copied. On CUDA decode
-steps are captured and replayed (cuda.py).
+bound in place, so nothing is ever copied. On a CPU one step takes the next token of any slots and a part of another's
+prompt together, so that weights are read once for all. On CUDA those are two steps; decode steps are captured and
+replayed (cuda.py).
 
 Not thread-safe: one thread owns the model. What each slot holds is the caller's to know (kv_cache.py).
 """
@@ -27,17 +28,18 @@ from appliance.engine.cuda import (
     CudaError,
     ReplayedSteps,
     decode_widths,
+    plan_decode,
     query_device,
     require_capable,
 )
 from appliance.engine.host import available_memory_bytes, physical_cores
-from appliance.engine.kernels import Products, load_kernels
-from appliance.engine.kv_cache import DecodeRun
+from appliance.engine.kernels import load_kernels
+from appliance.engine.kv_cache import Append, Chunk
 from appliance.engine.packed_weights import PLAN_NAME, PackedWeights, load_plan, open_packed
 from appliance.engine.sampling import TopLogits, row_of
 from appliance.errors import ApplianceError
 
-GRAPH_FORMAT = "2"
+GRAPH_FORMAT = "3"
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # CUDA: graphs can be captured, which also refuses a session in which a node would run on the CPU; memory is taken as it
 # is asked for, not in powers of two.
@@ -143,9 +145,7 @@ def load_model(
         f"{slots} conversations of {context_tokens} tokens",
         "set engine.slots or engine.context_tokens lower",
     )
-    return OnnxModel(
-        ort, session, shape, accelerator=accelerator, slots=slots, capacity=context_tokens, packed=packed
-    )
+    return OnnxModel(ort, session, shape, accelerator=accelerator, slots=slots, capacity=context_tokens, packed=packed)
 
 
 def _open_cpu_session(
@@ -232,40 +232,39 @@ class OnnxModel:
 
     def __init__(
         self, ort: ModuleType, session: Any, shape: ModelShape, *, accelerator: str, slots: int, capacity: int,
-        packed: PackedWeights | None,
+        packed: PackedWeights | None, device: str | None = None,
     ) -> None:  # fmt: skip
+        """``device``: whose memory the caches and results are in; default: the accelerator's."""
         self.shape = shape
         self.accelerator = accelerator
         self.slots = slots
         self.capacity = capacity
         self.threads: int = session.get_session_options().intra_op_num_threads
+        self._device = device or accelerator
         self._session = session
         self._packed = packed  # the session reads these pages
-        self._set_products: Callable[[Products], None] = (
-            load_kernels().set_products if accelerator == "cpu" else lambda _products: None
-        )
         self._errors = _runtime_errors(ort)
         self._binding = session.io_binding()
         self._bind_results()  # before the caches, so that these are the first outputs
-        self._caches = Caches(ort, shape.cache, accelerator=accelerator, slots=slots, capacity=capacity)
+        self._caches = Caches(ort, shape.cache, device=self._device, slots=slots, capacity=capacity)
         self.windows = self._caches.windows
-        self.lends = accelerator == "cpu"
+        self.mixes = self.lends = accelerator == "cpu"
         self.set_aside = self._caches.set_aside  # a CPU's; see there
         self.take_over = self._caches.take_over
-        self._bound_rows: tuple[int, int] | None = None
+        self._bound_slots = range(0)
         self._run_options = ort.RunOptions()
-        self._replayed: ReplayedSteps | None = None
-        self.decode_widths: tuple[int, ...] = ()  # of a decode step; none: any
         self._plan_chunk = _cpu_chunk
+        self._replayed: ReplayedSteps | None = None
         if accelerator == "cuda":
+            self._held = [0] * slots  # at least what each slot holds
+            self._decode_widths = decode_widths(slots)
             processors = query_device().processors
             self._plan_chunk = ChunkPlanner(shape.heads, shape.kv_heads, processors, _CHUNK_TOKENS["cuda"]).plan
             self._run_options.add_run_config_entry("gpu_graph_id", NOT_CAPTURED)
-            self.decode_widths = decode_widths(slots)
             top = next(node.shape[1] for node in session.get_outputs() if node.name == "top_ids")
             self._replayed = ReplayedSteps(
                 ort, session, slots=slots, capacity=capacity, vocab=shape.vocab, top=top,
-                bind_caches=self._caches.bind,
+                bind_caches=self._caches.bind, device=self._device,
             )  # fmt: skip
 
     def end_profile(self) -> Path:
@@ -289,11 +288,18 @@ class OnnxModel:
         Raises:
             ModelError: the runtime failed; what the slot holds is then unknown.
         """
+        if self.mixes:
+            return self.step((), Chunk(slot, tokens, past, want_logits))[1]
+        total = self._held[slot] = past + len(tokens)
+        self._require_room(total)
+        inputs: dict[str, NDArray[Any]] = {
+            "input_ids": np.array([tokens], np.int64),
+            "seqlens_k": np.array([total - 1], np.int32),
+            "total_sequence_length": np.array(total, np.int32),
+        }
         # CUDA kernels are not asked for empty results: a row of logits takes 0.3 ms.
-        rows = [len(tokens) - 1] if want_logits or self.accelerator == "cuda" else []
-        self._set_products("many")
-        results = self._run(slot, np.array([tokens], np.int64), [past + len(tokens)], rows)
-        return results[0] if want_logits else None
+        (top,) = self._run(range(slot, slot + 1), inputs, [len(tokens) - 1])
+        return top if want_logits else None
 
     def read(self, slot: int, prompt: Sequence[int], past: int = 0, *, most: int | None = None) -> TopLogits:
         """Append a prompt, of which the slot holds the first ``past``, chunk by chunk; the value is its last token's
@@ -306,42 +312,60 @@ class OnnxModel:
                 return top
             past = chunk.stop
 
-    def decode(self, run: DecodeRun) -> list[TopLogits]:
-        """Append one token to each slot of the run; the values are the logits of its ``rows``, in their order.
+    def decode(self, appends: Sequence[Append]) -> list[TopLogits]:
+        """Append one token to each of some slots; the values are their logits, in the same order.
 
         ``all_logits`` of a value must be called before the next step.
 
         Raises:
-            ModelError: the runtime failed; what the run's slots hold is then unknown.
+            ModelError: the runtime failed; what the slots hold is then unknown.
         """
-        if self._replayed is not None:
-            if max(run.lengths) >= self.capacity:
-                raise RuntimeError(f"internal error: {max(run.lengths) + 1} tokens for a capacity of {self.capacity}")
-            try:
-                return self._replayed.run(run.first, run.tokens, run.lengths, run.rows)
-            except self._errors as exc:
-                raise ModelError(f"the model could not be run: {_first_line(exc)}") from exc
-        self._set_products("few")
-        tokens = np.array(run.tokens, np.int64)[:, np.newaxis]
-        return self._run(run.first, tokens, [length + 1 for length in run.lengths], run.rows)
+        if self._replayed is None:
+            return self.step(appends)[0]
+        self._require_room(max(append.length for append in appends) + 1)
+        run = plan_decode(appends, self._held, self._decode_widths)
+        for append in appends:
+            self._held[append.slot] = append.length + 1
+        try:
+            return self._replayed.run(run)
+        except self._errors as exc:
+            raise ModelError(f"the model could not be run: {_first_line(exc)}") from exc
 
-    def _run(
-        self, first: int, tokens: NDArray[np.int64], totals: Sequence[int], rows: Sequence[int]
-    ) -> list[TopLogits]:
-        if max(totals) > self.capacity:
-            raise RuntimeError(f"internal error: {max(totals)} tokens for a capacity of {self.capacity}")
-        binding = self._binding
-        if self._bound_rows != (first, len(tokens)):
-            self._caches.bind(binding, first, len(tokens))
-            self._bound_rows = (first, len(tokens))
-        self._bind_results()
-        inputs = {
-            "input_ids": tokens,
-            "seqlens_k": np.array(totals, np.int32) - np.int32(1),
-            "total_sequence_length": np.array(max(totals), np.int32),
-            "logit_rows": np.array(rows, np.int64),
+    def step(self, appends: Sequence[Append], chunk: Chunk | None = None) -> tuple[list[TopLogits], TopLogits | None]:
+        """On a CPU: ``decode`` and ``prefill`` at once, of different slots; each token gets the bits it gets there.
+
+        Raises:
+            ModelError: the runtime failed; what the chunk's slot holds is then unknown, the others as long as before.
+        """
+        tokens, slots = [append.token for append in appends], [append.slot for append in appends]
+        positions, rows = [append.length for append in appends], list(range(len(appends)))
+        if chunk is not None:
+            tokens += chunk.tokens
+            slots += [chunk.slot] * len(chunk.tokens)
+            positions += range(chunk.past, chunk.past + len(chunk.tokens))
+            rows += [len(tokens) - 1] * chunk.want_logits
+        self._require_room(max(positions) + 1)
+        inputs: dict[str, NDArray[Any]] = {
+            "input_ids": np.array(tokens, np.int64),
+            "token_slots": np.array(slots, np.int32),
+            "token_positions": np.array(positions, np.int32),
+            "decoded_tokens": np.array(len(appends), np.int64),
         }
-        for name, array in inputs.items():
+        tops = self._run(range(self.slots), inputs, rows)
+        return tops[: len(appends)], tops[-1] if chunk is not None and chunk.want_logits else None
+
+    def _require_room(self, total: int) -> None:
+        if total > self.capacity:
+            raise RuntimeError(f"internal error: {total} tokens for a capacity of {self.capacity}")
+
+    def _run(self, slots: range, inputs: dict[str, NDArray[Any]], rows: Sequence[int]) -> list[TopLogits]:
+        """One run over the caches of these slots; the values are the logits of ``rows``, of the step's tokens."""
+        binding = self._binding
+        if self._bound_slots != slots:
+            self._caches.bind(binding, slots.start, len(slots))
+            self._bound_slots = slots
+        self._bind_results()
+        for name, array in {**inputs, "logit_rows": np.array(rows, np.int64)}.items():
             binding.bind_cpu_input(name, array)
         try:
             self._session.run_with_iobinding(binding, self._run_options)
@@ -357,4 +381,4 @@ class OnnxModel:
     def _bind_results(self) -> None:
         """Bound anew for each run, for their shapes change; all logits stay where they are computed."""
         for name in _RESULTS:
-            self._binding.bind_output(name, self.accelerator if name == "logits" else "cpu")
+            self._binding.bind_output(name, self._device if name == "logits" else "cpu")

@@ -1,9 +1,9 @@
 """Decides, step by step, which conversations the model works on: continuous batching with fair admission.
 
 Turns wait in one queue per user, and users take turns; a turn that gets a slot is prefilled in chunks, then decoded
-together with all others. Each step is at most one chunk of one prompt followed by one token for every decoding turn, so
-that a long prompt delays nobody's stream by more than a chunk; while streams wait, chunks are kept so small that a step
-is done within the longest pause allowed. Turns join and leave between steps.
+together with all others. Each step is at most one chunk of one prompt and one token for every decoding turn, in one run
+of the model where that can be, so that a long prompt delays nobody's stream by more than a chunk; while streams wait,
+chunks are kept so small that a step is done within the longest pause allowed. Turns join and leave between steps.
 
 ``submit``, ``cancel`` and ``load`` may be called from any thread; ``step`` and ``stop`` belong to the model's thread.
 Events go to the turn's sink, called from either; a sink must not block.
@@ -17,20 +17,19 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 
 from appliance.engine.harmony import Vocabulary
 from appliance.engine.harmony_parser import HarmonyParser
-from appliance.engine.kv_cache import Checkpoint, DecodeRun, Prefix, Slot, SlotTable, Windows, plan_decode
+from appliance.engine.kv_cache import Append, Checkpoint, Chunk, Prefix, Slot, SlotTable, Windows
 from appliance.engine.model import ModelError
+from appliance.engine.pacing import Pacing
 from appliance.engine.protocol import Done, EngineEvent, Failed, FinishReason, Started, TurnRequest
 from appliance.engine.sampling import TopLogits, new_generator, sample
 
-_PAUSE_SHARE = 0.9  # of the longest pause that a step is meant to take; the rest is for what cannot be foreseen
-_LARGEST_SHARED_CHUNK = 512  # tokens
-_LEAST_CHUNK_S = 1e-4  # of which a clock can be trusted
 _TURN_S_BEFORE_FIRST = 10.0  # assumed length of a turn until one has finished
 _log = logging.getLogger("appliance.engine")
 
@@ -42,7 +41,7 @@ class Model(Protocol):
 
     slots: int
     capacity: int
-    decode_widths: tuple[int, ...]
+    mixes: bool
     windows: Windows | None
     lends: bool
 
@@ -50,7 +49,9 @@ class Model(Protocol):
 
     def prefill(self, slot: int, tokens: Sequence[int], past: int, *, want_logits: bool) -> TopLogits | None: ...
 
-    def decode(self, run: DecodeRun) -> list[TopLogits]: ...
+    def decode(self, appends: Sequence[Append]) -> list[TopLogits]: ...
+
+    def step(self, appends: Sequence[Append], chunk: Chunk | None) -> tuple[list[TopLogits], TopLogits | None]: ...
 
     def set_aside(self, slot: int, first: int, end: int) -> Checkpoint: ...
 
@@ -121,9 +122,7 @@ class Scheduler:
         self._slots = SlotTable(model.slots, model.capacity, model.windows)
         self._active: list[Turn] = []  # model's thread only; those being prefilled take turns
         self._turn_s = _TURN_S_BEFORE_FIRST
-        self._longest_pause_s = longest_pause_s
-        self._decode_s = 0.0  # what the last decode step took, sampling included
-        self._shared: tuple[int, float] | None = None  # tokens of the last chunk read while streams waited, and seconds
+        self._pacing = Pacing(longest_pause_s)
         self._work = threading.Condition()
         self._waiting: OrderedDict[str, deque[Turn]] = OrderedDict()  # by user; held under _work, as are the next two
         self._load = Load(0, 0)
@@ -168,16 +167,20 @@ class Scheduler:
         """Do one step; False if there was nothing to do."""
         self._drop_cancelled()
         self._admit()
-        prefilling = next((turn for turn in self._active if _run(turn).decoding_since is None), None)
+        reading = next((turn for turn in self._active if _run(turn).decoding_since is None), None)
         # Whose prompt is read to its end joins the next step: this one is meant to take no longer than the last ones.
         decoding = [turn for turn in self._active if _run(turn).decoding_since is not None]
-        if prefilling is not None:
-            self._guarded([prefilling], lambda: self._prefill(prefilling))
+        if reading is not None and decoding and self._model.mixes:
+            if self._guarded([reading], partial(self._read_and_decode, reading, decoding)):
+                return True
+            reading = None  # the streams still hold what they held: they get their token without it
+        if reading is not None:
+            self._guarded([reading], partial(self._read, reading))
         if decoding:
             started = self._clock()
-            self._guarded(decoding, lambda: self._decode(decoding))
-            self._decode_s = self._clock() - started
-        return prefilling is not None or bool(decoding)
+            self._guarded(decoding, partial(self._decode, decoding))
+            self._pacing.note_decode(len(decoding), self._clock() - started)
+        return reading is not None or bool(decoding)
 
     def stop(self, failure: Failed) -> None:
         """End every turn with ``failure`` and refuse new ones with it."""
@@ -241,20 +244,35 @@ class Scheduler:
                     del self._waiting[user]
             self._count()
 
-    def _prefill(self, turn: Turn) -> None:
+    def _read(self, turn: Turn) -> None:
+        chunk = self._next_chunk(turn)
+        top = self._model.prefill(chunk.slot, chunk.tokens, chunk.past, want_logits=chunk.want_logits)
+        self._note_read(turn, chunk, top)
+
+    def _decode(self, turns: Sequence[Turn]) -> None:
+        self._note_decoded(turns, self._model.decode(_appends(turns)))
+
+    def _read_and_decode(self, reading: Turn, decoding: Sequence[Turn]) -> None:
+        started = self._clock()
+        chunk = self._next_chunk(reading, self._pacing.chunk_tokens(len(decoding)))
+        tops, top = self._model.step(_appends(decoding), chunk)
+        self._note_decoded(decoding, tops)
+        self._note_read(reading, chunk, top)
+        if not chunk.want_logits:  # the end of a prompt, being shorter, says little
+            self._pacing.note_chunk(len(chunk.tokens), len(decoding), self._clock() - started)
+
+    def _next_chunk(self, turn: Turn, most: int | None = None) -> Chunk:
         run = _run(turn)
         if self._model.lends and (lent := self._slots.lend(run.slot, turn.prompt, turn.public)) is not None:
             run.cached += lent.length - run.slot.length
             self._take_over(run.slot, lent)
-        shared = any(_run(other).decoding_since is not None for other in self._active)
-        most = self._fitting_chunk() if shared else None
-        chunk = self._model.plan_chunk(run.slot.length, len(turn.prompt), most)
-        tokens, last = turn.prompt[chunk.start : chunk.stop], chunk.stop == len(turn.prompt)
-        started = self._clock()
-        top = self._model.prefill(run.slot.index, tokens, chunk.start, want_logits=last)
-        if len(tokens) == most:  # the end of a prompt, being shorter, says little
-            self._shared = len(tokens), self._clock() - started
-        self._slots.append(run.slot, chunk.start, tokens)
+        places = self._model.plan_chunk(run.slot.length, len(turn.prompt), most)
+        tokens = turn.prompt[places.start : places.stop]
+        return Chunk(run.slot.index, tokens, places.start, want_logits=places.stop == len(turn.prompt))
+
+    def _note_read(self, turn: Turn, chunk: Chunk, top: TopLogits | None) -> None:
+        run = _run(turn)
+        self._slots.append(run.slot, chunk.past, chunk.tokens)
         for first, end in self._slots.to_set_aside(run.slot, turn.public):
             self._slots.note_checkpoint(run.slot, self._model.set_aside(run.slot.index, first, end))
         if top is not None:
@@ -264,35 +282,17 @@ class Scheduler:
             self._active.remove(turn)
             self._active.append(turn)
 
+    def _note_decoded(self, turns: Sequence[Turn], tops: Sequence[TopLogits]) -> None:
+        for turn, top in zip(turns, tops, strict=True):
+            run = _run(turn)
+            self._slots.append(run.slot, run.slot.length, [run.sampled[-1]])
+            self._take(turn, top)
+
     def _take_over(self, slot: Slot, prefix: Prefix) -> None:
         """Make a slot hold a prefix, and nothing else."""
         if prefix.source is not slot or prefix.checkpoint is not None:
             self._model.take_over(prefix.source.index, slot.index, prefix.length, prefix.checkpoint)
         self._slots.keep(slot, prefix)
-
-    def _fitting_chunk(self) -> int:
-        """Tokens that can be read beside the next decode step without too long a pause, as far as is known.
-
-        More tokens at a time take less each, and fewer save less than their share: the number rises from one towards
-        what fits without going beyond, and falls faster than time is short.
-        """
-        if self._shared is None:
-            return 1
-        tokens, seconds = self._shared
-        budget_s = max(0.0, _PAUSE_SHARE * self._longest_pause_s - self._decode_s)
-        ratio = budget_s / max(seconds, _LEAST_CHUNK_S)
-        return min(max(1, int(tokens * ratio * min(1.0, ratio))), _LARGEST_SHARED_CHUNK)
-
-    def _decode(self, turns: Sequence[Turn]) -> None:
-        by_slot = {_run(turn).slot.index: turn for turn in turns}
-        appended = {index: _run(turn).sampled[-1] for index, turn in by_slot.items()}
-        plan = plan_decode(self._slots.slots, appended, self._model.decode_widths)
-        results = self._model.decode(plan)
-        for row, top in zip(plan.rows, results, strict=True):
-            turn = by_slot[plan.first + row]
-            slot = _run(turn).slot
-            self._slots.append(slot, slot.length, [plan.tokens[row]])
-            self._take(turn, top)
 
     def _take(self, turn: Turn, top: TopLogits) -> None:
         """Sample a turn's next token and send what it makes known."""
@@ -326,7 +326,7 @@ class Scheduler:
             )
         )
 
-    def _guarded(self, turns: Sequence[Turn], work: Callable[[], None]) -> None:
+    def _guarded(self, turns: Sequence[Turn], work: Callable[[], None]) -> bool:
         """Run one part of a step; if the model fails, so do its turns, and what their slots hold is forgotten."""
         try:
             work()
@@ -336,6 +336,8 @@ class Scheduler:
                 if turn in self._active:
                     self._leave(turn, keep=False)
                     turn.sink(Failed("engine_failed", "The model could not compute this answer."))
+            return False
+        return True
 
     def _leave(self, turn: Turn, *, keep: bool = True) -> None:
         self._active.remove(turn)
@@ -372,6 +374,11 @@ def context_exceeded(length: str, context_tokens: int) -> Failed:
 
 
 STOPPED = Failed("engine_stopped", "The model was stopped before the answer was complete. Please try again.")
+
+
+def _appends(turns: Sequence[Turn]) -> list[Append]:
+    runs = [_run(turn) for turn in turns]
+    return [Append(run.slot.index, run.sampled[-1], run.slot.length) for run in runs]
 
 
 def _run(turn: Turn) -> _Run:

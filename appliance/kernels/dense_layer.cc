@@ -98,7 +98,7 @@ void pack_dense(DenseKind kind, const DenseShape& shape, const uint16_t* weights
 }
 
 void dense_layer(const Path& path, DenseKind kind, const std::vector<DensePart>& parts, const float* bias, const float* x,
-                 size_t tokens, bool matrix, float* out, const RunPhases& run) {
+                 const Tokens& tokens, float* out, const RunPhases& run) {
   const size_t inner = parts.front().shape.inner, blocks = inner / kBlock;
   const size_t group_bytes = parts.front().shape.group_bytes(kind);
   size_t columns = 0;
@@ -110,64 +110,29 @@ void dense_layer(const Path& path, DenseKind kind, const std::vector<DensePart>&
       add_bias(sums + r * 32, bias ? bias + at : nullptr, n, out + (token + r) * columns + at);
   };
 
-  if (matrix) {
-    const size_t padded = (tokens + 31) / 32 * 32;
-    Scratch<uint16_t> rows(padded * inner);
-    const auto convert = [&](size_t part) {
-      for (size_t t = part * 32; t < part * 32 + 32; ++t) {
-        if (t < tokens) path.to_bf16(x + t * inner, inner, rows.data + t * inner);
-        else std::memset(rows.data + t * inner, 0, inner * sizeof(uint16_t));
-      }
-    };
-    const MatrixProduct product = kind == DenseKind::kInt8 ? path.int8_matrix : path.bf16_matrix;
-    const auto multiply_pair = [&](size_t unit) {
-      const Place place = place_of(parts, unit, pairs_of);
-      const uint8_t* first = place.part->packed + 2 * place.unit * group_bytes;
-      thread_local std::vector<float> sums;
-      sums.resize(std::max(sums.size(), tokens * 32));
-      product(first, first + group_bytes, blocks, rows.data, tokens, sums.data(), 32);
-      store(place, place.unit, sums.data(), 0, tokens);
-    };
-    const auto multiply_panel = [&](size_t unit) {
-      const Place place = place_of(parts, unit, panels_of);
-      const size_t first = place.unit * kPanelPairs, count = std::min(kPanelPairs, pairs_of(place.part->shape) - first);
-      thread_local std::unique_ptr<Aligned<uint16_t>> scratch;
-      thread_local size_t scratch_blocks = 0;
-      if (kind == DenseKind::kInt8 && scratch_blocks < blocks) {
-        scratch = std::make_unique<Aligned<uint16_t>>(kPanelPairs * 2 * blocks * 512);
-        scratch_blocks = blocks;
-      }
-      const auto tiles = [&](size_t group) {
-        const uint8_t* from = place.part->packed + (2 * first + group) * group_bytes;
-        return kind == DenseKind::kBf16 ? reinterpret_cast<const uint16_t*>(from)
-                                        : scratch->data + group * blocks * 512;
-      };
-      if (kind == DenseKind::kInt8)
-        for (size_t g = 0; g < 2 * count; ++g)
-          path.unpack_int8(place.part->packed + (2 * first + g) * group_bytes, blocks, scratch->data + g * blocks * 512);
-      alignas(64) float sums[32 * 32];
-      for (size_t t = 0; t < tokens; t += 32) {
-        const size_t n = std::min<size_t>(32, tokens - t);
-        for (size_t p = 0; p < count; ++p) {
-          path.tile_product(tiles(2 * p), tiles(2 * p + 1), blocks, rows.data + t * inner, path.padded(n), sums, 32);
-          store(place, first + p, sums, t, n);
-        }
-      }
-    };
-    run({{padded / 32, convert}, product ? Phase{units_in(parts, pairs_of), multiply_pair}
-                                        : Phase{units_in(parts, panels_of), multiply_panel}});
-    return;
-  }
-
+  // 1. Activations in the form the products read: few tokens quantised one by one, many in bfloat16 and 32 at a time.
+  const size_t padded = (tokens.many() + 31) / 32 * 32;
   std::unique_ptr<QuantisedRows> quantised;
-  if (kind == DenseKind::kInt8) quantised = std::make_unique<QuantisedRows>(tokens, inner);
-  const auto quantise = [&](size_t t) { quantised->quantise(path, t, x + t * inner, false); };
-  const auto multiply = [&](size_t unit) {
-    const Place place = place_of(parts, unit, pairs_of);
-    const uint8_t* first = place.part->packed + 2 * place.unit * group_bytes;
+  if (kind == DenseKind::kInt8) quantised = std::make_unique<QuantisedRows>(tokens.few, inner);
+  Scratch<uint16_t> bf16(padded * inner);
+  const auto convert = [&](size_t unit) {
+    if (unit < tokens.few) {
+      if (quantised) quantised->quantise(path, unit, x + unit * inner, false);
+      return;
+    }
+    const size_t first = (unit - tokens.few) * 32;
+    for (size_t t = first; t < first + 32; ++t) {
+      if (t < tokens.many()) path.to_bf16(x + (tokens.few + t) * inner, inner, bf16.data + t * inner);
+      else std::memset(bf16.data + t * inner, 0, inner * sizeof(uint16_t));
+    }
+  };
+
+  // 2. The products of a pair of groups, or of a panel of pairs where the matrix unit has them unpacked together.
+  const auto multiply_few = [&](const Place& place, size_t pair) {
+    const uint8_t* first = place.part->packed + 2 * pair * group_bytes;
     alignas(64) float sums[kMaxRows * 32];
-    for (size_t t = 0; t < tokens; t += kMaxRows) {
-      const size_t count = std::min(kMaxRows, tokens - t);
+    for (size_t t = 0; t < tokens.few; t += kMaxRows) {
+      const size_t count = std::min(kMaxRows, tokens.few - t);
       if (kind == DenseKind::kInt8) {
         QuantisedRow batch[kMaxRows];
         for (size_t r = 0; r < count; ++r) batch[r] = quantised->row(t + r);
@@ -177,10 +142,49 @@ void dense_layer(const Path& path, DenseKind kind, const std::vector<DensePart>&
         for (size_t r = 0; r < count; ++r) batch[r] = x + (t + r) * inner;
         path.bf16_product(first, first + group_bytes, blocks, batch, count, sums);
       }
-      store(place, place.unit, sums, t, count);
+      store(place, pair, sums, t, count);
     }
   };
-  run({{quantised ? tokens : 0, quantise}, {units_in(parts, pairs_of), multiply}});
+  const MatrixProduct product = kind == DenseKind::kInt8 ? path.int8_matrix : path.bf16_matrix;
+  const auto multiply_pair = [&](size_t unit) {
+    const Place place = place_of(parts, unit, pairs_of);
+    multiply_few(place, place.unit);
+    if (!tokens.many()) return;
+    const uint8_t* first = place.part->packed + 2 * place.unit * group_bytes;
+    thread_local std::vector<float> sums;
+    sums.resize(std::max(sums.size(), tokens.many() * 32));
+    product(first, first + group_bytes, blocks, bf16.data, tokens.many(), sums.data(), 32);
+    store(place, place.unit, sums.data(), tokens.few, tokens.many());
+  };
+  const auto multiply_panel = [&](size_t unit) {
+    const Place place = place_of(parts, unit, panels_of);
+    const size_t first = place.unit * kPanelPairs, count = std::min(kPanelPairs, pairs_of(place.part->shape) - first);
+    for (size_t p = 0; p < count; ++p) multiply_few(place, first + p);
+    thread_local std::unique_ptr<Aligned<uint16_t>> scratch;
+    thread_local size_t scratch_blocks = 0;
+    if (kind == DenseKind::kInt8 && scratch_blocks < blocks) {
+      scratch = std::make_unique<Aligned<uint16_t>>(kPanelPairs * 2 * blocks * 512);
+      scratch_blocks = blocks;
+    }
+    const auto tiles = [&](size_t group) {
+      const uint8_t* from = place.part->packed + (2 * first + group) * group_bytes;
+      return kind == DenseKind::kBf16 ? reinterpret_cast<const uint16_t*>(from) : scratch->data + group * blocks * 512;
+    };
+    if (kind == DenseKind::kInt8)
+      for (size_t g = 0; g < 2 * count; ++g)
+        path.unpack_int8(place.part->packed + (2 * first + g) * group_bytes, blocks, scratch->data + g * blocks * 512);
+    alignas(64) float sums[32 * 32];
+    for (size_t t = 0; t < tokens.many(); t += 32) {
+      const size_t n = std::min<size_t>(32, tokens.many() - t);
+      for (size_t p = 0; p < count; ++p) {
+        path.tile_product(tiles(2 * p), tiles(2 * p + 1), blocks, bf16.data + t * inner, path.padded(n), sums, 32);
+        store(place, first + p, sums, tokens.few + t, n);
+      }
+    }
+  };
+  const bool by_panel = tokens.many() && !product;
+  run({{tokens.few + padded / 32, convert}, by_panel ? Phase{units_in(parts, panels_of), multiply_panel}
+                                                     : Phase{units_in(parts, pairs_of), multiply_pair}});
 }
 
 }  // namespace gpt_oss

@@ -30,6 +30,6 @@ struct DensePart {
 // out (tokens, all rows of the parts) = x (tokens, inner) * weights^T + bias, part beside part; bias (all rows,) may be
 // null. All parts have the same inner dimension.
 void dense_layer(const Path& path, DenseKind kind, const std::vector<DensePart>& parts, const float* bias, const float* x,
-                 size_t tokens, bool matrix, float* out, const RunPhases& run);
+                 const Tokens& tokens, float* out, const RunPhases& run);
 
 }  // namespace gpt_oss

@@ -43,19 +43,20 @@ struct Assignment {
   float weight;
 };
 
-// What each expert has to do: its assignments and where its rows begin in the activation buffers.
+// What one expert has to do, and where its rows begin in the buffers.
 struct Work {
   size_t expert;
-  size_t first_row;
-  size_t padded;  // rows reserved
-  std::vector<Assignment> assignments;
+  std::vector<Assignment> assignments;  // by token
+  size_t few;     // so many of them take the products of few tokens; they come first
+  size_t padded;  // rows reserved for the others in bfloat16
+  size_t row, few_row, many_row;  // of activations and results, of the quantised rows, of the bfloat16 ones
+  size_t many() const { return assignments.size() - few; }
 };
 
-std::vector<Work> route(const Path& path, const float* logits, size_t tokens, size_t experts, size_t top_k,
-                        bool matrix, size_t* rows) {
+std::vector<Work> route(const Path& path, const float* logits, const Tokens& tokens, size_t experts, size_t top_k) {
   std::vector<std::vector<Assignment>> per_expert(experts);
   std::vector<size_t> order(experts);
-  for (size_t t = 0; t < tokens; ++t) {
+  for (size_t t = 0; t < tokens.count; ++t) {
     const float* row = logits + t * experts;
     std::iota(order.begin(), order.end(), size_t{0});
     std::partial_sort(order.begin(), order.begin() + static_cast<long>(top_k), order.end(),
@@ -66,12 +67,15 @@ std::vector<Work> route(const Path& path, const float* logits, size_t tokens, si
       per_expert[order[i]].push_back({t, std::exp(row[order[i]] - row[order[0]]) / total});
   }
   std::vector<Work> work;
-  *rows = 0;
+  size_t row = 0, few_row = 0, many_row = 0;
   for (size_t e = 0; e < experts; ++e) {
-    if (per_expert[e].empty()) continue;
-    const size_t count = per_expert[e].size(), padded = matrix ? path.padded(count) : count;
-    work.push_back({e, *rows, padded, std::move(per_expert[e])});
-    *rows += padded;
+    std::vector<Assignment>& all = per_expert[e];
+    if (all.empty()) continue;
+    const auto is_few = [&](const Assignment& a) { return a.token < tokens.few; };
+    const size_t count = all.size(), few = static_cast<size_t>(std::count_if(all.begin(), all.end(), is_few));
+    const size_t padded = path.padded(count - few);
+    work.push_back({e, std::move(all), few, padded, row, few_row, many_row});
+    row += count, few_row += few, many_row += padded;
   }
   return work;
 }
@@ -93,67 +97,59 @@ void pack_down(const ExpertShape& shape, const uint8_t* blocks, const uint8_t* s
 }
 
 void expert_layer(const Path& path, const ExpertWeights& weights, const SwiGlu& form, size_t top_k, const float* x,
-                  const float* router_logits, size_t tokens, bool matrix, float* out,
-                  const RunPhases& run) {
+                  const float* router_logits, const Tokens& tokens, float* out, const RunPhases& run) {
   const ExpertShape& shape = weights.shape;
   const size_t hidden = shape.hidden, inner = shape.inner;
   const size_t hidden_blocks = hidden / kBlock, inner_blocks = inner / kBlock;
-  size_t rows = 0;
-  const std::vector<Work> work = route(path, router_logits, tokens, shape.experts, top_k, matrix, &rows);
+  const std::vector<Work> work = route(path, router_logits, tokens, shape.experts, top_k);
+  const Work& end = work.back();
+  const size_t rows = end.row + end.assignments.size(), few_rows = end.few_row + end.few;
+  const size_t many_rows = end.many_row + end.padded;
   const uint8_t* gate_up = weights.packed;
   const uint8_t* down = weights.packed + shape.experts * shape.gate_up_bytes();
 
   // 1. Activations in the form the products read.
-  std::unique_ptr<QuantisedRows> x_rows, inner_rows;
-  std::unique_ptr<Scratch<uint16_t>> x_bf16, inner_bf16;
+  QuantisedRows x_few(tokens.few, hidden), inner_few(few_rows, inner);
+  Scratch<uint16_t> x_many(many_rows * hidden), inner_many(many_rows * inner);
   Scratch<float> activation(rows * inner);
-  if (matrix) {
-    x_bf16 = std::make_unique<Scratch<uint16_t>>(rows * hidden);
-    inner_bf16 = std::make_unique<Scratch<uint16_t>>(rows * inner);
-  } else {
-    x_rows = std::make_unique<QuantisedRows>(tokens, hidden);
-    inner_rows = std::make_unique<QuantisedRows>(rows, inner);
-  }
-  const auto convert = [&](size_t w) {
-    uint16_t* to = x_bf16->data + work[w].first_row * hidden;
-    for (const Assignment& a : work[w].assignments) path.to_bf16(x + a.token * hidden, hidden, to), to += hidden;
-    std::memset(to, 0, (work[w].padded - work[w].assignments.size()) * hidden * sizeof(uint16_t));
+  const auto clear_padding = [](const Work& w, size_t width, uint16_t* buffer) {
+    std::memset(buffer + (w.many_row + w.many()) * width, 0, (w.padded - w.many()) * width * sizeof(uint16_t));
   };
-  const auto quantise = [&](size_t t) { x_rows->quantise(path, t, x + t * hidden, true); };
+  const auto convert = [&](size_t unit) {
+    if (unit < tokens.few) return x_few.quantise(path, unit, x + unit * hidden, true);
+    const Work& w = work[unit - tokens.few];
+    for (size_t i = 0; i < w.many(); ++i)
+      path.to_bf16(x + w.assignments[w.few + i].token * hidden, hidden, x_many.data + (w.many_row + i) * hidden);
+    clear_padding(w, hidden, x_many.data);
+  };
 
-  // Calls take(row, products of 32 weight rows) for every row of one expert's work.
-  const auto products = [&](const Work& w, const uint8_t* first, size_t blocks, const QuantisedRows* quantised,
-                            bool by_token, const Scratch<uint16_t>* bf16, const auto& take) {
+  // Calls take(assignment, products of 32 weight rows) for every row of one expert's work. The weights come from memory for
+  // the first product and from the cache for the others.
+  const auto products = [&](const Work& w, const uint8_t* first, size_t blocks, const auto& few_row, const uint16_t* many,
+                            const auto& take) {
     const uint8_t* second = first + kMxfp4.bytes(blocks);
     thread_local std::vector<float> results;
-    const size_t count = w.assignments.size();
-    if (matrix) {
-      results.resize(std::max(results.size(), w.padded * 32));
-      if (path.mxfp4_matrix != nullptr) {
-        path.mxfp4_matrix(first, second, blocks, bf16->data + w.first_row * blocks * kBlock, count, results.data(), 32);
-        for (size_t i = 0; i < count; ++i) take(i, results.data() + i * 32);
-        return;
-      }
-      thread_local std::unique_ptr<Aligned<uint16_t>> scratch;
-      thread_local size_t scratch_blocks = 0;
-      if (scratch_blocks < blocks) scratch = std::make_unique<Aligned<uint16_t>>(blocks * 1024), scratch_blocks = blocks;
-      uint16_t* tiles = scratch->data;
-      path.unpack_mxfp4(first, blocks, tiles);
-      path.unpack_mxfp4(second, blocks, tiles + blocks * 512);
-      path.tile_product(tiles, tiles + blocks * 512, blocks, bf16->data + w.first_row * blocks * kBlock, w.padded,
-                        results.data(), 32);
-      for (size_t i = 0; i < count; ++i) take(i, results.data() + i * 32);
-      return;
-    }
-    results.resize(std::max(results.size(), kMaxRows * 32));
-    for (size_t i = 0; i < count; i += kMaxRows) {
+    results.resize(std::max(results.size(), std::max(kMaxRows, w.padded) * 32));
+    for (size_t i = 0; i < w.few; i += kMaxRows) {
       QuantisedRow batch[kMaxRows];
-      const size_t n = std::min(kMaxRows, count - i);
-      for (size_t r = 0; r < n; ++r)
-        batch[r] = quantised->row(by_token ? w.assignments[i + r].token : w.first_row + i + r);
+      const size_t n = std::min(kMaxRows, w.few - i);
+      for (size_t r = 0; r < n; ++r) batch[r] = few_row(i + r);
       path.mxfp4_product(first, second, blocks, batch, n, results.data());
       for (size_t r = 0; r < n; ++r) take(i + r, results.data() + r * 32);
     }
+    if (!w.many()) return;
+    many += w.many_row * blocks * kBlock;
+    if (path.mxfp4_matrix != nullptr) {
+      path.mxfp4_matrix(first, second, blocks, many, w.many(), results.data(), 32);
+    } else {
+      thread_local std::unique_ptr<Aligned<uint16_t>> tiles;
+      thread_local size_t tile_blocks = 0;
+      if (tile_blocks < blocks) tiles = std::make_unique<Aligned<uint16_t>>(blocks * 1024), tile_blocks = blocks;
+      path.unpack_mxfp4(first, blocks, tiles->data);
+      path.unpack_mxfp4(second, blocks, tiles->data + blocks * 512);
+      path.tile_product(tiles->data, tiles->data + blocks * 512, blocks, many, w.padded, results.data(), 32);
+    }
+    for (size_t i = 0; i < w.many(); ++i) take(w.few + i, results.data() + i * 32);
   };
 
   // 2. Gate and up: 16 activations of every row of one expert at a time.
@@ -163,27 +159,26 @@ void expert_layer(const Path& path, const ExpertWeights& weights, const SwiGlu& 
     const size_t p = unit % inner_groups;
     const uint8_t* first = gate_up + w.expert * shape.gate_up_bytes() + 2 * p * kMxfp4.bytes(hidden_blocks);
     const float* bias = weights.gate_up_bias + w.expert * 2 * inner + 2 * kGroupRows * p;
-    products(w, first, hidden_blocks, x_rows.get(), true, x_bf16.get(), [&](size_t i, const float* sums) {
+    const auto few_row = [&](size_t i) { return x_few.row(w.assignments[i].token); };
+    products(w, first, hidden_blocks, few_row, x_many.data, [&](size_t i, const float* sums) {
       float gates[kGroupRows], ups[kGroupRows];
       for (size_t r = 0; r < kGroupRows; ++r) {
         gates[r] = sums[r] + bias[2 * r];
         ups[r] = sums[16 + r] + bias[2 * r + 1];
       }
-      path.swiglu(form, gates, ups, activation.data + (w.first_row + i) * inner + kGroupRows * p);
+      path.swiglu(form, gates, ups, activation.data + (w.row + i) * inner + kGroupRows * p);
     });
   };
 
   // 3. Activations of the inner layer.
-  const auto narrow = [&](size_t i) {
-    const Work& w = work[i];
-    for (size_t r = 0; r < w.assignments.size(); ++r) {
-      const float* row = activation.data + (w.first_row + r) * inner;
-      if (matrix) path.to_bf16(row, inner, inner_bf16->data + (w.first_row + r) * inner);
-      else inner_rows->quantise(path, w.first_row + r, row, true);
+  const auto narrow = [&](size_t unit) {
+    const Work& w = work[unit];
+    for (size_t i = 0; i < w.assignments.size(); ++i) {
+      const float* row = activation.data + (w.row + i) * inner;
+      if (i < w.few) inner_few.quantise(path, w.few_row + i, row, true);
+      else path.to_bf16(row, inner, inner_many.data + (w.many_row + i - w.few) * inner);
     }
-    if (matrix)
-      std::memset(inner_bf16->data + (w.first_row + w.assignments.size()) * inner, 0,
-                  (w.padded - w.assignments.size()) * inner * sizeof(uint16_t));
+    clear_padding(w, inner, inner_many.data);
   };
 
   // 4. Down: 32 outputs of every row of one expert at a time, then the weighted sum of each token's rows in the order of
@@ -195,14 +190,15 @@ void expert_layer(const Path& path, const ExpertWeights& weights, const SwiGlu& 
     const size_t p = unit % hidden_pairs;
     const uint8_t* first = down + w.expert * shape.down_bytes() + 2 * p * kMxfp4.bytes(inner_blocks);
     const float* bias = weights.down_bias + w.expert * hidden + 32 * p;
-    products(w, first, inner_blocks, inner_rows.get(), false, inner_bf16.get(), [&](size_t i, const float* sums) {
-      float* to = results.data + (w.first_row + i) * hidden + 32 * p;
+    const auto few_row = [&](size_t i) { return inner_few.row(w.few_row + i); };
+    products(w, first, inner_blocks, few_row, inner_many.data, [&](size_t i, const float* sums) {
+      float* to = results.data + (w.row + i) * hidden + 32 * p;
       for (size_t r = 0; r < 32; ++r) to[r] = w.assignments[i].weight * (sums[r] + bias[r]);
     });
   };
-  std::vector<std::vector<size_t>> rows_of(tokens);
+  std::vector<std::vector<size_t>> rows_of(tokens.count);
   for (const Work& w : work)
-    for (size_t i = 0; i < w.assignments.size(); ++i) rows_of[w.assignments[i].token].push_back(w.first_row + i);
+    for (size_t i = 0; i < w.assignments.size(); ++i) rows_of[w.assignments[i].token].push_back(w.row + i);
   const auto add_up = [&](size_t t) {
     float* to = out + t * hidden;
     std::fill_n(to, hidden, 0.0f);
@@ -211,11 +207,11 @@ void expert_layer(const Path& path, const ExpertWeights& weights, const SwiGlu& 
   };
 
   // One expert's units follow each other: weights stream, and of a prompt its activations stay in the cache.
-  run({matrix ? Phase{work.size(), convert} : Phase{tokens, quantise},
+  run({{tokens.few + (tokens.many() ? work.size() : 0), convert},
        {inner_groups * work.size(), gate_and_up},
        {work.size(), narrow},
        {hidden_pairs * work.size(), down_product},
-       {tokens, add_up}});
+       {tokens.count, add_up}});
 }
 
 }  // namespace gpt_oss

@@ -27,7 +27,6 @@ void pack_down(const ExpertShape& shape, const uint8_t* blocks, const uint8_t* s
 // out (tokens, hidden) = sum over the top_k experts of each token of softmax weight * expert(x).
 // x (tokens, hidden); router_logits (tokens, experts).
 void expert_layer(const Path& path, const ExpertWeights& weights, const SwiGlu& form, size_t top_k, const float* x,
-                  const float* router_logits, size_t tokens, bool matrix, float* out,
-                  const RunPhases& run);
+                  const float* router_logits, const Tokens& tokens, float* out, const RunPhases& run);
 
 }  // namespace gpt_oss

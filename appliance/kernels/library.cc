@@ -4,23 +4,24 @@
 // Embedding(ids, weight, weight..)
 //   ids int64 [..]; weights bfloat16 [rows, hidden], whose rows follow each other. Output: float [ids, hidden]. The weights
 //   stay where the session mapped them: only the pages of rows that are asked for take memory.
-// ExpertLayer(x, router_logits, gate_up_blocks, gate_up_scales, gate_up_bias, down_blocks, down_scales, down_bias)
-//   x float [.., hidden]; router_logits float [.., experts]; blocks and scales uint8 as in the checkpoint; biases float.
+// ExpertLayer(x, decoded_tokens, router_logits, gate_up_blocks, gate_up_scales, gate_up_bias, down_blocks, down_scales, down_bias)
+//   x float [.., hidden]; decoded_tokens int64 []; router_logits float [.., experts]; blocks and scales uint8 as in the checkpoint; biases float.
 //   Attributes: key (int), top_k (int), alpha (float), limit (float). Output: float, the shape of x.
-// Dense(x, bias?, weight, weight..)
-//   x float [.., inner]; weights bfloat16 [rows, inner], whose rows follow each other in bias float [all rows] and in the
+// Dense(x, decoded_tokens, bias?, weight, weight..)
+//   x float [.., inner]; decoded_tokens int64 []; weights bfloat16 [rows, inner], whose rows follow each other in bias float [all rows] and in the
 //   output float [.., all rows]. Attributes: key (int; of the first weight, the next have the numbers after it), parts (int;
 //   how many weights), kind (0: 8 bits, 1: bfloat16).
-// Attention(qkv, past_key, past_value, seqlens_k, cos, sin, sinks)
-//   qkv float [B, S, (heads + 2 kv_heads) head_dim]; caches float [B, kv_heads, C, head_dim], C a multiple of 16; seqlens_k
-//   int32 [B], total tokens after this step minus one; cos and sin float [positions, head_dim / 2]; sinks float [heads].
-//   Attributes: heads, kv_heads, window (int; 0: none; with one the caches may be rings, attention.h). Outputs: float
-//   [B, S, heads head_dim], and the caches, which are updated in place where both sides are bound to the same memory. How
-//   keys lie in them is this library's (attention.h).
-//
+// Attention(qkv, past_key, past_value, token_slots, token_positions, cos, sin, sinks)
+//   qkv float [T, (heads + 2 kv_heads) head_dim]; caches float [slots, kv_heads, C, head_dim], C a multiple of 16;
+//   token_slots and token_positions int32 [T], whose cache a token belongs to and where: tokens of one slot follow each
+//   other; cos and sin float [positions, head_dim / 2]; sinks float [heads]. Attributes: heads, kv_heads, window (int; 0:
+//   none; with one the caches may be rings, attention.h). Outputs: float [T, heads head_dim], and the caches, which are
+//   updated in place where both sides are bound to the same memory. How keys lie in them is this library's (attention.h).
 // TopLogits(logits)
 //   logits float [rows, vocabulary]. Attribute: k (int). Outputs: the k largest, float [rows, k], and their ids, int64
 //   [rows, k], falling; the logarithm of the sum of all exponentials, float [rows].
+//
+// decoded_tokens: the first so many tokens, or all if there are fewer, are decoded ones; the others a prompt's (rows.h, Tokens).
 //
 // The products read packed weights (paths.h). The host packs them once, keeps them in a cache and offers them under the
 // node's key (gpt_oss_offer) before it creates the session; a node without an offer packs for itself.
@@ -49,7 +50,6 @@ namespace {
 Api api;
 std::atomic<const Path*> chosen_path{nullptr};
 std::atomic<size_t> thread_count{1};
-std::atomic<Products> products{Products::kByCount};
 
 std::mutex offers_mutex;
 std::map<int64_t, std::pair<const uint8_t*, size_t>> offers;  // under offers_mutex
@@ -150,6 +150,14 @@ Rows rows_of(OrtKernelContext* context, size_t inner, size_t columns) {
   return {data_of<float>(x), count, const_cast<float*>(data_of<float>(out))};
 }
 
+// How the tokens of a call are multiplied, as its second input says.
+Tokens tokens_of(OrtKernelContext* context, size_t count) {
+  const OrtValue* decoded = nullptr;
+  check(api.input(context, 1, &decoded));
+  expect(decoded, {}, "decoded_tokens");
+  return {*chosen_path, count, static_cast<size_t>(std::max<int64_t>(0, *data_of<int64_t>(decoded)))};
+}
+
 // Phases on the session's threads.
 RunPhases run_phases_of(OrtKernelContext* context) {
   return [context](const std::vector<Phase>& phases) {
@@ -247,29 +255,29 @@ class ExpertLayer {
     check(api.attribute_int(info, "top_k", &top_k));
     check(api.attribute_float(info, "alpha", &form_.alpha));
     check(api.attribute_float(info, "limit", &form_.limit));
-    const auto inputs = constant_inputs(info, {2, 3, 5, 6});
-    const auto gate_up = shape_of(inputs[2]), down = shape_of(inputs[5]);
+    const auto inputs = constant_inputs(info, {3, 4, 6, 7});
+    const auto gate_up = shape_of(inputs[3]), down = shape_of(inputs[6]);
     if (gate_up.size() != 4 || down.size() != 4) fail("blocks must be [experts, rows, inner / 32, 16]");
     const int64_t experts = gate_up[0], hidden = down[1], inner = gate_up[1] / 2;
     if (hidden % 32 || inner % 32) fail("hidden and intermediate sizes must be multiples of 32");
     if (top_k < 1 || top_k > experts) fail("top_k must be between 1 and the number of experts");
-    expect(inputs[2], {experts, 2 * inner, hidden / 32, 16}, "gate_up_blocks");
-    expect(inputs[3], {experts, 2 * inner, hidden / 32}, "gate_up_scales");
-    expect(inputs[5], {experts, hidden, inner / 32, 16}, "down_blocks");
-    expect(inputs[6], {experts, hidden, inner / 32}, "down_scales");
+    expect(inputs[3], {experts, 2 * inner, hidden / 32, 16}, "gate_up_blocks");
+    expect(inputs[4], {experts, 2 * inner, hidden / 32}, "gate_up_scales");
+    expect(inputs[6], {experts, hidden, inner / 32, 16}, "down_blocks");
+    expect(inputs[7], {experts, hidden, inner / 32}, "down_scales");
     top_k_ = static_cast<size_t>(top_k);
     weights_.shape = {static_cast<size_t>(experts), static_cast<size_t>(hidden), static_cast<size_t>(inner)};
     weights_.packed = packed_weights(key, weights_.shape.bytes(), &own_, [&](uint8_t* out) {
-      pack_experts(weights_.shape, data_of<uint8_t>(inputs[2]), data_of<uint8_t>(inputs[3]),
-                   data_of<uint8_t>(inputs[5]), data_of<uint8_t>(inputs[6]), 0, weights_.shape.experts, out);
+      pack_experts(weights_.shape, data_of<uint8_t>(inputs[3]), data_of<uint8_t>(inputs[4]),
+                   data_of<uint8_t>(inputs[6]), data_of<uint8_t>(inputs[7]), 0, weights_.shape.experts, out);
     });
   }
 
   void compute(OrtKernelContext* context) const {
     const OrtValue *logits = nullptr, *gate_up_bias = nullptr, *down_bias = nullptr;
-    check(api.input(context, 1, &logits));
-    check(api.input(context, 4, &gate_up_bias));
-    check(api.input(context, 7, &down_bias));
+    check(api.input(context, 2, &logits));
+    check(api.input(context, 5, &gate_up_bias));
+    check(api.input(context, 8, &down_bias));
     const auto experts = static_cast<int64_t>(weights_.shape.experts);
     expect(gate_up_bias, {experts, static_cast<int64_t>(2 * weights_.shape.inner)}, "gate_up_bias");
     expect(down_bias, {experts, static_cast<int64_t>(weights_.shape.hidden)}, "down_bias");
@@ -284,8 +292,8 @@ class ExpertLayer {
         static_cast<size_t>(count) != rows.count * weights_.shape.experts)
       fail("router_logits must be [.., " + std::to_string(weights_.shape.experts) + "] for the tokens of x");
     if (rows.count)
-      expert_layer(*chosen_path, weights, form_, top_k_, rows.x, data_of<float>(logits), rows.count,
-                   use_matrix(*chosen_path, products, rows.count), rows.out, run_phases_of(context));
+      expert_layer(*chosen_path, weights, form_, top_k_, rows.x, data_of<float>(logits), tokens_of(context, rows.count),
+                   rows.out, run_phases_of(context));
   }
 
  private:
@@ -322,16 +330,16 @@ class Dense {
 
   void compute(OrtKernelContext* context) const {
     const OrtValue* bias = nullptr;
-    check(api.input(context, 1, &bias));
+    check(api.input(context, 2, &bias));
     if (bias) expect(bias, {static_cast<int64_t>(rows_)}, "bias");
     const Rows rows = rows_of(context, parts_[0].shape.inner, rows_);
     if (rows.count)
-      dense_layer(*chosen_path, kind_, parts_, bias ? data_of<float>(bias) : nullptr, rows.x, rows.count,
-                  use_matrix(*chosen_path, products, rows.count), rows.out, run_phases_of(context));
+      dense_layer(*chosen_path, kind_, parts_, bias ? data_of<float>(bias) : nullptr, rows.x,
+                  tokens_of(context, rows.count), rows.out, run_phases_of(context));
   }
 
  private:
-  static constexpr size_t kFirstWeight = 2;
+  static constexpr size_t kFirstWeight = 3;
   DenseKind kind_ = DenseKind::kInt8;
   std::vector<DensePart> parts_;
   size_t rows_ = 0;
@@ -378,32 +386,29 @@ class Attention {
   }
 
   void compute(OrtKernelContext* context) const {
-    const OrtValue* inputs[7] = {};
-    for (size_t i = 0; i < 7; ++i) check(api.input(context, i, &inputs[i]));
-    const auto qkv = shape_of(inputs[0]), past = shape_of(inputs[1]), cos = shape_of(inputs[4]);
+    const OrtValue* inputs[8] = {};
+    for (size_t i = 0; i < 8; ++i) check(api.input(context, i, &inputs[i]));
+    const auto qkv = shape_of(inputs[0]), past = shape_of(inputs[1]), cos = shape_of(inputs[5]);
     AttentionShape shape = shape_;
-    if (qkv.size() != 3 || past.size() != 4 || cos.size() != 2)
-      fail("qkv must have 3 dimensions, the caches 4, cos and sin 2");
+    if (qkv.size() != 2 || past.size() != 4 || cos.size() != 2)
+      fail("qkv must have 2 dimensions, the caches 4, cos and sin 2");
     shape.capacity = static_cast<size_t>(past[2]);
     shape.head_dim = static_cast<size_t>(past[3]);
     if (shape.head_dim % kKeyBlock || shape.capacity % kKeyBlock)
       fail("head_dim and the caches' capacity must be multiples of 16, not " + text_of(past));
-    expect(inputs[0], {qkv[0], qkv[1], static_cast<int64_t>(shape.width())}, "qkv");
-    const std::vector<int64_t> cache{qkv[0], static_cast<int64_t>(shape.kv_heads), past[2], past[3]};
+    expect(inputs[0], {qkv[0], static_cast<int64_t>(shape.width())}, "qkv");
+    const std::vector<int64_t> cache{past[0], static_cast<int64_t>(shape.kv_heads), past[2], past[3]};
     expect(inputs[1], cache, "past_key");
     expect(inputs[2], cache, "past_value");
-    expect(inputs[3], {qkv[0]}, "seqlens_k");
-    expect(inputs[4], {cos[0], past[3] / 2}, "cos");
-    expect(inputs[5], {cos[0], past[3] / 2}, "sin");
-    expect(inputs[6], {static_cast<int64_t>(shape.heads)}, "sinks");
-    const int32_t* last = data_of<int32_t>(inputs[3]);
-    const int64_t window = static_cast<int64_t>(shape.window);
-    const bool ring = window && window - 1 + qkv[1] <= past[2];
-    for (int64_t b = 0; b < qkv[0]; ++b)
-      if (last[b] < qkv[1] - 1 || (last[b] >= past[2] && !ring) || last[b] >= cos[0])
-        fail("position " + std::to_string(last[b]) + " lies outside the caches, the rotary tables or the tokens given");
+    expect(inputs[3], {qkv[0]}, "token_slots");
+    expect(inputs[4], {qkv[0]}, "token_positions");
+    expect(inputs[5], {cos[0], past[3] / 2}, "cos");
+    expect(inputs[6], {cos[0], past[3] / 2}, "sin");
+    expect(inputs[7], {static_cast<int64_t>(shape.heads)}, "sinks");
+    const auto segments = segments_of(data_of<int32_t>(inputs[3]), data_of<int32_t>(inputs[4]), static_cast<size_t>(qkv[0]));
+    require_places(segments, shape, static_cast<size_t>(past[0]), static_cast<size_t>(cos[0]));
     OrtValue *out = nullptr, *keys = nullptr, *values = nullptr;
-    const std::vector<int64_t> out_dims{qkv[0], qkv[1], static_cast<int64_t>(shape.heads) * past[3]};
+    const std::vector<int64_t> out_dims{qkv[0], static_cast<int64_t>(shape.heads) * past[3]};
     check(api.output(context, 0, out_dims.data(), out_dims.size(), &out));
     check(api.output(context, 1, cache.data(), cache.size(), &keys));
     check(api.output(context, 2, cache.data(), cache.size(), &values));
@@ -413,14 +418,30 @@ class Attention {
       const float* from = data_of<float>(inputs[1 + i]);
       if (from != present[i]) std::memcpy(present[i], from, floats * sizeof(float));
     }
-    if (qkv[0] == 0 || qkv[1] == 0) return;
+    if (segments.empty()) return;
     attention_layer(*chosen_path, shape,
-                    {data_of<float>(inputs[0]), last, data_of<float>(inputs[4]), data_of<float>(inputs[5]),
-                     data_of<float>(inputs[6]), static_cast<size_t>(qkv[0]), static_cast<size_t>(qkv[1])},
+                    {data_of<float>(inputs[0]), segments, data_of<float>(inputs[5]), data_of<float>(inputs[6]),
+                     data_of<float>(inputs[7])},
                     present[0], present[1], const_cast<float*>(data_of<float>(out)), run_phases_of(context));
   }
 
  private:
+  // Refuses tokens whose place is none of the caches', and a slot that two segments write to at a time.
+  static void require_places(const std::vector<Segment>& segments, const AttentionShape& shape, size_t slots,
+                             size_t positions) {
+    std::vector<bool> taken(slots);
+    for (const Segment& segment : segments) {
+      if (segment.slot >= slots || taken[segment.slot])
+        fail("slot " + std::to_string(static_cast<int32_t>(segment.slot)) + " is none of the caches' " +
+             std::to_string(slots) + " or its tokens do not follow each other");
+      taken[segment.slot] = true;
+      const size_t last = segment.position + segment.count - 1;
+      const bool ring = shape.window && shape.window - 1 + segment.count <= shape.capacity;
+      if (segment.position >= positions || last >= positions || (last >= shape.capacity && !ring))
+        fail("position " + std::to_string(static_cast<int32_t>(last)) + " lies outside the caches or the rotary tables");
+    }
+  }
+
   AttentionShape shape_{};
 };
 
@@ -471,9 +492,10 @@ const CustomOp* expert_layer_operator() {
   static const CustomOp op = [] {
     CustomOp o = operator_of<ExpertLayer>();
     o.name = [](const CustomOp*) { return "ExpertLayer"; };
-    o.input_count = [](const CustomOp*) { return size_t{8}; };
+    o.input_count = [](const CustomOp*) { return size_t{9}; };
     o.input_type = [](const CustomOp*, size_t i) {
-      return type(i == 2 || i == 3 || i == 5 || i == 6 ? ElementType::kUint8 : ElementType::kFloat);
+      if (i == 1) return type(ElementType::kInt64);
+      return type(i == 3 || i == 4 || i == 6 || i == 7 ? ElementType::kUint8 : ElementType::kFloat);
     };
     return o;
   }();
@@ -484,9 +506,11 @@ const CustomOp* dense_operator() {
   static const CustomOp op = [] {
     CustomOp o = operator_of<Dense>();
     o.name = [](const CustomOp*) { return "Dense"; };
-    o.input_count = [](const CustomOp*) { return size_t{3}; };
-    o.input_type = [](const CustomOp*, size_t i) { return type(i == 2 ? ElementType::kBFloat16 : ElementType::kFloat); };
-    o.input_characteristic = [](const CustomOp*, size_t i) { return static_cast<int>(i); };  // required, optional, variadic
+    o.input_count = [](const CustomOp*) { return size_t{4}; };
+    o.input_type = [](const CustomOp*, size_t i) {
+      return type(i == 1 ? ElementType::kInt64 : i == 3 ? ElementType::kBFloat16 : ElementType::kFloat);
+    };
+    o.input_characteristic = [](const CustomOp*, size_t i) { return i < 2 ? 0 : i == 2 ? 1 : 2; };  // required, optional, variadic
     o.variadic_input_min_arity = [](const CustomOp*) { return 1; };
     o.variadic_input_homogeneity = [](const CustomOp*) { return 1; };
     return o;
@@ -511,8 +535,10 @@ const CustomOp* attention_operator() {
   static const CustomOp op = [] {
     CustomOp o = operator_of<Attention>();
     o.name = [](const CustomOp*) { return "Attention"; };
-    o.input_count = [](const CustomOp*) { return size_t{7}; };
-    o.input_type = [](const CustomOp*, size_t i) { return type(i == 3 ? ElementType::kInt32 : ElementType::kFloat); };
+    o.input_count = [](const CustomOp*) { return size_t{8}; };
+    o.input_type = [](const CustomOp*, size_t i) {
+      return type(i == 3 || i == 4 ? ElementType::kInt32 : ElementType::kFloat);
+    };
     o.output_count = [](const CustomOp*) { return size_t{3}; };
     return o;
   }();
@@ -561,9 +587,6 @@ EXPORT int gpt_oss_use_path(const char* name) {
 
 // How many threads share a layer: the sessions' intra-op threads.
 EXPORT void gpt_oss_set_threads(size_t count) { thread_count = std::max<size_t>(1, count); }
-
-// Which products the calls from now on take (rows.h, Products).
-EXPORT void gpt_oss_set_products(int which) { products = static_cast<Products>(which); }
 
 EXPORT size_t gpt_oss_expert_bytes(size_t experts, size_t hidden, size_t inner) {
   return ExpertShape{experts, hidden, inner}.bytes();

@@ -14,16 +14,16 @@
 
 namespace gpt_oss {
 
-// Which products a call takes: bfloat16 ones, where the path has them, or those of few tokens. Either gives every token the
-// same bits whoever else is in the call; they differ from each other. So the engine says which: a prompt takes the first
-// however it is cut, a decode step the second however many take part.
-enum class Products : int { kByCount = 0, kFew = 1, kMany = 2 };
-constexpr size_t kMatrixTokens = 16;  // by count: the most for which few is chosen
+// The tokens of a call: first those that are decoded, then those of a prompt. The latter take bfloat16 products where the
+// path has them. Either product gives every token the same bits whoever else is in the call; they differ from each other.
+struct Tokens {
+  size_t count;
+  size_t few;  // so many take the products of few tokens
 
-inline bool use_matrix(const Path& path, Products products, size_t tokens) {
-  if (!path.multiplies_bf16()) return false;
-  return products == Products::kByCount ? tokens > kMatrixTokens : products == Products::kMany;
-}
+  Tokens(const Path& path, size_t count, size_t decoded)
+      : count(count), few(path.multiplies_bf16() ? std::min(decoded, count) : count) {}
+  size_t many() const { return count - few; }
+};
 
 template <typename T>
 struct Aligned {

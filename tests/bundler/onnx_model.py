@@ -30,9 +30,7 @@ def open_session(model: Path, *, fold_limit_bytes: int = 0, optimised: Path | No
     """
     onnxruntime = _onnxruntime()
     options = onnxruntime.SessionOptions()
-    options.add_session_config_entry(
-        "optimization.constant_folding_max_output_size_in_bytes", str(fold_limit_bytes)
-    )
+    options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(fold_limit_bytes))
     options.log_severity_level = 3
     options.register_custom_ops_library(load_kernels().path)
     if optimised is not None:
@@ -69,7 +67,7 @@ class GraphRunner:
         self.session = session
 
     def step(self, ids: Ids, totals: list[int], rows: list[int], cache: Cache, output: str = "logits") -> Any:
-        """One run.
+        """One run; one token of each slot is decoding.
 
         Args:
             ids: (B, S) new tokens.
@@ -77,9 +75,8 @@ class GraphRunner:
             rows: of the flattened tokens, whose output is wanted.
         """
         binding = self.session.io_binding()
-        binding.bind_cpu_input("input_ids", np.ascontiguousarray(ids))
-        binding.bind_cpu_input("seqlens_k", np.array(totals, np.int32) - np.int32(1))
-        binding.bind_cpu_input("total_sequence_length", np.array(max(totals), np.int32))
+        for name, array in self._inputs(ids, np.array(totals, np.int32)).items():
+            binding.bind_cpu_input(name, np.asarray(array, order="C"))
         binding.bind_cpu_input("logit_rows", np.array(rows, np.int64))
         binding.bind_output(output)
         for name, value in cache.values.items():
@@ -87,6 +84,18 @@ class GraphRunner:
             binding.bind_ortvalue_output(name.replace("past_key_values", "present"), value)
         self.session.run_with_iobinding(binding)
         return binding.copy_outputs_to_cpu()[0]
+
+    def _inputs(self, ids: Ids, totals: NDArray[np.int32]) -> dict[str, NDArray[Any]]:
+        slots, count = ids.shape
+        if "seqlens_k" in {item.name for item in self.session.get_inputs()}:  # the graph for CUDA
+            return {"input_ids": ids, "seqlens_k": totals - 1, "total_sequence_length": totals.max()}
+        positions = totals[:, None] - count + np.arange(count, dtype=np.int32)
+        return {
+            "input_ids": ids.ravel(),
+            "token_slots": np.repeat(np.arange(slots, dtype=np.int32), count),
+            "token_positions": positions.astype(np.int32).ravel(),
+            "decoded_tokens": np.array(slots if count == 1 else 0, np.int64),
+        }
 
     def prefill(self, ids: Ids, *, chunk: int | None = None) -> Float32Array:
         """Logits (S, vocabulary) of every position, the prompt taken whole or in chunks."""

@@ -24,6 +24,7 @@ from bundler.graph_builder import Accelerator, DenseKind
 from bundler.model_config import ModelConfig, parse_model_config
 from bundler.random_checkpoint import random_config
 from bundler.rotary import inverse_frequencies, rotary_caches
+from tests.bundler.cuda_on_cpu import with_8_bit_experts
 from tests.bundler.onnx_model import Cache, GraphRunner, open_session
 from tests.bundler.parity import relative_error
 from tests.reference.gpt_oss import ReferenceModel
@@ -64,10 +65,22 @@ def test_inputs_and_outputs_are_those_of_the_contract(
     layers = {f"{layer}.{part}": "C" for layer in range(3) for part in ("key", "value")}
     if accelerator == "cpu":  # a windowed layer's capacity is its own
         layers |= {name: "W" for name in layers if name.startswith(("0.", "2."))}
+    tokens = (
+        {
+            "input_ids": (TensorProto.INT64, ["T"]),
+            "token_slots": (TensorProto.INT32, ["T"]),
+            "token_positions": (TensorProto.INT32, ["T"]),
+            "decoded_tokens": (TensorProto.INT64, []),
+        }
+        if accelerator == "cpu"
+        else {
+            "input_ids": (TensorProto.INT64, ["B", "S"]),
+            "seqlens_k": (TensorProto.INT32, ["B"]),
+            "total_sequence_length": (TensorProto.INT32, []),
+        }
+    )
     assert _interface(graph.input) == {
-        "input_ids": (TensorProto.INT64, ["B", "S"]),
-        "seqlens_k": (TensorProto.INT32, ["B"]),
-        "total_sequence_length": (TensorProto.INT32, []),
+        **tokens,
         "logit_rows": (TensorProto.INT64, ["R"]),
         **{f"past_key_values.{name}": (cache, ["B", 2, capacity, 16]) for name, capacity in layers.items()},
     }
@@ -84,7 +97,7 @@ def test_inputs_and_outputs_are_those_of_the_contract(
 def test_metadata_describe_the_model(accelerator: str, cpu: ExportedGraph, cuda: ExportedGraph) -> None:
     model = onnx.load(cpu.model if accelerator == "cpu" else cuda.model, load_external_data=False)
     assert {entry.key: entry.value for entry in model.metadata_props} == {
-        "gpt_oss.format": "2",
+        "gpt_oss.format": "3",
         "gpt_oss.accelerator": accelerator,
         "gpt_oss.layers": "3",
         "gpt_oss.heads": "4",
@@ -105,7 +118,6 @@ def _optimised(model: Path, directory: Path, *, fold_limit_bytes: int = 0) -> Co
 
 _FOLDED = {
     "Gather": 1,  # wanted rows
-    "Shape": 1, "Concat": 1, "Reshape": 6,  # [B, S] and [T] views
     "SimplifiedLayerNormalization": 1, "SkipSimplifiedLayerNormalization": 6,
     "Embedding": 1, "Gemm": 3, "Dense": 2 * 3 + 1, "Attention": 3, "ExpertLayer": 3, "TopLogits": 1,
 }  # fmt: skip
@@ -251,9 +263,9 @@ def test_packing_plan_names_the_bytes_of_every_native_operator(cpu: ExportedGrap
     weights = {}
     for node in nodes:
         if node.op_type == "ExpertLayer":
-            weights[_attributes(node)["key"]] = [node.input[at] for at in (2, 3, 5, 6)]
+            weights[_attributes(node)["key"]] = [node.input[at] for at in (3, 4, 6, 7)]
         if node.op_type == "Dense":
-            weights |= {_attributes(node)["key"] + at: [name] for at, name in enumerate(node.input[2:])}
+            weights |= {_attributes(node)["key"] + at: [name] for at, name in enumerate(node.input[3:])}
     assert {entry.key for entry in plan.entries} == set(weights)
     published = load_file(small_checkpoint / "model.safetensors")
     for entry in plan.entries:
@@ -308,36 +320,10 @@ def test_cuda_graph_passes_type_inference_and_lacks_only_the_expert_kernel(cuda:
         open_session(cuda.model)
 
 
-def _with_8_bit_experts(cuda: ExportedGraph, target: Path) -> Path:
-    """The CUDA graph with its expert kernels replaced by the CPU's 8-bit ones, fed from the bytes stored for CUDA."""
-    model = onnx.load(cuda.model)
-    stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    doubled = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12])
-    for node in model.graph.node:
-        if node.op_type != "QMoE":
-            continue
-        for at in (2, 5):
-            paired = numpy_helper.to_array(stored[node.input[at]])
-            nibbles = np.stack([paired & 15, paired >> 4], axis=-1).reshape(*paired.shape[:2], -1)
-            codes = (doubled[nibbles.swapaxes(1, 2)] + 128).astype(np.uint8)
-            exponents = np.frombuffer(stored[node.input[at + 1]].raw_data, np.uint8).astype(int)
-            scales = (2.0 ** (exponents - 128)).astype(np.float16).reshape(*codes.shape[:2], -1)
-            model.graph.initializer.append(numpy_helper.from_array(codes, f"{node.input[at]}.codes"))
-            model.graph.initializer.append(numpy_helper.from_array(scales, f"{node.input[at]}.steps"))
-            node.input[at + 1] = f"{node.input[at]}.steps"
-            node.input[at] += ".codes"
-        del node.input[8:]
-        for attribute in [a for a in node.attribute if a.name in ("quant_type", "expert_weight_bits")]:
-            node.attribute.remove(attribute)
-        node.attribute.append(helper.make_attribute("expert_weight_bits", 8))
-    onnx.save(model, target)
-    return target
-
-
 def test_cuda_graph_computes_the_model_in_half_precision(
     cuda: ExportedGraph, small_checkpoint: Path, tmp_path: Path
 ) -> None:
-    runner = GraphRunner(open_session(_with_8_bit_experts(cuda, tmp_path / "model.onnx")))
+    runner = GraphRunner(open_session(with_8_bit_experts(cuda, tmp_path / "model.onnx")))
     ids = np.random.default_rng(1).integers(0, 300, 30)
     expected = ReferenceModel(small_checkpoint).logits(ids)
     error = relative_error(runner.prefill(ids), expected)

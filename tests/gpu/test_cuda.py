@@ -18,7 +18,7 @@ from openai_harmony import HarmonyEncodingName, load_harmony_encoding
 
 from appliance.engine import cuda
 from appliance.engine.harmony import Vocabulary
-from appliance.engine.kv_cache import DecodeRun
+from appliance.engine.kv_cache import Append
 from appliance.engine.model import ModelError, OnnxModel, load_model
 from appliance.engine.protocol import EngineEvent, Message, TurnRequest
 from appliance.engine.sampling import TopLogits
@@ -77,7 +77,7 @@ def prefill(model: OnnxModel, slot: int, ids: list[int], held: int = 0) -> NDArr
 
 def step(model: OnnxModel, slots: list[int], ids: list[int], lengths: list[int]) -> list[TopLogits]:
     """One token for each of some neighbouring slots."""
-    return model.decode(DecodeRun(slots[0], [ids[length] for length in lengths], lengths, list(range(len(slots)))))
+    return model.decode([Append(slot, ids[length], length) for slot, length in zip(slots, lengths, strict=True)])
 
 
 @pytest.mark.parametrize("length", [1, 5, 127, 128, 129, 255, 256, 257, 263, 367, 545, 600])

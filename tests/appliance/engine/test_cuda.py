@@ -1,4 +1,4 @@
-"""What CUDA needs, as far as a machine without a GPU can tell: refusals, chunks, widths, the replayed steps' buffers.
+"""What CUDA needs, as far as a machine without a GPU can tell: refusals, chunks, runs of slots, replayed steps.
 
 tests/gpu runs the rest.
 """
@@ -7,17 +7,34 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from appliance.engine import cuda
 from appliance.engine import model as model_module
-from appliance.engine.cuda import ChunkPlanner, CudaError, ReplayedSteps, decode_widths, query_device, require_capable
-from appliance.engine.kv_cache import DecodeRun, SlotTable, plan_decode
+from appliance.engine.cuda import (
+    ChunkPlanner,
+    CudaError,
+    DecodeRun,
+    decode_widths,
+    plan_decode,
+    query_device,
+    require_capable,
+)
+from appliance.engine.kv_cache import Append
 from appliance.engine.model import ModelError, OnnxModel, load_model
+from appliance.engine.sampling import TopLogits
+from bundler.checkpoint import open_checkpoint
+from bundler.export import export_graph
+from bundler.random_checkpoint import random_config, write_random_checkpoint
+from tests.bundler.cuda_on_cpu import with_8_bit_experts
+from tests.bundler.onnx_model import open_session
 
+Logits = NDArray[np.float32]
 BUILD = "git-branch=HEAD, int4-kv-cache=1, fp4-qmoe=1, build type=Release"
 GPT_OSS_ON_H200 = ChunkPlanner(heads=64, kv_heads=8, processors=132, chunk_tokens=2048)
 
@@ -88,14 +105,12 @@ def test_decode_steps_have_few_widths(slots: int, widths: tuple[int, ...]) -> No
 
 
 def test_a_run_of_slots_takes_the_next_width_and_stays_within_the_slots() -> None:
-    table = SlotTable(8, 64)
-    for slot in table.slots:
-        slot.tokens = list(range(10 + slot.index))
-    run = plan_decode(table.slots, {2: 7, 4: 9}, decode_widths(8))
-    assert run == DecodeRun(2, [7, 7, 9, 7], [12, 13, 14, 15], [0, 2])
-    run = plan_decode(table.slots, {5: 7, 7: 9}, decode_widths(8))
+    held = [10, 11, 12, 13, 14, 15, 16, 17]
+    run = plan_decode([Append(4, 9, 14), Append(2, 7, 8)], held, decode_widths(8))
+    assert run == DecodeRun(2, [7, 7, 9, 7], [8, 13, 14, 15], [2, 0])  # in the order asked for
+    run = plan_decode([Append(5, 7, 15), Append(7, 9, 17)], held, decode_widths(8))
     assert run == DecodeRun(4, [7, 7, 7, 9], [14, 15, 16, 17], [1, 3])
-    assert plan_decode(table.slots, {3: 1}, decode_widths(8)) == DecodeRun(3, [1], [13], [0])
+    assert plan_decode([Append(3, 1, 13)], held, decode_widths(8)) == DecodeRun(3, [1], [13], [0])
 
 
 def blocks(planner: ChunkPlanner, chunk: range) -> float:
@@ -132,28 +147,58 @@ def test_a_short_follow_up_computes_some_of_the_past_again() -> None:
     assert GPT_OSS_ON_H200.plan(0, 10_000) == range(2048)
 
 
-def test_replayed_steps_give_what_ordinary_steps_give(new_model: Callable[..., OnnxModel]) -> None:
-    """On a CPU nothing is captured; buffers, addresses and rows are the same."""
-    model = new_model(slots=4)
-    ort = model_module.import_onnxruntime()
-    top = next(node.shape[1] for node in model._session.get_outputs() if node.name == "top_ids")
-    steps = ReplayedSteps(
-        ort, model._session, slots=4, capacity=model.capacity, vocab=model.shape.vocab, top=top,
-        bind_caches=model._caches.bind, device="cpu",
+@pytest.fixture
+def half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OnnxModel:
+    """The model exported for CUDA, on a CPU: nothing is captured; buffers, addresses, runs and rows are the same."""
+    config = random_config(
+        layers=3, hidden=64, intermediate=64, experts=4, experts_per_token=4, heads=4, kv_heads=2, head_dim=16,
+        vocab=1000, sliding_window=8, context=512,
     )  # fmt: skip
+    write_random_checkpoint(tmp_path / "checkpoint", config, seed=2)
+    graph = export_graph(open_checkpoint(tmp_path / "checkpoint"), tmp_path / "cuda", accelerator="cuda")
+    session = open_session(with_8_bit_experts(graph, tmp_path / "model.onnx"))
+    shape = model_module._shape_of(session, graph.model, "cuda")
+    monkeypatch.setattr(model_module, "query_device", lambda: cuda.Device((9, 0), 132, 8 << 30))
+    ort = model_module.import_onnxruntime()
+    return OnnxModel(ort, session, shape, accelerator="cuda", slots=5, capacity=128, packed=None, device="cpu")
+
+
+def test_conversations_that_come_and_go_are_decoded_in_runs_as_each_is_alone(half: OnnxModel) -> None:
+    """Idle slots within a run get garbage where it does no harm, also while a prompt is being read into them."""
     rng = np.random.default_rng(4)
-    lengths = [5, 40, 17, 30]
-    for slot, length in enumerate(lengths):
-        model.prefill(slot, [int(i) for i in rng.integers(0, 1000, length)], 0, want_logits=False)
-    for first, width, rows in ((0, 4, [0, 2, 3]), (1, 2, [1]), (0, 4, [1]), (3, 1, [0])):
-        for _ in range(3):
-            tokens = [int(i) for i in rng.integers(0, 1000, width)]
-            held = lengths[first : first + width]
-            ordinary = model.decode(DecodeRun(first, tokens, held, rows))
-            replayed = steps.run(first, tokens, held, rows)
-            for one, other in zip(replayed, ordinary, strict=True):
-                np.testing.assert_array_equal(one.ids, other.ids)
-                np.testing.assert_array_equal(one.logits, other.logits)
-                assert one.logsumexp == other.logsumexp
-                np.testing.assert_array_equal(one.all_logits(), other.all_logits())
-            lengths[first : first + width] = [length + 1 for length in held]
+    texts = [[int(i) for i in rng.integers(0, 1000, 40)] for _ in range(5)]
+    alone: list[list[Logits]] = []
+    for text in texts:
+        half.read(0, text[:10])
+        alone.append([logits_of(half.decode([Append(0, text[at], at)])[0]) for at in range(10, 40)])
+    held, compared = [0] * 5, 0
+    for step in range(80):
+        if step < 5 or rng.random() < 0.1:
+            held[step % 5] = 0  # a slot begins its conversation anew, part by part
+        decoding = [slot for slot in (3, 1, 4, 0, 2) if 10 <= held[slot] < 40 and rng.random() < 0.7]
+        if decoding:
+            tops = half.decode([Append(slot, texts[slot][held[slot]], held[slot]) for slot in decoding])
+            for slot, logits in zip(decoding, [logits_of(top) for top in tops], strict=True):
+                expected = alone[slot][held[slot] - 10]
+                assert np.abs(logits - expected).max() < 1e-2 * np.abs(expected).max()
+                held[slot] += 1
+                compared += 1
+        for slot in [slot for slot in range(5) if held[slot] < 10]:
+            part = texts[slot][held[slot] : held[slot] + 4][: 10 - held[slot]]
+            half.prefill(slot, part, held[slot], want_logits=False)
+            held[slot] += len(part)
+    assert compared > 100
+
+
+def logits_of(top: TopLogits) -> Logits:
+    return top.all_logits().copy()  # on a CPU a view of what the next step overwrites
+
+
+def test_what_a_step_replayed_gives_is_the_top_of_all_its_logits(half: OnnxModel) -> None:
+    for slot in range(5):
+        half.prefill(slot, list(range(slot, slot + 20)), 0, want_logits=False)
+    for top in half.decode([Append(slot, 7, 20) for slot in (4, 0, 2)]):
+        every = top.all_logits()
+        np.testing.assert_array_equal(every[top.ids], top.logits)
+        assert top.logits[0] == every.max()
+        assert top.logsumexp == pytest.approx(float(np.log(np.exp(every.astype(np.float64)).sum())), abs=1e-5)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from appliance.engine import model as model_module
 from appliance.engine.kernels import load_kernels
-from appliance.engine.kv_cache import DecodeRun, Windows
+from appliance.engine.kv_cache import Append, Chunk, Windows
 from appliance.engine.model import ModelError, OnnxModel, load_model
 from appliance.engine.sampling import TopLogits
 
@@ -40,7 +40,7 @@ def generate(model: OnnxModel, slot: int, prompt: list[int], count: int) -> list
     assert top is not None
     tokens = [int(top.ids[0])]
     while len(tokens) < count:
-        (step,) = model.decode(DecodeRun(slot, [tokens[-1]], [len(prompt) + len(tokens) - 1], [0]))
+        (step,) = model.decode([Append(slot, tokens[-1], len(prompt) + len(tokens) - 1)])
         tokens.append(int(step.ids[0]))
     return tokens
 
@@ -75,11 +75,35 @@ def test_on_a_cpu_a_token_gets_the_same_bits_whoever_is_decoded_with_it(new_mode
     model = new_model(slots=20)
     for slot in range(20):
         model.prefill(slot, prompt_of(10 + slot, slot), 0, want_logits=False)
-    lengths = [10 + slot for slot in range(20)]
-    together = model.decode(DecodeRun(0, [7] * 20, lengths, list(range(20))))
+    appends = [Append(slot, 7, 10 + slot) for slot in range(20)]
+    together = model.decode(appends)
     for slot in (0, 7, 19):
-        (alone,) = model.decode(DecodeRun(slot, [7], [lengths[slot]], [0]))
+        (alone,) = model.decode([appends[slot]])
         np.testing.assert_array_equal(logits_of(alone), logits_of(together[slot]))
+
+
+@pytest.mark.parametrize("path", load_kernels().paths())
+@pytest.mark.parametrize("size", [1, 16, 64])
+def test_on_a_cpu_a_prompt_beside_decoded_tokens_leaves_everyone_the_bits_they_get_alone(
+    new_model: NewModel, path: str, size: int
+) -> None:
+    load_kernels().use_path(path)
+    model, prompt = new_model(slots=6), prompt_of(100)
+    slots, lengths = (4, 0, 3), (20, 7, 130)  # in no order
+    for slot, length in zip(slots, lengths, strict=True):
+        model.prefill(slot, prompt_of(length, slot), 0, want_logits=False)
+    alone: list[list[NDArray[np.float32]]] = []
+    for step in range(100 // size + 1):
+        appends = [Append(slot, 9, length + step) for slot, length in zip(slots, lengths, strict=True)]
+        alone.append([logits_of(top) for top in model.decode(appends)])
+    whole = logits_of(model.prefill(5, prompt, 0, want_logits=True))
+    for step, past in enumerate(range(0, 100, size)):  # the same tokens at the same places again, beside the prompt
+        appends = [Append(slot, 9, length + step) for slot, length in zip(slots, lengths, strict=True)]
+        chunk = Chunk(2, prompt[past : past + size], past, want_logits=past + size >= 100)
+        tops, top = model.step(appends, chunk)
+        for ours, expected in zip(tops, alone[step], strict=True):
+            np.testing.assert_array_equal(logits_of(ours), expected)
+    np.testing.assert_array_equal(logits_of(top), whole)
 
 
 def test_conversations_decoded_together_give_the_tokens_each_gives_alone(new_model: NewModel) -> None:
@@ -94,7 +118,7 @@ def test_conversations_decoded_together_give_the_tokens_each_gives_alone(new_mod
         together[slot].append(last[slot])
     for step in range(29):
         rows = [0, 1, 2, 3] if step % 2 else [0, 3]  # every other step, slots 1 and 2 idle in between
-        tops = model.decode(DecodeRun(0, [last[s] for s in range(4)], [lengths[s] for s in range(4)], rows))
+        tops = model.decode([Append(slot, last[slot], lengths[slot]) for slot in rows])
         for slot, top in zip(rows, tops, strict=True):
             last[slot] = int(top.ids[0])
             lengths[slot] += 1
@@ -212,7 +236,7 @@ def test_refuses_weights_that_are_not_whole(copied: Path, shard: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
-        ("gpt_oss.format", "1", "format 2"),
+        ("gpt_oss.format", "2", "format 3"),
         ("gpt_oss.accelerator", "cuda", "for cpu"),
         ("gpt_oss.layers", "", "incomplete"),
         ("gpt_oss.vocab", None, "incomplete"),

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from appliance.engine.harmony import Vocabulary
-from appliance.engine.kv_cache import DecodeRun
+from appliance.engine.kv_cache import Append
 from appliance.engine.model import OnnxModel
 from appliance.engine.protocol import Done, EngineEvent, Message, TurnRequest
 from appliance.engine.scheduler import Scheduler, Turn
@@ -22,7 +22,7 @@ def greedy(model: OnnxModel, prompt: list[int], count: int) -> tuple[int, ...]:
     """The continuation of a prompt that nothing came before."""
     tokens = [int(model.read(0, prompt).ids[0])]
     while len(tokens) < count:
-        (top,) = model.decode(DecodeRun(0, [tokens[-1]], [len(prompt) + len(tokens) - 1], [0]))
+        (top,) = model.decode([Append(0, tokens[-1], len(prompt) + len(tokens) - 1)])
         tokens.append(int(top.ids[0]))
     return tuple(tokens)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from appliance.engine.harmony import Vocabulary
-from appliance.engine.kv_cache import DecodeRun, Windows
+from appliance.engine.kv_cache import Append, Windows
 from appliance.engine.protocol import (
     AnswerDelta,
     Done,
@@ -43,10 +43,10 @@ class Bench:
 
     def __init__(
         self, vocabulary: Vocabulary, *, slots: int = 2, queue_limit: int = 100, capacity: int = 4096,
-        windows: Windows | None = WINDOWS, lends: bool = True,
+        windows: Windows | None = WINDOWS, lends: bool = True, mixes: bool = True,
     ) -> None:  # fmt: skip
         self.vocabulary = vocabulary
-        self.model = FakeModel({}, slots=slots, capacity=capacity, windows=windows, lends=lends)
+        self.model = FakeModel({}, slots=slots, capacity=capacity, windows=windows, lends=lends, mixes=mixes)
         self.clock = Clock()
         self.scheduler = Scheduler(self.model, vocabulary, queue_limit=queue_limit, clock=self.clock)
         self.sent: dict[str, list[EngineEvent]] = {}
@@ -356,6 +356,41 @@ def test_a_failing_step_fails_its_turns_and_the_next_work(bench: Bench, kind: st
     assert bench.done("b").cached_tokens == 0  # what the failed step left is not trusted
 
 
+def test_a_step_that_fails_beside_streams_fails_the_prompt_and_they_go_on(bench: Bench) -> None:
+    text = "word " * 30
+    bench.turn("stream", final(text))
+    for _ in range(5):
+        bench.scheduler.step()
+    bench.model.fail_next.add("step")
+    bench.turn("reads", final("x"), prompt=range(100, 150))
+    sent = len(bench.sent["stream"])
+    bench.scheduler.step()
+    assert isinstance(bench.sent["reads"][-1], Failed)
+    assert len(bench.sent["stream"]) > sent, "the stream had no token in that step"
+    bench.run()
+    assert bench.answer("stream") == text
+    bench.turn("again", final("y"), prompt=range(100, 150))
+    bench.run()
+    assert bench.done("again").cached_tokens == 0
+
+
+@pytest.mark.parametrize("mixes", [True, False])
+def test_a_prompt_and_the_streams_share_a_step_where_the_model_can(vocabulary: Vocabulary, mixes: bool) -> None:
+    bench = Bench(vocabulary, slots=3, mixes=mixes)
+    for name in "ab":
+        bench.turn(name, final("word " * 100))
+    for _ in range(5):
+        bench.scheduler.step()
+    bench.model.steps.clear()
+    bench.turn("c", final("z"), prompt=range(100, 400))
+    for _ in range(3):
+        bench.scheduler.step()
+    kinds = [step[0] for step in bench.model.steps]
+    assert kinds == (["decode", "prefill"] if mixes else ["prefill", "decode"]) * 3
+    bench.run()
+    assert bench.answer("c") == "z"
+
+
 def test_stop_ends_running_and_waiting_turns_and_refuses_new_ones(vocabulary: Vocabulary) -> None:
     bench = Bench(vocabulary, slots=1)
     bench.turn("running", final("word " * 20))
@@ -392,7 +427,7 @@ def test_any_order_of_joining_leaving_and_following_up_keeps_conversations_apart
 ) -> None:
     rng = random.Random(seed)
     windows = rng.choice([None, WINDOWS, Windows(40, 40 + CHUNK_TOKENS)])
-    bench = Bench(vocabulary, slots=rng.randint(1, 5), windows=windows)
+    bench = Bench(vocabulary, slots=rng.randint(1, 5), windows=windows, mixes=rng.random() < 0.7)
     system = vocabulary.encode("What every prompt begins with, whoever asks. " * 4)
     histories = {user: system + vocabulary.encode(f"{user} begins. ") for user in "abc"}
     expected: dict[str, str] = {}
@@ -430,9 +465,9 @@ class SlowModel(FakeModel):
         self.clock.now += 0.02 + 0.01 * len(tokens)
         return super().prefill(slot, tokens, past, want_logits=want_logits)
 
-    def decode(self, run: DecodeRun) -> list[TopLogits]:
-        self.clock.now += 0.03 + 0.02 * len(run.rows)
-        return super().decode(run)
+    def decode(self, appends: Sequence[Append]) -> list[TopLogits]:
+        self.clock.now += 0.03 + 0.02 * len(appends)
+        return super().decode(appends)
 
 
 LONG = "<|channel|>final<|message|>" + "word " * 400 + "<|return|>"
@@ -464,10 +499,10 @@ def test_chunks_are_what_fits_into_the_pause_a_stream_may_make(vocabulary: Vocab
     bench.scheduler = Scheduler(bench.model, vocabulary, queue_limit=10, longest_pause_s=pause_s, clock=bench.clock)
     waits, chunks = waits_while_a_prompt_is_read(bench, 1)
     assert max(waits) < pause_s
-    fits = (0.9 * pause_s - 0.07) / 0.01  # 0.02 of the chunk, 0.05 of the decode step
+    fits = (0.9 * pause_s - 0.07) / 0.01  # 0.02 for any chunk, 0.05 for the stream
     assert chunks[0] == 1
     assert 0.7 * fits <= max(chunks) <= fits
-    waits, chunks = waits_while_a_prompt_is_read(bench, 4)  # their decode step takes 0.11 s; what was learnt is kept
+    waits, chunks = waits_while_a_prompt_is_read(bench, 4)  # 0.11 for the streams; what was learnt is kept
     assert max(waits) < pause_s
     assert max(chunks) > 0.5 * (0.9 * pause_s - 0.13) / 0.01
 

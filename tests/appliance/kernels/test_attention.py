@@ -50,7 +50,7 @@ class Attention:
     def __init__(self, shape: Shape, *, slots: int = 1, capacity: int = POSITIONS) -> None:
         self.shape = shape
         node = helper.make_node(
-            "Attention", ["qkv", "past_key", "past_value", "last", "cos", "sin", "sinks"],
+            "Attention", ["qkv", "past_key", "past_value", "slots", "positions", "cos", "sin", "sinks"],
             ["out", "present_key", "present_value"], domain="gpt_oss",
             heads=shape.heads, kv_heads=shape.kv_heads, window=shape.window,
         )  # fmt: skip
@@ -59,9 +59,9 @@ class Attention:
         graph = helper.make_graph(
             [node], "one",
             [
-                declare("qkv", TensorProto.FLOAT, ["B", "S", "W"]),
+                declare("qkv", TensorProto.FLOAT, ["T", "W"]),
                 declare("past_key", TensorProto.FLOAT, cache), declare("past_value", TensorProto.FLOAT, cache),
-                declare("last", TensorProto.INT32, ["N"]),
+                declare("slots", TensorProto.INT32, ["N"]), declare("positions", TensorProto.INT32, ["M"]),
                 declare("cos", TensorProto.FLOAT, ["P", "D"]), declare("sin", TensorProto.FLOAT, ["P", "D"]),
                 declare("sinks", TensorProto.FLOAT, ["H"]),
             ],
@@ -84,10 +84,18 @@ class Attention:
         self.caches = [onnxruntime.OrtValue.ortvalue_from_numpy(empty.copy()) for _ in range(2)]
 
     def step(self, qkv: Float32, totals: list[int]) -> Float32:
-        """qkv (B, S, width): the last S of ``totals`` tokens of each slot."""
+        """qkv (slots, S, width): the last S of ``totals`` tokens of each slot."""
+        slots, count = qkv.shape[:2]
+        positions = np.array(totals)[:, None] - count + np.arange(count)
+        out = self.tokens(qkv.reshape(slots * count, -1), np.repeat(np.arange(slots), count), positions.ravel())
+        return out.reshape(slots, count, -1)
+
+    def tokens(self, qkv: Float32, slots: NDArray[np.int64], positions: NDArray[np.int64]) -> Float32:
+        """qkv (T, width) of tokens at those places."""
         binding = self.session.io_binding()
         binding.bind_cpu_input("qkv", np.ascontiguousarray(qkv))
-        binding.bind_cpu_input("last", np.array(totals, np.int32) - np.int32(1))
+        binding.bind_cpu_input("slots", slots.astype(np.int32))
+        binding.bind_cpu_input("positions", positions.astype(np.int32))
         for name in ("cos", "sin", "sinks"):
             binding.bind_cpu_input(name, getattr(self, name))
         for name, cache in zip(("key", "value"), self.caches, strict=True):
@@ -188,6 +196,37 @@ def test_slots_of_different_lengths_do_not_see_each_other(path: str, shape: Shap
         np.testing.assert_array_equal(out[slot], one[-5:])
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_tokens_of_some_slots_and_a_prompt_share_a_call(path: str, shape: Shape) -> None:
+    """One token of slot 3 and one of slot 0, then a part of the prompt of slot 1; slot 2 stays as it is."""
+    lengths = {3: 140, 0: 33, 1: 70}
+    qkv = {slot: conversation(shape, length, slot) for slot, length in lengths.items()}
+    alone = {slot: Attention(shape).step(one[None], [len(one)])[0] for slot, one in qkv.items()}
+    together = Attention(shape, slots=4)
+    held = {3: 139, 0: 32, 1: 20}
+    for slot, count in held.items():
+        together.tokens(qkv[slot][:count], np.full(count, slot), np.arange(count))
+    kept = [cache.numpy()[2].copy() for cache in together.caches]
+    places = [(slot, at) for slot, count in held.items() for at in range(count, lengths[slot])]
+    slots, positions = (np.array(column) for column in zip(*places, strict=True))
+    out = together.tokens(np.stack([qkv[slot][at] for slot, at in places]), slots, positions)
+    np.testing.assert_array_equal(out, np.concatenate([alone[slot][held[slot] :] for slot in held]))
+    for before, cache in zip(kept, together.caches, strict=True):
+        np.testing.assert_array_equal(before, cache.numpy()[2])
+
+
+@pytest.mark.parametrize(
+    ("slots", "positions"),
+    [([0, 2], [0, 0]), ([0, -1], [0, 0]), ([0, 1, 0], [0, 0, 1]), ([1, 1], [3, 3]), ([1, 1], [4, 3])],
+)
+def test_a_slot_that_is_not_there_or_written_to_in_two_places_is_refused(
+    slots: list[int], positions: list[int]
+) -> None:
+    attention = Attention(SHAPES[0], slots=2)
+    with pytest.raises(Exception, match=r"slot -?\d is none of the caches' 2 or its tokens do not follow each other"):
+        attention.tokens(conversation(SHAPES[0], len(slots)), np.array(slots), np.array(positions))
+
+
 def test_large_scores_neither_overflow_nor_vanish(path: str) -> None:
     shape = SHAPES[0]
     attention, qkv = Attention(shape), conversation(shape, 60) * np.float32(30)
@@ -202,16 +241,22 @@ def test_large_scores_neither_overflow_nor_vanish(path: str) -> None:
     [
         ({"capacity": 24}, "multiples of 16"),
         ({"width": -1}, "qkv must be"),
-        ({"totals": [0]}, "position -1 lies outside"),
-        ({"totals": [33]}, "position 32 lies outside"),
-        ({"totals": [4, 4]}, "seqlens_k must be"),
+        ({"totals": 0}, "position -1 lies outside"),
+        ({"totals": 33}, "position 32 lies outside"),
     ],
 )
 def test_refuses_what_does_not_fit(change: dict[str, object], says: str) -> None:
     shape = Shape(4, 2, 16, 0)
     attention = Attention(shape, capacity=int(str(change.get("capacity", 32))))
     qkv = conversation(shape, 3)[:, : shape.width + int(str(change.get("width", 0)))]
-    totals = change.get("totals", [3])
-    assert isinstance(totals, list)
     with pytest.raises(Exception, match=says):
-        attention.step(qkv[None], totals)
+        attention.step(qkv[None], [int(str(change.get("totals", 3)))])
+
+
+@pytest.mark.parametrize(
+    ("slots", "positions", "says"), [(2, 3, "token_slots must be"), (3, 4, "token_positions must be")]
+)
+def test_places_of_more_or_fewer_tokens_than_there_are_are_refused(slots: int, positions: int, says: str) -> None:
+    attention = Attention(SHAPES[0])
+    with pytest.raises(Exception, match=says):
+        attention.tokens(conversation(SHAPES[0], 3), np.zeros(slots, np.int64), np.arange(positions))

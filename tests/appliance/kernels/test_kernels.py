@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime  # type: ignore[import-untyped]
 
-from appliance.engine.kernels import DenseShape, ExpertShape, KernelError, Products, load_kernels
+from appliance.engine.kernels import DenseShape, ExpertShape, KernelError, load_kernels
 
 Float64 = NDArray[np.float64]
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
@@ -37,9 +37,7 @@ TOKENS = [1, 2, 3, 7, 8, 9, 16, 17, 33, 70]
 def path(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each path this processor has, in force for the test."""
     KERNELS.use_path(request.param)
-    KERNELS.set_products("by_count")
     yield request.param
-    KERNELS.set_products("by_count")
     KERNELS.withdraw_offers()
     KERNELS.use_path(KERNELS.paths()[0])
 
@@ -60,13 +58,25 @@ def session_of(
     """A model of one node; inputs name their last dimension."""
     for name, tensor in constants.items():
         tensor.name = name
+    declare = helper.make_tensor_value_info
     graph = helper.make_graph(
         [node], "one",
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["tokens", width]) for name, width in inputs.items()],
+        [
+            *(declare(name, TensorProto.FLOAT, ["tokens", width]) for name, width in inputs.items()),
+            declare("decoded", TensorProto.INT64, []),
+        ],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
         list(constants.values()),
     )  # fmt: skip
     return session_of_graph(graph)
+
+
+def run(session: onnxruntime.InferenceSession, *, decoded: int | None = None, **inputs: NDArray[np.float32]) -> Any:
+    """y; ``decoded`` of the tokens, the first, are decoded ones. None: all, or none of more than 16."""
+    count = len(inputs["x"])
+    if decoded is None:
+        decoded = count if count <= 16 else 0
+    return session.run(["y"], {**inputs, "decoded": np.array(decoded, np.int64)})[0]
 
 
 def session_of_graph(graph: onnx.GraphProto) -> onnxruntime.InferenceSession:
@@ -125,7 +135,7 @@ class Experts:
     def session(self, *, key: int = 0) -> onnxruntime.InferenceSession:
         names = ["gate_up_blocks", "gate_up_scales", "gate_up_bias", "down_blocks", "down_scales", "down_bias"]
         node = helper.make_node(
-            "ExpertLayer", ["x", "logits", *names], ["y"], domain="gpt_oss",
+            "ExpertLayer", ["x", "decoded", "logits", *names], ["y"], domain="gpt_oss",
             key=key, top_k=self.top_k, alpha=1.702, limit=7.0,
         )  # fmt: skip
         constants = {name: numpy_helper.from_array(getattr(self, name)) for name in names}
@@ -139,16 +149,14 @@ def dequantised(blocks: NDArray[np.uint8], scales: NDArray[np.uint8]) -> Float64
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_expert_layer_is_exact_but_for_the_rounding_of_activations(
-    path: str, shape: tuple[int, int, int, int]
-) -> None:
+def test_expert_layer_is_exact_but_for_the_rounding_of_activations(path: str, shape: tuple[int, int, int, int]) -> None:
     experts = Experts.random(*shape, seed=1)
     session = experts.session()
     rng = np.random.default_rng(2)
     for tokens in TOKENS:
         x = rng.standard_normal((tokens, experts.shape.hidden), dtype=np.float32)
         logits = rng.standard_normal((tokens, experts.shape.experts), dtype=np.float32)
-        actual = session.run(None, {"x": x, "logits": logits})[0]
+        actual = run(session, x=x, logits=logits)
         assert relative_error(actual, experts.reference(x, logits)) < error_limit(path, tokens), tokens
         assert relative_error(actual, experts.reference(x, logits, limit=1.0)) > MATRIX_ERROR, "the check cannot fail"
 
@@ -159,8 +167,8 @@ def test_decoded_token_does_not_depend_on_its_company(path: str) -> None:
     rng = np.random.default_rng(4)
     x = rng.standard_normal((16, 128), dtype=np.float32)
     logits = rng.standard_normal((16, 8), dtype=np.float32)
-    together = session.run(None, {"x": x, "logits": logits})[0]
-    alone = [session.run(None, {"x": x[i : i + 1], "logits": logits[i : i + 1]})[0] for i in range(16)]
+    together = run(session, x=x, logits=logits)
+    alone = [run(session, x=x[i : i + 1], logits=logits[i : i + 1]) for i in range(16)]
     assert np.array_equal(together, np.concatenate(alone))
 
 
@@ -173,9 +181,9 @@ def test_weights_packed_and_offered_by_the_host_are_the_ones_used(path: str) -> 
     rng = np.random.default_rng(7)
     x, logits = rng.standard_normal((3, 64), dtype=np.float32), rng.standard_normal((3, 8), dtype=np.float32)
     mixed = Experts(**{**vars(others), "gate_up_bias": experts.gate_up_bias, "down_bias": experts.down_bias})
-    offered = experts.session(key=5).run(None, {"x": x, "logits": logits})[0]
+    offered = run(experts.session(key=5), x=x, logits=logits)
     assert relative_error(offered, mixed.reference(x, logits)) < DECODE_ERROR
-    own = experts.session(key=6).run(None, {"x": x, "logits": logits})[0]
+    own = run(experts.session(key=6), x=x, logits=logits)
     assert relative_error(own, experts.reference(x, logits)) < DECODE_ERROR
 
 
@@ -207,7 +215,7 @@ def test_dense_layer_against_float64(
     weight = (rng.standard_normal((rows, inner)) * 0.02).astype(ml_dtypes.bfloat16)
     bias = rng.standard_normal(rows, dtype=np.float32)
     for with_bias in (True, False):
-        node = dense_node(["x", "bias" if with_bias else "", "weight"], kind)
+        node = dense_node(["x", "decoded", "bias" if with_bias else "", "weight"], kind)
         constants = {"weight": bf16_tensor(weight)}
         if with_bias:
             constants["bias"] = numpy_helper.from_array(bias)
@@ -215,13 +223,13 @@ def test_dense_layer_against_float64(
         for tokens in (1, 5, 16, 17, 70):
             x = rng.standard_normal((tokens, inner), dtype=np.float32)
             product = x.astype(np.float64) @ weight.astype(np.float64).T
-            actual = session.run(None, {"x": x})[0] - (bias if with_bias else 0)
+            actual = run(session, x=x) - (bias if with_bias else 0)
             assert relative_error(actual, product) < (decode_error if tokens <= 16 else matrix_error), tokens
 
 
 def dense_node(inputs: list[str], kind: str) -> onnx.NodeProto:
     return helper.make_node(
-        "Dense", inputs, ["y"], domain="gpt_oss", key=0, parts=len(inputs) - 2, kind=0 if kind == "int8" else 1
+        "Dense", inputs, ["y"], domain="gpt_oss", key=0, parts=len(inputs) - 3, kind=0 if kind == "int8" else 1
     )
 
 
@@ -234,26 +242,28 @@ def test_dense_parts_stand_side_by_side_as_if_each_were_alone(path: str, kind: s
     names = ["first", "second", "third"]
     parts = {name: bf16_tensor(weight) for name, weight in zip(names, weights, strict=True)}
     together = session_of(
-        dense_node(["x", "bias", *names], kind), {"x": inner}, {"bias": numpy_helper.from_array(bias), **parts}
+        dense_node(["x", "decoded", "bias", *names], kind),
+        {"x": inner},
+        {"bias": numpy_helper.from_array(bias), **parts},
     )
     pieces = np.split(bias, np.cumsum(sizes)[:-1])
     alone = [
         session_of(
-            dense_node(["x", "bias", "weight"], kind), {"x": inner},
+            dense_node(["x", "decoded", "bias", "weight"], kind), {"x": inner},
             {"bias": numpy_helper.from_array(piece), "weight": bf16_tensor(weight)},
         )
         for weight, piece in zip(weights, pieces, strict=True)
     ]  # fmt: skip
     for tokens in (1, 7, 40):
         x = rng.standard_normal((tokens, inner), dtype=np.float32)
-        expected = np.concatenate([session.run(None, {"x": x})[0] for session in alone], axis=-1)
-        np.testing.assert_array_equal(together.run(None, {"x": x})[0], expected)
+        expected = np.concatenate([run(session, x=x) for session in alone], axis=-1)
+        np.testing.assert_array_equal(run(together, x=x), expected)
 
 
 def test_dense_parts_of_different_inner_sizes_are_refused() -> None:
     weights = {name: bf16_tensor(np.zeros((32, inner), ml_dtypes.bfloat16)) for name, inner in (("a", 64), ("b", 32))}
     with pytest.raises(Exception, match="the same inner dimension"):
-        session_of(dense_node(["x", "", "a", "b"], "int8"), {"x": 64}, weights)
+        session_of(dense_node(["x", "decoded", "", "a", "b"], "int8"), {"x": 64}, weights)
 
 
 def test_embedding_widens_the_rows_of_its_parts_and_refuses_others() -> None:
@@ -339,9 +349,9 @@ def test_dense_weights_are_packed_by_several_threads_as_by_one() -> None:
 def test_wrong_shapes_are_refused_with_the_expected_ones() -> None:
     experts = Experts.random(8, 64, 96, 2, seed=11)
     broken = Experts(**{**vars(experts), "down_bias": np.zeros((8, 63), np.float32)})
-    inputs = {"x": np.zeros((1, 64), np.float32), "logits": np.zeros((1, 8), np.float32)}
+    x, logits = np.zeros((1, 64), np.float32), np.zeros((1, 8), np.float32)
     with pytest.raises(Exception, match=r"down_bias must be \[8, 64\], not \[8, 63\]"):
-        broken.session().run(None, inputs)
+        run(broken.session(), x=x, logits=logits)
     broken = Experts(**{**vars(experts), "down_scales": np.zeros((8, 64, 2), np.uint8)})
     with pytest.raises(Exception, match=r"down_scales must be \[8, 64, 3\], not \[8, 64, 2\]"):
         broken.session()
@@ -367,21 +377,49 @@ def test_library_is_the_one_the_package_was_built_with() -> None:
 
 
 @pytest.mark.parametrize("products", ["few", "many"])
-def test_either_kind_of_product_gives_a_token_the_same_bits_whoever_is_in_the_call(
-    path: str, products: Products
-) -> None:
-    KERNELS.set_products(products)
+def test_either_kind_of_product_gives_a_token_the_same_bits_whoever_is_in_the_call(path: str, products: str) -> None:
     experts = Experts.random(8, 256, 128, 2, seed=3)
     session, rng = experts.session(), np.random.default_rng(4)
     x = rng.standard_normal((70, 256), dtype=np.float32)
     logits = rng.standard_normal((70, 8), dtype=np.float32)
-    (together,) = session.run(["y"], {"x": x, "logits": logits})
+
+    def result(part: slice) -> NDArray[np.float32]:
+        decoded = 0 if products == "many" else part.stop - part.start
+        y: NDArray[np.float32] = run(session, decoded=decoded, x=x[part], logits=logits[part])
+        return y
+
+    together = result(slice(0, 70))
     limit = MATRIX_ERROR if products == "many" else DECODE_ERROR
     assert relative_error(together, experts.reference(x, logits)) < limit
     for first, count in ((0, 1), (5, 3), (20, 16), (33, 17), (69, 1)):
-        part = slice(first, first + count)
-        (alone,) = session.run(["y"], {"x": x[part], "logits": logits[part]})
-        np.testing.assert_array_equal(alone, together[part])
+        np.testing.assert_array_equal(result(slice(first, first + count)), together[first : first + count])
+
+
+@pytest.mark.parametrize("decoded", [1, 9, 20])
+@pytest.mark.parametrize("prompt", [1, 11, 40])
+def test_decoded_tokens_and_a_prompt_in_one_call_each_get_the_bits_they_get_alone(
+    path: str, decoded: int, prompt: int
+) -> None:
+    experts, inner = Experts.random(8, 256, 128, 2, seed=3), 256
+    rng = np.random.default_rng(decoded + prompt)
+    x = rng.standard_normal((decoded + prompt, inner), dtype=np.float32)
+    logits = rng.standard_normal((decoded + prompt, 8), dtype=np.float32)
+    weight = bf16_tensor((rng.standard_normal((300, inner)) * 0.1).astype(ml_dtypes.bfloat16))
+    sessions: list[tuple[onnxruntime.InferenceSession, dict[str, NDArray[np.float32]]]] = [
+        (experts.session(), {"x": x, "logits": logits}),
+        *(
+            (session_of(dense_node(["x", "decoded", "", "weight"], kind), {"x": inner}, {"weight": weight}), {"x": x})
+            for kind in ("int8", "bf16")
+        ),
+    ]
+    for session, inputs in sessions:
+        together = run(session, decoded=decoded, **inputs)
+        first = run(session, decoded=decoded, **{name: array[:decoded] for name, array in inputs.items()})
+        rest = run(session, decoded=0, **{name: array[decoded:] for name, array in inputs.items()})
+        np.testing.assert_array_equal(together, np.concatenate([first, rest]))
+        if path in ("amx", "avx512bf16"):
+            every = run(session, decoded=decoded + prompt, **inputs)
+            assert not np.array_equal(every[decoded:], rest), "the check cannot fail"
 
 
 def test_the_library_asks_for_no_newer_c_library_than_documented() -> None:
