@@ -110,56 +110,46 @@ void dense_layer(const Path& path, DenseKind kind, const std::vector<DensePart>&
       add_bias(sums + r * 32, bias ? bias + at : nullptr, n, out + (token + r) * columns + at);
   };
 
-  // 1. Activations in the form the products read: few tokens quantised one by one, many in bfloat16 and 32 at a time.
-  const size_t padded = (tokens.many() + 31) / 32 * 32;
-  std::unique_ptr<QuantisedRows> quantised;
-  if (kind == DenseKind::kInt8) quantised = std::make_unique<QuantisedRows>(tokens.few, inner);
+  // 1. Activations in the form the products read: of exact tokens one by one, of the others in bfloat16 and 32 at a time.
+  const Bf16Product matrix = kind == DenseKind::kBf16 ? path.bf16_matrix : nullptr;
+  const size_t exact = path.tile_product || matrix ? tokens.decoded : tokens.count, others = tokens.count - exact;
+  const size_t padded = (others + 31) / 32 * 32;
+  ExactBuffer whole(path, kind == DenseKind::kInt8 ? exact : 0, inner);
   Scratch<uint16_t> bf16(padded * inner);
+  const size_t wholes = kind == DenseKind::kInt8 ? exact : 0;
   const auto convert = [&](size_t unit) {
-    if (unit < tokens.few) {
-      if (quantised) quantised->quantise(path, unit, x + unit * inner, false);
-      return;
-    }
-    const size_t first = (unit - tokens.few) * 32;
+    if (unit < wholes) return whole.set(unit, x + unit * inner, false);
+    const size_t first = (unit - wholes) * 32;
     for (size_t t = first; t < first + 32; ++t) {
-      if (t < tokens.many()) path.to_bf16(x + (tokens.few + t) * inner, inner, bf16.data + t * inner);
+      if (t < others) path.to_bf16(x + (exact + t) * inner, inner, bf16.data + t * inner);
       else std::memset(bf16.data + t * inner, 0, inner * sizeof(uint16_t));
     }
   };
 
   // 2. The products of a pair of groups, or of a panel of pairs where the matrix unit has them unpacked together.
-  const auto multiply_few = [&](const Place& place, size_t pair) {
+  const auto multiply_exact = [&](const Place& place, size_t pair) {
+    if (!exact) return;
     const uint8_t* first = place.part->packed + 2 * pair * group_bytes;
-    alignas(64) float sums[kMaxRows * 32];
-    for (size_t t = 0; t < tokens.few; t += kMaxRows) {
-      const size_t count = std::min(kMaxRows, tokens.few - t);
-      if (kind == DenseKind::kInt8) {
-        QuantisedRow batch[kMaxRows];
-        for (size_t r = 0; r < count; ++r) batch[r] = quantised->row(t + r);
-        path.int8_product(first, first + group_bytes, blocks, batch, count, sums);
-      } else {
-        const float* batch[kMaxRows];
-        for (size_t r = 0; r < count; ++r) batch[r] = x + (t + r) * inner;
-        path.bf16_product(first, first + group_bytes, blocks, batch, count, sums);
-      }
-      store(place, pair, sums, t, count);
-    }
+    thread_local std::vector<float> sums;
+    sums.resize(std::max(sums.size(), exact * 32));
+    if (kind == DenseKind::kInt8) path.int8_product(first, first + group_bytes, blocks, whole.rows(0, exact), sums.data());
+    else path.bf16_product(first, first + group_bytes, blocks, {x, nullptr, nullptr, nullptr, exact}, sums.data());
+    store(place, pair, sums.data(), 0, exact);
   };
-  const MatrixProduct product = kind == DenseKind::kInt8 ? path.int8_matrix : path.bf16_matrix;
   const auto multiply_pair = [&](size_t unit) {
     const Place place = place_of(parts, unit, pairs_of);
-    multiply_few(place, place.unit);
-    if (!tokens.many()) return;
+    multiply_exact(place, place.unit);
+    if (!others) return;
     const uint8_t* first = place.part->packed + 2 * place.unit * group_bytes;
     thread_local std::vector<float> sums;
-    sums.resize(std::max(sums.size(), tokens.many() * 32));
-    product(first, first + group_bytes, blocks, bf16.data, tokens.many(), sums.data(), 32);
-    store(place, place.unit, sums.data(), tokens.few, tokens.many());
+    sums.resize(std::max(sums.size(), others * 32));
+    matrix(first, first + group_bytes, blocks, bf16.data, others, sums.data());
+    store(place, place.unit, sums.data(), exact, others);
   };
   const auto multiply_panel = [&](size_t unit) {
     const Place place = place_of(parts, unit, panels_of);
     const size_t first = place.unit * kPanelPairs, count = std::min(kPanelPairs, pairs_of(place.part->shape) - first);
-    for (size_t p = 0; p < count; ++p) multiply_few(place, first + p);
+    for (size_t p = 0; p < count; ++p) multiply_exact(place, first + p);
     thread_local std::unique_ptr<Aligned<uint16_t>> scratch;
     thread_local size_t scratch_blocks = 0;
     if (kind == DenseKind::kInt8 && scratch_blocks < blocks) {
@@ -174,17 +164,16 @@ void dense_layer(const Path& path, DenseKind kind, const std::vector<DensePart>&
       for (size_t g = 0; g < 2 * count; ++g)
         path.unpack_int8(place.part->packed + (2 * first + g) * group_bytes, blocks, scratch->data + g * blocks * 512);
     alignas(64) float sums[32 * 32];
-    for (size_t t = 0; t < tokens.many(); t += 32) {
-      const size_t n = std::min<size_t>(32, tokens.many() - t);
+    for (size_t t = 0; t < others; t += 32) {
+      const size_t n = std::min<size_t>(32, others - t);
       for (size_t p = 0; p < count; ++p) {
-        path.tile_product(tiles(2 * p), tiles(2 * p + 1), blocks, bf16.data + t * inner, path.padded(n), sums, 32);
-        store(place, first + p, sums, tokens.few + t, n);
+        path.tile_product(tiles(2 * p), tiles(2 * p + 1), blocks, bf16.data + t * inner, path.padded(n), sums);
+        store(place, first + p, sums, exact + t, n);
       }
     }
   };
-  const bool by_panel = tokens.many() && !product;
-  run({{tokens.few + padded / 32, convert}, by_panel ? Phase{units_in(parts, panels_of), multiply_panel}
-                                                     : Phase{units_in(parts, pairs_of), multiply_pair}});
+  run({{wholes + padded / 32, convert}, others && !matrix ? Phase{units_in(parts, panels_of), multiply_panel}
+                                                          : Phase{units_in(parts, pairs_of), multiply_pair}});
 }
 
 }  // namespace gpt_oss

@@ -37,23 +37,13 @@ inline void swiglu(const SwiGlu& form, const float* gates, const float* ups, flo
   }
 }
 
-inline void quantise(const float* x, size_t blocks, int8_t* values, float* scale, int32_t* sums) {
-  constexpr float kLargest = 127 * 128;
-  for (size_t b = 0; b < blocks; ++b, x += kBlock, values += 2 * kBlock) {
-    float largest = 0.0f;
-    for (size_t i = 0; i < kBlock; ++i) largest = std::max(largest, std::fabs(x[i]));
-    const float inverse = largest > 0.0f ? kLargest / largest : 0.0f;
-    int32_t sum = 0;
-    for (size_t i = 0; i < kBlock; ++i) {
-      const int32_t q = static_cast<int32_t>(x[i] * inverse + (x[i] < 0.0f ? -0.5f : 0.5f));
-      const int32_t high = (q + 64) >> 7;
-      values[i] = static_cast<int8_t>(high);
-      values[kBlock + i] = static_cast<int8_t>(q - 128 * high);
-      sum += q;
-    }
-    scale[b] = largest / kLargest;
-    sums[b] = sum;
-  }
+// Numbers up to `largest` as whole ones up to `most`: a factor that makes them such, and what makes up for it.
+struct WholeScale {
+  float factor, scale;
+};
+inline WholeScale whole_scale(float largest, float most) {
+  constexpr float kNothing = 1e-15f;  // taken for zero: totals divided by such a scale might not be numbers
+  return largest > kNothing ? WholeScale{most / largest, largest / most} : WholeScale{0.0f, 1.0f};
 }
 
 inline void to_bf16(const float* x, size_t count, uint16_t* out) {

@@ -47,16 +47,16 @@ struct Assignment {
 struct Work {
   size_t expert;
   std::vector<Assignment> assignments;  // by token
-  size_t few;     // so many of them take the products of few tokens; they come first
-  size_t padded;  // rows reserved for the others in bfloat16
-  size_t row, few_row, many_row;  // of activations and results, of the quantised rows, of the bfloat16 ones
-  size_t many() const { return assignments.size() - few; }
+  size_t exact;   // so many of them take exact products; they come first
+  size_t padded;  // rows reserved for the others, which the matrix unit takes
+  size_t row, exact_row, tile_row;  // of activations and results, of exact rows, of those for the matrix unit
+  size_t tiled() const { return assignments.size() - exact; }
 };
 
-std::vector<Work> route(const Path& path, const float* logits, const Tokens& tokens, size_t experts, size_t top_k) {
+std::vector<Work> route(const Path& path, const float* logits, size_t tokens, size_t exact, size_t experts, size_t top_k) {
   std::vector<std::vector<Assignment>> per_expert(experts);
   std::vector<size_t> order(experts);
-  for (size_t t = 0; t < tokens.count; ++t) {
+  for (size_t t = 0; t < tokens; ++t) {
     const float* row = logits + t * experts;
     std::iota(order.begin(), order.end(), size_t{0});
     std::partial_sort(order.begin(), order.begin() + static_cast<long>(top_k), order.end(),
@@ -67,15 +67,15 @@ std::vector<Work> route(const Path& path, const float* logits, const Tokens& tok
       per_expert[order[i]].push_back({t, std::exp(row[order[i]] - row[order[0]]) / total});
   }
   std::vector<Work> work;
-  size_t row = 0, few_row = 0, many_row = 0;
+  size_t row = 0, exact_row = 0, tile_row = 0;
   for (size_t e = 0; e < experts; ++e) {
     std::vector<Assignment>& all = per_expert[e];
     if (all.empty()) continue;
-    const auto is_few = [&](const Assignment& a) { return a.token < tokens.few; };
-    const size_t count = all.size(), few = static_cast<size_t>(std::count_if(all.begin(), all.end(), is_few));
+    const auto is_exact = [&](const Assignment& a) { return a.token < exact; };
+    const size_t count = all.size(), few = static_cast<size_t>(std::count_if(all.begin(), all.end(), is_exact));
     const size_t padded = path.padded(count - few);
-    work.push_back({e, std::move(all), few, padded, row, few_row, many_row});
-    row += count, few_row += few, many_row += padded;
+    work.push_back({e, std::move(all), few, padded, row, exact_row, tile_row});
+    row += count, exact_row += few, tile_row += padded;
   }
   return work;
 }
@@ -101,55 +101,46 @@ void expert_layer(const Path& path, const ExpertWeights& weights, const SwiGlu& 
   const ExpertShape& shape = weights.shape;
   const size_t hidden = shape.hidden, inner = shape.inner;
   const size_t hidden_blocks = hidden / kBlock, inner_blocks = inner / kBlock;
-  const std::vector<Work> work = route(path, router_logits, tokens, shape.experts, top_k);
+  const size_t exact_tokens = path.tile_product ? tokens.decoded : tokens.count;
+  const std::vector<Work> work = route(path, router_logits, tokens.count, exact_tokens, shape.experts, top_k);
   const Work& end = work.back();
-  const size_t rows = end.row + end.assignments.size(), few_rows = end.few_row + end.few;
-  const size_t many_rows = end.many_row + end.padded;
+  const size_t rows = end.row + end.assignments.size(), exact_rows = end.exact_row + end.exact;
+  const size_t tile_rows = end.tile_row + end.padded;
   const uint8_t* gate_up = weights.packed;
   const uint8_t* down = weights.packed + shape.experts * shape.gate_up_bytes();
 
   // 1. Activations in the form the products read.
-  QuantisedRows x_few(tokens.few, hidden), inner_few(few_rows, inner);
-  Scratch<uint16_t> x_many(many_rows * hidden), inner_many(many_rows * inner);
+  ExactBuffer x_exact(path, exact_rows, hidden), inner_exact(path, exact_rows, inner);
+  Scratch<uint16_t> x_tiles(tile_rows * hidden), inner_tiles(tile_rows * inner);
   Scratch<float> activation(rows * inner);
-  const auto clear_padding = [](const Work& w, size_t width, uint16_t* buffer) {
-    std::memset(buffer + (w.many_row + w.many()) * width, 0, (w.padded - w.many()) * width * sizeof(uint16_t));
+  const auto convert = [&](const Work& w, size_t width, ExactBuffer* exact, uint16_t* tiles, const auto& row_of) {
+    for (size_t i = 0; i < w.exact; ++i) exact->set(w.exact_row + i, row_of(i), true);
+    tiles += w.tile_row * width;
+    for (size_t i = w.exact; i < w.assignments.size(); ++i, tiles += width) path.to_bf16(row_of(i), width, tiles);
+    std::memset(tiles, 0, (w.padded - w.tiled()) * width * sizeof(uint16_t));
   };
-  const auto convert = [&](size_t unit) {
-    if (unit < tokens.few) return x_few.quantise(path, unit, x + unit * hidden, true);
-    const Work& w = work[unit - tokens.few];
-    for (size_t i = 0; i < w.many(); ++i)
-      path.to_bf16(x + w.assignments[w.few + i].token * hidden, hidden, x_many.data + (w.many_row + i) * hidden);
-    clear_padding(w, hidden, x_many.data);
+  const auto convert_x = [&](size_t unit) {
+    const Work& w = work[unit];
+    convert(w, hidden, &x_exact, x_tiles.data, [&](size_t i) { return x + w.assignments[i].token * hidden; });
   };
 
-  // Calls take(assignment, products of 32 weight rows) for every row of one expert's work. The weights come from memory for
-  // the first product and from the cache for the others.
-  const auto products = [&](const Work& w, const uint8_t* first, size_t blocks, const auto& few_row, const uint16_t* many,
-                            const auto& take) {
+  // Calls take(assignment, products of 32 weight rows) for every row of one expert's work.
+  const auto products = [&](const Work& w, const uint8_t* first, size_t blocks, const ExactBuffer& exact,
+                            const uint16_t* tile_rows_of_all, const auto& take) {
     const uint8_t* second = first + kMxfp4.bytes(blocks);
     thread_local std::vector<float> results;
-    results.resize(std::max(results.size(), std::max(kMaxRows, w.padded) * 32));
-    for (size_t i = 0; i < w.few; i += kMaxRows) {
-      QuantisedRow batch[kMaxRows];
-      const size_t n = std::min(kMaxRows, w.few - i);
-      for (size_t r = 0; r < n; ++r) batch[r] = few_row(i + r);
-      path.mxfp4_product(first, second, blocks, batch, n, results.data());
-      for (size_t r = 0; r < n; ++r) take(i + r, results.data() + r * 32);
-    }
-    if (!w.many()) return;
-    many += w.many_row * blocks * kBlock;
-    if (path.mxfp4_matrix != nullptr) {
-      path.mxfp4_matrix(first, second, blocks, many, w.many(), results.data(), 32);
-    } else {
+    results.resize(std::max(results.size(), (w.exact + w.padded) * 32));
+    if (w.exact) path.mxfp4_product(first, second, blocks, exact.rows(w.exact_row, w.exact), results.data());
+    if (w.tiled()) {
       thread_local std::unique_ptr<Aligned<uint16_t>> tiles;
       thread_local size_t tile_blocks = 0;
       if (tile_blocks < blocks) tiles = std::make_unique<Aligned<uint16_t>>(blocks * 1024), tile_blocks = blocks;
       path.unpack_mxfp4(first, blocks, tiles->data);
       path.unpack_mxfp4(second, blocks, tiles->data + blocks * 512);
-      path.tile_product(tiles->data, tiles->data + blocks * 512, blocks, many, w.padded, results.data(), 32);
+      path.tile_product(tiles->data, tiles->data + blocks * 512, blocks, tile_rows_of_all + w.tile_row * blocks * kBlock,
+                        w.padded, results.data() + w.exact * 32);
     }
-    for (size_t i = 0; i < w.many(); ++i) take(w.few + i, results.data() + i * 32);
+    for (size_t i = 0; i < w.assignments.size(); ++i) take(i, results.data() + i * 32);
   };
 
   // 2. Gate and up: 16 activations of every row of one expert at a time.
@@ -159,8 +150,7 @@ void expert_layer(const Path& path, const ExpertWeights& weights, const SwiGlu& 
     const size_t p = unit % inner_groups;
     const uint8_t* first = gate_up + w.expert * shape.gate_up_bytes() + 2 * p * kMxfp4.bytes(hidden_blocks);
     const float* bias = weights.gate_up_bias + w.expert * 2 * inner + 2 * kGroupRows * p;
-    const auto few_row = [&](size_t i) { return x_few.row(w.assignments[i].token); };
-    products(w, first, hidden_blocks, few_row, x_many.data, [&](size_t i, const float* sums) {
+    products(w, first, hidden_blocks, x_exact, x_tiles.data, [&](size_t i, const float* sums) {
       float gates[kGroupRows], ups[kGroupRows];
       for (size_t r = 0; r < kGroupRows; ++r) {
         gates[r] = sums[r] + bias[2 * r];
@@ -173,12 +163,7 @@ void expert_layer(const Path& path, const ExpertWeights& weights, const SwiGlu& 
   // 3. Activations of the inner layer.
   const auto narrow = [&](size_t unit) {
     const Work& w = work[unit];
-    for (size_t i = 0; i < w.assignments.size(); ++i) {
-      const float* row = activation.data + (w.row + i) * inner;
-      if (i < w.few) inner_few.quantise(path, w.few_row + i, row, true);
-      else path.to_bf16(row, inner, inner_many.data + (w.many_row + i - w.few) * inner);
-    }
-    clear_padding(w, inner, inner_many.data);
+    convert(w, inner, &inner_exact, inner_tiles.data, [&](size_t i) { return activation.data + (w.row + i) * inner; });
   };
 
   // 4. Down: 32 outputs of every row of one expert at a time, then the weighted sum of each token's rows in the order of
@@ -190,8 +175,7 @@ void expert_layer(const Path& path, const ExpertWeights& weights, const SwiGlu& 
     const size_t p = unit % hidden_pairs;
     const uint8_t* first = down + w.expert * shape.down_bytes() + 2 * p * kMxfp4.bytes(inner_blocks);
     const float* bias = weights.down_bias + w.expert * hidden + 32 * p;
-    const auto few_row = [&](size_t i) { return inner_few.row(w.few_row + i); };
-    products(w, first, inner_blocks, few_row, inner_many.data, [&](size_t i, const float* sums) {
+    products(w, first, inner_blocks, inner_exact, inner_tiles.data, [&](size_t i, const float* sums) {
       float* to = results.data + (w.row + i) * hidden + 32 * p;
       for (size_t r = 0; r < 32; ++r) to[r] = w.assignments[i].weight * (sums[r] + bias[r]);
     });
@@ -207,7 +191,7 @@ void expert_layer(const Path& path, const ExpertWeights& weights, const SwiGlu& 
   };
 
   // One expert's units follow each other: weights stream, and of a prompt its activations stay in the cache.
-  run({{tokens.few + (tokens.many() ? work.size() : 0), convert},
+  run({{work.size(), convert_x},
        {inner_groups * work.size(), gate_and_up},
        {work.size(), narrow},
        {hidden_pairs * work.size(), down_product},

@@ -155,7 +155,7 @@ Tokens tokens_of(OrtKernelContext* context, size_t count) {
   const OrtValue* decoded = nullptr;
   check(api.input(context, 1, &decoded));
   expect(decoded, {}, "decoded_tokens");
-  return {*chosen_path, count, static_cast<size_t>(std::max<int64_t>(0, *data_of<int64_t>(decoded)))};
+  return {count, static_cast<size_t>(std::clamp<int64_t>(*data_of<int64_t>(decoded), 0, static_cast<int64_t>(count)))};
 }
 
 // Phases on the session's threads.

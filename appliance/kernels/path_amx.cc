@@ -1,4 +1,4 @@
-// AMX: bf16 tiles for many tokens (MXFP4 to bf16 is exact), the VNNI product for few.
+// AMX: bf16 tiles for the tokens of prompts (MXFP4 to bf16 is exact), the VNNI products for decoded ones.
 #include "attention_core.h"
 #include "bf16_tiles.h"
 #include "elementwise.h"
@@ -40,9 +40,9 @@ void configure_tiles() {
 }
 
 void tile_product(const uint16_t* first, const uint16_t* second, size_t blocks, const uint16_t* rows, size_t padded,
-                  float* out, size_t stride) {
+                  float* out) {
   configure_tiles();
-  const size_t inner = blocks * kBlock, row_bytes = inner * sizeof(uint16_t), out_bytes = stride * sizeof(float);
+  const size_t inner = blocks * kBlock, row_bytes = inner * sizeof(uint16_t), out_bytes = 32 * sizeof(float);
   size_t t = 0;
   for (; t + 32 <= padded; t += 32) {
     const uint16_t* low = rows + t * inner;
@@ -61,10 +61,10 @@ void tile_product(const uint16_t* first, const uint16_t* second, size_t blocks, 
       _tile_dpbf16ps(2, 5, 6);
       _tile_dpbf16ps(3, 5, 7);
     }
-    _tile_stored(0, out + t * stride, out_bytes);
-    _tile_stored(1, out + t * stride + 16, out_bytes);
-    _tile_stored(2, out + (t + 16) * stride, out_bytes);
-    _tile_stored(3, out + (t + 16) * stride + 16, out_bytes);
+    _tile_stored(0, out + t * 32, out_bytes);
+    _tile_stored(1, out + t * 32 + 16, out_bytes);
+    _tile_stored(2, out + (t + 16) * 32, out_bytes);
+    _tile_stored(3, out + (t + 16) * 32 + 16, out_bytes);
   }
   if (t < padded) {
     const uint16_t* low = rows + t * inner;
@@ -77,8 +77,8 @@ void tile_product(const uint16_t* first, const uint16_t* second, size_t blocks, 
       _tile_dpbf16ps(0, 4, 6);
       _tile_dpbf16ps(1, 4, 7);
     }
-    _tile_stored(0, out + t * stride, out_bytes);
-    _tile_stored(1, out + t * stride + 16, out_bytes);
+    _tile_stored(0, out + t * 32, out_bytes);
+    _tile_stored(1, out + t * 32 + 16, out_bytes);
   }
   _tile_release();
 }
@@ -93,11 +93,9 @@ const Path& amx_path() {
                          to_bf16,
                          attend,
                          summarise,
-                         vnni_mxfp4_product,
-                         vnni_int8_product,
-                         vnni_bf16_product,
-                         nullptr,
-                         nullptr,
+                         mxfp4_product,
+                         int8_product,
+                         bf16_product,
                          nullptr,
                          unpack_mxfp4,
                          unpack_int8,

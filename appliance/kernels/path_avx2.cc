@@ -6,6 +6,7 @@
 #include "paths.h"
 
 #include <immintrin.h>
+#include <type_traits>
 
 namespace gpt_oss {
 namespace {
@@ -17,27 +18,60 @@ inline __m256 scales_of(const uint8_t* e8m0) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(e, 23));
 }
 
+// Position of each of 8 neighbouring activations in the order the MXFP4 products read them.
+constexpr size_t kInterleave[8] = {0, 2, 4, 6, 1, 3, 5, 7};
+
+// Whole numbers of 15 bits: for 8-bit weights in the order of x, for MXFP4 a block's upper and lower bytes, 128 * high + low,
+// each interleaved.
+void quantise(const float* x, size_t blocks, bool mxfp4, int16_t* values, float* scale, int32_t* sums) {
+  for (size_t b = 0; b < blocks; ++b, x += kBlock, values += kBlock) {
+    float largest = 0.0f;
+    for (size_t i = 0; i < kBlock; ++i) largest = std::max(largest, std::fabs(x[i]));
+    const WholeScale block = whole_scale(largest, 127 * 128);
+    int8_t halves[2][kBlock];
+    int32_t sum = 0;
+    for (size_t i = 0; i < kBlock; ++i) {
+      const int32_t q = static_cast<int32_t>(x[i] * block.factor + (x[i] < 0.0f ? -0.5f : 0.5f)), high = (q + 64) >> 7;
+      const size_t at = i / 8 * 8 + kInterleave[i % 8];
+      halves[0][at] = static_cast<int8_t>(high);
+      halves[1][at] = static_cast<int8_t>(q - 128 * high);
+      values[i] = static_cast<int16_t>(q);
+      sum += q;
+    }
+    if (mxfp4) std::memcpy(values, halves, sizeof halves);
+    scale[b] = mxfp4 ? 0.5f * block.scale : block.scale;  // these products multiply with twice each weight
+    sums[b] = sum;
+  }
+}
+
+// The rows from `row` on.
+ExactRows rest_of(const ExactRows& rows, size_t row, size_t blocks) {
+  return {rows.x + row * blocks * kBlock, rows.values + row * blocks * kBlock, rows.scale + row * blocks,
+          rows.sum + row * blocks, rows.count - row};
+}
+
 template <int kCount>
-void mxfp4_group_product(const uint8_t* group, size_t blocks, const QuantisedRow* rows, float* out) {
+void mxfp4_group_product(const uint8_t* group, size_t blocks, const ExactRows& rows, float* out) {
+  const size_t inner = blocks * kBlock;
   const __m256i table = _mm256_broadcastsi128_si256(
       _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
   const __m256i nibble = _mm256_set1_epi8(15);
   const __m256i ones = _mm256_set1_epi16(1), high_weight = _mm256_set1_epi16(128);
   __m256 total[kCount][2];
-  for (int t = 0; t < kCount; ++t) total[t][0] = total[t][1] = _mm256_setzero_ps();
+  for (size_t t = 0; t < kCount; ++t) total[t][0] = total[t][1] = _mm256_setzero_ps();
   const uint8_t* block = group + kMxfp4.codes_at(blocks);
   for (size_t b = 0; b < blocks; ++b, group += kMxfp4.scale_bytes, block += kMxfp4.code_bytes) {
     for (int half = 0; half < 2; ++half) {
       __m256i sum[kCount];
-      for (int t = 0; t < kCount; ++t) sum[t] = _mm256_set1_epi32(-kCodeOffset * rows[t].sum[b]);
+      for (size_t t = 0; t < kCount; ++t) sum[t] = _mm256_set1_epi32(-kCodeOffset * rows.sum[t * blocks + b]);
       for (int j = 0; j < 4; ++j) {
         const __m256i codes =
             _mm256_loadu_si256(reinterpret_cast<const __m256i*>(block + j * 64 + half * 32));
         const __m256i weights[2] = {
             _mm256_shuffle_epi8(table, _mm256_and_si256(codes, nibble)),
             _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(codes, 4), nibble))};
-        for (int t = 0; t < kCount; ++t) {
-          const int32_t* x = reinterpret_cast<const int32_t*>(rows[t].values) + b * 16 + 2 * j;
+        for (size_t t = 0; t < kCount; ++t) {
+          const int32_t* x = reinterpret_cast<const int32_t*>(rows.values + t * inner) + b * 16 + 2 * j;
           for (int i = 0; i < 2; ++i) {
             const __m256i high = _mm256_maddubs_epi16(weights[i], _mm256_set1_epi32(x[i]));
             const __m256i low = _mm256_maddubs_epi16(weights[i], _mm256_set1_epi32(x[8 + i]));
@@ -47,20 +81,20 @@ void mxfp4_group_product(const uint8_t* group, size_t blocks, const QuantisedRow
         }
       }
       const __m256 weight_scale = scales_of(group + half * 8);
-      for (int t = 0; t < kCount; ++t) {
-        const __m256 scale = _mm256_mul_ps(weight_scale, _mm256_set1_ps(0.5f * rows[t].scale[b]));
+      for (size_t t = 0; t < kCount; ++t) {
+        const __m256 scale = _mm256_mul_ps(weight_scale, _mm256_set1_ps(rows.scale[t * blocks + b]));
         total[t][half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[t]), scale, total[t][half]);
       }
     }
   }
-  for (int t = 0; t < kCount; ++t) {
+  for (size_t t = 0; t < kCount; ++t) {
     _mm256_storeu_ps(out + t * 32, total[t][0]);
     _mm256_storeu_ps(out + t * 32 + 8, total[t][1]);
   }
 }
 
 // u8 x s8 pairs of 8-bit weights could exceed 16 bits, so both sides are widened first.
-void int8_group_product(const uint8_t* group, size_t blocks, const QuantisedRow& row, float* out) {
+void int8_group_product(const uint8_t* group, size_t blocks, const ExactRows& row, float* out) {
   __m256 total[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
   const uint8_t* block = group + kInt8.codes_at(blocks);
   for (size_t b = 0; b < blocks; ++b, group += kInt8.scale_bytes, block += kInt8.code_bytes) {
@@ -69,10 +103,9 @@ void int8_group_product(const uint8_t* group, size_t blocks, const QuantisedRow&
       __m256i low = _mm256_setzero_si256(), high = _mm256_setzero_si256();
       for (int j = 0; j < 8; ++j) {
         const __m128i* bytes = reinterpret_cast<const __m128i*>(block + j * 64 + half * 32);
-        // 15 bits: 128 * high + low
-        const int32_t* parts = reinterpret_cast<const int32_t*>(row.values) + b * 16 + j;
-        const __m256i x = _mm256_add_epi16(_mm256_slli_epi16(_mm256_cvtepi8_epi16(_mm_set1_epi32(parts[0])), 7),
-                                           _mm256_cvtepi8_epi16(_mm_set1_epi32(parts[8])));
+        int64_t four;
+        std::memcpy(&four, row.values + b * kBlock + 4 * j, sizeof four);
+        const __m256i x = _mm256_set1_epi64x(four);
         low = _mm256_add_epi32(low, _mm256_madd_epi16(_mm256_cvtepu8_epi16(_mm_loadu_si128(bytes)), x));
         high = _mm256_add_epi32(high, _mm256_madd_epi16(_mm256_cvtepu8_epi16(_mm_loadu_si128(bytes + 1)), x));
       }
@@ -90,58 +123,57 @@ void int8_group_product(const uint8_t* group, size_t blocks, const QuantisedRow&
   _mm256_storeu_ps(out + 8, total[1]);
 }
 
-void int8_product(const uint8_t* first, const uint8_t* second, size_t blocks, const QuantisedRow* rows, size_t count,
-                  float* out) {
-  for (size_t t = 0; t < count; ++t) {
-    int8_group_product(first, blocks, rows[t], out + t * 32);
-    int8_group_product(second, blocks, rows[t], out + t * 32 + 16);
+void int8_product(const uint8_t* first, const uint8_t* second, size_t blocks, const ExactRows& rows, float* out) {
+  for (size_t t = 0; t < rows.count; ++t) {
+    const ExactRows row = rest_of(rows, t, blocks);
+    int8_group_product(first, blocks, row, out + t * 32);
+    int8_group_product(second, blocks, row, out + t * 32 + 16);
   }
 }
 
 template <int kCount>
-void bf16_group_product(const uint8_t* group, size_t blocks, const float* const* rows, float* out) {
+void bf16_group_product(const uint8_t* group, size_t blocks, const float* x, float* out) {
+  const size_t inner = blocks * kBlock;
   const __m256i odd = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
   __m256 total[kCount][2];
-  for (int t = 0; t < kCount; ++t) total[t][0] = total[t][1] = _mm256_setzero_ps();
-  for (size_t k = 0; k < blocks * kBlock; k += 2, group += 64) {
+  for (size_t t = 0; t < kCount; ++t) total[t][0] = total[t][1] = _mm256_setzero_ps();
+  for (size_t k = 0; k < inner; k += 2, group += 64) {
     for (int half = 0; half < 2; ++half) {
       const __m256i pair = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(group + half * 32));
       const __m256 first = _mm256_castsi256_ps(_mm256_slli_epi32(pair, 16));
       const __m256 second = _mm256_castsi256_ps(_mm256_and_si256(pair, odd));
-      for (int t = 0; t < kCount; ++t) {
-        total[t][half] = _mm256_fmadd_ps(first, _mm256_broadcast_ss(rows[t] + k), total[t][half]);
-        total[t][half] = _mm256_fmadd_ps(second, _mm256_broadcast_ss(rows[t] + k + 1), total[t][half]);
+      for (size_t t = 0; t < kCount; ++t) {
+        total[t][half] = _mm256_fmadd_ps(first, _mm256_broadcast_ss(x + t * inner + k), total[t][half]);
+        total[t][half] = _mm256_fmadd_ps(second, _mm256_broadcast_ss(x + t * inner + k + 1), total[t][half]);
       }
     }
   }
-  for (int t = 0; t < kCount; ++t) {
+  for (size_t t = 0; t < kCount; ++t) {
     _mm256_storeu_ps(out + t * 32, total[t][0]);
     _mm256_storeu_ps(out + t * 32 + 8, total[t][1]);
   }
 }
 
-void bf16_product(const uint8_t* first, const uint8_t* second, size_t blocks, const float* const* rows, size_t count,
-                  float* out) {
-  for (; count >= 4; rows += 4, out += 4 * 32, count -= 4) {
-    bf16_group_product<4>(first, blocks, rows, out);
-    bf16_group_product<4>(second, blocks, rows, out + 16);
-  }
-  for (; count >= 1; ++rows, out += 32, --count) {
-    bf16_group_product<1>(first, blocks, rows, out);
-    bf16_group_product<1>(second, blocks, rows, out + 16);
-  }
+// Calls product<n>(row) for n rows from each on, as many together as registers allow.
+template <typename Product>
+void in_fours(size_t count, const Product& product) {
+  size_t row = 0;
+  for (; row + 4 <= count; row += 4) product(std::integral_constant<int, 4>{}, row);
+  for (; row < count; ++row) product(std::integral_constant<int, 1>{}, row);
 }
 
-void mxfp4_product(const uint8_t* first, const uint8_t* second, size_t blocks, const QuantisedRow* rows, size_t count,
-                   float* out) {
-  for (; count >= 4; rows += 4, out += 4 * 32, count -= 4) {
-    mxfp4_group_product<4>(first, blocks, rows, out);
-    mxfp4_group_product<4>(second, blocks, rows, out + 16);
-  }
-  for (; count >= 1; ++rows, out += 32, --count) {
-    mxfp4_group_product<1>(first, blocks, rows, out);
-    mxfp4_group_product<1>(second, blocks, rows, out + 16);
-  }
+void bf16_product(const uint8_t* first, const uint8_t* second, size_t blocks, const ExactRows& rows, float* out) {
+  in_fours(rows.count, [&](auto n, size_t row) {
+    bf16_group_product<n>(first, blocks, rows.x + row * blocks * kBlock, out + row * 32);
+    bf16_group_product<n>(second, blocks, rows.x + row * blocks * kBlock, out + row * 32 + 16);
+  });
+}
+
+void mxfp4_product(const uint8_t* first, const uint8_t* second, size_t blocks, const ExactRows& rows, float* out) {
+  in_fours(rows.count, [&](auto n, size_t row) {
+    mxfp4_group_product<n>(first, blocks, rest_of(rows, row, blocks), out + row * 32);
+    mxfp4_group_product<n>(second, blocks, rest_of(rows, row, blocks), out + row * 32 + 16);
+  });
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// AVX-512 VNNI: one 512-bit lane a row, four products a lane and instruction.
+// AVX-512 VNNI: a 32-bit lane of a vector for each weight row, two products of 16 bits a lane and instruction.
 #include "attention_core.h"
 #include "elementwise.h"
 #include "logits_core.h"
@@ -22,9 +22,9 @@ const Path& vnni_path() {
                          to_bf16,
                          attend,
                          summarise,
-                         vnni_mxfp4_product,
-                         vnni_int8_product,
-                         vnni_bf16_product};
+                         mxfp4_product,
+                         int8_product,
+                         bf16_product};
   return path;
 }
 

@@ -31,12 +31,17 @@ void mxfp4_group_product(const uint8_t* group, size_t blocks, const float* x, fl
   }
 }
 
-void mxfp4_product(const uint8_t* first, const uint8_t* second, size_t blocks, const QuantisedRow* rows, size_t count,
-                   float* out) {
-  for (size_t t = 0; t < count; ++t) {
-    mxfp4_group_product(first, blocks, rows[t].x, out + t * 32);
-    mxfp4_group_product(second, blocks, rows[t].x, out + t * 32 + 16);
+template <typename GroupProduct>
+void both_groups(const GroupProduct& product, const uint8_t* first, const uint8_t* second, size_t blocks,
+                 const ExactRows& rows, float* out) {
+  for (size_t t = 0; t < rows.count; ++t) {
+    product(first, blocks, rows.x + t * blocks * kBlock, out + t * 32);
+    product(second, blocks, rows.x + t * blocks * kBlock, out + t * 32 + 16);
   }
+}
+
+void mxfp4_product(const uint8_t* first, const uint8_t* second, size_t blocks, const ExactRows& rows, float* out) {
+  both_groups(mxfp4_group_product, first, second, blocks, rows, out);
 }
 
 float bf16_to_float(uint16_t bits) {
@@ -60,12 +65,8 @@ void int8_group_product(const uint8_t* group, size_t blocks, const float* x, flo
   }
 }
 
-void int8_product(const uint8_t* first, const uint8_t* second, size_t blocks, const QuantisedRow* rows, size_t count,
-                  float* out) {
-  for (size_t t = 0; t < count; ++t) {
-    int8_group_product(first, blocks, rows[t].x, out + t * 32);
-    int8_group_product(second, blocks, rows[t].x, out + t * 32 + 16);
-  }
+void int8_product(const uint8_t* first, const uint8_t* second, size_t blocks, const ExactRows& rows, float* out) {
+  both_groups(int8_group_product, first, second, blocks, rows, out);
 }
 
 void bf16_group_product(const uint8_t* group, size_t blocks, const float* row, float* out) {
@@ -76,12 +77,8 @@ void bf16_group_product(const uint8_t* group, size_t blocks, const float* row, f
       out[r] += bf16_to_float(weights[2 * r]) * row[k] + bf16_to_float(weights[2 * r + 1]) * row[k + 1];
 }
 
-void bf16_product(const uint8_t* first, const uint8_t* second, size_t blocks, const float* const* rows, size_t count,
-                  float* out) {
-  for (size_t t = 0; t < count; ++t) {
-    bf16_group_product(first, blocks, rows[t], out + t * 32);
-    bf16_group_product(second, blocks, rows[t], out + t * 32 + 16);
-  }
+void bf16_product(const uint8_t* first, const uint8_t* second, size_t blocks, const ExactRows& rows, float* out) {
+  both_groups(bf16_group_product, first, second, blocks, rows, out);
 }
 
 bool supported() { return true; }

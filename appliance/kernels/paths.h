@@ -4,7 +4,7 @@
 //
 // MXFP4: a block has 16 E8M0 scales, one a row, and four chunks of codes. Word r of chunk j holds the codes of row r at k = 8j + 0, 2, 4, 6, 1, 3, 5, 7, lowest nibble
 // first: shifting its halves right by 4p leaves the pair 8j + 2p, 8j + 2p + 1 in them, as a matrix tile wants it, and its
-// low and high nibbles are the bytes of two 4-wide dot products with activations in the order `kInterleave`.
+// low and high nibbles are the bytes of two 4-wide dot products with activations in the order 0, 2, 4, 6, 1, 3, 5, 7.
 // This is a permutation of the checkpoint's bytes: nothing is rounded.
 #pragma once
 
@@ -28,9 +28,6 @@ struct GroupLayout {
 };
 constexpr GroupLayout kMxfp4{16, 256};
 
-// Position of each of 8 neighbouring activations in the order the MXFP4 products read them.
-constexpr size_t kInterleave[8] = {0, 2, 4, 6, 1, 3, 5, 7};
-
 // Twice the E2M1 value of each code, plus 12 so that it is unsigned; `kCodeOffset` undoes the 12.
 constexpr int kCodeOffset = 12;
 
@@ -42,12 +39,14 @@ constexpr int kInt8Offset = 128;
 // bfloat16 weights: no scales; element 32*p + 2*r + i of a block is row r at k = 2p + i, which is an AMX tile.
 constexpr GroupLayout kBf16{0, 1024};
 
-// One token's activations: as they are, and in blocks of 32 with 15 bits each: x[k] ~ (128 * high + low) * scale[k / 32].
-struct QuantisedRow {
-  const float* x;        // (inner,)
-  const int8_t* values;  // (inner / 32, 2, 32): the high parts of a block, then the low parts
-  const float* scale;    // (inner / 32,)
-  const int32_t* sum;    // (inner / 32,), of 128 * high + low over the block: undoes the weights' offset
+// Activations of neighbouring tokens: as they are, and as whole numbers of 15 bits in blocks of 32, x[k] ~ values[k] *
+// scale[k / 32], laid out as the path that made them reads them.
+struct ExactRows {
+  const float* x;         // (count, inner)
+  const int16_t* values;  // (count, inner)
+  const float* scale;     // (count, inner / 32)
+  const int32_t* sum;     // (count, inner / 32), of the values of a block: undoes the weights' offset
+  size_t count;
 };
 
 // The gated activation of gpt-oss.
@@ -75,46 +74,39 @@ struct Attend {
   float* out;          // (queries, head_dim)
 };
 
-using MatrixProduct = void (*)(const uint8_t* first, const uint8_t* second, size_t blocks, const uint16_t* rows,
-                               size_t count, float* out, size_t stride);
+// Products take two neighbouring groups, 32 weight rows, and any number of tokens: out[t * 32 + r] = sum_k weight[r, k] *
+// x[t, k]. A token gets the same bits whoever else is in the call.
+using ExactProduct = void (*)(const uint8_t* first, const uint8_t* second, size_t blocks, const ExactRows& rows, float* out);
+using Bf16Product = void (*)(const uint8_t* first, const uint8_t* second, size_t blocks, const uint16_t* rows, size_t count,
+                             float* out);
 
-// Products take two neighbouring groups (32 rows) and `count` tokens, at most kMaxRows:
-// out[t * 32 + r] = sum_k weight[r, k] * x[t, k].
 struct Path {
   const char* name;
   bool (*supported)();
 
   // 16 outputs; gates and ups hold their biases already.
   void (*swiglu)(const SwiGlu& form, const float* gates, const float* ups, float* out);
-  // Fills what a QuantisedRow points to; null on a path that reads x itself.
-  void (*quantise)(const float* x, size_t blocks, int8_t* values, float* scale, int32_t* sum);
+  // Fills a row of ExactRows, for MXFP4 or 8-bit weights; null on a path that reads x itself.
+  void (*quantise)(const float* x, size_t blocks, bool mxfp4, int16_t* values, float* scale, int32_t* sum);
   void (*to_bf16)(const float* x, size_t count, uint16_t* out);  // round to nearest even
   void (*attend)(const Attend& attend);
   // maxima: the largest of each kLogitBlock logits; largest: of all `count`; sum: of exp(x - largest).
   void (*summarise)(const float* x, size_t count, float* maxima, float* largest, float* sum);
 
-  void (*mxfp4_product)(const uint8_t* first, const uint8_t* second, size_t blocks, const QuantisedRow* rows,
-                        size_t count, float* out);
-  void (*int8_product)(const uint8_t* first, const uint8_t* second, size_t blocks, const QuantisedRow* rows,
-                       size_t count, float* out);
-  void (*bf16_product)(const uint8_t* first, const uint8_t* second, size_t blocks, const float* const* rows,
-                       size_t count, float* out);
+  ExactProduct mxfp4_product, int8_product, bf16_product;  // the last reads x itself
 
-  // Products of many tokens, rows (count, inner) in bfloat16: out[t * stride + r], 32 columns from two groups. All or none
-  // of them; null on paths that do not multiply in bfloat16 or do so by tiles.
-  MatrixProduct mxfp4_matrix = nullptr, int8_matrix = nullptr, bf16_matrix = nullptr;
+  // Of a prompt's tokens with bfloat16 weights, rows (count, inner) in bfloat16; null where it would save nothing.
+  Bf16Product bf16_matrix = nullptr;
 
   // The matrix unit, null on paths without one. A group unpacked to bfloat16 tiles has the layout of bfloat16 weights:
   // 512 elements a block. MXFP4 unpacks exactly; 8-bit weights are rounded to bfloat16.
   void (*unpack_mxfp4)(const uint8_t* group, size_t blocks, uint16_t* tiles) = nullptr;
   void (*unpack_int8)(const uint8_t* group, size_t blocks, uint16_t* tiles) = nullptr;
-  // out[t * stride + r], 32 columns from two groups' tiles; rows (padded, inner) in bfloat16, padded a multiple of
-  // tile_rows.
+  // out (padded, 32), from two groups' tiles; rows (padded, inner) in bfloat16, padded a multiple of tile_rows.
   void (*tile_product)(const uint16_t* first, const uint16_t* second, size_t blocks, const uint16_t* rows,
-                       size_t padded, float* out, size_t stride) = nullptr;
+                       size_t padded, float* out) = nullptr;
   size_t tile_rows = 1;
 
-  bool multiplies_bf16() const { return mxfp4_matrix != nullptr || tile_product != nullptr; }
   size_t padded(size_t count) const { return (count + tile_rows - 1) / tile_rows * tile_rows; }
 };
 

@@ -15,14 +15,11 @@
 namespace gpt_oss {
 
 // The tokens of a call: first those that are decoded, then those of a prompt. The latter take bfloat16 products where the
-// path has them. Either product gives every token the same bits whoever else is in the call; they differ from each other.
+// path has such for the weights in question. Either product gives every token the same bits whoever else is in the call;
+// they differ from each other.
 struct Tokens {
   size_t count;
-  size_t few;  // so many take the products of few tokens
-
-  Tokens(const Path& path, size_t count, size_t decoded)
-      : count(count), few(path.multiplies_bf16() ? std::min(decoded, count) : count) {}
-  size_t many() const { return count - few; }
+  size_t decoded;  // at most `count`
 };
 
 template <typename T>
@@ -74,30 +71,37 @@ class Scratch {
   Block block_;
 };
 
-struct QuantisedRows {
-  QuantisedRows(size_t rows, size_t width)
-      : blocks(width / kBlock), values(2 * rows * width), scale(rows * blocks), sum(rows * blocks), sources(rows) {}
-  // `interleave`: in the order the MXFP4 products read. x must live as long as the row is used.
-  void quantise(const Path& path, size_t row, const float* x, bool interleave) {
-    sources[row] = x;
-    if (path.quantise == nullptr) return;
-    int8_t* to = values.data + 2 * row * blocks * kBlock;
-    path.quantise(x, blocks, to, scale.data + row * blocks, sum.data + row * blocks);
-    if (!interleave) return;
-    for (int8_t* end = to + 2 * blocks * kBlock; to != end; to += 8) {
-      int8_t from[8];
-      std::memcpy(from, to, sizeof from);
-      for (size_t i = 0; i < 8; ++i) to[kInterleave[i]] = from[i];
-    }
+// Memory for ExactRows of a width.
+class ExactBuffer {
+ public:
+  ExactBuffer(const Path& path, size_t rows, size_t width)
+      : path_(path),
+        width_(width),
+        x_(path.quantise ? 0 : rows * width),
+        values_(path.quantise ? rows * width : 0),
+        scale_(rows * (width / kBlock)),
+        sum_(rows * (width / kBlock)) {}
+  // `mxfp4`: for the products of such weights.
+  void set(size_t row, const float* x, bool mxfp4) {
+    const size_t blocks = width_ / kBlock;
+    if (path_.quantise)
+      path_.quantise(x, blocks, mxfp4, values_.data + row * width_, scale_.data + row * blocks, sum_.data + row * blocks);
+    else
+      std::memcpy(x_.data + row * width_, x, width_ * sizeof(float));
   }
-  QuantisedRow row(size_t i) const {
-    return {sources[i], values.data + 2 * i * blocks * kBlock, scale.data + i * blocks, sum.data + i * blocks};
+  ExactRows rows(size_t first, size_t count) const {
+    const size_t blocks = width_ / kBlock;
+    return {x_.data + (path_.quantise ? 0 : first * width_), values_.data + (path_.quantise ? first * width_ : 0),
+            scale_.data + first * blocks, sum_.data + first * blocks, count};
   }
-  size_t blocks;
-  Scratch<int8_t> values;
-  Scratch<float> scale;
-  Scratch<int32_t> sum;
-  std::vector<const float*> sources;
+
+ private:
+  const Path& path_;
+  const size_t width_;
+  Scratch<float> x_;
+  Scratch<int16_t> values_;
+  Scratch<float> scale_;
+  Scratch<int32_t> sum_;
 };
 
 }  // namespace gpt_oss
