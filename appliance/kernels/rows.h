@@ -39,6 +39,7 @@ template <typename T>
 class Scratch {
  public:
   explicit Scratch(size_t count) {
+    if (count == 0) return;
     const auto fits = [&](const Block& block) { return block.bytes >= count * sizeof(T); };
     const auto found = std::find_if(kept().begin(), kept().end(), fits);
     if (found != kept().end()) {
@@ -50,16 +51,17 @@ class Scratch {
     data = reinterpret_cast<T*>(block_.memory->data);
   }
   ~Scratch() {
+    if (!data) return;
     if (kept().size() == kMostKept) kept().erase(kept().begin());  // the smallest
     const auto larger = [&](const Block& block) { return block.bytes >= block_.bytes; };
     kept().insert(std::find_if(kept().begin(), kept().end(), larger), std::move(block_));
   }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
-  T* data;
+  T* data = nullptr;
 
  private:
-  static constexpr size_t kMostKept = 8;
+  static constexpr size_t kMostKept = 16;
   struct Block {
     std::unique_ptr<Aligned<uint8_t>> memory;
     size_t bytes = 0;
