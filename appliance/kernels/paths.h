@@ -2,9 +2,10 @@
 //
 // A group is 16 rows: first the scales of all its blocks of 32 in the inner dimension, then their codes (GroupLayout).
 //
-// MXFP4: a block has 16 E8M0 scales, one a row, and four chunks of codes. Word r of chunk j holds the codes of row r at k = 8j + 0, 2, 4, 6, 1, 3, 5, 7, lowest nibble
-// first: shifting its halves right by 4p leaves the pair 8j + 2p, 8j + 2p + 1 in them, as a matrix tile wants it, and its
-// low and high nibbles are the bytes of two 4-wide dot products with activations in the order 0, 2, 4, 6, 1, 3, 5, 7.
+// MXFP4: a block has 16 E8M0 scales, one a row, and four chunks of codes. Word r of chunk j holds the codes of row r at
+// k = 8j + 0, 2, 4, 6, 1, 3, 5, 7, lowest nibble first: shifting its halves right by 4p leaves the pair 8j + 2p, 8j + 2p + 1
+// in them, as two-way products and matrix tiles want it, and its low and high nibbles are the bytes of two 4-wide dot
+// products with activations in the order 0, 2, 4, 6, 1, 3, 5, 7.
 // This is a permutation of the checkpoint's bytes: nothing is rounded.
 #pragma once
 
@@ -39,13 +40,13 @@ constexpr int kInt8Offset = 128;
 // bfloat16 weights: no scales; element 32*p + 2*r + i of a block is row r at k = 2p + i, which is an AMX tile.
 constexpr GroupLayout kBf16{0, 1024};
 
-// Activations of neighbouring tokens: as they are, and as whole numbers of 15 bits in blocks of 32, x[k] ~ values[k] *
-// scale[k / 32], laid out as the path that made them reads them.
+// Activations of neighbouring tokens: as they are, and as whole numbers times a scale, in whatever order and groups the path
+// that made them reads them.
 struct ExactRows {
   const float* x;         // (count, inner)
   const int16_t* values;  // (count, inner)
-  const float* scale;     // (count, inner / 32)
-  const int32_t* sum;     // (count, inner / 32), of the values of a block: undoes the weights' offset
+  const float* scale;     // (count, inner / 32), of which some may stay unused
+  const int32_t* sum;     // (count, inner / 32), of the values of a block, where weights have an offset to undo
   size_t count;
 };
 
