@@ -114,9 +114,9 @@ void dense_layer(const Path& path, DenseKind kind, const std::vector<DensePart>&
   const Bf16Product matrix = kind == DenseKind::kBf16 ? path.bf16_matrix : nullptr;
   const size_t exact = path.tile_product || matrix ? tokens.decoded : tokens.count, others = tokens.count - exact;
   const size_t padded = (others + 31) / 32 * 32;
-  ExactBuffer whole(path, kind == DenseKind::kInt8 ? exact : 0, inner);
+  const size_t wholes = kind == DenseKind::kInt8 ? exact : 0;  // bfloat16 weights take x as it is
+  ExactBuffer whole(path, wholes, inner);
   Scratch<uint16_t> bf16(padded * inner);
-  const size_t wholes = kind == DenseKind::kInt8 ? exact : 0;
   const auto convert = [&](size_t unit) {
     if (unit < wholes) return whole.set(unit, x + unit * inner, false);
     const size_t first = (unit - wholes) * 32;

@@ -4,12 +4,13 @@
 // Embedding(ids, weight, weight..)
 //   ids int64 [..]; weights bfloat16 [rows, hidden], whose rows follow each other. Output: float [ids, hidden]. The weights
 //   stay where the session mapped them: only the pages of rows that are asked for take memory.
-// ExpertLayer(x, decoded_tokens, router_logits, gate_up_blocks, gate_up_scales, gate_up_bias, down_blocks, down_scales, down_bias)
-//   x float [.., hidden]; decoded_tokens int64 []; router_logits float [.., experts]; blocks and scales uint8 as in the checkpoint; biases float.
-//   Attributes: key (int), top_k (int), alpha (float), limit (float). Output: float, the shape of x.
+// ExpertLayer(x, decoded_tokens, router_logits, gate_up_blocks, gate_up_scales, gate_up_bias, down_blocks, down_scales,
+//             down_bias)
+//   x float [.., hidden]; decoded_tokens int64 []; router_logits float [.., experts]; blocks and scales uint8 as in the
+//   checkpoint; biases float. Attributes: key (int), top_k (int), alpha (float), limit (float). Output: float, the shape of x.
 // Dense(x, decoded_tokens, bias?, weight, weight..)
-//   x float [.., inner]; decoded_tokens int64 []; weights bfloat16 [rows, inner], whose rows follow each other in bias float [all rows] and in the
-//   output float [.., all rows]. Attributes: key (int; of the first weight, the next have the numbers after it), parts (int;
+//   x float [.., inner]; decoded_tokens int64 []; weights bfloat16 [rows, inner], whose rows follow each other in bias float
+//   [all rows] and in the output float [.., all rows]. Attributes: key (int; of the first weight, the next have the numbers after it), parts (int;
 //   how many weights), kind (0: 8 bits, 1: bfloat16).
 // Attention(qkv, past_key, past_value, token_slots, token_positions, cos, sin, sinks)
 //   qkv float [T, (heads + 2 kv_heads) head_dim]; caches float [slots, kv_heads, C, head_dim], C a multiple of 16;
@@ -21,7 +22,8 @@
 //   logits float [rows, vocabulary]. Attribute: k (int). Outputs: the k largest, float [rows, k], and their ids, int64
 //   [rows, k], falling; the logarithm of the sum of all exponentials, float [rows].
 //
-// decoded_tokens: the first so many tokens, or all if there are fewer, are decoded ones; the others a prompt's (rows.h, Tokens).
+// decoded_tokens: the first so many tokens, or all if there are fewer, are decoded ones; the others a prompt's (rows.h,
+// Tokens).
 //
 // The products read packed weights (paths.h). The host packs them once, keeps them in a cache and offers them under the
 // node's key (gpt_oss_offer) before it creates the session; a node without an offer packs for itself.

@@ -89,7 +89,7 @@ inline void bf16_group_product(const uint8_t* group, size_t blocks, const float*
   __m512 total[kCount], other[kCount];  // two sums each, so that additions overlap
   for (int t = 0; t < kCount; ++t) total[t] = other[t] = _mm512_setzero_ps();
   for (size_t k = 0; k < inner; k += 2, group += 64) {
-    prefetch_line<8192>(group);
+    prefetch_line(group);
     const __m512i pair = _mm512_loadu_si512(group);
     const __m512 first = _mm512_castsi512_ps(_mm512_slli_epi32(pair, 16));
     const __m512 second = _mm512_castsi512_ps(_mm512_and_si512(pair, odd));
