@@ -1,4 +1,4 @@
-// MXFP4 codes as bfloat16, and whole groups of packed weights unpacked to tiles for the matrix unit (AVX-512).
+// Packed weights as bfloat16 tiles for the matrix unit (AVX-512).
 // Internal linkage on purpose: each of them compiles its own copy.
 #pragma once
 
@@ -60,11 +60,12 @@ inline void unpack_int8_block(const uint8_t* scales, const uint8_t* block, uint1
   }
 }
 
-inline void unpack_mxfp4(const uint8_t* group, size_t blocks, uint16_t* tiles) {
+// `count` of a group's blocks, from `at` on.
+inline void unpack_mxfp4(const uint8_t* group, size_t blocks, size_t at, size_t count, uint16_t* tiles) {
   const __m512i table = _mm512_load_si512(kCodeBits);
   const uint8_t* codes = group + kMxfp4.codes_at(blocks);
-  for (size_t b = 0; b < blocks; ++b)
-    unpack_block(group + b * kMxfp4.scale_bytes, codes + b * kMxfp4.code_bytes, table, tiles + b * 512);
+  for (size_t b = at; b < at + count; ++b, tiles += 512)
+    unpack_block(group + b * kMxfp4.scale_bytes, codes + b * kMxfp4.code_bytes, table, tiles);
 }
 
 inline void unpack_int8(const uint8_t* group, size_t blocks, uint16_t* tiles) {

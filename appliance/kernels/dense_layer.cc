@@ -133,7 +133,7 @@ void dense_layer(const Path& path, DenseKind kind, const std::vector<DensePart>&
     thread_local std::vector<float> sums;
     sums.resize(std::max(sums.size(), exact * 32));
     if (kind == DenseKind::kInt8) path.int8_product(first, first + group_bytes, blocks, whole.rows(0, exact), sums.data());
-    else path.bf16_product(first, first + group_bytes, blocks, {x, nullptr, nullptr, nullptr, exact}, sums.data());
+    else path.bf16_product(first, first + group_bytes, blocks, {x, nullptr, nullptr, exact}, sums.data());
     store(place, pair, sums.data(), 0, exact);
   };
   const auto multiply_pair = [&](size_t unit) {

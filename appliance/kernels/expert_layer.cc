@@ -6,7 +6,6 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <numeric>
 #include <vector>
 
@@ -101,7 +100,7 @@ void expert_layer(const Path& path, const ExpertWeights& weights, const SwiGlu& 
   const ExpertShape& shape = weights.shape;
   const size_t hidden = shape.hidden, inner = shape.inner;
   const size_t hidden_blocks = hidden / kBlock, inner_blocks = inner / kBlock;
-  const size_t exact_tokens = path.tile_product ? tokens.decoded : tokens.count;
+  const size_t exact_tokens = path.mxfp4_matrix ? tokens.decoded : tokens.count;
   const std::vector<Work> work = route(path, router_logits, tokens.count, exact_tokens, shape.experts, top_k);
   const Work& end = work.back();
   const size_t rows = end.row + end.assignments.size(), exact_rows = end.exact_row + end.exact;
@@ -131,15 +130,9 @@ void expert_layer(const Path& path, const ExpertWeights& weights, const SwiGlu& 
     thread_local std::vector<float> results;
     results.resize(std::max(results.size(), (w.exact + w.padded) * 32));
     if (w.exact) path.mxfp4_product(first, second, blocks, exact.rows(w.exact_row, w.exact), results.data());
-    if (w.tiled()) {
-      thread_local std::unique_ptr<Aligned<uint16_t>> tiles;
-      thread_local size_t tile_blocks = 0;
-      if (tile_blocks < blocks) tiles = std::make_unique<Aligned<uint16_t>>(blocks * 1024), tile_blocks = blocks;
-      path.unpack_mxfp4(first, blocks, tiles->data);
-      path.unpack_mxfp4(second, blocks, tiles->data + blocks * 512);
-      path.tile_product(tiles->data, tiles->data + blocks * 512, blocks, tile_rows_of_all + w.tile_row * blocks * kBlock,
-                        w.padded, results.data() + w.exact * 32);
-    }
+    if (w.tiled())
+      path.mxfp4_matrix(first, second, blocks, tile_rows_of_all + w.tile_row * blocks * kBlock, w.padded,
+                        results.data() + w.exact * 32);
     for (size_t i = 0; i < w.assignments.size(); ++i) take(i, results.data() + i * 32);
   };
 

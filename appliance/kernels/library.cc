@@ -58,7 +58,7 @@ std::map<int64_t, std::pair<const uint8_t*, size_t>> offers;  // under offers_mu
 
 std::vector<const Path*> all_paths() {
 #if defined(__x86_64__)
-  return {&amx_path(), &avx512bf16_path(), &vnni_path(), &avx2_path(), &portable_path()};
+  return {&amx_path(), &avx512bf16_path(), &vnni_path(), &avxvnni_path(), &avx2_path(), &portable_path()};
 #else
   return {&portable_path()};
 #endif

@@ -14,6 +14,7 @@
 // is added totals are in its activations' units.
 #pragma once
 
+#include "passes.h"
 #include "paths.h"
 
 #include <algorithm>
@@ -29,13 +30,6 @@ constexpr size_t kSlice = 8;  // blocks for which activations have one scale
 // from memory, the others find them in the cache. All unpack them anew, in units of the processor that products leave idle:
 // to unpack them once for all takes longer (measured with 16 to 256 tokens on Zen 5).
 constexpr int kPassRows = 12;
-
-// Asks for a line ahead of the stream. Every line is asked for: processors that fetch neighbours by themselves are not to be
-// relied on.
-inline void prefetch_line(const uint8_t* at) {
-  constexpr size_t kAhead = 8192;
-  _mm_prefetch(reinterpret_cast<const char*>(at + kAhead), _MM_HINT_T0);
-}
 
 // Two neighbouring activations of 16 bits, in every lane.
 template <typename Activation>
@@ -81,27 +75,16 @@ template <typename Weights, int kRows, typename Activation>
   for (int i = 0; i < kRows; ++i) _mm512_storeu_ps(out + 32 * i, total[i]);
 }
 
-// For a number of rows known only now, 1 .. kMost.
-template <typename Weights, int kMost, typename Activation>
-inline void group_product_of(size_t count, const uint8_t* group, size_t blocks, const Activation* rows, const float* scales,
-                             float* out) {
-  if constexpr (kMost > 1)
-    if (count < kMost) return group_product_of<Weights, kMost - 1>(count, group, blocks, rows, scales, out);
-  group_product<Weights, kMost>(group, blocks, rows, scales, out);
-}
-
 // out (count, 32): two groups with rows (count, inner), one stream of memory after the other. `scales` may be null where
 // activations have none.
 template <typename Weights, typename Activation>
 void matrix_product(const uint8_t* first, const uint8_t* second, size_t blocks, const Activation* rows, const float* scales,
                     size_t count, float* out) {
-  const size_t passes = (count + kPassRows - 1) / kPassRows;
   for (const uint8_t* group : {first, second}) {
-    for (size_t pass = 0; pass < passes; ++pass) {  // of nearly equal size
-      const size_t t = count * pass / passes, end = count * (pass + 1) / passes;
-      group_product_of<Weights, kPassRows>(end - t, group, blocks, rows + t * blocks * kBlock,
-                                           Weights::kScaledActivations ? scales + t * blocks : nullptr, out + 32 * t);
-    }
+    in_passes<kPassRows>(count, [&](auto n, size_t t) {
+      group_product<Weights, n>(group, blocks, rows + t * blocks * kBlock,
+                                Weights::kScaledActivations ? scales + t * blocks : nullptr, out + 32 * t);
+    });
     out += kGroupRows;
   }
 }

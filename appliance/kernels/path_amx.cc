@@ -5,7 +5,7 @@
 #include "logits_core.h"
 #include "vnni.h"
 
-#include <cstring>
+#include <algorithm>
 #include <sys/syscall.h>
 #include <unistd.h>
 #include <cpuid.h>
@@ -39,46 +39,86 @@ void configure_tiles() {
   _tile_loadconfig(&config);
 }
 
-void tile_product(const uint16_t* first, const uint16_t* second, size_t blocks, const uint16_t* rows, size_t padded,
-                  float* out) {
-  configure_tiles();
-  const size_t inner = blocks * kBlock, row_bytes = inner * sizeof(uint16_t), out_bytes = 32 * sizeof(float);
-  size_t t = 0;
-  for (; t + 32 <= padded; t += 32) {
-    const uint16_t* low = rows + t * inner;
-    const uint16_t* high = low + 16 * inner;
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-    for (size_t b = 0; b < blocks; ++b) {
-      _tile_loadd(4, low + b * kBlock, row_bytes);
-      _tile_loadd(6, first + b * 512, 64);
-      _tile_dpbf16ps(0, 4, 6);
-      _tile_loadd(7, second + b * 512, 64);
-      _tile_dpbf16ps(1, 4, 7);
+// Whether the sums in tiles 0 .. 3 go on from `out`, and whether they are wanted there.
+struct Sums {
+  bool load, store;
+};
+
+// out (32 or 16, 32) of two groups' tiles, `blocks` each, with as many rows, which are row_bytes apart.
+template <bool kHigh>
+void multiply_tiles(const uint16_t* first, const uint16_t* second, size_t blocks, const uint16_t* rows, size_t row_bytes,
+                    const Sums& sums, float* out) {
+  constexpr size_t kOutBytes = 32 * sizeof(float);
+  const uint16_t* high = rows + 16 * (row_bytes / sizeof(uint16_t));
+  if (sums.load) {
+    _tile_loadd(0, out, kOutBytes);
+    _tile_loadd(1, out + 16, kOutBytes);
+    if constexpr (kHigh) {
+      _tile_loadd(2, out + 16 * 32, kOutBytes);
+      _tile_loadd(3, out + 16 * 32 + 16, kOutBytes);
+    }
+  }
+  for (size_t b = 0; b < blocks; ++b) {
+    _tile_loadd(4, rows + b * kBlock, row_bytes);
+    _tile_loadd(6, first + b * 512, 64);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(7, second + b * 512, 64);
+    _tile_dpbf16ps(1, 4, 7);
+    if constexpr (kHigh) {
       _tile_loadd(5, high + b * kBlock, row_bytes);
       _tile_dpbf16ps(2, 5, 6);
       _tile_dpbf16ps(3, 5, 7);
     }
-    _tile_stored(0, out + t * 32, out_bytes);
-    _tile_stored(1, out + t * 32 + 16, out_bytes);
-    _tile_stored(2, out + (t + 16) * 32, out_bytes);
-    _tile_stored(3, out + (t + 16) * 32 + 16, out_bytes);
   }
-  if (t < padded) {
-    const uint16_t* low = rows + t * inner;
-    _tile_zero(0);
-    _tile_zero(1);
-    for (size_t b = 0; b < blocks; ++b) {
-      _tile_loadd(4, low + b * kBlock, row_bytes);
-      _tile_loadd(6, first + b * 512, 64);
-      _tile_loadd(7, second + b * 512, 64);
-      _tile_dpbf16ps(0, 4, 6);
-      _tile_dpbf16ps(1, 4, 7);
+  if (sums.store) {
+    _tile_stored(0, out, kOutBytes);
+    _tile_stored(1, out + 16, kOutBytes);
+    if constexpr (kHigh) {
+      _tile_stored(2, out + 16 * 32, kOutBytes);
+      _tile_stored(3, out + 16 * 32 + 16, kOutBytes);
     }
-    _tile_stored(0, out + t * 32, out_bytes);
-    _tile_stored(1, out + t * 32 + 16, out_bytes);
+  }
+}
+
+void zero_sums() {
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+}
+
+// The blocks from `at` on, whose tiles are given, of all rows (padded, inner).
+void multiply_slice(const uint16_t* first, const uint16_t* second, size_t at, size_t blocks, size_t inner,
+                    const uint16_t* rows, size_t padded, float* out) {
+  const bool begins = at == 0, ends = (at + blocks) * kBlock == inner, stays = padded <= 32;  // in the tiles all along
+  const Sums sums{!begins && !stays, ends || !stays};
+  for (size_t t = 0; t < padded; t += 32) {
+    if (begins) zero_sums();
+    const auto multiply = t + 32 <= padded ? multiply_tiles<true> : multiply_tiles<false>;
+    multiply(first, second, blocks, rows + t * inner + at * kBlock, inner * sizeof(uint16_t), sums, out + t * 32);
+  }
+}
+
+void tile_product(const uint16_t* first, const uint16_t* second, size_t blocks, const uint16_t* rows, size_t padded,
+                  float* out) {
+  configure_tiles();
+  multiply_slice(first, second, 0, blocks, blocks * kBlock, rows, padded, out);
+  _tile_release();
+}
+
+// A slice of both groups is unpacked into 16 KB, which stay in the first-level cache while all rows pass. With whole groups
+// tiles of weights would come from the second, as those of activations do; each product takes in one tile, and the second
+// gives one in that time at best.
+void mxfp4_matrix(const uint8_t* first, const uint8_t* second, size_t blocks, const uint16_t* rows, size_t padded, float* out) {
+  constexpr size_t kTileSlice = 8;
+  alignas(64) uint16_t tiles[2][kTileSlice * 512];
+  configure_tiles();
+  for (size_t at = 0; at < blocks; at += kTileSlice) {
+    const size_t count = std::min(kTileSlice, blocks - at);
+    unpack_mxfp4(first, blocks, at, count, tiles[0]);
+    unpack_mxfp4(second, blocks, at, count, tiles[1]);
+    __asm__ volatile("" : : : "memory");  // GCC does not know that tile instructions read memory
+    multiply_slice(tiles[0], tiles[1], at, count, blocks * kBlock, rows, padded, out);
   }
   _tile_release();
 }
@@ -97,7 +137,7 @@ const Path& amx_path() {
                          int8_product,
                          bf16_product,
                          nullptr,
-                         unpack_mxfp4,
+                         mxfp4_matrix,
                          unpack_int8,
                          tile_product,
                          16};

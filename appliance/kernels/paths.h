@@ -29,9 +29,6 @@ struct GroupLayout {
 };
 constexpr GroupLayout kMxfp4{16, 256};
 
-// Twice the E2M1 value of each code, plus 12 so that it is unsigned; `kCodeOffset` undoes the 12.
-constexpr int kCodeOffset = 12;
-
 // 8-bit weights: a block has 16 bfloat16 scales and eight chunks of 64 bytes; byte 4*r + i of chunk j is row r at
 // k = 4j + i, plus 128 so that it is unsigned.
 constexpr GroupLayout kInt8{32, 512};
@@ -46,7 +43,6 @@ struct ExactRows {
   const float* x;         // (count, inner)
   const int16_t* values;  // (count, inner)
   const float* scale;     // (count, inner / 32), of which some may stay unused
-  const int32_t* sum;     // (count, inner / 32), of the values of a block, where weights have an offset to undo
   size_t count;
 };
 
@@ -56,7 +52,7 @@ struct SwiGlu {
   float limit;
 };
 
-constexpr size_t kMaxRows = 8;  // tokens in one product
+constexpr size_t kMaxRows = 8;  // tokens, or queries, that pass together where weights or keys are float
 
 constexpr size_t kLogitBlock = 64;
 
@@ -88,7 +84,7 @@ struct Path {
   // 16 outputs; gates and ups hold their biases already.
   void (*swiglu)(const SwiGlu& form, const float* gates, const float* ups, float* out);
   // Fills a row of ExactRows, for MXFP4 or 8-bit weights; null on a path that reads x itself.
-  void (*quantise)(const float* x, size_t blocks, bool mxfp4, int16_t* values, float* scale, int32_t* sum);
+  void (*quantise)(const float* x, size_t blocks, bool mxfp4, int16_t* values, float* scale);
   void (*to_bf16)(const float* x, size_t count, uint16_t* out);  // round to nearest even
   void (*attend)(const Attend& attend);
   // maxima: the largest of each kLogitBlock logits; largest: of all `count`; sum: of exp(x - largest).
@@ -99,11 +95,12 @@ struct Path {
   // Of a prompt's tokens with bfloat16 weights, rows (count, inner) in bfloat16; null where it would save nothing.
   Bf16Product bf16_matrix = nullptr;
 
-  // The matrix unit, null on paths without one. A group unpacked to bfloat16 tiles has the layout of bfloat16 weights:
-  // 512 elements a block. MXFP4 unpacks exactly; 8-bit weights are rounded to bfloat16.
-  void (*unpack_mxfp4)(const uint8_t* group, size_t blocks, uint16_t* tiles) = nullptr;
+  // The matrix unit, null on paths without one: rows (padded, inner) in bfloat16, padded a multiple of tile_rows. A group
+  // unpacked to bfloat16 tiles has the layout of bfloat16 weights: 512 elements a block. MXFP4 unpacks exactly; 8-bit weights
+  // are rounded to bfloat16.
+  Bf16Product mxfp4_matrix = nullptr;
   void (*unpack_int8)(const uint8_t* group, size_t blocks, uint16_t* tiles) = nullptr;
-  // out (padded, 32), from two groups' tiles; rows (padded, inner) in bfloat16, padded a multiple of tile_rows.
+  // out (padded, 32), from two groups' tiles.
   void (*tile_product)(const uint16_t* first, const uint16_t* second, size_t blocks, const uint16_t* rows,
                        size_t padded, float* out) = nullptr;
   size_t tile_rows = 1;
@@ -114,6 +111,7 @@ struct Path {
 const Path& portable_path();
 #if defined(__x86_64__)
 const Path& avx2_path();
+const Path& avxvnni_path();
 const Path& vnni_path();
 const Path& amx_path();
 const Path& avx512bf16_path();

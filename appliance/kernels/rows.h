@@ -81,20 +81,19 @@ class ExactBuffer {
         width_(width),
         x_(path.quantise ? 0 : rows * width),
         values_(path.quantise ? rows * width : 0),
-        scale_(rows * (width / kBlock)),
-        sum_(rows * (width / kBlock)) {}
+        scale_(rows * (width / kBlock)) {}
   // `mxfp4`: for the products of such weights.
   void set(size_t row, const float* x, bool mxfp4) {
     const size_t blocks = width_ / kBlock;
     if (path_.quantise)
-      path_.quantise(x, blocks, mxfp4, values_.data + row * width_, scale_.data + row * blocks, sum_.data + row * blocks);
+      path_.quantise(x, blocks, mxfp4, values_.data + row * width_, scale_.data + row * blocks);
     else
       std::memcpy(x_.data + row * width_, x, width_ * sizeof(float));
   }
   ExactRows rows(size_t first, size_t count) const {
     const size_t blocks = width_ / kBlock;
     return {x_.data + (path_.quantise ? 0 : first * width_), values_.data + (path_.quantise ? first * width_ : 0),
-            scale_.data + first * blocks, sum_.data + first * blocks, count};
+            scale_.data + first * blocks, count};
   }
 
  private:
@@ -103,7 +102,6 @@ class ExactBuffer {
   Scratch<float> x_;
   Scratch<int16_t> values_;
   Scratch<float> scale_;
-  Scratch<int32_t> sum_;
 };
 
 }  // namespace gpt_oss

@@ -4,6 +4,7 @@
 
 #include "elementwise.h"
 #include "matrix_product.h"
+#include "passes.h"
 #include "paths.h"
 #include "scales.h"
 
@@ -14,7 +15,7 @@ namespace {
 
 // Whole numbers of 16 bits in the order of x, with one scale a slice. MXFP4 products multiply with twice each weight: the
 // scale makes up for it. A block's sum is below 2^24 in magnitude, which is a float's, with MXFP4, and 2^27 with 8 bits.
-inline void quantise(const float* x, size_t blocks, bool mxfp4, int16_t* values, float* scale, int32_t*) {
+inline void quantise(const float* x, size_t blocks, bool mxfp4, int16_t* values, float* scale) {
   for (size_t at = 0; at < blocks; at += kSlice, ++scale) {
     const size_t count = std::min(kSlice, blocks - at) * kBlock;
     __m512 largest = _mm512_setzero_ps();
@@ -102,19 +103,11 @@ inline void bf16_group_product(const uint8_t* group, size_t blocks, const float*
   for (int t = 0; t < kCount; ++t) _mm512_storeu_ps(out + t * 32, _mm512_add_ps(total[t], other[t]));
 }
 
-template <int kMost>
-inline void bf16_groups_product(const uint8_t* first, const uint8_t* second, size_t blocks, const float* x, size_t count,
-                                float* out) {
-  if constexpr (kMost > 1)
-    if (count < kMost) return bf16_groups_product<kMost - 1>(first, second, blocks, x, count, out);
-  bf16_group_product<kMost>(first, blocks, x, out);
-  bf16_group_product<kMost>(second, blocks, x, out + kGroupRows);
-}
-
 inline void bf16_product(const uint8_t* first, const uint8_t* second, size_t blocks, const ExactRows& rows, float* out) {
-  for (size_t t = 0; t < rows.count; t += kMaxRows)
-    bf16_groups_product<kMaxRows>(first, second, blocks, rows.x + t * blocks * kBlock, std::min(kMaxRows, rows.count - t),
-                                  out + t * 32);
+  in_passes<kMaxRows>(rows.count, [&](auto n, size_t t) {
+    bf16_group_product<n>(first, blocks, rows.x + t * blocks * kBlock, out + t * 32);
+    bf16_group_product<n>(second, blocks, rows.x + t * blocks * kBlock, out + t * 32 + kGroupRows);
+  });
 }
 
 }  // namespace

@@ -1,0 +1,38 @@
+// How products of packed weights go through weights and tokens. Internal linkage on purpose: every path compiles its own copy.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+namespace gpt_oss {
+namespace {
+
+// Asks for a line of weights ahead of the stream. Every line is asked for: processors that fetch neighbours by themselves are
+// not to be relied on.
+inline void prefetch_line(const uint8_t* at) {
+  constexpr size_t kAhead = 8192;
+  __builtin_prefetch(at + kAhead);
+}
+
+// Calls product(n, first) with n, 1 .. kMost, as a constant.
+template <int kMost, typename Product>
+inline void with_count(size_t n, size_t first, const Product& product) {
+  if constexpr (kMost > 1)
+    if (n < kMost) return with_count<kMost - 1>(n, first, product);
+  product(std::integral_constant<int, kMost>{}, first);
+}
+
+// Calls product(n, first) for the n tokens from each `first` on until `count` have passed: at most kMost at a time, in passes
+// of nearly equal size.
+template <int kMost, typename Product>
+inline void in_passes(size_t count, const Product& product) {
+  const size_t passes = (count + kMost - 1) / kMost;
+  for (size_t pass = 0; pass < passes; ++pass) {
+    const size_t first = count * pass / passes, end = count * (pass + 1) / passes;
+    with_count<kMost>(end - first, first, product);
+  }
+}
+
+}  // namespace
+}  // namespace gpt_oss
