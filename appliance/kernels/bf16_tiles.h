@@ -16,10 +16,12 @@ alignas(64) constexpr uint16_t kCodeBits[32] = {
     0xbfc0, 0xc000, 0xc040, 0xc080, 0xc0c0, 0x0000, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040,
     0x4080, 0x40c0, 0x0000, 0xbf00, 0xbf80, 0xbfc0, 0xc000, 0xc040, 0xc080, 0xc0c0};
 
-// What a block's scales add to the bfloat16 bits of its numbers, both halves of each word.
+// What a block's scales add to the bfloat16 bits of its numbers, both halves of each word. The smallest scale, 2^-127, is taken
+// for the next: half of it has no exponent.
 inline __m512i exponents_of(const uint8_t* scales) {
   const __m512i e8m0 = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(scales)));
-  const __m512i exponent = _mm512_slli_epi32(_mm512_sub_epi32(e8m0, _mm512_set1_epi32(127)), 7);
+  const __m512i least = _mm512_max_epi32(e8m0, _mm512_set1_epi32(1));
+  const __m512i exponent = _mm512_slli_epi32(_mm512_sub_epi32(least, _mm512_set1_epi32(127)), 7);
   return _mm512_or_si512(_mm512_and_si512(exponent, _mm512_set1_epi32(0xffff)), _mm512_slli_epi32(exponent, 16));
 }
 

@@ -162,6 +162,19 @@ def test_expert_layer_is_exact_but_for_the_rounding_of_activations(path: str, sh
         assert relative_error(actual, experts.reference(x, logits, limit=1.0)) > MATRIX_ERROR, "the check cannot fail"
 
 
+@pytest.mark.parametrize("decoded", [0, 20])
+def test_the_smallest_scales_leave_a_block_next_to_nothing(path: str, decoded: int) -> None:
+    """E8M0 of 0 and 1: quantisers write them for blocks without content, whatever their codes are."""
+    experts = Experts.random(4, 96, 64, 2, seed=8)
+    for at, scale in ((0, 0), (1, 1)):
+        experts.gate_up_scales[:, :, at] = scale
+        experts.down_scales[:, :, at] = scale
+    rng = np.random.default_rng(9)
+    x, logits = rng.standard_normal((20, 96), dtype=np.float32), rng.standard_normal((20, 4), dtype=np.float32)
+    actual = run(experts.session(), decoded=decoded, x=x, logits=logits)
+    assert relative_error(actual, experts.reference(x, logits)) < MATRIX_ERROR
+
+
 def test_decoded_token_does_not_depend_on_its_company(path: str) -> None:
     experts = Experts.random(8, 128, 96, 2, seed=3)
     session = experts.session()
