@@ -101,7 +101,8 @@ class GrowingMarkdown:
     """Renders text that grows at its end, and says which blocks have changed.
 
     Only the last blocks can still change while text is appended, so each `update` parses from where the last but one
-    began. A link reference defined later than its use shows up in `finish`, which renders the whole text once.
+    began, or from further up while a formula may be open there. A link reference defined later than its use shows up in
+    `finish`, which renders the whole text once.
     """
 
     def __init__(self) -> None:
@@ -116,9 +117,10 @@ class GrowingMarkdown:
 
     def update(self) -> tuple[int, list[str]]:
         """(keep, blocks): the first `keep` blocks shown so far stand; `blocks` take the place of the rest."""
-        rendered = _blocks_with_lines(self._text[self._tail_at :])
+        tail = self._text[self._tail_at :]
+        rendered = _blocks_with_lines(tail)
         change = self._change([*self._sent[: self._settled], *(block for block, _ in rendered)])
-        if len(rendered) > 2:
+        if len(rendered) > 2 and not _formula_may_be_open(tail, rendered[-2][1]):
             self._settled += len(rendered) - 2
             for _ in range(rendered[-2][1]):
                 self._tail_at = self._text.index("\n", self._tail_at) + 1
@@ -134,6 +136,16 @@ class GrowingMarkdown:
             keep += 1
         self._sent = blocks
         return keep, blocks[keep:]
+
+
+def _formula_may_be_open(text: str, lines: int) -> bool:
+    """Whether a display formula may have begun in the first `lines` lines: its end would make one block of all since.
+
+    A blank line ends its chance.
+    """
+    complete = text.split("\n")[:-1]
+    after_blank = max((at + 1 for at, line in enumerate(complete) if not line.strip()), default=0)
+    return any(line.lstrip(" \t").startswith(("$$", "\\[")) for line in complete[after_blank:lines])
 
 
 def _blocks_with_lines(text: str) -> list[tuple[str, int]]:

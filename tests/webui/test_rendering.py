@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from urllib.parse import urlsplit
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from webui.rendering import MAX_HIGHLIGHT_CHARS, MAX_MARKDOWN_CHARS, GrowingMarkdown, render_blocks, render_markdown
@@ -232,6 +232,8 @@ PIECES = st.sampled_from(
 
 
 @given(st.lists(PIECES, max_size=40))
+@example(["$$", "\n", "> ", "\n", "a", "$$"])  # the end of a formula swallows blocks that stood before
+@example(["\\[", "\n", "> ", "\n", "a", "\\]"])
 @settings(max_examples=150, deadline=None)
 def test_a_growing_answer_always_shows_what_its_text_so_far_would(pieces: list[str]) -> None:
     growing, shown, text = GrowingMarkdown(), list[str](), ""
