@@ -2,7 +2,9 @@
 // weights of a row with two activations, of 16 bits all. Internal linkage on purpose: each path compiles its own copy.
 #pragma once
 
+#include "attention_core.h"
 #include "elementwise.h"
+#include "logits_core.h"
 #include "passes.h"
 #include "paths.h"
 
@@ -167,6 +169,22 @@ inline void bf16_product(const uint8_t* first, const uint8_t* second, size_t blo
     bf16_group_product<n>(first, blocks, rows.x + t * blocks * kBlock, out + t * 32);
     bf16_group_product<n>(second, blocks, rows.x + t * blocks * kBlock, out + t * 32 + kGroupRows);
   });
+}
+
+inline bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+
+// A constant: every processor asks for the table, also one that could not run code of this file to make it.
+constexpr Path path_of(const char* name, bool (*supported)()) {
+  return {name,
+          supported,
+          swiglu,
+          quantise,
+          to_bf16,
+          attend,
+          summarise,
+          product<Mxfp4Weights>,
+          product<Int8Weights>,
+          bf16_product};
 }
 
 }  // namespace
