@@ -1,21 +1,26 @@
-"""How far the native operators' roundings carry: logits of a random model, and perplexity of the demo model.
+"""How far the native operators' roundings carry: logits of a random model, and what the demo model makes of them.
 
     python -m bench.precision        prints the table of docs/performance.md
 
 Logits are compared with the tests' float64 reference, row by row: max|ours - theirs| / max|theirs|. Every token of
 the random model goes to all of its experts: a choice between two that lie closer than a rounding would be counted as an
-error of the whole row. Perplexity is of the right answers of the demo model's examination.
+error of the whole row. The demo model reads the right answers of its examination, each token after the right ones
+before it: their perplexity, and the mean divergence (Kullback-Leibler, nats a token) of what it expects next from what
+it expects on the portable path with dense weights as published, which rounds nothing but float32.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
 import click
 import numpy as np
+from numpy.typing import NDArray
 
 from appliance.engine.harmony import Vocabulary, load_vocabulary, render_prompt
 from appliance.engine.kernels import load_kernels
@@ -60,26 +65,48 @@ def _error(top: TopLogits | None, expected: np.ndarray[tuple[int], np.dtype[np.f
     return float(np.abs(top.all_logits() - expected).max() / np.abs(expected).max())
 
 
-def perplexity(model: OnnxModel, vocabulary: Vocabulary, dialogues: list[Dialogue]) -> float:
-    """exp of the mean negative log probability of the right answers' tokens, each after the right ones before it."""
-    total, count = 0.0, 0
+def expectations(
+    model: OnnxModel, vocabulary: Vocabulary, dialogues: list[Dialogue]
+) -> Iterator[tuple[int, TopLogits]]:
+    """Each token of the right answers, and what the model expects there, which holds until the next is asked for."""
     for dialogue in dialogues:
         request = turn_request(dialogue, seed=0, temperature=1.0)
         prompt = render_prompt(vocabulary, request, today=date.fromisoformat(dialogue.date))
         answer = encode_answer(dialogue.answer)
-        top = model.prefill(0, prompt, 0, want_logits=True)
-        if top is None:
-            raise RuntimeError("internal error: the last token's logits were wanted")
+        top = model.read(0, prompt)
         for place, token in enumerate(answer):
-            total += top.logsumexp - float(top.all_logits()[token])
-            count += 1
+            yield token, top
             (top,) = model.decode([Append(0, token, len(prompt) + place)])
-    return float(np.exp(total / count))
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The likeliest tokens and the logarithms of their probabilities."""
+
+    ids: NDArray[np.int64]
+    logs: NDArray[np.float64]
+
+
+def log_probabilities(top: TopLogits, ids: NDArray[np.int64]) -> NDArray[np.float64]:
+    logs: NDArray[np.float64] = top.all_logits()[ids].astype(np.float64) - top.logsumexp
+    return logs
+
+
+def perplexity_and_divergence(
+    expected: list[Expected], found: Iterator[tuple[int, TopLogits]]
+) -> tuple[float, float]:
+    """exp of the mean negative log probability of the right tokens; mean divergence from what was expected there."""
+    costs, divergences = [], []
+    for (token, top), known in zip(found, expected, strict=True):
+        costs.append(-log_probabilities(top, np.array([token]))[0])
+        divergences.append(float(np.sum(np.exp(known.logs) * (known.logs - log_probabilities(top, known.ids)))))
+    return float(np.exp(np.mean(costs))), float(np.mean(divergences))
 
 
 @click.command()
 def main() -> None:
     """Measure every path of this processor with both kinds of dense weights; a line of Markdown each."""
+    kernels = load_kernels()
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     config = random_config(
         layers=6, hidden=512, intermediate=512, experts=4, experts_per_token=4,
@@ -87,7 +114,8 @@ def main() -> None:
     )  # fmt: skip
     dialogues = held_out_dialogues(load_corpus())
     dialogues = dialogues[:: len(dialogues) // _DIALOGUES]
-    click.echo("| path | dense | logits, prompt | logits, decode | perplexity |\n|---|---|---:|---:|---:|")
+    columns = ("path", "dense", "logits, prompt", "logits, decode", "perplexity", "divergence")
+    click.echo(f"| {' | '.join(columns)} |\n|---|---|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         write_random_checkpoint(directory / "random", config, seed=1)
@@ -96,22 +124,26 @@ def main() -> None:
         vocabulary = load_vocabulary(directory / "o200k_base.tiktoken")
         ids = [int(i) for i in np.random.default_rng(2).integers(0, 4096, _LENGTH)]
         expected = ReferenceModel(directory / "random").logits(np.array(ids))
+        graphs = {
+            (which, dense): export_graph(
+                open_checkpoint(directory / which), directory / f"{which}-{dense}", accelerator="cpu", dense=dense
+            ).model
+            for which in ("random", "demo")
+            for dense in _KINDS
+        }
+
+        def load(which: str, dense: DenseKind, path: str) -> OnnxModel:
+            kernels.use_path(path)
+            return load_model(graphs[which, dense], accelerator="cpu", slots=1, context_tokens=1024)
+
+        exact = expectations(load("demo", "bf16", "portable"), vocabulary, dialogues)
+        expectation = [Expected(top.ids, log_probabilities(top, top.ids)) for _, top in exact]
         for dense in _KINDS:
-            graphs = {
-                which: export_graph(
-                    open_checkpoint(directory / which), directory / f"{which}-{dense}", accelerator="cpu", dense=dense
-                ).model
-                for which in ("random", "demo")
-            }
-            for path in load_kernels().paths():
-                load_kernels().use_path(path)
-                models = {
-                    which: load_model(graph, accelerator="cpu", slots=1, context_tokens=1024)
-                    for which, graph in graphs.items()
-                }
-                errors = logit_errors(models["random"], ids, expected)
-                figure = perplexity(models["demo"], vocabulary, dialogues)
-                click.echo(f"| {path} | {dense} | {errors} | {figure:.4f} |")
+            for path in kernels.paths():
+                errors = logit_errors(load("random", dense, path), ids, expected)
+                found = expectations(load("demo", dense, path), vocabulary, dialogues)
+                perplexity, divergence = perplexity_and_divergence(expectation, found)
+                click.echo(f"| {path} | {dense} | {errors} | {perplexity:.4f} | {divergence:.1e} |")
 
 
 if __name__ == "__main__":

@@ -118,11 +118,16 @@ class GraphBuilder:
         inputs = [x, weight] if bias is None else [x, weight, bias]
         return self.node("Gemm", inputs, output, transB=1)
 
-    def projection(self, x: str, names: list[str], output: str, *, biased: bool = True) -> str:
-        """x [T, in] times the published matrices `names` transposed, plus their biases, side by side [T, out]."""
+    def projection(
+        self, x: str, names: list[str], output: str, *, biased: bool = True, decoded: str = DECODED_TOKENS
+    ) -> str:
+        """x [T, in] times the published matrices `names` transposed, plus their biases, side by side [T, out].
+
+        On CPUs the first `decoded` rows, an int64 value's name, are multiplied as those of decoded tokens.
+        """
         inner = self.specs[f"{names[0]}.weight"].shape[1]
         if not self.cuda and inner % MXFP4_BLOCK == 0:
-            return self._native_dense(x, names, output, biased)
+            return self._native_dense(x, names, output, biased, decoded)
         weight, bias = self._joined(names, "weight", output), self._joined(names, "bias", output) if biased else None
         return self.linear(x, weight, bias, output)
 
@@ -130,13 +135,13 @@ class GraphBuilder:
         parts = [self.dense(f"{name}.{part}") for name in names]
         return parts[0] if len(parts) == 1 else self.node("Concat", parts, f"{output}.{part}", axis=0)
 
-    def _native_dense(self, x: str, names: list[str], output: str, biased: bool) -> str:
+    def _native_dense(self, x: str, names: list[str], output: str, biased: bool, decoded: str) -> str:
         """One operator over every part that is stored; the parts' keys follow each other."""
         weights = [weight for name in names for weight in self.stored_parts(f"{name}.weight")]
         keys = [self.packing(self.dense_kind, {"rows": w.shape[0], "inner": w.shape[1]}, w.name) for w in weights]
         return self.node(
             "Dense",
-            [x, DECODED_TOKENS, self._joined(names, "bias", output) if biased else "", *(w.name for w in weights)],
+            [x, decoded, self._joined(names, "bias", output) if biased else "", *(w.name for w in weights)],
             output,
             domain=KERNEL_DOMAIN, key=keys[0], parts=len(keys), kind=_DENSE_KINDS[self.dense_kind],
         )  # fmt: skip

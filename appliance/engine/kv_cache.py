@@ -58,13 +58,14 @@ class Append:
 class Chunk:
     """A part of a prompt to be read into a slot that holds the ``past`` tokens before it.
 
-    ``want_logits``: of its last token.
+    ``want_logits``: of its last token. ``as_decoded``: with the products of decoded tokens (OnnxModel.prefill).
     """
 
     slot: int
     tokens: Sequence[int]
     past: int
     want_logits: bool
+    as_decoded: bool = False
 
 
 @dataclass

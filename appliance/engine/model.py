@@ -39,7 +39,7 @@ from appliance.engine.packed_weights import PLAN_NAME, PackedWeights, load_plan,
 from appliance.engine.sampling import TopLogits, row_of
 from appliance.errors import ApplianceError
 
-GRAPH_FORMAT = "3"
+GRAPH_FORMAT = "4"
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # CUDA: graphs can be captured, which also refuses a session in which a node would run on the CPU; memory is taken as it
 # is asked for, not in powers of two.
@@ -282,14 +282,18 @@ class OnnxModel:
             return self._plan_chunk(past, min(length, past + most))
         return self._plan_chunk(past, length)
 
-    def prefill(self, slot: int, tokens: Sequence[int], past: int, *, want_logits: bool) -> TopLogits | None:
+    def prefill(
+        self, slot: int, tokens: Sequence[int], past: int, *, want_logits: bool, as_decoded: bool = False
+    ) -> TopLogits | None:
         """Append ``tokens`` to a slot that holds ``past``; the value is the last token's logits, if wanted.
+
+        ``as_decoded``: on a CPU with the products of decoded tokens, which round less.
 
         Raises:
             ModelError: the runtime failed; what the slot holds is then unknown.
         """
         if self.mixes:
-            return self.step((), Chunk(slot, tokens, past, want_logits))[1]
+            return self.step((), Chunk(slot, tokens, past, want_logits, as_decoded))[1]
         total = self._held[slot] = past + len(tokens)
         self._require_room(total)
         inputs: dict[str, NDArray[Any]] = {
@@ -301,13 +305,16 @@ class OnnxModel:
         (top,) = self._run(range(slot, slot + 1), inputs, [len(tokens) - 1])
         return top if want_logits else None
 
-    def read(self, slot: int, prompt: Sequence[int], past: int = 0, *, most: int | None = None) -> TopLogits:
+    def read(
+        self, slot: int, prompt: Sequence[int], past: int = 0, *, most: int | None = None, as_decoded: bool = False
+    ) -> TopLogits:
         """Append a prompt, of which the slot holds the first ``past``, chunk by chunk; the value is its last token's
-        logits. Raises as ``prefill``."""
+        logits. Arguments and errors as ``prefill``'s."""
         while True:
             chunk = self.plan_chunk(past, len(prompt), most)
             last = chunk.stop == len(prompt)
-            top = self.prefill(slot, prompt[chunk.start : chunk.stop], chunk.start, want_logits=last)
+            tokens = prompt[chunk.start : chunk.stop]
+            top = self.prefill(slot, tokens, chunk.start, want_logits=last, as_decoded=as_decoded)
             if top is not None:
                 return top
             past = chunk.stop
@@ -339,7 +346,9 @@ class OnnxModel:
         """
         tokens, slots = [append.token for append in appends], [append.slot for append in appends]
         positions, rows = [append.length for append in appends], list(range(len(appends)))
+        decoded = len(appends)
         if chunk is not None:
+            decoded += len(chunk.tokens) * chunk.as_decoded
             tokens += chunk.tokens
             slots += [chunk.slot] * len(chunk.tokens)
             positions += range(chunk.past, chunk.past + len(chunk.tokens))
@@ -349,7 +358,7 @@ class OnnxModel:
             "input_ids": np.array(tokens, np.int64),
             "token_slots": np.array(slots, np.int32),
             "token_positions": np.array(positions, np.int32),
-            "decoded_tokens": np.array(len(appends), np.int64),
+            "decoded_tokens": np.array(decoded, np.int64),
         }
         tops = self._run(range(self.slots), inputs, rows)
         return tops[: len(appends)], tops[-1] if chunk is not None and chunk.want_logits else None

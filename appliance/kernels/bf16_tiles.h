@@ -62,18 +62,20 @@ inline void unpack_int8_block(const uint8_t* scales, const uint8_t* block, uint1
   }
 }
 
-// `count` of a group's blocks, from `at` on.
-inline void unpack_mxfp4(const uint8_t* group, size_t blocks, size_t at, size_t count, uint16_t* tiles) {
+// `count` of a group's blocks, from `at` on, unpacked to `tiles`, which are returned.
+inline const uint16_t* unpack_mxfp4(const uint8_t* group, size_t blocks, size_t at, size_t count, uint16_t* tiles) {
   const __m512i table = _mm512_load_si512(kCodeBits);
   const uint8_t* codes = group + kMxfp4.codes_at(blocks);
-  for (size_t b = at; b < at + count; ++b, tiles += 512)
-    unpack_block(group + b * kMxfp4.scale_bytes, codes + b * kMxfp4.code_bytes, table, tiles);
+  for (size_t i = 0, b = at; i < count; ++i, ++b)
+    unpack_block(group + b * kMxfp4.scale_bytes, codes + b * kMxfp4.code_bytes, table, tiles + i * 512);
+  return tiles;
 }
 
-inline void unpack_int8(const uint8_t* group, size_t blocks, uint16_t* tiles) {
+inline const uint16_t* unpack_int8(const uint8_t* group, size_t blocks, size_t at, size_t count, uint16_t* tiles) {
   const uint8_t* codes = group + kInt8.codes_at(blocks);
-  for (size_t b = 0; b < blocks; ++b)
-    unpack_int8_block(group + b * kInt8.scale_bytes, codes + b * kInt8.code_bytes, tiles + b * 512);
+  for (size_t i = 0, b = at; i < count; ++i, ++b)
+    unpack_int8_block(group + b * kInt8.scale_bytes, codes + b * kInt8.code_bytes, tiles + i * 512);
+  return tiles;
 }
 
 }  // namespace

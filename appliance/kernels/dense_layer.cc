@@ -3,15 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <memory>
 #include <vector>
 
 namespace gpt_oss {
 namespace {
-
-// Pairs of groups unpacked together by the matrix unit: 128 weight rows stay in the second-level cache while the tokens
-// pass by 32 at a time.
-constexpr size_t kPanelPairs = 4;
 
 float to_float(uint16_t bits) {
   const uint32_t wide = static_cast<uint32_t>(bits) << 16;
@@ -50,28 +45,18 @@ void pack_bf16_block(const uint16_t* weights, size_t stride, size_t present, uin
       to[k / 2 * 32 + r * 2 + k % 2] = r < present ? weights[r * stride + k] : uint16_t{0};
 }
 
-// Where a unit lies when every part has so many of its own.
+// Where the unit lies that makes so many columns: a pair of groups.
 struct Place {
   const DensePart* part;
-  size_t unit;    // counted within the part
+  size_t pair;    // counted within the part
   size_t column;  // of the output, where the part begins
 };
-template <typename Count>
-Place place_of(const std::vector<DensePart>& parts, size_t unit, const Count& units_of) {
+Place place_of(const std::vector<DensePart>& parts, size_t pair) {
   const DensePart* part = parts.data();
   size_t column = 0;
-  for (; unit >= units_of(part->shape); ++part) unit -= units_of(part->shape), column += part->shape.rows;
-  return {part, unit, column};
+  for (; pair >= part->shape.groups() / 2; ++part) pair -= part->shape.groups() / 2, column += part->shape.rows;
+  return {part, pair, column};
 }
-template <typename Count>
-size_t units_in(const std::vector<DensePart>& parts, const Count& units_of) {
-  size_t units = 0;
-  for (const DensePart& part : parts) units += units_of(part.shape);
-  return units;
-}
-
-size_t pairs_of(const DenseShape& shape) { return shape.groups() / 2; }
-size_t panels_of(const DenseShape& shape) { return (pairs_of(shape) + kPanelPairs - 1) / kPanelPairs; }
 
 void add_bias(const float* sums, const float* bias, size_t count, float* out) {
   for (size_t r = 0; r < count; ++r) out[r] = sums[r] + (bias ? bias[r] : 0.0f);
@@ -103,77 +88,40 @@ void dense_layer(const Path& path, DenseKind kind, const std::vector<DensePart>&
   const size_t group_bytes = parts.front().shape.group_bytes(kind);
   size_t columns = 0;
   for (const DensePart& part : parts) columns += part.shape.rows;
-  // Sums (count, 32) of a pair of groups, for the tokens from `token` on.
-  const auto store = [&](const Place& place, size_t pair, const float* sums, size_t token, size_t count) {
-    const size_t at = place.column + 32 * pair, n = std::min<size_t>(32, place.part->shape.rows - 32 * pair);
-    for (size_t r = 0; r < count; ++r)
-      add_bias(sums + r * 32, bias ? bias + at : nullptr, n, out + (token + r) * columns + at);
-  };
-
-  // 1. Activations in the form the products read: of exact tokens one by one, of the others in bfloat16 and 32 at a time.
-  const Bf16Product matrix = kind == DenseKind::kBf16 ? path.bf16_matrix : nullptr;
-  const size_t exact = path.tile_product || matrix ? tokens.decoded : tokens.count, others = tokens.count - exact;
-  const size_t padded = (others + 31) / 32 * 32;
+  // 1. Activations in the form the products read: of exact tokens one by one, of the others 32 at a time.
+  constexpr size_t kTogether = 32;
+  const PromptForm* prompt = kind == DenseKind::kInt8 ? path.int8_prompt : path.bf16_prompt;
+  const size_t exact = prompt ? tokens.decoded : tokens.count, others = tokens.count - exact;
+  const size_t padded = others ? prompt->padded(others) : 0;
   const size_t wholes = kind == DenseKind::kInt8 ? exact : 0;  // bfloat16 weights take x as it is
   ExactBuffer whole(path, wholes, inner);
-  Scratch<uint16_t> bf16(padded * inner);
+  PromptBuffer prompt_rows(prompt, padded, inner);
   const auto convert = [&](size_t unit) {
     if (unit < wholes) return whole.set(unit, x + unit * inner, false);
-    const size_t first = (unit - wholes) * 32;
-    for (size_t t = first; t < first + 32; ++t) {
-      if (t < others) path.to_bf16(x + (exact + t) * inner, inner, bf16.data + t * inner);
-      else std::memset(bf16.data + t * inner, 0, inner * sizeof(uint16_t));
+    const size_t first = (unit - wholes) * kTogether;
+    for (size_t t = first; t < std::min(first + kTogether, padded); ++t) {
+      if (t < others) prompt_rows.set(t, x + (exact + t) * inner);
+      else prompt_rows.clear(t);
     }
   };
 
-  // 2. The products of a pair of groups, or of a panel of pairs where the matrix unit has them unpacked together.
-  const auto multiply_exact = [&](const Place& place, size_t pair) {
-    if (!exact) return;
-    const uint8_t* first = place.part->packed + 2 * pair * group_bytes;
+  // 2. The products of a pair of groups.
+  const auto multiply = [&](size_t unit) {
+    const Place place = place_of(parts, unit);
+    const uint8_t *first = place.part->packed + 2 * place.pair * group_bytes, *second = first + group_bytes;
     thread_local std::vector<float> sums;
-    sums.resize(std::max(sums.size(), exact * 32));
-    if (kind == DenseKind::kInt8) path.int8_product(first, first + group_bytes, blocks, whole.rows(0, exact), sums.data());
-    else path.bf16_product(first, first + group_bytes, blocks, {x, nullptr, nullptr, exact}, sums.data());
-    store(place, pair, sums.data(), 0, exact);
+    sums.resize(std::max(sums.size(), (exact + padded) * 32));
+    float* of_others = sums.data() + exact * 32;
+    if (exact && kind == DenseKind::kInt8) path.int8_product(first, second, blocks, whole.rows(0, exact), sums.data());
+    else if (exact) path.bf16_product(first, second, blocks, {x, nullptr, nullptr, exact}, sums.data());
+    if (others) prompt->product(first, second, blocks, prompt_rows.at(0), padded, of_others);
+    const size_t at = place.column + 32 * place.pair, count = std::min<size_t>(32, place.part->shape.rows - 32 * place.pair);
+    for (size_t t = 0; t < tokens.count; ++t)
+      add_bias(sums.data() + t * 32, bias ? bias + at : nullptr, count, out + t * columns + at);
   };
-  const auto multiply_pair = [&](size_t unit) {
-    const Place place = place_of(parts, unit, pairs_of);
-    multiply_exact(place, place.unit);
-    if (!others) return;
-    const uint8_t* first = place.part->packed + 2 * place.unit * group_bytes;
-    thread_local std::vector<float> sums;
-    sums.resize(std::max(sums.size(), others * 32));
-    matrix(first, first + group_bytes, blocks, bf16.data, others, sums.data());
-    store(place, place.unit, sums.data(), exact, others);
-  };
-  const auto multiply_panel = [&](size_t unit) {
-    const Place place = place_of(parts, unit, panels_of);
-    const size_t first = place.unit * kPanelPairs, count = std::min(kPanelPairs, pairs_of(place.part->shape) - first);
-    for (size_t p = 0; p < count; ++p) multiply_exact(place, first + p);
-    thread_local std::unique_ptr<Aligned<uint16_t>> scratch;
-    thread_local size_t scratch_blocks = 0;
-    if (kind == DenseKind::kInt8 && scratch_blocks < blocks) {
-      scratch = std::make_unique<Aligned<uint16_t>>(kPanelPairs * 2 * blocks * 512);
-      scratch_blocks = blocks;
-    }
-    const auto tiles = [&](size_t group) {
-      const uint8_t* from = place.part->packed + (2 * first + group) * group_bytes;
-      return kind == DenseKind::kBf16 ? reinterpret_cast<const uint16_t*>(from) : scratch->data + group * blocks * 512;
-    };
-    if (kind == DenseKind::kInt8)
-      for (size_t g = 0; g < 2 * count; ++g)
-        path.unpack_int8(place.part->packed + (2 * first + g) * group_bytes, blocks, scratch->data + g * blocks * 512);
-    alignas(64) float sums[32 * 32];
-    for (size_t t = 0; t < others; t += 32) {
-      const size_t n = std::min<size_t>(32, others - t);
-      for (size_t p = 0; p < count; ++p) {
-        path.tile_product(tiles(2 * p), tiles(2 * p + 1), blocks, bf16.data + t * inner, path.padded(n), sums);
-        store(place, first + p, sums, exact + t, n);
-      }
-    }
-  };
-  run({{wholes + padded / 32, convert}, others && !matrix ? Phase{units_in(parts, panels_of), multiply_panel}
-                                                          : Phase{units_in(parts, pairs_of), multiply_pair}});
+  size_t pairs = 0;
+  for (const DensePart& part : parts) pairs += part.shape.groups() / 2;
+  run({{wholes + (padded + kTogether - 1) / kTogether, convert}, {pairs, multiply}});
 }
 
 }  // namespace gpt_oss

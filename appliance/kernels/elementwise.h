@@ -46,11 +46,13 @@ inline WholeScale whole_scale(float largest, float most) {
   return largest > kNothing ? WholeScale{most / largest, largest / most} : WholeScale{0.0f, 1.0f};
 }
 
-inline void to_bf16(const float* x, size_t count, uint16_t* out) {
-  for (size_t i = 0; i < count; ++i) {
+// A row of PromptForm: bfloat16, rounded to nearest even.
+inline void convert_to_bf16(const float* x, size_t blocks, uint8_t* out) {
+  uint16_t* to = reinterpret_cast<uint16_t*>(out);
+  for (size_t i = 0; i < blocks * kBlock; ++i) {
     uint32_t bits;
     std::memcpy(&bits, x + i, sizeof bits);
-    out[i] = static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+    to[i] = static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
   }
 }
 

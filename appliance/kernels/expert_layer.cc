@@ -47,12 +47,13 @@ struct Work {
   size_t expert;
   std::vector<Assignment> assignments;  // by token
   size_t exact;   // so many of them take exact products; they come first
-  size_t padded;  // rows reserved for the others, which the matrix unit takes
-  size_t row, exact_row, tile_row;  // of activations and results, of exact rows, of those for the matrix unit
-  size_t tiled() const { return assignments.size() - exact; }
+  size_t padded;  // rows reserved for the others
+  size_t row, exact_row, prompt_row;  // of activations and results, of exact rows, of those in the prompt's form
 };
 
-std::vector<Work> route(const Path& path, const float* logits, size_t tokens, size_t exact, size_t experts, size_t top_k) {
+// `form`: of the tokens from `exact` on; may be null if there are none.
+std::vector<Work> route(const PromptForm* form, const float* logits, size_t tokens, size_t exact, size_t experts,
+                        size_t top_k) {
   std::vector<std::vector<Assignment>> per_expert(experts);
   std::vector<size_t> order(experts);
   for (size_t t = 0; t < tokens; ++t) {
@@ -66,15 +67,15 @@ std::vector<Work> route(const Path& path, const float* logits, size_t tokens, si
       per_expert[order[i]].push_back({t, std::exp(row[order[i]] - row[order[0]]) / total});
   }
   std::vector<Work> work;
-  size_t row = 0, exact_row = 0, tile_row = 0;
+  size_t row = 0, exact_row = 0, prompt_row = 0;
   for (size_t e = 0; e < experts; ++e) {
     std::vector<Assignment>& all = per_expert[e];
     if (all.empty()) continue;
     const auto is_exact = [&](const Assignment& a) { return a.token < exact; };
     const size_t count = all.size(), few = static_cast<size_t>(std::count_if(all.begin(), all.end(), is_exact));
-    const size_t padded = path.padded(count - few);
-    work.push_back({e, std::move(all), few, padded, row, exact_row, tile_row});
-    row += count, exact_row += few, tile_row += padded;
+    const size_t padded = form ? form->padded(count - few) : 0;
+    work.push_back({e, std::move(all), few, padded, row, exact_row, prompt_row});
+    row += count, exact_row += few, prompt_row += padded;
   }
   return work;
 }
@@ -95,44 +96,43 @@ void pack_down(const ExpertShape& shape, const uint8_t* blocks, const uint8_t* s
     pack_group(blocks, scales, block_count, g * kGroupRows, 1, out + g * group);
 }
 
-void expert_layer(const Path& path, const ExpertWeights& weights, const SwiGlu& form, size_t top_k, const float* x,
+void expert_layer(const Path& path, const ExpertWeights& weights, const ExpertForm& form, const float* x,
                   const float* router_logits, const Tokens& tokens, float* out, const RunPhases& run) {
   const ExpertShape& shape = weights.shape;
   const size_t hidden = shape.hidden, inner = shape.inner;
   const size_t hidden_blocks = hidden / kBlock, inner_blocks = inner / kBlock;
-  const size_t exact_tokens = path.mxfp4_matrix ? tokens.decoded : tokens.count;
-  const std::vector<Work> work = route(path, router_logits, tokens.count, exact_tokens, shape.experts, top_k);
+  const bool as_prompt = path.mxfp4_prompt && path.mxfp4_prompt->bits >= form.prompt_bits;
+  const PromptForm* prompt = as_prompt ? path.mxfp4_prompt : nullptr;
+  const size_t exact_tokens = prompt ? tokens.decoded : tokens.count;
+  const std::vector<Work> work = route(prompt, router_logits, tokens.count, exact_tokens, shape.experts, form.top_k);
   const Work& end = work.back();
   const size_t rows = end.row + end.assignments.size(), exact_rows = end.exact_row + end.exact;
-  const size_t tile_rows = end.tile_row + end.padded;
+  const size_t prompt_rows = end.prompt_row + end.padded;
   const uint8_t* gate_up = weights.packed;
   const uint8_t* down = weights.packed + shape.experts * shape.gate_up_bytes();
 
   // 1. Activations in the form the products read.
   ExactBuffer x_exact(path, exact_rows, hidden), inner_exact(path, exact_rows, inner);
-  Scratch<uint16_t> x_tiles(tile_rows * hidden), inner_tiles(tile_rows * inner);
+  PromptBuffer x_prompt(prompt, prompt_rows, hidden), inner_prompt(prompt, prompt_rows, inner);
   Scratch<float> activation(rows * inner);
-  const auto convert = [&](const Work& w, size_t width, ExactBuffer* exact, uint16_t* tiles, const auto& row_of) {
+  const auto convert = [&](const Work& w, ExactBuffer* exact, PromptBuffer* others, const auto& row_of) {
     for (size_t i = 0; i < w.exact; ++i) exact->set(w.exact_row + i, row_of(i), true);
-    tiles += w.tile_row * width;
-    for (size_t i = w.exact; i < w.assignments.size(); ++i, tiles += width) path.to_bf16(row_of(i), width, tiles);
-    std::memset(tiles, 0, (w.padded - w.tiled()) * width * sizeof(uint16_t));
+    for (size_t i = w.exact; i < w.assignments.size(); ++i) others->set(w.prompt_row + i - w.exact, row_of(i));
+    for (size_t i = w.assignments.size() - w.exact; i < w.padded; ++i) others->clear(w.prompt_row + i);
   };
   const auto convert_x = [&](size_t unit) {
     const Work& w = work[unit];
-    convert(w, hidden, &x_exact, x_tiles.data, [&](size_t i) { return x + w.assignments[i].token * hidden; });
+    convert(w, &x_exact, &x_prompt, [&](size_t i) { return x + w.assignments[i].token * hidden; });
   };
 
   // Calls take(assignment, products of 32 weight rows) for every row of one expert's work.
   const auto products = [&](const Work& w, const uint8_t* first, size_t blocks, const ExactBuffer& exact,
-                            const uint16_t* tile_rows_of_all, const auto& take) {
+                            const PromptBuffer& others, const auto& take) {
     const uint8_t* second = first + kMxfp4.bytes(blocks);
     thread_local std::vector<float> results;
     results.resize(std::max(results.size(), (w.exact + w.padded) * 32));
     if (w.exact) path.mxfp4_product(first, second, blocks, exact.rows(w.exact_row, w.exact), results.data());
-    if (w.tiled())
-      path.mxfp4_matrix(first, second, blocks, tile_rows_of_all + w.tile_row * blocks * kBlock, w.padded,
-                        results.data() + w.exact * 32);
+    if (w.padded) prompt->product(first, second, blocks, others.at(w.prompt_row), w.padded, results.data() + w.exact * 32);
     for (size_t i = 0; i < w.assignments.size(); ++i) take(i, results.data() + i * 32);
   };
 
@@ -143,20 +143,20 @@ void expert_layer(const Path& path, const ExpertWeights& weights, const SwiGlu& 
     const size_t p = unit % inner_groups;
     const uint8_t* first = gate_up + w.expert * shape.gate_up_bytes() + 2 * p * kMxfp4.bytes(hidden_blocks);
     const float* bias = weights.gate_up_bias + w.expert * 2 * inner + 2 * kGroupRows * p;
-    products(w, first, hidden_blocks, x_exact, x_tiles.data, [&](size_t i, const float* sums) {
+    products(w, first, hidden_blocks, x_exact, x_prompt, [&](size_t i, const float* sums) {
       float gates[kGroupRows], ups[kGroupRows];
       for (size_t r = 0; r < kGroupRows; ++r) {
         gates[r] = sums[r] + bias[2 * r];
         ups[r] = sums[16 + r] + bias[2 * r + 1];
       }
-      path.swiglu(form, gates, ups, activation.data + (w.row + i) * inner + kGroupRows * p);
+      path.swiglu(form.swiglu, gates, ups, activation.data + (w.row + i) * inner + kGroupRows * p);
     });
   };
 
   // 3. Activations of the inner layer.
   const auto narrow = [&](size_t unit) {
     const Work& w = work[unit];
-    convert(w, inner, &inner_exact, inner_tiles.data, [&](size_t i) { return activation.data + (w.row + i) * inner; });
+    convert(w, &inner_exact, &inner_prompt, [&](size_t i) { return activation.data + (w.row + i) * inner; });
   };
 
   // 4. Down: 32 outputs of every row of one expert at a time, then the weighted sum of each token's rows in the order of
@@ -168,7 +168,7 @@ void expert_layer(const Path& path, const ExpertWeights& weights, const SwiGlu& 
     const size_t p = unit % hidden_pairs;
     const uint8_t* first = down + w.expert * shape.down_bytes() + 2 * p * kMxfp4.bytes(inner_blocks);
     const float* bias = weights.down_bias + w.expert * hidden + 32 * p;
-    products(w, first, inner_blocks, inner_exact, inner_tiles.data, [&](size_t i, const float* sums) {
+    products(w, first, inner_blocks, inner_exact, inner_prompt, [&](size_t i, const float* sums) {
       float* to = results.data + (w.row + i) * hidden + 32 * p;
       for (size_t r = 0; r < 32; ++r) to[r] = w.assignments[i].weight * (sums[r] + bias[r]);
     });

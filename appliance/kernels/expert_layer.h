@@ -19,6 +19,12 @@ struct ExpertWeights {
   const float* down_bias;     // (experts, hidden)
 };
 
+struct ExpertForm {
+  SwiGlu swiglu;
+  size_t top_k;
+  int prompt_bits;  // a prompt's activations are rounded to a form with as many bits or more: 8 or 16
+};
+
 // Packs one expert's matrices from the checkpoint's layout: blocks (rows, inner / 32, 16), scales (rows, inner / 32).
 // gate_up: group 2p holds the gates of outputs 16p .. 16p + 15, group 2p + 1 their ups.
 void pack_gate_up(const ExpertShape& shape, const uint8_t* blocks, const uint8_t* scales, uint8_t* out);
@@ -26,7 +32,7 @@ void pack_down(const ExpertShape& shape, const uint8_t* blocks, const uint8_t* s
 
 // out (tokens, hidden) = sum over the top_k experts of each token of softmax weight * expert(x).
 // x (tokens, hidden); router_logits (tokens, experts).
-void expert_layer(const Path& path, const ExpertWeights& weights, const SwiGlu& form, size_t top_k, const float* x,
+void expert_layer(const Path& path, const ExpertWeights& weights, const ExpertForm& form, const float* x,
                   const float* router_logits, const Tokens& tokens, float* out, const RunPhases& run);
 
 }  // namespace gpt_oss

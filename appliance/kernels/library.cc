@@ -7,7 +7,8 @@
 // ExpertLayer(x, decoded_tokens, router_logits, gate_up_blocks, gate_up_scales, gate_up_bias, down_blocks, down_scales,
 //             down_bias)
 //   x float [.., hidden]; decoded_tokens int64 []; router_logits float [.., experts]; blocks and scales uint8 as in the
-//   checkpoint; biases float. Attributes: key (int), top_k (int), alpha (float), limit (float). Output: float, the shape of x.
+//   checkpoint; biases float. Attributes: key (int), top_k (int), alpha (float), limit (float), prompt_bits (int: 8 or 16; to no fewer are
+//   a prompt's activations rounded). Output: float, the shape of x.
 // Dense(x, decoded_tokens, bias?, weight, weight..)
 //   x float [.., inner]; decoded_tokens int64 []; weights bfloat16 [rows, inner], whose rows follow each other in bias float
 //   [all rows] and in the output float [.., all rows]. Attributes: key (int; of the first weight, the next have the numbers after it), parts (int;
@@ -252,11 +253,12 @@ class Embedding {
 class ExpertLayer {
  public:
   explicit ExpertLayer(const OrtKernelInfo* info) {
-    int64_t key = 0, top_k = 0;
+    int64_t key = 0, top_k = 0, prompt_bits = 0;
     check(api.attribute_int(info, "key", &key));
     check(api.attribute_int(info, "top_k", &top_k));
-    check(api.attribute_float(info, "alpha", &form_.alpha));
-    check(api.attribute_float(info, "limit", &form_.limit));
+    check(api.attribute_int(info, "prompt_bits", &prompt_bits));
+    check(api.attribute_float(info, "alpha", &form_.swiglu.alpha));
+    check(api.attribute_float(info, "limit", &form_.swiglu.limit));
     const auto inputs = constant_inputs(info, {3, 4, 6, 7});
     const auto gate_up = shape_of(inputs[3]), down = shape_of(inputs[6]);
     if (gate_up.size() != 4 || down.size() != 4) fail("blocks must be [experts, rows, inner / 32, 16]");
@@ -267,7 +269,9 @@ class ExpertLayer {
     expect(inputs[4], {experts, 2 * inner, hidden / 32}, "gate_up_scales");
     expect(inputs[6], {experts, hidden, inner / 32, 16}, "down_blocks");
     expect(inputs[7], {experts, hidden, inner / 32}, "down_scales");
-    top_k_ = static_cast<size_t>(top_k);
+    if (prompt_bits != 8 && prompt_bits != 16) fail("prompt_bits must be 8 or 16");
+    form_.top_k = static_cast<size_t>(top_k);
+    form_.prompt_bits = static_cast<int>(prompt_bits);
     weights_.shape = {static_cast<size_t>(experts), static_cast<size_t>(hidden), static_cast<size_t>(inner)};
     weights_.packed = packed_weights(key, weights_.shape.bytes(), &own_, [&](uint8_t* out) {
       pack_experts(weights_.shape, data_of<uint8_t>(inputs[3]), data_of<uint8_t>(inputs[4]),
@@ -294,14 +298,13 @@ class ExpertLayer {
         static_cast<size_t>(count) != rows.count * weights_.shape.experts)
       fail("router_logits must be [.., " + std::to_string(weights_.shape.experts) + "] for the tokens of x");
     if (rows.count)
-      expert_layer(*chosen_path, weights, form_, top_k_, rows.x, data_of<float>(logits), tokens_of(context, rows.count),
+      expert_layer(*chosen_path, weights, form_, rows.x, data_of<float>(logits), tokens_of(context, rows.count),
                    rows.out, run_phases_of(context));
   }
 
  private:
   ExpertWeights weights_{};  // without biases, which come with each call
-  SwiGlu form_{};
-  size_t top_k_ = 0;
+  ExpertForm form_{};
   std::unique_ptr<Aligned<uint8_t>> own_;
 };
 

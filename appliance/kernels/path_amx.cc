@@ -99,29 +99,45 @@ void multiply_slice(const uint16_t* first, const uint16_t* second, size_t at, si
   }
 }
 
-void tile_product(const uint16_t* first, const uint16_t* second, size_t blocks, const uint16_t* rows, size_t padded,
-                  float* out) {
-  configure_tiles();
-  multiply_slice(first, second, 0, blocks, blocks * kBlock, rows, padded, out);
-  _tile_release();
-}
-
-// A slice of both groups is unpacked into 16 KB, which stay in the first-level cache while all rows pass. With whole groups
+// A slice of both groups' tiles stays in the first-level cache while all rows (count a multiple of 16) pass. With whole groups
 // tiles of weights would come from the second, as those of activations do; each product takes in one tile, and the second
-// gives one in that time at best.
-void mxfp4_matrix(const uint8_t* first, const uint8_t* second, size_t blocks, const uint16_t* rows, size_t padded, float* out) {
+// gives one in that time at best. tiles_of(group, blocks, at, count, room) are a group's `count` blocks from `at` on.
+template <typename TilesOf>
+void tile_products(const TilesOf& tiles_of, const uint8_t* first, const uint8_t* second, size_t blocks, const uint8_t* rows,
+                   size_t count, float* out) {
   constexpr size_t kTileSlice = 8;
-  alignas(64) uint16_t tiles[2][kTileSlice * 512];
+  alignas(64) uint16_t room[2][kTileSlice * 512];
   configure_tiles();
   for (size_t at = 0; at < blocks; at += kTileSlice) {
-    const size_t count = std::min(kTileSlice, blocks - at);
-    unpack_mxfp4(first, blocks, at, count, tiles[0]);
-    unpack_mxfp4(second, blocks, at, count, tiles[1]);
+    const size_t slice = std::min(kTileSlice, blocks - at);
+    const uint16_t* of_first = tiles_of(first, blocks, at, slice, room[0]);
+    const uint16_t* of_second = tiles_of(second, blocks, at, slice, room[1]);
     __asm__ volatile("" : : : "memory");  // GCC does not know that tile instructions read memory
-    multiply_slice(tiles[0], tiles[1], at, count, blocks * kBlock, rows, padded, out);
+    multiply_slice(of_first, of_second, at, slice, blocks * kBlock, reinterpret_cast<const uint16_t*>(rows), count, out);
   }
   _tile_release();
 }
+
+void mxfp4_tiles(const uint8_t* first, const uint8_t* second, size_t blocks, const uint8_t* rows, size_t count, float* out) {
+  tile_products(unpack_mxfp4, first, second, blocks, rows, count, out);
+}
+
+void int8_tiles(const uint8_t* first, const uint8_t* second, size_t blocks, const uint8_t* rows, size_t count, float* out) {
+  tile_products(unpack_int8, first, second, blocks, rows, count, out);
+}
+
+void bf16_tiles(const uint8_t* first, const uint8_t* second, size_t blocks, const uint8_t* rows, size_t count, float* out) {
+  const auto in_place = [](const uint8_t* group, size_t, size_t at, size_t, uint16_t*) {
+    return reinterpret_cast<const uint16_t*>(group + at * kBf16.code_bytes);
+  };
+  tile_products(in_place, first, second, blocks, rows, count, out);
+}
+
+constexpr PromptForm prompt_form(decltype(PromptForm::product) product) {
+  return {16, kBlock * sizeof(uint16_t), convert_to_bf16, product, 16};
+}
+constexpr PromptForm kMxfp4Prompt = prompt_form(mxfp4_tiles), kInt8Prompt = prompt_form(int8_tiles),
+                     kBf16Prompt = prompt_form(bf16_tiles);
 
 }  // namespace
 
@@ -130,17 +146,14 @@ const Path& amx_path() {
                          supported,
                          swiglu,
                          quantise,
-                         to_bf16,
                          attend,
                          summarise,
                          mxfp4_product,
                          int8_product,
                          bf16_product,
-                         nullptr,
-                         mxfp4_matrix,
-                         unpack_int8,
-                         tile_product,
-                         16};
+                         &kMxfp4Prompt,
+                         &kInt8Prompt,
+                         &kBf16Prompt};
   return path;
 }
 

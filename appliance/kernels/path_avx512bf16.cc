@@ -1,5 +1,6 @@
 // AVX-512 with bfloat16 products, which prompts take where weights are bfloat16; else as AVX-512 VNNI.
 #include "attention_core.h"
+#include "byte_product.h"
 #include "elementwise.h"
 #include "logits_core.h"
 #include "vnni.h"
@@ -32,9 +33,11 @@ struct Bf16Weights {
   static __m512 add(Sum sum, __m512, __m512 total) { return _mm512_add_ps(sum, total); }
 };
 
-void bf16_matrix(const uint8_t* first, const uint8_t* second, size_t blocks, const uint16_t* rows, size_t count, float* out) {
-  matrix_product<Bf16Weights>(first, second, blocks, rows, nullptr, count, out);
+void bf16_matrix(const uint8_t* first, const uint8_t* second, size_t blocks, const uint8_t* rows, size_t count, float* out) {
+  matrix_product<Bf16Weights>(first, second, blocks, reinterpret_cast<const uint16_t*>(rows), nullptr, count, out);
 }
+
+constexpr PromptForm kBf16Prompt{16, kBlock * sizeof(uint16_t), convert_to_bf16, bf16_matrix};
 
 }  // namespace
 
@@ -43,13 +46,14 @@ const Path& avx512bf16_path() {
                          supported,
                          swiglu,
                          quantise,
-                         to_bf16,
                          attend,
                          summarise,
                          mxfp4_product,
                          int8_product,
                          bf16_product,
-                         bf16_matrix};
+                         &kMxfp4Prompt,
+                         &kInt8Prompt,
+                         &kBf16Prompt};
   return path;
 }
 

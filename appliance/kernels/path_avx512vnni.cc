@@ -1,5 +1,7 @@
-// AVX-512 VNNI: a 32-bit lane of a vector for each weight row, two products of 16 bits a lane and instruction.
+// AVX-512 VNNI: a 32-bit lane of a vector for each weight row, two products of 16 bits a lane and instruction, or four of 8 bits
+// for prompts.
 #include "attention_core.h"
+#include "byte_product.h"
 #include "elementwise.h"
 #include "logits_core.h"
 #include "vnni.h"
@@ -19,12 +21,13 @@ const Path& vnni_path() {
                          supported,
                          swiglu,
                          quantise,
-                         to_bf16,
                          attend,
                          summarise,
                          mxfp4_product,
                          int8_product,
-                         bf16_product};
+                         bf16_product,
+                         &kMxfp4Prompt,
+                         &kInt8Prompt};
   return path;
 }
 

@@ -90,7 +90,6 @@ const Path& portable_path() {
                          supported,
                          swiglu,
                          nullptr,
-                         to_bf16,
                          attend,
                          summarise,
                          mxfp4_product,

@@ -4,8 +4,8 @@
 //
 // MXFP4: a block has 16 E8M0 scales, one a row, and four chunks of codes. Word r of chunk j holds the codes of row r at
 // k = 8j + 0, 2, 4, 6, 1, 3, 5, 7, lowest nibble first: shifting its halves right by 4p leaves the pair 8j + 2p, 8j + 2p + 1
-// in them, as two-way products and matrix tiles want it, and its low and high nibbles are the bytes of two 4-wide dot
-// products with activations in the order 0, 2, 4, 6, 1, 3, 5, 7.
+// in them, as two-way products and matrix tiles want it, and the low nibbles of its bytes are those of k = 8j + 0, 4, 1, 5, the
+// high ones of k = 8j + 2, 6, 3, 7, as four-way products want it.
 // This is a permutation of the checkpoint's bytes: nothing is rounded.
 #pragma once
 
@@ -74,8 +74,16 @@ struct Attend {
 // Products take two neighbouring groups, 32 weight rows, and any number of tokens: out[t * 32 + r] = sum_k weight[r, k] *
 // x[t, k]. A token gets the same bits whoever else is in the call.
 using ExactProduct = void (*)(const uint8_t* first, const uint8_t* second, size_t blocks, const ExactRows& rows, float* out);
-using Bf16Product = void (*)(const uint8_t* first, const uint8_t* second, size_t blocks, const uint16_t* rows, size_t count,
-                             float* out);
+
+// A form of a prompt's activations with products that are quicker than those of ExactRows, and round more.
+struct PromptForm {
+  int bits;                                                      // of an activation: 8 or 16
+  size_t block_bytes;                                            // of a block of activations
+  void (*convert)(const float* x, size_t blocks, uint8_t* out);  // a row
+  void (*product)(const uint8_t* first, const uint8_t* second, size_t blocks, const uint8_t* rows, size_t count, float* out);
+  size_t multiple = 1;  // of rows that the product takes
+  size_t padded(size_t count) const { return (count + multiple - 1) / multiple * multiple; }
+};
 
 struct Path {
   const char* name;
@@ -85,27 +93,16 @@ struct Path {
   void (*swiglu)(const SwiGlu& form, const float* gates, const float* ups, float* out);
   // Fills a row of ExactRows, for MXFP4 or 8-bit weights; null on a path that reads x itself.
   void (*quantise)(const float* x, size_t blocks, bool mxfp4, int16_t* values, float* scale);
-  void (*to_bf16)(const float* x, size_t count, uint16_t* out);  // round to nearest even
   void (*attend)(const Attend& attend);
   // maxima: the largest of each kLogitBlock logits; largest: of all `count`; sum: of exp(x - largest).
   void (*summarise)(const float* x, size_t count, float* maxima, float* largest, float* sum);
 
   ExactProduct mxfp4_product, int8_product, bf16_product;  // the last reads x itself
 
-  // Of a prompt's tokens with bfloat16 weights, rows (count, inner) in bfloat16; null where it would save nothing.
-  Bf16Product bf16_matrix = nullptr;
-
-  // The matrix unit, null on paths without one: rows (padded, inner) in bfloat16, padded a multiple of tile_rows. A group
-  // unpacked to bfloat16 tiles has the layout of bfloat16 weights: 512 elements a block. MXFP4 unpacks exactly; 8-bit weights
-  // are rounded to bfloat16.
-  Bf16Product mxfp4_matrix = nullptr;
-  void (*unpack_int8)(const uint8_t* group, size_t blocks, uint16_t* tiles) = nullptr;
-  // out (padded, 32), from two groups' tiles.
-  void (*tile_product)(const uint16_t* first, const uint16_t* second, size_t blocks, const uint16_t* rows,
-                       size_t padded, float* out) = nullptr;
-  size_t tile_rows = 1;
-
-  size_t padded(size_t count) const { return (count + tile_rows - 1) / tile_rows * tile_rows; }
+  // Of a prompt's activations with each kind of weights; null where ExactRows do as well.
+  const PromptForm* mxfp4_prompt = nullptr;
+  const PromptForm* int8_prompt = nullptr;
+  const PromptForm* bf16_prompt = nullptr;
 };
 
 const Path& portable_path();

@@ -14,9 +14,9 @@
 
 namespace gpt_oss {
 
-// The tokens of a call: first those that are decoded, then those of a prompt. The latter take bfloat16 products where the
-// path has such for the weights in question. Either product gives every token the same bits whoever else is in the call;
-// they differ from each other.
+// The tokens of a call: first those that are decoded, then those of a prompt. The latter take a PromptForm's products where the
+// path has one for the weights in question. Either product gives every token the same bits whoever else is in the call; they
+// differ from each other.
 struct Tokens {
   size_t count;
   size_t decoded;  // at most `count`
@@ -102,6 +102,22 @@ class ExactBuffer {
   Scratch<float> x_;
   Scratch<int16_t> values_;
   Scratch<float> scale_;
+};
+
+// Memory for rows of a PromptForm.
+class PromptBuffer {
+ public:
+  PromptBuffer(const PromptForm* form, size_t rows, size_t width)
+      : form_(form), blocks_(width / kBlock), bytes_(form ? rows * row_bytes() : 0) {}
+  void set(size_t row, const float* x) { form_->convert(x, blocks_, at(row)); }
+  void clear(size_t row) { std::memset(at(row), 0, row_bytes()); }
+  uint8_t* at(size_t row) const { return bytes_.data + row * row_bytes(); }
+
+ private:
+  size_t row_bytes() const { return blocks_ * form_->block_bytes; }
+  const PromptForm* form_;
+  const size_t blocks_;
+  Scratch<uint8_t> bytes_;
 };
 
 }  // namespace gpt_oss

@@ -97,7 +97,7 @@ def test_inputs_and_outputs_are_those_of_the_contract(
 def test_metadata_describe_the_model(accelerator: str, cpu: ExportedGraph, cuda: ExportedGraph) -> None:
     model = onnx.load(cpu.model if accelerator == "cpu" else cuda.model, load_external_data=False)
     assert {entry.key: entry.value for entry in model.metadata_props} == {
-        "gpt_oss.format": "3",
+        "gpt_oss.format": "4",
         "gpt_oss.accelerator": accelerator,
         "gpt_oss.layers": "3",
         "gpt_oss.heads": "4",
@@ -248,13 +248,30 @@ def test_cpu_operators_keep_their_contract(cpu: ExportedGraph) -> None:
     experts = [_attributes(node) for node in nodes if node.op_type == "ExpertLayer"]
     dense = [_attributes(node) for node in nodes if node.op_type == "Dense"]
     assert [{**attributes, "key": 0} for attributes in experts] == [
-        {"key": 0, "top_k": 2, "alpha": pytest.approx(1.702), "limit": 7.0}
+        {"key": 0, "top_k": 2, "alpha": pytest.approx(1.702), "limit": 7.0, "prompt_bits": 16}
     ] * 3
     assert {attributes["kind"] for attributes in dense} == {1}
     assert sorted(attributes["parts"] for attributes in dense) == [1] * 4 + [3] * 3  # o and the head; q, k and v
     keys = [key for entry in dense for key in range(entry["key"], entry["key"] + entry["parts"])]
     keys += [attributes["key"] for attributes in experts]
     assert len(set(keys)) == len(keys) == 3 + 4 * 3 + 1
+
+
+def test_experts_take_8_bits_of_a_prompt_where_attention_has_8_bits(small_checkpoint: Path) -> None:
+    config = open_checkpoint(small_checkpoint).config
+    kinds: tuple[tuple[DenseKind, int], ...] = (("int8", 8), ("bf16", 16))
+    for dense, bits in kinds:
+        nodes = plan_graph(config, "cpu", dense=dense).graph.node
+        assert {_attributes(node)["prompt_bits"] for node in nodes if node.op_type == "ExpertLayer"} == {bits}
+
+
+def test_every_row_of_the_head_is_multiplied_as_a_decoded_token(cpu: ExportedGraph) -> None:
+    graph = onnx.load(cpu.model, load_external_data=False).graph
+    counts = {node.output[0]: node.input[1] for node in graph.node if node.op_type == "Dense"}
+    head = counts.pop("logits")
+    (every_row,) = (tensor for tensor in graph.initializer if tensor.name == head)
+    assert numpy_helper.to_array(every_row) == np.iinfo(np.int64).max
+    assert set(counts.values()) == {"decoded_tokens"}
 
 
 def test_packing_plan_names_the_bytes_of_every_native_operator(cpu: ExportedGraph, small_checkpoint: Path) -> None:

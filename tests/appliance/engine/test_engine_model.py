@@ -236,7 +236,7 @@ def test_refuses_weights_that_are_not_whole(copied: Path, shard: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
-        ("gpt_oss.format", "2", "format 3"),
+        ("gpt_oss.format", "3", "format 4"),
         ("gpt_oss.accelerator", "cuda", "for cpu"),
         ("gpt_oss.layers", "", "incomplete"),
         ("gpt_oss.vocab", None, "incomplete"),

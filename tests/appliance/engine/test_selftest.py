@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from appliance.engine.model import ModelError
+from appliance.engine.kernels import load_kernels
+from appliance.engine.model import ModelError, OnnxModel
+from appliance.engine.sampling import TopLogits
 from appliance.engine.selftest import KnownAnswerError, check_known_answers, load_prompts, record_known_answers
 from appliance.release import Release, ReleaseError
 from tests.appliance.engine.conftest import export_random
@@ -53,6 +55,32 @@ def test_the_same_release_passes(small_release: Release, answers: Path) -> None:
     assert result.cases == 3
     assert result.worst < 1e-4
     assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+@pytest.mark.parametrize("path", load_kernels().paths())
+def test_answers_recorded_on_one_kind_of_processor_are_given_on_every_other(
+    small_release: Release, answers: Path, path: str
+) -> None:
+    kernels = load_kernels()
+    kernels.use_path(path)
+    try:
+        result = check_known_answers(replace(small_release, known_answers=answers))
+    finally:
+        kernels.use_path(kernels.paths()[0])
+    assert result.worst < 1e-3
+
+
+def test_a_processor_that_misreads_prompts_fails(
+    small_release: Release, answers: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = OnnxModel.read
+
+    def misread(model: OnnxModel, slot: int, prompt: list[int], *, as_decoded: bool = False) -> TopLogits:
+        return read(model, slot, prompt if as_decoded else prompt[::-1], as_decoded=as_decoded)
+
+    monkeypatch.setattr(OnnxModel, "read", misread)
+    with pytest.raises(KnownAnswerError, match="known answer 1 differs when its prompt is read at once"):
+        check_known_answers(replace(small_release, known_answers=answers))
 
 
 def test_other_weights_fail(small_release: Release, answers: Path, tmp_path: Path) -> None:

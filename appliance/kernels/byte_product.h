@@ -1,0 +1,113 @@
+// Products of packed weights with a prompt's activations in 8 bits (AVX-512 VNNI): a 32-bit lane of a vector for each weight
+// row, four products a lane and instruction, twice as many as with 16 bits. Internal linkage on purpose: every path compiles
+// its own copy.
+//
+// A kind of weights says how:
+//   kLayout            where a group keeps them
+//   kOffset, kTwice    what is added to each to make it unsigned, and whether it is twice the weight
+//   kVectors           vectors of fours in a line of codes; fours(line, out) makes them
+//   ordered(x)         16 activations in the order of such vectors
+//   scale(scales)      of a block's rows
+#pragma once
+
+#include "byte_rows.h"
+#include "passes.h"
+#include "paths.h"
+#include "scales.h"
+
+#include <cstring>
+#include <immintrin.h>
+
+namespace gpt_oss {
+namespace {
+
+template <typename Weights>
+void convert_to_bytes(const float* x, size_t blocks, uint8_t* out) {
+  for (ByteBlock* to = reinterpret_cast<ByteBlock*>(out); blocks; --blocks, ++to, x += kBlock) {
+    const __m512 low = _mm512_loadu_ps(x), high = _mm512_loadu_ps(x + 16);
+    const float largest = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(low), _mm512_abs_ps(high)));
+    const WholeScale block = whole_scale(largest, kMostInByte);
+    const __m512 factor = _mm512_set1_ps(block.factor);
+    const __m512i first = _mm512_cvtps_epi32(_mm512_mul_ps(low, factor));
+    const __m512i second = _mm512_cvtps_epi32(_mm512_mul_ps(high, factor));
+    __m128i* values = reinterpret_cast<__m128i*>(to->values);
+    _mm_storeu_si128(values, _mm512_cvtepi32_epi8(Weights::ordered(first)));
+    _mm_storeu_si128(values + 1, _mm512_cvtepi32_epi8(Weights::ordered(second)));
+    to->finish(block, _mm512_reduce_add_epi32(_mm512_add_epi32(first, second)), Weights::kOffset, Weights::kTwice);
+  }
+}
+
+struct Mxfp4Bytes {
+  static constexpr GroupLayout kLayout = kMxfp4;
+  static constexpr int kOffset = 12, kVectors = 2;
+  static constexpr bool kTwice = true;
+  static __m512i ordered(__m512i x) {
+    return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15), x);
+  }
+  static void fours(const uint8_t* line, __m512i* out) {
+    const __m512i table = _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(kUnsignedE2m1)));
+    const __m512i nibble = _mm512_set1_epi8(15), word = _mm512_loadu_si512(line);
+    out[0] = _mm512_shuffle_epi8(table, _mm512_and_si512(word, nibble));
+    out[1] = _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(word, 4), nibble));
+  }
+  static __m512 scale(const uint8_t* scales) { return mxfp4_scales(scales); }
+};
+
+struct Int8Bytes {
+  static constexpr GroupLayout kLayout = kInt8;
+  static constexpr int kOffset = kInt8Offset, kVectors = 1;
+  static constexpr bool kTwice = false;
+  static __m512i ordered(__m512i x) { return x; }
+  static void fours(const uint8_t* line, __m512i* out) { *out = _mm512_loadu_si512(line); }
+  static __m512 scale(const uint8_t* scales) { return int8_scales(scales); }
+};
+
+// out[32 * t + r]: one group with kRows tokens, rows (kRows, blocks). Not inlined: it needs every register.
+template <typename Weights, int kRows>
+[[gnu::noinline]] void byte_group_product(const uint8_t* group, size_t blocks, const ByteBlock* rows, float* out) {
+  using Sum = __v16si;  // GCC moves sums between registers unless they have this type throughout
+  const uint8_t* line = group + Weights::kLayout.codes_at(blocks);
+  __m512 total[kRows];
+  for (int i = 0; i < kRows; ++i) total[i] = _mm512_setzero_ps();
+  for (size_t block = 0; block < blocks; ++block, ++rows, group += Weights::kLayout.scale_bytes) {
+    const auto of_row = [&](int i) -> const ByteBlock& { return rows[static_cast<size_t>(i) * blocks]; };
+    Sum sum[kRows];
+    for (int i = 0; i < kRows; ++i) sum[i] = reinterpret_cast<Sum>(_mm512_set1_epi32(of_row(i).start));
+    for (int k = 0; k < 8; k += Weights::kVectors, line += kLineBytes) {
+      __m512i fours[Weights::kVectors];
+      prefetch_line(line);
+      Weights::fours(line, fours);
+      for (int v = 0; v < Weights::kVectors; ++v) {
+        for (int i = 0; i < kRows; ++i) {
+          int32_t four;
+          std::memcpy(&four, of_row(i).values + 4 * (k + v), sizeof four);
+          sum[i] = reinterpret_cast<Sum>(
+              _mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum[i]), fours[v], _mm512_set1_epi32(four)));
+        }
+      }
+    }
+    const __m512 of_weights = Weights::scale(group);
+    for (int i = 0; i < kRows; ++i) {
+      const __m512 scale = _mm512_mul_ps(of_weights, _mm512_set1_ps(of_row(i).scale));
+      total[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(reinterpret_cast<__m512i>(sum[i])), scale, total[i]);
+    }
+  }
+  for (int i = 0; i < kRows; ++i) _mm512_storeu_ps(out + 32 * i, total[i]);
+}
+
+template <typename Weights>
+void byte_product(const uint8_t* first, const uint8_t* second, size_t blocks, const uint8_t* rows, size_t count, float* out) {
+  constexpr int kTogether = 12;  // tokens: their sums and totals are in registers
+  for (const uint8_t* group : {first, second}) {
+    in_passes<kTogether>(count, [&](auto n, size_t t) {
+      byte_group_product<Weights, n>(group, blocks, reinterpret_cast<const ByteBlock*>(rows) + t * blocks, out + 32 * t);
+    });
+    out += kGroupRows;
+  }
+}
+
+constexpr PromptForm kMxfp4Prompt{8, sizeof(ByteBlock), convert_to_bytes<Mxfp4Bytes>, byte_product<Mxfp4Bytes>};
+constexpr PromptForm kInt8Prompt{8, sizeof(ByteBlock), convert_to_bytes<Int8Bytes>, byte_product<Int8Bytes>};
+
+}  // namespace
+}  // namespace gpt_oss
