@@ -62,48 +62,66 @@ struct Int8Bytes {
   static __m512 scale(const uint8_t* scales) { return int8_scales(scales); }
 };
 
-// out[32 * t + r]: one group with kRows tokens, rows (kRows, blocks). Not inlined: it needs every register.
-template <typename Weights, int kRows>
+// out (kRows, 32): one group or two neighbouring ones with kRows tokens, rows (kRows, blocks). Not inlined: it needs every
+// register.
+template <typename Weights, int kGroups, int kRows>
 [[gnu::noinline]] void byte_group_product(const uint8_t* group, size_t blocks, const ByteBlock* rows, float* out) {
   using Sum = __v16si;  // GCC moves sums between registers unless they have this type throughout
+  const size_t next = Weights::kLayout.bytes(blocks);
   const uint8_t* line = group + Weights::kLayout.codes_at(blocks);
-  __m512 total[kRows];
-  for (int i = 0; i < kRows; ++i) total[i] = _mm512_setzero_ps();
+  __m512 total[kRows][kGroups];
+  for (int i = 0; i < kRows; ++i)
+    for (int g = 0; g < kGroups; ++g) total[i][g] = _mm512_setzero_ps();
   for (size_t block = 0; block < blocks; ++block, ++rows, group += Weights::kLayout.scale_bytes) {
     const auto of_row = [&](int i) -> const ByteBlock& { return rows[static_cast<size_t>(i) * blocks]; };
-    Sum sum[kRows];
-    for (int i = 0; i < kRows; ++i) sum[i] = reinterpret_cast<Sum>(_mm512_set1_epi32(of_row(i).start));
+    Sum sum[kRows][kGroups];
+    for (int i = 0; i < kRows; ++i)
+      for (int g = 0; g < kGroups; ++g) sum[i][g] = reinterpret_cast<Sum>(_mm512_set1_epi32(of_row(i).start));
     for (int k = 0; k < 8; k += Weights::kVectors, line += kLineBytes) {
-      __m512i fours[Weights::kVectors];
-      prefetch_line(line);
-      Weights::fours(line, fours);
+      __m512i fours[kGroups][Weights::kVectors];
+      for (int g = 0; g < kGroups; ++g) {
+        prefetch_line(line + static_cast<size_t>(g) * next);
+        Weights::fours(line + static_cast<size_t>(g) * next, fours[g]);
+      }
       for (int v = 0; v < Weights::kVectors; ++v) {
         for (int i = 0; i < kRows; ++i) {
-          int32_t four;
-          std::memcpy(&four, of_row(i).values + 4 * (k + v), sizeof four);
-          sum[i] = reinterpret_cast<Sum>(
-              _mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum[i]), fours[v], _mm512_set1_epi32(four)));
+          int32_t bits;
+          std::memcpy(&bits, of_row(i).values + 4 * (k + v), sizeof bits);
+          __m512i four = _mm512_set1_epi32(bits);
+          if constexpr (kGroups > 1) __asm__("" : "+v"(four));  // loaded once for both groups
+          for (int g = 0; g < kGroups; ++g)
+            sum[i][g] = reinterpret_cast<Sum>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum[i][g]), fours[g][v], four));
         }
       }
     }
-    const __m512 of_weights = Weights::scale(group);
+    __m512 of_weights[kGroups];
+    for (int g = 0; g < kGroups; ++g) of_weights[g] = Weights::scale(group + static_cast<size_t>(g) * next);
     for (int i = 0; i < kRows; ++i) {
-      const __m512 scale = _mm512_mul_ps(of_weights, _mm512_set1_ps(of_row(i).scale));
-      total[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(reinterpret_cast<__m512i>(sum[i])), scale, total[i]);
+      for (int g = 0; g < kGroups; ++g) {
+        const __m512 scale = _mm512_mul_ps(of_weights[g], _mm512_set1_ps(of_row(i).scale));
+        total[i][g] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(reinterpret_cast<__m512i>(sum[i][g])), scale, total[i][g]);
+      }
     }
   }
-  for (int i = 0; i < kRows; ++i) _mm512_storeu_ps(out + 32 * i, total[i]);
+  for (int i = 0; i < kRows; ++i)
+    for (int g = 0; g < kGroups; ++g) _mm512_storeu_ps(out + 32 * i + 16 * g, total[i][g]);
 }
 
+// The first tokens take weights as they come from memory, one stream after the other, and as many as registers hold, which
+// gives memory time. The others find both groups in the cache and take them together: loads of activations are the limit then,
+// and halved.
 template <typename Weights>
 void byte_product(const uint8_t* first, const uint8_t* second, size_t blocks, const uint8_t* rows, size_t count, float* out) {
-  constexpr int kTogether = 12;  // tokens: their sums and totals are in registers
-  for (const uint8_t* group : {first, second}) {
-    in_passes<kTogether>(count, [&](auto n, size_t t) {
-      byte_group_product<Weights, n>(group, blocks, reinterpret_cast<const ByteBlock*>(rows) + t * blocks, out + 32 * t);
+  constexpr int kStreaming = 12, kTogether = 5;
+  const size_t streaming = std::min<size_t>(count, kStreaming);
+  const ByteBlock* from = reinterpret_cast<const ByteBlock*>(rows);
+  for (const uint8_t* group : {first, second})
+    with_count<kStreaming>(streaming, 0, [&](auto n, size_t) {
+      byte_group_product<Weights, 1, n>(group, blocks, from, out + (group == first ? 0 : kGroupRows));
     });
-    out += kGroupRows;
-  }
+  in_passes<kTogether>(count - streaming, [&](auto n, size_t t) {
+    byte_group_product<Weights, 2, n>(first, blocks, from + (streaming + t) * blocks, out + 32 * (streaming + t));
+  });
 }
 
 constexpr PromptForm kMxfp4Prompt{8, sizeof(ByteBlock), convert_to_bytes<Mxfp4Bytes>, byte_product<Mxfp4Bytes>};

@@ -29,11 +29,16 @@ inline float exponential(float x) {
   return p * power;
 }
 
-inline void swiglu(const SwiGlu& form, const float* gates, const float* ups, float* out) {
-  for (size_t i = 0; i < kGroupRows; ++i) {
-    const float gate = std::min(gates[i], form.limit);
-    const float up = std::min(std::max(ups[i], -form.limit), form.limit);
-    out[i] = gate / (1.0f + exponential(-form.alpha * gate)) * (up + 1.0f);
+inline void swiglu(const SwiGlu& form, const float* sums, const float* biases, size_t count, float* out, size_t stride) {
+  const float alpha = form.alpha, limit = form.limit;
+  for (; count; --count, sums += 2 * kGroupRows, out += stride) {
+    float results[kGroupRows];  // apart from all that is read, so that the loop vectorises
+    for (size_t i = 0; i < kGroupRows; ++i) {
+      const float gate = std::min(sums[i] + biases[i], limit);
+      const float up = std::min(std::max(sums[kGroupRows + i] + biases[kGroupRows + i], -limit), limit);
+      results[i] = gate / (1.0f + exponential(-alpha * gate)) * (up + 1.0f);
+    }
+    std::memcpy(out, results, sizeof results);
   }
 }
 

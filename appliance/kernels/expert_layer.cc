@@ -125,15 +125,15 @@ void expert_layer(const Path& path, const ExpertWeights& weights, const ExpertFo
     convert(w, &x_exact, &x_prompt, [&](size_t i) { return x + w.assignments[i].token * hidden; });
   };
 
-  // Calls take(assignment, products of 32 weight rows) for every row of one expert's work.
+  // The products of 32 weight rows with every row of one expert's work, (assignments, 32), until the thread's next call.
   const auto products = [&](const Work& w, const uint8_t* first, size_t blocks, const ExactBuffer& exact,
-                            const PromptBuffer& others, const auto& take) {
+                            const PromptBuffer& others) {
     const uint8_t* second = first + kMxfp4.bytes(blocks);
     thread_local std::vector<float> results;
     results.resize(std::max(results.size(), (w.exact + w.padded) * 32));
     if (w.exact) path.mxfp4_product(first, second, blocks, exact.rows(w.exact_row, w.exact), results.data());
     if (w.padded) prompt->product(first, second, blocks, others.at(w.prompt_row), w.padded, results.data() + w.exact * 32);
-    for (size_t i = 0; i < w.assignments.size(); ++i) take(i, results.data() + i * 32);
+    return static_cast<const float*>(results.data());
   };
 
   // 2. Gate and up: 16 activations of every row of one expert at a time.
@@ -143,14 +143,10 @@ void expert_layer(const Path& path, const ExpertWeights& weights, const ExpertFo
     const size_t p = unit % inner_groups;
     const uint8_t* first = gate_up + w.expert * shape.gate_up_bytes() + 2 * p * kMxfp4.bytes(hidden_blocks);
     const float* bias = weights.gate_up_bias + w.expert * 2 * inner + 2 * kGroupRows * p;
-    products(w, first, hidden_blocks, x_exact, x_prompt, [&](size_t i, const float* sums) {
-      float gates[kGroupRows], ups[kGroupRows];
-      for (size_t r = 0; r < kGroupRows; ++r) {
-        gates[r] = sums[r] + bias[2 * r];
-        ups[r] = sums[16 + r] + bias[2 * r + 1];
-      }
-      path.swiglu(form.swiglu, gates, ups, activation.data + (w.row + i) * inner + kGroupRows * p);
-    });
+    float biases[2 * kGroupRows];
+    for (size_t r = 0; r < kGroupRows; ++r) biases[r] = bias[2 * r], biases[kGroupRows + r] = bias[2 * r + 1];
+    path.swiglu(form.swiglu, products(w, first, hidden_blocks, x_exact, x_prompt), biases, w.assignments.size(),
+                activation.data + w.row * inner + kGroupRows * p, inner);
   };
 
   // 3. Activations of the inner layer.
@@ -168,10 +164,11 @@ void expert_layer(const Path& path, const ExpertWeights& weights, const ExpertFo
     const size_t p = unit % hidden_pairs;
     const uint8_t* first = down + w.expert * shape.down_bytes() + 2 * p * kMxfp4.bytes(inner_blocks);
     const float* bias = weights.down_bias + w.expert * hidden + 32 * p;
-    products(w, first, inner_blocks, inner_exact, inner_prompt, [&](size_t i, const float* sums) {
+    const float* sums = products(w, first, inner_blocks, inner_exact, inner_prompt);
+    for (size_t i = 0; i < w.assignments.size(); ++i, sums += 32) {
       float* to = results.data + (w.row + i) * hidden + 32 * p;
       for (size_t r = 0; r < 32; ++r) to[r] = w.assignments[i].weight * (sums[r] + bias[r]);
-    });
+    }
   };
   std::vector<std::vector<size_t>> rows_of(tokens.count);
   for (const Work& w : work)

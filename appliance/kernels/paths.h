@@ -89,8 +89,8 @@ struct Path {
   const char* name;
   bool (*supported)();
 
-  // 16 outputs; gates and ups hold their biases already.
-  void (*swiglu)(const SwiGlu& form, const float* gates, const float* ups, float* out);
+  // 16 outputs of each of `count` rows, which are `stride` apart; sums (count, 32) and biases (32,), the gates' and the ups'.
+  void (*swiglu)(const SwiGlu& form, const float* sums, const float* biases, size_t count, float* out, size_t stride);
   // Fills a row of ExactRows, for MXFP4 or 8-bit weights; null on a path that reads x itself.
   void (*quantise)(const float* x, size_t blocks, bool mxfp4, int16_t* values, float* scale);
   void (*attend)(const Attend& attend);
