@@ -32,7 +32,7 @@ from appliance.engine.kv_cache import Append
 from appliance.engine.model import OnnxModel, load_model
 from appliance.engine.protocol import EngineEvent, Message, TurnRequest
 from appliance.engine.scheduler import Scheduler, Turn
-from bench.machine import MemoryProbe, device_copy_gb_s, wait_for_quiet
+from bench.machine import MemoryBound, MemoryProbe, device_copy_gb_s, wait_for_quiet
 from bundler.checkpoint import open_checkpoint
 from bundler.export import MODEL, export_graph
 from bundler.graph import FORMAT
@@ -53,7 +53,6 @@ _CONTEXT_TOKENS = 8192
 _SLOTS = {"cpu": 8, "cuda": 32}
 VERSION = "0.0.1"  # of the release that is made of it
 _STEPS, _WARM_STEPS = 24, 4
-WINDOWS = 3  # in which a decode figure is measured; the best counts: neighbours on shared hardware come and go
 
 
 def prepare(work: Path, shape: str, accelerator: Accelerator, dense: DenseKind) -> Path:
@@ -86,10 +85,10 @@ def step_bytes(config: dict[str, int], dense: DenseKind, accelerator: str, seque
 class Bench:
     """One loaded model and what was measured of it."""
 
-    def __init__(self, model: OnnxModel, bytes_of: Callable[[int], float], gb_s: Callable[[], float]) -> None:
+    def __init__(self, model: OnnxModel, bytes_of: Callable[[int], float], memory: MemoryBound) -> None:
         self.model = model
         self.bytes_of = bytes_of
-        self.gb_s = gb_s
+        self.memory = memory
         self.rng = np.random.default_rng(7)
         self.figures: dict[str, float] = {}
 
@@ -106,16 +105,13 @@ class Bench:
     def decode(self, name: str, sequences: int, depth: int) -> None:
         """Random tokens for so many slots that hold ``depth`` tokens; the figure is of all together, and beside it what
         memory allowed just before or after."""
-        best, share, gb_s = 0.0, 0.0, self.gb_s()
-        for window in range(WINDOWS):
-            tok_s = sequences / self._step_s(sequences, depth + window * (_WARM_STEPS + _STEPS))
-            before, gb_s = gb_s, self.gb_s()
-            if tok_s > best:
-                best = tok_s
-                share = tok_s * self.bytes_of(sequences) / sequences / max(before, gb_s) / 1e9
-        self.say(name, best, f"tok/s, {share:.0%} of what memory allowed then")
-        self.figures[name.replace("_tok_s", "_share")] = round(share, 3)
-        self.figures["read_gb_s"] = round(max(gb_s, self.figures.get("read_gb_s", 0.0)), 3)
+
+        def measure(window: int) -> float:
+            return sequences / self._step_s(sequences, depth + window * (_WARM_STEPS + _STEPS))
+
+        best = self.memory.best_of_windows(self.bytes_of(sequences) / sequences, measure)
+        self.say(name, best.tok_s, f"tok/s, {best.share:.0%} of what memory allowed then")
+        self.figures[name.replace("_tok_s", "_share")] = round(best.share, 3)
 
     def _step_s(self, sequences: int, depth: int) -> float:
         """The median of some steps."""
@@ -207,7 +203,8 @@ def main(
         load()  # packs
     started = time.perf_counter()
     model = load()
-    bench = Bench(model, lambda count: step_bytes(config, dense, accelerator, count), _bandwidth(accelerator))
+    memory = MemoryBound(_bandwidth(accelerator))
+    bench = Bench(model, lambda count: step_bytes(config, dense, accelerator, count), memory)
     bench.say("load_s", time.perf_counter() - started, "s to load the model")
     measure_model(bench, (4, 8) if accelerator == "cpu" else (4, 8, 32))
     if accelerator == "cuda":
@@ -215,7 +212,7 @@ def main(
         cache = model.slots * model.shape.cache.slot_bytes(model.capacity) / 2**30
         bench.say("gpu_memory_gib", held, f"GiB, {cache:.2f} of them for {model.slots} x {model.capacity:,} tokens")
     del model, bench.model  # the appliance, and the other engine, load their own
-    bench.say("read_gb_s", bench.figures["read_gb_s"], "GB/s of memory at most")
+    bench.say("read_gb_s", memory.most_gb_s, "GB/s of memory at most")
     figures: dict[str, Any] = {"shape": shape, "accelerator": accelerator, "dense": dense, "quiet": quiet}
     figures |= {"threads": physical_cores(), "kernels": kernel_path or _best_path(accelerator)}
     if http:
@@ -227,9 +224,13 @@ def main(
     if against is not None:
         from bench.llama import measure_llama  # the extra [bench]
 
-        theirs = measure_llama(work / f"{shape}.gguf", config, threads=physical_cores())
+        theirs = measure_llama(
+            work / f"{shape}.gguf", config, memory, lambda count: step_bytes(config, "int8", "cpu", count),
+            threads=physical_cores(),
+        )  # fmt: skip
         for name, figure in theirs.items():
-            click.echo(f"{name:22}{figure:12.2f} of llama.cpp; ours is {bench.figures[name] / figure:.2f} times that")
+            what = "of what memory allowed llama.cpp then" if name.endswith("_share") else "of llama.cpp"
+            click.echo(f"{name:22}{figure:12.2f} {what}; ours is {bench.figures[name] / figure:.2f} times that")
             figures |= {f"llama_{name}": round(figure, 3)}
     if as_json:
         click.echo(json.dumps(figures | bench.figures))

@@ -10,13 +10,13 @@ from __future__ import annotations
 import ctypes
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.engine import WINDOWS
+from bench.machine import Decoded, MemoryBound
 
 _MXFP4_BLOCK_BYTES, _Q8_0_BLOCK_BYTES = 17, 34  # of 32 weights
 _CHUNK_TOKENS = 512
@@ -152,28 +152,40 @@ class Llama:
             for start in range(0, length, _CHUNK_TOKENS)
         )
 
-    def decode(self, sequences: int, depth: int) -> float:
-        """Tokens a second of so many sequences together that hold ``depth`` tokens, measured as ours are."""
-        times = [
-            self.run([(sequence, depth + step) for sequence in range(sequences)])
-            for step in range(_WARM_STEPS + WINDOWS * _STEPS)
-        ][_WARM_STEPS:]
-        windows = [times[at : at + _STEPS] for at in range(0, len(times), _STEPS)]
-        return sequences / min(statistics.median(window) for window in windows)
+    def decode(self, sequences: int, depth: int, memory: MemoryBound, step_bytes: float) -> Decoded:
+        """Of so many sequences together that hold ``depth`` tokens, measured as ours are."""
+
+        def measure(window: int) -> float:
+            first = depth + window * (_WARM_STEPS + _STEPS)
+            steps = range(first, first + _WARM_STEPS + _STEPS)
+            times = [self.run([(sequence, step) for sequence in range(sequences)]) for step in steps]
+            return sequences / statistics.median(times[_WARM_STEPS:])
+
+        return memory.best_of_windows(step_bytes / sequences, measure)
 
 
-def measure_llama(path: Path, shape: dict[str, int], *, threads: int) -> dict[str, float]:
-    """The figures of bench.engine that have a counterpart, under the same names."""
+def measure_llama(
+    path: Path, shape: dict[str, int], memory: MemoryBound, bytes_of: Callable[[int], float], *, threads: int
+) -> dict[str, float]:
+    """The figures of bench.engine that have a counterpart, under the same names.
+
+    ``bytes_of``: what a step of so many sequences reads; as ours does, for experts and 8-bit blocks are of one size.
+    """
     write_gguf(path, shape)
     llama = Llama(path, threads=threads, sequences=8, context_tokens=4608, vocab=shape["vocab"])
     figures = {"load_s": llama.load_s}
     for sequence in range(8):
         llama.prefill(sequence, 32)
-    for name, sequences in (("decode_tok_s", 1), ("decode_x4_tok_s", 4), ("decode_x8_tok_s", 8)):
-        figures[name] = llama.decode(sequences, 32)
+
+    def decode(name: str, sequences: int, depth: int) -> None:
+        decoded = llama.decode(sequences, depth, memory, bytes_of(sequences))
+        figures[f"{name}_tok_s"], figures[f"{name}_share"] = decoded.tok_s, decoded.share
+
+    for name, sequences in (("decode", 1), ("decode_x4", 4), ("decode_x8", 8)):
+        decode(name, sequences, 32)
         for sequence in range(sequences):
             llama.prefill(sequence, 32)
     figures["prefill_512_tok_s"] = 512 / min(llama.prefill(0, 512) for _ in range(2))
     figures["prefill_4096_tok_s"] = 4096 / min(llama.prefill(0, 4096) for _ in range(2))
-    figures["decode_4096_tok_s"] = llama.decode(1, 4096)
+    decode("decode_4096", 1, 4096)
     return figures

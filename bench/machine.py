@@ -6,14 +6,16 @@ import contextlib
 import ctypes
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 _QUIET_SHARE = 0.05  # of all cores, busy with something else
 _BANDWIDTH_BYTES = 1 << 29  # a thread
+_WINDOWS = 3  # in which a decode figure is measured; the best counts: neighbours on shared hardware come and go
 
 
 class MemoryProbe:
@@ -37,6 +39,33 @@ class MemoryProbe:
 def _read(array: np.ndarray[tuple[int], np.dtype[np.float32]]) -> None:
     for part in np.split(array, 64):  # small enough for one thread of the linear algebra library
         np.dot(part, part)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A decode figure, and its share of what memory allowed just before or after."""
+
+    tok_s: float
+    share: float
+
+
+class MemoryBound:
+    """Decode figures beside what memory allows, which ``gb_s`` measures; ``most_gb_s`` is the most it has said."""
+
+    def __init__(self, gb_s: Callable[[], float]) -> None:
+        self._gb_s = gb_s
+        self.most_gb_s = 0.0
+
+    def best_of_windows(self, token_bytes: float, measure: Callable[[int], float]) -> Decoded:
+        """``measure`` is told the window, 0, 1, .., and gives tokens a second, each of which reads so many bytes."""
+        best, gb_s = Decoded(0.0, 0.0), self._gb_s()
+        for window in range(_WINDOWS):
+            tok_s = measure(window)
+            before, gb_s = gb_s, self._gb_s()
+            self.most_gb_s = max(self.most_gb_s, before, gb_s)
+            if tok_s > best.tok_s:
+                best = Decoded(tok_s, tok_s * token_bytes / max(before, gb_s) / 1e9)
+        return best
 
 
 def device_copy_gb_s() -> float:

@@ -1,5 +1,5 @@
 // AVX2: what most processors of the last ten years have.
-#include "avx2.h"
+#include "avx2_path.h"
 
 namespace gpt_oss {
 

@@ -1,6 +1,6 @@
 // AVX-512 with bfloat16 products, which prompts take where weights are bfloat16; else as AVX-512 VNNI.
 #include "attention_core.h"
-#include "byte_product.h"
+#include "vnni_bytes.h"
 #include "elementwise.h"
 #include "logits_core.h"
 #include "vnni.h"

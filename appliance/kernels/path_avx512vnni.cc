@@ -1,7 +1,7 @@
 // AVX-512 VNNI: a 32-bit lane of a vector for each weight row, two products of 16 bits a lane and instruction, or four of 8 bits
 // for prompts.
 #include "attention_core.h"
-#include "byte_product.h"
+#include "vnni_bytes.h"
 #include "elementwise.h"
 #include "logits_core.h"
 #include "vnni.h"

@@ -1,5 +1,5 @@
 // AVX2 with AVX-VNNI, which processors for desktops and laptops have: products and their sum in one instruction.
-#include "avx2.h"
+#include "avx2_path.h"
 
 #include <cpuid.h>
 
