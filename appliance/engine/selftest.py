@@ -27,9 +27,9 @@ FORMAT = 1
 TOP = 5
 TOLERANCE = 0.01  # relative to max(1, |logit|)
 # Of all logits of a prompt, the distance (root mean square) from those of the same tokens decoded, in their standard
-# deviations. Usually 0.01; a token sent to another expert has been seen to make it 0.3; logits that have nothing to do
-# with each other are 1.4 apart.
-PROMPT_TOLERANCE = 0.6
+# deviations. The demo model's are 0.01 apart, 0.3 where a token goes to another expert; those of random weights, whose
+# experts are chosen by a hair, 0.4 after 24 layers; logits that have nothing to do with each other 1.4.
+PROMPT_TOLERANCE = 0.8
 
 Progress = Callable[[int, int], None]  # cases done, cases in all
 
