@@ -133,7 +133,8 @@ def selftest(release: Path, record: Path | None, prompts: Path | None, as_json: 
         return
     with _progress("Known answers", hidden=as_json) as progress:
         result = check_known_answers(found, progress=progress)
-    text = f"{result.cases} known answers agree on {result.accelerator} (largest deviation {result.worst:.1e})."
+    text = f"{result.cases} known answers agree on {result.accelerator} (largest deviation {result.worst:.1e}"
+    text += ")." if result.prompt_distance is None else f", {result.prompt_distance:.1e} read as prompts)."
     _print(as_json, dataclasses.asdict(result), text)
 
 

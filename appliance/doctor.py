@@ -96,12 +96,8 @@ def _look_at_release(config: Config) -> str:
     release = load_release(config.release_dir)
     verify_vocabulary(release.vocabulary)
     graphs = ", ".join(sorted(release.graphs))
-    dense = {
-        None: "",
-        "int8": "; on a CPU attention and head in 8 bits, as a prompt's activations",
-        "bf16": "; attention and head as published",
-    }[release.dense]
-    return f"{release.name} {release.version} ({graphs}){dense}; the vocabulary is the known one"
+    dense = {None: "", "int8": "; attention and head in 8 bits on a CPU", "bf16": "; attention and head as published"}
+    return f"{release.name} {release.version} ({graphs}){dense[release.dense]}; the vocabulary is the known one"
 
 
 def _look_at_processor(_config: Config) -> str:

@@ -212,7 +212,6 @@ def main(
         cache = model.slots * model.shape.cache.slot_bytes(model.capacity) / 2**30
         bench.say("gpu_memory_gib", held, f"GiB, {cache:.2f} of them for {model.slots} x {model.capacity:,} tokens")
     del model, bench.model  # the appliance, and the other engine, load their own
-    bench.say("read_gb_s", memory.most_gb_s, "GB/s of memory at most")
     figures: dict[str, Any] = {"shape": shape, "accelerator": accelerator, "dense": dense, "quiet": quiet}
     figures |= {"threads": physical_cores(), "kernels": kernel_path or _best_path(accelerator)}
     if http:
@@ -232,6 +231,7 @@ def main(
             what = "of what memory allowed llama.cpp then" if name.endswith("_share") else "of llama.cpp"
             click.echo(f"{name:22}{figure:12.2f} {what}; ours is {bench.figures[name] / figure:.2f} times that")
             figures |= {f"llama_{name}": round(figure, 3)}
+    bench.say("read_gb_s", memory.most_gb_s, "GB/s of memory at most")
     if as_json:
         click.echo(json.dumps(figures | bench.figures))
 

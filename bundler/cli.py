@@ -85,7 +85,7 @@ def keygen(keys: Path, days: int, as_json: bool) -> None:
 @click.option("--out", required=True, type=_PATH, help="The archive to write, NAME-VERSION.airgap.")
 @_target_options
 @click.option("--dense", type=click.Choice(["int8", "bf16"]), default="int8", show_default=True,
-              help="On CPUs, attention and head: 8 bits, as prompts' activations then, or as published.")  # fmt: skip
+              help="On CPUs, attention and head in 8 bits, and prompts quicker, or as published.")  # fmt: skip
 @click.option("--name", help="Name of the release; default: the model's id.")
 @click.option("--version", help="Version of the release; default: the project's, + a digest of the contents.")
 @click.option("--expires", type=click.DateTime(["%Y-%m-%d"]), help="When the signatures expire; default: in two years.")
@@ -175,7 +175,7 @@ def demo_checkpoint(out: Path) -> None:
     click.echo(f"{out} written: the demo model as a checkpoint.")
 
 
-_DENSE_WORDS = {"int8": "8 bits (blocks of 32), as a prompt's activations", "bf16": "bfloat16 as published"}
+_DENSE_WORDS = {"int8": "8 bits (blocks of 32), and a prompt's activations", "bf16": "bfloat16 as published"}
 
 
 def _describe(verified: VerifiedArchive) -> dict[str, Any]:

@@ -36,8 +36,8 @@ FORMAT = 4
 OPSET = 21
 IR_VERSION = 12  # the first with FLOAT8E8M0
 TOP_K = 256
-# Bits of a prompt's activations in the experts' products on CPUs. 8 cost as much precision as 8-bit attention and head
-# weights do: who keeps those as published gets 16.
+# Bits of a prompt's activations in the experts' products on CPUs. What 8 cost is of the size of what 8-bit attention
+# and head weights cost (docs/performance.md): who keeps those as published gets 16.
 PROMPT_BITS: dict[DenseKind, int] = {"int8": 8, "bf16": 16}
 MAX_SHARD_BYTES = 1 << 30
 # QMoE interleaves 64 of what it sums over; ONNX Runtime 1.31 does not check (measured: errors above 1 at 96 and 160).

@@ -63,7 +63,8 @@ class Tool:
 
 @dataclass(frozen=True)
 class TurnRequest:
-    """Everything that decides one answer.
+    """Everything that decides one answer, but for roundings: tokens that an earlier turn decoded, and that are still
+    held, may have been multiplied more finely than those of a prompt (docs/decisions/0004).
 
     ``user`` serves fair scheduling only. ``seed`` is always set by the caller, so that the record can replay the turn.
     """

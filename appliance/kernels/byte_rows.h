@@ -16,10 +16,10 @@ struct ByteBlock {
   float scale;
   int32_t start;
 
-  // MXFP4 products multiply with twice each weight: the scale makes up for it.
+  // MXFP4 products multiply with twice each weight: the scale makes up for it. What is not a number is not kept such.
   void finish(const WholeScale& block, int32_t sum_of_values, int offset, bool twice) {
     scale = twice ? 0.5f * block.scale : block.scale;
-    start = -offset * sum_of_values;
+    start = static_cast<int32_t>(0u - static_cast<uint32_t>(offset) * static_cast<uint32_t>(sum_of_values));
   }
 };
 

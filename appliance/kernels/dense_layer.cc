@@ -45,7 +45,7 @@ void pack_bf16_block(const uint16_t* weights, size_t stride, size_t present, uin
       to[k / 2 * 32 + r * 2 + k % 2] = r < present ? weights[r * stride + k] : uint16_t{0};
 }
 
-// Where the unit lies that makes so many columns: a pair of groups.
+// Where a pair of groups lies, counted over all parts.
 struct Place {
   const DensePart* part;
   size_t pair;    // counted within the part

@@ -22,7 +22,7 @@ struct ExpertWeights {
 struct ExpertForm {
   SwiGlu swiglu;
   size_t top_k;
-  int prompt_bits;  // a prompt's activations are rounded to a form with as many bits or more: 8 or 16
+  int prompt_bits;  // a prompt's activations take a PromptForm of so many bits or more (8 or 16), or else ExactRows
 };
 
 // Packs one expert's matrices from the checkpoint's layout: blocks (rows, inner / 32, 16), scales (rows, inner / 32).

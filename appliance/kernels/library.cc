@@ -7,8 +7,8 @@
 // ExpertLayer(x, decoded_tokens, router_logits, gate_up_blocks, gate_up_scales, gate_up_bias, down_blocks, down_scales,
 //             down_bias)
 //   x float [.., hidden]; decoded_tokens int64 []; router_logits float [.., experts]; blocks and scales uint8 as in the
-//   checkpoint; biases float. Attributes: key (int), top_k (int), alpha (float), limit (float), prompt_bits (int: 8 or 16; to no fewer are
-//   a prompt's activations rounded). Output: float, the shape of x.
+//   checkpoint; biases float. Attributes: key (int), top_k (int), alpha (float), limit (float), prompt_bits (int: 8 or 16; a
+//   prompt's activations take a form of so many bits or more, paths.h). Output: float, the shape of x.
 // Dense(x, decoded_tokens, bias?, weight, weight..)
 //   x float [.., inner]; decoded_tokens int64 []; weights bfloat16 [rows, inner], whose rows follow each other in bias float
 //   [all rows] and in the output float [.., all rows]. Attributes: key (int; of the first weight, the next have the numbers after it), parts (int;

@@ -33,11 +33,11 @@ struct Bf16Weights {
   static __m512 add(Sum sum, __m512, __m512 total) { return _mm512_add_ps(sum, total); }
 };
 
-void bf16_matrix(const uint8_t* first, const uint8_t* second, size_t blocks, const uint8_t* rows, size_t count, float* out) {
+void prompt_product(const uint8_t* first, const uint8_t* second, size_t blocks, const uint8_t* rows, size_t count, float* out) {
   matrix_product<Bf16Weights>(first, second, blocks, reinterpret_cast<const uint16_t*>(rows), nullptr, count, out);
 }
 
-constexpr PromptForm kBf16Prompt{16, kBlock * sizeof(uint16_t), convert_to_bf16, bf16_matrix};
+constexpr PromptForm kBf16Prompt{16, kBlock * sizeof(uint16_t), convert_to_bf16, prompt_product};
 
 }  // namespace
 

@@ -107,16 +107,16 @@ template <typename Weights, int kGroups, int kRows>
     for (int g = 0; g < kGroups; ++g) _mm512_storeu_ps(out + 32 * i + 16 * g, total[i][g]);
 }
 
-// The first tokens take weights as they come from memory, one stream after the other, and as many as registers hold, which
-// gives memory time. The others find both groups in the cache and take them together: loads of activations are the limit then,
-// and halved.
+// The first tokens take weights as they come from memory, one group after the other, and as many as registers hold, which
+// gives memory time. The others find both groups, which are neighbours, in the cache and take them together: loads of
+// activations are the limit then, and halved.
 template <typename Weights>
 void byte_product(const uint8_t* first, const uint8_t* second, size_t blocks, const uint8_t* rows, size_t count, float* out) {
   constexpr int kStreaming = 12, kTogether = 5;
   const size_t streaming = std::min<size_t>(count, kStreaming);
   const ByteBlock* from = reinterpret_cast<const ByteBlock*>(rows);
   for (const uint8_t* group : {first, second})
-    with_count<kStreaming>(streaming, 0, [&](auto n, size_t) {
+    in_passes<kStreaming>(streaming, [&](auto n, size_t) {
       byte_group_product<Weights, 1, n>(group, blocks, from, out + (group == first ? 0 : kGroupRows));
     });
   in_passes<kTogether>(count - streaming, [&](auto n, size_t t) {

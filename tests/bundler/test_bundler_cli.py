@@ -85,7 +85,7 @@ def test_from_a_checkpoint_to_an_installed_release(
     inspected = run(bundler_main, "inspect", out)
     assert inspected.exit_code == 0
     assert "not checked against a root you trust" in inspected.stdout
-    assert "attention and head in 8 bits (blocks of 32), as a prompt's activations" in inspected.stdout
+    assert "attention and head in 8 bits (blocks of 32), and a prompt's activations" in inspected.stdout
     trusted = json.loads(run(bundler_main, "inspect", out, "--root", root, "--json").stdout)
     paths = {target["path"] for target in trusted["targets"]}
     assert {

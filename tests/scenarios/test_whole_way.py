@@ -141,7 +141,7 @@ def test_doctor_finds_a_healthy_site(page: Page, installation: Installation) -> 
     report = json.loads(command("appliance", "doctor", "--home", installation.site, "--json").stdout)
     assert report["is_well"]
     details = {finding["subject"]: finding["detail"] for finding in report["findings"]}
-    assert "attention and head in 8 bits, as a prompt's activations" in details["release"]
+    assert "attention and head in 8 bits on a CPU" in details["release"]
 
 
 def test_altered_event_is_named_by_audit_verify(

@@ -68,6 +68,8 @@ def test_answers_recorded_on_one_kind_of_processor_are_given_on_every_other(
     finally:
         kernels.use_path(kernels.paths()[0])
     assert result.worst < 1e-3
+    assert result.prompt_distance is not None
+    assert (result.prompt_distance > 0) == (path != "portable")
 
 
 def test_a_processor_that_misreads_prompts_fails(
@@ -79,7 +81,7 @@ def test_a_processor_that_misreads_prompts_fails(
         return read(model, slot, prompt if as_decoded else prompt[::-1], as_decoded=as_decoded)
 
     monkeypatch.setattr(OnnxModel, "read", misread)
-    with pytest.raises(KnownAnswerError, match="known answer 1 differs when its prompt is read at once"):
+    with pytest.raises(KnownAnswerError, match="known answer 1 differs when it is read as a prompt"):
         check_known_answers(replace(small_release, known_answers=answers))
 
 
