@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -52,7 +51,6 @@ _QUIET_LIMIT_S = 120.0
 _CONTEXT_TOKENS = 8192
 _SLOTS = {"cpu": 8, "cuda": 32}
 VERSION = "0.0.1"  # of the release that is made of it
-_STEPS, _WARM_STEPS = 24, 4
 
 
 def prepare(work: Path, shape: str, accelerator: Accelerator, dense: DenseKind) -> Path:
@@ -106,22 +104,15 @@ class Bench:
         """Random tokens for so many slots that hold ``depth`` tokens; the figure is of all together, and beside it what
         memory allowed just before or after."""
 
-        def measure(window: int) -> float:
-            return sequences / self._step_s(sequences, depth + window * (_WARM_STEPS + _STEPS))
-
-        best = self.memory.best_of_windows(self.bytes_of(sequences) / sequences, measure)
-        self.say(name, best.tok_s, f"tok/s, {best.share:.0%} of what memory allowed then")
-        self.figures[name.replace("_tok_s", "_share")] = round(best.share, 3)
-
-    def _step_s(self, sequences: int, depth: int) -> float:
-        """The median of some steps."""
-        times = []
-        for step in range(_WARM_STEPS + _STEPS):
+        def step_s(step: int) -> float:
             appends = [Append(slot, token, depth + step) for slot, token in enumerate(self.tokens(sequences))]
             started = time.perf_counter()
             self.model.decode(appends)
-            times.append(time.perf_counter() - started)
-        return statistics.median(times[_WARM_STEPS:])
+            return time.perf_counter() - started
+
+        best = self.memory.decoded(sequences, self.bytes_of(sequences), step_s)
+        self.say(name, best.tok_s, f"tok/s, {best.share:.0%} of what memory allowed then")
+        self.figures[name.replace("_tok_s", "_share")] = round(best.share, 3)
 
     def read(self, name: str, length: int) -> None:
         """Prefill, the better of two."""

@@ -8,7 +8,6 @@ what the weights mean.
 from __future__ import annotations
 
 import ctypes
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +19,6 @@ from bench.machine import Decoded, MemoryBound
 
 _MXFP4_BLOCK_BYTES, _Q8_0_BLOCK_BYTES = 17, 34  # of 32 weights
 _CHUNK_TOKENS = 512
-_STEPS, _WARM_STEPS = 24, 4
 
 
 def write_gguf(path: Path, shape: dict[str, int]) -> None:
@@ -155,13 +153,10 @@ class Llama:
     def decode(self, sequences: int, depth: int, memory: MemoryBound, step_bytes: float) -> Decoded:
         """Of so many sequences together that hold ``depth`` tokens, measured as ours are."""
 
-        def measure(window: int) -> float:
-            first = depth + window * (_WARM_STEPS + _STEPS)
-            steps = range(first, first + _WARM_STEPS + _STEPS)
-            times = [self.run([(sequence, step) for sequence in range(sequences)]) for step in steps]
-            return sequences / statistics.median(times[_WARM_STEPS:])
+        def step_s(step: int) -> float:
+            return self.run([(sequence, depth + step) for sequence in range(sequences)])
 
-        return memory.best_of_windows(step_bytes / sequences, measure)
+        return memory.decoded(sequences, step_bytes, step_s)
 
 
 def measure_llama(

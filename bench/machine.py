@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import numpy as np
 _QUIET_SHARE = 0.05  # of all cores, busy with something else
 _BANDWIDTH_BYTES = 1 << 29  # a thread
 _WINDOWS = 3  # in which a decode figure is measured; the best counts: neighbours on shared hardware come and go
+_STEPS, _WARM_STEPS = 24, 4  # of a window
 
 
 class MemoryProbe:
@@ -56,15 +58,18 @@ class MemoryBound:
         self._gb_s = gb_s
         self.most_gb_s = 0.0
 
-    def best_of_windows(self, token_bytes: float, measure: Callable[[int], float]) -> Decoded:
-        """``measure`` is told the window, 0, 1, .., and gives tokens a second, each of which reads so many bytes."""
+    def decoded(self, sequences: int, step_bytes: float, step_s: Callable[[int], float]) -> Decoded:
+        """``step_s`` makes step 0, 1, .. of so many sequences and says what it took; each reads so many bytes."""
         best, gb_s = Decoded(0.0, 0.0), self._gb_s()
         for window in range(_WINDOWS):
-            tok_s = measure(window)
+            first = window * (_WARM_STEPS + _STEPS)
+            times = [step_s(first + step) for step in range(_WARM_STEPS + _STEPS)]
+            steps_a_second = 1 / statistics.median(times[_WARM_STEPS:])
             before, gb_s = gb_s, self._gb_s()
             self.most_gb_s = max(self.most_gb_s, before, gb_s)
-            if tok_s > best.tok_s:
-                best = Decoded(tok_s, tok_s * token_bytes / max(before, gb_s) / 1e9)
+            if sequences * steps_a_second > best.tok_s:
+                share = steps_a_second * step_bytes / max(before, gb_s) / 1e9
+                best = Decoded(sequences * steps_a_second, share)
         return best
 
 

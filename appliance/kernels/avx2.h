@@ -6,7 +6,6 @@
 #include "passes.h"
 #include "paths.h"
 
-#include <cstring>
 #include <immintrin.h>
 
 namespace gpt_oss {
@@ -114,9 +113,8 @@ template <typename Weights, int kRows>
         Weights::pairs(from + 32 * half, pairs);
         for (int p = 0; p < Weights::kPairs; ++p) {
           for (int i = 0; i < kRows; ++i) {
-            int32_t x;
-            std::memcpy(&x, values + static_cast<size_t>(i) * inner + b * kBlock + 2 * static_cast<size_t>(k + p), sizeof x);
-            sum[i] = add_products(sum[i], pairs[p], _mm256_set1_epi32(x));
+            const int16_t* pair = values + static_cast<size_t>(i) * inner + b * kBlock + 2 * static_cast<size_t>(k + p);
+            sum[i] = add_products(sum[i], pairs[p], _mm256_set1_epi32(lane_of(pair)));
           }
         }
       }

@@ -1,10 +1,9 @@
 // The 256-bit products of packed weights with a prompt's activations in 8 bits, with AVX-VNNI or without: a 32-bit lane for each
 // of 8 weight rows, four products a lane. Internal linkage on purpose: each path compiles its own copy.
 //
-// A kind of weights says besides what avx2.h asks for:
-//   kOffset, kTwice    what is added to each to make it unsigned, and whether it is twice the weight
-//   kFours             vectors of fours in half a line; fours(half, out) makes them
-//   ordered(x)         8 activations in the order of such vectors
+// A kind of weights says, besides what avx2.h asks for and how it is made unsigned (byte_rows.h):
+//   kFours        vectors of fours in half a line; fours(half, out) makes them
+//   ordered(x)    8 activations in the order of such vectors
 #pragma once
 
 #include "avx2.h"
@@ -13,9 +12,8 @@
 namespace gpt_oss {
 namespace {
 
-struct Mxfp4Bytes : Mxfp4Weights {
-  static constexpr int kOffset = 12, kFours = 2;
-  static constexpr bool kTwice = true;
+struct Mxfp4Bytes : Mxfp4Weights, UnsignedMxfp4 {
+  static constexpr int kFours = 2;
   static __m256i ordered(__m256i x) { return _mm256_permutevar8x32_epi32(x, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)); }
   static void fours(const uint8_t* half, __m256i* out) {
     const __m256i table = _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(kUnsignedE2m1)));
@@ -25,18 +23,13 @@ struct Mxfp4Bytes : Mxfp4Weights {
   }
 };
 
-struct Int8Bytes : Int8Weights {
-  static constexpr int kOffset = kInt8Offset, kFours = 1;
-  static constexpr bool kTwice = false;
+struct Int8Bytes : Int8Weights, UnsignedInt8 {
+  static constexpr int kFours = 1;
   static __m256i ordered(__m256i x) { return x; }
   static void fours(const uint8_t* half, __m256i* out) { *out = load(half); }
 };
 
-inline __m256i four_activations(const int8_t* values) {
-  int32_t bits;
-  std::memcpy(&bits, values, sizeof bits);
-  return _mm256_set1_epi32(bits);
-}
+inline __m256i four_activations(const int8_t* values) { return _mm256_set1_epi32(lane_of(values)); }
 
 // The sum with the products of kFoursTogether vectors of fours, and as many of a token's activations each, added.
 #ifdef __AVXVNNI__
@@ -73,7 +66,7 @@ void convert_to_bytes(const float* x, size_t blocks, uint8_t* out) {
     __m128i four = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
     four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
     four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1));
-    to->finish(block, _mm_cvtsi128_si32(four), Weights::kOffset, Weights::kTwice);
+    to->finish<Weights>(block, _mm_cvtsi128_si32(four));
   }
 }
 

@@ -9,22 +9,33 @@ namespace {
 
 constexpr float kMostInByte = 127.0f;
 
-// Products of 8 bits take unsigned numbers on one side: the weights, each with an offset. What that adds to a block's sum, the
-// offset times the sum of the activations, is taken off at its start.
+// Products of 8 bits take unsigned numbers on one side: the weights. What is added to each to make it such, and whether that is
+// added to twice the weight.
+struct UnsignedMxfp4 {
+  static constexpr int kOffset = 12;
+  static constexpr bool kTwice = true;
+};
+struct UnsignedInt8 {
+  static constexpr int kOffset = kInt8Offset;
+  static constexpr bool kTwice = false;
+};
+
+// UnsignedMxfp4 of each E2M1 code.
+alignas(16) constexpr uint8_t kUnsignedE2m1[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
+
 struct ByteBlock {
   int8_t values[kBlock];  // in the order of the weights
   float scale;
-  int32_t start;
+  int32_t start;  // of a block's sums: takes off what the weights' offset adds, the offset times the sum of the values
 
-  // MXFP4 products multiply with twice each weight: the scale makes up for it. What is not a number is not kept such.
-  void finish(const WholeScale& block, int32_t sum_of_values, int offset, bool twice) {
-    scale = twice ? 0.5f * block.scale : block.scale;
-    start = static_cast<int32_t>(0u - static_cast<uint32_t>(offset) * static_cast<uint32_t>(sum_of_values));
+  // The scale makes up for twice the weights. What is not a number is not kept such.
+  template <typename Weights>
+  void finish(const WholeScale& block, int32_t sum_of_values) {
+    constexpr uint32_t kOffset = Weights::kOffset;
+    scale = Weights::kTwice ? 0.5f * block.scale : block.scale;
+    start = static_cast<int32_t>(0u - kOffset * static_cast<uint32_t>(sum_of_values));
   }
 };
-
-// Twice each E2M1 value, plus 12.
-alignas(16) constexpr uint8_t kUnsignedE2m1[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
 
 }  // namespace
 }  // namespace gpt_oss

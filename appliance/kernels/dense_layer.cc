@@ -88,6 +88,7 @@ void dense_layer(const Path& path, DenseKind kind, const std::vector<DensePart>&
   const size_t group_bytes = parts.front().shape.group_bytes(kind);
   size_t columns = 0;
   for (const DensePart& part : parts) columns += part.shape.rows;
+
   // 1. Activations in the form the products read: of exact tokens one by one, of the others 32 at a time.
   constexpr size_t kTogether = 32;
   const PromptForm* prompt = kind == DenseKind::kInt8 ? path.int8_prompt : path.bf16_prompt;

@@ -18,7 +18,6 @@
 #include "paths.h"
 
 #include <algorithm>
-#include <cstring>
 #include <immintrin.h>
 
 namespace gpt_oss {
@@ -30,15 +29,6 @@ constexpr size_t kSlice = 8;  // blocks for which activations have one scale
 // from memory, the others find them in the cache. All unpack them anew, in units of the processor that products leave idle:
 // to unpack them once for all takes longer (measured with 16 to 256 tokens on Zen 5).
 constexpr int kPassRows = 12;
-
-// Two neighbouring activations of 16 bits, in every lane.
-template <typename Activation>
-inline __m512i pair_of(const Activation* x) {
-  static_assert(sizeof *x == 2);
-  int32_t bits;
-  std::memcpy(&bits, x, sizeof bits);
-  return _mm512_set1_epi32(bits);
-}
 
 // out[32 * t + r]: one group with kRows tokens, rows (kRows, inner), scales[t * blocks + slice]. Not inlined: it needs every
 // register.
@@ -63,7 +53,8 @@ template <typename Weights, int kRows, typename Activation>
         Weights::pairs(line, pairs);
         for (int p = 0; p < Weights::kPairs; ++p)
           for (int i = 0; i < kRows; ++i)
-            sum[i] = Weights::multiply(sum[i], pairs[p], pair_of(rows + static_cast<size_t>(i) * inner + 2 * (k + p)));
+            sum[i] = Weights::multiply(sum[i], pairs[p],
+                                       _mm512_set1_epi32(lane_of(rows + static_cast<size_t>(i) * inner + 2 * (k + p))));
       }
       const __m512 scale = Weights::scale(group);
       for (int i = 0; i < kRows; ++i) total[i] = Weights::add(sum[i], scale, total[i]);

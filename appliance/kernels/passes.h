@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 
 namespace gpt_oss {
@@ -13,6 +14,14 @@ namespace {
 inline void prefetch_line(const uint8_t* at) {
   constexpr size_t kAhead = 8192;
   __builtin_prefetch(at + kAhead);
+}
+
+// Neighbouring activations, two of 16 bits or four of 8, as a lane of a product takes them.
+template <typename Activation>
+inline int32_t lane_of(const Activation* x) {
+  int32_t bits;
+  std::memcpy(&bits, x, sizeof bits);
+  return bits;
 }
 
 // Calls product(n, first) with n, 1 .. kMost, as a constant.

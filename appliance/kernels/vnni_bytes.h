@@ -2,12 +2,11 @@
 // row, four products a lane and instruction, twice as many as with 16 bits. Internal linkage on purpose: every path compiles
 // its own copy.
 //
-// A kind of weights says how:
-//   kLayout            where a group keeps them
-//   kOffset, kTwice    what is added to each to make it unsigned, and whether it is twice the weight
-//   kVectors           vectors of fours in a line of codes; fours(line, out) makes them
-//   ordered(x)         16 activations in the order of such vectors
-//   scale(scales)      of a block's rows
+// A kind of weights says, besides how it is made unsigned (byte_rows.h):
+//   kLayout          where a group keeps them
+//   kVectors         vectors of fours in a line of codes; fours(line, out) makes them
+//   ordered(x)       16 activations in the order of such vectors
+//   scale(scales)    of a block's rows
 #pragma once
 
 #include "byte_rows.h"
@@ -15,7 +14,7 @@
 #include "paths.h"
 #include "scales.h"
 
-#include <cstring>
+#include <algorithm>
 #include <immintrin.h>
 
 namespace gpt_oss {
@@ -33,14 +32,13 @@ void convert_to_bytes(const float* x, size_t blocks, uint8_t* out) {
     __m128i* values = reinterpret_cast<__m128i*>(to->values);
     _mm_storeu_si128(values, _mm512_cvtepi32_epi8(Weights::ordered(first)));
     _mm_storeu_si128(values + 1, _mm512_cvtepi32_epi8(Weights::ordered(second)));
-    to->finish(block, _mm512_reduce_add_epi32(_mm512_add_epi32(first, second)), Weights::kOffset, Weights::kTwice);
+    to->finish<Weights>(block, _mm512_reduce_add_epi32(_mm512_add_epi32(first, second)));
   }
 }
 
-struct Mxfp4Bytes {
+struct Mxfp4Bytes : UnsignedMxfp4 {
   static constexpr GroupLayout kLayout = kMxfp4;
-  static constexpr int kOffset = 12, kVectors = 2;
-  static constexpr bool kTwice = true;
+  static constexpr int kVectors = 2;
   static __m512i ordered(__m512i x) {
     return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15), x);
   }
@@ -53,10 +51,9 @@ struct Mxfp4Bytes {
   static __m512 scale(const uint8_t* scales) { return mxfp4_scales(scales); }
 };
 
-struct Int8Bytes {
+struct Int8Bytes : UnsignedInt8 {
   static constexpr GroupLayout kLayout = kInt8;
-  static constexpr int kOffset = kInt8Offset, kVectors = 1;
-  static constexpr bool kTwice = false;
+  static constexpr int kVectors = 1;
   static __m512i ordered(__m512i x) { return x; }
   static void fours(const uint8_t* line, __m512i* out) { *out = _mm512_loadu_si512(line); }
   static __m512 scale(const uint8_t* scales) { return int8_scales(scales); }
@@ -85,9 +82,7 @@ template <typename Weights, int kGroups, int kRows>
       }
       for (int v = 0; v < Weights::kVectors; ++v) {
         for (int i = 0; i < kRows; ++i) {
-          int32_t bits;
-          std::memcpy(&bits, of_row(i).values + 4 * (k + v), sizeof bits);
-          __m512i four = _mm512_set1_epi32(bits);
+          __m512i four = _mm512_set1_epi32(lane_of(of_row(i).values + 4 * (k + v)));
           if constexpr (kGroups > 1) __asm__("" : "+v"(four));  // loaded once for both groups
           for (int g = 0; g < kGroups; ++g)
             sum[i][g] = reinterpret_cast<Sum>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum[i][g]), fours[g][v], four));

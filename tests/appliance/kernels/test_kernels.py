@@ -196,7 +196,7 @@ def test_the_smallest_scales_leave_a_block_next_to_nothing(path: str, decoded: i
     rng = np.random.default_rng(9)
     x, logits = rng.standard_normal((20, 96), dtype=np.float32), rng.standard_normal((20, 4), dtype=np.float32)
     actual = run(experts.session(prompt_bits=prompt_bits), decoded=decoded, x=x, logits=logits)
-    assert relative_error(actual, experts.reference(x, logits)) < BYTE_ERROR
+    assert relative_error(actual, experts.reference(x, logits)) < (BYTE_ERROR if prompt_bits == 8 else MATRIX_ERROR)
 
 
 def test_decoded_token_does_not_depend_on_its_company(path: str) -> None:
