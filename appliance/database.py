@@ -22,7 +22,7 @@ from sqlalchemy.dialects.postgresql import TSVECTOR
 
 from appliance.errors import ApplianceError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _SERIAL_LOCK_ID = 0x67706F61  # "gpoa", the advisory lock of serial transactions on PostgreSQL
 _BUSY_TIMEOUT_MS = 10_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -201,6 +201,12 @@ _AUDIT_WORDS_SQLITE = (
 )
 
 
+# What each schema version changed in existing tables. New tables need no entry: `metadata` makes them.
+_UPGRADES: dict[int, tuple[str, ...]] = {
+    2: (),
+}
+
+
 class Database:
     """Transactions on one database; any number of threads and processes may hold one each.
 
@@ -324,7 +330,7 @@ def _open_sqlite(url: sa.URL, path: Path) -> Database:
 
 
 def _prepare_schema(database: Database) -> None:
-    """Make the tables of a new database; refuse those of a newer release."""
+    """Make the tables of a new database, bring those of an older release up to date, refuse those of a newer one."""
     with database.write(serial=True) as connection:
         if not sa.inspect(connection).has_table(settings.name):
             metadata.create_all(connection)
@@ -333,11 +339,25 @@ def _prepare_schema(database: Database) -> None:
             else:
                 audit_words_postgresql.create(connection)
             write_setting(connection, "schema", str(SCHEMA_VERSION))
-        found = read_setting(connection, "schema")
-    if found != str(SCHEMA_VERSION):
-        raise DatabaseError(
-            f"the database has schema {found}, this release knows {SCHEMA_VERSION}: a newer release has written it"
-        )
+            return
+        found = read_setting(connection, "schema") or ""
+        if not found.isdecimal() or not 1 <= int(found) <= SCHEMA_VERSION:
+            raise DatabaseError(
+                f"the database has schema {found or '(none)'}, and this release knows 1 to {SCHEMA_VERSION}; "
+                "serve it with the release that wrote it, or a newer one"
+            )
+        _upgrade(connection, int(found))
+
+
+def _upgrade(connection: sa.Connection, found: int) -> None:
+    """Bring the schema from version ``found`` to SCHEMA_VERSION, within the caller's transaction."""
+    if found == SCHEMA_VERSION:
+        return
+    metadata.create_all(connection)  # tables that a later version added; existing ones are left as they are
+    for version in range(found + 1, SCHEMA_VERSION + 1):
+        for statement in _UPGRADES[version]:
+            connection.exec_driver_sql(statement)
+    write_setting(connection, "schema", str(SCHEMA_VERSION))
 
 
 @contextmanager

@@ -42,6 +42,25 @@ def test_schema_of_a_newer_release_is_refused(database: Database, database_url: 
         open_database(database_url)
 
 
+def test_schema_of_an_older_release_is_brought_up_to_date(database: Database, database_url: str) -> None:
+    with database.write() as connection:
+        write_setting(connection, "colour", "green")
+        write_setting(connection, "schema", "1")
+    again = open_database(database_url)
+    with again.read() as connection:
+        assert read_setting(connection, "schema") == str(SCHEMA_VERSION)
+        assert read_setting(connection, "colour") == "green"
+    again.close()
+
+
+@pytest.mark.parametrize("schema", ["0", "-1", "two", None])
+def test_a_schema_that_nobody_wrote_is_refused(database: Database, database_url: str, schema: str | None) -> None:
+    with database.write() as connection:
+        write_setting(connection, "schema", schema)
+    with pytest.raises(DatabaseError, match="this release knows 1 to"):
+        open_database(database_url)
+
+
 def test_many_processes_may_open_a_new_database_at_once(database_url: str) -> None:
     errors: list[Exception] = []
 

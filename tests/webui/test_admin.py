@@ -7,6 +7,8 @@ import re
 import pytest
 
 from appliance.accounts import Role
+from appliance.audit.checkpoint import write_checkpoint
+from appliance.database import audit_events
 from tests.fakes import FakeEngine
 from tests.webui.conftest import PASSWORD, Browser, MakeSite, Site
 
@@ -102,3 +104,14 @@ def test_the_page_says_how_the_engine_stands(admin: Browser) -> None:
 def test_the_page_says_when_the_engine_does_not_answer(make_site: MakeSite) -> None:
     site = make_site(FakeEngine(status=None))
     assert "Does not answer" in site.browser(site.add_user("root", Role.ADMIN)).get("/admin").text
+
+
+def test_a_broken_record_is_an_alarm_at_the_top_of_the_page(site: Site, admin: Browser) -> None:
+    assert "data-alarm" not in admin.get("/admin").text
+    write_checkpoint(site.services.record, site.services.config.state_dir)
+    with site.services.record.database.write() as connection:
+        connection.execute(audit_events.delete().where(audit_events.c.sequence == 1))
+        connection.execute(audit_events.update().values(subtrees=b""))
+    page = admin.get("/admin").text
+    assert "data-alarm" in page
+    assert "The record is broken: " in page

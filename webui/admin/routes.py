@@ -7,6 +7,7 @@ from flask import Blueprint, Response, make_response, redirect, render_template,
 from appliance.accounts import AccountError, Role, UserNotFoundError
 from appliance.engine.client import EngineUnavailableError
 from appliance.engine.protocol import Status
+from webui.admin.alarms import current_alarms
 from webui.auth.session import current_actor, demand_role
 from webui.errors import NotFoundError, respond
 from webui.services import services
@@ -84,7 +85,7 @@ def _page(*, error: str | None = None, name: str = "", link_for: str = "", link:
     address = url_for("auth.welcome", token=link, _external=True) if link else ""
     page = render_template(
         "admin.html", users=service.accounts.list_users(), roles=list(Role), error=error, name=name,
-        link_for=link_for, link=address, engine=_engine_status(),
+        link_for=link_for, link=address, engine=_engine_status(), alarms=current_alarms(service),
     )  # fmt: skip
     return make_response(page, 400 if error else 200)
 
