@@ -15,7 +15,10 @@ from pathlib import Path
 
 from appliance.config import Config
 from appliance.errors import ApplianceError
+from appliance.isolation import SilenceError
+from appliance.isolation.confinement import confine
 from appliance.isolation.kernel import PR_SET_PDEATHSIG, prctl
+from appliance.isolation.policy import Kind
 from appliance.listener import LISTENER_FD
 
 GRACEFUL_STOP_S = 4  # for streams that are still open when gunicorn is asked to stop
@@ -33,6 +36,7 @@ class Program:
     """One program to run. ``fds`` are passed on under the numbers they have here."""
 
     name: str
+    kind: Kind
     argv: tuple[str, ...]
     environ: Mapping[str, str]
     fds: tuple[int, ...] = ()
@@ -94,6 +98,8 @@ def spawn(program: Program, *, stdin: int = 0, stdout: int = 1) -> int:
         return pid
     try:
         _become_program(program, stdin, stdout, parent)
+    except SilenceError as exc:
+        os.write(2, f"{program.name}: {exc}\n".encode())
     except OSError as exc:
         os.write(2, f"{program.name}: {program.argv[0]}: {exc.strerror}\n".encode())
     finally:
@@ -114,4 +120,5 @@ def _become_program(program: Program, stdin: int, stdout: int, parent: int) -> N
     environ = dict(program.environ)
     if LISTENER_FD in program.fds:
         environ |= {"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid())}  # sd_listen_fds(3)
+    confine(program.kind, home=Path(environ["APPLIANCE_HOME"]))
     os.execve(program.argv[0], program.argv, environ)  # noqa: S606 - no shell wanted

@@ -19,13 +19,14 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from appliance.config import Config, init_state
 from appliance.errors import ApplianceError
 from appliance.isolation import Silence, check_access, owner_to_become, shut_the_door
+from appliance.isolation.policy import Kind
 from appliance.listener import listen, url_of
 from appliance.processes import Program, Programs, spawn
 from appliance.readiness import Answer, EngineProbe, ReadyPipe
@@ -93,24 +94,16 @@ class _Supervisor:
         self._engine_probe = EngineProbe(web_end)
         self._web_probe, self._recorder_probe = ReadyPipe(), ReadyPipe()
         self._notes = _Notes({"event": "started", "silence": asdict(silence)})
-        base, home = programs.environ, str(config.home)
         bell, ready = "APPLIANCE_DOORBELL_FD", "APPLIANCE_READY_FD"
-        recorder_environ = {**base, ready: str(self._recorder_probe.fd)}
-        engine_environ = {**base, bell: str(engine_end.fileno())}
-        web_environ = {**base, bell: str(web_end.fileno()), ready: str(self._web_probe.fd)}
-        self._recorder = _Child(
-            Program("recorder", programs.recorder, recorder_environ, (self._recorder_probe.fd,))
-        )
-        self._engine = _Child(
-            Program("engine", programs.engine, engine_environ, (engine_end.fileno(),), death_signal=signal.SIGKILL)
-        )
-        self._web = _Child(
-            Program("web", programs.web, web_environ, (listener.fileno(), web_end.fileno(), self._web_probe.fd))
-        )
+        recorder_fds, engine_fds = {ready: self._recorder_probe.fd}, {bell: engine_end.fileno()}
+        web_fds = {bell: web_end.fileno(), ready: self._web_probe.fd}
+        self._recorder = _child(Kind.RECORDER, programs.recorder, programs, recorder_fds)
+        self._engine = _child(Kind.ENGINE_CPU, programs.engine, programs, engine_fds, death_signal=signal.SIGKILL)
+        self._web = _child(Kind.WEB, programs.web, programs, web_fds, listener.fileno())
         self._children = (self._recorder, self._engine, self._web)
         self._first_admin: Answer | None = None
         self._announced = False
-        os.chdir(home)
+        os.chdir(config.home)
 
     def run(self) -> None:
         """Start everything, watch it, and end it in order."""
@@ -169,7 +162,8 @@ class _Supervisor:
             if not self._recorder_probe.is_answered():  # it has made the database
                 return
             self._first_admin = Answer()
-            program = Program("first-admin-link", (*self._programs.first_admin, self._url), self._programs.environ)
+            argv, environ = (*self._programs.first_admin, self._url), self._programs.environ
+            program = Program("first-admin-link", Kind.ADMINISTRATION, argv, environ)
             spawn(program, stdout=self._first_admin.fd)
             os.close(self._first_admin.fd)
         answered = [self._web_probe.is_answered(), self._engine_probe.is_answered()]
@@ -202,6 +196,16 @@ class _Supervisor:
             for child in self._children:
                 child.pid = 0 if child.pid in ended else child.pid
             signal.sigtimedwait({signal.SIGCHLD}, _TICK_S)
+
+
+def _child(
+    kind: Kind, argv: tuple[str, ...], programs: Programs, named_fds: Mapping[str, int], *fds: int,
+    death_signal: signal.Signals = signal.SIGTERM,
+) -> _Child:  # fmt: skip
+    """A program that learns the numbers of ``named_fds`` from its environment; ``fds`` it knows by agreement."""
+    environ = {**programs.environ, **{name: str(fd) for name, fd in named_fds.items()}}
+    name = kind.value.partition("-")[0]
+    return _Child(Program(name, kind, argv, environ, (*fds, *named_fds.values()), death_signal))
 
 
 class _Notes:
