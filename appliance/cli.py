@@ -81,7 +81,8 @@ def _say(line: str) -> None:
 @home_option
 @json_option
 def doctor(home: Path, as_json: bool) -> None:
-    """Check this host and this site: silence, release, record, disk, clock. Exit status 1 if something is wrong."""
+    """Check this host and this site: silence, release, memory, record, disk, clock. Exit status 1 if something is
+    wrong."""
     from appliance.doctor import examine
 
     report = examine(load_config(home))

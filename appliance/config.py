@@ -44,8 +44,8 @@ class Config:
     banner_text: str | None = None  # classification banner; None: no banner
     banner_colour: str | None = None  # "#rrggbb"; None: the pages' own
     accelerator: Accelerator = "auto"
-    slots: int = 4  # conversations generated at once
-    context_tokens: int | None = None  # per slot; None: what the release says
+    slots: int | None = None  # conversations generated at once; None: as memory allows (engine/memory_plan.py)
+    context_tokens: int | None = None  # per slot; None: as memory allows, at most what the release says
     queue_limit: int = 32  # turns waiting for a slot before the engine answers "overloaded"
     longest_pause_s: float = 0.3  # of a streaming answer while another's prompt is read
     web_workers: int = 1

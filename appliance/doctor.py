@@ -14,6 +14,7 @@ from appliance.config import Config
 from appliance.errors import ApplianceError
 from appliance.isolation import Silence, SilenceError, become_user, owner_to_become
 from appliance.isolation.trial import try_silence
+from appliance.supervisor import is_served
 
 _LOW_DISK_BYTES = 1 << 30
 _EARLIEST_CLOCK_S = 1_760_000_000  # October 2025, before this code was written
@@ -71,7 +72,8 @@ def examine(config: Config) -> Report:
         become_user(*become)
     findings = [finding]
     for subject, look in (
-        ("release", _look_at_release), ("processor", _look_at_processor), ("record", _look_at_record),
+        ("release", _look_at_release), ("processor", _look_at_processor), ("memory", _look_at_memory),
+        ("record", _look_at_record),
     ):  # fmt: skip
         try:
             findings.append(Finding(subject, True, look(config)))
@@ -101,11 +103,26 @@ def _look_at_release(config: Config) -> str:
 
 
 def _look_at_processor(_config: Config) -> str:
+    from appliance.engine.host import physical_cores
     from appliance.engine.kernels import load_kernels
 
     best, *others = load_kernels().paths()
     rest = f" (it also has {', '.join(others)})" if others else "; answers are slow without AVX2"
-    return f"CPU answers use {best}{rest}"
+    return f"CPU answers use {best}{rest}; {physical_cores()} of its cores can be used"
+
+
+def _look_at_memory(config: Config) -> str:
+    """What an engine that starts now would serve.
+
+    Raises:
+        MemoryPlanError: nothing fits.
+    """
+    from appliance.engine.server import plan_engine
+    from appliance.release import load_release
+
+    if is_served(config):
+        return "the engine that runs has what it needs; its log says how many conversations it chose at its start"
+    return plan_engine(config, load_release(config.release_dir)).sentence()
 
 
 def _look_at_record(config: Config) -> str:

@@ -28,7 +28,7 @@ from appliance.errors import ApplianceError
 from appliance.isolation import Silence, check_access, owner_to_become, shut_the_door
 from appliance.isolation.policy import Kind
 from appliance.listener import listen, url_of
-from appliance.processes import Program, Programs, spawn
+from appliance.processes import CANNOT_SERVE, Program, Programs, spawn
 from appliance.readiness import Answer, EngineProbe, ReadyPipe
 
 _log = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ class _Supervisor:
         """Note which programs ended, and when each is to start again.
 
         Raises:
-            StartError: one keeps ending before the appliance was ever ready.
+            StartError: one keeps ending before the appliance was ever ready, or says that it cannot serve.
         """
         for pid, status in _ended_processes():
             for child in self._children:
@@ -147,6 +147,8 @@ class _Supervisor:
         child.pid = 0
         child.failures = 1 if ran_s >= STEADY_S else child.failures + 1
         how = f"exit status {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+        if not self._announced and code == CANNOT_SERVE:
+            raise StartError(f"the {child.program.name} cannot serve as things are; see its message above")
         if not self._announced and child.failures >= MAX_FAILED_STARTS:
             often = f"{how}, {child.failures} times"
             raise StartError(f"the {child.program.name} does not start ({often}); see its messages above")
@@ -257,6 +259,21 @@ def _lock_site(config: Config) -> int:
     except BlockingIOError as exc:
         raise StartError(f"{config.home} is already being served by another process") from exc
     return lock
+
+
+def is_served(config: Config) -> bool:
+    """Whether a supervisor serves the site now."""
+    try:
+        lock = os.open(config.state_dir / "supervisor.lock", os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
 
 
 def _check_paths(config: Config) -> None:

@@ -20,6 +20,9 @@ from numpy.typing import NDArray
 
 from appliance.engine.kv_cache import Checkpoint, Windows, checkpoint_positions, checkpoints_at_most
 
+# Prompt tokens a step takes at most; the scheduler takes fewer on a CPU while streams wait. 256 keep a newcomer from
+# waiting long, and use each expert's weights 32 times; a GPU is done with 2,048 as soon.
+CHUNK_TOKENS = {"cpu": 256, "cuda": 2048}
 _BLOCK = 16  # positions
 
 

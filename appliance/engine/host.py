@@ -1,34 +1,67 @@
-"""What this machine gives the engine: cores and memory."""
+"""What this machine gives the engine: cores and memory, within every limit that is set for this process."""
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
 
+from appliance.engine.cgroups import SELF, ControlGroup, control_groups
+
 _CPUS = Path("/sys/devices/system/cpu")
-_CGROUP = Path("/sys/fs/cgroup")
+_MEMINFO = Path("/proc/meminfo")
+# Version 1 has no word for "unlimited": it writes the largest multiple of a page that fits, 9223372036854771712.
+_UNLIMITED_BYTES = 1 << 62
 
 
-def physical_cores(cpus: Path = _CPUS, cgroup: Path = _CGROUP) -> int:
-    """Cores this process may use, hyper-threads counted once, not more than the control group's quota."""
+def physical_cores(cpus: Path = _CPUS, proc: Path = SELF) -> int:
+    """Cores this process may use: hyper-threads counted once, and no more than any control group's quota pays for.
+
+    The affinity holds what cpuset and taskset allow. A quota of one and a half cores is one: the threads of an operator
+    wait for each other, so a thread that the kernel stops for the rest of a period stops them all.
+    """
     cores = set()
     for cpu in os.sched_getaffinity(0):
         siblings = _read(cpus / f"cpu{cpu}" / "topology" / "thread_siblings_list")
         cores.add(siblings if siblings is not None else str(cpu))
-    quota, _, period = (_read(cgroup / "cpu.max") or "max 1").partition(" ")
-    allowed = len(cores) if quota == "max" else math.ceil(int(quota) / int(period))
-    return max(1, min(len(cores), allowed))
+    quotas = (_quota(group) for group in control_groups("cpu", proc))
+    return max(1, min([len(cores), *(int(quota) for quota in quotas if quota is not None)]))
 
 
-def available_memory_bytes(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = _CGROUP) -> int:
-    """Memory that can still be taken: the machine's, or the control group's where that is less."""
+def available_memory_bytes(meminfo: Path = _MEMINFO, proc: Path = SELF) -> int:
+    """Memory that can still be taken: the machine's, or what the tightest control group leaves where that is less.
+
+    Files in the page cache count as free, because the kernel drops them. So the pages of weights that are mapped count
+    as free, too: whoever plans with this number subtracts the weights.
+    """
     fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
     available = int(fields["MemAvailable"].split()[0]) * 1024
-    limit, used = _read(cgroup / "memory.max"), _read(cgroup / "memory.current")
-    if limit is not None and used is not None and limit != "max":
-        available = min(available, max(0, int(limit) - int(used)))
-    return available
+    for group in control_groups("memory", proc):
+        available = min([available, *_left_bytes(group)])
+    return max(0, available)
+
+
+def _quota(group: ControlGroup) -> float | None:
+    """Cores that the group's quota pays for; None where it has none."""
+    if group.version == 2:
+        quota, _, period = (group.read("cpu.max") or "max").partition(" ")
+        return None if quota == "max" else int(quota) / int(period or 100_000)
+    allowed, period_us = group.number("cpu.cfs_quota_us"), group.number("cpu.cfs_period_us")
+    return allowed / period_us if allowed is not None and allowed > 0 and period_us else None
+
+
+def _left_bytes(group: ControlGroup) -> list[int]:
+    """What each limit of the group leaves; pages of files that the kernel can drop are not counted as used."""
+    statistics = group.statistics("memory.stat")
+    if group.version == 2:  # beyond memory.high the kernel slows everything down
+        limits = [group.number("memory.max"), group.number("memory.high")]
+        used, prefix = group.number("memory.current"), ""
+    else:
+        limits = [group.number("memory.limit_in_bytes"), statistics.get("hierarchical_memory_limit")]
+        used, prefix = group.number("memory.usage_in_bytes"), "total_"
+    if used is None:
+        return []
+    dropped = sum(statistics.get(f"{prefix}{kind}", 0) for kind in ("active_file", "inactive_file"))
+    return [limit - max(0, used - dropped) for limit in limits if limit is not None and limit < _UNLIMITED_BYTES]
 
 
 def _read(path: Path) -> str | None:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from appliance.engine.caches import Caches, CacheShape
+from appliance.engine.caches import CHUNK_TOKENS, Caches, CacheShape
 from appliance.engine.cuda import (
     NOT_CAPTURED,
     ChunkPlanner,
@@ -35,6 +35,7 @@ from appliance.engine.cuda import (
 from appliance.engine.host import available_memory_bytes, physical_cores
 from appliance.engine.kernels import load_kernels
 from appliance.engine.kv_cache import Append, Chunk
+from appliance.engine.memory_needs import ENGINE_BYTES, weights_bytes
 from appliance.engine.packed_weights import PLAN_NAME, PackedWeights, load_plan, open_packed
 from appliance.engine.sampling import TopLogits, row_of
 from appliance.errors import ApplianceError
@@ -49,11 +50,8 @@ _PROVIDER_OPTIONS: dict[str, dict[str, str]] = {
 }
 _CACHE_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _RESULTS = ("top_logits", "top_ids", "logsumexp", "logits")
-# Prompt tokens a step takes at most; the scheduler takes fewer on a CPU while streams wait. 256 keep a newcomer from
-# waiting long, and use each expert's weights 32 times; a GPU is done with 2,048 as soon.
-_CHUNK_TOKENS = {"cpu": 256, "cuda": 2048}
 _RING = "W"  # the graph's name for the capacity of a windowed layer
-_HEADROOM_BYTES = 256 << 20  # activations and the runtime itself
+_CUDA_HEADROOM_BYTES = 256 << 20  # activations of a decode step
 
 
 class ModelError(ApplianceError):
@@ -103,7 +101,7 @@ def _require_cuda(ort: ModuleType) -> None:
 
 
 def _cpu_chunk(past: int, length: int) -> range:
-    return range(past, min(length, past + _CHUNK_TOKENS["cpu"]))
+    return range(past, min(length, past + CHUNK_TOKENS["cpu"]))
 
 
 def load_model(
@@ -123,11 +121,10 @@ def load_model(
     if not graph.is_file():
         raise ModelError(f"{graph}: no such graph")
     ort = import_onnxruntime()
-    free_bytes = _MEMORY[accelerator]
     if accelerator == "cuda":
         _require_cuda(ort)
-    weights_bytes = sum(file.stat().st_size for file in graph.parent.iterdir() if file.is_file())
-    _check_memory(weights_bytes, free_bytes(), "the model's weights", "choose a smaller model")
+    needed, available = weights_bytes(graph, accelerator), free_memory_bytes(accelerator)
+    _check_memory(needed, available, "the model's weights", "choose a smaller model")
     packed = None
     options = ort.SessionOptions()
     if profile is not None:
@@ -139,9 +136,13 @@ def load_model(
     shape = _shape_of(session, graph, accelerator)
     if context_tokens > shape.context:
         raise ModelError(f"context_tokens is {context_tokens}, but the model reaches only {shape.context}")
+    if accelerator == "cpu":  # the pages of mapped weights count as free; they are not
+        needed += ENGINE_BYTES
+    else:  # what the weights left
+        needed, available = _CUDA_HEADROOM_BYTES, free_memory_bytes(accelerator)
     _check_memory(
-        slots * shape.cache.slot_bytes(context_tokens),
-        free_bytes(),
+        needed + slots * shape.cache.slot_bytes(context_tokens),
+        available,
         f"{slots} conversations of {context_tokens} tokens",
         "set engine.slots or engine.context_tokens lower",
     )
@@ -198,7 +199,7 @@ def _shape_of(session: Any, graph: Path, accelerator: str) -> ModelShape:
     except (KeyError, ValueError, IndexError) as exc:
         raise ModelError(f"{graph}: its metadata or inputs are incomplete: {exc}") from exc
     windowed = frozenset(layer for layer, node in enumerate(keys) if node.shape[2] == _RING)
-    cache = CacheShape(layers, kv_heads, head_dim, item, windowed, window, _CHUNK_TOKENS[accelerator])
+    cache = CacheShape(layers, kv_heads, head_dim, item, windowed, window, CHUNK_TOKENS[accelerator])
     return ModelShape(layers, heads, kv_heads, head_dim, vocab, context, cache)
 
 
@@ -209,8 +210,13 @@ def _free_device_bytes() -> int:
 _MEMORY: dict[str, Callable[[], int]] = {"cpu": available_memory_bytes, "cuda": _free_device_bytes}
 
 
+def free_memory_bytes(accelerator: str) -> int:
+    """Memory that weights and caches can take: the host's, or the GPU's."""
+    return _MEMORY[accelerator]()
+
+
 def _check_memory(needed_bytes: int, available: int, what: str, advice: str) -> None:
-    if needed_bytes + _HEADROOM_BYTES > available:
+    if needed_bytes > available:
         raise ModelError(
             f"not enough memory for {what}: {needed_bytes / 1e9:.1f} GB are needed, {available / 1e9:.1f} GB are free; "
             f"free some, or {advice}"
@@ -259,7 +265,7 @@ class OnnxModel:
             self._held = [0] * slots  # at least what each slot holds
             self._decode_widths = decode_widths(slots)
             processors = query_device().processors
-            self._plan_chunk = ChunkPlanner(shape.heads, shape.kv_heads, processors, _CHUNK_TOKENS["cuda"]).plan
+            self._plan_chunk = ChunkPlanner(shape.heads, shape.kv_heads, processors, CHUNK_TOKENS["cuda"]).plan
             self._run_options.add_run_config_entry("gpu_graph_id", NOT_CAPTURED)
             top = next(node.shape[1] for node in session.get_outputs() if node.name == "top_ids")
             self._replayed = ReplayedSteps(

@@ -34,7 +34,9 @@ from appliance.engine.harmony import (
     load_vocabulary,
     render_prompt,
 )
-from appliance.engine.model import ModelError, OnnxModel, load_model
+from appliance.engine.memory_needs import read_needs
+from appliance.engine.memory_plan import MemoryPlan, plan_memory
+from appliance.engine.model import ModelError, OnnxModel, free_memory_bytes, load_model
 from appliance.engine.protocol import (
     Done,
     EngineEvent,
@@ -49,6 +51,7 @@ from appliance.engine.sampling import check_settings
 from appliance.engine.scheduler import STOPPED, Scheduler, Turn, context_exceeded
 from appliance.errors import ApplianceError
 from appliance.isolation.seccomp import pretend
+from appliance.processes import CANNOT_SERVE
 from appliance.release import Release, load_release
 
 _HOME, _DOORBELL = "APPLIANCE_HOME", "APPLIANCE_DOORBELL_FD"
@@ -208,23 +211,40 @@ def choose_accelerator(config: Config, release: Release) -> str:
     return wanted
 
 
+def plan_engine(config: Config, release: Release) -> MemoryPlan:
+    """How many conversations of how many tokens this machine serves now.
+
+    Raises:
+        MemoryPlanError: the configured ones, or the least there are, do not fit.
+        ApplianceError: the release does not say what it needs, or has no graph for this machine.
+    """
+    accelerator = choose_accelerator(config, release)
+    needs = read_needs(release, accelerator, config)
+    available = free_memory_bytes(accelerator)
+    return plan_memory(needs, available, slots=config.slots, context_tokens=config.context_tokens)
+
+
 def load_engine(config: Config) -> tuple[Release, OnnxModel, Vocabulary]:
     """Load what the configured release needs.
 
     Raises:
+        MemoryPlanError: it does not fit into memory.
         ApplianceError: the release, its vocabulary or its graph cannot be used here.
     """
     release = load_release(config.release_dir)
+    plan = plan_engine(config, release)  # before anything is loaded: a refusal takes no time, and leaves none of it
+    _log.info("%s", plan.sentence())
     vocabulary = load_vocabulary(release.vocabulary)
-    accelerator = choose_accelerator(config, release)
-    context_tokens = config.context_tokens or release.model.context_tokens
+    accelerator = plan.needs.accelerator
     model = load_model(
         release.graphs[accelerator],
         accelerator=accelerator,
-        slots=config.slots,
-        context_tokens=context_tokens,
+        slots=plan.slots,
+        context_tokens=plan.context_tokens,
         packed_dir=config.packed_dir / release.version,
     )
+    if model.shape.cache != plan.needs.cache:
+        raise ModelError(f"{release.graphs[accelerator]}: its caches are not those that {release.config} describes")
     if model.shape.vocab < ALL_TOKENS:
         raise ModelError(f"the model has {model.shape.vocab:,} tokens; Harmony's vocabulary has {ALL_TOKENS:,}")
     return release, model, vocabulary
@@ -246,7 +266,8 @@ def describe(release: Release, model: OnnxModel, scheduler: Scheduler) -> Status
 
 
 def main() -> int:
-    """The process's exit code: 0 after a signal or the supervisor's end, 1 after an error."""
+    """The process's exit code: 0 after a signal or the supervisor's end, 1 after an error, CANNOT_SERVE if no second
+    try can go better."""
     logging.basicConfig(level=logging.INFO, format="engine: %(message)s", stream=sys.stderr)
     missing = [name for name in (_HOME, _DOORBELL) if name not in os.environ]
     if missing:
@@ -258,7 +279,10 @@ def main() -> int:
         if choose_accelerator(config, load_release(config.release_dir)) == "cuda":
             pretend(_CUDA_PRETENCE)
         release, model, vocabulary = load_engine(config)
-    except (ApplianceError, OSError, ValueError) as exc:
+    except ApplianceError as exc:  # somebody must act first
+        _log.error("%s", exc)
+        return CANNOT_SERVE
+    except (OSError, ValueError) as exc:
         _log.error("%s", exc)
         return 1
     scheduler = Scheduler(

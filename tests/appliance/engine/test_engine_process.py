@@ -29,6 +29,7 @@ from appliance.engine.protocol import (
     TurnRequest,
     Waiting,
 )
+from appliance.processes import CANNOT_SERVE
 
 
 def ask(text: str = "Hello", **changes: Any) -> TurnRequest:
@@ -292,7 +293,7 @@ def test_refuses_to_start_without_its_environment(missing: str) -> None:
     assert missing in done.stderr
 
 
-def test_a_release_that_is_not_there_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
+def test_a_release_that_is_not_there_is_one_line_and_not_to_be_tried_again(tmp_path: Path) -> None:
     web, bell = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     environ = {**os.environ, "APPLIANCE_HOME": str(tmp_path), "APPLIANCE_DOORBELL_FD": str(bell.fileno())}
     with web, bell:
@@ -300,6 +301,6 @@ def test_a_release_that_is_not_there_is_one_line_and_exit_code_1(tmp_path: Path)
             [sys.executable, "-m", "appliance.engine.server"],
             env=environ, pass_fds=[bell.fileno()], capture_output=True, text=True, check=False,
         )  # fmt: skip
-    assert done.returncode == 1
+    assert done.returncode == CANNOT_SERVE
     assert len(done.stderr.splitlines()) == 1
     assert "release.json" in done.stderr

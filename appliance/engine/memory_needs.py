@@ -1,0 +1,94 @@
+"""What an installed release takes of memory, from its description alone: nothing of the model is loaded.
+
+The sizes of the caches come from the checkpoint's config.json, those of packed weights from the packing plan. The graph
+says the same of itself once it is loaded (model.py); the two cannot differ in a release that the bundler made.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from appliance.config import Config
+from appliance.engine.caches import CHUNK_TOKENS, CacheShape
+from appliance.engine.kernels import load_kernels
+from appliance.engine.memory_plan import Needs
+from appliance.engine.packed_weights import PLAN_NAME, load_plan
+from appliance.release import Release, ReleaseError
+
+_CACHE_ITEMS: dict[str, np.dtype[Any]] = {"cpu": np.dtype(np.float32), "cuda": np.dtype(np.float16)}
+# What `bench.memory` measures with the 20b shape on a CPU, and some room: the engine, that is interpreter, runtime,
+# vocabulary and what a chunk of a prompt computes; the recorder and the supervisor; each web worker with its threads.
+ENGINE_BYTES = 448 << 20
+_RECORDER_AND_SUPERVISOR_BYTES = 96 << 20
+_WEB_WORKER_BYTES = 160 << 20
+# Of a GPU: the runtime's context and what a chunk of 2,048 tokens computes (docs/performance.md: 16.8 GiB without
+# caches, of which 13.9 are weights). Some of the kernels keep scales of their own: 1.1 of 12.8 GiB.
+_CUDA_BYTES = 3 << 30
+_CUDA_WEIGHTS_SHARE = 1.09
+
+
+def read_needs(release: Release, accelerator: str, config: Config) -> Needs:
+    """What serving this release on this accelerator takes.
+
+    Raises:
+        ReleaseError: its config.json is unreadable.
+        PackingError: its packing plan is unreadable.
+    """
+    beside = ENGINE_BYTES + _RECORDER_AND_SUPERVISOR_BYTES + config.web_workers * _WEB_WORKER_BYTES
+    return Needs(
+        model=release.model.id,
+        accelerator=accelerator,
+        weights_bytes=weights_bytes(release.graphs[accelerator], accelerator),
+        beside_bytes=beside if accelerator == "cpu" else _CUDA_BYTES,
+        cache=_cache_shape(release.config, accelerator),
+        context_tokens=release.model.context_tokens,
+    )
+
+
+def weights_bytes(graph: Path, accelerator: str) -> int:
+    """What a model's weights take: on a CPU as packed, for the embedding is read where it is stored, a row a token.
+
+    Raises:
+        PackingError: the packing plan beside the graph is unreadable.
+    """
+    if accelerator == "cpu":
+        kernels = load_kernels()
+        return sum(entry.packed_bytes(kernels) for entry in load_plan(graph.parent / PLAN_NAME).entries)
+    stored = sum(file.stat().st_size for file in graph.parent.iterdir() if file.is_file())
+    return int(stored * _CUDA_WEIGHTS_SHARE)
+
+
+def _cache_shape(path: Path, accelerator: str) -> CacheShape:
+    """The caches of a model with this config.json."""
+    try:
+        body = json.loads(path.read_bytes())
+        layers: list[str] = body["layer_types"]
+        return cache_shape(
+            accelerator, layer_types=layers, kv_heads=int(body["num_key_value_heads"]), head_dim=int(body["head_dim"]),
+            window=int(body["sliding_window"]),
+        )  # fmt: skip
+    except OSError as exc:
+        raise ReleaseError(f"{path}: cannot be read: {exc.strerror}") from exc
+    except (ValueError, KeyError, TypeError) as exc:
+        raise ReleaseError(f"{path}: does not describe the caches of a gpt-oss model: {exc!r}") from exc
+
+
+def cache_shape(
+    accelerator: str, *, layer_types: list[str], kv_heads: int, head_dim: int, window: int
+) -> CacheShape:
+    """The caches of a model of these sizes: on a CPU layers with a window keep a ring, on CUDA none does."""
+    on_cpu = accelerator == "cpu"
+    sliding = frozenset(at for at, kind in enumerate(layer_types) if kind == "sliding_attention")
+    return CacheShape(
+        layers=len(layer_types),
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        item=_CACHE_ITEMS[accelerator],
+        windowed=sliding if on_cpu else frozenset(),
+        window=window if on_cpu else 0,
+        chunk_tokens=CHUNK_TOKENS[accelerator],
+    )

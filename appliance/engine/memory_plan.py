@@ -1,0 +1,151 @@
+"""How many conversations of how many tokens fit into memory; pure arithmetic over what host.py and the release say.
+
+The weights must stay in memory: a decode step reads all that it needs of them, and from a disk that takes seconds. They
+are mapped from a file, so the kernel would drop them for the caches without a word. The plan therefore counts them as
+taken, though their pages count as free. A CPU's caches take their pages as conversations grow and never give them back;
+the plan counts them whole.
+
+What the operator sets stays as it is; what is left open is the highest step of `_steps` that fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from appliance.engine.caches import CacheShape
+from appliance.errors import ApplianceError
+
+LEAST_CONTEXT_TOKENS = 2048  # shorter conversations serve nobody
+_USUAL_CONTEXT_TOKENS = 16_384  # one conversation grows to this before a second gets a slot
+_USUAL_SLOTS = 4  # as many conversations as there are before all of them grow further
+_MOST_SLOTS = {"cpu": 8, "cuda": 32}  # beyond, a decode step takes as much longer as it serves more
+
+
+class MemoryPlanError(ApplianceError):
+    """What is asked for, or the least that can be served, does not fit into memory."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a model takes, whatever it serves.
+
+    Attributes:
+        weights_bytes: weights that every step may read.
+        beside_bytes: the engine itself with the scratch of a prompt's chunk, and the appliance's other processes.
+        cache: of one slot, as the accelerator keeps it.
+        context_tokens: the longest conversation that the release offers.
+    """
+
+    model: str
+    accelerator: str
+    weights_bytes: int
+    beside_bytes: int
+    cache: CacheShape
+    context_tokens: int
+
+    def bytes_for(self, slots: int, context_tokens: int) -> int:
+        """Everything, with so many conversations of so many tokens."""
+        return self.weights_bytes + self.beside_bytes + slots * self.cache.slot_bytes(context_tokens)
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What is served, and why not more."""
+
+    needs: Needs
+    available_bytes: int
+    slots: int
+    context_tokens: int
+    more: tuple[int, int] | None  # the next step: slots and tokens; None: there is none
+
+    @property
+    def needed_bytes(self) -> int:
+        return self.needs.bytes_for(self.slots, self.context_tokens)
+
+    def sentence(self) -> str:
+        """For the log and for `appliance doctor`."""
+        served = (
+            f"{_conversations(self.slots, self.context_tokens)}; {self.needs.model} needs {_gb(self.needed_bytes)} for "
+            f"them, {_gb(self.available_bytes)} can be used"
+        )
+        if self.more is None:
+            return served
+        slots, tokens = self.more
+        return f"{served}; {_gb(self.needs.bytes_for(slots, tokens))} would give {slots} of {tokens:,}"
+
+
+def plan_memory(
+    needs: Needs, available_bytes: int, *, slots: int | None = None, context_tokens: int | None = None
+) -> MemoryPlan:
+    """Choose what the operator leaves open.
+
+    Args:
+        available_bytes: memory that can be taken, the pages of the weights included.
+        slots, context_tokens: as set; None: as memory allows.
+    Raises:
+        MemoryPlanError: with the numbers and, if what is set does not fit, with settings that would.
+    """
+    fitting, more = None, None
+    for step in _steps(needs, slots, context_tokens):
+        if needs.bytes_for(*step) > available_bytes:
+            more = step
+            break
+        fitting = step
+    if fitting is None:
+        raise MemoryPlanError(_refusal(needs, available_bytes, slots, context_tokens))
+    return MemoryPlan(needs, available_bytes, *fitting, more)
+
+
+def _steps(needs: Needs, slots: int | None, context_tokens: int | None) -> Iterator[tuple[int, int]]:
+    """Slots and tokens to choose from, each step taking more memory than the one before."""
+    longest = needs.context_tokens
+    lengths = [longest] if longest <= LEAST_CONTEXT_TOKENS else _doubled(LEAST_CONTEXT_TOKENS, longest)
+    most = _MOST_SLOTS[needs.accelerator]
+    if slots is not None and context_tokens is not None:
+        yield slots, context_tokens
+    elif slots is not None:
+        yield from ((slots, tokens) for tokens in lengths)
+    elif context_tokens is not None:
+        yield from ((count, context_tokens) for count in range(1, most + 1))
+    else:
+        usual = min(_USUAL_CONTEXT_TOKENS, longest)
+        yield from ((1, tokens) for tokens in lengths if tokens <= usual)
+        yield from ((count, usual) for count in range(2, _USUAL_SLOTS + 1))
+        yield from ((_USUAL_SLOTS, tokens) for tokens in lengths if tokens > usual)
+        yield from ((count, longest) for count in range(_USUAL_SLOTS + 1, most + 1))
+
+
+def _doubled(first: int, last: int) -> list[int]:
+    """``first``, twice that, and so on, then ``last``."""
+    lengths = [first]
+    while 2 * lengths[-1] < last:
+        lengths.append(2 * lengths[-1])
+    return [*lengths, last]
+
+
+def _refusal(needs: Needs, available_bytes: int, slots: int | None, context_tokens: int | None) -> str:
+    least = next(_steps(needs, slots, context_tokens))
+    said = (
+        f"{_conversations(*least)} do{'es' if least[0] == 1 else ''} not fit into memory: {needs.model} needs "
+        f"{_gb(needs.bytes_for(*least))} for {'it' if least[0] == 1 else 'them'} ({_gb(needs.weights_bytes)} of that "
+        f"for its weights), {_gb(available_bytes)} can be used"
+    )
+    if slots is None and context_tokens is None:
+        return f"{said}; give the machine or its control group more memory, or install a smaller model"
+    try:
+        plan = plan_memory(needs, available_bytes)
+    except MemoryPlanError as exc:
+        return f"{said}; without these settings: {exc}"
+    return (
+        f"{said}; engine.slots = {plan.slots} with engine.context_tokens = {plan.context_tokens} would fit: what is "
+        "chosen where neither is set"
+    )
+
+
+def _conversations(slots: int, context_tokens: int) -> str:
+    return f"{slots} conversation{'s' if slots > 1 else ''} of {context_tokens:,} tokens"
+
+
+def _gb(size_bytes: int) -> str:
+    return f"{size_bytes / 1e9:.1f} GB"

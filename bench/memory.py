@@ -1,0 +1,126 @@
+"""What the appliance holds with default settings, within a limit, when every conversation is as long as it may be.
+
+    python -m bench.memory --shape 20b --limit-gb 16
+
+The first start packs the model's weights; then it starts within a control group of that limit (needs a hierarchy of
+control groups that can be written), fills every slot with a prompt of nearly the whole context and prints each
+process's own memory, beside what engine/memory_needs.py counts for it, and how fast a full slot decodes afterwards:
+weights that did not stay in memory would be read from the disk then.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from appliance.engine.memory_needs import ENGINE_BYTES
+from bench.engine import VERSION, prepare
+from bench.machine import descendants
+from bench.served import prepare_site, serving
+from bundler.demo_model.words import common_words
+
+_GROUPS = (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max"))  # version 1, 2
+_CHOSEN = re.compile(r"(\d+) conversations? of ([\d,]+) tokens;.*")
+_ROOM_TOKENS = 600  # of a slot, for what the appliance adds, for the answer, and for words of several tokens
+_ANSWER_LIMIT_S = 3600.0
+
+
+@contextmanager
+def limited(limit_gb: float) -> Iterator[str]:
+    """A control group with this limit, for this process and its children; its name."""
+    root, name = next((root, name) for root, name in _GROUPS if Path(root, name.split(".")[0] + ".stat").exists())
+    group = Path(root, f"bench-memory-{os.getpid()}")
+    group.mkdir()
+    (group / name).write_text(str(int(limit_gb * 1e9)))
+    (group / "cgroup.procs").write_text(str(os.getpid()))
+    try:
+        yield str(group)
+    finally:
+        Path(root, "cgroup.procs").write_text(str(os.getpid()))
+        group.rmdir()
+
+
+def own_bytes(pid: int) -> dict[str, int]:
+    """Anonymous memory of a process and its descendants, by what they are."""
+    held: dict[str, int] = {}
+    for one in {pid, *descendants(pid)}:
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{one}/status").read_text().splitlines())
+        words = Path(f"/proc/{one}/cmdline").read_text()
+        kind = next((name for name in ("engine", "recorder", "gunicorn") if name in words), "supervisor")
+        held[kind] = held.get(kind, 0) + int(status["RssAnon"].split()[0]) * 1024
+    return held
+
+
+def ask(url: str, key: str, words: int, seed: int, max_tokens: int) -> dict[str, Any]:
+    """One conversation of so many words, and its answer."""
+    known = common_words()
+    text = " ".join(known[(seed + at * 7919) % len(known)] for at in range(words))
+    body = {"model": "random", "messages": [{"role": "user", "content": text}], "max_tokens": max_tokens}
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    data = json.dumps({**body, "temperature": 0, "seed": seed}).encode()
+    request = urllib.request.Request(f"{url}/v1/chat/completions", data, headers)  # noqa: S310
+    with urllib.request.urlopen(request, timeout=_ANSWER_LIMIT_S) as answer:  # noqa: S310
+        result: dict[str, Any] = json.load(answer)
+    return result
+
+
+@click.command()
+@click.option("--shape", default="20b", show_default=True)
+@click.option("--limit-gb", type=float, help="Limit of a control group to start in, in units of 10^9 bytes.")
+@click.option("--fill", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="Share of each slot to fill.")
+@click.option("--work", type=click.Path(path_type=Path, file_okay=False), default=Path(".bench"), show_default=True)
+def main(shape: str, limit_gb: float | None, fill: float, work: Path) -> None:
+    """Start with defaults, fill every slot, print what is held; see the module's text."""
+    graph = prepare(work, shape, "cpu", "int8")
+    site = (work / f"{shape}-defaults-site").absolute()
+    key = prepare_site(site, graph, work / f"{shape}-config.json", "cpu", "int8", 131_072)
+    if not (site / "state" / "packed" / VERSION / "packed.json").exists():
+        with serving(site):
+            pass
+    with ExitStack() as stack:
+        if limit_gb is not None:
+            click.echo(f"within {stack.enter_context(limited(limit_gb))}, {limit_gb:g} GB")
+        started_s = time.perf_counter()
+        pid, url = stack.enter_context(serving(site))
+        click.echo(f"ready in {time.perf_counter() - started_s:.1f} s")
+        chosen = _CHOSEN.search((site / "output").read_text())
+        if chosen is None:
+            raise RuntimeError(f"the engine does not say what it chose: {(site / 'output').read_text()}")
+        click.echo(chosen[0])
+        slots, tokens = int(chosen[1]), int(chosen[2].replace(",", ""))
+        _fill(url, key, slots, int((tokens - _ROOM_TOKENS) * fill))
+        held = own_bytes(pid)
+        for kind, size in held.items():
+            click.echo(f"{kind:12}{size / 1e9:8.2f} GB of its own")
+        click.echo(f"{'counted':12}{ENGINE_BYTES / 1e9:8.2f} GB for the engine, without caches and weights")
+        begun_s = time.perf_counter()
+        usage = ask(url, key, 8, 99, 32)["usage"]
+        click.echo(f"{usage['completion_tokens'] / (time.perf_counter() - begun_s):.1f} tok/s afterwards, 8 words read")
+
+
+def _fill(url: str, key: str, slots: int, words: int) -> None:
+    """Have every slot hold a conversation of so many words."""
+
+    def one(seed: int) -> None:
+        usage = ask(url, key, words, seed, 8)["usage"]
+        click.echo(f"conversation {seed}: {usage['prompt_tokens']:,} tokens read")
+
+    threads = [threading.Thread(target=one, args=(seed,)) for seed in range(slots)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+if __name__ == "__main__":
+    main()
