@@ -46,7 +46,8 @@ class Config:
     accelerator: Accelerator = "auto"
     slots: int | None = None  # conversations generated at once; None: as memory allows (engine/memory_plan.py)
     context_tokens: int | None = None  # per slot; None: as memory allows, at most what the release says
-    queue_limit: int = 32  # turns waiting for a slot before the engine answers "overloaded"
+    queue_limit: int = 32  # turns waiting for a slot before the engine answers "overloaded" to who has one waiting
+    queue_limit_per_user: int = 8  # turns of one user waiting before the engine answers "too_many_waiting"
     longest_pause_s: float = 0.3  # of a streaming answer while another's prompt is read
     web_workers: int = 1
     web_threads: int = 48  # per worker; an answer that streams or waits for a slot holds one
@@ -203,6 +204,7 @@ SETTINGS: dict[str, dict[str, tuple[str, Callable[[Any], Any]]]] = {
         "slots": ("slots", _whole(1, 256)),
         "context_tokens": ("context_tokens", _whole(256, 131_072)),
         "queue_limit": ("queue_limit", _whole(0, 10_000)),
+        "queue_limit_per_user": ("queue_limit_per_user", _whole(1, 10_000)),
         "longest_pause_s": ("longest_pause_s", _number(0.05, 60)),
     },
     "web": {

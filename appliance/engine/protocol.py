@@ -23,8 +23,9 @@ Effort = Literal["low", "medium", "high"]
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
 FailureCode = Literal[
-    "bad_request", "context_exceeded", "overloaded", "engine_failed", "engine_stopped", "record_failed"
-]
+    "bad_request", "context_exceeded", "overloaded", "too_many_waiting", "engine_failed", "engine_stopped",
+    "record_failed",
+]  # fmt: skip
 
 
 class ProtocolError(Exception):

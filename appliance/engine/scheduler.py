@@ -1,9 +1,11 @@
 """Decides, step by step, which conversations the model works on: continuous batching with fair admission.
 
-Turns wait in one queue per user, and users take turns; a turn that gets a slot is prefilled in chunks, then decoded
-together with all others. Each step is at most one chunk of one prompt and one token for every decoding turn, in one run
-of the model where that can be, so that a long prompt delays nobody's stream by more than a chunk; while streams wait,
-chunks are kept so small that a step is done within the longest pause allowed. Turns join and leave between steps.
+Turns wait in one queue per user, and users take turns. A user has so many places and no more, and whoever has no turn
+waiting always finds one: nobody is turned away because of what another sends. A turn that gets a slot is prefilled in
+chunks, then decoded together with all others. Each step is at most one chunk of one prompt and one token for every
+decoding turn, in one run of the model where that can be, so that a long prompt delays nobody's stream by more than a
+chunk; while streams wait, chunks are kept so small that a step is done within the longest pause allowed. Turns join and
+leave between steps.
 
 ``submit``, ``cancel`` and ``load`` may be called from any thread; ``step`` and ``stop`` belong to the model's thread.
 Events go to the turn's sink, called from either; a sink must not block.
@@ -27,7 +29,7 @@ from appliance.engine.harmony_parser import HarmonyParser
 from appliance.engine.kv_cache import Append, Checkpoint, Chunk, Prefix, Slot, SlotTable, Windows
 from appliance.engine.model import ModelError
 from appliance.engine.pacing import Pacing
-from appliance.engine.protocol import Done, EngineEvent, Failed, FinishReason, Started, TurnRequest
+from appliance.engine.protocol import Done, EngineEvent, Failed, FailureCode, FinishReason, Started, TurnRequest
 from appliance.engine.sampling import TopLogits, new_generator, sample
 
 _TURN_S_BEFORE_FIRST = 10.0  # assumed length of a turn until one has finished
@@ -105,12 +107,15 @@ class Scheduler:
         vocabulary: Vocabulary,
         *,
         queue_limit: int,
+        user_limit: int | None = None,
         longest_pause_s: float = 0.3,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """
         Args:
-            queue_limit: turns that may wait for a slot; beyond it a turn fails as overloaded.
+            queue_limit: turns that may wait for a slot; beyond it a turn fails as overloaded if its user has one
+                waiting already. 0: none may wait.
+            user_limit: turns of one user that may wait; None: as many as of all.
             longest_pause_s: that a stream may stand still while another's prompt is read, if the model can be given so
                 little at a time.
         """
@@ -118,6 +123,7 @@ class Scheduler:
         self._model = model
         self._vocabulary = vocabulary
         self._queue_limit = queue_limit
+        self._user_limit = queue_limit if user_limit is None else user_limit
         self._clock = clock
         self._slots = SlotTable(model.slots, model.capacity, model.windows)
         self._active: list[Turn] = []  # model's thread only; those being prefilled take turns
@@ -136,7 +142,7 @@ class Scheduler:
             turn.sink(context_exceeded(f"{len(turn.prompt):,} tokens", self.context_tokens))
             return
         with self._work:
-            refusal = self._refusal()
+            refusal = self._refusal(turn.request.user)
             if refusal is None:
                 turn.submitted_at = self._clock()
                 self._waiting.setdefault(turn.request.user, deque()).append(turn)
@@ -144,6 +150,11 @@ class Scheduler:
                 self._work.notify()
         if refusal is not None:
             turn.sink(refusal)
+
+    def refusal(self, user: str) -> Failed | None:
+        """Why a turn of this user would not be taken now, if so: asked before work is put into its prompt."""
+        with self._work:
+            return self._refusal(user)
 
     def cancel(self, turn: Turn) -> None:
         """Give up a turn; its slot is free after the step in progress. No further event is sent."""
@@ -349,19 +360,24 @@ class Scheduler:
         """Publish the load; called under ``_work``."""
         self._load = Load(len(self._active), sum(len(queue) for queue in self._waiting.values()))
 
-    def _refusal(self) -> Failed | None:
-        """Why no further turn is taken, if so; called under ``_work``."""
+    def _refusal(self, user: str) -> Failed | None:
+        """Why no further turn of this user is taken, if so; called under ``_work``."""
         if self._stopped:
             return STOPPED
         free = self._model.slots - self._load.active
-        if self._load.queued < self._queue_limit + free:
-            return None
-        wait_s = self._turn_s * (self._load.queued + 1) / self._model.slots
-        return Failed(
-            "overloaded",
-            f"The model is busy and {self._load.queued} others are waiting. Please try again shortly.",
-            retry_after_s=round(max(1.0, wait_s), 1),
-        )
+        own = sum(not turn.cancelled.is_set() for turn in self._waiting.get(user, ()))
+        waiting = self._load.queued
+        if waiting >= self._queue_limit + free and (own or not self._queue_limit):
+            message = f"The model is busy and {waiting} others are waiting. Please try again shortly."
+            return self._busy("overloaded", message, waiting)
+        if own and own >= self._user_limit + free:
+            message = f"You have {own} requests waiting, as many as one person may. Please wait for their answers."
+            return self._busy("too_many_waiting", message, own)
+        return None
+
+    def _busy(self, code: FailureCode, message: str, ahead: int) -> Failed:
+        wait_s = self._turn_s * (ahead + 1) / self._model.slots
+        return Failed(code, message, retry_after_s=round(max(1.0, wait_s), 1))
 
 
 def context_exceeded(length: str, context_tokens: int) -> Failed:

@@ -146,6 +146,10 @@ class EngineServer:
 
     def _start(self, connection: Connection, request: TurnRequest) -> None:
         check_request(request)
+        refusal = self._scheduler.refusal(request.user)
+        if refusal is not None:  # the prompts of one user, tokenised in vain, would keep all others waiting
+            connection.send(refusal)
+            return
         chars = _count_chars(request)
         if chars > _MAX_CHARS_PER_TOKEN * self._scheduler.context_tokens:  # not worth the time it takes to tokenise
             connection.send(context_exceeded(f"{chars:,} characters", self._scheduler.context_tokens))
@@ -286,8 +290,9 @@ def main() -> int:
         _log.error("%s", exc)
         return 1
     scheduler = Scheduler(
-        model, vocabulary, queue_limit=config.queue_limit, longest_pause_s=config.longest_pause_s
-    )
+        model, vocabulary, queue_limit=config.queue_limit, user_limit=config.queue_limit_per_user,
+        longest_pause_s=config.longest_pause_s,
+    )  # fmt: skip
     server = EngineServer(doorbell, scheduler, vocabulary, lambda: describe(release, model, scheduler))
 
     def stop(_signal: int, _frame: FrameType | None) -> None:

@@ -199,7 +199,9 @@ def test_the_last_answer_is_empty_until_a_newer_one_is_kept(chat: Chat) -> None:
 
 
 @pytest.mark.parametrize(
-    "code", ["bad_request", "context_exceeded", "overloaded", "engine_failed", "engine_stopped", "record_failed"]
+    "code",
+    ["bad_request", "context_exceeded", "overloaded", "too_many_waiting", "engine_failed", "engine_stopped",
+     "record_failed"],
 )
 def test_a_failed_turn_says_what_was_kept_and_what_to_do(make_site: MakeSite, code: FailureCode) -> None:
     chat = chat_with(make_site, lambda request: [Started(20, 0.0), AnswerDelta("Half"), Failed(code, "internal words")])

@@ -52,6 +52,7 @@ _FAILURES: Final[dict[FailureCode, tuple[int, str, str | None]]] = {
     "bad_request": (400, "invalid_value", None),
     "context_exceeded": (400, "context_length_exceeded", "messages"),
     "overloaded": (429, "overloaded", None),
+    "too_many_waiting": (429, "too_many_waiting", None),
     "engine_failed": (500, "engine_failed", None),
     "engine_stopped": (503, "engine_stopped", None),
     "record_failed": (503, "record_failed", None),

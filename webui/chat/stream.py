@@ -40,6 +40,8 @@ _FAILURES = {
     "bad_request": "This cannot be asked as it stands. Your question is kept; change it and send it again.",
     "context_exceeded": "The conversation is longer than this model can read. It is kept; start a new chat to go on.",
     "overloaded": "Too many people are asking just now. Your question is kept; answer again in a moment.",
+    "too_many_waiting": "You have as many questions waiting as one person may. Your question is kept; "
+    "answer again when one of them is done.",
     "engine_failed": "The model failed. Your question and what had come are kept; try again.",
     "engine_stopped": "The model stopped. Your question and what had come are kept; try again in a minute.",
     "record_failed": "The record could not be written, and nothing is answered without it. Tell your administrator.",

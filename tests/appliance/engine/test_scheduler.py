@@ -43,12 +43,14 @@ class Bench:
 
     def __init__(
         self, vocabulary: Vocabulary, *, slots: int = 2, queue_limit: int = 100, capacity: int = 4096,
-        windows: Windows | None = WINDOWS, lends: bool = True, mixes: bool = True,
+        user_limit: int | None = None, windows: Windows | None = WINDOWS, lends: bool = True, mixes: bool = True,
     ) -> None:  # fmt: skip
         self.vocabulary = vocabulary
         self.model = FakeModel({}, slots=slots, capacity=capacity, windows=windows, lends=lends, mixes=mixes)
         self.clock = Clock()
-        self.scheduler = Scheduler(self.model, vocabulary, queue_limit=queue_limit, clock=self.clock)
+        self.scheduler = Scheduler(
+            self.model, vocabulary, queue_limit=queue_limit, user_limit=user_limit, clock=self.clock
+        )
         self.sent: dict[str, list[EngineEvent]] = {}
 
     def turn(
@@ -183,6 +185,53 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(vocabulary: Vocabulary)
     assert only.retry_after_s >= 1
     bench.run()
     assert [bench.answer(name) for name in "abcde"] == ["x"] * 5
+
+
+def test_one_users_forty_requests_turn_nobody_else_away(vocabulary: Vocabulary) -> None:
+    bench = Bench(vocabulary, slots=4, queue_limit=32, user_limit=8)
+    for number in range(40):
+        bench.turn(f"ann{number}", final("x"), user="ann")
+    for number in range(8):
+        bench.turn(f"bob{number}", final("x"), user="bob")
+    refused = {name: sent[0] for name, sent in bench.sent.items() if sent}
+    assert sorted(refused) == sorted(f"ann{number}" for number in range(12, 40))  # four for the slots, eight waiting
+    for failed in refused.values():
+        assert isinstance(failed, Failed)
+        assert failed.code == "too_many_waiting"
+        assert failed.retry_after_s is not None
+        assert failed.retry_after_s >= 1
+    bench.run()
+    assert all(bench.answer(f"bob{number}") == "x" for number in range(8))
+
+
+def test_whoever_has_no_turn_waiting_finds_a_place_though_the_queue_is_full(vocabulary: Vocabulary) -> None:
+    bench = Bench(vocabulary, slots=2, queue_limit=4, user_limit=3)
+    bench.turn("running0", final("x " * 9), user="eve")
+    bench.turn("running1", final("x " * 9), user="eve")
+    bench.scheduler.step()
+    for name in ("ann", "bob", "cy", "dan", "eve", "fay"):
+        bench.turn(name, final("x"), user=name)
+    bench.turn("ann again", final("x"), user="ann")
+    refused = bench.sent["ann again"][0]
+    assert isinstance(refused, Failed)
+    assert refused.code == "overloaded"
+    bench.run()
+    assert all(bench.answer(name) == "x" for name in ("ann", "bob", "cy", "dan", "eve", "fay"))
+
+
+def test_places_come_back_as_turns_leave_the_queue(vocabulary: Vocabulary) -> None:
+    bench = Bench(vocabulary, slots=1, queue_limit=10, user_limit=1)
+    bench.turn("running", final("x " * 9))
+    bench.scheduler.step()
+    waiting = bench.turn("waiting", final("x"))
+    assert bench.scheduler.refusal("ann") is not None
+    assert bench.scheduler.refusal("bob") is None
+    bench.scheduler.cancel(waiting)
+    assert bench.scheduler.refusal("ann") is None
+    bench.turn("next", final("x"))
+    assert bench.scheduler.refusal("ann") is not None
+    bench.run()
+    assert bench.scheduler.refusal("ann") is None
 
 
 def test_a_queue_limit_of_zero_still_fills_the_slots(vocabulary: Vocabulary) -> None:
