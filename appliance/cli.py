@@ -22,6 +22,7 @@ from appliance.audit.cli import audit
 from appliance.command import home_option, json_option, print_result, progress_bar, record_of
 from appliance.config import Config, load_config
 from appliance.errors import ApplianceError
+from appliance.site_address import site_url
 
 if TYPE_CHECKING:
     from appliance.accounts import Accounts, User
@@ -185,6 +186,22 @@ def users_enable(name: str, home: Path) -> None:
     click.echo(f"Enabled {name}.")
 
 
+@users.command("roles")
+@click.argument("name")
+@home_option
+@click.option("--role", "roles", type=click.Choice(_ROLES), multiple=True, required=True, help="One of the new roles.")
+@click.option("--keep-keys", is_flag=True, help="Leave the account's API keys as they are; else they end.")
+def users_roles(name: str, home: Path, roles: tuple[str, ...], keep_keys: bool) -> None:
+    """Give the account NAME exactly these roles; its sessions end. No second administrator is asked."""
+    from appliance.accounts import Role
+
+    with _people(home) as people:
+        user = people.accounts.find(name)
+        given = [Role(role) for role in roles]
+        people.accounts.set_roles(user.id, given, by=people.actor, end_keys=not keep_keys)
+    click.echo(f"{user.name} now has the roles {', '.join(sorted(set(roles)))}.")
+
+
 @users.command("link")
 @click.argument("name")
 @home_option
@@ -222,7 +239,7 @@ class _People:
     actor: Actor
 
     def link(self, token: str, url: str | None) -> str:
-        base = url or f"http://{self.config.listen_host}:{self.config.listen_port}"
+        base = url or site_url(self.config.site_addresses, self.config.listen_host, self.config.listen_port)
         return f"{base.rstrip('/')}/welcome/{token}"
 
 

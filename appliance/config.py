@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from appliance.errors import ApplianceError
+from appliance.site_address import SiteAddress, parse_site_address
 
 Accelerator = Literal["auto", "cpu", "cuda"]
 
+_MOST_ADDRESSES = 16
 STATE_DIRS = ("trust", "config", "database", "audit", "keys")
 
 
@@ -41,6 +43,7 @@ class Config:
     listen_host: str = "127.0.0.1"
     listen_port: int = 8080  # 0: any free port
     site_name: str = "gpt-oss appliance"
+    site_addresses: tuple[SiteAddress, ...] = ()  # under which people reach the site; empty: any
     banner_text: str | None = None  # classification banner; None: no banner
     banner_colour: str | None = None  # "#rrggbb"; None: the pages' own
     accelerator: Accelerator = "auto"
@@ -52,6 +55,7 @@ class Config:
     web_workers: int = 1
     web_threads: int = 48  # per worker; an answer that streams or waits for a slot holds one
     session_hours: float = 12.0  # a sign-in lasts this long without use
+    endless_api_keys: bool = False  # whether people may make API keys that never end
     checkpoint_interval_s: float = 60.0  # signed checkpoints of the record
 
     @property
@@ -173,6 +177,22 @@ def _address(value: Any) -> str:
         raise ValueError("an IP address such as 127.0.0.1 or 0.0.0.0") from exc
 
 
+def _site_addresses(value: Any) -> tuple[SiteAddress, ...]:
+    given = value if isinstance(value, list) else [value]
+    try:
+        if not 0 < len(given) <= _MOST_ADDRESSES or not all(isinstance(text, str) for text in given):
+            raise ValueError
+        return tuple(parse_site_address(text) for text in given)
+    except ValueError as exc:
+        raise ValueError('an address such as "https://chat.example", or a list of up to 16, names in ASCII') from exc
+
+
+def _yes_or_no(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("true or false")
+    return value
+
+
 def _colour(value: Any) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"#[0-9A-Fa-f]{6}", value):
         raise ValueError('a colour such as "#b91c1c"')
@@ -195,6 +215,7 @@ def _database_url(value: Any) -> str:
 SETTINGS: dict[str, dict[str, tuple[str, Callable[[Any], Any]]]] = {
     "site": {
         "name": ("site_name", _line(80)),
+        "address": ("site_addresses", _site_addresses),
         "banner_text": ("banner_text", _line(120)),
         "banner_colour": ("banner_colour", _colour),
     },
@@ -212,6 +233,7 @@ SETTINGS: dict[str, dict[str, tuple[str, Callable[[Any], Any]]]] = {
         "threads": ("web_threads", _whole(2, 1024)),
         "session_hours": ("session_hours", _number(0.1, 720)),
     },
+    "accounts": {"endless_api_keys": ("endless_api_keys", _yes_or_no)},
     "record": {
         "database_url": ("database_url", _database_url),
         "checkpoint_interval_s": ("checkpoint_interval_s", _number(1, 60)),

@@ -121,13 +121,40 @@ users = sa.Table(
     sa.Column("password_hash", _Text),
     sa.Column("disabled", sa.Boolean, nullable=False),
     sa.Column("created_us", sa.BigInteger, nullable=False),
+    sa.Column("vouched_by", _Text),  # the id of the user whose one-time link set the password (four_eyes.py)
+    sa.Column("admin_ended_us", sa.BigInteger),  # when another administrator ended this one's being one
 )  # fmt: skip
 
-sign_in_failures = sa.Table(
-    "sign_in_failures", metadata,
+# How much of each allowance for wrong passwords is used up (sign_in_limits.py).
+sign_in_limits = sa.Table(
+    "sign_in_limits", metadata,
     sa.Column("key", _Text, primary_key=True),
-    sa.Column("failures", sa.Integer, nullable=False),
-    sa.Column("last_us", sa.BigInteger, nullable=False, index=True),
+    sa.Column("full_us", sa.BigInteger, nullable=False, index=True),
+)  # fmt: skip
+
+# From where an account was signed in to before (sign_in_limits.py).
+known_addresses = sa.Table(
+    "known_addresses", metadata,
+    sa.Column("user_id", _Text, sa.ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("network", _Text, primary_key=True),
+    sa.Column("seen_us", sa.BigInteger, nullable=False),
+)  # fmt: skip
+
+# What an administrator has asked another one to confirm (four_eyes.py).
+approvals = sa.Table(
+    "approvals", metadata,
+    sa.Column("id", _Text, primary_key=True),
+    sa.Column("kind", _Text, nullable=False),
+    sa.Column("subject_id", _Text),  # None for an account that is still to be made
+    sa.Column("subject", _Text, nullable=False),
+    sa.Column("roles_before", _Text, nullable=False),
+    sa.Column("roles", _Text, nullable=False),
+    sa.Column("end_keys", sa.Boolean, nullable=False),
+    sa.Column("requester_id", _Text, nullable=False),
+    sa.Column("requester", _Text, nullable=False),
+    sa.Column("created_us", sa.BigInteger, nullable=False),
+    sa.Column("state", _Text, nullable=False, index=True),
+    sa.Column("decided_by", _Text),
 )  # fmt: skip
 
 sessions = sa.Table(
@@ -148,6 +175,7 @@ api_keys = sa.Table(
     sa.Column("created_us", sa.BigInteger, nullable=False),
     sa.Column("used_us", sa.BigInteger),
     sa.Column("revoked_us", sa.BigInteger),
+    sa.Column("expires_us", sa.BigInteger),  # None: never
 )  # fmt: skip
 
 links = sa.Table(
@@ -157,6 +185,8 @@ links = sa.Table(
     sa.Column("roles", _Text, nullable=False),
     sa.Column("first_admin", sa.Boolean, nullable=False),
     sa.Column("expires_us", sa.BigInteger, nullable=False),
+    sa.Column("ended", _Text),  # why it no longer works (links.py)
+    sa.Column("made_by", _Text),
 )  # fmt: skip
 
 conversations = sa.Table(
@@ -203,7 +233,16 @@ _AUDIT_WORDS_SQLITE = (
 
 # What each schema version changed in existing tables. New tables need no entry: `metadata` makes them.
 _UPGRADES: dict[int, tuple[str, ...]] = {
-    2: (),
+    2: (
+        "ALTER TABLE users ADD COLUMN vouched_by TEXT",
+        "ALTER TABLE users ADD COLUMN admin_ended_us BIGINT",
+        "ALTER TABLE links ADD COLUMN ended TEXT",
+        "ALTER TABLE links ADD COLUMN made_by TEXT",
+        "ALTER TABLE api_keys ADD COLUMN expires_us BIGINT",
+        # Keys made without an end get one, a year after they were made.
+        "UPDATE api_keys SET expires_us = created_us + 31536000000000",
+        "DROP TABLE IF EXISTS sign_in_failures",
+    ),
 }
 
 

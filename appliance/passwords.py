@@ -1,22 +1,17 @@
-"""Passwords: what is accepted, how they are kept (argon2id), how guessing is slowed."""
+"""Passwords: which are accepted, and how they are kept (argon2id). How guessing is slowed is in sign_in_limits.py."""
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import argon2
-import sqlalchemy as sa
 
-from appliance.database import sign_in_failures
 from appliance.errors import ApplianceError
+from appliance.hashing_slots import HashingSlots
 
 MIN_CHARS = 12
 MAX_CHARS = 1024
-_HASHES_AT_ONCE = 2  # 64 MiB and some 50 ms of every core each
-_FREE_FAILURES = {"name": 20, "name and address": 5}  # by what is counted
-_FIRST_LOCK_S = 30
-_LONGEST_LOCK_S = 15 * 60
-_FORGET_US = 3_600_000_000  # failures older than an hour no longer count
 
 # Beginnings of what people type when twelve characters are asked for (after lower-casing).
 _COMMON = (
@@ -49,66 +44,51 @@ def check_password(password: str, *, name: str) -> None:
 
 
 class Passwords:
-    """Hashes and checks passwords; limits how many at once, because each takes 64 MiB."""
+    """Hashes and checks passwords, as many at once as there are slots."""
 
-    def __init__(self, hasher: argon2.PasswordHasher | None = None) -> None:
-        """Args: hasher: RFC 9106's low-memory profile when None."""
-        self._hasher = hasher or argon2.PasswordHasher()
-        self._slots = threading.BoundedSemaphore(_HASHES_AT_ONCE)
-        self._decoy = self.hash("no password has this hash")
+    def __init__(self, hasher: argon2.PasswordHasher | None = None, slots: HashingSlots | None = None) -> None:
+        """Args:
+        hasher: argon2id with 64 MiB, three passes and one lane when None: a hash then takes one core, and there are as
+            many slots as there are cores for it. OWASP's least is 19 MiB and two passes.
+        slots: those of this process alone when None.
+        """
+        self._hasher = hasher or argon2.PasswordHasher(time_cost=3, memory_cost=65_536, parallelism=1)
+        self._slots = slots or HashingSlots(None)
+        self._decoy = self._hasher.hash("no password has this hash")
+
+    @contextmanager
+    def slot(self, *, known: bool) -> Iterator[None]:
+        """Room for one hash at a time; inside it `is_right` and `hash_in_slot` may be called.
+
+        Args:
+            known: whether this is one of those for whom slots are kept.
+        Raises:
+            HashingBusyError: there is no room, and none in time.
+        """
+        with self._slots.slot(known=known):
+            yield
 
     def hash(self, password: str) -> str:
-        """The encoded argon2id hash."""
-        with self._slots:
-            return self._hasher.hash(password.encode(errors="surrogatepass"))
+        """The encoded argon2id hash of a new password.
+
+        Raises:
+            HashingBusyError: there is no room, and none in time.
+        """
+        with self._slots.slot(known=True):
+            return self.hash_in_slot(password)
+
+    def hash_in_slot(self, password: str) -> str:
+        """The encoded argon2id hash; within `slot`."""
+        return self._hasher.hash(password.encode(errors="surrogatepass"))
 
     def is_right(self, password: str, encoded: str | None) -> bool:
-        """Whether `password` made `encoded`; takes as long when there is no hash to compare with."""
-        with self._slots:
-            try:
-                self._hasher.verify(encoded or self._decoy, password.encode(errors="surrogatepass"))
-            except argon2.exceptions.VerifyMismatchError:
-                return False
+        """Whether `password` made `encoded`; takes as long when there is no hash to compare with. Within `slot`."""
+        try:
+            self._hasher.verify(encoded or self._decoy, password.encode(errors="surrogatepass"))
+        except argon2.exceptions.VerifyMismatchError:
+            return False
         return encoded is not None
 
     def is_outdated(self, encoded: str) -> bool:
         """Whether the hash was made with other parameters than ours."""
         return self._hasher.check_needs_rehash(encoded)
-
-
-def begin_attempt(connection: sa.Connection, name: str, address: str, now: int) -> float:
-    """Count a sign-in attempt, before it is checked, against its name and its name and address.
-
-    Returns:
-        Seconds to wait because of earlier failures; 0 lets the attempt proceed. A refused attempt is not counted.
-    """
-    connection.execute(sign_in_failures.delete().where(sign_in_failures.c.last_us < now - _FORGET_US))
-    keys = _keys(name, address)
-    query = sa.select(sign_in_failures).where(sign_in_failures.c.key.in_(list(keys)))
-    counts = {row.key: row for row in connection.execute(query)}
-    waits = [_wait_s(row.failures - _FREE_FAILURES[keys[key]], now - row.last_us) for key, row in counts.items()]
-    if max(waits, default=0) > 0:
-        return max(waits)
-    for key in keys:
-        if key in counts:
-            update = sign_in_failures.update().where(sign_in_failures.c.key == key)
-            connection.execute(update.values(failures=sign_in_failures.c.failures + 1, last_us=now))
-        else:
-            connection.execute(sign_in_failures.insert().values(key=key, failures=1, last_us=now))
-    return 0.0
-
-
-def forget_attempts(connection: sa.Connection, name: str, address: str) -> None:
-    """The attempt succeeded: its failures are forgotten."""
-    connection.execute(sign_in_failures.delete().where(sign_in_failures.c.key.in_(list(_keys(name, address)))))
-
-
-def _keys(name: str, address: str) -> dict[str, str]:
-    return {name: "name", f"{name} {address}": "name and address"}
-
-
-def _wait_s(excess: int, since_us: int) -> float:
-    if excess < 0:
-        return 0.0
-    lock_s = min(_FIRST_LOCK_S << min(excess, 10), _LONGEST_LOCK_S)
-    return max(0.0, lock_s - since_us / 1e6)

@@ -1,7 +1,7 @@
-"""What a signed-in person carries: a session token in the browser, API keys elsewhere.
+"""Sessions: what a signed-in browser carries.
 
-Both are random, shown once, and stored only as SHA-256 hashes. Disabling an account or changing its roles takes effect
-on the next request, because every request looks the user up.
+A token is 256 random bits and stored as a SHA-256 hash alone. What ends a session takes effect on the next request, and
+on an answer under way, because each looks the session up.
 """
 
 from __future__ import annotations
@@ -11,19 +11,26 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import sqlalchemy as sa
 
-from appliance.accounts import AccountError, User, user_of_row
-from appliance.audit.event import Actor, NewEvent
+from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.log import AuditLog
-from appliance.database import Database, api_keys, as_datetime, now_us, sessions, users
+from appliance.database import Database, as_datetime, now_us, sessions, users
+from appliance.users import User, user_of_row
 
-API_KEY_PREFIX = "gpo_"
 LONGEST_SESSION_S = 7 * 24 * 3600  # however much it is used
 _SEEN_STEP_US = 60_000_000  # how often "last seen" is written
-_MAX_LABEL_CHARS = 100
+
+
+@dataclass(frozen=True)
+class Session:
+    """One signed-in browser; ``is_own`` marks the one that asks."""
+
+    address: str
+    created_at: datetime
+    seen_at: datetime
+    is_own: bool
 
 
 class Sessions:
@@ -77,98 +84,30 @@ class Sessions:
             if ended.rowcount:
                 self._record.append_in(connection, NewEvent(by, "sign_out", subject=by.name))
 
-    def end_all(self, user_id: str, *, by: Actor) -> int:
-        """End every session of a user; returns how many there were."""
+    def list_sessions(self, user_id: str, *, own_token: str) -> list[Session]:
+        """The sessions of a user that still open the account, the last used first."""
+        alive = sa.and_(sessions.c.user_id == user_id, sa.not_(self._expired(self._clock_us())))
+        query = sa.select(sessions).where(alive).order_by(sessions.c.seen_us.desc(), sessions.c.created_us.desc())
+        own = _hash(own_token)
+        with self._database.read() as connection:
+            return [
+                Session(row.address, as_datetime(row.created_us), as_datetime(row.seen_us), row.token_hash == own)
+                for row in connection.execute(query)
+            ]
+
+    def end_others(self, user: User, *, own_token: str, by: Actor) -> int:
+        """End every session of a user but the one with this token; returns how many there were."""
+        others = sa.and_(sessions.c.user_id == user.id, sessions.c.token_hash != _hash(own_token))
         with self._database.write(serial=True) as connection:
-            ended = connection.execute(sessions.delete().where(sessions.c.user_id == user_id)).rowcount
+            ended = connection.execute(sessions.delete().where(others)).rowcount
             if ended:
-                self._record.append_in(connection, NewEvent(by, "sign_out", subject=user_id))
+                words = Content(f"{ended} other {'session' if ended == 1 else 'sessions'}")
+                self._record.append_in(connection, NewEvent(by, "sign_out", subject=user.name, content=words))
         return ended
 
     def _expired(self, now: int) -> sa.ColumnElement[bool]:
         idle = sessions.c.seen_us < now - self._idle_us
         return sa.or_(idle, sessions.c.created_us < now - LONGEST_SESSION_S * 1_000_000)
-
-
-@dataclass(frozen=True)
-class ApiKey:
-    """An API key, without its secret."""
-
-    id: str
-    user_id: str
-    label: str
-    created_at: datetime
-    used_at: datetime | None
-    revoked_at: datetime | None
-
-
-class ApiKeys:
-    """Keys for programs that act for a user; thread-safe."""
-
-    def __init__(self, database: Database, record: AuditLog, *, clock_us: Callable[[], int] = now_us) -> None:
-        self._database = database
-        self._record = record
-        self._clock_us = clock_us
-
-    def create(self, user: User, label: str, *, by: Actor) -> tuple[ApiKey, str]:
-        """A new key and its secret, which is shown this once.
-
-        Raises:
-            AccountError: the label is empty or too long.
-        """
-        label = " ".join(label.replace("\0", " ").split())
-        if not 0 < len(label) <= _MAX_LABEL_CHARS:
-            raise AccountError(f"An API key needs a label of 1 to {_MAX_LABEL_CHARS} characters.")
-        secret = API_KEY_PREFIX + secrets.token_urlsafe(32)
-        key = ApiKey(secrets.token_hex(8), user.id, label, as_datetime(now := self._clock_us()), None, None)
-        with self._database.write(serial=True) as connection:
-            connection.execute(
-                api_keys.insert().values(
-                    id=key.id, user_id=user.id, label=label, secret_hash=_hash(secret), created_us=now
-                )
-            )
-            self._record.append_in(connection, NewEvent(by, "api_key_created", subject=f"{user.name}/{label}"))
-        return key, secret
-
-    def list_keys(self, user_id: str) -> list[ApiKey]:
-        """A user's keys, newest first, revoked ones included."""
-        query = sa.select(api_keys).where(api_keys.c.user_id == user_id).order_by(api_keys.c.created_us.desc())
-        with self._database.read() as connection:
-            return [_api_key(row) for row in connection.execute(query)]
-
-    def user(self, secret: str) -> User | None:
-        """For whom the key acts; None when it is unknown or revoked or the account is disabled."""
-        now = self._clock_us()
-        mine = api_keys.c.secret_hash == _hash(secret)
-        query = sa.select(users, api_keys.c.used_us).join(api_keys, api_keys.c.user_id == users.c.id)
-        with self._database.read() as connection:
-            row = connection.execute(query.where(mine, api_keys.c.revoked_us.is_(None))).one_or_none()
-        if row is None or row.disabled:
-            return None
-        if row.used_us is None or now - row.used_us > _SEEN_STEP_US:
-            with self._database.write() as connection:
-                connection.execute(api_keys.update().where(mine).values(used_us=now))
-        return user_of_row(row)
-
-    def revoke(self, user_id: str, key_id: str, *, by: Actor) -> None:
-        """Stop a key of this user's for good.
-
-        Raises:
-            AccountError: the user has no such key.
-        """
-        mine = sa.and_(api_keys.c.id == key_id, api_keys.c.user_id == user_id)
-        with self._database.write(serial=True) as connection:
-            row = connection.execute(sa.select(api_keys).where(mine)).one_or_none()
-            if row is None:
-                raise AccountError("There is no such API key.")
-            if row.revoked_us is None:
-                connection.execute(api_keys.update().where(mine).values(revoked_us=self._clock_us()))
-                self._record.append_in(connection, NewEvent(by, "api_key_revoked", subject=row.label))
-
-
-def _api_key(row: sa.Row[Any]) -> ApiKey:
-    used_at, revoked_at = (None if us is None else as_datetime(us) for us in (row.used_us, row.revoked_us))
-    return ApiKey(row.id, row.user_id, row.label, as_datetime(row.created_us), used_at, revoked_at)
 
 
 def _hash(secret: str) -> bytes:

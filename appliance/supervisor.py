@@ -20,7 +20,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from appliance.config import Config, init_state
@@ -90,7 +90,9 @@ class _Supervisor:
         self, config: Config, programs: Programs, listener: socket.socket, web_end: socket.socket,
         engine_end: socket.socket, silence: Silence, url: str, say: Callable[[str], None],
     ) -> None:  # fmt: skip
+        programs = replace(programs, environ={**programs.environ, "APPLIANCE_URL": url})
         self._programs, self._url, self._say = programs, url, say
+        self._link_url = config.site_addresses[0].url if config.site_addresses else url
         self._engine_probe = EngineProbe(web_end)
         self._web_probe, self._recorder_probe = ReadyPipe(), ReadyPipe()
         self._notes = _Notes({"event": "started", "silence": asdict(silence)})
@@ -164,7 +166,7 @@ class _Supervisor:
             if not self._recorder_probe.is_answered():  # it has made the database
                 return
             self._first_admin = Answer()
-            argv, environ = (*self._programs.first_admin, self._url), self._programs.environ
+            argv, environ = (*self._programs.first_admin, self._link_url), self._programs.environ
             program = Program("first-admin-link", Kind.ADMINISTRATION, argv, environ)
             spawn(program, stdout=self._first_admin.fd)
             os.close(self._first_admin.fd)

@@ -162,6 +162,8 @@ class _Answer:
         match self.end:
             case None:
                 return "abandoned" if self.abandoned else "failed"
+            case Failed(code="access_ended"):
+                return "cancelled"
             case Failed():
                 return "failed"
             case Done(finish_reason="cancelled"):

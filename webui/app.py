@@ -12,10 +12,12 @@ import webui.chat.routes
 import webui.frame
 import webui.health
 import webui.review.routes
-from webui import denials, errors, security, streaming
+from webui import denials, errors, hosts, security, streaming
 from webui import services as service_records
 from webui.services import Services
 
+MAX_SMALL_FORM_BYTES = 32 * 1024
+_SMALL_FORMS = frozenset({"auth", "account", "admin"})
 MAX_BODY_BYTES = 8 * 1024 * 1024  # half of the engine's line limit, for the JSON around the text
 
 
@@ -30,6 +32,8 @@ def create_app(services: Services) -> Flask:
     security.install(app)
     errors.install(app)
     denials.install(app)
+    hosts.install(app)
+    app.before_request(_limit_forms)
     app.before_request(streaming.send_at_once)
     app.before_request(_check_csrf_of_pages)
     app.context_processor(lambda: {"config": services.config, "model": services.model, "release": services.release})
@@ -39,6 +43,12 @@ def create_app(services: Services) -> Flask:
     ):  # fmt: skip
         app.register_blueprint(module.blueprint)
     return app
+
+
+def _limit_forms() -> None:
+    """A form for strangers holds a name and a password: no more of it is read, let alone kept."""
+    if request.blueprint in _SMALL_FORMS:
+        request.max_content_length = MAX_SMALL_FORM_BYTES
 
 
 def _check_csrf_of_pages() -> None:

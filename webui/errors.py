@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from flask import Flask, Response, current_app, g, jsonify, make_response, redirect, render_template, request, url_for
+from markupsafe import escape
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from appliance.audit.log import RecordError
@@ -79,8 +80,18 @@ class LinkRefusedError(ForbiddenError):
     status = 410
     code = "bad_link"
     title = "This link does not work"
-    message = "It was used, has expired, or was replaced by a newer one."
-    what_to_do = "Ask your administrator for another."
+    message = "It has ended."
+    what_to_do = "Ask your administrator for a new one."
+
+
+class UnknownHostError(ForbiddenError):
+    """The request names a host that is not this site."""
+
+    status = 421
+    code = "unknown_host"
+    title = "This is not the address of the site"
+    message = "The site does not answer under the address that was used."
+    what_to_do = "Ask your administrator for the right address."
 
 
 class NotFoundError(WebError):
@@ -138,10 +149,18 @@ def respond(error: WebError) -> Response:
     if wants_json():
         body = jsonify(error={"code": error.code, "message": f"{error.message} {error.what_to_do}"})
         return make_response(body, error.status)
+    if isinstance(error, UnknownHostError):
+        return make_response(_plain_page(error), error.status)
     if error.status >= 500:
         g.user = None  # as for a stranger: the frame of a signed-in person's page asks the parts that may be broken
     page = render_template("error.html", title=error.title, message=error.message, what_to_do=error.what_to_do)
     return make_response(page, error.status)
+
+
+def _plain_page(error: WebError) -> str:
+    """A page without our styles and links: under a name that is not ours the browser would get none of them."""
+    body = f"<h1>{escape(error.title)}</h1><p>{escape(error.message)}</p><p>{escape(error.what_to_do)}</p>"
+    return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(error.title)}</title>{body}</html>'
 
 
 def _respond_unavailable(error: ApplianceError) -> Response:

@@ -13,12 +13,15 @@ from typing import cast
 from flask import Flask, current_app
 
 from appliance.accounts import Accounts
+from appliance.api_keys import ApiKeys
+from appliance.approvals import Approvals
 from appliance.audit.log import AuditLog
 from appliance.config import Config
 from appliance.conversations import Conversations
 from appliance.engine.client import EngineClient
 from appliance.release import ModelCard, Release
-from appliance.sessions import ApiKeys, Sessions
+from appliance.sessions import Sessions
+from appliance.sign_in import SignIn
 
 _KEY = "gpt_oss_appliance.services"
 
@@ -30,12 +33,21 @@ class Services:
     config: Config
     release: Release
     accounts: Accounts
+    approvals: Approvals
+    sign_in: SignIn
     sessions: Sessions
     api_keys: ApiKeys
     conversations: Conversations
     record: AuditLog
     engine: EngineClient
     clock: Callable[[], datetime]  # aware, UTC
+    listener_url: str  # where the appliance listens, as the supervisor knows it
+
+    @property
+    def site_url(self) -> str:
+        """The beginning of every link that is handed out; never made from a request, which may name any host."""
+        addresses = self.config.site_addresses
+        return addresses[0].url if addresses else self.listener_url
 
     @property
     def model(self) -> ModelCard:

@@ -4,6 +4,7 @@ Imported once in each worker, after the fork: the database's connections and the
 
     APPLIANCE_HOME           the site directory
     APPLIANCE_DOORBELL_FD    inherited descriptor, the web's end of the engine's doorbell
+    APPLIANCE_URL            where the supervisor listens; the configured address when it is not set
 """
 
 from __future__ import annotations
@@ -17,18 +18,24 @@ from pathlib import Path
 from flask import Flask
 
 from appliance.accounts import Accounts
+from appliance.api_keys import ApiKeys
+from appliance.approvals import Approvals
 from appliance.audit.log import AuditLog
 from appliance.config import Config, load_config
 from appliance.conversations import Conversations
 from appliance.database import open_database
 from appliance.engine.client import EngineClient
+from appliance.hashing_slots import HashingSlots
+from appliance.passwords import Passwords
 from appliance.release import load_release
-from appliance.sessions import ApiKeys, Sessions
+from appliance.sessions import Sessions
+from appliance.sign_in import SignIn
+from appliance.site_address import site_url
 from webui.app import create_app
 from webui.services import Services
 
 
-def make_services(config: Config, doorbell: socket.socket) -> Services:
+def make_services(config: Config, doorbell: socket.socket, listener_url: str) -> Services:
     """The services of one site.
 
     Raises:
@@ -36,23 +43,29 @@ def make_services(config: Config, doorbell: socket.socket) -> Services:
     """
     database = open_database(config.database_url)
     record = AuditLog(database)
+    passwords = Passwords(slots=HashingSlots(config.state_dir / "database"))
     return Services(
         config=config,
         release=load_release(config.release_dir),
-        accounts=Accounts(database, record),
+        accounts=Accounts(database, record, passwords=passwords),
+        approvals=Approvals(database, record),
+        sign_in=SignIn(database, record, passwords=passwords),
         sessions=Sessions(database, record, idle_s=config.session_hours * 3600),
-        api_keys=ApiKeys(database, record),
+        api_keys=ApiKeys(database, record, allow_endless=config.endless_api_keys),
         conversations=Conversations(database, record),
         record=record,
         engine=EngineClient(doorbell),
         clock=lambda: datetime.now(UTC),
+        listener_url=listener_url,
     )
 
 
 def _app_of(environ: Mapping[str, str]) -> Flask:
     doorbell = socket.socket(fileno=int(environ["APPLIANCE_DOORBELL_FD"]))
     doorbell.set_inheritable(False)
-    return create_app(make_services(load_config(Path(environ["APPLIANCE_HOME"])), doorbell))
+    config = load_config(Path(environ["APPLIANCE_HOME"]))
+    listener_url = environ.get("APPLIANCE_URL") or site_url((), config.listen_host, config.listen_port)
+    return create_app(make_services(config, doorbell, listener_url))
 
 
 app = _app_of(os.environ)

@@ -25,6 +25,7 @@ Action = Literal[
     "sign_in", "sign_out", "denied",
     "link_made", "user_created", "user_disabled", "user_enabled", "roles_changed", "password_changed",
     "api_key_created", "api_key_revoked",
+    "approval_requested", "approval_confirmed", "approval_refused", "approval_expired",
     "review_search", "review_read", "evidence_exported", "content_erased",
     "conversation_deleted", "settings_changed",
     "appliance_started", "appliance_stopped", "engine_restarted",

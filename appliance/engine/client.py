@@ -1,7 +1,7 @@
 """The web worker's side of the engine's protocol.
 
 A turn always ends with ``Done`` or ``Failed``: a dead engine, a full doorbell and a broken line become ``Failed``,
-never an exception. While nothing arrives, ``Waiting`` comes once a second, so that the caller can notice that its own
+never an exception. While nothing arrives, ``Waiting`` comes twice a second, so that the caller can notice that its own
 client has gone. Leaving the ``with`` block cancels what is still running. Thread-safe: each turn has its own pair.
 
     with client.turn(request) as events:
@@ -34,7 +34,7 @@ from appliance.engine.protocol import (
 from appliance.errors import ApplianceError
 
 _SEND_TIMEOUT_S = 30.0  # for an engine that took the call to read the request
-_WAITING_S = 1.0
+_WAITING_S = 0.5  # whoever may no longer have an answer loses it within a second (appliance/permits.py)
 _RECEIVE_BYTES = 64 * 1024
 _STOPPED = Failed("engine_stopped", "The model stopped before the answer was complete. Please try again.")
 _BUSY = Failed("overloaded", "The model has too many requests waiting. Please try again shortly.", retry_after_s=5.0)

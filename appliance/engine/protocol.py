@@ -25,6 +25,7 @@ FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
 FailureCode = Literal[
     "bad_request", "context_exceeded", "overloaded", "too_many_waiting", "engine_failed", "engine_stopped",
     "record_failed",
+    "access_ended",  # made by appliance.permits, never by the engine
 ]  # fmt: skip
 
 
@@ -146,7 +147,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class Waiting:
-    """Nothing has arrived for a second. The client makes it; it never crosses the wire and is never recorded."""
+    """Nothing has arrived for half a second. The client makes it; it never crosses the wire and is never recorded."""
 
 
 @dataclass(frozen=True)

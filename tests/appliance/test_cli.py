@@ -19,7 +19,8 @@ from appliance.engine.kernels import load_kernels
 
 SITE_COMMANDS = [
     ["serve"], ["doctor"], ["users", "add", "x"], ["users", "list"], ["users", "disable", "x"],
-    ["users", "enable", "x"], ["users", "link", "x"], ["users", "first-admin-link"],
+    ["users", "enable", "x"], ["users", "roles", "x", "--role", "user"], ["users", "link", "x"],
+    ["users", "first-admin-link"],
     ["audit", "verify"], ["audit", "checkpoint"],
     ["audit", "export", "--out", "x"],
 ]  # fmt: skip
@@ -87,6 +88,9 @@ def test_accounts_are_added_listed_disabled_and_enabled(tmp_path: Path) -> None:
     assert added["roles"] == ["reviewer", "user"]
     assert "/welcome/" in added["link"]
     assert "/welcome/" in run_json("users", "link", "ann", "--home", tmp_path)["link"]
+    given = run("users", "roles", "ann", "--role", "user", "--role", "reviewer", "--home", tmp_path)
+    assert given.stdout == "ann now has the roles reviewer, user.\n"
+    run("users", "roles", "ann", "--role", "user", "--home", tmp_path)
     assert run("users", "disable", "ann", "--home", tmp_path).stdout == "Disabled ann.\n"
     (ann,) = run_json("users", "list", "--home", tmp_path)
     assert (ann["name"], ann["display_name"], ann["disabled"]) == ("ann", "Ann B", True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import re
 import stat
 import threading
 from pathlib import Path
@@ -10,10 +11,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+import appliance.database as database_module
 from appliance.database import (
     SCHEMA_VERSION,
     Database,
     DatabaseError,
+    api_keys,
     as_iso,
     from_iso,
     now_us,
@@ -42,14 +45,29 @@ def test_schema_of_a_newer_release_is_refused(database: Database, database_url: 
         open_database(database_url)
 
 
+def make_schema_1(connection: sa.Connection) -> None:
+    """Undo what schema 2 added to existing tables."""
+    for statement in database_module._UPGRADES[2]:
+        added = re.fullmatch(r"ALTER TABLE (\w+) ADD COLUMN (\w+) .+", statement)
+        if added:
+            connection.exec_driver_sql(f"ALTER TABLE {added[1]} DROP COLUMN {added[2]}")
+    write_setting(connection, "schema", "1")
+
+
 def test_schema_of_an_older_release_is_brought_up_to_date(database: Database, database_url: str) -> None:
     with database.write() as connection:
         write_setting(connection, "colour", "green")
-        write_setting(connection, "schema", "1")
+        connection.execute(users.insert().values(
+            id="1", name="ada", display_name="Ada", roles="user", disabled=False, created_us=0))  # fmt: skip
+        connection.execute(api_keys.insert().values(
+            id="k", user_id="1", label="x", secret_hash=b"x", created_us=1_795_398_974_000_000))  # fmt: skip
+        make_schema_1(connection)
     again = open_database(database_url)
     with again.read() as connection:
         assert read_setting(connection, "schema") == str(SCHEMA_VERSION)
         assert read_setting(connection, "colour") == "green"
+        ends_us = connection.scalar(sa.select(api_keys.c.expires_us))
+        assert ends_us == 1_795_398_974_000_000 + 365 * 24 * 3600 * 1_000_000  # keys of before end, too
     again.close()
 
 

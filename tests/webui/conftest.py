@@ -17,6 +17,8 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from appliance.accounts import Accounts, Role, User
+from appliance.api_keys import ApiKeys
+from appliance.approvals import Approvals
 from appliance.audit.event import Actor
 from appliance.audit.log import AuditLog, Event
 from appliance.config import Config, init_state
@@ -24,7 +26,8 @@ from appliance.conversations import Conversations
 from appliance.database import Database, open_database
 from appliance.passwords import Passwords
 from appliance.release import ModelCard, Release
-from appliance.sessions import ApiKeys, Sessions
+from appliance.sessions import Sessions
+from appliance.sign_in import SignIn
 from tests.fakes import FakeEngine
 from webui.app import create_app
 from webui.services import Services
@@ -136,12 +139,15 @@ def make_site(tmp_path: Path, empty_database: Path) -> Iterator[MakeSite]:
             config=config,
             release=release,
             accounts=Accounts(database, record, passwords=FAST_PASSWORDS),
+            approvals=Approvals(database, record),
+            sign_in=SignIn(database, record, passwords=FAST_PASSWORDS),
             sessions=Sessions(database, record, idle_s=config.session_hours * 3600),
-            api_keys=ApiKeys(database, record),
+            api_keys=ApiKeys(database, record, allow_endless=config.endless_api_keys),
             conversations=Conversations(database, record),
             record=record,
             engine=engine.client,
             clock=lambda: datetime.now(UTC),
+            listener_url="http://127.0.0.1:8080",
         )
         return Site(services, engine, create_app(services))
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from appliance.accounts import Accounts, Role
+from appliance.api_keys import ApiKeys
 from appliance.audit.log import AuditLog
-from appliance.sessions import ApiKeys
 from tests.webui.conftest import FAST_PASSWORDS, SYSTEM
 
 PROJECT = Path(__file__).parents[2]

@@ -59,7 +59,9 @@ def test_a_revoked_key_stops_at_once_and_leaves_the_page(site: Site) -> None:
     browser = site.browser(ada)
     secret = new_key(browser)
     key_id = site.services.api_keys.list_keys(ada.id)[0].id
-    response = browser.post(f"/account/keys/{key_id}/revoke")
+    assert "Revoke the key “script”?" in browser.post(f"/account/keys/{key_id}/revoke").text
+    assert site.browser().client.get("/v1/models", headers={"Authorization": f"Bearer {secret}"}).status_code == 200
+    response = browser.post(f"/account/keys/{key_id}/revoke", confirmed="yes")
     assert (response.status_code, response.headers["Location"]) == (303, "/account?notice=revoked")
     assert key_id not in browser.get("/account").text
     assert site.browser().client.get("/v1/models", headers={"Authorization": f"Bearer {secret}"}).status_code == 401

@@ -19,7 +19,7 @@ def admin(site: Site) -> Browser:
 
 
 def link_of(page: str) -> str:
-    found = re.search(r"data-new-link>http://localhost(/welcome/[^<]+)<", page)
+    found = re.search(r"data-new-link>http://127.0.0.1:8080(/welcome/[^<]+)<", page)
     assert found is not None, page
     return found[1]
 
@@ -59,7 +59,9 @@ def test_an_account_needs_a_role(site: Site, admin: Browser) -> None:
 def test_a_disabled_person_is_out_at_once_and_in_again_when_enabled(site: Site, admin: Browser) -> None:
     ada = site.add_user("ada")
     browser = site.browser(ada)
-    admin.post(f"/admin/users/{ada.id}/disable")
+    assert "Disable ada?" in admin.post(f"/admin/users/{ada.id}/disable").text
+    assert browser.get("/chat").status_code == 200  # so far it was a question
+    admin.post(f"/admin/users/{ada.id}/disable", confirmed="yes")
     assert browser.get("/chat").status_code == 302
     assert "Disabled" in admin.get("/admin").text
     admin.post(f"/admin/users/{ada.id}/enable")
@@ -70,15 +72,21 @@ def test_roles_are_changed_and_hold_from_the_next_request(site: Site, admin: Bro
     ada = site.add_user("ada")
     browser = site.browser(ada)
     assert browser.get("/review").status_code == 403
-    admin.post(f"/admin/users/{ada.id}/roles", reviewer="yes")
-    assert browser.get("/review").status_code == 200
-    assert browser.get("/chat").status_code == 403
+    question = admin.post(f"/admin/users/{ada.id}/roles", reviewer="yes").text
+    assert "ada may no longer chat." in question
+    assert "ada may read the record" in question
+    assert browser.get("/chat").status_code == 200
+    admin.post(f"/admin/users/{ada.id}/roles", reviewer="yes", confirmed="yes")
+    assert browser.get("/chat").status_code == 302  # signed out
+    again = site.browser(ada)
+    assert again.get("/review").status_code == 200
+    assert again.get("/chat").status_code == 403
 
 
 @pytest.mark.parametrize(("path", "form"), [("disable", {}), ("roles", {"user": "yes"})])
 def test_the_last_administrator_stays_one(site: Site, admin: Browser, path: str, form: dict[str, str]) -> None:
     root = site.services.accounts.find("root")
-    response = admin.post(f"/admin/users/{root.id}/{path}", **form)
+    response = admin.post(f"/admin/users/{root.id}/{path}", confirmed="yes", **form)
     assert response.status_code == 400
     assert "last administrator" in response.text
     assert site.services.accounts.find("root") == root

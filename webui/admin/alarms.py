@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
+from urllib.parse import urlsplit
 
 from appliance.audit.checkpoint import integrity
+from appliance.site_address import is_loopback
 from webui.services import Services
 
 Severity = Literal["warning", "alarm"]
@@ -40,4 +42,14 @@ def _record(services: Services) -> Iterable[Alarm]:
         )
 
 
-_SOURCES: Final[tuple[Callable[[Services], Iterable[Alarm]], ...]] = (_record,)
+def _address(services: Services) -> Iterable[Alarm]:
+    host = urlsplit(services.listener_url).hostname or ""
+    if not services.config.site_addresses and not is_loopback(host):
+        yield Alarm(
+            "warning",
+            "The site does not know its own address, so it answers under any.",
+            'Set address = "https://..." in the section [site] of appliance.toml.',
+        )
+
+
+_SOURCES: Final[tuple[Callable[[Services], Iterable[Alarm]], ...]] = (_record, _address)

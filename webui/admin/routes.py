@@ -1,4 +1,5 @@
-"""The administrator's pages: who has an account, with which roles; and what is running. No content is shown here."""
+"""The administrator's pages: who has an account, with which roles; what waits for a second administrator; and what is
+running. No content is shown here."""
 
 from __future__ import annotations
 
@@ -7,12 +8,21 @@ from flask import Blueprint, Response, make_response, redirect, render_template,
 from appliance.accounts import AccountError, Role, UserNotFoundError
 from appliance.engine.client import EngineUnavailableError
 from appliance.engine.protocol import Status
+from appliance.four_eyes import SecondNeededError
+from webui import confirm
+from webui.admin import questions
 from webui.admin.alarms import current_alarms
-from webui.auth.session import current_actor, demand_role
+from webui.admin.requests import request_views
+from webui.auth.session import begin_session, current_actor, demand_role, demand_user
 from webui.errors import NotFoundError, respond
 from webui.services import services
 
 STATUS_TIMEOUT_S = 0.5
+_NOTICES = {
+    "asked": "Another administrator must confirm this. It waits below, and nothing has changed yet.",
+    "confirmed": "Confirmed, and done.",
+    "refused": "The request is closed. Nothing was changed.",
+}
 
 blueprint = Blueprint("admin", __name__, url_prefix="/admin")
 
@@ -27,6 +37,13 @@ def user_not_found(_: UserNotFoundError) -> Response:
     return respond(NotFoundError())
 
 
+@blueprint.errorhandler(SecondNeededError)
+def ask_another(needed: SecondNeededError) -> Response:
+    """Nothing was changed; the other administrators are asked."""
+    services().approvals.ask(needed.change, by=current_actor())
+    return _done("asked")
+
+
 @blueprint.errorhandler(AccountError)
 def refused(error: AccountError) -> Response:
     """Nothing was changed; the page says why."""
@@ -35,7 +52,7 @@ def refused(error: AccountError) -> Response:
 
 @blueprint.get("")
 def index() -> Response:
-    return _page()
+    return _page(notice=_NOTICES.get(request.args.get("notice", "")))
 
 
 @blueprint.post("/users")
@@ -50,17 +67,33 @@ def add_user() -> Response:
 def new_link(user_id: str) -> Response:
     """A link for an account that exists: its owner has forgotten the password."""
     accounts = services().accounts
-    return _page(link_for=accounts.get(user_id).name, link=accounts.make_reset_link(user_id, by=current_actor()))
+    user = accounts.get(user_id)
+    if accounts.has_link(user_id) and not confirm.is_confirmed():
+        return confirm.ask(questions.of_link(user))
+    return _page(link_for=user.name, link=accounts.make_reset_link(user_id, by=current_actor()))
 
 
 @blueprint.post("/users/<user_id>/roles")
 def set_roles(user_id: str) -> Response:
-    services().accounts.set_roles(user_id, _roles(), by=current_actor())
-    return _done()
+    """Change roles. Sessions end with them, so it asks first; somebody's own session goes on if the role allows it."""
+    accounts, wanted = services().accounts, _roles()
+    user = accounts.get(user_id)
+    if wanted and wanted != user.roles and not confirm.is_confirmed():
+        return confirm.ask(questions.of_roles(user, wanted))
+    changed = accounts.set_roles(user_id, wanted, by=current_actor(), end_keys=confirm.is_chosen("end_keys"))
+    response = _done()
+    if changed.id == demand_user().id and changed.roles != user.roles:
+        begin_session(response, changed)  # this browser's session ended with the others
+        if Role.ADMIN not in changed.roles:
+            response.headers["Location"] = "/"
+    return response
 
 
 @blueprint.post("/users/<user_id>/disable")
 def disable(user_id: str) -> Response:
+    user = services().accounts.get(user_id)
+    if not confirm.is_confirmed():
+        return confirm.ask(questions.of_disabling(user))
     services().accounts.disable(user_id, by=current_actor())
     return _done()
 
@@ -71,8 +104,33 @@ def enable(user_id: str) -> Response:
     return _done()
 
 
-def _done() -> Response:
-    return make_response(redirect(url_for("admin.index"), 303))
+@blueprint.post("/requests/<request_id>/confirm")
+def confirm_request(request_id: str) -> Response:
+    """Agree to what another administrator asked for."""
+    approvals = services().approvals
+    wanted = next((one for one in approvals.open_requests() if one.id == request_id), None)
+    if wanted is not None and not confirm.is_confirmed():
+        return confirm.ask(questions.of_request(wanted))
+    approvals.confirm(request_id, by=current_actor())
+    return _done("confirmed")
+
+
+@blueprint.post("/requests/<request_id>/refuse")
+def refuse_request(request_id: str) -> Response:
+    services().approvals.refuse(request_id, by=current_actor())
+    return _done("refused")
+
+
+@blueprint.post("/requests/<request_id>/link")
+def make_confirmed_link(request_id: str) -> Response:
+    """The link that was confirmed, shown once to the one who asked for it."""
+    name, link = services().approvals.make_link(request_id, by=current_actor())
+    return _page(link_for=name, link=link)
+
+
+def _done(notice: str = "") -> Response:
+    """Back to the page."""
+    return make_response(redirect(url_for("admin.index", notice=notice or None), 303))
 
 
 def _roles() -> frozenset[Role]:
@@ -80,12 +138,15 @@ def _roles() -> frozenset[Role]:
     return frozenset(role for role in Role if request.form.get(role.value) == "yes")
 
 
-def _page(*, error: str | None = None, name: str = "", link_for: str = "", link: str = "") -> Response:
+def _page(
+    *, error: str | None = None, notice: str | None = None, name: str = "", link_for: str = "", link: str = ""
+) -> Response:
     service = services()
-    address = url_for("auth.welcome", token=link, _external=True) if link else ""
+    address = service.site_url + url_for("auth.welcome", token=link) if link else ""
     page = render_template(
-        "admin.html", users=service.accounts.list_users(), roles=list(Role), error=error, name=name,
+        "admin.html", users=service.accounts.list_users(), roles=list(Role), error=error, notice=notice, name=name,
         link_for=link_for, link=address, engine=_engine_status(), alarms=current_alarms(service),
+        requests=request_views(service.approvals, demand_user()),
     )  # fmt: skip
     return make_response(page, 400 if error else 200)
 

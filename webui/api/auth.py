@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from flask import g, request
+from datetime import datetime
+from email.utils import format_datetime
+from typing import Final
+
+from flask import Response, g, request
 
 from appliance.accounts import Role, User
+from appliance.api_keys import KeyEnd, KeyRefusedError
 from appliance.audit.event import Actor
+from appliance.permits import Permit
 from webui.api.errors import ApiError
 from webui.auth.session import client_address
 from webui.denials import record_denial
 from webui.services import services
 
 _SCHEME = "bearer "
+EXPIRY_HEADER: Final = "X-API-Key-Expires"
+_ENDED: Final[dict[KeyEnd, str]] = {
+    "unknown": "The API key is not known",
+    "revoked": "The API key was revoked",
+    "expired": "The API key has ended",
+    "account_disabled": "The account was disabled",
+}
 
 
 def demand_key() -> None:
@@ -20,19 +33,56 @@ def demand_key() -> None:
     Raises:
         ApiError: 401 without a valid key, 403 when its owner may not chat.
     """
-    header = request.headers.get("Authorization", "")
-    secret = header[len(_SCHEME) :].strip() if header.lower().startswith(_SCHEME) else ""
-    user = services().api_keys.user(secret) if secret else None
-    if user is None:
-        record_denial(Actor("", "(no valid key)", "api", client_address()), "invalid_api_key")
-        raise ApiError(401, "invalid_api_key", "A valid API key is needed: Authorization: Bearer KEY.")
+    try:
+        user, g.api_key_expires_at = services().api_keys.authenticate(_secret())
+    except KeyRefusedError as exc:
+        raise _refused(exc) from None
     if Role.USER not in user.roles:
         record_denial(user.actor("api", client_address()), "missing_role")
         raise ApiError(403, "missing_role", "The owner of this key does not have the role to use the model.")
     g.api_user = user
 
 
+def key_permit() -> Permit:
+    """Whether the key still opens what it opened: asked again while an answer is under way."""
+    api_keys, secret = services().api_keys, _secret()
+
+    def why_ended() -> str | None:
+        try:
+            user, _ = api_keys.authenticate(secret)
+        except KeyRefusedError as exc:
+            return _ENDED[exc.why]
+        return None if Role.USER in user.roles else "The role that this needs was taken away"
+
+    return why_ended
+
+
+def say_when_the_key_ends(response: Response) -> Response:
+    """Programs can warn their owner before the key ends."""
+    expires_at: datetime | None = g.get("api_key_expires_at")
+    if expires_at is not None:
+        response.headers[EXPIRY_HEADER] = format_datetime(expires_at, usegmt=True)
+    return response
+
+
 def api_user() -> User:
     """The key's owner; after `demand_key`."""
     user: User = g.api_user
     return user
+
+
+def _secret() -> str:
+    header = request.headers.get("Authorization", "")
+    return header[len(_SCHEME) :].strip() if header.lower().startswith(_SCHEME) else ""
+
+
+def _refused(error: KeyRefusedError) -> ApiError:
+    """Record whose key was refused, and say what to do."""
+    owner = error.user
+    actor = owner.actor("api", client_address()) if owner else Actor("", "(no valid key)", "api", client_address())
+    if error.why == "expired":
+        record_denial(actor, "api_key_expired")
+        message = "This API key has ended; its owner makes a new one on the account page."
+        return ApiError(401, "api_key_expired", message)
+    record_denial(actor, "invalid_api_key")
+    return ApiError(401, "invalid_api_key", "A valid API key is needed: Authorization: Bearer KEY.")

@@ -56,6 +56,7 @@ _FAILURES: Final[dict[FailureCode, tuple[int, str, str | None]]] = {
     "engine_failed": (500, "engine_failed", None),
     "engine_stopped": (503, "engine_stopped", None),
     "record_failed": (503, "record_failed", None),
+    "access_ended": (401, "access_ended", None),
 }
 
 

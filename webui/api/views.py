@@ -18,9 +18,10 @@ from werkzeug.exceptions import HTTPException
 from appliance.audit.log import RecordError
 from appliance.engine.protocol import Done, Failed, TurnEvent, TurnRequest
 from appliance.errors import ApplianceError
+from appliance.permits import permitted
 from appliance.turns import Turn, run_turn
 from webui.api import errors, mapping
-from webui.api.auth import api_user, demand_key
+from webui.api.auth import api_user, demand_key, key_permit, say_when_the_key_ends
 from webui.api.errors import ApiError
 from webui.api.validation import ChatRequest, parse_chat_request
 from webui.auth.session import client_address
@@ -29,6 +30,7 @@ from webui.streaming import client_is_gone
 
 blueprint = Blueprint("api", __name__, url_prefix="/v1")
 blueprint.before_request(demand_key)
+blueprint.after_request(say_when_the_key_ends)
 blueprint.register_error_handler(ApiError, errors.respond)
 
 _CLIENT_GONE_STATUS: Final = 499  # nginx's number; nobody reads it but the server's log
@@ -59,7 +61,8 @@ def create_chat_completion() -> Response:
     created = int(services().clock().timestamp())
     envelope = mapping.Envelope(turn_request.id, created, chat.model, services().release.version)
     actor = api_user().actor("api", client_address())
-    turn = run_turn(services().record, services().engine, actor, turn_request, conversation_id=None)
+    engine = permitted(services().engine, key_permit())
+    turn = run_turn(services().record, engine, actor, turn_request, conversation_id=None)
     return _streamed(turn, envelope, chat) if chat.stream else _whole(turn, envelope)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, make_response, redirect, render_template, request, url_for
 
-from appliance.accounts import AccountError, LinkError, SignInError, User
+from appliance.accounts import AccountError, LinkError, User
+from appliance.hashing_slots import HashingBusyError
 from appliance.passwords import PasswordRuleError
+from appliance.sign_in import SignInError
 from webui.auth.return_to import safe_return_path
-from webui.auth.session import begin_session, client_address, current_user, end_session
+from webui.auth.session import begin_session, client_address, current_user, device_of, end_session
 from webui.errors import LinkRefusedError
 from webui.services import services
 
@@ -34,14 +36,30 @@ def sign_in_submit() -> Response:
     name, password = request.form.get("name", ""), request.form.get("password", "")
     return_path = safe_return_path(request.form.get("next"))
     try:
-        user = services().accounts.authenticate(name, password, via="web", address=client_address())
-    except SignInError as exc:
+        user = services().sign_in.authenticate(
+            name, password, via="web", address=client_address(), device=device_of(name)
+        )
+    except (SignInError, HashingBusyError, PasswordRuleError) as exc:
         response = _sign_in_form(return_path, name=name, error=str(exc))
-        response.status_code = 429 if exc.retry_after_s else 401
-        if exc.retry_after_s:
-            response.headers["Retry-After"] = str(int(exc.retry_after_s) + 1)
+        response.status_code = refusal_status(exc)
+        if response.status_code in (429, 503):
+            response.headers["Retry-After"] = str(retry_after_s(exc))
         return response
     return _go_on(user, return_path)
+
+
+def refusal_status(error: SignInError | HashingBusyError | PasswordRuleError) -> int:
+    """What a password that was not accepted is in HTTP."""
+    if isinstance(error, HashingBusyError):
+        return 503
+    if isinstance(error, PasswordRuleError):
+        return 400
+    return 429 if error.retry_after_s else 401
+
+
+def retry_after_s(error: SignInError | HashingBusyError | PasswordRuleError) -> int:
+    """Whole seconds to wait."""
+    return 0 if isinstance(error, PasswordRuleError) else int(error.retry_after_s) + 1
 
 
 @blueprint.post("/sign-out")
@@ -66,10 +84,12 @@ def welcome_submit(token: str) -> Response:
     if password != request.form.get("password_again", ""):
         return _welcome_form(token, link_user, name=name, error="The two passwords differ.")
     try:
-        user = services().accounts.redeem(token, name, password, via="web", address=client_address())
-    except LinkError:  # used by someone else between the two steps
-        raise LinkRefusedError from None
-    except (AccountError, PasswordRuleError) as exc:
+        user = services().accounts.redeem(
+            token, name, password, via="web", address=client_address(), end_keys=request.form.get("end_keys") == "yes"
+        )
+    except LinkError as exc:  # ended between the two steps
+        raise LinkRefusedError(message=str(exc)) from None
+    except (AccountError, PasswordRuleError, HashingBusyError) as exc:
         return _welcome_form(token, link_user, name=name, error=str(exc))
     return _go_on(user, "/")
 
@@ -86,12 +106,13 @@ def _sign_in_form(return_path: str, *, name: str = "", error: str | None = None)
 
 def _welcome_form(token: str, link_user: User | None, *, name: str = "", error: str | None = None) -> Response:
     shown = link_user.name if link_user else name
-    page = render_template("welcome.html", token=token, name=shown, error=error)
+    has_keys = link_user is not None and services().api_keys.has_working(link_user.id)
+    page = render_template("welcome.html", token=token, name=shown, error=error, has_keys=has_keys)
     return make_response(page, 400 if error else 200)
 
 
 def _link_user(token: str) -> User | None:
     try:
         return services().accounts.link_user(token)
-    except LinkError:
-        raise LinkRefusedError from None
+    except LinkError as exc:
+        raise LinkRefusedError(message=str(exc)) from None

@@ -25,8 +25,9 @@ from appliance.audit.event import check_storable
 from appliance.conversations import Conversation, ConversationNotFoundError, NewMessage, StoredMessage
 from appliance.engine.client import EngineUnavailableError
 from appliance.engine.protocol import Effort, Message, TurnRequest
+from appliance.permits import permitted
 from appliance.turns import run_turn
-from webui.auth.session import current_actor, demand_role, demand_user
+from webui.auth.session import current_actor, demand_role, demand_user, session_permit
 from webui.chat.stream import Answer, stream_turn
 from webui.chat.view import MessageView, answer_view, grouped, message_view, title_of
 from webui.errors import BadRequestError, NotFoundError, respond
@@ -137,7 +138,8 @@ def _answering(
     service: Services, user: User, conversation: Conversation, question: StoredMessage, asked: TurnRequest
 ) -> Response:
     """The stream of one turn, and its end in the conversation."""
-    running = run_turn(service.record, service.engine, current_actor(), asked, conversation_id=conversation.id)
+    engine = permitted(service.engine, session_permit(Role.USER))
+    running = run_turn(service.record, engine, current_actor(), asked, conversation_id=conversation.id)
     about = {"model": service.model.id, "release": service.release.version, "effort": asked.effort}
 
     def keep(answer: Answer) -> MessageView:

@@ -45,6 +45,7 @@ _FAILURES = {
     "engine_failed": "The model failed. Your question and what had come are kept; try again.",
     "engine_stopped": "The model stopped. Your question and what had come are kept; try again in a minute.",
     "record_failed": "The record could not be written, and nothing is answered without it. Tell your administrator.",
+    "access_ended": "Your access ended while this was being answered. What had come is kept. Sign in again to go on.",
 }
 
 
