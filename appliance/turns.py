@@ -7,6 +7,7 @@ cannot be recorded the turn fails with ``record_failed``.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager
@@ -20,8 +21,10 @@ from appliance.engine.protocol import (
     AnswerDelta,
     Done,
     Failed,
+    Message,
     ReasoningDelta,
     Started,
+    Tool,
     ToolCallDelta,
     TurnEvent,
     TurnRequest,
@@ -180,8 +183,44 @@ class _Answer:
 
 
 def _prompt_event(actor: Actor, request: TurnRequest, conversation_id: str | None) -> NewEvent:
-    """The prompt event; its text is what people and tools have said since the last answer."""
-    answered = max((i for i, m in enumerate(request.messages) if m.role == "assistant"), default=-1)
-    said = [m.content for m in request.messages[answered + 1 :] if m.role in ("user", "tool")]
-    details = {"conversation": conversation_id, "request": asdict(request)}
+    """The prompt event; its text is what people and tools have said since the last answer before it."""
+    messages = request.messages
+    asked = max((i for i, m in enumerate(messages) if m.role in ("user", "tool")), default=-1)
+    answered = max((i for i, m in enumerate(messages[: asked + 1]) if m.role == "assistant"), default=-1)
+    said = [m.content for m in messages[answered + 1 : asked + 1] if m.role in ("user", "tool")]
+    details = {
+        "beside": _beside(request, answered, asked, is_conversation=conversation_id is not None),
+        "conversation": conversation_id,
+        "request": asdict(request),
+    }
     return NewEvent(actor, "prompt", "ok", request.id, Content("\n\n".join(said), details))
+
+
+def _beside(request: TurnRequest, answered: int, asked: int, *, is_conversation: bool) -> dict[str, int]:
+    """How much of the request reaches the model beside the event's text, so that a list can say it; in characters.
+
+    The earlier messages of a conversation have events of their own and are not counted.
+    """
+    instructions = [m for m in request.messages if m.role in ("system", "developer")]
+    earlier = [m for m in request.messages[: answered + 1] if m.role not in ("system", "developer")]
+    begun = [m for m in request.messages[asked + 1 :] if m.role == "assistant"]
+    counts = {
+        "system": sum(len(m.content) for m in instructions),
+        "earlier": 0 if is_conversation else len(earlier),
+        "earlier_characters": 0 if is_conversation else sum(_length(m) for m in earlier),
+        "begun": sum(_length(m) for m in begun),
+        "tools": len(request.tools),
+        "tool_characters": sum(_tool_length(tool) for tool in request.tools),
+        "stop": sum(map(len, request.stop)),
+    }
+    return {name: count for name, count in counts.items() if count}
+
+
+def _length(message: Message) -> int:
+    calls = sum(len(call.name) + len(call.arguments) for call in message.tool_calls)
+    return len(message.content) + len(message.reasoning or "") + calls
+
+
+def _tool_length(tool: Tool) -> int:
+    schema = json.dumps(tool.parameters, ensure_ascii=False) if tool.parameters else ""
+    return len(tool.name) + len(tool.description) + len(schema)

@@ -24,11 +24,16 @@ def audit() -> None:
 def audit_verify(home: Path, as_json: bool) -> None:
     """Check every event, hash and signed checkpoint. Exit status 1 if anything is broken."""
     from appliance.audit.checkpoint import keep_verdict
-    from appliance.audit.verify import verify_log
+    from appliance.audit.log import RecordError
+    from appliance.audit.verify import verified_event, verify_log
 
-    with record_of(home) as (config, log, _), progress_bar("Verifying the log", hidden=as_json) as progress:
+    with record_of(home) as (config, log, actor), progress_bar("Verifying the log", hidden=as_json) as progress:
         report = verify_log(log.database, config.state_dir, progress=progress)
         keep_verdict(log.database, report)
+        try:
+            log.append(verified_event(actor, report))
+        except RecordError as exc:
+            click.echo(f"That the log was verified could not be recorded: {exc}", err=True)
     newest = None if report.newest is None else report.newest.size
     if as_json:
         body = {
@@ -56,12 +61,14 @@ def audit_verify(home: Path, as_json: bool) -> None:
 def audit_checkpoint(home: Path) -> None:
     """Sign the log as it is now and print the signed checkpoint, to be kept elsewhere."""
     from appliance.audit.checkpoint import newest_note, write_checkpoint
+    from appliance.audit.event import NewEvent
 
-    with record_of(home) as (config, log, _):
+    with record_of(home) as (config, log, actor):
         write_checkpoint(log, config.state_dir)
         note = newest_note(log.database)
-    if note is None:
-        raise ApplianceError("the log is empty; there is nothing to sign")
+        if note is None:
+            raise ApplianceError("the log is empty; there is nothing to sign")
+        log.append(NewEvent(actor, "checkpoint_exported"))
     click.echo(note, nl=False)
 
 

@@ -19,16 +19,18 @@ from typing import Any, Literal, cast, get_args
 from appliance.database import as_iso, from_iso
 
 Via = Literal["web", "api", "cli", "system"]
-Outcome = Literal["ok", "denied", "failed", "cancelled", "abandoned"]
+Outcome = Literal["ok", "denied", "failed", "cancelled", "abandoned", "interrupted"]
 Action = Literal[
     "prompt", "answer",
     "sign_in", "sign_out", "denied",
     "link_made", "user_created", "user_disabled", "user_enabled", "roles_changed", "password_changed",
     "api_key_created", "api_key_revoked",
     "approval_requested", "approval_confirmed", "approval_refused", "approval_expired",
-    "review_search", "review_read", "evidence_exported", "content_erased",
+    "review_search", "review_read", "record_verified", "checkpoint_exported", "evidence_exported",
+    "content_erased", "erasure_finished",
     "conversation_deleted", "settings_changed",
-    "appliance_started", "appliance_stopped", "engine_restarted",
+    "appliance_started", "appliance_stopped", "process_ended",
+    "engine_restarted",  # written by releases before process_ended
 ]  # fmt: skip
 ACTIONS: tuple[Action, ...] = get_args(Action)
 SALT_BYTES = 32

@@ -71,6 +71,10 @@ class Event:
     sealed: SealedContent | None
 
     @property
+    def sequence(self) -> int:
+        return self.header.sequence
+
+    @property
     def erased(self) -> bool:
         """Its content was there and is gone."""
         return self.sealed is None and self.header.commitment is not None

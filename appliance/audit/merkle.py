@@ -75,6 +75,11 @@ def fold(hashes: Sequence[bytes]) -> bytes:
     return result
 
 
+def completed_subtrees(size: int) -> int:
+    """How many complete subtrees end with leaf number `size`, counted from 1: one more than its trailing zero bits."""
+    return (size & -size).bit_length()
+
+
 class RightEdge:
     """The complete subtrees at the right edge of a growing tree: all that appending needs."""
 

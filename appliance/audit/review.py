@@ -1,6 +1,7 @@
-"""What a reviewer does: find events, read one. Both are events themselves, because content is seen.
+"""What a reviewer does: find events, read one. Every look is an event itself, because content is seen.
 
-Results are newest first, a page at a time; ``Page.older`` is the cursor of the next page.
+Results are newest first, a page at a time; ``Page.older`` is the cursor of the next page. Turning a page is a look like
+the first one. An event that was damaged behind the appliance's back is shown as damaged (`appliance.audit.rows`).
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from appliance.audit.event import Action, Actor, Content, Header, NewEvent
-from appliance.audit.log import AuditLog, Event, header_of
+from appliance.audit.event import Action, Actor, Content, NewEvent
+from appliance.audit.log import AuditLog, Event, EventNotFoundError, LogDamagedError
+from appliance.audit.rows import DamagedEvent, EventRow, load_events, load_rows
 from appliance.audit.words import searching
-from appliance.database import audit_contents, audit_events, storable
+from appliance.database import audit_events, storable
 
 REVIEW_ACTIONS: tuple[Action, ...] = ("review_search", "review_read")
-EXCERPT_CHARS = 160
 MAX_PAGE_EVENTS = 200
+MAX_TURN_EVENTS = 16  # shown together; a turn has two, and no row may make a page read more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,19 +35,10 @@ class Filter:
 
 
 @dataclass(frozen=True)
-class EventRow:
-    """One line of the list; ``excerpt`` is the beginning of the content's text."""
-
-    header: Header
-    excerpt: str
-    erased: bool
-
-
-@dataclass(frozen=True)
 class Page:
     """Rows, newest first. ``older`` is the ``before`` of the next page, None on the last."""
 
-    rows: tuple[EventRow, ...]
+    rows: tuple[EventRow | DamagedEvent, ...]
     older: int | None
 
 
@@ -54,34 +47,38 @@ class ReadEvent:
     """One event in full with its place in the tree: ``proof`` leads from it to the root of ``tree_size`` events.
 
     ``turn`` are the numbers of all events with the same subject (a prompt and its answer), itself included.
+    ``unproved`` says why there is no proof: hashes that it needs are missing.
     """
 
-    event: Event
+    event: Event | DamagedEvent
     tree_size: int
     proof: tuple[bytes, ...]
     turn: tuple[int, ...]
+    unproved: str | None = None
+
+    @property
+    def sequence(self) -> int:
+        return self.event.sequence
 
 
 def search(
     log: AuditLog, reviewer: Actor, wanted: Filter, *, before: int | None = None, limit: int = 50
 ) -> Page:
-    """One page of the events that fit; the first page of a search is recorded with what was looked for.
+    """One page of the events that fit; what was looked for and which events were shown is recorded, page by page.
 
     Raises:
-        RecordError: the search could not be recorded; nothing is shown.
+        RecordError: the look could not be recorded; nothing is shown.
     """
     wanted = replace(
         wanted, text=storable(wanted.text), user=storable(wanted.user), subject=storable(wanted.subject)
     )  # fmt: skip
-    if before is None:
-        asked = {key: value for key, value in asdict(wanted).items() if value}
-        log.append(NewEvent(reviewer, "review_search", content=Content(wanted.text, asked)))
     limit = max(1, min(limit, MAX_PAGE_EVENTS))
-    query = _select_rows(log, wanted, before).limit(limit + 1)
-    with log.database.read() as connection:
-        found = connection.execute(query).all()
-    rows = tuple(_event_row(row) for row in found[:limit])
-    return Page(rows, rows[-1].header.sequence if len(found) > limit else None)
+    numbers = _find(log, wanted, before, limit + 1)
+    shown = numbers[:limit]
+    found = load_rows(log.database, shown)
+    log.append(NewEvent(reviewer, "review_search", content=Content(wanted.text, _look(wanted, before, shown))))
+    rows = tuple(found[number] for number in shown if number in found)
+    return Page(rows, shown[-1] if len(numbers) > limit else None)
 
 
 def read_event(log: AuditLog, reviewer: Actor, sequence: int) -> ReadEvent:
@@ -91,26 +88,40 @@ def read_event(log: AuditLog, reviewer: Actor, sequence: int) -> ReadEvent:
         EventNotFoundError: there is no such event.
         RecordError: the reading could not be recorded; nothing is shown.
     """
-    event = log.get(sequence)
+    event = load_events(log.database, [sequence]).get(sequence) if abs(sequence) < 1 << 63 else None
+    if event is None:
+        raise EventNotFoundError(sequence)
     log.append(NewEvent(reviewer, "review_read", subject=str(sequence)))
     size = log.size()
-    proof = log.inclusion_proof(sequence, size)
-    return ReadEvent(event, size, tuple(proof), _same_subject(log, event))
+    turn = _same_subject(log, event) if isinstance(event, Event) else (sequence,)
+    try:
+        return ReadEvent(event, size, tuple(log.inclusion_proof(sequence, size)), turn)
+    except (LogDamagedError, ValueError) as exc:
+        return ReadEvent(event, size, (), turn, str(exc))
 
 
 def actor_names(log: AuditLog) -> list[str]:
-    """Everyone who occurs in the log, for a filter's choices."""
-    query = sa.select(audit_events.c.actor_name).distinct().order_by(audit_events.c.actor_name)
+    """Everyone who occurs in the log, for a filter's choices; names that are not text are left out."""
+    column = audit_events.c.actor_name
+    as_bytes = sa.select(sa.cast(column, sa.LargeBinary)).where(sa.func.typeof(column) == "text")
+    query: sa.Select[Any] = as_bytes if log.database.is_sqlite else sa.select(column)
     with log.database.read() as connection:
-        return list(connection.scalars(query))
+        found = connection.scalars(query.distinct()).all()
+    return sorted(name.decode(errors="replace") if isinstance(name, bytes) else name for name in found)
 
 
-def _select_rows(log: AuditLog, wanted: Filter, before: int | None) -> sa.Select[Any]:
+def _look(wanted: Filter, before: int | None, shown: list[int]) -> dict[str, Any]:
+    """What is recorded of a look at the list: the filter, the page, and which events it showed."""
+    asked = {key: value for key, value in asdict(wanted).items() if value}
+    if before is not None:
+        asked["before"] = before
+    return {**asked, "shown": len(shown)} | ({"newest": shown[0], "oldest": shown[-1]} if shown else {})
+
+
+def _find(log: AuditLog, wanted: Filter, before: int | None, limit: int) -> list[int]:
+    """Numbers of the events that fit, newest first: numbers alone, because any other column may be damaged."""
     columns = audit_events.c
-    contents = audit_contents.c
-    excerpt = sa.func.substr(contents.text, 1, EXCERPT_CHARS).label("excerpt")
-    query = sa.select(audit_events, excerpt, contents.sequence.label("content_sequence"))
-    query = query.select_from(audit_events.outerjoin(audit_contents, columns.sequence == contents.sequence))
+    query = sa.select(columns.sequence)
     position: sa.ColumnElement[int] = columns.sequence
     if wanted.text.strip():
         query, position = searching(log.database, query, wanted.text)
@@ -125,15 +136,12 @@ def _select_rows(log: AuditLog, wanted: Filter, before: int | None) -> sa.Select
     if wanted.actions:
         query = query.where(columns.action.in_(wanted.actions))
     else:
-        query = query.where(columns.action.not_in(REVIEW_ACTIONS))
+        # coalesce: a NULL, which only damage puts there, is in no list and would be in no page.
+        query = query.where(sa.func.coalesce(columns.action, "").not_in(REVIEW_ACTIONS))
     if before is not None:
         query = query.where(position < before)
-    return query.order_by(position.desc())
-
-
-def _event_row(row: sa.Row[Any]) -> EventRow:
-    header = header_of(row)
-    return EventRow(header, row.excerpt or "", row.content_sequence is None and header.commitment is not None)
+    with log.database.read() as connection:
+        return list(connection.scalars(query.order_by(position.desc()).limit(limit)))
 
 
 def _same_subject(log: AuditLog, event: Event) -> tuple[int, ...]:
@@ -142,4 +150,5 @@ def _same_subject(log: AuditLog, event: Event) -> tuple[int, ...]:
     columns = audit_events.c
     query = sa.select(columns.sequence).where(columns.subject == event.header.subject).order_by(columns.sequence)
     with log.database.read() as connection:
-        return tuple(connection.scalars(query))
+        found = tuple(connection.scalars(query.limit(MAX_TURN_EVENTS)))
+    return found if event.header.sequence in found else (event.header.sequence,)

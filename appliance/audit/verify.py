@@ -21,9 +21,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from appliance.audit.event import Header, SealedContent, encode_header
+from appliance.audit.event import Actor, Content, Header, NewEvent, SealedContent, encode_header
 from appliance.audit.log import header_of, select_events
-from appliance.audit.merkle import HASH_BYTES, fold, leaf_hash, node_hash
+from appliance.audit.merkle import HASH_BYTES, completed_subtrees, fold, leaf_hash, node_hash
 from appliance.audit.note import Checkpoint, CheckpointError, Verifier, load_verifier, verify_checkpoint
 from appliance.database import Database, as_iso, audit_checkpoints, audit_contents, audit_events
 from appliance.errors import ApplianceError
@@ -102,7 +102,7 @@ class TreeCheck:
             return
         self._check_content(header, row)
         subtrees = row.subtrees if isinstance(row.subtrees, bytes) else b""
-        if len(subtrees) != HASH_BYTES * _completed_subtrees(sequence):
+        if len(subtrees) != HASH_BYTES * completed_subtrees(sequence):
             self._fault(sequence, sequence, "its tree hashes are incomplete")
             subtrees = b""
         self._grow(leaf, subtrees)
@@ -120,7 +120,7 @@ class TreeCheck:
         """Compare the event's stored hashes with those below each, and go on with the stored ones."""
         self.size += 1
         expected, kept = leaf, None
-        for level in range(_completed_subtrees(self.size)):
+        for level in range(completed_subtrees(self.size)):
             if level:
                 left = self._edge.pop()
                 expected = None if left is None or kept is None else node_hash(left, kept)
@@ -196,6 +196,14 @@ def verify_log(
     newest = checkpoints[-1] if checkpoints else None
     duration_s = time.perf_counter() - began_s
     return VerificationReport(size, check.root(), check.erased, len(checkpoints), newest, tuple(faults), duration_s)
+
+
+def verified_event(by: Actor, report: VerificationReport) -> NewEvent:
+    """The event that `by` had everything checked: what was found is part of it."""
+    found = "intact" if report.is_intact else f"broken: {report.faults[0]}"
+    signed = None if report.newest is None else report.newest.size
+    details = {"events": report.size, "erased": report.erased, "signed_to": signed, "faults": len(report.faults)}
+    return NewEvent(by, "record_verified", "ok" if report.is_intact else "failed", content=Content(found, details))
 
 
 class _CheckpointComparison:
@@ -304,7 +312,3 @@ def _verified(note: str, verifier: Verifier | None, size: int | None) -> Checkpo
         raise CheckpointError(f"it is for {checkpoint.size} events")
     return checkpoint
 
-
-def _completed_subtrees(sequence: int) -> int:
-    """How many complete subtrees end with event `sequence`: one more than its trailing zero bits."""
-    return (sequence & -sequence).bit_length()

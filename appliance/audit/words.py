@@ -6,11 +6,14 @@ PostgreSQL only case.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from typing import Any
 
 import sqlalchemy as sa
 
 from appliance.audit.event import Content
+from appliance.audit.unseen import UNSEEN, seen_only
 from appliance.database import Database, audit_events, audit_words_postgresql, storable
 
 _PART_CHARS = 100_000  # per word vector on PostgreSQL, whose limit is 1 MiB of distinct words
@@ -19,17 +22,37 @@ _words = sa.table("audit_words", sa.column("rowid"), sa.column("words"), sa.colu
 
 
 def indexed_text(content: Content) -> str:
-    """What of `content` can be found: what was said, reasoned and passed to tools.
+    """What of `content` can be found: everything that was said, reasoned, passed to tools or told to the model.
 
     The earlier messages of a prompt count when a program sent them; those of a conversation have events of their own.
-    A change of this function needs a rebuilt index: SQLite removes an entry by the text that made it.
+    Words cut by characters that are not seen are found whole, too.
+
+    A change for events that are already stored needs a rebuilt index: SQLite removes an entry by the text that made it.
+    Prompts recorded before version 2 of the schema lack ``beside`` and stay indexed as they were.
     """
     details = content.details
     parts = [content.text, details.get("reasoning", "")]
     parts += [call["arguments"] for call in details.get("tool_calls", ())]
-    if details.get("conversation") is None:
-        parts += [message["content"] for message in details.get("request", {}).get("messages", ())]
-    return "\n".join(part for part in parts if part)
+    request = details.get("request", {})
+    if "beside" in details:
+        parts += _told(request, with_messages=details.get("conversation") is None)
+    elif details.get("conversation") is None:
+        parts += [message["content"] for message in request.get("messages", ())]
+    text = "\n".join(part for part in parts if part)
+    return f"{text}\n{seen_only(text)}" if "beside" in details and UNSEEN.search(text) else text
+
+
+def _told(request: dict[str, Any], *, with_messages: bool) -> Iterator[str]:
+    """Everything in a request that reaches the model."""
+    for message in request["messages"] if with_messages else ():
+        yield from (message["content"], message.get("reasoning") or "", message.get("name") or "")
+        for call in message.get("tool_calls", ()):
+            yield from (call["name"], call["arguments"])
+    for tool in request.get("tools", ()):
+        yield from (tool["name"], tool["description"])
+        if tool.get("parameters"):
+            yield json.dumps(tool["parameters"], ensure_ascii=False)
+    yield from request.get("stop", ())
 
 
 def index_words(database: Database, connection: sa.Connection, rows: list[tuple[int, str]]) -> None:

@@ -93,16 +93,7 @@ def render_prompt(vocabulary: Vocabulary, request: TurnRequest, *, today: date) 
     Raises:
         ConversationError: there is no message, or a tool or tool result cannot be named.
     """
-    if not request.messages:
-        raise ConversationError("The conversation has no message.")
-    rendered = [_system(request.effort, today)]
-    leading = 0
-    while leading < len(request.messages) and request.messages[leading].role in ("system", "developer"):
-        leading += 1
-    instructions = "\n\n".join(m.content for m in request.messages[:leading] if m.content)
-    if instructions or request.tools:
-        rendered.append(_developer(instructions, request.tools))
-    rendered += _history(request.messages[leading:])
+    rendered = conversation_of(request, today=today)
     try:
         return list(
             vocabulary.encoding.render_conversation_for_completion(
@@ -113,6 +104,24 @@ def render_prompt(vocabulary: Vocabulary, request: TurnRequest, *, today: date) 
         )
     except (oh.HarmonyError, ValueError, RecursionError) as exc:
         raise ConversationError(f"The conversation cannot be written in the model's format: {exc}.") from exc
+
+
+def conversation_of(request: TurnRequest, *, today: date) -> list[oh.Message]:
+    """The messages of the prompt in the order in which the model reads them, by the rules of `render_prompt`.
+
+    Raises:
+        ConversationError: as `render_prompt`.
+    """
+    if not request.messages:
+        raise ConversationError("The conversation has no message.")
+    rendered = [_system(request.effort, today)]
+    leading = 0
+    while leading < len(request.messages) and request.messages[leading].role in ("system", "developer"):
+        leading += 1
+    instructions = "\n\n".join(m.content for m in request.messages[:leading] if m.content)
+    if instructions or request.tools:
+        rendered.append(_developer(instructions, request.tools))
+    return rendered + _history(request.messages[leading:])
 
 
 def count_public_tokens(vocabulary: Vocabulary, prompt: Sequence[int], effort: Effort, *, today: date) -> int:

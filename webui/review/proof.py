@@ -7,10 +7,11 @@ from pathlib import Path
 
 from appliance.audit.checkpoint import newest_note
 from appliance.audit.event import encode_header
-from appliance.audit.log import AuditLog
+from appliance.audit.log import AuditLog, Event, LogDamagedError
 from appliance.audit.merkle import ProofError, leaf_hash, verify_inclusion
 from appliance.audit.note import Checkpoint, CheckpointError, load_verifier, verify_checkpoint
 from appliance.audit.review import ReadEvent
+from appliance.audit.rows import DamagedEvent
 from appliance.database import as_datetime
 
 
@@ -28,25 +29,45 @@ def prove(log: AuditLog, state_dir: Path, read: ReadEvent) -> ProofView:
     (1) The content is the one it commits to. (2) It is a leaf of the present tree. (3) It is a leaf of the tree whose
     root the newest checkpoint signs, once that reaches it.
     """
-    header, sealed = read.event.header, read.event.sealed
-    leaf, index = leaf_hash(encode_header(header)), header.sequence - 1
-    if sealed is not None and sealed.commitment() != header.commitment:  # (1)
+    if read.unproved is not None:
+        return ProofView(problem=f"The record lacks what would prove it: {read.unproved}.")
+    leaf, index = _leaf_of(read.event), read.sequence - 1
+    if leaf is None:
+        return ProofView(problem="Its row cannot be read as an event, so it is not the one that was recorded.")
+    if not _content_fits(read.event):  # (1)
         return ProofView(problem="Its content is not the content that was recorded: the digests differ.")
     try:
         verify_inclusion(leaf, index, read.tree_size, read.proof, log.root(read.tree_size))  # (2)
         signed = _signed(log, state_dir)
-        if signed is None or signed.size < header.sequence:
+        if signed is None or signed.size < read.sequence:
             return ProofView("It is in the record. The next checkpoint, due within a minute, will sign it.")
-        path = log.inclusion_proof(header.sequence, signed.size)
+        path = log.inclusion_proof(read.sequence, signed.size)
         verify_inclusion(leaf, index, signed.size, path, signed.root)  # (3)
     except ProofError as exc:
         return ProofView(problem=f"It does not lead to the root of the record: {exc}.")
-    except CheckpointError as exc:
+    except (CheckpointError, LogDamagedError) as exc:
         return ProofView(problem=f"The newest checkpoint cannot be used: {exc}.")
     return ProofView(
         f"It is in the tree of {signed.size:,} events whose root was signed at "
         f"{as_datetime(signed.time_us):%Y-%m-%d %H:%M:%S} UTC."
     )
+
+
+def _leaf_of(event: Event | DamagedEvent) -> bytes | None:
+    """The hash of the header as it stands now; None where it cannot be encoded."""
+    try:
+        return None if event.header is None else leaf_hash(encode_header(event.header))
+    except (ValueError, TypeError, OverflowError, AttributeError):  # a damaged header holds anything
+        return None
+
+
+def _content_fits(event: Event | DamagedEvent) -> bool:
+    """Whether content that is there is what the header commits to."""
+    if isinstance(event, DamagedEvent):
+        return event.content_fits
+    if event.sealed is None:
+        return True
+    return event.sealed.commitment() == event.header.commitment
 
 
 def _signed(log: AuditLog, state_dir: Path) -> Checkpoint | None:

@@ -5,19 +5,21 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from flask import Blueprint, Response, jsonify, render_template, request
+from flask import Blueprint, Response, current_app, jsonify, render_template, request
 from flask.typing import ResponseReturnValue
 
 from appliance.accounts import Role
 from appliance.audit.checkpoint import keep_verdict
 from appliance.audit.event import Action
-from appliance.audit.log import EventNotFoundError
+from appliance.audit.log import Event, EventNotFoundError, RecordError
 from appliance.audit.review import Filter, Page, actor_names, read_event, search
-from appliance.audit.verify import verify_log
+from appliance.audit.rows import DamagedEvent
+from appliance.audit.verify import verified_event, verify_log
 from webui.auth.session import current_actor, demand_role
 from webui.errors import NotFoundError, respond
 from webui.review.proof import prove
-from webui.review.view import ACTION_GROUPS, EventView, day_views, event_view
+from webui.review.view import DamagedView, EventView, day_views, event_view
+from webui.review.words import ACTION_GROUPS
 from webui.services import services
 
 PAGE_EVENTS = 100
@@ -41,13 +43,26 @@ def index() -> str:
     return _page()
 
 
-@blueprint.get("/<int:sequence>")
+@blueprint.get("/<int(signed=True):sequence>")
 def event(sequence: int) -> ResponseReturnValue:
     """An event beside the list, or, for the page's own script, what stands in the event's pane."""
     shown = _event(sequence)
     if request.headers.get("X-Pane") == "event":
         return jsonify(html=render_template("_event.html", query=_query(), **shown))
     return _page(**shown)
+
+
+@blueprint.get("/<int(signed=True):sequence>/source")
+def source(sequence: int) -> Response:
+    """The event's content exactly as it was recorded, as a file. It is a look like any other."""
+    read = read_event(services().record, current_actor(), sequence)
+    if isinstance(read.event, DamagedEvent) or read.event.sealed is None:
+        raise NotFoundError("no_content", "This event has no content that can be read.")
+    return Response(
+        read.event.sealed.content_bytes(),
+        mimetype="application/json",
+        headers={"Content-Disposition": f'attachment; filename="event-{sequence}.json"'},
+    )
 
 
 @blueprint.get("/integrity")
@@ -57,10 +72,17 @@ def integrity() -> str:
 
 @blueprint.post("/integrity")
 def verify() -> str:
-    """Check every event and every checkpoint; what is found is what the badge says from now on."""
+    """Check every event and every checkpoint; what is found is what the badge says from now on, and an event.
+
+    A log that is too damaged to take the event is shown all the same: no content is seen here.
+    """
     log = services().record
     report = verify_log(log.database, services().config.state_dir)
     keep_verdict(log.database, report)
+    try:
+        log.append(verified_event(current_actor(), report))
+    except RecordError:
+        current_app.logger.exception("that the record was verified could not be recorded")
     return render_template("integrity.html", report=report)
 
 
@@ -68,22 +90,29 @@ def _event(sequence: int) -> dict[str, Any]:
     """The event and the turn it belongs to; that each of them is read is recorded."""
     log, reviewer = services().record, current_actor()
     read = read_event(log, reviewer, sequence)
-    others = {number: read_event(log, reviewer, number).event for number in read.turn if number != sequence}
+    others: dict[int, Event | DamagedEvent] = {
+        number: read_event(log, reviewer, number).event for number in read.turn if number != sequence
+    }
     turn = [read.event if number == sequence else others[number] for number in read.turn]
     return {"event": event_view(read, turn), "proof": prove(log, services().config.state_dir, read)}
 
 
-def _page(*, event: EventView | None = None, proof: object = None) -> str:
+def _page(*, event: EventView | DamagedView | None = None, proof: object = None) -> str:
     wanted, problem = _filter()
-    found = Page((), None)
+    found, names = Page((), None), list[str]()
     if wanted is not None:
-        found = search(
-            services().record, current_actor(), wanted, before=request.args.get("before", type=int), limit=PAGE_EVENTS
-        )
+        found = search(services().record, current_actor(), wanted, before=_before(), limit=PAGE_EVENTS)
+        names = actor_names(services().record)
     return render_template(
-        "review.html", days=day_views(found.rows), older=found.older, names=actor_names(services().record),
+        "review.html", days=day_views(found.rows), older=found.older, names=names,
         action_groups=ACTION_GROUPS, query=_query(), event=event, proof=proof, problem=problem,
     )  # fmt: skip
+
+
+def _before() -> int | None:
+    """The cursor in the address, kept within what a database can compare."""
+    before = request.args.get("before", type=int)
+    return None if before is None else max(-(2**63), min(before, 2**63 - 1))
 
 
 def _query() -> dict[str, str]:

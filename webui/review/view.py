@@ -1,4 +1,7 @@
-"""What the review pages show of events. Pure: records in, words and safe HTML out. All times are UTC."""
+"""What the review pages show of events. Pure: records in, words and safe HTML out. All times are UTC.
+
+A damaged event is shown with what stands in its row. Characters that are not seen are named in every text.
+"""
 
 from __future__ import annotations
 
@@ -10,81 +13,36 @@ from datetime import datetime
 from itertools import groupby
 from typing import Any, Final
 
-from appliance.audit.event import Action, Header, Outcome, encode_header
+from markupsafe import Markup
+
+from appliance.audit.event import Content, Header, encode_header
 from appliance.audit.log import Event
 from appliance.audit.merkle import leaf_hash
-from appliance.audit.review import EventRow, ReadEvent
+from appliance.audit.review import ReadEvent
+from appliance.audit.rows import DamagedEvent, EventRow
 from appliance.database import as_datetime
 from appliance.engine.protocol import ToolCall
 from webui.chat.view import MessageView
 from webui.rendering import render_markdown
+from webui.review.asked import AskedView, asked_view, beside_words
+from webui.review.unseen import visible, visible_html
+from webui.review.words import ACTION_WORDS, OUTCOME_WORDS
 
-ACTION_WORDS: Final[dict[Action, str]] = {
-    "prompt": "Asked",
-    "answer": "Was answered",
-    "sign_in": "Signed in",
-    "sign_out": "Signed out",
-    "denied": "Was refused",
-    "link_made": "Made a one-time link",
-    "user_created": "Added an account",
-    "user_disabled": "Disabled an account",
-    "user_enabled": "Enabled an account",
-    "roles_changed": "Changed roles",
-    "password_changed": "Changed a password",
-    "api_key_created": "Made an API key",
-    "api_key_revoked": "Revoked an API key",
-    "approval_requested": "Asked a second administrator",
-    "approval_confirmed": "Confirmed a request",
-    "approval_refused": "Refused a request",
-    "approval_expired": "A request expired",
-    "review_search": "Searched the record",
-    "review_read": "Read an event",
-    "evidence_exported": "Exported evidence",
-    "content_erased": "Erased content",
-    "conversation_deleted": "Deleted a conversation",
-    "settings_changed": "Changed settings",
-    "appliance_started": "Appliance started",
-    "appliance_stopped": "Appliance stopped",
-    "engine_restarted": "Engine restarted",
-}
-
-# The choices of the filter: the value in the address, the words, the actions (none: everything but reviewing).
-ACTION_GROUPS: Final[tuple[tuple[str, str, tuple[Action, ...]], ...]] = (
-    ("", "Everything", ()),
-    ("turns", "Questions and answers", ("prompt", "answer")),
-    ("prompts", "Questions", ("prompt",)),
-    ("answers", "Answers", ("answer",)),
-    ("access", "Signing in, refusals", ("sign_in", "sign_out", "denied")),
-    (
-        "accounts", "Accounts and keys",
-        ("link_made", "user_created", "user_disabled", "user_enabled", "roles_changed", "password_changed",
-         "api_key_created", "api_key_revoked", "approval_requested", "approval_confirmed", "approval_refused",
-         "approval_expired"),
-    ),
-    ("review", "Reviewing", ("review_search", "review_read", "evidence_exported", "content_erased")),
-    ("appliance", "The appliance", ("settings_changed", "appliance_started", "appliance_stopped", "engine_restarted")),
-)  # fmt: skip
-
-_OUTCOMES: Final[dict[Outcome, tuple[str, str]]] = {  # word, kind of tag
-    "ok": ("", ""),
-    "denied": ("Refused", "bad"),
-    "failed": ("Failed", "bad"),
-    "cancelled": ("Stopped", "warn"),
-    "abandoned": ("Ended early", "warn"),
-}
+MAX_SOURCE_CHARS: Final = 20_000  # of the exact details on the page; the file has all
 _MARKDOWN_MARKS: Final = re.compile(r"\*\*(?=\S)|(?<=\S)\*\*|`+|(?:^|(?<= ))#{1,6} ")
+_UNREADABLE: Final = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError)
 
 
 @dataclass(frozen=True)
 class RowView:
-    """One line of the list."""
+    """One line of the list. A damaged event has no moment where its time cannot be read."""
 
     sequence: int
-    moment: datetime
+    moment: datetime | None
     who: str
     via: str
     action: str
-    words: str
+    words: Markup
     outcome: str
     outcome_kind: str
 
@@ -98,6 +56,15 @@ class DayView:
 
 
 @dataclass(frozen=True)
+class SeenView:
+    """A question or an answer as the person saw it."""
+
+    sequence: int
+    words: Markup | None  # of a question
+    answer: MessageView | None = None
+
+
+@dataclass(frozen=True)
 class EventView:
     """One event in full: what was seen, the facts, the proof."""
 
@@ -107,58 +74,103 @@ class EventView:
     moment: datetime
     outcome: str
     outcome_kind: str
-    seen: tuple[MessageView, ...]  # the question and the answer, as the person saw them
-    text: str  # of an event that is neither
+    seen: tuple[SeenView, ...]  # the question and the answer, as the person saw them
+    text: Markup  # of an event that is neither
     erased: bool
-    facts: tuple[tuple[str, str], ...]
+    facts: tuple[tuple[str, Markup], ...]
     turn: tuple[int, ...]  # numbers of question and answer
     leaf_index: int
     leaf_hash: str
     commitment: str  # empty: it never had content
     tree_size: int
     proof: tuple[str, ...]
+    asked: AskedView | None = None  # of a question
+    source: Markup | str = ""  # its exact details
+    source_left_out: int = 0
+    unread: str | None = None  # why its content is shown as its source alone
 
 
-def day_views(rows: Sequence[EventRow]) -> list[DayView]:
-    """Rows under their days, in the order given."""
-    views = [_row_view(row) for row in rows]
+@dataclass(frozen=True)
+class DamagedView:
+    """A row that is no event any more."""
+
+    sequence: int
+    problem: str
+    raw: tuple[tuple[str, Markup], ...]
+
+
+def day_views(rows: Sequence[EventRow | DamagedEvent]) -> list[DayView]:
+    """Rows under their days, in the order given; one without a readable time stands where its number puts it."""
+    views: list[tuple[str, RowView]] = []
+    title = ""
+    for row in rows:
+        view = _damaged_row(row) if isinstance(row, DamagedEvent) else _row_view(row)
+        if view.moment is not None:
+            title = f"{view.moment:%A} {view.moment.day} {view.moment:%B %Y}"
+        views.append((title or "Day not readable", view))
     return [
-        DayView(f"{day:%A} {day.day} {day:%B %Y}", tuple(group))
-        for day, group in groupby(views, key=lambda view: view.moment.date())
+        DayView(day, tuple(view for _, view in group)) for day, group in groupby(views, key=lambda pair: pair[0])
     ]
 
 
-def event_view(read: ReadEvent, turn: Sequence[Event]) -> EventView:
+def event_view(read: ReadEvent, turn: Sequence[Event | DamagedEvent]) -> EventView | DamagedView:
     """The event that was read; `turn` are the question and answer it belongs to, itself among them."""
+    if isinstance(read.event, DamagedEvent):
+        raw = tuple((name, visible(value)) for name, value in read.event.raw)
+        return DamagedView(read.event.sequence, read.event.problem, raw)
     header, content = read.event.header, read.event.content
-    word, kind = _OUTCOMES[header.outcome]
-    seen = tuple(view for event in turn if (view := _seen(event)) is not None)
+    word, kind = OUTCOME_WORDS[header.outcome]
+    try:
+        facts, unread = _facts(header, content.details if content else {}), None
+    except _UNREADABLE:
+        facts, unread = _facts(header, {}), "Its details are not in the form that this release writes."
+    seen = tuple(view for event in turn if isinstance(event, Event) and (view := _seen(event)) is not None)
+    details = "" if read.event.sealed is None else read.event.sealed.details
     return EventView(
         sequence=header.sequence, title=ACTION_WORDS[header.action], who=header.actor.name,
         moment=as_datetime(header.time_us), outcome=word, outcome_kind=kind, seen=seen,
-        text=content.text if content and not seen else "", erased=read.event.erased,
-        facts=tuple(_facts(header, content.details if content else {})), turn=read.turn,
+        text=visible(content.text if content and not seen else ""), erased=read.event.erased,
+        facts=tuple((name, visible(value)) for name, value in facts), turn=read.turn,
         leaf_index=header.sequence - 1, leaf_hash=leaf_hash(encode_header(header)).hex(),
         commitment=header.commitment.hex() if header.commitment else "", tree_size=read.tree_size,
-        proof=tuple(value.hex() for value in read.proof),
+        proof=tuple(value.hex() for value in read.proof), asked=_asked(header, content),
+        source=visible(details[:MAX_SOURCE_CHARS]), source_left_out=max(0, len(details) - MAX_SOURCE_CHARS),
+        unread=unread,
     )  # fmt: skip
 
 
 def _row_view(row: EventRow) -> RowView:
     header = row.header
-    word, kind = _OUTCOMES[header.outcome]
+    word, kind = OUTCOME_WORDS[header.outcome]
     words = "content erased" if row.erased else _first_words(row)
     about = _about(header)
     return RowView(
         header.sequence, as_datetime(header.time_us), header.actor.name or "appliance", header.actor.via,
-        ACTION_WORDS[header.action], ": ".join(part for part in (about, words) if part), word, kind,
+        ACTION_WORDS[header.action], visible(": ".join(part for part in (about, words) if part)), word, kind,
     )  # fmt: skip
 
 
+def _damaged_row(row: DamagedEvent) -> RowView:
+    moment = None
+    if row.header is not None:
+        try:
+            moment = as_datetime(row.header.time_us)
+        except OverflowError:
+            moment = None
+    who = row.header.actor.name if row.header is not None else ""
+    return RowView(row.sequence, moment, who, "", f"Event {row.sequence}", visible(row.problem), "Damaged", "bad")
+
+
 def _first_words(row: EventRow) -> str:
-    """The beginning of the content on one line; of an answer without the marks of its Markdown."""
+    """The beginning of the content on one line; of an answer without the marks of its Markdown, of a question with what
+    stands elsewhere in the request."""
     words = " ".join(row.excerpt.split())
-    return _MARKDOWN_MARKS.sub("", words) if row.header.action == "answer" else words
+    if row.header.action == "answer":
+        return _MARKDOWN_MARKS.sub("", words)
+    if row.header.action != "prompt":
+        return words
+    beside = beside_words(row.beginning)
+    return f"[+ {beside}] {words}" if beside else words
 
 
 def _about(header: Header) -> str:
@@ -170,17 +182,28 @@ def _about(header: Header) -> str:
     return header.subject
 
 
-def _seen(event: Event) -> MessageView | None:
+def _asked(header: Header, content: Content | None) -> AskedView | None:
+    if content is None or header.action != "prompt":
+        return None
+    return asked_view(content.details, as_datetime(header.time_us))
+
+
+def _seen(event: Event) -> SeenView | None:
     """A question or an answer as the person saw it; None for what is neither, or erased."""
     content = event.content
     if content is None or event.header.action not in ("prompt", "answer"):
         return None
-    number = str(event.header.sequence)
+    number = event.header.sequence
     if event.header.action == "prompt":
-        return MessageView(number, content.text)
-    calls = tuple(ToolCall(call["id"], call["name"], call["arguments"]) for call in content.details["tool_calls"])
-    reasoning = content.details["reasoning"]
-    return MessageView(number, None, render_markdown(content.text), content.text, reasoning, "Reasoning", calls)
+        return SeenView(number, visible(content.text))
+    html = visible_html(render_markdown(content.text))
+    try:
+        calls = tuple(ToolCall(call["id"], call["name"], call["arguments"]) for call in content.details["tool_calls"])
+        reasoning = content.details["reasoning"]
+        view = MessageView(str(number), None, html, content.text, visible(reasoning), "Reasoning", calls)
+    except _UNREADABLE:
+        view = MessageView(str(number), None, html, content.text)
+    return SeenView(number, None, view)
 
 
 def _facts(header: Header, details: dict[str, Any]) -> list[tuple[str, str]]:
@@ -197,9 +220,9 @@ def _facts(header: Header, details: dict[str, Any]) -> list[tuple[str, str]]:
     if header.subject:
         facts.append(("Turn" if header.action in ("prompt", "answer") else "About", header.subject))
     for name, value in details.items():
-        if name == "request":
+        if name == "request" and header.action == "prompt":
             facts += _request_facts(value)
-        elif name not in ("searchable", "reasoning", "tool_calls", "token_ids") and value is not None:
+        elif name not in ("beside", "searchable", "reasoning", "tool_calls", "token_ids") and value is not None:
             facts.append(_fact(name, value))
     if "token_ids" in details:
         facts.append(("Sampled tokens", f"{len(details['token_ids']):,}, kept for replay"))

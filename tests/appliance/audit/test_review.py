@@ -8,6 +8,7 @@ from appliance.audit import merkle
 from appliance.audit.event import Actor, Content, NewEvent, encode_header
 from appliance.audit.log import AuditLog, EventNotFoundError, RecordError
 from appliance.audit.review import Filter, Page, actor_names, read_event, search
+from appliance.audit.rows import EventRow
 from appliance.database import Database
 from tests.appliance.records import SYSTEM, fill
 
@@ -24,7 +25,7 @@ def found(log: AuditLog, wanted: Filter) -> list[int]:
 
 
 def numbers(page: Page) -> list[int]:
-    return [row.header.sequence for row in page.rows]
+    return [row.sequence for row in page.rows]
 
 
 def test_newest_come_first_and_pages_join_without_gap(log: AuditLog) -> None:
@@ -117,7 +118,7 @@ def test_rows_show_the_first_words(log: AuditLog) -> None:
     say(log, "a" * 500)
     log.append(NewEvent(SYSTEM, "appliance_started"))
     rows = search(log, REVIEWER, Filter()).rows
-    assert [row.excerpt for row in rows] == ["", "a" * 160]
+    assert [row.excerpt for row in rows if isinstance(row, EventRow)] == ["", "a" * 160]
 
 
 def test_erased_event_stays_in_the_list_but_not_in_the_index(log: AuditLog) -> None:
@@ -127,16 +128,21 @@ def test_erased_event_stays_in_the_list_but_not_in_the_index(log: AuditLog) -> N
     assert found(log, Filter(text="confidential")) == []
     assert found(log, Filter(text="matter")) == [number + 1]
     row = search(log, REVIEWER, Filter(subject="", user="ada")).rows[-1]
-    assert (row.header.sequence, row.erased, row.excerpt) == (number, True, "")
+    assert isinstance(row, EventRow)
+    assert (row.sequence, row.erased, row.excerpt) == (number, True, "")
 
 
-def test_search_is_recorded_once_with_what_was_looked_for(log: AuditLog) -> None:
+def test_every_page_of_a_search_is_recorded_with_what_was_looked_for_and_shown(log: AuditLog) -> None:
     fill(log, 5)
     page = search(log, REVIEWER, Filter(text="word", user="ada"), limit=1)
     search(log, REVIEWER, Filter(text="word", user="ada"), before=page.older, limit=1)
-    event = log.get(6)
-    assert (log.size(), event.header.action, event.header.actor) == (6, "review_search", REVIEWER)
-    assert event.content == Content("word", {"text": "word", "user": "ada"})
+    events = [log.get(number) for number in (6, 7)]
+    assert [(event.header.action, event.header.actor) for event in events] == [("review_search", REVIEWER)] * 2
+    asked: dict[str, object] = {"text": "word", "user": "ada", "shown": 1}
+    assert [event.content for event in events] == [
+        Content("word", {**asked, "newest": 5, "oldest": 5}),
+        Content("word", {**asked, "before": 5, "newest": 3, "oldest": 3}),
+    ]
 
 
 def test_review_is_left_out_unless_asked_for(log: AuditLog) -> None:

@@ -1,0 +1,121 @@
+"""A whole request as the model read it: every message with its role and channel, the tools, the stop texts. Pure.
+
+What the list and the chat show of a prompt is what the person said last. An instruction, an earlier message or a tool's
+description reaches the model just as well; here nothing is left out but the model's own system message.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any, Final
+
+import openai_harmony as oh
+from markupsafe import Markup
+
+from appliance.engine.harmony import ConversationError, conversation_of
+from appliance.engine.protocol import ProtocolError, Tool, TurnRequest, decode
+from webui.review.unseen import visible
+
+MAX_SHOWN_CHARS: Final = 50_000  # of one message on the page; the source has all
+_SOMEWHERE_ELSE: Final = (  # key in a prompt's "beside", its words for one and for many
+    ("system", "system {:,} character", "system {:,} characters"),
+    ("earlier", "{:,} earlier message", "{:,} earlier messages"),
+    ("begun", "an answer begun with {:,} character", "an answer begun with {:,} characters"),
+    ("tools", "{:,} tool", "{:,} tools"),
+    ("stop", "stop texts of {:,} character", "stop texts of {:,} characters"),
+)
+_LENGTHS: Final = {"earlier": "earlier_characters", "tools": "tool_characters"}
+
+
+@dataclass(frozen=True)
+class AskedPart:
+    """One message or tool: who it is from and to whom, and its text."""
+
+    title: str
+    text: Markup
+    left_out: int  # characters of a very long text that only the source shows
+
+
+@dataclass(frozen=True)
+class AskedView:
+    """The request; ``problem`` where it could not be put in the model's form."""
+
+    parts: tuple[AskedPart, ...]
+    summary: str
+    problem: str | None = None
+
+
+def asked_view(details: dict[str, Any], when: datetime) -> AskedView | None:
+    """The request in a prompt's details; None where there is none in a form that this release reads."""
+    try:
+        request = decode(json.dumps({"type": "TurnRequest", **details["request"]}).encode())
+    except (ProtocolError, KeyError, TypeError, ValueError, RecursionError):
+        return None
+    if not isinstance(request, TurnRequest):
+        return None
+    messages, problem = _messages(request, when.astimezone(UTC).date())
+    stops = [_part("Stop text", text) for text in request.stop]
+    parts = (*messages, *map(_tool, request.tools), *stops)
+    return AskedView(parts, _summary(request), problem)
+
+
+def beside_words(beginning: str) -> str:
+    """What reaches the model beside a prompt's own words, from the beginning of its details; "" when nothing does."""
+    prefix = '{"beside":'
+    if not beginning.startswith(prefix):
+        return ""
+    try:
+        counts, _ = json.JSONDecoder().raw_decode(beginning, len(prefix))
+        words = [
+            (one if counts[key] == 1 else many).format(counts[key])
+            + (f" ({counts[_LENGTHS[key]]:,} characters)" if key in _LENGTHS else "")
+            for key, one, many in _SOMEWHERE_ELSE
+            if key in counts
+        ]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return "more than can be counted"
+    return ", ".join(words)
+
+
+def _messages(request: TurnRequest, today: date) -> tuple[list[AskedPart], str | None]:
+    try:
+        conversation = conversation_of(request, today=today)
+    except ConversationError as exc:
+        parts = [_part(message.role, message.content) for message in request.messages]
+        return parts, f"The model never read it: {exc}"
+    return [_part(_title(message), _text(message)) for message in conversation if message.author.role != "system"], None
+
+
+def _title(message: oh.Message) -> str:
+    author = message.author.name or str(message.author.role.value)
+    channel = f", channel {message.channel}" if message.channel else ""
+    return author + channel + (f", to {message.recipient}" if message.recipient else "")
+
+
+def _text(message: oh.Message) -> str:
+    parts: list[str] = []
+    for content in message.content:
+        if isinstance(content, oh.TextContent):
+            parts.append(content.text)
+        elif isinstance(content, oh.DeveloperContent):
+            parts.append(content.instructions or "")
+    return "".join(parts)
+
+
+def _tool(tool: Tool) -> AskedPart:
+    schema = json.dumps(tool.parameters, ensure_ascii=False, indent=1) if tool.parameters else "no parameters"
+    return _part(f"Tool {tool.name}", f"{tool.description}\n\n{schema}")
+
+
+def _part(title: str, text: str) -> AskedPart:
+    return AskedPart(title, visible(text[:MAX_SHOWN_CHARS]), max(0, len(text) - MAX_SHOWN_CHARS))
+
+
+def _summary(request: TurnRequest) -> str:
+    messages, tools = len(request.messages), len(request.tools)
+    words = f"{messages:,} message" + ("s" if messages != 1 else "")
+    if tools:
+        words += f", {tools:,} tool" + ("s" if tools != 1 else "")
+    return f"The whole request as the model read it: {words}"

@@ -1,0 +1,73 @@
+"""The record's actions and outcomes in the reviewer's words, and the choices of the filter."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from appliance.audit.event import Action, Outcome
+
+ACTION_WORDS: Final[dict[Action, str]] = {
+    "prompt": "Asked",
+    "answer": "Was answered",
+    "sign_in": "Signed in",
+    "sign_out": "Signed out",
+    "denied": "Was refused",
+    "link_made": "Made a one-time link",
+    "user_created": "Added an account",
+    "user_disabled": "Disabled an account",
+    "user_enabled": "Enabled an account",
+    "roles_changed": "Changed roles",
+    "password_changed": "Changed a password",
+    "api_key_created": "Made an API key",
+    "api_key_revoked": "Revoked an API key",
+    "approval_requested": "Asked a second administrator",
+    "approval_confirmed": "Confirmed a request",
+    "approval_refused": "Refused a request",
+    "approval_expired": "A request expired",
+    "review_search": "Searched the record",
+    "review_read": "Read an event",
+    "evidence_exported": "Exported evidence",
+    "content_erased": "Erased content",
+    "conversation_deleted": "Deleted a conversation",
+    "settings_changed": "Changed settings",
+    "appliance_started": "Appliance started",
+    "appliance_stopped": "Appliance stopped",
+    "engine_restarted": "Engine restarted",
+    "process_ended": "A process ended",
+    "record_verified": "Verified the record",
+    "checkpoint_exported": "Exported a checkpoint",
+    "erasure_finished": "Finished erasing",
+}
+
+# The choices of the filter: the value in the address, the words, the actions (none: everything but reviewing).
+ACTION_GROUPS: Final[tuple[tuple[str, str, tuple[Action, ...]], ...]] = (
+    ("", "Everything", ()),
+    ("turns", "Questions and answers", ("prompt", "answer")),
+    ("prompts", "Questions", ("prompt",)),
+    ("answers", "Answers", ("answer",)),
+    ("access", "Signing in, refusals", ("sign_in", "sign_out", "denied")),
+    (
+        "accounts", "Accounts and keys",
+        ("link_made", "user_created", "user_disabled", "user_enabled", "roles_changed", "password_changed",
+         "api_key_created", "api_key_revoked", "approval_requested", "approval_confirmed", "approval_refused",
+         "approval_expired"),
+    ),
+    (
+        "review", "Reviewing",
+        ("review_search", "review_read", "record_verified", "checkpoint_exported", "evidence_exported",
+         "content_erased", "erasure_finished"),
+    ),
+    (
+        "appliance", "The appliance",
+        ("settings_changed", "appliance_started", "appliance_stopped", "engine_restarted", "process_ended"),
+    ),
+)  # fmt: skip
+
+OUTCOME_WORDS: Final[dict[Outcome, tuple[str, str]]] = {  # word, kind of tag
+    "ok": ("", ""),
+    "denied": ("Refused", "bad"),
+    "failed": ("Failed", "bad"),
+    "cancelled": ("Stopped", "warn"),
+    "abandoned": ("Ended early", "warn"),
+    "interrupted": ("Interrupted", "bad"),
+}
