@@ -199,6 +199,28 @@ class Conversations:
             connection.execute(conversations.update().where(conversations.c.id == conversation_id).values(values))
 
 
+def append_interruption(
+    connection: sa.Connection, conversation_id: str, question: str, details: dict[str, Any], now: int
+) -> None:
+    """Put an empty answer under `question`, in the caller's transaction; `details` say what happened.
+
+    Nothing is done where the branch that is shown does not end with that question: it has an answer, or is gone.
+    """
+    leaf = sa.select(messages.c.id, messages.c.role, messages.c.content).join(
+        conversations, conversations.c.leaf_id == messages.c.id
+    )
+    row = connection.execute(leaf.where(conversations.c.id == conversation_id)).one_or_none()
+    if row is None or row.role != "user" or not question.endswith(row.content):
+        return
+    values = {
+        "id": secrets.token_hex(8), "conversation_id": conversation_id, "parent_id": row.id, "role": "assistant",
+        "content": "", "reasoning": None, "tool_calls": [], "details": details, "created_us": now,
+    }  # fmt: skip
+    connection.execute(messages.insert().values(values))
+    mine = conversations.c.id == conversation_id
+    connection.execute(conversations.update().where(mine).values(leaf_id=values["id"], updated_us=now))
+
+
 def _own(connection: sa.Connection, user_id: str, conversation_id: str) -> sa.Row[Any]:
     table = conversations.c
     query = sa.select(conversations).where(table.id == conversation_id, table.user_id == user_id)

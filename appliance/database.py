@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import TSVECTOR
 
 from appliance.errors import ApplianceError
+from appliance.presence import Presence
 
 SCHEMA_VERSION = 2
 _SERIAL_LOCK_ID = 0x67706F61  # "gpoa", the advisory lock of serial transactions on PostgreSQL
@@ -256,6 +257,7 @@ class Database:
         self.engine = engine
         self.is_sqlite = lock_path is not None
         self._lock_path = lock_path
+        self.presence = None if lock_path is None else Presence(lock_path.with_suffix(".turns"))
         self._local = threading.local()
 
     @contextmanager
@@ -296,8 +298,10 @@ class Database:
             self._local.writing = False
 
     def close(self) -> None:
-        """Close the connections that are not in use."""
+        """Close the connections that are not in use. Turns of this process end before: it no longer stands for them."""
         self.engine.dispose()
+        if self.presence is not None:
+            self.presence.disappear()
 
 
 def open_database(url: str) -> Database:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 
@@ -17,14 +18,49 @@ class ReadyPipe:
     def __init__(self) -> None:
         self._read_end, self.fd = os.pipe()
         os.set_blocking(self._read_end, False)
-        self._answered = False
+        self._answers = 0
+
+    def answers(self) -> int:
+        """How many bytes came so far."""
+        with contextlib.suppress(BlockingIOError):
+            self._answers += len(os.read(self._read_end, 4096))
+        return self._answers
 
     def is_answered(self) -> bool:
         """True once a byte came."""
-        if not self._answered:
-            with contextlib.suppress(BlockingIOError):
-                self._answered = bool(os.read(self._read_end, 1))
-        return self._answered
+        return self.answers() > 0
+
+
+class EndedWorkers:
+    """A pipe into which gunicorn writes a line for each web worker that ended by itself: gunicorn alone learns of it.
+
+    A worker inherits the writing end. Whoever has taken one over can write here, so nothing but known fields gets
+    through, and at most `MOST_AT_ONCE` lines each time.
+    """
+
+    MOST_AT_ONCE = 16
+    _MAX_LINE_BYTES = 512  # below PIPE_BUF: lines of several writers do not mix
+
+    def __init__(self) -> None:
+        self._read_end, self.fd = os.pipe()
+        os.set_blocking(self._read_end, False)
+        self._pending = b""
+
+    def ended(self) -> list[dict[str, object]]:
+        """What was said of workers since the last call: ``how`` it ended, after how many seconds (``ran_s``)."""
+        with contextlib.suppress(BlockingIOError):
+            self._pending += os.read(self._read_end, self.MOST_AT_ONCE * self._MAX_LINE_BYTES)
+        *lines, self._pending = self._pending.split(b"\n")
+        self._pending = self._pending[: self._MAX_LINE_BYTES]
+        return [note for line in lines[: self.MOST_AT_ONCE] if (note := _worker_note(line)) is not None]
+
+
+def _worker_note(line: bytes) -> dict[str, object] | None:
+    try:
+        body = json.loads(line)
+        return {"how": str(body["how"])[:80], "ran_s": float(body["ran_s"])}
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return None
 
 
 class Answer:

@@ -1,9 +1,12 @@
 """The recorder process: puts the appliance's own life into the record and signs a checkpoint of it regularly.
 
-It reads the supervisor's notes, one JSON object a line, on standard input: ``started`` (with the proof of silence) and
-``engine_restarted``. The end of the input, which also comes when the supervisor is killed, means that everything else
-has stopped: the last event and the last checkpoint are written then. SIGTERM is ignored, because a service manager
-sends it to every process at once, before the last answers are recorded.
+It reads the supervisor's notes, one JSON object a line, on standard input: ``started`` (with the proof of silence),
+``process_ended`` and, last of all, ``stopping``. The end of the input means that everything else has stopped: the last
+event and the last checkpoint are written then. Without ``stopping`` before it, the supervisor was killed, and the event
+says so. If the recorder was killed, too, the next start does. SIGTERM is ignored, because a service manager sends it to
+every process at once, before the last answers are recorded.
+
+Turns whose process died are given their end when the recorder starts and at every checkpoint (`appliance.interrupted`).
 """
 
 from __future__ import annotations
@@ -21,12 +24,14 @@ from typing import Any
 
 from appliance.audit.checkpoint import write_checkpoint
 from appliance.audit.event import Actor, Content, NewEvent
-from appliance.audit.log import AuditLog
+from appliance.audit.log import AuditLog, RecordError
 from appliance.audit.note import CheckpointError
+from appliance.audit.rows import newest_of
 from appliance.audit.verify import LogBrokenError
 from appliance.config import Config, load_config
-from appliance.database import DatabaseError, open_database
+from appliance.database import DatabaseError, as_iso, open_database
 from appliance.errors import ApplianceError
+from appliance.interrupted import close_interrupted
 
 _log = logging.getLogger(__name__)
 _SYSTEM = Actor("", "appliance", "system")
@@ -43,13 +48,19 @@ def run_recorder(config: Config, notes_fd: int, *, tell_ready: Callable[[], None
     database = open_database(config.database_url)
     try:
         log = AuditLog(database)
+        stopping: dict[str, Any] | None = None
+        _close_interrupted(log)
         for note in _notes_or_ticks(notes_fd, config.checkpoint_interval_s):
             if note is None:
+                if database.presence is not None:  # without, nobody knows which turns are still answered
+                    _close_interrupted(log)
                 _sign(log, config.state_dir)
+            elif note["event"] == "stopping":
+                stopping = note
             else:
-                log.append(_event_of(note))
+                log.append(_event_of(note, log))
                 tell_ready()
-        log.append(NewEvent(_SYSTEM, "appliance_stopped"))
+        log.append(_stopped(stopping))
         _sign(log, config.state_dir)
     finally:
         database.close()
@@ -63,12 +74,46 @@ def _sign(log: AuditLog, state_dir: Path) -> None:
         _log.error("no checkpoint: %s", exc)
 
 
-def _event_of(note: dict[str, Any]) -> NewEvent:
+def _close_interrupted(log: AuditLog) -> None:
+    """Give lost turns their end. A failure is said, and tried again at the next checkpoint."""
+    try:
+        closed = close_interrupted(log)
+    except (DatabaseError, RecordError) as exc:
+        _log.error("turns without an answer are not closed: %s", exc)
+    else:
+        if closed:
+            _log.warning("%d turns had no answer, because their process died; now they are interrupted", closed)
+
+
+def _event_of(note: dict[str, Any], log: AuditLog) -> NewEvent:
     if note["event"] == "started":
         silence = note["silence"]
         text = f"{len(silence['attempts'])} ways out tried, each refused by the kernel"
-        return NewEvent(_SYSTEM, "appliance_started", content=Content(text, {"silence": silence}))
-    return NewEvent(_SYSTEM, "engine_restarted", "failed", content=Content(note["how"]))
+        last_run = _last_run(log)
+        if last_run is not None:
+            text += f". {last_run}"
+        return NewEvent(_SYSTEM, "appliance_started", content=Content(text, {"silence": silence, "last_run": last_run}))
+    text = f"{note['how']}, after {note['ran_s']:.0f} s"
+    details = {"how": note["how"], "ran_s": note["ran_s"]}
+    return NewEvent(_SYSTEM, "process_ended", "failed", note["process"], Content(text, details))
+
+
+def _stopped(stopping: dict[str, Any] | None) -> NewEvent:
+    """The last event of a run, with why it ended."""
+    if stopping is None:
+        text = "The supervisor ended without a word: it was killed."
+        return NewEvent(_SYSTEM, "appliance_stopped", "failed", content=Content(text))
+    return NewEvent(_SYSTEM, "appliance_stopped", content=Content(stopping["why"]))
+
+
+def _last_run(log: AuditLog) -> str | None:
+    """That the last run did not end in order, in a sentence; None where it did, or where this is the first."""
+    last = newest_of(log, ("appliance_started", "appliance_stopped"))
+    if last is None or (last.action == "appliance_stopped" and last.outcome == "ok"):
+        return None
+    newest = newest_of(log)
+    when = "" if newest is None else f", its last event is {newest.sequence}, of {as_iso(newest.time_us)}"
+    return f"The last run did not end in order{when}"
 
 
 def _notes_or_ticks(fd: int, interval_s: float) -> Iterator[dict[str, Any] | None]:

@@ -29,7 +29,7 @@ from appliance.isolation import Silence, check_access, owner_to_become, shut_the
 from appliance.isolation.policy import Kind
 from appliance.listener import listen, url_of
 from appliance.processes import CANNOT_SERVE, Program, Programs, spawn
-from appliance.readiness import Answer, EngineProbe, ReadyPipe
+from appliance.readiness import Answer, EndedWorkers, EngineProbe, ReadyPipe
 
 _log = logging.getLogger(__name__)
 
@@ -96,9 +96,11 @@ class _Supervisor:
         self._engine_probe = EngineProbe(web_end)
         self._web_probe, self._recorder_probe = ReadyPipe(), ReadyPipe()
         self._notes = _Notes({"event": "started", "silence": asdict(silence)})
-        bell, ready = "APPLIANCE_DOORBELL_FD", "APPLIANCE_READY_FD"
+        self._ended_workers = EndedWorkers()
+        self._why = "an error of the supervisor"  # it stops
+        bell, ready, workers = "APPLIANCE_DOORBELL_FD", "APPLIANCE_READY_FD", "APPLIANCE_WORKERS_FD"
         recorder_fds, engine_fds = {ready: self._recorder_probe.fd}, {bell: engine_end.fileno()}
-        web_fds = {bell: web_end.fileno(), ready: self._web_probe.fd}
+        web_fds = {bell: web_end.fileno(), ready: self._web_probe.fd, workers: self._ended_workers.fd}
         self._recorder = _child(Kind.RECORDER, programs.recorder, programs, recorder_fds)
         self._engine = _child(Kind.ENGINE_CPU, programs.engine, programs, engine_fds, death_signal=signal.SIGKILL)
         self._web = _child(Kind.WEB, programs.web, programs, web_fds, listener.fileno())
@@ -113,6 +115,8 @@ class _Supervisor:
         try:
             while not self._told_to_end():
                 self._reap()
+                self._note_ended_workers()
+                self._notes.recorded(self._recorder_probe.answers())
                 self._start_due()
                 self._notes.send()
                 if not self._announced:
@@ -125,7 +129,10 @@ class _Supervisor:
         due = [child.start_at_s for child in self._children if not child.pid]
         wait_s = min([5.0 if self._announced else _TICK_S, *(at_s - time.monotonic() for at_s in due)])
         received = signal.sigtimedwait(_SIGNALS, max(wait_s, 0.0))
-        return received is not None and received.si_signo != signal.SIGCHLD
+        if received is None or received.si_signo == signal.SIGCHLD:
+            return False
+        self._why = f"signal {signal.Signals(received.si_signo).name}"
+        return True
 
     def _start_due(self) -> None:
         for child in self._children:
@@ -158,8 +165,19 @@ class _Supervisor:
         child.start_at_s = time.monotonic() + delay_s
         name = child.program.name
         _log.warning("the %s ended after %.0f s (%s); starting it again in %.1f s", name, ran_s, how, delay_s)
-        if child is self._engine:
-            self._notes.add({"event": "engine_restarted", "how": how})
+        self._notes.add({"event": "process_ended", "process": name, "how": how, "ran_s": round(ran_s, 1)})
+
+    def _note_ended_workers(self) -> None:
+        """Workers are gunicorn's children: it restarts them, and tells us."""
+        for ended in self._ended_workers.ended():
+            self._notes.add({"event": "process_ended", "process": "web worker", **ended})
+
+    def _note_killed(self, child: _Child) -> None:
+        """One of ours had to be killed at the end. The recorder's own end is nobody's to record."""
+        if child is not self._recorder:
+            ran_s = round(time.monotonic() - child.started_s, 1)
+            how = "killed, because it did not stop when it was told to"
+            self._notes.add({"event": "process_ended", "process": child.program.name, "how": how, "ran_s": ran_s})
 
     def _announce_when_ready(self) -> None:
         if self._first_admin is None:
@@ -183,6 +201,8 @@ class _Supervisor:
             if child.pid:
                 os.kill(child.pid, signal.SIGTERM)  # not reaped yet, so the pid is still its own
         self._wait_for(serving, STOP_S)
+        self._notes.add({"event": "stopping", "why": self._why})
+        self._notes.send()
         self._notes.close()
         self._wait_for((self._recorder,), RECORDER_STOP_S)
 
@@ -193,6 +213,7 @@ class _Supervisor:
                 for child in children:
                     if child.pid:
                         _log.warning("the %s did not end in time and is killed", child.program.name)
+                        self._note_killed(child)
                         with contextlib.suppress(ProcessLookupError):
                             os.killpg(child.pid, signal.SIGKILL)
                 deadline_s = math.inf
@@ -213,15 +234,28 @@ def _child(
 
 
 class _Notes:
-    """Lines of JSON for the recorder, kept until there is one to read them; the end of the lines tells it to stop."""
+    """Lines of JSON for the recorder, kept until one has recorded them; the end of the lines tells it to stop.
+
+    A recorder that dies between an event and its answer leaves a note that its successor records again: a note may
+    become two events with the same words, never none.
+    """
 
     def __init__(self, first: dict[str, object]) -> None:
         self._unsent = [first]
+        self._unrecorded: list[dict[str, object]] = []  # sent, not answered
+        self._answers = 0
         self._reader = self._writer = -1
+
+    def recorded(self, answers: int) -> None:
+        """Forget what was recorded: the recorder has answered so many notes since the start."""
+        del self._unrecorded[: answers - self._answers]
+        self._answers = answers
 
     def new_reader(self) -> int:
         """The reading end of a new pipe, for a new recorder; closed here at the next `send`."""
         self.close()
+        self._unsent = self._unrecorded + self._unsent
+        self._unrecorded = []
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
         return self._reader
@@ -238,7 +272,7 @@ class _Notes:
                 os.write(self._writer, line)
             except (BrokenPipeError, BlockingIOError):  # it ended, or is busy
                 return
-            del self._unsent[0]
+            self._unrecorded.append(self._unsent.pop(0))
 
     def close(self) -> None:
         self._close_reader()

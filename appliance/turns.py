@@ -29,6 +29,7 @@ from appliance.engine.protocol import (
     TurnEvent,
     TurnRequest,
 )
+from appliance.presence import PresenceError
 
 __all__ = ["Actor", "Turn", "run_turn"]
 
@@ -94,12 +95,13 @@ class _Run:
 
     def events(self) -> Generator[TurnEvent, None, None]:
         try:
-            prompt = _prompt_event(self.actor, self.request, self.conversation_id)
+            process = _process_id(self.record)
+            prompt = _prompt_event(self.actor, self.request, self.conversation_id, process)
             self.prompt_event = self.record.append(prompt).sequence
         except (ValueError, RecursionError) as exc:
             yield Failed("bad_request", f"The request cannot be recorded: {exc}.")
             return
-        except RecordError:
+        except (RecordError, PresenceError):
             _log.exception("turn %s: the prompt was not recorded", self.request.id)
             yield _NOT_RECORDED
             return
@@ -182,7 +184,15 @@ class _Answer:
         return {"prompt_tokens": self._prompt_tokens}
 
 
-def _prompt_event(actor: Actor, request: TurnRequest, conversation_id: str | None) -> NewEvent:
+def _process_id(record: AuditLog) -> str | None:
+    """Who runs the turn, so that it is given an end if this process dies (`appliance.interrupted`)."""
+    presence = record.database.presence
+    return None if presence is None else presence.own_id()
+
+
+def _prompt_event(
+    actor: Actor, request: TurnRequest, conversation_id: str | None, process: str | None
+) -> NewEvent:
     """The prompt event; its text is what people and tools have said since the last answer before it."""
     messages = request.messages
     asked = max((i for i, m in enumerate(messages) if m.role in ("user", "tool")), default=-1)
@@ -191,6 +201,7 @@ def _prompt_event(actor: Actor, request: TurnRequest, conversation_id: str | Non
     details = {
         "beside": _beside(request, answered, asked, is_conversation=conversation_id is not None),
         "conversation": conversation_id,
+        "process": process,
         "request": asdict(request),
     }
     return NewEvent(actor, "prompt", "ok", request.id, Content("\n\n".join(said), details))

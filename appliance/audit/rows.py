@@ -15,8 +15,8 @@ from typing import Any, Final, TypeVar, get_args
 
 import sqlalchemy as sa
 
-from appliance.audit.event import ACTIONS, SALT_BYTES, Actor, Header, Outcome, SealedContent, Via
-from appliance.audit.log import Event
+from appliance.audit.event import ACTIONS, SALT_BYTES, Action, Actor, Header, Outcome, SealedContent, Via
+from appliance.audit.log import AuditLog, Event
 from appliance.audit.merkle import HASH_BYTES, completed_subtrees
 from appliance.database import Database, DatabaseError, as_iso, audit_contents, audit_events
 
@@ -79,6 +79,21 @@ def load_rows(database: Database, sequences: Sequence[int]) -> dict[int, EventRo
         _raw(audit_contents.c.sequence).label("content_sequence"),
     ]
     return _load(database, sequences, contents, _list_row)
+
+
+def newest_of(log: AuditLog, actions: Sequence[Action] = ()) -> Header | None:
+    """Header of the newest whole event with one of these actions; none given: of any.
+
+    Raises:
+        DatabaseError: the database cannot be read.
+    """
+    query = sa.select(audit_events.c.sequence).order_by(audit_events.c.sequence.desc()).limit(1)
+    if actions:
+        query = query.where(audit_events.c.action.in_(actions))
+    with log.database.read() as connection:
+        sequence = connection.scalar(query)
+    row = None if sequence is None else load_rows(log.database, [sequence]).get(sequence)
+    return row.header if isinstance(row, EventRow) else None
 
 
 def _load(

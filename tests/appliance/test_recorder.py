@@ -6,21 +6,33 @@ import json
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from appliance.audit.checkpoint import integrity
+from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.log import AuditLog
 from appliance.audit.verify import verify_log
 from appliance.config import Config, init_state, load_config
 from appliance.database import open_database
 from appliance.recorder import run_recorder
+from tests.appliance.records import SYSTEM
 
 STARTED = {"event": "started", "silence": {"kernel": "6", "attempts": [{"way": "TCP", "answer": "EPERM"}]}}
-RESTARTED = {"event": "engine_restarted", "how": "signal SIGKILL"}
+ENDED = {"event": "process_ended", "process": "engine", "how": "signal SIGKILL", "ran_s": 3.2}
+STOPPING = {"event": "stopping", "why": "signal SIGTERM"}
+ADA = Actor("a1", "ada", "web", "10.0.0.1")
+
+
+@contextmanager
+def opened(config: Config) -> Iterator[AuditLog]:
+    database = open_database(config.database_url)
+    yield AuditLog(database)
+    database.close()
 
 
 @pytest.fixture
@@ -45,29 +57,72 @@ class Recorder:
         os.write(self.writer, json.dumps(note).encode() + b"\n")
         assert self.ready.acquire(timeout=10)
 
-    def end(self) -> None:
+    def end(self, *, in_order: bool = True) -> None:
+        if in_order:
+            os.write(self.writer, json.dumps(STOPPING).encode() + b"\n")
         os.close(self.writer)
         self.thread.join(10)
         os.close(self.reader)
         assert not self.thread.is_alive()
 
 
-def test_records_start_restart_and_stop_and_signs_at_the_end(config: Config) -> None:
+def test_records_start_death_and_stop_and_signs_at_the_end(config: Config) -> None:
     recorder = Recorder(config)
     recorder.note(STARTED)
-    recorder.note(RESTARTED)
+    recorder.note(ENDED)
     recorder.end()
     database = open_database(config.database_url)
     log = AuditLog(database)
     events = [log.get(number) for number in range(1, log.size() + 1)]
-    assert [event.header.action for event in events] == ["appliance_started", "engine_restarted", "appliance_stopped"]
+    assert [event.header.action for event in events] == ["appliance_started", "process_ended", "appliance_stopped"]
     assert events[0].content is not None
-    assert events[0].content.details == {"silence": STARTED["silence"]}
+    assert events[0].content.details == {"silence": STARTED["silence"], "last_run": None}
     assert events[1].content is not None
-    assert events[1].content.text == "signal SIGKILL"
+    assert (events[1].header.subject, events[1].content.text) == ("engine", "signal SIGKILL, after 3 s")
+    assert events[2].content == Content("signal SIGTERM")
     assert integrity(log, config.state_dir).verified_size == 3
     assert verify_log(database, config.state_dir).is_intact
     database.close()
+
+
+def run_once(config: Config, *, in_order: bool) -> None:
+    recorder = Recorder(config)
+    recorder.note(STARTED)
+    recorder.end(in_order=in_order)
+
+
+def test_a_killed_supervisor_is_no_orderly_stop_and_the_next_start_says_so(config: Config) -> None:
+    run_once(config, in_order=False)
+    run_once(config, in_order=True)
+    run_once(config, in_order=True)
+    with opened(config) as log:
+        events = [log.get(number) for number in range(1, log.size() + 1)]
+        assert [event.header.outcome for event in events] == ["ok", "failed", "ok", "ok", "ok", "ok"]
+        second, third = events[2].content, events[4].content
+        assert second is not None
+        assert third is not None
+        assert "The last run did not end in order, its last event is 2, of 20" in second.text
+        assert third.details["last_run"] is None
+
+
+def test_a_recorder_that_was_killed_with_all_others_is_no_orderly_stop(config: Config) -> None:
+    with opened(config) as log:
+        log.append(NewEvent(SYSTEM, "appliance_started"))
+        log.append(NewEvent(ADA, "sign_in"))  # then the power fails
+    run_once(config, in_order=True)
+    with opened(config) as log:
+        content = log.get(3).content
+    assert content is not None
+    assert "did not end in order, its last event is 2, of" in content.text
+
+
+def test_a_damaged_last_event_does_not_keep_the_recorder_from_starting(config: Config) -> None:
+    run_once(config, in_order=True)
+    with opened(config) as log, log.database.write() as connection:
+        connection.exec_driver_sql("UPDATE audit_events SET time_us = 'x', action = 7, outcome = x'00'")
+    run_once(config, in_order=True)
+    with opened(config) as log:
+        assert log.size() == 4
 
 
 def test_signs_again_and_again_while_it_runs(config: Config) -> None:

@@ -66,16 +66,33 @@ def test_restarts_a_dead_engine_at_the_same_doorbell(running: Site) -> None:
     assert after != before
     assert "the engine ended after" in running.said()
     assert "signal SIGKILL" in running.said()
-    deadline_s = time.monotonic() + 5
-    while running.recorded()[-1] != {"event": "engine_restarted", "how": "signal SIGKILL"}:
-        assert time.monotonic() < deadline_s
+    wait_for_death(running, "engine")
+
+
+def wait_for_death(site: Site, process: str, how: str = "signal SIGKILL") -> None:
+    """Until the recorder has a note of it."""
+    deadline_s = time.monotonic() + 20
+    while not any(note.get("process") == process and note["how"] == how for note in site.recorded()):
+        assert time.monotonic() < deadline_s, site.recorded()
         time.sleep(0.05)
+
+
+def child_of(parent: int) -> int:
+    """The one process that `parent` started."""
+    (found,) = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return int(found)
+
+
+def test_the_death_of_a_web_worker_is_noted_with_its_signal(running: Site) -> None:
+    os.kill(child_of(running.ask()["pid"]), signal.SIGKILL)
+    wait_for_death(running, "web worker")
 
 
 def test_restarts_a_dead_web_on_the_same_address(running: Site) -> None:
     before = running.ask()["pid"]
     os.kill(before, signal.SIGKILL)
     wait_gone({before}, 5)
+    wait_for_death(running, "web")
     deadline_s = time.monotonic() + 20
     while running.ask()["pid"] in (before, 1):  # an orphaned worker answers until it notices
         assert time.monotonic() < deadline_s
@@ -101,7 +118,9 @@ def test_ends_everything_in_order(tmp_path: Path, number: signal.Signals) -> Non
         assert site.process.wait(STOP_LIMIT_S) == 0
         assert time.monotonic() - began_s < STOP_LIMIT_S
         assert not {pid for pid in started if is_alive(pid)}
-        assert site.recorded()[-1]["event"] == "ended"
+        assert [note["event"] for note in site.recorded()[-2:]] == ["stopping", "ended"]
+        assert site.recorded()[-2]["why"] == f"signal {number.name}"
+        assert not [note for note in site.recorded() if note["event"] == "process_ended"]
         assert "heavy: []" in site.said()
 
 
@@ -113,6 +132,7 @@ def test_kills_what_does_not_end_in_time_and_the_recorder_still_signs_last(tmp_p
         assert site.process.wait(STOP_LIMIT_S) == 0
         assert not is_alive(engine)
         assert "the engine did not end in time and is killed" in site.said()
+        wait_for_death(site, "engine", "killed, because it did not stop when it was told to")
         assert site.recorded()[-1]["event"] == "ended"
 
 
@@ -122,6 +142,26 @@ def test_nothing_outlives_a_killed_supervisor(tmp_path: Path) -> None:
         started = site.descendants()
         site.process.kill()
         wait_gone(started, STOP_LIMIT_S)
+        assert "stopping" not in [note["event"] for note in site.recorded()]
+
+
+FORGETFUL_RECORDER = """
+import json, os, sys
+out = open("recorded", "a", buffering=1)
+for line in sys.stdin:
+    if not os.path.exists("died"):
+        open("died", "w").close()
+        os._exit(9)
+    out.write(line)
+    os.write(int(os.environ["APPLIANCE_READY_FD"]), b"1")
+"""
+
+
+def test_a_note_that_a_dying_recorder_had_read_goes_to_its_successor(tmp_path: Path) -> None:
+    with supervised(tmp_path, recorder=FORGETFUL_RECORDER) as site:
+        assert site.url
+        wait_for_death(site, "recorder", "exit status 9")
+        assert [note["event"] for note in site.recorded()][:1] == ["started"]
 
 
 def test_gives_up_on_an_engine_that_never_starts(tmp_path: Path) -> None:

@@ -95,10 +95,9 @@ def answer_view(
 
 def _facts(details: dict[str, Any]) -> list[tuple[str, str]]:
     """The line "details" of an answer, in words; what is not known is left out."""
-    facts = [
-        ("Model", f"{details['model']}, release {details['release']}"),
-        ("Effort", details["effort"]),
-    ]
+    facts: list[tuple[str, str]] = []
+    if "model" in details:
+        facts += [("Model", f"{details['model']}, release {details['release']}"), ("Effort", details["effort"])]
     if "completion_tokens" in details:
         reasoning, cached = details["reasoning_tokens"], details["cached_tokens"]
         facts += [

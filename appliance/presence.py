@@ -1,0 +1,96 @@
+"""Which processes that run turns are alive, as the kernel knows it: each holds a lock on a file of its own.
+
+A prompt is recorded with the id of the process that runs its turn. However that process dies, the kernel releases its
+lock, and then nobody is left who could record the answer. An id is never used twice.
+
+    presence.own_id()        of this process, from its first turn on
+    presence.is_alive(id)    whether that process still holds its lock
+    presence.forget_dead()   removes the files of those that do not
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import threading
+from pathlib import Path
+
+from appliance.errors import ApplianceError
+
+
+class PresenceError(ApplianceError):
+    """The lock of this process cannot be made."""
+
+
+class Presence:
+    """The processes that share one directory; thread-safe. Make it after a fork, as the database it belongs to."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._lock = threading.Lock()
+        self._own_id = ""  # guarded by _lock, as is _descriptor
+        self._descriptor = -1
+
+    def own_id(self) -> str:
+        """The id of this process.
+
+        Raises:
+            PresenceError: its lock cannot be made.
+        """
+        with self._lock:
+            if not self._own_id:
+                try:
+                    self._directory.mkdir(mode=0o700, exist_ok=True)
+                    while not self._own_id:
+                        self._own_id = self._try_to_appear()
+                except OSError as exc:
+                    raise PresenceError(f"{self._directory}: cannot be written: {exc.strerror}") from exc
+            return self._own_id
+
+    def is_alive(self, process_id: str) -> bool:
+        """Whether the process with this id still runs."""
+        if not process_id.isalnum():  # no id of ours, and not to become a path
+            return False
+        try:
+            descriptor = os.open(self._directory / process_id, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    def forget_dead(self) -> None:
+        """Remove the files of processes that have ended."""
+        with contextlib.suppress(FileNotFoundError):
+            for path in self._directory.iterdir():
+                if not self.is_alive(path.name):
+                    path.unlink(missing_ok=True)
+
+    def disappear(self) -> None:
+        """Release the lock: this process will record nothing more."""
+        with self._lock:
+            if self._own_id:
+                (self._directory / self._own_id).unlink(missing_ok=True)
+                os.close(self._descriptor)
+            self._own_id = ""
+
+    def _try_to_appear(self) -> str:
+        """A new id whose file is locked; "" when somebody took the file for a dead one's before it was."""
+        process_id = secrets.token_hex(8)
+        path = self._directory / process_id
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if path.stat().st_ino == os.fstat(descriptor).st_ino:
+                self._descriptor = descriptor
+                return process_id
+        except FileNotFoundError:
+            pass
+        os.close(descriptor)
+        return ""
