@@ -288,7 +288,7 @@ def test_a_whole_answer_of_the_api_is_not_given_after_the_end_of_access(make_sit
     disable(site, ada)
     script.gate.set()
     thread.join(HELD_S)
-    assert (answered[0].status_code, answered[0].json["error"]["code"]) == (401, "access_ended")
+    assert (answered[0].status_code, answered[0].get_json()["error"]["code"]) == (401, "access_ended")
     assert_cancelled(site, "The account was disabled")
 
 

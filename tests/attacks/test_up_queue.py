@@ -23,7 +23,7 @@ from appliance.engine.kv_cache import Append
 from appliance.engine.sampling import TopLogits
 from appliance.engine.scheduler import Scheduler
 from appliance.engine.server import EngineServer
-from appliance.sessions import ApiKeys
+from appliance.api_keys import ApiKeys
 from tests.appliance.engine.conftest import vocabulary, vocabulary_file  # noqa: F401 - fixtures
 from tests.fakes import FAKE_STATUS, FakeModel
 from tests.webui.conftest import FAST_PASSWORDS, SYSTEM
