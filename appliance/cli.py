@@ -23,6 +23,7 @@ from appliance.command import home_option, json_option, print_result, progress_b
 from appliance.config import Config, load_config
 from appliance.errors import ApplianceError
 from appliance.site_address import site_url
+from appliance.transport import transport_of
 
 if TYPE_CHECKING:
     from appliance.accounts import Accounts, User
@@ -53,7 +54,8 @@ def main() -> None:
 @home_option
 @click.option("--host", help="Address to listen on instead of the configured one.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on instead of the configured one.")
-def serve(home: Path, host: str | None, port: int | None) -> None:
+@click.option("--plain-http", is_flag=True, help="Serve a network without TLS: anybody on the way reads everything.")
+def serve(home: Path, host: str | None, port: int | None, plain_http: bool) -> None:
     """Serve the site until Ctrl-C or SIGTERM."""
     from appliance.processes import programs_of
     from appliance.supervisor import serve as run
@@ -63,6 +65,8 @@ def serve(home: Path, host: str | None, port: int | None) -> None:
         config = dataclasses.replace(config, listen_host=host)
     if port is not None:
         config = dataclasses.replace(config, listen_port=port)
+    if plain_http:
+        config = dataclasses.replace(config, tls_certificate=None, tls_key=None, tls_plain_http=True)
     run(config, programs_of(config, os.environ), say=_say, inherited_listener=_listener_of_service_manager())
 
 
@@ -239,7 +243,9 @@ class _People:
     actor: Actor
 
     def link(self, token: str, url: str | None) -> str:
-        base = url or site_url(self.config.site_addresses, self.config.listen_host, self.config.listen_port)
+        host, port = self.config.listen_host, self.config.listen_port
+        scheme = transport_of(self.config, host).scheme
+        base = url or site_url(self.config.site_addresses, host, port, scheme)
         return f"{base.rstrip('/')}/welcome/{token}"
 
 

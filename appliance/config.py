@@ -20,9 +20,11 @@ from appliance.errors import ApplianceError
 from appliance.site_address import SiteAddress, parse_site_address
 
 Accelerator = Literal["auto", "cpu", "cuda"]
+ProxyHeaders = Literal["any", "x-forwarded", "forwarded"]
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _MOST_ADDRESSES = 16
-STATE_DIRS = ("trust", "config", "database", "audit", "keys")
+STATE_DIRS = ("trust", "config", "database", "audit", "keys", "tls")
 
 
 class ConfigError(ApplianceError):
@@ -54,6 +56,12 @@ class Config:
     longest_pause_s: float = 0.3  # of a streaming answer while another's prompt is read
     web_workers: int = 1
     web_threads: int = 48  # per worker; an answer that streams or waits for a slot holds one
+    tls_certificate: Path | None = None  # PEM, with its chain; None: one from an authority of this site's own
+    tls_key: Path | None = None
+    tls_names: tuple[str, ...] = ()  # further names and addresses in the site's own certificate
+    tls_plain_http: bool = False  # serve a network without TLS
+    proxy_trusted: tuple[Network, ...] = ()  # whose word about the client is taken
+    proxy_headers: ProxyHeaders = "any"  # in which headers they give it
     session_hours: float = 12.0  # a sign-in lasts this long without use
     endless_api_keys: bool = False  # whether people may make API keys that never end
     checkpoint_interval_s: float = 60.0  # signed checkpoints of the record
@@ -65,6 +73,11 @@ class Config:
     @property
     def keys_dir(self) -> Path:
         return self.state_dir / "keys"
+
+    @property
+    def tls_dir(self) -> Path:
+        """The site's own certificate, its key, and the certificate of the authority that signed it."""
+        return self.state_dir / "tls"
 
     @property
     def packed_dir(self) -> Path:
@@ -94,6 +107,9 @@ def load_config(home: Path) -> Config:
         settings = parse_settings(text)
     except (ConfigError, tomllib.TOMLDecodeError) as exc:
         raise ConfigError(f"{path}: {exc}") from exc
+    for name in ("tls_certificate", "tls_key"):
+        if name in settings:
+            settings[name] = home / "state" / settings[name]  # an absolute path stays as it is
     settings.setdefault("database_url", f"sqlite:///{home}/state/database/appliance.sqlite3")
     return Config(home=home, release_dir=(home / "current").resolve(), **settings)
 
@@ -118,7 +134,15 @@ def parse_settings(text: str) -> dict[str, Any]:
                 settings[field] = check(value)
             except ValueError as exc:
                 raise ConfigError(f"{section}.{key} must be {exc}, not {value!r}") from exc
+    _check_tls(settings)
     return settings
+
+
+def _check_tls(settings: dict[str, Any]) -> None:
+    if ("tls_certificate" in settings) != ("tls_key" in settings):
+        raise ConfigError("tls.certificate and tls.key go together; set both, or none for the site's own certificate")
+    if "tls_certificate" in settings and settings.get("tls_plain_http"):
+        raise ConfigError("tls.certificate and tls.plain_http contradict each other; remove one of them")
 
 
 def init_state(home: Path) -> None:
@@ -187,10 +211,47 @@ def _site_addresses(value: Any) -> tuple[SiteAddress, ...]:
         raise ValueError('an address such as "https://chat.example", or a list of up to 16, names in ASCII') from exc
 
 
+def _file(value: Any) -> Path:
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise ValueError("the path of a file, absolute or below state/")
+    return Path(value)
+
+
 def _yes_or_no(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError("true or false")
     return value
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) > 50 or not all(_is_host(name) for name in value):
+        raise ValueError('a list of at most 50 host names or IP addresses such as ["chat.example", "10.0.0.7"]')
+    return tuple(value)
+
+
+def _is_host(value: Any) -> bool:
+    if not isinstance(value, str) or len(value) > 253:
+        return False
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        return re.fullmatch(r"(?!-)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*", value) is not None
+    return True
+
+
+def _networks(value: Any) -> tuple[Network, ...]:
+    try:
+        if not isinstance(value, list) or len(value) > 1000 or not all(isinstance(each, str) for each in value):
+            raise ValueError
+        return tuple(ipaddress.ip_network(each) for each in value)
+    except ValueError as exc:
+        raise ValueError('a list of IP addresses and networks such as ["10.0.0.5", "10.1.0.0/16", "::1"]') from exc
+
+
+def _proxy_headers(value: Any) -> str:
+    if value not in ("any", "x-forwarded", "forwarded"):
+        raise ValueError('"any", "x-forwarded" or "forwarded"')
+    return str(value)
 
 
 def _colour(value: Any) -> str:
@@ -220,6 +281,13 @@ SETTINGS: dict[str, dict[str, tuple[str, Callable[[Any], Any]]]] = {
         "banner_colour": ("banner_colour", _colour),
     },
     "listen": {"host": ("listen_host", _address), "port": ("listen_port", _whole(0, 65535))},
+    "tls": {
+        "certificate": ("tls_certificate", _file),
+        "key": ("tls_key", _file),
+        "names": ("tls_names", _names),
+        "plain_http": ("tls_plain_http", _yes_or_no),
+    },
+    "proxy": {"trusted": ("proxy_trusted", _networks), "headers": ("proxy_headers", _proxy_headers)},
     "engine": {
         "accelerator": ("accelerator", _accelerator),
         "slots": ("slots", _whole(1, 256)),

@@ -15,6 +15,7 @@ from appliance.errors import ApplianceError
 from appliance.isolation import Silence, SilenceError, become_user, owner_to_become
 from appliance.isolation.trial import try_silence
 from appliance.supervisor import is_served
+from appliance.transport import Transport, certificate_files, transport_of
 
 _LOW_DISK_BYTES = 1 << 30
 _EARLIEST_CLOCK_S = 1_760_000_000  # October 2025, before this code was written
@@ -73,7 +74,7 @@ def examine(config: Config) -> Report:
     findings = [finding]
     for subject, look in (
         ("release", _look_at_release), ("processor", _look_at_processor), ("memory", _look_at_memory),
-        ("record", _look_at_record),
+        ("record", _look_at_record), ("transport", _look_at_transport),
     ):  # fmt: skip
         try:
             findings.append(Finding(subject, True, look(config)))
@@ -146,6 +147,30 @@ def _look_at_record(config: Config) -> str:
     if found.verified_us is None:
         return f"{found.size} events, no checkpoint signed yet"
     return f"{found.size} events, the first {found.verified_size} signed at {as_iso(found.verified_us)}"
+
+
+def _look_at_transport(config: Config) -> str:
+    """How people reach the configured address.
+
+    Raises:
+        ApplianceError: unencrypted, or with a certificate that they refuse now or within 30 days.
+    """
+    from appliance.certificates import load_pair, now_utc
+
+    transport = transport_of(config, config.listen_host)
+    if transport is Transport.PLAIN:
+        raise ApplianceError("plain HTTP on a network; remove tls.plain_http, and passwords and prompts are encrypted")
+    files = certificate_files(config, transport)
+    if files is None:
+        return "plain HTTP on loopback, which no wire carries"
+    if transport is Transport.LOCAL_AUTHORITY and not files.certificate.exists():
+        return "TLS with a certificate of this site's own, made at the first start"
+    certificate = load_pair(files)
+    problem = certificate.problem(now_utc())
+    if problem is not None:
+        raise ApplianceError(problem)
+    names = ", ".join(certificate.names) or "no name"
+    return f"TLS with {files.certificate} for {names}, until {certificate.ends:%Y-%m-%d}"
 
 
 def _examine_disk(config: Config) -> Finding:

@@ -42,9 +42,11 @@ def listen(config: Config, inherited: int | None) -> socket.socket:
     return socket.socket(fileno=LISTENER_FD)
 
 
-def url_of(listener: socket.socket) -> str:
+def url_of(listener: socket.socket, scheme: str) -> str:
     """What to type into a browser; for a socket on every address, with this host's name."""
+    if listener.family == socket.AF_UNIX:
+        return f"{scheme}://{socket.gethostname()} (by a proxy, through {listener.getsockname()})"
     host, port = listener.getsockname()[:2]
     if host in ("0.0.0.0", "::"):  # noqa: S104 - comparing, not binding
         host = socket.gethostname()
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

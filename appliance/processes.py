@@ -79,12 +79,11 @@ def programs_of(config: Config, environ: Mapping[str, str]) -> Programs:
 def _gunicorn_options(config: Config) -> tuple[str, ...]:
     options = {
         "config": "python:appliance.gunicorn_hooks",  # also keeps ./gunicorn.conf.py from being read
-        "worker-class": "gthread",
+        "worker-class": "webui.serving.worker.SiteWorker",
         "workers": config.web_workers,
         "threads": config.web_threads,
         "timeout": 60,  # of the worker's heartbeat, which goes on while answers stream
         "graceful-timeout": GRACEFUL_STOP_S,
-        "keep-alive": 15,
         "worker-tmp-dir": "/dev/shm" if os.access("/dev/shm", os.W_OK) else "/tmp",  # noqa: S108 - heartbeat files only
         "log-level": "warning",  # and no access log: addresses and paths belong into the record alone
     }

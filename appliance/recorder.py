@@ -22,26 +22,33 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from appliance import authority
 from appliance.audit.checkpoint import write_checkpoint
 from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.log import AuditLog, RecordError
 from appliance.audit.note import CheckpointError
 from appliance.audit.rows import newest_of
 from appliance.audit.verify import LogBrokenError
+from appliance.certificates import CertificateError, now_utc
 from appliance.config import Config, load_config
 from appliance.database import DatabaseError, as_iso, open_database
 from appliance.errors import ApplianceError
 from appliance.interrupted import close_interrupted
+from appliance.transport import Transport
 
 _log = logging.getLogger(__name__)
 _SYSTEM = Actor("", "appliance", "system")
 
 
-def run_recorder(config: Config, notes_fd: int, *, tell_ready: Callable[[], None]) -> None:
+def run_recorder(
+    config: Config, notes_fd: int, *, tell_ready: Callable[[], None],
+    keep_certificate: Callable[[], None] = lambda: None,
+) -> None:  # fmt: skip
     """Record notes and sign checkpoints until the notes end.
 
     Args:
         tell_ready: called each time that a note is durably in the record.
+        keep_certificate: called with every checkpoint; renews the server's certificate when that is due.
     Raises:
         DatabaseError, RecordError: the record cannot be opened or written.
     """
@@ -55,6 +62,7 @@ def run_recorder(config: Config, notes_fd: int, *, tell_ready: Callable[[], None
                 if database.presence is not None:  # without, nobody knows which turns are still answered
                     _close_interrupted(log)
                 _sign(log, config.state_dir)
+                keep_certificate()
             elif note["event"] == "stopping":
                 stopping = note
             else:
@@ -133,6 +141,17 @@ def _notes_or_ticks(fd: int, interval_s: float) -> Iterator[dict[str, Any] | Non
             yield None
 
 
+def _keep_certificate(config: Config, transport: Transport) -> None:
+    """Where this process also holds the key of the site's own authority: see that the server has a certificate. A
+    failure is said, and tried again: an expired certificate is an alarm on the administrator's page."""
+    if transport is not Transport.LOCAL_AUTHORITY:
+        return
+    try:
+        authority.keep_certificate(config, now_utc())
+    except CertificateError as exc:
+        _log.error("no certificate: %s", exc)
+
+
 def _write_byte(fd: int) -> None:
     os.write(fd, b"\x01")
 
@@ -144,7 +163,12 @@ def main() -> None:
     ready_fd = int(os.environ["APPLIANCE_READY_FD"])
     try:
         config = load_config(Path(os.environ["APPLIANCE_HOME"]))
-        run_recorder(config, sys.stdin.fileno(), tell_ready=lambda: _write_byte(ready_fd))
+        transport = Transport(os.environ.get("APPLIANCE_TRANSPORT", Transport.LOOPBACK))
+        _keep_certificate(config, transport)
+        run_recorder(
+            config, sys.stdin.fileno(), tell_ready=lambda: _write_byte(ready_fd),
+            keep_certificate=lambda: _keep_certificate(config, transport),
+        )  # fmt: skip
     except ApplianceError as exc:
         _log.error("%s", exc)
         sys.exit(1)

@@ -80,16 +80,19 @@ def parse_authority(text: str) -> tuple[str, int | None]:
 def is_loopback(host: str) -> bool:
     """Whether a host, in its one form, is this machine itself."""
     try:
-        return host == _LOOPBACK_NAME or ipaddress.ip_address(host).is_loopback
+        if host == _LOOPBACK_NAME:
+            return True
+        address = ipaddress.ip_address(host)
+        return (getattr(address, "ipv4_mapped", None) or address).is_loopback
     except ValueError:
         return False
 
 
-def site_url(addresses: Iterable[SiteAddress], host: str, port: int) -> str:
+def site_url(addresses: Iterable[SiteAddress], host: str, port: int, scheme: str) -> str:
     """The address for links: the first that the operator named, else where the appliance is told to listen."""
     for address in addresses:
         return address.url
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _ascii(host: str) -> str:

@@ -30,6 +30,7 @@ from appliance.isolation.policy import Kind
 from appliance.listener import listen, url_of
 from appliance.processes import CANNOT_SERVE, Program, Programs, spawn
 from appliance.readiness import Answer, EndedWorkers, EngineProbe, ReadyPipe
+from appliance.transport import Transport, authority_certificate, host_of, pem_fingerprint, transport_of
 
 _log = logging.getLogger(__name__)
 
@@ -75,13 +76,17 @@ def serve(
     os.umask(0o077)
     init_state(config.home)
     listener = listen(config, inherited_listener)
-    url = url_of(listener)
+    transport = transport_of(config, host_of(listener))
     lock = _lock_site(config)
     web_end, engine_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     keep = [listener.fileno(), lock, web_end.fileno(), engine_end.fileno()]
     silence = shut_the_door(keep=keep, become=owner_to_become(config.state_dir))
     _check_paths(config)
     _report(silence, say)
+    if transport is Transport.PLAIN:
+        say("NOT ENCRYPTED: passwords and prompts cross the network as plain HTTP, because it was asked for.")
+    programs = replace(programs, environ={**programs.environ, "APPLIANCE_TRANSPORT": transport.value})
+    url = url_of(listener, transport.scheme)
     _Supervisor(config, programs, listener, web_end, engine_end, silence, url, say).run()
 
 
@@ -91,7 +96,7 @@ class _Supervisor:
         engine_end: socket.socket, silence: Silence, url: str, say: Callable[[str], None],
     ) -> None:  # fmt: skip
         programs = replace(programs, environ={**programs.environ, "APPLIANCE_URL": url})
-        self._programs, self._url, self._say = programs, url, say
+        self._config, self._programs, self._url, self._say = config, programs, url, say
         self._link_url = config.site_addresses[0].url if config.site_addresses else url
         self._engine_probe = EngineProbe(web_end)
         self._web_probe, self._recorder_probe = ReadyPipe(), ReadyPipe()
@@ -192,7 +197,18 @@ class _Supervisor:
         link = self._first_admin.text()
         if all(answered) and link is not None:
             self._announced = True
-            self._say(f"{link}Appliance ready at {self._url}")
+            self._say(f"{link}{self._about_authority()}Appliance ready at {self._url}")
+
+    def _about_authority(self) -> str:
+        """How people come to trust the site's own certificate; empty where they need not."""
+        if self._programs.environ["APPLIANCE_TRANSPORT"] != Transport.LOCAL_AUTHORITY:
+            return ""
+        path = authority_certificate(self._config)
+        fingerprint = pem_fingerprint(path.read_text()) if path.exists() else "not there yet"
+        return (
+            f"This site's own authority signs its certificate. Give {path} to browsers and clients;\n"
+            f"  its SHA-256 fingerprint is {fingerprint}\n"
+        )
 
     def _stop(self) -> None:
         """Engine and web first, so that answers under way end and are recorded; then the recorder, which signs last."""

@@ -12,13 +12,15 @@ import webui.chat.routes
 import webui.frame
 import webui.health
 import webui.review.routes
-from webui import denials, errors, hosts, security, streaming
+from webui import denials, errors, hosts, security
 from webui import services as service_records
+from webui.paths import SingleSlashes
+from webui.proxies import ThroughProxies, TrustedProxies
 from webui.services import Services
+from webui.serving.limits import MAX_BODY_BYTES
 
 MAX_SMALL_FORM_BYTES = 32 * 1024
 _SMALL_FORMS = frozenset({"auth", "account", "admin"})
-MAX_BODY_BYTES = 8 * 1024 * 1024  # half of the engine's line limit, for the JSON around the text
 
 
 def create_app(services: Services) -> Flask:
@@ -34,7 +36,6 @@ def create_app(services: Services) -> Flask:
     denials.install(app)
     hosts.install(app)
     app.before_request(_limit_forms)
-    app.before_request(streaming.send_at_once)
     app.before_request(_check_csrf_of_pages)
     app.context_processor(lambda: {"config": services.config, "model": services.model, "release": services.release})
     for module in (
@@ -42,6 +43,8 @@ def create_app(services: Services) -> Flask:
         webui.api.views, webui.health,
     ):  # fmt: skip
         app.register_blueprint(module.blueprint)
+    proxies = TrustedProxies.of(services.config)
+    app.wsgi_app = SingleSlashes(ThroughProxies(app.wsgi_app, proxies))  # type: ignore[method-assign]
     return app
 
 

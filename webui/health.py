@@ -1,4 +1,4 @@
-"""For whoever watches the appliance: is the process alive, can it answer people. Strangers learn no more than that."""
+"""What strangers may ask: is the process alive, can it answer people, and whom to trust for its certificate."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from flask import Blueprint, Response, jsonify, make_response
 
 from appliance.database import DatabaseError
 from appliance.engine.client import EngineUnavailableError
+from appliance.transport import Transport, authority_certificate
+from webui.errors import NotFoundError
 from webui.services import services
 
 blueprint = Blueprint("health", __name__)
@@ -15,6 +17,15 @@ blueprint = Blueprint("health", __name__)
 def alive() -> Response:
     """The web process answers."""
     return make_response(jsonify(status="ok"))
+
+
+@blueprint.get("/authority.pem")
+def authority() -> Response:
+    """The certificate of the site's own authority, for whoever compares its fingerprint; 404 where there is none."""
+    if services().transport is not Transport.LOCAL_AUTHORITY:
+        raise NotFoundError
+    pem = authority_certificate(services().config).read_bytes()
+    return Response(pem, mimetype="application/x-pem-file")
 
 
 @blueprint.get("/readyz")

@@ -2,7 +2,7 @@
 
 Covers: framing, script injection (CSP), MIME sniffing, cross-site requests that ride on a signed-in browser, caching of
 pages on shared machines, referrers leaving the site.
-Does not cover: TLS (a reverse proxy's), who may see what (`webui.auth.session`), HTML made from untrusted text
+Does not cover: TLS (`webui.serving`), who may see what (`webui.auth.session`), HTML made from untrusted text
 (`webui.rendering`).
 
 The CSRF scheme. Each browser holds one HttpOnly, SameSite=Strict cookie: the session token when signed in, else a
@@ -22,6 +22,7 @@ from typing import Final
 from flask import Flask, Response, g, request
 
 from webui.errors import ForeignRequestError
+from webui.proxies import PROXY_NOTE, Note
 
 CSRF_FIELD: Final = "csrf_token"
 CSRF_HEADER: Final = "X-CSRF-Token"
@@ -40,6 +41,7 @@ HEADERS: Final = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 
+HSTS_S: Final = 365 * 24 * 3600  # browsers heed it only after a handshake without a warning
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _CSRF_TEXT: Final = b"gpt-oss-appliance csrf 1"
 
@@ -86,12 +88,31 @@ def check_csrf() -> None:
     if request.method in _SAFE_METHODS:
         return
     if request.headers.get("Origin", own_origin()) != own_origin():  # (1)
-        raise ForeignRequestError("bad_origin")
+        raise ForeignRequestError("bad_origin", what_to_do=_advice(request.headers["Origin"]))
     if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):  # (2)
         raise ForeignRequestError("bad_origin")
     given = request.headers.get(CSRF_HEADER) or request.form.get(CSRF_FIELD) or ""
     if not any(hmac.compare_digest(given.encode(), _token_of(holder).encode()) for holder in _holders()):  # (3)
         raise ForeignRequestError("bad_csrf_token")
+
+
+def _advice(origin: str) -> str | None:
+    """What the administrator of a proxy in front must change, if it is the proxy that makes the origins differ."""
+    note = request.environ.get(PROXY_NOTE)
+    if not isinstance(note, Note) or not (note.is_trusted or note.has_headers or "Via" in request.headers):
+        return None
+    if note.has_headers and not note.is_trusted:
+        missing = f"name the proxy in [proxy] trusted of appliance.toml, as {note.peer}"
+    elif origin.partition("://")[2] != request.host:
+        missing = "have the proxy pass the Host header as the browser sent it, or X-Forwarded-Host"
+    else:
+        missing = f"have the proxy send X-Forwarded-Proto: {origin.partition(':')[0]}"
+    note.say(f"a form from {origin[:100]!r} was refused, because it reached this server as {own_origin()}: {missing}")
+    return (
+        f"Reload the page and try again. If that does not help, tell your administrator: the page was opened as "
+        f"{origin[:100]} and reached this server as {own_origin()}. To mend it, {missing}. "
+        "The page docs/tls-and-proxies.md has examples for nginx, Apache and HAProxy."
+    )
 
 
 def own_origin() -> str:
@@ -113,6 +134,8 @@ def _token_of(holder: str) -> str:
 def _finish(response: Response) -> Response:
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
+    if request.is_secure:
+        response.headers.setdefault("Strict-Transport-Security", f"max-age={HSTS_S}")
     if request.endpoint != "static":
         response.headers.setdefault("Cache-Control", "no-store")
     if "new_visit" in g:

@@ -22,6 +22,7 @@ from appliance.engine.client import EngineClient
 from appliance.release import ModelCard, Release
 from appliance.sessions import Sessions
 from appliance.sign_in import SignIn
+from appliance.transport import Transport
 
 _KEY = "gpt_oss_appliance.services"
 
@@ -42,6 +43,7 @@ class Services:
     engine: EngineClient
     clock: Callable[[], datetime]  # aware, UTC
     listener_url: str  # where the appliance listens, as the supervisor knows it
+    transport: Transport = Transport.LOOPBACK
 
     @property
     def site_url(self) -> str:

@@ -1,8 +1,9 @@
-"""What gunicorn serves: ``webui.wsgi:app``. The one module of this package that reads the environment.
+"""What gunicorn serves: ``webui.wsgi:app``. With `webui.serving.worker` the one module here that reads the environment.
 
 Imported once in each worker, after the fork: the database's connections and the doorbell are the worker's own.
 
     APPLIANCE_HOME           the site directory
+    APPLIANCE_TRANSPORT      how requests come, one of `appliance.transport.Transport`; absent: plain, over loopback
     APPLIANCE_DOORBELL_FD    inherited descriptor, the web's end of the engine's doorbell
     APPLIANCE_URL            where the supervisor listens; the configured address when it is not set
 """
@@ -31,11 +32,12 @@ from appliance.release import load_release
 from appliance.sessions import Sessions
 from appliance.sign_in import SignIn
 from appliance.site_address import site_url
+from appliance.transport import Transport
 from webui.app import create_app
 from webui.services import Services
 
 
-def make_services(config: Config, doorbell: socket.socket, listener_url: str) -> Services:
+def make_services(config: Config, doorbell: socket.socket, listener_url: str, transport: Transport) -> Services:
     """The services of one site.
 
     Raises:
@@ -57,6 +59,7 @@ def make_services(config: Config, doorbell: socket.socket, listener_url: str) ->
         engine=EngineClient(doorbell),
         clock=lambda: datetime.now(UTC),
         listener_url=listener_url,
+        transport=transport,
     )
 
 
@@ -64,8 +67,10 @@ def _app_of(environ: Mapping[str, str]) -> Flask:
     doorbell = socket.socket(fileno=int(environ["APPLIANCE_DOORBELL_FD"]))
     doorbell.set_inheritable(False)
     config = load_config(Path(environ["APPLIANCE_HOME"]))
-    listener_url = environ.get("APPLIANCE_URL") or site_url((), config.listen_host, config.listen_port)
-    return create_app(make_services(config, doorbell, listener_url))
+    transport = Transport(environ.get("APPLIANCE_TRANSPORT", Transport.LOOPBACK))
+    given = environ.get("APPLIANCE_URL")
+    listener_url = given or site_url((), config.listen_host, config.listen_port, transport.scheme)
+    return create_app(make_services(config, doorbell, listener_url, transport))
 
 
 app = _app_of(os.environ)

@@ -40,7 +40,8 @@ def gunicorn(
         fds = (listener.fileno(), doorbell.fileno())
         environ = {"APPLIANCE_HOME": str(home), "APPLIANCE_DOORBELL_FD": str(fds[1]), "PYTHONPATH": str(PROJECT)}
         program = Path(sys.executable).with_name("gunicorn")
-        options = ("--worker-class=gthread", f"--threads={threads}", f"--bind=fd://{fds[0]}", "--graceful-timeout=1")
+        worker = "--worker-class=webui.serving.worker.SiteWorker"
+        options = (worker, f"--threads={threads}", f"--bind=fd://{fds[0]}", "--graceful-timeout=2")
         argv = (sys.executable, str(program), *options, "--no-control-socket", "--log-level=warning", application)
         process = subprocess.Popen(argv, env=environ, pass_fds=fds, cwd=home)
         try:

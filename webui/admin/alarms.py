@@ -11,7 +11,9 @@ from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from appliance.audit.checkpoint import integrity
+from appliance.certificates import CertificateError, load_pair
 from appliance.site_address import is_loopback
+from appliance.transport import Transport, certificate_files
 from webui.services import Services
 
 Severity = Literal["warning", "alarm"]
@@ -52,4 +54,30 @@ def _address(services: Services) -> Iterable[Alarm]:
         )
 
 
-_SOURCES: Final[tuple[Callable[[Services], Iterable[Alarm]], ...]] = (_record, _address)
+def _transport(services: Services) -> Iterable[Alarm]:
+    if services.transport is Transport.PLAIN:
+        yield Alarm(
+            "alarm",
+            "Passwords and prompts cross the network unencrypted: this site serves plain HTTP, because it was told to.",
+            "Remove plain_http from [tls] in appliance.toml, or --plain-http from the command, and start again.",
+        )
+    files = certificate_files(services.config, services.transport)
+    if files is None:
+        return
+    now = services.clock()
+    severity: Severity = "alarm"
+    try:
+        certificate = load_pair(files)
+        problem = certificate.problem(now)
+        severity = "warning" if certificate.is_valid(now) else "alarm"
+    except CertificateError as exc:
+        problem = f"the certificate now on disk cannot be used: {exc}"
+    if problem is not None:
+        yield Alarm(
+            severity,
+            f"{problem[0].upper()}{problem[1:]}.",
+            "Put a new certificate and key in the place of the old ones; no restart is needed.",
+        )
+
+
+_SOURCES: Final[tuple[Callable[[Services], Iterable[Alarm]], ...]] = (_record, _address, _transport)

@@ -1,0 +1,191 @@
+"""Who asks, and by which address, when a reverse proxy stands between.
+
+Only the word of peers named in ``[proxy] trusted`` is taken; anybody else's headers are served as if they were absent.
+The rules, in order:
+
+1. The client is found from the right of X-Forwarded-For (or of ``for`` in Forwarded, RFC 7239): each trusted proxy
+   vouches for the address that it added. The first one that is not itself a trusted proxy is the client. What cannot be
+   read as an address ends the search at the last one that could.
+2. Scheme and host are those that the same proxy gave: of as many values as there are addresses the one at the client's
+   place, otherwise the last value, which is the nearest proxy's own.
+3. When both kinds of header are present, X-Forwarded-* count and Forwarded does not, because a proxy that sets one kind
+   passes the other on as the client sent it. ``[proxy] headers`` names the kind where it is the other way round.
+4. What is not a scheme (http, https), a host or an address is ignored; nothing here raises.
+
+The WSGI environ afterwards is what it would be without the proxy: REMOTE_ADDR, wsgi.url_scheme and HTTP_HOST.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+from appliance.config import Config, Network, ProxyHeaders
+
+_log = logging.getLogger(__name__)
+
+PROXY_NOTE: Final = "appliance.proxy"  # environ: a `Note` for whoever explains a refusal
+SAY_AGAIN_S: Final = 600.0
+_MOST_HOPS: Final = 50  # more is no chain of proxies
+_HOST: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::[0-9]{1,5})?")
+_PAIR: Final = re.compile(r'\s*([A-Za-z]+)=("(?:[^"\\]|\\.)*"|[^\s";,]*)\s*')
+_HEADERS: Final = (
+    "HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_PROTO", "HTTP_X_FORWARDED_HOST", "HTTP_X_FORWARDED_PORT",
+    "HTTP_FORWARDED",
+)  # fmt: skip
+WsgiApp = Callable[[dict[str, Any], Any], Iterable[bytes]]
+
+
+@dataclass(frozen=True)
+class Note:
+    """What was seen of a proxy: the peer, whether it is trusted, and whether it said anything. ``say`` logs a sentence
+    about it, seldom."""
+
+    peer: str
+    is_trusted: bool
+    has_headers: bool
+    say: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class _Word:
+    """What proxies say, the nearest last."""
+
+    addresses: Sequence[str] = ()
+    schemes: Sequence[str] = ()
+    hosts: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class TrustedProxies:
+    """The peers whose word is taken, and the kind of header in which they give it."""
+
+    networks: tuple[Network, ...] = ()
+    headers: ProxyHeaders = "any"
+
+    @classmethod
+    def of(cls, config: Config) -> TrustedProxies:
+        return cls(config.proxy_trusted, config.proxy_headers)
+
+    def is_trusted(self, address: str) -> bool:
+        parsed = _address(address)
+        return parsed is not None and any(parsed in network for network in self.networks)
+
+    def client(self, peer: str, addresses: Sequence[str]) -> tuple[str, int | None]:
+        """Rule 1: the client's address, and its place among `addresses`; None: it is the peer itself."""
+        found: tuple[str, int | None] = (peer, None)
+        for place in reversed(range(max(0, len(addresses) - _MOST_HOPS), len(addresses))):
+            parsed = _address(addresses[place])
+            if parsed is None:
+                break
+            found = str(parsed), place
+            if not self.is_trusted(found[0]):
+                break
+        return found
+
+
+class ThroughProxies:
+    """WSGI middleware that puts the client in the proxy's place."""
+
+    def __init__(self, app: WsgiApp, proxies: TrustedProxies, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self._app, self._proxies, self._clock_s = app, proxies, clock_s
+        self._say_at_s: dict[str, float] = {}
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        peer = environ.get("REMOTE_ADDR", "")
+        has_headers = any(name in environ for name in _HEADERS)
+        is_trusted = self._proxies.is_trusted(peer)
+        word = _word_of(environ, self._proxies.headers) if is_trusted else _Word()
+        environ[PROXY_NOTE] = Note(peer, is_trusted, has_headers, partial(self._say, peer))
+        if is_trusted:
+            self._apply(word, peer, environ)
+        elif has_headers and self._proxies.networks:
+            self._say(peer, f"{peer} sends forwarding headers, which are ignored: it is not in [proxy] trusted")
+        return self._app(environ, start_response)
+
+    def _apply(self, word: _Word, peer: str, environ: dict[str, Any]) -> None:
+        client, place = self._proxies.client(peer, word.addresses)
+        if place is None:
+            self._say(peer, f"the trusted proxy {peer} does not say for whom it asks (X-Forwarded-For); "
+                            "the record holds the proxy's address")  # fmt: skip
+        environ["REMOTE_ADDR"] = client
+        if place is not None:
+            environ["REMOTE_PORT"] = ""
+        scheme = _of_client(word.schemes, place, len(word.addresses)).lower()
+        if scheme in ("http", "https"):
+            environ["wsgi.url_scheme"] = scheme
+        host = _of_client(word.hosts, place, len(word.addresses))
+        if _HOST.fullmatch(host):
+            port = environ.get("HTTP_X_FORWARDED_PORT", "")
+            environ["HTTP_HOST"] = _with_port(host, port, environ["wsgi.url_scheme"])
+
+    def _say(self, peer: str, sentence: str) -> None:
+        """Once per peer in ten minutes; a stranger cannot fill the log from many addresses."""
+        now_s = self._clock_s()
+        self._say_at_s = {each: at_s for each, at_s in self._say_at_s.items() if at_s > now_s}
+        if peer not in self._say_at_s and len(self._say_at_s) < 20:
+            self._say_at_s[peer] = now_s + SAY_AGAIN_S
+            _log.warning("%s; see docs/tls-and-proxies.md", sentence)
+
+
+def _word_of(environ: dict[str, Any], headers: ProxyHeaders) -> _Word:
+    """Rule 3: the header kind that counts."""
+    x_forwarded = _Word(*(_listed(environ.get(name, "")) for name in _HEADERS[:3]))
+    if headers == "x-forwarded" or (headers == "any" and x_forwarded != _Word([], [], [])):
+        return x_forwarded
+    return _forwarded(environ.get("HTTP_FORWARDED", ""))
+
+
+def _listed(value: str) -> list[str]:
+    return [item.strip() for item in value.split(",")] if value.strip() else []
+
+
+def _forwarded(value: str) -> _Word:
+    """RFC 7239's header. An element that cannot be read, and everything before it, is as if it were absent."""
+    addresses, schemes, hosts = list[str](), list[str](), list[str]()
+    for element in reversed(re.findall(r'(?:"(?:[^"\\]|\\.)*"|[^,"])+', value[:8192])):
+        pairs = {}
+        for part in re.findall(r'(?:"(?:[^"\\]|\\.)*"|[^;"])+', element):
+            pair = _PAIR.fullmatch(part)
+            if pair is None:
+                return _Word(addresses[::-1], schemes[::-1], hosts[::-1])
+            pairs[pair[1].lower()] = re.sub(r"\\(.)", r"\1", pair[2][1:-1]) if pair[2].startswith('"') else pair[2]
+        addresses.append(pairs.get("for", ""))
+        schemes.append(pairs.get("proto", ""))
+        hosts.append(pairs.get("host", ""))
+    return _Word(addresses[::-1], schemes[::-1] if any(schemes) else [], hosts[::-1] if any(hosts) else [])
+
+
+def _of_client(values: Sequence[str], place: int | None, addresses: int) -> str:
+    """Rule 2."""
+    if not values:
+        return ""
+    return values[place] if place is not None and len(values) == addresses else values[-1]
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """An address as proxies write it: alone, with a port, in brackets, with a zone, or IPv4 within IPv6."""
+    text = text.strip()
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        parsed = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(parsed, "ipv4_mapped", None) or parsed
+
+
+def _with_port(host: str, port: str, scheme: str) -> str:
+    """The host with X-Forwarded-Port, where that says more than the host and the scheme do."""
+    has_port = host.rpartition("]")[2].count(":") == 1
+    if has_port or not re.fullmatch(r"[0-9]{1,5}", port) or port == {"http": "80", "https": "443"}[scheme]:
+        return host
+    return f"{host}:{port}"

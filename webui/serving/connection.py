@@ -1,0 +1,357 @@
+"""One connection: what it may do next, and until when.
+
+    OPENING    nothing has come, or the TLS handshake goes on        handshake_s
+    HEAD       a request's head is expected or arriving              head_s; idle_s before its first byte
+    BODY       its body is arriving                                  least_bytes_per_s in each window_s
+    ANSWERING  it has a thread, or waits for one                     the client reads least_bytes_per_s in each window_s
+    CLOSING    the last answer is on its way                         the same, then linger_s
+
+The next request of a pipeline waits until the client has read the answer before it, so that nobody can make a thread
+wait for a reader. Everything here runs on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import cast
+
+import h11
+
+from webui.serving.answer import Answer, WsgiApp
+from webui.serving.crowd import Crowd, source_of
+from webui.serving.delivery import Delivery
+from webui.serving.environ import Peers, make_environ
+from webui.serving.heads import END_OF_HEAD, Head, RefusedRequestError, check_beginning, parse_head
+from webui.serving.limits import Limits
+from webui.serving.pool import Pool
+from webui.serving.wire import PlainWire, TlsWire, Wire, begins_tls
+
+_log = logging.getLogger(__name__)
+_BUSY = "Too many requests wait for an answer. Try again in a moment."
+_NOT_READ_AHEAD_BYTES = 64 * 1024  # of the next requests, while one is answered
+
+
+class State(Enum):
+    """See the module's table."""
+
+    OPENING = auto()
+    HEAD = auto()
+    BODY = auto()
+    ANSWERING = auto()
+    CLOSING = auto()
+
+
+@dataclass
+class Serving:
+    """What all connections of a server share."""
+
+    app: WsgiApp
+    limits: Limits
+    crowd: Crowd[Connection]
+    pool: Pool
+    clock_s: Callable[[], float]
+    tls: Callable[[], ssl.SSLContext | None]  # for a new connection; None: plain HTTP
+    is_exempt: Callable[[str], bool]  # whether an address is a trusted proxy, which may have any number of connections
+    is_multiprocess: bool
+    is_stopping: bool = False
+
+
+class Connection(asyncio.Protocol):
+    """A client's connection."""
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving, self._limits = serving, serving.limits
+        self._delivery = Delivery(self, self._limits.answer_bytes)
+        self._state = State.OPENING
+        self.source, self.is_exempt = "", False
+        self.due_s = serving.clock_s() + self._limits.handshake_s
+        self._wire: Wire | None = None  # None until the first byte tells which
+        self._scheme = "http"
+        self._context: ssl.SSLContext | None = None
+        self._inbox = bytearray()
+        self._is_begun = False  # something of the next request has come
+        self._parser: h11.Connection  # as _head, of the present request
+        self._head: Head
+        self._body = bytearray()
+        self._body_bytes_before = 0  # at the beginning of this window
+        self._unread_bytes_before = self._written_bytes_before = 0
+
+    # From asyncio.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._peers = _peers_of(self._transport)
+        self.source = source_of(self._peers.client_host)
+        self.is_exempt = self._serving.is_exempt(self._peers.client_host)
+        if not self._serving.crowd.admit(self):
+            self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        if self._state is State.CLOSING:
+            return
+        try:
+            received = self._wire_for(data).feed(data)
+        except ssl.SSLError as exc:
+            _log.debug("no TLS with %s: %s", self.source, exc)
+            self._transport.abort()
+            return
+        if self._state is State.OPENING and self._wire is not None and self._wire.is_open:
+            self._await_head(self._limits.head_s)
+        if received:
+            if self._state is State.HEAD and not self._is_begun:
+                self._is_begun = True
+                self._await_head(self._limits.head_s)
+            self._inbox += received
+            self._advance()
+        if self._wire is not None and self._wire.is_ended:
+            self._note_end()
+
+    def eof_received(self) -> bool:
+        self._note_end()
+        return self._state is State.ANSWERING  # what was asked is still answered
+
+    def pause_writing(self) -> None:
+        self._delivery.note_full(True)
+
+    def resume_writing(self) -> None:
+        self._delivery.note_full(False)
+        self._advance()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._serving.crowd.leave(self)
+        self._delivery.note_lost()
+
+    # From the crowd and the server.
+
+    def give_way(self) -> None:
+        self._transport.abort()
+
+    def look_at_deadlines(self, now_s: float) -> None:
+        """Do what is due now, and say when to come back."""
+        if self._state in (State.OPENING, State.HEAD):
+            self._end_waiting()
+        elif self._state is State.BODY:
+            self._look_at_body(now_s)
+        elif not self._is_read_fast_enough() or (self._state is State.CLOSING and not self._unread_bytes_before):
+            self._transport.abort()
+        else:
+            self.due_s = now_s + self._limits.window_s
+
+    def stop(self) -> None:
+        """The server stops: a request under way is still answered, everything else ends."""
+        if self._state is not State.ANSWERING:
+            self._close()
+
+    def stop_waiting(self) -> None:
+        """The server cannot wait any longer: the answer may as well end."""
+        self._delivery.note_gone()
+
+    # From the delivery.
+
+    def deliver(self, data: bytes) -> None:
+        if self._delivery.is_lost or self._wire is None:
+            return
+        try:
+            self._wire.write(data)
+        except ssl.SSLError:
+            self._transport.abort()
+
+    def finish(self, *, keeps: bool) -> None:
+        if self._delivery.is_lost or self._state is not State.ANSWERING:
+            return
+        if not keeps or self._delivery.is_gone() or self._serving.is_stopping:
+            self._close()
+            return
+        self._serving.crowd.note_quiet(self)
+        self._is_begun = bool(self._inbox)
+        self._await_head(self._limits.head_s if self._is_begun else self._limits.idle_s)
+        self._transport.resume_reading()
+        self._advance()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    # Reading.
+
+    def _wire_for(self, data: bytes) -> Wire:
+        if self._wire is None:
+            self._context = self._serving.tls()
+            if self._context is not None and begins_tls(data):
+                self._scheme, self._wire = "https", TlsWire(self._transport, self._context)
+            else:
+                self._wire = PlainWire(self._transport)
+        return self._wire
+
+    def _await_head(self, wait_s: float) -> None:
+        self._state = State.HEAD
+        self.due_s = self._serving.clock_s() + wait_s
+
+    def _advance(self) -> None:
+        """Read on, as far as what has arrived allows."""
+        try:
+            while self._inbox and not self._delivery.is_full:
+                if self._state is State.HEAD:
+                    reads_on = self._read_head()
+                else:
+                    reads_on = self._state is State.BODY and self._read_body(self._head)
+                if not reads_on:
+                    break
+        except RefusedRequestError as exc:
+            self._refuse(exc.status, exc.sentence)
+        if self._state is State.ANSWERING and len(self._inbox) > _NOT_READ_AHEAD_BYTES:
+            self._transport.pause_reading()
+
+    def _read_head(self) -> bool:
+        while self._inbox[:2] == b"\r\n":  # an empty line before a request is allowed (RFC 9112 section 2.2)
+            del self._inbox[:2]
+        end = self._inbox.find(END_OF_HEAD) + len(END_OF_HEAD)
+        if end < len(END_OF_HEAD) or end > self._limits.head_bytes:
+            check_beginning(self._inbox, self._limits.head_bytes)
+            return False
+        raw = bytes(self._inbox[:end])
+        del self._inbox[:end]
+        self._parser = h11.Connection(h11.SERVER, max_incomplete_event_size=self._limits.head_bytes)
+        self._head = parse_head(raw, self._parser)
+        if self._context is not None and isinstance(self._wire, PlainWire):
+            self._send_to_https(self._head)
+            return False
+        self._begin_body(self._head)
+        return True
+
+    def _begin_body(self, head: Head) -> None:
+        self._state = State.BODY
+        self._body, self._body_bytes_before = bytearray(), 0
+        self.due_s = self._serving.clock_s() + self._limits.window_s
+        if head.length is not None and head.length > self._limits.body_bytes:
+            self._begin_answer(head, is_read=False)
+        elif head.length == 0:
+            self._read_body(head)
+        elif head.expects_continue and not self._inbox:
+            self.deliver(self._parser.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
+
+    def _read_body(self, head: Head) -> bool:
+        try:
+            if self._inbox:
+                self._parser.receive_data(bytes(self._inbox))
+                self._inbox.clear()
+            while isinstance(event := self._parser.next_event(), h11.Data):
+                self._body += event.data
+                if len(self._body) > self._limits.body_bytes:
+                    self._begin_answer(head, is_read=False)
+                    return False
+                self._serving.crowd.note_body(self, len(event.data))
+        except h11.RemoteProtocolError as exc:
+            raise RefusedRequestError(exc.error_status_hint, "The body cannot be read as it was sent.") from exc
+        if not isinstance(event, h11.EndOfMessage):
+            return False
+        self._inbox += self._parser.trailing_data[0]
+        self._begin_answer(head, is_read=True)
+        return True
+
+    def _begin_answer(self, head: Head, *, is_read: bool) -> None:
+        """Give the request to a thread. A chunked request is the last one of its connection, so that servers in a row
+        need not agree on where it ends."""
+        keeps = is_read and head.length is not None and not self._serving.is_stopping
+        self._state = State.ANSWERING
+        self.due_s = self._serving.clock_s() + self._limits.window_s
+        self._serving.crowd.note_busy(self)
+        body, self._body = self._body, bytearray()
+        environ = make_environ(
+            head, body if is_read else b"", self._peers, scheme=self._scheme,
+            is_multiprocess=self._serving.is_multiprocess, is_gone=self._delivery.is_gone,
+        )  # fmt: skip
+        if not is_read:
+            environ["CONTENT_LENGTH"] = str(head.length or len(body))
+        answer = Answer(
+            self._serving.app, environ, self._parser, self._delivery, pool=self._serving.pool, keeps=keeps,
+            in_memory_bytes=self._limits.answer_bytes,
+        )  # fmt: skip
+        if not self._serving.pool.submit(self.source, answer.run, is_exempt=self.is_exempt):
+            self._refuse(503, _BUSY)
+
+    def _note_end(self) -> None:
+        """The client sends no more."""
+        self._delivery.note_gone()
+        if self._state in (State.OPENING, State.HEAD, State.BODY):
+            self._close()
+
+    def _end_waiting(self) -> None:
+        if self._inbox:
+            self._refuse(408, f"The request did not arrive within {self._limits.head_s:g} seconds.")
+        else:
+            self._close()
+
+    def _look_at_body(self, now_s: float) -> None:
+        arrived = len(self._body) - self._body_bytes_before
+        if arrived < self._limits.least_bytes_per_s * self._limits.window_s:
+            self._refuse(408, "The body of the request arrived too slowly.")
+            return
+        self._body_bytes_before = len(self._body)
+        self.due_s = now_s + self._limits.window_s
+
+    def _is_read_fast_enough(self) -> bool:
+        """Whether the client read its share since the last look."""
+        unread, written = self._transport.get_write_buffer_size(), self._wire.written_bytes if self._wire else 0
+        read = written - unread - (self._written_bytes_before - self._unread_bytes_before)
+        share = min(self._unread_bytes_before, self._limits.least_bytes_per_s * self._limits.window_s)
+        self._unread_bytes_before, self._written_bytes_before = unread, written
+        return read >= share
+
+    def _send_to_https(self, head: Head) -> None:
+        """Answer a plain request on a TLS port: a page is sent to its https address, everything else is told."""
+        sentence = "This address speaks HTTPS only. Use https:// instead of http://."
+        if head.method in ("GET", "HEAD") and head.host and head.host.isascii() and head.host.isprintable():
+            self._refuse(308, sentence, f"Location: https://{head.host}{head.target}\r\n")
+        else:
+            self._refuse(400, sentence)
+
+    def _refuse(self, status: int, sentence: str, fields: str = "") -> None:
+        body = f"{sentence}\n".encode()
+        fields += "Retry-After: 1\r\n" if status == 503 else ""
+        fields += f"Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
+        self.deliver(f"HTTP/1.1 {status} {_REASONS.get(status, 'Refused')}\r\n{fields}\r\n".encode() + body)
+        self._close()
+
+    def _close(self) -> None:
+        """Send what is to be sent, say that it is the end, and read nothing more."""
+        if self._state is State.CLOSING or self._delivery.is_lost:
+            return
+        if self._wire is None or not self._wire.is_open or self._transport.is_closing():
+            self._transport.abort()
+            return
+        self._state = State.CLOSING
+        self._inbox.clear()
+        self._serving.crowd.note_quiet(self)
+        self._is_read_fast_enough()  # a new window
+        wait_s = self._limits.window_s if self._unread_bytes_before else self._limits.linger_s
+        self.due_s = self._serving.clock_s() + wait_s
+        self._transport.resume_reading()
+        try:
+            self._wire.end()
+        except OSError:
+            self._transport.abort()
+
+
+_REASONS = {
+    308: "Permanent Redirect", 400: "Bad Request", 408: "Request Timeout", 413: "Content Too Large",
+    431: "Request Header Fields Too Large", 501: "Not Implemented", 503: "Service Unavailable",
+    505: "HTTP Version Not Supported",
+}  # fmt: skip
+
+
+def _peers_of(transport: asyncio.Transport) -> Peers:
+    client, server = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+    return Peers(*_host_and_port(client), *_host_and_port(server))
+
+
+def _host_and_port(name: object) -> tuple[str, str]:
+    """Of an IP socket; an IPv4 client of an IPv6 socket has its IPv4 address."""
+    if not isinstance(name, tuple):
+        return "", ""
+    host = str(name[0])
+    return host.removeprefix("::ffff:") if "." in host else host, str(name[1])

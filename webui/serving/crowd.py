@@ -1,0 +1,121 @@
+"""The connections of one process, and which of them must go when there are too many.
+
+A connection is quiet while no request of it is being answered: it handshakes, sends a head or a body, idles between two
+requests, or closes. Only quiet ones are closed to make room, the one that has been quiet for longest first. An honest
+client is quiet for milliseconds, or idle and asks again on a new connection, which HTTP expects of it; one that holds
+connections to hold them loses them first.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from typing import Generic, Protocol, TypeVar
+
+from webui.serving.limits import Limits
+
+
+class Member(Protocol):
+    """What the crowd knows of a connection. ``due_s``: when its deadlines are to be looked at next."""
+
+    source: str
+    is_exempt: bool  # a trusted proxy, which may have any number of connections
+    due_s: float
+
+    def give_way(self) -> None:
+        """Close at once, for lack of room."""
+
+    def look_at_deadlines(self, now_s: float) -> None: ...
+
+
+M = TypeVar("M", bound=Member)
+
+
+def source_of(address: str) -> str:
+    """Whom a connection from `address` counts for: a customer has all addresses of an IPv6 network of 64 bits."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv6Address):
+        return str(ipaddress.IPv6Network((parsed, 64), strict=False))
+    return str(parsed)
+
+
+class Crowd(Generic[M]):
+    """Belongs to the event loop's thread."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._members: dict[M, None] = {}
+        self._counts: dict[str, int] = {}
+        self._quiet: dict[M, None] = {}  # the longest quiet first
+        self._quiet_of: dict[str, dict[M, None]] = {}
+        self._bodies: dict[M, int] = {}  # bytes of bodies that are arriving, the longest under way first
+        self._bodies_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __iter__(self) -> Iterator[M]:
+        return iter(tuple(self._members))
+
+    def admit(self, member: M) -> bool:
+        """Take a new connection in, quiet, in another's place if need be; False: no place can be cleared."""
+        source = member.source
+        is_one_too_many = self._counts.get(source, 0) >= self._limits.connections_per_address and not member.is_exempt
+        if is_one_too_many and not self._clear_one(self._quiet_of.get(source, {})):
+            return False
+        if len(self._members) >= self._limits.connections and not self._clear_one(self._quiet):
+            return False
+        self._members[member] = None
+        self._counts[source] = self._counts.get(source, 0) + 1
+        self.note_quiet(member)
+        return True
+
+    def note_quiet(self, member: M) -> None:
+        """`member` waits for a request from now on."""
+        if member not in self._members:  # it had to go, and does not know yet
+            return
+        self.note_busy(member)
+        self._quiet[member] = None
+        self._quiet_of.setdefault(member.source, {})[member] = None
+
+    def note_busy(self, member: M) -> None:
+        """A request of `member` is whole and is being answered."""
+        self._quiet.pop(member, None)
+        mine = self._quiet_of.get(member.source, {})
+        mine.pop(member, None)
+        if not mine:
+            self._quiet_of.pop(member.source, None)
+        self._bodies_bytes -= self._bodies.pop(member, 0)
+
+    def note_body(self, member: M, size_bytes: int) -> None:
+        """More of a body has arrived; when all of them are too much, the one that takes longest gives way."""
+        if member not in self._members:
+            return
+        self._bodies[member] = self._bodies.get(member, 0) + size_bytes
+        self._bodies_bytes += size_bytes
+        while self._bodies_bytes > self._limits.bodies_bytes:
+            self._clear_one(self._bodies)
+
+    def leave(self, member: M) -> None:
+        """The connection is closed."""
+        if member not in self._members:
+            return
+        self.note_busy(member)
+        del self._members[member]
+        self._counts[member.source] -= 1
+        if not self._counts[member.source]:
+            del self._counts[member.source]
+
+    def look_at_deadlines(self, now_s: float) -> None:
+        for member in [member for member in self._members if member.due_s <= now_s]:
+            member.look_at_deadlines(now_s)
+
+    def _clear_one(self, candidates: dict[M, None] | dict[M, int]) -> bool:
+        for member in candidates:
+            self.leave(member)
+            member.give_way()
+            return True
+        return False

@@ -1,0 +1,84 @@
+"""The server as a gunicorn worker: gunicorn starts the workers, restarts those that die and stops them in order.
+
+Like `webui.wsgi`, whose process this is, it reads the environment:
+
+    APPLIANCE_HOME         the site directory
+    APPLIANCE_TRANSPORT    how requests come, one of `appliance.transport.Transport`; absent: plain, over loopback
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import ssl
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from gunicorn.arbiter import Arbiter
+from gunicorn.workers.base import Worker
+
+from appliance.config import Config, load_config
+from appliance.errors import ApplianceError
+from appliance.transport import Transport, certificate_files
+from webui.proxies import TrustedProxies
+from webui.serving.contexts import Contexts, wait_for_files
+from webui.serving.limits import limits_of_this_process
+from webui.serving.server import Server
+
+_HEARTBEAT_S: Final = 1.0
+_RECORD_S: Final = 1.5  # of the time for stopping, for answers that were cut off to be recorded as such
+_FIRST_CERTIFICATE_S: Final = 30.0  # the recorder makes it while this process starts
+
+
+class SiteWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
+    """One process that serves ``self.wsgi`` on ``self.sockets``."""
+
+    def init_process(self) -> None:
+        """Prepare what can fail before the worker says that it is ready, and say it in one sentence."""
+        try:
+            config = load_config(Path(os.environ["APPLIANCE_HOME"]))
+            self._proxies = TrustedProxies.of(config)
+            self._tls = _tls_of(config, Transport(os.environ.get("APPLIANCE_TRANSPORT", Transport.LOOPBACK)))
+        except ApplianceError as exc:
+            self.log.error("%s", exc)
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+        super().init_process()
+
+    def run(self) -> None:
+        """The worker's life, called by gunicorn."""
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            loop.add_signal_handler(number, stop.set)
+        server = Server(
+            self.wsgi, limits_of_this_process(), threads=self.cfg.threads, tls=self._tls,
+            is_exempt=self._proxies.is_trusted, is_multiprocess=self.cfg.workers > 1,
+        )  # fmt: skip
+        await server.start(listener.sock for listener in self.sockets)
+        while not stop.is_set() and self.ppid == os.getppid():
+            self.notify()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), _HEARTBEAT_S)
+        self.alive = False
+        await server.stop(answer_s=max(0.0, self.cfg.graceful_timeout - _RECORD_S), record_s=_RECORD_S * 0.8)
+
+
+def _tls_of(config: Config, transport: Transport) -> Callable[[], ssl.SSLContext | None]:
+    """The context for a new connection.
+
+    Raises:
+        CertificateError: there is no certificate that can be used.
+    """
+    files = certificate_files(config, transport)
+    if files is None:
+        return lambda: None
+    if transport is Transport.LOCAL_AUTHORITY:
+        wait_for_files(files, limit_s=_FIRST_CERTIFICATE_S)
+    return Contexts(files).current
