@@ -102,7 +102,7 @@ class ThroughProxies:
         has_headers = any(name in environ for name in _HEADERS)
         is_trusted = self._proxies.is_trusted(peer)
         word = _word_of(environ, self._proxies.headers) if is_trusted else _Word()
-        environ[PROXY_NOTE] = Note(peer, is_trusted, has_headers, partial(self._say, peer))
+        environ[PROXY_NOTE] = Note(peer, is_trusted, has_headers, partial(self._say, f"form {peer}"))
         if is_trusted:
             self._apply(word, peer, environ)
         elif has_headers and self._proxies.networks:
@@ -112,8 +112,8 @@ class ThroughProxies:
     def _apply(self, word: _Word, peer: str, environ: dict[str, Any]) -> None:
         client, place = self._proxies.client(peer, word.addresses)
         if place is None:
-            self._say(peer, f"the trusted proxy {peer} does not say for whom it asks (X-Forwarded-For); "
-                            "the record holds the proxy's address")  # fmt: skip
+            silent = f"the trusted proxy {peer} does not say for whom it asks (X-Forwarded-For)"
+            self._say(peer, f"{silent}; the record holds the proxy's address")
         environ["REMOTE_ADDR"] = client
         if place is not None:
             environ["REMOTE_PORT"] = ""
@@ -125,12 +125,12 @@ class ThroughProxies:
             port = environ.get("HTTP_X_FORWARDED_PORT", "")
             environ["HTTP_HOST"] = _with_port(host, port, environ["wsgi.url_scheme"])
 
-    def _say(self, peer: str, sentence: str) -> None:
-        """Once per peer in ten minutes; a stranger cannot fill the log from many addresses."""
+    def _say(self, about: str, sentence: str) -> None:
+        """Once for each `about` in ten minutes; a stranger cannot fill the log from many addresses."""
         now_s = self._clock_s()
         self._say_at_s = {each: at_s for each, at_s in self._say_at_s.items() if at_s > now_s}
-        if peer not in self._say_at_s and len(self._say_at_s) < 20:
-            self._say_at_s[peer] = now_s + SAY_AGAIN_S
+        if about not in self._say_at_s and len(self._say_at_s) < 20:
+            self._say_at_s[about] = now_s + SAY_AGAIN_S
             _log.warning("%s; see docs/tls-and-proxies.md", sentence)
 
 
@@ -143,7 +143,7 @@ def _word_of(environ: dict[str, Any], headers: ProxyHeaders) -> _Word:
 
 
 def _listed(value: str) -> list[str]:
-    return [item.strip() for item in value.split(",")] if value.strip() else []
+    return [item.strip() for item in value.split(",") if item.strip()]  # RFC 9110 section 5.6.1: without empty ones
 
 
 def _forwarded(value: str) -> _Word:
