@@ -47,7 +47,8 @@ def names_of(config: Config, host_name: str) -> tuple[str, ...]:
     """What people may type to reach this site."""
     listened = () if config.listen_host in ("0.0.0.0", "::") else (config.listen_host,)  # noqa: S104 - comparing
     named = (address.host for address in config.site_addresses)
-    return tuple(dict.fromkeys((host_name.lower(), *named, *config.tls_names, *listened, "localhost", "127.0.0.1", "::1")))
+    always = ("localhost", "127.0.0.1", "::1")
+    return tuple(dict.fromkeys((host_name.lower(), *named, *config.tls_names, *listened, *always)))
 
 
 def keep_certificate(config: Config, now: datetime, host_name: str | None = None) -> Certificate:

@@ -75,7 +75,7 @@ class Site:
 
     @property
     def url(self) -> str:
-        return self.wait_for(r"Appliance ready at (http://\S+)")
+        return self.wait_for(r"Appliance ready at (https?://\S+)")
 
     def said(self) -> str:
         return self.output.read_text()

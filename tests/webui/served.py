@@ -13,6 +13,7 @@ from pathlib import Path
 from appliance.accounts import Accounts, Role
 from appliance.api_keys import ApiKeys
 from appliance.audit.log import AuditLog
+from appliance.transport import Transport
 from tests.webui.conftest import FAST_PASSWORDS, SYSTEM
 
 PROJECT = Path(__file__).parents[2]
@@ -33,15 +34,18 @@ def write_release(path: Path, model_id: str) -> None:
 
 @contextlib.contextmanager
 def gunicorn(
-    home: Path, doorbell: socket.socket, *, application: str = "webui.wsgi:app", threads: int = 4
-) -> Iterator[int]:
+    home: Path, doorbell: socket.socket, *, application: str = "webui.wsgi:app", threads: int = 4, workers: int = 1,
+    transport: Transport = Transport.LOOPBACK,
+) -> Iterator[int]:  # fmt: skip
     """The application of the site at `home`, on an inherited listener as under the supervisor; gives its port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         fds = (listener.fileno(), doorbell.fileno())
         environ = {"APPLIANCE_HOME": str(home), "APPLIANCE_DOORBELL_FD": str(fds[1]), "PYTHONPATH": str(PROJECT)}
+        environ["APPLIANCE_TRANSPORT"] = transport.value
         program = Path(sys.executable).with_name("gunicorn")
         worker = "--worker-class=webui.serving.worker.SiteWorker"
-        options = (worker, f"--threads={threads}", f"--bind=fd://{fds[0]}", "--graceful-timeout=2")
+        numbers = (f"--threads={threads}", f"--workers={workers}", "--graceful-timeout=2")
+        options = (worker, *numbers, f"--bind=fd://{fds[0]}")
         argv = (sys.executable, str(program), *options, "--no-control-socket", "--log-level=warning", application)
         process = subprocess.Popen(argv, env=environ, pass_fds=fds, cwd=home)
         try:

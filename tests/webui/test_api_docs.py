@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from webui.api import errors, messages, tools, validation
-from webui.app import MAX_BODY_BYTES
+from webui.serving.limits import MAX_BODY_BYTES
 
 PAGE = Path(__file__).parents[2] / "docs" / "api.md"
 

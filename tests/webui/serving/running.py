@@ -96,10 +96,10 @@ def read_answer(connection: socket.socket) -> tuple[int, bytes]:
     head = received.decode("latin-1")
     lengths = [line.partition(":")[2] for line in head.split("\r\n") if line.lower().startswith("content-length:")]
     length = int(lengths[0])
-    body = b""
+    body = bytearray()
     while len(body) < length:
         body += connection.recv(length - len(body))
-    return int(head.split(" ", 2)[1]), body
+    return int(head.split(" ", 2)[1]), bytes(body)
 
 
 def ask(port: int, path: str = "/", source: str = "127.0.0.1") -> tuple[int, bytes]:
