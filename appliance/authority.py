@@ -4,7 +4,7 @@ Made at the first start: a key that signs for this site alone and a certificate 
 certificate is signed by it, for thirteen months, and signed anew 30 days before its end or when its names change; the
 authority itself stays, so nobody has to install anything again for ten years.
 
-    state/keys/tls-authority.key    the authority's key; the recorder alone reads it
+    state/signer/tls-authority.key  the authority's key; the recorder alone reads it
     state/tls/authority.pem         its certificate, to be given to browsers and clients
     state/tls/server.pem, .key      the server's certificate and key, which the web processes read
 """
@@ -80,7 +80,7 @@ def _authority(config: Config, now: datetime, name: str) -> tuple[x509.Certifica
     Raises:
         CertificateError
     """
-    key_path, path = config.keys_dir / "tls-authority.key", authority_certificate(config)
+    key_path, path = config.signer_dir / "tls-authority.key", authority_certificate(config)
     if not path.exists():
         key = ec.generate_private_key(ec.SECP256R1())
         _write(key_path, _private_pem(key))

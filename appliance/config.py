@@ -24,7 +24,10 @@ ProxyHeaders = Literal["any", "x-forwarded", "forwarded"]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _MOST_ADDRESSES = 16
-STATE_DIRS = ("trust", "config", "database", "audit", "keys", "tls")
+STATE_DIRS = (
+    *("trust", "config", "database", "audit", "keys", "signer", "tls", "packed"),
+    *("tmp", "tmp/recorder", "tmp/web", "tmp/administration"),
+)
 
 
 class ConfigError(ApplianceError):
@@ -80,6 +83,11 @@ class Config:
         return self.state_dir / "tls"
 
     @property
+    def signer_dir(self) -> Path:
+        """Private keys that only the recorder may read."""
+        return self.state_dir / "signer"
+
+    @property
     def packed_dir(self) -> Path:
         """Weights packed for this machine's processor, by release."""
         return self.state_dir / "packed"
@@ -87,6 +95,12 @@ class Config:
     @property
     def audit_dir(self) -> Path:
         return self.state_dir / "audit"
+
+    @property
+    def database_file(self) -> Path | None:
+        """The file of an SQLite database; None for a database server."""
+        found = re.match(r"sqlite(?:\+[a-z]+)?:///([^?]+)", self.database_url)
+        return Path(found[1]).absolute() if found else None
 
 
 def load_config(home: Path) -> Config:
@@ -148,7 +162,8 @@ def _check_tls(settings: dict[str, Any]) -> None:
 def init_state(home: Path) -> None:
     """Make ``state/`` and its directories, mode 0700, where they are missing; tighten ``state/`` itself.
 
-    What root makes belongs to the owner of ``state/``, whom the appliance becomes.
+    What root makes belongs to the owner of ``state/``, whom the appliance becomes. A signing key that an older release
+    kept beside the public one moves to where only who signs may look.
 
     Raises:
         ConfigError: the directories cannot be made.
@@ -160,6 +175,9 @@ def init_state(home: Path) -> None:
             if os.geteuid() == 0:
                 os.chown(path, state.stat().st_uid, state.stat().st_gid)
         os.chmod(state, 0o700)
+        old, key = state / "keys" / "audit.key", state / "signer" / "audit.key"
+        if old.exists() and not key.exists():
+            old.rename(key)
     except OSError as exc:
         raise ConfigError(f"{state}: cannot be prepared: {exc}") from exc
 

@@ -6,6 +6,7 @@ terminal reaches the supervisor alone, which then ends its programs in order) an
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -14,9 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from appliance.config import Config
+from appliance.engine.host import wants_cuda
 from appliance.errors import ApplianceError
 from appliance.isolation import SilenceError
 from appliance.isolation.confinement import confine
+from appliance.isolation.files import Places, scratch_dir
 from appliance.isolation.kernel import PR_SET_PDEATHSIG, prctl
 from appliance.isolation.policy import Kind
 from appliance.listener import LISTENER_FD
@@ -25,9 +28,9 @@ GRACEFUL_STOP_S = 4  # for streams that are still open when gunicorn is asked to
 _CANNOT_START = 127  # exit status, as the shell's
 CANNOT_SERVE = 78  # exit status of a program that must not be started again as it is: EX_CONFIG of sysexits.h
 
-# Of the supervisor's own environment; proxies, NOTIFY_SOCKET and PYTHON* are left out on purpose.
+# Of the supervisor's own environment; proxies, NOTIFY_SOCKET, PYTHON* and TMPDIR are left out on purpose.
 _PASSED_ON = (
-    *("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR"),
+    *("PATH", "HOME", "LANG", "LC_ALL", "TZ"),
     *("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"),
 )
 
@@ -42,12 +45,14 @@ class Program:
     environ: Mapping[str, str]
     fds: tuple[int, ...] = ()
     death_signal: signal.Signals = signal.SIGTERM  # when the supervisor dies
+    places: Places | None = None  # of the files it may use; None: this host has no Landlock
 
 
 @dataclass(frozen=True)
 class Programs:
     """The command lines of the appliance; tests put others in their place."""
 
+    packer: tuple[str, ...]  # packs weights for this processor; ends before the engine starts
     engine: tuple[str, ...]
     web: tuple[str, ...]
     recorder: tuple[str, ...]
@@ -68,6 +73,7 @@ def programs_of(config: Config, environ: Mapping[str, str]) -> Programs:
     # -B: running a release does not write into it.
     python = (sys.executable, "-I", "-B", "-u")
     return Programs(
+        packer=(*python, "-m", "appliance.engine.packing"),
         engine=(*python, "-m", "appliance.engine.server"),
         web=(*python, str(gunicorn), *_gunicorn_options(config), "webui.wsgi:app"),
         recorder=(*python, "-m", "appliance.recorder"),
@@ -84,10 +90,24 @@ def _gunicorn_options(config: Config) -> tuple[str, ...]:
         "threads": config.web_threads,
         "timeout": 60,  # of the worker's heartbeat, which goes on while answers stream
         "graceful-timeout": GRACEFUL_STOP_S,
-        "worker-tmp-dir": "/dev/shm" if os.access("/dev/shm", os.W_OK) else "/tmp",  # noqa: S108 - heartbeat files only
+        "worker-tmp-dir": scratch_dir(config.state_dir, Kind.WEB),  # heartbeat files
         "log-level": "warning",  # and no access log: addresses and paths belong into the record alone
     }
     return (*(f"--{name}={value}" for name, value in options.items()), "--no-control-socket")
+
+
+def engine_kind(config: Config) -> Kind:
+    """The kind of the engine that will run, found as the engine itself finds it; a release that cannot be read is left
+    for it to complain about."""
+    return Kind.ENGINE_CUDA if wants_cuda(config.accelerator, graphs_of(config.release_dir)) else Kind.ENGINE_CPU
+
+
+def graphs_of(release: Path) -> tuple[str, ...]:
+    """The accelerators that a release has a graph for, before anything heavy may be imported to read all of it."""
+    try:
+        return tuple(json.loads((release / "release.json").read_bytes())["graphs"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
 
 
 def spawn(program: Program, *, stdin: int = 0, stdout: int = 1) -> int:
@@ -120,5 +140,5 @@ def _become_program(program: Program, stdin: int, stdout: int, parent: int) -> N
     environ = dict(program.environ)
     if LISTENER_FD in program.fds:
         environ |= {"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid())}  # sd_listen_fds(3)
-    confine(program.kind, home=Path(environ["APPLIANCE_HOME"]))
+    confine(program.kind, home=Path(environ["APPLIANCE_HOME"]), places=program.places)
     os.execve(program.argv[0], program.argv, environ)  # noqa: S606 - no shell wanted

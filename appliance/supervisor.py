@@ -25,10 +25,11 @@ from pathlib import Path
 
 from appliance.config import Config, init_state
 from appliance.errors import ApplianceError
-from appliance.isolation import Silence, check_access, owner_to_become, shut_the_door
+from appliance.isolation import Silence, check_access, owner_to_become, refuse_root, shut_the_door
+from appliance.isolation.files import Places, places_of, scratch_dir
 from appliance.isolation.policy import Kind
 from appliance.listener import listen, url_of
-from appliance.processes import CANNOT_SERVE, Program, Programs, spawn
+from appliance.processes import CANNOT_SERVE, Program, Programs, engine_kind, spawn
 from appliance.readiness import Answer, EndedWorkers, EngineProbe, ReadyPipe
 from appliance.transport import Transport, authority_certificate, host_of, pem_fingerprint, transport_of
 
@@ -56,6 +57,15 @@ class _Child:
     started_s: float = 0.0
     failures: int = 0
     start_at_s: float = 0.0
+    preparation: Program | None = None  # has to end well before each start of the program
+    is_prepared: bool = False
+
+    def next_program(self) -> Program:
+        """What is to run now. A preparation looks closer once the program has failed."""
+        if self.preparation is None or self.is_prepared:
+            return self.program
+        again = ("--thorough",) if self.failures else ()
+        return replace(self.preparation, argv=(*self.preparation.argv, *again))
 
 
 def serve(
@@ -73,6 +83,7 @@ def serve(
     """
     if config.database_url.startswith("postgresql"):
         raise StartError("a record in PostgreSQL needs a way to connect that this version does not open; use SQLite")
+    refuse_root(config.state_dir)
     os.umask(0o077)
     init_state(config.home)
     listener = listen(config, inherited_listener)
@@ -80,23 +91,26 @@ def serve(
     lock = _lock_site(config)
     web_end, engine_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     keep = [listener.fileno(), lock, web_end.fileno(), engine_end.fileno()]
-    silence = shut_the_door(keep=keep, become=owner_to_become(config.state_dir))
+    places = places_of(config, engine=engine_kind(config))
+    silence = shut_the_door(keep=keep, become=owner_to_become(config.state_dir), places=places)
     _check_paths(config)
     _report(silence, say)
     if transport is Transport.PLAIN:
         say("NOT ENCRYPTED: passwords and prompts cross the network as plain HTTP, because it was asked for.")
     programs = replace(programs, environ={**programs.environ, "APPLIANCE_TRANSPORT": transport.value})
     url = url_of(listener, transport.scheme)
-    _Supervisor(config, programs, listener, web_end, engine_end, silence, url, say).run()
+    granted = places if silence.files_abi else None
+    _Supervisor(config, programs, listener, web_end, engine_end, silence, granted, url, say).run()
 
 
 class _Supervisor:
     def __init__(
         self, config: Config, programs: Programs, listener: socket.socket, web_end: socket.socket,
-        engine_end: socket.socket, silence: Silence, url: str, say: Callable[[str], None],
+        engine_end: socket.socket, silence: Silence, places: Places | None, url: str, say: Callable[[str], None],
     ) -> None:  # fmt: skip
         programs = replace(programs, environ={**programs.environ, "APPLIANCE_URL": url})
         self._config, self._programs, self._url, self._say = config, programs, url, say
+        self._places = places
         self._link_url = config.site_addresses[0].url if config.site_addresses else url
         self._engine_probe = EngineProbe(web_end)
         self._web_probe, self._recorder_probe = ReadyPipe(), ReadyPipe()
@@ -106,9 +120,13 @@ class _Supervisor:
         bell, ready, workers = "APPLIANCE_DOORBELL_FD", "APPLIANCE_READY_FD", "APPLIANCE_WORKERS_FD"
         recorder_fds, engine_fds = {ready: self._recorder_probe.fd}, {bell: engine_end.fileno()}
         web_fds = {bell: web_end.fileno(), ready: self._web_probe.fd, workers: self._ended_workers.fd}
-        self._recorder = _child(Kind.RECORDER, programs.recorder, programs, recorder_fds)
-        self._engine = _child(Kind.ENGINE_CPU, programs.engine, programs, engine_fds, death_signal=signal.SIGKILL)
-        self._web = _child(Kind.WEB, programs.web, programs, web_fds, listener.fileno())
+        self._recorder = _Child(_program(Kind.RECORDER, programs.recorder, programs, places, recorder_fds))
+        kill = signal.SIGKILL
+        self._engine = _Child(
+            _program(engine_kind(config), programs.engine, programs, places, engine_fds, death_signal=kill),
+            preparation=_program(Kind.PACKER, programs.packer, programs, places, {}, death_signal=kill),
+        )
+        self._web = _Child(_program(Kind.WEB, programs.web, programs, places, web_fds, listener.fileno()))
         self._children = (self._recorder, self._engine, self._web)
         self._first_admin: Answer | None = None
         self._announced = False
@@ -143,7 +161,8 @@ class _Supervisor:
         for child in self._children:
             if not child.pid and time.monotonic() >= child.start_at_s:
                 child.started_s = time.monotonic()
-                child.pid = spawn(child.program, stdin=self._notes.new_reader() if child is self._recorder else 0)
+                stdin = self._notes.new_reader() if child is self._recorder else 0
+                child.pid = spawn(child.next_program(), stdin=stdin)
 
     def _reap(self) -> None:
         """Note which programs ended, and when each is to start again.
@@ -157,18 +176,20 @@ class _Supervisor:
                     self._note_end(child, os.waitstatus_to_exitcode(status))
 
     def _note_end(self, child: _Child, code: int) -> None:
-        ran_s = time.monotonic() - child.started_s
-        child.pid = 0
+        name, ran_s = child.next_program().name, time.monotonic() - child.started_s
+        was_preparing = child.preparation is not None and not child.is_prepared
+        child.pid, child.is_prepared = 0, was_preparing and code == 0
+        if child.is_prepared:
+            return
         child.failures = 1 if ran_s >= STEADY_S else child.failures + 1
         how = f"exit status {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
         if not self._announced and code == CANNOT_SERVE:
-            raise StartError(f"the {child.program.name} cannot serve as things are; see its message above")
+            raise StartError(f"the {name} cannot serve as things are; see its message above")
         if not self._announced and child.failures >= MAX_FAILED_STARTS:
             often = f"{how}, {child.failures} times"
-            raise StartError(f"the {child.program.name} does not start ({often}); see its messages above")
+            raise StartError(f"the {name} does not start ({often}); see its messages above")
         delay_s = min(FIRST_DELAY_S * 2 ** (child.failures - 1), LONGEST_DELAY_S)
         child.start_at_s = time.monotonic() + delay_s
-        name = child.program.name
         _log.warning("the %s ended after %.0f s (%s); starting it again in %.1f s", name, ran_s, how, delay_s)
         self._notes.add({"event": "process_ended", "process": name, "how": how, "ran_s": round(ran_s, 1)})
 
@@ -189,8 +210,8 @@ class _Supervisor:
             if not self._recorder_probe.is_answered():  # it has made the database
                 return
             self._first_admin = Answer()
-            argv, environ = (*self._programs.first_admin, self._link_url), self._programs.environ
-            program = Program("first-admin-link", Kind.ADMINISTRATION, argv, environ)
+            argv = (*self._programs.first_admin, self._link_url)
+            program = _program(Kind.ADMINISTRATION, argv, self._programs, self._places, {})
             spawn(program, stdout=self._first_admin.fd)
             os.close(self._first_admin.fd)
         answered = [self._web_probe.is_answered(), self._engine_probe.is_answered()]
@@ -239,14 +260,15 @@ class _Supervisor:
             signal.sigtimedwait({signal.SIGCHLD}, _TICK_S)
 
 
-def _child(
-    kind: Kind, argv: tuple[str, ...], programs: Programs, named_fds: Mapping[str, int], *fds: int,
-    death_signal: signal.Signals = signal.SIGTERM,
-) -> _Child:  # fmt: skip
+def _program(
+    kind: Kind, argv: tuple[str, ...], programs: Programs, places: Places | None, named_fds: Mapping[str, int],
+    *fds: int, death_signal: signal.Signals = signal.SIGTERM,
+) -> Program:  # fmt: skip
     """A program that learns the numbers of ``named_fds`` from its environment; ``fds`` it knows by agreement."""
-    environ = {**programs.environ, **{name: str(fd) for name, fd in named_fds.items()}}
+    scratch = str(scratch_dir(Path(programs.environ["APPLIANCE_HOME"], "state"), kind))
+    environ = {**programs.environ, "TMPDIR": scratch, **{name: str(fd) for name, fd in named_fds.items()}}
     name = kind.value.partition("-")[0]
-    return _Child(Program(name, kind, argv, environ, (*fds, *named_fds.values()), death_signal))
+    return Program(name, kind, argv, environ, (*fds, *named_fds.values()), death_signal, places)
 
 
 class _Notes:

@@ -10,8 +10,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.unprivileged import open_the_way, own_temporary_directory
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
+
+
+own_temporary_directory()
+WAY_IS_OPEN = open_the_way()  # before any thread or program is started
 
 
 def require(present: bool, what: str) -> None:

@@ -62,10 +62,10 @@ def write_checkpoint(
         CheckpointError: the key or the file cannot be used.
         DatabaseError: the database cannot be used.
     """
-    signer = load_signer(state_dir / "keys", log.origin)
+    signer = load_signer(state_dir, log.origin)
     verifier = load_verifier(state_dir / "keys")
     if str(verifier) != str(signer.verifier):
-        raise CheckpointError("state/keys/audit.pub does not belong to state/keys/audit.key")
+        raise CheckpointError("state/keys/audit.pub does not belong to state/signer/audit.key")
     try:
         size, root = _checked_root(log, signer.verifier)
     except LogBrokenError as exc:

@@ -139,13 +139,14 @@ def parse_verifier(text: str) -> Verifier:
     return verifier
 
 
-def load_signer(keys_dir: Path, origin: str) -> Signer:
-    """The log's signing key, made on first use (audit.key, 0600; audit.pub beside it is for whoever verifies).
+def load_signer(state_dir: Path, origin: str) -> Signer:
+    """The log's signing key, made on first use: signer/audit.key, in a directory that only who signs may open, and
+    keys/audit.pub for whoever verifies.
 
     Raises:
         CheckpointError: the key cannot be read or made.
     """
-    path = keys_dir / "audit.key"
+    path = state_dir / "signer" / "audit.key"
     try:
         if not path.exists():
             pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -154,7 +155,7 @@ def load_signer(keys_dir: Path, origin: str) -> Signer:
         if not isinstance(key, Ed25519PrivateKey):
             raise CheckpointError(f"{path}: not an Ed25519 key")
         signer = Signer(origin, key)
-        public = keys_dir / "audit.pub"
+        public = state_dir / "keys" / "audit.pub"
         if not public.exists():
             _write_new(public, f"{signer.verifier}\n".encode())
     except (OSError, ValueError, TypeError) as exc:

@@ -1,16 +1,26 @@
-"""What this machine gives the engine: cores and memory, within every limit that is set for this process."""
+"""What this machine gives the engine: cores and memory, within every limit set for this process, and an accelerator."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from appliance.engine.cgroups import SELF, ControlGroup, control_groups
 
+CUDA_DEVICE = Path("/dev/nvidia0")
 _CPUS = Path("/sys/devices/system/cpu")
 _MEMINFO = Path("/proc/meminfo")
 # Version 1 has no word for "unlimited": it writes the largest multiple of a page that fits, 9223372036854771712.
 _UNLIMITED_BYTES = 1 << 62
+
+
+def wants_cuda(accelerator: str, graphs: Collection[str]) -> bool:
+    """Whether the engine runs on CUDA: if so configured; for "auto" if the release can and a GPU is there, or it can
+    do nothing else."""
+    if accelerator == "auto":
+        return "cuda" in graphs and (CUDA_DEVICE.exists() or "cpu" not in graphs)
+    return accelerator == "cuda"
 
 
 def physical_cores(cpus: Path = _CPUS, proc: Path = SELF) -> int:

@@ -148,6 +148,11 @@ def open_packed(plan: Plan, model_dir: Path, cache_dir: Path, kernels: Kernels, 
     return PackedWeights(made.weights, made.size_bytes, made=True)
 
 
+def has_packed(plan: Plan, cache_dir: Path, kernels: Kernels) -> bool:
+    """Whether the cache is the one of this plan, its digests left aside: whoever maps it compares them."""
+    return _description(plan, cache_dir, kernels) is not None
+
+
 def _planned(entry: dict[str, Any]) -> PlannedExperts | PlannedDense:
     key = int(entry["key"])
     sources = tuple(Source(str(s["file"]), int(s["offset"]), int(s["bytes"])) for s in entry["sources"])
@@ -173,7 +178,21 @@ def _offsets(plan: Plan, kernels: Kernels) -> tuple[list[tuple[int, int]], int]:
 
 def _read_cache(plan: Plan, cache_dir: Path, kernels: Kernels, threads: int) -> PackedWeights | None:
     """The mapped cache, or None where it is not the one of this plan or is damaged."""
+    description = _description(plan, cache_dir, kernels)
+    if description is None:
+        return None
     places, size = _offsets(plan, kernels)
+    mapped = _mapped(cache_dir / _DATA, mmap.ACCESS_READ)
+    views = [mapped[offset : offset + length] for offset, length in places]
+    if description.get("xxh3_128") != _digests(views, threads):
+        return None
+    weights = {entry.key: view for entry, view in zip(plan.entries, views, strict=True)}
+    return PackedWeights(weights, size, made=False)
+
+
+def _description(plan: Plan, cache_dir: Path, kernels: Kernels) -> dict[str, Any] | None:
+    """What the cache says of itself; None where it is not the one of this plan."""
+    size = _offsets(plan, kernels)[1]
     try:
         description = json.loads((cache_dir / _DESCRIPTION).read_bytes())
         if (cache_dir / _DATA).stat().st_size != size:
@@ -182,14 +201,7 @@ def _read_cache(plan: Plan, cache_dir: Path, kernels: Kernels, threads: int) -> 
         return None
     if not isinstance(description, dict) or description.get("plan") != plan.digest:
         return None
-    if description.get("layout") != LAYOUT or size == 0:
-        return None
-    mapped = _mapped(cache_dir / _DATA, mmap.ACCESS_READ)
-    views = [mapped[offset : offset + length] for offset, length in places]
-    if description.get("xxh3_128") != _digests(views, threads):
-        return None
-    weights = {entry.key: view for entry, view in zip(plan.entries, views, strict=True)}
-    return PackedWeights(weights, size, made=False)
+    return description if description.get("layout") == LAYOUT and size else None
 
 
 def _write_cache(plan: Plan, model_dir: Path, cache_dir: Path, kernels: Kernels, threads: int) -> None:

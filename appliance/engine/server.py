@@ -34,6 +34,7 @@ from appliance.engine.harmony import (
     load_vocabulary,
     render_prompt,
 )
+from appliance.engine.host import wants_cuda
 from appliance.engine.memory_needs import read_needs
 from appliance.engine.memory_plan import MemoryPlan, plan_memory
 from appliance.engine.model import ModelError, OnnxModel, free_memory_bytes, load_model
@@ -59,7 +60,6 @@ _FAREWELL_S = 2.0  # at the end, for clients to take their last event
 _IDLE_S = 0.25  # how long an idle engine takes to notice a signal
 _MAX_CHARS_PER_TOKEN = 16  # English has 4 to 5, code 3
 _MAX_STOPS, _MAX_STOP_CHARS = 16, 256
-_CUDA_DEVICE = Path("/dev/nvidia0")
 # CUDA's library makes a Unix socket for processes that would share memory with this one, and gives up when the filter
 # refuses to bind it. Nobody is to share; it is told that it has been done.
 _CUDA_PRETENCE = ("bind", "listen")
@@ -206,10 +206,7 @@ def choose_accelerator(config: Config, release: Release) -> str:
     Raises:
         ModelError: the release has no such graph.
     """
-    wanted: str = config.accelerator
-    if wanted == "auto":
-        has_gpu = _CUDA_DEVICE.exists() or "cpu" not in release.graphs
-        wanted = "cuda" if "cuda" in release.graphs and has_gpu else "cpu"
+    wanted = "cuda" if wants_cuda(config.accelerator, release.graphs) else "cpu"
     if wanted not in release.graphs:
         raise ModelError(f"release {release.version} has no {wanted} graph; it has {', '.join(release.graphs)}")
     return wanted

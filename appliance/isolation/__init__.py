@@ -5,7 +5,8 @@
 What it guarantees when it returns: this process and all that it starts cannot open, connect, address or borrow a socket
 that leads anywhere; each way was tried and refused. The system call filter (seccomp) is always in force. The other
 layers (a network namespace, Landlock) are added where the host grants them; what it does not grant is in the report.
-What it leaves to others: inbound connections (that is what the listener is for) and files. See docs/silence.md.
+Given the site's places, no file is left but those that its programs need, and each kind of program tried the others.
+What it leaves to others: inbound connections (that is what the listener is for). See docs/silence.md.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from appliance.isolation.file_proof import prove_files
+from appliance.isolation.files import Places, file_rules
 from appliance.isolation.kernel import PR_SET_DUMPABLE, SilenceError, prctl
-from appliance.isolation.landlock import TCP_ABI, landlock_abi, restrict_self
+from appliance.isolation.landlock import FILES_ABI, TCP_ABI, TRUNCATE_ABI, Rule, landlock_abi, restrict_self
 from appliance.isolation.namespace import enter_network_namespace
+from appliance.isolation.policy import Kind
 from appliance.isolation.privileges import (
     become_user,
     check_access,
@@ -26,6 +30,7 @@ from appliance.isolation.privileges import (
     keep_only,
     open_descriptors,
     owner_to_become,
+    refuse_root,
 )
 from appliance.isolation.proof import Attempt, open_props, prove_silence, reach_into_memory
 from appliance.isolation.seccomp import install_filter
@@ -38,6 +43,7 @@ __all__ = [
     "become_user",
     "check_access",
     "owner_to_become",
+    "refuse_root",
     "shut_the_door",
 ]
 
@@ -60,11 +66,13 @@ class Silence:
     uid: int
     layers: tuple[Layer, ...]
     attempts: tuple[Attempt, ...]
+    files_abi: int = 0  # of Landlock, with which each program is to be given its own files; 0: none is
 
 
 def shut_the_door(
-    *, keep: Collection[int], become: tuple[int, int] | None, leave_out: Collection[str] = ()
-) -> Silence:
+    *, keep: Collection[int], become: tuple[int, int] | None, places: Places | None = None,
+    rules: tuple[Rule, ...] | None = None, leave_out: Collection[str] = (),
+) -> Silence:  # fmt: skip
     """Give up every way out for ever, prove it, and report.
 
     Must be called in a process of one thread. Descriptors other than 0, 1, 2 and ``keep`` are closed.
@@ -72,8 +80,11 @@ def shut_the_door(
     Args:
         keep: descriptors to keep; a socket among them must be listening, or a Unix stream or packet one.
         become: (uid, gid) that root leaves root for; None to stay who one is (root then has no capabilities).
-        leave_out: "namespace" and "landlock" behave as if the host refused them; other names are system calls not to
-            filter, with which the proof must fail. For tests and for measuring what one layer does alone.
+        places: where the files of the site are that is to be served; its programs try what they must not reach.
+        rules: the only files to be left, for a program that serves no site; None with ``places`` None: all.
+        leave_out: "namespace" and "landlock" behave as if the host refused them; "files" leaves out the rules on files
+            and other names are system calls not to filter, with which the proof must fail. For tests and for measuring
+            what one layer does alone.
     Raises:
         SilenceError: the filter could not be installed or a way out was found open. The process must end.
     """
@@ -85,15 +96,23 @@ def shut_the_door(
         drop_privileges(become=become)
         abi = 0 if "landlock" in leave_out else landlock_abi()
         if abi:
-            restrict_self(abi)
+            restrict_self(abi, rules if places is None else _supervisor_rules(places, leave_out))
         install_filter(leave_out=leave_out)
         attempts = prove_silence(props)
+        if abi and places is not None:
+            attempts += prove_files(abi, places, leave_out=leave_out)
         memory_open = reach_into_memory(outside)
     left = open_descriptors() - {0, 1, 2, *keep}
     if left:
         raise SilenceError(f"descriptors {sorted(left)} are open that nobody accounts for")
-    layers = (_SECCOMP, _namespace_layer(namespace), _landlock_layer(abi), _memory_layer(memory_open), _user_layer())
-    return Silence(os.uname().release, os.getuid(), layers, attempts)
+    layers = [_SECCOMP, _namespace_layer(namespace), _landlock_layer(abi), _memory_layer(memory_open), _user_layer()]
+    if places is not None:
+        layers.insert(3, _files_layer(abi))
+    return Silence(os.uname().release, os.getuid(), tuple(layers), attempts, 0 if places is None else abi)
+
+
+def _supervisor_rules(places: Places, leave_out: Collection[str]) -> tuple[Rule, ...] | None:
+    return None if "files" in leave_out else file_rules(Kind.SUPERVISOR, places)
 
 
 @contextmanager
@@ -144,6 +163,26 @@ def _landlock_layer(abi: int) -> Layer:
         False,
         f"ABI {abi} is in force, which cannot refuse TCP" if abi else "this kernel offers none",
         "run Linux 6.7 or later (Debian 13, Ubuntu 24.04, RHEL 10) with 'landlock' among the boot option lsm=",
+    )
+
+
+def _files_layer(abi: int) -> Layer:
+    name = "files of its own for each kind of process (Landlock)"
+    if abi >= TRUNCATE_ABI:
+        return Layer(name, True, f"ABI {abi}: only the recorder reads the signing key, nothing written can be executed")
+    if abi >= FILES_ABI:
+        return Layer(
+            name,
+            False,
+            f"ABI {abi} leaves one thing open: who breaks in could cut short any file that this user may write",
+            "run Linux 6.2 or later",
+        )
+    return Layer(
+        name,
+        False,
+        "who breaks in could read the signing key, rewrite the record's database and state/trust, and change or run "
+        "any file that this user may",
+        "run Linux 5.13 or later with 'landlock' among the boot option lsm=, and give the appliance a user of its own",
     )
 
 

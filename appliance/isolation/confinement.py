@@ -9,20 +9,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from appliance.isolation.files import Places, file_rules
 from appliance.isolation.kernel import SilenceError
+from appliance.isolation.landlock import landlock_abi, restrict_files
 from appliance.isolation.policy import Kind
 from appliance.isolation.privileges import process_status
 
 
-def confine(kind: Kind, *, home: Path) -> None:
+def confine(kind: Kind, *, home: Path, places: Places | None) -> None:
     """Put this process and its descendants under the policy of ``kind``, for ever. The caller must have one thread.
 
     Args:
-        home: the site, whose paths the rules for files name.
+        home: the site.
+        places: what the rules for files name; None where the kernel has no such rules, which the start has said.
     Raises:
         SilenceError: the policy cannot be put on. The process must end.
     """
     if process_status()["NoNewPrivs"] != "1":
         raise SilenceError(f"the process that becomes the {kind} could still gain privileges; shut the door first")
     # 1. Files: what this kind may read, write and execute (Landlock).
+    if places is not None:
+        restrict_files(landlock_abi(), file_rules(kind, places))
     # 2. System calls: what this kind may call, and with which arguments (seccomp).

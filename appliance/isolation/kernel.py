@@ -76,6 +76,7 @@ _NUMBERS = {
     "pidfd_getfd": (438, 438),
     "mount_setattr": (442, 442),
     "landlock_create_ruleset": (444, 444),
+    "landlock_add_rule": (445, 445),
     "landlock_restrict_self": (446, 446),
     "open_tree_attr": (467, 467),
 }

@@ -13,4 +13,5 @@ class Kind(StrEnum):
     ENGINE_CPU = "engine-cpu"
     ENGINE_CUDA = "engine-cuda"
     WEB = "web"
+    PACKER = "packer"  # writes the weights packed for this processor, before an engine starts
     ADMINISTRATION = "administration"  # `appliance users`, `audit`, `doctor`, `selftest`

@@ -10,6 +10,7 @@ import resource
 import socket
 import stat
 import struct
+import sys
 from collections.abc import Collection
 from pathlib import Path
 
@@ -103,9 +104,42 @@ def drop_privileges(*, become: tuple[int, int] | None) -> None:
 
 
 def owner_to_become(state_dir: Path) -> tuple[int, int] | None:
-    """The (uid, gid) of the site's owner, for whom root leaves root; None when that is root, or we are not root."""
+    """The (uid, gid) of the site's owner, for whom root leaves root; None when that is root, or we are not root.
+
+    The group is that of ``state/``, or the owner's first one where that is root's.
+    """
     owner = state_dir.stat()
-    return (owner.st_uid, owner.st_gid) if os.geteuid() == 0 and owner.st_uid != 0 else None
+    if os.geteuid() != 0 or owner.st_uid == 0:
+        return None
+    return owner.st_uid, owner.st_gid or _first_group(owner.st_uid)
+
+
+def _first_group(uid: int) -> int:
+    try:
+        return pwd.getpwuid(uid).pw_gid or uid
+    except KeyError:  # a uid without an account
+        return uid
+
+
+def refuse_root(state_dir: Path) -> None:
+    """Refuse to serve as uid 0: as root, with a ``state/`` that is root's or is yet to be made.
+
+    Raises:
+        RootError: with the one command that mends it.
+    """
+    if os.geteuid() == 0 and (not state_dir.exists() or state_dir.stat().st_uid == 0):
+        raise RootError(state_dir.parent)
+
+
+class RootError(SilenceError):
+    """The appliance would serve as root."""
+
+    def __init__(self, home: Path) -> None:
+        installer = Path(sys.executable).with_name("installer")
+        super().__init__(
+            f"the appliance never serves as root, and {home / 'state'} is root's; give it to a user of its own with: "
+            f"{installer} own --prefix {home}"
+        )
 
 
 def become_user(uid: int, gid: int) -> None:

@@ -10,9 +10,12 @@ from dataclasses import asdict
 from typing import Any
 
 from appliance.isolation import Attempt, Layer, Silence, SilenceError, shut_the_door
+from appliance.isolation.files import Places
 
 
-def try_silence(*, become: tuple[int, int] | None, leave_out: Collection[str] = ()) -> Silence:
+def try_silence(
+    *, become: tuple[int, int] | None, places: Places | None = None, leave_out: Collection[str] = ()
+) -> Silence:
     """Shut the door in a child and bring its report back; arguments as of ``shut_the_door``. One thread only.
 
     Raises:
@@ -22,7 +25,7 @@ def try_silence(*, become: tuple[int, int] | None, leave_out: Collection[str] = 
     pid = os.fork()
     if pid == 0:
         try:
-            os.write(write_end, json.dumps(_report(write_end, become, leave_out)).encode())
+            os.write(write_end, json.dumps(_report(write_end, become, places, leave_out)).encode())
         finally:
             os._exit(0)
     os.close(write_end)
@@ -37,11 +40,13 @@ def try_silence(*, become: tuple[int, int] | None, leave_out: Collection[str] = 
         raise SilenceError(report["error"])
     layers = tuple(Layer(**layer) for layer in report["layers"])
     attempts = tuple(Attempt(**attempt) for attempt in report["attempts"])
-    return Silence(report["kernel"], report["uid"], layers, attempts)
+    return Silence(report["kernel"], report["uid"], layers, attempts, report["files_abi"])
 
 
-def _report(write_end: int, become: tuple[int, int] | None, leave_out: Collection[str]) -> dict[str, Any]:
+def _report(
+    write_end: int, become: tuple[int, int] | None, places: Places | None, leave_out: Collection[str]
+) -> dict[str, Any]:
     try:
-        return asdict(shut_the_door(keep=[write_end], become=become, leave_out=leave_out))
+        return asdict(shut_the_door(keep=[write_end], become=become, places=places, leave_out=leave_out))
     except SilenceError as exc:
         return {"error": str(exc)}

@@ -23,6 +23,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.unprivileged import give_to_user
+
 HEAVY = ("numpy", "flask", "sqlalchemy", "onnxruntime", "cryptography", "gunicorn", "openai_harmony")
 
 ENGINE = """
@@ -57,7 +59,7 @@ def app(environ, start_response):
 RECORDER = """
 import json, os, signal, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-out = open("recorded", "a", buffering=1)
+out = open("state/audit/recorded", "a", buffering=1)  # where a recorder may write
 for line in sys.stdin:
     out.write(line)
     os.write(int(os.environ["APPLIANCE_READY_FD"]), b"1")
@@ -103,7 +105,7 @@ class Site:
             time.sleep(0.05)
 
     def recorded(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.home / "recorded").read_text().splitlines()]
+        return [json.loads(line) for line in (self.home / "state" / "audit" / "recorded").read_text().splitlines()]
 
     def descendants(self) -> set[int]:
         """Pids of everything that the supervisor started."""
@@ -124,12 +126,15 @@ def supervised(
 ) -> Iterator[Site]:
     """Start the supervisor of the site ``home``, made if need be; it and all it started are gone afterwards.
 
+    Started by root, it leaves root for an unprivileged user, to whom ``state/`` is given.
+
     ``launched`` is the command that runs this file; ``options`` are as for `_main`.
     """
     if release:
         home.joinpath("current").mkdir(parents=True, exist_ok=True)
         home.joinpath("current", "release.json").write_text("{}")
-    home.joinpath("tinyweb.py").write_text(WEB)
+        home.joinpath("current", "tinyweb.py").write_text(WEB)
+    give_to_user(home)
     output = home / f"output-{len(list(home.glob('output-*')))}"
     command = [*launched, __file__, str(home), json.dumps(options)]
     with output.open("w") as stream:
@@ -156,7 +161,8 @@ def is_alive(pid: int) -> bool:
 
 
 def _main(home: Path, options: dict[str, Any]) -> None:
-    """Options: ``engine``, ``recorder`` (code), ``web`` (module:app), ``port``, ``leave_out`` (as of shut_the_door)."""
+    """Options: ``packer``, ``engine``, ``recorder`` (code), ``web`` (module:app), ``port``, ``leave_out`` (as of
+    shut_the_door)."""
     import appliance.supervisor
     from appliance.config import load_config
     from appliance.errors import ApplianceError
@@ -173,8 +179,9 @@ def _main(home: Path, options: dict[str, Any]) -> None:
     python = sys.executable
     programs = dataclasses.replace(
         programs,
+        packer=(python, "-c", options.pop("packer", "")),
         engine=(python, "-c", options.pop("engine", ENGINE)),
-        web=(*programs.web[:-1], f"--pythonpath={home}", options.pop("web", "tinyweb:app")),
+        web=(*programs.web[:-1], f"--pythonpath={config.release_dir}", options.pop("web", "tinyweb:app")),
         recorder=(python, "-c", options.pop("recorder", RECORDER)),
         first_admin=(python, "-c", "import sys; print('first admin of', sys.argv[1])"),
     )

@@ -41,7 +41,7 @@ def test_the_first_start_makes_an_authority_and_a_certificate_for_every_name(con
     assert set(made.names) == {"box", "chat.example", "10.0.0.7", "localhost", "127.0.0.1", "::1"}
     assert made.problem(NOW) is None
     assert timedelta(days=390) < made.ends - NOW < timedelta(days=398)
-    for path in (local_files(config).key, config.keys_dir / "tls-authority.key"):
+    for path in (local_files(config).key, config.signer_dir / "tls-authority.key"):
         assert path.stat().st_mode & 0o777 == 0o600
 
 
@@ -89,7 +89,7 @@ def test_a_new_name_makes_a_new_certificate(config: Config) -> None:
 
 def test_a_stop_between_key_and_certificate_is_mended(config: Config) -> None:
     keep_certificate(config, NOW, "box")
-    shutil.copy(config.keys_dir / "tls-authority.key", local_files(config).key)
+    shutil.copy(config.signer_dir / "tls-authority.key", local_files(config).key)
     with pytest.raises(CertificateError, match="does not belong"):
         load_pair(local_files(config))
     keep_certificate(config, NOW, "box")
@@ -98,11 +98,11 @@ def test_a_stop_between_key_and_certificate_is_mended(config: Config) -> None:
 
 def test_an_authority_without_its_key_is_not_replaced_silently(config: Config) -> None:
     keep_certificate(config, NOW, "box")
-    (config.keys_dir / "tls-authority.key").unlink()
+    (config.signer_dir / "tls-authority.key").unlink()
     local_files(config).certificate.unlink()
     with pytest.raises(CertificateError, match=r"tls-authority\.key or .* cannot be read"):
         keep_certificate(config, NOW, "box")
-    shutil.copy(local_files(config).key, config.keys_dir / "tls-authority.key")
+    shutil.copy(local_files(config).key, config.signer_dir / "tls-authority.key")
     with pytest.raises(CertificateError, match="bring the right key back"):
         keep_certificate(config, NOW, "box")
 
@@ -131,7 +131,7 @@ def _encrypted_key(files: CertificateFiles) -> None:
 
 
 def _other_key(files: CertificateFiles) -> None:
-    files.key.write_bytes((files.key.parents[1] / "keys" / "tls-authority.key").read_bytes())
+    files.key.write_bytes((files.key.parents[1] / "signer" / "tls-authority.key").read_bytes())
 
 
 def _wrong_order(files: CertificateFiles) -> None:

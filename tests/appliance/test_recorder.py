@@ -141,7 +141,7 @@ def test_signs_again_and_again_while_it_runs(config: Config) -> None:
 
 
 def test_goes_on_when_a_checkpoint_cannot_be_written(config: Config, caplog: pytest.LogCaptureFixture) -> None:
-    (config.keys_dir / "audit.key").write_text("not a key")
+    (config.state_dir / "signer" / "audit.key").write_text("not a key")
     recorder = Recorder(config)
     recorder.note(STARTED)
     recorder.end()

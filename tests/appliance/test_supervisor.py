@@ -219,3 +219,17 @@ def test_environment_of_programs_is_what_they_need(tmp_path: Path) -> None:
     assert programs.environ == {"PATH": "/bin", "LANG": "C.UTF-8", "APPLIANCE_HOME": str(tmp_path)}
     for argv in (programs.engine, programs.web, programs.recorder, programs.first_admin):
         assert "-I" in argv
+
+
+def test_weights_are_packed_before_each_engine_and_looked_at_closely_after_a_failure(tmp_path: Path) -> None:
+    packer = "import sys; print('packer', sys.argv[1:], flush=True)"
+    with supervised(tmp_path, packer=packer, engine="print('engine', flush=True); raise SystemExit(7)") as site:
+        assert site.process.wait(20) == 1
+        lines = [line for line in site.said().splitlines() if line.startswith(("packer", "engine"))]
+        assert lines == ["packer []", "engine", "packer ['--thorough']", "engine", "packer ['--thorough']", "engine"]
+
+
+def test_gives_up_on_weights_that_cannot_be_packed(tmp_path: Path) -> None:
+    with supervised(tmp_path, packer="raise SystemExit(7)", engine="print('engine', flush=True)") as site:
+        check_gave_up(site, "packer")
+        assert "\nengine\n" not in site.said()

@@ -52,10 +52,10 @@ def test_openssl_accepts_the_signature(tmp_path: Path) -> None:
     body, signature_line = signer.sign(CHECKPOINT).split("\n\n")
     (tmp_path / "body").write_text(body + "\n")
     (tmp_path / "signature").write_bytes(base64.b64decode(signature_line.split(" ")[2])[4:])
+    files = ["-inkey", "signer/audit.key", "-in", "body", "-sigfile", "signature"]
     subprocess.run(
-        ["openssl", "pkeyutl", "-verify", "-rawin", "-inkey", "audit.key", "-in", "body", "-sigfile", "signature"],
-        cwd=tmp_path, check=True, capture_output=True,
-    )  # fmt: skip
+        ["openssl", "pkeyutl", "-verify", "-rawin", *files], cwd=tmp_path, check=True, capture_output=True
+    )
 
 
 @pytest.mark.parametrize(
@@ -110,15 +110,17 @@ def test_rejects_public_key_with_another_id() -> None:
 
 
 def test_key_is_made_once_and_only_its_owner_can_read_it(tmp_path: Path) -> None:
-    first = load_signer(tmp_path / "keys", "log")
-    assert str(load_signer(tmp_path / "keys", "log").verifier) == str(first.verifier)
+    first = load_signer(tmp_path, "log")
+    assert str(load_signer(tmp_path, "log").verifier) == str(first.verifier)
     assert str(load_verifier(tmp_path / "keys")) == str(first.verifier)
-    assert stat.S_IMODE((tmp_path / "keys" / "audit.key").stat().st_mode) == 0o600
-    assert sorted(path.name for path in (tmp_path / "keys").iterdir()) == ["audit.key", "audit.pub"]
+    assert stat.S_IMODE((tmp_path / "signer" / "audit.key").stat().st_mode) == 0o600
+    assert [path.name for path in (tmp_path / "signer").iterdir()] == ["audit.key"]
+    assert [path.name for path in (tmp_path / "keys").iterdir()] == ["audit.pub"]
 
 
 def test_unusable_key_is_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / "audit.key").write_text("not a key")
+    (tmp_path / "signer").mkdir()
+    (tmp_path / "signer" / "audit.key").write_text("not a key")
     with pytest.raises(CheckpointError, match=r"audit\.key"):
         load_signer(tmp_path, "log")
 

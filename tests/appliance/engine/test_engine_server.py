@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from appliance.config import Accelerator, Config
+from appliance.engine import host
 from appliance.engine import server as server_module
 from appliance.engine.client import EngineClient
 from appliance.engine.harmony import Vocabulary, render_prompt
@@ -97,7 +98,7 @@ def test_the_configured_graph_is_chosen_and_auto_looks_for_a_gpu(
     release: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     wanted: Accelerator, graphs: list[str], has_gpu: bool, chosen: str | None,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(server_module, "_CUDA_DEVICE", tmp_path if has_gpu else tmp_path / "none")
+    monkeypatch.setattr(host, "CUDA_DEVICE", tmp_path if has_gpu else tmp_path / "none")
     config = Config(home=tmp_path, release_dir=release.path, database_url="sqlite://", accelerator=wanted)
     offered = replace(release, graphs={kind: tmp_path / kind for kind in graphs})
     if chosen is None:

@@ -1,0 +1,54 @@
+"""The packer, ``python -m appliance.engine.packing [--thorough]``: weights packed for this processor, before an engine.
+
+It ends when the packed weights are there; an engine, which talks with people, then reads what it cannot write. With
+``--thorough`` every digest is compared, which the engine does, too: so damage that stopped an engine is mended.
+Environment: APPLIANCE_HOME (the site).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+from appliance.config import Config, load_config
+from appliance.engine.host import physical_cores, wants_cuda
+from appliance.engine.kernels import load_kernels
+from appliance.engine.packed_weights import PLAN_NAME, has_packed, load_plan, open_packed
+from appliance.errors import ApplianceError
+from appliance.release import load_release
+
+_log = logging.getLogger("appliance.engine")
+
+
+def pack(config: Config, *, thorough: bool) -> bool:
+    """Have the packed weights of the site's release; True if they were made now.
+
+    Raises:
+        ApplianceError: the release cannot be read or the weights cannot be packed.
+    """
+    release = load_release(config.release_dir)
+    if wants_cuda(config.accelerator, release.graphs) or "cpu" not in release.graphs:
+        return False
+    graph = release.graphs["cpu"]
+    plan, cache, kernels = load_plan(graph.parent / PLAN_NAME), config.packed_dir / release.version, load_kernels()
+    if not thorough and has_packed(plan, cache, kernels):
+        return False
+    return open_packed(plan, graph.parent, cache, kernels, threads=physical_cores()).made
+
+
+def main() -> int:
+    """The process's exit code: 1 after an error."""
+    logging.basicConfig(level=logging.INFO, format="engine: %(message)s", stream=sys.stderr)
+    try:
+        if pack(load_config(Path(os.environ["APPLIANCE_HOME"])), thorough="--thorough" in sys.argv[1:]):
+            _log.info("packed the weights for this processor")
+    except (ApplianceError, OSError) as exc:
+        _log.error("%s", exc)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""The proof that files are closed: each kind of process tries what it must not reach, and the kernel must refuse it.
+
+A try that is not refused does no harm: a file is opened and closed again, an empty file is made and removed again, and
+what is executed is empty or does nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from appliance.isolation.files import Places, file_rules, scratch_dir
+from appliance.isolation.kernel import SilenceError
+from appliance.isolation.landlock import restrict_files
+from appliance.isolation.policy import Kind
+from appliance.isolation.proof import Attempt
+
+# ENOENT: this host has no such file. EROFS: it lies on a file system that nobody can write.
+_REFUSALS = {errno.EACCES, errno.EROFS, errno.ENOENT}
+_NOT_A_TERMINAL = os.O_NONBLOCK | os.O_NOCTTY
+
+_Row = tuple[str, Callable[[], None]]
+
+
+def prove_files(abi: int, places: Places, *, leave_out: Collection[str] = ()) -> tuple[Attempt, ...]:
+    """Try every row of every kind, each kind in a child under its own rules.
+
+    Args:
+        leave_out: with "files" the children have no rules, and the proof must fail. For tests.
+    Raises:
+        SilenceError: a row was not refused; all such are named.
+    """
+    attempts = tuple(attempt for kind in places.kinds for attempt in _attempts_in_child(kind, abi, places, leave_out))
+    found = [f"{attempt.way} ({attempt.answer})" for attempt in attempts if not attempt.refused]
+    if found:
+        raise SilenceError(f"files are not closed, nothing may start: {'; '.join(found)}")
+    return attempts
+
+
+def _attempts_in_child(kind: Kind, abi: int, places: Places, leave_out: Collection[str]) -> list[Attempt]:
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(write_end, json.dumps(_report(kind, abi, places, leave_out)).encode())
+        finally:
+            os._exit(0)
+    os.close(write_end)
+    with os.fdopen(read_end, "rb") as stream:
+        answer = stream.read()
+    os.waitpid(pid, 0)
+    if not answer:
+        raise SilenceError(f"the process that tried the files of the {kind} ended without a word")
+    report = json.loads(answer)
+    if isinstance(report, str):
+        raise SilenceError(report)
+    return [Attempt(**attempt) for attempt in report]
+
+
+def _report(kind: Kind, abi: int, places: Places, leave_out: Collection[str]) -> list[dict[str, object]] | str:
+    try:
+        if "files" not in leave_out:
+            restrict_files(abi, file_rules(kind, places))
+        return [asdict(_try(f"{kind}: {what}", attempt)) for what, attempt in _rows(kind, places)]
+    except SilenceError as exc:
+        return str(exc)
+
+
+def _try(way: str, attempt: Callable[[], None]) -> Attempt:
+    try:
+        attempt()
+    except OSError as exc:
+        code = exc.errno or 0
+        return Attempt(way, errno.errorcode.get(code, str(code)), code in _REFUSALS)
+    return Attempt(way, "OPEN", False)
+
+
+def _rows(kind: Kind, places: Places) -> Iterator[_Row]:
+    yield from _rows_of_host()
+    yield from _rows_of_site(kind, places)
+    if kind in (Kind.RECORDER, Kind.WEB, Kind.ADMINISTRATION):
+        written = scratch_dir(places.state, kind) / ".proof"
+        yield "execute a file it has written", lambda: _execute_written(written)
+    yield "execute a program of the host", lambda: _execute(Path("/bin/true"))
+
+
+def _rows_of_host() -> Iterator[_Row]:
+    yield "write the kernel's core_pattern", lambda: _open("/proc/sys/kernel/core_pattern", os.O_WRONLY)
+    yield "write into /etc/cron.d", lambda: _make("/etc/cron.d")
+    yield "write into /tmp", lambda: _make("/tmp")  # noqa: S108 - it must be refused
+    yield "read /etc/hosts", lambda: _open("/etc/hosts", os.O_RDONLY)
+    yield "look into /home", lambda: _open("/home", os.O_RDONLY | os.O_DIRECTORY)
+    for device in ("kmsg", "mem", "kvm", "userfaultfd", "net/tun", "fuse", "ttyS0", "tty"):
+        flags = (os.O_WRONLY if device == "kmsg" else os.O_RDWR) | _NOT_A_TERMINAL
+        yield f"open /dev/{device}", lambda device=device, flags=flags: _open(f"/dev/{device}", flags)  # type: ignore[misc]
+
+
+def _rows_of_site(kind: Kind, places: Places) -> Iterator[_Row]:
+    state = places.state
+    packages = Path(sys.prefix, "lib", f"python{sys.version_info.major}.{sys.version_info.minor}", "site-packages")
+    yield "write into its own site-packages", lambda: _make(packages)
+    yield "write into the release", lambda: _make(places.release)
+    yield "write into state/trust", lambda: _make(state / "trust")
+    yield "write the settings", lambda: _make(state / "config")
+    if kind is not Kind.RECORDER:
+        yield "read the signing key", lambda: _open(state / "signer", os.O_RDONLY | os.O_DIRECTORY)
+        yield "write into state/signer", lambda: _make(state / "signer")
+        yield "write into state/audit", lambda: _make(state / "audit")
+        yield "write into state/keys", lambda: _make(state / "keys")
+    if kind is not Kind.PACKER:
+        yield "write packed weights", lambda: _make(state / "packed")
+    if kind in (Kind.PACKER, Kind.ENGINE_CPU, Kind.ENGINE_CUDA):
+        yield "read the database", lambda: _open(places.database_dir, os.O_RDONLY | os.O_DIRECTORY)
+        yield "write the database", lambda: _make(places.database_dir)
+
+
+def _open(path: Path | str, flags: int) -> None:
+    os.close(os.open(path, flags | os.O_CLOEXEC))
+
+
+def _make(directory: Path | str) -> None:
+    """An empty file under a name that nobody reads, removed at once."""
+    path = Path(directory, f".silence-proof-{os.getpid()}")
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    path.unlink()
+
+
+def _execute_written(path: Path) -> None:
+    """An empty file that may be executed: a kernel that would run it answers ENOEXEC."""
+    path.unlink(missing_ok=True)
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o700))
+    try:
+        os.execve(path, [str(path)], {})  # noqa: S606 - it must be refused
+    finally:
+        path.unlink()
+
+
+def _execute(path: Path) -> None:
+    """In a child, which ends with the errno, or as the program does.
+
+    Raises:
+        OSError: it was refused.
+    """
+    pid = os.fork()
+    if pid == 0:
+        code = 255
+        try:
+            os.execve(path, [str(path)], {})  # noqa: S606 - it must be refused
+        except OSError as exc:
+            code = exc.errno or 255
+        finally:
+            os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code:
+        raise OSError(code, os.strerror(code))

@@ -1,0 +1,220 @@
+"""Which files each kind of process may use: a section of the policy, which Landlock enforces and the proof reads.
+
+    places = places_of(config)
+    for rule in file_rules(Kind.WEB, places): ..      # everything else is refused
+
+Three lines hold for every kind. The release and the interpreter can be read and never written. What can be executed is
+the interpreter and the loader it names, nothing else, so nothing that anybody here can write. What others of this user
+own on this host is out of reach.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import struct
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance.config import Config
+from appliance.isolation.kernel import SilenceError
+from appliance.isolation.landlock import Right, Rule
+from appliance.isolation.policy import Kind
+
+READ = Right.READ_FILE | Right.READ_DIR
+RUN = Right.READ_FILE | Right.EXECUTE
+WRITE = (
+    READ | Right.WRITE_FILE | Right.TRUNCATE
+    | Right.MAKE_REG | Right.REMOVE_FILE | Right.MAKE_DIR | Right.REMOVE_DIR
+)  # fmt: skip
+OVERWRITE = Right.READ_FILE | Right.WRITE_FILE | Right.TRUNCATE  # of one file
+DEVICE = Right.READ_FILE | Right.WRITE_FILE
+_GPU = DEVICE | Right.READ_DIR | Right.IOCTL_DEV
+
+# What every program of ours reads of the host: shared libraries, time zones, the names of users, this machine's shape.
+_HOST = (
+    *("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache", "/etc/ld.so.preload"),
+    *("/etc/localtime", "/etc/timezone", "/usr/share/zoneinfo", "/usr/share/locale", "/etc/ssl/openssl.cnf"),
+    *("/etc/passwd", "/etc/group", "/etc/nsswitch.conf", "/etc/mime.types", "/usr/share/mime"),
+    *("/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/filesystems", "/proc/mounts"),
+    *("/proc/sys/vm/overcommit_memory", "/proc/sys/kernel", "/sys/devices/system", "/sys/fs/cgroup"),
+)
+_DEVICES = {
+    "/dev/null": DEVICE, "/dev/zero": DEVICE, "/dev/full": DEVICE,
+    "/dev/urandom": Right.READ_FILE, "/dev/random": Right.READ_FILE,
+}  # fmt: skip
+# For CUDA: the driver's devices and its view of the machine; names of threads are written in /proc/self.
+_GPU_DEVICES = ("/dev/nvidia*",)
+_GPU_READS = ("/proc/driver/nvidia", "/proc/devices", "/proc/modules", "/proc/sys", "/usr/share/nvidia")
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """The Python that runs the programs. ``libraries`` are directories that only the environment names (CUDA's)."""
+
+    program: Path
+    code: tuple[Path, ...]  # what it imports from
+    libraries: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the files of one site are."""
+
+    interpreter: Interpreter
+    release: Path
+    state: Path
+    database: Path | None  # the file; None: a server
+    engine: Kind = Kind.ENGINE_CPU  # which engine the site starts
+    web_reads: tuple[Path, ...] = ()  # directories of the operator's choosing: of a certificate and its key
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The kinds of process that the supervisor starts."""
+        return (Kind.RECORDER, Kind.WEB, Kind.PACKER, self.engine, Kind.ADMINISTRATION)
+
+    @property
+    def database_dir(self) -> Path:
+        """The directory of the database: SQLite makes files beside it.
+
+        Raises:
+            SilenceError: other things of the site lie in it.
+        """
+        if self.database is None:
+            raise SilenceError("a database server has no file that could be allowed")
+        directory = self.database.parent
+        if directory in (self.state, *self.state.parents):
+            raise SilenceError(f"{self.database}: the database needs a directory apart from the rest of the site")
+        return directory
+
+
+def selftest_rules(
+    release: Path, *, engine: Kind, reads: Iterable[Path], writes: Iterable[Path]
+) -> tuple[Rule, ...]:
+    """What an examination of one release may use: that, what an engine of its kind needs of the host, and files named
+    on the command line, of which those to be written must exist."""
+    return (*reader_rules(), *_rules(READ, release, *reads), *_rules(OVERWRITE, *writes), *_hardware(engine))
+
+
+def reader_rules() -> tuple[Rule, ...]:
+    """What a program needs to run at all."""
+    return tuple(_common(_interpreter()))
+
+
+def places_of(config: Config, *, engine: Kind = Kind.ENGINE_CPU) -> Places:
+    """The places of a site, for programs of the interpreter that runs now."""
+    certificate = (path for path in (config.tls_certificate, config.tls_key) if path is not None)
+    return Places(
+        _interpreter(), config.release_dir, config.state_dir, config.database_file, engine,
+        tuple(directory for path in certificate for directory in _directories_of(path)),
+    )  # fmt: skip
+
+
+def _directories_of(path: Path) -> tuple[Path, ...]:
+    """Where a file and what it links to lie. A file that is replaced is a new one, so the directory is what is allowed."""
+    return tuple(dict.fromkeys((path.parent, path.resolve().parent)))
+
+
+def scratch_dir(state: Path, kind: Kind) -> Path:
+    """The directory for temporary files of one kind of process; there are some that have none."""
+    return state / "tmp" / kind.value
+
+
+def file_rules(kind: Kind, places: Places) -> tuple[Rule, ...]:
+    """Everything that a process of this kind may use.
+
+    Raises:
+        SilenceError: the database has no directory of its own, or the interpreter is no program of this machine.
+    """
+    if kind is Kind.SUPERVISOR:  # domains nest: it may do what its programs may, each of which has a /proc/self
+        programs = tuple(rule for other in places.kinds for rule in file_rules(other, places))
+        return (*programs, Rule(Path("/proc"), OVERWRITE if places.engine is Kind.ENGINE_CUDA else READ))
+    return (*_common(places.interpreter), *_own(kind, places))
+
+
+def administration_rules(places: Places, *, signs: bool) -> tuple[Rule, ...]:
+    """What a command of an administrator may use; one that ``signs`` also what a recorder may."""
+    rules = file_rules(Kind.ADMINISTRATION, places)
+    return (*rules, *_rules(WRITE, *_signing(places))) if signs else rules
+
+
+def _interpreter() -> Interpreter:
+    """The one that runs now."""
+    own = Path(__file__).parents[1]
+    stdlib = Path(os.__file__).parent
+    code = (Path(sys.prefix), stdlib, Path(sys.base_prefix, "lib"), own, own.parent / "webui")
+    libraries = tuple(Path(part) for part in os.environ.get("LD_LIBRARY_PATH", "").split(":") if part)
+    return Interpreter(Path(sys.executable), code, libraries)
+
+
+def _common(interpreter: Interpreter) -> list[Rule]:
+    rules = _rules(READ, *map(Path, _HOST), *interpreter.code, *interpreter.libraries)
+    rules += _rules(Right.READ_DIR, *(path.parent for path in interpreter.code))  # Python lists what it imports from
+    rules += _rules(RUN, interpreter.program, loader_of(interpreter.program))
+    return rules + [Rule(Path(name), rights) for name, rights in _DEVICES.items()]
+
+
+def _hardware(engine: Kind) -> list[Rule]:
+    """What an engine needs of the host beside the common."""
+    rules = _rules(READ, Path("/sys"))  # ONNX Runtime looks which devices there are
+    if engine is Kind.ENGINE_CUDA:
+        rules += _rules(READ, *map(Path, _GPU_READS))
+        rules += _rules(_GPU, *(Path(name) for pattern in _GPU_DEVICES for name in glob.glob(pattern)))
+        rules += _rules(OVERWRITE, Path("/proc/self"))
+    return rules
+
+
+def _own(kind: Kind, places: Places) -> list[Rule]:
+    state = places.state
+    rules = _rules(READ, places.release, state / "config")
+    match kind:
+        case Kind.RECORDER:
+            rules += _rules(WRITE, places.database_dir, *_signing(places), scratch_dir(state, kind))
+        case Kind.WEB:
+            rules += _rules(READ, state / "keys", state / "audit", state / "tls", *places.web_reads)
+            rules += _rules(WRITE, places.database_dir, scratch_dir(state, kind))
+        case Kind.ENGINE_CPU | Kind.ENGINE_CUDA:
+            rules += [*_rules(READ, state / "packed"), *_hardware(kind)]
+        case Kind.PACKER:
+            rules += _rules(WRITE, state / "packed")
+        case Kind.ADMINISTRATION:
+            rules += _rules(READ, state / "keys", state / "audit", state / "tls", *places.web_reads)
+            rules += _rules(WRITE, places.database_dir, scratch_dir(state, kind))
+    return rules
+
+
+def _signing(places: Places) -> tuple[Path, ...]:
+    return tuple(places.state / name for name in ("signer", "keys", "audit", "tls"))
+
+
+def _rules(rights: Right, *paths: Path) -> list[Rule]:
+    return [Rule(path, rights) for path in paths]
+
+
+_PT_INTERP = 3
+
+
+def loader_of(program: Path) -> Path:
+    """The dynamic loader that an ELF program names, which the kernel executes with it; of a static one, itself.
+
+    Raises:
+        SilenceError: it cannot be read, or is not a 64-bit ELF program.
+    """
+    try:
+        with program.open("rb") as file:
+            header = file.read(64)
+            if header[:5] != b"\x7fELF\x02":
+                raise SilenceError(f"{program} is not a program of this machine")
+            table, size, count = *struct.unpack_from("<Q", header, 32), *struct.unpack_from("<HH", header, 54)
+            file.seek(table)
+            entries = file.read(size * count)
+            for start in range(0, size * count, size):
+                if struct.unpack_from("<I", entries, start)[0] == _PT_INTERP:
+                    offset, length = struct.unpack_from("<Q16xQ", entries, start + 8)
+                    file.seek(offset)
+                    return Path(os.fsdecode(file.read(length).rstrip(b"\0")))
+    except OSError as exc:
+        raise SilenceError(f"{program}: cannot be read: {exc.strerror}") from exc
+    return program
