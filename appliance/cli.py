@@ -19,7 +19,7 @@ import click
 
 from appliance import __version__
 from appliance.audit.cli import audit
-from appliance.command import home_option, json_option, print_result, progress_bar, record_of
+from appliance.command import home_option, json_option, open_for_writing, print_result, progress_bar, record_of
 from appliance.config import Config, load_config
 from appliance.errors import ApplianceError
 from appliance.site_address import site_url
@@ -90,7 +90,9 @@ def doctor(home: Path, as_json: bool) -> None:
     wrong."""
     from appliance.doctor import examine
 
-    report = examine(load_config(home))
+    config = load_config(home)
+    init_state(config.home)
+    report = examine(config)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(report), indent=2))
     else:
@@ -112,8 +114,20 @@ def selftest(release: Path, record: Path | None, prompts: Path | None, as_json: 
     if (record is None) != (prompts is None):
         raise click.UsageError("--record and --prompts go together")
     from appliance.isolation import check_access, shut_the_door
+    from appliance.isolation.files import selftest_rules
+    from appliance.isolation.policy import Kind
+    from appliance.processes import graphs_of
 
-    shut_the_door(keep=[], become=None)
+    if record is not None:
+        open_for_writing(record).close()  # while that is still allowed
+    graphs = graphs_of(release)
+    rules = selftest_rules(
+        release.absolute(),
+        engine=Kind.ENGINE_CUDA if graphs and "cpu" not in graphs else Kind.ENGINE_CPU,
+        reads=[prompts] if prompts else [],
+        writes=[record] if record else [],
+    )
+    shut_the_door(keep=[], become=_owner_of_site(release), rules=rules)
     for path in (Path(__file__), release):
         check_access(path, os.R_OK)
     from appliance.engine.selftest import check_known_answers, load_prompts, record_known_answers
@@ -148,9 +162,9 @@ def users() -> None:
 @json_option
 def users_add(name: str, home: Path, roles: tuple[str, ...], display_name: str, url: str | None, as_json: bool) -> None:
     """Make the account NAME and print a one-time link with which its owner sets the password."""
-    from appliance.accounts import Role
-
     with _people(home) as people:
+        from appliance.accounts import Role
+
         given = [Role(role) for role in roles]
         user = people.accounts.create_user(name, None, given, by=people.actor, display_name=display_name)
         link = people.link(people.accounts.make_reset_link(user.id, by=people.actor), url)
@@ -251,10 +265,18 @@ class _People:
 
 @contextmanager
 def _people(home: Path) -> Iterator[_People]:
-    from appliance.accounts import Accounts
-
     with record_of(home) as (config, log, actor):
+        from appliance.accounts import Accounts
+
         yield _People(config, Accounts(log.database, log), actor)
+
+
+def _owner_of_site(release: Path) -> tuple[int, int] | None:
+    """Whom root leaves root for, to examine an installed release; None for another one."""
+    from appliance.isolation import owner_to_become
+
+    state = release.absolute().parent.parent / "state"
+    return owner_to_become(state) if state.is_dir() else None
 
 
 def _public(user: User) -> dict[str, Any]:

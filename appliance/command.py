@@ -7,11 +7,12 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
 from appliance.config import Config, init_state, load_config
+from appliance.errors import ApplianceError
 
 if TYPE_CHECKING:
     from appliance.audit.event import Actor
@@ -48,30 +49,58 @@ def progress_bar(title: str, *, hidden: bool) -> Iterator[Callable[[int, int], N
 
 
 @contextmanager
-def record_of(home: Path) -> Iterator[tuple[Config, AuditLog, Actor]]:
-    """The site's log, opened as the owner of its files, and who is at this terminal."""
+def record_of(home: Path, *, signs: bool = False) -> Iterator[tuple[Config, AuditLog, Actor]]:
+    """The site's log, opened by this command once it is confined, and who is at this terminal.
+
+    What is heavy is imported after this: it then runs confined from its first line.
+    """
+    name = _login_name()
+    config = site_of(home, signs=signs)
     from appliance.audit.event import Actor
     from appliance.audit.log import AuditLog
     from appliance.database import open_database
 
-    config = site_of(home)
     database = open_database(config.database_url)
     try:
-        yield config, AuditLog(database), Actor("", _login_name(), "cli")
+        yield config, AuditLog(database), Actor("", name, "cli")
     finally:
         database.close()
 
 
-def site_of(home: Path) -> Config:
-    """The settings, with state/ made if need be and root left for its owner, so that what is written stays theirs."""
-    from appliance.isolation import become_user, owner_to_become
+def site_of(home: Path, *, signs: bool = False) -> Config:
+    """The settings, with state/ made if need be, and this command confined for ever, as the owner of state/."""
+    from appliance.isolation.administration import confine_command
 
     config = load_config(home)
     init_state(config.home)
-    owner = owner_to_become(config.state_dir)
-    if owner is not None:
-        become_user(*owner)
+    confine_command(config, signs=signs)
     return config
+
+
+def open_for_writing(path: Path) -> BinaryIO:
+    """The file, made or as it was: whoever called may write it, the confined command may not.
+
+    Raises:
+        ApplianceError: they may not.
+    """
+    try:
+        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666), "wb")
+    except OSError as exc:
+        raise ApplianceError(f"{path}: cannot be written: {exc.strerror}") from exc
+
+
+def write_over(file: BinaryIO, data: bytes, path: Path) -> None:
+    """Put ``data`` in the place of all that ``file`` held.
+
+    Raises:
+        ApplianceError: it cannot be written.
+    """
+    try:
+        file.truncate(0)
+        file.write(data)
+        file.flush()
+    except OSError as exc:
+        raise ApplianceError(f"{path}: cannot be written: {exc.strerror}") from exc
 
 
 def _login_name() -> str:

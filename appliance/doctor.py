@@ -12,8 +12,11 @@ from dataclasses import dataclass
 
 from appliance.config import Config
 from appliance.errors import ApplianceError
-from appliance.isolation import Silence, SilenceError, become_user, owner_to_become
+from appliance.isolation import Silence, SilenceError, owner_to_become, refuse_root
+from appliance.isolation.administration import confine_command
+from appliance.isolation.files import places_of
 from appliance.isolation.trial import try_silence
+from appliance.processes import engine_kind
 from appliance.supervisor import is_served
 from appliance.transport import Transport, certificate_files, transport_of
 
@@ -65,13 +68,14 @@ def silence_lines(silence: Silence) -> Iterator[str]:
 def examine(config: Config) -> Report:
     """Look at everything; what cannot be looked at is a finding, never an error. Call before any thread is started.
 
-    Root looks at silence as root would start the service, then leaves root for the site's owner, as the service does.
+    Silence is looked at as the service would start; then this process is confined, as the site's owner, for the rest.
+
+    Raises:
+        SilenceError: it cannot be confined.
     """
-    become = owner_to_become(config.state_dir) if config.state_dir.exists() else None
-    silence, finding = _examine_silence(become)
-    if become is not None:
-        become_user(*become)
-    findings = [finding]
+    silence, finding = _examine_silence(config)
+    findings = [finding, _examine_user(config)]
+    confine_command(config)
     for subject, look in (
         ("release", _look_at_release), ("processor", _look_at_processor), ("memory", _look_at_memory),
         ("record", _look_at_record), ("transport", _look_at_transport),
@@ -84,9 +88,19 @@ def examine(config: Config) -> Report:
     return Report(all(finding.is_well for finding in findings), tuple(findings), silence)
 
 
-def _examine_silence(become: tuple[int, int] | None) -> tuple[Silence | None, Finding]:
+def _examine_user(config: Config) -> Finding:
+    owner = config.state_dir.stat().st_uid
     try:
-        silence = try_silence(become=become)
+        refuse_root(config.state_dir)
+    except SilenceError as exc:
+        return Finding("user", False, str(exc))
+    return Finding("user", True, f"the appliance runs as uid {owner}")
+
+
+def _examine_silence(config: Config) -> tuple[Silence | None, Finding]:
+    try:
+        places = places_of(config, engine=engine_kind(config))
+        silence = try_silence(become=owner_to_become(config.state_dir), places=places)
     except SilenceError as exc:
         return None, Finding("silence", False, str(exc))
     detail = f"{len(silence.attempts)} ways out tried, each refused by the kernel"

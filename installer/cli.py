@@ -16,8 +16,9 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from installer.errors import InstallerError, NoReleaseError
+from installer.errors import InstallerError, NoReleaseError, OwnerError
 from installer.install import install
+from installer.owner import find_owner, hand_over
 from installer.site import Receipt, Site, open_site
 from installer.verify import DiscardingSink, VerifiedArchive, verify_archive
 
@@ -28,6 +29,9 @@ _ROOT = click.option(
 )  # fmt: skip
 _PREFIX = click.option(
     "--prefix", required=True, type=click.Path(path_type=Path), help="The site directory releases are installed into."
+)
+_USER = click.option(
+    "--user", help="Name or uid of an unprivileged user to give state/ to.  [default: who has it, else gpt-oss]"
 )
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of sentences.")
 
@@ -77,17 +81,21 @@ def verify(file: Path, root: Path, as_json: bool) -> None:
 @_FILE
 @_ROOT
 @_PREFIX
+@_USER
 @_JSON
-def install_command(file: Path, root: Path, prefix: Path, as_json: bool) -> None:
+def install_command(file: Path, root: Path, prefix: Path, user: str | None, as_json: bool) -> None:
     """Verify archive FILE while copying it, test the release, and make it the current one of the site.
 
     The release before stays installed; `installer rollback` goes back to it. Interrupted at any moment, the old release
-    keeps working, and running the same command again resumes.
+    keeps working, and running the same command again resumes. Run by root, the release is root's and state/ belongs
+    to an unprivileged user, as whom the appliance then runs.
     """
+    if os.geteuid() == 0:
+        os.umask(0o022)  # the release is for another user to read
     with _open(file) as stream, _Bar(file) as bar:
         outcome = install(
             stream, _read_root(root), prefix, now=datetime.now(UTC), environ=os.environ,
-            progress=bar.advance, step=bar.step,
+            progress=bar.advance, step=bar.step, user=user,
         )  # fmt: skip
     receipt = outcome.receipt
     if as_json:
@@ -137,6 +145,25 @@ def rollback(prefix: Path, version: str | None, as_json: bool) -> None:
         click.echo(json.dumps({"current": after, "previous": before}))
     else:
         click.echo(f"The current release is now {after} (was {before}). Restart the appliance to serve it.")
+
+
+@main.command()
+@_PREFIX
+@_USER
+@_JSON
+def own(prefix: Path, user: str | None, as_json: bool) -> None:
+    """Give the state/ of a site to an unprivileged user and its releases to root. Only root can do so."""
+    if os.geteuid() != 0:
+        raise OwnerError("only root can give a site to another user")
+    if not (prefix / "state").is_dir() and not (prefix / "releases").is_dir():
+        raise NoReleaseError(f"{prefix} is not a site")
+    with open_site(prefix) as site:
+        owner = find_owner(user, site.prefix)
+        if owner is None:
+            raise RuntimeError("internal error: root has no owner to choose")
+        hand_over(site.prefix, owner)
+    text = f"{site.state} belongs to {owner.name} now, as whom the appliance runs; the releases are root's."
+    click.echo(json.dumps({"user": owner.name, "uid": owner.uid}) if as_json else text)
 
 
 def _describe(verified: VerifiedArchive) -> dict[str, Any]:

@@ -10,12 +10,23 @@ import subprocess
 import venv
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypedDict
 
 from installer.errors import SelfTestError, StorageFullError, WheelInstallError
+from installer.owner import Owner
 from installer.release import REQUIREMENTS
 
 _QUOTED_LINES = 4
 SELF_TEST_TIMEOUT_S = 3600  # loading 120b from a slow disk takes many minutes
+
+
+class _User(TypedDict, total=False):
+    """Arguments of ``subprocess.run``."""
+
+    user: int
+    group: int
+    extra_groups: tuple[int, ...]
+    cwd: str
 
 
 def make_environment(release: Path, environ: Mapping[str, str], lock: int) -> None:
@@ -47,9 +58,11 @@ def make_environment(release: Path, environ: Mapping[str, str], lock: int) -> No
         raise WheelInstallError(f"pip could not install the release's wheels: {_last_lines(done.stderr)}")
 
 
-def run_self_test(release: Path, environ: Mapping[str, str]) -> None:
+def run_self_test(release: Path, environ: Mapping[str, str], owner: Owner | None) -> None:
     """Run the release's own `appliance selftest`: the model must give its known answers on this machine.
 
+    Args:
+        owner: the user to run it as; None: the present one. The installed release never runs as root.
     Raises:
         SelfTestError: it did not, could not be started, or took longer than an hour.
     """
@@ -57,7 +70,7 @@ def run_self_test(release: Path, environ: Mapping[str, str]) -> None:
     try:
         done = subprocess.run(
             command, env=_clean(environ), capture_output=True, text=True, errors="replace", check=False,
-            timeout=SELF_TEST_TIMEOUT_S,
+            timeout=SELF_TEST_TIMEOUT_S, **_as_user(owner),
         )  # fmt: skip
     except OSError as exc:
         raise SelfTestError(f"the release's self-test cannot be started: {exc.strerror}") from exc
@@ -65,6 +78,10 @@ def run_self_test(release: Path, environ: Mapping[str, str]) -> None:
         raise SelfTestError(f"the release's self-test took longer than {SELF_TEST_TIMEOUT_S} s") from exc
     if done.returncode:
         raise SelfTestError(f"the release failed its self-test: {_last_lines(done.stderr or done.stdout)}")
+
+
+def _as_user(owner: Owner | None) -> _User:
+    return {} if owner is None else {"user": owner.uid, "group": owner.gid, "extra_groups": (), "cwd": "/"}
 
 
 def _clean(environ: Mapping[str, str]) -> dict[str, str]:

@@ -152,6 +152,14 @@ class PrefixError(PreflightError):
     """The prefix cannot be used: not writable, not a directory, or not a site."""
 
 
+class OwnerError(PreflightError):
+    """The user whom the appliance should run as does not exist, has privileges, or cannot be made here."""
+
+
+class ReachError(PreflightError):
+    """The user whom the appliance should run as cannot reach the prefix or the interpreter."""
+
+
 class StorageFullError(InstallerError):
     """The disk filled up (or a quota or file size limit was met) while writing; what was staged has been removed."""
 

@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 from installer.environment import make_environment, run_self_test
 from installer.errors import InstallerError, ReleaseConflictError
+from installer.owner import Owner, find_owner, hand_over
 from installer.preflight import check_platform, check_space, this_host
 from installer.release import Release
 from installer.site import Receipt, Site, open_site, remove_tree
@@ -48,14 +49,17 @@ def install(
     environ: Mapping[str, str],
     progress: Progress,
     step: Step,
+    user: str | None = None,
 ) -> Outcome:
     """Verify `archive` against `root` and make its release the current one of the site at `prefix`.
 
+    Args:
+        user: who `state/` is to belong to when root installs; None: whose it is, else a system user.
     Raises:
         InstallerError: refused or impossible; the site is as it was before.
     """
     with open_site(prefix) as site:
-        staging = Staging(site, _preflight(site))
+        staging = Staging(site, _preflight(site, user))
         try:
             step("Verifying and copying")
             verified = verify_archive(archive, root, sink=staging, trust_dir=site.trust, progress=progress)
@@ -67,7 +71,7 @@ def install(
         if known is None:
             try:
                 staging.commit()
-                receipt = _assemble(site, verified, now, environ, step)
+                receipt = _assemble(site, verified, now, environ, step, find_owner(user, site.prefix))
             except (InstallerError, OSError):
                 staging.discard()
                 _remove_unfinished(site, version)
@@ -79,12 +83,15 @@ def install(
         before = site.pointed("current")
         site.switch(version)
         collect_garbage(site)
+        if (owner := find_owner(user, site.prefix)) is not None:
+            hand_over(site.prefix, owner)
         return Outcome(receipt, before != version, known is None, staging.reused)
 
 
-def _preflight(site: Site) -> Callable[[Release, VerifiedMetadata], None]:
+def _preflight(site: Site, user: str | None) -> Callable[[Release, VerifiedMetadata], None]:
     def check(release: Release, metadata: VerifiedMetadata) -> None:
         check_platform(release, this_host())
+        find_owner(user, site.prefix)
         known = site.receipt(release.version)
         if known is not None and known.contents_sha256 != metadata.contents:
             raise ReleaseConflictError(
@@ -99,7 +106,7 @@ def _preflight(site: Site) -> Callable[[Release, VerifiedMetadata], None]:
 
 
 def _assemble(
-    site: Site, verified: VerifiedArchive, now: datetime, environ: Mapping[str, str], step: Step
+    site: Site, verified: VerifiedArchive, now: datetime, environ: Mapping[str, str], step: Step, owner: Owner | None
 ) -> Receipt:
     """Make the release directory complete, from its files to its receipt."""
     release, metadata = verified.release, verified.metadata
@@ -111,7 +118,7 @@ def _assemble(
     make_environment(directory, environ, site.lock)
     if release.known_answers is not None:
         step("Testing it with its known answers")
-        run_self_test(directory, environ)
+        run_self_test(directory, environ, owner)
     site.accept_metadata(metadata.accepted)
     receipt = Receipt(
         name=release.name,

@@ -62,6 +62,10 @@ class Site:
     def trust(self) -> Path:
         return self.prefix / "state" / "trust"
 
+    @property
+    def state(self) -> Path:
+        return self.prefix / "state"
+
     def release(self, version: str) -> Path:
         return self.prefix / "releases" / version
 

@@ -9,7 +9,16 @@ from pathlib import Path
 
 import click
 
-from appliance.command import home_option, json_option, print_result, progress_bar, record_of
+from appliance.command import (
+    home_option,
+    json_option,
+    open_for_writing,
+    print_result,
+    progress_bar,
+    record_of,
+    write_over,
+)
+from appliance.config import load_config
 from appliance.errors import ApplianceError
 
 
@@ -23,11 +32,11 @@ def audit() -> None:
 @json_option
 def audit_verify(home: Path, as_json: bool) -> None:
     """Check every event, hash and signed checkpoint. Exit status 1 if anything is broken."""
-    from appliance.audit.checkpoint import keep_verdict
-    from appliance.audit.log import RecordError
-    from appliance.audit.verify import verified_event, verify_log
-
     with record_of(home) as (config, log, actor), progress_bar("Verifying the log", hidden=as_json) as progress:
+        from appliance.audit.checkpoint import keep_verdict
+        from appliance.audit.log import RecordError
+        from appliance.audit.verify import verified_event, verify_log
+
         report = verify_log(log.database, config.state_dir, progress=progress)
         keep_verdict(log.database, report)
         try:
@@ -60,10 +69,10 @@ def audit_verify(home: Path, as_json: bool) -> None:
 @home_option
 def audit_checkpoint(home: Path) -> None:
     """Sign the log as it is now and print the signed checkpoint, to be kept elsewhere."""
-    from appliance.audit.checkpoint import newest_note, write_checkpoint
-    from appliance.audit.event import NewEvent
+    with record_of(home, signs=True) as (config, log, actor):
+        from appliance.audit.checkpoint import newest_note, write_checkpoint
+        from appliance.audit.event import NewEvent
 
-    with record_of(home) as (config, log, actor):
         write_checkpoint(log, config.state_dir)
         note = newest_note(log.database)
         if note is None:
@@ -80,15 +89,13 @@ def audit_checkpoint(home: Path) -> None:
 @click.option("--without-content", is_flag=True, help="Headers and proofs only: who and when, not what.")
 def audit_export(home: Path, first: int, last: int | None, out: Path, without_content: bool) -> None:
     """Write events with the proofs that they are in the log, for any other machine to check."""
-    from appliance.audit.evidence import export_evidence
+    load_config(home)  # whose faults are to leave no file
+    with open_for_writing(out) as file, record_of(home, signs=True) as (config, log, actor):
+        from appliance.audit.evidence import export_evidence
 
-    with record_of(home) as (config, log, actor):
         wanted = range(first, (last or log.size()) + 1)
         data = export_evidence(log, config.state_dir, wanted, by=actor, with_content=not without_content)
-    try:
-        out.write_bytes(data)
-    except OSError as exc:
-        raise ApplianceError(f"{out}: cannot be written: {exc.strerror}") from exc
+        write_over(file, data, out)
     click.echo(f"Wrote {len(wanted)} events to {out}; check them with: appliance audit check {out} --key audit.pub")
 
 
@@ -99,12 +106,16 @@ def audit_export(home: Path, first: int, last: int | None, out: Path, without_co
 @json_option
 def audit_check(evidence: Path, key: Path, as_json: bool) -> None:
     """Check an EVIDENCE file against the log's public key; needs no site."""
-    from appliance.audit.evidence import verify_evidence
+    from appliance.isolation.administration import confine_reader
 
     try:
-        proven = verify_evidence(evidence.read_bytes(), key.read_text(encoding="utf-8"))
+        data, public_key = evidence.read_bytes(), key.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         raise ApplianceError(f"cannot be read: {exc}") from exc
+    confine_reader()
+    from appliance.audit.evidence import verify_evidence
+
+    proven = verify_evidence(data, public_key)
     first, last = proven.checkpoint.origin, proven.checkpoint.size
     text = f"Proven: {len(proven.events)} events of the log {first}, signed when it held {last} events."
     print_result(as_json, {"events": len(proven.events), "origin": first, "signed_size": last}, text)

@@ -180,7 +180,7 @@ def _own(kind: Kind, places: Places) -> list[Rule]:
         case Kind.PACKER:
             rules += _rules(WRITE, state / "packed")
         case Kind.ADMINISTRATION:
-            rules += _rules(READ, state / "keys", state / "audit", state / "tls", *places.web_reads)
+            rules += _rules(READ, *(state / name for name in ("keys", "audit", "tls", "supervisor.lock")), *places.web_reads)
             rules += _rules(WRITE, places.database_dir, scratch_dir(state, kind))
     return rules
 

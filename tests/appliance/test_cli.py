@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sqlite3
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from appliance.cli import main
 from appliance.engine.kernels import load_kernels
+from tests.unprivileged import SERVICE_UID, give_to_user
 
 SITE_COMMANDS = [
     ["serve"], ["doctor"], ["users", "add", "x"], ["users", "list"], ["users", "disable", "x"],
@@ -26,8 +29,33 @@ SITE_COMMANDS = [
 ]  # fmt: skip
 
 
-def run(*args: str | Path) -> Result:
-    return CliRunner().invoke(main, [str(arg) for arg in args])
+@dataclass(frozen=True)
+class Done:
+    """What a command printed and how it ended."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+    output: str
+
+
+def run(*args: str | Path) -> Done:
+    """The command in a child of this process: it confines itself for ever."""
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            done = CliRunner().invoke(main, [str(arg) for arg in args])
+            fields = (done.exit_code, done.stdout, done.stderr, done.output)
+            with os.fdopen(write_end, "w") as stream:
+                json.dump(fields, stream)
+        finally:
+            os._exit(0)
+    os.close(write_end)
+    with os.fdopen(read_end) as stream:
+        answer = stream.read()
+    os.waitpid(pid, 0)
+    return Done(*json.loads(answer))
 
 
 def run_json(*args: str | Path) -> Any:
@@ -171,18 +199,45 @@ def test_doctor_proves_silence_and_names_what_is_missing(tmp_path: Path) -> None
     assert all(attempt["refused"] for attempt in report["silence"]["attempts"])
 
 
-CLOSED = [["selftest", "--release"], ["serve", "--port", "0", "--home"]]
+CLOSED = {
+    "root without its privileges": ["selftest", "--release"],
+    f"uid {SERVICE_UID}": ["serve", "--port", "0", "--home"],
+}
 
 
 @pytest.mark.skipif("os.geteuid() != 0", reason="only root has privileges to lose")
-@pytest.mark.parametrize("command", CLOSED, ids=["selftest", "serve"])
-def test_root_says_which_path_it_cannot_use_without_its_privileges(tmp_path: Path, command: list[str]) -> None:
+@pytest.mark.parametrize("who", CLOSED)
+def test_root_says_which_path_it_cannot_use_without_its_privileges(tmp_path: Path, who: str) -> None:
     closed = tmp_path / "closed"
     (closed / "site").mkdir(parents=True)
-    os.chown(closed, 65534, 65534)
+    if CLOSED[who][0] == "serve":
+        give_to_user(closed / "site")
+    os.chown(closed, SERVICE_UID + 1, SERVICE_UID + 1)
     closed.chmod(0o700)
-    called = [sys.executable, "-m", "appliance.cli", *command, str(closed / "site")]
+    called = [sys.executable, "-m", "appliance.cli", *CLOSED[who], str(closed / "site")]
     done = subprocess.run(called, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "closed to root without its privileges; start as its owner" in done.stderr
+    assert f"closed to {who}; start as its owner" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif("os.geteuid() != 0", reason="only root can serve as root")
+def test_refuses_to_serve_as_root_and_prints_what_mends_it(tmp_path: Path) -> None:
+    give_to_user(tmp_path)  # all but the state itself
+    for state_exists in (True, False):
+        if state_exists:
+            os.chown(tmp_path / "state", 0, 0)
+        else:
+            (tmp_path / "state").rmdir()
+        command = [sys.executable, "-m", "appliance.cli", "serve", "--port", "0", "--home", str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"Error: the appliance never serves as root, and {tmp_path}/state is root's; ")
+        assert done.stderr.count("\n") == 1
+        assert (tmp_path / "state").exists() == state_exists
+    (tmp_path / "state").mkdir()
+    mend = [*shlex.split(done.stderr.partition("user of its own with: ")[2]), "--user", str(SERVICE_UID)]
+    subprocess.run(mend, check=True, capture_output=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stderr == f"Error: no release is installed in {tmp_path}; install one with: installer install\n"
+    assert {path.stat().st_uid for path in (tmp_path / "state").rglob("*")} == {SERVICE_UID}

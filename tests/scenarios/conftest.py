@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.unprivileged import SERVICE_UID, let_through
+
 BIN = Path(sys.executable).parent
 START_LIMIT_S = 120.0
 
@@ -121,7 +123,9 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Installation:
     command("bundler", "demo-checkpoint", "--out", here / "checkpoint")
     command("bundler", "keygen", "--keys", keys)
     command("bundler", "build", "--checkpoint", here / "checkpoint", "--keys", keys, "--out", archive)
-    command("installer", "install", archive, "--root", keys / "root.json", "--prefix", site)
+    let_through(here)
+    user = ("--user", str(SERVICE_UID)) if os.geteuid() == 0 else ()
+    command("installer", "install", archive, "--root", keys / "root.json", "--prefix", site, *user)
     return Installation(archive, keys / "root.json", site)
 
 

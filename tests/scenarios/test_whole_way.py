@@ -17,6 +17,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.browser import pages
 from tests.scenarios.conftest import Installation, Served, command, serving
+from tests.unprivileged import give_to_user, let_through
 
 PASSWORD = "correct horse battery staple 7"
 QUESTION = "What is this appliance?"
@@ -152,6 +153,7 @@ def test_altered_event_is_named_by_audit_verify(
     copy.mkdir()
     (tmp_path / "state").rename(copy / "state")
     (copy / "current").symlink_to(installation.site.resolve() / "current")
+    let_through(copy)
     with sqlite3.connect(copy / "state" / "database" / "appliance.sqlite3") as database:
         changed = database.execute(
             "UPDATE audit_events SET actor_name = 'somebody else' "
@@ -168,6 +170,7 @@ def test_interrupt_ends_every_process(installation: Installation, tmp_path: Path
     second.mkdir()
     for name in ("releases", "current"):
         (second / name).symlink_to((installation.site / name).resolve())
+    give_to_user(second)
     with serving(Installation(installation.archive, installation.root, second)) as served:
         pids = [served.process.pid, *served.children()]
         assert len(pids) >= 4

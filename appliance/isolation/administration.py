@@ -1,0 +1,49 @@
+"""The confinement of an administrator's command: no way out, no files but those of its work, no privileges.
+
+    confine_command(config, signs=True)      # then import what is heavy, and work; cannot be undone
+
+Files that the person names on the command line are opened before, with the person's own rights. Nothing is tried here:
+`appliance doctor` tries and says what this host grants; where there is no Landlock, the system call filter is in force.
+"""
+
+from __future__ import annotations
+
+import os
+
+from appliance.config import Config
+from appliance.isolation.files import administration_rules, places_of, reader_rules
+from appliance.isolation.kernel import SilenceError
+from appliance.isolation.landlock import Rule, landlock_abi, restrict_self
+from appliance.isolation.policy import Kind
+from appliance.isolation.privileges import drop_privileges, owner_to_become
+from appliance.isolation.seccomp import install_filter
+
+
+def confine_command(config: Config, *, signs: bool = False) -> None:
+    """Leave root for the owner of ``state/``, whose site it is, and close everything but the site's record.
+
+    Args:
+        signs: the command signs checkpoints and so needs the signing key.
+    Raises:
+        SilenceError: the record is in a database server, or the kernel refuses what it offers.
+    """
+    places = places_of(config)
+    if places.database is None:
+        raise SilenceError("a record in PostgreSQL needs a way to connect that this version does not open; use SQLite")
+    os.environ["TMPDIR"] = str(places.state / "tmp" / Kind.ADMINISTRATION)
+    _close(owner_to_become(config.state_dir), administration_rules(places, signs=signs))
+
+
+def confine_reader() -> None:
+    """The same for a command that needs no site and has read all that it was given: it computes and prints."""
+    _close(None, reader_rules())
+
+
+def _close(become: tuple[int, int] | None, rules: tuple[Rule, ...]) -> None:
+    if len(os.listdir("/proc/self/task")) != 1:  # Landlock binds the thread that calls it
+        raise SilenceError("a command must be confined before it has a second thread")
+    drop_privileges(become=become)
+    abi = landlock_abi()
+    if abi:
+        restrict_self(abi, rules)
+    install_filter()

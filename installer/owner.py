@@ -1,0 +1,197 @@
+"""Whom a site's ``state/`` belongs to. Root installs, and the appliance runs as somebody without privileges: the
+release is root's, readable for that user and not writable.
+
+    owner = find_owner(None, site.prefix)     # None unless root installs: then everything stays one's own
+    hand_over(site.prefix, owner)
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from installer.errors import OwnerError, ReachError
+
+SERVICE_USER = "gpt-oss"
+_NOBODY = 65534  # has no more rights than a user that was just made
+_ADMINISTRATORS_PATH = "/usr/sbin:/sbin:/usr/local/sbin"  # of programs that an ordinary PATH may lack
+
+
+@dataclass(frozen=True)
+class Owner:
+    """An unprivileged user."""
+
+    name: str
+    uid: int
+    gid: int
+
+
+def find_owner(user: str | None, prefix: Path) -> Owner | None:
+    """The user named, else the one to whom the site's ``state/`` belongs, else a system user, made if need be.
+
+    Returns:
+        None if it is not root who asks.
+    Raises:
+        OwnerError: there is no such user, it is root, only root may choose, or this host cannot make one.
+        ReachError: they could not use the prefix or the interpreter.
+    """
+    if os.geteuid() != 0:
+        if user is not None:
+            raise OwnerError("only root can give a site to another user; leave --user out to install it as your own")
+        return None
+    state = prefix / "state"
+    if user is not None:
+        owner = _named(user)
+    elif state.exists() and (uid := state.stat().st_uid) != 0:
+        owner = _of_uid(uid)
+    else:
+        owner = _service_user(prefix)
+    _check_reach(owner, prefix)
+    return owner
+
+
+def _service_user(prefix: Path) -> Owner:
+    try:
+        return _named(SERVICE_USER)
+    except OwnerError:
+        _check_reach(Owner(SERVICE_USER, _NOBODY, _NOBODY), prefix)  # before anything is changed on this host
+        _make_user()
+        return _named(SERVICE_USER)
+
+
+def _check_reach(owner: Owner, prefix: Path) -> None:
+    """Refuse a place or an interpreter that ``owner`` could not use, before anything is copied.
+
+    Raises:
+        ReachError: with the directory that is closed.
+    """
+    python = Path(os.path.realpath(sys.executable))
+    for goal, remedy in (
+        (python, "run the installer with a Python that everybody may execute, such as /usr/bin/python3"),
+        (Path(os.path.realpath(os.__file__)), "run the installer with a Python that everybody may read"),
+        (prefix, "choose another prefix"),
+    ):
+        closed = _first_closed(owner, goal)
+        if closed is not None:
+            raise ReachError(f"the user {owner.name} cannot use {goal} because {closed} is closed to them: {remedy}")
+
+
+def hand_over(prefix: Path, owner: Owner) -> None:
+    """Give ``state/`` to ``owner``, all but ``state/trust``; make the releases root's, and readable for everybody.
+
+    Whoever has ``state/`` now may change it meanwhile: nothing is reached through a link.
+    """
+    prefix.chmod(stat.S_IMODE(prefix.stat().st_mode) & ~0o022 | 0o055)
+    for name in ("releases", "store"):
+        for directory, entry in _everything(prefix / name):
+            os.chown(entry, 0, 0, dir_fd=directory, follow_symlinks=False)
+            _make_readable(directory, entry)
+    state = prefix / "state"
+    state.mkdir(mode=0o700, exist_ok=True)
+    for directory, entry in _everything(state, leave_out="trust"):
+        os.chown(entry, owner.uid, owner.gid, dir_fd=directory, follow_symlinks=False)
+    state.chmod(0o700)
+
+
+def _make_readable(directory: int, entry: str) -> None:
+    mode = os.stat(entry, dir_fd=directory, follow_symlinks=False).st_mode
+    if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
+        return
+    passable = 0o011 if stat.S_ISDIR(mode) or mode & 0o100 else 0
+    opened = os.open(entry, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
+    try:
+        os.fchmod(opened, stat.S_IMODE(mode) & ~0o022 | 0o044 | passable)
+    finally:
+        os.close(opened)
+
+
+def _everything(top: Path, *, leave_out: str | None = None) -> Iterator[tuple[int, str]]:
+    """``top`` and what lies beneath it as (open directory, name); nothing if it does not exist."""
+    if not top.is_dir():
+        return
+    parent = os.open(top.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield parent, top.name
+    finally:
+        os.close(parent)
+    for path, names, files, directory in os.fwalk(top, follow_symlinks=False):
+        if leave_out in names and Path(path) == top:
+            names.remove(leave_out)
+        yield from ((directory, name) for name in (*names, *files))
+
+
+def _named(user: str) -> Owner:
+    try:
+        account = pwd.getpwnam(user)
+    except KeyError:
+        if not user.isdecimal():
+            raise OwnerError(f"there is no user {user} on this host") from None
+        return _of_uid(int(user))
+    return _unprivileged(Owner(account.pw_name, account.pw_uid, account.pw_gid))
+
+
+def _of_uid(uid: int) -> Owner:
+    try:
+        account = pwd.getpwuid(uid)
+    except KeyError:  # as in containers
+        return _unprivileged(Owner(str(uid), uid, uid))
+    return _unprivileged(Owner(account.pw_name, uid, account.pw_gid))
+
+
+def _unprivileged(owner: Owner) -> Owner:
+    if owner.uid == 0 or owner.gid == 0:
+        raise OwnerError(f"{owner.name} is root or of root's group; name a user without privileges")
+    return owner
+
+
+def _make_user() -> None:
+    useradd = shutil.which("useradd", path=os.pathsep.join((os.environ.get("PATH", ""), _ADMINISTRATORS_PATH)))
+    if useradd is None:
+        raise OwnerError(
+            f"this host has no useradd to make the user {SERVICE_USER}: make one (with busybox: adduser -S -D -H "
+            f"{SERVICE_USER}), then run this again with --user {SERVICE_USER}"
+        )
+    command = [useradd, "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent"]
+    done = subprocess.run(
+        [*command, "--shell", "/usr/sbin/nologin", "--comment", "gpt-oss appliance", SERVICE_USER],
+        capture_output=True, text=True, errors="replace", check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise OwnerError(
+            f"the user {SERVICE_USER} could not be made ({done.stderr.strip() or done.returncode}): "
+            "name another with --user"
+        )
+
+
+def _first_closed(owner: Owner, goal: Path) -> Path | None:
+    """The outermost directory on the way to ``goal`` (or itself) that is closed to ``owner``, asked as that user."""
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgroups([])
+            os.setresgid(owner.gid, owner.gid, owner.gid)
+            os.setresuid(owner.uid, owner.uid, owner.uid)
+            way = [path for path in (*reversed(goal.parents), goal) if not _may_pass(path)]
+            os.write(write_end, os.fsencode(way[0]) if way else b"")
+        finally:
+            os._exit(0)
+    os.close(write_end)
+    with os.fdopen(read_end, "rb") as stream:
+        answer = stream.read()
+    os.waitpid(pid, 0)
+    return Path(os.fsdecode(answer)) if answer else None
+
+
+def _may_pass(path: Path) -> bool:
+    """What does not exist yet will be made by the installer, passable."""
+    if not os.path.lexists(path):
+        return True
+    return os.access(path, os.X_OK if path.is_dir() else os.R_OK)
