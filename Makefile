@@ -1,6 +1,8 @@
 # `make demo` and `make test` are the two commands of the README; the rest are their parts.
 DEMO_PORT ?= 8080
-DEMO_DIR ?= .demo
+DEMO_DIR ?= $(shell .ci/demo-dir)
+# The demo never runs as root: started by root it runs as a user that every host has.
+DEMO_USER := $(shell test "$$(id -u)" != 0 || echo --user nobody)
 SHELL := /bin/sh
 BIN := .venv/bin
 RUNTIME_EXTRAS := cpu,bundler
@@ -36,7 +38,7 @@ $(DEMO_DIR)/gpt-oss-demo.airgap: $(DEMO_DIR)/checkpoint/config.json $(DEMO_DIR)/
 	$(BIN)/bundler build --checkpoint $(DEMO_DIR)/checkpoint --keys $(DEMO_DIR)/keys --out $@
 
 $(DEMO_DIR)/installed: $(DEMO_DIR)/gpt-oss-demo.airgap
-	$(BIN)/installer install $< --root $(DEMO_DIR)/keys/root.json --prefix $(DEMO_DIR)/site
+	$(BIN)/installer install $< --root $(DEMO_DIR)/keys/root.json --prefix $(DEMO_DIR)/site $(DEMO_USER)
 	touch $@
 
 test:

@@ -20,7 +20,7 @@ import click
 from appliance import __version__
 from appliance.audit.cli import audit
 from appliance.command import home_option, json_option, open_for_writing, print_result, progress_bar, record_of
-from appliance.config import Config, load_config
+from appliance.config import Config, init_state, load_config
 from appliance.errors import ApplianceError
 from appliance.site_address import site_url
 from appliance.transport import transport_of
