@@ -113,7 +113,7 @@ def places_of(config: Config, *, engine: Kind = Kind.ENGINE_CPU) -> Places:
 
 
 def _directories_of(path: Path) -> tuple[Path, ...]:
-    """Where a file and what it links to lie. A file that is replaced is a new one, so the directory is what is allowed."""
+    """Where a file and what it links to lie: a file that replaces another is a new one, so directories are allowed."""
     return tuple(dict.fromkeys((path.parent, path.resolve().parent)))
 
 
@@ -180,7 +180,8 @@ def _own(kind: Kind, places: Places) -> list[Rule]:
         case Kind.PACKER:
             rules += _rules(WRITE, state / "packed")
         case Kind.ADMINISTRATION:
-            rules += _rules(READ, *(state / name for name in ("keys", "audit", "tls", "supervisor.lock")), *places.web_reads)
+            rules += _rules(READ, state / "keys", state / "audit", state / "tls", state / "supervisor.lock")
+            rules += _rules(READ, *places.web_reads)
             rules += _rules(WRITE, places.database_dir, scratch_dir(state, kind))
     return rules
 

@@ -15,6 +15,7 @@ import openai
 import pytest
 
 from appliance.accounts import Accounts, Role
+from appliance.api_keys import ApiKeys
 from appliance.audit.log import AuditLog
 from appliance.config import init_state
 from appliance.database import open_database
@@ -23,7 +24,6 @@ from appliance.engine.kv_cache import Append
 from appliance.engine.sampling import TopLogits
 from appliance.engine.scheduler import Scheduler
 from appliance.engine.server import EngineServer
-from appliance.api_keys import ApiKeys
 from tests.appliance.engine.conftest import vocabulary, vocabulary_file  # noqa: F401 - fixtures
 from tests.fakes import FAKE_STATUS, FakeModel
 from tests.webui.conftest import FAST_PASSWORDS, SYSTEM
