@@ -147,7 +147,7 @@ def test_nothing_outlives_a_killed_supervisor(tmp_path: Path) -> None:
 
 FORGETFUL_RECORDER = """
 import json, os, sys
-out = open("recorded", "a", buffering=1)
+out = open("state/audit/recorded", "a", buffering=1)
 for line in sys.stdin:
     if not os.path.exists("died"):
         open("died", "w").close()
