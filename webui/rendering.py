@@ -2,8 +2,9 @@
 
 Covers: the HTML returned holds only the elements, attributes and classes listed here. markdown-it escapes raw HTML, and
 nh3 then parses each finished block and drops whatever is not listed; links are http, https or mailto, and absolute.
-Images are shown as words. Work is bounded: `MAX_MARKDOWN_CHARS` in all, and less for one paragraph, formula or block of
-code.
+Images are shown as words. Work is bounded, whatever the text is: by sizes, and by a budget of processor time for the
+message, each paragraph and each block of code (render_budget.py). What exceeds one is shown as it was written, and says
+so. What has been rendered is kept for the next time.
 Does not cover: what the words say, and plain text elsewhere, which enters by Jinja's escaping or `textContent`.
 
 Formulae are TeX between ``$..$``, ``$$..$$``, ``\\(..\\)`` or ``\\[..\\]`` and become MathML. Code is highlighted with
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import html
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import latex2mathml.converter
@@ -23,33 +24,31 @@ import nh3
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
 from markdown_it.rules_block import StateBlock
+from markdown_it.rules_core import StateCore
 from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 from markdown_it.utils import EnvType, OptionsDict
 from markupsafe import Markup
 from mdit_py_plugins.dollarmath import dollarmath_plugin
-from pygments import highlight
-from pygments.formatters.html import HtmlFormatter
-from pygments.lexers import get_lexer_by_name
 from pygments.token import STANDARD_TYPES
+
+from webui.code_colours import coloured, language_of, plain
+from webui.render_budget import Budget, RenderCache, TooSlowError, digest
 
 MAX_MARKDOWN_CHARS: Final = 100_000  # longer text is shown as it is
 MAX_FORMULA_CHARS: Final = 2_000
 MAX_FORMULA_DEPTH: Final = 40  # of braces; latex2mathml recurses
-MAX_HIGHLIGHT_CHARS: Final = 50_000
 MAX_INLINE_CHARS: Final = 20_000  # one paragraph; inline parsing is quadratic at worst
-
-# Code in other languages is shown without colours.
-_LANGUAGES: Final = {
-    "bash", "c", "console", "cpp", "csharp", "css", "diff", "docker", "go", "haskell", "html", "ini", "java",
-    "javascript", "json", "kotlin", "latex", "lua", "makefile", "markdown", "matlab", "nginx", "perl", "php",
-    "powershell", "python", "r", "ruby", "rust", "scala", "sql", "swift", "toml", "typescript", "xml", "yaml",
-}  # fmt: skip
-_LANGUAGE_ALIASES: Final = {
-    "sh": "bash", "shell": "bash", "c++": "cpp", "c#": "csharp", "dockerfile": "docker", "js": "javascript",
-    "jsx": "javascript", "tex": "latex", "make": "makefile", "md": "markdown", "py": "python", "rs": "rust",
-    "ts": "typescript", "yml": "yaml",
-}  # fmt: skip
+MESSAGE_S: Final = 1.0  # of the processor, for a message
+PARAGRAPH_S: Final = 0.3  # of that, for one paragraph; code_colours.py has the same for a block of code
+_STRUCTURE_S: Final = 2.0  # to find the blocks; if that does not last, the whole message is shown as it was written
+_KEPT_CHARS: Final = 16_000_000  # of HTML, in each web worker
+_OPEN_CODE_CHARS: Final = 2_000  # a longer block of code that may still grow gets its colours when it is complete
+_SHORT_TAIL_CHARS: Final = 2_000  # of what may still change in a growing text: so much is rendered at every update
+_UPDATES_PER_TEXT: Final = 64
+_SLOW_CODE: Final = "Shown without colours: they would take too long."
+_SLOW_TEXT: Final = "Some of this is shown as it was written, because formatting it would take too long."
+_BUDGET, _STRUCTURE, _MAY_GROW = "budget", "structure_budget", "may_grow"  # in markdown-it's environment
 
 _MATH_TAGS: Final = {
     "math", "mfrac", "mi", "mn", "mo", "mover", "mpadded", "mphantom", "mroot", "mrow", "mspace", "msqrt",
@@ -78,6 +77,7 @@ _cleaner: Final = nh3.Cleaner(
         "div": {"code-block", "math-block", "table-scroll"},
         "span": {name for name in STANDARD_TYPES.values() if name} | {"image-absent"},
         "code": {"math-source"},
+        "p": {"render-note"},
         "th": {"align-left", "align-center", "align-right"},
         "td": {"align-left", "align-center", "align-right"},
     },
@@ -89,12 +89,19 @@ _cleaner: Final = nh3.Cleaner(
 
 def render_markdown(text: str) -> Markup:
     """The whole of `text` as safe HTML."""
-    return Markup("").join(Markup(block) for block in render_blocks(text))  # noqa: S704 - each block left the cleaner
+    key = digest("message", text)
+    html_text = _cache.get(key)
+    if html_text is None:
+        html_text = "".join(render_blocks(text))
+        _cache.put(key, html_text)
+    return Markup(html_text)  # noqa: S704 - each block left the cleaner
 
 
 def render_blocks(text: str) -> list[str]:
-    """Safe HTML, one string for each top-level block of `text`."""
-    return [block for block, _ in _blocks_with_lines(text)]
+    """Safe HTML, one string for each top-level block of `text`, and a note if some of it was too slow to format."""
+    budget = Budget(MESSAGE_S)
+    blocks = [block for block, _ in _blocks_with_lines(text, budget)]
+    return [*blocks, _cleaner.clean(_note(_SLOW_TEXT))] if budget.simplified else blocks
 
 
 class GrowingMarkdown:
@@ -103,6 +110,9 @@ class GrowingMarkdown:
     Only the last blocks can still change while text is appended, so each `update` parses from where the last but one
     began, or from further up while a formula may be open there. A link reference defined later than its use shows up in
     `finish`, which renders the whole text once.
+
+    A block that never ends would make that quadratic. A long one is therefore rendered only when it `has_grown` by a
+    64th: all updates together then read no more than 64 times the text, besides its first 2,000 characters.
     """
 
     def __init__(self) -> None:
@@ -110,15 +120,24 @@ class GrowingMarkdown:
         self._sent: list[str] = []
         self._settled = 0  # this many of `_sent` came from before `_tail_at`
         self._tail_at = 0  # offset in `_text`
+        self._rendered_chars = 0  # of `_text`, in the last update
 
     def append(self, piece: str) -> None:
         """Add text at the end; shown by the next `update`."""
         self._text += piece.replace("\r", "")
 
+    @property
+    def has_grown(self) -> bool:
+        """Whether another `update` is worth its cost."""
+        tail_chars = len(self._text) - self._tail_at
+        awaited = tail_chars // _UPDATES_PER_TEXT if tail_chars > _SHORT_TAIL_CHARS else 1
+        return len(self._text) - self._rendered_chars >= awaited
+
     def update(self) -> tuple[int, list[str]]:
         """(keep, blocks): the first `keep` blocks shown so far stand; `blocks` take the place of the rest."""
         tail = self._text[self._tail_at :]
-        rendered = _blocks_with_lines(tail)
+        self._rendered_chars = len(self._text)
+        rendered = _blocks_with_lines(tail, Budget(MESSAGE_S), growing=True)
         change = self._change([*self._sent[: self._settled], *(block for block, _ in rendered)])
         if len(rendered) > 2 and not _formula_may_be_open(tail, rendered[-2][1]):
             self._settled += len(rendered) - 2
@@ -148,16 +167,25 @@ def _formula_may_be_open(text: str, lines: int) -> bool:
     return any(line.lstrip(" \t").startswith(("$$", "\\[")) for line in complete[after_blank:lines])
 
 
-def _blocks_with_lines(text: str) -> list[tuple[str, int]]:
-    """(safe HTML, first line) of each top-level block. Carriage returns count for nothing."""
+def _blocks_with_lines(text: str, budget: Budget, *, growing: bool = False) -> list[tuple[str, int]]:
+    """(safe HTML, first line) of each top-level block. Carriage returns count for nothing.
+
+    Args:
+        growing: the last block may not be complete yet.
+    """
     if len(text) > MAX_MARKDOWN_CHARS:
-        return [(_cleaner.clean(_code_block(text, "")), 0)]
-    env: EnvType = {}
-    tokens = _markdown.parse(text.replace("\r", ""), env)
+        return [(_cleaner.clean(_code_block(text, "text", None)), 0)]
+    env: EnvType = {_BUDGET: budget, _STRUCTURE: Budget(_STRUCTURE_S)}
+    try:
+        tokens = _markdown.parse(text.replace("\r", ""), env)
+    except TooSlowError:
+        budget.simplified = True
+        return [(_cleaner.clean(_code_block(text, "text", None)), 0)]
     blocks: list[tuple[str, int]] = []
     start = 0
     for at, token in enumerate(tokens):
         if token.level == 0 and token.nesting <= 0:
+            env[_MAY_GROW] = growing and at == len(tokens) - 1
             block = _markdown.renderer.render(tokens[start : at + 1], _markdown.options, env)
             first_line = tokens[start].map
             blocks.append((_cleaner.clean(block), first_line[0] if first_line else 0))
@@ -168,16 +196,15 @@ def _blocks_with_lines(text: str) -> list[tuple[str, int]]:
 # What markdown-it writes, before the cleaner ------------------------------------------------------------------------
 
 
-def _code_block(code: str, language: str) -> str:
-    """A block of code with its language above; coloured if the language is known and the code not too long."""
-    name = _LANGUAGE_ALIASES.get(language.lower(), language.lower())
-    if name not in _LANGUAGES:
-        name = "text"
-    if name == "text" or len(code) > MAX_HIGHLIGHT_CHARS:
-        body = html.escape(code)
-    else:
-        body = highlight(code, get_lexer_by_name(name, stripnl=False), _formatter)
-    return f'<div class="code-block" data-language="{name}"><pre><code>{body}</code></pre></div>\n'
+def _code_block(code: str, language: str, colours: str | None, note: str = "") -> str:
+    """A block of code with its language above, its colours if there are any, and a note below."""
+    body = plain(code) if colours is None else colours
+    below = _note(note) if note else ""
+    return f'<div class="code-block" data-language="{language}"><pre><code>{body}</code></pre>{below}</div>\n'
+
+
+def _note(text: str) -> str:
+    return f'<p class="render-note">{text}</p>\n'
 
 
 def _formula(source: str, *, display: bool) -> str:
@@ -203,8 +230,24 @@ def _depth(source: str) -> int:
 
 
 def _render_fence(self: RendererHTML, tokens: Sequence[Token], at: int, options: OptionsDict, env: EnvType) -> str:
-    words = tokens[at].info.split(maxsplit=1)
-    return _code_block(tokens[at].content, words[0] if words else "")
+    code, words = tokens[at].content, tokens[at].info.split(maxsplit=1)
+    language = language_of(words[0] if words else "")
+    if language == "text" or (env[_MAY_GROW] and len(code) > _OPEN_CODE_CHARS):
+        return _code_block(code, language, None)
+    colours = coloured(code, language, env[_BUDGET], _cache)
+    return _code_block(code, language, colours, "" if colours is not None else _SLOW_CODE)
+
+
+def _render_formula(display: bool) -> Callable[[RendererHTML, Sequence[Token], int, OptionsDict, EnvType], str]:
+    """A rule for formulae; once the budget is spent they are shown as written."""
+
+    def render(_: RendererHTML, tokens: Sequence[Token], at: int, __: OptionsDict, env: EnvType) -> str:
+        if env[_BUDGET].is_spent:
+            env[_BUDGET].simplified = True
+            return f'<code class="math-source">{html.escape(tokens[at].content)}</code>'
+        return _formula(tokens[at].content, display=display)
+
+    return render
 
 
 def _render_image(self: RendererHTML, tokens: Sequence[Token], at: int, options: OptionsDict, env: EnvType) -> str:
@@ -220,8 +263,10 @@ def _render_cell(self: RendererHTML, tokens: Sequence[Token], at: int, options: 
     return f'<{token.tag} class="align-{side}">' if style else f"<{token.tag}>"
 
 
-def _render_formula_block(_: RendererHTML, tokens: Sequence[Token], at: int, options: OptionsDict, env: EnvType) -> str:
-    return f'<div class="math-block">{_formula(tokens[at].content, display=True)}</div>\n'
+def _render_formula_block(
+    self: RendererHTML, tokens: Sequence[Token], at: int, options: OptionsDict, env: EnvType
+) -> str:
+    return f'<div class="math-block">{_render_formula(display=True)(self, tokens, at, options, env)}</div>\n'
 
 
 def _inline_brackets(state: StateInline, silent: bool) -> bool:
@@ -273,11 +318,40 @@ def _long_paragraph(state: StateInline, silent: bool) -> bool:
     return True
 
 
+def _watch_inline(state: StateInline, silent: bool) -> bool:
+    """Not a rule, but asked before each of them: whether the paragraph may go on."""
+    state.env[_BUDGET].check()
+    return False
+
+
+def _watch_blocks(state: StateBlock, first: int, last: int, silent: bool) -> bool:
+    state.env[_STRUCTURE].check()
+    return False
+
+
+def _parse_paragraphs(state: StateCore) -> None:
+    """markdown-it's own rule "inline", but a paragraph that takes too long is text, unparsed."""
+    budget: Budget = state.env[_BUDGET]
+    for token in state.tokens:
+        if token.type == "inline":
+            token.children = []
+            try:
+                with budget.part(PARAGRAPH_S):
+                    state.md.inline.parse(token.content, state.md, state.env, token.children)
+            except TooSlowError:
+                budget.simplified = True
+                token.children = [Token("text", "", 0, content=token.content)]
+
+
 def _make_markdown() -> MarkdownIt:
     markdown = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
     dollarmath_plugin(markdown, allow_space=False, allow_digits=False, allow_labels=False, double_inline=True)
     markdown.inline.ruler.before("escape", "math_brackets", _inline_brackets)
     markdown.inline.ruler.before("text", "long_paragraph", _long_paragraph)
+    markdown.inline.ruler.before("long_paragraph", "budget", _watch_inline)
+    markdown.core.ruler.at("inline", _parse_paragraphs)
+    everywhere = ["paragraph", "reference", "blockquote", "list", "table"]
+    markdown.block.ruler.before("table", "budget", _watch_blocks, {"alt": everywhere})
     markdown.block.ruler.before("fence", "math_brackets", _block_brackets, {"alt": ["paragraph", "blockquote", "list"]})
     for name, rule in {
         "fence": _render_fence,
@@ -287,13 +361,13 @@ def _make_markdown() -> MarkdownIt:
         "td_open": _render_cell,
         "table_open": lambda *_: '<div class="table-scroll"><table>\n',
         "table_close": lambda *_: "</table></div>\n",
-        "math_inline": lambda _, tokens, at, *__: _formula(tokens[at].content, display=False),
-        "math_inline_double": lambda _, tokens, at, *__: _formula(tokens[at].content, display=True),
+        "math_inline": _render_formula(display=False),
+        "math_inline_double": _render_formula(display=True),
         "math_block": _render_formula_block,
     }.items():
         markdown.add_render_rule(name, rule)
     return markdown
 
 
-_formatter: Final = HtmlFormatter(nowrap=True)
+_cache: Final = RenderCache(_KEPT_CHARS)
 _markdown: Final = _make_markdown()  # parsing keeps its state in each call: shared by all threads

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from webui.rendering import MAX_HIGHLIGHT_CHARS, MAX_MARKDOWN_CHARS, GrowingMarkdown, render_blocks, render_markdown
+from webui.code_colours import MAX_HIGHLIGHT_CHARS
+from webui.rendering import MAX_MARKDOWN_CHARS, GrowingMarkdown, render_blocks, render_markdown
 
 # Written here once more, and not taken from the module: a widened list there must be widened here, too.
 HARMLESS_TAGS = {

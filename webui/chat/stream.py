@@ -89,7 +89,7 @@ class Answer:
                 self.text += event.text
                 self._markdown.append(event.text)
                 self._has_unsent = True
-                if self._clock_s() >= self._next_render_s:
+                if self._clock_s() >= self._next_render_s and self._markdown.has_grown:
                     yield self._rendered()
             case Waiting() if self._has_unsent:
                 yield self._rendered()

@@ -1,0 +1,132 @@
+"""How long the worst messages take to render: every language that is coloured, and Markdown itself, under attack.
+
+    python -m bench.rendering                  every message, some minutes
+    python -m bench.rendering --language java  one language
+    python -m bench.rendering --chars 50000    as long as a block may be
+
+A message is one short text repeated, alone or in a block of code. Besides texts written here, each language's own
+regular expressions are taken apart for the literals they begin with: what a rule looks for, over and over and never
+complete, is what makes it slow. Exit status 1 if a message takes more processor time than ``LIMIT_S``.
+"""
+
+from __future__ import annotations
+
+import re._constants as sre  # type: ignore[import-not-found]
+import re._parser as parser  # type: ignore[import-not-found]
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import click
+from pygments.lexer import RegexLexer, words
+from pygments.lexers import get_lexer_by_name
+
+from webui.code_colours import LANGUAGES
+from webui.rendering import render_blocks
+
+CHARS = 12_000
+LIMIT_S = 2.5  # of the processor: the budget of a message, one step beyond it, and what escaping and cleaning take
+CODE = [
+    "a", "a ", "A", "é", "_", "0", "0.", "0x", "1e", "1_", "(", "[", "{", "<", "<a", "<a ", "</", "/*", "//", '"', "'",
+    "`", "\\", "#", "$", "$(", "${", "@", "@a ", "a.", "a::", "a,", "a<", "a(", "a[", "a=", "a:", "a -> ", "a b ",
+    "a;\n", "-", "--", "+", "=", "==", "=>", "|", "||", "&", "&&", "!", "%", "%{", "^", "~", "~~~", "*", "**", ";", ":",
+    ":a ", "\n", "\n ", " \n", "a\n", "a\t", "\t", "# a\n", "<<A", "<<-A\n", "s/", "q{", "m{", "def a", "class a ",
+    "a a a(", "public a ", "@a(", "\\begin{", "\\a", '"\\', "'''", '"""', 'r"', 'f"{', "#{", "<?php ", "<!--", "<!",
+    "]]", "?", "?(", "a?", "a'", "- ", "1. ", "> ", "  - a\n", "a: b\n", "| ", "a|", "if ", "end ", "a-", "a/",
+    "var a = /", "<% ", "{{", "{%", "func a<", "a.b.", "List<", "@@", "+a\n", "-a\n", "$ a\n", "[a\n", "[a]\n",
+    "a = \\\n", "a ? b : ",
+]  # fmt: skip
+MARKDOWN = [
+    "![[]", "[", "![", "[[]", "[a](", "[a]", "[a][", "[a]: ", "[a]: /x\n", "[a]: <", "<a", "<a ", "<http:", "</a",
+    "<!--", "`", "``a`", "*a", "**a", "_a", "a*_", "*a **a ", "a**b", "~~a", "~a~~", "\\", "\\[", "\\(", "\\(a\\)", "$",
+    "$a", "$$", "$a$", "$$a$$ ", "&", "&#", "&amp;", "> ", "> > ", ">", "- ", "- a\n", "1. ", "1. a\n", "* a\n  ",
+    "  - a\n", "# ", "# a\n", "a\n", "a\n\n", "a  \n", "|", "|a", "|a|\n", "|a|\n|-|\n", "|-", "a|b\n-|-\n", "---\n",
+    "===\n", "a\n===\n", "    a\n", "```\n", "~~~", "```a\n```\n", "!", "](", "[]()", "[a](<b", '[a](b "',
+    "[![a](b)](c)", "[a](b)", "http://a.b ", "\t", " ", "\n", " \n", "\u2028", "\ufeff", "é", "\\begin{",
+    "$\\frac{a}{b}$ ", "$\\left( \\right)$ ", "$" + "{" * 30 + "}" * 30 + "$ ", "> - ", "> ```\n", "- > ", "1) ",
+    "*_~`",
+]  # fmt: skip
+
+
+def hostile_messages(chars: int = CHARS, only: str | None = None) -> Iterator[tuple[str, str]]:
+    """Every message: its name, and its text of so many characters."""
+    for language in sorted(LANGUAGES) if only is None else [only]:
+        for unit in dict.fromkeys([*CODE, *_pieces(language)]):
+            yield f"{language} {unit!r}", f"```{language}\n{_repeated(unit, chars)}\n```"
+    if only is None:
+        for unit in [*MARKDOWN, *(one + other for one in MARKDOWN[:40] for other in ("[", "*", "`", "\n"))]:
+            yield f"markdown {unit!r}", _repeated(unit, chars)
+
+
+def rendering_s(text: str) -> float:
+    """Processor time of this thread; nothing is taken from what was rendered before."""
+    begin_s = time.thread_time()
+    render_blocks(text)
+    return time.thread_time() - begin_s
+
+
+def _repeated(unit: str, chars: int) -> str:
+    return (unit * (chars // len(unit) + 1))[:chars]
+
+
+def _pieces(language: str) -> Iterator[str]:
+    """Literal beginnings of the language's rules, alone, with a letter and on lines of their own."""
+    lexer = get_lexer_by_name(language)
+    if not isinstance(lexer, RegexLexer):
+        return
+    literals = dict.fromkeys(
+        literal for rules in lexer.tokens.values() for rule in rules if isinstance(rule, tuple)
+        for literal in _literals(rule[0])
+    )  # fmt: skip
+    for literal in literals:
+        yield from (literal, f"{literal}a ", f"{literal}\n")
+
+
+def _literals(pattern: Any) -> Iterator[str]:
+    """The longest run of literal characters at the beginning of a regular expression, and of each of its branches."""
+    if isinstance(pattern, words):
+        pattern = pattern.get()  # type: ignore[no-untyped-call]
+    if not isinstance(pattern, str):
+        return
+    for branch in _branches(parser.parse(pattern)):
+        run = ""
+        for code, value in branch:
+            if code is not sre.LITERAL:
+                break
+            run += chr(value)
+        if run:
+            yield run
+
+
+def _branches(parsed: Any, depth: int = 4) -> Iterator[list[tuple[Any, Any]]]:
+    """Ways through the beginning of a parsed expression, its first groups and repeats opened."""
+    items = list(parsed)
+    yield items
+    if not items or depth == 0:
+        return
+    code, value = items[0]
+    if code is sre.SUBPATTERN:
+        yield from _branches([*value[3], *items[1:]], depth - 1)
+    elif code in (sre.MAX_REPEAT, sre.MIN_REPEAT):
+        yield from _branches([*value[2], *items[1:]], depth - 1)
+    elif code is sre.BRANCH:
+        for way in value[1][:6]:
+            yield from _branches([*way, *items[1:]], depth - 1)
+
+
+@click.command()
+@click.option("--language", type=click.Choice(sorted(LANGUAGES)), help="Only this one.")
+@click.option("--chars", default=CHARS, show_default=True, help="Length of each message.")
+@click.option("--worst", default=15, show_default=True, help="How many of the slowest to print.")
+def main(language: str | None, chars: int, worst: int) -> None:
+    """Render every hostile message and print the slowest."""
+    taken = sorted(((rendering_s(text), name) for name, text in hostile_messages(chars, language)), reverse=True)
+    for seconds, name in taken[:worst]:
+        click.echo(f"{seconds:6.2f} s  {name}")
+    click.echo(f"{len(taken)} messages of {chars:,} characters, the slowest took {taken[0][0]:.2f} s of the processor")
+    sys.exit(taken[0][0] > LIMIT_S)
+
+
+if __name__ == "__main__":
+    main()
