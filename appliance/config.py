@@ -102,6 +102,11 @@ class Config:
         found = re.match(r"sqlite(?:\+[a-z]+)?:///([^?]+)", self.database_url)
         return Path(found[1]).absolute() if found else None
 
+    @property
+    def record_dir(self) -> Path:
+        """Where the record is, as far as it is on a disk of this host: what must not fill up."""
+        return self.state_dir if self.database_file is None else self.database_file.parent
+
 
 def load_config(home: Path) -> Config:
     """Read the settings of the site at ``home``.

@@ -5,12 +5,12 @@ No setting is changed. The proof of silence is made in a child process, the only
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from appliance.config import Config
+from appliance.disk import measured, refusal
 from appliance.errors import ApplianceError
 from appliance.isolation import Silence, SilenceError, owner_to_become, refuse_root
 from appliance.isolation.administration import confine_command
@@ -20,7 +20,6 @@ from appliance.processes import engine_kind
 from appliance.supervisor import is_served
 from appliance.transport import Transport, certificate_files, transport_of
 
-_LOW_DISK_BYTES = 1 << 30
 _EARLIEST_CLOCK_S = 1_760_000_000  # October 2025, before this code was written
 
 
@@ -188,11 +187,14 @@ def _look_at_transport(config: Config) -> str:
 
 
 def _examine_disk(config: Config) -> Finding:
-    free = shutil.disk_usage(config.home).free
-    detail = f"{free / 2**30:.1f} GiB free at {config.home}"
-    if free >= _LOW_DISK_BYTES:
-        return Finding("disk", True, detail)
-    return Finding("disk", False, detail, "free at least 1 GiB; without space for the record no prompt is answered")
+    """The disk of the record and that of ``state/``, which may be others than the releases'."""
+    directories = [path for path in (config.record_dir, config.state_dir) if path.exists()] or [config.home]
+    use = measured(*directories)
+    remedy = "free space there, or make the disk larger; when it is full, nothing is recorded and nothing is answered"
+    problem = refusal(config.record_dir)
+    if problem is not None:
+        return Finding("disk", False, f"{use.words()}; {problem}", remedy)
+    return Finding("disk", use.level in ("ok", "warning"), use.words(), None if use.level == "ok" else remedy)
 
 
 def _examine_clock(clock: Callable[[], float]) -> Finding:

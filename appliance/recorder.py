@@ -1,4 +1,5 @@
-"""The recorder process: puts the appliance's own life into the record and signs a checkpoint of it regularly.
+"""The recorder process: puts the appliance's own life into the record, signs a checkpoint of it regularly and watches
+the disk it is on.
 
 It reads the supervisor's notes, one JSON object a line, on standard input: ``started`` (with the proof of silence),
 ``process_ended`` and, last of all, ``stopping``. The end of the input means that everything else has stopped: the last
@@ -20,7 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from appliance import authority
 from appliance.audit.checkpoint import write_checkpoint
@@ -32,11 +33,13 @@ from appliance.audit.verify import LogBrokenError
 from appliance.certificates import CertificateError, now_utc
 from appliance.config import Config, load_config
 from appliance.database import DatabaseError, as_iso, open_database
+from appliance.disk_watch import DiskWatch
 from appliance.errors import ApplianceError
 from appliance.interrupted import close_interrupted
 from appliance.transport import Transport
 
 _log = logging.getLogger(__name__)
+_LOOK_S = 3.0  # between looks at the disk
 _SYSTEM = Actor("", "appliance", "system")
 
 
@@ -52,13 +55,16 @@ def run_recorder(
     Raises:
         DatabaseError, RecordError: the record cannot be opened or written.
     """
+    disk = DiskWatch(config.record_dir)  # before the database, which cannot be opened on a full disk
     database = open_database(config.database_url)
     try:
         log = AuditLog(database)
         stopping: dict[str, Any] | None = None
         _close_interrupted(log)
         for note in _notes_or_ticks(notes_fd, config.checkpoint_interval_s):
-            if note is None:
+            if note == "look":
+                disk.look(log, _SYSTEM)
+            elif note == "sign":
                 if database.presence is not None:  # without, nobody knows which turns are still answered
                     _close_interrupted(log)
                 _sign(log, config.state_dir)
@@ -124,21 +130,28 @@ def _last_run(log: AuditLog) -> str | None:
     return f"The last run did not end in order{when}"
 
 
-def _notes_or_ticks(fd: int, interval_s: float) -> Iterator[dict[str, Any] | None]:
-    """Notes as they come, and None every ``interval_s``, first after a second; ends with the input."""
+def _notes_or_ticks(fd: int, interval_s: float) -> Iterator[dict[str, Any] | Literal["look", "sign"]]:
+    """Notes as they come; "sign" every ``interval_s``, first after a second; "look" at once and every few seconds.
+
+    Ends with the input.
+    """
     pending = b""
-    tick_at_s = time.monotonic() + 1.0
+    now_s = time.monotonic()
+    look_at_s, sign_at_s = now_s, now_s + 1.0
     while True:
-        readable = select.select([fd], [], [], max(tick_at_s - time.monotonic(), 0.0))[0]
+        readable = select.select([fd], [], [], max(min(look_at_s, sign_at_s) - time.monotonic(), 0.0))[0]
         if readable:
             piece = os.read(fd, 65536)
             if not piece:
                 return
             *lines, pending = (pending + piece).split(b"\n")
             yield from (json.loads(line) for line in lines)
-        if time.monotonic() >= tick_at_s:
-            tick_at_s += interval_s
-            yield None
+        if time.monotonic() >= look_at_s:
+            look_at_s = time.monotonic() + _LOOK_S
+            yield "look"
+        if time.monotonic() >= sign_at_s:
+            sign_at_s += interval_s
+            yield "sign"
 
 
 def _keep_certificate(config: Config, transport: Transport) -> None:

@@ -94,6 +94,11 @@ class _Run:
     answer_event: int | None = None
 
     def events(self) -> Generator[TurnEvent, None, None]:
+        refusal = self.record.refusal()
+        if refusal is not None:
+            _log.error("turn %s: %s", self.request.id, refusal)
+            yield Failed("record_failed", f"{refusal} Tell your administrator.")
+            return
         try:
             process = _process_id(self.record)
             prompt = _prompt_event(self.actor, self.request, self.conversation_id, process)
@@ -126,7 +131,7 @@ class _Run:
     def _record_answer(self, answer: _Answer) -> None:
         try:
             event = answer.event(self.actor, self.request.id, self.conversation_id)
-            self.answer_event = self.record.append(event).sequence
+            self.answer_event = self.record.append_the_end(event).sequence
         except (RecordError, ValueError):
             _log.exception("turn %s: the answer was not recorded", self.request.id)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from flask import Blueprint, Response, jsonify, make_response
 
 from appliance.database import DatabaseError
@@ -9,6 +11,9 @@ from appliance.engine.client import EngineUnavailableError
 from appliance.transport import Transport, authority_certificate
 from webui.errors import NotFoundError
 from webui.services import services
+
+# A write that is no older says that the record can be written: strangers may ask as often as they like.
+WRITTEN_WITHIN_S: Final = 3.0
 
 blueprint = Blueprint("health", __name__)
 
@@ -30,12 +35,16 @@ def authority() -> Response:
 
 @blueprint.get("/readyz")
 def ready() -> Response:
-    """The record can be read and the engine answers."""
+    """The record can be read and written, and the engine answers."""
     try:
+        if services().record.refusal() is not None:
+            return make_response(jsonify(status="disk_full"), 503)
         services().record.size()
+        services().record.check_writable(max_age_s=WRITTEN_WITHIN_S)
         services().engine.status()
     except DatabaseError:
         return make_response(jsonify(status="record_failed"), 503)
     except EngineUnavailableError:
         return make_response(jsonify(status="engine_stopped"), 503)
     return make_response(jsonify(status="ready"))
+

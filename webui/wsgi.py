@@ -14,6 +14,7 @@ import os
 import socket
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from flask import Flask
@@ -25,6 +26,7 @@ from appliance.audit.log import AuditLog
 from appliance.config import Config, load_config
 from appliance.conversations import Conversations
 from appliance.database import open_database
+from appliance.disk import Reserve, refusal
 from appliance.engine.client import EngineClient
 from appliance.hashing_slots import HashingSlots
 from appliance.passwords import Passwords
@@ -44,7 +46,8 @@ def make_services(config: Config, doorbell: socket.socket, listener_url: str, tr
         ReleaseError, DatabaseError, RecordError: the site cannot be served.
     """
     database = open_database(config.database_url)
-    record = AuditLog(database)
+    disk = config.record_dir
+    record = AuditLog(database, refusal=partial(refusal, disk), make_room=Reserve(disk).give_back)
     passwords = Passwords(slots=HashingSlots(config.state_dir / "database"))
     return Services(
         config=config,

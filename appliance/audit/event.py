@@ -31,6 +31,7 @@ Action = Literal[
     "conversation_deleted", "settings_changed",
     "appliance_started", "appliance_stopped", "process_ended",
     "engine_restarted",  # written by releases before process_ended
+    "disk_filling", "disk_full", "disk_freed",
 ]  # fmt: skip
 ACTIONS: tuple[Action, ...] = get_args(Action)
 SALT_BYTES = 32

@@ -11,9 +11,11 @@ signed checkpoint kept elsewhere shows that (checkpoint.py).
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -93,17 +95,26 @@ class AuditLog:
         *,
         clock_us: Callable[[], int] = now_us,
         random_bytes: Callable[[int], bytes] = os.urandom,
+        refusal: Callable[[], str | None] = lambda: None,
+        make_room: Callable[[], bool] = lambda: False,
     ) -> None:
         """Open the log. One whose events are not a complete sequence can be read and verified; appending fails.
 
+        Args:
+            refusal: why no prompt may be recorded now, as a sentence for people; None if it may (disk.py).
+            make_room: give the disk's reserve back; whether that made room.
         Raises:
             DatabaseError: the database cannot be used.
         """
         self.database = database
         self._clock_us = clock_us
         self._random_bytes = random_bytes
+        self.refusal = refusal
+        self._make_room = make_room
         self._lock = threading.Lock()
         self._waiting: list[_Waiting] = []  # guarded by _lock
+        self._probing = threading.Lock()
+        self._written_s = -math.inf  # when the last append or probe went well; an append that fails forgets it
         self._committing = False  # guarded by _lock: some thread writes, and will wake the next one
         self.origin = _load_origin(database)
         with database.read() as connection:
@@ -130,6 +141,19 @@ class AuditLog:
             raise RecordError("the record could not be written") from waiting.error
         return waiting.header
 
+    def append_the_end(self, event: NewEvent) -> Header:
+        """Record the end of what has begun, on a full disk with the room of the reserve.
+
+        Raises:
+            RecordError, ValueError: as `append`.
+        """
+        try:
+            return self.append(event)
+        except RecordError:
+            if not self._make_room():
+                raise
+        return self.append(event)
+
     def append_in(self, connection: sa.Connection, event: NewEvent) -> Header:
         """Record one event in the caller's own transaction, which must be ``database.write(serial=True)``.
 
@@ -146,6 +170,22 @@ class AuditLog:
         """How many events there are, which is also the number of the last."""
         with self.database.read() as connection:
             return _size(connection)
+
+    def check_writable(self, *, max_age_s: float = 0.0) -> None:
+        """Write to the log's database, durably and without an event, unless something was written so lately.
+
+        Raises:
+            DatabaseError: it cannot be written.
+        """
+        with self._probing:
+            if time.monotonic() - self._written_s < max_age_s:
+                return
+            try:
+                with self.database.write(serial=True) as connection:
+                    write_setting(connection, "written_us", str(self._clock_us()))
+            except sa.exc.IntegrityError as exc:
+                raise DatabaseError(f"the database refuses to be written: {exc.orig}") from exc
+            self._written_s = time.monotonic()
 
     def get(self, sequence: int) -> Event:
         """One event.
@@ -214,9 +254,11 @@ class AuditLog:
         try:
             with self.database.write(serial=True) as connection:
                 headers = self._insert(connection, batch)
+            self._written_s = time.monotonic()
             for waiting, header in zip(batch, headers, strict=True):
                 waiting.header = header
         except (DatabaseError, sa.exc.IntegrityError) as exc:
+            self._written_s = -math.inf
             for waiting in batch:
                 waiting.error = exc
         finally:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from appliance.audit.checkpoint import integrity
 from appliance.certificates import CertificateError, load_pair
+from appliance.disk import measured
 from appliance.site_address import is_loopback
 from appliance.transport import Transport, certificate_files
 from webui.services import Services
@@ -80,4 +81,17 @@ def _transport(services: Services) -> Iterable[Alarm]:
         )
 
 
-_SOURCES: Final[tuple[Callable[[Services], Iterable[Alarm]], ...]] = (_record, _address, _transport)
+def _disk(services: Services) -> Iterable[Alarm]:
+    refusal = services.record.refusal()
+    use = measured(services.config.record_dir, services.config.state_dir)
+    if refusal is not None:
+        yield Alarm(
+            "alarm", refusal, "Free space on that disk, or make it larger; answers come again by themselves."
+        )
+    elif use.level != "ok":
+        severity: Severity = "warning" if use.level == "warning" else "alarm"
+        what = "Free space there, or make it larger: when it is full, nothing is answered any more."
+        yield Alarm(severity, f"{use.words()[:1].upper()}{use.words()[1:]}.", what)
+
+
+_SOURCES: Final[tuple[Callable[[Services], Iterable[Alarm]], ...]] = (_record, _disk, _address, _transport)

@@ -30,7 +30,7 @@ from appliance.turns import run_turn
 from webui.auth.session import current_actor, demand_role, demand_user, session_permit
 from webui.chat.stream import Answer, stream_turn
 from webui.chat.view import MessageView, answer_view, grouped, message_view, title_of
-from webui.errors import BadRequestError, NotFoundError, respond
+from webui.errors import BadRequestError, NotFoundError, UnavailableError, respond
 from webui.services import Services, services
 from webui.streaming import client_is_gone
 
@@ -80,6 +80,7 @@ def conversation_list() -> Response:
 
 @blueprint.post("/chat")
 def create() -> ResponseReturnValue:
+    _demand_room()
     text = _text(_body().get("text"))
     made = services().conversations.create(demand_user().id, title=title_of(text))
     return jsonify(id=made.id), 201
@@ -119,6 +120,7 @@ def last_answer(conversation_id: str) -> Response:
 @blueprint.post("/chat/<conversation_id>/turns")
 def turn(conversation_id: str) -> Response:
     """Ask a new question, or with ``regenerate`` the last one again; answers with the stream of `webui.chat.stream`."""
+    _demand_room()
     body, user, service = _body(), demand_user(), services()
     effort = _effort(body.get("effort"))
     found = service.conversations.get(user.id, conversation_id)
@@ -196,6 +198,17 @@ def _for_engine(messages: list[StoredMessage]) -> tuple[Message, ...]:
     """The conversation as the model reads it: without answers that never came, and without past reasoning."""
     said = [message.as_message() for message in messages if message.content or message.tool_calls]
     return tuple(message if message.tool_calls else replace(message, reasoning=None) for message in said)
+
+
+def _demand_room() -> None:
+    """Refuse a question that could not be recorded before it is kept: on a full disk it would take the room of events.
+
+    Raises:
+        UnavailableError: with the reason.
+    """
+    refusal = services().record.refusal()
+    if refusal is not None:
+        raise UnavailableError("record_failed", f"{refusal} Your question was not sent.", "Tell your administrator.")
 
 
 def _body() -> dict[str, Any]:

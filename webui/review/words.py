@@ -34,6 +34,9 @@ ACTION_WORDS: Final[dict[Action, str]] = {
     "appliance_stopped": "Appliance stopped",
     "engine_restarted": "Engine restarted",
     "process_ended": "A process ended",
+    "disk_filling": "Disk is filling",
+    "disk_full": "Disk is full",
+    "disk_freed": "Disk has room again",
     "record_verified": "Verified the record",
     "checkpoint_exported": "Exported a checkpoint",
     "erasure_finished": "Finished erasing",
@@ -59,7 +62,8 @@ ACTION_GROUPS: Final[tuple[tuple[str, str, tuple[Action, ...]], ...]] = (
     ),
     (
         "appliance", "The appliance",
-        ("settings_changed", "appliance_started", "appliance_stopped", "engine_restarted", "process_ended"),
+        ("settings_changed", "appliance_started", "appliance_stopped", "engine_restarted", "process_ended",
+         "disk_filling", "disk_full", "disk_freed"),
     ),
 )  # fmt: skip
 
