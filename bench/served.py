@@ -34,7 +34,8 @@ _ANSWER_LIMIT_S = 900.0
 
 
 def prepare_site(site: Path, graph: Path, config: Path, accelerator: str, dense: str, context_tokens: int) -> str:
-    """An installed release of the graph in ``site``, its files shared with it; the value is a user's API key."""
+    """An installed release of the graph in ``site``, its files shared with it; the value is a user's API key. Made by
+    root, it is served as nobody."""
     release = site / "releases" / VERSION
     shutil.rmtree(release, ignore_errors=True)
     shutil.rmtree(site / "state" / "database", ignore_errors=True)
@@ -61,6 +62,9 @@ def prepare_site(site: Path, graph: Path, config: Path, accelerator: str, dense:
     database = open_database(f"sqlite:///{site}/state/database/appliance.sqlite3")
     key = add_user_with_key(AuditLog(database))
     database.close()
+    if os.geteuid() == 0:  # the appliance never serves as root
+        for path in (site / "state", *(site / "state").rglob("*")):
+            shutil.chown(path, "nobody")
     return key
 
 
