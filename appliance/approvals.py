@@ -27,6 +27,7 @@ from appliance.users import (
     AccountError,
     Role,
     User,
+    able_admins,
     active_admins,
     check_free,
     checked_name,
@@ -117,7 +118,7 @@ class Approvals:
                 Second(admin, why_not_second(
                     connection, admin, requester_id=request.requester_id, subject_id=request.change.subject_id
                 ))
-                for admin in active_admins(connection)
+                for admin in able_admins(connection)
             ]  # fmt: skip
 
     def confirm(self, request_id: str, *, by: Actor) -> Request:

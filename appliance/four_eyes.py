@@ -11,7 +11,8 @@ over the account of one. So these changes need a second administrator where ther
 Whose eyes count. Not the one who asks, and not the one whom the change is about. Nor anybody who may be the same
 person: whoever makes a one-time link could have used it, so an administrator whose password was set by a link of
 another's counts as that other one; following this to its beginning must lead to two different people. The first
-administrator, and everybody whose link was made on the command line, is a beginning.
+administrator, and everybody whose link was made on the command line, is a beginning. Whoever has no password yet cannot
+sign in, and does not count as being there.
 
 Whether there is a second one. An administrator who gets rid of all others is not alone at once: those whom another
 administrator disabled, or took the role from, within the last seven days still count as being there.
@@ -29,7 +30,7 @@ import sqlalchemy as sa
 
 from appliance.audit.event import Actor
 from appliance.database import users
-from appliance.users import AccountError, Role, User, active_admins, join_roles
+from appliance.users import AccountError, Role, User, able_admins
 
 GUARDED: Final = frozenset({Role.REVIEWER, Role.ADMIN})
 _STILL_THERE_US: Final = 7 * 24 * 3600 * 1_000_000
@@ -54,14 +55,18 @@ class Change:
         """What would happen, for the page and the record."""
         match self.kind:
             case "create":
-                return f"add {self.subject} with the roles {join_roles(self.roles)}"
+                return f"add {self.subject} with the roles {_listed(self.roles)}"
             case "roles":
-                before, after = join_roles(self.roles_before), join_roles(self.roles)
-                return f"change the roles of {self.subject}: {before} -> {after}"
+                before, after = _listed(self.roles_before), _listed(self.roles)
+                return f"change the roles of {self.subject} from {before} to {after}"
             case "link":
-                return f"make a one-time link for {self.subject} ({join_roles(self.roles)})"
+                return f"make a one-time link for {self.subject} ({_listed(self.roles)})"
             case "enable":
-                return f"enable {self.subject} ({join_roles(self.roles)})"
+                return f"enable {self.subject} ({_listed(self.roles)})"
+
+
+def _listed(roles: frozenset[Role]) -> str:
+    return ", ".join(sorted(roles))
 
 
 class SecondNeededError(AccountError):
@@ -100,7 +105,7 @@ def is_guarded(change: Change, by: Actor) -> bool:
 
 def has_other_admin(connection: sa.Connection, user_id: str, *, now_us: int) -> bool:
     """Whether there is, or was within the last days, an administrator beside this one."""
-    if any(admin.id != user_id for admin in active_admins(connection)):
+    if any(admin.id != user_id for admin in able_admins(connection)):
         return True
     lately = sa.and_(users.c.admin_ended_us > now_us - _STILL_THERE_US, users.c.id != user_id)
     return connection.execute(sa.select(users.c.id).where(lately)).first() is not None

@@ -77,18 +77,24 @@ def find_user(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> U
 
 
 def active_admins(connection: sa.Connection) -> list[User]:
-    """The administrators who can sign in, by name."""
+    """The administrators who are not disabled, by name."""
     rows = connection.execute(sa.select(users).where(sa.not_(users.c.disabled)).order_by(users.c.name))
     return [user for user in map(user_of_row, rows) if Role.ADMIN in user.roles]
+
+
+def able_admins(connection: sa.Connection) -> list[User]:
+    """Those of them who can sign in: whoever has not used the first one-time link yet has no password."""
+    able = set(connection.scalars(sa.select(users.c.id).where(users.c.password_hash.is_not(None))))
+    return [admin for admin in active_admins(connection) if admin.id in able]
 
 
 def check_not_last_admin(connection: sa.Connection, user: User) -> None:
     """Refuse what would leave nobody to administer.
 
     Raises:
-        AccountError: `user` is the only active administrator.
+        AccountError: `user` is the only administrator who can sign in.
     """
-    if [admin.id for admin in active_admins(connection)] == [user.id]:
+    if [admin.id for admin in able_admins(connection)] == [user.id]:
         raise AccountError("This is the last administrator; make another one first.")
 
 

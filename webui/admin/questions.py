@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from appliance.accounts import Role, User
 from appliance.approvals import Request
+from appliance.four_eyes import GUARDED
 from appliance.users import join_roles
 from webui.confirm import Option, Question
 
@@ -38,11 +39,13 @@ def of_roles(user: User, wanted: frozenset[Role]) -> Question:
             *(f"{user.name} may no longer {_WHAT_A_ROLE_ALLOWS[role]}." for role in lost),
             *(f"{user.name} may {_WHAT_A_ROLE_ALLOWS[role]}." for role in won),
             "The account is signed out everywhere at once, answers under way end, and so does a one-time link.",
+            *(("Where there is another administrator, all this waits until that one confirms it.",)
+              if set(won) & GUARDED else ()),
         ),
         button=f"Change to {join_roles(wanted).replace(',', ', ')}",
         back=_BACK,
         options=(_END_KEYS,),
-    )
+    )  # fmt: skip
 
 
 def of_link(user: User) -> Question:

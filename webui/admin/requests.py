@@ -38,16 +38,16 @@ def request_views(approvals: Approvals, reader: User) -> list[RequestView]:
 def _view(request: Request, seconds: Sequence[Second], reader: User) -> RequestView:
     able = [second.admin for second in seconds if second.why_not is None]
     mine = next((second.why_not for second in seconds if second.admin.id == reader.id), None)
-    pending = request.state == "pending"
+    pending, is_own = request.state == "pending", request.requester_id == reader.id
     return RequestView(
         id=request.id,
         words=request.change.words(),
         requester=request.requester,
         expires_at=request.expires_at,
-        is_own=request.requester_id == reader.id,
+        is_own=is_own,
         may_confirm=pending and reader in able,
         may_make_link=request.may_make_link,
-        waits_for=_waits_for(able, seconds, mine) if pending and reader not in able else "",
+        waits_for=_waits_for(able, seconds, None if is_own else mine) if pending and reader not in able else "",
         command=_command(request) if pending and not able else "",
     )
 

@@ -40,7 +40,10 @@ def user_not_found(_: UserNotFoundError) -> Response:
 @blueprint.errorhandler(SecondNeededError)
 def ask_another(needed: SecondNeededError) -> Response:
     """Nothing was changed; the other administrators are asked."""
-    services().approvals.ask(needed.change, by=current_actor())
+    try:
+        services().approvals.ask(needed.change, by=current_actor())
+    except AccountError as exc:
+        return refused(exc)
     return _done("asked")
 
 
