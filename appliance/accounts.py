@@ -211,7 +211,9 @@ class Accounts:
             if target is None:
                 return insert_user(change, name, display_name, encoded, link.roles)
             user = find_user(change.connection, users.c.id == target.id)
-            replace_password(change, user, encoded, end_keys=end_keys, vouched_by=link.made_by)
+            # A link that people make for themselves says nothing new of who they are.
+            vouched_by = None if link.made_by == user.id else link.made_by
+            replace_password(change, user, encoded, end_keys=end_keys, vouched_by=vouched_by)
         return user
 
     @contextmanager

@@ -20,6 +20,7 @@ from appliance.database import Database, as_datetime, now_us, sessions, users
 from appliance.users import User, user_of_row
 
 LONGEST_SESSION_S = 7 * 24 * 3600  # however much it is used
+MOST_SESSIONS = 50  # of one person
 _SEEN_STEP_US = 60_000_000  # how often "last seen" is written
 
 
@@ -52,15 +53,23 @@ class Sessions:
 
     def create(self, user: User, *, address: str) -> str:
         """Begin a session for a user who has just proved who they are; returns its token."""
-        token = secrets.token_urlsafe(32)
-        now = self._clock_us()
-        with self._database.write() as connection:
-            connection.execute(sessions.delete().where(self._expired(now)))
-            connection.execute(
-                sessions.insert().values(
-                    token_hash=_hash(token), user_id=user.id, address=address, created_us=now, seen_us=now
-                )
+        with self._database.write(serial=True) as connection:
+            return self.create_in(connection, user, address=address)
+
+    def create_in(self, connection: sa.Connection, user: User, *, address: str) -> str:
+        """As `create`, within the caller's transaction. Of very many sessions of one person the oldest end."""
+        token, now = secrets.token_urlsafe(32), self._clock_us()
+        connection.execute(sessions.delete().where(self._expired(now)))
+        connection.execute(
+            sessions.insert().values(
+                token_hash=_hash(token), user_id=user.id, address=address, created_us=now, seen_us=now
             )
+        )
+        mine = sessions.c.user_id == user.id
+        newest = sa.select(sessions.c.token_hash).where(mine).order_by(sessions.c.created_us.desc())
+        kept = list(connection.scalars(newest.limit(MOST_SESSIONS)))
+        if len(kept) == MOST_SESSIONS:
+            connection.execute(sessions.delete().where(mine, sessions.c.token_hash.not_in(kept)))
         return token
 
     def user(self, token: str) -> User | None:

@@ -31,6 +31,7 @@ from appliance.errors import ApplianceError
 from appliance.hashing_slots import HashingBusyError
 from appliance.passwords import MAX_CHARS, PasswordRuleError, Passwords
 from appliance.refusal_notes import RefusalNotes
+from appliance.sessions import Sessions
 from appliance.sign_in_limits import (
     CONFIRMATION,
     Allowances,
@@ -103,14 +104,19 @@ class SignIn:
             PasswordRuleError: the password is longer than any.
             HashingBusyError: too many people sign in just now.
         """
-        name = name.strip().lower()
-        name = name if is_name(name) else _NOT_A_NAME
-        attempt = self._attempt(name, via, address, device)
-        user = self._checked(attempt, password)
-        with self._database.write(serial=True) as connection:
-            remember_address(connection, user.id, attempt.network, now_us=self._clock_us())
-            self._record.append_in(connection, NewEvent(user.actor(via, address), "sign_in", subject=name))
-        return user
+        return self._signed_in(name, password, via, address, device, lambda connection, user: None)
+
+    def open_session(
+        self, sessions: Sessions, name: str, password: str, *, via: Via, address: str, device: str = ""
+    ) -> tuple[User, str]:
+        """As `authenticate`, and the token of a new session, begun in the same transaction: a change of the password
+        comes before it, and the old one opens nothing, or after it, and ends the session."""
+        tokens: list[str] = []
+
+        def begin(connection: sa.Connection, user: User) -> None:
+            tokens.append(sessions.create_in(connection, user, address=address))
+
+        return self._signed_in(name, password, via, address, device, begin), tokens[0]
 
     def confirm(self, user: User, password: str, *, via: Via, address: str) -> None:
         """Check the present password of somebody who is signed in. Whoever guesses elsewhere does not hinder it.
@@ -122,7 +128,8 @@ class SignIn:
             row = connection.execute(sa.select(users).where(users.c.id == user.id)).one_or_none()
         allowances = {f"confirmation {user.id}": CONFIRMATION}
         network = network_of(address)
-        self._checked(_Attempt(user.name, network, user.actor(via, address), row, "device", allowances), password)
+        attempt = _Attempt(user.name, network, user.actor(via, address), row, "device", allowances)
+        self._checked(attempt, password, lambda connection, user: None)
 
     def device_cookie(self, user: User) -> str:
         """What a browser that has just proved to be this user's is given to keep."""
@@ -130,6 +137,21 @@ class SignIn:
             encoded = connection.scalar(sa.select(users.c.password_hash).where(users.c.id == user.id))
         nonce = secrets.token_urlsafe(12)
         return f"{nonce}.{_device_mac(encoded, user.id, nonce)}"
+
+    def _signed_in(
+        self, name: str, password: str, via: Via, address: str, device: str,
+        then: Callable[[sa.Connection, User], None],
+    ) -> User:  # fmt: skip
+        name = name.strip().lower()
+        name = name if is_name(name) else _NOT_A_NAME
+        attempt = self._attempt(name, via, address, device)
+
+        def conclude(connection: sa.Connection, user: User) -> None:
+            remember_address(connection, user.id, attempt.network, now_us=self._clock_us())
+            self._record.append_in(connection, NewEvent(user.actor(via, address), "sign_in", subject=name))
+            then(connection, user)
+
+        return self._checked(attempt, password, conclude)
 
     def _attempt(self, name: str, via: Via, address: str, device: str) -> _Attempt:
         network, now = network_of(address), self._clock_us()
@@ -143,8 +165,8 @@ class SignIn:
         actor = Actor(user_id, name, via, address)
         return _Attempt(name, network, actor, row, standing, allowances_of(standing, name, network, nonce))
 
-    def _checked(self, attempt: _Attempt, password: str) -> User:
-        """Steps 1 to 5."""
+    def _checked(self, attempt: _Attempt, password: str, then: Callable[[sa.Connection, User], None]) -> User:
+        """Steps 1 to 5; what a right password leads to is done in the transaction that finds the account unchanged."""
         self._record_ended_notes()
         if len(password) > MAX_CHARS:  # 1
             self._refuse(attempt, "a password longer than any")
@@ -163,9 +185,11 @@ class SignIn:
         except HashingBusyError:
             self._refuse(attempt, "too many attempts by everybody")
             raise
-        return self._concluded(attempt, right=right, encoded=encoded)
+        return self._concluded(attempt, then, right=right, encoded=encoded)
 
-    def _concluded(self, attempt: _Attempt, *, right: bool, encoded: str | None) -> User:
+    def _concluded(
+        self, attempt: _Attempt, then: Callable[[sa.Connection, User], None], *, right: bool, encoded: str | None
+    ) -> User:
         """Record a failure, or give back what the right password took; keep a hash that was renewed."""
         row, reason = attempt.row, "wrong name or password"
         with self._database.write(serial=True) as connection:
@@ -175,7 +199,9 @@ class SignIn:
                 if now_row is not None and now_row.password_hash == row.password_hash and not now_row.disabled:
                     give_back(connection, attempt.allowances, now_us=self._clock_us())
                     connection.execute(users.update().where(users.c.id == row.id).values(password_hash=encoded))
-                    return user_of_row(now_row)
+                    user = user_of_row(now_row)
+                    then(connection, user)
+                    return user
                 reason = "disabled account" if now_row is not None and now_row.disabled else "an old password"
             denied = Actor("", attempt.name, attempt.actor.via, attempt.actor.address)
             self._record.append_in(connection, _denied(denied, reason))

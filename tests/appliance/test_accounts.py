@@ -19,10 +19,12 @@ from appliance.accounts import (
     User,
     UserNotFoundError,
 )
-from appliance.api_keys import ApiKeys
+from appliance.api_keys import DEFAULT_DAYS, ApiKeys, KeyRefusedError
+from appliance.approvals import LIFETIME_S, Approvals
 from appliance.audit.event import Actor, Content
 from appliance.audit.log import AuditLog, RecordError
 from appliance.database import Database, api_keys, links, sessions, users
+from appliance.four_eyes import Change, SecondNeededError
 from appliance.passwords import PasswordRuleError, Passwords, check_password
 from appliance.sessions import LONGEST_SESSION_S, Sessions
 from appliance.sign_in import SignIn, SignInError
@@ -467,3 +469,57 @@ def test_reset_link_sets_the_password_of_its_user_alone(house: House) -> None:
 def test_unknown_link_is_refused(house: House, token: str) -> None:
     with pytest.raises(LinkError):
         house.accounts.link_user(token)
+
+
+# Two administrators (the attacks are in tests/attacks/test_accounts_four_eyes.py)
+
+
+def test_a_change_that_needs_two_is_asked_for_confirmed_and_recorded(house: House) -> None:
+    approvals = Approvals(house.database, house.log, clock_us=house.clock)
+    root, trent, ada = house.add("root", Role.ADMIN), house.add("trent", Role.ADMIN), house.add()
+    with pytest.raises(SecondNeededError) as caught:
+        house.accounts.set_roles(ada.id, {Role.REVIEWER}, by=root.actor("web"))
+    request = approvals.ask(caught.value.change, by=root.actor("web"))
+    assert house.last() == ("root", "approval_requested", "ok", "ada")
+    assert approvals.open_requests() == [request]
+    assert [(one.admin.name, one.why_not) for one in approvals.seconds(request)] == [
+        ("root", "root asked for it"), ("trent", None),
+    ]  # fmt: skip
+    approvals.confirm(request.id, by=trent.actor("web"))
+    assert house.accounts.get(ada.id).roles == {Role.REVIEWER}
+    assert house.last() == ("trent", "roles_changed", "ok", "ada")
+    assert approvals.open_requests() == []
+
+
+def test_a_request_that_nobody_decides_expires(house: House) -> None:
+    approvals = Approvals(house.database, house.log, clock_us=house.clock)
+    root, ada = house.add("root", Role.ADMIN), house.add()
+    house.add("trent", Role.ADMIN)
+    approvals.ask(Change("roles", ada.id, "ada", ada.roles, frozenset({Role.ADMIN})), by=root.actor("web"))
+    house.clock.wait(LIFETIME_S + 1)
+    assert approvals.open_requests() == []
+    assert house.last() == ("appliance", "approval_expired", "ok", "ada")
+    size = house.log.size()
+    assert approvals.open_requests() == []
+    assert house.log.size() == size
+
+
+def test_a_key_ends_at_its_time(house: House) -> None:
+    _, secret = house.keys.create(house.add(), "laptop", by=ROOT)
+    house.clock.wait(DEFAULT_DAYS * 24 * 3600 - 1)
+    assert house.keys.user(secret) is not None
+    house.clock.wait(1)
+    with pytest.raises(KeyRefusedError) as caught:
+        house.keys.authenticate(secret)
+    assert caught.value.why == "expired"
+
+
+def test_one_person_has_so_many_keys_and_no_more(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("appliance.api_keys.MAX_KEYS", 2)
+    ada = house.add()
+    first, _ = house.keys.create(ada, "1", by=ROOT)
+    house.keys.create(ada, "2", by=ROOT)
+    with pytest.raises(AccountError, match="You have 2 API keys"):
+        house.keys.create(ada, "3", by=ROOT)
+    house.keys.revoke(ada.id, first.id, by=ROOT)
+    house.keys.create(ada, "3", by=ROOT)

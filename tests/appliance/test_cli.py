@@ -126,6 +126,17 @@ def test_accounts_are_added_listed_disabled_and_enabled(tmp_path: Path) -> None:
     assert "ann" in run("users", "list", "--home", tmp_path).stdout
 
 
+def test_links_begin_with_the_address_of_the_site(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "config" / "appliance.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text('[site]\naddress = "https://chat.example"\n[listen]\nhost = "::1"\n')
+    link = run_json("users", "first-admin-link", "--home", tmp_path)["link"]
+    assert link.startswith("https://chat.example/welcome/")
+    path.write_text('[listen]\nhost = "::1"\n')
+    link = run_json("users", "first-admin-link", "--home", tmp_path)["link"]
+    assert link.startswith("http://[::1]:8080/welcome/")
+
+
 def test_unknown_user_is_one_line(tmp_path: Path) -> None:
     done = run("users", "disable", "nobody", "--home", tmp_path)
     assert (done.exit_code, done.stderr) == (1, "Error: There is no such user.\n")

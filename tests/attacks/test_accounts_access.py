@@ -19,6 +19,8 @@ from appliance.audit.log import AuditLog
 from appliance.config import init_state
 from appliance.database import DatabaseError, api_keys, now_us, open_database, sessions
 from appliance.engine.protocol import AnswerDelta, Started, TurnEvent, TurnRequest
+from appliance.passwords import Passwords
+from appliance.sessions import MOST_SESSIONS
 from tests.fakes import FakeEngine, done
 from tests.webui.conftest import PASSWORD, SYSTEM, Browser, MakeSite, Site
 from tests.webui.served import gunicorn, write_release
@@ -72,6 +74,33 @@ def test_a_stolen_session_and_a_stolen_key_end_with_the_password(
     assert copied.get("/account").status_code == 302
     if change is change_own_password:  # its own browser goes on, under a new token
         assert own.get("/account").status_code == 200
+
+
+def test_a_password_that_changes_during_a_sign_in_opens_nothing(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever knows the old password signs in at the very moment in which it is changed."""
+    ada = site.add_user("ada")
+    is_right = Passwords.is_right
+
+    def change_meanwhile(self: Passwords, password: str, encoded: str | None) -> bool:
+        right = is_right(self, password, encoded)
+        monkeypatch.setattr(Passwords, "is_right", is_right)
+        site.services.accounts.set_password(ada.id, NEW, by=SYSTEM)
+        return right
+
+    monkeypatch.setattr(Passwords, "is_right", change_meanwhile)
+    browser = site.browser()
+    assert browser.post("/sign-in", name="ada", password=PASSWORD).status_code == 401
+    assert browser.get("/account").status_code == 302
+    assert site.browser().post("/sign-in", name="ada", password=NEW).status_code == 303
+
+
+def test_a_person_has_so_many_sessions_and_no_more(site: Site) -> None:
+    ada = site.add_user("ada")
+    tokens = [site.services.sessions.create(ada, address=str(n)) for n in range(MOST_SESSIONS + 5)]
+    alive = [site.services.sessions.user(token) is not None for token in tokens]
+    assert alive == [False] * 5 + [True] * MOST_SESSIONS
 
 
 def test_the_page_ends_keys_unless_told_otherwise(site: Site) -> None:

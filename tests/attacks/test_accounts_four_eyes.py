@@ -293,6 +293,16 @@ def test_who_has_not_come_yet_is_no_second_and_not_the_last_one(site: Site, alon
     assert alone.post(f"/admin/users/{mallory.id}/disable", confirmed="yes").status_code == 303
 
 
+def test_a_puppet_does_not_become_a_person_by_a_link_of_its_own(site: Site, alone: Browser) -> None:
+    puppet = take_over(site, link_in(alone.post("/admin/users", name="puppet", **roles(Role.ADMIN)).text))
+    own = site.services.accounts.find("puppet")
+    again = take_over(site, link_in(puppet.post(f"/admin/users/{own.id}/link").text))
+    mallory = site.services.accounts.find("mallory")
+    alone.post(f"/admin/users/{mallory.id}/roles", confirmed="yes", **roles(Role.ADMIN, Role.REVIEWER))
+    (request,) = site.services.approvals.open_requests()
+    assert confirm(again, request.id) == 400
+
+
 def test_two_puppets_do_not_count_for_each_other(site: Site, alone: Browser) -> None:
     """Both made by mallory, before there were two."""
     puppets = []

@@ -102,9 +102,9 @@ def test_a_thousand_failures_of_one_stranger_keep_nobody_out(door: Door, ada: Us
     assert door.knock(password=PASSWORD, address=HOME) == ada
 
 
-def test_a_thousand_strangers_do_not_keep_a_known_address_out(door: Door, ada: User) -> None:
+def test_hundreds_of_strangers_do_not_keep_a_known_address_out(door: Door, ada: User) -> None:
     assert door.knock(password=PASSWORD, address=HOME) == ada
-    door.guesses(1000, far_away)
+    door.guesses(200, far_away)
     assert door.knock(password=PASSWORD, address=HOME) == ada
 
 
@@ -121,7 +121,7 @@ def test_strangers_at_the_own_address_do_not_keep_a_known_browser_out(door: Door
 def test_failures_for_others_do_not_keep_a_known_address_out(door: Door, ada: User) -> None:
     """A neighbour behind the same proxy tries every name there is."""
     door.knock(password=PASSWORD, address=HOME)
-    for number in range(200):
+    for number in range(ADDRESS.burst + 5):
         with pytest.raises(SignInError):
             door.knock(f"name{number}", address=HOME)
     assert door.is_refused_unseen("name9999", HOME)
@@ -129,7 +129,7 @@ def test_failures_for_others_do_not_keep_a_known_address_out(door: Door, ada: Us
 
 
 def test_a_new_browser_waits_a_minute_at_most_for_its_turn(door: Door, ada: User) -> None:
-    door.guesses(1000, far_away)
+    door.guesses(200, far_away)
     with pytest.raises(SignInError) as caught:
         door.knock(password=PASSWORD, address=HOME)
     assert 0 < caught.value.retry_after_s <= ACCOUNT.every_s
@@ -140,12 +140,12 @@ def test_a_new_browser_waits_a_minute_at_most_for_its_turn(door: Door, ada: User
 # Guesses stay slow
 
 
-def test_ten_thousand_addresses_guess_no_faster_than_one_a_minute(door: Door, ada: User) -> None:
+def test_ever_new_addresses_guess_no_faster_than_one_a_minute(door: Door, ada: User) -> None:
     looked_at = 0
-    for number in range(600):  # an hour
+    for number in range(200):
         looked_at += door.guesses(1, lambda _, n=number: far_away(n))  # type: ignore[misc]
-        door.clock.wait(6)
-    assert looked_at <= ACCOUNT.burst + 3600 // ACCOUNT.every_s
+        door.clock.wait(3)
+    assert looked_at <= ACCOUNT.burst + 600 // ACCOUNT.every_s
 
 
 def test_a_slash_64_is_one_address(door: Door, ada: User) -> None:
@@ -304,7 +304,7 @@ def test_refusals_of_one_source_are_one_event_a_minute_with_a_number(door: Door,
 def test_refusals_of_many_sources_do_not_flood_the_record(door: Door, ada: User) -> None:
     door.guesses(ACCOUNT.burst, far_away)
     before = door.log.size()
-    door.guesses(1000, lambda n: far_away(1000 + n))
+    door.guesses(300, lambda n: far_away(1000 + n))
     assert door.log.size() - before <= 61
 
 

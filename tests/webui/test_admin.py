@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import pytest
@@ -9,8 +10,10 @@ import pytest
 from appliance.accounts import Role
 from appliance.audit.checkpoint import write_checkpoint
 from appliance.database import audit_events
+from appliance.site_address import parse_site_address
 from tests.fakes import FakeEngine
 from tests.webui.conftest import PASSWORD, Browser, MakeSite, Site
+from webui.admin.alarms import current_alarms
 
 
 @pytest.fixture
@@ -123,3 +126,16 @@ def test_a_broken_record_is_an_alarm_at_the_top_of_the_page(site: Site, admin: B
     page = admin.get("/admin").text
     assert "data-alarm" in page
     assert "The record is broken: " in page
+
+
+@pytest.mark.parametrize(
+    ("listener_url", "address", "warned"),
+    [("http://127.0.0.1:8080", "", False), ("http://[::1]:8080", "", False), ("http://box:8080", "", True),
+     ("http://10.0.0.5:8080", "", True), ("http://box:8080", "https://chat.example", False)],
+)  # fmt: skip
+def test_a_site_that_does_not_know_its_address_says_so_where_strangers_reach_it(
+    make_site: MakeSite, listener_url: str, address: str, warned: bool
+) -> None:
+    site = make_site(site_addresses=(parse_site_address(address),) if address else ())
+    alarms = current_alarms(dataclasses.replace(site.services, listener_url=listener_url))
+    assert ["does not know its own address" in alarm.sentence for alarm in alarms] == [True] * warned

@@ -103,13 +103,17 @@ def current_actor(via: Via = "web") -> Actor:
     return user.actor(via, client_address()) if user else Actor("", "(not signed in)", via, client_address())
 
 
-def begin_session(response: Response, user: User) -> None:
+def begin_session(response: Response, user: User, *, token: str | None = None) -> None:
     """Sign `user` in: a new token, never one the browser brought along; an earlier session of it ends.
 
     The browser is also given its device cookie, by which it is known when it signs in to this account again.
+
+    Args:
+        token: that of a session which has just been begun; None: begin one.
     """
     _end_own_session()
-    set_cookie(response, "session", services().sessions.create(user, address=client_address()), max_age_s=None)
+    token = token or services().sessions.create(user, address=client_address())
+    set_cookie(response, "session", token, max_age_s=None)
     set_cookie(response, _device_kind(user.name), services().sign_in.device_cookie(user), max_age_s=_DEVICE_KEPT_S)
     drop_cookie(response, "visit")
 

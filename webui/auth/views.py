@@ -36,8 +36,8 @@ def sign_in_submit() -> Response:
     name, password = request.form.get("name", ""), request.form.get("password", "")
     return_path = safe_return_path(request.form.get("next"))
     try:
-        user = services().sign_in.authenticate(
-            name, password, via="web", address=client_address(), device=device_of(name)
+        user, session = services().sign_in.open_session(
+            services().sessions, name, password, via="web", address=client_address(), device=device_of(name)
         )
     except (SignInError, HashingBusyError, PasswordRuleError) as exc:
         response = _sign_in_form(return_path, name=name, error=str(exc))
@@ -45,7 +45,7 @@ def sign_in_submit() -> Response:
         if response.status_code in (429, 503):
             response.headers["Retry-After"] = str(retry_after_s(exc))
         return response
-    return _go_on(user, return_path)
+    return _go_on(user, return_path, session)
 
 
 def refusal_status(error: SignInError | HashingBusyError | PasswordRuleError) -> int:
@@ -94,9 +94,9 @@ def welcome_submit(token: str) -> Response:
     return _go_on(user, "/")
 
 
-def _go_on(user: User, path: str) -> Response:
+def _go_on(user: User, path: str, session: str | None = None) -> Response:
     response = make_response(redirect(path, 303))
-    begin_session(response, user)
+    begin_session(response, user, token=session)
     return response
 
 
