@@ -34,6 +34,7 @@ from appliance.refusal_notes import RefusalNotes
 from appliance.sessions import Sessions
 from appliance.sign_in_limits import (
     CONFIRMATION,
+    SIGN_INS,
     Allowances,
     Standing,
     allowances_of,
@@ -71,6 +72,11 @@ class _Attempt:
     row: sa.Row[Any] | None
     standing: Standing
     allowances: Allowances
+
+    @property
+    def of_right_ones(self) -> Allowances:
+        """What a right password takes from, and a wrong one does not."""
+        return {f"sign-ins {self.name}": SIGN_INS}
 
     @property
     def is_known(self) -> bool:
@@ -172,7 +178,8 @@ class SignIn:
             self._refuse(attempt, "a password longer than any")
             raise PasswordRuleError(f"A password has at most {MAX_CHARS} characters.")
         with self._database.read() as connection:  # 2
-            self._check_wait(attempt, seconds_to_wait(connection, attempt.allowances, now_us=self._clock_us()))
+            both = {**attempt.allowances, **attempt.of_right_ones}
+            self._check_wait(attempt, seconds_to_wait(connection, both, now_us=self._clock_us()))
         try:
             with self._passwords.slot(known=attempt.is_known):  # 3
                 with self._database.write(serial=True) as connection:  # 4
@@ -198,6 +205,7 @@ class SignIn:
                 # The account as it is now: the password may have been changed while this one was compared.
                 if now_row is not None and now_row.password_hash == row.password_hash and not now_row.disabled:
                     give_back(connection, attempt.allowances, now_us=self._clock_us())
+                    take(connection, attempt.of_right_ones, now_us=self._clock_us())
                     connection.execute(users.update().where(users.c.id == row.id).values(password_hash=encoded))
                     user = user_of_row(now_row)
                     then(connection, user)

@@ -44,7 +44,8 @@ DEVICE: Final = Allowance(10, 30)
 PAIR: Final = Allowance(5, 60)
 ADDRESS: Final = Allowance(30, 10)
 ACCOUNT: Final = Allowance(20, 60)
-CONFIRMATION: Final = Allowance(5, 60)  # of the present password, by somebody signed in
+CONFIRMATION: Final = Allowance(5, 60)  # of the present password, by somebody signed in; right ones count as well
+SIGN_INS: Final = Allowance(20, 15)  # right ones, of one account: whoever has the password keeps nobody else waiting
 
 Allowances = Mapping[str, Allowance]  # by their keys in the table
 
@@ -101,8 +102,8 @@ def take(connection: sa.Connection, allowances: Allowances, *, now_us: int) -> f
 def give_back(connection: sa.Connection, allowances: Allowances, *, now_us: int) -> None:
     """The password was right: what only this person takes from is full again; strangers' failures still count."""
     for key, (of, full) in _levels(connection, allowances, now_us).items():
-        is_own = of in (DEVICE, PAIR, CONFIRMATION)
-        _write(connection, key, now_us if is_own else full - of.every_s * _SECOND_US)
+        if of is not CONFIRMATION:
+            _write(connection, key, now_us if of in (DEVICE, PAIR) else full - of.every_s * _SECOND_US)
 
 
 def is_known_address(connection: sa.Connection, user_id: str, network: str, *, now_us: int) -> bool:

@@ -14,7 +14,7 @@ from appliance.passwords import PasswordRuleError
 from appliance.sign_in import SignInError
 from webui import confirm
 from webui.auth.session import begin_session, client_address, current_actor, demand_user, own_token, require_role
-from webui.auth.views import refusal_status
+from webui.auth.views import refusal_status, retry_after_s
 from webui.errors import NotFoundError
 from webui.services import services
 
@@ -51,9 +51,11 @@ def change_password() -> Response:
             user.id, request.form.get("new_password", ""), by=current_actor(), end_keys=confirm.is_chosen("end_keys")
         )
     except SignInError as exc:
-        return _page(status=400, error=str(exc) if exc.retry_after_s else "The present password is wrong.")
+        if not exc.retry_after_s:
+            return _page(status=400, error="The present password is wrong.")
+        return _refused(exc)
     except (PasswordRuleError, HashingBusyError) as exc:
-        return _page(status=refusal_status(exc), error=str(exc))
+        return _refused(exc)
     response = make_response(redirect("/account?notice=password", 303))
     begin_session(response, user)
     return response
@@ -89,6 +91,13 @@ def end_other_sessions() -> Response:
     """Sign this person out everywhere but here."""
     services().sessions.end_others(demand_user(), own_token=own_token(), by=current_actor())
     return make_response(redirect("/account?notice=signed_out", 303))
+
+
+def _refused(error: SignInError | HashingBusyError | PasswordRuleError) -> Response:
+    response = _page(status=refusal_status(error), error=str(error))
+    if response.status_code in (429, 503):
+        response.headers["Retry-After"] = str(retry_after_s(error))
+    return response
 
 
 def _question_of_key(key: ApiKey) -> confirm.Question:

@@ -20,7 +20,7 @@ from appliance.database import sign_in_limits as limits_table
 from appliance.hashing_slots import HashingBusyError, HashingSlots
 from appliance.passwords import MAX_CHARS, PasswordRuleError, Passwords
 from appliance.sign_in import SignIn, SignInError
-from appliance.sign_in_limits import ACCOUNT, ADDRESS, DEVICE, PAIR, network_of
+from appliance.sign_in_limits import ACCOUNT, ADDRESS, DEVICE, PAIR, SIGN_INS, network_of
 from tests.webui.conftest import FAST_PASSWORDS, PASSWORD, SYSTEM, MakeSite, Site
 from webui.auth.session import _device_kind
 
@@ -284,6 +284,7 @@ def test_what_is_full_again_is_forgotten(door: Door) -> None:
 def test_an_account_remembers_few_addresses(door: Door, ada: User) -> None:
     for number in range(30):
         door.knock(password=PASSWORD, address=far_away(number))
+        door.clock.wait(SIGN_INS.every_s)
     with door.database.read() as connection:
         assert connection.scalar(sa.select(sa.func.count()).select_from(known_addresses)) == 20
 
@@ -324,6 +325,20 @@ def test_the_form_refuses_a_long_password_and_reads_no_long_body(site: Site) -> 
     browser = site.browser()
     assert browser.post("/sign-in", name="ada", password="x" * 2000).status_code == 400
     assert browser.post("/sign-in", name="ada", password="x" * 100_000).status_code == 413
+
+
+def test_whoever_has_a_password_does_not_keep_hashing_busy_with_it(door: Door, ada: User) -> None:
+    def is_let_in(name: str) -> bool:
+        try:
+            return door.knock(name, PASSWORD).name == name
+        except SignInError:
+            return False
+
+    assert sum(is_let_in("ada") for _ in range(SIGN_INS.burst + 10)) == SIGN_INS.burst
+    door.accounts.create_user("bob", PASSWORD, [Role.USER], by=SYSTEM)
+    assert is_let_in("bob")
+    door.clock.wait(SIGN_INS.every_s)
+    assert is_let_in("ada")
 
 
 # Hashing, bounded
@@ -473,3 +488,13 @@ def test_a_stolen_session_does_not_guess_the_password_quickly(site: Site) -> Non
     form = {"new_password": "another quite long phrase"}
     pages = [browser.post("/account/password", current_password=f"guess {n}", **form).text for n in range(8)]
     assert ["Too many failed attempts" in page for page in pages] == [False] * 5 + [True] * 3
+
+
+def test_changing_the_password_over_and_over_is_slowed(site: Site) -> None:
+    browser, now = site.browser(site.add_user("ada")), PASSWORD
+    statuses = []
+    for number in range(7):
+        new = f"another quite long phrase {number}"
+        statuses.append(browser.post("/account/password", current_password=now, new_password=new).status_code)
+        now = new
+    assert statuses == [303] * 5 + [429] * 2

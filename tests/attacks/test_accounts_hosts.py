@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import socket
+from pathlib import Path
 
 import pytest
 from flask.testing import EnvironBuilder
 from werkzeug.test import run_wsgi_app
 
-from appliance.config import ConfigError, parse_settings
+from appliance.config import ConfigError, init_state, parse_settings
 from appliance.site_address import SiteAddress, parse_authority, parse_site_address
+from tests.fakes import FakeEngine
 from tests.webui.conftest import MakeSite, Site
+from tests.webui.served import gunicorn, write_release
 
 ADDRESSES = ("https://chat.example", "http://10.0.0.5:8080", "http://[fd00::5]:8080", "https://bücher.example")
 
@@ -139,3 +143,26 @@ def test_addresses_are_read_in_one_form() -> None:
     assert [address.url for address in found] == ["https://chat.example", "http://[fd00::5]:8080"]
     assert parse_site_address("https://bücher.example").url == "https://xn--bcher-kva.example"
     assert parse_authority("A.example.:1") == ("a.example", 1)
+
+
+REQUESTS = [
+    ("GET /sign-in HTTP/1.1", "chat.example", 200),
+    ("GET /sign-in HTTP/1.1", "evil.example", 421),
+    ("GET http://evil.example/sign-in HTTP/1.1", "chat.example", 421),
+    ("GET http://chat.example/sign-in HTTP/1.1", "evil.example", 200),  # the target wins, RFC 9112 section 3.2.2
+    ("GET /healthz HTTP/1.1", "localhost", 200),
+]
+
+
+def test_over_a_real_connection_the_names_are_those_of_the_request(tmp_path: Path) -> None:
+    write_release(tmp_path / "release", "gpt-oss-fake")
+    (tmp_path / "current").symlink_to("release")
+    init_state(tmp_path)
+    settings = tmp_path / "state" / "config" / "appliance.toml"
+    settings.write_text('[site]\naddress = "https://chat.example"\n')
+    with FakeEngine() as engine, gunicorn(tmp_path, engine.doorbell) as port:
+        for line, host, status in REQUESTS:
+            with socket.create_connection(("127.0.0.1", port), 30) as connection:
+                connection.sendall(f"{line}\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+                with connection.makefile("rb") as answer:
+                    assert answer.readline().split()[1] == str(status).encode(), (line, host)
