@@ -1,4 +1,5 @@
-"""What a flood of wrong passwords leaves of the appliance: pages, a stream and memory, beside the same without a flood.
+"""What a flood of wrong passwords leaves of the appliance: pages, a stream and memory, beside the same without a flood;
+and how long a stream goes on after its owner was disabled.
 
     python -m bench.sign_in [--seconds 5] [--strangers 32]
 
@@ -17,15 +18,17 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from statistics import quantiles
 from urllib.parse import urlencode
 
 import click
-import psutil
+import psutil  # type: ignore[import-untyped]
 
+from appliance.accounts import Accounts
+from appliance.audit.event import Actor
 from appliance.audit.log import AuditLog
 from appliance.config import init_state
 from appliance.database import open_database
@@ -37,7 +40,7 @@ WORD_S = 0.02
 THREADS = 48  # the default of a worker
 
 
-def words(_: TurnRequest) -> Iterable[TurnEvent]:
+def words(request: TurnRequest) -> Iterable[TurnEvent]:
     yield Started(20, 0.0)
     for _ in range(100_000):
         time.sleep(WORD_S)
@@ -69,6 +72,13 @@ class Stream:
         self._response = self._connection.getresponse()
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
+
+    def end_after_ms(self, change: Callable[[], object]) -> float:
+        """How long the stream goes on after the change."""
+        change()
+        begin_s = time.perf_counter()
+        self._thread.join(30)
+        return round(1000 * (time.perf_counter() - begin_s), 1)
 
     def _read(self) -> None:
         last_s = time.perf_counter()
@@ -124,7 +134,7 @@ def summary(times_ms: list[float]) -> dict[str, float]:
 def memory_mib() -> float:
     """Of all processes that this one has started."""
     children = psutil.Process().children(recursive=True)
-    return round(sum(child.memory_info().rss for child in children) / 2**20, 1)
+    return round(sum(int(child.memory_info().rss) for child in children) / 2**20, 1)
 
 
 @click.command()
@@ -146,9 +156,13 @@ def main(seconds: float, strangers: int) -> None:
             gaps, events = len(stream.gaps_ms), log.size()
             with flood(port, strangers) as statuses:
                 flooded, flooded_mib = page_times_ms(port, seconds), memory_mib()
+            accounts = Accounts(database, log)
+            ada = accounts.find("ada")
+            ended_ms = stream.end_after_ms(lambda: accounts.disable(ada.id, by=Actor("", "bench", "cli")))
             result = {
                 "page_ms": {"quiet": summary(quiet), "flood": summary(flooded)},
                 "stream_gap_ms": {"quiet": summary(stream.gaps_ms[10:gaps]), "flood": summary(stream.gaps_ms[gaps:])},
+                "stream_after_disabling_ms": ended_ms,
                 "memory_mib": {"quiet": quiet_mib, "flood": flooded_mib},
                 "answers_per_s": {str(code): round(count / seconds, 1) for code, count in sorted(statuses.items())},
                 "events_per_s": round((log.size() - events) / seconds, 1),

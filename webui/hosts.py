@@ -49,8 +49,8 @@ def check_host() -> None:
 def _named_hosts() -> list[str]:
     """The Host header, and the host of a request target in absolute form, of which both must be ours."""
     named = [request.environ["HTTP_HOST"]] if "HTTP_HOST" in request.environ else []
-    if not named and services().config.site_addresses:
-        named = [""]  # HTTP/1.0 without a Host header: no name at all, so not ours
+    if not named and services().config.site_addresses and request.path not in _HEALTH_PATHS:
+        named = [""]  # HTTP/1.0 without a Host header: no name at all, so not ours; load balancers check health so
     target = request.environ.get("RAW_URI") or request.environ.get("REQUEST_URI") or "/"
     if not target.startswith("/") and target != "*":
         named.append(urlsplit(target).netloc)
