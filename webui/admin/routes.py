@@ -20,7 +20,7 @@ from webui.services import services
 STATUS_TIMEOUT_S = 0.5
 _NOTICES = {
     "asked": "Another administrator must confirm this. It waits below, and nothing has changed yet.",
-    "confirmed": "Confirmed, and done.",
+    "confirmed": "Confirmed. A link, if one was asked for, is made by the one who asked.",
     "refused": "The request is closed. Nothing was changed.",
 }
 
