@@ -57,17 +57,22 @@ def main() -> None:
 @click.option("--plain-http", is_flag=True, help="Serve a network without TLS: anybody on the way reads everything.")
 def serve(home: Path, host: str | None, port: int | None, plain_http: bool) -> None:
     """Serve the site until Ctrl-C or SIGTERM."""
+    from appliance.installed import verify_installed
     from appliance.processes import programs_of
     from appliance.supervisor import serve as run
 
     config = load_config(home)
+    installed = verify_installed(config.release_dir)
     if host is not None:
         config = dataclasses.replace(config, listen_host=host)
     if port is not None:
         config = dataclasses.replace(config, listen_port=port)
     if plain_http:
         config = dataclasses.replace(config, tls_certificate=None, tls_key=None, tls_plain_http=True)
-    run(config, programs_of(config, os.environ), say=_say, inherited_listener=_listener_of_service_manager())
+    run(
+        config, programs_of(config, os.environ), say=_say, inherited_listener=_listener_of_service_manager(),
+        installed=installed,
+    )  # fmt: skip
 
 
 def _listener_of_service_manager() -> int | None:
@@ -113,16 +118,19 @@ def selftest(release: Path, record: Path | None, prompts: Path | None, as_json: 
     """Have the model give its known answers on this machine, in silence. Exit status 1 if one differs."""
     if (record is None) != (prompts is None):
         raise click.UsageError("--record and --prompts go together")
+    from appliance.installed import verify_installed
     from appliance.isolation import check_access, shut_the_door
     from appliance.isolation.files import selftest_rules
     from appliance.isolation.policy import Kind
     from appliance.processes import graphs_of
 
+    release = release.resolve()
+    verify_installed(release)
     if record is not None:
         open_for_writing(record).close()  # while that is still allowed
     graphs = graphs_of(release)
     rules = selftest_rules(
-        release.absolute(),
+        release,
         engine=Kind.ENGINE_CUDA if graphs and "cpu" not in graphs else Kind.ENGINE_CPU,
         reads=[prompts] if prompts else [],
         writes=[record] if record else [],
@@ -133,7 +141,7 @@ def selftest(release: Path, record: Path | None, prompts: Path | None, as_json: 
     from appliance.engine.selftest import check_known_answers, load_prompts, record_known_answers
     from appliance.release import load_release
 
-    found = load_release(release.absolute())
+    found = load_release(release)
     if record is not None and prompts is not None:
         record_known_answers(found, load_prompts(prompts), record)
         print_result(as_json, {"recorded": str(record)}, f"Recorded known answers in {record}.")

@@ -107,13 +107,17 @@ def _examine_silence(config: Config) -> tuple[Silence | None, Finding]:
 
 
 def _look_at_release(config: Config) -> str:
+    from appliance.installed import verify_installed
     from appliance.release import load_release, verify_vocabulary
 
+    installed = verify_installed(config.release_dir)
     release = load_release(config.release_dir)
     verify_vocabulary(release.vocabulary)
     graphs = ", ".join(sorted(release.graphs))
     dense = {None: "", "int8": "; attention and head in 8 bits on a CPU", "bf16": "; attention and head as published"}
-    return f"{release.name} {release.version} ({graphs}){dense[release.dense]}; the vocabulary is the known one"
+    compared = "no manifest to compare with" if installed is None else f"{installed.files:,} files as installed"
+    about = f"{release.name} {release.version} ({graphs}){dense[release.dense]}"
+    return f"{about}; {compared}; the vocabulary is the known one"
 
 
 def _look_at_processor(_config: Config) -> str:

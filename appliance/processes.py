@@ -16,7 +16,7 @@ from pathlib import Path
 
 from appliance.config import Config
 from appliance.engine.host import wants_cuda
-from appliance.errors import ApplianceError
+from appliance.installed import is_launched
 from appliance.isolation import SilenceError
 from appliance.isolation.confinement import confine
 from appliance.isolation.files import Places, scratch_dir
@@ -61,25 +61,29 @@ class Programs:
 
 
 def programs_of(config: Config, environ: Mapping[str, str]) -> Programs:
-    """The programs of the interpreter that runs now, with what they may see of ``environ``.
-
-    Raises:
-        ApplianceError: gunicorn is not installed beside the interpreter.
-    """
-    gunicorn = Path(sys.executable).parent / "gunicorn"
-    if not gunicorn.is_file():
-        raise ApplianceError(f"{gunicorn} is missing; this release is not completely installed")
-    # -I: neither the working directory nor PYTHON* variables nor the user's site-packages can add code.
-    # -B: running a release does not write into it.
-    python = (sys.executable, "-I", "-B", "-u")
+    """The programs of the interpreter that runs now, with what they may see of ``environ``."""
+    python = _python()
     return Programs(
         packer=(*python, "-m", "appliance.engine.packing"),
         engine=(*python, "-m", "appliance.engine.server"),
-        web=(*python, str(gunicorn), *_gunicorn_options(config), "webui.wsgi:app"),
+        web=(*python, "-m", "gunicorn", *_gunicorn_options(config), "webui.wsgi:app"),
         recorder=(*python, "-m", "appliance.recorder"),
         first_admin=(*python, "-m", "appliance.cli", "users", "first-admin-link", "--home", str(config.home), "--url"),
         environ={name: environ[name] for name in _PASSED_ON if name in environ} | {"APPLIANCE_HOME": str(config.home)},
     )
+
+
+def _python() -> tuple[str, ...]:
+    """The command line to which `-m MODULE` is added.
+
+    -I: neither the working directory nor PYTHON* variables nor the user's site-packages can add code. -B: running a
+    release does not write into it. An installed release adds -S and its launcher, which compares the code with the
+    manifest in each process, also in one that is started again; a development checkout is importable through a `.pth`
+    file, which -S would leave out.
+    """
+    if is_launched():
+        return (sys.executable, "-I", "-S", "-B", "-u", str(Path(__file__).parents[4] / "bin" / "appliance"))
+    return (sys.executable, "-I", "-B", "-u")
 
 
 def _gunicorn_options(config: Config) -> tuple[str, ...]:

@@ -106,7 +106,8 @@ def _event_of(note: dict[str, Any], log: AuditLog) -> NewEvent:
         last_run = _last_run(log)
         if last_run is not None:
             text += f". {last_run}"
-        return NewEvent(_SYSTEM, "appliance_started", content=Content(text, {"silence": silence, "last_run": last_run}))
+        details = {"silence": silence, "release": note.get("release"), "last_run": last_run}
+        return NewEvent(_SYSTEM, "appliance_started", content=Content(text, details))
     text = f"{note['how']}, after {note['ran_s']:.0f} s"
     details = {"how": note["how"], "ran_s": note["ran_s"]}
     return NewEvent(_SYSTEM, "process_ended", "failed", note["process"], Content(text, details))

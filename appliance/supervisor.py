@@ -25,6 +25,7 @@ from pathlib import Path
 
 from appliance.config import Config, init_state
 from appliance.errors import ApplianceError
+from appliance.installed import InstalledRelease
 from appliance.isolation import Silence, check_access, owner_to_become, refuse_root, shut_the_door
 from appliance.isolation.files import Places, places_of, scratch_dir
 from appliance.isolation.policy import Kind
@@ -69,13 +70,19 @@ class _Child:
 
 
 def serve(
-    config: Config, programs: Programs, *, say: Callable[[str], None], inherited_listener: int | None = None
+    config: Config,
+    programs: Programs,
+    *,
+    say: Callable[[str], None],
+    inherited_listener: int | None = None,
+    installed: InstalledRelease | None = None,
 ) -> None:
     """Run the appliance until SIGTERM, SIGINT or SIGHUP.
 
     Args:
         say: is given lines for the person at the terminal.
         inherited_listener: descriptor of a listening socket that a service manager bound; None: bind one.
+        installed: the release, compared with its manifest, for the record; None in a development checkout.
     Raises:
         SilenceError: the door cannot be shut.
         ListenError: the address cannot be listened on.
@@ -100,13 +107,16 @@ def serve(
     programs = replace(programs, environ={**programs.environ, "APPLIANCE_TRANSPORT": transport.value})
     url = url_of(listener, transport.scheme)
     granted = places if silence.files_abi else None
-    _Supervisor(config, programs, listener, web_end, engine_end, silence, granted, url, say).run()
+    release = None if installed is None else asdict(installed)
+    started: dict[str, object] = {"event": "started", "silence": asdict(silence), "release": release}
+    _Supervisor(config, programs, listener, web_end, engine_end, started, granted, url, say).run()
 
 
 class _Supervisor:
     def __init__(
         self, config: Config, programs: Programs, listener: socket.socket, web_end: socket.socket,
-        engine_end: socket.socket, silence: Silence, places: Places | None, url: str, say: Callable[[str], None],
+        engine_end: socket.socket, started: dict[str, object], places: Places | None, url: str,
+        say: Callable[[str], None],
     ) -> None:  # fmt: skip
         programs = replace(programs, environ={**programs.environ, "APPLIANCE_URL": url})
         self._config, self._programs, self._url, self._say = config, programs, url, say
@@ -114,7 +124,7 @@ class _Supervisor:
         self._link_url = config.site_addresses[0].url if config.site_addresses else url
         self._engine_probe = EngineProbe(web_end)
         self._web_probe, self._recorder_probe = ReadyPipe(), ReadyPipe()
-        self._notes = _Notes({"event": "started", "silence": asdict(silence)})
+        self._notes = _Notes(started)
         self._ended_workers = EndedWorkers()
         self._why = "an error of the supervisor"  # it stops
         bell, ready, workers = "APPLIANCE_DOORBELL_FD", "APPLIANCE_READY_FD", "APPLIANCE_WORKERS_FD"

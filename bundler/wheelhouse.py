@@ -31,7 +31,7 @@ from bundler.errors import WheelError
 
 Accelerator = Literal["cpu", "cuda", "both"]
 PROJECT = "gpt-oss-appliance"
-PIP = "pip"  # locked and carried, but not installed: the installer runs it out of its wheel
+PIP = "pip"  # locked and carried, but not installed: installers of before 2026-12 ran it out of its wheel
 LOCKS = Path(__file__).parent / "locks"
 SOURCE_DATE_EPOCH = "315532800"  # 1980-01-01, the earliest time a zip can say
 _LINE = re.compile(r"([a-z0-9-]+)==([0-9A-Za-z.+!-]+) --hash=sha256:([0-9a-f]{64})")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,16 +17,18 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from installer.errors import InstallerError, NoReleaseError, OwnerError
+from installer.formats.manifest import damage
+from installer.inspection import Inspection, differences_of, inspect_site
 from installer.install import install
 from installer.owner import find_owner, hand_over
 from installer.site import Receipt, Site, open_site
 from installer.verify import DiscardingSink, VerifiedArchive, verify_archive
 
 _FILE = click.argument("file", type=click.Path(path_type=Path))
+_ROOT_HELP = "The sender's root.json, brought by another way than the archive."
 _ROOT = click.option(
-    "--root", required=True, type=click.Path(path_type=Path),
-    help="The sender's root.json, brought by another way than the archive.",
-)  # fmt: skip
+    "--root", required=True, type=click.Path(path_type=Path), help=_ROOT_HELP
+)
 _PREFIX = click.option(
     "--prefix", required=True, type=click.Path(path_type=Path), help="The site directory releases are installed into."
 )
@@ -59,11 +61,28 @@ def main() -> None:
 
 
 @main.command()
-@_FILE
-@_ROOT
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+@click.option("--root", type=click.Path(path_type=Path), help=_ROOT_HELP)
+@click.option("--prefix", type=click.Path(path_type=Path), help="Check what is installed in this site, not an archive.")
 @_JSON
-def verify(file: Path, root: Path, as_json: bool) -> None:
-    """Check every byte of archive FILE against the trusted root, and write nothing."""
+def verify(file: Path | None, root: Path | None, prefix: Path | None, as_json: bool) -> None:
+    """Check every byte of archive FILE against the trusted root, or everything installed in a site. Writes nothing.
+
+    With --prefix, each file that differs, is missing or is one too many is named, and the exit code is 1. With --root
+    as well, what is installed is compared with the signatures; without it, only with what the installer noted, which
+    whoever can write the site can write, too.
+    """
+    if (file is None) == (prefix is None):
+        raise click.UsageError("give either FILE or --prefix")
+    if file is not None:
+        if root is None:
+            raise click.UsageError("--root is needed to verify an archive")
+        _verify_file(file, root, as_json)
+    elif prefix is not None:
+        _verify_prefix(prefix, root, as_json)
+
+
+def _verify_file(file: Path, root: Path, as_json: bool) -> None:
     with _open(file) as stream, _Bar(file) as bar:
         verified = verify_archive(stream, _read_root(root), sink=DiscardingSink(), progress=bar.advance)
     if as_json:
@@ -75,6 +94,34 @@ def verify(file: Path, root: Path, as_json: bool) -> None:
         f"  {len(verified.metadata.targets)} files, {verified.size_bytes:,} bytes, for Python {release.python} on "
         f"{release.platform}, {' and '.join(release.accelerators)}; signatures valid until {verified.metadata.expires}"
     )
+
+
+def _verify_prefix(prefix: Path, root: Path | None, as_json: bool) -> None:
+    inspections, site_faults = inspect_site(Site(prefix), None if root is None else _read_root(root))
+    is_well = not site_faults and all(inspection.is_well for inspection in inspections)
+    if as_json:
+        releases = [asdict(inspection) for inspection in inspections]
+        click.echo(json.dumps({"is_well": is_well, "faults": site_faults, "releases": releases}))
+    else:
+        for line in (*site_faults, *(line for inspection in inspections for line in _found(inspection))):
+            click.echo(line)
+    if not is_well:
+        sys.exit(1)
+
+
+def _found(inspection: Inspection) -> Iterator[str]:
+    """What was found in one release, a line for each finding."""
+    against = "its signatures" if inspection.is_signed else "its manifest (give --root to compare it with signatures)"
+    if inspection.is_well:
+        yield f"{inspection.version}: as it was installed: {inspection.files:,} files, compared with {against}."
+    for fault in inspection.faults:
+        yield f"{inspection.version}: FAIL  {fault}"
+    for difference in inspection.differences:
+        yield f"{inspection.version}: FAIL  {difference}"
+    if inspection.differences:
+        yield f"{inspection.version}: to do: install its archive again, which repairs it."
+    program = inspection.interpreter or "an unknown interpreter"
+    yield f"{inspection.version}: it is run by {program}, which is the host's and was not checked."
 
 
 @main.command("install")
@@ -101,6 +148,9 @@ def install_command(file: Path, root: Path, prefix: Path, user: str | None, as_j
     if as_json:
         click.echo(json.dumps({**asdict(outcome), "current": receipt.version}))
         return
+    if outcome.repaired:
+        click.echo(f"{receipt.name} {receipt.version} was damaged and is repaired. Restart the appliance to serve it.")
+        return
     if not outcome.switched:
         click.echo(f"{receipt.name} {receipt.version} is already the current release; nothing was changed.")
         return
@@ -116,19 +166,31 @@ def install_command(file: Path, root: Path, prefix: Path, user: str | None, as_j
 @_PREFIX
 @_JSON
 def status(prefix: Path, as_json: bool) -> None:
-    """Show the releases of a site: which is current, which is the one before."""
+    """Show the releases of a site: which is current, which is the one before, which is damaged.
+
+    Damage is found by the sizes and times of weights and the digests of all else; `installer verify --prefix` reads
+    everything. The exit code is 1 if a release is damaged.
+    """
     site = Site(prefix)
     current, previous = site.pointed("current"), site.pointed("previous")
     releases = site.installed()
+    looks = {receipt.version: differences_of(site, receipt.version, hash_all=False) for receipt in releases}
+    damaged = {version: found for version, found in looks.items() if found}
     if as_json:
-        body = {"current": current, "previous": previous, "releases": [asdict(r) for r in releases]}
+        body = {"current": current, "previous": previous, "releases": [asdict(r) for r in releases],
+                "damaged": {version: [asdict(d) for d in found] for version, found in damaged.items()}}  # fmt: skip
         click.echo(json.dumps(body))
-        return
-    if not releases:
+    elif not releases:
         raise NoReleaseError(f"no release is installed in {prefix}")
-    for receipt in releases:
-        mark = {current: "current ", previous: "previous"}.get(receipt.version, "        ")
-        click.echo(f"{mark}  {_line(receipt)}")
+    else:
+        for receipt in releases:
+            mark = {current: "current ", previous: "previous"}.get(receipt.version, "        ")
+            click.echo(f"{mark}  {_line(receipt)}")
+        for version, found in damaged.items():
+            click.echo(f"FAIL  release {version} is not as it was installed: {damage(found)}")
+            click.echo("      to do: install its archive again, which repairs it")
+    if damaged:
+        sys.exit(1)
 
 
 @main.command()

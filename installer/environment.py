@@ -1,22 +1,33 @@
-"""The release's own Python environment and its self-test: the two places where the installer starts other programs.
+"""The release's own Python environment and its self-test, the one place where the installer starts another program.
 
-The environment is made without ensurepip (Debian and others ship it apart); pip runs out of its own verified wheel.
-Nothing is fetched: --no-index, and every wheel's hash must be in the release's signed requirements.lock.
+The environment is a directory of packages and one command, `venv/bin/appliance`, which starts the host's interpreter.
+It holds no interpreter, no `pyvenv.cfg` and nothing else that Python would obey before the command has compared the
+release with its manifest.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
+import re
 import subprocess
-import venv
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypedDict
+from typing import IO, TypedDict
 
-from installer.errors import SelfTestError, StorageFullError, WheelInstallError
+from installer.archive import CHUNK_BYTES, Sha256Hex
+from installer.errors import PlatformError, SelfTestError
+from installer.formats.manifest import Entry
 from installer.owner import Owner
 from installer.release import REQUIREMENTS
+from installer.store import make_directories
+from installer.trust import Target
+from installer.wheels import Member, compiled, launcher_bytes, open_members, plan_environment
 
+LAUNCHER = "venv/bin/appliance"
 _QUOTED_LINES = 4
+_LONGEST_INTERPRETER = 120  # characters; Linux before 5.1 reads 127 of a first line
 SELF_TEST_TIMEOUT_S = 3600  # loading 120b from a slow disk takes many minutes
 
 
@@ -29,33 +40,61 @@ class _User(TypedDict, total=False):
     cwd: str
 
 
-def make_environment(release: Path, environ: Mapping[str, str], lock: int) -> None:
-    """Make release/venv and install the release's wheels into it.
+def host_interpreter() -> str:
+    """The interpreter that is to run a release: this one, by its real path, outside of any environment.
+
+    Raises:
+        PlatformError: its path cannot stand in the first line of a command.
+    """
+    path = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+    if not re.fullmatch(rf"/[!-~]{{1,{_LONGEST_INTERPRETER}}}", path):
+        raise PlatformError(
+            f"a command cannot start {path}: run the installer with a Python whose path is short and has no space"
+        )
+    return path
+
+
+def plan_of(release: Path, targets: tuple[Target, ...], python: str) -> dict[str, Member]:
+    """What belongs into the environment of a release whose wheels and lock are verified.
 
     Args:
-        environ: the process environment; what could redirect Python or pip is left out of it.
-        lock: the descriptor that holds the site; pip inherits it, so that it never writes without it.
+        python: "3.11".
     Raises:
-        WheelInstallError: pip refused, with its last lines.
-        StorageFullError: the disk filled up.
+        WheelInstallError: the lock or a wheel cannot be used.
     """
-    venv.EnvBuilder(with_pip=False, symlinks=True).create(release / "venv")
-    pips = sorted((release / "wheels").glob("pip-*.whl"))
-    if len(pips) != 1:
-        raise WheelInstallError("the release must contain exactly one wheel of pip")
-    command = [
-        str(release / "venv" / "bin" / "python"), "-I", str(pips[0] / "pip"),
-        "install", "--isolated", "--disable-pip-version-check", "--no-input", "--no-cache-dir",
-        "--no-index", "--find-links", str(release / "wheels"), "--only-binary", ":all:",
-        "--require-hashes", "--requirement", str(release / REQUIREMENTS),
-    ]  # fmt: skip
-    done = subprocess.run(
-        command, env=_clean(environ), capture_output=True, text=True, errors="replace", check=False, pass_fds=(lock,)
-    )
-    if done.returncode:
-        if "No space left on device" in done.stderr or "File too large" in done.stderr:
-            raise StorageFullError("the disk is full; the new release was removed and the current one is unchanged")
-        raise WheelInstallError(f"pip could not install the release's wheels: {_last_lines(done.stderr)}")
+    wheels: dict[str, Path] = {t.sha256: release / t.path for t in targets if t.path.endswith(".whl")}
+    return plan_environment(wheels, (release / REQUIREMENTS).read_text(encoding="utf-8", errors="replace"), python)
+
+
+def environment_files(
+    plan: Mapping[str, Member],
+    interpreter: str,
+    python: str,
+    *,
+    write_to: Path | None = None,
+    with_compiled: bool = True,
+) -> dict[str, Entry]:
+    """Path relative to the release -> the content that each file of its environment must have.
+
+    Args:
+        plan: from `plan_of`.
+        interpreter: path of the host's Python.
+        write_to: the release directory, for an installation; None only computes.
+        with_compiled: whether to compile; ``python`` must then be the running interpreter's version.
+    Raises:
+        WheelInstallError: a wheel is damaged.
+    """
+    entries: dict[str, Entry] = {}
+    for place, stream in open_members(plan):
+        if place.endswith(".py"):
+            source = stream.read()
+            _put(entries, write_to, place, source)
+            if with_compiled and (made := compiled(place, source)) is not None:
+                _put(entries, write_to, *made)
+        else:
+            entries[place] = _copy(stream, write_to, place)
+    _put(entries, write_to, LAUNCHER, launcher_bytes(plan, interpreter, python), mode=0o555)
+    return entries
 
 
 def run_self_test(release: Path, environ: Mapping[str, str], owner: Owner | None) -> None:
@@ -66,7 +105,7 @@ def run_self_test(release: Path, environ: Mapping[str, str], owner: Owner | None
     Raises:
         SelfTestError: it did not, could not be started, or took longer than an hour.
     """
-    command = [str(release / "venv" / "bin" / "appliance"), "selftest", "--release", str(release)]
+    command = [str(release / LAUNCHER), "selftest", "--release", str(release)]
     try:
         done = subprocess.run(
             command, env=_clean(environ), capture_output=True, text=True, errors="replace", check=False,
@@ -84,8 +123,40 @@ def _as_user(owner: Owner | None) -> _User:
     return {} if owner is None else {"user": owner.uid, "group": owner.gid, "extra_groups": (), "cwd": "/"}
 
 
+def _put(entries: dict[str, Entry], write_to: Path | None, place: str, data: bytes, *, mode: int = 0o444) -> None:
+    entries[place] = Entry(len(data), hashlib.sha256(data).hexdigest())
+    if write_to is not None:
+        with _made(write_to, place, mode) as file:
+            file.write(data)
+
+
+def _copy(stream: IO[bytes], write_to: Path | None, place: str) -> Entry:
+    """Copy what may be large (compiled modules) piece by piece."""
+    running, size = hashlib.sha256(), 0
+    out = None if write_to is None else _made(write_to, place, 0o444)
+    try:
+        while piece := stream.read(CHUNK_BYTES):
+            running.update(piece)
+            size += len(piece)
+            if out is not None:
+                out.write(piece)
+    finally:
+        if out is not None:
+            out.close()
+    return Entry(size, Sha256Hex(running.hexdigest()))
+
+
+def _made(release: Path, place: str, mode: int) -> IO[bytes]:
+    """A new file of the release, with directories that nobody else can write whatever the umask is."""
+    path = release / place
+    make_directories(release, path.parent)
+    file = path.open("xb")
+    os.fchmod(file.fileno(), mode)
+    return file
+
+
 def _clean(environ: Mapping[str, str]) -> dict[str, str]:
-    kept = {key: value for key, value in environ.items() if not key.startswith(("PIP_", "PYTHON", "VIRTUAL_ENV"))}
+    kept = {key: value for key, value in environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
     return kept | {"LC_ALL": "C.UTF-8"}  # messages are compared and quoted
 
 

@@ -1,7 +1,7 @@
 """Install a release into a site, so that a kill at any instant leaves the old one working and the next run resumes.
 
-    preflight -> verify while copying into quarantine -> store -> assemble -> wheels -> self-test
-              -> accepted metadata -> receipt -> switch
+    preflight -> verify while copying into quarantine -> store -> assemble -> wheels -> manifest -> self-test
+              -> accepted metadata -> receipt -> the release's name -> switch
 
 Up to the receipt the new release does not count as installed; a refusal or a full disk removes what was made, so that
 the site is as it was. A killed process removes nothing: what it left in quarantine or in the store is hashed again
@@ -10,6 +10,7 @@ and reused.
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,13 +18,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from installer.environment import make_environment, run_self_test
+from installer.environment import environment_files, host_interpreter, plan_of, run_self_test
 from installer.errors import InstallerError, ReleaseConflictError
+from installer.formats.manifest import MANIFEST, Entry, encode_manifest, is_bulk
+from installer.inspection import differences_of
 from installer.owner import Owner, find_owner, hand_over
 from installer.preflight import check_platform, check_space, this_host
 from installer.release import Release
-from installer.site import Receipt, Site, open_site, remove_tree
-from installer.store import Staging, assemble, collect_garbage, missing_bytes
+from installer.site import Receipt, Site, open_site, write_durably
+from installer.store import Staging, assemble, collect_garbage, make_directories, missing_bytes
 from installer.trust import VerifiedMetadata
 from installer.verify import Progress, VerifiedArchive, verify_archive
 
@@ -36,8 +39,9 @@ class Outcome:
 
     receipt: Receipt
     switched: bool  # False: this release was current already
-    assembled: bool  # False: the release was installed before; at most `current` moved
+    assembled: bool  # False: the release was installed before, and is as it was installed; at most `current` moved
     reused_blobs: int
+    repaired: bool  # the release was installed before, but damaged: it was made anew
 
 
 def install(
@@ -59,6 +63,7 @@ def install(
         InstallerError: refused or impossible; the site is as it was before.
     """
     with open_site(prefix) as site:
+        site.remove_unfinished()
         staging = Staging(site, _preflight(site, user))
         try:
             step("Verifying and copying")
@@ -68,13 +73,16 @@ def install(
             raise
         version = verified.release.version
         known = site.receipt(version)
-        if known is None:
+        if known is not None:
+            step("Comparing the installed release")
+        repaired = known is not None and bool(differences_of(site, version, hash_all=True))
+        if known is None or repaired:
             try:
                 staging.commit()
                 receipt = _assemble(site, verified, now, environ, step, find_owner(user, site.prefix))
             except (InstallerError, OSError):
                 staging.discard()
-                _remove_unfinished(site, version)
+                _remove_unfinished(site)
                 raise
         else:
             staging.discard()
@@ -85,7 +93,7 @@ def install(
         collect_garbage(site)
         if (owner := find_owner(user, site.prefix)) is not None:
             hand_over(site.prefix, owner)
-        return Outcome(receipt, before != version, known is None, staging.reused)
+        return Outcome(receipt, before != version, known is None or repaired, staging.reused, repaired)
 
 
 def _preflight(site: Site, user: str | None) -> Callable[[Release, VerifiedMetadata], None]:
@@ -113,9 +121,8 @@ def _assemble(
     step("Assembling the release")
     directory = assemble(site, release.version, metadata.targets)
     step("Installing its Python packages")
-    if site.lock is None:
-        raise RuntimeError("internal error: a release is assembled in a site that is not held")
-    make_environment(directory, environ, site.lock)
+    interpreter = host_interpreter()
+    manifest = _write_manifest(directory, metadata, interpreter, release.python)
     if release.known_answers is not None:
         step("Testing it with its known answers")
         run_self_test(directory, environ, owner)
@@ -132,15 +139,43 @@ def _assemble(
         python=sys.version.split()[0],
         self_test="not recorded in this release" if release.known_answers is None else "passed",
         installed_at=now.isoformat(timespec="seconds"),
+        manifest_sha256=manifest,
+        interpreter=interpreter,
     )
     site.write_receipt(receipt)
+    site.put_in_place(release.version)
     return receipt
 
 
-def _remove_unfinished(site: Site, version: str) -> None:
-    """Take away the release directory and the blobs that only it used."""
-    release = site.release(version)
-    remove_tree(release)
-    if release.parent.is_dir() and not any(release.parent.iterdir()):
-        release.parent.rmdir()
+def _write_manifest(directory: Path, metadata: VerifiedMetadata, interpreter: str, python: str) -> str:
+    """Add the environment and the signed metadata to the release's files, and list all of it from verified bytes.
+
+    Returns:
+        SHA-256 of manifest.json.
+    """
+    entries = environment_files(plan_of(directory, metadata.targets, python), interpreter, python, write_to=directory)
+    for target in metadata.targets:
+        mtime_ns = (directory / target.path).stat().st_mtime_ns if is_bulk(target.path) else None
+        entries[target.path] = Entry(target.size_bytes, target.sha256, mtime_ns)
+    for name, data in metadata.members.items():
+        entries[name] = Entry(len(data), hashlib.sha256(data).hexdigest())
+        _write(directory, name, data)
+    data = encode_manifest(entries)
+    _write(directory, MANIFEST, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def _write(directory: Path, name: str, data: bytes) -> None:
+    path = directory / name
+    make_directories(directory, path.parent)
+    write_durably(path, data)
+    path.chmod(0o444)
+
+
+def _remove_unfinished(site: Site) -> None:
+    """Take away the release that was being made and the blobs that only it used."""
+    site.remove_unfinished()
+    releases = site.prefix / "releases"
+    if releases.is_dir() and not any(releases.iterdir()):
+        releases.rmdir()
     collect_garbage(site)

@@ -40,6 +40,8 @@ class Receipt:
     self_test: str  # "passed" or "not recorded in this release"
     installed_at: str  # UTC, ISO 8601
     format: int = 1
+    manifest_sha256: str = ""  # of manifest.json; "": installed before there was one
+    interpreter: str = ""  # the host's Python that runs the release
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,6 @@ class Site:
     """Paths of a site, and the operations that are one rename each. Making the object touches nothing."""
 
     prefix: Path
-    lock: int | None = None  # descriptor that holds the site; programs that write to it inherit it, see `open_site`
 
     @property
     def store(self) -> Path:
@@ -69,6 +70,10 @@ class Site:
     def release(self, version: str) -> Path:
         return self.prefix / "releases" / version
 
+    def unfinished(self, version: str) -> Path:
+        """Where a release is made; `put_in_place` gives it its name when it is complete."""
+        return self.prefix / "releases" / f".{version}.new"
+
     def pointed(self, link: str) -> str | None:
         """Version that `current` or `previous` names, if that release is complete."""
         try:
@@ -78,19 +83,16 @@ class Site:
         return version if self.receipt(version) is not None else None
 
     def receipt(self, version: str) -> Receipt | None:
-        """The release's receipt; None if the release is absent or incomplete."""
-        path = self.release(version) / RECEIPT
+        """The release's receipt; None if the release is absent or incomplete. A damaged receipt counts as none."""
         try:
-            return Receipt(**json.loads(path.read_bytes()))
-        except (FileNotFoundError, NotADirectoryError):
+            return Receipt(**json.loads((self.release(version) / RECEIPT).read_bytes()))
+        except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
             return None
-        except (ValueError, TypeError) as exc:
-            raise InstallerError(f"{path} is damaged ({exc}); install the archive again under another version") from exc
 
     def installed(self) -> list[Receipt]:
         """Receipts of all complete releases, by version."""
         releases = self.prefix / "releases"
-        names = sorted(os.listdir(releases)) if releases.is_dir() else []
+        names = sorted(name for name in os.listdir(releases) if name[0] != ".") if releases.is_dir() else []
         return [receipt for name in names if (receipt := self.receipt(name)) is not None]
 
     def point(self, link: str, version: str) -> None:
@@ -139,16 +141,31 @@ class Site:
 
     def write_receipt(self, receipt: Receipt) -> None:
         text = json.dumps(asdict(receipt), indent=2) + "\n"
-        write_durably(self.release(receipt.version) / RECEIPT, text.encode())
+        path = self.unfinished(receipt.version) / RECEIPT
+        write_durably(path, text.encode())
+        path.chmod(0o444)
+
+    def put_in_place(self, version: str) -> None:
+        """Give a complete release its name. A damaged one that has the name is moved aside and removed."""
+        release, aside = self.release(version), self.prefix / "releases" / f".{version}.old"
+        if os.path.lexists(release):
+            release.rename(aside)
+        self.unfinished(version).rename(release)
+        sync_directory(release.parent)
+        remove_tree(aside)
+
+    def remove_unfinished(self) -> None:
+        """Remove what killed or refused installations left beside the releases."""
+        releases = self.prefix / "releases"
+        for name in os.listdir(releases) if releases.is_dir() else []:
+            if name.startswith("."):
+                remove_tree(releases / name)
 
 
 @contextmanager
 def open_site(prefix: Path) -> Iterator[Site]:
     """The site at `prefix`, held exclusively; made if it does not exist, and removed again if the block raises
     and left it empty.
-
-    The lock belongs to the open directory, so a program that inherits the descriptor goes on holding it: if the
-    installer is killed while pip runs, nobody else touches the site until pip has ended.
 
     Raises:
         PrefixError: it is not a directory of ours, or cannot be written.
@@ -175,7 +192,7 @@ def open_site(prefix: Path) -> Iterator[Site]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as exc:
                 raise BusyError(f"another installer is working on {prefix}") from exc
-            yield Site(prefix, lock)
+            yield Site(prefix)
         finally:
             os.close(lock)
     except (InstallerError, OSError) as exc:

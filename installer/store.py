@@ -118,19 +118,20 @@ def missing_bytes(site: Site, targets: tuple[Target, ...]) -> int:
 
 
 def assemble(site: Site, version: str, targets: tuple[Target, ...]) -> Path:
-    """Make releases/VERSION afresh out of hard links to the store's blobs.
+    """Make the release's directory out of hard links to the store's blobs.
 
     Returns:
-        the release directory; it has no receipt yet, so it does not count as installed.
+        `Site.unfinished`; it has no receipt and not its final name yet, so it does not count as installed.
     Raises:
         PrefixError: the file system has no hard links.
     """
-    release = site.release(version)
+    release = site.unfinished(version)
     remove_tree(release)
-    release.mkdir(parents=True)
+    release.parent.mkdir(exist_ok=True)
+    make_directories(release, release)
     for target in targets:
         path = release / target.path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directories(release, path.parent)
         try:
             os.link(blob_path(site, target.sha256), path)
         except OSError as exc:
@@ -140,6 +141,16 @@ def assemble(site: Site, version: str, targets: tuple[Target, ...]) -> Path:
     for directory, _, _ in os.walk(release):
         sync_directory(Path(directory))
     return release
+
+
+def make_directories(release: Path, directory: Path) -> None:
+    """Make ``directory`` below the release, with mode 0755 whatever the umask is."""
+    if directory.is_dir():
+        return
+    if directory != release:
+        make_directories(release, directory.parent)
+    directory.mkdir()
+    directory.chmod(0o755)
 
 
 def collect_garbage(site: Site) -> None:

@@ -62,7 +62,7 @@ _CONFIG = UpdaterConfig(
     targets_max_length=MAX_METADATA_BYTES,
 )
 _COMPONENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@-]*")
-_MADE_ON_THE_HOST = {"venv", "receipt.json"}
+_MADE_ON_THE_HOST = {"venv", "metadata", "manifest.json", "receipt.json"}
 MAX_PATH_CHARACTERS = 240
 
 
@@ -84,6 +84,7 @@ class VerifiedMetadata:
     expires: str  # the earliest date among timestamp, snapshot and targets, ISO 8601
     contents: Sha256Hex  # names everything the release contains, whoever signed it and when; see contents_digest
     accepted: Mapping[str, bytes]  # relative path in the trust directory -> contents
+    members: Mapping[str, bytes]  # name in the archive -> contents, kept with the release to be verified again
 
 
 def verify_metadata(members: Mapping[str, bytes], root: bytes, trust_dir: Path | None) -> VerifiedMetadata:
@@ -126,7 +127,33 @@ def verify_metadata(members: Mapping[str, bytes], root: bytes, trust_dir: Path |
         expires=min(dates).isoformat(),
         contents=contents_digest(verified),
         accepted=accepted,
+        members=members,
     )
+
+
+def verify_kept_metadata(members: Mapping[str, bytes], root: bytes) -> tuple[Target, ...]:
+    """The targets that a release's kept metadata lists, if the operator's root vouches for them.
+
+    Dates are not judged: a release stays what it is when its metadata expires. A root that is newer than the metadata
+    vouches only if its own keys signed the targets.
+
+    Args:
+        members: as `ArchiveReader.read_metadata` returned them when the release was installed.
+    Raises:
+        TrustError: they are not signed by keys that the root trusts.
+    """
+    parsed = {name: _parse_canonical(name, data) for name, data in members.items()}
+    trusted = _parse_root(root)
+    roots = [parsed[name] for name in sorted((n for n in parsed if n.endswith(".root.json")), key=_root_version)]
+    if TARGETS not in parsed or [r.signed.version for r in roots] != list(range(1, len(roots) + 1)):
+        raise MalformedMetadataError("the release's signed metadata is not complete")
+    newest = trusted
+    if trusted.signed.version <= len(roots):
+        _verify_root_chain(roots, members, trusted, root)
+        newest = roots[-1]
+    if not _is_signed(newest.signed, parsed[TARGETS]):
+        raise SignatureError(f"the release's metadata is not signed by keys that root {newest.signed.version} trusts")
+    return _parse_targets(parsed[TARGETS].signed)
 
 
 def contents_digest(targets: Iterable[Target]) -> Sha256Hex:

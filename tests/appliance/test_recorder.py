@@ -22,7 +22,11 @@ from appliance.database import open_database
 from appliance.recorder import run_recorder
 from tests.appliance.records import SYSTEM
 
-STARTED = {"event": "started", "silence": {"kernel": "6", "attempts": [{"way": "TCP", "answer": "EPERM"}]}}
+STARTED = {
+    "event": "started",
+    "silence": {"kernel": "6", "attempts": [{"way": "TCP", "answer": "EPERM"}]},
+    "release": {"version": "1.0", "manifest_sha256": "ab" * 32, "files": 3},
+}
 ENDED = {"event": "process_ended", "process": "engine", "how": "signal SIGKILL", "ran_s": 3.2}
 STOPPING = {"event": "stopping", "why": "signal SIGTERM"}
 ADA = Actor("a1", "ada", "web", "10.0.0.1")
@@ -76,7 +80,8 @@ def test_records_start_death_and_stop_and_signs_at_the_end(config: Config) -> No
     events = [log.get(number) for number in range(1, log.size() + 1)]
     assert [event.header.action for event in events] == ["appliance_started", "process_ended", "appliance_stopped"]
     assert events[0].content is not None
-    assert events[0].content.details == {"silence": STARTED["silence"], "last_run": None}
+    details = {"silence": STARTED["silence"], "release": STARTED["release"], "last_run": None}
+    assert events[0].content.details == details
     assert events[1].content is not None
     assert (events[1].header.subject, events[1].content.text) == ("engine", "signal SIGKILL, after 3 s")
     assert events[2].content == Content("signal SIGTERM")

@@ -19,7 +19,7 @@ from bundler.cli import main as bundler_main
 from bundler.random_checkpoint import random_config, write_random_checkpoint
 from bundler.wheelhouse import LockedWheel
 from installer.cli import main as installer_main
-from tests.installer.archives import appliance_wheel, listing, pip_wheel
+from tests.installer.archives import appliance_wheel, installed_wheel, listing
 
 SMALL = random_config(
     layers=1, hidden=32, intermediate=32, experts=4, experts_per_token=2, heads=2, kv_heads=1, head_dim=16, vocab=300
@@ -48,7 +48,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Options that replace the network's wheels by two small real ones: a lock, a filled cache, and our own wheel."""
-    pip_name, pip = pip_wheel()
+    pip_name, pip = installed_wheel("pip")
     own_name, own = appliance_wheel()
     digest = hashlib.sha256(pip).hexdigest()
     locks, cache = tmp_path / "locks", tmp_path / "cache"

@@ -31,7 +31,7 @@ from bundler.wheelhouse import (
     resolve_lock,
     sha256_file,
 )
-from tests.installer.archives import appliance_wheel, make_wheel, pip_wheel
+from tests.installer.archives import appliance_wheel, installed_wheel, make_wheel
 
 TARGET = WheelTarget("3.11", "manylinux_2_28_x86_64", "cpu")
 NAME, DATA = appliance_wheel()
@@ -127,7 +127,7 @@ def test_the_committed_lock_covers_what_pyproject_demands(accelerator: str) -> N
 
 
 def test_a_new_lock_names_the_wheels_that_pip_chose_by_hash(index: Path) -> None:
-    pip_name, pip = pip_wheel()
+    pip_name, pip = installed_wheel("pip")
     (index / pip_name).write_bytes(pip)
     running = f"{sys.version_info.major}.{sys.version_info.minor}"
     text = resolve_lock(WheelTarget(running, TARGET.platform, "cpu"), ["appliance-fixture>=1"])
@@ -211,7 +211,7 @@ def test_a_wheel_s_licences_and_facts_are_read(tmp_path: Path) -> None:
 
 def test_pip_here_runs_out_of_a_wheel(tmp_path: Path) -> None:
     """What the installer relies on: pip needs no installation."""
-    name, data = pip_wheel()
+    name, data = installed_wheel("pip")
     (tmp_path / name).write_bytes(data)
     done = subprocess.run([sys.executable, "-I", tmp_path / name / "pip", "--version"], capture_output=True, check=True)
     assert name.encode() in done.stdout

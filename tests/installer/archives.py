@@ -21,11 +21,13 @@ from bundler.archive import digest_tree, write_archive
 from bundler.sign import SigningKeys, decide_signing, generate_keys, load_keys
 from installer.archive import END_OF_ARCHIVE, member_header, padding_bytes
 
+CHECKER = "installer/formats/manifest.py"
+PROJECT = Path(__file__).parents[2]
 NOW = datetime.now(UTC).replace(microsecond=0)
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 PLATFORM = f"manylinux_2_17_{os.uname().machine}"
 
-# The fixture's `appliance`: its "model" is a file of numbers and a known answer is the sum of some of them.
+# The fixture's `appliance/cli.py`: its "model" is a file of numbers and a known answer is the sum of some of them.
 _APPLIANCE = '''
 import json, pathlib, sys
 
@@ -90,7 +92,6 @@ def release_files(
     """
     weights = bytes(range(256)) * 8 + version.encode()
     own_name, own = appliance_wheel(bulk_bytes)
-    pip_name, pip = pip_wheel()
     digest = hashlib.sha256(own).hexdigest()
     prompts = [[1, 2, 3], [250, 251]]
     cases = [{"prompt": p, "answer": sum(weights[i] for i in p) + (not passes)} for p in prompts]
@@ -108,7 +109,6 @@ def release_files(
         "model/weights-00001.bin": weights,
         "known_answers.json": json.dumps({"cases": cases}).encode(),
         f"wheels/{own_name}": own,
-        f"wheels/{pip_name}": pip,
         "wheels/requirements.lock": f"appliance-fixture==1.0 --hash=sha256:{digest}\n".encode(),
         **(extra or {}),
     }
@@ -126,30 +126,43 @@ def small_files(version: str = "9.9") -> dict[str, bytes]:
 
 @functools.cache
 def appliance_wheel(bulk_bytes: int = 0) -> tuple[str, bytes]:
-    """A wheel with the console script `appliance`."""
+    """A wheel with a package `appliance` and what the installed command runs before it."""
     info = "appliance_fixture-1.0.dist-info"
+    ours = ("appliance/launch.py", "installer/__init__.py", "installer/formats/__init__.py", CHECKER)
     files = {
-        "appliance_fixture.py": _APPLIANCE.encode(),
+        "appliance/__init__.py": b"",
+        "appliance/cli.py": _APPLIANCE.encode(),
+        **{name: (PROJECT / name).read_bytes() for name in ours},
         f"{info}/METADATA": b"Metadata-Version: 2.1\nName: appliance-fixture\nVersion: 1.0\nLicense: Apache-2.0\n",
         f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        f"{info}/entry_points.txt": b"[console_scripts]\nappliance = appliance_fixture:main\n",
         f"{info}/licenses/LICENSE": b"Apache-2.0\n",
     }
     if bulk_bytes:
-        files["appliance_fixture_data.bin"] = bytes(bulk_bytes)
+        files["appliance/data.bin"] = bytes(bulk_bytes)
     return "appliance_fixture-1.0-py3-none-any.whl", make_wheel(files, info)
 
 
 @functools.cache
-def pip_wheel() -> tuple[str, bytes]:
-    """pip's wheel, put together again from the pip of this environment."""
-    distribution = importlib.metadata.distribution("pip")
+def installed_wheel(name: str) -> tuple[str, bytes]:
+    """A pure wheel, put together again from what is installed in this environment."""
+    distribution = importlib.metadata.distribution(name)
     files = {
         str(path): Path(str(distribution.locate_file(path))).read_bytes()
         for path in distribution.files or []
         if not str(path).startswith("..") and not str(path).endswith((".pyc", "RECORD"))
     }
-    return f"pip-{distribution.version}-py3-none-any.whl", make_wheel(files, f"pip-{distribution.version}.dist-info")
+    stem = f"{name}-{distribution.version}"
+    return f"{stem}-py3-none-any.whl", make_wheel(files, f"{stem}.dist-info")
+
+
+@functools.cache
+def our_wheel() -> tuple[str, bytes]:
+    """A wheel of this project's own packages for the isolated side, without the compiled operators."""
+    info = "gpt_oss_appliance-0.1.0.dist-info"
+    sources = [path for package in ("appliance", "installer") for path in sorted((PROJECT / package).rglob("*.py"))]
+    files = {str(path.relative_to(PROJECT)): path.read_bytes() for path in sources}
+    files[f"{info}/METADATA"] = b"Metadata-Version: 2.1\nName: gpt-oss-appliance\nVersion: 0.1.0\n"
+    return "gpt_oss_appliance-0.1.0-py3-none-any.whl", make_wheel(files, info)
 
 
 def make_wheel(files: Mapping[str, bytes], info: str) -> bytes:

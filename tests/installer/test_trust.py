@@ -244,7 +244,7 @@ def _upper_case_signature(data: bytes) -> tuple[bytes, bytes]:
 @pytest.mark.parametrize(
     "path",
     ["../up", "a/../../up", "/etc/passwd", "a//b", "a/./b", "", ".hidden", "a/.hidden", "a\\b", "a\nb", "a b", "ä",
-     "venv/bin/python", "receipt.json", "-rf", "x" * 300],
+     "venv/bin/python", "receipt.json", "manifest.json", "metadata/1.root.json", "-rf", "x" * 300],
 )  # fmt: skip
 def test_refuses_target_paths_that_leave_the_release_or_claim_the_host_s_places(
     path: str, repository: Repository

@@ -1,0 +1,1 @@
+"""What the rooms tell each other through files. It imports the standard library alone; every room may import it."""

@@ -1,0 +1,167 @@
+"""Unpacks a release's wheels into its Python environment: exactly the locked ones, and exactly their packages.
+
+`plan_environment` says which file comes from which member of which wheel; `installer install` writes these files, and
+`installer verify --prefix` compares an installed release with the same plan. So an environment is a function of signed
+bytes, and nothing of the host (pip, its configuration, an index) has a say in it.
+
+Formats: binary distribution format 1 (PyPA specification), requirements.lock as `bundler` writes it. Left out on
+    purpose: console scripts, `.data` scripts, headers and data, which no part of the appliance uses, and compiled code,
+    which is made here.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import marshal
+import re
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from installer.errors import WheelInstallError
+
+_LINE = re.compile(r"([a-z0-9-]+)==([0-9A-Za-z.+!-]+) --hash=sha256:([0-9a-f]{64})")
+_LAUNCHER_SOURCE = "appliance/launch.py"
+_SCHEME = re.compile(r"[^/]+\.data/(purelib|platlib|[^/]+)/(.+)")
+_UNREFERENCED = 2  # marshal's last version whose bytes do not depend on what else the process holds
+_UNCHECKED_HASH = (0b01).to_bytes(4, "little")  # PEP 552: the source is not looked at; the manifest compares both
+MAX_FILE_BYTES = 4 << 30
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file of a wheel."""
+
+    wheel: Path
+    name: str
+    size_bytes: int
+    crc: int
+
+
+def packages_directory(python: str) -> str:
+    """Where the packages lie, relative to the release. ``python`` is "3.11"."""
+    return f"venv/lib/python{python}/site-packages"
+
+
+def plan_environment(wheels: Mapping[str, Path], lock: str, python: str) -> dict[str, Member]:
+    """Path relative to the release -> the member of a wheel that belongs there.
+
+    Args:
+        wheels: SHA-256 -> file, of every wheel that the release carries; the digests are verified.
+        lock: requirements.lock.
+    Raises:
+        WheelInstallError: a line of the lock is not a locked wheel, its wheel is absent, not a wheel, or would write
+            outside its packages, or two wheels claim one path.
+    """
+    plan: dict[str, Member] = {}
+    for number, line in enumerate(lock.splitlines(), start=1):
+        fields = _LINE.fullmatch(line)
+        if fields is None:
+            raise WheelInstallError(f"requirements.lock, line {number}: not a wheel with its version and SHA-256 hash")
+        for path, member in _planned(_locked_wheel(wheels, *fields.groups())):
+            place = f"{packages_directory(python)}/{path}"
+            other = plan.setdefault(place, member)
+            if (other.size_bytes, other.crc) != (member.size_bytes, member.crc):
+                raise WheelInstallError(f"{other.wheel.name} and {member.wheel.name} hold different files {path}")
+    directories = {str(parent) for place in plan for parent in PurePosixPath(place).parents}
+    if clash := sorted(directories & plan.keys()):
+        raise WheelInstallError(f"{clash[0]} is a file in one wheel and a directory in another")
+    return plan
+
+
+def open_members(plan: Mapping[str, Member]) -> Iterator[tuple[str, IO[bytes]]]:
+    """Every planned file, open for reading until the next one is asked for; each wheel is opened once.
+
+    Raises:
+        WheelInstallError: a wheel is damaged.
+    """
+    by_wheel: dict[Path, list[str]] = {}
+    for place, member in plan.items():
+        by_wheel.setdefault(member.wheel, []).append(place)
+    for wheel, places in by_wheel.items():
+        with _opened(wheel) as archive:
+            for place in places:
+                with archive.open(plan[place].name) as stream:
+                    yield place, stream
+
+
+def launcher_bytes(plan: Mapping[str, Member], interpreter: str, python: str) -> bytes:
+    """The contents of venv/bin/appliance: a first line that starts the host's interpreter, then the wheel's launch.py.
+
+    Raises:
+        WheelInstallError: the release has none.
+    """
+    member = plan.get(f"{packages_directory(python)}/{_LAUNCHER_SOURCE}")
+    if member is None:
+        raise WheelInstallError(f"no wheel of the release has {_LAUNCHER_SOURCE}: build it with a newer bundler")
+    with _opened(member.wheel) as archive:
+        return f"#!{interpreter} -IS\n".encode() + archive.read(member.name)
+
+
+def compiled(place: str, source: bytes) -> tuple[str, bytes] | None:
+    """Path and contents of the compiled form of a source file, for the running interpreter; None where there is none.
+
+    The bytes depend on the source, its path below the packages and the interpreter's version alone, so that they can be
+    made again to compare. Tests of packages are not compiled: nothing runs them.
+    """
+    if not place.endswith(".py") or "/tests/" in place:
+        return None
+    below = place.split("/site-packages/", 1)[1]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of others' code: invalid escapes and the like
+            code = compile(source, below, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError):  # templates and examples for other versions of Python
+        return None
+    head = importlib.util.MAGIC_NUMBER + _UNCHECKED_HASH + importlib.util.source_hash(source)
+    return importlib.util.cache_from_source(place, optimization=""), head + marshal.dumps(code, _UNREFERENCED)
+
+
+def _locked_wheel(wheels: Mapping[str, Path], name: str, version: str, digest: str) -> Path:
+    wheel = wheels.get(digest)
+    if wheel is None:
+        raise WheelInstallError(f"the release has no wheel with the hash that the lock names for {name} {version}")
+    distribution, _, rest = wheel.name.partition("-")
+    if _canonical(distribution) != _canonical(name) or rest.split("-")[0] != version or wheel.suffix != ".whl":
+        raise WheelInstallError(f"{wheel.name} is not {name} {version}, which the lock names")
+    return wheel
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _planned(wheel: Path) -> Iterator[tuple[str, Member]]:
+    """Path below the packages and member, of everything that is installed from a wheel."""
+    with _opened(wheel) as archive:
+        for info in archive.infolist():
+            if info.is_dir() or "__pycache__" in info.filename.split("/") or info.filename.endswith(".pyc"):
+                continue
+            path = info.filename
+            if scheme := _SCHEME.fullmatch(path):
+                if scheme[1] not in ("purelib", "platlib"):
+                    continue
+                path = scheme[2]
+            kind = info.external_attr >> 28  # the type bits of a Unix mode: 8 a plain file, 0 where no mode was stored
+            if not _is_plain(path) or kind not in (0, 8) or info.flag_bits & 1 or info.file_size > MAX_FILE_BYTES:
+                raise WheelInstallError(f"{wheel.name}: {info.filename!r} is not a plain file inside its packages")
+            yield path, Member(wheel, info.filename, info.file_size, info.CRC)
+
+
+def _is_plain(path: str) -> bool:
+    parts = path.split("/")
+    return path.isprintable() and "\\" not in path and all(part not in ("", ".", "..") for part in parts)
+
+
+@contextmanager
+def _opened(wheel: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            yield archive
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, RuntimeError) as exc:
+        raise WheelInstallError(f"{wheel.name} is damaged: {exc}") from exc
