@@ -7,6 +7,7 @@ event and the last checkpoint are written then. Without ``stopping`` before it, 
 says so. If the recorder was killed, too, the next start does. SIGTERM is ignored, because a service manager sends it to
 every process at once, before the last answers are recorded.
 
+A thread compares the installed release with its manifest meanwhile (`appliance.release_watch`).
 Turns whose process died are given their end when the recorder starts and at every checkpoint (`appliance.interrupted`).
 """
 
@@ -36,6 +37,7 @@ from appliance.database import DatabaseError, as_iso, open_database
 from appliance.disk_watch import DiskWatch
 from appliance.errors import ApplianceError
 from appliance.interrupted import close_interrupted
+from appliance.release_watch import watching
 from appliance.transport import Transport
 
 _log = logging.getLogger(__name__)
@@ -61,19 +63,20 @@ def run_recorder(
         log = AuditLog(database)
         stopping: dict[str, Any] | None = None
         _close_interrupted(log)
-        for note in _notes_or_ticks(notes_fd, config.checkpoint_interval_s):
-            if note == "look":
-                disk.look(log, _SYSTEM)
-            elif note == "sign":
-                if database.presence is not None:  # without, nobody knows which turns are still answered
-                    _close_interrupted(log)
-                _sign(log, config.state_dir)
-                keep_certificate()
-            elif note["event"] == "stopping":
-                stopping = note
-            else:
-                log.append(_event_of(note, log))
-                tell_ready()
+        with watching(log, config.release_dir):
+            for note in _notes_or_ticks(notes_fd, config.checkpoint_interval_s):
+                if note == "look":
+                    disk.look(log, _SYSTEM)
+                elif note == "sign":
+                    if database.presence is not None:  # without, nobody knows which turns are still answered
+                        _close_interrupted(log)
+                    _sign(log, config.state_dir)
+                    keep_certificate()
+                elif note["event"] == "stopping":
+                    stopping = note
+                else:
+                    log.append(_event_of(note, log))
+                    tell_ready()
         log.append(_stopped(stopping))
         _sign(log, config.state_dir)
     finally:

@@ -29,7 +29,7 @@ Action = Literal[
     "review_search", "review_read", "record_verified", "checkpoint_exported", "evidence_exported",
     "content_erased", "erasure_finished",
     "conversation_deleted", "settings_changed",
-    "appliance_started", "appliance_stopped", "process_ended",
+    "appliance_started", "appliance_stopped", "process_ended", "release_compared",
     "engine_restarted",  # written by releases before process_ended
     "disk_filling", "disk_full", "disk_freed",
 ]  # fmt: skip

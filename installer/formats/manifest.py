@@ -117,11 +117,11 @@ def load_manifest(release: str, *, has_receipt: bool = True) -> Manifest:
     return parse_manifest(data)
 
 
-def compare_code(release: str, manifest: Manifest) -> tuple[Difference, ...]:
+def compare_code(release: str, manifest: Manifest, *, pace: Pace | None = None) -> tuple[Difference, ...]:
     """What differs in the release's Python environment, by the digest of every file."""
     expected = {path: entry for path, entry in manifest.files.items() if _is_code(path)}
     found = _walk(release, ENVIRONMENT)
-    return _compare(release, expected, found, hash_all=True, pace=None)
+    return _compare(release, expected, found, hash_all=True, pace=pace)
 
 
 def compare_data(
@@ -229,7 +229,7 @@ def _hash_faults(release: str, expected: Mapping[str, Entry], paths: list[str], 
     def check(some: Iterable[str]) -> None:
         for path in some:
             try:
-                if _digest(os.path.join(release, path), pace) != expected[path].sha256:
+                if _digest(os.path.join(release, path), pace, keep_cached=not is_bulk(path)) != expected[path].sha256:
                     faults[path] = "differs"
             except OSError:
                 faults[path] = "cannot be read"
@@ -270,7 +270,7 @@ def _thread_count() -> int:
         return 0
 
 
-def _digest(path: str, pace: Pace | None) -> str:
+def _digest(path: str, pace: Pace | None, *, keep_cached: bool) -> str:
     running = hashlib.sha256()
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     offset = 0
@@ -278,8 +278,8 @@ def _digest(path: str, pace: Pace | None) -> str:
         while piece := os.read(descriptor, _READ_BYTES):
             running.update(piece)
             if pace is not None:
-                # What nobody has mapped leaves the page cache again, or weights would displace what the engine reads.
-                os.posix_fadvise(descriptor, offset, len(piece), os.POSIX_FADV_DONTNEED)
+                if not keep_cached:  # else weights would displace what the engine reads; what it has mapped stays
+                    os.posix_fadvise(descriptor, offset, len(piece), os.POSIX_FADV_DONTNEED)
                 pace(len(piece))
             offset += len(piece)
     finally:

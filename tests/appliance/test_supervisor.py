@@ -149,8 +149,8 @@ FORGETFUL_RECORDER = """
 import json, os, sys
 out = open("state/audit/recorded", "a", buffering=1)
 for line in sys.stdin:
-    if not os.path.exists("died"):
-        open("died", "w").close()
+    if not os.path.exists("state/audit/died"):
+        open("state/audit/died", "w").close()
         os._exit(9)
     out.write(line)
     os.write(int(os.environ["APPLIANCE_READY_FD"]), b"1")

@@ -9,8 +9,10 @@ import pytest
 
 from appliance.accounts import Role
 from appliance.audit.checkpoint import write_checkpoint
+from appliance.audit.event import Content, NewEvent
 from appliance.database import audit_events
 from appliance.site_address import parse_site_address
+from tests.appliance.records import SYSTEM
 from tests.fakes import FakeEngine
 from tests.webui.conftest import PASSWORD, Browser, MakeSite, Site
 from webui.admin.alarms import current_alarms
@@ -115,6 +117,18 @@ def test_the_page_says_how_the_engine_stands(admin: Browser) -> None:
 def test_the_page_says_when_the_engine_does_not_answer(make_site: MakeSite) -> None:
     site = make_site(FakeEngine(status=None))
     assert "Does not answer" in site.browser(site.add_user("root", Role.ADMIN)).get("/admin").text
+
+
+def test_a_damaged_release_is_an_alarm_until_a_comparison_finds_nothing(site: Site, admin: Browser) -> None:
+    release = site.services.config.release_dir.name
+    text = "Release 1.0 is not as it was installed: model/cpu/weights-00001.bin differs"
+    damaged = NewEvent(SYSTEM, "release_compared", "failed", release, Content(text))
+    site.services.record.append(damaged)
+    assert f"{text}." in admin.get("/admin").text
+    site.services.record.append(NewEvent(SYSTEM, "release_compared", "failed", "another release", Content("elsewhere")))
+    assert f"{text}." in admin.get("/admin").text
+    site.services.record.append(NewEvent(SYSTEM, "release_compared", "ok", release))
+    assert "data-alarm" not in admin.get("/admin").text
 
 
 def test_a_broken_record_is_an_alarm_at_the_top_of_the_page(site: Site, admin: Browser) -> None:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from appliance.audit.checkpoint import integrity
 from appliance.certificates import CertificateError, load_pair
 from appliance.disk import measured
+from appliance.release_watch import newest_finding
 from appliance.site_address import is_loopback
 from appliance.transport import Transport, certificate_files
 from webui.services import Services
@@ -42,6 +43,16 @@ def _record(services: Services) -> Iterable[Alarm]:
             "alarm",
             f"The record is broken: {found.fault}.",
             "Keep the machine as it is and tell a reviewer and your security officer.",
+        )
+
+
+def _release(services: Services) -> Iterable[Alarm]:
+    found = newest_finding(services.record, services.config.release_dir)
+    if found is not None:
+        yield Alarm(
+            "alarm",
+            f"{found}.",
+            "Stop the appliance, tell your security officer, and install the archive again, which repairs the release.",
         )
 
 
@@ -94,4 +105,4 @@ def _disk(services: Services) -> Iterable[Alarm]:
         yield Alarm(severity, f"{use.words()[:1].upper()}{use.words()[1:]}.", what)
 
 
-_SOURCES: Final[tuple[Callable[[Services], Iterable[Alarm]], ...]] = (_record, _disk, _address, _transport)
+_SOURCES: Final[tuple[Callable[[Services], Iterable[Alarm]], ...]] = (_record, _release, _disk, _address, _transport)

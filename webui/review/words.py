@@ -37,6 +37,7 @@ ACTION_WORDS: Final[dict[Action, str]] = {
     "disk_filling": "Disk is filling",
     "disk_full": "Disk is full",
     "disk_freed": "Disk has room again",
+    "release_compared": "Compared the release",
     "record_verified": "Verified the record",
     "checkpoint_exported": "Exported a checkpoint",
     "erasure_finished": "Finished erasing",
@@ -63,7 +64,7 @@ ACTION_GROUPS: Final[tuple[tuple[str, str, tuple[Action, ...]], ...]] = (
     (
         "appliance", "The appliance",
         ("settings_changed", "appliance_started", "appliance_stopped", "engine_restarted", "process_ended",
-         "disk_filling", "disk_full", "disk_freed"),
+         "disk_filling", "disk_full", "disk_freed", "release_compared"),
     ),
 )  # fmt: skip
 
