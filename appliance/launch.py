@@ -67,8 +67,8 @@ def _load_checker(release: str, path: str) -> ModuleType:
             expected = json.load(file)["files"][path][1]
         with open(os.path.join(release, path), "rb") as file:
             source = file.read()
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as exc:
-        raise RefusedError(f"manifest.json or {path} cannot be used ({exc})") from exc
+    except (OSError, ValueError, KeyError, IndexError, TypeError, RecursionError) as exc:
+        raise RefusedError(f"manifest.json or {path} cannot be used ({type(exc).__name__})") from exc
     if hashlib.sha256(source).hexdigest() != expected:
         raise RefusedError(f"{path} differs")
     module = ModuleType("installer.formats.manifest")

@@ -89,6 +89,7 @@ def _python() -> tuple[str, ...]:
 def _gunicorn_options(config: Config) -> tuple[str, ...]:
     options = {
         "config": "python:appliance.gunicorn_hooks",  # also keeps ./gunicorn.conf.py from being read
+        "chdir": Path(__file__).parents[1],  # gunicorn imports from there first: not from the site's own directory
         "worker-class": "webui.serving.worker.SiteWorker",
         "workers": config.web_workers,
         "threads": config.web_threads,

@@ -58,6 +58,7 @@ def main() -> None:
 
     Nothing from an archive is used before its bytes match metadata signed by keys that --root trusts.
     """
+    os.umask(0o022)  # others read a site and never write it; state/ is 0700 whatever this is
 
 
 @main.command()

@@ -44,7 +44,7 @@ from installer.formats.manifest import (
 )
 from installer.preflight import this_host
 from installer.release import DESCRIPTOR, Release, parse_release
-from installer.site import Receipt, Site
+from installer.site import OURS, Receipt, Site
 from installer.store import is_blob
 from installer.trust import Target, verify_kept_metadata
 
@@ -237,9 +237,11 @@ def _site_faults(site: Site, receipts: list[Receipt]) -> Iterator[str]:
             continue
         if not path.is_symlink() or Path(os.readlink(path)) not in {Path("releases", version) for version in versions}:
             yield f"{link} does not lead to an installed release"
+    for name in sorted(set(os.listdir(site.prefix)) - OURS - {"lost+found"}):
+        yield f"{ascii(name)[1:-1]} is not part of the site"
     releases = site.prefix / "releases"
     for name in sorted(set(os.listdir(releases)) - versions):
-        yield f"releases/{name} is no installed release"
+        yield f"releases/{ascii(name)[1:-1]} is no installed release"
     for directory in (site.prefix, releases):
         if directory.is_symlink() or directory.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             yield f"{directory} is a link or can be written by others"

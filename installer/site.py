@@ -20,7 +20,7 @@ from pathlib import Path
 from installer.errors import BusyError, InstallerError, NoReleaseError, PrefixError, StorageFullError
 
 RECEIPT = "receipt.json"
-_OURS = {"store", "releases", "state", "current", "previous", ".incoming"}
+OURS = {"store", "releases", "state", "current", "previous", ".incoming"}
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -186,7 +186,7 @@ def open_site(prefix: Path) -> Iterator[Site]:
         try:
             if not os.access(prefix, os.W_OK | os.X_OK):
                 raise PrefixError(f"the prefix {prefix} is not writable by this user")
-            if entries and not entries & _OURS:
+            if entries and not entries & OURS:
                 raise PrefixError(f"{prefix} is neither empty nor a site; give a directory of its own")
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -60,7 +60,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Difference:
-    """A file or directory that is not as it was installed."""
+    """A file or directory that is not as it was installed. ``path`` is made printable: somebody else chose the name."""
 
     path: str
     fault: Fault
@@ -89,8 +89,8 @@ def parse_manifest(data: bytes) -> Manifest:
         if body["format"] != FORMAT:
             raise ManifestError(f"{MANIFEST} has format {body['format']!r}; this version reads format {FORMAT}")
         files = {str(path): Entry(*fields) for path, fields in body["files"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
-        raise ManifestError(f"{MANIFEST} is damaged ({exc!r})") from exc
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
+        raise ManifestError(f"{MANIFEST} is damaged ({type(exc).__name__})") from exc
     return Manifest(files, hashlib.sha256(data).hexdigest())
 
 
@@ -112,8 +112,8 @@ def load_manifest(release: str, *, has_receipt: bool = True) -> Manifest:
                 raise ManifestError(f"{MANIFEST} is not the one that {RECEIPT} names")
     except OSError as exc:
         raise ManifestError(f"{os.path.basename(str(exc.filename))} cannot be read: {exc.strerror}") from exc
-    except (ValueError, KeyError, TypeError) as exc:
-        raise ManifestError(f"{RECEIPT} is damaged ({exc!r})") from exc
+    except (ValueError, KeyError, TypeError, RecursionError) as exc:
+        raise ManifestError(f"{RECEIPT} is damaged ({type(exc).__name__})") from exc
     return parse_manifest(data)
 
 
@@ -197,7 +197,12 @@ def _compare(
         elif path in expected and (hash_all or not is_bulk(path) or status.st_mtime_ns != expected[path].mtime_ns):
             to_hash.append(path)
     faults |= _hash_faults(release, expected, to_hash, pace)
-    return tuple(Difference(path, fault) for path, fault in sorted(faults.items()))
+    return tuple(Difference(_printable(path), fault) for path, fault in sorted(faults.items()))
+
+
+def _printable(path: str) -> str:
+    """The path with control characters, line ends and bytes that are not UTF-8 as escapes."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in path)
 
 
 def _parents(path: str) -> Iterator[str]:

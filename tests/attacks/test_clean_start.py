@@ -205,6 +205,27 @@ CODE: dict[str, Callable[[Scene], str]] = {
 }  # fmt: skip
 
 
+def test_a_name_cannot_forge_the_report(scene: Scene) -> None:
+    """Line ends, terminal escapes and bytes that are not UTF-8 in the name of a planted file."""
+    name = os.fsencode(scene.release / PACKAGES) + b"/a\nok    release\x1b[2K\xff.pth"
+    with open(name, "w") as file:
+        file.write(scene.program())
+    done = scene.run("doctor", "--home", str(scene.site))
+    assert done.returncode == 1
+    assert "a\\nok    release\\x1b[2K\\udcff.pth is not part of the release" in done.stdout
+    assert [line[:4] for line in done.stdout.splitlines()] == ["FAIL", "    "]
+    assert scene.verify()[0] == 1
+
+
+@pytest.mark.parametrize("name", [MANIFEST, RECEIPT])
+def test_a_seal_that_cannot_be_read_is_one_sentence(name: str, scene: Scene) -> None:
+    write(scene.release / name, "[" * 200_000)
+    done = scene.run("users", "list", "--home", str(scene.site))
+    assert done.returncode == 1
+    assert f"{name} " in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize("name", CODE)
 def test_planted_code_does_not_run_and_is_named(name: str, scene: Scene) -> None:
     path = CODE[name](scene)
@@ -343,6 +364,11 @@ def test_current_led_out_of_the_site_is_named(scene: Scene) -> None:
     (scene.site / "current").unlink()
     (scene.site / "current").symlink_to(scene.marker.parent)
     assert scene.verify() == (1, {}, ["current does not lead to an installed release"])
+
+
+def test_what_lies_beside_the_releases_is_named(scene: Scene) -> None:
+    write(scene.site / "flask.py", scene.program())
+    assert scene.verify() == (1, {}, ["flask.py is not part of the site"])
 
 
 def test_a_release_beside_the_installed_ones_is_named(scene: Scene) -> None:

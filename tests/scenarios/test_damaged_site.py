@@ -70,8 +70,9 @@ def test_altered_weights_are_named_and_the_archive_repairs_them(site: Installati
     command("installer", "verify", "--prefix", home, "--root", site.root)
 
 
-def test_weights_altered_under_their_old_time_are_found_while_serving(site: Installation) -> None:
+def test_what_the_start_overlooks_is_found_later_and_no_module_of_the_site_runs(site: Installation) -> None:
     alter(site, keep_time=True)
+    (site.site / "flask.py").write_text("raise SystemExit('a module beside the releases ran')\n")
     with serving(site):
         text = newest_comparison(site.site / "state" / "database" / "appliance.sqlite3")
     assert f"is not as it was installed: {SHARD} differs" in text

@@ -1,0 +1,152 @@
+"""How wheels become an environment: exactly the locked ones, nothing outside their packages, the same each time."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import marshal
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from installer.environment import environment_files
+from installer.errors import WheelInstallError
+from installer.wheels import compiled, plan_environment
+from tests.installer.archives import PROJECT, PYTHON, make_wheel, our_wheel
+
+PACKAGES = f"venv/lib/python{PYTHON}/site-packages"
+
+
+def wheel(directory: Path, name: str, files: dict[str, bytes]) -> tuple[str, Path, str]:
+    """Digest, file and line of the lock of a wheel `NAME-1.0`."""
+    data = make_wheel(files, f"{name}-1.0.dist-info")
+    path = directory / f"{name}-1.0-py3-none-any.whl"
+    path.write_bytes(data)
+    digest = hashlib.sha256(data).hexdigest()
+    return digest, path, f"{name}==1.0 --hash=sha256:{digest}\n"
+
+
+def plan(directory: Path, *files: dict[str, bytes]) -> set[str]:
+    """The paths that wheels with these files are unpacked to, below the packages."""
+    wheels = [wheel(directory, f"w{number}", given) for number, given in enumerate(files)]
+    lock = "".join(line for *_, line in wheels)
+    planned = plan_environment({digest: path for digest, path, _ in wheels}, lock, PYTHON)
+    return {place.removeprefix(f"{PACKAGES}/") for place in planned}
+
+
+def test_packages_are_unpacked_and_scripts_headers_and_data_left_out(tmp_path: Path) -> None:
+    files = {
+        "a/__init__.py": b"", "a/__pycache__/__init__.cpython-311.pyc": b"made elsewhere", "b.pyc": b"",
+        "w0-1.0.data/purelib/pure.py": b"", "w0-1.0.data/platlib/plat.so": b"",
+        "w0-1.0.data/scripts/python": b"", "w0-1.0.data/data/pyvenv.cfg": b"", "w0-1.0.data/headers/a.h": b"",
+    }  # fmt: skip
+    assert plan(tmp_path, files) == {"a/__init__.py", "pure.py", "plat.so", "w0-1.0.dist-info/RECORD"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../up.py", "a/../../up.py", "/etc/x.py", "a//b.py", "./a.py", "a\\b.py", "a\nb.py",
+     "w0-1.0.data/purelib/../../x.py"],
+)  # fmt: skip
+def test_a_member_outside_its_packages_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(WheelInstallError, match="is not a plain file inside its packages"):
+        plan(tmp_path, {name: b""})
+
+
+def test_a_link_in_a_wheel_is_refused(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        link = zipfile.ZipInfo("a.py")
+        link.external_attr = 0o120777 << 16
+        archive.writestr(link, "/etc/passwd")
+    path = tmp_path / "w-1.0-py3-none-any.whl"
+    path.write_bytes(buffer.getvalue())
+    digest = hashlib.sha256(buffer.getvalue()).hexdigest()
+    with pytest.raises(WheelInstallError, match="is not a plain file"):
+        plan_environment({digest: path}, f"w==1.0 --hash=sha256:{digest}\n", PYTHON)
+
+
+def test_two_wheels_may_share_a_file_only_if_it_is_the_same(tmp_path: Path) -> None:
+    assert "ns/__init__.py" in plan(tmp_path, {"ns/__init__.py": b"x"}, {"ns/__init__.py": b"x"})
+    with pytest.raises(WheelInstallError, match="hold different files"):
+        plan(tmp_path, {"ns/__init__.py": b"x"}, {"ns/__init__.py": b"y"})
+    with pytest.raises(WheelInstallError, match="is a file in one wheel and a directory in another"):
+        plan(tmp_path, {"ns": b""}, {"ns/a.py": b""})
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["--index-url https://example.org", "w", "w==1.0", "w @ file:///tmp/w.whl", "-e .", "", "# comment",
+     "w==1.0 --hash=md5:00", "w>=1.0 --hash=sha256:" + "0" * 64, "w==1.0 --hash=sha256:" + "0" * 64 + " --pre"],
+)  # fmt: skip
+def test_a_line_that_is_not_a_locked_wheel_is_refused(line: str, tmp_path: Path) -> None:
+    digest, path, good = wheel(tmp_path, "w", {})
+    with pytest.raises(WheelInstallError, match=r"line 2: not a wheel with its version and SHA-256 hash"):
+        plan_environment({digest: path}, good + line + "\n", PYTHON)
+
+
+def test_a_wheel_of_another_name_or_version_than_the_lock_s_is_refused(tmp_path: Path) -> None:
+    digest, path, _ = wheel(tmp_path, "w", {})
+    for named in ("other==1.0", "w==1.1"):
+        with pytest.raises(WheelInstallError, match="which the lock names"):
+            plan_environment({digest: path}, f"{named} --hash=sha256:{digest}\n", PYTHON)
+    with pytest.raises(WheelInstallError, match="no wheel with the hash"):
+        plan_environment({}, f"w==1.0 --hash=sha256:{digest}\n", PYTHON)
+
+
+def test_a_damaged_wheel_is_refused(tmp_path: Path) -> None:
+    digest, path, line = wheel(tmp_path, "w", {"a.bin": os.urandom(1000)})
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(WheelInstallError, match="is damaged"):
+        plan_environment({digest: path}, line, PYTHON)
+
+
+def test_an_environment_is_the_same_whoever_makes_it_and_is_what_is_written(tmp_path: Path) -> None:
+    """Compiled code, too: in another process, with other hashes, in another place."""
+    name, data = our_wheel()
+    (tmp_path / name).write_bytes(data)
+    digest = hashlib.sha256(data).hexdigest()
+    line = f"gpt-oss-appliance==0.1.0 --hash=sha256:{digest}\n"
+    planned = plan_environment({digest: tmp_path / name}, line, PYTHON)
+    entries = environment_files(planned, "/usr/bin/python3", PYTHON, write_to=tmp_path / "release")
+    found = {
+        str(path.relative_to(tmp_path / "release")): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in (tmp_path / "release").rglob("*") if path.is_file()
+    }  # fmt: skip
+    assert found == {path: entry.sha256 for path, entry in entries.items()}
+    assert sum(path.endswith(".pyc") for path in found) > 40
+    code = f"""
+from pathlib import Path
+from installer.environment import environment_files
+from installer.wheels import plan_environment
+plan = plan_environment({{{digest!r}: Path({str(tmp_path / name)!r})}}, {line!r}, {PYTHON!r})
+for path, entry in environment_files(plan, "/usr/bin/python3", {PYTHON!r}).items():
+    print(entry.sha256, path)
+"""
+    environ = {**os.environ, "PYTHONHASHSEED": "1"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environ, cwd=PROJECT)
+    assert {line[65:]: line[:64] for line in done.stdout.splitlines()} == found
+
+
+def test_compiled_code_is_what_python_runs_and_belongs_to_its_source(tmp_path: Path) -> None:
+    made = compiled(f"{PACKAGES}/a.py", b"ANSWER = {'x', 'y'} and 42\n")
+    assert made is not None
+    path, data = made
+    assert path == f"{PACKAGES}/__pycache__/a.{sys.implementation.cache_tag}.pyc"
+    values: dict[str, object] = {}
+    exec(marshal.loads(data[16:]), values)  # noqa: S102, S302 - made one line above
+    assert values["ANSWER"] == 42
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "a.py").write_bytes(b"")
+    (tmp_path / "__pycache__" / Path(path).name).write_bytes(data)
+    command = [sys.executable, "-B", "-c", "import a; print(a.ANSWER)"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.stdout == "42\n", "the source is not looked at, so both are in the manifest"
+    assert compiled(f"{PACKAGES}/a/tests/test_a.py", b"") is None
+    assert compiled(f"{PACKAGES}/a.so", b"") is None
+    assert compiled(f"{PACKAGES}/template.py", b"print 'for Python 2'\n") is None
