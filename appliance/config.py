@@ -68,6 +68,7 @@ class Config:
     session_hours: float = 12.0  # a sign-in lasts this long without use
     endless_api_keys: bool = False  # whether people may make API keys that never end
     checkpoint_interval_s: float = 60.0  # signed checkpoints of the record
+    daily_mib_per_user: int = 1024  # recorded for one person in a day (UTC); more is refused
 
     @property
     def state_dir(self) -> Path:
@@ -328,5 +329,6 @@ SETTINGS: dict[str, dict[str, tuple[str, Callable[[Any], Any]]]] = {
     "record": {
         "database_url": ("database_url", _database_url),
         "checkpoint_interval_s": ("checkpoint_interval_s", _number(1, 60)),
+        "daily_mib_per_user": ("daily_mib_per_user", _whole(1, 1_000_000)),
     },
 }

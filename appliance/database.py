@@ -113,6 +113,15 @@ audit_checkpoints = sa.Table(
     sa.Column("note", _Text, nullable=False),
 )  # fmt: skip
 
+# What each person has recorded in each day (days since 1970 UTC); ``refused``: that it was too much has been said.
+recorded_bytes = sa.Table(
+    "recorded_bytes", metadata,
+    sa.Column("user_id", _Text, primary_key=True),
+    sa.Column("day", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("refused", sa.Boolean, nullable=False),
+)  # fmt: skip
+
 users = sa.Table(
     "users", metadata,
     sa.Column("id", _Text, primary_key=True),

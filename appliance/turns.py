@@ -14,9 +14,10 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+from appliance.allowance import Allowance
 from appliance.audit.event import Actor, Content, NewEvent, Outcome
 from appliance.audit.log import AuditLog, RecordError
-from appliance.database import storable
+from appliance.database import DatabaseError, storable
 from appliance.engine.protocol import (
     AnswerDelta,
     Done,
@@ -75,10 +76,20 @@ class Turn(Iterator[TurnEvent]):
 
 
 def run_turn(
-    record: AuditLog, engine: Engine, actor: Actor, request: TurnRequest, *, conversation_id: str | None
-) -> Turn:
-    """Run one turn; its events end with ``Done`` or ``Failed``. Close the result when you stop listening early."""
-    return Turn(_Run(record, engine, actor, request, conversation_id))
+    record: AuditLog, engine: Engine, actor: Actor, request: TurnRequest, *, conversation_id: str | None,
+    allowance: Allowance | None = None,
+) -> Turn:  # fmt: skip
+    """Run one turn; its events end with ``Done`` or ``Failed``. Close the result when you stop listening early.
+
+    Args:
+        allowance: of the person who asks; None leaves the turn unlimited and uncounted.
+    Raises:
+        RefusedError: the prompt is larger than what could be answered, or the day's allowance is spent; nothing is
+            recorded and nothing is run.
+    """
+    if allowance is not None:
+        allowance.check(actor.user_id, request)
+    return Turn(_Run(record, engine, actor, request, conversation_id, allowance))
 
 
 @dataclass
@@ -90,6 +101,7 @@ class _Run:
     actor: Actor
     request: TurnRequest
     conversation_id: str | None
+    allowance: Allowance | None
     prompt_event: int | None = None
     answer_event: int | None = None
 
@@ -103,6 +115,7 @@ class _Run:
             process = _process_id(self.record)
             prompt = _prompt_event(self.actor, self.request, self.conversation_id, process)
             self.prompt_event = self.record.append(prompt).sequence
+            self._spend(prompt)
         except (ValueError, RecursionError) as exc:
             yield Failed("bad_request", f"The request cannot be recorded: {exc}.")
             return
@@ -132,8 +145,18 @@ class _Run:
         try:
             event = answer.event(self.actor, self.request.id, self.conversation_id)
             self.answer_event = self.record.append_the_end(event).sequence
+            self._spend(event)
         except (RecordError, ValueError):
             _log.exception("turn %s: the answer was not recorded", self.request.id)
+
+    def _spend(self, event: NewEvent) -> None:
+        """Count an event that is recorded. A count that cannot be kept now is kept with the next."""
+        if self.allowance is None:
+            return
+        try:
+            self.allowance.spend(self.actor.user_id, event.content)
+        except DatabaseError:
+            _log.exception("turn %s: its bytes are not yet counted", self.request.id)
 
 
 class _Answer:

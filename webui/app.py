@@ -12,7 +12,7 @@ import webui.chat.routes
 import webui.frame
 import webui.health
 import webui.review.routes
-from webui import denials, errors, hosts, security
+from webui import allowances, denials, errors, hosts, security
 from webui import services as service_records
 from webui.paths import SingleSlashes
 from webui.proxies import ThroughProxies, TrustedProxies
@@ -21,19 +21,23 @@ from webui.serving.limits import MAX_BODY_BYTES
 
 MAX_SMALL_FORM_BYTES = 32 * 1024
 _SMALL_FORMS = frozenset({"auth", "account", "admin"})
+_JSON_GROWTH = 6  # "\\u00e9" for one character
+_SMALL_BODY_BYTES = 256 * 1024  # forms and settings fit, however short the context is
 
 
 def create_app(services: Services) -> Flask:
     """The WSGI application over `services`."""
     app = Flask("webui")
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of the default provider; objects read as they were written
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
-    app.config["MAX_FORM_MEMORY_SIZE"] = MAX_BODY_BYTES
-    app.config["MAX_FORM_PARTS"] = 200
     service_records.install(app, services)
+    limits = allowances.install(app, services).limits
+    longest = min(MAX_BODY_BYTES, _SMALL_BODY_BYTES + _JSON_GROWTH * limits.prompt_bytes)
+    app.config["MAX_CONTENT_LENGTH"] = longest
+    app.config["MAX_FORM_MEMORY_SIZE"] = longest
+    app.config["MAX_FORM_PARTS"] = 200
     security.install(app)
     errors.install(app)
-    denials.install(app)
+    denials.install(app, services)
     hosts.install(app)
     app.before_request(_limit_forms)
     app.before_request(_check_csrf_of_pages)

@@ -1,34 +1,99 @@
-"""Every denied attempt is an event of the record before it is answered; when it cannot be recorded, the answer is 503.
+"""Every denied attempt is in the record before it is answered; when it cannot be, the answer is 503.
 
-Covers: a missing role, a request that is not from our own page, a one-time link or an API key that is not valid. A
-wrong name or password is recorded by `appliance.accounts`, with its counters. A visit without a session is no denial:
-the browser is sent to the sign-in page.
+Covers: a missing role, a request that is not from our own page, a one-time link or an API key that is not valid, a
+body or a prompt that is too large, a day's allowance that is spent. A wrong name or password is recorded by
+`appliance.accounts`, with its counters. A visit without a session is no denial: the browser is sent to the sign-in
+page.
+
+What repeats is counted (`appliance.audit.repeated`): a flood of denials costs a look into a table in memory.
 """
 
 from __future__ import annotations
 
-from flask import Flask, Response, request
+import logging
+import threading
+from typing import Any, Final, cast
 
-from appliance.audit.event import Actor, Content, NewEvent
+from flask import Flask, Response, current_app, request
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from appliance.allowance import PromptTooLargeError, QuotaSpentError, RefusedError
+from appliance.audit.event import Actor
 from appliance.audit.log import RecordError
+from appliance.audit.repeated import WINDOW_S, RepeatedDenials
 from webui import errors
 from webui.auth.session import current_actor
-from webui.services import services
+from webui.services import Services
+
+_KEY: Final = "gpt_oss_appliance.denials"
+_log = logging.getLogger(__name__)
 
 
-def install(app: Flask) -> None:
-    """Record every `ForbiddenError` of `app`."""
+def install(app: Flask, services: Services) -> None:
+    """Record every refusal of `app`."""
+    denials = RepeatedDenials(lambda event: services.record.append(event))
+    app.extensions[_KEY] = _Recorder(denials)
+    app.before_request(denials.record_due)
     app.register_error_handler(errors.ForbiddenError, _respond)
+    app.register_error_handler(RefusedError, _respond_refused)
+    app.register_error_handler(RequestEntityTooLarge, _respond_too_large)
 
 
-def record_denial(actor: Actor, code: str) -> None:
+def record_denial(actor: Actor, code: str, details: dict[str, Any] | None = None) -> None:
     """Record that `actor` was refused this request. The address of a page is not kept: it may hold a link's token.
 
     Raises:
         RecordError: it is not recorded.
     """
-    event = NewEvent(actor, "denied", "denied", subject=request.endpoint or "", content=Content(code))
-    services().record.append(event)
+    _recorder(current_app).record(actor, code, request.endpoint or "", details)
+
+
+def record_refusal(actor: Actor, error: RefusedError) -> None:
+    """Record that a turn of `actor` was refused; that a day's allowance is spent, once a day.
+
+    Raises:
+        RecordError: it is not recorded.
+    """
+    if not isinstance(error, QuotaSpentError) or error.is_first:
+        record_denial(actor, error.code, error.details)
+
+
+def record_counts(app: Flask) -> None:
+    """Record what is only counted so far: the process ends.
+
+    Raises:
+        RecordError: some is not recorded.
+    """
+    _recorder(app).denials.record_due(all_of_it=True)
+
+
+class _Recorder:
+    """Denials, and a timer that records their counts when no request does."""
+
+    def __init__(self, denials: RepeatedDenials) -> None:
+        self.denials = denials
+        self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None  # guarded by _lock
+
+    def record(self, actor: Actor, code: str, subject: str, details: dict[str, Any] | None) -> None:
+        self.denials.record(actor, code, subject, details)
+        with self._lock:
+            if self._timer is None and self.denials.has_counts():
+                self._timer = threading.Timer(WINDOW_S + 1, self._record_due)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def _record_due(self) -> None:
+        with self._lock:
+            self._timer = None
+        try:
+            self.denials.record_due()
+        except RecordError as exc:
+            _log.error("counted denials are not recorded yet: %s", exc)
+
+
+def _recorder(app: Flask) -> _Recorder:
+    return cast(_Recorder, app.extensions[_KEY])
 
 
 def _respond(error: errors.ForbiddenError) -> Response:
@@ -37,3 +102,27 @@ def _respond(error: errors.ForbiddenError) -> Response:
     except RecordError:
         return errors.respond(errors.UnavailableError("record_failed"))
     return errors.respond(error)
+
+
+def _respond_refused(error: RefusedError) -> Response:
+    """A turn of the chat pages that is not run."""
+    try:
+        record_refusal(current_actor(), error)
+    except RecordError:
+        return errors.respond(errors.UnavailableError("record_failed"))
+    if isinstance(error, QuotaSpentError):
+        response = errors.respond(errors.QuotaSpentError(message=error.sentence))
+        response.headers["Retry-After"] = str(int(error.retry_after_s) + 1)
+        return response
+    what_to_do = "Shorten it, or start a new chat: the whole conversation counts."
+    shown = errors.TooLargeError("prompt_too_large", error.sentence, what_to_do)
+    return errors.respond(shown if isinstance(error, PromptTooLargeError) else errors.BadRequestError(error.code))
+
+
+def _respond_too_large(_: RequestEntityTooLarge) -> Response:
+    """A body that is refused unread."""
+    try:
+        record_denial(current_actor(), "body_too_large", {"size_bytes": request.content_length})
+    except RecordError:
+        return errors.respond(errors.UnavailableError("record_failed"))
+    return errors.respond(errors.TooLargeError())

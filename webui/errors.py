@@ -114,6 +114,16 @@ class TooLargeError(WebError):
     what_to_do = "Send less at once."
 
 
+class QuotaSpentError(WebError):
+    """The person has recorded as much as a day allows."""
+
+    status = 429
+    code = "quota_spent"
+    title = "That was enough for today"
+    message = "As much was recorded for your account today as one day allows."
+    what_to_do = "Go on tomorrow (UTC), or ask your administrator for a higher limit."
+
+
 class UnavailableError(WebError):
     """A part that must work does not: the record cannot be written, or the engine is down."""
 

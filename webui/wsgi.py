@@ -10,9 +10,11 @@ Imported once in each worker, after the fork: the database's connections and the
 
 from __future__ import annotations
 
+import atexit
+import logging
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -28,6 +30,7 @@ from appliance.conversations import Conversations
 from appliance.database import open_database
 from appliance.disk import Reserve, refusal
 from appliance.engine.client import EngineClient
+from appliance.errors import ApplianceError
 from appliance.hashing_slots import HashingSlots
 from appliance.passwords import Passwords
 from appliance.release import load_release
@@ -35,8 +38,12 @@ from appliance.sessions import Sessions
 from appliance.sign_in import SignIn
 from appliance.site_address import site_url
 from appliance.transport import Transport
+from webui.allowances import allowance_of
 from webui.app import create_app
+from webui.denials import record_counts
 from webui.services import Services
+
+_log = logging.getLogger(__name__)
 
 
 def make_services(config: Config, doorbell: socket.socket, listener_url: str, transport: Transport) -> Services:
@@ -73,7 +80,19 @@ def _app_of(environ: Mapping[str, str]) -> Flask:
     transport = Transport(environ.get("APPLIANCE_TRANSPORT", Transport.LOOPBACK))
     given = environ.get("APPLIANCE_URL")
     listener_url = given or site_url((), config.listen_host, config.listen_port, transport.scheme)
-    return create_app(make_services(config, doorbell, listener_url, transport))
+    app = create_app(make_services(config, doorbell, listener_url, transport))
+    atexit.register(_keep_counts, app)
+    return app
+
+
+def _keep_counts(app: Flask) -> None:
+    """What this worker has counted and not yet recorded, at its orderly end."""
+    keeps: tuple[Callable[[], None], ...] = (partial(record_counts, app), allowance_of(app).keep)
+    for keep in keeps:
+        try:
+            keep()
+        except ApplianceError:
+            _log.exception("counts of this worker are lost")
 
 
 app = _app_of(os.environ)

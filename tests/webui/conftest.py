@@ -30,6 +30,7 @@ from appliance.sessions import Sessions
 from appliance.sign_in import SignIn
 from tests.fakes import FakeEngine
 from webui.app import create_app
+from webui.denials import record_counts
 from webui.services import Services
 
 PASSWORD = "correct horse battery staple"
@@ -74,9 +75,11 @@ class Site:
         return [record.get(number) for number in range(1, record.size() + 1)]
 
     def denials(self) -> list[str]:
-        """The codes of what was denied, oldest first."""
-        found = [event for event in self.events() if event.header.action == "denied"]
-        return [event.content.text for event in found if event.content is not None]
+        """The codes of what was denied, oldest first, each as often as it was."""
+        record_counts(self.app)
+        found = [event.content for event in self.events() if event.header.action == "denied"]
+        codes = [[content.text.split(",")[0]] * content.details.get("count", 1) for content in found if content]
+        return [code for repeated in codes for code in repeated]
 
 
 class Browser:

@@ -13,18 +13,21 @@ from contextlib import closing
 from typing import Any, Final
 
 from flask import Blueprint, Response, current_app, jsonify, make_response, request, stream_with_context
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
+from appliance.allowance import QuotaSpentError, RefusedError
 from appliance.audit.log import RecordError
 from appliance.engine.protocol import Done, Failed, TurnEvent, TurnRequest
 from appliance.errors import ApplianceError
 from appliance.permits import permitted
 from appliance.turns import Turn, run_turn
+from webui.allowances import allowance
 from webui.api import errors, mapping
 from webui.api.auth import api_user, demand_key, key_permit, say_when_the_key_ends
 from webui.api.errors import ApiError
 from webui.api.validation import ChatRequest, parse_chat_request
 from webui.auth.session import client_address
+from webui.denials import record_denial, record_refusal
 from webui.services import services
 from webui.streaming import client_is_gone
 
@@ -62,7 +65,9 @@ def create_chat_completion() -> Response:
     envelope = mapping.Envelope(turn_request.id, created, chat.model, services().release.version)
     actor = api_user().actor("api", client_address())
     engine = permitted(services().engine, key_permit())
-    turn = run_turn(services().record, engine, actor, turn_request, conversation_id=None)
+    turn = run_turn(
+        services().record, engine, actor, turn_request, conversation_id=None, allowance=allowance()
+    )
     return _streamed(turn, envelope, chat) if chat.stream else _whole(turn, envelope)
 
 
@@ -76,11 +81,27 @@ def unknown(rest: str = "") -> Response:
 @blueprint.errorhandler(HTTPException)
 def _http_error(error: HTTPException) -> Response:
     """Werkzeug's own errors; Flask hands an unexpected exception over as a 500, after logging it."""
-    if error.code == 413:
-        return errors.respond(ApiError(413, "request_too_large", "The body is larger than this server accepts."))
     if error.code is not None and error.code < 500:
         return errors.respond(ApiError(error.code, "bad_request", "The request could not be read."))
     return errors.respond(ApiError(500, "internal_error", "The server could not complete this."))
+
+
+@blueprint.errorhandler(RequestEntityTooLarge)
+def _too_large(_: RequestEntityTooLarge) -> Response:
+    """A body that is refused unread."""
+    actor = api_user().actor("api", client_address())
+    record_denial(actor, "body_too_large", {"size_bytes": request.content_length})
+    return errors.respond(ApiError(413, "request_too_large", "The body is larger than this server accepts."))
+
+
+@blueprint.errorhandler(RefusedError)
+def _refused(error: RefusedError) -> Response:
+    """A turn that is not run: it was recorded that it was refused, not what it said."""
+    record_refusal(api_user().actor("api", client_address()), error)
+    message = error.sentence
+    if isinstance(error, QuotaSpentError):
+        return errors.respond(ApiError(429, "quota_spent", message, retry_after_s=error.retry_after_s))
+    return errors.respond(ApiError(400, "context_length_exceeded", message, param="messages"))
 
 
 @blueprint.errorhandler(ApplianceError)

@@ -27,6 +27,7 @@ from appliance.engine.client import EngineUnavailableError
 from appliance.engine.protocol import Effort, Message, TurnRequest
 from appliance.permits import permitted
 from appliance.turns import run_turn
+from webui.allowances import allowance
 from webui.auth.session import current_actor, demand_role, demand_user, session_permit
 from webui.chat.stream import Answer, stream_turn
 from webui.chat.view import MessageView, answer_view, grouped, message_view, title_of
@@ -128,6 +129,7 @@ def turn(conversation_id: str) -> Response:
         history = _until_last_question(service.conversations.messages(user.id, conversation_id))
     else:
         question = NewMessage("user", _text(body.get("text")))
+        allowance().check_texts(user.id, [question.content.encode()])  # before it is kept
         service.conversations.append(user.id, conversation_id, question)
         history = service.conversations.messages(user.id, conversation_id)
     asked = TurnRequest(
@@ -141,7 +143,9 @@ def _answering(
 ) -> Response:
     """The stream of one turn, and its end in the conversation."""
     engine = permitted(service.engine, session_permit(Role.USER))
-    running = run_turn(service.record, engine, current_actor(), asked, conversation_id=conversation.id)
+    running = run_turn(
+        service.record, engine, current_actor(), asked, conversation_id=conversation.id, allowance=allowance()
+    )
     about = {"model": service.model.id, "release": service.release.version, "effort": asked.effort}
 
     def keep(answer: Answer) -> MessageView:

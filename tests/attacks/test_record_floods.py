@@ -1,0 +1,267 @@
+"""Floods: nobody fills the record, with prompts that cannot be answered, with denials, or with a day's turns."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from appliance.allowance import DAY_US, MIB, Allowance, Limits, PromptTooLargeError, QuotaSpentError
+from appliance.audit.event import Actor, Content, NewEvent
+from appliance.audit.log import AuditLog, RecordError
+from appliance.audit.repeated import MAX_SOURCES, WINDOW_S, RepeatedDenials
+from appliance.database import Database, open_database
+from appliance.engine.protocol import AnswerDelta, Message, Started, Tool, TurnRequest
+from tests.fakes import FakeEngine, done
+from tests.webui.conftest import MakeSite, Site
+from tests.webui.served import gunicorn, write_release
+from webui.app import create_app
+from webui.denials import record_counts
+
+COMPLETIONS = "/v1/chat/completions"
+STRANGER = Actor("", "(no valid key)", "api", "10.0.0.9")
+
+
+def ask(site: Site, key: str, text: str) -> tuple[int, str]:
+    body = {"model": "gpt-oss-fake", "messages": [{"role": "user", "content": text}]}
+    answer = site.app.test_client().post(COMPLETIONS, json=body, headers={"Authorization": f"Bearer {key}"})
+    return answer.status_code, answer.get_json()["error"]["code"] if answer.status_code != 200 else ""
+
+
+def database_bytes(site: Site) -> int:
+    directory = site.services.config.home / "state" / "database"
+    return sum(path.stat().st_size for path in directory.iterdir() if path.is_file())
+
+
+def denials(log: AuditLog) -> list[Content]:
+    events = [log.get(number) for number in range(1, log.size() + 1)]
+    return [event.content for event in events if event.header.action == "denied" and event.content is not None]
+
+
+def test_prompts_that_cannot_fit_are_refused_by_size_and_not_kept(site: Site) -> None:
+    key = site.add_key(site.add_user("ada"))
+    text = "x" * (16 * 4096 + 1)  # the release has 4,096 tokens of context
+    before = database_bytes(site)
+    assert [ask(site, key, text) for _ in range(24)] == [(400, "context_length_exceeded")] * 24
+    assert database_bytes(site) - before < 200_000
+    assert site.engine.requests == []
+    record_counts(site.app)
+    first, rest = denials(site.services.record)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    assert first == Content("prompt_too_large", {"size_bytes": 65_537, "limit_bytes": 65_536, "sha256": digest})
+    assert rest.details["count"] == 23
+    assert ask(site, key, text[1:]) == (200, "")
+
+
+@pytest.mark.parametrize("where", ["system", "assistant", "tools", "stop and many messages"])
+def test_size_counts_wherever_it_stands(where: str, sqlite: Database) -> None:
+    long = "é" * 600
+    messages = {
+        "system": (Message("system", long), Message("user", "x")),
+        "assistant": (Message("user", "x"), Message("assistant", "", reasoning=long)),
+        "tools": (Message("user", "x"),),
+        "stop and many messages": (Message("user", "x" * 999),),
+    }[where]
+    tools = (Tool("t", "", {"description": long}),) if where == "tools" else ()
+    stop = ("yy",) if where.startswith("stop") else ()
+    request = TurnRequest("t", "u", messages, seed=1, tools=tools, stop=stop)
+    with pytest.raises(PromptTooLargeError):
+        Allowance(sqlite, Limits(1000, MIB)).check("u", request)
+
+
+def test_a_question_that_cannot_fit_is_not_kept_in_its_conversation(site: Site) -> None:
+    ada = site.add_user("ada")
+    browser = site.browser(ada)
+    conversation = site.services.conversations.create(ada.id, title="Long")
+    headers = {"X-CSRF-Token": browser.token(), "Origin": "http://localhost", "Accept": "application/json"}
+    body = {"text": "x" * 70_000, "effort": "low"}
+    response = browser.client.post(f"/chat/{conversation.id}/turns", json=body, headers=headers)
+    assert (response.status_code, response.get_json()["error"]["code"]) == (413, "prompt_too_large")
+    assert site.services.conversations.messages(ada.id, conversation.id) == []
+    assert site.denials() == ["prompt_too_large"]
+
+
+def test_a_body_that_is_refused_unread_is_recorded_with_its_size(site: Site) -> None:
+    key = site.add_key(site.add_user("ada"))
+    status, code = ask(site, key, "x" * 1_000_000)
+    assert (status, code) == (413, "request_too_large")
+    (content,) = denials(site.services.record)
+    assert content.text == "body_too_large"
+    assert content.details["size_bytes"] > 1_000_000
+
+
+@contextmanager
+def statements(database: Database) -> Iterator[list[str]]:
+    """The statements that the database is given meanwhile."""
+    seen: list[str] = []
+
+    def note(_c: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement != "BEGIN":
+            seen.append(statement.split()[0])
+
+    sa.event.listen(database.engine, "before_cursor_execute", note)
+    yield seen
+    sa.event.remove(database.engine, "before_cursor_execute", note)
+
+
+@pytest.mark.parametrize(("header", "reads"), [({}, 0), ({"Authorization": "Bearer wrong"}, 1)])
+def test_a_flood_of_strangers_is_two_events_and_costs_one_read_each(
+    site: Site, header: dict[str, str], reads: int
+) -> None:
+    client = site.app.test_client()
+    assert client.get("/v1/models", headers=header).status_code == 401
+    with statements(site.services.record.database) as seen:
+        for _ in range(200):
+            assert client.get("/v1/models", headers=header).status_code == 401
+    assert seen == ["SELECT"] * reads * 200
+    record_counts(site.app)
+    first, rest = denials(site.services.record)
+    assert first.text == "invalid_api_key"
+    assert (rest.text, rest.details["count"]) == ("invalid_api_key, 200 more times", 200)
+
+
+def test_a_role_that_is_missing_floods_no_more_than_a_key(site: Site) -> None:
+    browser = site.browser(site.add_user("ada"))
+    for path in itertools.islice(itertools.cycle(["/review", "/review/1", "/admin"]), 60):
+        assert browser.get(path).status_code == 403
+    record_counts(site.app)
+    first, rest = denials(site.services.record)
+    assert (first.text, rest.details["count"]) == ("missing_role", 59)
+    assert rest.details["subjects"] == ["admin.index", "review.event", "review.index"]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_the_rest_of_a_minute_is_one_event_when_the_minute_is_over() -> None:
+    clock, events = Clock(), list[NewEvent]()
+    repeated = RepeatedDenials(events.append, clock_s=clock)
+    for _ in range(5):
+        repeated.record(STRANGER, "invalid_api_key", "api.list_models")
+    repeated.record(STRANGER, "another", "api.list_models")
+    assert len(events) == 2
+    clock.now_s += WINDOW_S - 1
+    repeated.record_due()
+    assert len(events) == 2
+    clock.now_s += 1
+    repeated.record_due()
+    assert len(events) == 3
+    assert events[2].content is not None
+    assert events[2].content.details == {"count": 4, "within_s": 60.0, "subjects": ["api.list_models"]}
+    assert (events[2].actor, events[2].subject) == (STRANGER, "api.list_models")
+    repeated.record(STRANGER, "invalid_api_key", "x")  # a new minute, a new first event
+    assert len(events) == 4
+
+
+def test_a_stranger_with_many_addresses_gets_no_event_for_each() -> None:
+    clock, events = Clock(), list[NewEvent]()
+    repeated = RepeatedDenials(events.append, clock_s=clock)
+    for number in range(5000):
+        actor = Actor("", "(no valid key)", "api", f"fd00::{number:x}")
+        repeated.record(actor, "invalid_api_key", "api.list_models")
+    assert len(events) == MAX_SOURCES
+    assert len(repeated._sources) <= MAX_SOURCES + 1
+    repeated.record_due(all_of_it=True)
+    assert len(events) == MAX_SOURCES + 1
+    assert events[-1].content is not None
+    assert events[-1].content.details["count"] == 5000 - MAX_SOURCES
+    assert len(events[-1].content.details["addresses"]) == 16
+
+
+def test_what_cannot_be_recorded_is_neither_answered_nor_forgotten() -> None:
+    clock, events, broken = Clock(), list[NewEvent](), [True]
+
+    def append(event: NewEvent) -> None:
+        if broken[0]:
+            raise RecordError("the disk is full")
+        events.append(event)
+
+    repeated = RepeatedDenials(append, clock_s=clock)
+    with pytest.raises(RecordError):
+        repeated.record(STRANGER, "invalid_api_key", "x")
+    broken[0] = False
+    for _ in range(3):
+        repeated.record(STRANGER, "invalid_api_key", "x")
+    broken[0] = True
+    clock.now_s += WINDOW_S
+    with pytest.raises(RecordError):
+        repeated.record_due()
+    broken[0] = False
+    repeated.record_due()
+    assert [event.content.details.get("count") for event in events if event.content] == [None, 2]
+
+
+def test_a_worker_that_ends_in_order_records_what_it_has_counted(site: Site) -> None:
+    home = site.services.config.home
+    write_release(home / "current", "gpt-oss-fake")
+    with gunicorn(home, site.engine.doorbell) as port:
+        for _ in range(4):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+            connection.request("GET", "/v1/models")
+            assert connection.getresponse().status == 401
+            connection.close()
+    first, rest = denials(site.services.record)
+    assert (first.text, rest.details["count"]) == ("invalid_api_key", 3)
+
+
+def test_a_days_bytes_are_one_limit_for_all_workers_and_its_refusal_one_event(make_site: MakeSite) -> None:
+    long = AnswerDelta("word " * 30_000)
+    site = make_site(FakeEngine(lambda _: [Started(20, 0.0), long, done()]), daily_mib_per_user=1)
+    ada, bob = site.add_user("ada"), site.add_user("bob")
+    key, other = site.add_key(ada), site.add_key(bob)
+    statuses = [ask(site, key, f"Again {number}")[0] for number in range(12)]
+    assert statuses[:6] == [200] * 6
+    assert statuses[-1] == 429
+    second_worker = make_second_worker(site)
+    assert ask(second_worker, key, "And again") == (429, "quota_spent")
+    assert ask(site, other, "Hello") == (200, "")
+    assert site.denials() == ["quota_spent"]
+    day_bytes = sum(
+        len(event.content.text) for event in site.events() if event.content and event.header.actor.name == "ada"
+    )
+    assert day_bytes < 2 * MIB
+
+
+def make_second_worker(site: Site) -> Site:
+    return Site(site.services, site.engine, create_app(site.services))
+
+
+def test_a_new_day_begins_with_nothing_spent(sqlite: Database) -> None:
+    now = [20_000 * DAY_US]
+    allowance = Allowance(sqlite, Limits(1000, MIB), clock_us=lambda: now[0])
+    allowance.spend("u", Content("x" * MIB))
+    with pytest.raises(QuotaSpentError) as caught:
+        allowance.check_texts("u", [b"x"])
+    assert (caught.value.is_first, caught.value.retry_after_s) == (True, 86_400)
+    with pytest.raises(QuotaSpentError) as caught:
+        Allowance(sqlite, Limits(1000, MIB), clock_us=lambda: now[0]).check_texts("u", [b"x"])
+    assert not caught.value.is_first
+    now[0] += DAY_US
+    allowance.check_texts("u", [b"x"])
+
+
+def test_small_turns_are_counted_in_memory_until_the_process_ends(sqlite: Database) -> None:
+    first, second = (Allowance(sqlite, Limits(1000, 1000)) for _ in range(2))
+    first.spend("u", Content("x" * 2000))
+    second.check_texts("u", [b"x"])  # what the first worker holds back, at most a mebibyte
+    first.keep()
+    with pytest.raises(QuotaSpentError):
+        second.check_texts("u", [b"x"])
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> Iterator[Database]:
+    database = open_database(f"sqlite:///{tmp_path}/site.sqlite3")
+    yield database
+    database.close()
