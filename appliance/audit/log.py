@@ -34,7 +34,7 @@ from appliance.audit.event import (
     encode_header,
     seal_content,
 )
-from appliance.audit.words import index_words, indexed_text, remove_words
+from appliance.audit.words import index_words, indexed_text
 from appliance.database import (
     Database,
     DatabaseError,
@@ -209,6 +209,15 @@ class AuditLog:
         with self.database.read() as connection:
             return _hashes(connection, merkle.covering(0, size))
 
+    def stored_hashes(self, subtrees: list[merkle.Subtree]) -> list[bytes]:
+        """Stored hashes of complete subtrees.
+
+        Raises:
+            LogDamagedError: one is missing.
+        """
+        with self.database.read() as connection:
+            return _hashes(connection, subtrees)
+
     def inclusion_proof(self, sequence: int, size: int) -> list[bytes]:
         """Proof that event `sequence` is in the tree of `size`, for `merkle.verify_inclusion` at index sequence - 1."""
         return self._range_hashes(merkle.inclusion_ranges(sequence - 1, size))
@@ -216,25 +225,6 @@ class AuditLog:
     def consistency_proof(self, old: int, new: int) -> list[bytes]:
         """Proof that the tree of `new` continues the tree of `old`."""
         return self._range_hashes(merkle.consistency_ranges(old, new))
-
-    def erase(self, first: int, last: int, *, by: Actor) -> int:
-        """Erase the content of the events `first` to `last` for good, which is an event; returns how many had any.
-
-        Raises:
-            RecordError: nothing was erased.
-        """
-        chosen = audit_contents.c.sequence.between(first, last)
-        try:
-            with self.database.write(serial=True) as connection:
-                rows = connection.execute(sa.select(audit_contents).where(chosen)).all()
-                texts = [indexed_text(SealedContent(row.salt, row.text, row.details).content()) for row in rows]
-                indexed = [(row.sequence, text) for row, text in zip(rows, texts, strict=True) if text]
-                remove_words(self.database, connection, indexed)
-                connection.execute(audit_contents.delete().where(chosen))
-                self.append_in(connection, NewEvent(by, "content_erased", subject=f"{first}-{last}"))
-        except DatabaseError as exc:
-            raise RecordError("the content could not be erased") from exc
-        return len(rows)
 
     def _prepared(self, event: NewEvent) -> _Waiting:
         """What can be done, and refused, before the transaction that others share."""

@@ -256,16 +256,24 @@ def _read_one(connection: sa.Connection, sequence: int) -> sa.Row[Any] | None:
 
 
 def _erased_ranges(connection: sa.Connection) -> list[tuple[int, int]]:
-    """What the events say was erased, as disjoint ranges in order."""
+    """What the events say was erased, as disjoint ranges in order. An event speaks only of those before it."""
     ranges: list[tuple[int, int]] = []
-    query = sa.select(audit_events.c.subject).where(audit_events.c.action == "content_erased")
-    parts = (subject.split("-") for subject in connection.scalars(query))
-    for first, last in sorted((int(p[0]), int(p[1])) for p in parts if len(p) == 2 and "".join(p).isdecimal()):
+    columns = audit_events.c
+    query = sa.select(columns.sequence, columns.subject).where(columns.action == "content_erased")
+    for first, last in sorted(_erased_by(row.sequence, row.subject) for row in connection.execute(query)):
         if ranges and first <= ranges[-1][1] + 1:
             ranges[-1] = (ranges[-1][0], max(ranges[-1][1], last))
         else:
             ranges.append((first, last))
     return ranges
+
+
+def _erased_by(sequence: int, subject: object) -> tuple[int, int]:
+    """The range that the event with this number excuses; an empty one where its subject is not one."""
+    first, dash, last = subject.partition("-") if isinstance(subject, str) else ("", "", "")
+    if not (dash and first.isascii() and first.isdecimal() and last.isascii() and last.isdecimal()):
+        return (0, -1)
+    return (max(1, int(first[:20])), min(int(last[:20]), sequence - 1))
 
 
 def _strays(connection: sa.Connection) -> list[Fault]:

@@ -7,7 +7,7 @@ PostgreSQL only case.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,7 +18,9 @@ from appliance.database import Database, audit_events, audit_words_postgresql, s
 
 _PART_CHARS = 100_000  # per word vector on PostgreSQL, whose limit is 1 MiB of distinct words
 
-_words = sa.table("audit_words", sa.column("rowid"), sa.column("words"), sa.column("audit_words"))
+_MERGED_PAGES = 64  # of the index in one transaction: a few milliseconds
+
+_words = sa.table("audit_words", *map(sa.column, ("rowid", "words", "audit_words", "rank")))
 
 
 def indexed_text(content: Content) -> str:
@@ -72,15 +74,35 @@ def index_words(database: Database, connection: sa.Connection, rows: list[tuple[
 
 
 def remove_words(database: Database, connection: sa.Connection, rows: list[tuple[int, str]]) -> None:
-    """Take events out of the index, given exactly as they were put in, and their words out of the SQLite file."""
+    """Take events out of the index, given exactly as they were put in. SQLite only marks them until `merge_words`."""
     if not database.is_sqlite:
         numbers = [number for number, _ in rows]
         connection.execute(audit_words_postgresql.delete().where(audit_words_postgresql.c.sequence.in_(numbers)))
     elif rows:
         removed = [{"audit_words": "delete", "rowid": number, "words": text} for number, text in rows]
         connection.execute(_words.insert(), removed)
-        # Until the index is merged, FTS5 only marks what is deleted.
-        connection.execute(_words.insert().values(audit_words="optimize"))
+
+
+def merge_words(database: Database, *, pause: Callable[[float], None], clock_s: Callable[[], float]) -> None:
+    """Take what `remove_words` marked out of the file, in transactions of a few pages, with a pause after each.
+
+    Source: FTS5, "The 'merge' Command": a first call with a negative number begins a merge of everything, and it is
+    done when a call changes fewer than two rows.
+    """
+    if not database.is_sqlite:
+        return
+    pages = -_MERGED_PAGES
+    while True:
+        began_s = clock_s()
+        with database.write() as connection:
+            changes = sa.text("SELECT total_changes()")
+            before = connection.scalar(changes)
+            connection.execute(_words.insert().values(audit_words="merge", rank=pages))
+            changed = connection.scalar(changes) - before
+        if changed < 2:
+            return
+        pages = _MERGED_PAGES
+        pause(clock_s() - began_s)
 
 
 def searching(

@@ -13,6 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from appliance.audit.checkpoint import STALE_AFTER_S, integrity, keep_verdict, newest_note, write_checkpoint
+from appliance.audit.erasure import erase
 from appliance.audit.log import AuditLog
 from appliance.audit.note import (
     Checkpoint,
@@ -258,8 +259,8 @@ def test_checking_in_turn_begins_again_at_the_end(
 def test_erasure_does_not_break_a_checkpoint(log: AuditLog, tmp_path: Path) -> None:
     fill(log, 6)
     write_checkpoint(log, tmp_path)
-    log.erase(2, 2, by=SYSTEM)
-    log.erase(5, 6, by=SYSTEM)
+    erase(log, 2, 2, by=SYSTEM, reason="for this test")
+    erase(log, 5, 6, by=SYSTEM, reason="for this test")
     for _ in range(3):
         write_checkpoint(log, tmp_path)
     assert integrity(log, tmp_path).state == "verified"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from appliance.audit.checkpoint import integrity
+from appliance.audit.erasure import erase
 from appliance.audit.event import Content
 from appliance.audit.evidence import EvidenceError, export_evidence, verify_evidence
 from appliance.audit.log import AuditLog, EventNotFoundError, RecordError
@@ -57,7 +58,7 @@ def test_content_can_be_left_out(log: AuditLog, tmp_path: Path) -> None:
 
 def test_erased_event_is_still_proven(log: AuditLog, tmp_path: Path) -> None:
     fill(log, 3)
-    log.erase(1, 1, by=SYSTEM)
+    erase(log, 1, 1, by=SYSTEM, reason="for this test")
     data = export_evidence(log, tmp_path, [1], by=SYSTEM)
     (event,) = verify_evidence(data, (tmp_path / "keys" / "audit.pub").read_text()).events
     assert (event.header.sequence, event.content) == (1, None)

@@ -22,6 +22,7 @@ from tests.appliance.records import SYSTEM, fill
 APPENDER = """
 import sys, threading
 from appliance.audit.event import Actor, Content, NewEvent
+from appliance.audit.erasure import erase
 from appliance.audit.log import AuditLog
 from appliance.database import open_database
 
@@ -188,28 +189,6 @@ def test_log_with_a_missing_row_can_be_read_but_not_appended_to(log: AuditLog, d
     assert damaged.get(4).header.sequence == 4
     with pytest.raises(RecordError, match="damaged"):
         damaged.append(NewEvent(SYSTEM, "prompt"))
-
-
-def test_erased_content_is_gone_and_the_log_still_verifies(log: AuditLog, database: Database, tmp_path: Path) -> None:
-    fill(log, 8)
-    assert log.erase(2, 5, by=SYSTEM) == 3
-    assert [log.get(n).erased for n in range(1, 9)] == [False, True, True, False, True, False, False, False]
-    last = log.get(9).header
-    assert (last.action, last.subject) == ("content_erased", "2-5")
-    report = verify_log(database, tmp_path)
-    assert (report.faults, report.erased) == ((), 3)
-
-
-def test_erased_text_is_no_longer_in_the_database_file(sqlite: Database, sqlite_url: str) -> None:
-    log = AuditLog(sqlite)
-    secret = "xylophonequartz" * 400
-    path = Path(sqlite_url.removeprefix("sqlite:///"))
-    log.append(NewEvent(SYSTEM, "prompt", content=Content(secret)))
-    sqlite.close()  # the last connection moves everything into the file
-    assert b"xylophonequartz" * 100 in path.read_bytes()
-    log.erase(1, 1, by=SYSTEM)
-    sqlite.close()
-    assert b"xylophonequartz" * 2 not in path.read_bytes()
 
 
 def limit_pages(database: Database, *, spare: int) -> None:

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from appliance.audit import merkle
 from appliance.audit.checkpoint import write_checkpoint
+from appliance.audit.erasure import erase
 from appliance.audit.event import Content, NewEvent, SealedContent, encode_header
 from appliance.audit.log import AuditLog
 from appliance.audit.verify import Fault, verify_log
@@ -187,7 +188,7 @@ def test_value_of_another_type_in_sqlite_is_named(sqlite: Database, tmp_path: Pa
 
 
 def test_erasure_that_does_not_cover_the_gone_content_is_no_excuse(signed: AuditLog, tmp_path: Path) -> None:
-    signed.erase(1, 2, by=SYSTEM)
+    erase(signed, 1, 2, by=SYSTEM, reason="for this test")
     with signed.database.write() as connection:
         connection.execute(audit_contents.delete().where(audit_contents.c.sequence == 3))
     assert [fault.first for fault in faults(signed, tmp_path)] == [3]
