@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,18 +90,66 @@ def open_for_writing(path: Path) -> BinaryIO:
         raise ApplianceError(f"{path}: cannot be written: {exc.strerror}") from exc
 
 
-def write_over(file: BinaryIO, data: bytes, path: Path) -> None:
-    """Put ``data`` in the place of all that ``file`` held.
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that is at ``path`` when the block has ended well, and else nowhere, also if this process is killed.
+
+    The confined command may neither rename nor remove it. A process made before, which reads nothing and does nothing
+    else, does either: the one when it is told to, the other when the command is gone.
 
     Raises:
         ApplianceError: it cannot be written.
     """
+    if path.exists() and not path.is_file():  # a device or a pipe: nothing of it can be taken back
+        with open_for_writing(path) as stream:
+            yield stream
+        return
+    part = path.with_name(f".{path.name}.part")
+    with open_for_writing(part) as file, _putting_in_place(part, path) as put_in_place:
+        try:
+            file.truncate(0)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError as exc:
+            raise ApplianceError(f"{path}: cannot be written: {exc.strerror}") from exc
+        put_in_place()
+
+
+@contextmanager
+def _putting_in_place(part: Path, path: Path) -> Iterator[Callable[[], None]]:
+    """A call that renames ``part`` to ``path``; without it ``part`` is removed at the end."""
+    told, tell = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(tell)
+        os._exit(_put_in_place(told, part, path))
+    os.close(told)
     try:
-        file.truncate(0)
-        file.write(data)
-        file.flush()
-    except OSError as exc:
-        raise ApplianceError(f"{path}: cannot be written: {exc.strerror}") from exc
+        yield lambda: _tell(tell)
+    finally:
+        os.close(tell)
+        failed = os.waitpid(pid, 0)[1] != 0
+    if failed:
+        raise ApplianceError(f"{path}: cannot be put in its place")
+
+
+def _put_in_place(told: int, part: Path, path: Path) -> int:
+    """What the other process does; its exit status."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        if os.read(told, 1):
+            part.replace(path)
+        else:
+            part.unlink(missing_ok=True)
+    except OSError:
+        return 1
+    return 0
+
+
+def _tell(descriptor: int) -> None:
+    os.write(descriptor, b"\x01")
 
 
 def _login_name() -> str:

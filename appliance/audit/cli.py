@@ -5,21 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from appliance.command import (
-    home_option,
-    json_option,
-    open_for_writing,
-    print_result,
-    progress_bar,
-    record_of,
-    write_over,
-)
+from appliance.command import home_option, json_option, print_result, progress_bar, record_of, whole_file
 from appliance.config import load_config
 from appliance.errors import ApplianceError
+
+if TYPE_CHECKING:
+    from appliance.audit.evidence import ProvenEvents
 
 
 @click.group()
@@ -87,16 +85,60 @@ def audit_checkpoint(home: Path) -> None:
 @click.option("--last", type=click.IntRange(1), help="Number of the last event.  [default: the newest]")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The file to write.")
 @click.option("--without-content", is_flag=True, help="Headers and proofs only: who and when, not what.")
-def audit_export(home: Path, first: int, last: int | None, out: Path, without_content: bool) -> None:
+@click.option("--jsonl", is_flag=True, help="An event a line, for any number of events: no gap can be in the range.")
+def audit_export(home: Path, first: int, last: int | None, out: Path, without_content: bool, jsonl: bool) -> None:
     """Write events with the proofs that they are in the log, for any other machine to check."""
     load_config(home)  # whose faults are to leave no file
-    with open_for_writing(out) as file, record_of(home, signs=True) as (config, log, actor):
-        from appliance.audit.evidence import export_evidence
+    with whole_file(out) as file, record_of(home, signs=True) as (config, log, actor):
+        wanted = range(first, min(last or log.size(), log.size()) + 1)
+        if jsonl:
+            from appliance.audit.extract import write_extract
 
-        wanted = range(first, (last or log.size()) + 1)
-        data = export_evidence(log, config.state_dir, wanted, by=actor, with_content=not without_content)
-        write_over(file, data, out)
+            with progress_bar("Exporting", hidden=False) as progress:
+                write_extract(
+                    log, config.state_dir, file, first, wanted.stop - 1, by=actor,
+                    with_content=not without_content, progress=progress,
+                )  # fmt: skip
+        else:
+            from appliance.audit.evidence import export_evidence
+
+            content = not without_content
+            file.write(export_evidence(log, config.state_dir, wanted, by=actor, with_content=content))
     click.echo(f"Wrote {len(wanted)} events to {out}; check them with: appliance audit check {out} --key audit.pub")
+
+
+@audit.command("erase")
+@home_option
+@click.option("--first", type=click.IntRange(1), default=1, show_default=True, help="Number of the first event.")
+@click.option("--last", type=click.IntRange(1), help="Number of the last event.")
+@click.option("--before", type=click.DateTime(["%Y-%m-%d"]), help="In place of --last: the day (UTC) before which.")
+@click.option("--reason", required=True, help="Why, for the record; at most 500 characters.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+def audit_erase(
+    home: Path, first: int, last: int | None, before: datetime | None, reason: str, yes: bool, as_json: bool
+) -> None:
+    """Erase prompts, answers and searches for good; who, when and the proofs stay. Call it again if it was killed."""
+    if (last is None) == (before is None):
+        raise click.UsageError("give either --last or --before")
+    with record_of(home) as (_, log, actor):
+        from appliance.audit.erasure import erase, last_before
+
+        if before is not None:
+            last = last_before(log, int(before.replace(tzinfo=UTC).timestamp()) * 1_000_000)
+        last = min(last or 0, log.size())
+        if not yes:
+            click.confirm(f"Erase the contents of the events {first} to {last} for good?", abort=True, err=True)
+        erased = erase(log, first, last, by=actor, reason=reason)
+    lines = [f"Erased the contents of {erased.contents} events of {erased.first} to {erased.last}."]
+    if erased.running:
+        lines.append(f"{erased.running} prompts are being answered and were left out.")
+    if erased.words_left:
+        lines.append(f"{erased.words_left} contents had been changed; their words may stay in the search index.")
+    if not erased.log_is_cut:
+        lines.append("Somebody was reading, so the write-ahead log still holds older pages; call this again.")
+    lines.append("Copies in people's conversations, exports and backups are not reached.")
+    print_result(as_json, dataclasses.asdict(erased), "\n".join(lines))
 
 
 @audit.command("check")
@@ -105,17 +147,58 @@ def audit_export(home: Path, first: int, last: int | None, out: Path, without_co
               help="The log's public key, a copy of state/keys/audit.pub that you trust.")  # fmt: skip
 @json_option
 def audit_check(evidence: Path, key: Path, as_json: bool) -> None:
-    """Check an EVIDENCE file against the log's public key; needs no site."""
+    """Say what an EVIDENCE file proves, and what not, by the log's public key; needs no site."""
     from appliance.isolation.administration import confine_reader
 
     try:
-        data, public_key = evidence.read_bytes(), key.read_text(encoding="utf-8")
+        public_key = key.read_text(encoding="utf-8")
+        file = evidence.open("rb")
     except (OSError, UnicodeDecodeError) as exc:
         raise ApplianceError(f"cannot be read: {exc}") from exc
     confine_reader()
     from appliance.audit.evidence import verify_evidence
+    from appliance.audit.extract_check import is_extract, verify_extract
 
-    proven = verify_evidence(data, public_key)
-    first, last = proven.checkpoint.origin, proven.checkpoint.size
-    text = f"Proven: {len(proven.events)} events of the log {first}, signed when it held {last} events."
-    print_result(as_json, {"events": len(proven.events), "origin": first, "signed_size": last}, text)
+    with file:
+        beginning = file.read(100)
+        file.seek(0)
+        found = verify_extract(file, public_key) if is_extract(beginning) else None
+        proven = verify_evidence(file.read(), public_key).proven if found is None else found
+    print_result(as_json, _in_json(proven), "\n".join(_in_words(proven)))
+
+
+def _in_json(proven: ProvenEvents) -> dict[str, object]:
+    from appliance.database import as_iso
+
+    checkpoint = proven.checkpoint
+    return {
+        "events": proven.events, "first": proven.first, "last": proven.last, "complete": proven.is_complete,
+        "missing": proven.missing, "damaged": proven.damaged, "contents": proven.with_content,
+        "without_content": proven.without, "absent_contents": proven.absent, "contents_left_out": proven.left_out,
+        "origin": checkpoint.origin, "signed_size": checkpoint.size, "signed_at": as_iso(checkpoint.time_us),
+        "signed_by": proven.signed_by, "log_fault": proven.log_fault,
+    }  # fmt: skip
+
+
+def _in_words(proven: ProvenEvents) -> Iterator[str]:
+    """What the file proves first, then everything it does not prove."""
+    from appliance.database import as_iso
+
+    checkpoint = proven.checkpoint
+    yield f"Proven: {proven.events} events of the log {checkpoint.origin}."
+    yield f"Signed at {as_iso(checkpoint.time_us)} by {proven.signed_by}."
+    yield f"The log held {checkpoint.size} events then; nothing is said of later ones."
+    if proven.is_complete:
+        yield f"Complete: every event from {proven.first} to {proven.last} is in it."
+    else:
+        yield f"NOT COMPLETE: of the events {proven.first} to {proven.last} some are not in it."
+    for first, last in proven.missing:
+        yield f"  Missing: event {first}." if first == last else f"  Missing: events {first} to {last}."
+    for sequence in proven.damaged:
+        yield f"  Damaged before the export: event {sequence}."
+    why = "left out by whoever exported" if proven.left_out else "erased, or taken out of the database or the file"
+    yield f"Contents: {proven.with_content} proven, {proven.without} events never had any, {proven.absent} absent" + (
+        f" ({why})." if proven.absent else "."
+    )
+    if proven.log_fault:
+        yield f"When it was made the log was broken, so the newest checkpoint before that was taken: {proven.log_fault}"

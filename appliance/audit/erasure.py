@@ -32,7 +32,7 @@ from appliance.interrupted import running_prompts
 
 ERASED_ACTIONS: Final[tuple[Action, ...]] = ("prompt", "answer", "review_search")
 MAX_REASON_CHARS: Final = 500
-TRANSACTION_S: Final = 0.05  # aimed at; one very long content alone may take longer
+TRANSACTION_S: Final = 0.03  # aimed at; one very long content alone may take longer
 _MAX_BATCH: Final = 500
 
 

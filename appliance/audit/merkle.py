@@ -65,6 +65,36 @@ def covering(start: int, end: int) -> list[Subtree]:
     return subtrees
 
 
+def aligned(start: int, end: int) -> list[Subtree]:
+    """The largest complete subtrees of any tree that lie within the leaves start to end - 1, left to right."""
+    subtrees = []
+    while start < end:
+        level = (end - start).bit_length() - 1
+        if start:
+            level = min(level, (start & -start).bit_length() - 1)
+        subtrees.append(Subtree(level, start >> level))
+        start += 1 << level
+    return subtrees
+
+
+class TreeStack:
+    """A tree that grows to the right by whole subtrees: those of `aligned`, beginning at leaf 0."""
+
+    def __init__(self) -> None:
+        self._subtrees: list[tuple[int, bytes]] = []  # level and hash, levels falling
+
+    def push(self, level: int, value: bytes) -> None:
+        """Add the next complete subtree."""
+        while self._subtrees and self._subtrees[-1][0] == level:
+            value = node_hash(self._subtrees.pop()[1], value)
+            level += 1
+        self._subtrees.append((level, value))
+
+    def root(self) -> bytes:
+        """The root of the tree so far."""
+        return fold([value for _, value in self._subtrees])
+
+
 def fold(hashes: Sequence[bytes]) -> bytes:
     """One hash out of those of `covering`."""
     if not hashes:

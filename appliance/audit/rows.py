@@ -9,7 +9,7 @@ is another question, which its proof answers.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, get_args
 
@@ -25,6 +25,8 @@ T = TypeVar("T")
 MAX_RAW_CHARS: Final = 400  # of one column of a damaged row
 _EXCERPT_CHARS: Final = 160
 _BEGINNING_CHARS: Final = 600  # of the details: holds "beside", which sorts first
+_STRETCH_EVENTS: Final = 1000
+_STREAMED_ROWS: Final = 8  # of up to a few MiB each
 _OUTCOMES: Final = get_args(Outcome)
 _VIAS: Final = get_args(Via)
 _HEADER_TEXTS: Final = ("actor_id", "actor_name", "via", "address", "action", "outcome", "subject")
@@ -66,6 +68,30 @@ def load_events(database: Database, sequences: Sequence[int]) -> dict[int, Event
     return _load(database, sequences, contents, _whole_event)
 
 
+def stream_events(database: Database, first: int, last: int) -> Iterator[Event | DamagedEvent]:
+    """The events with these numbers in order, a few in memory at a time; details are not looked into.
+
+    Raises:
+        DatabaseError: the database cannot be read.
+    """
+    query = _joined([_raw(audit_contents.c[name]) for name in ("salt", "text", "details")])
+    number = audit_events.c.sequence
+    for start in range(first, last + 1, _STRETCH_EVENTS):  # a reading transaction each: the log's files can be tidied
+        position, end = start, min(start + _STRETCH_EVENTS - 1, last)
+        try:
+            with database.read() as connection:
+                wanted = query.where(number.between(start, end)).order_by(number)
+                for row in connection.execution_options(yield_per=_STREAMED_ROWS).execute(wanted):
+                    event = _made(dict(row._mapping), _exact_event)
+                    position = event.sequence + 1
+                    yield event
+        except DatabaseError as exc:
+            if not _is_undecodable(exc):
+                raise
+            for sequence in range(position, end + 1):
+                yield from load_events(database, [sequence]).values()
+
+
 def load_rows(database: Database, sequences: Sequence[int]) -> dict[int, EventRow | DamagedEvent]:
     """What a list shows of these events, without reading long contents.
 
@@ -103,20 +129,25 @@ def _load(
     make: Callable[[Mapping[str, Any], Header], T],
 ) -> dict[int, T | DamagedEvent]:
     """All rows at once; one by one where the driver cannot decode one of them."""
-    columns = [_raw(column) for column in audit_events.c]
-    joined = audit_events.outerjoin(audit_contents, audit_events.c.sequence == audit_contents.c.sequence)
-    query = sa.select(*columns, *contents).select_from(joined)
+    query = _joined(contents)
     found: dict[int, T | DamagedEvent] = {}
-    rows = _rows(database, query, sequences)
-    if rows is None:
-        for sequence in sequences:
-            rows = _rows(database, query, [sequence])
-            if rows is None:
+    for start in range(0, len(sequences), _STRETCH_EVENTS):  # a statement takes a limited number of values
+        some = sequences[start : start + _STRETCH_EVENTS]
+        rows = _rows(database, query, some)
+        for sequence in some if rows is None else ():
+            alone = _rows(database, query, [sequence])
+            if alone is None:
                 found[sequence] = _undecodable(database, sequence)
             else:
-                found.update((row["sequence"], _made(row, make)) for row in rows)
-        return found
-    return {row["sequence"]: _made(row, make) for row in rows}
+                found.update((row["sequence"], _made(row, make)) for row in alone)
+        found.update((row["sequence"], _made(row, make)) for row in rows or ())
+    return found
+
+
+def _joined(contents: list[sa.Label[Any]]) -> sa.Select[Any]:
+    columns = [_raw(column) for column in audit_events.c]
+    joined = audit_events.outerjoin(audit_contents, audit_events.c.sequence == audit_contents.c.sequence)
+    return sa.select(*columns, *contents).select_from(joined)
 
 
 def _rows(database: Database, query: sa.Select[Any], sequences: Sequence[int]) -> list[Mapping[str, Any]] | None:
@@ -126,9 +157,14 @@ def _rows(database: Database, query: sa.Select[Any], sequences: Sequence[int]) -
             chosen = query.where(audit_events.c.sequence.in_(sequences))
             return [dict(row._mapping) for row in connection.execute(chosen)]
     except DatabaseError as exc:
-        if isinstance(exc.__cause__, sa.exc.DBAPIError) and "decode" in str(exc).lower():
+        if _is_undecodable(exc):
             return None
         raise
+
+
+def _is_undecodable(exc: DatabaseError) -> bool:
+    """Whether the driver refused a text that is not UTF-8."""
+    return isinstance(exc.__cause__, sa.exc.DBAPIError) and "decode" in str(exc).lower()
 
 
 def _made(row: Mapping[str, Any], make: Callable[[Mapping[str, Any], Header], T]) -> T | DamagedEvent:
@@ -199,6 +235,19 @@ def _content_fits(row: Mapping[str, Any]) -> bool:
 
 
 def _whole_event(row: Mapping[str, Any], header: Header) -> Event:
+    event = _exact_event(row, header)
+    if event.sealed is None:
+        return event
+    try:
+        is_object = isinstance(json.loads(event.sealed.details), dict)
+    except (ValueError, RecursionError):
+        is_object = False
+    if not is_object:
+        raise _DamageError("the details of its content are not a JSON object")
+    return event
+
+
+def _exact_event(row: Mapping[str, Any], header: Header) -> Event:
     salt, text, details = row["salt"], row["text"], row["details"]
     if salt is None and text is None and details is None:
         return Event(header, None)
@@ -206,12 +255,6 @@ def _whole_event(row: Mapping[str, Any], header: Header) -> Event:
         raise _DamageError("a column of its content holds a value of another type")
     if len(salt) != SALT_BYTES:
         raise _DamageError("the salt of its content has the wrong length")
-    try:
-        is_object = isinstance(json.loads(details), dict)
-    except (ValueError, RecursionError):
-        is_object = False
-    if not is_object:
-        raise _DamageError("the details of its content are not a JSON object")
     return Event(header, SealedContent(salt, text, details))
 
 
@@ -236,7 +279,8 @@ def _undecodable(database: Database, sequence: int) -> DamagedEvent:
         for name, kind, value in zip(names, kinds_found, values_found, strict=True)
         if kind != "blob"
     ]
-    return DamagedEvent(sequence, "its text is not UTF-8", tuple(shown))
+    leaf = values_found[names.index("subtrees")] or b""
+    return DamagedEvent(sequence, "its text is not UTF-8", tuple(shown), leaf=leaf[:HASH_BYTES] or None)
 
 
 def _shown(row: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

@@ -8,6 +8,8 @@ import shlex
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from appliance.audit.event import Actor, Content, NewEvent
+from appliance.audit.log import AuditLog
 from appliance.cli import main
+from appliance.database import open_database
 from appliance.engine.kernels import load_kernels
 from tests.unprivileged import SERVICE_UID, give_to_user
 
@@ -25,7 +30,7 @@ SITE_COMMANDS = [
     ["users", "enable", "x"], ["users", "roles", "x", "--role", "user"], ["users", "link", "x"],
     ["users", "first-admin-link"],
     ["audit", "verify"], ["audit", "checkpoint"],
-    ["audit", "export", "--out", "x"],
+    ["audit", "export", "--out", "x"], ["audit", "erase", "--last", "1", "--reason", "x"],
 ]  # fmt: skip
 
 
@@ -176,6 +181,100 @@ def test_broken_log_is_exit_status_1(tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert "FAULT" in done.stdout
     assert "BROKEN" in done.stdout
+
+
+def test_contents_are_erased_by_number_or_by_age_with_a_reason(tmp_path: Path) -> None:
+    run("users", "add", "ann", "--home", tmp_path)
+    with open_log(tmp_path) as log:
+        for number in range(3):
+            log.append(NewEvent(Actor("", "ann", "web"), "prompt", content=Content(f"said {number}")))
+    assert run("audit", "erase", "--home", tmp_path, "--last", "3").exit_code == 2  # no reason
+    refused = run("audit", "erase", "--home", tmp_path, "--last", "3", "--before", "2030-01-01", "--reason", "x")
+    assert refused.exit_code == 2
+    assert run("audit", "erase", "--home", tmp_path, "--last", "3", "--reason", "x").exit_code == 1  # nobody says yes
+    arguments = ("audit", "erase", "--home", tmp_path, "--reason", "90 days", "--yes")
+    erased = run_json(*arguments, "--last", "3")
+    assert (erased["first"], erased["last"], erased["contents"]) == (1, 3, 1)
+    assert run_json(*arguments, "--before", "2030-01-01")["contents"] == 2
+    nothing = run(*arguments, "--before", "2020-01-01")
+    assert (nothing.exit_code, nothing.stderr) == (1, "Error: no event exists in this range\n")
+    verified = run_json("audit", "verify", "--home", tmp_path)
+    assert (verified["intact"], verified["erased"]) == (True, 3)
+
+
+def test_a_check_says_what_a_file_proves_and_what_not(tmp_path: Path) -> None:
+    with open_log(tmp_path) as log:
+        for number in range(6):
+            log.append(NewEvent(Actor("", "ann", "web"), "prompt", content=Content(f"said {number}")))
+    assert run("audit", "erase", "--home", tmp_path, "--last", "2", "--reason", "x", "--yes").exit_code == 0
+    out, key = tmp_path / "out.jsonl", tmp_path / "state" / "keys" / "audit.pub"
+    done = run("audit", "export", "--home", tmp_path, "--first", "2", "--last", "5", "--out", out, "--jsonl")
+    assert done.exit_code == 0, done.output
+    proven = run_json("audit", "check", out, "--key", key)
+    assert (proven["events"], proven["first"], proven["last"], proven["complete"]) == (4, 2, 5, True)
+    assert (proven["contents"], proven["absent_contents"], proven["contents_left_out"]) == (3, 1, False)
+    words = run("audit", "check", out, "--key", key).stdout
+    assert "Complete: every event from 2 to 5 is in it." in words
+    assert "3 proven, 0 events never had any, 1 absent (erased, or taken out" in words
+    assert f"Signed at {proven['signed_at']} by {key.read_text().strip()}." in words
+    out.write_bytes(out.read_bytes()[:-20])
+    assert run("audit", "check", out, "--key", key).exit_code == 1
+
+
+def test_evidence_with_holes_does_not_read_as_a_range(tmp_path: Path) -> None:
+    run("users", "add", "ann", "--home", tmp_path)
+    out, key = tmp_path / "out.json", tmp_path / "state" / "keys" / "audit.pub"
+    run("users", "disable", "ann", "--home", tmp_path)
+    run("users", "enable", "ann", "--home", tmp_path)
+    assert run("audit", "export", "--home", tmp_path, "--out", out, "--last", "4").exit_code == 0
+    body = json.loads(out.read_text())
+    del body["events"][1:3]
+    out.write_text(json.dumps(body))
+    proven = run_json("audit", "check", out, "--key", key)
+    assert (proven["events"], proven["complete"], proven["missing"]) == (2, False, [[2, 3]])
+    words = run("audit", "check", out, "--key", key).stdout
+    assert "NOT COMPLETE: of the events 1 to 4 some are not in it.\n  Missing: events 2 to 3." in words
+
+
+def test_an_export_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    run("users", "add", "ann", "--home", tmp_path)
+    for flag in ((), ("--jsonl",)):
+        done = run("audit", "export", "--home", tmp_path, "--out", tmp_path / "absent" / "out", *flag)
+        assert done.exit_code == 1
+        assert done.stderr.endswith("cannot be written: No such file or directory\n")
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from appliance.command import whole_file
+with whole_file(Path(sys.argv[1])) as file:
+    file.write(b"half")
+    file.flush()
+    print("written", flush=True)
+    os.kill(os.getpid(), getattr(signal, sys.argv[2]))
+    signal.pause()
+"""
+
+
+@pytest.mark.parametrize("number", ["SIGKILL", "SIGTERM", "SIGINT"])
+def test_a_half_written_file_is_removed_and_an_older_one_stays(tmp_path: Path, number: str) -> None:
+    out = tmp_path / "out"
+    out.write_text("older")
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(out), number], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.read() == b"written\n"  # to the end: the other process has ended, too
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert out.read_text() == "older"
+
+
+@contextmanager
+def open_log(home: Path) -> Iterator[AuditLog]:
+    database = open_database(f"sqlite:///{home}/state/database/appliance.sqlite3")
+    yield AuditLog(database)
+    database.close()
 
 
 def test_empty_log_has_nothing_to_sign(tmp_path: Path) -> None:
