@@ -27,6 +27,7 @@ from appliance.config import Config, init_state
 from appliance.errors import ApplianceError
 from appliance.installed import InstalledRelease
 from appliance.isolation import Silence, check_access, owner_to_become, refuse_root, shut_the_door
+from appliance.isolation.administration import CONFINED_ENVIRON
 from appliance.isolation.files import Places, places_of, scratch_dir
 from appliance.isolation.policy import Kind
 from appliance.listener import listen, url_of
@@ -277,6 +278,8 @@ def _program(
     """A program that learns the numbers of ``named_fds`` from its environment; ``fds`` it knows by agreement."""
     scratch = str(scratch_dir(Path(programs.environ["APPLIANCE_HOME"], "state"), kind))
     environ = {**programs.environ, "TMPDIR": scratch, **{name: str(fd) for name, fd in named_fds.items()}}
+    if kind is Kind.ADMINISTRATION:
+        environ[CONFINED_ENVIRON] = "1"
     name = kind.value.partition("-")[0]
     return Program(name, kind, argv, environ, (*fds, *named_fds.values()), death_signal, places)
 

@@ -9,14 +9,17 @@ Files that the person names on the command line are opened before, with the pers
 from __future__ import annotations
 
 import os
+from typing import Final
 
 from appliance.config import Config
 from appliance.isolation.files import administration_rules, places_of, reader_rules
 from appliance.isolation.kernel import SilenceError
 from appliance.isolation.landlock import Rule, landlock_abi, restrict_self
 from appliance.isolation.policy import Kind
-from appliance.isolation.privileges import drop_privileges, owner_to_become
+from appliance.isolation.privileges import drop_privileges, owner_to_become, process_status
 from appliance.isolation.seccomp import install_filter
+
+CONFINED_ENVIRON: Final = "APPLIANCE_CONFINED"  # set for a command that the supervisor starts, confined already
 
 
 def confine_command(config: Config, *, signs: bool = False) -> None:
@@ -40,6 +43,9 @@ def confine_reader() -> None:
 
 
 def _close(become: tuple[int, int] | None, rules: tuple[Rule, ...]) -> None:
+    if os.environ.get(CONFINED_ENVIRON) == "1":
+        _check_confined()
+        return
     if len(os.listdir("/proc/self/task")) != 1:  # Landlock binds the thread that calls it
         raise SilenceError("a command must be confined before it has a second thread")
     drop_privileges(become=become)
@@ -47,3 +53,14 @@ def _close(become: tuple[int, int] | None, rules: tuple[Rule, ...]) -> None:
     if abi:
         restrict_self(abi, rules)
     install_filter()
+
+
+def _check_confined() -> None:
+    """Believe that this process is confined only if the kernel says so.
+
+    Raises:
+        SilenceError: it is not.
+    """
+    held = process_status()
+    if held["NoNewPrivs"] != "1" or held["Seccomp"] != "2" or int(held["CapEff"], 16) != 0:
+        raise SilenceError(f"{CONFINED_ENVIRON} is set, and this command is not confined; start it without")

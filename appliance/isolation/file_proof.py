@@ -9,8 +9,8 @@ from __future__ import annotations
 import errno
 import json
 import os
-import sys
 from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from appliance.isolation.files import Places, file_rules, scratch_dir
 from appliance.isolation.kernel import SilenceError
 from appliance.isolation.landlock import restrict_files
 from appliance.isolation.policy import Kind
+from appliance.isolation.privileges import check_access
 from appliance.isolation.proof import Attempt
 
 # ENOENT: this host has no such file. EROFS: it lies on a file system that nobody can write.
@@ -33,21 +34,44 @@ def prove_files(abi: int, places: Places, *, leave_out: Collection[str] = ()) ->
     Args:
         leave_out: with "files" the children have no rules, and the proof must fail. For tests.
     Raises:
-        SilenceError: a row was not refused; all such are named.
+        SilenceError: ``state/`` is closed to this user, or a row was not refused; all such are named.
     """
-    attempts = tuple(attempt for kind in places.kinds for attempt in _attempts_in_child(kind, abi, places, leave_out))
+    check_access(places.state, os.R_OK | os.W_OK | os.X_OK)
+    with _bait(places.state / "signer", places.database_dir) as bait:
+        attempts = tuple(
+            attempt for kind in places.kinds for attempt in _attempts_in_child(kind, abi, places, bait, leave_out)
+        )
     found = [f"{attempt.way} ({attempt.answer})" for attempt in attempts if not attempt.refused]
     if found:
         raise SilenceError(f"files are not closed, nothing may start: {'; '.join(found)}")
     return attempts
 
 
-def _attempts_in_child(kind: Kind, abi: int, places: Places, leave_out: Collection[str]) -> list[Attempt]:
+@contextmanager
+def _bait(*directories: Path) -> Iterator[str]:
+    """An empty file in each directory, to try to read, for the time of the proof; its name."""
+    name = f".proof-{os.getpid()}"
+    paths = [directory / name for directory in directories]
+    try:
+        for path in paths:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        yield name
+    except OSError as exc:
+        raise SilenceError(f"the proof cannot write {exc.filename}: {exc.strerror}") from exc
+    finally:
+        for path in paths:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def _attempts_in_child(
+    kind: Kind, abi: int, places: Places, bait: str, leave_out: Collection[str]
+) -> list[Attempt]:
     read_end, write_end = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
-            os.write(write_end, json.dumps(_report(kind, abi, places, leave_out)).encode())
+            os.write(write_end, json.dumps(_report(kind, abi, places, bait, leave_out)).encode())
         finally:
             os._exit(0)
     os.close(write_end)
@@ -62,11 +86,13 @@ def _attempts_in_child(kind: Kind, abi: int, places: Places, leave_out: Collecti
     return [Attempt(**attempt) for attempt in report]
 
 
-def _report(kind: Kind, abi: int, places: Places, leave_out: Collection[str]) -> list[dict[str, object]] | str:
+def _report(
+    kind: Kind, abi: int, places: Places, bait: str, leave_out: Collection[str]
+) -> list[dict[str, object]] | str:
     try:
         if "files" not in leave_out:
             restrict_files(abi, file_rules(kind, places))
-        return [asdict(_try(f"{kind}: {what}", attempt)) for what, attempt in _rows(kind, places)]
+        return [asdict(_try(f"{kind}: {what}", attempt)) for what, attempt in _rows(kind, places, bait)]
     except SilenceError as exc:
         return str(exc)
 
@@ -80,11 +106,11 @@ def _try(way: str, attempt: Callable[[], None]) -> Attempt:
     return Attempt(way, "OPEN", False)
 
 
-def _rows(kind: Kind, places: Places) -> Iterator[_Row]:
+def _rows(kind: Kind, places: Places, bait: str) -> Iterator[_Row]:
     yield from _rows_of_host()
-    yield from _rows_of_site(kind, places)
+    yield from _rows_of_site(kind, places, bait)
     if kind in (Kind.RECORDER, Kind.WEB, Kind.ADMINISTRATION):
-        written = scratch_dir(places.state, kind) / ".proof"
+        written = scratch_dir(places.state, kind) / bait
         yield "execute a file it has written", lambda: _execute_written(written)
     yield "execute a program of the host", lambda: _execute(Path("/bin/true"))
 
@@ -100,22 +126,21 @@ def _rows_of_host() -> Iterator[_Row]:
         yield f"open /dev/{device}", lambda device=device, flags=flags: _open(f"/dev/{device}", flags)  # type: ignore[misc]
 
 
-def _rows_of_site(kind: Kind, places: Places) -> Iterator[_Row]:
+def _rows_of_site(kind: Kind, places: Places, bait: str) -> Iterator[_Row]:
     state = places.state
-    packages = Path(sys.prefix, "lib", f"python{sys.version_info.major}.{sys.version_info.minor}", "site-packages")
-    yield "write into its own site-packages", lambda: _make(packages)
+    yield "write beside its own code", lambda: _make(Path(__file__).parents[2])
     yield "write into the release", lambda: _make(places.release)
     yield "write into state/trust", lambda: _make(state / "trust")
     yield "write the settings", lambda: _make(state / "config")
     if kind is not Kind.RECORDER:
-        yield "read the signing key", lambda: _open(state / "signer", os.O_RDONLY | os.O_DIRECTORY)
+        yield "read the signing key", lambda: _open(state / "signer" / bait, os.O_RDONLY)
         yield "write into state/signer", lambda: _make(state / "signer")
         yield "write into state/audit", lambda: _make(state / "audit")
         yield "write into state/keys", lambda: _make(state / "keys")
     if kind is not Kind.PACKER:
         yield "write packed weights", lambda: _make(state / "packed")
     if kind in (Kind.PACKER, Kind.ENGINE_CPU, Kind.ENGINE_CUDA):
-        yield "read the database", lambda: _open(places.database_dir, os.O_RDONLY | os.O_DIRECTORY)
+        yield "read the database", lambda: _open(places.database_dir / bait, os.O_RDONLY)
         yield "write the database", lambda: _make(places.database_dir)
 
 

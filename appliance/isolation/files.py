@@ -142,16 +142,24 @@ def administration_rules(places: Places, *, signs: bool) -> tuple[Rule, ...]:
 
 def _interpreter() -> Interpreter:
     """The one that runs now."""
-    own = Path(__file__).parents[1]
-    stdlib = Path(os.__file__).parent
-    code = (Path(sys.prefix), stdlib, Path(sys.base_prefix, "lib"), own, own.parent / "webui")
     libraries = tuple(Path(part) for part in os.environ.get("LD_LIBRARY_PATH", "").split(":") if part)
-    return Interpreter(Path(sys.executable), code, libraries)
+    return Interpreter(Path(sys.executable), _code(), libraries)
+
+
+def _code() -> tuple[Path, ...]:
+    """The standard library with what it links, a virtual environment, and what is imported from, except the directory
+    that Python puts first without asking. Of a checkout only our packages: a site may lie in it."""
+    own = Path(__file__).parents[1]
+    imported = [Path(entry) for entry in sys.path[0 if sys.flags.safe_path else 1 :] if entry]
+    if (own.parent / "pyproject.toml").exists():
+        imported = [*(path for path in imported if path != own.parent), own, own.parent / "webui"]
+    environment = [Path(sys.prefix)] if sys.prefix != sys.base_prefix else []
+    return (Path(os.__file__).parent, Path(sys.base_prefix, "lib"), *environment, *imported)
 
 
 def _common(interpreter: Interpreter) -> list[Rule]:
     rules = _rules(READ, *map(Path, _HOST), *interpreter.code, *interpreter.libraries)
-    rules += _rules(Right.READ_DIR, *(path.parent for path in interpreter.code))  # Python lists what it imports from
+    rules += _rules(Right.READ_DIR, Path(__file__).parents[2])  # Python lists what it imports from
     rules += _rules(RUN, interpreter.program, loader_of(interpreter.program))
     return rules + [Rule(Path(name), rights) for name, rights in _DEVICES.items()]
 

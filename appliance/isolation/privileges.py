@@ -135,7 +135,8 @@ class RootError(SilenceError):
     """The appliance would serve as root."""
 
     def __init__(self, home: Path) -> None:
-        installer = Path(sys.executable).with_name("installer")
+        beside = Path(sys.executable).with_name("installer")
+        installer = beside if beside.exists() else "installer"
         super().__init__(
             f"the appliance never serves as root, and {home / 'state'} is root's; give it to a user of its own with: "
             f"{installer} own --prefix {home}"

@@ -214,11 +214,9 @@ def run(options: Options) -> dict[str, Any]:
         sinks.take()
         result["chat"] = {"finish_reason": chat(options, home, url), "arrived": sinks.take()}
 
-    engine = f"""
-import json, sys
-sys.path.insert(0, {str(Path(__file__).parents[2])!r})
-from tests.scenarios.probe import try_all
-open("outcomes", "w").write(json.dumps(try_all({options.directory!r}, {sinks.port})))
+    probe_code = Path(__file__).with_name("probe.py").read_text().partition("if __name__")[0]
+    engine = f"""{probe_code}
+print("outcomes:", json.dumps(try_all({options.directory!r}, {sinks.port})), flush=True)
 {ENGINE}"""
     home = new_site(options, "probed")
     launched = [*options.launcher, options.python]
@@ -227,11 +225,10 @@ open("outcomes", "w").write(json.dumps(try_all({options.directory!r}, {sinks.por
         # The proof of silence used loopback before the door was shut. What counts is what a new engine can do.
         first = site.ask()["engine"]
         sinks.take()
-        os.unlink(home / "outcomes")
         os.kill(first, signal.SIGKILL)
         while site.ask()["engine"] == first:
             pass
-        outcomes = json.loads((home / "outcomes").read_text())
+        outcomes = json.loads(site.said().rpartition("outcomes:")[2].splitlines()[0])
         arrived, uid = sinks.take(), Path(f"/proc/{site.ask()['engine']}").stat().st_uid
         result["confined"] = {"outcomes": outcomes, "arrived": arrived, "said": site.said(), "uid": uid}
     return result
