@@ -76,7 +76,7 @@ def _check_reach(owner: Owner, prefix: Path) -> None:
     for goal, remedy in (
         (python, "run the installer with a Python that everybody may execute, such as /usr/bin/python3"),
         (Path(os.path.realpath(os.__file__)), "run the installer with a Python that everybody may read"),
-        (prefix, "choose another prefix"),
+        (prefix.parent, "choose another prefix"),  # the prefix itself is opened by `hand_over`
     ):
         closed = _first_closed(owner, goal)
         if closed is not None:

@@ -16,8 +16,14 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 
-own_temporary_directory()
+_TEMPORARY = own_temporary_directory()
 WAY_IS_OPEN = open_the_way()  # before any thread or program is started
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """What failed stays to be looked at."""
+    if _TEMPORARY is not None and exitstatus == pytest.ExitCode.OK:
+        shutil.rmtree(_TEMPORARY, ignore_errors=True)
 
 
 def require(present: bool, what: str) -> None:

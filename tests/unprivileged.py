@@ -10,7 +10,6 @@ mount namespace of their own, the same directories with a mode that lets others 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
 import sys
 import tempfile
@@ -19,6 +18,8 @@ from pathlib import Path
 from appliance.isolation.kernel import syscall
 
 SERVICE_UID = 65534  # nobody: has no privileges and owns nothing
+SERVICE_USER = str(SERVICE_UID) if os.geteuid() == 0 else None  # for `install`: only root gives a site away
+USER_OPTION = () if SERVICE_USER is None else ("--user", SERVICE_USER)  # of its command
 PROJECT = Path(__file__).parents[1]
 _CLONE_NEWNS = 0x00020000
 _MS_BIND, _MS_REC, _MS_PRIVATE = 4096, 16384, 1 << 18
@@ -41,23 +42,24 @@ def give_to_user(home: Path) -> None:
 
 
 def let_through(path: Path) -> None:
-    """Let everybody pass the temporary directories on the way to ``path``, and read it."""
+    """Let everybody pass the temporary directories on the way to ``path``, and read it if it is there."""
     temporary = Path(tempfile.gettempdir())
     for directory in (path, *path.parents):
         if directory == temporary or temporary not in directory.parents:
             return
-        directory.chmod(directory.stat().st_mode | 0o055)
+        if directory.exists():
+            directory.chmod(directory.stat().st_mode | 0o055)
 
 
-def own_temporary_directory() -> None:
-    """Have pytest make its directories below one of this checkout's own: as root it makes a shared one, and each run
-    that begins shuts that again for everybody else."""
-    if os.geteuid() != 0:
-        return
-    name = hashlib.sha256(os.fsencode(PROJECT)).hexdigest()[:8]
-    directory = Path(tempfile.gettempdir(), f"tests-{name}")
-    directory.mkdir(mode=0o755, exist_ok=True)
-    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(directory))
+def own_temporary_directory() -> Path | None:
+    """Have pytest make its directories below one of this run's own, which is the value: the one that all runs of root
+    share is shut for everybody else by each run that begins. None where it is no concern."""
+    if os.geteuid() != 0 or "PYTEST_DEBUG_TEMPROOT" in os.environ:
+        return None
+    directory = Path(tempfile.mkdtemp(prefix="tests-"))
+    directory.chmod(0o755)
+    os.environ["PYTEST_DEBUG_TEMPROOT"] = str(directory)
+    return directory
 
 
 def open_the_way() -> bool:

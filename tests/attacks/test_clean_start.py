@@ -25,6 +25,7 @@ from installer.cli import main
 from installer.formats.manifest import MANIFEST, RECEIPT, Entry, encode_manifest, is_bulk
 from installer.install import install
 from tests.installer.archives import PYTHON, Sender, installed_wheel, listing, our_wheel, small_files
+from tests.unprivileged import SERVICE_USER, give_to_user, let_through
 
 PACKAGES = f"venv/lib/python{PYTHON}/site-packages"
 COMMANDS = [["serve", "--port", "0", "--home"], ["doctor", "--home"], ["users", "list", "--home"]]
@@ -78,10 +79,11 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Scene:
         WEIGHTS: bytes(100_000),
     }
     archive = sender.archive(files, version=1)
+    let_through(here)
     with archive.open("rb") as stream:
         install(
             stream, sender.root, here / "site", now=datetime.now(UTC), environ=dict(os.environ),
-            progress=lambda count: None, step=lambda name: None,
+            progress=lambda count: None, step=lambda name: None, user=SERVICE_USER,
         )  # fmt: skip
     return Scene(here / "site", sender.root_path, here / "marker")
 
@@ -89,6 +91,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Scene:
 @pytest.fixture
 def scene(installed: Scene, tmp_path: Path) -> Scene:
     shutil.copytree(installed.site, tmp_path / "site", symlinks=True)
+    give_to_user(tmp_path / "site")
     return Scene(tmp_path / "site", installed.root, tmp_path / "marker")
 
 

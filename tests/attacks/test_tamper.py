@@ -52,6 +52,7 @@ from installer.site import Site
 from installer.trust import Target
 from installer.verify import DiscardingSink, verify_archive
 from tests.installer.archives import NOW, Sender, listing, member_bytes, members, pack, release_files, small_files
+from tests.unprivileged import SERVICE_USER, let_through
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "tampering.md"
 FULL_ATTEMPTS = 6  # of one attack's variants that go through a complete `install`
@@ -251,9 +252,10 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
 
 
 def attempt(archive: bytes, sender: Sender, site: Path) -> None:
+    let_through(site)
     install(
         io.BytesIO(archive), sender.root, site, now=datetime.now(UTC), environ=dict(os.environ),
-        progress=lambda count: None, step=lambda name: None,
+        progress=lambda count: None, step=lambda name: None, user=SERVICE_USER,
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from bundler.random_checkpoint import random_config, write_random_checkpoint
 from bundler.wheelhouse import LockedWheel
 from installer.cli import main as installer_main
 from tests.installer.archives import appliance_wheel, installed_wheel, listing
+from tests.unprivileged import USER_OPTION, let_through
 
 SMALL = random_config(
     layers=1, hidden=32, intermediate=32, experts=4, experts_per_token=2, heads=2, kv_heads=1, head_dim=16, vocab=300
@@ -95,10 +96,11 @@ def test_from_a_checkpoint_to_an_installed_release(
 
     verified = run(installer_main, "verify", out, "--root", root, "--json")
     assert json.loads(verified.stdout)["release"] == json.loads(built.stdout)["release"]
-    installed = run(installer_main, "install", out, "--root", root, "--prefix", prefix)
+    let_through(prefix)
+    installed = run(installer_main, "install", out, "--root", root, "--prefix", prefix, *USER_OPTION)
     assert installed.exit_code == 0, installed.stderr
     assert "No self-test was run: this release was built without known answers." in installed.stdout
-    repeated = run(installer_main, "install", out, "--root", root, "--prefix", prefix)
+    repeated = run(installer_main, "install", out, "--root", root, "--prefix", prefix, *USER_OPTION)
     assert "already the current release" in repeated.stdout
     status = json.loads(run(installer_main, "status", "--prefix", prefix, "--json").stdout)
     assert status["current"] == json.loads(built.stdout)["release"]["version"]

@@ -38,6 +38,7 @@ from installer.preflight import Host, check_platform, check_space
 from installer.release import parse_release
 from installer.site import Site, open_site
 from tests.installer.archives import Sender, appliance_wheel, listing, release_files
+from tests.unprivileged import SERVICE_USER, USER_OPTION, let_through
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
@@ -46,10 +47,12 @@ def run_install(
     archive: Path, sender: Sender, prefix: Path,
     step: Callable[[str], None] = lambda name: None, progress: Callable[[int], None] = lambda count: None,
 ) -> Outcome:  # fmt: skip
+    let_through(prefix)
     with archive.open("rb") as stream:
         return install(
-            stream, sender.root, prefix, now=NOW, environ=dict(os.environ), progress=progress, step=step
-        )
+            stream, sender.root, prefix, now=NOW, environ=dict(os.environ), progress=progress, step=step,
+            user=SERVICE_USER,
+        )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +267,7 @@ def test_a_full_disk_is_a_clear_error_and_the_old_release_still_works(
     environ = {**os.environ, "COLUMNS": "400"}
     done = subprocess.run(
         [sys.executable, "-m", "installer.cli", "install", str(archive), "--root", str(sender.root_path),
-         "--prefix", str(installed)],
+         "--prefix", str(installed), *USER_OPTION],
         capture_output=True, text=True, check=False, env=environ,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )  # fmt: skip
@@ -276,6 +279,7 @@ def test_a_full_disk_is_a_clear_error_and_the_old_release_still_works(
 
 
 def test_a_host_without_ensurepip_can_install(release_1: Path, sender: Sender, tmp_path: Path) -> None:
+    let_through(tmp_path)
     stubs = tmp_path / "stubs"
     stubs.mkdir()
     (stubs / "ensurepip.py").write_text("raise ImportError('this host has no ensurepip')\n")
@@ -284,7 +288,7 @@ def test_a_host_without_ensurepip_can_install(release_1: Path, sender: Sender, t
     assert probe.returncode != 0, "the stub must hide ensurepip"
     done = subprocess.run(
         [sys.executable, "-m", "installer.cli", "install", str(release_1), "--root", str(sender.root_path),
-         "--prefix", str(tmp_path / "site"), "--json"],
+         "--prefix", str(tmp_path / "site"), "--json", *USER_OPTION],
         capture_output=True, text=True, check=False, env=environ,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unprivileged import SERVICE_UID, let_through
+from tests.unprivileged import USER_OPTION, let_through
 
 BIN = Path(sys.executable).parent
 START_LIMIT_S = 120.0
@@ -124,8 +124,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Installation:
     command("bundler", "keygen", "--keys", keys)
     command("bundler", "build", "--checkpoint", here / "checkpoint", "--keys", keys, "--out", archive)
     let_through(here)
-    user = ("--user", str(SERVICE_UID)) if os.geteuid() == 0 else ()
-    command("installer", "install", archive, "--root", keys / "root.json", "--prefix", site, *user)
+    command("installer", "install", archive, "--root", keys / "root.json", "--prefix", site, *USER_OPTION)
     return Installation(archive, keys / "root.json", site)
 
 

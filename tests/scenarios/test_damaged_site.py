@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.scenarios.conftest import Installation, command, serving
+from tests.unprivileged import USER_OPTION, give_to_user
 
 SHARD = "model/cpu/weights-00001.bin"
 FOUND_WITHIN_S = 120.0
@@ -25,6 +26,7 @@ def site(installation: Installation, tmp_path: Path) -> Installation:
     for name in ("store", "releases"):
         subprocess.run(["cp", "-al", installation.site / name, copy / name], check=True)
     (copy / "current").symlink_to(os.readlink(installation.site / "current"))
+    give_to_user(copy)
     return Installation(installation.archive, installation.root, copy)
 
 
@@ -60,12 +62,12 @@ def test_altered_weights_are_named_and_the_archive_repairs_them(site: Installati
     status = command("installer", "status", "--prefix", home, check=False)
     assert status.returncode == 1
     assert f"{SHARD} differs" in status.stdout
-    repaired = command("installer", "install", site.archive, "--root", site.root, "--prefix", home)
+    repaired = command("installer", "install", site.archive, "--root", site.root, "--prefix", home, *USER_OPTION)
     assert "was damaged and is repaired" in repaired.stdout
     assert run(site, "selftest", "--release", release).returncode == 0
     report = json.loads(run(site, "doctor", "--home", home, "--json").stdout)
     assert [f["is_well"] for f in report["findings"] if f["subject"] == "release"] == [True]
-    again = command("installer", "install", site.archive, "--root", site.root, "--prefix", home)
+    again = command("installer", "install", site.archive, "--root", site.root, "--prefix", home, *USER_OPTION)
     assert "nothing was changed" in again.stdout
     command("installer", "verify", "--prefix", home, "--root", site.root)
 
