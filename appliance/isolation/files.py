@@ -152,7 +152,8 @@ def _code() -> tuple[Path, ...]:
     own = Path(__file__).parents[1]
     imported = [Path(entry) for entry in sys.path[0 if sys.flags.safe_path else 1 :] if entry]
     if (own.parent / "pyproject.toml").exists():
-        imported = [*(path for path in imported if path != own.parent), own, own.parent / "webui"]
+        ours = [own.parent / room for room in ("appliance", "webui", "installer")]
+        imported = [*(path for path in imported if path != own.parent), *ours]
     environment = [Path(sys.prefix)] if sys.prefix != sys.base_prefix else []
     return (Path(os.__file__).parent, Path(sys.base_prefix, "lib"), *environment, *imported)
 

@@ -114,3 +114,17 @@ def test_documented_settings_are_those_that_exist() -> None:
             section = cells[0] or section
             documented.add((section, cells[1]))
     assert documented == {(section, key) for section, keys in SETTINGS.items() for key in keys}
+
+
+def test_signing_key_of_an_older_release_moves_to_where_only_who_signs_may_look(tmp_path: Path) -> None:
+    old = tmp_path / "state" / "keys" / "audit.key"
+    old.parent.mkdir(parents=True)
+    old.write_text("the key")
+    old.chmod(0o600)
+    for _ in range(2):
+        init_state(tmp_path)
+        assert not old.exists()
+        assert (tmp_path / "state" / "signer" / "audit.key").read_text() == "the key"
+    old.write_text("another key, which does not take the place of the one in use")
+    init_state(tmp_path)
+    assert (tmp_path / "state" / "signer" / "audit.key").read_text() == "the key"

@@ -133,3 +133,14 @@ def test_evidence_is_written_where_the_caller_may_and_the_owner_of_the_site_may_
     assert json.loads(out.read_text())["events"]
     key = home / "state" / "keys" / "audit.pub"
     subprocess.run([*appliance, "audit", "check", out, "--key", key], check=True, capture_output=True)
+
+
+def test_a_command_is_not_talked_out_of_its_confinement(tmp_path: Path) -> None:
+    """The supervisor tells a command that it is confined already; from anybody else that is checked."""
+    give_to_user(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "appliance.cli", "users", "list", "--home", tmp_path],
+        capture_output=True, text=True, check=False, cwd=PROJECT, env={**os.environ, "APPLIANCE_CONFINED": "1"},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "Error: APPLIANCE_CONFINED is set, and this command is not confined; start it without\n"
