@@ -26,7 +26,6 @@ from appliance.listener import LISTENER_FD
 
 GRACEFUL_STOP_S = 4  # for streams that are still open when gunicorn is asked to stop
 _CANNOT_START = 127  # exit status, as the shell's
-CANNOT_SERVE = 78  # exit status of a program that must not be started again as it is: EX_CONFIG of sysexits.h
 
 # Of the supervisor's own environment; proxies, NOTIFY_SOCKET, PYTHON* and TMPDIR are left out on purpose.
 _PASSED_ON = (

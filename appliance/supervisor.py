@@ -24,14 +24,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from appliance.config import Config, init_state
-from appliance.errors import ApplianceError
+from appliance.errors import CANNOT_SERVE, ApplianceError
 from appliance.installed import InstalledRelease
 from appliance.isolation import Silence, check_access, owner_to_become, refuse_root, shut_the_door
 from appliance.isolation.administration import CONFINED_ENVIRON
 from appliance.isolation.files import Places, places_of, scratch_dir
 from appliance.isolation.policy import Kind
 from appliance.listener import listen, url_of
-from appliance.processes import CANNOT_SERVE, Program, Programs, engine_kind, spawn
+from appliance.processes import Program, Programs, engine_kind, spawn
 from appliance.readiness import Answer, EndedWorkers, EngineProbe, ReadyPipe
 from appliance.transport import Transport, authority_certificate, host_of, pem_fingerprint, transport_of
 

@@ -16,7 +16,8 @@ from appliance.config import Config, load_config
 from appliance.engine.host import physical_cores, wants_cuda
 from appliance.engine.kernels import load_kernels
 from appliance.engine.packed_weights import PLAN_NAME, has_packed, load_plan, open_packed
-from appliance.errors import ApplianceError
+from appliance.engine.server import plan_engine
+from appliance.errors import CANNOT_SERVE, ApplianceError
 from appliance.release import load_release
 
 _log = logging.getLogger("appliance.engine")
@@ -26,11 +27,13 @@ def pack(config: Config, *, thorough: bool) -> bool:
     """Have the packed weights of the site's release; True if they were made now.
 
     Raises:
+        MemoryPlanError: the engine would not start with them.
         ApplianceError: the release cannot be read or the weights cannot be packed.
     """
     release = load_release(config.release_dir)
     if wants_cuda(config.accelerator, release.graphs) or "cpu" not in release.graphs:
         return False
+    plan_engine(config, release)  # packing takes minutes; who is refused need not wait for it
     graph = release.graphs["cpu"]
     plan, cache, kernels = load_plan(graph.parent / PLAN_NAME), config.packed_dir / release.version, load_kernels()
     if not thorough and has_packed(plan, cache, kernels):
@@ -39,12 +42,15 @@ def pack(config: Config, *, thorough: bool) -> bool:
 
 
 def main() -> int:
-    """The process's exit code: 1 after an error."""
+    """The process's exit code: CANNOT_SERVE after an error that somebody must mend, 1 after another."""
     logging.basicConfig(level=logging.INFO, format="engine: %(message)s", stream=sys.stderr)
     try:
         if pack(load_config(Path(os.environ["APPLIANCE_HOME"])), thorough="--thorough" in sys.argv[1:]):
             _log.info("packed the weights for this processor")
-    except (ApplianceError, OSError) as exc:
+    except ApplianceError as exc:
+        _log.error("%s", exc)
+        return CANNOT_SERVE
+    except OSError as exc:
         _log.error("%s", exc)
         return 1
     return 0

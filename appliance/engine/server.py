@@ -38,6 +38,7 @@ from appliance.engine.host import wants_cuda
 from appliance.engine.memory_needs import read_needs
 from appliance.engine.memory_plan import MemoryPlan, plan_memory
 from appliance.engine.model import ModelError, OnnxModel, free_memory_bytes, load_model
+from appliance.engine.packed_weights import PackingError
 from appliance.engine.protocol import (
     Done,
     EngineEvent,
@@ -50,9 +51,8 @@ from appliance.engine.protocol import (
 )
 from appliance.engine.sampling import check_settings
 from appliance.engine.scheduler import STOPPED, Scheduler, Turn, context_exceeded
-from appliance.errors import ApplianceError
+from appliance.errors import CANNOT_SERVE, ApplianceError
 from appliance.isolation.seccomp import pretend
-from appliance.processes import CANNOT_SERVE
 from appliance.release import Release, load_release
 
 _HOME, _DOORBELL = "APPLIANCE_HOME", "APPLIANCE_DOORBELL_FD"
@@ -280,12 +280,12 @@ def main() -> int:
         if choose_accelerator(config, load_release(config.release_dir)) == "cuda":
             pretend(_CUDA_PRETENCE)
         release, model, vocabulary = load_engine(config)
+    except (PackingError, OSError, ValueError) as exc:  # the packer mends damaged weights before a restart
+        _log.error("%s", exc)
+        return 1
     except ApplianceError as exc:  # somebody must act first
         _log.error("%s", exc)
         return CANNOT_SERVE
-    except (OSError, ValueError) as exc:
-        _log.error("%s", exc)
-        return 1
     scheduler = Scheduler(
         model, vocabulary, queue_limit=config.queue_limit, user_limit=config.queue_limit_per_user,
         longest_pause_s=config.longest_pause_s,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,14 +12,18 @@ from pathlib import Path
 
 import pytest
 
+from appliance.config import Config
 from appliance.engine.cgroups import control_groups
-from appliance.processes import CANNOT_SERVE
+from appliance.engine.memory_plan import MemoryPlanError
+from appliance.engine.packing import pack
+from appliance.errors import CANNOT_SERVE
 from tests.appliance.engine.conftest import release_dir, vocabulary_file  # noqa: F401 - fixtures
 from tests.appliance.engine.test_memory_plan import write_release
-from tests.appliance.supervised import supervised
+from tests.appliance.supervised import WEB, supervised
 from tests.conftest import require
 
 GB = 1_000_000_000
+PACKER = "from appliance.engine.packing import main; raise SystemExit(main())"
 ENGINE = "from appliance.engine.server import main; raise SystemExit(main())"
 # A process joins the group before it asks.
 JOIN = "import os, sys; open(sys.argv[1] + '/cgroup.procs', 'w').write(str(os.getpid()))\n"
@@ -74,7 +79,8 @@ def test_a_limit_of_memory_is_believed_also_from_below(group: tuple[int, Path]) 
 
 def test_settings_that_do_not_fit_are_refused_once_and_not_three_times(tmp_path: Path) -> None:
     """The real engine's refusal under the real supervisor, at the sizes of gpt-oss-20b: 1.7 TB of caches."""
-    (tmp_path / "current").symlink_to(write_release(tmp_path / "releases", "gpt-oss-20b"))
+    write_release(tmp_path / "current", "gpt-oss-20b")
+    (tmp_path / "current" / "tinyweb.py").write_text(WEB)
     (tmp_path / "state" / "config").mkdir(parents=True)
     settings = "[engine]\nslots = 256\ncontext_tokens = 131072\n"
     (tmp_path / "state" / "config" / "appliance.toml").write_text(settings)
@@ -86,6 +92,14 @@ def test_settings_that_do_not_fit_are_refused_once_and_not_three_times(tmp_path:
     assert said.endswith("Error: the engine cannot serve as things are; see its message above\n")
 
 
+def test_what_will_be_refused_is_not_packed_first(tmp_path: Path) -> None:
+    release = write_release(tmp_path / "current", "gpt-oss-20b")  # whose weights are not there to be packed
+    settings = {"slots": 256, "context_tokens": 131_072, "accelerator": "cpu"}
+    config = Config(home=tmp_path, release_dir=release, database_url="sqlite://", **settings)  # type: ignore[arg-type]
+    with pytest.raises(MemoryPlanError, match="256 conversations"):
+        pack(config, thorough=False)
+
+
 def test_any_program_that_cannot_serve_is_started_once(tmp_path: Path) -> None:
     with supervised(tmp_path, engine=f"print('why'); raise SystemExit({CANNOT_SERVE})") as site:
         assert site.process.wait(20) == 1
@@ -93,7 +107,22 @@ def test_any_program_that_cannot_serve_is_started_once(tmp_path: Path) -> None:
 
 
 def test_a_site_that_sets_nothing_starts_and_says_what_it_serves(tmp_path: Path, release_dir: Path) -> None:  # noqa: F811
-    (tmp_path / "current").symlink_to(release_dir)
-    with supervised(tmp_path, release=False, engine=ENGINE) as site:
+    shutil.copytree(release_dir, tmp_path / "current")  # a directory that the service's user may enter
+    (tmp_path / "current" / "tinyweb.py").write_text(WEB)
+    with supervised(tmp_path, release=False, packer=PACKER, engine=ENGINE) as site:
         assert site.url
         assert "8 conversations of 512 tokens; gpt-oss-random needs" in site.said()
+
+
+def test_damaged_packed_weights_are_packed_anew_and_not_taken_for_a_lack_of_memory(
+    tmp_path: Path, release_dir: Path  # noqa: F811
+) -> None:
+    shutil.copytree(release_dir, tmp_path / "current")
+    (tmp_path / "current" / "tinyweb.py").write_text(WEB)
+    with supervised(tmp_path, release=False, packer=PACKER, engine=ENGINE) as site:
+        assert site.url
+    packed = next((tmp_path / "state" / "packed").glob("*/packed.bin"))
+    with packed.open("r+b") as stream:
+        stream.write(b"\xff" * 64)
+    with supervised(tmp_path, release=False, packer=PACKER, engine=ENGINE) as site:
+        assert site.url

@@ -29,7 +29,7 @@ from appliance.engine.protocol import (
     TurnRequest,
     Waiting,
 )
-from appliance.processes import CANNOT_SERVE
+from appliance.errors import CANNOT_SERVE
 
 
 def ask(text: str = "Hello", **changes: Any) -> TurnRequest:
