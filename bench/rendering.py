@@ -2,7 +2,7 @@
 
     python -m bench.rendering                  every message, some minutes
     python -m bench.rendering --language java  one language
-    python -m bench.rendering --chars 50000    as long as a block may be
+    python -m bench.rendering --chars 20000    as long as a block may be
 
 A message is one short text repeated, alone or in a block of code. Besides texts written here, each language's own
 regular expressions are taken apart for the literals they begin with: what a rule looks for, over and over and never

@@ -20,7 +20,7 @@ from pygments.token import _TokenType
 from webui.render_budget import Budget, RenderCache, TooSlowError, digest
 
 CODE_S: Final = 0.3  # of the processor, for one block
-MAX_HIGHLIGHT_CHARS: Final = 50_000
+MAX_HIGHLIGHT_CHARS: Final = 20_000  # a quadratic step that takes 0.03 s of 3,000 characters takes 1.3 s of these
 # One step of these lexers is quadratic in what follows: 0.1 s with so many characters.
 _MAX_CHARS_OF: Final = {"console": 2_000, "ini": 2_000, "matlab": 2_000}
 
