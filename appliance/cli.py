@@ -19,9 +19,19 @@ import click
 
 from appliance import __version__
 from appliance.audit.cli import audit
-from appliance.command import home_option, json_option, open_for_writing, print_result, progress_bar, record_of
+from appliance.command import (
+    OPERATOR,
+    home_option,
+    json_option,
+    login_name,
+    open_for_writing,
+    print_result,
+    progress_bar,
+    record_of,
+)
 from appliance.config import Config, init_state, load_config
 from appliance.errors import ApplianceError
+from appliance.isolation.confinement import seal
 from appliance.site_address import site_url
 from appliance.transport import transport_of
 
@@ -47,6 +57,7 @@ class _Group(click.Group):
 @click.version_option(__version__, prog_name="appliance")
 def main() -> None:
     """Serve gpt-oss from an installed site: silent, recorded, on its own."""
+    seal(os.environ)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
 
 
@@ -69,8 +80,10 @@ def serve(home: Path, host: str | None, port: int | None, plain_http: bool) -> N
         config = dataclasses.replace(config, listen_port=port)
     if plain_http:
         config = dataclasses.replace(config, tls_certificate=None, tls_key=None, tls_plain_http=True)
+    # Looked up now: afterwards, asking who somebody is could mean asking a name service over a socket.
+    environ = {**os.environ, OPERATOR: login_name()}
     run(
-        config, programs_of(config, os.environ), say=_say, inherited_listener=_listener_of_service_manager(),
+        config, programs_of(config, environ), say=_say, inherited_listener=_listener_of_service_manager(),
         installed=installed,
     )  # fmt: skip
 
@@ -129,13 +142,14 @@ def selftest(release: Path, record: Path | None, prompts: Path | None, as_json: 
     if record is not None:
         open_for_writing(record).close()  # while that is still allowed
     graphs = graphs_of(release)
+    engine = Kind.ENGINE_CUDA if graphs and "cpu" not in graphs else Kind.ENGINE_CPU
     rules = selftest_rules(
         release,
-        engine=Kind.ENGINE_CUDA if graphs and "cpu" not in graphs else Kind.ENGINE_CPU,
+        engine=engine,
         reads=[prompts] if prompts else [],
         writes=[record] if record else [],
     )
-    shut_the_door(keep=[], become=_owner_of_site(release), rules=rules)
+    shut_the_door(keep=[], become=_owner_of_site(release), kind=engine, rules=rules)
     for path in (Path(__file__), release):
         check_access(path, os.R_OK)
     from appliance.engine.selftest import check_known_answers, load_prompts, record_known_answers

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from appliance.audit.event import Actor
     from appliance.audit.log import AuditLog
 
+OPERATOR = "APPLIANCE_OPERATOR"  # who started the appliance, for what it then does on their behalf
+
 
 def home_option(command: Callable[..., None]) -> Callable[..., None]:
     return click.option(
@@ -55,7 +57,7 @@ def record_of(home: Path, *, signs: bool = False) -> Iterator[tuple[Config, Audi
 
     What is heavy is imported after this: it then runs confined from its first line.
     """
-    name = _login_name()
+    name = login_name()
     config = site_of(home, signs=signs)
     from appliance.audit.event import Actor
     from appliance.audit.log import AuditLog
@@ -152,11 +154,11 @@ def _tell(descriptor: int) -> None:
     os.write(descriptor, b"\x01")
 
 
-def _login_name() -> str:
+def login_name() -> str:
     """Whoever called, for the record: the name before sudo, else the user's own."""
     import pwd
 
-    name = os.environ.get("SUDO_USER")
+    name = os.environ.get(OPERATOR) or os.environ.get("SUDO_USER")
     if name is None:
         try:
             name = pwd.getpwuid(os.getuid()).pw_name

@@ -43,6 +43,11 @@ def as_datetime(time_us: int) -> datetime:
     return _EPOCH + timedelta(microseconds=time_us)
 
 
+def as_us(moment: datetime) -> int:
+    """An aware datetime as `time_us`."""
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
 def as_iso(time_us: int) -> str:
     """`time_us` as 2026-11-23T01:37:24.123456Z, always with six decimals."""
     return as_datetime(time_us).isoformat(timespec="microseconds").replace("+00:00", "Z")
@@ -54,8 +59,7 @@ def from_iso(text: str) -> int:
     Raises:
         ValueError: another form.
     """
-    moment = datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
-    return (moment - _EPOCH) // timedelta(microseconds=1)
+    return as_us(datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC))
 
 
 def storable(text: str) -> str:

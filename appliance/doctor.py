@@ -15,6 +15,7 @@ from appliance.errors import ApplianceError
 from appliance.isolation import Silence, SilenceError, owner_to_become, refuse_root
 from appliance.isolation.administration import confine_command
 from appliance.isolation.files import places_of
+from appliance.isolation.policy import Kind
 from appliance.isolation.trial import try_silence
 from appliance.processes import engine_kind
 from appliance.supervisor import is_served
@@ -60,8 +61,16 @@ def silence_lines(silence: Silence) -> Iterator[str]:
         if layer.remedy:
             yield f"  {'':<9} to enable: {layer.remedy}"
     yield ""
-    for attempt in silence.attempts:
-        yield f"  {attempt.way:<34} {attempt.answer}"
+    yield from proof_lines(silence)
+
+
+def proof_lines(silence: Silence) -> Iterator[str]:
+    """The proof, a line for each way: what programs were answered, and the supervisor, where they tried."""
+    yield f"  {'tried':<37} {'programs':<10} supervisor"
+    for way in dict.fromkeys(attempt.way for attempt in silence.attempts):
+        answers = {attempt.kind: attempt.answer for attempt in silence.attempts if attempt.way == way}
+        told = {answer for kind, answer in answers.items() if kind != Kind.SUPERVISOR}
+        yield f"  {way:<37} {' / '.join(sorted(told)):<10} {answers.get(Kind.SUPERVISOR, '-')}"
 
 
 def examine(config: Config) -> Report:
@@ -99,11 +108,11 @@ def _examine_user(config: Config) -> Finding:
 def _examine_silence(config: Config) -> tuple[Silence | None, Finding]:
     try:
         places = places_of(config, engine=engine_kind(config))
-        silence = try_silence(become=owner_to_become(config.state_dir), places=places)
+        become = owner_to_become(config.state_dir)
+        silence = try_silence(become=become, programs=places.kinds, places=places)
     except SilenceError as exc:
         return None, Finding("silence", False, str(exc))
-    detail = f"{len(silence.attempts)} ways out tried, each refused by the kernel"
-    return silence, Finding("silence", True, detail)
+    return silence, Finding("silence", True, silence.summary())
 
 
 def _look_at_release(config: Config) -> str:

@@ -12,11 +12,14 @@ import signal
 import time
 from typing import Any
 
+from appliance.isolation.confinement import seal
+
 _statuses: dict[int, int] = {}  # of processes that ended, until `child_exit` asks
 
 
 def on_starting(_server: Any) -> None:
-    """Keep the status of each process that is collected."""
+    """Start no other program from here, and keep the status of each process that is collected."""
+    seal(os.environ)
     collect = os.waitpid
 
     def waitpid(pid: int, options: int) -> tuple[int, int]:

@@ -17,8 +17,8 @@ from pathlib import Path
 from appliance.config import Config
 from appliance.engine.host import wants_cuda
 from appliance.installed import is_launched
-from appliance.isolation import SilenceError
-from appliance.isolation.confinement import confine
+from appliance.isolation import SilenceError, Watch
+from appliance.isolation.confinement import SEAL_ENVIRON, confine
 from appliance.isolation.files import Places, scratch_dir
 from appliance.isolation.kernel import PR_SET_PDEATHSIG, prctl
 from appliance.isolation.policy import Kind
@@ -29,7 +29,7 @@ _CANNOT_START = 127  # exit status, as the shell's
 
 # Of the supervisor's own environment; proxies, NOTIFY_SOCKET, PYTHON* and TMPDIR are left out on purpose.
 _PASSED_ON = (
-    *("PATH", "HOME", "LANG", "LC_ALL", "TZ"),
+    *("PATH", "HOME", "LANG", "LC_ALL", "TZ", "APPLIANCE_OPERATOR"),
     *("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"),
 )
 
@@ -114,14 +114,17 @@ def graphs_of(release: Path) -> tuple[str, ...]:
         return ()
 
 
-def spawn(program: Program, *, stdin: int = 0, stdout: int = 1) -> int:
-    """Start a program with these descriptors as standard input and output; its pid. The caller must have one thread."""
+def spawn(program: Program, *, watch: Watch | None, stdin: int = 0, stdout: int = 1) -> int:
+    """Start a program with these descriptors as standard input and output; its pid. The caller must have one thread.
+
+    ``watch`` sees what it is refused; None where the host allows no such thing.
+    """
     parent = os.getpid()
     pid = os.fork()
     if pid:
         return pid
     try:
-        _become_program(program, stdin, stdout, parent)
+        _become_program(program, watch, stdin, stdout, parent)
     except SilenceError as exc:
         os.write(2, f"{program.name}: {exc}\n".encode())
     except OSError as exc:
@@ -130,7 +133,7 @@ def spawn(program: Program, *, stdin: int = 0, stdout: int = 1) -> int:
         os._exit(_CANNOT_START)
 
 
-def _become_program(program: Program, stdin: int, stdout: int, parent: int) -> None:
+def _become_program(program: Program, watch: Watch | None, stdin: int, stdout: int, parent: int) -> None:
     os.setsid()
     prctl(PR_SET_PDEATHSIG, program.death_signal)
     if os.getppid() != parent:  # it died before the line above
@@ -144,5 +147,7 @@ def _become_program(program: Program, stdin: int, stdout: int, parent: int) -> N
     environ = dict(program.environ)
     if LISTENER_FD in program.fds:
         environ |= {"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid())}  # sd_listen_fds(3)
-    confine(program.kind, home=Path(environ["APPLIANCE_HOME"]), places=program.places)
+    if watch is None:
+        environ[SEAL_ENVIRON] = "1"
+    confine(program.kind, places=program.places, watch=watch)
     os.execve(program.argv[0], program.argv, environ)  # noqa: S606 - no shell wanted

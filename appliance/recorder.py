@@ -2,7 +2,8 @@
 the disk it is on.
 
 It reads the supervisor's notes, one JSON object a line, on standard input: ``started`` (with the proof of silence),
-``process_ended`` and, last of all, ``stopping``. The end of the input means that everything else has stopped: the last
+``process_ended``, ``attempt_refused`` (what a process of the appliance was refused), ``watch_ended`` (nobody sees such
+attempts any more) and, last of all, ``stopping``. The end of the input means that everything else has stopped: the last
 event and the last checkpoint are written then. Without ``stopping`` before it, the supervisor was killed, and the event
 says so. If the recorder was killed, too, the next start does. SIGTERM is ignored, because a service manager sends it to
 every process at once, before the last answers are recorded.
@@ -21,6 +22,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +39,8 @@ from appliance.database import DatabaseError, as_iso, open_database
 from appliance.disk_watch import DiskWatch
 from appliance.errors import ApplianceError
 from appliance.interrupted import close_interrupted
+from appliance.isolation.confinement import seal
+from appliance.isolation.refused import UNWATCHED, Refused
 from appliance.release_watch import watching
 from appliance.transport import Transport
 
@@ -104,13 +108,20 @@ def _close_interrupted(log: AuditLog) -> None:
 
 def _event_of(note: dict[str, Any], log: AuditLog) -> NewEvent:
     if note["event"] == "started":
-        silence = note["silence"]
-        text = f"{len(silence['attempts'])} ways out tried, each refused by the kernel"
+        text = note["summary"]
         last_run = _last_run(log)
         if last_run is not None:
             text += f". {last_run}"
-        details = {"silence": silence, "release": note.get("release"), "last_run": last_run}
-        return NewEvent(_SYSTEM, "appliance_started", content=Content(text, details))
+        details = {"silence": note["silence"], "release": note.get("release"), "last_run": last_run}
+        subject = "" if note["watched"] else UNWATCHED
+        return NewEvent(_SYSTEM, "appliance_started", subject=subject, content=Content(text, details))
+    if note["event"] == "attempt_refused":
+        refused = Refused(**{name: value for name, value in note.items() if name != "event"})
+        return NewEvent(
+            _SYSTEM, "attempt_refused", "denied", refused.subject, Content(refused.words(), asdict(refused))
+        )
+    if note["event"] == "watch_ended":
+        return NewEvent(_SYSTEM, "watch_ended", "failed", UNWATCHED)
     text = f"{note['how']}, after {note['ran_s']:.0f} s"
     details = {"how": note["how"], "ran_s": note["ran_s"]}
     return NewEvent(_SYSTEM, "process_ended", "failed", note["process"], Content(text, details))
@@ -175,6 +186,7 @@ def _write_byte(fd: int) -> None:
 
 def main() -> None:
     """The entry: APPLIANCE_HOME and APPLIANCE_READY_FD in the environment, notes on standard input."""
+    seal(os.environ)
     logging.basicConfig(format="%(asctime)s %(levelname)s recorder: %(message)s", level=logging.INFO)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     ready_fd = int(os.environ["APPLIANCE_READY_FD"])

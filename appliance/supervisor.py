@@ -26,7 +26,14 @@ from pathlib import Path
 from appliance.config import Config, init_state
 from appliance.errors import CANNOT_SERVE, ApplianceError
 from appliance.installed import InstalledRelease
-from appliance.isolation import Silence, check_access, owner_to_become, refuse_root, shut_the_door
+from appliance.isolation import (
+    Silence,
+    Watch,
+    check_access,
+    owner_to_become,
+    refuse_root,
+    shut_the_door_for_programs,
+)
 from appliance.isolation.administration import CONFINED_ENVIRON
 from appliance.isolation.files import Places, places_of, scratch_dir
 from appliance.isolation.policy import Kind
@@ -43,6 +50,7 @@ FIRST_DELAY_S, LONGEST_DELAY_S = 0.5, 30.0  # before a restart
 STEADY_S = 60.0  # a program that ran this long starts afresh with the shortest delay
 MAX_FAILED_STARTS = 3  # in a row, before the appliance was ever ready
 _TICK_S = 0.1  # until ready, and while stopping
+_LOOK_S = 1.0  # between two looks at what the watcher saw
 _SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 
@@ -100,7 +108,9 @@ def serve(
     web_end, engine_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     keep = [listener.fileno(), lock, web_end.fileno(), engine_end.fileno()]
     places = places_of(config, engine=engine_kind(config))
-    silence = shut_the_door(keep=keep, become=owner_to_become(config.state_dir), places=places)
+    silence, watch = shut_the_door_for_programs(
+        keep=keep, become=owner_to_become(config.state_dir), programs=places.kinds, places=places
+    )
     _check_paths(config)
     _report(silence, say)
     if transport is Transport.PLAIN:
@@ -109,19 +119,22 @@ def serve(
     url = url_of(listener, transport.scheme)
     granted = places if silence.files_abi else None
     release = None if installed is None else asdict(installed)
-    started: dict[str, object] = {"event": "started", "silence": asdict(silence), "release": release}
-    _Supervisor(config, programs, listener, web_end, engine_end, started, granted, url, say).run()
+    started: dict[str, object] = {
+        "event": "started", "summary": silence.summary(), "watched": watch is not None, "silence": asdict(silence),
+        "release": release,
+    }  # fmt: skip
+    _Supervisor(config, programs, listener, web_end, engine_end, started, granted, watch, url, say).run()
 
 
 class _Supervisor:
     def __init__(
         self, config: Config, programs: Programs, listener: socket.socket, web_end: socket.socket,
-        engine_end: socket.socket, started: dict[str, object], places: Places | None, url: str,
-        say: Callable[[str], None],
+        engine_end: socket.socket, started: dict[str, object], places: Places | None, watch: Watch | None,
+        url: str, say: Callable[[str], None],
     ) -> None:  # fmt: skip
         programs = replace(programs, environ={**programs.environ, "APPLIANCE_URL": url})
         self._config, self._programs, self._url, self._say = config, programs, url, say
-        self._places = places
+        self._places, self._watch = places, watch
         self._link_url = config.site_addresses[0].url if config.site_addresses else url
         self._engine_probe = EngineProbe(web_end)
         self._web_probe, self._recorder_probe = ReadyPipe(), ReadyPipe()
@@ -152,6 +165,7 @@ class _Supervisor:
                 self._note_ended_workers()
                 self._notes.recorded(self._recorder_probe.answers())
                 self._start_due()
+                self._note_refusals()
                 self._notes.send()
                 if not self._announced:
                     self._announce_when_ready()
@@ -161,7 +175,7 @@ class _Supervisor:
     def _told_to_end(self) -> bool:
         """Wait for a signal or the next thing to do; True for the signals that end the appliance."""
         due = [child.start_at_s for child in self._children if not child.pid]
-        wait_s = min([5.0 if self._announced else _TICK_S, *(at_s - time.monotonic() for at_s in due)])
+        wait_s = min([_LOOK_S if self._announced else _TICK_S, *(at_s - time.monotonic() for at_s in due)])
         received = signal.sigtimedwait(_SIGNALS, max(wait_s, 0.0))
         if received is None or received.si_signo == signal.SIGCHLD:
             return False
@@ -173,7 +187,7 @@ class _Supervisor:
             if not child.pid and time.monotonic() >= child.start_at_s:
                 child.started_s = time.monotonic()
                 stdin = self._notes.new_reader() if child is self._recorder else 0
-                child.pid = spawn(child.next_program(), stdin=stdin)
+                child.pid = spawn(child.next_program(), watch=self._watch, stdin=stdin)
 
     def _reap(self) -> None:
         """Note which programs ended, and when each is to start again.
@@ -182,9 +196,19 @@ class _Supervisor:
             StartError: one keeps ending before the appliance was ever ready, or says that it cannot serve.
         """
         for pid, status in _ended_processes():
+            if self._watch is not None and pid == self._watch.pid:
+                self._note_refusals()
+                self._watch = None
+                self._notes.add({"event": "watch_ended"})
+                _log.error("the watcher has ended; refused calls are seen by nobody until the appliance is restarted")
             for child in self._children:
                 if child.pid == pid:
                     self._note_end(child, os.waitstatus_to_exitcode(status))
+
+    def _note_refusals(self) -> None:
+        if self._watch is not None:
+            for refused in self._watch.refusals():
+                self._notes.add({"event": "attempt_refused", **asdict(refused)})
 
     def _note_end(self, child: _Child, code: int) -> None:
         name, ran_s = child.next_program().name, time.monotonic() - child.started_s
@@ -223,7 +247,7 @@ class _Supervisor:
             self._first_admin = Answer()
             argv = (*self._programs.first_admin, self._link_url)
             program = _program(Kind.ADMINISTRATION, argv, self._programs, self._places, {})
-            spawn(program, stdout=self._first_admin.fd)
+            spawn(program, watch=self._watch, stdout=self._first_admin.fd)
             os.close(self._first_admin.fd)
         answered = [self._web_probe.is_answered(), self._engine_probe.is_answered()]
         link = self._first_admin.text()
@@ -249,6 +273,7 @@ class _Supervisor:
             if child.pid:
                 os.kill(child.pid, signal.SIGTERM)  # not reaped yet, so the pid is still its own
         self._wait_for(serving, STOP_S)
+        self._note_refusals()
         self._notes.add({"event": "stopping", "why": self._why})
         self._notes.send()
         self._notes.close()
@@ -295,6 +320,7 @@ class _Notes:
         self._unsent = [first]
         self._unrecorded: list[dict[str, object]] = []  # sent, not answered
         self._answers = 0
+        self._sent_bytes = 0  # of the first unsent line: a pipe may take a part of a long one
         self._reader = self._writer = -1
 
     def recorded(self, answers: int) -> None:
@@ -308,6 +334,7 @@ class _Notes:
         self._unsent = self._unrecorded + self._unsent
         self._unrecorded = []
         self._reader, self._writer = os.pipe()
+        self._sent_bytes = 0
         os.set_blocking(self._writer, False)
         return self._reader
 
@@ -315,14 +342,17 @@ class _Notes:
         self._unsent.append(note)
 
     def send(self) -> None:
-        """Write what is unsent. A pipe takes 64 KiB, ten times what a recorder that starts has to catch up with."""
+        """Write what is unsent, as much as the pipe takes."""
         self._close_reader()
         while self._unsent and self._writer >= 0:
             line = json.dumps(self._unsent[0]).encode() + b"\n"
             try:
-                os.write(self._writer, line)
+                self._sent_bytes += os.write(self._writer, line[self._sent_bytes :])
             except (BrokenPipeError, BlockingIOError):  # it ended, or is busy
                 return
+            if self._sent_bytes < len(line):
+                return
+            self._sent_bytes = 0
             self._unrecorded.append(self._unsent.pop(0))
 
     def close(self) -> None:
@@ -378,7 +408,7 @@ def _check_paths(config: Config) -> None:
 
 
 def _report(silence: Silence, say: Callable[[str], None]) -> None:
-    say(f"Silent: {len(silence.attempts)} ways out tried, each refused by the kernel.")
+    say(f"Silent: {silence.summary()}.")
     for layer in silence.layers:
         if not layer.in_force:
             say(f"Not in force: {layer.name}: {layer.detail}; to enable it: {layer.remedy}.")

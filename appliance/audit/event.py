@@ -30,6 +30,7 @@ Action = Literal[
     "content_erased", "erasure_finished",
     "conversation_deleted", "settings_changed",
     "appliance_started", "appliance_stopped", "process_ended", "release_compared",
+    "attempt_refused", "watch_ended",
     "engine_restarted",  # written by releases before process_ended
     "disk_filling", "disk_full", "disk_freed",
 ]  # fmt: skip

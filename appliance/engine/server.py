@@ -52,6 +52,7 @@ from appliance.engine.protocol import (
 from appliance.engine.sampling import check_settings
 from appliance.engine.scheduler import STOPPED, Scheduler, Turn, context_exceeded
 from appliance.errors import CANNOT_SERVE, ApplianceError
+from appliance.isolation.confinement import seal
 from appliance.isolation.seccomp import pretend
 from appliance.release import Release, load_release
 
@@ -269,6 +270,7 @@ def describe(release: Release, model: OnnxModel, scheduler: Scheduler) -> Status
 def main() -> int:
     """The process's exit code: 0 after a signal or the supervisor's end, 1 after an error, CANNOT_SERVE if no second
     try can go better."""
+    seal(os.environ)
     logging.basicConfig(level=logging.INFO, format="engine: %(message)s", stream=sys.stderr)
     missing = [name for name in (_HOME, _DOORBELL) if name not in os.environ]
     if missing:

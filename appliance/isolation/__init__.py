@@ -1,28 +1,32 @@
 """Silence: how a process of the appliance gives up every way out, and proves it, before it does anything else.
 
-    silence = shut_the_door(keep=[listener.fileno()], become=None)     # raises SilenceError; cannot be undone
+    silence = shut_the_door(keep=[listener.fileno()], become=None, programs=[Kind.WEB, ..])    # raises SilenceError
 
 What it guarantees when it returns: this process and all that it starts cannot open, connect, address or borrow a socket
-that leads anywhere; each way was tried and refused. The system call filter (seccomp) is always in force. The other
-layers (a network namespace, Landlock) are added where the host grants them; what it does not grant is in the report.
+that leads anywhere; each kind of process tried each way and was refused. It cannot be undone. The system call filter
+(seccomp) is always in force. The other layers (a network namespace, Landlock, the watcher who sees refused calls) are
+added where the host grants them; what it does not grant is in the report.
 Given the site's places, no file is left but those that its programs need, and each kind of program tried the others.
 What it leaves to others: inbound connections (that is what the listener is for). See docs/silence.md.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import os
 import signal
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from appliance.isolation.confinement import confine
 from appliance.isolation.file_proof import prove_files
 from appliance.isolation.files import Places, file_rules
 from appliance.isolation.kernel import PR_SET_DUMPABLE, SilenceError, prctl
 from appliance.isolation.landlock import FILES_ABI, TCP_ABI, TRUNCATE_ABI, Rule, landlock_abi, restrict_self
 from appliance.isolation.namespace import enter_network_namespace
-from appliance.isolation.policy import Kind
+from appliance.isolation.policy import Kind, call_policy
 from appliance.isolation.privileges import (
     become_user,
     check_access,
@@ -32,19 +36,23 @@ from appliance.isolation.privileges import (
     owner_to_become,
     refuse_root,
 )
-from appliance.isolation.proof import Attempt, open_props, prove_silence, reach_into_memory
-from appliance.isolation.seccomp import install_filter
+from appliance.isolation.proof import Attempt, prove_kind, prove_self, reach_into_memory
+from appliance.isolation.seccomp import Refusal, install_filter
+from appliance.isolation.watch import Watch, start_watch
+from appliance.isolation.ways import Props, open_props
 
 __all__ = [
     "Attempt",
     "Layer",
     "Silence",
     "SilenceError",
+    "Watch",
     "become_user",
     "check_access",
     "owner_to_become",
     "refuse_root",
     "shut_the_door",
+    "shut_the_door_for_programs",
 ]
 
 
@@ -68,26 +76,92 @@ class Silence:
     attempts: tuple[Attempt, ...]
     files_abi: int = 0  # of Landlock, with which each program is to be given its own files; 0: none is
 
+    def summary(self) -> str:
+        """The proof in a few words."""
+        kinds, ways = {attempt.kind for attempt in self.attempts}, {attempt.way for attempt in self.attempts}
+        tries = f"{len(self.attempts)} tries by {len(kinds)} kinds of process"
+        return f"{len(ways)} ways out tried, each refused by the kernel ({tries})"
+
 
 def shut_the_door(
-    *, keep: Collection[int], become: tuple[int, int] | None, places: Places | None = None,
-    rules: tuple[Rule, ...] | None = None, leave_out: Collection[str] = (),
-) -> Silence:  # fmt: skip
-    """Give up every way out for ever, prove it, and report.
+    *,
+    keep: Collection[int],
+    become: tuple[int, int] | None,
+    kind: Kind,
+    rules: tuple[Rule, ...] | None = None,
+    leave_out: Collection[str] = (),
+) -> Silence:
+    """Give up every way out for ever, as a process of ``kind`` that starts no other, prove it, and report.
 
     Must be called in a process of one thread. Descriptors other than 0, 1, 2 and ``keep`` are closed.
 
     Args:
         keep: descriptors to keep; a socket among them must be listening, or a Unix stream or packet one.
         become: (uid, gid) that root leaves root for; None to stay who one is (root then has no capabilities).
-        places: where the files of the site are that is to be served; its programs try what they must not reach.
-        rules: the only files to be left, for a program that serves no site; None with ``places`` None: all.
-        leave_out: "namespace" and "landlock" behave as if the host refused them; "files" leaves out the rules on files
-            and other names are system calls not to filter, with which the proof must fail. For tests and for measuring
-            what one layer does alone.
+        rules: the only files to be left; None: all.
+        leave_out: "namespace", "landlock" and "watcher" behave as if the host refused them; "files" leaves out the
+            rules on files and other names are system calls not to filter, with which the proof must fail. For tests and
+            for measuring what one layer does alone.
     Raises:
         SilenceError: the filter could not be installed or a way out was found open. The process must end.
     """
+    with _outside(keep, become, rules, leave_out) as outside:
+        install_filter(call_policy(kind), Refusal.ERRNO, leave_out=leave_out)
+        attempts = prove_self(outside.props, kind, errno.EPERM)
+        memory_open = reach_into_memory(outside.pid)
+    return _silence(keep, outside, attempts, memory_open)
+
+
+def shut_the_door_for_programs(
+    *,
+    keep: Collection[int],
+    become: tuple[int, int] | None,
+    programs: Collection[Kind],
+    places: Places | None,
+    leave_out: Collection[str] = (),
+) -> tuple[Silence, Watch | None]:
+    """The same for the supervisor: each kind of its ``programs`` is put under its policy in a child, and tries, too.
+
+    ``places`` are those of the site that is to be served. The watcher is for `confine`; None where the host does not
+    allow one, as the report then says.
+    """
+    engine = Kind.ENGINE_CUDA if Kind.ENGINE_CUDA in programs else Kind.ENGINE_CPU
+    rules = None if places is None or "files" in leave_out else file_rules(Kind.SUPERVISOR, places)
+    with _outside(keep, become, rules, leave_out) as outside:
+        watch = None if "watcher" in leave_out else start_watch()
+        install_filter(call_policy(Kind.SUPERVISOR, engine=engine), Refusal.TRACE, leave_out=leave_out)
+        attempts = prove_self(outside.props, Kind.SUPERVISOR, errno.ENOSYS, starts=programs)
+        for kind in programs:
+            attempts += prove_kind(outside.props, kind, watch, lambda kind=kind: confine(  # type: ignore[misc]
+                kind, places=None, watch=watch, program_follows=False, leave_out=leave_out
+            ))  # fmt: skip
+        if outside.landlock_abi and places is not None:
+            attempts += prove_files(outside.landlock_abi, places, leave_out=leave_out)
+        memory_open = reach_into_memory(outside.pid)
+    kept = [*keep, *([] if watch is None else [watch.fileno()])]
+    more = [_watch_layer(watch), *([] if places is None else [_files_layer(outside.landlock_abi)])]
+    silence = _silence(kept, outside, attempts, memory_open, *more)
+    return dataclasses.replace(silence, files_abi=0 if places is None else outside.landlock_abi), watch
+
+
+@dataclass(frozen=True)
+class _Outside:
+    """A process that stays outside, props for the proof, and which of the other layers are in force."""
+
+    pid: int
+    props: Props
+    namespace: str | None
+    landlock_abi: int
+
+
+@contextmanager
+def _outside(
+    keep: Collection[int],
+    become: tuple[int, int] | None,
+    rules: tuple[Rule, ...] | None,
+    leave_out: Collection[str],
+) -> Iterator[_Outside]:
+    """Every layer but the filter is on inside of this context, and its means for the proof are gone afterwards."""
     if len(os.listdir("/proc/self/task")) != 1:
         raise SilenceError("silence must be entered by a process of one thread")
     keep_only(keep)
@@ -96,23 +170,21 @@ def shut_the_door(
         drop_privileges(become=become)
         abi = 0 if "landlock" in leave_out else landlock_abi()
         if abi:
-            restrict_self(abi, rules if places is None else _supervisor_rules(places, leave_out))
-        install_filter(leave_out=leave_out)
-        attempts = prove_silence(props)
-        if abi and places is not None:
-            attempts += prove_files(abi, places, leave_out=leave_out)
-        memory_open = reach_into_memory(outside)
+            restrict_self(abi, rules)
+        yield _Outside(outside, props, namespace, abi)
+
+
+def _silence(
+    keep: Collection[int], outside: _Outside, attempts: tuple[Attempt, ...], memory_open: bool, *more: Layer
+) -> Silence:
     left = open_descriptors() - {0, 1, 2, *keep}
     if left:
         raise SilenceError(f"descriptors {sorted(left)} are open that nobody accounts for")
-    layers = [_SECCOMP, _namespace_layer(namespace), _landlock_layer(abi), _memory_layer(memory_open), _user_layer()]
-    if places is not None:
-        layers.insert(3, _files_layer(abi))
-    return Silence(os.uname().release, os.getuid(), tuple(layers), attempts, 0 if places is None else abi)
-
-
-def _supervisor_rules(places: Places, leave_out: Collection[str]) -> tuple[Rule, ...] | None:
-    return None if "files" in leave_out else file_rules(Kind.SUPERVISOR, places)
+    layers = (
+        _SECCOMP, *more, _namespace_layer(outside.namespace), _landlock_layer(outside.landlock_abi),
+        _memory_layer(memory_open), _user_layer(),
+    )  # fmt: skip
+    return Silence(os.uname().release, os.getuid(), layers, attempts)
 
 
 @contextmanager
@@ -139,7 +211,19 @@ def _outside_process(become: tuple[int, int] | None) -> Iterator[int]:
         os.waitpid(pid, 0)
 
 
-_SECCOMP = Layer("system call filter (seccomp)", True, "no socket that leads out, no connect, no borrowed way")
+_SECCOMP = Layer("system call filter (seccomp)", True, "each kind of process makes the calls of its own list")
+
+
+def _watch_layer(watch: Watch | None) -> Layer:
+    name = "watch over refused calls"
+    if watch is not None:
+        return Layer(name, True, "each becomes an event of the record")
+    return Layer(
+        name,
+        False,
+        "an intruder's attempts are refused, but nobody learns of them",
+        "run Linux 5.5 or later; a container or service that itself listens to refused calls must leave this one out",
+    )
 
 
 def _namespace_layer(how: str | None) -> Layer:

@@ -15,9 +15,9 @@ from appliance.config import Config
 from appliance.isolation.files import administration_rules, places_of, reader_rules
 from appliance.isolation.kernel import SilenceError
 from appliance.isolation.landlock import Rule, landlock_abi, restrict_self
-from appliance.isolation.policy import Kind
+from appliance.isolation.policy import Kind, call_policy
 from appliance.isolation.privileges import drop_privileges, owner_to_become, process_status
-from appliance.isolation.seccomp import install_filter
+from appliance.isolation.seccomp import Refusal, install_filter
 
 CONFINED_ENVIRON: Final = "APPLIANCE_CONFINED"  # set for a command that the supervisor starts, confined already
 
@@ -52,7 +52,7 @@ def _close(become: tuple[int, int] | None, rules: tuple[Rule, ...]) -> None:
     abi = landlock_abi()
     if abi:
         restrict_self(abi, rules)
-    install_filter()
+    install_filter(call_policy(Kind.ADMINISTRATION), Refusal.ERRNO)
 
 
 def _check_confined() -> None:

@@ -1,27 +1,46 @@
 """What a forked child puts on before it becomes its program: the policy of its kind, on top of the supervisor's own.
 
-    confine(Kind.WEB, home=config.home)      # then execve; raises SilenceError; cannot be undone
+    confine(Kind.WEB, places=places, watch=watch)      # then execve; raises SilenceError; cannot be undone
 
 The order is fixed: files (Landlock) first, because the system call filter that follows refuses Landlock's own calls.
+Where nobody can watch, the filter must let the execve pass that follows, and so every other. The program's entry then
+calls `seal`, which refuses them, before it does anything else.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import dataclasses
+from collections.abc import Collection, Mapping
+from typing import Final
 
 from appliance.isolation.files import Places, file_rules
 from appliance.isolation.kernel import SilenceError
 from appliance.isolation.landlock import landlock_abi, restrict_files
-from appliance.isolation.policy import Kind
+from appliance.isolation.policy import Kind, call_policy
 from appliance.isolation.privileges import process_status
+from appliance.isolation.seccomp import Refusal, install_filter, install_watched_filter, refuse_also
+from appliance.isolation.watch import Watch
+
+SEAL_ENVIRON: Final = "APPLIANCE_SEAL"  # set for a program that nobody watches over
+_UNTIL_SEALED: Final = ("execve", "seccomp")
+_SEALED: Final = (*_UNTIL_SEALED, "execveat")
 
 
-def confine(kind: Kind, *, home: Path, places: Places | None) -> None:
+def confine(
+    kind: Kind,
+    *,
+    places: Places | None,
+    watch: Watch | None,
+    program_follows: bool = True,
+    leave_out: Collection[str] = (),
+) -> None:
     """Put this process and its descendants under the policy of ``kind``, for ever. The caller must have one thread.
 
     Args:
-        home: the site.
         places: what the rules for files name; None where the kernel has no such rules, which the start has said.
+        watch: answers and reports what is refused; None where the host allows no such thing.
+        program_follows: one execve is still to come; without, this is a proof, and what is refused is only counted.
+        leave_out: system calls not to filter, for tests.
     Raises:
         SilenceError: the policy cannot be put on. The process must end.
     """
@@ -31,3 +50,25 @@ def confine(kind: Kind, *, home: Path, places: Places | None) -> None:
     if places is not None:
         restrict_files(landlock_abi(), file_rules(kind, places))
     # 2. System calls: what this kind may call, and with which arguments (seccomp).
+    policy = call_policy(kind)
+    if watch is not None:
+        listener = install_watched_filter(policy, leave_out=leave_out)
+        watch.adopt(listener, kind, programs=int(program_follows), report=program_follows)
+        return
+    if program_follows:
+        policy = dataclasses.replace(
+            policy,
+            allowed={**policy.allowed, **{name: () for name in _UNTIL_SEALED}},
+            refused=policy.refused - set(_UNTIL_SEALED),
+        )
+    install_filter(policy, Refusal.ERRNO, leave_out=leave_out)
+
+
+def seal(environ: Mapping[str, str]) -> None:
+    """Refuse to become another program, where `confine` could not: the first thing that a program's entry does.
+
+    Raises:
+        SilenceError: the kernel refuses the filter. The process must end.
+    """
+    if environ.get(SEAL_ENVIRON) == "1":
+        refuse_also(_SEALED)

@@ -41,7 +41,7 @@ def prove_files(abi: int, places: Places, *, leave_out: Collection[str] = ()) ->
         attempts = tuple(
             attempt for kind in places.kinds for attempt in _attempts_in_child(kind, abi, places, bait, leave_out)
         )
-    found = [f"{attempt.way} ({attempt.answer})" for attempt in attempts if not attempt.refused]
+    found = [f"{attempt.kind}: {attempt.way} ({attempt.answer})" for attempt in attempts if not attempt.refused]
     if found:
         raise SilenceError(f"files are not closed, nothing may start: {'; '.join(found)}")
     return attempts
@@ -92,18 +92,18 @@ def _report(
     try:
         if "files" not in leave_out:
             restrict_files(abi, file_rules(kind, places))
-        return [asdict(_try(f"{kind}: {what}", attempt)) for what, attempt in _rows(kind, places, bait)]
+        return [asdict(_try(kind, what, attempt)) for what, attempt in _rows(kind, places, bait)]
     except SilenceError as exc:
         return str(exc)
 
 
-def _try(way: str, attempt: Callable[[], None]) -> Attempt:
+def _try(kind: Kind, way: str, attempt: Callable[[], None]) -> Attempt:
     try:
         attempt()
     except OSError as exc:
         code = exc.errno or 0
-        return Attempt(way, errno.errorcode.get(code, str(code)), code in _REFUSALS)
-    return Attempt(way, "OPEN", False)
+        return Attempt(way, errno.errorcode.get(code, str(code)), code in _REFUSALS, kind)
+    return Attempt(way, "OPEN", False, kind)
 
 
 def _rows(kind: Kind, places: Places, bait: str) -> Iterator[_Row]:

@@ -1,7 +1,6 @@
 """The few system calls and constants that isolation needs and Python does not offer, through ctypes.
 
-Numbers are the kernel's (arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h; Linux 6.18); once
-assigned they never change. Only 64-bit little-endian x86_64 and aarch64 are known; without a table nothing starts.
+Only 64-bit little-endian x86_64 and aarch64 are known; without a table of calls nothing starts.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from appliance.errors import ApplianceError
+from appliance.isolation.calls import AARCH64, X86_64
 
 
 class SilenceError(ApplianceError):
@@ -29,63 +29,10 @@ class Machine:
     numbers: dict[str, int]
 
 
-# name: (x86_64, aarch64)
-_NUMBERS = {
-    "ioctl": (16, 29),
-    "socket": (41, 198),
-    "connect": (42, 203),
-    "sendto": (44, 206),
-    "sendmsg": (46, 211),
-    "bind": (49, 200),
-    "listen": (50, 201),
-    "socketpair": (53, 199),
-    "clone": (56, 220),
-    "ptrace": (101, 117),
-    "capset": (126, 91),
-    "pivot_root": (155, 41),
-    "mount": (165, 40),
-    "umount2": (166, 39),
-    "init_module": (175, 105),
-    "kexec_load": (246, 104),
-    "add_key": (248, 217),
-    "request_key": (249, 218),
-    "keyctl": (250, 219),
-    "unshare": (272, 97),
-    "perf_event_open": (298, 241),
-    "open_by_handle_at": (304, 265),
-    "sendmmsg": (307, 269),
-    "setns": (308, 268),
-    "process_vm_readv": (310, 270),
-    "process_vm_writev": (311, 271),
-    "finit_module": (313, 273),
-    "seccomp": (317, 277),
-    "kexec_file_load": (320, 294),
-    "bpf": (321, 280),
-    "userfaultfd": (323, 282),
-    # From 424 on every architecture shares its numbers.
-    "io_uring_setup": (425, 425),
-    "io_uring_enter": (426, 426),
-    "io_uring_register": (427, 427),
-    "open_tree": (428, 428),
-    "move_mount": (429, 429),
-    "fsopen": (430, 430),
-    "fsconfig": (431, 431),
-    "fsmount": (432, 432),
-    "fspick": (433, 433),
-    "clone3": (435, 435),
-    "pidfd_getfd": (438, 438),
-    "mount_setattr": (442, 442),
-    "landlock_create_ruleset": (444, 444),
-    "landlock_add_rule": (445, 445),
-    "landlock_restrict_self": (446, 446),
-    "open_tree_attr": (467, 467),
-}
-
 MACHINES = {
-    "x86_64": Machine(0xC000003E, True, {name: pair[0] for name, pair in _NUMBERS.items()}),
-    "aarch64": Machine(0xC00000B7, False, {name: pair[1] for name, pair in _NUMBERS.items()}),
+    "x86_64": Machine(0xC000003E, True, X86_64),
+    "aarch64": Machine(0xC00000B7, False, AARCH64),
 }
-NEWEST_KNOWN_CALL = 469  # file_setattr, Linux 6.17: what was read before this filter was written
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4

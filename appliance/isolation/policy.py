@@ -1,17 +1,293 @@
-"""What each kind of process of the appliance may do: the one place that the filter, Landlock and the proof read."""
+"""What each kind of process of the appliance may do: the one place that the filter, Landlock and the proof read.
+
+System calls: a kind may make the calls of the groups that name it, and no other. Each group says what the calls are
+for. The lists come from what each program was seen to call (strace, over starts, sign-ins, chats, streams, long
+prompts, packing, known answers, exports and kills) and from what CPython, glibc 2.31 to 2.41, NumPy, ONNX Runtime,
+SQLite and argon2 call instead on other kernels and on aarch64, where many older calls do not exist.
+
+What it leaves to others: files, which a filter cannot tell apart (Landlock). Memory that can be run is not refused: a
+filter cannot see what lies in the file that a descriptor names, so it would stop careless code only, and it is no way
+out.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import socket
+import termios
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+from appliance.isolation.kernel import CLONE_NEW_ANY
+from appliance.isolation.rules import CallPolicy, Danger, Group, Only, Rules
 
 
 class Kind(StrEnum):
     """The kinds of process that have a policy of their own."""
 
     SUPERVISOR = "supervisor"
+    WATCHER = "watcher"  # holds the listeners of the filters and sees every refused call
     RECORDER = "recorder"
     ENGINE_CPU = "engine-cpu"
     ENGINE_CUDA = "engine-cuda"
     WEB = "web"
     PACKER = "packer"  # writes the weights packed for this processor, before an engine starts
     ADMINISTRATION = "administration"  # `appliance users`, `audit`, `doctor`, `selftest`
+
+
+_EVERY: Final = frozenset(Kind) - {Kind.ENGINE_CUDA}
+_PROGRAMS: Final = _EVERY - {Kind.WATCHER}
+_LISTED: Final = _PROGRAMS - {Kind.SUPERVISOR}  # what the supervisor starts and whose calls are listed
+_SUPERVISOR, _ENGINE, _WEB = frozenset({Kind.SUPERVISOR}), frozenset({Kind.ENGINE_CPU}), frozenset({Kind.WEB})
+_COMPUTING: Final = _ENGINE | {Kind.PACKER, Kind.ADMINISTRATION}
+
+_MSG_FASTOPEN: Final = 0x2000_0000  # opens a connection by sending
+_SOCK_TYPE: Final = 0xF  # the rest of a socket's type is SOCK_CLOEXEC and SOCK_NONBLOCK
+_THREAD, _FORK = 0x003D_0F00, 0x0120_0011  # the flags with which glibc makes a thread and a process
+_THREAD_DETACHED: Final = 0x007D_0F00  # the same, from libraries that still set the flag without a meaning
+_NOTIFY_RECEIVE, _NOTIFY_SEND = 0xC050_2100, 0xC018_2101  # SECCOMP_IOCTL_NOTIF_RECV and _SEND
+_TCGETS2: Final = 0x802C_542A  # isatty from glibc 2.42 on
+_NO_PEER: Final = (Only(4, (0,)), Only(4, (0,), high=True))  # sendto's address is NULL
+_PAIR: Final = (
+    Only(0, (int(socket.AF_UNIX),)), Only(1, (int(socket.SOCK_STREAM), int(socket.SOCK_SEQPACKET)), _SOCK_TYPE),
+)  # fmt: skip
+
+# Of fcntl: descriptors and their flags, locks, a pipe's size. Not who gets signals (F_SETOWN, F_SETSIG), nor F_NOTIFY.
+_FCNTL: Final = (
+    *(fcntl.F_DUPFD, fcntl.F_DUPFD_CLOEXEC, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_SETFL),
+    *(fcntl.F_GETLK, fcntl.F_SETLK, fcntl.F_SETLKW, fcntl.F_OFD_GETLK, fcntl.F_OFD_SETLK, fcntl.F_OFD_SETLKW),
+    *(fcntl.F_GETPIPE_SZ, fcntl.F_SETPIPE_SZ),
+)
+# Of ioctl: whether a descriptor blocks or closes, and asking a terminal for its settings and size. No interface
+# (SIOC..), no tunnel (TUN..), no typing into a terminal (TIOCSTI, TIOCLINUX), no device.
+_IOCTL: Final = (
+    *(termios.FIONBIO, termios.FIOCLEX, termios.FIONCLEX, termios.FIONREAD),
+    *(termios.TCGETS, _TCGETS2, termios.TIOCGWINSZ),
+)
+# Of prctl: names, the signal for the parent's end, and reading. Not dumpable, capabilities, seccomp or memory maps.
+_PRCTL: Final = (
+    *(1, 2),  # PR_SET_PDEATHSIG, PR_GET_PDEATHSIG
+    *(3, 15, 16),  # PR_GET_DUMPABLE, PR_SET_NAME, PR_GET_NAME
+    *(21, 23, 39),  # PR_GET_SECCOMP, PR_CAPBSET_READ, PR_GET_NO_NEW_PRIVS
+    *(51, 64),  # PR_SVE_GET_VL, PR_SME_GET_VL: how wide an aarch64 vector is
+    0x53564D41,  # PR_SET_VMA: names of memory areas, from glibc 2.38 on
+)
+# Of a connection's options: what people would find in any HTTP server. None of them sends a packet to anybody but the
+# peer that connected, chooses a route or an interface, or loads code.
+_SO: Final = (
+    *(socket.SO_REUSEADDR, socket.SO_REUSEPORT, socket.SO_KEEPALIVE, socket.SO_LINGER, socket.SO_RCVLOWAT),
+    *(socket.SO_RCVBUF, socket.SO_SNDBUF, socket.SO_RCVTIMEO, socket.SO_SNDTIMEO),
+)
+_TCP: Final = (
+    *(socket.TCP_NODELAY, socket.TCP_CORK, socket.TCP_QUICKACK, socket.TCP_DEFER_ACCEPT, socket.TCP_NOTSENT_LOWAT),
+    *(socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT),
+)
+_SO_READ: Final = (
+    *_SO, socket.SO_TYPE, socket.SO_ERROR, socket.SO_DOMAIN, socket.SO_PROTOCOL, socket.SO_ACCEPTCONN,
+)  # fmt: skip
+
+GROUPS: Final = (
+    Group(
+        "read and write what is open",
+        _EVERY,
+        "read write readv writev pread64 pwrite64 preadv pwritev preadv2 pwritev2 lseek close close_range dup dup2 "
+        "dup3 pipe pipe2 fstat fsync fdatasync sync_file_range ftruncate fallocate fadvise64 readahead "
+        "copy_file_range flock",
+        {"fcntl": ((Only(1, _FCNTL),),), "ioctl": ((Only(1, _IOCTL),),)},
+    ),
+    Group(
+        "name files; Landlock decides which",
+        _PROGRAMS,
+        "open openat openat2 creat stat lstat newfstatat statx statfs fstatfs access faccessat faccessat2 readlink "
+        "readlinkat getdents getdents64 getcwd chdir fchdir mkdir mkdirat rmdir rename renameat renameat2 link linkat "
+        "unlink unlinkat truncate umask chmod fchmod fchmodat fchmodat2 chown lchown fchown fchownat utime utimes "
+        "futimesat utimensat getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr",
+    ),
+    Group("memory of one's own", _EVERY, "brk mmap munmap mprotect mremap madvise msync mincore mseal membarrier"),
+    Group(
+        "threads, locks, signals, time and one's own end",
+        _EVERY,
+        "futex futex_waitv set_robust_list get_robust_list rseq set_tid_address arch_prctl sched_yield "
+        "rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigtimedwait rt_sigsuspend sigaltstack tgkill "
+        "restart_syscall nanosleep clock_nanosleep clock_gettime clock_getres gettimeofday time times wait4 waitid "
+        "exit exit_group",
+        {"clone": ((Only(0, (_THREAD, _THREAD_DETACHED)),),)},
+    ),
+    Group(
+        "what one is and what the machine is",
+        _EVERY,
+        "getpid gettid getppid getpgid getpgrp getsid getuid geteuid getgid getegid getgroups getresuid getresgid "
+        "uname sysinfo getrandom getcpu getrlimit getrusage getpriority sched_getaffinity sched_getparam "
+        "sched_getscheduler sched_getattr sched_get_priority_max sched_get_priority_min",
+        {"prlimit64": ((Only(0, (0,)),),), "prctl": ((Only(0, _PRCTL),),)},
+    ),
+    Group(
+        "wait for several things at once",
+        _EVERY,
+        "poll ppoll select pselect6 epoll_create epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 "
+        "eventfd eventfd2",
+    ),
+    Group(
+        "send a descriptor to who watches over the filter; sendmsg on a connection names no peer",
+        _EVERY,
+        partly={"sendmsg": ((Only(2, (0,), _MSG_FASTOPEN),),)},
+    ),
+    Group(
+        "talk over sockets that somebody else opened",
+        _SUPERVISOR | _ENGINE | _WEB | {Kind.WATCHER},
+        "recvfrom recvmsg shutdown getsockname getpeername",
+        {
+            "sendto": ((Only(3, (0,), _MSG_FASTOPEN), *_NO_PEER),),
+            "getsockopt": ((Only(1, (socket.SOL_SOCKET,)), Only(2, _SO_READ)),),
+        },
+    ),
+    Group("make a pair of sockets of one's own, for a turn", _SUPERVISOR | _WEB, partly={"socketpair": (_PAIR,)}),
+    Group(
+        "serve people who connect",
+        _WEB,
+        "accept accept4 listen sendfile timerfd_create timerfd_settime timerfd_gettime",
+        {
+            "setsockopt": (
+                (Only(1, (socket.SOL_SOCKET,)), Only(2, _SO)),
+                (Only(1, (socket.IPPROTO_TCP,)), Only(2, _TCP)),
+            ),
+            "getsockopt": ((Only(1, (socket.IPPROTO_TCP,)), Only(2, (*_TCP, socket.TCP_INFO))),),
+        },
+    ),
+    Group(
+        "start and end processes; web: gunicorn's workers, never a whole group of processes",
+        _SUPERVISOR | _WEB,
+        partly={
+            "clone": ((Only(0, (_FORK,)),),),
+            "kill": ((Only(0, (0,), 0x8000_0000), Only(0, (0,), unless=True)),),
+        },
+    ),
+    Group(
+        "place memory and threads where they are quick",
+        _COMPUTING,
+        "get_mempolicy mbind set_mempolicy sched_setaffinity",
+    ),
+    Group(
+        "become another program, and confine it first",
+        _SUPERVISOR,
+        "execve kill setsid seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self",
+        {"prctl": ((Only(0, (38,)),),)},  # PR_SET_NO_NEW_PRIVS
+    ),
+    Group(
+        "receive and answer what a filter refuses",
+        frozenset({Kind.WATCHER}),
+        partly={"ioctl": ((Only(1, (_NOTIFY_RECEIVE, _NOTIFY_SEND)),),)},
+    ),
+)
+
+FOREIGN: Final = ("32-bit call", "x32 call")  # how calls of other ABIs are named, with their number
+DANGERS: Final = (
+    Danger("reach somebody by a socket", "connect bind io_uring_setup io_uring_enter io_uring_register"),
+    Danger("open a socket or address somebody", "socket socketpair sendto sendmsg sendmmsg", cuda=False),
+    Danger("set an option of a connection that could send or re-route", "setsockopt", cuda=False),
+    Danger("wait for connections", "listen accept accept4", cuda=False),
+    Danger("control a device, an interface or a terminal", "ioctl", cuda=False),
+    Danger("run another program", "execve execveat"),
+    Danger("start a process or enter a namespace", "clone fork vfork", cuda=False),
+    Danger(
+        "enter another namespace or change what is mounted",
+        "setns unshare mount umount2 pivot_root chroot open_tree open_tree_attr move_mount fsopen fsconfig fsmount "
+        "fspick mount_setattr open_by_handle_at swapon swapoff quotactl quotactl_fd",
+    ),
+    Danger(
+        "reach into another process",
+        "ptrace process_vm_readv process_vm_writev process_madvise process_mrelease pidfd_open pidfd_getfd "
+        "pidfd_send_signal kcmp move_pages migrate_pages rt_sigqueueinfo rt_tgsigqueueinfo",
+    ),
+    Danger("signal another process", "kill tkill", cuda=False),
+    Danger("use the kernel's keyrings, which resolve names", "add_key request_key keyctl"),
+    Danger(
+        "run code in the kernel or take it over",
+        "bpf perf_event_open userfaultfd init_module finit_module delete_module kexec_load kexec_file_load iopl ioperm "
+        "modify_ldt personality",
+    ),
+    Danger("make memory that can be run without a file", "memfd_create memfd_secret", cuda=False),
+    Danger("make a device", "mknod mknodat", cuda=False),
+    Danger(
+        "become somebody else or change its own confinement",
+        "setuid setgid setreuid setregid setresuid setresgid setfsuid setfsgid setgroups capset "
+        "landlock_create_ruleset landlock_add_rule landlock_restrict_self",
+    ),
+    Danger("change its own confinement", "seccomp prctl", cuda=False),
+    Danger(
+        "change the machine",
+        "reboot acct syslog sethostname setdomainname settimeofday clock_settime adjtimex clock_adjtime vhangup "
+        "nfsservctl fanotify_init fanotify_mark lookup_dcookie",
+    ),
+)
+
+# Answered ENOSYS and not reported: libraries try these first and fall back to an older call. clone3's flags lie behind
+# a pointer, where no filter sees them.
+QUIET: Final = frozenset({"clone3", "map_shadow_stack", "futex_wake", "futex_wait", "futex_requeue", "cachestat"})
+
+# The engine on CUDA: its driver's calls can only be listed on a GPU. It is refused what is dangerous, by argument where
+# the driver needs a part of it: Unix sockets, its devices' controls, threads and processes without a namespace.
+_CUDA_PARTLY: Final[Mapping[str, Rules]] = MappingProxyType({
+    "socket": (_PAIR,),
+    "socketpair": (_PAIR,),
+    "sendto": ((Only(3, (0,), _MSG_FASTOPEN), *_NO_PEER),),
+    "sendmsg": ((Only(2, (0,), _MSG_FASTOPEN),),),
+    "sendmmsg": ((Only(3, (0,), _MSG_FASTOPEN),),),
+    "clone": ((Only(0, (0,), CLONE_NEW_ANY),),),
+    # Credentials over a Unix socket; a confined engine is given no other sort.
+    "setsockopt": ((Only(1, (socket.SOL_SOCKET,)), Only(2, (*_SO, socket.SO_PASSCRED))),),
+    # Type bytes 0x89 (interfaces), 'T' (tunnels, terminals) and '!' (answering for a filter) are refused, but for what
+    # everybody may ask.
+    "ioctl": ((Only(1, _IOCTL),), (Only(1, (0x8900, 0x5400, 0x2100), 0xFF00, unless=True),)),
+    "kill": ((Only(0, (0,), 0x8000_0000), Only(0, (0,), unless=True)),),
+    "prlimit64": ((Only(0, (0,)),),),
+})  # fmt: skip
+
+
+def call_policy(kind: Kind, *, engine: Kind = Kind.ENGINE_CPU) -> CallPolicy:
+    """The system calls of ``kind``.
+
+    Args:
+        engine: the kind of engine that the supervisor starts: filters add up, so the supervisor may make the calls of
+            everything it starts.
+    """
+    if kind is Kind.ENGINE_CUDA:
+        return CallPolicy(_CUDA_PARTLY, _dangerous_to_cuda(), others=True)
+    if kind is not Kind.SUPERVISOR:
+        return CallPolicy(_merged(_of(kind)), frozenset(), others=False)
+    allowed = _merged(rules for each in _LISTED | _SUPERVISOR for rules in _of(each))
+    if engine is not Kind.ENGINE_CUDA:
+        return CallPolicy(allowed, frozenset(), others=False)
+    # Where a call is allowed in part to CUDA and nobody needs more, that part; where it is refused, what others need.
+    partly = {name: rules + allowed.get(name, ()) for name, rules in _CUDA_PARTLY.items() if allowed.get(name) != ()}
+    refused = _dangerous_to_cuda() - allowed.keys()
+    return CallPolicy(partly, refused, others=True)
+
+
+def danger_of(call: str) -> str | None:
+    """What a call that was refused could have done, if it is one of those that matter; None for the others."""
+    if call.startswith(FOREIGN):
+        return "be another call than the filter takes it for"
+    return next((danger.what for danger in DANGERS if call in danger.calls.split()), None)
+
+
+def _of(kind: Kind) -> Iterable[tuple[str, Rules]]:
+    for group in GROUPS:
+        if kind in group.kinds:
+            yield from ((name, ()) for name in group.calls.split())
+            yield from group.partly.items()
+
+
+def _merged(entries: Iterable[tuple[str, Rules]]) -> dict[str, Rules]:
+    """One entry for each call: what any of them allows."""
+    merged: dict[str, Rules] = {}
+    for name, rules in entries:
+        known = merged.get(name)
+        merged[name] = () if rules == () or known == () else tuple(dict.fromkeys((*(known or ()), *rules)))
+    return merged
+
+
+def _dangerous_to_cuda() -> frozenset[str]:
+    return frozenset(name for danger in DANGERS if danger.cuda for name in danger.calls.split())

@@ -1,12 +1,15 @@
 """The system call filter that makes a process and all its descendants silent, on every kernel in use.
 
-It is a list of refusals, each with its reason, plus one rule for what nobody has seen yet: a system call newer than
-this filter is answered ENOSYS, as an older kernel would. A refusal is EPERM. Calls of a foreign ABI (32-bit, x32),
-whose numbers mean other things, kill the process.
+It is the policy of a kind of process (policy.py), compiled: what is listed is allowed, all else is refused. A call
+newer than the table is answered ENOSYS, as an older kernel would. Calls of a foreign ABI (32-bit, x32), whose numbers
+mean other things, are refused like any other.
 
-What it covers: opening any socket that is not a Unix stream or packet one, naming any peer, and every call known to do
-such work on one's behalf or to borrow another process's, namespace's or terminal's ways out.
-What it does not: files. A process may still write where its user may; see docs/silence.md.
+Filters add up, and of two verdicts the kernel takes the harsher: ERRNO, then NOTIFY, TRACE, ALLOW. So the supervisor's
+own filter, which all programs inherit, refuses by TRACE (without a tracer: ENOSYS), and a program's filter by NOTIFY,
+which comes through to whoever watches over it. docs/decisions/0005 says why.
+
+What it covers: opening any socket, naming any peer, and every call known to do such work on one's behalf or to borrow
+another process's, namespace's or terminal's ways out. What it does not: files; see docs/silence.md.
 
 Source: seccomp(2), linux/filter.h (classic BPF), linux/seccomp.h. Classic BPF sees a call's number and its arguments,
 never what a pointer leads to; so datagram sockets are refused outright (sendmsg names a peer behind a pointer).
@@ -16,107 +19,102 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import socket
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
+from enum import IntEnum
 
-from appliance.isolation.kernel import CLONE_NEW_ANY, NEWEST_KNOWN_CALL, Machine, SilenceError, machine, syscall
+from appliance.isolation.calls import NEWEST_KNOWN_CALL
+from appliance.isolation.kernel import Machine, SilenceError, machine, syscall
+from appliance.isolation.policy import QUIET
+from appliance.isolation.rules import CallPolicy, Only, Rules
 
-RET_KILL_PROCESS, RET_ERRNO, RET_ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
-MSG_FASTOPEN = 0x20000000
-TIOCSTI, TIOCLINUX = 0x5412, 0x541C  # type into the terminal, as if the person at it did
+RET_ERRNO, RET_ALLOW = 0x00050000, 0x7FFF0000
 X32_BIT = 0x40000000
-_SOCK_TYPE_MASK = 0xF  # the rest of socket(2)'s type is SOCK_CLOEXEC and SOCK_NONBLOCK
+_SET_MODE_FILTER = 1
+_ALL_THREADS, _NEW_LISTENER = 1, 8  # SECCOMP_FILTER_FLAG_TSYNC, _NEW_LISTENER
 
-REFUSED_OUTRIGHT = (
-    # Naming a peer, or opening a second door. Our processes talk through pairs made with socketpair.
-    *("connect", "bind"),
-    # Does any of the above on one's behalf, unseen by this filter.
-    *("io_uring_setup", "io_uring_enter", "io_uring_register"),
-    # Another namespace's network, and the mounts (NFS, CIFS) that would use it.
-    *("setns", "unshare"),
-    *("mount", "umount2", "pivot_root", "open_tree", "open_tree_attr", "move_mount"),
-    *("fsopen", "fsconfig", "fsmount", "fspick", "mount_setattr", "open_by_handle_at"),
-    # Another process's memory or sockets.
-    *("ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd"),
-    # The kernel's own helpers: request_key("dns_resolver", ..) makes it run a resolver outside every namespace.
-    *("add_key", "request_key", "keyctl"),
-    # Code inside the kernel, and the usual ways to take it over.
-    *("bpf", "perf_event_open", "userfaultfd", "init_module", "finit_module", "kexec_load", "kexec_file_load"),
-)
 
-_Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, k
-_LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
+class Refusal(IntEnum):
+    """How a filter refuses what matters."""
+
+    ERRNO = RET_ERRNO | errno.EPERM  # for a process that nobody watches over
+    NOTIFY = 0x7FC00000  # the caller waits for the watcher's answer; without one it is ENOSYS
+    TRACE = 0x7FF00000  # ENOSYS, and gives way to a program's own NOTIFY
+
+
+Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, k
+_LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _AND, _RETURN = 0x20, 0x15, 0x35, 0x54, 0x06
 _NUMBER_OFFSET, _ARCH_OFFSET, _ARGS_OFFSET = 0, 4, 16  # struct seccomp_data
-_EPERM, _ENOSYS = RET_ERRNO | errno.EPERM, RET_ERRNO | errno.ENOSYS
+_ALLOW: Instruction = (_RETURN, 0, 0, RET_ALLOW)
+_NOT_IMPLEMENTED: Instruction = (_RETURN, 0, 0, RET_ERRNO | errno.ENOSYS)
 
 
-def build_filter(target: Machine, *, leave_out: Collection[str] = ()) -> list[_Instruction]:
+def build_filter(
+    target: Machine, policy: CallPolicy, refusal: Refusal, *, leave_out: Collection[str] = ()
+) -> list[Instruction]:
     """The program for one ABI. ``leave_out`` names calls, "32-bit" or "x32" to leave unfiltered, for tests."""
-    program: list[_Instruction] = []
+    refuse: Instruction = (_RETURN, 0, 0, refusal)
+    program: list[Instruction] = []
     # 1. Only the native ABI: the numbers below mean other calls in any other.
     if "32-bit" not in leave_out:
-        program = [
-            (_LOAD, 0, 0, _ARCH_OFFSET),
-            (_JUMP_EQUAL, 1, 0, target.audit_arch),
-            (_RETURN, 0, 0, RET_KILL_PROCESS),
-        ]
+        program += [(_LOAD, 0, 0, _ARCH_OFFSET), (_JUMP_EQUAL, 1, 0, target.audit_arch), refuse]
     program.append((_LOAD, 0, 0, _NUMBER_OFFSET))
     if target.has_x32 and "x32" not in leave_out:
-        program += [(_JUMP_AT_LEAST, 0, 1, X32_BIT), (_RETURN, 0, 0, RET_KILL_PROCESS)]
-    # 2. Calls that did not exist when this was written.
-    program += [(_JUMP_AT_LEAST, 0, 1, NEWEST_KNOWN_CALL + 1), (_RETURN, 0, 0, _ENOSYS)]
-    # 3. Each refusal is a block that returns, so the number is still loaded when the next block compares it.
-    refusals = {name: [(_RETURN, 0, 0, _EPERM)] for name in REFUSED_OUTRIGHT}
-    refusals["clone3"] = [(_RETURN, 0, 0, _ENOSYS)]  # its flags lie behind a pointer; libc falls back to clone
-    refusals["clone"] = _refuse_any_bit(0, CLONE_NEW_ANY)
-    refusals["socket"] = refusals["socketpair"] = _allow_unix_streams()
-    refusals["sendto"] = _refuse_any_bit(3, MSG_FASTOPEN, then=_refuse_not_null(4))
-    refusals["sendmsg"] = _refuse_any_bit(2, MSG_FASTOPEN)
-    refusals["sendmmsg"] = _refuse_any_bit(3, MSG_FASTOPEN)
-    refusals["ioctl"] = [
-        _load_argument(1),
-        (_JUMP_EQUAL, 1, 0, TIOCSTI),
-        (_JUMP_EQUAL, 0, 1, TIOCLINUX),
-        (_RETURN, 0, 0, _EPERM),
-        (_RETURN, 0, 0, RET_ALLOW),
-    ]
-    for name, block in refusals.items():
-        if name not in leave_out:
-            program += [(_JUMP_EQUAL, 0, len(block), target.numbers[name]), *block]
-    return [*program, (_RETURN, 0, 0, RET_ALLOW)]
+        program += [(_JUMP_AT_LEAST, 0, 1, X32_BIT), refuse]
+    # 2. Calls that did not exist when this was written, and those that libraries only try.
+    program += [(_JUMP_AT_LEAST, 0, 1, NEWEST_KNOWN_CALL + 1), _NOT_IMPLEMENTED]
+    for name in sorted(QUIET - set(leave_out)):
+        program += _for_number(target, name, [_NOT_IMPLEMENTED])
+    # 3. Calls by their arguments. Each is a block that returns, so the number is still loaded for the next one.
+    allowed = {name: rules for name, rules in policy.allowed.items() if name not in leave_out}
+    for name, rules in allowed.items():
+        if rules:
+            program += _for_number(target, name, [*_any_of(rules), refuse])
+    # 4. Calls whatever their arguments: the allowed ones, or where all others are allowed the refused ones.
+    if policy.others:
+        for name in sorted(policy.refused - set(leave_out)):
+            program += _for_number(target, name, [refuse])
+        return [*program, _ALLOW]
+    whole = [name for name, rules in allowed.items() if not rules] + [name for name in leave_out]
+    for first, last in _ranges(target.numbers[name] for name in whole if name in target.numbers):
+        program += [(_JUMP_AT_LEAST, 0, 2, first), (_JUMP_AT_LEAST, 1, 0, last + 1), _ALLOW]
+    return [*program, refuse]
 
 
-def build_pretence(target: Machine, calls: Collection[str]) -> list[_Instruction]:
-    """The program of ``pretend``."""
-    success = RET_ERRNO  # with errno 0: the kernel skips the call and returns 0
-    checks = [
-        instruction
-        for name in calls
-        for instruction in ((_JUMP_EQUAL, 0, 1, target.numbers[name]), (_RETURN, 0, 0, success))
-    ]
+def build_refusals(target: Machine, calls: Collection[str], answer: int) -> list[Instruction]:
+    """A program that gives these calls one answer and leaves all others to the filters before it."""
+    checks = [step for name in calls for step in _for_number(target, name, [(_RETURN, 0, 0, answer)])]
     return [
         (_LOAD, 0, 0, _ARCH_OFFSET),
-        (_JUMP_EQUAL, 0, len(checks) + 1, target.audit_arch),  # a foreign ABI is the first filter's to kill
+        (_JUMP_EQUAL, 0, len(checks) + 1, target.audit_arch),  # a foreign ABI is the first filter's to refuse
         (_LOAD, 0, 0, _NUMBER_OFFSET),
         *checks,
-        (_RETURN, 0, 0, RET_ALLOW),
+        _ALLOW,
     ]
 
 
 def pretend(calls: Collection[str]) -> None:
     """Have the kernel answer success to these calls of this process, without doing them.
 
-    For a library that gives up when a call is refused which it can do without. Of filters that refuse with an errno the
-    newest one's errno counts, so this changes what a refused call says, never what is done.
+    For a library that gives up when a call is refused which it can do without. Nothing is done, so nobody is told.
 
     Raises:
         SilenceError: the kernel refuses it.
     """
-    _install(build_pretence(machine(), calls))
+    success = RET_ERRNO  # with errno 0: the kernel skips the call and returns 0
+    _install(build_refusals(machine(), calls, success), _ALL_THREADS)
 
 
-def install_filter(*, leave_out: Collection[str] = ()) -> None:
+def refuse_also(calls: Collection[str]) -> None:
+    """Refuse these calls from now on, too.
+
+    Raises:
+        SilenceError: the kernel refuses it.
+    """
+    _install(build_refusals(machine(), calls, Refusal.ERRNO), _ALL_THREADS)
+
+
+def install_filter(policy: CallPolicy, refusal: Refusal, *, leave_out: Collection[str] = ()) -> None:
     """Put every thread of this process, and every process it will start, under the filter, for ever.
 
     ``no_new_privs`` must be set. Filters add up: a second one can only refuse more.
@@ -124,55 +122,73 @@ def install_filter(*, leave_out: Collection[str] = ()) -> None:
     Raises:
         SilenceError: the kernel refuses it, or has no seccomp.
     """
-    _install(build_filter(machine(), leave_out=leave_out))
+    _install(build_filter(machine(), policy, refusal, leave_out=leave_out), _ALL_THREADS)
 
 
-def _install(program: list[_Instruction]) -> None:
+def install_watched_filter(policy: CallPolicy, *, leave_out: Collection[str] = ()) -> int:
+    """The same for a process of one thread; gives the descriptor at which its refused calls wait for an answer.
+
+    Raises:
+        SilenceError: the kernel refuses it: it is older than Linux 5.0, or somebody outside watches already.
+    """
+    return _install(build_filter(machine(), policy, Refusal.NOTIFY, leave_out=leave_out), _NEW_LISTENER)
+
+
+def _install(program: Sequence[Instruction], flags: int) -> int:
     code = b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
     buffer = ctypes.create_string_buffer(code, len(code))
     header = ctypes.create_string_buffer(struct.pack("@HP", len(program), ctypes.addressof(buffer)))
-    set_mode_filter, all_threads = 1, 1
     try:
-        thread = syscall("seccomp", set_mode_filter, all_threads, header)
+        answer = syscall("seccomp", _SET_MODE_FILTER, flags, header)
     except OSError as exc:
         raise SilenceError(
             f"the kernel refuses the system call filter ({exc.strerror}), without which nothing may start; it needs "
             "CONFIG_SECCOMP_FILTER, and inside a container or service a profile that allows seccomp(2)"
         ) from exc
-    if thread != 0:
-        raise SilenceError(f"the system call filter could not be put on thread {thread}")
+    if flags == _ALL_THREADS and answer != 0:
+        raise SilenceError(f"the system call filter could not be put on thread {answer}")
+    return answer
 
 
-def _load_argument(index: int, *, high: bool = False) -> _Instruction:
-    """Load 32 bits of an argument; both ABIs are little-endian. The kernel ignores the high half of an int."""
-    return (_LOAD, 0, 0, _ARGS_OFFSET + 8 * index + (4 if high else 0))
+def _for_number(target: Machine, name: str, block: list[Instruction]) -> list[Instruction]:
+    """The block for one call; nothing where the processor has no such call."""
+    number = target.numbers.get(name)
+    return [] if number is None else [(_JUMP_EQUAL, 0, len(block), number), *block]
 
 
-def _refuse_any_bit(index: int, bits: int, *, then: list[_Instruction] | None = None) -> list[_Instruction]:
-    rest = then or [(_RETURN, 0, 0, RET_ALLOW)]
-    return [_load_argument(index), (_JUMP_ANY_BIT, 0, 1, bits), (_RETURN, 0, 0, _EPERM), *rest]
+def _any_of(rules: Rules) -> list[Instruction]:
+    """ALLOW if every condition of one rule holds; else the next instruction is reached."""
+    program: list[Instruction] = []
+    for rule in rules:
+        steps: list[Instruction] = [_ALLOW]
+        for condition in reversed(rule):
+            steps = [*_test(condition, if_not=len(steps)), *steps]
+        program += steps
+    return program
 
 
-def _refuse_not_null(index: int) -> list[_Instruction]:
+def _test(condition: Only, *, if_not: int) -> list[Instruction]:
+    """Go on if the condition holds, else jump over ``if_not`` instructions. Both ABIs are little-endian."""
+    offset = _ARGS_OFFSET + 8 * condition.argument + (4 if condition.high else 0)
+    load: list[Instruction] = [(_LOAD, 0, 0, offset)]
+    if condition.mask != 0xFFFF_FFFF:
+        load.append((_AND, 0, 0, condition.mask))
+    values = condition.values
+    if condition.unless:  # every value jumps away
+        return [*load, *((_JUMP_EQUAL, len(values) - 1 - at + if_not, 0, value) for at, value in enumerate(values))]
+    last = len(values) - 1
     return [
-        _load_argument(index),
-        (_JUMP_EQUAL, 0, 2, 0),
-        _load_argument(index, high=True),
-        (_JUMP_EQUAL, 1, 0, 0),
-        (_RETURN, 0, 0, _EPERM),
-        (_RETURN, 0, 0, RET_ALLOW),
+        *load,
+        *((_JUMP_EQUAL, last - at, 0 if at < last else if_not, value) for at, value in enumerate(values)),
     ]
 
 
-def _allow_unix_streams() -> list[_Instruction]:
-    """Unix stream and packet sockets: without connect, a pair of one's own. (A Unix raw socket is a datagram one.)"""
-    return [
-        _load_argument(0),
-        (_JUMP_EQUAL, 0, 4, int(socket.AF_UNIX)),
-        _load_argument(1),
-        (_AND, 0, 0, _SOCK_TYPE_MASK),
-        (_JUMP_EQUAL, 2, 0, int(socket.SOCK_STREAM)),
-        (_JUMP_EQUAL, 1, 0, int(socket.SOCK_SEQPACKET)),
-        (_RETURN, 0, 0, _EPERM),
-        (_RETURN, 0, 0, RET_ALLOW),
-    ]
+def _ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """Numbers as runs without a gap, each its first and last."""
+    runs: list[tuple[int, int]] = []
+    for number in sorted(set(numbers)):
+        if runs and runs[-1][1] == number - 1:
+            runs[-1] = (runs[-1][0], number)
+        else:
+            runs.append((number, number))
+    return runs

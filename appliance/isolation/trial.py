@@ -9,23 +9,29 @@ from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any
 
-from appliance.isolation import Attempt, Layer, Silence, SilenceError, shut_the_door
+from appliance.isolation import Attempt, Layer, Silence, SilenceError, shut_the_door_for_programs
 from appliance.isolation.files import Places
+from appliance.isolation.policy import Kind
 
 
 def try_silence(
-    *, become: tuple[int, int] | None, places: Places | None = None, leave_out: Collection[str] = ()
+    *,
+    become: tuple[int, int] | None,
+    programs: Collection[Kind],
+    places: Places | None = None,
+    leave_out: Collection[str] = (),
 ) -> Silence:
-    """Shut the door in a child and bring its report back; arguments as of ``shut_the_door``. One thread only.
+    """Shut the door in a child and bring its report back; arguments as of ``shut_the_door_for_programs``. One thread
+    only.
 
     Raises:
-        SilenceError: as ``shut_the_door``.
+        SilenceError: as ``shut_the_door_for_programs``.
     """
     read_end, write_end = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
-            os.write(write_end, json.dumps(_report(write_end, become, places, leave_out)).encode())
+            _write_all(write_end, json.dumps(_report(write_end, become, programs, places, leave_out)).encode())
         finally:
             os._exit(0)
     os.close(write_end)
@@ -44,9 +50,23 @@ def try_silence(
 
 
 def _report(
-    write_end: int, become: tuple[int, int] | None, places: Places | None, leave_out: Collection[str]
+    write_end: int,
+    become: tuple[int, int] | None,
+    programs: Collection[Kind],
+    places: Places | None,
+    leave_out: Collection[str],
 ) -> dict[str, Any]:
     try:
-        return asdict(shut_the_door(keep=[write_end], become=become, places=places, leave_out=leave_out))
+        silence, watch = shut_the_door_for_programs(
+            keep=[write_end], become=become, programs=programs, places=places, leave_out=leave_out
+        )
     except SilenceError as exc:
         return {"error": str(exc)}
+    if watch is not None:
+        watch.stop()
+    return asdict(silence)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data) :]

@@ -166,13 +166,13 @@ def _main(home: Path, options: dict[str, Any]) -> None:
     import appliance.supervisor
     from appliance.config import load_config
     from appliance.errors import ApplianceError
-    from appliance.isolation import shut_the_door
+    from appliance.isolation import shut_the_door_for_programs
     from appliance.processes import programs_of
     from appliance.supervisor import serve
 
     leave_out = options.pop("leave_out", [])
-    partial = functools.partial(shut_the_door, leave_out=leave_out)
-    appliance.supervisor.shut_the_door = partial  # type: ignore[attr-defined]
+    partial = functools.partial(shut_the_door_for_programs, leave_out=leave_out)
+    appliance.supervisor.shut_the_door_for_programs = partial  # type: ignore[attr-defined]
     logging.basicConfig(format="%(message)s")
     config = dataclasses.replace(load_config(home), listen_port=options.pop("port", 0), web_threads=4)
     programs = programs_of(config, os.environ)

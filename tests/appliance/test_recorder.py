@@ -19,14 +19,19 @@ from appliance.audit.log import AuditLog
 from appliance.audit.verify import verify_log
 from appliance.config import Config, init_state, load_config
 from appliance.database import open_database
+from appliance.isolation.refused import UNWATCHED
 from appliance.recorder import run_recorder
 from tests.appliance.records import SYSTEM
 
+SILENCE = {"kernel": "6", "attempts": [{"way": "TCP", "answer": "EPERM"}]}
 STARTED = {
-    "event": "started",
-    "silence": {"kernel": "6", "attempts": [{"way": "TCP", "answer": "EPERM"}]},
+    "event": "started", "summary": "1 way out tried", "watched": True, "silence": SILENCE,
     "release": {"version": "1.0", "manifest_sha256": "ab" * 32, "files": 3},
-}
+}  # fmt: skip
+ATTEMPT = {
+    "event": "attempt_refused", "kind": "web", "call": "setsockopt", "pid": 7, "arguments": [5, 41, 57, 0, 24, 0],
+    "count": 3, "first_us": 1,
+}  # fmt: skip
 ENDED = {"event": "process_ended", "process": "engine", "how": "signal SIGKILL", "ran_s": 3.2}
 STOPPING = {"event": "stopping", "why": "signal SIGTERM"}
 ADA = Actor("a1", "ada", "web", "10.0.0.1")
@@ -82,6 +87,7 @@ def test_records_start_death_and_stop_and_signs_at_the_end(config: Config) -> No
     assert events[0].content is not None
     details = {"silence": STARTED["silence"], "release": STARTED["release"], "last_run": None}
     assert events[0].content.details == details
+    assert events[0].header.subject == ""
     assert events[1].content is not None
     assert (events[1].header.subject, events[1].content.text) == ("engine", "signal SIGKILL, after 3 s")
     assert events[2].content == Content("signal SIGTERM")
@@ -128,6 +134,28 @@ def test_a_damaged_last_event_does_not_keep_the_recorder_from_starting(config: C
     run_once(config, in_order=True)
     with opened(config) as log:
         assert log.size() == 4
+
+
+def test_records_what_a_process_was_refused_and_that_nobody_sees_it_any_more(config: Config) -> None:
+    recorder = Recorder(config)
+    recorder.note({**STARTED, "watched": False})
+    recorder.note(ATTEMPT)
+    recorder.note({"event": "watch_ended"})
+    recorder.end()
+    database = open_database(config.database_url)
+    log = AuditLog(database)
+    started, attempt, ended, _ = (log.get(number) for number in range(1, log.size() + 1))
+    assert started.header.subject == UNWATCHED
+    assert (attempt.header.action, attempt.header.outcome) == ("attempt_refused", "denied")
+    assert attempt.header.subject == "web: setsockopt"
+    assert attempt.content is not None
+    assert attempt.content.text == (
+        "Process 7 (web) called setsockopt (0x29, 0x39), 3 times within a minute. It was refused. "
+        "Such a call could set an option of a connection that could send or re-route."
+    )
+    assert attempt.content.details == {name: value for name, value in ATTEMPT.items() if name != "event"}
+    assert (ended.header.action, ended.header.subject) == ("watch_ended", UNWATCHED)
+    database.close()
 
 
 def test_signs_again_and_again_while_it_runs(config: Config) -> None:

@@ -7,12 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
+import sqlalchemy as sa
+
 from appliance.audit.checkpoint import integrity
 from appliance.certificates import CertificateError, load_pair
+from appliance.database import as_us, audit_events
 from appliance.disk import measured
+from appliance.isolation.policy import danger_of
+from appliance.isolation.refused import UNWATCHED, refused_of
 from appliance.release_watch import newest_finding
 from appliance.site_address import is_loopback
 from appliance.transport import Transport, certificate_files
@@ -105,4 +111,48 @@ def _disk(services: Services) -> Iterable[Alarm]:
         yield Alarm(severity, f"{use.words()[:1].upper()}{use.words()[1:]}.", what)
 
 
-_SOURCES: Final[tuple[Callable[[Services], Iterable[Alarm]], ...]] = (_record, _release, _disk, _address, _transport)
+def _attempts(services: Services) -> Iterable[Alarm]:
+    """What processes of the appliance were refused within a day: one alarm for each kind of process and call."""
+    events, since_us = audit_events.c, as_us(services.clock() - timedelta(days=1))
+    newest = sa.func.max(events.sequence).label("newest")
+    wanted = sa.select(events.subject, sa.func.count().label("events"), newest)
+    wanted = wanted.where(events.action == "attempt_refused", events.time_us >= since_us).group_by(events.subject)
+    with services.record.database.read() as connection:
+        rows = connection.execute(wanted.order_by(newest.desc())).all()
+    for row in rows:
+        kind, call = refused_of(row.subject)
+        before = f", and {row.events - 1} before it" if row.events > 1 else ""
+        told = f"A process of the appliance ({kind}) called {call}, which it must not. The kernel refused it."
+        if danger_of(call) is None:
+            yield Alarm("warning", told, f"Event {row.newest} says more{before}. {_UNFORESEEN}")
+        else:
+            yield Alarm("alarm", told, f"Event {row.newest} says more{before}. {_BROKEN_INTO}")
+
+
+_UNFORESEEN: Final = "No program of the appliance is known to need this call. Tell whoever supplies the release."
+_BROKEN_INTO: Final = (
+    "The appliance does not do this by itself: somebody may have broken into it. Stop it, keep its disk as it is, and "
+    "tell your security officer."
+)
+
+
+def _unwatched(services: Services) -> Iterable[Alarm]:
+    """Whether the newest start, or the watcher's end since, says that refused calls are seen by nobody."""
+    events = audit_events.c
+    with services.record.database.read() as connection:
+        newest = connection.scalar(sa.select(sa.func.max(events.sequence)).where(events.subject == UNWATCHED))
+        if newest is None:
+            return
+        later = sa.select(events.sequence).where(events.sequence > newest, events.action == "appliance_started")
+        if connection.scalar(later.limit(1)) is not None:
+            return
+    yield Alarm(
+        "warning",
+        f"Attempts that the kernel refuses are seen by nobody (event {newest}).",
+        "Restart the appliance; if this comes back, `appliance doctor` says what this host lacks.",
+    )
+
+
+_SOURCES: Final[tuple[Callable[[Services], Iterable[Alarm]], ...]] = (
+    _record, _attempts, _unwatched, _release, _disk, _address, _transport,
+)  # fmt: skip

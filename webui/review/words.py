@@ -38,6 +38,8 @@ ACTION_WORDS: Final[dict[Action, str]] = {
     "disk_full": "Disk is full",
     "disk_freed": "Disk has room again",
     "release_compared": "Compared the release",
+    "attempt_refused": "Attempt refused by the kernel",
+    "watch_ended": "Refused attempts no longer seen",
     "record_verified": "Verified the record",
     "checkpoint_exported": "Exported a checkpoint",
     "erasure_finished": "Finished erasing",
@@ -64,7 +66,8 @@ ACTION_GROUPS: Final[tuple[tuple[str, str, tuple[Action, ...]], ...]] = (
     (
         "appliance", "The appliance",
         ("settings_changed", "appliance_started", "appliance_stopped", "engine_restarted", "process_ended",
-         "disk_filling", "disk_full", "disk_freed", "release_compared"),
+         "disk_filling", "disk_full", "disk_freed", "release_compared",
+         "attempt_refused", "watch_ended"),
     ),
 )  # fmt: skip
 

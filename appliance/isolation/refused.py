@@ -1,0 +1,64 @@
+"""A refused call, put into words for the record: who tried what, and what it would have done."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+from appliance.isolation.policy import danger_of
+
+UNWATCHED = "refused calls are seen by nobody"  # subject of a start on a host that allows no watcher
+
+# The arguments, by their place, that tell what a call was for. None of them is a pointer.
+_TELLING = {
+    "socket": (0, 1, 2), "socketpair": (0, 1, 2), "setsockopt": (1, 2), "getsockopt": (1, 2), "ioctl": (1,),
+    "fcntl": (1,), "prctl": (0,), "clone": (0,), "unshare": (0,), "setns": (1,), "kill": (0, 1), "tkill": (0, 1),
+    "prlimit64": (0, 1), "ptrace": (0, 1), "pidfd_open": (0,), "bpf": (0,), "keyctl": (0,), "sendto": (3,),
+    "sendmsg": (2,), "sendmmsg": (3,), "seccomp": (0, 1), "personality": (0,),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Calls of one name that processes of one kind were refused in a minute; ``pid`` and ``arguments`` of the first."""
+
+    kind: str
+    call: str
+    pid: int
+    arguments: tuple[int, ...]
+    count: int
+    first_us: int  # microseconds since 1970-01-01 UTC
+
+    @property
+    def subject(self) -> str:
+        """For the header of the event: what stays when its content is erased, and what the alarm reads."""
+        return f"{self.kind}: {self.call}"
+
+    def words(self) -> str:
+        """One or two sentences."""
+        often = "" if self.count == 1 else f", {self.count} times within a minute"
+        called = f"{self.call}{self._telling_arguments()}{often}"
+        tried = f"Process {self.pid} ({self.kind}) called {called}. It was refused."
+        danger = danger_of(self.call)
+        if danger is None:
+            return f"{tried} This kind of process needs no such call; nobody foresaw it."
+        return f"{tried} Such a call could {danger}."
+
+    def _telling_arguments(self) -> str:
+        values = [self.arguments[place] & 0xFFFF_FFFF for place in _TELLING.get(self.call, ())]
+        if self.call in ("socket", "socketpair"):
+            return f" ({_family(values[0])}, type {values[1]:#x}, protocol {values[2]})"
+        return f" ({', '.join(f'{value:#x}' for value in values)})" if values else ""
+
+
+def refused_of(subject: str) -> tuple[str, str]:
+    """The kind of process and the call of an event's subject."""
+    kind, _, call = subject.partition(": ")
+    return kind, call
+
+
+def _family(number: int) -> str:
+    try:
+        return socket.AddressFamily(number).name
+    except ValueError:
+        return f"family {number}"

@@ -1,0 +1,281 @@
+"""The watcher: a small process that answers every refused call of the programs, and says which it saw.
+
+    watch = start_watch()                                   # in the supervisor, before its own filter
+    watch.adopt(listener, Kind.WEB, programs=1)             # in a forked child that has put on a watched filter
+    for refusal in watch.refusals(): ..                     # in the supervisor, now and then
+
+A program's filter (seccomp.py) leaves the caller waiting; the watcher answers EPERM. The one call it ever lets pass is
+the execve by which a child becomes its program: as many as were announced with the listener, by our own code, before
+any other code ran in that child. It reads nothing of the caller's memory, so nothing that another thread could change
+decides anything.
+
+It is forked before the supervisor's filter, because that filter refuses to answer notifications: else who breaks into
+the supervisor could put on a filter of its own and let everything pass. If the watcher ends, refused calls fail with
+ENOSYS and nobody sees them; it cannot be started again, so the appliance says so until its next start.
+
+Source: seccomp_unotify(2), Linux 5.5 (5.0 without the flag that lets a call pass).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from appliance.isolation.kernel import Machine, SilenceError, machine, syscall
+from appliance.isolation.policy import FOREIGN, Kind, call_policy
+from appliance.isolation.privileges import open_descriptors
+from appliance.isolation.refused import Refused
+from appliance.isolation.seccomp import X32_BIT, Refusal, install_filter, install_watched_filter
+
+REPORT_EVERY_S = 60.0  # one report for each kind of process and call
+_MAX_REPORTS = 128  # a minute; the rest is reported as "other calls"
+_MAX_MESSAGE_BYTES = 65536
+
+_RECEIVE, _SEND = 0xC0502100, 0xC0182101  # SECCOMP_IOCTL_NOTIF_RECV, _SEND
+_NOTIFICATION = struct.Struct("=QIIiIQ6Q")  # id, pid, flags, then struct seccomp_data: nr, arch, ip, args
+_ANSWER = struct.Struct("=QqiI")  # id, value, error, flags
+_CONTINUE = 1  # SECCOMP_USER_NOTIF_FLAG_CONTINUE
+
+
+class Watch:
+    """The supervisor's and its children's side of the watcher."""
+
+    def __init__(self, pid: int, control: socket.socket) -> None:
+        self.pid, self._control = pid, control
+
+    def adopt(self, listener: int, label: str, *, programs: int, report: bool = True) -> None:
+        """Have the watcher answer at ``listener``, which is closed here.
+
+        Args:
+            programs: how many execve to let pass.
+            report: False for a proof: what is seen is only counted, for `noticed`.
+        Raises:
+            SilenceError: the watcher has ended.
+        """
+        message = {"adopt": label, "programs": programs, "report": report}
+        try:
+            socket.send_fds(self._control, [json.dumps(message).encode()], [listener])
+        except OSError as exc:
+            raise SilenceError("the process that watches over refused calls has ended") from exc
+        finally:
+            os.close(listener)
+
+    def noticed(self, label: str) -> dict[str, int]:
+        """How often each call was refused to processes adopted as ``label`` without a report.
+
+        Raises:
+            SilenceError: the watcher has ended.
+        """
+        try:
+            self._control.send(json.dumps({"count": label}).encode())
+            answer: dict[str, int] = json.loads(self._control.recv(_MAX_MESSAGE_BYTES))
+        except (OSError, ValueError) as exc:
+            raise SilenceError("the process that watches over refused calls has ended") from exc
+        return answer
+
+    def refusals(self) -> Iterator[Refused]:
+        """What was refused since the last call."""
+        while True:
+            try:
+                message = self._control.recv(_MAX_MESSAGE_BYTES, socket.MSG_DONTWAIT)
+            except OSError:  # nothing more, or it has ended
+                return
+            if not message:
+                return
+            body: dict[str, Any] = json.loads(message)
+            yield Refused(**{**body, "arguments": tuple(body["arguments"])})
+
+    def fileno(self) -> int:
+        """Of the socket to the watcher, which the supervisor keeps."""
+        return self._control.fileno()
+
+    def stop(self) -> None:
+        """End the watcher, which this process must have started."""
+        self._control.close()
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, 0)
+
+
+def start_watch() -> Watch | None:
+    """Fork the watcher; None where the kernel, or whoever watches over this process from outside, does not allow it.
+
+    Raises:
+        SilenceError: the watcher could not be confined.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _become_watcher(theirs)
+        finally:
+            os._exit(1)
+    theirs.close()
+    watch = Watch(pid, ours)
+    if _can_start_programs(watch):
+        return watch
+    watch.stop()
+    return None
+
+
+def _can_start_programs(watch: Watch) -> bool:
+    """Whether a watched process can become a program: a child tries with a name that no program has."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            watch.adopt(install_watched_filter(call_policy(Kind.RECORDER)), "trial", programs=1, report=False)
+            syscall("execve", b"\0", None, None)
+        except OSError as exc:
+            code = 0 if exc.errno == errno.ENOENT else 1
+        except SilenceError:
+            pass  # that is the answer
+        finally:
+            os._exit(code)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def call_name(target: Machine, number: int, arch: int) -> str:
+    """What a refused call is called in reports."""
+    if arch != target.audit_arch:
+        return f"{FOREIGN[0]} {number}"
+    if target.has_x32 and number >= X32_BIT:
+        return f"{FOREIGN[1]} {number - X32_BIT}"
+    return next((name for name, known in target.numbers.items() if known == number), f"call {number}")
+
+
+@dataclass
+class _Tally:
+    """Refusals of one call to one kind that were not yet reported."""
+
+    count: int = 0
+    pid: int = 0
+    arguments: tuple[int, ...] = ()
+    first_us: int = 0
+    next_report_s: float = 0.0
+
+
+@dataclass
+class _Adopted:
+    """One listener: the processes behind it are of one kind."""
+
+    label: str
+    programs: int
+    report: bool
+    tallies: dict[str, _Tally] = field(default_factory=dict)
+
+
+class _Watcher:
+    """The watcher's own side; one thread."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._target = machine()
+        self._adopted: dict[int, _Adopted] = {}
+        self._reported: dict[tuple[str, str], _Tally] = {}  # by kind and call
+        self._counted: dict[str, dict[str, int]] = {}  # by label and call
+        self._poll = select.poll()
+        self._poll.register(control, select.POLLIN)
+
+    def run(self) -> None:
+        """Answer until the supervisor has ended."""
+        while True:
+            for fd, events in self._poll.poll(1000 if self._reported else None):
+                if fd == self._control.fileno():
+                    if not self._take_message():
+                        return
+                elif events & select.POLLIN:
+                    self._answer(fd)
+                else:  # every process behind it has ended
+                    self._poll.unregister(fd)
+                    os.close(fd)
+                    del self._adopted[fd]
+            self._send_reports()
+
+    def _take_message(self) -> bool:
+        message, fds, _, _ = socket.recv_fds(self._control, _MAX_MESSAGE_BYTES, 1)
+        if not message:
+            return False
+        body: dict[str, Any] = json.loads(message)
+        if "count" in body:
+            self._control.send(json.dumps(self._counted.pop(body["count"], {})).encode())
+        elif fds:
+            self._adopted[fds[0]] = _Adopted(body["adopt"], body["programs"], body["report"])
+            self._poll.register(fds[0], select.POLLIN)
+        return True
+
+    def _answer(self, listener: int) -> None:
+        request = bytearray(_NOTIFICATION.size)
+        try:
+            fcntl.ioctl(listener, _RECEIVE, request)
+        except OSError as exc:
+            if exc.errno == errno.ENOENT:  # the caller was killed meanwhile
+                return
+            raise
+        number_id, pid, _, number, arch, _, *arguments = _NOTIFICATION.unpack(request)
+        adopted, call = self._adopted[listener], call_name(self._target, number & 0xFFFFFFFF, arch)
+        if call == "execve" and adopted.programs > 0:
+            adopted.programs -= 1
+            if self._send(listener, number_id, 0, _CONTINUE):
+                return
+        self._note(adopted, call, pid, tuple(arguments))
+        self._send(listener, number_id, -errno.EPERM, 0)
+
+    def _send(self, listener: int, number_id: int, error: int, flags: int) -> bool:
+        """False where the kernel knows no such answer (before Linux 5.5), True where the caller has it or is gone."""
+        try:
+            fcntl.ioctl(listener, _SEND, _ANSWER.pack(number_id, 0, error, flags))
+        except OSError as exc:
+            if exc.errno == errno.EINVAL:
+                return False
+            if exc.errno != errno.ENOENT:
+                raise
+        return True
+
+    def _note(self, adopted: _Adopted, call: str, pid: int, arguments: tuple[int, ...]) -> None:
+        if not adopted.report:
+            counts = self._counted.setdefault(adopted.label, {})
+            counts[call] = counts.get(call, 0) + 1
+            return
+        if len(self._reported) >= _MAX_REPORTS:
+            call = "other calls"
+        tally = self._reported.setdefault((adopted.label, call), _Tally())
+        if tally.count == 0:
+            tally.pid, tally.arguments, tally.first_us = pid, arguments, time.time_ns() // 1000
+        tally.count += 1
+
+    def _send_reports(self) -> None:
+        """What is due. A report that the supervisor cannot take now is tried again, with what came meanwhile."""
+        now_s = time.monotonic()
+        for (kind, call), tally in list(self._reported.items()):
+            if now_s < tally.next_report_s:
+                continue
+            if tally.count == 0:
+                del self._reported[kind, call]
+                continue
+            report = Refused(kind, call, tally.pid, tally.arguments, tally.count, tally.first_us)
+            with contextlib.suppress(BlockingIOError):
+                self._control.send(json.dumps(asdict(report)).encode(), socket.MSG_DONTWAIT)
+                tally.count, tally.next_report_s = 0, now_s + REPORT_EVERY_S
+
+
+def _become_watcher(control: socket.socket) -> None:
+    os.setsid()  # Ctrl-C in the terminal is the supervisor's to deal with
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # it ends with the supervisor, after the programs
+    for fd in open_descriptors() - {0, 1, 2, control.fileno()}:
+        os.close(fd)
+    install_filter(call_policy(Kind.WATCHER), Refusal.ERRNO)
+    _Watcher(control).run()
+    os._exit(0)
