@@ -12,6 +12,8 @@ import signal
 import time
 from typing import Any
 
+from gunicorn import util  # type: ignore[import-untyped, unused-ignore]
+
 from appliance.isolation.confinement import seal
 
 _statuses: dict[int, int] = {}  # of processes that ended, until `child_exit` asks
@@ -29,6 +31,13 @@ def on_starting(_server: Any) -> None:
         return ended, status
 
     os.waitpid = waitpid
+    util.get_username = _name_of
+
+
+def _name_of(uid: int) -> str:
+    """gunicorn wants the user's name, for groups that it is not to set. The name service may be a socket away, and
+    asking it would be refused, and reported."""
+    raise KeyError(uid)
 
 
 def post_worker_init(_worker: Any) -> None:

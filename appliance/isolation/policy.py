@@ -13,6 +13,7 @@ out.
 from __future__ import annotations
 
 import fcntl
+import os
 import socket
 import termios
 from collections.abc import Iterable, Mapping
@@ -168,6 +169,11 @@ GROUPS: Final = (
         "place memory and threads where they are quick",
         _COMPUTING,
         "get_mempolicy mbind set_mempolicy sched_setaffinity",
+    ),
+    Group(
+        "let what compares the release run last",
+        frozenset({Kind.RECORDER}),
+        partly={"setpriority": ((Only(0, (os.PRIO_PROCESS,)),),)},
     ),
     Group(
         "become another program, and confine it first",

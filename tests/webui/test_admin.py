@@ -9,8 +9,9 @@ import pytest
 
 from appliance.accounts import Role
 from appliance.audit.checkpoint import write_checkpoint
-from appliance.audit.event import Content, NewEvent
+from appliance.audit.event import Action, Content, NewEvent
 from appliance.database import audit_events
+from appliance.isolation.refused import UNWATCHED, Refused
 from appliance.site_address import parse_site_address
 from tests.appliance.records import SYSTEM
 from tests.fakes import FakeEngine
@@ -151,5 +152,55 @@ def test_a_site_that_does_not_know_its_address_says_so_where_strangers_reach_it(
     make_site: MakeSite, listener_url: str, address: str, warned: bool
 ) -> None:
     site = make_site(site_addresses=(parse_site_address(address),) if address else ())
-    alarms = current_alarms(dataclasses.replace(site.services, listener_url=listener_url))
-    assert ["does not know its own address" in alarm.sentence for alarm in alarms] == [True] * warned
+    found = current_alarms(dataclasses.replace(site.services, listener_url=listener_url))
+    assert ["does not know its own address" in alarm.sentence for alarm in found] == [True] * warned
+
+
+def attempt(site: Site, call: str, *, kind: str = "web", arguments: tuple[int, ...] = (5, 41, 57, 0, 0, 0)) -> int:
+    refused = Refused(kind, call, 4711, arguments, 3, 1)
+    content = Content(refused.words(), dataclasses.asdict(refused))
+    return site.services.record.append(NewEvent(SYSTEM, "attempt_refused", "denied", refused.subject, content)).sequence
+
+
+def alarms(page: str) -> list[tuple[str, str]]:
+    return re.findall(r'class="note note-(\w+)" role="alert" data-alarm>.*?<strong>(.*?)</strong>', page, re.S)
+
+
+def test_what_a_process_was_refused_is_a_red_line_with_the_process_the_call_and_the_event(
+    site: Site, admin: Browser
+) -> None:
+    attempt(site, "setsockopt")
+    newest = attempt(site, "setsockopt")
+    page = admin.get("/admin").text
+    told = "A process of the appliance (web) called setsockopt, which it must not. The kernel refused it."
+    assert alarms(page) == [("bad", told)]
+    assert f"Event {newest} says more, and 1 before it." in page
+    assert "somebody may have broken into it" in page
+
+
+def test_a_call_that_nobody_foresaw_is_a_warning(site: Site, admin: Browser) -> None:
+    attempt(site, "sched_rr_get_interval", kind="engine-cpu")
+    ((severity, told),) = alarms(admin.get("/admin").text)
+    assert (severity, "engine-cpu" in told) == ("warn", True)
+
+
+def test_an_attempt_is_shown_for_a_day(site: Site, admin: Browser) -> None:
+    sequence = attempt(site, "connect")
+    day_us = 24 * 3600 * 1_000_000
+    with site.services.record.database.write() as connection:
+        later = audit_events.c.time_us - day_us - 60_000_000
+        connection.execute(audit_events.update().where(audit_events.c.sequence == sequence).values(time_us=later))
+    assert not [told for _, told in alarms(admin.get("/admin").text) if "called connect" in told]
+
+
+def test_that_nobody_sees_attempts_is_a_warning_until_the_next_start_that_does(site: Site, admin: Browser) -> None:
+    record = site.services.record
+    record.append(NewEvent(SYSTEM, "appliance_started"))
+    assert alarms(admin.get("/admin").text) == []
+    actions: tuple[Action, ...] = ("appliance_started", "watch_ended")
+    for action in actions:
+        event = record.append(NewEvent(SYSTEM, action, subject=UNWATCHED)).sequence
+        told = f"Attempts that the kernel refuses are seen by nobody (event {event})."
+        assert alarms(admin.get("/admin").text) == [("warn", told)]
+        record.append(NewEvent(SYSTEM, "appliance_started"))
+        assert alarms(admin.get("/admin").text) == []

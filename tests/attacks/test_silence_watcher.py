@@ -1,0 +1,194 @@
+"""Attacks on the watcher itself: to blind it, to drown it, to answer in its place, to run a program where it is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.appliance.supervised import ENGINE, RECORDER, Site, is_alive, supervised
+
+_IN_SUPERVISOR = """
+import ctypes, errno, fcntl, json, os, socket, struct, sys
+from appliance.isolation import shut_the_door_for_programs
+from appliance.isolation.policy import Kind
+{shut}
+def outcome(attempt):
+    try:
+        attempt()
+        return "OPEN"
+    except OSError as exc:
+        return errno.errorcode[exc.errno]
+{attack}
+"""
+_SHUT = (
+    "silence, watch = shut_the_door_for_programs(keep=[], become=None, programs=[Kind.RECORDER], places=None)\n"
+    "assert watch is not None\n"
+)
+
+
+def run(attack: str, *, shut: str = _SHUT) -> dict[str, Any]:
+    """What an attack in the supervisor's place prints."""
+    code = _IN_SUPERVISOR.format(shut=shut, attack=attack)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+# A filter of its own that asks a listener about socket(2), which the attacker then lets pass.
+_FREE_ITSELF = """
+def free():
+    code = b"".join(struct.pack("=HBBI", *step) for step in (
+        (0x20, 0, 0, 0), (0x15, 0, 1, 41), (0x06, 0, 0, 0x7FC00000), (0x06, 0, 0, 0x7FFF0000)))
+    buffer = ctypes.create_string_buffer(code)
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = ctypes.create_string_buffer(struct.pack("@HP", 4, ctypes.addressof(buffer)))
+    listener = libc.syscall(317, 1, 8, header)
+    if listener < 0:
+        raise OSError(ctypes.get_errno(), "no listener")
+    return listener
+ours, theirs = os.pipe()
+listener = free()
+pid = os.fork()
+if pid == 0:
+    os.close(listener)
+    os.write(theirs, outcome(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM)).encode())
+    os._exit(0)
+request = bytearray(80)
+receive = outcome(lambda: fcntl.ioctl(listener, 0xC0502100, request))
+let_pass = bytes(request[:8]) + struct.pack("=qiI", 0, 0, 1)
+send = outcome(lambda: fcntl.ioctl(listener, 0xC0182101, let_pass))
+os.close(listener)
+print(json.dumps({"receive": receive, "send": send, "socket": os.read(ours, 100).decode()}))
+"""
+
+
+@pytest.mark.skipif("platform.machine() != 'x86_64'", reason="the attacker's code is written for x86-64")
+def test_who_breaks_into_the_supervisor_cannot_answer_for_a_filter_of_its_own() -> None:
+    """RET_TRACE, by which the supervisor's filter refuses, gives way to a listener that lets a call pass."""
+    assert run(_FREE_ITSELF) == {"receive": "ENOSYS", "send": "ENOSYS", "socket": "ENOSYS"}
+
+
+@pytest.mark.skipif("platform.machine() != 'x86_64'", reason="the attacker's code is written for x86-64")
+def test_without_that_rule_it_would_let_itself_out() -> None:
+    """The attack works where the supervisor's filter lets it answer: what follows is the door shut but for ioctl."""
+    shut = (
+        "from appliance.isolation.policy import call_policy\n"
+        "from appliance.isolation.seccomp import Refusal, install_filter\n"
+        "ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)\n"
+        "install_filter(call_policy(Kind.SUPERVISOR), Refusal.TRACE, leave_out=['ioctl'])\n"
+    )
+    assert run(_FREE_ITSELF, shut=shut) == {"receive": "OPEN", "send": "OPEN", "socket": "OPEN"}
+
+
+def test_a_watched_process_cannot_have_a_second_listener_or_another_program() -> None:
+    """execve passes once for each listener, by our own code; the proof's children have had none."""
+    attack = """
+from appliance.isolation.confinement import confine
+read_end, write_end = os.pipe()
+if os.fork() == 0:
+    confine(Kind.WEB, places=None, watch=watch, program_follows=False)
+    found = {"execve": outcome(lambda: os.execv("/bin/true", ["true"])),
+             "again": outcome(lambda: os.execv(sys.executable, [sys.executable, "-c", ""]))}
+    os.write(write_end, json.dumps(found).encode())
+    os._exit(0)
+print(os.read(read_end, 1000).decode())
+"""
+    assert run(attack) == {"execve": "EPERM", "again": "EPERM"}
+
+
+def test_a_flood_of_attempts_is_one_report_a_minute_with_a_count() -> None:
+    attack = """
+import time
+from appliance.isolation.confinement import confine
+if os.fork() == 0:
+    confine(Kind.RECORDER, places=None, watch=watch)
+    for _ in range(2000):
+        outcome(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+    for number in range(336, 424):
+        outcome(lambda: ctypes.CDLL(None).syscall(number))
+    os._exit(0)
+os.wait()
+reports = []
+while not any(report.call == "call 423" for report in reports):
+    reports += watch.refusals()
+sockets = [report for report in reports if report.call == "socket"]
+print(json.dumps({"sockets": len(sockets), "counted": sockets[0].count, "reports": len(reports)}))
+"""
+    found = run(attack)
+    assert found["sockets"] == 1
+    assert found["counted"] >= 1
+    assert found["reports"] <= 90
+
+
+def watcher_of(site: Site) -> int:
+    """The supervisor's one child that has not become another program."""
+    names = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in {site.process.pid, *site.descendants()}}
+    (watcher,) = (pid for pid, name in names.items() if name == names[site.process.pid] and pid != site.process.pid)
+    return watcher
+
+
+def notes(site: Site, event: str) -> list[dict[str, Any]]:
+    deadline_s = time.monotonic() + 20
+    while not (found := [note for note in site.recorded() if note["event"] == event]):
+        assert time.monotonic() < deadline_s, site.said()
+        time.sleep(0.05)
+    return found
+
+
+def test_a_killed_watcher_is_noted_and_calls_stay_refused(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with supervised(tmp_path_factory.mktemp("blinded")) as site:
+        before = site.ask()
+        assert before["way_out"] == "PermissionError"
+        assert notes(site, "attempt_refused")[0]["call"] == "socket"
+        watcher = watcher_of(site)
+        os.kill(watcher, signal.SIGKILL)
+        assert notes(site, "watch_ended")
+        assert "refused calls are seen by nobody until the appliance is restarted" in site.said()
+        assert not is_alive(watcher)
+        assert site.ask()["way_out"] == "OSError"  # ENOSYS: nobody answers, and nothing passes
+        os.kill(site.ask()["engine"], signal.SIGKILL)  # what is started now has no watcher
+        assert site.ask()["engine"] != before["engine"]
+
+
+_UNWATCHED_PROGRAM = """
+import os
+from appliance.isolation.confinement import seal
+def outcome(name):
+    try:
+        os.execv("/bin/true", ["true"])
+    except OSError as exc:
+        print(name, type(exc).__name__, flush=True)
+"""
+
+
+def test_where_nobody_can_watch_a_program_still_becomes_no_other(tmp_path_factory: pytest.TempPathFactory) -> None:
+    recorder = _UNWATCHED_PROGRAM + 'seal(os.environ)\noutcome("sealed")\n' + RECORDER
+    with supervised(tmp_path_factory.mktemp("unwatched"), recorder=recorder, leave_out=["watcher"]) as site:
+        assert site.ask()["way_out"] == "PermissionError"
+        assert "sealed PermissionError" in site.said()
+        assert "Not in force: watch over refused calls" in site.said()
+        (started,) = [note for note in site.recorded() if note["event"] == "started"]
+        assert started["watched"] is False
+        assert [note for note in site.recorded() if note["event"] == "attempt_refused"] == []
+
+
+def test_no_start_writes_an_attempt_that_nobody_made(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The proof's own attempts are counted, not reported."""
+    web = 'def app(environ, start_response):\n    start_response("200 OK", [])\n    return [b""]\n'
+    home = tmp_path_factory.mktemp("quiet")
+    (home / "current").mkdir()
+    (home / "current" / "quiet.py").write_text(web)
+    with supervised(home, web="quiet:app", engine=ENGINE) as site:
+        assert site.url
+        site.process.terminate()
+        assert site.process.wait(15) == 0
+        assert [note for note in site.recorded() if note["event"] == "attempt_refused"] == []
