@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import logging
 import math
 import os
@@ -38,6 +37,7 @@ from appliance.isolation.administration import CONFINED_ENVIRON
 from appliance.isolation.files import Places, places_of, scratch_dir
 from appliance.isolation.policy import Kind
 from appliance.listener import listen, url_of
+from appliance.notes import Notes
 from appliance.processes import Program, Programs, engine_kind, spawn
 from appliance.readiness import Answer, EndedWorkers, EngineProbe, ReadyPipe
 from appliance.transport import Transport, authority_certificate, host_of, pem_fingerprint, transport_of
@@ -138,7 +138,7 @@ class _Supervisor:
         self._link_url = config.site_addresses[0].url if config.site_addresses else url
         self._engine_probe = EngineProbe(web_end)
         self._web_probe, self._recorder_probe = ReadyPipe(), ReadyPipe()
-        self._notes = _Notes(started)
+        self._notes = Notes(started)
         self._ended_workers = EndedWorkers()
         self._why = "an error of the supervisor"  # it stops
         bell, ready, workers = "APPLIANCE_DOORBELL_FD", "APPLIANCE_READY_FD", "APPLIANCE_WORKERS_FD"
@@ -278,6 +278,8 @@ class _Supervisor:
         self._notes.send()
         self._notes.close()
         self._wait_for((self._recorder,), RECORDER_STOP_S)
+        if self._watch is not None:
+            self._watch.stop()
 
     def _wait_for(self, children: tuple[_Child, ...], limit_s: float) -> None:
         deadline_s = time.monotonic() + limit_s
@@ -307,64 +309,6 @@ def _program(
         environ[CONFINED_ENVIRON] = "1"
     name = kind.value.partition("-")[0]
     return Program(name, kind, argv, environ, (*fds, *named_fds.values()), death_signal, places)
-
-
-class _Notes:
-    """Lines of JSON for the recorder, kept until one has recorded them; the end of the lines tells it to stop.
-
-    A recorder that dies between an event and its answer leaves a note that its successor records again: a note may
-    become two events with the same words, never none.
-    """
-
-    def __init__(self, first: dict[str, object]) -> None:
-        self._unsent = [first]
-        self._unrecorded: list[dict[str, object]] = []  # sent, not answered
-        self._answers = 0
-        self._sent_bytes = 0  # of the first unsent line: a pipe may take a part of a long one
-        self._reader = self._writer = -1
-
-    def recorded(self, answers: int) -> None:
-        """Forget what was recorded: the recorder has answered so many notes since the start."""
-        del self._unrecorded[: answers - self._answers]
-        self._answers = answers
-
-    def new_reader(self) -> int:
-        """The reading end of a new pipe, for a new recorder; closed here at the next `send`."""
-        self.close()
-        self._unsent = self._unrecorded + self._unsent
-        self._unrecorded = []
-        self._reader, self._writer = os.pipe()
-        self._sent_bytes = 0
-        os.set_blocking(self._writer, False)
-        return self._reader
-
-    def add(self, note: dict[str, object]) -> None:
-        self._unsent.append(note)
-
-    def send(self) -> None:
-        """Write what is unsent, as much as the pipe takes."""
-        self._close_reader()
-        while self._unsent and self._writer >= 0:
-            line = json.dumps(self._unsent[0]).encode() + b"\n"
-            try:
-                self._sent_bytes += os.write(self._writer, line[self._sent_bytes :])
-            except (BrokenPipeError, BlockingIOError):  # it ended, or is busy
-                return
-            if self._sent_bytes < len(line):
-                return
-            self._sent_bytes = 0
-            self._unrecorded.append(self._unsent.pop(0))
-
-    def close(self) -> None:
-        self._close_reader()
-        if self._writer >= 0:
-            os.close(self._writer)
-            self._writer = -1
-
-    def _close_reader(self) -> None:
-        if self._reader >= 0:
-            os.close(self._reader)
-            self._reader = -1
 
 
 def _lock_site(config: Config) -> int:

@@ -1,6 +1,6 @@
 """Silence: how a process of the appliance gives up every way out, and proves it, before it does anything else.
 
-    silence = shut_the_door(keep=[listener.fileno()], become=None, programs=[Kind.WEB, ..])    # raises SilenceError
+    silence, watch = shut_the_door_for_programs(keep=[listener.fileno()], become=None, programs=[Kind.WEB, ..], ..)
 
 What it guarantees when it returns: this process and all that it starts cannot open, connect, address or borrow a socket
 that leads anywhere; each kind of process tried each way and was refused. It cannot be undone. The system call filter

@@ -104,7 +104,9 @@ class Watch:
         """End the watcher, which this process must have started."""
         self._control.close()
         with contextlib.suppress(ChildProcessError):
-            os.waitpid(self.pid, 0)
+            if os.waitpid(self.pid, os.WNOHANG)[0] == 0:  # not reaped yet, so the pid is still its own
+                os.kill(self.pid, signal.SIGKILL)
+                os.waitpid(self.pid, 0)
 
 
 def start_watch() -> Watch | None:
