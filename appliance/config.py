@@ -168,24 +168,54 @@ def _check_tls(settings: dict[str, Any]) -> None:
 def init_state(home: Path) -> None:
     """Make ``state/`` and its directories, mode 0700, where they are missing; tighten ``state/`` itself.
 
-    What root makes belongs to the owner of ``state/``, whom the appliance becomes. A signing key that an older release
-    kept beside the public one moves to where only who signs may look.
+    Root does so as the owner of ``state/``, whom the appliance becomes. A signing key that an older release kept beside
+    the public one moves to where only who signs may look.
 
     Raises:
         ConfigError: the directories cannot be made.
     """
     state = home / "state"
     try:
-        for path in (state, *(state / name for name in STATE_DIRS)):
-            path.mkdir(mode=0o700, parents=path == state, exist_ok=True)
-            if os.geteuid() == 0:
-                os.chown(path, state.stat().st_uid, state.stat().st_gid)
-        os.chmod(state, 0o700)
-        old, key = state / "keys" / "audit.key", state / "signer" / "audit.key"
-        if old.exists() and not key.exists():
-            old.rename(key)
+        owner = state.stat() if state.exists() else None
+        if os.geteuid() == 0 and owner is not None and owner.st_uid != 0:
+            _as_user(owner.st_uid, owner.st_gid, lambda: _make_state(state))
+        else:
+            _make_state(state)
     except OSError as exc:
-        raise ConfigError(f"{state}: cannot be prepared: {exc}") from exc
+        raise ConfigError(f"{state}: cannot be prepared: {exc.strerror}") from exc
+
+
+def _make_state(state: Path) -> None:
+    for path in (state, *(state / name for name in STATE_DIRS)):
+        path.mkdir(mode=0o700, parents=path == state, exist_ok=True)
+    os.chmod(state, 0o700)
+    old, key = state / "keys" / "audit.key", state / "signer" / "audit.key"
+    if old.exists() and not key.exists():
+        old.rename(key)
+
+
+def _as_user(uid: int, gid: int, work: Callable[[], None]) -> None:
+    """Do this as that user, in a child: root must not follow a link which that user may have put in its way.
+
+    Raises:
+        OSError: what it met.
+    """
+    pid = os.fork()
+    if pid == 0:
+        code = 255
+        try:
+            os.setgroups([])
+            os.setresgid(gid, gid, gid)
+            os.setresuid(uid, uid, uid)
+            work()
+            code = 0
+        except OSError as exc:
+            code = exc.errno or 255
+        finally:
+            os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code:
+        raise OSError(code, f"{os.strerror(code)} for uid {uid}; start as its owner")
 
 
 # Each check returns the value or raises ValueError with what the value must be.

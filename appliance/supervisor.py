@@ -312,7 +312,11 @@ def _program(
 
 
 def _lock_site(config: Config) -> int:
-    lock = os.open(config.state_dir / "supervisor.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    path = config.state_dir / "supervisor.lock"
+    try:  # root makes it here for a user who may have put a link in its place
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise StartError(f"{path}: cannot be used: {exc.strerror}; remove it if it is a link") from exc
     owner = config.state_dir.stat()
     os.fchown(lock, owner.st_uid, owner.st_gid)
     try:
