@@ -184,7 +184,7 @@ def open_site(prefix: Path) -> Iterator[Site]:
         except OSError as exc:
             raise PrefixError(f"the prefix {prefix} cannot be used: {exc.strerror}") from exc
         try:
-            if not os.access(prefix, os.W_OK | os.X_OK):
+            if not os.access(prefix, os.W_OK | os.X_OK, effective_ids=True):
                 raise PrefixError(f"the prefix {prefix} is not writable by this user")
             if entries and not entries & OURS:
                 raise PrefixError(f"{prefix} is neither empty nor a site; give a directory of its own")
