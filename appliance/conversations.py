@@ -7,16 +7,25 @@ that ends with the conversation's leaf. What is deleted here is gone here; the r
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, get_args
 
 import sqlalchemy as sa
 
 from appliance.audit.event import Actor, NewEvent
 from appliance.audit.log import AuditLog
-from appliance.database import Database, as_datetime, conversations, messages, now_us
+from appliance.database import (
+    Database,
+    DatabaseError,
+    as_datetime,
+    conversations,
+    is_undecodable,
+    messages,
+    now_us,
+)
 from appliance.engine.protocol import Message, Role, ToolCall
 from appliance.errors import ApplianceError
 
@@ -80,6 +89,13 @@ class NewMessage:
     details: dict[str, Any] = field(default_factory=dict)
 
 
+class ConversationDamagedError(ApplianceError):
+    """What is stored of this conversation is not what was stored."""
+
+    def __init__(self) -> None:
+        super().__init__("This conversation cannot be read: somebody has changed the database.")
+
+
 class Conversations:
     """The conversations of one database; thread-safe."""
 
@@ -96,8 +112,21 @@ class Conversations:
             said = sa.exists().where(messages.c.conversation_id == table.id, _contains(messages.c.content, word))
             query = query.where(sa.or_(_contains(table.title, word), said))
         query = query.order_by(table.pinned.desc(), table.updated_us.desc(), table.id).limit(limit)
+        try:
+            with self._database.read() as connection:
+                return [_listed(row) for row in connection.execute(query)]
+        except DatabaseError as exc:
+            if not is_undecodable(exc):
+                raise
         with self._database.read() as connection:
-            return [_conversation(row) for row in connection.execute(query)]
+            numbers = connection.scalars(query.with_only_columns(table.id)).all()
+        return [self._listed_alone(user_id, number) for number in numbers]
+
+    def _listed_alone(self, user_id: str, conversation_id: str) -> Conversation:
+        try:
+            return self.get(user_id, conversation_id)
+        except ConversationDamagedError:
+            return _damaged(conversation_id, user_id)
 
     def get(self, user_id: str, conversation_id: str) -> Conversation:
         """One conversation.
@@ -105,7 +134,7 @@ class Conversations:
         Raises:
             ConversationNotFoundError: it does not exist or is someone else's.
         """
-        with self._database.read() as connection:
+        with _telling_damage(), self._database.read() as connection:
             return _conversation(_own(connection, user_id, conversation_id))
 
     def create(self, user_id: str, *, title: str = "") -> Conversation:
@@ -139,11 +168,15 @@ class Conversations:
             self._record.append_in(connection, NewEvent(by, "conversation_deleted", subject=conversation_id))
 
     def messages(self, user_id: str, conversation_id: str) -> list[StoredMessage]:
-        """The branch that is shown, from the first message to the last."""
-        with self._database.read() as connection:
+        """The branch that is shown, from the first message to the last.
+
+        Raises:
+            ConversationNotFoundError: it does not exist or is someone else's.
+            ConversationDamagedError: a stored value is not one that was stored.
+        """
+        with _telling_damage(), self._database.read() as connection:
             conversation = _own(connection, user_id, conversation_id)
-            rows = _all_messages(connection, conversation_id)
-        return _branch(rows, conversation.leaf_id)
+            return _branch(_all_messages(connection, conversation_id), conversation.leaf_id)
 
     def append(
         self, user_id: str, conversation_id: str, message: NewMessage, *, parent_id: str | None = "leaf"
@@ -199,6 +232,32 @@ class Conversations:
             connection.execute(conversations.update().where(conversations.c.id == conversation_id).values(values))
 
 
+@contextmanager
+def _telling_damage() -> Iterator[None]:
+    """SQLite keeps any value in any column: one that cannot be what was stored becomes `ConversationDamagedError`."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as exc:
+        raise ConversationDamagedError from exc
+    except DatabaseError as exc:
+        if not is_undecodable(exc):
+            raise
+        raise ConversationDamagedError from exc
+
+
+def _listed(row: sa.Row[Any]) -> Conversation:
+    """A line of the list; one that is damaged does not hide the others."""
+    try:
+        return _conversation(row)
+    except (TypeError, OverflowError):
+        return _damaged(str(row.id), str(row.user_id))
+
+
+def _damaged(conversation_id: str, user_id: str) -> Conversation:
+    epoch = as_datetime(0)
+    return Conversation(conversation_id, user_id, "Damaged conversation", False, epoch, epoch)
+
+
 def append_interruption(
     connection: sa.Connection, conversation_id: str, question: str, details: dict[str, Any], now: int
 ) -> None:
@@ -248,13 +307,17 @@ def _branch(rows: Sequence[sa.Row[Any]], leaf_id: str | None) -> list[StoredMess
         children.setdefault(row.parent_id, []).append(row.id)
     branch: list[StoredMessage] = []
     while leaf_id is not None:
-        row = by_id[leaf_id]
+        row = by_id.pop(leaf_id)  # each once, or a damaged parent makes a circle
         branch.append(_stored_message(row, tuple(children[row.parent_id])))
         leaf_id = row.parent_id
     return branch[::-1]
 
 
 def _stored_message(row: sa.Row[Any], siblings: tuple[str, ...]) -> StoredMessage:
+    if not (isinstance(row.content, str) and isinstance(row.reasoning, str | None) and isinstance(row.details, dict)):
+        raise TypeError("a message whose values have other types")
+    if row.role not in get_args(Role):
+        raise ValueError("a message from nobody")
     calls = tuple(ToolCall(**call) for call in row.tool_calls)
     return StoredMessage(
         row.id, row.parent_id, row.role, row.content, row.reasoning, calls, row.details, as_datetime(row.created_us),
@@ -264,6 +327,8 @@ def _stored_message(row: sa.Row[Any], siblings: tuple[str, ...]) -> StoredMessag
 
 def _conversation(row: sa.Row[Any]) -> Conversation:
     created_at, updated_at = as_datetime(row.created_us), as_datetime(row.updated_us)
+    if not isinstance(row.title, str):
+        raise TypeError("a title that is no text")
     return Conversation(row.id, row.user_id, row.title, bool(row.pinned), created_at, updated_at)
 
 

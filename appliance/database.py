@@ -33,6 +33,11 @@ class DatabaseError(ApplianceError):
     """The database cannot be opened, read or written."""
 
 
+def is_undecodable(exc: DatabaseError) -> bool:
+    """Whether the driver refused a text that is not UTF-8: SQLite keeps such, somebody else wrote it."""
+    return isinstance(exc.__cause__, sa.exc.DBAPIError) and "decode" in str(exc).lower()
+
+
 def now_us() -> int:
     """The time, in microseconds since 1970-01-01 UTC."""
     return time.time_ns() // 1000

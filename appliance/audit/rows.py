@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from appliance.audit.event import ACTIONS, SALT_BYTES, Action, Actor, Header, Outcome, SealedContent, Via
 from appliance.audit.log import AuditLog, Event
 from appliance.audit.merkle import HASH_BYTES, completed_subtrees
-from appliance.database import Database, DatabaseError, as_iso, audit_contents, audit_events
+from appliance.database import Database, DatabaseError, as_iso, audit_contents, audit_events, is_undecodable
 
 T = TypeVar("T")
 
@@ -86,7 +86,7 @@ def stream_events(database: Database, first: int, last: int) -> Iterator[Event |
                     position = event.sequence + 1
                     yield event
         except DatabaseError as exc:
-            if not _is_undecodable(exc):
+            if not is_undecodable(exc):
                 raise
             for sequence in range(position, end + 1):
                 yield from load_events(database, [sequence]).values()
@@ -157,14 +157,9 @@ def _rows(database: Database, query: sa.Select[Any], sequences: Sequence[int]) -
             chosen = query.where(audit_events.c.sequence.in_(sequences))
             return [dict(row._mapping) for row in connection.execute(chosen)]
     except DatabaseError as exc:
-        if _is_undecodable(exc):
+        if is_undecodable(exc):
             return None
         raise
-
-
-def _is_undecodable(exc: DatabaseError) -> bool:
-    """Whether the driver refused a text that is not UTF-8."""
-    return isinstance(exc.__cause__, sa.exc.DBAPIError) and "decode" in str(exc).lower()
 
 
 def _made(row: Mapping[str, Any], make: Callable[[Mapping[str, Any], Header], T]) -> T | DamagedEvent:

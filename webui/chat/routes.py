@@ -22,7 +22,13 @@ from flask.typing import ResponseReturnValue
 
 from appliance.accounts import Role, User
 from appliance.audit.event import check_storable
-from appliance.conversations import Conversation, ConversationNotFoundError, NewMessage, StoredMessage
+from appliance.conversations import (
+    Conversation,
+    ConversationDamagedError,
+    ConversationNotFoundError,
+    NewMessage,
+    StoredMessage,
+)
 from appliance.engine.client import EngineUnavailableError
 from appliance.engine.protocol import Effort, Message, TurnRequest
 from appliance.permits import permitted
@@ -48,6 +54,11 @@ def only_users() -> ResponseReturnValue | None:
         return redirect(url_for("review.index" if Role.REVIEWER in demand_user().roles else "admin.index"))
     demand_role(Role.USER)
     return None
+
+
+@blueprint.errorhandler(ConversationDamagedError)
+def damaged(error: ConversationDamagedError) -> Response:
+    return respond(UnavailableError("conversation_damaged", str(error), "Tell your administrator; begin a new chat."))
 
 
 @blueprint.errorhandler(ConversationNotFoundError)

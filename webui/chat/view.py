@@ -14,6 +14,7 @@ from appliance.engine.protocol import ToolCall
 from webui.rendering import render_markdown
 
 MAX_TITLE_CHARS = 60
+_DAMAGED = "What is kept of this answer is damaged: somebody has changed the database. Tell your administrator."
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,12 @@ def message_view(message: StoredMessage) -> MessageView:
     }
     if message.role != "assistant":
         return MessageView(message.id, message.content)
-    return answer_view(
-        message.id, message.content, message.reasoning or "", message.tool_calls, message.details, **branch
-    )
+    try:
+        return answer_view(
+            message.id, message.content, message.reasoning or "", message.tool_calls, message.details, **branch
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):  # details that nobody here has written
+        return answer_view(message.id, message.content, "", (), {"problem": _DAMAGED}, **branch)
 
 
 def answer_view(

@@ -150,3 +150,41 @@ def test_key_in_the_file_is_not_trusted(exported: tuple[dict[str, Any], str], tm
     other = str(load_signer(other_state, body["public_key"].split("+")[0]).verifier)
     with pytest.raises(EvidenceError, match="not signed by"):
         verify_evidence(json.dumps(body).encode(), other)
+
+
+def test_what_is_missing_between_chosen_events_is_named(log: AuditLog, tmp_path: Path) -> None:
+    fill(log, 9)
+    data = export_evidence(log, tmp_path, [2, 3, 6, 9], by=SYSTEM, with_content=False)
+    proven = verify_evidence(data, (tmp_path / "keys" / "audit.pub").read_text()).proven
+    assert (proven.first, proven.last, proven.events, proven.is_complete) == (2, 9, 4, False)
+    assert proven.missing == [(4, 5), (7, 8)]
+    assert (proven.with_content, proven.absent, proven.left_out) == (0, 4, True)
+
+
+def test_an_event_twice_is_no_evidence(exported: tuple[dict[str, Any], str]) -> None:
+    body, key = exported
+    body["events"].append(body["events"][0])
+    with pytest.raises(EvidenceError, match="twice"):
+        verify_evidence(json.dumps(body).encode(), key)
+
+
+def test_a_broken_log_is_exported_as_far_as_it_was_signed(sqlite: Database, tmp_path: Path) -> None:
+    """Evidence is needed most when somebody has damaged the log."""
+    log = AuditLog(sqlite)
+    fill(log, 5)
+    export_evidence(log, tmp_path, [1], by=SYSTEM)  # signs six events
+    with sqlite.write() as connection:
+        connection.exec_driver_sql("UPDATE audit_events SET time_us = 'x', outcome = 7 WHERE sequence = 3")
+        connection.exec_driver_sql("UPDATE audit_events SET via = CAST(x'ff' AS TEXT) WHERE sequence = 4")
+    data = export_evidence(log, tmp_path, [2, 3, 4, 5], by=SYSTEM)
+    verified = verify_evidence(data, (tmp_path / "keys" / "audit.pub").read_text())
+    assert [event.header.sequence for event in verified.events] == [2, 5]
+    assert (verified.proven.damaged, verified.proven.is_complete, verified.checkpoint.size) == ([3, 4], False, 6)
+    assert "event 3" in (verified.proven.log_fault or "")
+
+
+def test_thousands_of_events_are_chosen_at_once(sqlite: Database, tmp_path: Path) -> None:
+    log = AuditLog(sqlite)
+    fill(log, 2500)
+    data = export_evidence(log, tmp_path, range(1, 2501), by=SYSTEM, with_content=False)
+    assert verify_evidence(data, (tmp_path / "keys" / "audit.pub").read_text()).proven.is_complete
