@@ -14,6 +14,7 @@ import http.client
 import json
 import os
 import socket
+import statistics
 import tempfile
 import threading
 import time
@@ -29,14 +30,44 @@ from appliance.database import open_database
 from tests.fakes import FakeEngine
 from tests.webui.served import add_user_with_key, gunicorn, write_release
 
+_TURNS, _FIRST_BYTES = 5, 200
 Call = tuple[str, str, dict[str, str], str | None]  # method, path, headers, body
 
 
 def bare(environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
-    """The least a WSGI program can do, without Nagle's delay as the application's."""
-    environ["gunicorn.socket"].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    """The least a WSGI program can do."""
+    without_delay(environ)
     start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", "15")])
     return [b'{"status":"ok"}']
+
+
+def in_threads() -> Callable[[dict[str, Any], Any], Iterable[bytes]]:
+    """The application for gunicorn's own threaded worker, which it ran in before."""
+    from webui.wsgi import app
+
+    def served(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        without_delay(environ)
+        return app(environ, start_response)
+
+    return served
+
+
+def without_delay(environ: dict[str, Any]) -> None:
+    """Turn Nagle's algorithm off, which the appliance's own worker does by itself."""
+    if "gunicorn.socket" in environ:
+        environ["gunicorn.socket"].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def first_byte_ms(port: int, headers: dict[str, str], body: str) -> float:
+    """Milliseconds from a request to the first byte of its stream."""
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+        begin_s = time.monotonic()
+        connection.request("POST", "/v1/chat/completions", body, headers)
+        response = connection.getresponse()
+        response.read(1)
+        took_ms = (time.monotonic() - begin_s) * 1000
+        response.read()
+    return took_ms
 
 
 def per_second(port: int, call: Call, *, seconds: float, callers: int) -> float:
@@ -81,6 +112,32 @@ def synced_pairs_per_second(directory: Path, *, seconds: float) -> float:
     return count / seconds
 
 
+def worker_against_threads(
+    home: Path, engine: FakeEngine, headers: dict[str, str], body: str, *, seconds: float, callers: int
+) -> None:
+    """The appliance's worker beside gunicorn's threaded one, both running, measured in turns."""
+    streamed = json.dumps({**json.loads(body), "stream": True})
+    health: Call = ("GET", "/healthz", {}, None)
+    rates: tuple[list[float], list[float]] = ([], [])
+    firsts: tuple[list[float], list[float]] = ([], [])
+    with (
+        gunicorn(home, engine.doorbell, threads=callers) as ours,
+        gunicorn(
+            home, engine.doorbell, threads=callers, worker="gthread", application="bench.http:in_threads()"
+        ) as theirs,
+    ):
+        for _ in range(_TURNS):
+            for index, port in enumerate((ours, theirs)):
+                rates[index].append(per_second(port, health, seconds=seconds / _TURNS, callers=callers))
+        for _ in range(_FIRST_BYTES):
+            for index, port in enumerate((ours, theirs)):
+                firsts[index].append(first_byte_ms(port, headers, streamed))
+    own, other = (statistics.median(each) for each in rates)
+    click.echo(f"{'GET /healthz, own worker':28}{own:9.0f}/s   {own / other:6.2f} of gunicorn's threads")
+    own, other = (statistics.median(each) for each in firsts)
+    click.echo(f"{'first byte of a stream':28}{own:9.1f} ms  {own / other:6.2f} of gunicorn's threads")
+
+
 @click.command()
 @click.option("--seconds", default=5.0, help="How long each line is measured.")
 @click.option("--callers", default=8, help="Connections at once.")
@@ -97,6 +154,7 @@ def main(seconds: float, callers: int) -> None:
         with_key = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
         body = json.dumps({"model": "gpt-oss-fake", "messages": [{"role": "user", "content": "Hello"}]})
 
+        worker_against_threads(home, engine, with_key, body, seconds=seconds, callers=callers)
         with gunicorn(home, engine.doorbell, application="bench.http:bare", threads=callers) as port:
             reference = per_second(port, ("GET", "/", {}, None), seconds=seconds, callers=callers)
         click.echo(f"{'bare WSGI program':28}{reference:9.0f}/s")

@@ -35,7 +35,7 @@ def write_release(path: Path, model_id: str) -> None:
 @contextlib.contextmanager
 def gunicorn(
     home: Path, doorbell: socket.socket, *, application: str = "webui.wsgi:app", threads: int = 4, workers: int = 1,
-    transport: Transport = Transport.LOOPBACK,
+    transport: Transport = Transport.LOOPBACK, worker: str = "webui.serving.worker.SiteWorker",
 ) -> Iterator[int]:  # fmt: skip
     """The application of the site at `home`, on an inherited listener as under the supervisor; gives its port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -43,9 +43,8 @@ def gunicorn(
         environ = {"APPLIANCE_HOME": str(home), "APPLIANCE_DOORBELL_FD": str(fds[1]), "PYTHONPATH": str(PROJECT)}
         environ["APPLIANCE_TRANSPORT"] = transport.value
         program = Path(sys.executable).with_name("gunicorn")
-        worker = "--worker-class=webui.serving.worker.SiteWorker"
         numbers = (f"--threads={threads}", f"--workers={workers}", "--graceful-timeout=2")
-        options = (worker, *numbers, f"--bind=fd://{fds[0]}")
+        options = (f"--worker-class={worker}", *numbers, f"--bind=fd://{fds[0]}")
         argv = (sys.executable, str(program), *options, "--no-control-socket", "--log-level=warning", application)
         process = subprocess.Popen(argv, env=environ, pass_fds=fds, cwd=home)
         try:

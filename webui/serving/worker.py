@@ -30,6 +30,7 @@ from webui.serving.limits import limits_of_this_process
 from webui.serving.server import Server
 
 _HEARTBEAT_S: Final = 1.0
+_SWITCH_S: Final = 0.0005  # after which a thread that computes gives way to the event loop; 5 ms would delay each piece
 _RECORD_S: Final = 1.5  # of the time for stopping, for answers that were cut off to be recorded as such
 _FIRST_CERTIFICATE_S: Final = 30.0  # the recorder makes it while this process starts
 
@@ -53,6 +54,7 @@ class SiteWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         asyncio.run(self._serve())
 
     async def _serve(self) -> None:
+        sys.setswitchinterval(_SWITCH_S)
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
