@@ -5,6 +5,7 @@ In each test somebody else asks at the same time and must be answered.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import resource
 import socket
@@ -60,6 +61,8 @@ class Answers:
 
     def _stream(self, environ: Environ) -> Iterator[bytes]:
         yield b"first"
+        if environ["PATH_INFO"] == "/quiet":
+            self.go_on.wait()
         while environ["PATH_INFO"] == "/flood" or not (self.go_on.wait(0.01) or environ["appliance.client_is_gone"]()):
             yield b"x" * 65536 if environ["PATH_INFO"] == "/flood" else b"."
 
@@ -212,7 +215,7 @@ def test_three_hundred_streams_leave_room_for_pages() -> None:
     with running(answers, threads=2, given=given) as port, ExitStack() as open_ones:
         streams = [open_ones.enter_context(connect(port)) for _ in range(300)]
         for stream in streams:
-            stream.sendall(REQUEST.replace(b" / ", b" /stream "))
+            stream.sendall(REQUEST.replace(b" / ", b" /quiet "))
             assert stream.recv(10)
         wait_until(lambda: answers.running == 300)
         assert ask(port)[0] == 200
@@ -264,6 +267,31 @@ def test_bodies_on_their_way_cannot_fill_the_memory() -> None:
             assert read_all(lost) == b""
         senders[-1].sendall(b"x" * 100_000)
         assert read_answer(senders[-1]) == (200, b"POST / 500000")
+
+
+def test_bodies_that_wait_for_a_thread_count_too() -> None:
+    """Whole requests with large bodies, while every thread is taken: what arrives later gives way."""
+    answers = Answers()
+    with running(answers, threads=1, given=limits(bodies_bytes=1 << 20)) as port, ExitStack() as open_ones:
+        holding = open_ones.enter_context(connect(port))
+        holding.sendall(REQUEST.replace(b" / ", b" /hold "))
+        wait_until(lambda: answers.running == 1)
+        post = b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 400000\r\n\r\n" + b"x" * 400_000
+        waiting = [open_ones.enter_context(connect(port)) for _ in range(2)]
+        for sender in waiting:
+            sender.sendall(post)
+        for _ in range(5):  # each round trip lets the event loop read what has arrived on every connection
+            with connect(port) as refused:
+                refused.sendall(b"\n\n")
+                assert read_all(refused).startswith(b"HTTP/1.1 400 ")
+        late = [open_ones.enter_context(connect(port)) for _ in range(3)]
+        for sender in late:
+            with contextlib.suppress(OSError):
+                sender.sendall(post)
+            assert read_all(sender) == b""
+        answers.go_on.set()
+        for sender in waiting:
+            assert read_answer(sender) == (200, b"ok")
 
 
 def test_a_crowd_of_requests_from_one_address_does_not_hold_up_another() -> None:

@@ -52,7 +52,8 @@ class Crowd(Generic[M]):
         self._quiet: dict[M, None] = {}  # the longest quiet first
         self._quiet_of: dict[str, dict[M, None]] = {}
         self._bodies: dict[M, int] = {}  # bytes of bodies that are arriving, the longest under way first
-        self._bodies_bytes = 0
+        self._held: dict[M, int] = {}  # bytes of bodies that wait for a thread or have one
+        self._bodies_bytes = 0  # of both
 
     def __len__(self) -> int:
         return len(self._members)
@@ -77,33 +78,32 @@ class Crowd(Generic[M]):
         """`member` waits for a request from now on."""
         if member not in self._members:  # it had to go, and does not know yet
             return
-        self.note_busy(member)
+        self._forget(member)
         self._quiet[member] = None
         self._quiet_of.setdefault(member.source, {})[member] = None
 
     def note_busy(self, member: M) -> None:
-        """A request of `member` is whole and is being answered."""
-        self._quiet.pop(member, None)
-        mine = self._quiet_of.get(member.source, {})
-        mine.pop(member, None)
-        if not mine:
-            self._quiet_of.pop(member.source, None)
-        self._bodies_bytes -= self._bodies.pop(member, 0)
+        """A request of `member` is whole and is being answered; its body is in memory until `note_quiet` or `leave`."""
+        body_bytes = self._bodies.get(member, 0)
+        self._forget(member)
+        if body_bytes and member in self._members:
+            self._held[member] = body_bytes
+            self._bodies_bytes += body_bytes
 
     def note_body(self, member: M, size_bytes: int) -> None:
-        """More of a body has arrived; when all of them are too much, the one that takes longest gives way."""
+        """More of a body has arrived; when all of them are too much, the one that takes longest to arrive gives way."""
         if member not in self._members:
             return
         self._bodies[member] = self._bodies.get(member, 0) + size_bytes
         self._bodies_bytes += size_bytes
-        while self._bodies_bytes > self._limits.bodies_bytes:
-            self._clear_one(self._bodies)
+        while self._bodies_bytes > self._limits.bodies_bytes and self._clear_one(self._bodies):
+            pass
 
     def leave(self, member: M) -> None:
         """The connection is closed."""
         if member not in self._members:
             return
-        self.note_busy(member)
+        self._forget(member)
         del self._members[member]
         self._counts[member.source] -= 1
         if not self._counts[member.source]:
@@ -112,6 +112,14 @@ class Crowd(Generic[M]):
     def look_at_deadlines(self, now_s: float) -> None:
         for member in [member for member in self._members if member.due_s <= now_s]:
             member.look_at_deadlines(now_s)
+
+    def _forget(self, member: M) -> None:
+        self._quiet.pop(member, None)
+        mine = self._quiet_of.get(member.source, {})
+        mine.pop(member, None)
+        if not mine:
+            self._quiet_of.pop(member.source, None)
+        self._bodies_bytes -= self._bodies.pop(member, 0) + self._held.pop(member, 0)
 
     def _clear_one(self, candidates: dict[M, None] | dict[M, int]) -> bool:
         for member in candidates:

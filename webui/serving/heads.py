@@ -122,6 +122,8 @@ def _target_of(request: h11.Request) -> tuple[str, str | None]:
             parts = urlsplit(target)
         except ValueError as exc:
             raise RefusedRequestError(400, "The address of the request cannot be read.") from exc
+        if "@" in parts.netloc:
+            raise RefusedRequestError(400, "The address of the request names a user, which is not allowed.")
         path = target[target.index("://") + 3 + len(parts.netloc) :]
         return path if path.startswith("/") else f"/{path}", parts.netloc
     if request.method == b"CONNECT":

@@ -22,7 +22,7 @@ class Limits:
     linger_s: float = 2.0  # after a last answer, so that the client reads it before it sees the connection reset
     head_bytes: int = 32 * 1024
     body_bytes: int = MAX_BODY_BYTES  # a larger body is not read; the application sees its length and refuses it
-    bodies_bytes: int = 256 * 1024 * 1024  # of all bodies that are still arriving
+    bodies_bytes: int = 256 * 1024 * 1024  # of all bodies that arrive, wait for a thread or have one
     answer_bytes: int = 1024 * 1024  # of an answer in memory; a larger one waits for its reader
     connections: int = 1024
     connections_per_address: int = 128  # an IPv6 network of 64 bits is one address; trusted proxies have no such limit

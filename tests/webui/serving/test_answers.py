@@ -133,6 +133,16 @@ def test_a_client_that_leaves_a_stream_is_noticed_and_the_iterator_closed() -> N
         assert closed.wait(20)
 
 
+def test_an_ipv4_client_of_an_ipv6_listener_has_its_own_address() -> None:
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        return [environ["REMOTE_ADDR"].encode()]
+
+    with running(app, host="::") as port, connect(port, "127.0.0.5") as client:
+        client.sendall(CLOSING)
+        assert b"\r\n127.0.0.5\r\n" in read_all(client)
+
+
 def test_a_client_is_there_while_its_next_request_waits() -> None:
     seen = []
 

@@ -45,6 +45,7 @@ REFUSED = {
     "no path": (b"GET a HTTP/1.1\r\nHost: t\r\n\r\n", 400),
     "asterisk": (b"OPTIONS * HTTP/1.1\r\nHost: t\r\n\r\n", 400),
     "CONNECT": (b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n", 501),
+    "URL with a user": (b"GET http://a@t/ HTTP/1.1\r\nHost: t\r\n\r\n", 400),
     "broken URL": (b"GET http://[:1/ HTTP/1.1\r\nHost: t\r\n\r\n", 400),
     "not HTTP": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
     "long line": (b"GET /" + b"a" * 40_000, 431),
