@@ -58,7 +58,7 @@ class Config:
     queue_limit_per_user: int = 8  # turns of one user waiting before the engine answers "too_many_waiting"
     longest_pause_s: float = 0.3  # of a streaming answer while another's prompt is read
     web_workers: int = 1
-    web_threads: int = 48  # per worker; an answer that streams or waits for a slot holds one
+    web_threads: int = 48  # per worker; an answer that waits for a slot holds one, one that streams does not
     tls_certificate: Path | None = None  # PEM, with its chain; None: one from an authority of this site's own
     tls_key: Path | None = None
     tls_names: tuple[str, ...] = ()  # further names and addresses in the site's own certificate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -141,6 +142,17 @@ def test_an_ipv4_client_of_an_ipv6_listener_has_its_own_address() -> None:
     with running(app, host="::") as port, connect(port, "127.0.0.5") as client:
         client.sendall(CLOSING)
         assert b"\r\n127.0.0.5\r\n" in read_all(client)
+
+
+def test_who_has_finished_sending_still_gets_the_answer() -> None:
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Length", "2")])
+        return [b"ok"]
+
+    with running(app) as port, connect(port) as client:
+        client.sendall(CLOSING)
+        client.shutdown(socket.SHUT_WR)
+        assert read_all(client).endswith(b"ok")
 
 
 def test_a_client_is_there_while_its_next_request_waits() -> None:
