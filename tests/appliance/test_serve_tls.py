@@ -8,9 +8,13 @@ import ssl
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
+from click.testing import CliRunner
+
 from appliance.authority import keep_certificate
-from appliance.config import init_state, load_config
-from appliance.transport import authority_certificate, pem_fingerprint
+from appliance.cli import main
+from appliance.config import Config, init_state, load_config
+from appliance.transport import Transport, authority_certificate, pem_fingerprint, transport_of
 from tests.appliance.supervised import supervised
 
 RECORDER = "from appliance.recorder import main; main()"
@@ -51,6 +55,20 @@ def test_plain_http_on_a_network_is_typed_and_said(tmp_path: Path) -> None:
         connection.request("GET", "/")
         assert connection.getresponse().status == 200
         connection.close()
+
+
+def test_plain_http_can_be_typed_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_settings(tmp_path, '[tls]\ncertificate = "tls/server.pem"\nkey = "tls/server.key"\n')
+    seen: list[Transport] = []
+
+    def serve(config: Config, *_: object, **__: object) -> None:
+        seen.append(transport_of(config, config.listen_host))
+
+    monkeypatch.setattr("appliance.supervisor.serve", serve)
+    for options in ([], ["--plain-http"]):
+        result = CliRunner().invoke(main, ["serve", "--home", str(tmp_path), *options])
+        assert result.exit_code == 0, result.output
+    assert seen == [Transport.CERTIFICATE, Transport.PLAIN]
 
 
 def test_a_certificate_that_cannot_be_used_is_one_sentence_and_no_start(tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ import logging
 import ssl
 import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import Final
 
-from appliance.certificates import CertificateError, load_pair
+from appliance.certificates import CertificateError, load_certificate, load_pair, now_utc
 from appliance.transport import CertificateFiles
 
 _log = logging.getLogger(__name__)
@@ -46,11 +47,14 @@ def make_context(files: CertificateFiles) -> ssl.SSLContext:
 class Contexts:
     """Belongs to the event loop's thread."""
 
-    def __init__(self, files: CertificateFiles, *, clock_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, files: CertificateFiles, *, clock_s: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = now_utc,
+    ) -> None:  # fmt: skip
         """Raises: CertificateError: the files cannot be used."""
-        self._files, self._clock_s = files, clock_s
+        self._files, self._clock_s, self._now = files, clock_s, now
         self._stamp = _stamp_of(files)
-        self._context = make_context(files)
+        self._context = self._make()
         self._made_s = self._looked_s = clock_s()
 
     def current(self) -> ssl.SSLContext:
@@ -66,12 +70,21 @@ class Contexts:
     def _renew(self, stamp: _Stamp, now_s: float) -> None:
         is_replaced, self._stamp, self._made_s = stamp != self._stamp, stamp, now_s
         try:
-            self._context = make_context(self._files)
+            self._context = self._make()
         except CertificateError as exc:
             _log.error("the new certificate is not used, the one before stays in use: %s", exc)
             return
         if is_replaced:
             _log.warning("new connections use the certificate that now lies in %s", self._files.certificate)
+
+
+    def _make(self) -> ssl.SSLContext:
+        """At the start, at a renewal and once a day; the log then says what people meet, 30 days ahead of an end."""
+        context = make_context(self._files)
+        problem = load_certificate(self._files.certificate).problem(self._now())
+        if problem is not None:
+            _log.warning("%s", problem)
+        return context
 
 
 def wait_for_files(

@@ -9,7 +9,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +213,20 @@ def test_a_replacement_that_cannot_be_used_is_said_and_the_one_before_stays(
     keep_certificate(config, datetime.now(UTC), "box")
     clock.now_s += LOOK_EVERY_S
     assert contexts.current() is not before
+
+
+def test_the_end_of_a_certificate_is_logged_thirty_days_ahead_and_daily(
+    config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock, now = Clock(), [datetime.now(UTC)]
+    contexts = Contexts(local_files(config), clock_s=clock, now=lambda: now[0])
+    assert not caplog.records
+    now[0] += timedelta(days=370)
+    for _ in range(2):
+        clock.now_s += LONGEST_CONTEXT_S
+        contexts.current()
+    assert len(caplog.records) == 2
+    assert "expires on" in caplog.text
 
 
 def test_the_key_of_the_tickets_lives_no_longer_than_a_day(config: Config) -> None:
