@@ -197,6 +197,9 @@ def test_the_owners_sign_in_gives_strangers_no_new_guesses(door: Door, ada: User
     door.guesses(ACCOUNT.burst + 5, far_away)
     assert door.knock(password=PASSWORD, address=HOME) == ada
     assert door.guesses(20, lambda n: far_away(5000 + n)) == 0
+    door.clock.wait(ACCOUNT.every_s)
+    assert door.knock(password=PASSWORD, address="198.51.100.7") == ada  # from a new place, as a stranger
+    assert door.guesses(20, lambda n: far_away(6000 + n)) <= 1
 
 
 @pytest.mark.parametrize("forged", ["", ".", "x", "x.y", "nonce." + "0" * 64, "\0.\0", "\ud800.\ud800", "a" * 100_000])
