@@ -278,6 +278,11 @@ class Database:
         self.presence = None if lock_path is None else Presence(lock_path.with_suffix(".turns"))
         self._local = threading.local()
 
+    @property
+    def directory(self) -> Path | None:
+        """Where its files lie, and others may lie that the processes share; None for a server's."""
+        return None if self._lock_path is None else self._lock_path.parent
+
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """A connection that sees one state of the database.

@@ -41,7 +41,7 @@ class HashingSlots:
     def __init__(
         self, directory: Path | None, *, cores: int | None = None, longest_wait_s: float = _LONGEST_WAIT_S
     ) -> None:
-        """Args: directory: where all processes of a site lock files; None: there is one process."""
+        """Args: directory: where all processes of a site lock files; None: each process counts for itself."""
         cores = cores or len(os.sched_getaffinity(0))
         self.total = min(max(cores, 2), _MOST_SLOTS)
         self.of_strangers = self.total // 2
@@ -104,10 +104,13 @@ class HashingSlots:
 
 
 def _locked(path: Path) -> int | None:
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise ApplianceError(f"passwords cannot be checked: {path.name} cannot be opened: {exc.strerror}") from exc
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         os.close(descriptor)
         return None
     return descriptor

@@ -55,7 +55,7 @@ def make_services(config: Config, doorbell: socket.socket, listener_url: str, tr
     database = open_database(config.database_url)
     disk = config.record_dir
     record = AuditLog(database, refusal=partial(refusal, disk), make_room=Reserve(disk).give_back)
-    passwords = Passwords(slots=HashingSlots(config.state_dir / "database"))
+    passwords = Passwords(slots=HashingSlots(database.directory))
     return Services(
         config=config,
         release=load_release(config.release_dir),

@@ -17,6 +17,7 @@ from appliance.accounts import Accounts, Role, User
 from appliance.audit.log import AuditLog
 from appliance.database import Database, known_addresses, open_database
 from appliance.database import sign_in_limits as limits_table
+from appliance.errors import ApplianceError
 from appliance.hashing_slots import HashingBusyError, HashingSlots
 from appliance.passwords import MAX_CHARS, PasswordRuleError, Passwords
 from appliance.sign_in import SignIn, SignInError
@@ -415,6 +416,13 @@ def test_a_queue_that_is_full_is_said_at_once() -> None:
     assert outcome == ["busy"] * 36  # four wait
     finish(held[0], held[1] + threads)
     assert outcome.count("in") == 4
+
+
+def test_a_directory_that_is_gone_is_one_error_and_no_slot_is_lost(tmp_path: Path) -> None:
+    slots = HashingSlots(tmp_path / "gone", cores=2, longest_wait_s=0.05)
+    for _ in range(5):
+        with pytest.raises(ApplianceError, match="passwords cannot be checked"), slots.slot(known=False):
+            pass
 
 
 def test_a_slot_comes_back_after_an_error() -> None:
