@@ -15,6 +15,7 @@ import os
 import select
 import signal
 import socket
+import sqlite3
 import struct
 import subprocess
 import sys
@@ -189,6 +190,13 @@ print(ApiKeys(database, log).create(user, "test", by=actor)[1])
         return str(json.load(answer)["choices"][0]["finish_reason"])
 
 
+def attempts_in_record(home: Path) -> list[str]:
+    """What the appliance's own programs were refused by the kernel, which must be nothing."""
+    with contextlib.closing(sqlite3.connect(home / "state" / "database" / "appliance.sqlite3")) as database:
+        rows = database.execute("SELECT subject FROM audit_events WHERE action = 'attempt_refused'").fetchall()
+    return [str(subject) for (subject,) in rows]
+
+
 def new_site(options: Options, name: str) -> Path:
     home = Path(options.directory, name)
     subprocess.run([*options.launcher, "mkdir", home, home / "state"], check=True)
@@ -213,6 +221,7 @@ def run(options: Options) -> dict[str, Any]:
         sinks.ignore(int(url.rpartition(":")[2]))
         sinks.take()
         result["chat"] = {"finish_reason": chat(options, home, url), "arrived": sinks.take()}
+    result["attempts"] = attempts_in_record(home)
 
     probe_code = Path(__file__).with_name("probe.py").read_text().partition("if __name__")[0]
     engine = f"""{probe_code}

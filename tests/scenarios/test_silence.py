@@ -126,6 +126,7 @@ def test_appliance_answers_and_nothing_arrives_but_an_unconfined_probe_does(stag
     assert any("53" in packet for packet in unconfined["arrived"] if packet.startswith("packet on quiet0"))
     assert set(unconfined["outcomes"].values()) == {"sent"}
 
+    assert found["attempts"] == []  # the programs make no call but those of their lists
     assert found["chat"] == {"finish_reason": "length", "arrived": []}
 
     confined = found["confined"]
