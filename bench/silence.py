@@ -27,7 +27,7 @@ from appliance.isolation.seccomp import Refusal, install_filter
 # Calls of one decoded token (engine) and of one page (web worker), beside those that take no filter's time to speak of.
 PER_TOKEN = {"send": 1, "poll": 1, "write": 1}
 PER_REQUEST = {"send": 3, "receive": 9, "poll": 8, "write": 2, "fcntl": 4, "ioctl": 6}
-TOKEN_US, REQUEST_US = 5_000, 500  # less processor time than any model of ours takes for a token, or page for a request
+TOKEN_US, REQUEST_US = 5_000, 500  # assumed processor time of a quick model's token, and of a request for a small page
 
 
 def calls() -> dict[str, Callable[[], object]]:

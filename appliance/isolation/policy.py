@@ -103,7 +103,7 @@ GROUPS: Final = (
         _PROGRAMS,
         "open openat openat2 creat stat lstat newfstatat statx statfs fstatfs access faccessat faccessat2 readlink "
         "readlinkat getdents getdents64 getcwd chdir fchdir mkdir mkdirat rmdir rename renameat renameat2 link linkat "
-        "unlink unlinkat truncate umask chmod fchmod fchmodat fchmodat2 chown lchown fchown fchownat utime utimes "
+        "unlink unlinkat truncate umask fchmod fchown utime utimes "
         "futimesat utimensat getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr",
     ),
     Group("memory of one's own", _EVERY, "brk mmap munmap mprotect mremap madvise msync mincore mseal membarrier"),
@@ -216,6 +216,7 @@ DANGERS: Final = (
     ),
     Danger("make memory that can be run without a file", "memfd_create memfd_secret", cuda=False),
     Danger("make a device", "mknod mknodat", cuda=False),
+    Danger("let others use a file by its name, which Landlock allows", "chmod fchmodat fchmodat2 chown lchown fchownat"),
     Danger(
         "become somebody else or change its own confinement",
         "setuid setgid setreuid setregid setresuid setresgid setfsuid setfsgid setgroups capset "

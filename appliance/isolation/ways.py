@@ -220,6 +220,8 @@ def _powers() -> Iterator[Way]:
     cuda = frozenset({Kind.ENGINE_CUDA})  # its driver's calls are not known well enough to refuse these
     spare = cuda | {Kind.SUPERVISOR}
     yield Way("memfd_create", "memfd_create", lambda: syscall("memfd_create", b"", 0xFFFF), spared=cuda)
+    yield Way("rights of a file changed (fchmodat)", "fchmodat", lambda: syscall("fchmodat", _NO_FD, None, 0))
+    yield Way("file given away (fchownat)", "fchownat", lambda: syscall("fchownat", _NO_FD, None, 0, 0, 0))
     yield Way("device node made (mknodat)", "mknodat", lambda: syscall("mknodat", _NO_FD, None, 0, 0), spared=cuda)
     yield Way("a filter with a listener", "seccomp", lambda: syscall("seccomp", 1, 8, None), spared=spare)
     yield Way("memory opened to others (prctl)", "prctl", lambda: syscall("prctl", 4, 99, 0, 0, 0), spared=cuda)

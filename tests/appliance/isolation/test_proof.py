@@ -55,6 +55,8 @@ OPENED = {
     "process_vm_writev": ["process_vm_writev (OPEN"],
     "request_key": ["request_key (kernel DNS)"],
     "mknodat": ["device node made (mknodat)"],
+    "fchmodat": ["rights of a file changed (fchmodat)"],
+    "fchownat": ["file given away (fchownat)"],
     "prctl": ["memory opened to others (prctl)"],
     "fcntl": ["signals from a descriptor (fcntl)"],
     "setresuid": ["setresuid (OPEN"],
