@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
+import sqlite3
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import TSVECTOR
@@ -351,6 +355,49 @@ def open_database(url: str) -> Database:
         database.close()
         raise
     return database
+
+
+@contextmanager
+def open_copy(path: Path) -> Iterator[Database]:
+    """An SQLite database that is only read: not a byte is written beside it, also on read-only media.
+
+    A write-ahead log beside it is part of it. SQLite cannot read one without writing, so both are then copied to a
+    temporary directory first.
+
+    Raises:
+        DatabaseError: it cannot be read, or a newer release wrote it.
+    """
+    log = path.with_name(path.name + "-wal")
+    with ExitStack() as stack:
+        try:
+            if log.exists() and log.stat().st_size:
+                directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="appliance-")))
+                shutil.copyfile(path, directory / "copy")
+                shutil.copyfile(log, directory / "copy-wal")
+                database = Database(_read_only_engine(directory / "copy", "mode=rw"), directory / "copy.lock")
+            else:
+                database = Database(_read_only_engine(path.absolute(), "mode=ro&immutable=1"), path)
+        except OSError as exc:
+            raise DatabaseError(f"cannot read the database {path}: {exc.strerror}") from exc
+        stack.callback(database.close)
+        with database.read() as connection:
+            found = read_setting(connection, "schema") or ""
+        if not found.isdecimal() or not 1 <= int(found) <= SCHEMA_VERSION:
+            raise DatabaseError(f"{path} has schema {found or '(none)'}, and this release knows 1 to {SCHEMA_VERSION}")
+        yield database
+
+
+def _read_only_engine(path: Path, how: str) -> sa.Engine:
+    address = f"file:{quote(str(path))}?{how}"
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA query_only = ON")
+        return connection
+
+    engine = sa.create_engine("sqlite://", creator=connect, poolclass=sa.pool.StaticPool)
+    sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+    return engine
 
 
 def read_setting(connection: sa.Connection, name: str) -> str | None:

@@ -172,6 +172,8 @@ def _look_at_record(config: Config) -> str:
         raise ApplianceError(f"the log is broken: {found.fault}; see: appliance audit verify")
     if found.verified_us is None:
         return f"{found.size} events, no checkpoint signed yet"
+    if found.ahead:
+        raise ApplianceError(f"the newest checkpoint is of {as_iso(found.verified_us)}, after what the clock says now")
     return f"{found.size} events, the first {found.verified_size} signed at {as_iso(found.verified_us)}"
 
 

@@ -27,12 +27,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from appliance import authority
-from appliance.audit.checkpoint import write_checkpoint
 from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.log import AuditLog, RecordError
-from appliance.audit.note import CheckpointError
 from appliance.audit.rows import newest_of
-from appliance.audit.verify import LogBrokenError
+from appliance.audit.signer import LogSigner
 from appliance.certificates import CertificateError, now_utc
 from appliance.config import Config, load_config
 from appliance.database import DatabaseError, as_iso, open_database
@@ -66,6 +64,8 @@ def run_recorder(
     try:
         log = AuditLog(database)
         stopping: dict[str, Any] | None = None
+        signer = LogSigner(log, config.state_dir)
+        key = _begin(signer)
         _close_interrupted(log)
         with watching(log, config.release_dir):
             for note in _notes_or_ticks(notes_fd, config.checkpoint_interval_s):
@@ -74,25 +74,36 @@ def run_recorder(
                 elif note == "sign":
                     if database.presence is not None:  # without, nobody knows which turns are still answered
                         _close_interrupted(log)
-                    _sign(log, config.state_dir)
+                    _sign(signer)
                     keep_certificate()
                 elif note["event"] == "stopping":
                     stopping = note
                 else:
-                    log.append(_event_of(note, log))
+                    log.append(_event_of(note, log, key))
                     tell_ready()
         log.append(_stopped(stopping))
-        _sign(log, config.state_dir)
+        _sign(signer)
     finally:
         database.close()
 
 
-def _sign(log: AuditLog, state_dir: Path) -> None:
+def _begin(signer: LogSigner) -> str:
+    """The key that signs, which the log names at each start; empty when it is not known yet."""
+    try:
+        return signer.begin()
+    except ApplianceError as exc:
+        _log.error("the signer could not begin: %s", exc)
+        return ""
+
+
+def _sign(signer: LogSigner) -> None:
     """Sign the log as it is. A failure is said, and tried again: the pages show how old the last checkpoint is."""
     try:
-        write_checkpoint(log, state_dir)
-    except (DatabaseError, CheckpointError, LogBrokenError) as exc:
+        signer.sign()
+    except ApplianceError as exc:
         _log.error("no checkpoint: %s", exc)
+    except Exception:  # the recorder must live: it is the only one that would notice the next attack
+        _log.exception("no checkpoint")
 
 
 def _close_interrupted(log: AuditLog) -> None:
@@ -106,13 +117,14 @@ def _close_interrupted(log: AuditLog) -> None:
             _log.warning("%d turns had no answer, because their process died; now they are interrupted", closed)
 
 
-def _event_of(note: dict[str, Any], log: AuditLog) -> NewEvent:
+def _event_of(note: dict[str, Any], log: AuditLog, signing_key: str) -> NewEvent:
     if note["event"] == "started":
         text = note["summary"]
         last_run = _last_run(log)
         if last_run is not None:
             text += f". {last_run}"
         details = {"silence": note["silence"], "release": note.get("release"), "last_run": last_run}
+        details["signing_key"] = signing_key
         subject = "" if note["watched"] else UNWATCHED
         return NewEvent(_SYSTEM, "appliance_started", subject=subject, content=Content(text, details))
     if note["event"] == "attempt_refused":

@@ -1,47 +1,52 @@
-"""Signs the log as it grows, and says how it stands.
+"""How the log stands, at a glance: for the badge on every page, the doctor and the administrator.
 
-`write_checkpoint` is called every minute and at shutdown. It signs nothing that it has not checked: the events since
-the last checkpoint are recomputed, what the last one vouched for must still be there, and a stretch of older events is
-recomputed in turn. If something does not fit, the log is marked as broken, which stays until a full verification finds
-it intact again (`keep_verdict`).
+What is said here was checked before: the signer checks what is new at each checkpoint (signer.py), a full verification
+checks every event (verify.py). A glance only compares the newest checkpoint with the log and with the clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-import sqlalchemy as sa
-
+from appliance.audit.event import Actor, Content, NewEvent
+from appliance.audit.fault import Fault, LogBrokenError
+from appliance.audit.findings import keep_fault, marked_fault
+from appliance.audit.keys import has_key
+from appliance.audit.ledger import Finding, read_tail
 from appliance.audit.log import AuditLog, LogDamagedError
-from appliance.audit.note import (
-    Checkpoint,
-    CheckpointError,
-    Verifier,
-    load_signer,
-    load_verifier,
-    verify_checkpoint,
-    write_note,
-)
-from appliance.audit.verify import Fault, LogBrokenError, TreeCheck, VerificationReport, check_rows
-from appliance.database import Database, audit_checkpoints, now_us, read_setting, write_setting
+from appliance.audit.note import Checkpoint, CheckpointError, load_verifier, verify_checkpoint
+from appliance.audit.signed_by import signing_key_in_log, words_of_foreign_database
+from appliance.audit.signer import LogSigner
+from appliance.audit.stored import newest_note
+from appliance.audit.verify import VerificationReport
+from appliance.database import Database, now_us, read_setting, write_setting
 
 STALE_AFTER_S = 300
-RECHECKED_EVENTS = 20_000  # older events checked again at each checkpoint: about half a second
-_RECHECKED = "audit_rechecked_to"
-_FAULT = "audit_fault"
-_EXPORTED = "audit_exported_us"
+AHEAD_S = 60  # more than a clock that is kept right steps back, and no more than the time between two checkpoints
+_EXPORTED, _CHECKED = "audit_exported_us", "audit_checked"
 
 State = Literal["verified", "stale", "broken"]
+
+
+@dataclass(frozen=True)
+class FullCheck:
+    """A verification of every event: ``size`` of them at ``time_us``, and whether all was right."""
+
+    time_us: int
+    size: int
+    intact: bool
 
 
 @dataclass(frozen=True)
 class Integrity:
     """How the log stands: checked and signed up to event ``verified_size`` of ``size``, at ``verified_us``.
 
-    stale: the last checkpoint is older than `STALE_AFTER_S` or there is none; broken: ``fault`` says what was found.
+    stale: the last checkpoint is older than `STALE_AFTER_S`, from the future (``ahead``), or there is none; broken:
+    ``fault`` says what was found. ``finding`` is the id of a finding that is to be acknowledged.
     """
 
     state: State
@@ -50,44 +55,14 @@ class Integrity:
     verified_us: int | None
     exported_us: int | None
     fault: str | None = None
+    checked: FullCheck | None = None
+    finding: str | None = None
+    ahead: bool = False
 
 
-def write_checkpoint(
-    log: AuditLog, state_dir: Path, *, clock_us: Callable[[], int] = now_us
-) -> Checkpoint | None:
-    """Check what is new, sign the log as it is, keep the note in the database and as a file; None for an empty log.
-
-    Raises:
-        LogBrokenError: the log is not what was recorded; nothing was signed.
-        CheckpointError: the key or the file cannot be used.
-        DatabaseError: the database cannot be used.
-    """
-    signer = load_signer(state_dir, log.origin)
-    verifier = load_verifier(state_dir / "keys")
-    if str(verifier) != str(signer.verifier):
-        raise CheckpointError("state/keys/audit.pub does not belong to state/signer/audit.key")
-    try:
-        size, root = _checked_root(log, signer.verifier)
-    except LogBrokenError as exc:
-        with log.database.write() as connection:
-            write_setting(connection, _FAULT, str(exc))
-        raise
-    if size == 0:
-        return None
-    checkpoint = Checkpoint(log.origin, size, root, clock_us())
-    note = signer.sign(checkpoint)
-    with log.database.write() as connection:
-        connection.execute(audit_checkpoints.delete().where(audit_checkpoints.c.size == size))  # signed earlier
-        connection.execute(audit_checkpoints.insert().values(size=size, note=note))
-    write_note(state_dir / "audit", checkpoint, note)
-    return checkpoint
-
-
-def newest_note(database: Database) -> str | None:
-    """The latest stored checkpoint as it was signed."""
-    query = sa.select(audit_checkpoints.c.note).order_by(audit_checkpoints.c.size.desc()).limit(1)
-    with database.read() as connection:
-        return connection.scalar(query)
+def write_checkpoint(log: AuditLog, state_dir: Path, *, clock_us: Callable[[], int] = now_us) -> Checkpoint | None:
+    """Sign the log once, as `LogSigner.sign`; who signs repeatedly keeps a `LogSigner`, which remembers."""
+    return LogSigner(log, state_dir, clock_us=clock_us).sign()
 
 
 def integrity(log: AuditLog, state_dir: Path, *, clock_us: Callable[[], int] = now_us) -> Integrity:
@@ -97,27 +72,52 @@ def integrity(log: AuditLog, state_dir: Path, *, clock_us: Callable[[], int] = n
         DatabaseError: the database cannot be read.
     """
     with log.database.read() as connection:
-        fault = read_setting(connection, _FAULT)
-        exported = read_setting(connection, _EXPORTED)
-    exported_us = int(exported) if exported else None
-    size = log.size()
+        fault = marked_fault(connection)
+        exported = read_setting(connection, _EXPORTED) or ""
+        checked = _full_check(read_setting(connection, _CHECKED))
+    size, checkpoint, finding = log.size(), None, None
     try:
-        checkpoint = _newest(log.database, load_verifier(state_dir / "keys"))
-        if checkpoint and fault is None:
-            fault = _disagreement(log, checkpoint, size)
+        checkpoint, finding = _newest(log, state_dir)
+        fault = (str(finding) if finding else fault) or (_disagreement(log, checkpoint, size) if checkpoint else None)
     except CheckpointError as exc:
-        return Integrity("broken", size, 0, None, exported_us, fault or str(exc))
-    if checkpoint is None:
-        return Integrity("broken" if fault else "stale", size, 0, None, exported_us, fault)
-    stale = clock_us() - checkpoint.time_us > STALE_AFTER_S * 1_000_000
-    state: State = "broken" if fault else "stale" if stale else "verified"
-    return Integrity(state, size, checkpoint.size, checkpoint.time_us, exported_us, fault)
+        fault = fault or str(exc)
+    signed, signed_us = (checkpoint.size, checkpoint.time_us) if checkpoint else (0, None)
+    age_s = (clock_us() - (signed_us or 0)) / 1_000_000
+    stale = signed_us is None or not -AHEAD_S <= age_s <= STALE_AFTER_S
+    return Integrity(
+        state="broken" if fault else "stale" if stale else "verified",
+        size=size,
+        verified_size=signed,
+        verified_us=signed_us,
+        exported_us=int(exported) if exported.isdecimal() else None,
+        fault=fault,
+        checked=checked,
+        finding=finding.id if finding else None,
+        ahead=signed_us is not None and age_s < -AHEAD_S,
+    )
 
 
-def keep_verdict(database: Database, report: VerificationReport) -> None:
-    """Mark the log as the full verification found it."""
-    with database.write() as connection:
-        write_setting(connection, _FAULT, None if report.is_intact else str(LogBrokenError(report.faults)))
+def keep_verdict(
+    log: AuditLog, report: VerificationReport, *, by: Actor, other_faults: Sequence[Fault] = (),
+    clock_us: Callable[[], int] = now_us,
+) -> None:  # fmt: skip
+    """Record what a full verification found. What is broken stays marked until a reviewer acknowledges it.
+
+    Args:
+        other_faults: of what the pages read beside the log.
+    Raises:
+        RecordError: it could not be recorded.
+    """
+    faults = [*report.faults, *other_faults]
+    words = f"broken: {faults[0]}" if faults else "intact"
+    signed = None if report.newest is None else report.newest.size
+    details = {"events": report.size, "erased": report.erased, "signed_to": signed, "faults": len(faults)}
+    if faults:
+        keep_fault(log.database, str(LogBrokenError(faults)))
+    with log.database.write() as connection:
+        check = FullCheck(clock_us(), report.size, not faults)
+        write_setting(connection, _CHECKED, json.dumps(asdict(check)))
+    log.append(NewEvent(by, "record_verified", "failed" if faults else "ok", content=Content(words, details)))
 
 
 def mark_exported(database: Database, time_us: int) -> None:
@@ -126,63 +126,37 @@ def mark_exported(database: Database, time_us: int) -> None:
         write_setting(connection, _EXPORTED, str(time_us))
 
 
-def _checked_root(log: AuditLog, verifier: Verifier) -> tuple[int, bytes]:
-    """Size and root of the log, recomputed from the newest checkpoint on.
+def _newest(log: AuditLog, state_dir: Path) -> tuple[Checkpoint | None, Finding | None]:
+    """The newest checkpoint, and the finding that nobody has acknowledged yet.
 
     Raises:
-        LogBrokenError: something does not fit.
+        CheckpointError: a signature or a file is not right.
     """
-    try:
-        newest = _newest(log.database, verifier)
-    except CheckpointError as exc:
-        raise LogBrokenError([Fault(0, 0, str(exc))]) from exc
-    size = log.size()
-    start = newest.size if newest else 0
-    disagreement = _disagreement(log, newest, size) if newest else None
-    if disagreement:
-        raise LogBrokenError([Fault(1, start, disagreement)])
-    root = _check_stretch(log, start, size)
-    with log.database.read() as connection:
-        rechecked = int(read_setting(connection, _RECHECKED) or 0)
-    begin = rechecked if rechecked < start else 0
-    end = min(begin + RECHECKED_EVENTS, start)
-    _check_stretch(log, begin, end)
-    if end != rechecked:
-        with log.database.write() as connection:
-            write_setting(connection, _RECHECKED, str(end))
-    return size, root
-
-
-def _check_stretch(log: AuditLog, begin: int, end: int) -> bytes:
-    """Recompute the events `begin` + 1 to `end`; returns the root of the first `end`.
-
-    Raises:
-        LogBrokenError: something does not fit.
-    """
-    try:
-        check = TreeCheck(begin, log.subtree_hashes(begin))
-    except LogDamagedError as exc:
-        raise LogBrokenError([Fault(1, begin, str(exc))]) from exc
-    with log.database.read() as connection:
-        check_rows(connection, check, end)
-        faults = check.finish(connection)
-    root = check.root()
-    if faults or root is None:
-        raise LogBrokenError(faults)
-    return root
-
-
-def _newest(database: Database, verifier: Verifier | None) -> Checkpoint | None:
-    note = newest_note(database)
-    if note is None:
-        return None
+    verifier, tail = load_verifier(state_dir / "keys"), read_tail(state_dir / "audit")
+    if tail is None:
+        tail = newest_note(log.database) or "", None
+        with log.database.read() as connection:
+            known = signing_key_in_log(connection)
+        if known is not None or (not tail[0] and has_key(state_dir)):
+            raise CheckpointError(words_of_foreign_database(known))
+    note, finding = tail
+    if not note:
+        return None, finding
     if verifier is None:
         raise CheckpointError("there are checkpoints, but the public key state/keys/audit.pub is missing")
-    return verify_checkpoint(note, verifier)
+    try:
+        return verify_checkpoint(note, verifier), finding
+    except CheckpointError:
+        if finding is not None:  # which is what there is to say
+            return None, finding
+        raise
 
 
 def _disagreement(log: AuditLog, checkpoint: Checkpoint, size: int) -> str | None:
     """What of the checkpoint the stored hashes contradict."""
+    origin = log.stored_origin()
+    if checkpoint.origin != origin:
+        return f"the database holds the log {origin or '(without a name)'}, and {checkpoint.origin} was signed here"
     if checkpoint.size > size:
         return f"the events {size + 1} to {checkpoint.size} were signed and are missing"
     try:
@@ -190,3 +164,12 @@ def _disagreement(log: AuditLog, checkpoint: Checkpoint, size: int) -> str | Non
     except LogDamagedError as exc:
         return str(exc)
     return None if root == checkpoint.root else f"the first {checkpoint.size} events are not those that were signed"
+
+
+def _full_check(stored: str | None) -> FullCheck | None:
+    """The last verification of every event; None when there was none, or its note is damaged."""
+    try:
+        body = json.loads(stored or "null")
+        return FullCheck(int(body["time_us"]), int(body["size"]), bool(body["intact"]))
+    except (ValueError, TypeError, KeyError):
+        return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -18,6 +19,9 @@ from appliance.errors import ApplianceError
 
 if TYPE_CHECKING:
     from appliance.audit.evidence import ProvenEvents
+    from appliance.audit.pages import PagesReport
+    from appliance.audit.verify import VerificationReport
+    from appliance.database import Database
 
 
 @click.group()
@@ -25,42 +29,135 @@ def audit() -> None:
     """The record: verify it, sign it, export evidence and check evidence."""
 
 
-@audit.command("verify")
-@home_option
-@json_option
-def audit_verify(home: Path, as_json: bool) -> None:
-    """Check every event, hash and signed checkpoint. Exit status 1 if anything is broken."""
-    with record_of(home) as (config, log, actor), progress_bar("Verifying the log", hidden=as_json) as progress:
-        from appliance.audit.checkpoint import keep_verdict
-        from appliance.audit.log import RecordError
-        from appliance.audit.verify import verified_event, verify_log
+_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 
-        report = verify_log(log.database, config.state_dir, progress=progress)
-        keep_verdict(log.database, report)
-        try:
-            log.append(verified_event(actor, report))
-        except RecordError as exc:
-            click.echo(f"That the log was verified could not be recorded: {exc}", err=True)
+
+@audit.command("verify")
+@click.option("--home", type=click.Path(path_type=Path, file_okay=False, exists=True), envvar="APPLIANCE_HOME",
+              help="The site directory (the installer's prefix).")  # fmt: skip
+@click.option("--against", type=_FILE, multiple=True,
+              help="A checkpoint that was exported earlier, which the log must continue; may be repeated.")  # fmt: skip
+@click.option("--database", "copy", type=_FILE,
+              help="Check a copy of an SQLite database instead of a site, without writing; needs --key.")  # fmt: skip
+@click.option("--key", type=_FILE, help="Trust this public key, a copy of audit.pub, instead of the site's own.")
+@json_option
+def audit_verify(
+    home: Path | None, against: tuple[Path, ...], copy: Path | None, key: Path | None, as_json: bool
+) -> None:
+    """Check every event, hash, signed checkpoint, index and account. Exit status 1 if anything is broken."""
+    if (home is None) == (copy is None) or (copy is not None and key is None):
+        raise click.UsageError("give either --home, or --database with --key")
+    texts, key_text = [(str(path), _text(path)) for path in against], _text(key) if key else None
+    if home is not None:
+        with record_of(home) as (config, log, actor):  # confines this process: what is heavy is imported after it
+            from appliance.audit.checkpoint import keep_verdict
+            from appliance.audit.log import RecordError
+
+            report, pages = _verified(log.database, config.state_dir, texts, key_text, hide_progress=as_json)
+            try:
+                keep_verdict(log, report, by=actor, other_faults=pages.faults)
+            except RecordError as exc:
+                click.echo(f"That the log was verified could not be recorded: {exc}", err=True)
+    elif copy is not None:
+        from appliance.database import open_copy
+
+        with open_copy(copy) as database:
+            report, pages = _verified(database, None, texts, key_text, hide_progress=as_json)
+    _print_report(report, pages, as_json=as_json, is_copy=copy is not None)
+    if not report.is_intact or pages.faults:
+        sys.exit(1)
+
+
+def _verified(
+    database: Database, state_dir: Path | None, against: list[tuple[str, str]], key: str | None, *, hide_progress: bool
+) -> tuple[VerificationReport, PagesReport]:
+    from appliance.audit.note import parse_verifier
+    from appliance.audit.pages import check_pages
+    from appliance.audit.verify import Against, verify_log
+
+    brought = [Against(name, note) for name, note in against]
+    trusted = parse_verifier(key) if key else None
+    cores = len(os.sched_getaffinity(0))
+    with progress_bar("Verifying the log", hidden=hide_progress) as progress:
+        report = verify_log(
+            database, state_dir, key=trusted, against=brought, processes=cores, progress=progress
+        )  # fmt: skip
+        return report, check_pages(database)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ApplianceError(f"{path}: cannot be read: {exc}") from exc
+
+
+def _print_report(report: VerificationReport, pages: PagesReport, *, as_json: bool, is_copy: bool) -> None:
     newest = None if report.newest is None else report.newest.size
+    faults = [*report.faults, *pages.faults]
+    unchecked = [*pages.unchecked, *(_NOT_IN_A_COPY if is_copy else ())]
     if as_json:
         body = {
-            "intact": report.is_intact,
+            "intact": not faults,
             "events": report.size,
             "erased": report.erased,
             "root": None if report.root is None else report.root.hex(),
             "checkpoints": report.checkpoints,
             "signed_up_to": newest,
-            "faults": [dataclasses.asdict(fault) for fault in report.faults],
+            "faults": [dataclasses.asdict(fault) for fault in faults],
+            "remarks": [dataclasses.asdict(remark) for remark in report.remarks],
+            "findings": [str(finding) for finding in report.findings],
+            "known_damage": [dataclasses.asdict(fault) for fault in report.known_damage],
+            "not_checked": unchecked,
+            "seconds": {"events": round(report.duration_s, 2), **pages.seconds},
         }
         click.echo(json.dumps(body, indent=2))
-    else:
-        for fault in report.faults:
-            click.echo(f"FAULT  {fault}")
-        word = "intact" if report.is_intact else "BROKEN"
-        signed = "none signed" if newest is None else f"signed up to event {newest}"
-        click.echo(f"The log is {word}: {report.size} events, {report.erased} erased, {signed}.")
-    if not report.is_intact:
-        sys.exit(1)
+        return
+    for word, items in (
+        ("FAULT ", faults), ("KNOWN ", report.known_damage), ("FOUND ", report.findings), ("REMARK", report.remarks),
+    ):  # fmt: skip
+        for item in items:
+            click.echo(f"{word} {item}")
+    for what in unchecked:
+        click.echo(f"Not checked: {what}.")
+    word = "BROKEN" if faults else "intact"
+    signed = "none signed" if newest is None else f"signed up to event {newest}"
+    past = f", {len(report.findings)} acknowledged findings" if report.findings else ""
+    click.echo(f"The log is {word}: {report.size} events, {report.erased} erased, {signed}{past}.")
+    times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in pages.seconds.items())
+    click.echo(f"Events {report.duration_s:.1f} s" + (f", {times}" if times else "") + ".")
+
+
+_NOT_IN_A_COPY = (
+    "the signer's own file, which a database does not hold: findings, and what was cut off since the newest checkpoint "
+    "in the copy; compare with --against",
+)
+
+
+@audit.command("acknowledge")
+@click.argument("finding")
+@home_option
+@click.option("--reason", required=True, help="Why signing may go on; it stays in the record for ever.")
+def audit_acknowledge(finding: str, home: Path, reason: str) -> None:
+    """Say that you have looked into FINDING, by its name. Signing begins anew; the finding stays visible."""
+    with record_of(home) as (config, log, actor):
+        from appliance.audit.findings import acknowledge
+        from appliance.audit.ledger import read_tail
+
+        tail = read_tail(config.audit_dir)
+        header = acknowledge(log, tail[1] if tail else None, finding, reason, by=actor)
+    click.echo(f"Acknowledged in event {header.sequence}. The appliance begins to sign anew within a minute.")
+
+
+@audit.command("rotate-key")
+@home_option
+def audit_rotate_key(home: Path) -> None:
+    """Replace the signing key; the old key signs the new one. Hand the new public key to whoever verifies."""
+    with record_of(home, signs=True) as (config, log, actor):
+        from appliance.audit.signer import LogSigner
+
+        key = LogSigner(log, config.state_dir).rotate_key(by=actor)
+    click.echo(f"The record is signed with a new key, which the old one signed. The new public key is:\n{key}")
 
 
 @audit.command("checkpoint")
@@ -68,13 +165,16 @@ def audit_verify(home: Path, as_json: bool) -> None:
 def audit_checkpoint(home: Path) -> None:
     """Sign the log as it is now and print the signed checkpoint, to be kept elsewhere."""
     with record_of(home, signs=True) as (config, log, actor):
-        from appliance.audit.checkpoint import newest_note, write_checkpoint
+        from appliance.audit.checkpoint import mark_exported, write_checkpoint
         from appliance.audit.event import NewEvent
+        from appliance.audit.stored import newest_note
+        from appliance.database import now_us
 
         write_checkpoint(log, config.state_dir)
         note = newest_note(log.database)
         if note is None:
             raise ApplianceError("the log is empty; there is nothing to sign")
+        mark_exported(log.database, now_us())
         log.append(NewEvent(actor, "checkpoint_exported"))
     click.echo(note, nl=False)
 

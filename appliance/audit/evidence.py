@@ -17,12 +17,22 @@ from pathlib import Path
 from typing import Any
 
 from appliance.audit import merkle
-from appliance.audit.checkpoint import mark_exported, newest_note, write_checkpoint
+from appliance.audit.checkpoint import mark_exported, write_checkpoint
 from appliance.audit.event import Actor, Content, Header, NewEvent, encode_header, parse_header
+from appliance.audit.fault import LogBrokenError
+from appliance.audit.heirs import keys_after
+from appliance.audit.ledger import read_ledger
 from appliance.audit.log import AuditLog, Event, EventNotFoundError
-from appliance.audit.note import Checkpoint, CheckpointError, load_verifier, parse_verifier, verify_checkpoint
+from appliance.audit.note import (
+    Checkpoint,
+    CheckpointError,
+    Verifier,
+    load_verifier,
+    parse_verifier,
+    verify_checkpoint,
+)
 from appliance.audit.rows import DamagedEvent, load_events
-from appliance.audit.verify import LogBrokenError
+from appliance.audit.stored import newest_note
 from appliance.database import as_iso, now_us
 from appliance.errors import ApplianceError
 
@@ -147,6 +157,7 @@ def export_evidence(
         "made_at": as_iso(clock_us()),
         "made_by": by.name,
         "public_key": signed.public_key,
+        "key_chain": ledger.key_notes if (ledger := read_ledger(state_dir / "audit")) else [],
         "checkpoint": signed.note,
         "log_fault": signed.fault,
         "with_content": with_content,
@@ -166,18 +177,31 @@ def verify_evidence(data: bytes, public_key: str) -> VerifiedEvidence:
         body = json.loads(data)
         if body["format"] != FORMAT:
             raise EvidenceError("another format of evidence")
-        verifier = parse_verifier(public_key)
-        checkpoint = verify_checkpoint(body["checkpoint"], verifier)
+        keys = keys_after(parse_verifier(public_key), body.get("key_chain", []))
+        checkpoint = _verified_checkpoint(body["checkpoint"], keys[-1])
         events = [_verified(item, checkpoint) for item in body["events"]]
         return VerifiedEvidence(
             checkpoint,
             tuple(event for event in events if isinstance(event, VerifiedEvent)),
-            _in_numbers(body, events, checkpoint, str(verifier)),
+            _in_numbers(body, events, checkpoint, str(keys[-1])),
         )
     except CheckpointError as exc:
         raise EvidenceError(str(exc)) from exc
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
         raise EvidenceError(f"not an evidence file: {type(exc).__name__}") from exc
+
+
+def _verified_checkpoint(note: str, key: Verifier) -> Checkpoint:
+    """The checkpoint, signed by `key`, to which the trusted one handed over.
+
+    Raises:
+        CheckpointError: it is not.
+    """
+    try:
+        return verify_checkpoint(note, key)
+    except CheckpointError as exc:
+        what_to_do = "if the log's key was lost and replaced, get the new audit.pub by another way than this file"
+        raise CheckpointError(f"{exc}; {what_to_do}") from exc
 
 
 def _exported(log: AuditLog, event: Event | DamagedEvent, size: int, *, with_content: bool) -> dict[str, Any]:

@@ -98,7 +98,9 @@ class AuditLog:
         refusal: Callable[[], str | None] = lambda: None,
         make_room: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Open the log. One whose events are not a complete sequence can be read and verified; appending fails.
+        """Open the log. One that is damaged is read, verified and continued; what is wrong is the signer's to say.
+
+        Only a log whose tree cannot be continued, because a hash at its right edge is gone, refuses to append.
 
         Args:
             refusal: why no prompt may be recorded now, as a sentence for people; None if it may (disk.py).
@@ -117,10 +119,7 @@ class AuditLog:
         self._written_s = -math.inf  # when the last append or probe went well; an append that fails forgets it
         self._committing = False  # guarded by _lock: some thread writes, and will wake the next one
         self.origin = _load_origin(database)
-        with database.read() as connection:
-            count = connection.scalar(sa.select(sa.func.count()).select_from(audit_events)) or 0
-            size = _size(connection)
-        self.damage = f"its last event is number {size}, but it holds {count} events" if count != size else None
+        self.damage = self._edge_damage()
 
     def append(self, event: NewEvent) -> Header:
         """Record one event durably.
@@ -166,6 +165,11 @@ class AuditLog:
         """Record events in order, as `append_in`."""
         return self._insert(connection, [self._prepared(event) for event in events])
 
+    def stored_origin(self) -> str:
+        """The log's name as the database has it now; empty when it is gone."""
+        with self.database.read() as connection:
+            return read_setting(connection, "audit_origin") or ""
+
     def size(self) -> int:
         """How many events there are, which is also the number of the last."""
         with self.database.read() as connection:
@@ -207,7 +211,7 @@ class AuditLog:
     def subtree_hashes(self, size: int) -> list[bytes]:
         """Stored hashes of ``merkle.covering(0, size)``."""
         with self.database.read() as connection:
-            return _hashes(connection, merkle.covering(0, size))
+            return stored_hashes(connection, merkle.covering(0, size))
 
     def stored_hashes(self, subtrees: list[merkle.Subtree]) -> list[bytes]:
         """Stored hashes of complete subtrees.
@@ -216,7 +220,7 @@ class AuditLog:
             LogDamagedError: one is missing.
         """
         with self.database.read() as connection:
-            return _hashes(connection, subtrees)
+            return stored_hashes(connection, subtrees)
 
     def inclusion_proof(self, sequence: int, size: int) -> list[bytes]:
         """Proof that event `sequence` is in the tree of `size`, for `merkle.verify_inclusion` at index sequence - 1."""
@@ -225,6 +229,13 @@ class AuditLog:
     def consistency_proof(self, old: int, new: int) -> list[bytes]:
         """Proof that the tree of `new` continues the tree of `old`."""
         return self._range_hashes(merkle.consistency_ranges(old, new))
+
+    def _edge_damage(self) -> str | None:
+        try:
+            self.subtree_hashes(self.size())
+        except LogDamagedError as exc:
+            return str(exc)
+        return None
 
     def _prepared(self, event: NewEvent) -> _Waiting:
         """What can be done, and refused, before the transaction that others share."""
@@ -262,7 +273,7 @@ class AuditLog:
 
     def _insert(self, connection: sa.Connection, batch: list[_Waiting]) -> list[Header]:
         size = _size(connection)
-        edge = merkle.RightEdge(size, _hashes(connection, merkle.covering(0, size)))
+        edge = merkle.RightEdge(size, stored_hashes(connection, merkle.covering(0, size)))
         headers, rows = [], []
         for waiting in batch:
             event, sealed = waiting.event, waiting.sealed
@@ -293,7 +304,7 @@ class AuditLog:
     def _range_hashes(self, ranges: Iterable[merkle.Range]) -> list[bytes]:
         parts = [merkle.covering(*part) for part in ranges]
         with self.database.read() as connection:
-            hashes = _hashes(connection, [subtree for part in parts for subtree in part])
+            hashes = stored_hashes(connection, [subtree for part in parts for subtree in part])
         remaining = iter(hashes)
         return [merkle.fold([next(remaining) for _ in part]) for part in parts]
 
@@ -350,7 +361,7 @@ def _size(connection: sa.Connection) -> int:
     return connection.scalar(sa.select(sa.func.max(audit_events.c.sequence))) or 0
 
 
-def _hashes(connection: sa.Connection, subtrees: list[merkle.Subtree]) -> list[bytes]:
+def stored_hashes(connection: sa.Connection, subtrees: list[merkle.Subtree]) -> list[bytes]:
     """The stored hashes of complete subtrees, each kept with the event that completed it.
 
     Raises:

@@ -1,12 +1,14 @@
-"""The form of a checkpoint: what the log was, at a time, signed with the log's key; and the files of both.
+"""The form of a checkpoint: what the log was, at a time, signed with the log's key.
 
 A checkpoint is a C2SP signed note (c2sp.org/signed-note, c2sp.org/tlog-checkpoint): the log's name, its size and root,
-one line with the time, and an Ed25519 signature.
+one line with the time, one with the hash of the note that its signer wrote before it (ledger.py; notes of earlier
+releases lack this line), and an Ed25519 signature.
 
     gpt-oss-appliance/audit/0123456789abcdef
     12402
     qINS1GRFhWHwdkUeqLEoP4yEMkTBBzxBkGwGQlVlVcs=
     time 2026-11-23T01:37:24.123456Z
+    previous 5a0c..
 
     — gpt-oss-appliance/audit/0123456789abcdef d8pPtB...
 
@@ -19,24 +21,15 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import os
-import tempfile
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from appliance.audit.merkle import HASH_BYTES
-from appliance.database import as_datetime, as_iso, from_iso
+from appliance.database import as_iso, from_iso
 from appliance.errors import ApplianceError
 
 _ED25519 = b"\x01"  # signature type of signed-note
@@ -49,17 +42,22 @@ class CheckpointError(ApplianceError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The first ``size`` events had ``root``, said at ``time_us``."""
+    """The first ``size`` events had ``root``, said at ``time_us``.
+
+    ``previous`` is the `note_hash` of the entry before it in its signer's ledger; empty in notes of earlier releases.
+    """
 
     origin: str
     size: int
     root: bytes
     time_us: int
+    previous: str = ""
 
     def body(self) -> str:
         """The text that is signed."""
         root = base64.b64encode(self.root).decode()
-        return f"{self.origin}\n{self.size}\n{root}\ntime {as_iso(self.time_us)}\n"
+        previous = f"previous {self.previous}\n" if self.previous else ""
+        return f"{self.origin}\n{self.size}\n{root}\ntime {as_iso(self.time_us)}\n{previous}"
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,10 @@ class Signer:
 
     def sign(self, checkpoint: Checkpoint) -> str:
         """The signed note."""
-        body = checkpoint.body()
+        return self.sign_text(checkpoint.body())
+
+    def sign_text(self, body: str) -> str:
+        """The signed note of any text that ends its last line."""
         signature = base64.b64encode(self.verifier.key_id + self.key.sign(body.encode())).decode()
         return f"{body}\n\N{EM DASH} {self.name} {signature}\n"
 
@@ -104,6 +105,15 @@ def verify_checkpoint(note: str, verifier: Verifier) -> Checkpoint:
 
     Raises:
         CheckpointError: no good signature by this key, another log, or not a checkpoint.
+    """
+    return parse_checkpoint(verify_note(note, verifier), verifier.name)
+
+
+def verify_note(note: str, verifier: Verifier) -> str:
+    """The text of a note that `verifier` signed; signatures by other keys are ignored.
+
+    Raises:
+        CheckpointError: it is not a note, or has no good signature by this key.
     """
     body, separator, signatures = note.rpartition("\n\n")
     if not separator or not signatures.endswith("\n"):
@@ -118,7 +128,7 @@ def verify_checkpoint(note: str, verifier: Verifier) -> Checkpoint:
             verifier.key.verify(value[_KEY_ID_BYTES:], body.encode())
         except InvalidSignature as exc:
             raise CheckpointError("the checkpoint's signature is wrong") from exc
-        return _parse_body(body, verifier.name)
+        return body
     raise CheckpointError(f"the checkpoint is not signed by {verifier.name}+{verifier.key_id.hex()}")
 
 
@@ -139,28 +149,9 @@ def parse_verifier(text: str) -> Verifier:
     return verifier
 
 
-def load_signer(state_dir: Path, origin: str) -> Signer:
-    """The log's signing key, made on first use: signer/audit.key, in a directory that only who signs may open, and
-    keys/audit.pub for whoever verifies.
-
-    Raises:
-        CheckpointError: the key cannot be read or made.
-    """
-    path = state_dir / "signer" / "audit.key"
-    try:
-        if not path.exists():
-            pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-            _write_new(path, pem)
-        key = load_pem_private_key(path.read_bytes(), None)
-        if not isinstance(key, Ed25519PrivateKey):
-            raise CheckpointError(f"{path}: not an Ed25519 key")
-        signer = Signer(origin, key)
-        public = state_dir / "keys" / "audit.pub"
-        if not public.exists():
-            _write_new(public, f"{signer.verifier}\n".encode())
-    except (OSError, ValueError, TypeError) as exc:
-        raise CheckpointError(f"{path}: cannot be used: {exc}") from exc
-    return signer
+def note_hash(note: str) -> str:
+    """SHA-256 of a whole note, signatures included, in hexadecimal."""
+    return hashlib.sha256(note.encode()).hexdigest()
 
 
 def load_verifier(keys_dir: Path) -> Verifier | None:
@@ -178,49 +169,19 @@ def load_verifier(keys_dir: Path) -> Verifier | None:
         raise CheckpointError(f"{path}: cannot be read: {exc}") from exc
 
 
-def write_note(audit_dir: Path, checkpoint: Checkpoint, note: str) -> Path:
-    """Keep the note as checkpoint-DATE.txt: each day's last one stays, to be copied to media or printed.
+def parse_checkpoint(body: str, origin: str) -> Checkpoint:
+    """The checkpoint that the text of a note states, for the log called `origin`.
 
     Raises:
-        CheckpointError: it cannot be written.
+        CheckpointError: it is not a checkpoint, or one of another log.
     """
-    path = audit_dir / f"checkpoint-{as_datetime(checkpoint.time_us):%Y-%m-%d}.txt"
     try:
-        audit_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor, name = tempfile.mkstemp(dir=audit_dir, prefix=".checkpoint-")
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(note.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except OSError as exc:
-        raise CheckpointError(f"{path}: cannot be written: {exc.strerror}") from exc
-    return path
-
-
-def _write_new(path: Path, data: bytes) -> None:
-    """Write a whole file or none; a file that another process made first stays."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")  # mode 0600
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        with suppress(FileExistsError):
-            os.link(name, path)
-    finally:
-        os.unlink(name)
-
-
-def _parse_body(body: str, origin: str) -> Checkpoint:
-    try:
-        name, size, root, time_line, _ = body.split("\n")
-        word, time = time_line.split(" ")
-        checkpoint = Checkpoint(name, int(size), _unbase64(root), from_iso(time))
+        name, size, root, time_line, *more, _ = body.split("\n")
+        previous = more[0].removeprefix("previous ") if more else ""
+        checkpoint = Checkpoint(name, int(size), _unbase64(root), from_iso(time_line.removeprefix("time ")), previous)
     except ValueError as exc:
         raise CheckpointError("the signed text is not a checkpoint") from exc
-    if word != "time" or len(checkpoint.root) != HASH_BYTES or checkpoint.body() != body:
+    if len(checkpoint.root) != HASH_BYTES or checkpoint.body() != body:
         raise CheckpointError("the signed text is not a checkpoint")
     if name != origin:
         raise CheckpointError(f"the checkpoint is of another log, {name}")

@@ -21,7 +21,7 @@ from tests.unprivileged import PROJECT, give_to_user
 COMMANDS = {
     "users list": ("appliance.accounts", "Accounts.list_users"),
     "audit verify": ("appliance.audit.verify", "verify_log"),
-    "audit checkpoint": ("appliance.audit.checkpoint", "newest_note"),
+    "audit checkpoint": ("appliance.audit.stored", "newest_note"),
     "doctor": ("appliance.doctor", "_look_at_release"),
 }
 SIGNING = ("audit checkpoint",)

@@ -51,7 +51,7 @@ def test_the_whole_way_from_signing_in_to_the_verified_event(signed_in: Page, se
     expect(event.get_by_text("whose root was signed at")).to_be_visible()
     page.reload()
     assert pages.integrity_state(page) == "verified"
-    expect(page.get_by_text(re.compile(r"Verified to \d+, \d+ s ago"))).to_be_visible()
+    expect(page.get_by_text(re.compile(r"Signed to \d+, \d+ s ago"))).to_be_visible()
 
 
 def test_a_person_begins_with_the_one_time_link(page: Page, server: Server, watched: Watched) -> None:

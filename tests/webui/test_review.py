@@ -257,7 +257,7 @@ NOW_US = int(NOW.timestamp()) * 1_000_000
 )
 def test_the_badge_says_up_to_where_and_since_when(seconds: int, words: str) -> None:
     found = Integrity("verified", 12_500, 12_402, NOW_US - seconds * 1_000_000, None)
-    assert integrity_view(found, NOW).summary == f"Verified to 12,402, {words} ago"
+    assert integrity_view(found, NOW).summary == f"Signed to 12,402, {words} ago"
 
 
 def test_what_broke_is_a_sentence() -> None:

@@ -28,22 +28,47 @@ def integrity_view(found: Integrity, now: datetime) -> IntegrityView:
     if found.state == "broken":
         return IntegrityView(
             "broken", "Record broken", "The record is broken", _sentence(found.fault or ""),
-            "Stop relying on it. Keep the machine as it is, tell your security officer, and compare with the "
-            f"checkpoint that was exported last. {exported}",
+            "Stop relying on it. Nothing is signed until a reviewer acknowledges what was found. Keep the machine as "
+            "it is, tell your security officer, and compare with the checkpoint that was exported last "
+            f"(appliance audit verify --against FILE). {exported}",
         )  # fmt: skip
+    checked = _checked(found, now)
     if found.verified_us is None:
         return IntegrityView(
-            "stale", "Not yet verified", "Not yet verified", "No checkpoint has been signed yet.",
+            "stale", "Not yet signed", "Not yet signed", f"No checkpoint has been signed yet. {checked}",
             "The appliance signs one every minute while it runs. Verify now to check all events at once.",
         )  # fmt: skip
     ago, to = _ago(found.verified_us, now), f"{found.verified_size:,}"
-    message = f"Events 1 to {to} of {found.size:,} were checked and signed {ago}. {exported}"
+    if found.ahead:
+        return IntegrityView(
+            "stale", "Clock is behind", "The clock is behind the last checkpoint",
+            f"Events 1 to {to} of {found.size:,} were signed at {_utc(found.verified_us)}, and the clock of this "
+            f"machine says {now:%Y-%m-%d %H:%M:%S} UTC. {checked} {exported}",
+            "One of the two times is wrong. Ask your administrator to set the clock, and who changed it.",
+        )  # fmt: skip
+    message = (
+        f"Events 1 to {to} of {found.size:,} were signed {ago}: each was checked when it was new, and the log "
+        f"continues what was signed before. {checked} {exported}"
+    )
     if found.state == "stale":
         return IntegrityView(
-            "stale", f"Last verified {ago}", f"Last verified {ago}", message,
+            "stale", f"Last signed {ago}", f"Last signed {ago}", message,
             "A checkpoint is due every minute. Ask your administrator whether the appliance runs as it should.",
         )  # fmt: skip
-    return IntegrityView("verified", f"Verified to {to}, {ago}", f"Verified to event {to}", message, "")
+    every = f"; every event checked {_ago(found.checked.time_us, now)}" if found.checked else ""
+    return IntegrityView("verified", f"Signed to {to}, {ago}{every}", f"Signed to event {to}", message, "")
+
+
+def _checked(found: Integrity, now: datetime) -> str:
+    """When every event was last checked, and what no check can say."""
+    if found.checked is None:
+        return "No verification of every event has been made yet."
+    outcome = "all were intact" if found.checked.intact else "faults were found"
+    return f"All {found.checked.size:,} events of then were checked {_ago(found.checked.time_us, now)}: {outcome}."
+
+
+def _utc(moment_us: int) -> str:
+    return f"{as_datetime(moment_us):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _sentence(words: str) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from appliance.audit.checkpoint import newest_note
 from appliance.audit.event import encode_header
 from appliance.audit.log import AuditLog, Event, LogDamagedError
 from appliance.audit.merkle import ProofError, leaf_hash, verify_inclusion
 from appliance.audit.note import Checkpoint, CheckpointError, load_verifier, verify_checkpoint
 from appliance.audit.review import ReadEvent
 from appliance.audit.rows import DamagedEvent
+from appliance.audit.stored import newest_note
 from appliance.database import as_datetime
 
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from flask import Blueprint, Response, current_app, jsonify, render_template, request
+from flask import Blueprint, Response, jsonify, render_template, request
 from flask.typing import ResponseReturnValue
 
 from appliance.accounts import Role
-from appliance.audit.checkpoint import keep_verdict
 from appliance.audit.event import Action
-from appliance.audit.log import Event, EventNotFoundError, RecordError
+from appliance.audit.log import Event, EventNotFoundError
 from appliance.audit.review import Filter, Page, actor_names, read_event, search
 from appliance.audit.rows import DamagedEvent
-from appliance.audit.verify import verified_event, verify_log
 from webui.auth.session import current_actor, demand_role
 from webui.errors import NotFoundError, respond
+from webui.review.integrity_pages import add_integrity_pages
 from webui.review.proof import prove
 from webui.review.view import DamagedView, EventView, day_views, event_view
 from webui.review.words import ACTION_GROUPS
@@ -65,25 +64,7 @@ def source(sequence: int) -> Response:
     )
 
 
-@blueprint.get("/integrity")
-def integrity() -> str:
-    return render_template("integrity.html", report=None)
-
-
-@blueprint.post("/integrity")
-def verify() -> str:
-    """Check every event and every checkpoint; what is found is what the badge says from now on, and an event.
-
-    A log that is too damaged to take the event is shown all the same: no content is seen here.
-    """
-    log = services().record
-    report = verify_log(log.database, services().config.state_dir)
-    keep_verdict(log.database, report)
-    try:
-        log.append(verified_event(current_actor(), report))
-    except RecordError:
-        current_app.logger.exception("that the record was verified could not be recorded")
-    return render_template("integrity.html", report=report)
+add_integrity_pages(blueprint)
 
 
 def _event(sequence: int) -> dict[str, Any]:

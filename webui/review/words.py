@@ -43,6 +43,9 @@ ACTION_WORDS: Final[dict[Action, str]] = {
     "record_verified": "Verified the record",
     "checkpoint_exported": "Exported a checkpoint",
     "erasure_finished": "Finished erasing",
+    "record_finding": "Found the record broken",
+    "finding_acknowledged": "Acknowledged a finding",
+    "signing_key_replaced": "Replaced the signing key",
 }
 
 # The choices of the filter: the value in the address, the words, the actions (none: everything but reviewing).
@@ -62,6 +65,10 @@ ACTION_GROUPS: Final[tuple[tuple[str, str, tuple[Action, ...]], ...]] = (
         "review", "Reviewing",
         ("review_search", "review_read", "record_verified", "checkpoint_exported", "evidence_exported",
          "content_erased", "erasure_finished"),
+    ),
+    (
+        "integrity", "Integrity",
+        ("record_finding", "finding_acknowledged", "record_verified", "checkpoint_exported", "signing_key_replaced"),
     ),
     (
         "appliance", "The appliance",

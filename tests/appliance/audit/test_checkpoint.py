@@ -12,19 +12,23 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from appliance.audit.checkpoint import STALE_AFTER_S, integrity, keep_verdict, newest_note, write_checkpoint
+from appliance.audit.checkpoint import STALE_AFTER_S, integrity, keep_verdict, write_checkpoint
 from appliance.audit.erasure import erase
+from appliance.audit.fault import LogBrokenError
+from appliance.audit.findings import acknowledge
+from appliance.audit.keys import load_signer, settle_key, stage_key
+from appliance.audit.ledger import read_tail
 from appliance.audit.log import AuditLog
 from appliance.audit.note import (
     Checkpoint,
     CheckpointError,
     Signer,
-    load_signer,
     load_verifier,
     parse_verifier,
     verify_checkpoint,
 )
-from appliance.audit.verify import LogBrokenError, verify_log
+from appliance.audit.stored import newest_note
+from appliance.audit.verify import verify_log
 from appliance.database import Database, audit_contents, audit_events, from_iso
 from tests.appliance.records import SYSTEM, fill
 
@@ -49,6 +53,7 @@ def test_note_has_the_form_of_c2sp() -> None:
 
 
 def test_openssl_accepts_the_signature(tmp_path: Path) -> None:
+    settle_key(tmp_path, "example.org/log", str(stage_key(tmp_path, "example.org/log").verifier))
     signer = load_signer(tmp_path, "example.org/log")
     body, signature_line = signer.sign(CHECKPOINT).split("\n\n")
     (tmp_path / "body").write_text(body + "\n")
@@ -110,13 +115,23 @@ def test_rejects_public_key_with_another_id() -> None:
         parse_verifier(f"{name}+{'0' * len(key_id)}+{key}")
 
 
-def test_key_is_made_once_and_only_its_owner_can_read_it(tmp_path: Path) -> None:
-    first = load_signer(tmp_path, "log")
-    assert str(load_signer(tmp_path, "log").verifier) == str(first.verifier)
-    assert str(load_verifier(tmp_path / "keys")) == str(first.verifier)
+def test_key_comes_into_force_when_it_is_named_and_only_its_owner_can_read_it(tmp_path: Path) -> None:
+    first = stage_key(tmp_path, "log")
+    settle_key(tmp_path, "log", str(first.verifier))
+    assert str(load_signer(tmp_path, "log").verifier) == str(load_verifier(tmp_path / "keys")) == str(first.verifier)
     assert stat.S_IMODE((tmp_path / "signer" / "audit.key").stat().st_mode) == 0o600
+    stage_key(tmp_path, "log")
+    settle_key(tmp_path, "log", str(first.verifier))  # the second was never named: a crash before it was
+    assert str(load_signer(tmp_path, "log").verifier) == str(first.verifier)
     assert [path.name for path in (tmp_path / "signer").iterdir()] == ["audit.key"]
     assert [path.name for path in (tmp_path / "keys").iterdir()] == ["audit.pub"]
+
+
+def test_half_written_new_key_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "signer").mkdir()
+    (tmp_path / "signer" / "audit.key.new").write_text("-----BEGIN")
+    settle_key(tmp_path, "log", "whatever")
+    assert list((tmp_path / "signer").iterdir()) == []
 
 
 def test_unusable_key_is_refused_by_name(tmp_path: Path) -> None:
@@ -143,10 +158,10 @@ def test_each_day_keeps_its_last_checkpoint_as_a_file(log: AuditLog, tmp_path: P
     for day, hour in ((23, 1), (23, 2), (24, 1)):
         fill(log, 1)
         write_checkpoint(log, tmp_path, clock_us=lambda d=day, h=hour: from_iso(f"2026-11-{d}T0{h}:00:00.000000Z"))  # type: ignore[misc]
-    names = sorted(path.name for path in (tmp_path / "audit").iterdir())
+    names = sorted(path.name for path in (tmp_path / "audit").glob("checkpoint-*"))
     assert names == ["checkpoint-2026-11-23.txt", "checkpoint-2026-11-24.txt"]
     assert "\n2\n" in (tmp_path / "audit" / names[0]).read_text()
-    assert verify_log(log.database, tmp_path).checkpoints == 5
+    assert verify_log(log.database, tmp_path).checkpoints == 3
 
 
 def test_idle_log_is_signed_again_with_a_later_time(log: AuditLog, tmp_path: Path) -> None:
@@ -200,6 +215,7 @@ def test_signs_nothing_that_is_broken_and_says_so(
     state = integrity(log, tmp_path)
     assert (state.state, state.verified_size) == ("broken", 5)
     assert state.fault
+    assert state.finding
 
 
 def test_integrity_goes_from_stale_to_verified_and_back(log: AuditLog, tmp_path: Path) -> None:
@@ -215,24 +231,33 @@ def test_integrity_goes_from_stale_to_verified_and_back(log: AuditLog, tmp_path:
     assert integrity(log, tmp_path, clock_us=lambda: later_us).state == "stale"
 
 
-def test_broken_mark_stays_until_a_full_verification_finds_the_log_intact(log: AuditLog, tmp_path: Path) -> None:
+def test_finding_stays_until_a_reviewer_acknowledges_it(log: AuditLog, tmp_path: Path) -> None:
+    """That somebody put the row back, and that a verification then finds nothing, does not undo that it was changed."""
     fill(log, 7)
     break_header(log.database)
     with pytest.raises(LogBrokenError):
         write_checkpoint(log, tmp_path)
     with log.database.write() as connection:
         connection.execute(audit_events.update().where(audit_events.c.sequence == 7).values(actor_name="ada"))
+    keep_verdict(log, verify_log(log.database, tmp_path), by=SYSTEM)
+    with pytest.raises(LogBrokenError, match="acknowledge"):
+        write_checkpoint(log, tmp_path)
     assert integrity(log, tmp_path).state == "broken"
-    keep_verdict(log.database, verify_log(log.database, tmp_path))
+    _, finding = read_tail(tmp_path / "audit") or ("", None)
+    assert finding is not None
+    acknowledge(log, finding, finding.id, "a test", by=SYSTEM)
     write_checkpoint(log, tmp_path)
     assert integrity(log, tmp_path).state == "verified"
+    report = verify_log(log.database, tmp_path)
+    assert report.faults == ()
+    assert [(found.id, found.acknowledged is not None) for found in report.findings] == [(finding.id, True)]
 
 
 @pytest.mark.parametrize("damage", [break_header, break_content])
 def test_older_events_are_checked_again_in_turn(
     log: AuditLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Database], None]
 ) -> None:
-    monkeypatch.setattr("appliance.audit.checkpoint.RECHECKED_EVENTS", 4)
+    monkeypatch.setattr("appliance.audit.recheck.RECHECKED_EVENTS", 4)
     fill(log, 10)
     write_checkpoint(log, tmp_path)
     write_checkpoint(log, tmp_path)  # 1 to 4
@@ -240,13 +265,13 @@ def test_older_events_are_checked_again_in_turn(
     with pytest.raises(LogBrokenError, match="event 7"):
         write_checkpoint(log, tmp_path)  # 5 to 8
     with pytest.raises(LogBrokenError, match="event 7"):
-        write_checkpoint(log, tmp_path)  # again: a broken stretch is not left behind
+        write_checkpoint(log, tmp_path)  # again: the finding stays
 
 
 def test_checking_in_turn_begins_again_at_the_end(
     log: AuditLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("appliance.audit.checkpoint.RECHECKED_EVENTS", 6)
+    monkeypatch.setattr("appliance.audit.recheck.RECHECKED_EVENTS", 6)
     fill(log, 10)
     for _ in range(3):  # nothing, 1 to 6, 7 to 10
         write_checkpoint(log, tmp_path)
@@ -270,7 +295,7 @@ def test_full_verification_marks_an_old_event_as_broken(log: AuditLog, tmp_path:
     fill(log, 9)
     write_checkpoint(log, tmp_path)
     break_header(log.database)
-    keep_verdict(log.database, verify_log(log.database, tmp_path))
+    keep_verdict(log, verify_log(log.database, tmp_path), by=SYSTEM)
     state = integrity(log, tmp_path)
     assert (state.state, "event 7" in (state.fault or "")) == ("broken", True)
 
@@ -279,5 +304,5 @@ def test_foreign_public_key_is_refused_before_signing(log: AuditLog, tmp_path: P
     fill(log, 1)
     write_checkpoint(log, tmp_path)
     (tmp_path / "keys" / "audit.pub").write_text(str(SIGNER.verifier))
-    with pytest.raises(CheckpointError, match="does not belong"):
+    with pytest.raises(LogBrokenError, match="does not belong"):
         write_checkpoint(log, tmp_path)

@@ -14,6 +14,7 @@ from appliance.audit.checkpoint import integrity
 from appliance.audit.erasure import erase
 from appliance.audit.event import Content
 from appliance.audit.evidence import EvidenceError, export_evidence, verify_evidence
+from appliance.audit.keys import stage_key
 from appliance.audit.log import AuditLog, EventNotFoundError, RecordError
 from appliance.database import Database
 from tests.appliance.records import SYSTEM, fill
@@ -145,9 +146,7 @@ def test_rejects_bytes_that_are_no_evidence(exported: tuple[dict[str, Any], str]
 def test_key_in_the_file_is_not_trusted(exported: tuple[dict[str, Any], str], tmp_path: Path) -> None:
     body, _ = exported
     other_state = tmp_path / "other"
-    from appliance.audit.note import load_signer
-
-    other = str(load_signer(other_state, body["public_key"].split("+")[0]).verifier)
+    other = str(stage_key(other_state, body["public_key"].split("+")[0]).verifier)
     with pytest.raises(EvidenceError, match="not signed by"):
         verify_evidence(json.dumps(body).encode(), other)
 

@@ -18,10 +18,10 @@ from appliance.audit.event import Content, NewEvent
 from appliance.audit.evidence import EvidenceError, ProvenEvents
 from appliance.audit.extract import write_extract
 from appliance.audit.extract_check import is_extract, verify_extract
+from appliance.audit.fault import LogBrokenError
+from appliance.audit.keys import stage_key
 from appliance.audit.log import AuditLog, RecordError
 from appliance.audit.merkle import RightEdge, TreeStack, aligned, leaf_hash
-from appliance.audit.note import load_signer
-from appliance.audit.verify import LogBrokenError
 from appliance.database import Database, audit_contents, audit_events
 from tests.appliance.records import SYSTEM, fill
 
@@ -185,7 +185,7 @@ def test_a_file_that_is_cut_off_proves_nothing(exported: tuple[Lines, Path], cut
 
 def test_another_key_is_no_proof(exported: tuple[Lines, Path], tmp_path: Path) -> None:
     lines, _ = exported
-    other = load_signer(tmp_path / "others", lines[0]["public_key"].split("+")[0])
+    other = stage_key(tmp_path / "others", lines[0]["public_key"].split("+")[0])
     (tmp_path / "other" / "keys").mkdir(parents=True)
     (tmp_path / "other" / "keys" / "audit.pub").write_text(str(other.verifier))
     with pytest.raises(EvidenceError, match="not signed by"):

@@ -181,12 +181,22 @@ def test_append_in_a_transaction_that_fails_is_not_recorded(log: AuditLog, datab
     assert log.size() == 0
 
 
-def test_log_with_a_missing_row_can_be_read_but_not_appended_to(log: AuditLog, database: Database) -> None:
+def test_log_with_a_missing_row_is_continued(log: AuditLog, database: Database) -> None:
+    """Whoever deletes an event must not stop the record with it; the signer says that it is missing."""
     fill(log, 6)
     with database.write() as connection:
         connection.execute(audit_events.delete().where(audit_events.c.sequence == 3))
     damaged = AuditLog(database)
     assert damaged.get(4).header.sequence == 4
+    assert damaged.append(NewEvent(SYSTEM, "prompt")).sequence == 7
+
+
+def test_log_whose_edge_is_lost_refuses_to_append(log: AuditLog, database: Database) -> None:
+    fill(log, 6)
+    with database.write() as connection:
+        connection.execute(audit_events.delete().where(audit_events.c.sequence == 4))
+    damaged = AuditLog(database)
+    assert damaged.get(5).header.sequence == 5
     with pytest.raises(RecordError, match="damaged"):
         damaged.append(NewEvent(SYSTEM, "prompt"))
 

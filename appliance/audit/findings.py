@@ -1,0 +1,123 @@
+"""Findings of the signer in the database: the event that tells of one, the mark, and a reviewer's acknowledgement.
+
+The ledger decides whether a finding is open; what stands here is for the pages and for ever.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from appliance.audit.event import Actor, Content, Header, NewEvent
+from appliance.audit.ledger import Finding
+from appliance.audit.log import AuditLog
+from appliance.database import Database, audit_contents, audit_events, read_setting, write_setting
+from appliance.errors import ApplianceError
+
+_FAULT = "audit_fault"
+_SYSTEM = Actor("", "appliance", "system")
+MAX_REASON_CHARS = 500
+MAX_SHOWN = 50
+
+
+class AcknowledgementError(ApplianceError):
+    """The finding cannot be acknowledged; the message is for the reviewer."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Event ``sequence`` says that ``by`` has seen the finding."""
+
+    sequence: int
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class PastFinding:
+    """Event ``sequence`` told of the finding."""
+
+    id: str
+    sequence: int
+    words: str
+    acknowledged: Seen | None
+
+
+def record_finding(log: AuditLog, finding: Finding) -> None:
+    """Tell of the finding in the log, once.
+
+    Raises:
+        RecordError: the log cannot be written.
+    """
+    if _event_of(log, "record_finding", finding.id) is None:
+        content = Content("\n".join(finding.faults), {"finding": finding.id, "faults": list(finding.faults)})
+        log.append(NewEvent(_SYSTEM, "record_finding", "failed", finding.id, content))
+
+
+def acknowledge(log: AuditLog, finding: Finding | None, finding_id: str, reason: str, *, by: Actor) -> Header:
+    """Record that `by` has seen the open finding; the signer begins anew at its next turn.
+
+    Raises:
+        AcknowledgementError: there is no such open finding, or no reason was given.
+        RecordError: it is not recorded.
+    """
+    reason = reason.strip()
+    if finding is None:
+        raise AcknowledgementError("No finding is open. There is nothing to acknowledge.")
+    if finding.id != finding_id:
+        raise AcknowledgementError(f"The open finding is {finding.id}. Read it, then acknowledge it by this name.")
+    if not 3 <= len(reason) <= MAX_REASON_CHARS:
+        raise AcknowledgementError(f"Give a reason of 3 to {MAX_REASON_CHARS} characters.")
+    details = {"finding": finding.id, "faults": list(finding.faults)}
+    return log.append(NewEvent(by, "finding_acknowledged", subject=finding.id, content=Content(reason, details)))
+
+
+def find_acknowledgement(log: AuditLog, finding: Finding) -> Seen | None:
+    """Who has acknowledged the finding."""
+    return _event_of(log, "finding_acknowledged", finding.id)
+
+
+def past_findings(log: AuditLog) -> list[PastFinding]:
+    """The newest findings of the log, newest first, with who acknowledged each."""
+    events, contents = audit_events.c, audit_contents.c
+    query = sa.select(events.sequence, events.time_us, events.subject, contents.text)
+    query = query.select_from(audit_events.outerjoin(audit_contents, events.sequence == contents.sequence))
+    query = query.where(events.action == "record_finding").order_by(events.sequence.desc()).limit(MAX_SHOWN)
+    with log.database.read() as connection:
+        rows = connection.execute(query).all()
+    return [
+        PastFinding(
+            str(row.subject), row.sequence, str(row.text or ""), _event_of(log, "finding_acknowledged", row.subject)
+        )
+        for row in rows
+    ]
+
+
+def keep_fault(database: Database, words: str) -> None:
+    """Mark the log as broken."""
+    with database.write() as connection:
+        write_setting(connection, _FAULT, words)
+
+
+def forget_fault(database: Database) -> None:
+    """Take the mark away."""
+    with database.write() as connection:
+        write_setting(connection, _FAULT, None)
+
+
+def marked_fault(connection: sa.Connection) -> str | None:
+    """What the log is marked with."""
+    return read_setting(connection, _FAULT)
+
+
+def _event_of(log: AuditLog, action: str, finding_id: str) -> Seen | None:
+    """The first event of the kind about the finding."""
+    events, contents = audit_events.c, audit_contents.c
+    query: sa.Select[Any] = sa.select(events.sequence, events.actor_name, contents.text)
+    query = query.select_from(audit_events.outerjoin(audit_contents, events.sequence == contents.sequence))
+    query = query.where(events.subject == finding_id, events.action == action).order_by(events.sequence).limit(1)
+    with log.database.read() as connection:
+        row = connection.execute(query).one_or_none()
+    return None if row is None else Seen(row.sequence, str(row.actor_name), str(row.text or ""))

@@ -1,0 +1,27 @@
+"""Which keys a trusted key has handed over to: each hand-over is a note that the key before signed (statement.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from appliance.audit.note import CheckpointError, Verifier, parse_verifier, verify_note
+from appliance.audit.statement import is_statement, parse_statement
+
+MAX_HEIRS = 1000
+
+
+def keys_after(trusted: Verifier, notes: Sequence[str]) -> list[Verifier]:
+    """`trusted` and every key that it, or one of these, signed as its successor; ``notes`` are the hand-overs in order.
+
+    A note that another key signed is passed over: who holds an older key sees where their own chain begins.
+    """
+    keys = [trusted]
+    for note in notes[:MAX_HEIRS]:
+        try:
+            body = verify_note(note, keys[-1])
+            statement = parse_statement(body) if is_statement(body) else None
+            if statement is not None and statement.kind == "key":
+                keys.append(parse_verifier(str(statement.facts.get("key"))))
+        except (CheckpointError, ValueError):
+            continue
+    return keys

@@ -1,0 +1,148 @@
+"""Checks what the pages read beside the log itself: indexes, that could hide an event, and accounts, that could lie.
+
+1. The database's structure: `PRAGMA integrity_check` compares every index with its table; indexes and tables of the
+   record are defined as this release defines them; no trigger and no view stands between the pages and the tables.
+2. Accounts: roles and whether they are disabled are what the log said last.
+
+What this does not cover: passwords, keys and links, whose values are never in the log; the words of the search index.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from appliance.audit.fault import Fault
+from appliance.database import Database, audit_contents, audit_events, metadata, users
+
+_RECORD_TABLES = ("audit_events", "audit_contents", "audit_checkpoints")
+
+
+@dataclass(frozen=True)
+class PagesReport:
+    """``unchecked`` are sentences without an end; ``seconds`` says what each part took."""
+
+    faults: tuple[Fault, ...]
+    unchecked: tuple[str, ...]
+    seconds: dict[str, float]
+
+
+def check_pages(database: Database) -> PagesReport:
+    """Check everything listed above.
+
+    Raises:
+        DatabaseError: the database cannot be read at all.
+    """
+    faults: list[Fault] = []
+    unchecked = ["the words of the search index against the contents; the list without words shows every event"]
+    seconds: dict[str, float] = {}
+    began_s = time.perf_counter()
+    with database.read() as connection:
+        faults += check_accounts(connection)
+        seconds["accounts"], began_s = time.perf_counter() - began_s, time.perf_counter()
+        if database.is_sqlite:
+            faults += _check_structure(connection)
+            seconds["indexes"] = time.perf_counter() - began_s
+        else:
+            unchecked.append("the indexes of PostgreSQL, for which there is its extension amcheck")
+    return PagesReport(tuple(faults), tuple(unchecked), {name: round(value, 2) for name, value in seconds.items()})
+
+
+def check_accounts(connection: sa.Connection) -> list[Fault]:
+    """Accounts whose roles or state are not what the log said last."""
+    roles, disabled, unknown = _said_of_accounts(connection)
+    faults = []
+    present = set()
+    for row in connection.execute(sa.select(users.c.name, users.c.roles, users.c.disabled).order_by(users.c.name)):
+        present.add(row.name)
+        if row.name not in disabled:
+            faults.append(Fault(0, 0, f"the account {row.name} is there, and no event made it"))
+            continue
+        if row.name not in unknown and _sorted(row.roles) != roles[row.name][1]:
+            sequence, said = roles[row.name]
+            message = f"the account {row.name} has the roles {row.roles}, and this event gave it {said}"
+            faults.append(Fault(sequence, sequence, message))
+        if bool(row.disabled) != disabled[row.name][1]:
+            sequence, is_disabled = disabled[row.name]
+            words = ("enabled", "disabled") if is_disabled else ("disabled", "enabled")
+            message = f"the account {row.name} is {words[0]}, and this event {words[1]} it"
+            faults.append(Fault(sequence, sequence, message))
+    faults += [
+        Fault(disabled[name][0], disabled[name][0], f"the account {name} is gone, and no event removed it")
+        for name in sorted(disabled.keys() - present)
+    ]
+    return faults
+
+
+_Said = dict[str, tuple[int, str]]
+
+
+def _said_of_accounts(connection: sa.Connection) -> tuple[_Said, dict[str, tuple[int, bool]], set[str]]:
+    """Of each account: the event that gave roles, the one that disabled or enabled; and whose roles were erased."""
+    events, contents = audit_events.c, audit_contents.c
+    query = sa.select(events.sequence, events.action, events.subject, contents.text)
+    query = query.select_from(audit_events.outerjoin(audit_contents, events.sequence == contents.sequence))
+    actions = ("user_created", "roles_changed", "user_disabled", "user_enabled")
+    query = query.where(events.action.in_(actions)).order_by(events.sequence)
+    roles: _Said = {}
+    disabled: dict[str, tuple[int, bool]] = {}
+    unknown = set[str]()
+    for sequence, action, name, text in connection.execute(query):
+        if action in ("user_created", "roles_changed"):
+            (unknown.add if text is None else unknown.discard)(name)
+            roles[name] = sequence, _sorted(str(text or "").rpartition("-> ")[2])
+        if action != "roles_changed":
+            disabled[name] = sequence, action == "user_disabled"
+    return roles, disabled, unknown
+
+
+def _sorted(roles: object) -> str:
+    return ",".join(sorted(part.strip() for part in str(roles).split(",")))
+
+
+def _check_structure(connection: sa.Connection) -> list[Fault]:
+    """What is wrong with the file, its indexes and its definitions."""
+    faults = [
+        Fault(0, 0, f"the database file is damaged: {line}")
+        for line in connection.exec_driver_sql("PRAGMA integrity_check").scalars()
+        if line != "ok"
+    ]
+    return faults + _check_definitions(connection, _defined())
+
+
+def _check_definitions(connection: sa.Connection, expected: dict[tuple[str, str], str]) -> list[Fault]:
+    faults = []
+    found = _definitions(connection)
+    for kind, name in found:
+        if kind in ("trigger", "view"):
+            faults.append(Fault(0, 0, f"the database has a {kind} {name}, which this appliance never makes"))
+    for (kind, name), definition in expected.items():
+        if (kind, name) not in found:
+            faults.append(Fault(0, 0, f"the {kind} {name} is missing in the database"))
+        elif found[kind, name] != definition:
+            faults.append(Fault(0, 0, f"the {kind} {name} in the database is not defined as this appliance defines it"))
+    extra = [name for kind, name in found if kind == "index" and (kind, name) not in expected]
+    faults += [Fault(0, 0, f"the database has an index {name}, which this appliance never makes") for name in extra]
+    return faults
+
+
+def _defined() -> dict[tuple[str, str], str]:
+    """The tables and indexes of the record as this release makes them."""
+    engine = sa.create_engine("sqlite://")
+    with engine.begin() as connection:
+        metadata.create_all(connection, tables=[metadata.tables[name] for name in _RECORD_TABLES])
+        return _definitions(connection)
+
+
+def _definitions(connection: sa.Connection) -> dict[tuple[str, str], str]:
+    """By kind and name: triggers and views of the whole database, tables and indexes of the record."""
+    query = "SELECT type, name, tbl_name, sql FROM sqlite_master"
+    rows: Sequence[sa.Row[tuple[str, str, str, str | None]]] = connection.exec_driver_sql(query).all()
+    return {
+        (row.type, row.name): " ".join((row.sql or "").split())
+        for row in rows
+        if row.type in ("trigger", "view") or row.tbl_name in _RECORD_TABLES
+    }

@@ -1,0 +1,54 @@
+"""What the signer checks of the events before each signature: the new ones, and a stretch of older ones in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from appliance.audit.fault import Fault, LogBrokenError
+from appliance.audit.log import AuditLog, LogDamagedError
+from appliance.audit.tree import TreeCheck, check_rows, erased_ranges, is_accepted
+from appliance.database import read_setting, write_setting
+
+RECHECKED_EVENTS = 20_000  # older events checked again at each checkpoint: about a quarter of a second
+_RECHECKED = "audit_rechecked_to"
+
+
+def check_stretch(log: AuditLog, begin: int, end: int, accepted: Sequence[tuple[int, int]]) -> bytes:
+    """Recompute the events `begin` + 1 to `end`; returns the root of the first `end`.
+
+    Args:
+        accepted: events whose damage a reviewer has acknowledged.
+    Raises:
+        LogBrokenError: something does not fit.
+    """
+    try:
+        hashes = log.subtree_hashes(begin)
+    except LogDamagedError as exc:
+        raise LogBrokenError([Fault(1, begin, str(exc))]) from exc
+    with log.database.read() as connection:
+        check = TreeCheck(begin, hashes, erased=lambda: erased_ranges(connection))
+        check_rows(connection, check, end)
+    faults = [fault for fault in check.faults if not is_accepted(fault, accepted)]
+    root = check.root()
+    if root is None and not faults:  # the accepted damage is at the edge: what is stored there was signed since
+        root = log.root(end)
+    if faults or root is None:
+        raise LogBrokenError(faults)
+    return root
+
+
+def recheck_older(log: AuditLog, signed: int, accepted: Sequence[tuple[int, int]]) -> None:
+    """Recompute the next stretch of the first `signed` events, beginning anew after the last.
+
+    Raises:
+        LogBrokenError: something does not fit.
+    """
+    with log.database.read() as connection:
+        stored = read_setting(connection, _RECHECKED) or ""
+    rechecked = int(stored) if stored.isdecimal() else 0
+    begin = rechecked if rechecked < signed else 0
+    end = min(begin + RECHECKED_EVENTS, signed)
+    check_stretch(log, begin, end, accepted)
+    if end != rechecked:
+        with log.database.write() as connection:
+            write_setting(connection, _RECHECKED, str(end))

@@ -1,0 +1,48 @@
+"""What a log itself says about who signs it: each start of the appliance names the key (recorder.py)."""
+
+from __future__ import annotations
+
+import json
+
+import sqlalchemy as sa
+
+from appliance.database import audit_contents, audit_events
+
+
+def signing_key_in_log(connection: sa.Connection) -> str | None:
+    """The key that the newest start which names one says."""
+    events, contents = audit_events.c, audit_contents.c
+    query = sa.select(contents.details).join(audit_events, events.sequence == contents.sequence)
+    query = query.where(events.action == "appliance_started").order_by(events.sequence.desc())
+    for details in connection.scalars(query):
+        try:
+            key = json.loads(details).get("signing_key")
+        except (ValueError, AttributeError, TypeError):
+            continue
+        if key:
+            return str(key)
+    return None
+
+
+def key_notes_in_log(connection: sa.Connection) -> list[str]:
+    """The notes with which one key handed over to the next, as the events of it hold them."""
+    events, contents = audit_events.c, audit_contents.c
+    query = sa.select(contents.details).join(audit_events, events.sequence == contents.sequence)
+    query = query.where(events.action == "signing_key_replaced").order_by(events.sequence)
+    notes = []
+    for details in connection.scalars(query):
+        try:
+            notes.append(str(json.loads(details)["note"]))
+        except (ValueError, KeyError, TypeError):
+            continue
+    return notes
+
+
+def words_of_foreign_database(signing_key: str | None) -> str:
+    """Why a database that is not new has no ledger beside it; ``signing_key`` is what its log names."""
+    if signing_key is None:
+        return (
+            "this database was not signed by this key: there is a signing key, and neither the database nor "
+            "state/audit has anything that it signed"
+        )
+    return f"the signer's own file, state/audit/ledger.txt, is missing; the log says that {signing_key} signed it"
