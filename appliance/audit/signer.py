@@ -415,6 +415,9 @@ class LogSigner:
         state = self._state
         if state is None:
             raise RuntimeError("internal error: a note before the ledger was read")
+        stamp = None if where_it_ends else self._stamp()
+        if not where_it_ends and (stamp[1] if stamp else 0) != state.end:  # since it was compared, a moment ago
+            raise _broken(f"state/audit/{ledger.NAME} was changed while the appliance ran")
         ledger.append_note(self._audit_dir, note)
         line = ledger.line_of(note)
         if where_it_ends:
@@ -423,6 +426,8 @@ class LogSigner:
         reader.add(line)
         reader.finish()
         self._tail, self._seen = line, self._stamp()
+        if not where_it_ends and (self._seen is None or self._seen[1] != state.end):
+            raise _broken(f"state/audit/{ledger.NAME} was changed while the appliance ran")
 
     def _last_line(self, end: int) -> bytes:
         """The line that ends at byte `end`."""
