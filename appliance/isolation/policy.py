@@ -216,7 +216,7 @@ DANGERS: Final = (
     ),
     Danger("make memory that can be run without a file", "memfd_create memfd_secret", cuda=False),
     Danger("make a device", "mknod mknodat", cuda=False),
-    Danger("let others use a file by its name, which Landlock allows", "chmod fchmodat fchmodat2 chown lchown fchownat"),
+    Danger("let others use a file, which Landlock allows", "chmod fchmodat fchmodat2 chown lchown fchownat"),
     Danger(
         "become somebody else or change its own confinement",
         "setuid setgid setreuid setregid setresuid setresgid setfsuid setfsgid setgroups capset "
