@@ -38,6 +38,7 @@ $(DEMO_DIR)/gpt-oss-demo.airgap: $(DEMO_DIR)/checkpoint/config.json $(DEMO_DIR)/
 	$(BIN)/bundler build --checkpoint $(DEMO_DIR)/checkpoint --keys $(DEMO_DIR)/keys --out $@
 
 $(DEMO_DIR)/installed: $(DEMO_DIR)/gpt-oss-demo.airgap
+	.ci/venv $(RUNTIME_EXTRAS)
 	$(BIN)/installer install $< --root $(DEMO_DIR)/keys/root.json --prefix $(DEMO_DIR)/site $(DEMO_USER)
 	touch $@
 
