@@ -12,14 +12,12 @@ A fault found at one place is not reported again at every place above: the compa
 
 from __future__ import annotations
 
-import sqlite3
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
-import psycopg
 import sqlalchemy as sa
 
 from appliance.audit.event import encode_actor, encode_content, encode_header_parts
@@ -38,7 +36,6 @@ _MAX_KNOWN_ACTORS = 5000
 _LONGEST_GAP = 100_000  # missing events that are counted one by one
 
 Row = tuple[Any, ...]
-_UNREADABLE = (sqlite3.Error, psycopg.Error, ValueError, TypeError)
 _COLUMNS = (
     "e.sequence, e.time_us, e.actor_id, e.actor_name, e.via, e.address, e.action, e.outcome, e.subject, e.commitment, "
     "e.subtrees, c.salt, c.text, c.details"
@@ -246,7 +243,7 @@ def check_rows(
     while check.size < end:
         try:
             rows = _read_rows(connection, check.size, end, CHUNK_EVENTS)
-        except (*_UNREADABLE, sa.exc.SQLAlchemyError):
+        except _unreadable(connection):
             _check_one_by_one(connection, check, end)
         else:
             if not rows:
@@ -308,6 +305,12 @@ def _content(row: Row) -> bytes:
         return b"\x00"
 
 
+def _unreadable(connection: sa.Connection) -> tuple[type[Exception], ...]:
+    """What reading a damaged row raises; rows come from the driver itself, whichever it is."""
+    driver = connection.dialect.loaded_dbapi
+    return (driver.Error, sa.exc.SQLAlchemyError, ValueError, TypeError)
+
+
 def _read_rows(connection: sa.Connection, after: int, end: int, limit: int) -> list[Row]:
     """The next rows after number `after`, as the driver gives them: an object for each would double the time."""
     where = f"e.sequence > {after:d} AND e.sequence <= {end:d} ORDER BY e.sequence LIMIT {limit:d}"
@@ -327,7 +330,7 @@ def _check_one_by_one(connection: sa.Connection, check: TreeCheck, end: int) -> 
     for number in numbers:
         try:
             check.add_rows(_read_rows(connection, number - 1, number, 1))
-        except (*_UNREADABLE, sa.exc.SQLAlchemyError):
+        except _unreadable(connection):
             check.add_missing(number, "it is missing or unreadable")
     if not numbers:
         check.add_missing(end, "they are missing or unreadable")
