@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import stat
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -188,7 +189,8 @@ def init_state(home: Path) -> None:
 def _make_state(state: Path) -> None:
     for path in (state, *(state / name for name in STATE_DIRS)):
         path.mkdir(mode=0o700, parents=path == state, exist_ok=True)
-    os.chmod(state, 0o700)
+    if stat.S_IMODE(state.stat().st_mode) != 0o700:  # a command that is confined may not ask for it
+        state.chmod(0o700)
     old, key = state / "keys" / "audit.key", state / "signer" / "audit.key"
     if old.exists() and not key.exists():
         old.rename(key)
