@@ -28,12 +28,12 @@ from typing import Any, Literal
 
 from appliance import authority
 from appliance.audit.event import Actor, Content, NewEvent
-from appliance.audit.log import AuditLog, RecordError
+from appliance.audit.log import AuditLog
 from appliance.audit.rows import newest_of
 from appliance.audit.signer import LogSigner
 from appliance.certificates import CertificateError, now_utc
 from appliance.config import Config, load_config
-from appliance.database import DatabaseError, as_iso, open_database
+from appliance.database import as_iso, open_database
 from appliance.disk_watch import DiskWatch
 from appliance.errors import ApplianceError
 from appliance.interrupted import close_interrupted
@@ -70,12 +70,12 @@ def run_recorder(
         with watching(log, config.release_dir):
             for note in _notes_or_ticks(notes_fd, config.checkpoint_interval_s):
                 if note == "look":
-                    disk.look(log, _SYSTEM)
+                    _try("the disk was not looked at", lambda: disk.look(log, _SYSTEM))
                 elif note == "sign":
                     if database.presence is not None:  # without, nobody knows which turns are still answered
                         _close_interrupted(log)
                     _sign(signer)
-                    keep_certificate()
+                    _try("the certificate was not looked at", keep_certificate)
                 elif note["event"] == "stopping":
                     stopping = note
                 else:
@@ -89,32 +89,36 @@ def run_recorder(
 
 def _begin(signer: LogSigner) -> str:
     """The key that signs, which the log names at each start; empty when it is not known yet."""
+    keys: list[str] = []
+    _try("the signer could not begin", lambda: keys.append(signer.begin()))
+    return keys[0] if keys else ""
+
+
+def _try(failure: str, work: Callable[[], object]) -> None:
+    """Do what is done again at the next turn. Whatever it fails of is said, and no failure ends the recorder: it is the
+    only one that would notice the next attack."""
     try:
-        return signer.begin()
+        work()
     except ApplianceError as exc:
-        _log.error("the signer could not begin: %s", exc)
-        return ""
+        _log.error("%s: %s", failure, exc)
+    except Exception:
+        _log.exception("%s", failure)
 
 
 def _sign(signer: LogSigner) -> None:
-    """Sign the log as it is. A failure is said, and tried again: the pages show how old the last checkpoint is."""
-    try:
-        signer.sign()
-    except ApplianceError as exc:
-        _log.error("no checkpoint: %s", exc)
-    except Exception:  # the recorder must live: it is the only one that would notice the next attack
-        _log.exception("no checkpoint")
+    """Sign the log as it is; the pages show how old the last checkpoint is."""
+    _try("no checkpoint", signer.sign)
 
 
 def _close_interrupted(log: AuditLog) -> None:
-    """Give lost turns their end. A failure is said, and tried again at the next checkpoint."""
-    try:
-        closed = close_interrupted(log)
-    except (DatabaseError, RecordError) as exc:
-        _log.error("turns without an answer are not closed: %s", exc)
-    else:
-        if closed:
-            _log.warning("%d turns had no answer, because their process died; now they are interrupted", closed)
+    """Give lost turns their end."""
+    _try("turns without an answer are not closed", lambda: _close_and_say(log))
+
+
+def _close_and_say(log: AuditLog) -> None:
+    closed = close_interrupted(log)
+    if closed:
+        _log.warning("%d turns had no answer, because their process died; now they are interrupted", closed)
 
 
 def _event_of(note: dict[str, Any], log: AuditLog, signing_key: str) -> NewEvent:

@@ -14,16 +14,13 @@ exported checkpoint show that.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from appliance.audit.keys import sync_directory
+from appliance.audit.ledger_file import NAME
 from appliance.audit.note import (
     Checkpoint,
     CheckpointError,
@@ -35,8 +32,6 @@ from appliance.audit.note import (
 from appliance.audit.statement import BEGINNING, Statement, is_statement, parse_statement
 from appliance.database import as_iso
 
-NAME = "ledger.txt"
-_LOCK = "ledger.lock"
 _TAIL_BYTES = 200_000  # a finding may be long
 MAX_LEDGER_FAULTS = 100
 
@@ -91,6 +86,7 @@ class LedgerState:
     faults: list[str] = field(default_factory=list)
     torn: bool = False  # the last line is not whole
     adopted_size: int = 0  # what an earlier release had signed without a ledger
+    strays: frozenset[str] = frozenset()  # `stray_mark` of files that a reviewer knows to be of a lost ledger
 
     @property
     def key(self) -> str:
@@ -217,6 +213,7 @@ class LedgerReader:
         state.origin, state.keys, state.chain = statement.origin, [str(facts["key"])], finding.id
         state.signed_size, state.signed_root = int(facts["size"]), bytes.fromhex(facts["root"])
         state.accepted = tuple((int(first), int(last)) for first, last in facts["accepted"])
+        state.strays |= frozenset(map(str, facts.get("strays", ())))
         state.adopted_size, state.last_note = 0, ""
 
 
@@ -284,92 +281,6 @@ def read_ledger(
     return reader.state
 
 
-def append_note(audit_dir: Path, note: str) -> None:
-    """Add a line durably, after whatever the file holds; `locked` must be held.
-
-    Raises:
-        CheckpointError: it is not on the disk.
-    """
-    path = audit_dir / NAME
-    try:
-        is_new = not path.exists()
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        try:
-            torn = not is_new and not _ends_line(path)
-            _write_whole(descriptor, b"\n" * torn + line_of(note))
-        finally:
-            os.close(descriptor)
-        if is_new:
-            sync_directory(audit_dir)
-    except OSError as exc:
-        raise CheckpointError(f"{path}: cannot be written: {exc.strerror}") from exc
-
-
-def _ends_line(path: Path) -> bool:
-    with path.open("rb") as file:
-        if file.seek(0, os.SEEK_END) == 0:
-            return True
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
-
-
-def _write_whole(descriptor: int, line: bytes) -> None:
-    """Write and sync a line; on a full disk the file stays as it was."""
-    before = os.fstat(descriptor).st_size
-    try:
-        if os.write(descriptor, line) != len(line):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        os.fsync(descriptor)
-    except OSError:
-        os.ftruncate(descriptor, before)
-        raise
-
-
-def line_of(note: str) -> bytes:
-    """A note as a line of the file."""
-    return json.dumps(note).encode() + b"\n"
-
-
-def cut_torn_line(audit_dir: Path, end: int) -> None:
-    """Remove what follows the last whole line, at byte `end`; `locked` must be held."""
-    try:
-        with (audit_dir / NAME).open("r+b") as file:
-            file.truncate(end)
-            os.fsync(file.fileno())
-    except OSError as exc:
-        raise CheckpointError(f"{audit_dir / NAME}: cannot be repaired: {exc.strerror}") from exc
-
-
-@contextmanager
-def unchanging(audit_dir: Path | None) -> Iterator[None]:
-    """Keep signers waiting while ledger and database are read together; for those who may not write here, too."""
-    try:
-        descriptor = os.open((audit_dir or Path()) / _LOCK, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:  # no signer has ever worked here, or the files are on media: nothing changes
-        yield
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def locked(audit_dir: Path) -> Iterator[None]:
-    """Exclude other signers, of this process and others.
-
-    Raises:
-        CheckpointError: the directory cannot be used.
-    """
-    path = audit_dir / _LOCK
-    try:
-        audit_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError as exc:
-        raise CheckpointError(f"{path}: cannot be used: {exc.strerror}") from exc
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+def stray_mark(mark: str) -> str:
+    """How an acknowledgement names a checkpoint whose note has the hash `mark`: half of it, for ten years of files."""
+    return mark[:32]

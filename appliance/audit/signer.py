@@ -3,7 +3,7 @@
     signer = LogSigner(log, state_dir)      # the recorder keeps one; a command makes one
     checkpoint = signer.sign()
 
-Numbered checks before each signature (the code repeats the numbers):
+Numbered checks before each signature (signing_checks.py repeats the numbers):
 1. The ledger is the one this signer remembers, or, when it starts, a whole one by itself.
 2. The database's log has the name that the ledger has.
 3. The key is the one that the ledger names.
@@ -23,40 +23,36 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from appliance.audit import ledger, merkle
-from appliance.audit.daily import daily_notes, daily_path, present_checkpoint, write_daily
+from appliance.audit import ledger_file
+from appliance.audit.daily import daily_notes, daily_path, write_daily
 from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.fault import Fault, LogBrokenError
 from appliance.audit.findings import find_acknowledgement, forget_fault, keep_fault, marked_fault, record_finding
-from appliance.audit.keys import (
-    KeyUnreadableError,
-    has_key,
-    load_any_signer,
-    load_signer,
-    publish_key,
-    settle_key,
-    stage_key,
-)
-from appliance.audit.ledger import LedgerReader, LedgerState
+from appliance.audit.keys import has_key, load_any_signer, publish_key, settle_key, stage_key
+from appliance.audit.ledger import LedgerReader, LedgerState, read_ledger
+from appliance.audit.ledger_file import Stamp
 from appliance.audit.log import AuditLog, LogDamagedError, RecordError
-from appliance.audit.note import (
-    Checkpoint,
-    CheckpointError,
-    Signer,
-    Verifier,
-    note_hash,
-    parse_verifier,
-    verify_checkpoint,
-)
+from appliance.audit.note import Checkpoint, CheckpointError, Signer, Verifier, note_hash, verify_checkpoint
 from appliance.audit.parts import check_tree
-from appliance.audit.recheck import check_stretch, recheck_older
-from appliance.audit.signed_by import signing_key_in_log, words_of_foreign_database
+from appliance.audit.signed_by import words_of_foreign_database
+from appliance.audit.signing_checks import (
+    broken,
+    check_copies,
+    check_daily,
+    check_published,
+    checked_root,
+    key_in_force,
+    key_named_in_log,
+    signer_of_earlier_release,
+    strays,
+)
 from appliance.audit.statement import Kind, Statement
-from appliance.audit.stored import forget_notes, largest_size, newest_note, note_of_size, store_note
+from appliance.audit.stored import forget_notes, newest_note, store_note
 from appliance.audit.tree import accepted_ranges
 from appliance.database import now_us
 
 _FAULTS_IN_FINDING = 20
+REREAD_TURNS = 1440  # the whole ledger is read again once a day, at a turn a minute
 
 
 class LogSigner:
@@ -67,7 +63,8 @@ class LogSigner:
         self._audit_dir, self._state_dir = state_dir / "audit", state_dir
         self._state: LedgerState | None = None
         self._tail = b""  # the last line of the ledger as it was written or read
-        self._seen: tuple[int, ...] | None = None  # the ledger's stamp at that time
+        self._seen: Stamp | None = None  # the ledger's stamp at that time
+        self._turns = 0
         self._unpublished = True  # the newest checkpoint may be missing in the database
 
     def begin(self) -> str:
@@ -76,7 +73,7 @@ class LogSigner:
         Raises:
             CheckpointError, DatabaseError: as `sign`.
         """
-        with ledger.locked(self._audit_dir):
+        with ledger_file.locked(self._audit_dir):
             try:
                 return self._ready().key
             except LogBrokenError as exc:
@@ -91,7 +88,7 @@ class LogSigner:
             CheckpointError: a file cannot be used now.
             DatabaseError: the database cannot be used now.
         """
-        with ledger.locked(self._audit_dir):
+        with ledger_file.locked(self._audit_dir):
             try:
                 return self._sign()
             except LogBrokenError as exc:
@@ -104,15 +101,15 @@ class LogSigner:
         Raises:
             LogBrokenError, CheckpointError, DatabaseError: as `sign`; the old key stays in force.
         """
-        with ledger.locked(self._audit_dir):
+        with ledger_file.locked(self._audit_dir):
             try:
                 state = self._ready()
-                present = self._signer(state)
+                present = key_in_force(self._log, self._state_dir, state)
             except LogBrokenError as exc:
                 self._report(exc)
                 raise
             if state.open_finding:
-                raise _broken(f"the key is not replaced while {state.open_finding} is not acknowledged")
+                raise broken(f"the key is not replaced while {state.open_finding} is not acknowledged")
             new = stage_key(self._state_dir, state.origin)
             self._state_kind(present, "key", {"key": str(new.verifier)})
             settle_key(self._state_dir, state.origin, state.key)
@@ -128,17 +125,17 @@ class LogSigner:
         with self._log.database.read() as connection:
             marked = marked_fault(connection)
         if marked:  # a full verification found it
-            raise _broken(marked)
-        signer = self._signer(state)
-        size, root = self._checked_root(state)
-        self._check_published(state)
+            raise broken(marked)
+        signer = key_in_force(self._log, self._state_dir, state)
+        size, root = checked_root(self._log, state)
+        check_published(self._log, state, may_be_missing=self._unpublished)
         if size == 0:
             return None
         if self._clock_us() < state.newest_us:
             self._state_kind(signer, "clock", {"from": state.newest_us})
         checkpoint = Checkpoint(state.origin, size, root, max(self._clock_us(), state.newest_us), state.last_hash)
         path = daily_path(self._audit_dir, checkpoint, state.chain)
-        self._check_daily(path, state)
+        check_daily(self._log, path, state)
         note = signer.sign(checkpoint)
         self._unpublished = True
         self._append(note)
@@ -168,37 +165,26 @@ class LogSigner:
         def drop(mark: str) -> None:
             unseen.pop(mark, None)
 
-        state = ledger.read_ledger(self._audit_dir, after_checkpoint=lambda _, mark, _chain: drop(mark))
+        seen = ledger_file.stamp_of(self._audit_dir)
+        state = read_ledger(self._audit_dir, after_checkpoint=lambda _, mark, _chain: drop(mark))
         if state is None:
             return self._new_ledger(newest)
         settle_key(self._state_dir, state.origin, state.key)
-        if state.torn:
-            ledger.cut_torn_line(self._audit_dir, state.end)
-        self._state, self._tail, self._seen = state, self._last_line(state.end), self._stamp()
+        self._state, self._tail, self._seen = state, self._last_line(state.end), self._without_torn_line(state, seen)
         if state.open_finding is None:
             if state.torn and not state.faults:
-                self._state_kind(self._signer(state), "repaired", {})
-            self._compare(state, unseen, wanted)
+                self._state_kind(key_in_force(self._log, self._state_dir, state), "repaired", {})
+            check_copies(state, self._audit_dir, newest, unseen)
         return state
-
-    def _compare(self, state: LedgerState, unseen: dict[str, str], wanted: dict[str, str]) -> None:
-        """What a ledger that was just read disagrees with."""
-        faults = [*state.faults]
-        notes = daily_notes(self._audit_dir)
-        newest = newest_note(self._log.database)
-        for mark, name in unseen.items():
-            note = notes.get(wanted[mark], newest)
-            if not (state.adopted_size and note and _is_adopted(note, state)):
-                faults.append(f"{name} is not among what the ledger says was signed")
-        if faults:
-            raise LogBrokenError([Fault(0, 0, fault) for fault in faults])
 
     def _caught_up(self, known: LedgerState) -> LedgerState:
         """The ledger with what another signer of this site appended; what this one knows must still be there.
 
-        A file that nobody touched need not be read: who writes into it cannot set its ctime.
+        A file that nobody touched need not be read, but once a day: the kernel's clock may give two writes one time.
         """
-        if self._stamp() == self._seen:
+        seen = ledger_file.stamp_of(self._audit_dir)
+        self._turns += 1
+        if seen == self._seen and self._turns % REREAD_TURNS:
             return known
         if known.open_finding:
             return known if self._last_line(known.end) == self._tail else self._lost(known)
@@ -210,30 +196,27 @@ class LogSigner:
                 known.entries, known.end, known.last_hash,
             )  # fmt: skip
 
-        state = ledger.read_ledger(self._audit_dir, after_entry=note_when_known)
+        state = read_ledger(self._audit_dir, after_entry=note_when_known)
         if state is None:
-            raise _broken(f"state/audit/{ledger.NAME} was removed while the appliance ran")
+            raise broken(f"state/audit/{ledger_file.NAME} was removed while the appliance ran")
         if not reached:
-            raise _broken(f"state/audit/{ledger.NAME} is not what this appliance wrote into it")
+            raise broken(f"state/audit/{ledger_file.NAME} is not what this appliance wrote into it")
         if state.faults:
             raise LogBrokenError([Fault(0, 0, fault) for fault in state.faults])
         if state.key != known.key and len(state.key_notes) == len(known.key_notes):
-            raise _broken("the ledger goes on with another key, which the key in force did not sign")
-        if state.torn:
-            ledger.cut_torn_line(self._audit_dir, state.end)
-        self._tail, self._seen = self._last_line(state.end), self._stamp()
+            raise broken("the ledger goes on with another key, which the key in force did not sign")
+        self._tail, self._seen = self._last_line(state.end), self._without_torn_line(state, seen)
         return state
 
-    def _lost(self, known: LedgerState) -> LedgerState:
-        raise _broken(f"state/audit/{ledger.NAME} no longer holds {known.open_finding}")
+    def _without_torn_line(self, state: LedgerState, seen: Stamp | None) -> Stamp | None:
+        """The stamp of the file as it was read, after a line that is not whole was removed."""
+        if not state.torn:
+            return seen
+        ledger_file.cut_torn_line(self._audit_dir, state.end)
+        return ledger_file.stamp_of(self._audit_dir)
 
-    def _stamp(self) -> tuple[int, ...] | None:
-        """What changes when anybody writes into the ledger."""
-        try:
-            found = (self._audit_dir / ledger.NAME).stat()
-        except FileNotFoundError:
-            return None
-        return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    def _lost(self, known: LedgerState) -> LedgerState:
+        raise broken(f"state/audit/{ledger_file.NAME} no longer holds {known.open_finding}")
 
     def _new_ledger(self, newest: str | None) -> LedgerState:
         """Begin a ledger: for a new site, or for one that an earlier release signed without one."""
@@ -241,38 +224,18 @@ class LogSigner:
         self._state = state = LedgerState()
         facts: dict[str, object] = {}
         if newest is not None or daily_notes(self._audit_dir):
-            signer = self._signer_of_earlier_release(newest)
+            signer = signer_of_earlier_release(self._log, self._state_dir, newest)
             checkpoint = verify_checkpoint(newest or "", signer.verifier)
             facts = {"size": checkpoint.size, "root": checkpoint.root.hex()}
         else:
-            known = self._signing_key_in_log()
+            known = key_named_in_log(self._log)
             if known is not None or has_key(self._state_dir):
-                raise _broken(words_of_foreign_database(known))
+                raise broken(words_of_foreign_database(known))
             signer = stage_key(self._state_dir, self._log.origin)
         state.origin = self._log.origin
         self._state_kind(signer, "began", {"key": str(signer.verifier), **facts})
         settle_key(self._state_dir, state.origin, state.key)
         return state
-
-    def _signer_of_earlier_release(self, newest: str | None) -> Signer:
-        """The key that made the checkpoints of a site without a ledger, all of which must be of that time."""
-        if self._signing_key_in_log() is not None:
-            raise _broken(f"the signer's own file, state/audit/{ledger.NAME}, is missing")
-        try:
-            signer = load_signer(self._state_dir, self._log.origin)
-            for note in [newest or "", *daily_notes(self._audit_dir).values()]:
-                checkpoint = verify_checkpoint(note, signer.verifier)
-                if checkpoint.previous:
-                    raise _broken(f"the signer's own file, state/audit/{ledger.NAME}, is missing")
-        except KeyUnreadableError:
-            raise
-        except CheckpointError as exc:
-            raise _broken(str(exc)) from exc
-        return signer
-
-    def _signing_key_in_log(self) -> str | None:
-        with self._log.database.read() as connection:
-            return signing_key_in_log(connection)
 
     # -- findings
 
@@ -291,9 +254,7 @@ class LogSigner:
             self._append(signer.sign_text(body) if signer else f"{body}\n", where_it_ends=True)
         if state.open_finding:
             keep_fault(self._log.database, str(state.open_finding))
-            with suppress(
-                RecordError
-            ):  # a log that cannot be continued: the ledger tells of it, and so does every page
+            with suppress(RecordError):  # a log that cannot be continued: the ledger and every page tell of it
                 record_finding(self._log, state.open_finding)
 
     def _lost_line(self, state: LedgerState) -> bool:
@@ -313,21 +274,21 @@ class LogSigner:
             return state
         seen = find_acknowledgement(self._log, finding)
         if seen is None:
-            raise _broken(f"{finding}; a reviewer must acknowledge it before anything is signed again")
+            raise broken(f"{finding}; a reviewer must acknowledge it before anything is signed again")
         origin = self._log.stored_origin()
         with self._log.database.read() as connection:
             report = check_tree(connection)
         try:
             root = self._log.root(report.size)
         except LogDamagedError as exc:
-            raise _broken(f"{exc}: the log cannot be continued; restore the database from a copy") from exc
+            raise broken(f"{exc}: the log cannot be continued; restore the database from a copy") from exc
         signer = load_any_signer(self._state_dir, origin)
         if signer is None:
             signer = stage_key(self._state_dir, origin)
         facts = {
             "finding": finding.id, "by": seen.by, "event": seen.sequence, "reason": seen.reason,
             "key": str(signer.verifier), "size": report.size, "root": root.hex(),
-            "accepted": accepted_ranges(report.faults, report.size),
+            "accepted": accepted_ranges(report.faults, report.size), "strays": strays(self._audit_dir),
         }  # fmt: skip
         state.origin = origin
         self._state_kind(signer, "acknowledged", facts)
@@ -336,70 +297,6 @@ class LogSigner:
         forget_notes(self._log.database)
         forget_fault(self._log.database)
         return state
-
-    # -- checks
-
-    def _signer(self, state: LedgerState) -> Signer:
-        """The key in force. (2, 3)"""
-        origin = self._log.stored_origin()
-        if origin != state.origin:
-            raise _broken(f"the database holds the log {origin}, and {state.origin} was signed here")
-        try:
-            signer = load_signer(self._state_dir, state.origin)
-        except KeyUnreadableError:
-            raise
-        except CheckpointError as exc:
-            raise _broken(str(exc)) from exc
-        if str(signer.verifier) != state.key:
-            raise _broken("state/signer/audit.key is not the key that signed the last checkpoint")
-        return signer
-
-    def _checked_root(self, state: LedgerState) -> tuple[int, bytes]:
-        """Size and root of the log. (4, 5, 6)"""
-        log, signed = self._log, state.signed_size
-        size = log.size()
-        if size < signed:
-            raise LogBrokenError([Fault(size + 1, signed, "they were signed and are missing")])
-        try:
-            if signed and log.root(signed) != state.signed_root:
-                raise LogBrokenError([Fault(1, signed, "they are not those that were signed")])
-            root = check_stretch(log, signed, size, state.accepted)
-            if signed and state.signed_root is not None:
-                proof = log.consistency_proof(signed, size)
-                merkle.verify_consistency(signed, size, proof, state.signed_root, root)
-        except (LogDamagedError, merkle.ProofError) as exc:
-            raise LogBrokenError([Fault(1, size, str(exc))]) from exc
-        recheck_older(log, signed, state.accepted)
-        return size, root
-
-    def _check_published(self, state: LedgerState) -> None:
-        """The newest checkpoint in the database is the newest that was signed; put it there if it never was. (7)"""
-        database = self._log.database
-        largest = largest_size(database)
-        if largest is not None and largest > state.signed_size:
-            raise _broken(f"the database holds a checkpoint of {largest} events, which was not signed")
-        if not state.last_note:
-            return
-        stored = note_of_size(database, state.signed_size)
-        if stored == state.last_note:
-            return
-        if self._unpublished:
-            store_note(database, state.signed_size, state.last_note)
-        elif stored is None:
-            raise _broken(f"the checkpoint of {state.signed_size} events was removed from the database")
-        else:
-            raise _broken(f"the checkpoint of {state.signed_size} events in the database is not the signed one")
-
-    def _check_daily(self, path: Path, state: LedgerState) -> None:
-        """The file that is about to be replaced holds what the log continues. (7)"""
-        try:
-            present = present_checkpoint(path, [parse_verifier(key) for key in state.keys])
-            if present is None:
-                return
-            if present.size > state.signed_size or self._log.root(present.size) != present.root:
-                raise _broken(f"state/audit/{path.name} holds a checkpoint that the log does not continue")
-        except (CheckpointError, LogDamagedError) as exc:
-            raise _broken(str(exc)) from exc
 
     # -- writing
 
@@ -415,39 +312,23 @@ class LogSigner:
         state = self._state
         if state is None:
             raise RuntimeError("internal error: a note before the ledger was read")
-        stamp = None if where_it_ends else self._stamp()
-        if not where_it_ends and (stamp[1] if stamp else 0) != state.end:  # since it was compared, a moment ago
-            raise _broken(f"state/audit/{ledger.NAME} was changed while the appliance ran")
-        ledger.append_note(self._audit_dir, note)
-        line = ledger.line_of(note)
+        line = ledger_file.line_of(note)
+        self._seen = ledger_file.append_note(self._audit_dir, note, follows=self._seen, anywhere=where_it_ends)
+        self._tail = line
         if where_it_ends:
-            state.end = (self._audit_dir / ledger.NAME).stat().st_size - len(line)
+            state.end = self._seen[1] - len(line)
         reader = LedgerReader(state)
         reader.add(line)
         reader.finish()
-        self._tail, self._seen = line, self._stamp()
-        if not where_it_ends and (self._seen is None or self._seen[1] != state.end):
-            raise _broken(f"state/audit/{ledger.NAME} was changed while the appliance ran")
+        if not where_it_ends and (self._seen[1] != state.end or ledger_file.stamp_of(self._audit_dir) != self._seen):
+            raise broken(f"state/audit/{ledger_file.NAME} was changed while the appliance ran")
 
     def _last_line(self, end: int) -> bytes:
         """The line that ends at byte `end`."""
         try:
-            with (self._audit_dir / ledger.NAME).open("rb") as file:
+            with (self._audit_dir / ledger_file.NAME).open("rb") as file:
                 file.seek(max(end - 1_000_000, 0))
                 data = file.read(min(end, 1_000_000))
         except OSError as exc:
-            raise CheckpointError(f"state/audit/{ledger.NAME}: cannot be read: {exc.strerror}") from exc
+            raise CheckpointError(f"state/audit/{ledger_file.NAME}: cannot be read: {exc.strerror}") from exc
         return data[data.rfind(b"\n", 0, -1) + 1 :]
-
-
-def _is_adopted(note: str, state: LedgerState) -> bool:
-    """Whether an earlier release signed the note, which the ledger took over when it began."""
-    try:
-        checkpoint = verify_checkpoint(note, parse_verifier(state.keys[0]))
-    except CheckpointError:
-        return False
-    return not checkpoint.previous and checkpoint.size <= state.adopted_size
-
-
-def _broken(message: str) -> LogBrokenError:
-    return LogBrokenError([Fault(0, 0, message)])

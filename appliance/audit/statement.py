@@ -11,7 +11,7 @@
 - key: the key so far hands over to ``key``.
 - finding: something is not what was signed; nothing is signed until it is acknowledged.
 - acknowledged: a reviewer (``by``, ``reason``, ``event``) has seen the ``finding``. Signing begins anew with ``key``,
-  at ``size`` and ``root``; the events in ``accepted`` are known to be damaged.
+  at ``size`` and ``root``; the events in ``accepted`` are known to be damaged, ``strays`` are files of a lost ledger.
 - clock: the clock was set back; the times of what follows begin again at ``to``.
 - repaired: the last line was cut off by a power failure and was removed.
 

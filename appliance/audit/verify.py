@@ -21,7 +21,8 @@ from pathlib import Path
 from appliance.audit.daily import daily_notes
 from appliance.audit.fault import Fault
 from appliance.audit.heirs import keys_after
-from appliance.audit.ledger import Finding, LedgerState, read_ledger, unchanging
+from appliance.audit.ledger import Finding, LedgerState, read_ledger
+from appliance.audit.ledger_file import unchanging
 from appliance.audit.note import Checkpoint, CheckpointError, Verifier, load_verifier, note_hash, parse_verifier
 from appliance.audit.parts import TreeReport, check_tree
 from appliance.audit.signatures import Expected, check_without_ledger, compare_with_ledger, verified_by_any

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
@@ -185,3 +186,36 @@ def test_goes_on_when_a_checkpoint_cannot_be_written(config: Config, caplog: pyt
     actions = [log.get(number).header.action for number in range(1, log.size() + 1)]
     assert actions == ["record_finding", "appliance_started", "appliance_stopped"]
     database.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("appliance.recorder.close_interrupted", "turns without an answer are not closed"),
+        ("appliance.recorder.LogSigner.sign", "no checkpoint"),
+        ("appliance.recorder.LogSigner.begin", "the signer could not begin"),
+        ("appliance.recorder.DiskWatch.look", "the disk was not looked at"),
+    ],
+)
+def test_an_unexpected_failure_of_a_turn_is_said_and_tried_again(
+    config: Config, name: str, words: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each fails the first time, with an error that nobody foresaw."""
+    owner, _, attribute = name.rpartition(".")
+    real = resolve_name(name)
+    failed = threading.Event()
+
+    def fail_once(*args: object) -> object:
+        if not failed.is_set():
+            failed.set()
+            raise ZeroDivisionError("nobody foresaw it")
+        return real(*args)
+
+    monkeypatch.setattr(resolve_name(owner), attribute, fail_once)
+    recorder = Recorder(config)
+    assert failed.wait(30)
+    recorder.note(STARTED)
+    recorder.end()
+    assert any(words in record.getMessage() and record.exc_info for record in caplog.records)
+    with opened(config) as log:
+        assert integrity(log, config.state_dir).state == "verified"

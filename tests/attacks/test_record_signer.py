@@ -35,6 +35,7 @@ from appliance.database import Database, open_database
 from tests.appliance.records import SYSTEM, fill
 
 HALF, SIZE = 12, 20
+STARTED = {"event": "started", "summary": "nothing was tried", "watched": True, "silence": {"attempts": []}}
 
 
 @dataclass
@@ -167,7 +168,9 @@ def delete_the_ledger(site: Site) -> None:
 
 
 def delete_state_audit(site: Site) -> None:
-    shutil.rmtree(site.state / "audit")
+    """In one step: a signer that is writing there would make files anew while one after the other is removed."""
+    (site.state / "audit").rename(site.state.parent / "taken-away")
+    shutil.rmtree(site.state.parent / "taken-away")
 
 
 def delete_everything_signed(site: Site) -> None:
@@ -354,9 +357,13 @@ def test_the_running_recorder_refuses_says_so_and_goes_on_after_the_acknowledgem
     (home / "state" / "config" / "appliance.toml").write_text("[record]\ncheckpoint_interval_s = 1\n")
     database = open_database(load_config(home).database_url)
     site = Site(home / "state", tmp_path / "earlier", database)
-    with recorder(home) as tell:
+    with recorder(home) as (process, tell):
+
+        def wait_until(ready: Callable[[], bool]) -> None:
+            wait(ready, while_lives=process)
+
         fill(site.log, HALF)
-        tell({"event": "started", "silence": {"attempts": []}})
+        tell(STARTED)
         wait_until(lambda: signed_size(site) > HALF)
         (site.earlier / "database").mkdir(parents=True)
         with closing(sqlite3.connect(site.file)) as now, closing(
@@ -379,9 +386,12 @@ def test_the_running_recorder_refuses_says_so_and_goes_on_after_the_acknowledgem
     database.close()
 
 
+Tell = Callable[[dict[str, object]], None]
+
+
 @contextmanager
-def recorder(home: Path) -> Iterator[Callable[[dict[str, object]], None]]:
-    """The recorder process of the site; tells it what the supervisor would."""
+def recorder(home: Path) -> Iterator[tuple[subprocess.Popen[bytes], Tell]]:
+    """The recorder process of the site, and how to tell it what the supervisor would."""
     environ = {"APPLIANCE_HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[2]), "APPLIANCE_READY_FD": "1"}
     argv = [sys.executable, "-m", "appliance.recorder"]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environ) as process:
@@ -393,7 +403,7 @@ def recorder(home: Path) -> Iterator[Callable[[dict[str, object]], None]]:
             stdin.flush()
 
         try:
-            yield tell
+            yield process, tell
             stdin.close()
             assert process.wait(timeout=60) == 0
         finally:
@@ -409,8 +419,9 @@ def signed_size(site: Site) -> int:
     return integrity(site.log, site.state).verified_size
 
 
-def wait_until(ready: Callable[[], bool]) -> None:
+def wait(ready: Callable[[], bool], *, while_lives: subprocess.Popen[bytes]) -> None:
     deadline_s = time.monotonic() + 120
     while not ready():
+        assert while_lives.poll() is None, "the recorder died"
         assert time.monotonic() < deadline_s
         time.sleep(0.05)

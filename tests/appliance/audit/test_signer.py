@@ -145,7 +145,7 @@ def test_note_that_could_not_be_published_is_by_the_same_signer(
     assert verify_log(log.database, tmp_path).faults == ()
 
 
-def raise_database_error(*_: object) -> None:
+def raise_database_error(*_: object, **_options: object) -> None:
     raise DatabaseError("for this test")
 
 
@@ -161,7 +161,7 @@ def test_full_disk_leaves_the_ledger_whole(log: AuditLog, tmp_path: Path, monkey
         return real_write(descriptor, data[: len(data) // 2])
 
     with monkeypatch.context() as patch:
-        patch.setattr("appliance.audit.ledger.os.write", write_half)
+        patch.setattr("appliance.audit.ledger_file.os.write", write_half)
         with pytest.raises(CheckpointError, match="No space"):
             signer.sign()
     assert (tmp_path / "audit" / "ledger.txt").read_bytes() == before
@@ -291,7 +291,7 @@ def test_rotation_that_a_power_cut_stopped_is_finished_or_undone(
     fill(log, 3)
     write_checkpoint(log, tmp_path)
     old = str(public_key(tmp_path))
-    stop_at = "appliance.audit.signer.settle_key" if named else "appliance.audit.ledger.append_note"
+    stop_at = "appliance.audit.signer.settle_key" if named else "appliance.audit.ledger_file.append_note"
     signer = LogSigner(log, tmp_path)
     signer.sign()
     with monkeypatch.context() as patch:

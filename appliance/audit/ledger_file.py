@@ -1,0 +1,136 @@
+"""The file of the ledger, state/audit/ledger.txt: durable lines, who may write, and whether somebody else has written.
+
+Callers that write hold `locked`. What the lines say is ledger.py's.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from appliance.audit.fault import Fault, LogBrokenError
+from appliance.audit.keys import sync_directory
+from appliance.audit.note import CheckpointError
+
+NAME = "ledger.txt"
+_LOCK = "ledger.lock"
+
+Stamp = tuple[int, ...]  # changes when anybody writes into the file, who cannot set its ctime
+
+
+def stamp_of(audit_dir: Path) -> Stamp | None:
+    """The file's stamp now; None when there is none."""
+    try:
+        return _stamp(os.stat(audit_dir / NAME))
+    except FileNotFoundError:
+        return None
+
+
+def _stamp(found: os.stat_result) -> Stamp:
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def append_note(audit_dir: Path, note: str, *, follows: Stamp | None, anywhere: bool = False) -> Stamp:
+    """Add a line durably; the file's stamp at once after it. `locked` must be held.
+
+    Args:
+        follows: the file's stamp as it must be, None where there must be no file.
+        anywhere: add it whatever the file holds.
+    Raises:
+        LogBrokenError: the file is another; nothing was written.
+        CheckpointError: it is not on the disk.
+    """
+    path = audit_dir / NAME
+    try:
+        is_new = not path.exists()
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            found = _stamp(os.fstat(descriptor))
+            if not anywhere and (found != follows if follows else found[1] > 0):
+                raise LogBrokenError([Fault(0, 0, f"state/audit/{NAME} was changed while the appliance ran")])
+            torn = not is_new and not _ends_line(path)
+            stamp = _write_whole(descriptor, b"\n" * torn + line_of(note))
+        finally:
+            os.close(descriptor)
+        if is_new:
+            sync_directory(audit_dir)
+        return stamp
+    except OSError as exc:
+        raise CheckpointError(f"{path}: cannot be written: {exc.strerror}") from exc
+
+
+def _ends_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return True
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def _write_whole(descriptor: int, line: bytes) -> Stamp:
+    """Write and sync a line; on a full disk the file stays as it was."""
+    before = os.fstat(descriptor).st_size
+    try:
+        if os.write(descriptor, line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        stamp = _stamp(os.fstat(descriptor))
+        os.fsync(descriptor)
+        return stamp
+    except OSError:
+        os.ftruncate(descriptor, before)
+        raise
+
+
+def line_of(note: str) -> bytes:
+    """A note as a line of the file."""
+    return json.dumps(note).encode() + b"\n"
+
+
+def cut_torn_line(audit_dir: Path, end: int) -> None:
+    """Remove what follows the last whole line, at byte `end`; `locked` must be held."""
+    try:
+        with (audit_dir / NAME).open("r+b") as file:
+            file.truncate(end)
+            os.fsync(file.fileno())
+    except OSError as exc:
+        raise CheckpointError(f"{audit_dir / NAME}: cannot be repaired: {exc.strerror}") from exc
+
+
+@contextmanager
+def unchanging(audit_dir: Path | None) -> Iterator[None]:
+    """Keep signers waiting while ledger and database are read together; for those who may not write here, too."""
+    try:
+        descriptor = os.open((audit_dir or Path()) / _LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # no signer has ever worked here, or the files are on media: nothing changes
+        yield
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked(audit_dir: Path) -> Iterator[None]:
+    """Exclude other signers, of this process and others.
+
+    Raises:
+        CheckpointError: the directory cannot be used.
+    """
+    path = audit_dir / _LOCK
+    try:
+        audit_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise CheckpointError(f"{path}: cannot be used: {exc.strerror}") from exc
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
