@@ -26,7 +26,6 @@ from appliance.audit.log import AuditLog, Event, EventNotFoundError
 from appliance.audit.note import (
     Checkpoint,
     CheckpointError,
-    Verifier,
     load_verifier,
     parse_verifier,
     verify_checkpoint,
@@ -102,6 +101,7 @@ class SignedLog:
     size: int
     public_key: str
     fault: str | None
+    key_chain: list[str]  # how older keys handed over to this one: heirs.py
 
 
 def sign_for_evidence(
@@ -125,7 +125,10 @@ def sign_for_evidence(
     size = verify_checkpoint(note, verifier).size  # perhaps a later one than ours
     if size < last:
         raise fault or RuntimeError("internal error: the newest checkpoint is older than the one just signed")
-    return SignedLog(note, size, str(verifier), None if fault is None else str(fault))
+    ledger = read_ledger(state_dir / "audit")
+    return SignedLog(
+        note, size, str(verifier), None if fault is None else str(fault), ledger.key_notes if ledger else []
+    )
 
 
 def export_evidence(
@@ -157,7 +160,7 @@ def export_evidence(
         "made_at": as_iso(clock_us()),
         "made_by": by.name,
         "public_key": signed.public_key,
-        "key_chain": ledger.key_notes if (ledger := read_ledger(state_dir / "audit")) else [],
+        "key_chain": signed.key_chain,
         "checkpoint": signed.note,
         "log_fault": signed.fault,
         "with_content": with_content,
@@ -177,13 +180,12 @@ def verify_evidence(data: bytes, public_key: str) -> VerifiedEvidence:
         body = json.loads(data)
         if body["format"] != FORMAT:
             raise EvidenceError("another format of evidence")
-        keys = keys_after(parse_verifier(public_key), body.get("key_chain", []))
-        checkpoint = _verified_checkpoint(body["checkpoint"], keys[-1])
+        checkpoint, signed_by = proved_checkpoint(body, public_key)
         events = [_verified(item, checkpoint) for item in body["events"]]
         return VerifiedEvidence(
             checkpoint,
             tuple(event for event in events if isinstance(event, VerifiedEvent)),
-            _in_numbers(body, events, checkpoint, str(keys[-1])),
+            _in_numbers(body, events, checkpoint, signed_by),
         )
     except CheckpointError as exc:
         raise EvidenceError(str(exc)) from exc
@@ -191,14 +193,15 @@ def verify_evidence(data: bytes, public_key: str) -> VerifiedEvidence:
         raise EvidenceError(f"not an evidence file: {type(exc).__name__}") from exc
 
 
-def _verified_checkpoint(note: str, key: Verifier) -> Checkpoint:
-    """The checkpoint, signed by `key`, to which the trusted one handed over.
+def proved_checkpoint(body: dict[str, Any], public_key: str) -> tuple[Checkpoint, str]:
+    """The checkpoint of a file, and the key that signed it: the trusted one, or one to which that handed over.
 
     Raises:
-        CheckpointError: it is not.
+        CheckpointError: none of them did.
     """
+    key = keys_after(parse_verifier(public_key), body.get("key_chain", []))[-1]
     try:
-        return verify_checkpoint(note, key)
+        return verify_checkpoint(body["checkpoint"], key), str(key)
     except CheckpointError as exc:
         what_to_do = "if the log's key was lost and replaced, get the new audit.pub by another way than this file"
         raise CheckpointError(f"{exc}; {what_to_do}") from exc

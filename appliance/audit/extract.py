@@ -77,6 +77,7 @@ def _lines(
         "made_at": as_iso(made_us),
         "made_by": by.name,
         "public_key": signed.public_key,
+        "key_chain": signed.key_chain,
         "checkpoint": signed.note,
         "log_fault": signed.fault,
         "first": first,

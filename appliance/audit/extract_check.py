@@ -1,8 +1,8 @@
 """Proves an extract (`appliance.audit.extract`) on any machine, line by line, and says what it does not prove.
 
-Numbered checks: 1 the checkpoint is signed by the key; 2 each line is an event with the next number; 3 a content is
-what its header commits to; 4 with the hashes before and after them the events make the root that is signed; 5 the file
-ends where it says.
+Numbered checks: 1 the checkpoint is signed by the key, or by one that it handed over to; 2 each line is an event with
+the next number; 3 a content is what its header commits to; 4 with the hashes before and after them the events make the
+root that is signed; 5 the file ends where it says.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any, BinaryIO
 
 from appliance.audit import merkle
 from appliance.audit.event import parse_header
-from appliance.audit.evidence import EvidenceError, ProvenEvents
+from appliance.audit.evidence import EvidenceError, ProvenEvents, proved_checkpoint
 from appliance.audit.extract import FORMAT, MAX_LINE_BYTES
 from appliance.audit.merkle import Subtree, TreeStack, aligned
-from appliance.audit.note import CheckpointError, parse_verifier, verify_checkpoint
+from appliance.audit.note import CheckpointError
 
 
 def is_extract(beginning: bytes) -> bool:
@@ -44,12 +44,11 @@ def _verified(lines: Iterator[dict[str, Any]], public_key: str) -> ProvenEvents:
     head = next(lines, {})
     if head.get("format") != FORMAT:
         raise EvidenceError("another format of evidence")
-    verifier = parse_verifier(public_key)
-    checkpoint = verify_checkpoint(head["checkpoint"], verifier)  # 1
+    checkpoint, signed_by = proved_checkpoint(head, public_key)  # 1
     first, last = _whole(head["first"]), _whole(head["last"])
     if not 1 <= first <= last <= checkpoint.size:
         raise EvidenceError(f"it speaks of the events {first} to {last}, and {checkpoint.size} were signed")
-    proven = ProvenEvents(checkpoint, str(verifier), first, last, left_out=not head["with_content"])
+    proven = ProvenEvents(checkpoint, signed_by, first, last, left_out=not head["with_content"])
     proven.log_fault = head["log_fault"] if isinstance(head["log_fault"], str) else None
     tree = TreeStack()
     _push(tree, aligned(0, first - 1), head["before"])

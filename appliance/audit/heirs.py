@@ -25,3 +25,23 @@ def keys_after(trusted: Verifier, notes: Sequence[str]) -> list[Verifier]:
         except (CheckpointError, ValueError):
             continue
     return keys
+
+
+def keys_before(trusted: Verifier, handovers: Sequence[tuple[str, str]]) -> list[Verifier]:
+    """The keys that handed over to `trusted`, newest first; ``handovers`` are (key, its note) in order.
+
+    Anybody can make a key that hands over to this one: what these signed counts only below what `trusted` signed.
+    """
+    keys: list[Verifier] = []
+    heir = str(trusted)
+    for text, note in list(handovers)[-MAX_HEIRS:][::-1]:
+        try:
+            key = parse_verifier(text)
+            body = verify_note(note, key)
+            names_heir = is_statement(body) and parse_statement(body).facts.get("key") == heir
+        except (CheckpointError, ValueError):
+            continue
+        if names_heir:
+            keys.append(key)
+            heir = text
+    return keys

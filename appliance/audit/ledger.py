@@ -181,7 +181,8 @@ class LedgerReader:
             state.key_notes.append(note)
             state.remarks.append(f"the signing key was replaced at {as_iso(statement.time_us)}; the old one signed it")
         elif statement.kind == "clock":
-            state.remarks.append(f"the clock went back from {as_iso(state.newest_us)} to {as_iso(statement.time_us)}")
+            how, before_us = ("ahead", facts["expected"]) if "expected" in facts else ("back", state.newest_us)
+            state.remarks.append(f"the clock went {how} from {as_iso(before_us)} to {as_iso(statement.time_us)}")
         elif statement.kind == "repaired":
             when = as_iso(statement.time_us)
             state.remarks.append(f"a half-written last line of state/audit/{NAME} was removed at {when}")

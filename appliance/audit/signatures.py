@@ -14,7 +14,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from appliance.audit.fault import MAX_FAULTS, Fault
-from appliance.audit.heirs import keys_after
+from appliance.audit.heirs import keys_after, keys_before
 from appliance.audit.keys import has_key
 from appliance.audit.ledger import LedgerState, stray_mark
 from appliance.audit.merkle import HASH_BYTES
@@ -26,7 +26,7 @@ from appliance.audit.note import (
     parse_verifier,
     verify_checkpoint,
 )
-from appliance.audit.signed_by import key_notes_in_log, signing_key_in_log, words_of_foreign_database
+from appliance.audit.signed_by import handovers_in_log, signing_key_in_log, words_of_foreign_database
 from appliance.database import audit_checkpoints
 
 _MISSING_LEDGER = "the signer's own file, state/audit/ledger.txt, is missing"
@@ -210,10 +210,11 @@ def _signed_notes(
     if trusted is None:
         missing = "there are checkpoints, but the public key state/keys/audit.pub is missing"
         return [Fault(0, 0, missing)] if sources else []
-    keys = keys_after(trusted, key_notes_in_log(connection))
-    for where, size, note in sources:
+    handovers = handovers_in_log(connection)
+    keys, older = keys_after(trusted, [note for _, note in handovers]), keys_before(trusted, handovers)
+    for where, size, note in reversed(sources):  # largest first: what an older key signed is below what the trusted did
         try:
-            checkpoint = verified_by_any(note, keys)
+            checkpoint = verified_by_any(note, keys if size is None or not expected.count() else [*older, *keys])
         except CheckpointError as exc:
             faults.append(Fault(size or 0, size or 0, f"{where}: {exc}"))
             continue

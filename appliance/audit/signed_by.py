@@ -26,16 +26,21 @@ def signing_key_in_log(connection: sa.Connection) -> str | None:
 
 def key_notes_in_log(connection: sa.Connection) -> list[str]:
     """The notes with which one key handed over to the next, as the events of it hold them."""
+    return [note for _, note in handovers_in_log(connection)]
+
+
+def handovers_in_log(connection: sa.Connection) -> list[tuple[str, str]]:
+    """The key that handed over, and its note, of each event that tells of it."""
     events, contents = audit_events.c, audit_contents.c
-    query = sa.select(contents.details).join(audit_events, events.sequence == contents.sequence)
+    query = sa.select(contents.text, contents.details).join(audit_events, events.sequence == contents.sequence)
     query = query.where(events.action == "signing_key_replaced").order_by(events.sequence)
-    notes = []
-    for details in connection.scalars(query):
+    handovers = []
+    for text, details in connection.execute(query):
         try:
-            notes.append(str(json.loads(details)["note"]))
+            handovers.append((str(text).partition(" -> ")[0], str(json.loads(details)["note"])))
         except (ValueError, KeyError, TypeError):
             continue
-    return notes
+    return handovers
 
 
 def words_of_foreign_database(signing_key: str | None) -> str:

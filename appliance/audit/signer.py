@@ -19,6 +19,7 @@ older site. Only a checkpoint that left the machine tells (`appliance audit veri
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -52,14 +53,25 @@ from appliance.audit.tree import accepted_ranges
 from appliance.database import now_us
 
 _FAULTS_IN_FINDING = 20
+AHEAD_US = 60 * 1_000_000  # more than a time service corrects in a step once it has found the time
 REREAD_TURNS = 1440  # the whole ledger is read again once a day, at a turn a minute
+
+
+def boottime_us() -> int:
+    """Microseconds since the machine started, sleep included."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
 
 
 class LogSigner:
     """Signs one log; remembers what it signed for as long as it lives."""
 
-    def __init__(self, log: AuditLog, state_dir: Path, *, clock_us: Callable[[], int] = now_us) -> None:
-        self._log, self._clock_us = log, clock_us
+    def __init__(
+        self, log: AuditLog, state_dir: Path, *,
+        clock_us: Callable[[], int] = now_us, elapsed_us: Callable[[], int] = boottime_us,
+    ) -> None:  # fmt: skip
+        """Args: elapsed_us: what nobody can set, and what goes on while the machine sleeps."""
+        self._log, self._clock_us, self._elapsed_us = log, clock_us, elapsed_us
+        self._turn_us: tuple[int, int] | None = None  # clock and elapsed time at the last turn
         self._audit_dir, self._state_dir = state_dir / "audit", state_dir
         self._state: LedgerState | None = None
         self._tail = b""  # the last line of the ledger as it was written or read
@@ -131,8 +143,7 @@ class LogSigner:
         check_published(self._log, state, may_be_missing=self._unpublished)
         if size == 0:
             return None
-        if self._clock_us() < state.newest_us:
-            self._state_kind(signer, "clock", {"from": state.newest_us})
+        self._state_clock(signer, state)
         checkpoint = Checkpoint(state.origin, size, root, max(self._clock_us(), state.newest_us), state.last_hash)
         path = daily_path(self._audit_dir, checkpoint, state.chain)
         check_daily(self._log, path, state)
@@ -306,6 +317,15 @@ class LogSigner:
             raise RuntimeError("internal error: a statement before the ledger was read")
         statement = Statement(signer.name, kind, self._clock_us(), self._state.last_hash, facts)
         self._append(signer.sign_text(statement.body()))
+
+    def _state_clock(self, signer: Signer, state: LedgerState) -> None:
+        """Say that the clock was set back, or ahead since the last turn: running on, it would show another time."""
+        now, elapsed = self._clock_us(), self._elapsed_us()
+        if now < state.newest_us:
+            self._state_kind(signer, "clock", {"from": state.newest_us})
+        elif self._turn_us is not None and now - (expected := self._turn_us[0] + elapsed - self._turn_us[1]) > AHEAD_US:
+            self._state_kind(signer, "clock", {"expected": expected})
+        self._turn_us = now, elapsed
 
     def _append(self, note: str, *, where_it_ends: bool = False) -> None:
         """Write a note and take it into the state. A finding follows whatever the file holds now (where_it_ends)."""

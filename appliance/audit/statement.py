@@ -12,7 +12,7 @@
 - finding: something is not what was signed; nothing is signed until it is acknowledged.
 - acknowledged: a reviewer (``by``, ``reason``, ``event``) has seen the ``finding``. Signing begins anew with ``key``,
   at ``size`` and ``root``; the events in ``accepted`` are known to be damaged, ``strays`` are files of a lost ledger.
-- clock: the clock was set back; the times of what follows begin again at ``to``.
+- clock: the clock was set back; or, while the signer ran, ahead: it then had to show the time ``expected``.
 - repaired: the last line was cut off by a power failure and was removed.
 
 A finding only warns, so it counts with any signature or none. Everything else must be signed by the key in force.

@@ -348,6 +348,22 @@ def test_clock_that_was_set_back_is_said_in_ledger_and_report(log: AuditLog, tmp
     assert said == ["the clock went back from 2026-11-23T12:00:00.000000Z to 2026-11-23T11:00:00.000000Z"]
 
 
+@pytest.mark.parametrize(("ahead_us", "said"), [(59_000_000, False), (61_000_000, True), (5 * 86_400_000_000, True)])
+def test_clock_that_was_set_ahead_within_a_run_is_said(
+    log: AuditLog, tmp_path: Path, ahead_us: int, said: bool
+) -> None:
+    fill(log, 2)
+    clock = iter([NOON] * 20)
+    signer = LogSigner(log, tmp_path, clock_us=lambda: next(clock), elapsed_us=lambda: 0)
+    signer.sign()
+    clock = iter([NOON + 60_000_000 + ahead_us] * 20)
+    signer._elapsed_us = lambda: 60_000_000
+    signer.sign()
+    remarks = [str(remark) for remark in verify_log(log.database, tmp_path).remarks if "went ahead" in str(remark)]
+    assert bool(remarks) == said
+    assert not said or "from 2026-11-23T12:01:00.000000Z to" in remarks[0]
+
+
 def test_checkpoint_of_the_future_does_not_keep_the_badge_green(log: AuditLog, tmp_path: Path) -> None:
     fill(log, 3)
     write_checkpoint(log, tmp_path, clock_us=lambda: NOON)
