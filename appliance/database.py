@@ -249,7 +249,7 @@ audit_words_postgresql = sa.Table(
     sa.Column("words", TSVECTOR, nullable=False),
     sa.Index("audit_words_index", "words", postgresql_using="gin"),
 )  # fmt: skip
-_AUDIT_WORDS_SQLITE = (
+AUDIT_WORDS_SQLITE = (
     "CREATE VIRTUAL TABLE audit_words USING fts5(words, content='', tokenize='unicode61 remove_diacritics 2')"
 )
 
@@ -448,7 +448,7 @@ def _prepare_schema(database: Database) -> None:
         if not sa.inspect(connection).has_table(settings.name):
             metadata.create_all(connection)
             if database.is_sqlite:
-                connection.exec_driver_sql(_AUDIT_WORDS_SQLITE)
+                connection.exec_driver_sql(AUDIT_WORDS_SQLITE)
             else:
                 audit_words_postgresql.create(connection)
             write_setting(connection, "schema", str(SCHEMA_VERSION))

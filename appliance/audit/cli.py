@@ -241,6 +241,20 @@ def audit_erase(
     print_result(as_json, dataclasses.asdict(erased), "\n".join(lines))
 
 
+@audit.command("reindex")
+@home_option
+@json_option
+def audit_reindex(home: Path, as_json: bool) -> None:
+    """Make the search index anew of the contents, where verify says that it does not fit them."""
+    with record_of(home) as (_, log, actor):
+        from appliance.audit.reindex import reindex
+
+        with progress_bar("Indexing", hidden=as_json) as progress:
+            done = reindex(log, by=actor, progress=progress)
+    text = f"The search index has the words of {done.contents} contents of the events 1 to {done.last}."
+    print_result(as_json, dataclasses.asdict(done), text)
+
+
 @audit.command("check")
 @click.argument("evidence", type=click.Path(path_type=Path, dir_okay=False, exists=True))
 @click.option("--key", type=click.Path(path_type=Path, dir_okay=False, exists=True), required=True,

@@ -35,7 +35,7 @@ Action = Literal[
     "appliance_started", "appliance_stopped", "process_ended", "release_compared",
     "engine_restarted",  # written by releases before process_ended
     "disk_filling", "disk_full", "disk_freed",
-    "record_finding", "finding_acknowledged", "signing_key_replaced",
+    "record_finding", "finding_acknowledged", "signing_key_replaced", "index_rebuilt",
 ]  # fmt: skip
 ACTIONS: tuple[Action, ...] = get_args(Action)
 SALT_BYTES = 32

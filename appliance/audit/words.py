@@ -7,14 +7,16 @@ PostgreSQL only case.
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import sqlalchemy as sa
 
 from appliance.audit.event import Content
 from appliance.audit.unseen import UNSEEN, seen_only
-from appliance.database import Database, audit_events, audit_words_postgresql, storable
+from appliance.database import AUDIT_WORDS_SQLITE, Database, audit_events, audit_words_postgresql, storable
 
 _PART_CHARS = 100_000  # per word vector on PostgreSQL, whose limit is 1 MiB of distinct words
 
@@ -63,14 +65,39 @@ def index_words(database: Database, connection: sa.Connection, rows: list[tuple[
         if rows:
             connection.execute(_words.insert(), [{"rowid": number, "words": text} for number, text in rows])
         return
-    parts = [
+    parts = vectors_of(rows)
+    if parts:
+        vector = sa.func.to_tsvector("simple", sa.bindparam("text"))
+        connection.execute(audit_words_postgresql.insert().values(words=vector), parts)
+
+
+def vectors_of(rows: list[tuple[int, str]]) -> list[dict[str, Any]]:
+    """What PostgreSQL makes word vectors of: sequence, part and text of each."""
+    return [
         {"sequence": number, "part": part, "text": text[start : start + _PART_CHARS]}
         for number, text in rows
         for part, start in enumerate(range(0, len(text), _PART_CHARS - 1000))  # a word at a seam is whole in one part
     ]
-    if parts:
-        vector = sa.func.to_tsvector("simple", sa.bindparam("text"))
-        connection.execute(audit_words_postgresql.insert().values(words=vector), parts)
+
+
+def forget_words(database: Database, connection: sa.Connection) -> None:
+    """Empty the index, also a damaged one."""
+    if database.is_sqlite:
+        _restore_settings(connection)  # with wrong ones FTS5 refuses even to drop it
+        connection.exec_driver_sql("DROP TABLE IF EXISTS audit_words")
+        connection.exec_driver_sql(AUDIT_WORDS_SQLITE)
+    else:
+        connection.execute(audit_words_postgresql.delete())
+
+
+def _restore_settings(connection: sa.Connection) -> None:
+    if not sa.inspect(connection).has_table("audit_words_config"):
+        return
+    with closing(sqlite3.connect(":memory:")) as fresh:
+        fresh.execute(AUDIT_WORDS_SQLITE)
+        rows = fresh.execute("SELECT k, v FROM audit_words_config").fetchall()
+    connection.exec_driver_sql("DELETE FROM audit_words_config")
+    connection.exec_driver_sql("INSERT INTO audit_words_config VALUES (?, ?)", rows)
 
 
 def remove_words(database: Database, connection: sa.Connection, rows: list[tuple[int, str]]) -> None:

@@ -9,6 +9,7 @@ Files that the person names on the command line are opened before, with the pers
 from __future__ import annotations
 
 import os
+import tempfile
 from typing import Final
 
 from appliance.config import Config
@@ -34,6 +35,7 @@ def confine_command(config: Config, *, signs: bool = False) -> None:
     if places.database is None:
         raise SilenceError("a record in PostgreSQL needs a way to connect that this version does not open; use SQLite")
     os.environ["TMPDIR"] = str(places.state / "tmp" / Kind.ADMINISTRATION)
+    tempfile.tempdir = None  # what may have been chosen before is closed to this process now
     _close(owner_to_become(config.state_dir), administration_rules(places, signs=signs))
 
 

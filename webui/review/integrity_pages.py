@@ -11,6 +11,7 @@ from appliance.audit.event import NewEvent
 from appliance.audit.findings import AcknowledgementError, acknowledge, past_findings
 from appliance.audit.ledger import read_tail
 from appliance.audit.log import RecordError
+from appliance.audit.pages import PagesReport, check_pages
 from appliance.audit.stored import newest_note
 from appliance.audit.verify import VerificationReport, verify_log
 from appliance.database import as_datetime, now_us
@@ -32,14 +33,14 @@ def _show() -> str:
 
 
 def _verify() -> str:
-    """Check every event and every checkpoint; what is found is recorded and marks the record."""
+    """Check what `appliance audit verify` checks; what is found is recorded and marks the record."""
     log = services().record
-    report = verify_log(log.database, services().config.state_dir)
+    report, pages = verify_log(log.database, services().config.state_dir), check_pages(log.database)
     try:
-        keep_verdict(log, report, by=current_actor())
+        keep_verdict(log, report, by=current_actor(), other_faults=pages.faults)
     except RecordError:  # a log too damaged to take the event is shown all the same: no content is seen here
         current_app.logger.exception("that the record was verified could not be recorded")
-    return _page(report=report)
+    return _page(report=report, pages=pages)
 
 
 def _acknowledge() -> ResponseReturnValue:
@@ -67,9 +68,11 @@ def _checkpoint() -> Response:
     return Response(note, mimetype="text/plain; charset=utf-8", headers=headers)
 
 
-def _page(*, report: VerificationReport | None = None, error: str | None = None) -> str:
+def _page(
+    *, report: VerificationReport | None = None, pages: PagesReport | None = None, error: str | None = None
+) -> str:
     log = services().record
     found = look(log, services().config.state_dir)
     return render_template(
-        "integrity.html", report=report, error=error, finding=found.finding, past=past_findings(log)
+        "integrity.html", report=report, pages=pages, error=error, finding=found.finding, past=past_findings(log)
     )  # fmt: skip

@@ -46,6 +46,7 @@ ACTION_WORDS: Final[dict[Action, str]] = {
     "record_finding": "Found the record broken",
     "finding_acknowledged": "Acknowledged a finding",
     "signing_key_replaced": "Replaced the signing key",
+    "index_rebuilt": "Made the search index anew",
 }
 
 # The choices of the filter: the value in the address, the words, the actions (none: everything but reviewing).
@@ -68,7 +69,8 @@ ACTION_GROUPS: Final[tuple[tuple[str, str, tuple[Action, ...]], ...]] = (
     ),
     (
         "integrity", "Integrity",
-        ("record_finding", "finding_acknowledged", "record_verified", "checkpoint_exported", "signing_key_replaced"),
+        ("record_finding", "finding_acknowledged", "record_verified", "checkpoint_exported", "signing_key_replaced",
+         "index_rebuilt"),
     ),
     (
         "appliance", "The appliance",

@@ -1,0 +1,196 @@
+"""An index that was made blind, or talkative, is found; and made anew. Each attack works on the index alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import sqlalchemy as sa
+
+from appliance.audit.erasure import erase
+from appliance.audit.event import Content, NewEvent
+from appliance.audit.log import AuditLog
+from appliance.audit.pages import check_pages
+from appliance.audit.reindex import reindex
+from appliance.audit.review import Filter, search
+from appliance.audit.words import index_words, remove_words
+from appliance.database import Database, audit_contents, audit_events
+from tests.appliance.records import SYSTEM, fill
+
+SECRET = "the secret plan of ada-lovelace"
+
+
+@pytest.fixture
+def log(database: Database) -> AuditLog:
+    """Sixty events, of which number 31 is what somebody wants to hide."""
+    log = AuditLog(database)
+    fill(log, 30)
+    log.append(NewEvent(SYSTEM, "prompt", subject="turn", content=Content(SECRET)))
+    fill(log, 29)
+    return log
+
+
+def found(log: AuditLog) -> list[str]:
+    return [str(fault) for fault in check_pages(log.database).faults]
+
+
+def hits(log: AuditLog, words: str) -> list[int]:
+    return [row.sequence for row in search(log, SYSTEM, Filter(text=words, actions=("prompt",))).rows]
+
+
+def forget(log: AuditLog) -> None:
+    """As an erasure does, without erasing."""
+    with log.database.write() as connection:
+        remove_words(log.database, connection, [(31, SECRET)])
+
+
+def forget_one_word(log: AuditLog) -> None:
+    forget(log)
+    with log.database.write() as connection:
+        index_words(log.database, connection, [(31, SECRET.replace("secret", ""))])
+
+
+def exchange(log: AuditLog) -> None:
+    """Other words, as many, in the place of its own."""
+    forget(log)
+    with log.database.write() as connection:
+        index_words(log.database, connection, [(31, SECRET.replace("secret", "public"))])
+
+
+def move(log: AuditLog) -> None:
+    """The words lead to an event that there is not."""
+    forget(log)
+    with log.database.write() as connection:
+        index_words(log.database, connection, [(10**9, SECRET)])
+
+
+def turn_around(log: AuditLog) -> None:
+    """Words that stand together are found by their order: a name with a hyphen is."""
+    forget(log)
+    with log.database.write() as connection:
+        index_words(log.database, connection, [(31, "the secret plan of lovelace-ada")])
+
+
+ATTACKS = [forget, forget_one_word, exchange, move, turn_around]
+
+
+def test_index_of_an_untouched_log_fits(log: AuditLog) -> None:
+    assert found(log) == []
+    erase(log, 1, 20, by=SYSTEM, reason="retention", pause=lambda _: None)
+    assert found(log) == []
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
+def test_event_that_a_search_no_longer_finds_is_named_and_found_again_after_a_rebuild(
+    log: AuditLog, attack: Callable[[AuditLog], None]
+) -> None:
+    assert hits(log, "secret ada-lovelace") == [31]
+    attack(log)
+    assert hits(log, "secret ada-lovelace") == []
+    faults = found(log)
+    assert "event 31: the search index lacks words of it, so that a search does not find it" in faults
+    assert all(fault.startswith(("event 31:", f"event {10**9}:")) for fault in faults)
+    done = reindex(log, by=SYSTEM, pause=lambda _: None)
+    assert found(log) == []
+    assert hits(log, "secret ada-lovelace") == [31]
+    event = log.get(done.last + 1)
+    assert (event.header.action, event.header.actor) == ("index_rebuilt", SYSTEM)
+
+
+def test_words_that_an_event_does_not_hold_are_found(log: AuditLog) -> None:
+    """To blame somebody: a search for what was never said leads to their prompt."""
+    with log.database.write() as connection:
+        if log.database.is_sqlite:
+            index_words(log.database, connection, [(7, "treason")])
+        else:
+            connection.exec_driver_sql("UPDATE audit_words SET words = words || 'treason:99' WHERE sequence = 7")
+    assert hits(log, "treason") == [7]
+    assert any(fault.startswith("event 7: the search index") for fault in found(log))
+
+
+def test_words_of_a_content_that_was_taken_away_are_the_trees_to_tell_of(log: AuditLog) -> None:
+    """What was indexed of it is not known."""
+    with log.database.write() as connection:
+        connection.execute(audit_contents.delete().where(audit_contents.c.sequence == 31))
+    assert found(log) == []
+
+
+def test_content_that_is_no_json_any_more_ends_no_check(log: AuditLog) -> None:
+    with log.database.write() as connection:
+        connection.execute(audit_contents.update().where(audit_contents.c.sequence == 31).values(details="{"))
+    assert found(log) == []
+    assert reindex(log, by=SYSTEM, pause=lambda _: None).last == 60
+
+
+def test_events_that_come_during_a_rebuild_are_indexed(log: AuditLog) -> None:
+    def append(_: float) -> None:
+        log.append(NewEvent(SYSTEM, "prompt", subject="turn", content=Content("meanwhile")))
+
+    reindex(log, by=SYSTEM, pause=append)
+    assert found(log) == []
+    assert len(hits(log, "meanwhile")) == 1
+
+
+def test_a_rebuild_that_was_killed_is_said_and_finished_by_another(log: AuditLog) -> None:
+    class KilledError(Exception):
+        pass
+
+    def kill(_: float) -> None:
+        raise KilledError
+
+    fill(log, 400)
+    with pytest.raises(KilledError):
+        reindex(log, by=SYSTEM, pause=kill)
+    assert any("lacks words" in fault for fault in found(log))
+    reindex(log, by=SYSTEM, pause=lambda _: None)
+    assert found(log) == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE audit_words_data SET block = zeroblob(length(block)) WHERE id > 1000",
+        "DELETE FROM audit_words_data WHERE id > 1000",
+        "DELETE FROM audit_words_idx",
+        "UPDATE audit_words_idx SET term = CAST(term || 'z' AS BLOB) WHERE length(term) > 0",
+        "UPDATE audit_words_config SET v = 3 WHERE k = 'version'",
+        "INSERT INTO audit_words_config VALUES ('pgsz', 64)",
+    ],
+)
+def test_index_whose_tables_were_written_is_found_and_mended(sqlite: Database, statement: str) -> None:
+    log = AuditLog(sqlite)
+    fill(log, 30)
+    many = " ".join(f"w{number}" for number in range(5000))  # several pages, which the index must lead to
+    log.append(NewEvent(SYSTEM, "prompt", content=Content(many)))
+    with sqlite.write() as connection:
+        connection.exec_driver_sql(statement)
+    sqlite.close()
+    assert any("search index" in fault for fault in found(log)), found(log)
+    reindex(log, by=SYSTEM, pause=lambda _: None)
+    assert found(log) == []
+    assert len(hits(log, "said")) == 23
+
+
+def test_index_that_splits_words_in_another_way_is_found(sqlite: Database) -> None:
+    """Its tables hold what they held; a search splits what is looked for otherwise."""
+    log = AuditLog(sqlite)
+    fill(log, 5)
+    with sqlite.write() as connection:
+        connection.exec_driver_sql("PRAGMA writable_schema = ON")
+        connection.exec_driver_sql(
+            "UPDATE sqlite_schema SET sql = replace(sql, 'unicode61', 'ascii') WHERE name = 'audit_words'"
+        )
+    sqlite.close()
+    assert any("audit_words in the database is not defined" in fault for fault in found(log)), found(log)
+
+
+def test_pages_that_were_filled_in_another_order_are_no_fault(sqlite: Database) -> None:
+    """Many small transactions, large contents and an erasure leave an index of another shape."""
+    log = AuditLog(sqlite)
+    for number in range(40):
+        text = " ".join(f"word{number * 37 % 11}x{part} again" for part in range(number * 20))
+        log.append(NewEvent(SYSTEM, "prompt", subject="turn", content=Content(text)))
+    erase(log, 5, 25, by=SYSTEM, reason="retention", pause=lambda _: None)
+    assert found(log) == []
+    with sqlite.read() as connection:
+        assert connection.scalar(sa.select(sa.func.count()).select_from(audit_events)) == 41
