@@ -15,6 +15,7 @@ from typing import Literal
 from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.fault import Fault, LogBrokenError
 from appliance.audit.findings import keep_fault, marked_fault
+from appliance.audit.full_check import CHECKED, EXPORTED, FullCheck, full_check
 from appliance.audit.keys import has_key
 from appliance.audit.ledger import Finding, read_tail
 from appliance.audit.log import AuditLog, LogDamagedError
@@ -27,18 +28,8 @@ from appliance.database import Database, now_us, read_setting, write_setting
 
 STALE_AFTER_S = 300
 AHEAD_S = 60  # more than a clock that is kept right steps back, and no more than the time between two checkpoints
-_EXPORTED, _CHECKED = "audit_exported_us", "audit_checked"
 
 State = Literal["verified", "stale", "broken"]
-
-
-@dataclass(frozen=True)
-class FullCheck:
-    """A verification of every event: ``size`` of them at ``time_us``, and whether all was right."""
-
-    time_us: int
-    size: int
-    intact: bool
 
 
 @dataclass(frozen=True)
@@ -73,8 +64,8 @@ def integrity(log: AuditLog, state_dir: Path, *, clock_us: Callable[[], int] = n
     """
     with log.database.read() as connection:
         fault = marked_fault(connection)
-        exported = read_setting(connection, _EXPORTED) or ""
-        checked = _full_check(read_setting(connection, _CHECKED))
+        exported = read_setting(connection, EXPORTED) or ""
+        checked = full_check(read_setting(connection, CHECKED))
     size, checkpoint, finding = log.size(), None, None
     try:
         checkpoint, finding = _newest(log, state_dir)
@@ -116,14 +107,14 @@ def keep_verdict(
         keep_fault(log.database, str(LogBrokenError(faults)))
     with log.database.write() as connection:
         check = FullCheck(clock_us(), report.size, not faults)
-        write_setting(connection, _CHECKED, json.dumps(asdict(check)))
+        write_setting(connection, CHECKED, json.dumps(asdict(check)))
     log.append(NewEvent(by, "record_verified", "failed" if faults else "ok", content=Content(words, details)))
 
 
 def mark_exported(database: Database, time_us: int) -> None:
     """Remember when a checkpoint last left the machine."""
     with database.write() as connection:
-        write_setting(connection, _EXPORTED, str(time_us))
+        write_setting(connection, EXPORTED, str(time_us))
 
 
 def _newest(log: AuditLog, state_dir: Path) -> tuple[Checkpoint | None, Finding | None]:
@@ -164,12 +155,3 @@ def _disagreement(log: AuditLog, checkpoint: Checkpoint, size: int) -> str | Non
     except LogDamagedError as exc:
         return str(exc)
     return None if root == checkpoint.root else f"the first {checkpoint.size} events are not those that were signed"
-
-
-def _full_check(stored: str | None) -> FullCheck | None:
-    """The last verification of every event; None when there was none, or its note is damaged."""
-    try:
-        body = json.loads(stored or "null")
-        return FullCheck(int(body["time_us"]), int(body["size"]), bool(body["intact"]))
-    except (ValueError, TypeError, KeyError):
-        return None

@@ -2,7 +2,8 @@
 
 1. The database's structure: `PRAGMA integrity_check` compares every index with its table; indexes and tables of the
    record are defined as this release defines them; no trigger and no view stands between the pages and the tables.
-2. Accounts: roles and whether they are disabled are what the log said last.
+2. What the badge says was verified and exported has events; a database that says more was written by others.
+   Accounts: roles and whether they are disabled are what the log said last.
 
 3. The search index has the words of the contents (word_check.py).
 
@@ -17,10 +18,14 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from appliance.audit.event import Action
 from appliance.audit.fault import Fault
+from appliance.audit.full_check import CHECKED, EXPORTED, full_check
 from appliance.audit.word_check import check_words
-from appliance.database import AUDIT_WORDS_SQLITE, Database, audit_contents, audit_events, metadata, users
+from appliance.database import AUDIT_WORDS_SQLITE, Database, audit_contents, audit_events, metadata, read_setting, users
 
+_LATER_US = 60 * 1_000_000
+_DIGITS = 19  # of a time that a database takes
 _RECORD_TABLES = ("audit_events", "audit_contents", "audit_checkpoints")
 
 
@@ -49,7 +54,7 @@ def check_pages(database: Database) -> PagesReport:
     seconds: dict[str, float] = {}
     began_s = time.perf_counter()
     with database.read() as connection:
-        faults += check_accounts(connection)
+        faults += check_accounts(connection) + check_claims(connection)
         seconds["accounts"], began_s = time.perf_counter() - began_s, time.perf_counter()
         if database.is_sqlite:
             faults += _check_structure(connection)
@@ -59,6 +64,29 @@ def check_pages(database: Database) -> PagesReport:
         faults += check_words(connection, is_sqlite=database.is_sqlite)
         seconds["words"] = time.perf_counter() - began_s
     return PagesReport(tuple(faults), tuple(unchecked), {name: round(value, 2) for name, value in seconds.items()})
+
+
+def check_claims(connection: sa.Connection) -> list[Fault]:
+    """What the badge says of the last verification and the last export, where no event tells of it."""
+    stored = full_check(read_setting(connection, CHECKED))
+    exported = read_setting(connection, EXPORTED) or ""
+    faults = []
+    if stored is not None and not _happened(connection, ("record_verified",), stored.time_us, stored.time_us):
+        faults.append(Fault(0, 0, "the database says that every event was checked, and no event tells of it"))
+    if exported and not (
+        exported.isdecimal()
+        and len(exported) < _DIGITS
+        and _happened(connection, ("checkpoint_exported", "evidence_exported"), 0, int(exported))
+    ):
+        faults.append(Fault(0, 0, "the database says that a checkpoint has left, and no event tells of it"))
+    return faults
+
+
+def _happened(connection: sa.Connection, actions: tuple[Action, ...], first_us: int, last_us: int) -> bool:
+    """Whether an event says so; it may be written a while after the note."""
+    columns = audit_events.c
+    times = columns.time_us.between(first_us, last_us + _LATER_US)
+    return connection.scalar(sa.select(columns.sequence).where(columns.action.in_(actions), times).limit(1)) is not None
 
 
 def check_accounts(connection: sa.Connection) -> list[Fault]:

@@ -46,6 +46,15 @@ def test_nothing_is_found_in_an_untouched_database(house: Accounts, sqlite: Data
         ("UPDATE users SET disabled = 1 WHERE name = 'root'", "the account root is disabled"),
         ("UPDATE users SET name = 'eve' WHERE name = 'ada'", "the account eve is there, and no event made it"),
         ("DELETE FROM users WHERE name = 'ada'", "the account ada is gone"),
+        (
+            "INSERT INTO settings VALUES "
+            """('audit_checked', '{"time_us": 1700000000000000, "size": 9, "intact": true}')""",
+            "says that every event was checked, and no event tells of it",
+        ),
+        (
+            "INSERT INTO settings VALUES ('audit_exported_us', '1700000000000000')",
+            "says that a checkpoint has left, and no event tells of it",
+        ),
         ("CREATE TRIGGER t AFTER INSERT ON audit_events BEGIN SELECT 1; END", "trigger t"),
         ("CREATE VIEW v AS SELECT * FROM audit_events WHERE sequence <> 7", "view v"),
         ("DROP INDEX ix_audit_events_subject", "the index ix_audit_events_subject is missing"),
