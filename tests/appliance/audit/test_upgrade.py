@@ -1,12 +1,13 @@
-"""A site that a release without a ledger made and signed, opened by today's: the code of that release makes it."""
+"""A site that a release without a ledger made and signed, opened by today's.
+
+``earlier_site.tar.gz`` holds the ``state/`` of a site made by commit 57270c6, the last that kept the signing key in
+``state/keys``: `users add ann --role user`, `audit checkpoint`, `users add bob --role admin`, `audit checkpoint`.
+"""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import tarfile
 from pathlib import Path
-
-import pytest
 
 from appliance.audit.checkpoint import integrity
 from appliance.audit.ledger import read_ledger
@@ -15,37 +16,14 @@ from appliance.audit.signer import LogSigner
 from appliance.audit.verify import verify_log
 from appliance.config import init_state, load_config
 from appliance.database import open_database
-from tests.conftest import require
 
-PROJECT = Path(__file__).parents[3]
-BEFORE = "57270c664022c56fb9b5f9b27c06934c934f639d"  # the last commit that kept the signing key in state/keys
-# An editable installation would lead an import of `appliance` to this tree.
-COMMAND = """
-import sys
-sys.meta_path[:] = [finder for finder in sys.meta_path if "Redirecting" not in type(finder).__name__]
-sys.path.insert(0, sys.argv.pop(1))
-from appliance.cli import main
-main()
-"""
+EARLIER_SITE = Path(__file__).with_name("earlier_site.tar.gz")
 
 
-@pytest.fixture(scope="module")
-def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The code of the earlier release."""
-    path = tmp_path_factory.mktemp("earlier")
-    command = ["git", "-c", "safe.directory=*", "archive", BEFORE, "appliance"]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, check=False)
-    require(done.returncode == 0, f"the history of this repository back to {BEFORE[:7]}")
-    subprocess.run(["tar", "-x", "-C", str(path)], input=done.stdout, check=True)
-    return path
-
-
-def test_key_at_its_old_place_is_taken_over_and_is_no_finding(earlier: Path, tmp_path: Path) -> None:
+def test_key_at_its_old_place_is_taken_over_and_is_no_finding(tmp_path: Path) -> None:
     home = tmp_path / "site"
-    home.mkdir()
-    for words in ("users add ann --role user", "audit checkpoint", "users add bob --role admin", "audit checkpoint"):
-        command = [sys.executable, "-c", COMMAND, str(earlier), *words.split(), "--home", str(home)]
-        subprocess.run(command, capture_output=True, check=True)
+    with tarfile.open(EARLIER_SITE) as archive:
+        archive.extractall(home, filter="data")
     old = (home / "state" / "keys" / "audit.key").read_bytes()
     assert not (home / "state" / "signer").exists()
 
