@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from appliance.allowance import Allowance
 from appliance.audit.event import Actor, Content, NewEvent, Outcome
 from appliance.audit.log import AuditLog, RecordError
+from appliance.audit.words import INDEX_VERSION
 from appliance.database import DatabaseError, storable
 from appliance.engine.protocol import (
     AnswerDelta,
@@ -187,7 +188,9 @@ class _Answer:
         """The answer event. A model can write what cannot be stored; then ``token_ids`` alone are exact."""
         reasoning = storable("".join(self._reasoning))
         calls = [{key: storable(value) for key, value in self._calls[index].items()} for index in sorted(self._calls)]
-        details: dict[str, Any] = {"conversation": conversation_id, "reasoning": reasoning, "tool_calls": calls}
+        details: dict[str, Any] = {
+            "conversation": conversation_id, "index": INDEX_VERSION, "reasoning": reasoning, "tool_calls": calls
+        }  # fmt: skip
         content = Content(storable("".join(self._text)), {**details, **self._facts()})
         return NewEvent(actor, "answer", self._outcome(), turn_id, content)
 
@@ -229,6 +232,7 @@ def _prompt_event(
     details = {
         "beside": _beside(request, answered, asked, is_conversation=conversation_id is not None),
         "conversation": conversation_id,
+        "index": INDEX_VERSION,
         "process": process,
         "request": asdict(request),
     }

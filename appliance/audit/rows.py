@@ -52,6 +52,7 @@ class EventRow:
     excerpt: str
     beginning: str
     erased: bool
+    length: int = 0  # of the whole text, in characters
 
     @property
     def sequence(self) -> int:
@@ -102,6 +103,7 @@ def load_rows(database: Database, sequences: Sequence[int]) -> dict[int, EventRo
     contents = [
         sa.func.substr(_raw(text), 1, _EXCERPT_CHARS).label("excerpt"),
         sa.func.substr(_raw(details), 1, _BEGINNING_CHARS).label("beginning"),
+        sa.func.length(_raw(text)).label("length"),
         _raw(audit_contents.c.sequence).label("content_sequence"),
     ]
     return _load(database, sequences, contents, _list_row)
@@ -258,7 +260,7 @@ def _list_row(row: Mapping[str, Any], header: Header) -> EventRow:
     if not (isinstance(excerpt, str | None) and isinstance(beginning, str | None)):
         raise _DamageError("a column of its content holds a value of another type")
     erased = row["content_sequence"] is None and header.commitment is not None
-    return EventRow(header, excerpt or "", beginning or "", erased)
+    return EventRow(header, excerpt or "", beginning or "", erased, row["length"] or 0)
 
 
 def _undecodable(database: Database, sequence: int) -> DamagedEvent:

@@ -10,14 +10,15 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from appliance.audit.event import Content
-from appliance.audit.unseen import UNSEEN, seen_only
+from appliance.audit.unseen import UNSEEN, plain_words, seen_only
 from appliance.database import AUDIT_WORDS_SQLITE, Database, audit_events, audit_words_postgresql, storable
 
+INDEX_VERSION: Final = 2  # kept in the details of prompts and answers as ``index``: what of them was indexed
 _PART_CHARS = 100_000  # per word vector on PostgreSQL, whose limit is 1 MiB of distinct words
 
 _MERGED_PAGES = 64  # of the index in one transaction: a few milliseconds
@@ -29,20 +30,25 @@ def indexed_text(content: Content) -> str:
     """What of `content` can be found: everything that was said, reasoned, passed to tools or told to the model.
 
     The earlier messages of a prompt count when a program sent them; those of a conversation have events of their own.
-    Words cut by characters that are not seen are found whole, too.
+    Words in disguise are found as they would be typed, too (`appliance.audit.unseen`).
 
     A change for events that are already stored needs a rebuilt index: SQLite removes an entry by the text that made it.
-    Prompts recorded before version 2 of the schema lack ``beside`` and stay indexed as they were.
+    Whoever changes what is indexed gives ``index`` another number. Events without it stay indexed as they were.
     """
     details = content.details
     parts = [content.text, details.get("reasoning", "")]
-    parts += [call["arguments"] for call in details.get("tool_calls", ())]
+    named = details.get("index") == INDEX_VERSION
+    for call in details.get("tool_calls", ()):
+        parts += [call["name"], call["arguments"]] if named else [call["arguments"]]
     request = details.get("request", {})
     if "beside" in details:
         parts += _told(request, with_messages=details.get("conversation") is None)
     elif details.get("conversation") is None:
         parts += [message["content"] for message in request.get("messages", ())]
     text = "\n".join(part for part in parts if part)
+    if details.get("index") == INDEX_VERSION:
+        disguised = " ".join(plain_words(text))
+        return f"{text}\n{disguised}" if disguised else text
     return f"{text}\n{seen_only(text)}" if "beside" in details and UNSEEN.search(text) else text
 
 

@@ -272,7 +272,7 @@ def test_the_list_counts_what_stands_elsewhere(site: Site, reviewer: Browser) ->
         Message("user", "Please continue"),
     )  # fmt: skip
     ask(site, question(messages=messages))
-    page = reviewer.get("/review").text
+    page = re.sub(r"</?span[^>]*>", "", reviewer.get("/review").text)
     assert "[+ system 812 characters, 6 earlier messages (60 characters)] Please continue" in page
 
 

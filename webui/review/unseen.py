@@ -1,4 +1,7 @@
-"""Text for reviewers, as safe HTML in which characters that are not seen are named."""
+"""Text for reviewers, as safe HTML in which characters that are not seen, and what hides others, are named in marks.
+
+A mark is of a class of its own, which no text can have: nobody can write one.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,9 @@ from typing import Final
 
 from markupsafe import Markup, escape
 
-from appliance.audit.unseen import UNSEEN, names_of
+from appliance.audit.unseen import BLANKS, STACKED, UNSEEN, names_of
 
+_MARKED: Final = re.compile(f"(?P<blanks>{BLANKS.pattern})|(?P<stacked>{STACKED.pattern})|(?:{UNSEEN.pattern})")
 _TAG: Final = re.compile(r'(<(?:[^>"]|"[^"]*")*>)')  # as the cleaner writes them: values in double quotes
 
 
@@ -16,9 +20,8 @@ def visible(text: str) -> Markup:
     """`text`, escaped, with each character that a reader would not see as its name in a mark."""
     parts: list[Markup] = []
     position = 0
-    for run in UNSEEN.finditer(text):
-        parts.append(escape(text[position : run.start()]))
-        parts += map(_mark, names_of(run[0]))
+    for run in _MARKED.finditer(text):
+        parts += [escape(text[position : run.start()]), _marks(run)]
         position = run.end()
     return Markup("").join([*parts, escape(text[position:])])
 
@@ -28,10 +31,23 @@ def visible_html(html: Markup | str) -> Markup:
     return Markup("").join(Markup(part) if part.startswith("<") else _marked(part) for part in _TAG.split(html))  # noqa: S704
 
 
+def own_words(words: str) -> Markup:
+    """Words of the page beside those of people: only the page can write them so."""
+    return Markup('<span class="review-own">{}</span>').format(words)
+
+
+def _marks(run: re.Match[str]) -> Markup:
+    if run["blanks"]:
+        return _mark(f"{len(run[0]):,} blank characters") + ("\n" if "\n" in run[0] else "")
+    if run["stacked"]:
+        return _mark(f"{len(run[0]):,} combining marks")
+    return Markup("").join(map(_mark, names_of(run[0])))
+
+
 def _mark(name: str) -> Markup:
     return Markup('<span class="unseen">{}</span>').format(name)
 
 
 def _marked(text: str) -> Markup:
     """Text that is escaped already."""
-    return Markup(UNSEEN.sub(lambda run: "".join(map(str, map(_mark, names_of(run[0])))), text))  # noqa: S704
+    return Markup(_MARKED.sub(lambda run: str(_marks(run)), text))  # noqa: S704

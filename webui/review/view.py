@@ -25,11 +25,13 @@ from appliance.engine.protocol import ToolCall
 from webui.chat.view import MessageView
 from webui.rendering import render_markdown
 from webui.review.asked import AskedView, asked_view, beside_words
-from webui.review.unseen import visible, visible_html
+from webui.review.unseen import own_words, visible, visible_html
 from webui.review.words import ACTION_WORDS, OUTCOME_WORDS
+from webui.review.written import WrittenView, written_view
 
 MAX_SOURCE_CHARS: Final = 20_000  # of the exact details on the page; the file has all
 _MARKDOWN_MARKS: Final = re.compile(r"\*\*(?=\S)|(?<=\S)\*\*|`+|(?:^|(?<= ))#{1,6} ")
+_NO_FACTS: Final = ("beside", "index", "searchable", "reasoning", "tool_calls", "token_ids")  # details shown elsewhere
 _UNREADABLE: Final = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError)
 
 
@@ -39,7 +41,7 @@ class RowView:
 
     sequence: int
     moment: datetime | None
-    who: str
+    who: Markup
     via: str
     action: str
     words: Markup
@@ -62,6 +64,7 @@ class SeenView:
     sequence: int
     words: Markup | None  # of a question
     answer: MessageView | None = None
+    written: WrittenView | None = None  # of an answer: rendering leaves things out
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class EventView:
 
     sequence: int
     title: str
-    who: str
+    who: Markup
     moment: datetime
     outcome: str
     outcome_kind: str
@@ -127,7 +130,7 @@ def event_view(read: ReadEvent, turn: Sequence[Event | DamagedEvent]) -> EventVi
     seen = tuple(view for event in turn if isinstance(event, Event) and (view := _seen(event)) is not None)
     details = "" if read.event.sealed is None else read.event.sealed.details
     return EventView(
-        sequence=header.sequence, title=ACTION_WORDS[header.action], who=header.actor.name,
+        sequence=header.sequence, title=ACTION_WORDS[header.action], who=visible(header.actor.name),
         moment=as_datetime(header.time_us), outcome=word, outcome_kind=kind, seen=seen,
         text=visible(content.text if content and not seen else ""), erased=read.event.erased,
         facts=tuple((name, visible(value)) for name, value in facts), turn=read.turn,
@@ -142,12 +145,18 @@ def event_view(read: ReadEvent, turn: Sequence[Event | DamagedEvent]) -> EventVi
 def _row_view(row: EventRow) -> RowView:
     header = row.header
     word, kind = OUTCOME_WORDS[header.outcome]
-    words = "content erased" if row.erased else _first_words(row)
-    about = _about(header)
     return RowView(
-        header.sequence, as_datetime(header.time_us), header.actor.name or "appliance", header.actor.via,
-        ACTION_WORDS[header.action], visible(": ".join(part for part in (about, words) if part)), word, kind,
+        header.sequence, as_datetime(header.time_us), visible(header.actor.name or "appliance"), header.actor.via,
+        ACTION_WORDS[header.action], _row_words(row), word, kind,
     )  # fmt: skip
+
+
+def _row_words(row: EventRow) -> Markup:
+    """What the row is about and the beginning of its content; the page's own words come first, in marks."""
+    about = _about(row.header)
+    words = visible(": ".join(part for part in (about, _first_words(row)) if part))
+    own = _own_words(row)
+    return Markup(" ").join(part for part in (own, words) if part)
 
 
 def _damaged_row(row: DamagedEvent) -> RowView:
@@ -157,20 +166,27 @@ def _damaged_row(row: DamagedEvent) -> RowView:
             moment = as_datetime(row.header.time_us)
         except OverflowError:
             moment = None
-    who = row.header.actor.name if row.header is not None else ""
+    who = visible(row.header.actor.name if row.header is not None else "")
     return RowView(row.sequence, moment, who, "", f"Event {row.sequence}", visible(row.problem), "Damaged", "bad")
 
 
 def _first_words(row: EventRow) -> str:
-    """The beginning of the content on one line; of an answer without the marks of its Markdown, of a question with what
-    stands elsewhere in the request."""
+    """The beginning of the content on one line; of an answer without the marks of its Markdown."""
     words = " ".join(row.excerpt.split())
-    if row.header.action == "answer":
-        return _MARKDOWN_MARKS.sub("", words)
-    if row.header.action != "prompt":
-        return words
-    beside = beside_words(row.beginning)
-    return f"[+ {beside}] {words}" if beside else words
+    return _MARKDOWN_MARKS.sub("", words) if row.header.action == "answer" else words
+
+
+def _own_words(row: EventRow) -> Markup:
+    """What the row cannot show: that content was erased, how long it is, what of a question stands elsewhere."""
+    if row.erased:
+        return own_words("content erased")
+    notes = []
+    if row.length > len(row.excerpt):
+        blank = "" if row.excerpt.strip() else ", blank at first"
+        notes.append(f"{row.length:,} characters{blank}")
+    if row.header.action == "prompt" and (beside := beside_words(row.beginning)):
+        notes.append(f"+ {beside}")
+    return own_words(f"[{'; '.join(notes)}]") if notes else Markup("")
 
 
 def _about(header: Header) -> str:
@@ -196,14 +212,18 @@ def _seen(event: Event) -> SeenView | None:
     number = event.header.sequence
     if event.header.action == "prompt":
         return SeenView(number, visible(content.text))
-    html = visible_html(render_markdown(content.text))
+    rendered = render_markdown(content.text)
+    html, written = visible_html(rendered), written_view(content.text, rendered)
     try:
-        calls = tuple(ToolCall(call["id"], call["name"], call["arguments"]) for call in content.details["tool_calls"])
+        calls = tuple(
+            ToolCall(call["id"], visible(call["name"]), visible(call["arguments"]))
+            for call in content.details["tool_calls"]
+        )
         reasoning = content.details["reasoning"]
         view = MessageView(str(number), None, html, content.text, visible(reasoning), "Reasoning", calls)
     except _UNREADABLE:
         view = MessageView(str(number), None, html, content.text)
-    return SeenView(number, None, view)
+    return SeenView(number, None, view, written)
 
 
 def _facts(header: Header, details: dict[str, Any]) -> list[tuple[str, str]]:
@@ -222,7 +242,7 @@ def _facts(header: Header, details: dict[str, Any]) -> list[tuple[str, str]]:
     for name, value in details.items():
         if name == "request" and header.action == "prompt":
             facts += _request_facts(value)
-        elif name not in ("beside", "searchable", "reasoning", "tool_calls", "token_ids") and value is not None:
+        elif name not in _NO_FACTS and value is not None:
             facts.append(_fact(name, value))
     if "token_ids" in details:
         facts.append(("Sampled tokens", f"{len(details['token_ids']):,}, kept for replay"))

@@ -1,0 +1,48 @@
+"""Whether a rendered answer shows all that was written. Pure.
+
+Markdown has many places that are read by nobody but the model and whoever opens the source: link addresses and titles,
+link definitions, the rest of a code block's first line, phantoms and tiny letters in formulae. Only the text as it was
+written is certain. It always stands on the page; where rendering has left letters out it stands there open.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import Final
+
+from markupsafe import Markup
+
+from webui.review.unseen import visible
+
+_LIST_NUMBER: Final = re.compile(r"^[ \t>]*\d{1,9}[.)](?=\s)", re.MULTILINE)  # the browser writes it
+_LANGUAGE: Final = re.compile(r'<div class="code-block" data-language="([^"]*)">')  # shown by the style sheet
+# What is in the HTML and not seen, or seen and never written.
+_NOT_WRITTEN: Final = re.compile(
+    r'<mphantom>.*?</mphantom>|<p class="render-note">.*?</p>|(?<=<span class="image-absent">)\[image: ', re.DOTALL
+)
+_TAG: Final = re.compile(r'<(?:[^>"]|"[^"]*")*>')
+
+
+@dataclass(frozen=True)
+class WrittenView:
+    """The text of an answer as it was written; ``is_hidden``: some of its letters are not in the rendered one."""
+
+    text: Markup
+    is_hidden: bool
+
+
+def written_view(text: str, rendered: str) -> WrittenView:
+    """Compare `text` with the HTML that the cleaner made of it, by counting letters and digits."""
+    return WrittenView(visible(text), bool(_letters(_LIST_NUMBER.sub("", text)) - _letters(_shown(rendered))))
+
+
+def _shown(rendered: str) -> str:
+    shown = _LANGUAGE.sub(r"\1", rendered)
+    return html.unescape(_TAG.sub("", _NOT_WRITTEN.sub("", shown)))
+
+
+def _letters(text: str) -> Counter[str]:
+    return Counter(filter(str.isalnum, text))
