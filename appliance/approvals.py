@@ -14,15 +14,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import sqlalchemy as sa
 
 from appliance.account_changes import Transaction, apply_enable, apply_roles, give_link, insert_user
 from appliance.audit.event import Actor
 from appliance.audit.log import AuditLog
-from appliance.database import Database, approvals, as_datetime, now_us, users
-from appliance.four_eyes import Change, is_guarded, why_not_second
+from appliance.database import Database, DatabaseError, approvals, as_datetime, now_us, users
+from appliance.four_eyes import Change, Kind, is_guarded, why_not_second
 from appliance.users import (
     AccountError,
     Role,
@@ -271,6 +271,8 @@ def _row_of(request: Request, now_us: int) -> dict[str, object]:
 
 
 def _request_of(row: sa.Row[Any]) -> Request:
+    if row.kind not in get_args(Kind) or row.state not in get_args(State):
+        raise DatabaseError("the table approvals holds a word that this release does not know")
     before, roles = parse_roles(row.roles_before), parse_roles(row.roles)
     change = Change(row.kind, row.subject_id, row.subject, before, roles, bool(row.end_keys))
     return Request(row.id, change, row.requester_id, row.requester, as_datetime(row.created_us), row.state)

@@ -8,7 +8,6 @@ waiting is a lottery: with the queue the longest stall of 16 threads is 75 ms, w
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import sqlite3
@@ -26,6 +25,8 @@ from sqlalchemy.dialects.postgresql import TSVECTOR
 
 from appliance.errors import ApplianceError
 from appliance.presence import Presence
+from appliance.stored_values import LAST_US, DamagedValueError, check_what_is_read
+from appliance.write_queue import StillLockedError, WriteQueue
 
 SCHEMA_VERSION = 2
 _SERIAL_LOCK_ID = 0x67706F61  # "gpoa", the advisory lock of serial transactions on PostgreSQL
@@ -240,6 +241,10 @@ messages = sa.Table(
     sa.Column("created_us", sa.BigInteger, nullable=False),
 )  # fmt: skip
 
+check_what_is_read(
+    settings, recorded_bytes, users, sign_in_limits, known_addresses, approvals, sessions, api_keys, links
+)
+
 # The search index holds no text, only words: on SQLite an FTS5 table of its own kind (DDL below), on PostgreSQL rows of
 # word vectors, several for a long text because one vector is limited to 1 MiB.
 audit_words_postgresql = sa.Table(
@@ -279,6 +284,7 @@ class Database:
         self.engine = engine
         self.is_sqlite = lock_path is not None
         self._lock_path = lock_path
+        self._queue = None if lock_path is None else WriteQueue(lock_path)
         self.presence = None if lock_path is None else Presence(lock_path.with_suffix(".turns"))
         self._local = threading.local()
 
@@ -314,8 +320,8 @@ class Database:
         self._local.writing = True
         try:
             with _translated(), ExitStack() as stack:
-                if self._lock_path is not None:
-                    stack.enter_context(_file_lock(self._lock_path))
+                if self._queue is not None:
+                    stack.enter_context(self._queue.turn())
                 connection = stack.enter_context(self.engine.connect().execution_options(appliance_write=True))
                 with connection.begin():
                     if serial and not self.is_sqlite:
@@ -405,6 +411,18 @@ def read_setting(connection: sa.Connection, name: str) -> str | None:
     return connection.scalar(sa.select(settings.c.value).where(settings.c.name == name))
 
 
+def read_number(connection: sa.Connection, name: str) -> int | None:
+    """A note that is a number or a time in microseconds; None where there is none or it is neither."""
+    return as_number(read_setting(connection, name))
+
+
+def as_number(stored: object) -> int | None:
+    """A number of events or a time of the calendar, as it is or in digits; None for anything else."""
+    if isinstance(stored, str) and len(stored) <= len(str(LAST_US)) and stored.isdecimal():
+        stored = int(stored)
+    return stored if type(stored) is int and 0 <= stored <= LAST_US else None
+
+
 def write_setting(connection: sa.Connection, name: str, value: str | None) -> None:
     """Keep a note; None removes it."""
     connection.execute(settings.delete().where(settings.c.name == name))
@@ -474,24 +492,16 @@ def _upgrade(connection: sa.Connection, found: int) -> None:
 
 
 @contextmanager
-def _file_lock(path: Path) -> Iterator[None]:
-    """Exclusive among threads and processes: each caller locks a description of its own."""
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
 def _translated() -> Iterator[None]:
     try:
         yield
     except sa.exc.IntegrityError:
         raise
+    except (DamagedValueError, StillLockedError) as exc:
+        raise DatabaseError(str(exc)) from exc
     except sa.exc.SQLAlchemyError as exc:
         reason = getattr(exc, "orig", None) or exc
-        raise DatabaseError(f"the database failed: {type(reason).__name__}: {reason}") from exc
+        words = str(reason).partition(" with text ")[0]  # what cannot be decoded may be content, and logs hold none
+        raise DatabaseError(f"the database failed: {type(reason).__name__}: {words}") from exc
     except OSError as exc:
         raise DatabaseError(f"the database failed: {exc.strerror}") from exc

@@ -18,7 +18,7 @@ from appliance.audit.event import Content, Header, NewEvent
 from appliance.audit.log import AuditLog, Event
 from appliance.audit.rows import load_events
 from appliance.conversations import append_interruption
-from appliance.database import audit_events, read_setting, write_setting
+from appliance.database import audit_events, read_number, write_setting
 
 INTERRUPTED: Final = (
     "Interrupted: the process that answered ended before the answer was recorded. What was generated is not known."
@@ -35,8 +35,8 @@ def close_interrupted(log: AuditLog) -> int:
     """
     database, closed = log.database, 0
     with database.read() as connection:
-        begin = _number(read_setting(connection, _CLOSED_TO))
-        size = log.size()
+        begin = _closed_to(connection, log.size())
+    size = log.size()
     done_to, first_open = begin, size + 1
     while numbers := _unanswered(log, done_to, size):
         for number, event in sorted(load_events(database, numbers).items()):
@@ -62,7 +62,7 @@ def running_prompts(log: AuditLog) -> list[int]:
         DatabaseError: the record cannot be read.
     """
     with log.database.read() as connection:
-        begin = _number(read_setting(connection, _CLOSED_TO))
+        begin = _closed_to(connection, log.size())
     numbers = _unanswered(log, begin, log.size(), limit=None)
     events = load_events(log.database, numbers)
     return [number for number, event in events.items() if isinstance(event, Event) and _is_running(log, event)]
@@ -119,5 +119,7 @@ def _answer(prompt: Header, conversation: object) -> NewEvent:
     return NewEvent(prompt.actor, "answer", "interrupted", prompt.subject, Content(INTERRUPTED, details))
 
 
-def _number(setting: str | None) -> int:
-    return int(setting) if setting and setting.isdecimal() else 0
+def _closed_to(connection: sa.Connection, size: int) -> int:
+    """Up to where the setting says that every prompt has its answer; from the beginning if it cannot be so."""
+    stored = read_number(connection, _CLOSED_TO) or 0
+    return stored if stored <= size else 0

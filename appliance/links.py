@@ -16,7 +16,7 @@ from typing import Final, Literal
 
 import sqlalchemy as sa
 
-from appliance.database import links, users
+from appliance.database import DatabaseError, links, users
 from appliance.users import AccountError, Role, join_roles, parse_roles
 
 LINK_LIFETIME_S = 24 * 3600
@@ -77,11 +77,14 @@ def find_link(connection: sa.Connection, token: str, *, now_us: int) -> Link:
     Raises:
         LinkError: it is unknown or has ended.
     """
-    query = sa.select(links, users.c.disabled).outerjoin(users, users.c.id == links.c.user_id)
+    disabled = sa.func.coalesce(users.c.disabled, sa.false()).label("disabled")  # a link for a new account has no user
+    query = sa.select(links, disabled).outerjoin(users, users.c.id == links.c.user_id)
     row = connection.execute(query.where(links.c.token_hash == _hash(token))).one_or_none()
     if row is None:
         raise LinkError("unknown")
     if row.ended is not None:
+        if row.ended not in _WORDS:
+            raise DatabaseError("links.ended holds a word that this release does not know")
         raise LinkError(row.ended)
     if row.expires_us < now_us:
         raise LinkError("expired")

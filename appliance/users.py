@@ -15,7 +15,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from appliance.audit.event import Actor, Via
-from appliance.database import as_datetime, users
+from appliance.database import DatabaseError, as_datetime, users
 from appliance.errors import ApplianceError
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -140,8 +140,15 @@ def checked_roles(roles: Iterable[Role]) -> frozenset[Role]:
 
 
 def parse_roles(joined: str) -> frozenset[Role]:
-    """Roles as they are stored."""
-    return frozenset(Role(part) for part in joined.split(",") if part)
+    """Roles as they are stored.
+
+    Raises:
+        DatabaseError: there is a role that this release does not know.
+    """
+    try:
+        return frozenset(Role(part) for part in joined.split(",") if part)
+    except ValueError as exc:
+        raise DatabaseError("the database holds a role that this release does not know") from exc
 
 
 def join_roles(roles: Iterable[Role]) -> str:

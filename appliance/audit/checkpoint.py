@@ -24,7 +24,7 @@ from appliance.audit.signed_by import signing_key_in_log, words_of_foreign_datab
 from appliance.audit.signer import LogSigner
 from appliance.audit.stored import newest_note
 from appliance.audit.verify import VerificationReport
-from appliance.database import Database, now_us, read_setting, write_setting
+from appliance.database import Database, now_us, read_number, read_setting, write_setting
 
 STALE_AFTER_S = 300
 AHEAD_S = 60  # more than a clock that is kept right steps back, and no more than the time between two checkpoints
@@ -64,7 +64,7 @@ def integrity(log: AuditLog, state_dir: Path, *, clock_us: Callable[[], int] = n
     """
     with log.database.read() as connection:
         fault = marked_fault(connection)
-        exported = read_setting(connection, EXPORTED) or ""
+        exported_us = read_number(connection, EXPORTED)
         checked = full_check(read_setting(connection, CHECKED))
     size, checkpoint, finding = log.size(), None, None
     try:
@@ -80,7 +80,7 @@ def integrity(log: AuditLog, state_dir: Path, *, clock_us: Callable[[], int] = n
         size=size,
         verified_size=signed,
         verified_us=signed_us,
-        exported_us=int(exported) if exported.isdecimal() else None,
+        exported_us=exported_us,
         fault=fault,
         checked=checked,
         finding=finding.id if finding else None,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from appliance.database import as_number
+
 EXPORTED, CHECKED = "audit_exported_us", "audit_checked"
 
 
@@ -21,6 +23,7 @@ def full_check(stored: str | None) -> FullCheck | None:
     """The last verification of every event; None when there was none, or its note is damaged."""
     try:
         body = json.loads(stored or "null")
-        return FullCheck(int(body["time_us"]), int(body["size"]), bool(body["intact"]))
-    except (ValueError, TypeError, KeyError):
+        time_us, size = as_number(body["time_us"]), as_number(body["size"])
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
+    return None if time_us is None or size is None else FullCheck(time_us, size, body.get("intact") is True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from appliance.audit.fault import Fault, LogBrokenError
 from appliance.audit.log import AuditLog, LogDamagedError
 from appliance.audit.tree import TreeCheck, check_rows, erased_ranges, is_accepted
-from appliance.database import read_setting, write_setting
+from appliance.database import read_number, write_setting
 
 RECHECKED_EVENTS = 20_000  # older events checked again at each checkpoint: about a quarter of a second
 _RECHECKED = "audit_rechecked_to"
@@ -44,8 +44,7 @@ def recheck_older(log: AuditLog, signed: int, accepted: Sequence[tuple[int, int]
         LogBrokenError: something does not fit.
     """
     with log.database.read() as connection:
-        stored = read_setting(connection, _RECHECKED) or ""
-    rechecked = int(stored) if stored.isdecimal() else 0
+        rechecked = read_number(connection, _RECHECKED) or 0
     begin = rechecked if rechecked < signed else 0
     end = min(begin + RECHECKED_EVENTS, signed)
     check_stretch(log, begin, end, accepted)
