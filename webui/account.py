@@ -9,10 +9,12 @@ from flask import Blueprint, Response, make_response, redirect, render_template,
 
 from appliance.accounts import AccountError, Role
 from appliance.api_keys import DEFAULT_DAYS, LONGEST_DAYS, ApiKey
+from appliance.audit.event import Content
 from appliance.hashing_slots import HashingBusyError
 from appliance.passwords import PasswordRuleError
 from appliance.sign_in import SignInError
 from webui import confirm
+from webui.allowances import allowance
 from webui.auth.session import begin_session, client_address, current_actor, demand_user, own_token, require_role
 from webui.auth.views import refusal_status, retry_after_s
 from webui.errors import NotFoundError
@@ -66,6 +68,8 @@ def change_password() -> Response:
 def create_key() -> Response:
     """Make an API key; its secret is in this response and nowhere else."""
     label = request.form.get("label", "")
+    allowance().check_texts(demand_user().id, [])  # making and revoking keys is two events each
+    allowance().spend(demand_user().id, Content(label))
     try:
         _, secret = services().api_keys.create(demand_user(), label, by=current_actor(), expires_at=_chosen_end())
     except AccountError as exc:

@@ -7,7 +7,7 @@ the first one. An event that was damaged behind the appliance's back is shown as
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -15,10 +15,11 @@ from appliance.audit.event import Action, Actor, Content, NewEvent
 from appliance.audit.log import AuditLog, Event, EventNotFoundError, LogDamagedError
 from appliance.audit.rows import DamagedEvent, EventRow, load_events, load_rows
 from appliance.audit.words import searching
-from appliance.database import audit_events, storable
+from appliance.database import audit_events, storable, users
 
 REVIEW_ACTIONS: tuple[Action, ...] = ("review_search", "review_read")
 MAX_PAGE_EVENTS = 200
+MAX_NAMES = 400  # to choose from
 MAX_TURN_EVENTS = 16  # shown together; a turn has two, and no row may make a page read more
 
 
@@ -101,13 +102,36 @@ def read_event(log: AuditLog, reviewer: Actor, sequence: int) -> ReadEvent:
 
 
 def actor_names(log: AuditLog) -> list[str]:
-    """Everyone who occurs in the log, for a filter's choices; names that are not text are left out."""
-    column = audit_events.c.actor_name
-    as_bytes = sa.select(sa.cast(column, sa.LargeBinary)).where(sa.func.typeof(column) == "text")
-    query: sa.Select[Any] = as_bytes if log.database.is_sqlite else sa.select(column)
+    """Names to choose from in a filter: those of accounts, and the first few of the log; never more than `MAX_NAMES`.
+
+    Strangers type names at the sign-in page, and each is the actor of a refusal. A filter takes every name, also one
+    that is not offered. Names that are not text are left out.
+    """
     with log.database.read() as connection:
-        found = connection.scalars(query.distinct()).all()
-    return sorted(name.decode(errors="replace") if isinstance(name, bytes) else name for name in found)
+        found = connection.scalars(sa.text(_NAMES_IN_LOG[log.database.is_sqlite]), {"limit": MAX_NAMES // 4}).all()
+        accounts = sa.select(_as_bytes(users.c.name) if log.database.is_sqlite else users.c.name)
+        found = [*found, *connection.scalars(accounts.order_by(users.c.name).limit(MAX_NAMES // 4 * 3))]
+    return sorted({bytes(name).decode(errors="replace") if isinstance(name, bytes) else str(name) for name in found})
+
+
+def _as_bytes(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """As bytes, because text in SQLite need not be UTF-8; NULL, a number and a blob become what cannot be a name."""
+    return sa.type_coerce(sa.cast(column, sa.LargeBinary), sa.types.NullType())
+
+
+# One step down the index for each name: all names of a log cost a look at every event. In SQLite's order numbers come
+# before text, and blobs after it.
+_NAMES_IN_LOG: Final = {
+    is_sqlite: f"""
+        WITH RECURSIVE names (name, position) AS (
+            SELECT min(actor_name), 1 FROM audit_events WHERE actor_name >= ''{is_text}
+            UNION ALL
+            SELECT (SELECT min(actor_name) FROM audit_events WHERE actor_name > names.name{is_text}), position + 1
+            FROM names WHERE name IS NOT NULL AND position < :limit
+        )
+        SELECT {shown} FROM names WHERE name IS NOT NULL"""  # noqa: S608 - of constants
+    for is_sqlite, is_text, shown in ((True, " AND actor_name < x''", "CAST(name AS BLOB)"), (False, "", "name"))
+}
 
 
 def _look(wanted: Filter, before: int | None, shown: list[int]) -> dict[str, Any]:

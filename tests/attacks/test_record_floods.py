@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import itertools
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,14 +13,16 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from appliance.accounts import Role
 from appliance.allowance import DAY_US, MIB, Allowance, Limits, PromptTooLargeError, QuotaSpentError
 from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.log import AuditLog, RecordError
 from appliance.audit.repeated import MAX_SOURCES, WINDOW_S, RepeatedDenials
+from appliance.audit.review import _NAMES_IN_LOG, MAX_NAMES, actor_names
 from appliance.database import Database, open_database
 from appliance.engine.protocol import AnswerDelta, Message, Started, Tool, TurnRequest
 from tests.fakes import FakeEngine, done
-from tests.webui.conftest import MakeSite, Site
+from tests.webui.conftest import Browser, MakeSite, Site
 from tests.webui.served import gunicorn, write_release
 from webui.app import create_app
 from webui.denials import record_counts
@@ -264,3 +267,69 @@ def sqlite(tmp_path: Path) -> Iterator[Database]:
     database = open_database(f"sqlite:///{tmp_path}/site.sqlite3")
     yield database
     database.close()
+
+
+QUOTA: dict[str, object] = {"daily_mib_per_user": 1}
+
+
+def chat_headers(browser: Browser) -> dict[str, str]:
+    return {"X-CSRF-Token": browser.token(), "Origin": "http://localhost", "Accept": "application/json"}
+
+
+def test_questions_of_a_conversation_that_is_too_long_are_not_kept(site: Site) -> None:
+    ada = site.add_user("ada")
+    browser = site.browser(ada)
+    conversation = site.services.conversations.create(ada.id, title="Long")
+    path, headers = f"/chat/{conversation.id}/turns", chat_headers(browser)
+    body = {"text": "x" * 22_000, "effort": "low"}  # the answer repeats it, and a third does not fit
+    answers = [browser.client.post(path, json=body, headers=headers, buffered=True) for _ in range(6)]
+    assert [answer.status_code for answer in answers] == [200, 413, 413, 413, 413, 413]
+    kept = site.services.conversations.messages(ada.id, conversation.id)
+    assert [message.role for message in kept] == ["user", "assistant"]
+    assert site.denials() == ["prompt_too_large"] * 5
+
+
+def test_questions_whose_answer_nobody_waits_for_are_counted(make_site: MakeSite) -> None:
+    site = make_site(**QUOTA)
+    ada = site.add_user("ada")
+    browser = site.browser(ada)
+    headers, statuses = chat_headers(browser), []
+    for _ in range(40):
+        conversation = site.services.conversations.create(ada.id, title="Left")
+        body = {"text": "x" * 40_000, "effort": "low"}
+        answer = browser.client.post(f"/chat/{conversation.id}/turns", json=body, headers=headers, buffered=False)
+        statuses.append(answer.status_code)
+        answer.close()  # before the first line is read: the turn never begins
+    assert statuses[0] == 200
+    assert statuses[-1] == 429
+    assert site.engine.requests == []
+    assert database_bytes(site) < 4 * MIB
+
+
+def test_conversations_and_keys_are_counted(make_site: MakeSite) -> None:
+    site = make_site(**QUOTA)
+    browser = site.browser(site.add_user("ada"))
+    headers = chat_headers(browser)
+    made = [browser.client.post("/chat", json={"text": "Hi"}, headers=headers).status_code for _ in range(1100)]
+    assert made[0] == 201
+    assert made[-1] == 429
+    assert browser.post("/account/keys", label="one more").status_code == 429
+    assert site.denials() == ["quota_spent"]
+
+
+def test_names_that_strangers_type_do_not_fill_the_filter(site: Site) -> None:
+    rita = site.browser(site.add_user("rita", Role.REVIEWER))
+    typed = [NewEvent(Actor("", f"a{number:05}", "web"), "sign_in", "denied") for number in range(3000)]
+    with site.services.record.database.write(serial=True) as connection:
+        site.services.record.append_many_in(connection, typed)
+    page = rita.get("/review").text
+    assert page.count("<option value=") < MAX_NAMES + 20
+    assert '<option value="rita">' in page
+    assert "a02999" in re.sub(r"(?s)<datalist.*?</datalist>", "", rita.get("/review?user=a02999").text)
+    with statements(site.services.record.database) as seen:
+        actor_names(site.services.record)
+    assert len(seen) == 2
+    plan = site.services.record.database.engine.connect().exec_driver_sql(
+        "EXPLAIN QUERY PLAN " + _NAMES_IN_LOG[True].replace(":limit", "9")
+    )
+    assert not [step for step in plan if step[3].startswith("SCAN audit_events")]

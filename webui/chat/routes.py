@@ -21,7 +21,7 @@ from flask import (
 from flask.typing import ResponseReturnValue
 
 from appliance.accounts import Role, User
-from appliance.audit.event import check_storable
+from appliance.audit.event import Content, check_storable
 from appliance.conversations import (
     Conversation,
     ConversationDamagedError,
@@ -94,6 +94,8 @@ def conversation_list() -> Response:
 def create() -> ResponseReturnValue:
     _demand_room()
     text = _text(_body().get("text"))
+    allowance().check_texts(demand_user().id, [])
+    allowance().spend(demand_user().id, Content(""))
     made = services().conversations.create(demand_user().id, title=title_of(text))
     return jsonify(id=made.id), 201
 
@@ -136,17 +138,23 @@ def turn(conversation_id: str) -> Response:
     body, user, service = _body(), demand_user(), services()
     effort = _effort(body.get("effort"))
     found = service.conversations.get(user.id, conversation_id)
+    history = service.conversations.messages(user.id, conversation_id)
     if body.get("regenerate") is True:
-        history = _until_last_question(service.conversations.messages(user.id, conversation_id))
-    else:
-        question = NewMessage("user", _text(body.get("text")))
-        allowance().check_texts(user.id, [question.content.encode()])  # before it is kept
-        service.conversations.append(user.id, conversation_id, question)
-        history = service.conversations.messages(user.id, conversation_id)
-    asked = TurnRequest(
-        id=secrets.token_hex(16), user=user.id, messages=_for_engine(history), seed=secrets.randbits(63), effort=effort
+        history = _until_last_question(history)
+        return _answering(service, user, found, history[-1], _request(user, _for_engine(history), effort))
+    text = _text(body.get("text"))
+    asked = _request(user, (*_for_engine(history), Message("user", text)), effort)
+    allowance().check(user.id, asked)  # before it is kept, with all that goes with it
+    allowance().spend(user.id, Content(text))  # a question is kept though nobody waits for its answer
+    parent_id = history[-1].id if history else None  # what the model reads, also when another tab goes on meanwhile
+    question = service.conversations.append(user.id, conversation_id, NewMessage("user", text), parent_id=parent_id)
+    return _answering(service, user, found, question, asked)
+
+
+def _request(user: User, messages: tuple[Message, ...], effort: Effort) -> TurnRequest:
+    return TurnRequest(
+        id=secrets.token_hex(16), user=user.id, messages=messages, seed=secrets.randbits(63), effort=effort
     )
-    return _answering(service, user, found, history[-1], asked)
 
 
 def _answering(
