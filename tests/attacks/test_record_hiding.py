@@ -77,6 +77,7 @@ HIDDEN_BY_RENDERING = {
     "image title": f"All is well ![cat](a.png '{SECRET}').",
     "block's first line": f"```python {SECRET}\nprint(1)\n```",
     "phantom": f"All is $x\\phantom{{{SECRET}}}y$ well.",
+    "tiny letters": f"All is $x_{{x_{{x_{{x_{{{SECRET}}}}}}}}}$ well.",
     "digits alone": "All is well.\n\n[1]: 5550123",
     "behind its own letters": f"All is well. {SECRET[::-1]} ![{SECRET}](x)\n\n[a]: {SECRET}",
 }

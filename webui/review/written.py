@@ -28,15 +28,19 @@ _TAG: Final = re.compile(r'<(?:[^>"]|"[^"]*")*>')
 
 @dataclass(frozen=True)
 class WrittenView:
-    """The text of an answer as it was written; ``is_hidden``: some of its letters are not in the rendered one."""
+    """The text of an answer as it was written; ``is_hidden``: not all of it can be read in the rendered one."""
 
     text: Markup
     is_hidden: bool
 
 
 def written_view(text: str, rendered: str) -> WrittenView:
-    """Compare `text` with the HTML that the cleaner made of it, by counting letters and digits."""
-    return WrittenView(visible(text), bool(_letters(_LIST_NUMBER.sub("", text)) - _letters(_shown(rendered))))
+    """Compare `text` with the HTML that the cleaner made of it, by counting letters and digits.
+
+    The letters of a formula are there and may still be too small to read: with one, the text as written is open.
+    """
+    lacks = bool(_letters(_LIST_NUMBER.sub("", text)) - _letters(_shown(rendered)))
+    return WrittenView(visible(text), lacks or "<math" in rendered)
 
 
 def _shown(rendered: str) -> str:
