@@ -53,9 +53,10 @@ class Presence:
         """Whether the process with this id still runs."""
         if not process_id.isalnum():  # no id of ours, and not to become a path
             return False
+        how = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
-            descriptor = os.open(self._directory / process_id, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
+            descriptor = os.open(self._directory / process_id, how)
+        except OSError:  # none, or what no process of ours puts there
             return False
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -66,11 +67,12 @@ class Presence:
         return False
 
     def forget_dead(self) -> None:
-        """Remove the files of processes that have ended."""
-        with contextlib.suppress(FileNotFoundError):
+        """Remove the files of processes that have ended; what else somebody has put there stays."""
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             for path in self._directory.iterdir():
                 if not self.is_alive(path.name):
-                    path.unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):
+                        path.unlink()
 
     def disappear(self) -> None:
         """Release the lock: this process will record nothing more."""

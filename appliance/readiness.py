@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
+import re
 import socket
 
 from appliance.engine.protocol import DOORBELL_BYTE, ProtocolError, Status, StatusRequest, decode, encode
@@ -34,8 +36,8 @@ class ReadyPipe:
 class EndedWorkers:
     """A pipe into which gunicorn writes a line for each web worker that ended by itself: gunicorn alone learns of it.
 
-    A worker inherits the writing end. Whoever has taken one over can write here, so nothing but known fields gets
-    through, and at most `MOST_AT_ONCE` lines each time.
+    A worker inherits the writing end. Whoever has taken one over can write here, so nothing gets through but what
+    gunicorn_hooks.py writes, and at most `MOST_AT_ONCE` lines each time. A worker can still claim that one has ended.
     """
 
     MOST_AT_ONCE = 16
@@ -55,12 +57,21 @@ class EndedWorkers:
         return [note for line in lines[: self.MOST_AT_ONCE] if (note := _worker_note(line)) is not None]
 
 
+_HOW = re.compile(r"exit status [0-9]{1,3}|signal SIG[A-Z0-9+]{1,12}")
+_LONGEST_RUN_S = 1e9  # 31 years
+
+
 def _worker_note(line: bytes) -> dict[str, object] | None:
     try:
         body = json.loads(line)
-        return {"how": str(body["how"])[:80], "ran_s": float(body["ran_s"])}
+        how, ran_s = body["how"], float(body["ran_s"])
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
+    if not isinstance(how, str) or _HOW.fullmatch(how) is None:
+        return None
+    if not math.isfinite(ran_s) or not 0 <= ran_s <= _LONGEST_RUN_S:
+        return None
+    return {"how": how, "ran_s": ran_s}
 
 
 class Answer:

@@ -22,7 +22,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,6 +44,7 @@ from appliance.transport import Transport
 
 _log = logging.getLogger(__name__)
 _LOOK_S = 3.0  # between looks at the disk
+_MOST_OF_A_NOTE = 1000  # characters
 _SYSTEM = Actor("", "appliance", "system")
 
 
@@ -79,7 +80,7 @@ def run_recorder(
                 elif note["event"] == "stopping":
                     stopping = note
                 else:
-                    log.append(_event_of(note, log, key))
+                    _record(note, log, key)
                     tell_ready()
         log.append(_stopped(stopping))
         _sign(signer)
@@ -119,6 +120,18 @@ def _close_and_say(log: AuditLog) -> None:
     closed = close_interrupted(log)
     if closed:
         _log.warning("%d turns had no answer, because their process died; now they are interrupted", closed)
+
+
+def _record(note: dict[str, Any], log: AuditLog, signing_key: str) -> None:
+    """Append the event of a note. What the record cannot hold becomes an event that says so: a note that was refused
+    again and again would keep all later ones out of the record."""
+    event = _event_of(note, log, signing_key)
+    try:
+        log.append(event)
+    except ValueError as exc:
+        _log.error("a note cannot be recorded as it is: %s", exc)
+        text = f"The record cannot hold this note of the supervisor ({exc}): {ascii(note)[:_MOST_OF_A_NOTE]}"
+        log.append(replace(event, subject=ascii(event.subject)[1:-1], content=Content(text)))
 
 
 def _event_of(note: dict[str, Any], log: AuditLog, signing_key: str) -> NewEvent:
@@ -215,7 +228,7 @@ def main() -> None:
             keep_certificate=lambda: _keep_certificate(config, transport),
         )  # fmt: skip
     except ApplianceError as exc:
-        _log.error("%s", exc)
+        _log.error("%s", exc if exc.__cause__ is None else f"{exc}: {exc.__cause__}")
         sys.exit(1)
 
 

@@ -297,6 +297,7 @@ class AuditLog:
         connection.execute(audit_events.insert(), rows)
         if contents:
             connection.execute(audit_contents.insert(), contents)
+        _check_inserted(connection, size, len(rows), len(contents))
         words = [(h.sequence, w.words) for h, w in zip(headers, batch, strict=True) if w.words]
         index_words(self.database, connection, words)
         return headers
@@ -307,6 +308,22 @@ class AuditLog:
             hashes = stored_hashes(connection, [subtree for part in parts for subtree in part])
         remaining = iter(hashes)
         return [merkle.fold([next(remaining) for _ in part]) for part in parts]
+
+
+def _check_inserted(connection: sa.Connection, size: int, events: int, contents: int) -> None:
+    """Believe that events are in the database only if they can be read there: a trigger, or a constraint that ignores
+    conflicts, swallows an insertion without an error, and the next event would take the same number.
+
+    Raises:
+        LogDamagedError: some are not.
+    """
+    for table, expected in ((audit_events, events), (audit_contents, contents)):
+        query = sa.select(sa.func.count()).select_from(table).where(table.c.sequence.between(size + 1, size + events))
+        if connection.scalar(query) != expected:
+            raise LogDamagedError(
+                f"the database does not keep what is written into {table.name}: somebody has changed what the database "
+                "does; see: appliance audit verify"
+            )
 
 
 @dataclass
