@@ -37,6 +37,7 @@ from appliance.isolation.privileges import (
     refuse_root,
 )
 from appliance.isolation.proof import Attempt, prove_kind, prove_self, reach_into_memory
+from appliance.isolation.recipients import keep_signals
 from appliance.isolation.seccomp import Refusal, install_filter
 from appliance.isolation.watch import Watch, start_watch
 from appliance.isolation.ways import Props, open_props
@@ -106,7 +107,8 @@ def shut_the_door(
         SilenceError: the filter could not be installed or a way out was found open. The process must end.
     """
     with _outside(keep, become, rules, leave_out) as outside:
-        install_filter(call_policy(kind), Refusal.ERRNO, leave_out=leave_out)
+        policy = keep_signals(call_policy(kind), kind, never={os.getppid()})
+        install_filter(policy, Refusal.ERRNO, leave_out=leave_out)
         attempts = prove_self(outside.props, kind, errno.EPERM)
         memory_open = reach_into_memory(outside.pid)
     return _silence(keep, outside, attempts, memory_open)

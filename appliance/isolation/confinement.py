@@ -10,14 +10,16 @@ calls `seal`, which refuses them, before it does anything else.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Collection, Mapping
 from typing import Final
 
 from appliance.isolation.files import Places, file_rules
 from appliance.isolation.kernel import SilenceError
-from appliance.isolation.landlock import landlock_abi, restrict_files
+from appliance.isolation.landlock import landlock_abi, restrict_program
 from appliance.isolation.policy import Kind, call_policy
 from appliance.isolation.privileges import process_status
+from appliance.isolation.recipients import keep_signals
 from appliance.isolation.seccomp import Refusal, install_filter, install_watched_filter, refuse_also
 from appliance.isolation.watch import Watch
 
@@ -46,11 +48,12 @@ def confine(
     """
     if process_status()["NoNewPrivs"] != "1":
         raise SilenceError(f"the process that becomes the {kind} could still gain privileges; shut the door first")
-    # 1. Files: what this kind may read, write and execute (Landlock).
+    # 1. Files: what this kind may read, write and execute, and signals only to its own processes (Landlock).
     if places is not None:
-        restrict_files(landlock_abi(), file_rules(kind, places))
+        restrict_program(landlock_abi(), file_rules(kind, places))
     # 2. System calls: what this kind may call, and with which arguments (seccomp).
-    policy = call_policy(kind)
+    never = {os.getppid()} if watch is None else {os.getppid(), watch.pid}
+    policy = keep_signals(call_policy(kind), kind, never=never)
     if watch is not None:
         listener = install_watched_filter(policy, leave_out=leave_out)
         watch.adopt(listener, kind, programs=int(program_follows), report=program_follows)

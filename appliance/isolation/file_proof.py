@@ -16,7 +16,7 @@ from pathlib import Path
 
 from appliance.isolation.files import Places, file_rules, scratch_dir
 from appliance.isolation.kernel import SilenceError
-from appliance.isolation.landlock import restrict_files
+from appliance.isolation.landlock import restrict_program
 from appliance.isolation.policy import Kind
 from appliance.isolation.privileges import check_access
 from appliance.isolation.proof import Attempt
@@ -91,7 +91,7 @@ def _report(
 ) -> list[dict[str, object]] | str:
     try:
         if "files" not in leave_out:
-            restrict_files(abi, file_rules(kind, places))
+            restrict_program(abi, file_rules(kind, places))
         return [asdict(_try(kind, what, attempt)) for what, attempt in _rows(kind, places, bait)]
     except SilenceError as exc:
         return str(exc)

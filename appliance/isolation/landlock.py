@@ -106,13 +106,19 @@ def restrict_self(abi: int, rules: Collection[Rule] | None) -> None:
                 raise SilenceError(f"Landlock ABI {abi} is in force but does not refuse a TCP connection")
 
 
-def restrict_files(abi: int, rules: Collection[Rule]) -> None:
-    """Put this thread and its descendants into a further domain, of files alone: works behind the system call filter.
+def restrict_program(abi: int, rules: Collection[Rule]) -> None:
+    """Put this thread and its descendants into a further domain: works behind the system call filter.
+
+    Files are those of the rules. Signals stay inside the domain: the one around it holds the supervisor and all its
+    programs, which could otherwise stop each other.
 
     Raises:
         SilenceError: the kernel offers the ABI and refuses the ruleset.
     """
-    _enforce(abi, [handled_rights(abi)], rules)
+    words = [handled_rights(abi)]
+    if abi >= _SCOPE_ABI:
+        words += [0, _ABSTRACT_SOCKETS_AND_SIGNALS]
+    _enforce(abi, words, rules)
 
 
 def _enforce(abi: int, words: Iterable[int], rules: Iterable[Rule]) -> None:

@@ -207,7 +207,7 @@ DANGERS: Final = (
         "ptrace process_vm_readv process_vm_writev process_madvise process_mrelease pidfd_open pidfd_getfd "
         "pidfd_send_signal kcmp move_pages migrate_pages rt_sigqueueinfo rt_tgsigqueueinfo",
     ),
-    Danger("signal another process", "kill tkill", cuda=False),
+    Danger("signal another process", "kill tkill tgkill", cuda=False),
     Danger("use the kernel's keyrings, which resolve names", "add_key request_key keyctl"),
     Danger(
         "run code in the kernel or take it over",

@@ -13,8 +13,8 @@ UNWATCHED = "refused calls are seen by nobody"  # subject of a start on a host t
 _TELLING = {
     "socket": (0, 1, 2), "socketpair": (0, 1, 2), "setsockopt": (1, 2), "getsockopt": (1, 2), "ioctl": (1,),
     "fcntl": (1,), "prctl": (0,), "clone": (0,), "unshare": (0,), "setns": (1,), "kill": (0, 1), "tkill": (0, 1),
-    "prlimit64": (0, 1), "ptrace": (0, 1), "pidfd_open": (0,), "bpf": (0,), "keyctl": (0,), "sendto": (3,),
-    "sendmsg": (2,), "sendmmsg": (3,), "seccomp": (0, 1), "personality": (0,),
+    "tgkill": (0, 2), "prlimit64": (0, 1), "ptrace": (0, 1), "pidfd_open": (0,), "bpf": (0,), "keyctl": (0,),
+    "sendto": (3,), "sendmsg": (2,), "sendmmsg": (3,), "seccomp": (0, 1), "personality": (0,),
 }  # fmt: skip
 
 

@@ -198,6 +198,8 @@ def _borrowed() -> Iterator[Way]:
     yield _plain("kcmp", -1, -1, _UNKNOWN, 0, 0)
     signals = frozenset({Kind.SUPERVISOR})  # it ends whole groups of processes
     yield Way("signal to every process", "kill", lambda: syscall("kill", -1, 0), spared=signals)
+    above = os.getppid()
+    yield Way("signal to who started it", "tgkill", lambda: syscall("tgkill", above, above, 0), spared=signals)
     programs = frozenset({Kind.SUPERVISOR})  # it starts them
     yield Way("another program (execve)", "execve", lambda: syscall("execve", None, None, None), spared=programs)
     yield _plain("execveat", _NO_FD, None, None, None, 0)

@@ -183,9 +183,9 @@ def test_a_path_that_is_missing_allows_nothing_and_stops_nothing(tmp_path: Path)
     code = f"""
 from pathlib import Path
 from appliance.isolation.kernel import PR_SET_NO_NEW_PRIVS, prctl
-from appliance.isolation.landlock import Right, Rule, landlock_abi, restrict_files
+from appliance.isolation.landlock import Right, Rule, landlock_abi, restrict_program
 prctl(PR_SET_NO_NEW_PRIVS, 1)
-restrict_files(landlock_abi(), [Rule(Path({str(tmp_path / "absent")!r}), Right.READ_FILE)])
+restrict_program(landlock_abi(), [Rule(Path({str(tmp_path / "absent")!r}), Right.READ_FILE)])
 try:
     open({os.__file__!r})
 except PermissionError:

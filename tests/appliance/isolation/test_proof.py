@@ -74,6 +74,7 @@ OPENED = {
 }  # fmt: skip
 # Calls that the supervisor needs and its programs do not: their own filters refuse them, for the proof of each kind.
 OPENED_TO_PROGRAMS = {
+    "tgkill": ["signal to who started it"],
     "execve": ["another program (execve)"],
     "kill": ["signal to every process"],
     "seccomp": ["a filter with a listener"],
