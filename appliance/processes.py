@@ -18,7 +18,7 @@ from appliance.config import Config
 from appliance.engine.host import wants_cuda
 from appliance.installed import is_launched
 from appliance.isolation import SilenceError, Watch
-from appliance.isolation.confinement import SEAL_ENVIRON, confine
+from appliance.isolation.confinement import HIDE_ENVIRON, SEAL_ENVIRON, confine
 from appliance.isolation.files import Places, scratch_dir
 from appliance.isolation.kernel import PR_SET_PDEATHSIG, prctl
 from appliance.isolation.policy import Kind
@@ -114,8 +114,10 @@ def graphs_of(release: Path) -> tuple[str, ...]:
         return ()
 
 
-def spawn(program: Program, *, watch: Watch | None, stdin: int = 0, stdout: int = 1) -> int:
+def spawn(program: Program, *, watch: Watch | None, output: int, stdin: int = 0, stdout: int | None = None) -> int:
     """Start a program with these descriptors as standard input and output; its pid. The caller must have one thread.
+
+    ``output`` is for errors, too, and for standard output where ``stdout`` is None.
 
     ``watch`` sees what it is refused; None where the host allows no such thing.
     """
@@ -124,7 +126,7 @@ def spawn(program: Program, *, watch: Watch | None, stdin: int = 0, stdout: int 
     if pid:
         return pid
     try:
-        _become_program(program, watch, stdin, stdout, parent)
+        _become_program(program, watch, stdin, output if stdout is None else stdout, output, parent)
     except SilenceError as exc:
         os.write(2, f"{program.name}: {exc}\n".encode())
     except OSError as exc:
@@ -133,13 +135,16 @@ def spawn(program: Program, *, watch: Watch | None, stdin: int = 0, stdout: int 
         os._exit(_CANNOT_START)
 
 
-def _become_program(program: Program, watch: Watch | None, stdin: int, stdout: int, parent: int) -> None:
+def _become_program(
+    program: Program, watch: Watch | None, stdin: int, stdout: int, stderr: int, parent: int
+) -> None:  # fmt: skip
     os.setsid()
     prctl(PR_SET_PDEATHSIG, program.death_signal)
     if os.getppid() != parent:  # it died before the line above
         return
     os.dup2(stdin, 0)
     os.dup2(stdout, 1)
+    os.dup2(stderr, 2)
     for fd in program.fds:
         os.set_inheritable(fd, True)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
@@ -149,5 +154,7 @@ def _become_program(program: Program, watch: Watch | None, stdin: int, stdout: i
         environ |= {"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid())}  # sd_listen_fds(3)
     if watch is None:
         environ[SEAL_ENVIRON] = "1"
+    if program.kind is not Kind.ENGINE_CUDA:  # whose driver writes into /proc/self, which would no longer be its own
+        environ[HIDE_ENVIRON] = "1"
     confine(program.kind, places=program.places, watch=watch)
     os.execve(program.argv[0], program.argv, environ)  # noqa: S606 - no shell wanted

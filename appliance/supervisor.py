@@ -37,6 +37,7 @@ from appliance.isolation.administration import CONFINED_ENVIRON
 from appliance.isolation.files import Places, places_of, scratch_dir
 from appliance.isolation.policy import Kind
 from appliance.listener import listen, url_of
+from appliance.log_relay import Outputs, wait_for_end
 from appliance.notes import Notes
 from appliance.processes import Program, Programs, engine_kind, spawn
 from appliance.readiness import Answer, EndedWorkers, EngineProbe, ReadyPipe
@@ -46,6 +47,7 @@ _log = logging.getLogger(__name__)
 
 STOP_S = 6.0  # for engine and web together; then they are killed
 RECORDER_STOP_S = 3.0  # for the last signed checkpoint
+LOG_STOP_S = 1.0  # for the last lines of the log
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.5, 30.0  # before a restart
 STEADY_S = 60.0  # a program that ran this long starts afresh with the shortest delay
 MAX_FAILED_STARTS = 3  # in a row, before the appliance was ever ready
@@ -139,6 +141,7 @@ class _Supervisor:
         self._engine_probe = EngineProbe(web_end)
         self._web_probe, self._recorder_probe = ReadyPipe(), ReadyPipe()
         self._notes = Notes(started)
+        self._outputs = Outputs((Kind.RECORDER, Kind.WEB, Kind.PACKER, engine_kind(config), Kind.ADMINISTRATION))
         self._ended_workers = EndedWorkers()
         self._why = "an error of the supervisor"  # it stops
         bell, ready, workers = "APPLIANCE_DOORBELL_FD", "APPLIANCE_READY_FD", "APPLIANCE_WORKERS_FD"
@@ -159,6 +162,7 @@ class _Supervisor:
     def run(self) -> None:
         """Start everything, watch it, and end it in order."""
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        self._outputs.start()
         try:
             while not self._told_to_end():
                 self._reap()
@@ -187,7 +191,9 @@ class _Supervisor:
             if not child.pid and time.monotonic() >= child.start_at_s:
                 child.started_s = time.monotonic()
                 stdin = self._notes.new_reader() if child is self._recorder else 0
-                child.pid = spawn(child.next_program(), watch=self._watch, stdin=stdin)
+                program = child.next_program()
+                output = self._outputs.of(program.kind)
+                child.pid = spawn(program, watch=self._watch, output=output, stdin=stdin)
 
     def _reap(self) -> None:
         """Note which programs ended, and when each is to start again.
@@ -201,6 +207,9 @@ class _Supervisor:
                 self._watch = None
                 self._notes.add({"event": "watch_ended"})
                 _log.error("the watcher has ended; refused calls are seen by nobody until the appliance is restarted")
+            if pid == self._outputs.pid:
+                _log.error("the log relay has ended; another one takes over")
+                self._outputs.start()
             for child in self._children:
                 if child.pid == pid:
                     self._note_end(child, os.waitstatus_to_exitcode(status))
@@ -247,7 +256,8 @@ class _Supervisor:
             self._first_admin = Answer()
             argv = (*self._programs.first_admin, self._link_url)
             program = _program(Kind.ADMINISTRATION, argv, self._programs, self._places, {})
-            spawn(program, watch=self._watch, stdout=self._first_admin.fd)
+            output = self._outputs.of(program.kind)
+            spawn(program, watch=self._watch, output=output, stdout=self._first_admin.fd)
             os.close(self._first_admin.fd)
         answered = [self._web_probe.is_answered(), self._engine_probe.is_answered()]
         link = self._first_admin.text()
@@ -278,6 +288,8 @@ class _Supervisor:
         self._notes.send()
         self._notes.close()
         self._wait_for((self._recorder,), RECORDER_STOP_S)
+        self._outputs.close()
+        wait_for_end(self._outputs, LOG_STOP_S)
         if self._watch is not None:
             self._watch.stop()
 

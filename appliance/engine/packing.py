@@ -18,6 +18,7 @@ from appliance.engine.kernels import load_kernels
 from appliance.engine.packed_weights import PLAN_NAME, has_packed, load_plan, open_packed
 from appliance.engine.server import plan_engine
 from appliance.errors import CANNOT_SERVE, ApplianceError
+from appliance.isolation.confinement import seal
 from appliance.release import load_release
 
 _log = logging.getLogger("appliance.engine")
@@ -43,6 +44,7 @@ def pack(config: Config, *, thorough: bool) -> bool:
 
 def main() -> int:
     """The process's exit code: CANNOT_SERVE after an error that somebody must mend, 1 after another."""
+    seal(os.environ)
     logging.basicConfig(level=logging.INFO, format="engine: %(message)s", stream=sys.stderr)
     try:
         if pack(load_config(Path(os.environ["APPLIANCE_HOME"])), thorough="--thorough" in sys.argv[1:]):

@@ -18,12 +18,13 @@ from appliance.isolation.files import Places, file_rules
 from appliance.isolation.kernel import SilenceError
 from appliance.isolation.landlock import landlock_abi, restrict_program
 from appliance.isolation.policy import Kind, call_policy
-from appliance.isolation.privileges import process_status
+from appliance.isolation.privileges import hide_memory, process_status
 from appliance.isolation.recipients import keep_signals
 from appliance.isolation.seccomp import Refusal, install_filter, install_watched_filter, refuse_also
 from appliance.isolation.watch import Watch
 
 SEAL_ENVIRON: Final = "APPLIANCE_SEAL"  # set for a program that nobody watches over
+HIDE_ENVIRON: Final = "APPLIANCE_HIDE"  # set for a program whose memory is to be hidden
 _UNTIL_SEALED: Final = ("execve", "seccomp")
 _SEALED: Final = (*_UNTIL_SEALED, "execveat")
 
@@ -68,10 +69,14 @@ def confine(
 
 
 def seal(environ: Mapping[str, str]) -> None:
-    """Refuse to become another program, where `confine` could not: the first thing that a program's entry does.
+    """What `confine` could not do before the program began: the first thing that a program's entry does.
+
+    Its memory is hidden from other processes of its user. Where nobody watches, it may not become another program.
 
     Raises:
         SilenceError: the kernel refuses the filter. The process must end.
     """
+    if environ.get(HIDE_ENVIRON) == "1":
+        hide_memory()
     if environ.get(SEAL_ENVIRON) == "1":
         refuse_also(_SEALED)

@@ -36,6 +36,7 @@ MACHINES = {
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
+_PR_SET_NAME = 15
 PR_CAPBSET_DROP = 24
 PR_SET_SECUREBITS = 28
 PR_SET_NO_NEW_PRIVS = 38
@@ -75,6 +76,11 @@ def syscall(number: int | str, *args: Any) -> int:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
     return result
+
+
+def name_process(name: str) -> None:
+    """The name of this process in lists of processes; at most 15 bytes of it are kept."""
+    _libc.prctl(ctypes.c_int(_PR_SET_NAME), ctypes.c_char_p(name.encode()), 0, 0, 0)
 
 
 def prctl(option: int, *args: int) -> int:

@@ -30,6 +30,7 @@ class Kind(StrEnum):
 
     SUPERVISOR = "supervisor"
     WATCHER = "watcher"  # holds the listeners of the filters and sees every refused call
+    LOG_RELAY = "log-relay"  # copies what the programs print to the log
     RECORDER = "recorder"
     ENGINE_CPU = "engine-cpu"
     ENGINE_CUDA = "engine-cuda"
@@ -39,7 +40,7 @@ class Kind(StrEnum):
 
 
 _EVERY: Final = frozenset(Kind) - {Kind.ENGINE_CUDA}
-_PROGRAMS: Final = _EVERY - {Kind.WATCHER}
+_PROGRAMS: Final = _EVERY - {Kind.WATCHER, Kind.LOG_RELAY}
 _LISTED: Final = _PROGRAMS - {Kind.SUPERVISOR}  # what the supervisor starts and whose calls are listed
 _SUPERVISOR, _ENGINE, _WEB = frozenset({Kind.SUPERVISOR}), frozenset({Kind.ENGINE_CPU}), frozenset({Kind.WEB})
 _COMPUTING: Final = _ENGINE | {Kind.PACKER, Kind.ADMINISTRATION}
@@ -67,7 +68,7 @@ _IOCTL: Final = (
     *(termios.FIONBIO, termios.FIOCLEX, termios.FIONCLEX, termios.FIONREAD),
     *(termios.TCGETS, _TCGETS2, termios.TIOCGWINSZ),
 )
-# Of prctl: names, the signal for the parent's end, and reading. Not dumpable, capabilities, seccomp or memory maps.
+# Of prctl: names, the signal for the parent's end, and reading. Not capabilities, seccomp or memory maps.
 _PRCTL: Final = (
     *(1, 2),  # PR_SET_PDEATHSIG, PR_GET_PDEATHSIG
     *(3, 15, 16),  # PR_GET_DUMPABLE, PR_SET_NAME, PR_GET_NAME
@@ -75,6 +76,7 @@ _PRCTL: Final = (
     *(51, 64),  # PR_SVE_GET_VL, PR_SME_GET_VL: how wide an aarch64 vector is
     0x53564D41,  # PR_SET_VMA: names of memory areas, from glibc 2.38 on
 )
+_HIDE_MEMORY: Final = (Only(0, (4,)), Only(1, (0,)))  # PR_SET_DUMPABLE, to 0 alone
 # Of a connection's options: what people would find in any HTTP server. None of them sends a packet to anybody but the
 # peer that connected, chooses a route or an interface, or loads code.
 _SO: Final = (
@@ -122,7 +124,7 @@ GROUPS: Final = (
         "getpid gettid getppid getpgid getpgrp getsid getuid geteuid getgid getegid getgroups getresuid getresgid "
         "uname sysinfo getrandom getcpu getrlimit getrusage getpriority sched_getaffinity sched_getparam "
         "sched_getscheduler sched_getattr sched_get_priority_max sched_get_priority_min",
-        {"prlimit64": ((Only(0, (0,)),),), "prctl": ((Only(0, _PRCTL),),)},
+        {"prlimit64": ((Only(0, (0,)),),), "prctl": ((Only(0, _PRCTL),), _HIDE_MEMORY)},
     ),
     Group(
         "wait for several things at once",

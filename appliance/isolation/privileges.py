@@ -18,6 +18,7 @@ from appliance.isolation.kernel import (
     PR_CAP_AMBIENT,
     PR_CAP_AMBIENT_CLEAR_ALL,
     PR_CAPBSET_DROP,
+    PR_SET_DUMPABLE,
     PR_SET_NO_NEW_PRIVS,
     PR_SET_SECUREBITS,
     SilenceError,
@@ -96,11 +97,20 @@ def drop_privileges(*, become: tuple[int, int] | None) -> None:
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
     header = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0))
     syscall("capset", header, ctypes.create_string_buffer(24))  # effective, permitted, inheritable: all empty
+    hide_memory()
     # 1 byte, not 0: a core_pattern that is a pipe ignores the limit unless it is 1 (fs/coredump.c).
     resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
     held = process_status()
     if any(int(held[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")) or held["NoNewPrivs"] != "1":
         raise SilenceError("a capability is left after dropping all of them")
+
+
+def hide_memory() -> None:
+    """Let no other process of this user see the memory of this one, or what it has open, through /proc.
+
+    The kernel forgets it when the process becomes another program. Afterwards no user namespace can be entered.
+    """
+    prctl(PR_SET_DUMPABLE, 0)
 
 
 def owner_to_become(state_dir: Path) -> tuple[int, int] | None:

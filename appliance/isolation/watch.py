@@ -32,7 +32,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from appliance.isolation.kernel import Machine, SilenceError, machine, syscall
+from appliance.isolation.kernel import Machine, SilenceError, machine, name_process, syscall
 from appliance.isolation.policy import FOREIGN, Kind, call_policy
 from appliance.isolation.privileges import open_descriptors
 from appliance.isolation.refused import Refused
@@ -276,6 +276,7 @@ def _become_watcher(control: socket.socket) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # it ends with the supervisor, after the programs
+    name_process("watcher")
     for fd in open_descriptors() - {0, 1, 2, control.fileno()}:
         os.close(fd)
     install_filter(call_policy(Kind.WATCHER), Refusal.ERRNO)

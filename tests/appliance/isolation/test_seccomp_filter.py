@@ -252,8 +252,9 @@ def test_descriptors_send_no_signals_and_limits_are_ones_own(machine: str, kind:
     assert run(machine, kind, "fcntl", 3, fcntl.F_SETLKW) == ALLOW
     assert run(machine, kind, "prlimit64", 0, 7) == ALLOW
     assert run(machine, kind, "prlimit64", 4711, 7) == NOTIFY
-    for option in (4, 8, 22, 24, 35, 59):  # dumpable, keepcaps, seccomp, capabilities, memory map, dispatch
+    for option in (8, 22, 24, 35, 59):  # keepcaps, seccomp, capabilities, memory map, dispatch
         assert run(machine, kind, "prctl", option) == NOTIFY
+    assert [run(machine, kind, "prctl", 4, dumpable) for dumpable in (0, 1, 2)] == [ALLOW, NOTIFY, NOTIFY]
     assert run(machine, kind, "prctl", 15) == ALLOW
 
 
