@@ -28,6 +28,7 @@ from appliance.command import (
     print_result,
     progress_bar,
     record_of,
+    say,
 )
 from appliance.config import Config, init_state, load_config
 from appliance.errors import ApplianceError
@@ -49,7 +50,7 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except ApplianceError as exc:
-            click.echo(f"Error: {exc}", err=True)
+            say(f"Error: {exc}", err=True)
             ctx.exit(1)
 
 
@@ -96,7 +97,7 @@ def _listener_of_service_manager() -> int | None:
 
 
 def _say(line: str) -> None:
-    click.echo(line)
+    say(line)
     sys.stdout.flush()
 
 
@@ -112,10 +113,10 @@ def doctor(home: Path, as_json: bool) -> None:
     init_state(config.home)
     report = examine(config)
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(report), indent=2))
+        say(json.dumps(dataclasses.asdict(report), indent=2))
     else:
         for line in report.lines():
-            click.echo(line)
+            say(line)
     if not report.is_well:
         sys.exit(1)
 
@@ -213,7 +214,7 @@ def users_disable(name: str, home: Path) -> None:
     """Lock the account NAME out: its sessions end at once, its API keys stop working."""
     with _people(home) as people:
         people.accounts.disable(people.accounts.find(name).id, by=people.actor)
-    click.echo(f"Disabled {name}.")
+    say(f"Disabled {name}.")
 
 
 @users.command("enable")
@@ -223,7 +224,7 @@ def users_enable(name: str, home: Path) -> None:
     """Let the disabled account NAME in again."""
     with _people(home) as people:
         people.accounts.enable(people.accounts.find(name).id, by=people.actor)
-    click.echo(f"Enabled {name}.")
+    say(f"Enabled {name}.")
 
 
 @users.command("roles")
@@ -239,7 +240,7 @@ def users_roles(name: str, home: Path, roles: tuple[str, ...], keep_keys: bool) 
         user = people.accounts.find(name)
         given = [Role(role) for role in roles]
         people.accounts.set_roles(user.id, given, by=people.actor, end_keys=not keep_keys)
-    click.echo(f"{user.name} now has the roles {', '.join(sorted(set(roles)))}.")
+    say(f"{user.name} now has the roles {', '.join(sorted(set(roles)))}.")
 
 
 @users.command("link")
@@ -265,9 +266,9 @@ def users_first_admin_link(home: Path, url: str | None, as_json: bool) -> None:
         token = people.accounts.make_first_admin_link(by=people.actor)
         link = None if token is None else people.link(token, url)
     if as_json:
-        click.echo(json.dumps({"link": link}))
+        say(json.dumps({"link": link}))
     elif link is not None:
-        click.echo(f"Make the first administrator with this one-time link, valid for 24 hours:\n  {link}")
+        say(f"Make the first administrator with this one-time link, valid for 24 hours:\n  {link}")
 
 
 @dataclasses.dataclass(frozen=True)

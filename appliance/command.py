@@ -37,7 +37,14 @@ def json_option(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def print_result(as_json: bool, value: object, text: str) -> None:
-    click.echo(json.dumps(value, indent=2) if as_json else text)
+    say(json.dumps(value, indent=2) if as_json else text)
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print lines for the person at the terminal. Names and words of others are among them: what a terminal would obey
+    is shown as an escape."""
+    letters = (letter if letter.isprintable() or letter in "\n\t" else ascii(letter)[1:-1] for letter in text)
+    click.echo("".join(letters), err=err)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from appliance.command import home_option, json_option, print_result, progress_bar, record_of, whole_file
+from appliance.command import home_option, json_option, print_result, progress_bar, record_of, say, whole_file
 from appliance.config import load_config
 from appliance.errors import ApplianceError
 
@@ -57,7 +57,7 @@ def audit_verify(
             try:
                 keep_verdict(log, report, by=actor, other_faults=pages.faults)
             except RecordError as exc:
-                click.echo(f"That the log was verified could not be recorded: {exc}", err=True)
+                say(f"That the log was verified could not be recorded: {exc}", err=True)
     elif copy is not None:
         from appliance.database import open_copy
 
@@ -111,21 +111,21 @@ def _print_report(report: VerificationReport, pages: PagesReport, *, as_json: bo
             "not_checked": unchecked,
             "seconds": {"events": round(report.duration_s, 2), **pages.seconds},
         }
-        click.echo(json.dumps(body, indent=2))
+        say(json.dumps(body, indent=2))
         return
     for word, items in (
         ("FAULT ", faults), ("KNOWN ", report.known_damage), ("FOUND ", report.findings), ("REMARK", report.remarks),
     ):  # fmt: skip
         for item in items:
-            click.echo(f"{word} {item}")
+            say(f"{word} {item}")
     for what in unchecked:
-        click.echo(f"Not checked: {what}.")
+        say(f"Not checked: {what}.")
     word = "BROKEN" if faults else "intact"
     signed = "none signed" if newest is None else f"signed up to event {newest}"
     past = f", {len(report.findings)} acknowledged findings" if report.findings else ""
-    click.echo(f"The log is {word}: {report.size} events, {report.erased} erased, {signed}{past}.")
+    say(f"The log is {word}: {report.size} events, {report.erased} erased, {signed}{past}.")
     times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in pages.seconds.items())
-    click.echo(f"Events {report.duration_s:.1f} s" + (f", {times}" if times else "") + ".")
+    say(f"Events {report.duration_s:.1f} s" + (f", {times}" if times else "") + ".")
 
 
 _NOT_IN_A_COPY = (
@@ -146,7 +146,7 @@ def audit_acknowledge(finding: str, home: Path, reason: str) -> None:
 
         tail = read_tail(config.audit_dir)
         header = acknowledge(log, tail[1] if tail else None, finding, reason, by=actor)
-    click.echo(f"Acknowledged in event {header.sequence}. The appliance begins to sign anew within a minute.")
+    say(f"Acknowledged in event {header.sequence}. The appliance begins to sign anew within a minute.")
 
 
 @audit.command("rotate-key")
@@ -157,7 +157,7 @@ def audit_rotate_key(home: Path) -> None:
         from appliance.audit.signer import LogSigner
 
         key = LogSigner(log, config.state_dir).rotate_key(by=actor)
-    click.echo(f"The record is signed with a new key, which the old one signed. The new public key is:\n{key}")
+    say(f"The record is signed with a new key, which the old one signed. The new public key is:\n{key}")
 
 
 @audit.command("checkpoint")
@@ -204,7 +204,7 @@ def audit_export(home: Path, first: int, last: int | None, out: Path, without_co
 
             content = not without_content
             file.write(export_evidence(log, config.state_dir, wanted, by=actor, with_content=content))
-    click.echo(f"Wrote {len(wanted)} events to {out}; check them with: appliance audit check {out} --key audit.pub")
+    say(f"Wrote {len(wanted)} events to {out}; check them with: appliance audit check {out} --key audit.pub")
 
 
 @audit.command("erase")
