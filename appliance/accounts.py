@@ -38,6 +38,7 @@ from appliance.users import (
     User,
     UserNotFoundError,
     active_admins,
+    check_still_admin,
     checked_name,
     checked_roles,
     find_user,
@@ -95,13 +96,14 @@ class Accounts:
         """Add an account; without a password nobody can sign in to it until one is set.
 
         Raises:
+            NoLongerAdminError: the one who asks is no administrator any more.
             AccountError: the name is taken or not a name, or there is no role.
             SecondNeededError: another administrator must confirm it.
             PasswordRuleError: the password is not accepted.
         """
         name, wanted = checked_name(name), checked_roles(roles)
         encoded = None if password is None else self._hashed(password, name)
-        with self._change(by) as change:
+        with self._change_by_admin(by) as change:
             why = check_alone(
                 change.connection, Change("create", None, name, frozenset(), wanted), by, now_us=change.now_us
             )
@@ -111,18 +113,20 @@ class Accounts:
         """Lock an account out: its sessions, links and answers under way end, its API keys stop working.
 
         Raises:
+            NoLongerAdminError: the one who asks is no administrator any more.
             AccountError: it is the last administrator's.
         """
-        with self._change(by) as change:
+        with self._change_by_admin(by) as change:
             apply_disable(change, find_user(change.connection, users.c.id == user_id))
 
     def enable(self, user_id: str, *, by: Actor) -> None:
         """Let a disabled account in again.
 
         Raises:
+            NoLongerAdminError: the one who asks is no administrator any more.
             SecondNeededError: another administrator must confirm it.
         """
-        with self._change(by) as change:
+        with self._change_by_admin(by) as change:
             user = find_user(change.connection, users.c.id == user_id)
             wanted = Change("enable", user.id, user.name, user.roles, user.roles)
             apply_enable(change, user, why=check_alone(change.connection, wanted, by, now_us=change.now_us))
@@ -131,11 +135,12 @@ class Accounts:
         """Give an account exactly these roles; its sessions end, and with ``end_keys`` its API keys.
 
         Raises:
+            NoLongerAdminError: the one who asks is no administrator any more.
             AccountError: no role, or the last administrator would cease to be one.
             SecondNeededError: another administrator must confirm it.
         """
         wanted = checked_roles(roles)
-        with self._change(by) as change:
+        with self._change_by_admin(by) as change:
             user = find_user(change.connection, users.c.id == user_id)
             if user.roles != wanted:
                 asked = Change("roles", user.id, user.name, user.roles, wanted, end_keys)
@@ -168,10 +173,11 @@ class Accounts:
         """A token with which `user_id` sets a new password; earlier links of the account end.
 
         Raises:
+            NoLongerAdminError: the one who asks is no administrator any more.
             AccountError: the account is disabled.
             SecondNeededError: another administrator must confirm it.
         """
-        with self._change(by) as change:
+        with self._change_by_admin(by) as change:
             user = find_user(change.connection, users.c.id == user_id)
             asked = Change("link", user.id, user.name, user.roles, user.roles)
             return give_link(change, user, why=check_alone(change.connection, asked, by, now_us=change.now_us))
@@ -215,6 +221,12 @@ class Accounts:
             vouched_by = None if link.made_by == user.id else link.made_by
             replace_password(change, user, encoded, end_keys=end_keys, vouched_by=vouched_by)
         return user
+
+    @contextmanager
+    def _change_by_admin(self, by: Actor) -> Iterator[Transaction]:
+        with self._change(by) as change:
+            check_still_admin(change.connection, by)
+            yield change
 
     @contextmanager
     def _change(self, by: Actor) -> Iterator[Transaction]:

@@ -43,6 +43,11 @@ def is_undecodable(exc: DatabaseError) -> bool:
     return isinstance(exc.__cause__, sa.exc.DBAPIError) and "decode" in str(exc).lower()
 
 
+# The clock may be set back by so much. What was begun later than that from now was begun under a clock that was wrong,
+# and would not end in its time.
+CLOCK_SLACK_US = 3600 * 1_000_000
+
+
 def now_us() -> int:
     """The time, in microseconds since 1970-01-01 UTC."""
     return time.time_ns() // 1000

@@ -10,9 +10,9 @@ over the account of one. So these changes need a second administrator where ther
 
 Whose eyes count. Not the one who asks, and not the one whom the change is about. Nor anybody who may be the same
 person: whoever makes a one-time link could have used it, so an administrator whose password was set by a link of
-another's counts as that other one; following this to its beginning must lead to two different people. The first
-administrator, and everybody whose link was made on the command line, is a beginning. Whoever has no password yet cannot
-sign in, and does not count as being there.
+another's counts as that other one, and so on. Two accounts that lead to the same one, or in a circle to each other,
+are one person. The first administrator, and everybody whose link was made on the command line, leads to nobody else.
+Whoever has no password yet cannot sign in, and does not count as being there.
 
 Whether there is a second one. An administrator who gets rid of all others is not alone at once: those whom another
 administrator disabled, or took the role from, within the last seven days still count as being there.
@@ -119,18 +119,15 @@ def why_not_second(
         return f"{admin.name} asked for it"
     if admin.id == subject_id:
         return f"it is about {admin.name}"
-    if _beginning(connection, admin.id) == _beginning(connection, requester_id):
+    if _line(connection, admin.id) & _line(connection, requester_id):
         return f"{admin.name} has a password set by a link that the one who asks, or the same third person, made"
     return None
 
 
-def _beginning(connection: sa.Connection, user_id: str) -> str:
-    """The first of the people who vouched for each other down to this one."""
-    seen = {user_id}
-    while True:
-        query = sa.select(users.c.vouched_by).where(users.c.id == user_id)
-        before = connection.scalar(query)
-        if not before or before in seen:
-            return user_id
-        seen.add(before)
-        user_id = before
+def _line(connection: sa.Connection, user_id: str) -> set[str]:
+    """The account, whoever vouched for it, and so on; people who vouched for each other are a circle and end it."""
+    line: set[str] = set()
+    while user_id and user_id not in line:
+        line.add(user_id)
+        user_id = connection.scalar(sa.select(users.c.vouched_by).where(users.c.id == user_id)) or ""
+    return line

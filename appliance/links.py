@@ -16,7 +16,7 @@ from typing import Final, Literal
 
 import sqlalchemy as sa
 
-from appliance.database import DatabaseError, links, users
+from appliance.database import CLOCK_SLACK_US, DatabaseError, links, users
 from appliance.users import AccountError, Role, join_roles, parse_roles
 
 LINK_LIFETIME_S = 24 * 3600
@@ -86,7 +86,7 @@ def find_link(connection: sa.Connection, token: str, *, now_us: int) -> Link:
         if row.ended not in _WORDS:
             raise DatabaseError("links.ended holds a word that this release does not know")
         raise LinkError(row.ended)
-    if row.expires_us < now_us:
+    if not _is_in_time(row.expires_us, now_us):
         raise LinkError("expired")
     if row.disabled:
         raise LinkError("account_disabled")
@@ -106,8 +106,13 @@ def use_link(connection: sa.Connection, link: Link) -> None:
 
 def has_link(connection: sa.Connection, user_id: str, *, now_us: int) -> bool:
     """Whether a link of the account would still work."""
-    query = sa.select(links.c.token_hash).where(links.c.user_id == user_id, links.c.ended.is_(None))
-    return connection.execute(query.where(links.c.expires_us >= now_us)).first() is not None
+    query = sa.select(links.c.expires_us).where(links.c.user_id == user_id, links.c.ended.is_(None))
+    return any(_is_in_time(expires_us, now_us) for expires_us in connection.scalars(query))
+
+
+def _is_in_time(expires_us: int, now_us: int) -> bool:
+    """Whether a link's end lies ahead, but no farther than that of one which is made now."""
+    return now_us <= expires_us <= now_us + LINK_LIFETIME_S * 1_000_000 + CLOCK_SLACK_US
 
 
 def _hash(token: str) -> bytes:

@@ -40,9 +40,10 @@ class RefusalNotes:
             return source
 
     def ended(self, now_us: int) -> list[tuple[str, int]]:
-        """Forget the sources whose minute is over; the value names those with refusals that no event tells of yet."""
+        """Forget the sources whose minute is over, or lies ahead because the clock was set back; the value names those
+        with refusals that no event tells of yet."""
         with self._lock:
-            over = {name: of for name, of in self._sources.items() if now_us - of.since_us >= _MINUTE_US}
+            over = {name: of for name, of in self._sources.items() if not 0 <= now_us - of.since_us < _MINUTE_US}
             for name in over:
                 del self._sources[name]
         return [(name, of.unrecorded) for name, of in over.items() if of.unrecorded]

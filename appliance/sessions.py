@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.log import AuditLog
-from appliance.database import Database, as_datetime, now_us, sessions, users
+from appliance.database import CLOCK_SLACK_US, Database, as_datetime, now_us, sessions, users
 from appliance.users import User, user_of_row
 
 LONGEST_SESSION_S = 7 * 24 * 3600  # however much it is used
@@ -116,7 +116,8 @@ class Sessions:
 
     def _expired(self, now: int) -> sa.ColumnElement[bool]:
         idle = sessions.c.seen_us < now - self._idle_us
-        return sa.or_(idle, sessions.c.created_us < now - LONGEST_SESSION_S * 1_000_000)
+        is_old = sessions.c.created_us < now - LONGEST_SESSION_S * 1_000_000
+        return sa.or_(idle, is_old, sessions.c.created_us > now + CLOCK_SLACK_US)
 
 
 def _hash(secret: str) -> bytes:

@@ -11,6 +11,9 @@ number each, the time at which it is full again). Which ones depends on what is 
 
 Names that do not exist have allowances like those that do. An IPv6 address counts as its /64, which is what one
 subscriber has. What is full again is forgotten, and of the rest the fullest beyond a fixed number of rows.
+
+A clock that is set back finds allowances that would be full again in a year, which none can be. Those count as full:
+guessing begins anew, once for each time that the clock is set back, and nobody is locked out.
 """
 
 from __future__ import annotations
@@ -39,6 +42,11 @@ class Allowance:
     burst: int
     every_s: int
 
+    @property
+    def empty_us(self) -> int:
+        """How long it takes to fill up again when nothing is left."""
+        return self.burst * self.every_s * _SECOND_US
+
 
 DEVICE: Final = Allowance(10, 30)
 PAIR: Final = Allowance(5, 60)
@@ -46,6 +54,7 @@ ADDRESS: Final = Allowance(30, 10)
 ACCOUNT: Final = Allowance(20, 60)
 CONFIRMATION: Final = Allowance(5, 60)  # of the present password, by somebody signed in; right ones count as well
 SIGN_INS: Final = Allowance(20, 15)  # right ones, of one account: whoever has the password keeps nobody else waiting
+_LONGEST_US: Final = max(each.empty_us for each in (DEVICE, PAIR, ADDRESS, ACCOUNT, CONFIRMATION, SIGN_INS))
 
 Allowances = Mapping[str, Allowance]  # by their keys in the table
 
@@ -92,7 +101,8 @@ def take(connection: sa.Connection, allowances: Allowances, *, now_us: int) -> f
     wait_s = seconds_to_wait(connection, allowances, now_us=now_us)
     if wait_s > 0:
         return wait_s
-    connection.execute(sign_in_limits.delete().where(sign_in_limits.c.full_us <= now_us))
+    is_of_no_use = sa.or_(sign_in_limits.c.full_us <= now_us, sign_in_limits.c.full_us > now_us + _LONGEST_US)
+    connection.execute(sign_in_limits.delete().where(is_of_no_use))
     for key, (of, full) in _levels(connection, allowances, now_us).items():
         _write(connection, key, full + of.every_s * _SECOND_US)
     _forget_the_fullest(connection)
@@ -126,7 +136,10 @@ def remember_address(connection: sa.Connection, user_id: str, network: str, *, n
 def _levels(connection: sa.Connection, allowances: Allowances, now_us: int) -> dict[str, tuple[Allowance, int]]:
     query = sa.select(sign_in_limits).where(sign_in_limits.c.key.in_(list(allowances)))
     stored = {row.key: row.full_us for row in connection.execute(query)}
-    return {key: (of, max(stored.get(key, 0), now_us)) for key, of in allowances.items()}
+    return {
+        key: (of, full if now_us < (full := stored.get(key, 0)) <= now_us + of.empty_us else now_us)
+        for key, of in allowances.items()
+    }
 
 
 def _write(connection: sa.Connection, key: str, full_us: int) -> None:

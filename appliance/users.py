@@ -36,6 +36,10 @@ class AccountError(ApplianceError):
     """A change of an account is refused; the message is for the person who asked."""
 
 
+class NoLongerAdminError(AccountError):
+    """Whoever asked has ceased to be an administrator."""
+
+
 class UserNotFoundError(AccountError):
     """There is no such user."""
 
@@ -96,6 +100,19 @@ def check_not_last_admin(connection: sa.Connection, user: User) -> None:
     """
     if [admin.id for admin in able_admins(connection)] == [user.id]:
         raise AccountError("This is the last administrator; make another one first.")
+
+
+def check_still_admin(connection: sa.Connection, by: Actor) -> None:
+    """Refuse a change by somebody who has ceased to be an administrator since the page looked: the change waited for
+    its turn, and the role or the account may have ended in the meantime.
+
+    Raises:
+        NoLongerAdminError: a person acts who is none.
+    """
+    if by.via in ("cli", "system"):
+        return
+    if by.user_id not in {admin.id for admin in active_admins(connection)}:
+        raise NoLongerAdminError(f"{by.name} is no administrator any more. Nothing was changed.")
 
 
 def check_free(connection: sa.Connection, name: str) -> None:

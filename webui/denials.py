@@ -34,7 +34,7 @@ def install(app: Flask, services: Services) -> None:
     denials = RepeatedDenials(lambda event: services.record.append(event))
     app.extensions[_KEY] = _Recorder(denials)
     app.before_request(denials.record_due)
-    app.register_error_handler(errors.ForbiddenError, _respond)
+    app.register_error_handler(errors.ForbiddenError, respond)
     app.register_error_handler(RefusedError, _respond_refused)
     app.register_error_handler(RequestEntityTooLarge, _respond_too_large)
 
@@ -96,7 +96,8 @@ def _recorder(app: Flask) -> _Recorder:
     return cast(_Recorder, app.extensions[_KEY])
 
 
-def _respond(error: errors.ForbiddenError) -> Response:
+def respond(error: errors.ForbiddenError) -> Response:
+    """Record the refusal, and then answer it."""
     try:
         record_denial(current_actor(), error.code)
     except RecordError:

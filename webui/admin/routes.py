@@ -9,12 +9,13 @@ from appliance.accounts import AccountError, Role, UserNotFoundError
 from appliance.engine.client import EngineUnavailableError
 from appliance.engine.protocol import Status
 from appliance.four_eyes import SecondNeededError
-from webui import confirm
+from appliance.users import NoLongerAdminError
+from webui import confirm, denials
 from webui.admin import questions
 from webui.admin.alarms import current_alarms
 from webui.admin.requests import request_views
 from webui.auth.session import begin_session, current_actor, demand_role, demand_user
-from webui.errors import NotFoundError, respond
+from webui.errors import ForbiddenError, NotFoundError, respond
 from webui.services import services
 
 STATUS_TIMEOUT_S = 0.5
@@ -35,6 +36,12 @@ def only_admins() -> None:
 @blueprint.errorhandler(UserNotFoundError)
 def user_not_found(_: UserNotFoundError) -> Response:
     return respond(NotFoundError())
+
+
+@blueprint.errorhandler(NoLongerAdminError)
+def lost_the_role(_: NoLongerAdminError) -> Response:
+    """The role was there when the request came, and gone when its turn came."""
+    return denials.respond(ForbiddenError("missing_role"))
 
 
 @blueprint.errorhandler(SecondNeededError)

@@ -1,0 +1,111 @@
+"""The clock of the machine jumps: a battery that died, a time server that was wrong. Nobody is locked out for it, and
+nothing that ends with time is endless for it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from appliance.accounts import Accounts, LinkError, Role, User
+from appliance.approvals import Approvals
+from appliance.audit.log import AuditLog
+from appliance.database import open_database
+from appliance.four_eyes import Change
+from appliance.refusal_notes import RefusalNotes
+from appliance.sessions import Sessions
+from appliance.sign_in import SignIn, SignInError
+from tests.attacks.test_accounts_guessing import Clock, Door
+from tests.webui.conftest import FAST_PASSWORDS, PASSWORD, SYSTEM
+
+YEAR_S = 365 * 24 * 3600.0
+HOME = "10.0.0.2"
+
+
+@pytest.fixture
+def door(tmp_path: Path, empty_database: Path) -> Iterator[Door]:
+    path = tmp_path / "door.sqlite3"
+    path.write_bytes(empty_database.read_bytes())
+    database = open_database(f"sqlite:///{path}")
+    log, clock = AuditLog(database), Clock()
+    accounts = Accounts(database, log, passwords=FAST_PASSWORDS, clock_us=clock)
+    yield Door(database, log, clock, accounts, SignIn(database, log, passwords=FAST_PASSWORDS, clock_us=clock))
+    database.close()
+
+
+@pytest.fixture
+def ada(door: Door) -> User:
+    return door.accounts.create_user("ada", PASSWORD, [Role.USER], by=SYSTEM)
+
+
+@pytest.mark.parametrize("back_s", [3600.0, YEAR_S, 30 * YEAR_S])
+@pytest.mark.parametrize("address", [HOME, "203.0.113.9"])
+def test_a_clock_that_is_set_back_locks_nobody_out(door: Door, ada: User, back_s: float, address: str) -> None:
+    """As it did everybody who had signed in, or failed to, in the minutes before."""
+    door.knock(password=PASSWORD)
+    with contextlib.suppress(SignInError):
+        door.knock(address=address)
+    door.clock.wait(-back_s)
+    assert door.knock(password=PASSWORD, address=address) == ada
+
+
+def test_guessing_stays_as_slow_after_the_clock_was_set_back(door: Door, ada: User) -> None:
+    assert door.guesses(100, lambda _: HOME) == 5
+    door.clock.wait(-YEAR_S)
+    assert door.guesses(100, lambda _: HOME) == 5
+    door.clock.wait(60)
+    assert door.guesses(100, lambda _: HOME) == 1
+
+
+def test_the_own_password_is_confirmed_after_the_clock_was_set_back(door: Door, ada: User) -> None:
+    door.sign_in.confirm(ada, PASSWORD, via="web", address=HOME)
+    door.clock.wait(-YEAR_S)
+    door.sign_in.confirm(ada, PASSWORD, via="web", address=HOME)
+
+
+def test_a_session_of_the_future_opens_nothing(door: Door, ada: User) -> None:
+    """It would last until then. A clock that is set right by minutes ends no session."""
+    sessions = Sessions(door.database, door.log, clock_us=door.clock)
+    token = sessions.create(ada, address=HOME)
+    door.clock.wait(-600)
+    assert sessions.user(token) == ada
+    door.clock.wait(-YEAR_S)
+    assert sessions.user(token) is None
+    assert sessions.list_sessions(ada.id, own_token=token) == []
+
+
+def test_a_link_of_the_future_opens_nothing(door: Door, ada: User) -> None:
+    token = door.accounts.make_reset_link(ada.id, by=SYSTEM)
+    door.clock.wait(-600)
+    assert door.accounts.link_user(token) is not None
+    door.clock.wait(-YEAR_S)
+    with pytest.raises(LinkError) as caught:
+        door.accounts.link_user(token)
+    assert caught.value.why == "expired"
+    assert not door.accounts.has_link(ada.id)
+
+
+def test_a_request_of_the_future_is_not_confirmed(door: Door, ada: User) -> None:
+    approvals = Approvals(door.database, door.log, clock_us=door.clock)
+    mallory, trent = (door.accounts.create_user(name, PASSWORD, [Role.ADMIN], by=SYSTEM) for name in ("mal", "trent"))
+    wanted = Change("roles", ada.id, "ada", ada.roles, ada.roles | {Role.REVIEWER})
+    approvals.ask(wanted, by=mallory.actor("web"))
+    door.clock.wait(-600)
+    assert len(approvals.open_requests()) == 1
+    door.clock.wait(-YEAR_S)
+    assert approvals.open_requests() == []
+    assert trent.roles == {Role.ADMIN}
+
+
+def test_refusals_are_recorded_again_after_the_clock_was_set_back() -> None:
+    """Else their sources would be counted, and never recorded, until the clock is where it was."""
+    notes, now_us = RefusalNotes(), int(YEAR_S * 2e6)
+    assert notes.count(HOME, now_us) == HOME
+    assert notes.count(HOME, now_us) is None
+    now_us -= int(YEAR_S * 1e6)
+    assert notes.ended(now_us) == [(HOME, 1)]
+    assert notes.count(HOME, now_us) == HOME
+
+
