@@ -10,7 +10,8 @@ The rules, in order:
    place, otherwise the last value, which is the nearest proxy's own.
 3. When both kinds of header are present, X-Forwarded-* count and Forwarded does not, because a proxy that sets one kind
    passes the other on as the client sent it. ``[proxy] headers`` names the kind where it is the other way round.
-4. What is not a scheme (http, https), a host or an address is ignored; nothing here raises.
+4. Lists are read from the right, so that a quotation or a length that a client chose hides nothing of a proxy's words.
+5. What is not a scheme (http, https), a host or an address is ignored; nothing here raises.
 
 The WSGI environ afterwards is what it would be without the proxy: REMOTE_ADDR, wsgi.url_scheme and HTTP_HOST.
 """
@@ -21,7 +22,7 @@ import ipaddress
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -35,6 +36,9 @@ SAY_AGAIN_S: Final = 600.0
 _MOST_HOPS: Final = 50  # more is no chain of proxies
 _HOST: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::[0-9]{1,5})?")
 _PAIR: Final = re.compile(r'\s*([A-Za-z]+)=("(?:[^"\\]|\\.)*"|[^\s";,]*)\s*')
+_PART: Final = re.compile(r'(?:"(?:[^"\\]|\\.)*+"|[^;"])*')  # of an element, up to a semicolon
+_ELEMENT_BACKWARDS: Final = re.compile(r'(?:"(?:"\\|[^"])*+"|[^,"])*')  # from its end, up to a comma
+_MOST_FORWARDED_CHARS: Final = 4096
 _HEADERS: Final = (
     "HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_PROTO", "HTTP_X_FORWARDED_HOST", "HTTP_X_FORWARDED_PORT",
     "HTTP_FORWARDED",
@@ -147,19 +151,44 @@ def _listed(value: str) -> list[str]:
 
 
 def _forwarded(value: str) -> _Word:
-    """RFC 7239's header. An element that cannot be read, and everything before it, is as if it were absent."""
+    """RFC 7239's header, read from the right, so that nothing that a client wrote changes how its proxy's words are
+    read. An element that cannot be read, and everything before it, is as if it were absent."""
     addresses, schemes, hosts = list[str](), list[str](), list[str]()
-    for element in reversed(re.findall(r'(?:"(?:[^"\\]|\\.)*"|[^,"])+', value[:8192])):
-        pairs = {}
-        for part in re.findall(r'(?:"(?:[^"\\]|\\.)*"|[^;"])+', element):
-            pair = _PAIR.fullmatch(part)
-            if pair is None:
-                return _Word(addresses[::-1], schemes[::-1], hosts[::-1])
-            pairs[pair[1].lower()] = re.sub(r"\\(.)", r"\1", pair[2][1:-1]) if pair[2].startswith('"') else pair[2]
+    for backwards in _pieces(_ELEMENT_BACKWARDS, value[: -_MOST_FORWARDED_CHARS - 1 : -1]):
+        if not backwards.strip():  # RFC 9110 section 5.6.1, as in `_listed`
+            continue
+        pairs = _pairs(backwards[::-1])
+        if pairs is None:
+            break
         addresses.append(pairs.get("for", ""))
         schemes.append(pairs.get("proto", ""))
         hosts.append(pairs.get("host", ""))
     return _Word(addresses[::-1], schemes[::-1] if any(schemes) else [], hosts[::-1] if any(hosts) else [])
+
+
+def _pairs(element: str) -> dict[str, str] | None:
+    """The parameters of one element; None when it cannot be read."""
+    pairs, read_chars = dict[str, str](), 0
+    for part in _pieces(_PART, element):
+        read_chars += len(part) + 1
+        if not part.strip():
+            continue
+        pair = _PAIR.fullmatch(part)
+        if pair is None:
+            return None
+        pairs[pair[1].lower()] = re.sub(r"\\(.)", r"\1", pair[2][1:-1]) if pair[2].startswith('"') else pair[2]
+    return pairs if read_chars >= len(element) else None
+
+
+def _pieces(pattern: re.Pattern[str], text: str) -> Iterator[str]:
+    """What lies between the separators, one character each, up to what cannot be read. Takes time in proportion."""
+    at = 0
+    while (piece := pattern.match(text, at)) is not None and (at := piece.end() + 1):
+        if at <= len(text) and text[at - 1] == '"':  # a quotation that has no other end
+            return
+        yield piece[0]
+        if at > len(text):
+            return
 
 
 def _of_client(values: Sequence[str], place: int | None, addresses: int) -> str:
