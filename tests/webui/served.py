@@ -36,8 +36,12 @@ def write_release(path: Path, model_id: str) -> None:
 def gunicorn(
     home: Path, doorbell: socket.socket, *, application: str = "webui.wsgi:app", threads: int = 4, workers: int = 1,
     transport: Transport = Transport.LOOPBACK, worker: str = "webui.serving.worker.SiteWorker",
+    prefix: tuple[str, ...] = (), messages: Path | None = None,
 ) -> Iterator[int]:  # fmt: skip
-    """The application of the site at `home`, on an inherited listener as under the supervisor; gives its port."""
+    """The application of the site at `home`, on an inherited listener as under the supervisor; gives its port.
+
+    Args: prefix: a command that starts the rest; messages: a file for what it says.
+    """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         fds = (listener.fileno(), doorbell.fileno())
         environ = {"APPLIANCE_HOME": str(home), "APPLIANCE_DOORBELL_FD": str(fds[1]), "PYTHONPATH": str(PROJECT)}
@@ -45,13 +49,16 @@ def gunicorn(
         program = Path(sys.executable).with_name("gunicorn")
         numbers = (f"--threads={threads}", f"--workers={workers}", "--graceful-timeout=2")
         options = (f"--worker-class={worker}", *numbers, f"--bind=fd://{fds[0]}")
-        argv = (sys.executable, str(program), *options, "--no-control-socket", "--log-level=warning", application)
-        process = subprocess.Popen(argv, env=environ, pass_fds=fds, cwd=home)
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            process.terminate()
-            process.wait(timeout=20)
+        quiet = ("--no-control-socket", "--log-level=warning")
+        argv = (*prefix, sys.executable, str(program), *options, *quiet, application)
+        with contextlib.ExitStack() as open_ones:
+            errors = None if messages is None else open_ones.enter_context(messages.open("wb"))
+            process = subprocess.Popen(argv, env=environ, pass_fds=fds, cwd=home, stderr=errors)
+            try:
+                yield listener.getsockname()[1]
+            finally:
+                process.terminate()
+                process.wait(timeout=20)
 
 
 def add_user_with_key(record: AuditLog) -> str:

@@ -70,7 +70,8 @@ def parse_head(raw: bytes, parser: h11.Connection) -> Head:
         raise RefusedRequestError(400, "A line of the request does not end with CR LF.")
     if _FOLDED_LINE.search(raw):  # (2)
         raise RefusedRequestError(400, "A header continues on the next line, which is not allowed.")
-    if len(re.findall(rb"\r\ncontent-length[ \t]*:", raw, re.IGNORECASE)) > 1:  # (4)
+    lengths = re.findall(rb"\r\ncontent-length[ \t]*:([^\r]*)", raw, re.IGNORECASE)
+    if len(lengths) > 1 or b"," in b"".join(lengths):  # (4)
         raise RefusedRequestError(400, "The request has more than one Content-Length.")
     try:
         parser.receive_data(raw)

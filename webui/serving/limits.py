@@ -5,7 +5,11 @@ from __future__ import annotations
 import resource
 from dataclasses import dataclass
 
-_OTHER_DESCRIPTORS = 512  # databases, socket pairs to the engine, the event loop's own
+from appliance.errors import ApplianceError
+
+ACCEPTS_AT_ONCE = 64  # connections that are taken before the first of them can be told to go
+LEAST_FILES = 1024
+_OTHER_DESCRIPTORS = 192 + ACCEPTS_AT_ONCE  # databases, files, the event loop's own; each stream has one more
 _MOST_CONNECTIONS = 20_000
 MAX_BODY_BYTES = 8 * 1024 * 1024  # half of the engine's line limit, for the JSON around the text
 
@@ -31,10 +35,32 @@ class Limits:
     tick_s: float = 0.25  # how often the deadlines are looked at
 
 
+class OpenFilesError(ApplianceError):
+    """The host allows too few open files for this process to serve reliably."""
+
+
 def limits_of_this_process() -> Limits:
-    """The most that the host allows: raises the soft limit of open files to the hard one."""
+    """The most that the host allows: raises the soft limit of open files to the hard one.
+
+    Raises:
+        OpenFilesError: people would be refused at random, because files of the appliance cannot be opened.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    files = _MOST_CONNECTIONS * 2 if hard == resource.RLIM_INFINITY else hard
-    connections = max(64, min(_MOST_CONNECTIONS, files - _OTHER_DESCRIPTORS))
-    return Limits(connections=connections, connections_per_address=max(32, connections // 8))
+    return limits_within(_MOST_CONNECTIONS * 2 if hard == resource.RLIM_INFINITY else hard)
+
+
+def limits_within(files: int) -> Limits:
+    """Limits under which at most `files` are open, however many connections and streams there are.
+
+    Raises:
+        OpenFilesError: there are too few.
+    """
+    if files < LEAST_FILES:
+        raise OpenFilesError(
+            f"The limit of open files is {files}, and serving needs {LEAST_FILES}: raise the hard limit, with "
+            "LimitNOFILE= of the service or with ulimit -Hn."
+        )
+    streams = min(Limits.streams, files // 4)
+    connections = min(_MOST_CONNECTIONS, files - streams - _OTHER_DESCRIPTORS)
+    return Limits(connections=connections, connections_per_address=max(32, connections // 8), streams=streams)

@@ -43,6 +43,7 @@ class SiteWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         try:
             config = load_config(Path(os.environ["APPLIANCE_HOME"]))
             self._proxies = TrustedProxies.of(config)
+            self._limits = limits_of_this_process()
             self._tls = _tls_of(config, Transport(os.environ.get("APPLIANCE_TRANSPORT", Transport.LOOPBACK)))
         except ApplianceError as exc:
             self.log.error("%s", exc)
@@ -60,7 +61,7 @@ class SiteWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             loop.add_signal_handler(number, stop.set)
         server = Server(
-            self.wsgi, limits_of_this_process(), threads=self.cfg.threads, tls=self._tls,
+            self.wsgi, self._limits, threads=self.cfg.threads, tls=self._tls,
             is_exempt=self._proxies.is_trusted, is_multiprocess=self.cfg.workers > 1,
         )  # fmt: skip
         await server.start(listener.sock for listener in self.sockets)

@@ -19,6 +19,7 @@ REFUSED = {
     "chunks and length": (POST + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n", 400),
     "two lengths": (POST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello", 400),
     "the same length twice": (POST + b"Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello", 400),
+    "the same length twice in one header": (POST + b"Content-Length: 5, 5\r\n\r\nhello", 400),
     "two lengths in one header": (POST + b"Content-Length: 5, 6\r\n\r\nhello", 400),
     "signed length": (POST + b"Content-Length: +5\r\n\r\nhello", 400),
     "length in hexadecimal": (POST + b"Content-Length: 0x5\r\n\r\nhello", 400),
