@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import ipaddress
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
@@ -80,12 +83,12 @@ def load_pair(files: CertificateFiles) -> Certificate:
             f"{files.key} has a passphrase, which nobody can type here; "
             f"remove it with: openssl pkey -in {files.key} -out KEY"
         )
-    try:
-        public = load_pem_private_key(key_pem, password=None).public_key()
-    except (ValueError, TypeError) as exc:
-        raise CertificateError(f"{files.key} is not a private key in PEM form") from exc
     form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    if public.public_bytes(*form) != parsed.public_key().public_bytes(*form):  # (5)
+    with _junk_is_said(f"{files.key} is not a private key in PEM form"):
+        public = load_pem_private_key(key_pem, password=None).public_key().public_bytes(*form)
+    with _junk_is_said(f"{files.certificate} holds a certificate whose key cannot be read"):
+        is_its_own = public == parsed.public_key().public_bytes(*form)
+    if not is_its_own:  # (5)
         raise CertificateError(
             f"{files.key} does not belong to the first certificate in {files.certificate}; "
             "the server's own certificate comes first, its issuers after it"
@@ -98,26 +101,39 @@ def now_utc() -> datetime:
 
 
 def _parsed(path: Path) -> x509.Certificate:
+    pem = _read(path)
+    with _junk_is_said(f"{path} holds no certificate in PEM form"):
+        return x509.load_pem_x509_certificates(pem)[0]
+
+
+@contextmanager
+def _junk_is_said(sentence: str) -> Iterator[None]:
+    """The parser has errors of several kinds, and reads some fields only when they are asked for.
+
+    Raises:
+        CertificateError: with the sentence.
+    """
     try:
-        return x509.load_pem_x509_certificates(_read(path))[0]
-    except ValueError as exc:
-        raise CertificateError(f"{path} holds no certificate in PEM form") from exc
+        yield
+    except (ValueError, TypeError, UnsupportedAlgorithm, InternalError, x509.InvalidVersion) as exc:
+        raise CertificateError(sentence) from exc
 
 
 def _described(parsed: x509.Certificate, path: Path) -> Certificate:
     try:
         names = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         listed = [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError):
         listed = []
-    return Certificate(
-        path=path,
-        names=tuple(listed),
-        begins=parsed.not_valid_before_utc,
-        ends=parsed.not_valid_after_utc,
-        fingerprint=parsed.fingerprint(hashes.SHA256()).hex(":").upper(),
-        issuer=parsed.issuer.rfc4514_string(),
-    )
+    with _junk_is_said(f"{path} holds a damaged certificate"):
+        return Certificate(
+            path=path,
+            names=tuple(listed),
+            begins=parsed.not_valid_before_utc,
+            ends=parsed.not_valid_after_utc,
+            fingerprint=parsed.fingerprint(hashes.SHA256()).hex(":").upper(),
+            issuer=parsed.issuer.rfc4514_string(),
+        )
 
 
 def general_names(names: tuple[str, ...]) -> list[x509.GeneralName]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import os
+import random
 import shutil
 import ssl
 import subprocess
+import textwrap
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -228,3 +232,31 @@ def test_the_pair_loads_into_openssl(config: Config) -> None:
     keep_certificate(config, NOW, "box")
     files = local_files(config)
     ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(files.certificate, files.key)
+
+
+def _with_other_bytes(pem: str, dice: random.Random) -> str:
+    """The first block of a PEM file, which still is one, with a few bytes of its contents changed."""
+    first, _, rest = pem.partition("\n")
+    body, _, last = rest.partition("-----END")
+    der = bytearray(base64.b64decode(body))
+    for _ in range(dice.choice((1, 2, 5))):
+        der[dice.randrange(len(der))] = dice.randrange(256)
+    lines = textwrap.fill(base64.b64encode(der).decode(), 64)
+    return f"{first}\n{lines}\n-----END{last.partition(chr(10))[0]}\n"
+
+
+@pytest.mark.filterwarnings("ignore")  # of the parser, about what it reads in spite of everything
+@pytest.mark.parametrize("damaged", ["certificate", "key"])
+def test_whatever_lies_in_the_files_is_one_error(config: Config, damaged: str) -> None:
+    """The parser has errors of many kinds; one that is not foreseen would be a page that fails, or a traceback."""
+    keep_certificate(config, datetime.now(UTC), "box")
+    files = local_files(config)
+    path: Path = getattr(files, damaged)
+    whole, dice, refused = path.read_text(), random.Random(11), 0
+    for _ in range(1500):
+        path.write_text(_with_other_bytes(whole, dice))
+        with suppress(CertificateError):
+            load_pair(files)
+            continue
+        refused += 1
+    assert refused > 300
