@@ -1,0 +1,136 @@
+"""Two web workers (`[web] workers = 2`): what is counted, locked or taken away in one holds in the other."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing
+from http.client import HTTPConnection, HTTPResponse, IncompleteRead
+from pathlib import Path
+from urllib.parse import urlencode
+
+import pytest
+
+from appliance.accounts import Role, User
+from appliance.engine.protocol import AnswerDelta, Started, TurnEvent, TurnRequest
+from tests.fakes import FakeEngine, done
+from tests.webui.conftest import SYSTEM, MakeSite, Site
+from tests.webui.served import gunicorn, write_release
+
+BODY = json.dumps({"model": "gpt-oss-fake", "messages": [{"role": "user", "content": "Hi"}], "stream": True})
+STREAMS = 6
+HELD_S = 60.0  # a test that forgets to let go fails, and does not hang
+
+
+def silent(_: TurnRequest) -> Iterable[TurnEvent]:
+    """Says one word and then nothing."""
+    yield Started(20, 0.0)
+    yield AnswerDelta("Half ")
+    threading.Event().wait(HELD_S)
+    yield done()
+
+
+@pytest.fixture
+def site(make_site: MakeSite) -> Site:
+    made = make_site(FakeEngine(silent))
+    write_release(made.services.config.home / "current", "gpt-oss-fake")
+    return made
+
+
+@pytest.fixture
+def port(site: Site) -> Iterator[int]:
+    with gunicorn(site.services.config.home, site.engine.doorbell, workers=2) as port:
+        yield port
+
+
+@pytest.fixture
+def ada(site: Site) -> User:
+    return site.add_user("ada", Role.USER)
+
+
+def begin_stream(port: int, key: str, open_ones: ExitStack) -> HTTPResponse:
+    connection = open_ones.enter_context(closing(HTTPConnection("127.0.0.1", port, timeout=HELD_S)))
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    connection.request("POST", "/v1/chat/completions", BODY, headers)
+    response = connection.getresponse()
+    assert response.readline().startswith(b"data: ")
+    return response
+
+
+@pytest.fixture
+def open_ones() -> Iterator[ExitStack]:
+    """Closes the streams that a test began."""
+    with ExitStack() as stack:
+        yield stack
+
+
+def workers_that_serve(site: Site) -> set[int]:
+    """The processes that run turns; each holds a lock of its own on a file, and /proc/locks names them."""
+    home = site.services.config.home
+    files = {path.stat().st_ino for path in home.rglob("*") if path.is_file()}
+    locks = (line.split() for line in Path("/proc/locks").read_text().splitlines())
+    found = {int(fields[4]) for fields in locks if fields[1] == "FLOCK" and int(fields[5].split(":")[2]) in files}
+    return found - {os.getpid()}
+
+
+def begin_in_both(site: Site, port: int, key: str, open_ones: ExitStack) -> list[HTTPResponse]:
+    """Streams until both workers have some."""
+    streams = [begin_stream(port, key, open_ones) for _ in range(STREAMS)]
+    while len(workers_that_serve(site)) < 2:
+        assert len(streams) < 300, "one worker takes every connection"
+        streams.append(begin_stream(port, key, open_ones))
+    return streams
+
+
+def test_streams_of_both_end_with_the_access(site: Site, port: int, ada: User, open_ones: ExitStack) -> None:
+    streams = begin_in_both(site, port, site.add_key(ada), open_ones)
+    site.services.accounts.disable(ada.id, by=SYSTEM)
+    for stream in streams:
+        rest = stream.read().decode()
+        assert "The account was disabled. The answer was cancelled." in rest
+        assert "[DONE]" not in rest
+
+
+def test_a_killed_worker_takes_its_own_streams_and_no_others(
+    site: Site, port: int, ada: User, open_ones: ExitStack
+) -> None:
+    key = site.add_key(ada)
+    streams = begin_in_both(site, port, key, open_ones)
+    killed, _ = sorted(workers_that_serve(site))
+    os.kill(killed, signal.SIGKILL)
+    begin_stream(port, key, open_ones)  # somebody else's, meanwhile
+    site.services.accounts.disable(ada.id, by=SYSTEM)
+    ended = [_end_of(stream) for stream in streams]
+    assert "cut off" in ended
+    assert "The account was disabled. The answer was cancelled." in "".join(ended)
+
+
+def _end_of(stream: HTTPResponse) -> str:
+    try:
+        return stream.read().decode()
+    except (OSError, IncompleteRead):
+        return "cut off"
+
+
+def guess(port: int, number: int) -> int:
+    """One wrong password, on a new connection; the status of the answer."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=HELD_S)
+    connection.request("GET", "/sign-in")
+    response = connection.getresponse()
+    found = re.search(r'name="csrf_token" value="([^"]+)"', response.read().decode())
+    assert found is not None
+    cookie = (response.getheader("Set-Cookie") or "").partition(";")[0]
+    form = urlencode({"csrf_token": found[1], "name": "ada", "password": f"a wrong guess {number}"})
+    headers = {"Cookie": cookie, "Content-Type": "application/x-www-form-urlencoded", "Connection": "close"}
+    connection.request("POST", "/sign-in", form, headers)
+    status = connection.getresponse().status
+    connection.close()
+    return status
+
+
+def test_guesses_are_counted_together(port: int, ada: User) -> None:
+    assert [guess(port, number) for number in range(7)] == [401] * 5 + [429] * 2
