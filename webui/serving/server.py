@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from webui.serving.answer import WsgiApp
 from webui.serving.connection import Connection, Serving
 from webui.serving.crowd import Crowd
-from webui.serving.limits import Limits
+from webui.serving.limits import ACCEPTS_AT_ONCE, Limits
 from webui.serving.pool import Pool
 
 _BACKLOG = 1024
@@ -40,9 +40,12 @@ class Server:
         for listener in listeners:
             make = lambda: Connection(self._serving)  # noqa: E731
             if listener.family == socket.AF_UNIX:
-                self._listening.append(await loop.create_unix_server(make, sock=listener, backlog=_BACKLOG))
+                self._listening.append(await loop.create_unix_server(make, sock=listener, backlog=ACCEPTS_AT_ONCE))
             else:
-                self._listening.append(await loop.create_server(make, sock=listener, backlog=_BACKLOG))
+                self._listening.append(await loop.create_server(make, sock=listener, backlog=ACCEPTS_AT_ONCE))
+            # asyncio accepts as many at once as it is told to queue, before it hands over the first of them. More may
+            # queue in the kernel, where they cost no file.
+            listener.listen(_BACKLOG)
         self._sweeping = asyncio.create_task(self._sweep())
 
     async def stop(self, *, answer_s: float, record_s: float) -> None:
