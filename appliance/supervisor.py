@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from appliance.config import Config, init_state
+from appliance.doorbell import Doorbell
 from appliance.errors import CANNOT_SERVE, ApplianceError
 from appliance.installed import InstalledRelease
 from appliance.isolation import (
@@ -107,8 +108,8 @@ def serve(
     listener = listen(config, inherited_listener)
     transport = transport_of(config, host_of(listener))
     lock = _lock_site(config)
-    web_end, engine_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    keep = [listener.fileno(), lock, web_end.fileno(), engine_end.fileno()]
+    doorbell = Doorbell()
+    keep = [listener.fileno(), lock, *doorbell.fds]
     places = places_of(config, engine=engine_kind(config))
     silence, watch = shut_the_door_for_programs(
         keep=keep, become=owner_to_become(config.state_dir), programs=places.kinds, places=places
@@ -125,28 +126,27 @@ def serve(
         "event": "started", "summary": silence.summary(), "watched": watch is not None, "silence": asdict(silence),
         "release": release,
     }  # fmt: skip
-    _Supervisor(config, programs, listener, web_end, engine_end, started, granted, watch, url, say).run()
+    _Supervisor(config, programs, listener, doorbell, started, granted, watch, url, say).run()
 
 
 class _Supervisor:
     def __init__(
-        self, config: Config, programs: Programs, listener: socket.socket, web_end: socket.socket,
-        engine_end: socket.socket, started: dict[str, object], places: Places | None, watch: Watch | None,
-        url: str, say: Callable[[str], None],
+        self, config: Config, programs: Programs, listener: socket.socket, doorbell: Doorbell,
+        started: dict[str, object], places: Places | None, watch: Watch | None, url: str, say: Callable[[str], None],
     ) -> None:  # fmt: skip
         programs = replace(programs, environ={**programs.environ, "APPLIANCE_URL": url})
         self._config, self._programs, self._url, self._say = config, programs, url, say
         self._places, self._watch = places, watch
         self._link_url = config.site_addresses[0].url if config.site_addresses else url
-        self._engine_probe = EngineProbe(web_end)
+        self._doorbell, self._engine_probe = doorbell, EngineProbe(doorbell.web_end)
         self._web_probe, self._recorder_probe = ReadyPipe(), ReadyPipe()
         self._notes = Notes(started)
         self._outputs = Outputs((Kind.RECORDER, Kind.WEB, Kind.PACKER, engine_kind(config), Kind.ADMINISTRATION))
         self._ended_workers = EndedWorkers()
         self._why = "an error of the supervisor"  # it stops
         bell, ready, workers = "APPLIANCE_DOORBELL_FD", "APPLIANCE_READY_FD", "APPLIANCE_WORKERS_FD"
-        recorder_fds, engine_fds = {ready: self._recorder_probe.fd}, {bell: engine_end.fileno()}
-        web_fds = {bell: web_end.fileno(), ready: self._web_probe.fd, workers: self._ended_workers.fd}
+        recorder_fds, engine_fds = {ready: self._recorder_probe.fd}, {bell: doorbell.engine_end.fileno()}
+        web_fds = {bell: doorbell.web_end.fileno(), ready: self._web_probe.fd, workers: self._ended_workers.fd}
         self._recorder = _Child(_program(Kind.RECORDER, programs.recorder, programs, places, recorder_fds))
         kill = signal.SIGKILL
         self._engine = _Child(
@@ -236,6 +236,15 @@ class _Supervisor:
         child.start_at_s = time.monotonic() + delay_s
         _log.warning("the %s ended after %.0f s (%s); starting it again in %.1f s", name, ran_s, how, delay_s)
         self._notes.add({"event": "process_ended", "process": name, "how": how, "ran_s": round(ran_s, 1)})
+        if child is self._engine and self._doorbell.is_shut():
+            self._replace_doorbell()
+
+    def _replace_doorbell(self) -> None:
+        """Who shut it was one of those that hold it: all of them begin again, with a new one."""
+        _log.error("the doorbell was shut by a web worker or the engine; both begin again with another")
+        self._doorbell.replace()
+        if self._web.pid:
+            os.kill(self._web.pid, signal.SIGTERM)
 
     def _note_ended_workers(self) -> None:
         """Workers are gunicorn's children: it restarts them, and tells us."""

@@ -140,7 +140,7 @@ GROUPS: Final = (
     Group(
         "talk over sockets that somebody else opened",
         _SUPERVISOR | _ENGINE | _WEB | {Kind.WATCHER},
-        "recvfrom recvmsg shutdown getsockname getpeername",
+        "recvfrom recvmsg getsockname getpeername",
         {
             "sendto": ((Only(3, (0,), _MSG_FASTOPEN), *_NO_PEER),),
             "getsockopt": ((Only(1, (socket.SOL_SOCKET,)), Only(2, _SO_READ)),),
@@ -157,6 +157,7 @@ GROUPS: Final = (
                 (Only(1, (socket.IPPROTO_TCP,)), Only(2, _TCP)),
             ),
             "getsockopt": ((Only(1, (socket.IPPROTO_TCP,)), Only(2, (*_TCP, socket.TCP_INFO))),),
+            "shutdown": ((Only(1, (socket.SHUT_WR,)),),),  # of a connection; for reading it would end a listener
         },
     ),
     Group(
@@ -196,6 +197,7 @@ DANGERS: Final = (
     Danger("open a socket or address somebody", "socket socketpair sendto sendmsg sendmmsg", cuda=False),
     Danger("set an option of a connection that could send or re-route", "setsockopt", cuda=False),
     Danger("wait for connections", "listen accept accept4", cuda=False),
+    Danger("shut a socket for all who share it", "shutdown", cuda=False),
     Danger("control a device, an interface or a terminal", "ioctl", cuda=False),
     Danger("run another program", "execve execveat"),
     Danger("start a process or enter a namespace", "clone fork vfork", cuda=False),

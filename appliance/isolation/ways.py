@@ -222,6 +222,7 @@ def _powers() -> Iterator[Way]:
     cuda = frozenset({Kind.ENGINE_CUDA})  # its driver's calls are not known well enough to refuse these
     spare = cuda | {Kind.SUPERVISOR}
     yield Way("memfd_create", "memfd_create", lambda: syscall("memfd_create", b"", 0xFFFF), spared=cuda)
+    yield Way("shutdown", "shutdown", lambda: syscall("shutdown", _NO_FD, 2), spared=cuda)
     yield Way("rights of a file changed (fchmodat)", "fchmodat", lambda: syscall("fchmodat", _NO_FD, None, 0))
     yield Way("file given away (fchownat)", "fchownat", lambda: syscall("fchownat", _NO_FD, None, 0, 0, 0))
     yield Way("device node made (mknodat)", "mknodat", lambda: syscall("mknodat", _NO_FD, None, 0, 0), spared=cuda)

@@ -68,7 +68,7 @@ OPENED = {
             *("ptrace", "pidfd_getfd", "bpf", "perf_event_open", "userfaultfd", "add_key", "keyctl", "umount2"),
             *("pivot_root", "chroot", "move_mount", "fsopen", "open_by_handle_at", "pidfd_open", "pidfd_send_signal"),
             *("process_madvise", "kcmp", "execveat", "finit_module", "kexec_load", "capset", "fanotify_init"),
-            "memfd_create",
+            *("memfd_create", "shutdown"),
         )
     },
 }  # fmt: skip
