@@ -17,8 +17,9 @@ import sqlalchemy as sa
 
 from appliance.audit.event import Action, Actor, Content, NewEvent
 from appliance.audit.log import AuditLog
-from appliance.database import api_keys, as_datetime, sessions, users
+from appliance.database import as_datetime
 from appliance.links import end_links, make_link
+from appliance.tables import api_keys, sessions, users
 from appliance.users import AccountError, Role, User, check_free, check_not_last_admin, checked_roles, join_roles
 
 _MAX_DISPLAY_NAME_CHARS: Final = 100

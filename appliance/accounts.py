@@ -27,10 +27,11 @@ from appliance.account_changes import (
 )
 from appliance.audit.event import Actor, Via
 from appliance.audit.log import AuditLog
-from appliance.database import Database, now_us, users
+from appliance.database import Database, now_us
 from appliance.four_eyes import Change, check_alone
 from appliance.links import LINK_LIFETIME_S, Link, LinkError
 from appliance.passwords import Passwords, check_password
+from appliance.tables import users
 from appliance.users import (
     ALL_ROLES,
     AccountError,

@@ -18,8 +18,9 @@ import sqlalchemy as sa
 
 from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.log import AuditLog
-from appliance.database import Database, api_keys, as_datetime, now_us, users
+from appliance.database import Database, as_datetime, now_us
 from appliance.errors import ApplianceError
+from appliance.tables import api_keys, users
 from appliance.users import AccountError, User, user_of_row
 
 API_KEY_PREFIX = "gpo_"

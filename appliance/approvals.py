@@ -21,8 +21,9 @@ import sqlalchemy as sa
 from appliance.account_changes import Transaction, apply_enable, apply_roles, give_link, insert_user
 from appliance.audit.event import Actor
 from appliance.audit.log import AuditLog
-from appliance.database import CLOCK_SLACK_US, Database, DatabaseError, approvals, as_datetime, now_us, users
+from appliance.database import CLOCK_SLACK_US, Database, DatabaseError, as_datetime, now_us
 from appliance.four_eyes import Change, Kind, is_guarded, why_not_second
+from appliance.tables import approvals, users
 from appliance.users import (
     AccountError,
     User,

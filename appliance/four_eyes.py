@@ -29,7 +29,7 @@ from typing import Final, Literal
 import sqlalchemy as sa
 
 from appliance.audit.event import Actor
-from appliance.database import users
+from appliance.tables import users
 from appliance.users import AccountError, Role, User, able_admins
 
 GUARDED: Final = frozenset({Role.REVIEWER, Role.ADMIN})

@@ -18,7 +18,8 @@ from appliance.audit.event import Content, Header, NewEvent
 from appliance.audit.log import AuditLog, Event
 from appliance.audit.rows import load_events
 from appliance.conversations import append_interruption
-from appliance.database import audit_events, read_number, write_setting
+from appliance.database import read_number, write_setting
+from appliance.tables import audit_events
 
 INTERRUPTED: Final = (
     "Interrupted: the process that answered ended before the answer was recorded. What was generated is not known."

@@ -16,7 +16,8 @@ from typing import Final, Literal
 
 import sqlalchemy as sa
 
-from appliance.database import CLOCK_SLACK_US, DatabaseError, links, users
+from appliance.database import CLOCK_SLACK_US, DatabaseError
+from appliance.tables import links, users
 from appliance.users import AccountError, Role, join_roles, parse_roles
 
 LINK_LIFETIME_S = 24 * 3600

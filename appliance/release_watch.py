@@ -26,7 +26,8 @@ import sqlalchemy as sa
 
 from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.log import AuditLog, RecordError
-from appliance.database import DatabaseError, audit_events
+from appliance.database import DatabaseError
+from appliance.tables import audit_events
 from installer.formats.manifest import (
     MANIFEST,
     ManifestError,

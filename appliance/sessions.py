@@ -16,7 +16,8 @@ import sqlalchemy as sa
 
 from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.log import AuditLog
-from appliance.database import CLOCK_SLACK_US, Database, as_datetime, now_us, sessions, users
+from appliance.database import CLOCK_SLACK_US, Database, as_datetime, now_us
+from appliance.tables import sessions, users
 from appliance.users import User, user_of_row
 
 LONGEST_SESSION_S = 7 * 24 * 3600  # however much it is used

@@ -26,7 +26,7 @@ import sqlalchemy as sa
 
 from appliance.audit.event import Actor, Content, NewEvent, Via
 from appliance.audit.log import AuditLog
-from appliance.database import Database, now_us, users
+from appliance.database import Database, now_us
 from appliance.errors import ApplianceError
 from appliance.hashing_slots import HashingBusyError
 from appliance.passwords import MAX_CHARS, PasswordRuleError, Passwords
@@ -45,6 +45,7 @@ from appliance.sign_in_limits import (
     seconds_to_wait,
     take,
 )
+from appliance.tables import users
 from appliance.users import User, is_name, user_of_row
 
 _NOT_A_NAME: Final = "(not a name)"

@@ -25,7 +25,7 @@ from typing import Final, Literal
 
 import sqlalchemy as sa
 
-from appliance.database import known_addresses, sign_in_limits
+from appliance.tables import known_addresses, sign_in_limits
 
 _SECOND_US: Final = 1_000_000
 _MOST_ROWS: Final = 30_000

@@ -18,7 +18,7 @@ from appliance.allowance import Allowance
 from appliance.audit.event import Actor, Content, NewEvent, Outcome
 from appliance.audit.log import AuditLog, RecordError
 from appliance.audit.words import INDEX_VERSION
-from appliance.database import DatabaseError, storable
+from appliance.database import DatabaseError
 from appliance.engine.protocol import (
     AnswerDelta,
     Done,
@@ -32,6 +32,7 @@ from appliance.engine.protocol import (
     TurnRequest,
 )
 from appliance.presence import PresenceError
+from appliance.tables import storable
 
 __all__ = ["Actor", "Turn", "run_turn"]
 

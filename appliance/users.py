@@ -15,8 +15,9 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from appliance.audit.event import Actor, Via
-from appliance.database import DatabaseError, as_datetime, users
+from appliance.database import DatabaseError, as_datetime
 from appliance.errors import ApplianceError
+from appliance.tables import users
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 

@@ -13,8 +13,9 @@ import sqlalchemy as sa
 from appliance.audit.event import Actor, Content, Header, NewEvent
 from appliance.audit.ledger import Finding
 from appliance.audit.log import AuditLog
-from appliance.database import Database, audit_contents, audit_events, read_setting, write_setting
+from appliance.database import Database, read_setting, write_setting
 from appliance.errors import ApplianceError
+from appliance.tables import audit_contents, audit_events
 
 _FAULT = "audit_fault"
 _SYSTEM = Actor("", "appliance", "system")

@@ -22,7 +22,8 @@ from appliance.audit.event import Action
 from appliance.audit.fault import Fault
 from appliance.audit.full_check import CHECKED, EXPORTED, full_check
 from appliance.audit.word_check import check_words
-from appliance.database import AUDIT_WORDS_SQLITE, Database, audit_contents, audit_events, metadata, read_setting, users
+from appliance.database import Database, read_setting
+from appliance.tables import AUDIT_WORDS_SQLITE, audit_contents, audit_events, metadata, users
 
 _LATER_US = 60 * 1_000_000
 _DIGITS = 19  # of a time that a database takes

@@ -23,12 +23,7 @@ import sqlalchemy as sa
 from appliance.audit.event import Content
 from appliance.audit.fault import MAX_FAULTS, Fault
 from appliance.audit.words import indexed_text, vectors_of
-from appliance.database import (
-    AUDIT_WORDS_SQLITE,
-    audit_contents,
-    audit_events,
-    audit_words_postgresql,
-)
+from appliance.tables import AUDIT_WORDS_SQLITE, audit_contents, audit_events, audit_words_postgresql
 
 _SHADOWS = ("data", "idx", "docsize", "config")  # the tables in which FTS5 keeps an index
 _STRETCH = 500  # events read at once

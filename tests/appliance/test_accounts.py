@@ -23,12 +23,13 @@ from appliance.api_keys import DEFAULT_DAYS, ApiKeys, KeyRefusedError
 from appliance.approvals import LIFETIME_S, Approvals
 from appliance.audit.event import Actor, Content
 from appliance.audit.log import AuditLog, RecordError
-from appliance.database import Database, api_keys, links, sessions, users
+from appliance.database import Database
 from appliance.four_eyes import Change, SecondNeededError
 from appliance.passwords import PasswordRuleError, Passwords, check_password
 from appliance.sessions import LONGEST_SESSION_S, Sessions
 from appliance.sign_in import SignIn, SignInError
 from appliance.sign_in_limits import PAIR
+from appliance.tables import api_keys, links, sessions, users
 
 SYSTEM = Actor("", "appliance", "system")
 ROOT = Actor("", "root", "cli")

@@ -11,9 +11,10 @@ import sqlalchemy as sa
 from appliance.accounts import Accounts, Role, User
 from appliance.audit.log import AuditLog
 from appliance.conversations import ConversationNotFoundError, Conversations, NewMessage
-from appliance.database import Database, messages
+from appliance.database import Database
 from appliance.engine.protocol import Message, ToolCall
 from appliance.passwords import Passwords
+from appliance.tables import messages
 from tests.appliance.records import SYSTEM
 
 

@@ -11,21 +11,17 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-import appliance.database as database_module
 from appliance.database import (
-    SCHEMA_VERSION,
     Database,
     DatabaseError,
-    api_keys,
     as_iso,
     from_iso,
     now_us,
     open_database,
     read_setting,
-    storable,
-    users,
     write_setting,
 )
+from appliance.tables import SCHEMA_VERSION, UPGRADES, api_keys, storable, users
 from tests.appliance.conftest import PostgreSQL
 
 
@@ -47,7 +43,7 @@ def test_schema_of_a_newer_release_is_refused(database: Database, database_url: 
 
 def make_schema_1(connection: sa.Connection) -> None:
     """Undo what schema 2 added to existing tables."""
-    for statement in database_module._UPGRADES[2]:
+    for statement in UPGRADES[2]:
         added = re.fullmatch(r"ALTER TABLE (\w+) ADD COLUMN (\w+) .+", statement)
         if added:
             connection.exec_driver_sql(f"ALTER TABLE {added[1]} DROP COLUMN {added[2]}")

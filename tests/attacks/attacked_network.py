@@ -24,7 +24,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from appliance.config import load_config
-from appliance.database import audit_contents, audit_events, open_database
+from appliance.database import open_database
+from appliance.tables import audit_contents, audit_events
 from tests.appliance.supervised import ENGINE, supervised
 from tests.attacks import inside
 

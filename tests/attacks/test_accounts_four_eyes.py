@@ -10,9 +10,10 @@ import pytest
 from appliance.accounts import Role, User
 from appliance.approvals import LIFETIME_S, Approvals, Request
 from appliance.audit.event import Actor
-from appliance.database import approvals as approvals_table
-from appliance.database import links, now_us, users
+from appliance.database import now_us
 from appliance.four_eyes import Change, SecondNeededError
+from appliance.tables import approvals as approvals_table
+from appliance.tables import links, users
 from appliance.users import AccountError
 from tests.webui.conftest import PASSWORD, SYSTEM, Browser, Site
 

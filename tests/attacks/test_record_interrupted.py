@@ -28,7 +28,7 @@ WORKER = """
 import sys, time
 from appliance.audit.event import Actor
 from appliance.audit.log import AuditLog
-from appliance.database import open_database
+from appliance.database import (open_database)
 from appliance.engine.protocol import Message, Started, TurnRequest
 from appliance.turns import run_turn
 from contextlib import contextmanager

@@ -171,7 +171,7 @@ from appliance.accounts import Accounts, Role
 from appliance.audit.event import Actor
 from appliance.audit.log import AuditLog
 from appliance.config import load_config
-from appliance.database import open_database
+from appliance.database import (open_database)
 from appliance.api_keys import ApiKeys
 database = open_database(load_config(Path(sys.argv[1])).database_url)
 log, actor = AuditLog(database), Actor("", "test", "cli")

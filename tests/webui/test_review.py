@@ -13,8 +13,8 @@ from appliance.audit.checkpoint import Integrity, write_checkpoint
 from appliance.audit.erasure import erase
 from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.log import RecordError
-from appliance.database import audit_contents
 from appliance.engine.protocol import AnswerDelta, Message, ReasoningDelta, Started, TurnRequest
+from appliance.tables import audit_contents
 from appliance.turns import run_turn
 from tests.fakes import FakeEngine, done
 from tests.webui.conftest import Browser, MakeSite, Site

@@ -11,7 +11,7 @@ from appliance.audit.fault import LogBrokenError
 from appliance.audit.ledger import read_tail
 from appliance.audit.note import Checkpoint, load_verifier, verify_checkpoint
 from appliance.audit.words import remove_words
-from appliance.database import audit_events
+from appliance.tables import audit_events
 from tests.webui.conftest import SYSTEM, Browser, Site
 
 

@@ -29,7 +29,8 @@ from appliance.audit.note import (
 )
 from appliance.audit.stored import newest_note
 from appliance.audit.verify import verify_log
-from appliance.database import Database, audit_contents, audit_events, from_iso
+from appliance.database import Database, from_iso
+from appliance.tables import audit_contents, audit_events
 from tests.appliance.records import SYSTEM, fill
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
