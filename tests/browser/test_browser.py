@@ -47,7 +47,7 @@ def test_the_whole_way_from_signing_in_to_the_verified_event(signed_in: Page, se
     server.sign_checkpoint()
     rows.filter(has_text="Was answered").click()
     event = page.get_by_role("region", name="Event", exact=True)
-    expect(event.get_by_text("What is not signed is not used.")).to_be_visible()
+    expect(event.get_by_text("What is not signed is not used.", exact=True)).to_be_visible()
     expect(event.get_by_text("whose root was signed at")).to_be_visible()
     page.reload()
     assert pages.integrity_state(page) == "verified"
