@@ -247,7 +247,8 @@ class Connection(asyncio.Protocol):
             while isinstance(event := self._parser.next_event(), h11.Data):
                 self._body += event.data
                 self._chunks += event.chunk_start
-                if self._chunks > _FREE_CHUNKS and len(self._body) < self._chunks * _LEAST_CHUNK_BYTES:
+                whole = self._chunks - 1  # the last one may have begun only
+                if whole > _FREE_CHUNKS and len(self._body) < whole * _LEAST_CHUNK_BYTES:
                     raise RefusedRequestError(400, "The chunks of the body are too small.")
                 if len(self._body) > self._limits.body_bytes:
                     self._begin_answer(head, is_read=False)

@@ -150,3 +150,13 @@ def test_headers_with_an_underscore_do_not_pass_for_others() -> None:
         )
         read_answer(client)
     assert seen == [{"HTTP_HOST": "t", "HTTP_X_TWO": "a,b", "HTTP_COOKIE": "a=1; b=2"}]
+
+
+def test_a_chunk_that_has_only_begun_is_no_small_one() -> None:
+    whole = b"100\r\n" + b"x" * 256 + b"\r\n"
+    with running() as port, connect(port) as client, connect(port) as other:
+        client.sendall(CHUNKED + whole * 270 + whole[:15])
+        other.sendall(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
+        assert read_answer(other) == (200, b"GET / 0")  # by now the loop has read what came before
+        client.sendall(whole[15:] + b"0\r\n\r\n")
+        assert read_answer(client) == (200, b"POST / 69376")
