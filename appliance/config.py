@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from appliance.child import errno_of_child
 from appliance.errors import ApplianceError
 from appliance.site_address import SiteAddress, parse_site_address
 
@@ -202,20 +203,13 @@ def _as_user(uid: int, gid: int, work: Callable[[], None]) -> None:
     Raises:
         OSError: what it met.
     """
-    pid = os.fork()
-    if pid == 0:
-        code = 255
-        try:
-            os.setgroups([])
-            os.setresgid(gid, gid, gid)
-            os.setresuid(uid, uid, uid)
-            work()
-            code = 0
-        except OSError as exc:
-            code = exc.errno or 255
-        finally:
-            os._exit(code)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    def leave_root_and_work() -> None:
+        os.setgroups([])
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+        work()
+
+    code = errno_of_child(leave_root_and_work)
     if code:
         raise OSError(code, f"{os.strerror(code)} for uid {uid}; start as its owner")
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
+from appliance.child import errno_of_child
 from appliance.isolation.files import Places, file_rules, scratch_dir
 from appliance.isolation.kernel import SilenceError
 from appliance.isolation.landlock import restrict_program
@@ -171,15 +172,6 @@ def _execute(path: Path) -> None:
     Raises:
         OSError: it was refused.
     """
-    pid = os.fork()
-    if pid == 0:
-        code = 255
-        try:
-            os.execve(path, [str(path)], {})  # noqa: S606 - it must be refused
-        except OSError as exc:
-            code = exc.errno or 255
-        finally:
-            os._exit(code)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    code = errno_of_child(lambda: os.execve(path, [str(path)], {}))  # noqa: S606 - it must be refused
     if code:
         raise OSError(code, os.strerror(code))
