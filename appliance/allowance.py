@@ -89,6 +89,7 @@ class Allowance:
         self._clock_us = clock_us
         self._lock = threading.Lock()
         self._pending: dict[tuple[str, int], int] = {}  # guarded by _lock
+        self._keeping = threading.Lock()  # taken before _lock: two threads must not keep the same bytes
 
     def check(self, user_id: str, request: TurnRequest) -> None:
         """Raises: PromptTooLargeError, QuotaSpentError, DatabaseError: the turn must not be run."""
@@ -134,6 +135,10 @@ class Allowance:
         Raises:
             DatabaseError: it could not be; it is still counted in memory.
         """
+        with self._keeping:
+            self._keep()
+
+    def _keep(self) -> None:
         with self._lock:
             pending = dict(self._pending)
         if not pending:
@@ -145,10 +150,8 @@ class Allowance:
             connection.execute(recorded_bytes.delete().where(old))
         with self._lock:
             for key, size_bytes in pending.items():
-                left = self._pending[key] - size_bytes
-                if left:
-                    self._pending[key] = left
-                else:
+                self._pending[key] -= size_bytes
+                if not self._pending[key]:
                     del self._pending[key]
 
     def _stored(self, user_id: str, day: int) -> int:

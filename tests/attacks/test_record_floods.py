@@ -7,6 +7,7 @@ import http.client
 import itertools
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,13 +15,14 @@ import pytest
 import sqlalchemy as sa
 
 from appliance.accounts import Role
-from appliance.allowance import DAY_US, MIB, Allowance, Limits, PromptTooLargeError, QuotaSpentError
+from appliance.allowance import DAY_US, EVENT_BYTES, MIB, Allowance, Limits, PromptTooLargeError, QuotaSpentError
 from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.log import AuditLog, RecordError
 from appliance.audit.repeated import MAX_SOURCES, WINDOW_S, RepeatedDenials
 from appliance.audit.review import _NAMES_IN_LOG, MAX_NAMES, actor_names
 from appliance.database import Database, open_database
 from appliance.engine.protocol import AnswerDelta, Message, Started, Tool, TurnRequest
+from appliance.tables import recorded_bytes
 from tests.fakes import FakeEngine, done
 from tests.webui.conftest import Browser, MakeSite, Site
 from tests.webui.served import gunicorn, write_release
@@ -260,6 +262,19 @@ def test_small_turns_are_counted_in_memory_until_the_process_ends(sqlite: Databa
     first.keep()
     with pytest.raises(QuotaSpentError):
         second.check_texts("u", [b"x"])
+
+
+def test_turns_that_end_at_once_are_each_counted_once(sqlite: Database) -> None:
+    allowance = Allowance(sqlite, Limits(1000, MIB))
+    content = Content("x" * 1000)
+    with ThreadPoolExecutor(max_workers=8) as threads:
+        for _ in range(20):
+            allowance.spend("u", content)
+            for kept in [threads.submit(allowance.keep) for _ in range(8)]:
+                kept.result()
+    with sqlite.read() as connection:
+        counted = connection.scalar(sa.select(recorded_bytes.c.bytes))
+    assert counted == 20 * (1000 + EVENT_BYTES + len("{}"))
 
 
 @pytest.fixture
