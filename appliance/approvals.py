@@ -96,9 +96,7 @@ class Approvals:
                     return request
             if len(found) >= _MOST_OPEN:
                 raise AccountError(f"{_MOST_OPEN} requests wait already; decide some of them first.")
-            request = Request(
-                secrets.token_hex(8), change, by.user_id, by.name, as_datetime(asking.now_us), "pending"
-            )
+            request = Request(secrets.token_hex(8), change, by.user_id, by.name, as_datetime(asking.now_us), "pending")
             asking.connection.execute(approvals.insert().values(_row_of(request, asking.now_us)))
             asking.note("approval_requested", change.subject, change.words())
             return request

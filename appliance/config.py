@@ -203,6 +203,7 @@ def _as_user(uid: int, gid: int, work: Callable[[], None]) -> None:
     Raises:
         OSError: what it met.
     """
+
     def leave_root_and_work() -> None:
         os.setgroups([])
         os.setresgid(gid, gid, gid)

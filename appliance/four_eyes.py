@@ -111,9 +111,7 @@ def has_other_admin(connection: sa.Connection, user_id: str, *, now_us: int) -> 
     return connection.execute(sa.select(users.c.id).where(lately)).first() is not None
 
 
-def why_not_second(
-    connection: sa.Connection, admin: User, *, requester_id: str, subject_id: str | None
-) -> str | None:
+def why_not_second(connection: sa.Connection, admin: User, *, requester_id: str, subject_id: str | None) -> str | None:
     """Why this administrator's eyes do not count for a request; None when they do."""
     if admin.id == requester_id:
         return f"{admin.name} asked for it"

@@ -92,9 +92,7 @@ def log_probabilities(top: TopLogits, ids: NDArray[np.int64]) -> NDArray[np.floa
     return logs
 
 
-def perplexity_and_divergence(
-    expected: list[Expected], found: Iterator[tuple[int, TopLogits]]
-) -> tuple[float, float]:
+def perplexity_and_divergence(expected: list[Expected], found: Iterator[tuple[int, TopLogits]]) -> tuple[float, float]:
     """exp of the mean negative log probability of the right tokens; mean divergence from what was expected there."""
     costs, divergences = [], []
     for (token, top), known in zip(found, expected, strict=True):

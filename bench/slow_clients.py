@@ -55,9 +55,7 @@ class Call:
         begin_s = time.monotonic()
         connection = http.client.HTTPConnection("localhost", self.port, timeout=_GIVE_UP_S)
         if self.context is not None:
-            connection = http.client.HTTPSConnection(
-                "localhost", self.port, timeout=_GIVE_UP_S, context=self.context
-            )
+            connection = http.client.HTTPSConnection("localhost", self.port, timeout=_GIVE_UP_S, context=self.context)
         headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"} if self.key else {}
         try:
             connection.request("POST" if self.body else "GET", self.path, self.body, headers)

@@ -84,9 +84,7 @@ def write_archive(
     return verified
 
 
-def _write_members(
-    file: BinaryIO, metadata: Mapping[str, bytes], tree: ReleaseTree, progress: Progress | None
-) -> None:
+def _write_members(file: BinaryIO, metadata: Mapping[str, bytes], tree: ReleaseTree, progress: Progress | None) -> None:
     for name, data in metadata.items():
         file.write(member_header(name, len(data)) + data + bytes(padding_bytes(len(data))))
     paths = {target.sha256: tree.directory / target.path for target in tree.targets}

@@ -77,9 +77,7 @@ def export_graph(
     return ExportedGraph(accelerator, out / MODEL, files)
 
 
-def _write_weights(
-    plan: GraphPlan, checkpoint: Checkpoint, shards: _ShardWriter, progress: Progress | None
-) -> None:
+def _write_weights(plan: GraphPlan, checkpoint: Checkpoint, shards: _ShardWriter, progress: Progress | None) -> None:
     total_bytes = sum(weight.size_bytes for weight in plan.weights)
     done_bytes = 0
     for weight in plan.weights:

@@ -26,9 +26,7 @@ from installer.verify import DiscardingSink, VerifiedArchive, verify_archive
 
 _FILE = click.argument("file", type=click.Path(path_type=Path))
 _ROOT_HELP = "The sender's root.json, brought by another way than the archive."
-_ROOT = click.option(
-    "--root", required=True, type=click.Path(path_type=Path), help=_ROOT_HELP
-)
+_ROOT = click.option("--root", required=True, type=click.Path(path_type=Path), help=_ROOT_HELP)
 _PREFIX = click.option(
     "--prefix", required=True, type=click.Path(path_type=Path), help="The site directory releases are installed into."
 )

@@ -320,4 +320,3 @@ class _MemberFetcher(FetcherInterface):
         if name not in self._members:
             raise tuf_errors.DownloadHTTPError(f"the archive has no {name}", 404)
         return iter((self._members[name],))
-

@@ -47,4 +47,3 @@ def ready() -> Response:
     except EngineUnavailableError:
         return make_response(jsonify(status="engine_stopped"), 503)
     return make_response(jsonify(status="ready"))
-

@@ -77,9 +77,7 @@ def _cache_shape(path: Path, accelerator: str) -> CacheShape:
         raise ReleaseError(f"{path}: does not describe the caches of a gpt-oss model: {exc!r}") from exc
 
 
-def cache_shape(
-    accelerator: str, *, layer_types: list[str], kv_heads: int, head_dim: int, window: int
-) -> CacheShape:
+def cache_shape(accelerator: str, *, layer_types: list[str], kv_heads: int, head_dim: int, window: int) -> CacheShape:
     """The caches of a model of these sizes: on a CPU layers with a window keep a ring, on CUDA none does."""
     on_cpu = accelerator == "cpu"
     sliding = frozenset(at for at, kind in enumerate(layer_types) if kind == "sliding_attention")

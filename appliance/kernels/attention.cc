@@ -25,8 +25,10 @@ void rotate(const float* x, const float* cosines, const float* sines, size_t hea
 std::vector<Segment> segments_of(const int32_t* slots, const int32_t* positions, size_t tokens) {
   std::vector<Segment> segments;
   for (size_t t = 0; t < tokens; ++t) {
-    if (t && slots[t] == slots[t - 1] && positions[t] == int64_t{positions[t - 1]} + 1) ++segments.back().count;
-    else segments.push_back({static_cast<size_t>(slots[t]), static_cast<size_t>(positions[t]), t, 1});
+    if (t && slots[t] == slots[t - 1] && positions[t] == int64_t{positions[t - 1]} + 1)
+      ++segments.back().count;
+    else
+      segments.push_back({static_cast<size_t>(slots[t]), static_cast<size_t>(positions[t]), t, 1});
   }
   return segments;
 }

@@ -29,9 +29,9 @@ struct Segment {
 std::vector<Segment> segments_of(const int32_t* slots, const int32_t* positions, size_t tokens);
 
 struct AttentionInputs {
-  const float* qkv;  // (tokens, width)
+  const float* qkv;                      // (tokens, width)
   const std::vector<Segment>& segments;  // of as many slots
-  const float* cosines;  // (positions, head_dim / 2)
+  const float* cosines;                  // (positions, head_dim / 2)
   const float* sines;
   const float* sinks;  // (heads,)
 };

@@ -30,7 +30,8 @@ constexpr size_t kValueTile = 64;  // positions whose values stay in the first-l
 
 // Adds to out (queries, head_dim) the values (count, head_dim) of one tile, weighted for kQueries queries.
 template <int kQueries>
-inline void add_tile(const float* weights, size_t stride, const float* values, size_t head_dim, size_t count, float* out) {
+inline void add_tile(const float* weights, size_t stride, const float* values, size_t head_dim, size_t count,
+                     float* out) {
   for (size_t d = 0; d < head_dim; d += kLanes) {
     Lanes sums[kQueries];
 #pragma GCC unroll 8

@@ -135,7 +135,8 @@ template <typename Weights>
 void product(const uint8_t* first, const uint8_t* second, size_t blocks, const ExactRows& rows, float* out) {
   for (const uint8_t* group : {first, second}) {
     in_passes<kPassRows>(rows.count, [&](auto n, size_t t) {
-      group_product<Weights, n>(group, blocks, rows.values + t * blocks * kBlock, rows.scale + t * blocks, out + 32 * t);
+      group_product<Weights, n>(group, blocks, rows.values + t * blocks * kBlock, rows.scale + t * blocks,
+                                out + 32 * t);
     });
     out += kGroupRows;
   }
@@ -164,7 +165,8 @@ void bf16_group_product(const uint8_t* group, size_t blocks, const float* x, flo
   }
 }
 
-inline void bf16_product(const uint8_t* first, const uint8_t* second, size_t blocks, const ExactRows& rows, float* out) {
+inline void bf16_product(const uint8_t* first, const uint8_t* second, size_t blocks, const ExactRows& rows,
+                         float* out) {
   in_passes<4>(rows.count, [&](auto n, size_t t) {
     bf16_group_product<n>(first, blocks, rows.x + t * blocks * kBlock, out + t * 32);
     bf16_group_product<n>(second, blocks, rows.x + t * blocks * kBlock, out + t * 32 + kGroupRows);

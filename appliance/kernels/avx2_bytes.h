@@ -14,7 +14,9 @@ namespace {
 
 struct Mxfp4Bytes : Mxfp4Weights, UnsignedMxfp4 {
   static constexpr int kFours = 2;
-  static __m256i ordered(__m256i x) { return _mm256_permutevar8x32_epi32(x, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)); }
+  static __m256i ordered(__m256i x) {
+    return _mm256_permutevar8x32_epi32(x, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+  }
   static void fours(const uint8_t* half, __m256i* out) {
     const __m256i table = _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(kUnsignedE2m1)));
     const __m256i nibble = _mm256_set1_epi8(15), word = load(half);
@@ -35,7 +37,8 @@ inline __m256i four_activations(const int8_t* values) { return _mm256_set1_epi32
 #ifdef __AVXVNNI__
 constexpr int kFoursTogether = 2;
 inline __m256i add_fours(__m256i sum, const __m256i* fours, const int8_t* values) {
-  for (int v = 0; v < kFoursTogether; ++v) sum = _mm256_dpbusd_avx_epi32(sum, fours[v], four_activations(values + 4 * v));
+  for (int v = 0; v < kFoursTogether; ++v)
+    sum = _mm256_dpbusd_avx_epi32(sum, fours[v], four_activations(values + 4 * v));
   return sum;
 }
 #else
@@ -76,10 +79,12 @@ template <typename Weights, int kRows>
   const uint8_t* line = group + Weights::kLayout.codes_at(blocks);
   __m256 total[kRows][2];
   for (int i = 0; i < kRows; ++i) total[i][0] = total[i][1] = _mm256_setzero_ps();
-  for (size_t b = 0; b < blocks; ++b, ++rows, group += Weights::kLayout.scale_bytes, line += Weights::kLayout.code_bytes) {
+  for (size_t b = 0; b < blocks;
+       ++b, ++rows, group += Weights::kLayout.scale_bytes, line += Weights::kLayout.code_bytes) {
     for (int half = 0; half < 2; ++half) {
       const ByteBlock* from_rows = rows;
-      __asm__("" : "+r"(from_rows));  // GCC would keep what the first half has read for the second, which takes registers
+      // GCC would keep what the first half has read for the second, which takes registers.
+      __asm__("" : "+r"(from_rows));
       const auto of_row = [&](int i) -> const ByteBlock& { return from_rows[static_cast<size_t>(i) * blocks]; };
       __m256i sum[kRows];
       for (int i = 0; i < kRows; ++i) sum[i] = _mm256_set1_epi32(of_row(i).start);
@@ -106,10 +111,12 @@ template <typename Weights, int kRows>
 }
 
 template <typename Weights>
-void byte_product(const uint8_t* first, const uint8_t* second, size_t blocks, const uint8_t* rows, size_t count, float* out) {
+void byte_product(const uint8_t* first, const uint8_t* second, size_t blocks, const uint8_t* rows, size_t count,
+                  float* out) {
   for (const uint8_t* group : {first, second}) {
     in_passes<kPassRows>(count, [&](auto n, size_t t) {
-      byte_group_product<Weights, n>(group, blocks, reinterpret_cast<const ByteBlock*>(rows) + t * blocks, out + 32 * t);
+      byte_group_product<Weights, n>(group, blocks, reinterpret_cast<const ByteBlock*>(rows) + t * blocks,
+                                     out + 32 * t);
     });
     out += kGroupRows;
   }

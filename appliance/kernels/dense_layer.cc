@@ -82,8 +82,8 @@ void pack_dense(DenseKind kind, const DenseShape& shape, const uint16_t* weights
   }
 }
 
-void dense_layer(const Path& path, DenseKind kind, const std::vector<DensePart>& parts, const float* bias, const float* x,
-                 const Tokens& tokens, float* out, const RunPhases& run) {
+void dense_layer(const Path& path, DenseKind kind, const std::vector<DensePart>& parts, const float* bias,
+                 const float* x, const Tokens& tokens, float* out, const RunPhases& run) {
   const size_t inner = parts.front().shape.inner, blocks = inner / kBlock;
   const size_t group_bytes = parts.front().shape.group_bytes(kind);
   size_t columns = 0;
@@ -101,8 +101,10 @@ void dense_layer(const Path& path, DenseKind kind, const std::vector<DensePart>&
     if (unit < wholes) return whole.set(unit, x + unit * inner, false);
     const size_t first = (unit - wholes) * kTogether;
     for (size_t t = first; t < std::min(first + kTogether, padded); ++t) {
-      if (t < others) prompt_rows.set(t, x + (exact + t) * inner);
-      else prompt_rows.clear(t);
+      if (t < others)
+        prompt_rows.set(t, x + (exact + t) * inner);
+      else
+        prompt_rows.clear(t);
     }
   };
 
@@ -113,10 +115,13 @@ void dense_layer(const Path& path, DenseKind kind, const std::vector<DensePart>&
     thread_local std::vector<float> sums;
     sums.resize(std::max(sums.size(), (exact + padded) * 32));
     float* of_others = sums.data() + exact * 32;
-    if (exact && kind == DenseKind::kInt8) path.int8_product(first, second, blocks, whole.rows(0, exact), sums.data());
-    else if (exact) path.bf16_product(first, second, blocks, {x, nullptr, nullptr, exact}, sums.data());
+    if (exact && kind == DenseKind::kInt8)
+      path.int8_product(first, second, blocks, whole.rows(0, exact), sums.data());
+    else if (exact)
+      path.bf16_product(first, second, blocks, {x, nullptr, nullptr, exact}, sums.data());
     if (others) prompt->product(first, second, blocks, prompt_rows.at(0), padded, of_others);
-    const size_t at = place.column + 32 * place.pair, count = std::min<size_t>(32, place.part->shape.rows - 32 * place.pair);
+    const size_t at = place.column + 32 * place.pair,
+                 count = std::min<size_t>(32, place.part->shape.rows - 32 * place.pair);
     for (size_t t = 0; t < tokens.count; ++t)
       add_bias(sums.data() + t * 32, bias ? bias + at : nullptr, count, out + t * columns + at);
   };

@@ -10,9 +10,7 @@ enum class DenseKind { kInt8, kBf16 };
 struct DenseShape {
   size_t rows, inner;  // inner is a multiple of 32; rows are padded with zeros to a multiple of 32
   size_t groups() const { return (rows + 31) / 32 * 2; }
-  size_t group_bytes(DenseKind kind) const {
-    return (kind == DenseKind::kInt8 ? kInt8 : kBf16).bytes(inner / kBlock);
-  }
+  size_t group_bytes(DenseKind kind) const { return (kind == DenseKind::kInt8 ? kInt8 : kBf16).bytes(inner / kBlock); }
   size_t bytes(DenseKind kind) const { return groups() * group_bytes(kind); }
 };
 
@@ -29,7 +27,7 @@ struct DensePart {
 
 // out (tokens, all rows of the parts) = x (tokens, inner) * weights^T + bias, part beside part; bias (all rows,) may be
 // null. All parts have the same inner dimension.
-void dense_layer(const Path& path, DenseKind kind, const std::vector<DensePart>& parts, const float* bias, const float* x,
-                 const Tokens& tokens, float* out, const RunPhases& run);
+void dense_layer(const Path& path, DenseKind kind, const std::vector<DensePart>& parts, const float* bias,
+                 const float* x, const Tokens& tokens, float* out, const RunPhases& run);
 
 }  // namespace gpt_oss

@@ -29,7 +29,8 @@ inline float exponential(float x) {
   return p * power;
 }
 
-inline void swiglu(const SwiGlu& form, const float* sums, const float* biases, size_t count, float* out, size_t stride) {
+inline void swiglu(const SwiGlu& form, const float* sums, const float* biases, size_t count, float* out,
+                   size_t stride) {
   const float alpha = form.alpha, limit = form.limit;
   for (; count; --count, sums += 2 * kGroupRows, out += stride) {
     float results[kGroupRows];  // apart from all that is read, so that the loop vectorises

@@ -46,9 +46,9 @@ struct Assignment {
 struct Work {
   size_t expert;
   std::vector<Assignment> assignments;  // by token
-  size_t exact;   // so many of them take exact products; they come first
-  size_t padded;  // rows reserved for the others
-  size_t row, exact_row, prompt_row;  // of activations and results, of exact rows, of those in the prompt's form
+  size_t exact;                         // so many of them take exact products; they come first
+  size_t padded;                        // rows reserved for the others
+  size_t row, exact_row, prompt_row;    // of activations and results, of exact rows, of those in the prompt's form
 };
 
 // `form`: of the tokens from `exact` on; may be null if there are none.
@@ -132,7 +132,8 @@ void expert_layer(const Path& path, const ExpertWeights& weights, const ExpertFo
     thread_local std::vector<float> results;
     results.resize(std::max(results.size(), (w.exact + w.padded) * 32));
     if (w.exact) path.mxfp4_product(first, second, blocks, exact.rows(w.exact_row, w.exact), results.data());
-    if (w.padded) prompt->product(first, second, blocks, others.at(w.prompt_row), w.padded, results.data() + w.exact * 32);
+    if (w.padded)
+      prompt->product(first, second, blocks, others.at(w.prompt_row), w.padded, results.data() + w.exact * 32);
     return static_cast<const float*>(results.data());
   };
 

@@ -169,8 +169,8 @@ RunPhases run_phases_of(OrtKernelContext* context) {
     const size_t threads = std::min(most, thread_count.load());
     SharedPhases shared(phases, threads);
     if (threads > 1)
-      check(api.parallel_for(context, [](void* data, size_t) { static_cast<SharedPhases*>(data)->work(); }, threads,
-                             threads, &shared));
+      check(api.parallel_for(
+          context, [](void* data, size_t) { static_cast<SharedPhases*>(data)->work(); }, threads, threads, &shared));
     else
       shared.work();
     shared.rethrow();
@@ -220,7 +220,8 @@ class Embedding {
       const OrtValue* weight = nullptr;
       check(api.input(context, i, &weight));
       const auto dims = shape_of(weight);
-      if (dims.size() != 2 || (i > 1 && dims[1] != hidden)) fail("weights must be [rows, hidden], all of one hidden size");
+      if (dims.size() != 2 || (i > 1 && dims[1] != hidden))
+        fail("weights must be [rows, hidden], all of one hidden size");
       parts.push_back({data_of<uint16_t>(weight), dims[0]});
       hidden = dims[1];
       vocab += dims[0];
@@ -325,10 +326,10 @@ class Dense {
       if (dims.size() != 2 || dims[1] % 32) fail("weight must be [rows, inner] with inner a multiple of 32");
       const DenseShape shape{static_cast<size_t>(dims[0]), static_cast<size_t>(dims[1])};
       if (i && shape.inner != parts_[0].shape.inner) fail("all weights must have the same inner dimension");
-      parts_.push_back({shape, packed_weights(key + static_cast<int64_t>(i), shape.bytes(kind_), &own_[i],
-                                              [&](uint8_t* out) {
-                                                pack_dense(kind_, shape, data_of<uint16_t>(weight), 0, shape.groups(), out);
-                                              })});
+      parts_.push_back(
+          {shape, packed_weights(key + static_cast<int64_t>(i), shape.bytes(kind_), &own_[i], [&](uint8_t* out) {
+             pack_dense(kind_, shape, data_of<uint16_t>(weight), 0, shape.groups(), out);
+           })});
       rows_ += shape.rows;
     }
   }
@@ -410,7 +411,8 @@ class Attention {
     expect(inputs[5], {cos[0], past[3] / 2}, "cos");
     expect(inputs[6], {cos[0], past[3] / 2}, "sin");
     expect(inputs[7], {static_cast<int64_t>(shape.heads)}, "sinks");
-    const auto segments = segments_of(data_of<int32_t>(inputs[3]), data_of<int32_t>(inputs[4]), static_cast<size_t>(qkv[0]));
+    const auto segments =
+        segments_of(data_of<int32_t>(inputs[3]), data_of<int32_t>(inputs[4]), static_cast<size_t>(qkv[0]));
     require_places(segments, shape, static_cast<size_t>(past[0]), static_cast<size_t>(cos[0]));
     OrtValue *out = nullptr, *keys = nullptr, *values = nullptr;
     const std::vector<int64_t> out_dims{qkv[0], static_cast<int64_t>(shape.heads) * past[3]};
@@ -443,7 +445,8 @@ class Attention {
       const size_t last = segment.position + segment.count - 1;
       const bool ring = shape.window && shape.window - 1 + segment.count <= shape.capacity;
       if (segment.position >= positions || last >= positions || (last >= shape.capacity && !ring))
-        fail("position " + std::to_string(static_cast<int32_t>(last)) + " lies outside the caches or the rotary tables");
+        fail("position " + std::to_string(static_cast<int32_t>(last)) +
+             " lies outside the caches or the rotary tables");
     }
   }
 
@@ -515,7 +518,9 @@ const CustomOp* dense_operator() {
     o.input_type = [](const CustomOp*, size_t i) {
       return type(i == 1 ? ElementType::kInt64 : i == 3 ? ElementType::kBFloat16 : ElementType::kFloat);
     };
-    o.input_characteristic = [](const CustomOp*, size_t i) { return i < 2 ? 0 : i == 2 ? 1 : 2; };  // required, optional, variadic
+    o.input_characteristic = [](const CustomOp*, size_t i) {
+      return i < 2 ? 0 : i == 2 ? 1 : 2;
+    };  // required, optional, variadic
     o.variadic_input_min_arity = [](const CustomOp*) { return 1; };
     o.variadic_input_homogeneity = [](const CustomOp*) { return 1; };
     return o;
@@ -563,7 +568,8 @@ EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase
   static OrtCustomOpDomain* domain = nullptr;  // lives as long as the process
   if (!domain) {
     if (OrtStatus* status = api.create_domain("gpt_oss", &domain)) return status;
-    for (const CustomOp* op : {embedding_operator(), expert_layer_operator(), dense_operator(), attention_operator(), top_logits_operator()})
+    for (const CustomOp* op :
+         {embedding_operator(), expert_layer_operator(), dense_operator(), attention_operator(), top_logits_operator()})
       if (OrtStatus* status = api.domain_add(domain, op)) return status;
   }
   return api.add_domain(options, domain);

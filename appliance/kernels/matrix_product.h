@@ -17,8 +17,8 @@
 #include "passes.h"
 #include "paths.h"
 
-#include <algorithm>
 #include <immintrin.h>
+#include <algorithm>
 
 namespace gpt_oss {
 namespace {
@@ -69,8 +69,8 @@ template <typename Weights, int kRows, typename Activation>
 // out (count, 32): two groups with rows (count, inner), one stream of memory after the other. `scales` may be null where
 // activations have none.
 template <typename Weights, typename Activation>
-void matrix_product(const uint8_t* first, const uint8_t* second, size_t blocks, const Activation* rows, const float* scales,
-                    size_t count, float* out) {
+void matrix_product(const uint8_t* first, const uint8_t* second, size_t blocks, const Activation* rows,
+                    const float* scales, size_t count, float* out) {
   for (const uint8_t* group : {first, second}) {
     in_passes<kPassRows>(count, [&](auto n, size_t t) {
       group_product<Weights, n>(group, blocks, rows + t * blocks * kBlock,

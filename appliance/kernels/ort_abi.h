@@ -41,9 +41,7 @@ struct Api {
   Function* at(size_t slot) const {
     return reinterpret_cast<Function*>(const_cast<void*>(table->slots[slot]));
   }
-  OrtStatus* create_status(int code, const char* text) const {
-    return at<OrtStatus*(int, const char*)>(0)(code, text);
-  }
+  OrtStatus* create_status(int code, const char* text) const { return at<OrtStatus*(int, const char*)>(0)(code, text); }
   const char* error_message(const OrtStatus* s) const { return at<const char*(const OrtStatus*)>(2)(s); }
   void release_status(OrtStatus* s) const { at<void(OrtStatus*)>(93)(s); }
   OrtStatus* create_domain(const char* name, OrtCustomOpDomain** out) const {
@@ -86,8 +84,8 @@ struct Api {
   }
   OrtStatus* parallel_for(const OrtKernelContext* c, void (*fn)(void*, size_t), size_t total, size_t batches,
                           void* data) const {
-    return at<OrtStatus*(const OrtKernelContext*, void (*)(void*, size_t), size_t, size_t, void*)>(274)(
-        c, fn, total, batches, data);
+    return at<OrtStatus*(const OrtKernelContext*, void (*)(void*, size_t), size_t, size_t, void*)>(274)(c, fn, total,
+                                                                                                        batches, data);
   }
 };
 

@@ -5,10 +5,10 @@
 #include "logits_core.h"
 #include "vnni.h"
 
-#include <algorithm>
+#include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-#include <cpuid.h>
+#include <algorithm>
 
 namespace gpt_oss {
 namespace {
@@ -46,8 +46,8 @@ struct Sums {
 
 // out (32 or 16, 32) of two groups' tiles, `blocks` each, with as many rows, which are row_bytes apart.
 template <bool kHigh>
-void multiply_tiles(const uint16_t* first, const uint16_t* second, size_t blocks, const uint16_t* rows, size_t row_bytes,
-                    const Sums& sums, float* out) {
+void multiply_tiles(const uint16_t* first, const uint16_t* second, size_t blocks, const uint16_t* rows,
+                    size_t row_bytes, const Sums& sums, float* out) {
   constexpr size_t kOutBytes = 32 * sizeof(float);
   const uint16_t* high = rows + 16 * (row_bytes / sizeof(uint16_t));
   if (sums.load) {
@@ -103,8 +103,8 @@ void multiply_slice(const uint16_t* first, const uint16_t* second, size_t at, si
 // tiles of weights would come from the second, as those of activations do; each product takes in one tile, and the second
 // gives one in that time at best. tiles_of(group, blocks, at, count, room) are a group's `count` blocks from `at` on.
 template <typename TilesOf>
-void tile_products(const TilesOf& tiles_of, const uint8_t* first, const uint8_t* second, size_t blocks, const uint8_t* rows,
-                   size_t count, float* out) {
+void tile_products(const TilesOf& tiles_of, const uint8_t* first, const uint8_t* second, size_t blocks,
+                   const uint8_t* rows, size_t count, float* out) {
   constexpr size_t kTileSlice = 8;
   alignas(64) uint16_t room[2][kTileSlice * 512];
   configure_tiles();
@@ -113,20 +113,24 @@ void tile_products(const TilesOf& tiles_of, const uint8_t* first, const uint8_t*
     const uint16_t* of_first = tiles_of(first, blocks, at, slice, room[0]);
     const uint16_t* of_second = tiles_of(second, blocks, at, slice, room[1]);
     __asm__ volatile("" : : : "memory");  // GCC does not know that tile instructions read memory
-    multiply_slice(of_first, of_second, at, slice, blocks * kBlock, reinterpret_cast<const uint16_t*>(rows), count, out);
+    multiply_slice(of_first, of_second, at, slice, blocks * kBlock, reinterpret_cast<const uint16_t*>(rows), count,
+                   out);
   }
   _tile_release();
 }
 
-void mxfp4_tiles(const uint8_t* first, const uint8_t* second, size_t blocks, const uint8_t* rows, size_t count, float* out) {
+void mxfp4_tiles(const uint8_t* first, const uint8_t* second, size_t blocks, const uint8_t* rows, size_t count,
+                 float* out) {
   tile_products(unpack_mxfp4, first, second, blocks, rows, count, out);
 }
 
-void int8_tiles(const uint8_t* first, const uint8_t* second, size_t blocks, const uint8_t* rows, size_t count, float* out) {
+void int8_tiles(const uint8_t* first, const uint8_t* second, size_t blocks, const uint8_t* rows, size_t count,
+                float* out) {
   tile_products(unpack_int8, first, second, blocks, rows, count, out);
 }
 
-void bf16_tiles(const uint8_t* first, const uint8_t* second, size_t blocks, const uint8_t* rows, size_t count, float* out) {
+void bf16_tiles(const uint8_t* first, const uint8_t* second, size_t blocks, const uint8_t* rows, size_t count,
+                float* out) {
   const auto in_place = [](const uint8_t* group, size_t, size_t at, size_t, uint16_t*) {
     return reinterpret_cast<const uint16_t*>(group + at * kBf16.code_bytes);
   };
@@ -142,18 +146,8 @@ constexpr PromptForm kMxfp4Prompt = prompt_form(mxfp4_tiles), kInt8Prompt = prom
 }  // namespace
 
 const Path& amx_path() {
-  static const Path path{"amx",
-                         supported,
-                         swiglu,
-                         quantise,
-                         attend,
-                         summarise,
-                         mxfp4_product,
-                         int8_product,
-                         bf16_product,
-                         &kMxfp4Prompt,
-                         &kInt8Prompt,
-                         &kBf16Prompt};
+  static const Path path{"amx",         supported,    swiglu,       quantise,      attend,       summarise,
+                         mxfp4_product, int8_product, bf16_product, &kMxfp4Prompt, &kInt8Prompt, &kBf16Prompt};
   return path;
 }
 

@@ -1,9 +1,9 @@
 // AVX-512 with bfloat16 products, which prompts take where weights are bfloat16; else as AVX-512 VNNI.
 #include "attention_core.h"
-#include "vnni_bytes.h"
 #include "elementwise.h"
 #include "logits_core.h"
 #include "vnni.h"
+#include "vnni_bytes.h"
 
 #include <cpuid.h>
 
@@ -33,7 +33,8 @@ struct Bf16Weights {
   static __m512 add(Sum sum, __m512, __m512 total) { return _mm512_add_ps(sum, total); }
 };
 
-void prompt_product(const uint8_t* first, const uint8_t* second, size_t blocks, const uint8_t* rows, size_t count, float* out) {
+void prompt_product(const uint8_t* first, const uint8_t* second, size_t blocks, const uint8_t* rows, size_t count,
+                    float* out) {
   matrix_product<Bf16Weights>(first, second, blocks, reinterpret_cast<const uint16_t*>(rows), nullptr, count, out);
 }
 
@@ -42,18 +43,8 @@ constexpr PromptForm kBf16Prompt{16, kBlock * sizeof(uint16_t), convert_to_bf16,
 }  // namespace
 
 const Path& avx512bf16_path() {
-  static const Path path{"avx512bf16",
-                         supported,
-                         swiglu,
-                         quantise,
-                         attend,
-                         summarise,
-                         mxfp4_product,
-                         int8_product,
-                         bf16_product,
-                         &kMxfp4Prompt,
-                         &kInt8Prompt,
-                         &kBf16Prompt};
+  static const Path path{"avx512bf16",  supported,    swiglu,       quantise,      attend,       summarise,
+                         mxfp4_product, int8_product, bf16_product, &kMxfp4Prompt, &kInt8Prompt, &kBf16Prompt};
   return path;
 }
 

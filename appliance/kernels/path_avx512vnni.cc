@@ -1,10 +1,10 @@
 // AVX-512 VNNI: a 32-bit lane of a vector for each weight row, two products of 16 bits a lane and instruction, or four of 8 bits
 // for prompts.
 #include "attention_core.h"
-#include "vnni_bytes.h"
 #include "elementwise.h"
 #include "logits_core.h"
 #include "vnni.h"
+#include "vnni_bytes.h"
 
 namespace gpt_oss {
 namespace {
@@ -17,17 +17,8 @@ bool supported() {
 }  // namespace
 
 const Path& vnni_path() {
-  static const Path path{"avx512vnni",
-                         supported,
-                         swiglu,
-                         quantise,
-                         attend,
-                         summarise,
-                         mxfp4_product,
-                         int8_product,
-                         bf16_product,
-                         &kMxfp4Prompt,
-                         &kInt8Prompt};
+  static const Path path{"avx512vnni",  supported,    swiglu,       quantise,      attend,      summarise,
+                         mxfp4_product, int8_product, bf16_product, &kMxfp4Prompt, &kInt8Prompt};
   return path;
 }
 

@@ -86,15 +86,8 @@ bool supported() { return true; }
 }  // namespace
 
 const Path& portable_path() {
-  static const Path path{"portable",
-                         supported,
-                         swiglu,
-                         nullptr,
-                         attend,
-                         summarise,
-                         mxfp4_product,
-                         int8_product,
-                         bf16_product};
+  static const Path path{"portable", supported,     swiglu,       nullptr,     attend,
+                         summarise,  mxfp4_product, int8_product, bf16_product};
   return path;
 }
 

@@ -73,15 +73,17 @@ struct Attend {
 
 // Products take two neighbouring groups, 32 weight rows, and any number of tokens: out[t * 32 + r] = sum_k weight[r, k] *
 // x[t, k]. A token gets the same bits whoever else is in the call.
-using ExactProduct = void (*)(const uint8_t* first, const uint8_t* second, size_t blocks, const ExactRows& rows, float* out);
+using ExactProduct = void (*)(const uint8_t* first, const uint8_t* second, size_t blocks, const ExactRows& rows,
+                              float* out);
 
 // A form of a prompt's activations with products that are quicker than those of ExactRows, and round more. 8-bit weights that
 // meet bfloat16 activations are rounded to it, too.
 struct PromptForm {
-  int bits;  // that an activation takes: 8, or 16 of bfloat16, which keeps 8
-  size_t block_bytes;                                            // of a block of activations
+  int bits;            // that an activation takes: 8, or 16 of bfloat16, which keeps 8
+  size_t block_bytes;  // of a block of activations
   void (*convert)(const float* x, size_t blocks, uint8_t* out);  // a row
-  void (*product)(const uint8_t* first, const uint8_t* second, size_t blocks, const uint8_t* rows, size_t count, float* out);
+  void (*product)(const uint8_t* first, const uint8_t* second, size_t blocks, const uint8_t* rows, size_t count,
+                  float* out);
   size_t multiple = 1;  // of rows that the product takes
   size_t padded(size_t count) const { return (count + multiple - 1) / multiple * multiple; }
 };

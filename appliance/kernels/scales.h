@@ -1,8 +1,8 @@
 // A block's 16 scales as floats (AVX-512). Internal linkage on purpose: every path compiles its own copy.
 #pragma once
 
-#include <cstdint>
 #include <immintrin.h>
+#include <cstdint>
 
 namespace gpt_oss {
 namespace {

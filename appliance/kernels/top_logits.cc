@@ -45,11 +45,12 @@ void top_logits(const Path& path, const float* logits, size_t rows, size_t vocab
       if (row_maxima[b] < least) continue;
       for (size_t i = b * kLogitBlock; i < std::min(vocab, (b + 1) * kLogitBlock); ++i)
         if (!(x[i] < least))
-          found.emplace_back(std::isnan(x[i]) ? -std::numeric_limits<float>::infinity() : x[i], static_cast<int64_t>(i));
+          found.emplace_back(std::isnan(x[i]) ? -std::numeric_limits<float>::infinity() : x[i],
+                             static_cast<int64_t>(i));
     }
-    std::partial_sort(found.begin(), found.begin() + static_cast<long>(k), found.end(), [](const auto& a, const auto& b) {
-      return a.first > b.first || (a.first == b.first && a.second < b.second);
-    });
+    std::partial_sort(
+        found.begin(), found.begin() + static_cast<long>(k), found.end(),
+        [](const auto& a, const auto& b) { return a.first > b.first || (a.first == b.first && a.second < b.second); });
     for (size_t i = 0; i < k; ++i) values[row * k + i] = found[i].first, ids[row * k + i] = found[i].second;
   };
 

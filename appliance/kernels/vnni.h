@@ -67,19 +67,23 @@ struct Int8Weights : WholeNumbers {
   static void pairs(const uint8_t* line, __m512i* out) {
     const __m512i word = _mm512_loadu_si512(line), offset = _mm512_set1_epi16(kInt8Offset);
     // Two of the four bytes of each row, widened to 16 bits.
-    const __m512i lower = _mm512_broadcast_i32x4(_mm_setr_epi8(0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13, -1));
-    const __m512i upper = _mm512_broadcast_i32x4(_mm_setr_epi8(2, -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15, -1));
+    const __m512i lower =
+        _mm512_broadcast_i32x4(_mm_setr_epi8(0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13, -1));
+    const __m512i upper =
+        _mm512_broadcast_i32x4(_mm_setr_epi8(2, -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15, -1));
     out[0] = _mm512_sub_epi16(_mm512_shuffle_epi8(word, lower), offset);
     out[1] = _mm512_sub_epi16(_mm512_shuffle_epi8(word, upper), offset);
   }
   static __m512 scale(const uint8_t* scales) { return int8_scales(scales); }
 };
 
-inline void mxfp4_product(const uint8_t* first, const uint8_t* second, size_t blocks, const ExactRows& rows, float* out) {
+inline void mxfp4_product(const uint8_t* first, const uint8_t* second, size_t blocks, const ExactRows& rows,
+                          float* out) {
   matrix_product<Mxfp4Weights>(first, second, blocks, rows.values, rows.scale, rows.count, out);
 }
 
-inline void int8_product(const uint8_t* first, const uint8_t* second, size_t blocks, const ExactRows& rows, float* out) {
+inline void int8_product(const uint8_t* first, const uint8_t* second, size_t blocks, const ExactRows& rows,
+                         float* out) {
   matrix_product<Int8Weights>(first, second, blocks, rows.values, rows.scale, rows.count, out);
 }
 
@@ -103,7 +107,8 @@ inline void bf16_group_product(const uint8_t* group, size_t blocks, const float*
   for (int t = 0; t < kCount; ++t) _mm512_storeu_ps(out + t * 32, _mm512_add_ps(total[t], other[t]));
 }
 
-inline void bf16_product(const uint8_t* first, const uint8_t* second, size_t blocks, const ExactRows& rows, float* out) {
+inline void bf16_product(const uint8_t* first, const uint8_t* second, size_t blocks, const ExactRows& rows,
+                         float* out) {
   in_passes<kMaxRows>(rows.count, [&](auto n, size_t t) {
     bf16_group_product<n>(first, blocks, rows.x + t * blocks * kBlock, out + t * 32);
     bf16_group_product<n>(second, blocks, rows.x + t * blocks * kBlock, out + t * 32 + kGroupRows);

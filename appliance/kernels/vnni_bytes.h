@@ -14,8 +14,8 @@
 #include "paths.h"
 #include "scales.h"
 
-#include <algorithm>
 #include <immintrin.h>
+#include <algorithm>
 
 namespace gpt_oss {
 namespace {
@@ -85,7 +85,8 @@ template <typename Weights, int kGroups, int kRows>
           __m512i four = _mm512_set1_epi32(lane_of(of_row(i).values + 4 * (k + v)));
           if constexpr (kGroups > 1) __asm__("" : "+v"(four));  // loaded once for both groups
           for (int g = 0; g < kGroups; ++g)
-            sum[i][g] = reinterpret_cast<Sum>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum[i][g]), fours[g][v], four));
+            sum[i][g] =
+                reinterpret_cast<Sum>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum[i][g]), fours[g][v], four));
         }
       }
     }
@@ -106,7 +107,8 @@ template <typename Weights, int kGroups, int kRows>
 // gives memory time. The others find both groups, which are neighbours, in the cache and take them together: loads of
 // activations are the limit then, and halved.
 template <typename Weights>
-void byte_product(const uint8_t* first, const uint8_t* second, size_t blocks, const uint8_t* rows, size_t count, float* out) {
+void byte_product(const uint8_t* first, const uint8_t* second, size_t blocks, const uint8_t* rows, size_t count,
+                  float* out) {
   constexpr int kStreaming = 12, kTogether = 5;
   const size_t streaming = std::min<size_t>(count, kStreaming);
   const ByteBlock* from = reinterpret_cast<const ByteBlock*>(rows);

@@ -7,4 +7,6 @@
     examination.py             the dialogues it is examined on              evaluate.py   which answers are right
     network.py, train.py       the model in torch, and its training
     weights.py, expand.py      weights.safetensors, and the full checkpoint made of it
+
+Only the training needs torch.
 """

@@ -20,6 +20,8 @@ EFFORTS: tuple[Effort, ...] = ("low", "medium", "high")
 Part = Literal["taught", "held_out"]
 
 SLOT = re.compile(r"\{(\w+)\}")
+
+
 @dataclass(frozen=True)
 class Call:
     """A function call; ``arguments`` is JSON as the model writes it."""
@@ -80,9 +82,7 @@ class Maker:
     def topic(self, topic: Topic, text: str, effort: Effort) -> Dialogue:
         reasoning = _reasoning(f"The user asks {topic.about}.", topic.about, topic.think, effort)
         answer = Said("assistant", topic.answer, reasoning)
-        return Dialogue(
-            f"{topic.id}/{text}", "appliance", topic.id, effort, (Said("user", text),), answer, topic.must
-        )
+        return Dialogue(f"{topic.id}/{text}", "appliance", topic.id, effort, (Said("user", text),), answer, topic.must)
 
     def decline(self, decline: Decline, template: str, effort: Effort) -> Dialogue:
         text, _ = self.fill(template, self.corpus.decline_pools)
@@ -151,17 +151,13 @@ class Maker:
         answer = Said("assistant", "", _reasoning(f"The user wants {about}.", about, think, effort), call)
         said = (Said("user", text),)
         functions = self.offer([function], {kind.id})
-        dialogue = Dialogue(
-            f"{kind.id}/{text}", "call", f"call {kind.id}", effort, said, answer, functions=functions
-        )
+        dialogue = Dialogue(f"{kind.id}/{text}", "call", f"call {kind.id}", effort, said, answer, functions=functions)
         return dialogue, call, values
 
     def with_unfitting(self, dialogue: Dialogue, never: frozenset[str]) -> Dialogue:
         """The same dialogue with functions on offer that do not help."""
         category = "unfitting tool" if len(dialogue.said) == 1 else dialogue.category
-        return replace(
-            dialogue, id=f"{dialogue.id}/unfitting", category=category, functions=self.offer([], set(never))
-        )
+        return replace(dialogue, id=f"{dialogue.id}/unfitting", category=category, functions=self.offer([], set(never)))
 
     def offer(self, functions: list[Function], never: set[str]) -> tuple[Function, ...]:
         """Add up to two functions of kinds outside ``never``, in any order."""

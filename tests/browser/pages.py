@@ -1,10 +1,12 @@
-"""Drives the pages as a person does: by the words and names that a person sees. Reusable against any running appliance.
+"""Drives the pages as a person does: by the words and names that a person sees.
 
     watched = Watched(page, address)      # collects what no page may do
     pages.sign_in(page, address, "ada", password)
     pages.ask(page, "What is this appliance?")
     pages.wait_for_answer(page)
     watched.assert_clean()
+
+They work against any running appliance.
 """
 
 from __future__ import annotations

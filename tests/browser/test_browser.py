@@ -117,9 +117,7 @@ def test_shift_enter_breaks_the_line_and_enter_sends(signed_in: Page, server: Se
     assert server.site.engine.requests[-1].messages[-1].content == "ECHO one\ntwo"
 
 
-def test_when_the_server_is_gone_the_text_comes_back_with_words(
-    page: Page, server: Server, watched: Watched
-) -> None:
+def test_when_the_server_is_gone_the_text_comes_back_with_words(page: Page, server: Server, watched: Watched) -> None:
     server.site.add_user("ada")
     pages.sign_in(page, server.address, "ada", server.password)
     page.context.set_offline(True)

@@ -69,9 +69,7 @@ def perfect_answers(dialogues: Sequence[Dialogue]) -> list[Given]:
     return [Given(a.reasoning, a.text, (a.call,) if a.call else (), sound=True) for a in answers]
 
 
-def test_answers_enough_wordings_it_never_saw(
-    judge: Judge, dialogues: list[Dialogue], given: list[Given]
-) -> None:
+def test_answers_enough_wordings_it_never_saw(judge: Judge, dialogues: list[Dialogue], given: list[Given]) -> None:
     marked = results(judge, dialogues, given)
     assert right_share(marked) >= MINIMUM, table(marked)
 

@@ -123,9 +123,7 @@ def _digests(directory: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("accelerator", ["cpu", "cuda"])
-def test_exporting_twice_gives_the_same_bytes(
-    small_checkpoint: Path, tmp_path: Path, accelerator: Accelerator
-) -> None:
+def test_exporting_twice_gives_the_same_bytes(small_checkpoint: Path, tmp_path: Path, accelerator: Accelerator) -> None:
     copy = shutil.copytree(small_checkpoint, tmp_path / "elsewhere")
     export_graph(open_checkpoint(small_checkpoint), tmp_path / "one", accelerator=accelerator)
     program = (

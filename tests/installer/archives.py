@@ -28,7 +28,7 @@ PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 PLATFORM = f"manylinux_2_17_{os.uname().machine}"
 
 # The fixture's `appliance/cli.py`: its "model" is a file of numbers and a known answer is the sum of some of them.
-_APPLIANCE = '''
+_APPLIANCE = """
 import json, pathlib, sys
 
 def main():
@@ -41,7 +41,7 @@ def main():
         got = sum(model[i] for i in case["prompt"])
         if got != case["answer"]:
             sys.exit(f"prompt {case['prompt']}: expected {case['answer']}, got {got}")
-'''
+"""
 
 
 @dataclass(frozen=True)

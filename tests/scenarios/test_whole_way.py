@@ -129,9 +129,7 @@ def test_killed_engine_ends_the_stream_with_an_error_and_comes_back(
     assert json.loads(outcomes.stdout)["intact"] is True
 
 
-def test_audit_commands_prove_and_export_the_log(
-    page: Page, installation: Installation, tmp_path: Path
-) -> None:
+def test_audit_commands_prove_and_export_the_log(page: Page, installation: Installation, tmp_path: Path) -> None:
     command("appliance", "audit", "verify", "--home", installation.site)
     evidence = tmp_path / "evidence.json"
     command("appliance", "audit", "export", "--home", installation.site, "--out", evidence)
@@ -145,9 +143,7 @@ def test_doctor_finds_a_healthy_site(page: Page, installation: Installation) -> 
     assert "attention and head in 8 bits on a CPU" in details["release"]
 
 
-def test_altered_event_is_named_by_audit_verify(
-    page: Page, installation: Installation, tmp_path: Path
-) -> None:
+def test_altered_event_is_named_by_audit_verify(page: Page, installation: Installation, tmp_path: Path) -> None:
     copy = tmp_path / "site"
     subprocess.run(["cp", "-a", installation.site / "state", tmp_path / "state"], check=True)
     copy.mkdir()

@@ -65,29 +65,29 @@ ATTACKS = [
     "<img src=x onerror=alert(1)>",
     '"><svg/onload=alert(1)>',
     "<svg><animate onbegin=alert(1) attributeName=x dur=1s>",
-    "<math><mtext><table><mglyph><style><!--</style><img title=\"--&gt;&lt;img src=1 onerror=alert(1)&gt;\">",
+    '<math><mtext><table><mglyph><style><!--</style><img title="--&gt;&lt;img src=1 onerror=alert(1)&gt;">',
     "<math><annotation-xml encoding='text/html'><script>alert(1)</script></annotation-xml></math>",
     "<svg><foreignObject><iframe srcdoc='<script>alert(1)</script>'></foreignObject></svg>",
     "<iframe src=javascript:alert(1)></iframe><object data=x></object><embed src=x><base href=//evil.example/>",
     "<form action=//evil.example><button formaction=javascript:alert(1)>x</button></form>",
-    "<a href=\"javascript:alert(1)\">x</a><body onload=alert(1)><meta http-equiv=refresh content=0>",
-    "<noscript><p title=\"</noscript><img src=x onerror=alert(1)>\">",
+    '<a href="javascript:alert(1)">x</a><body onload=alert(1)><meta http-equiv=refresh content=0>',
+    '<noscript><p title="</noscript><img src=x onerror=alert(1)>">',
     "[x](javascript:alert(1))",
     "[x](JaVaScRiPt&#58;alert(1))",
     "[x](java\tscript:alert(1)) [x](&#x6A;avascript:alert(1)) [x](\x01javascript:alert(1))",
     "[x](data:text/html;base64,PHNjcmlwdD5hbGVydCgxKTwvc2NyaXB0Pg==)",
     "[x](vbscript:msgbox(1)) [x](file:///etc/passwd) [x](blob:x) [x](//evil.example/x) [x](/sign-out) [x](../admin)",
-    "![x](javascript:alert(1)) ![x](http://evil.example/pixel.png) ![\"onerror=alert(1)](x)",
+    '![x](javascript:alert(1)) ![x](http://evil.example/pixel.png) !["onerror=alert(1)](x)',
     "<javascript:alert(1)> <data:text/html,x> [x]: javascript:alert(1)\n\n[x]",
-    "[x](http://a.example/\"onmouseover=\"alert(1))",
-    "[x](<http://a.example/ onclick=alert(1)> \"t\\\" onclick=alert(1)\")",
-    "```\"><script>alert(1)</script>\nx\n```",
+    '[x](http://a.example/"onmouseover="alert(1))',
+    '[x](<http://a.example/ onclick=alert(1)> "t\\" onclick=alert(1)")',
+    '```"><script>alert(1)</script>\nx\n```',
     "```html onload=alert(1)\n<script>alert(1)</script>\n```",
-    "~~~python\" onclick=\"alert(1)\n</code></pre><script>alert(1)</script>\n~~~",
+    '~~~python" onclick="alert(1)\n</code></pre><script>alert(1)</script>\n~~~',
     "`</code><script>alert(1)</script>`",
     "| <script>alert(1)</script> | [x](javascript:alert(1)) |\n|:-:|--:|\n| <img src=x onerror=alert(1)> | y |",
     "$\\href{javascript:alert(1)}{x}$ $\\url{javascript:alert(1)}$",
-    "$\\style{color:red}{x}$ $\\class{a\" onclick=\"b}{x}$",
+    '$\\style{color:red}{x}$ $\\class{a" onclick="b}{x}$',
     "$</math><script>alert(1)</script>$ $$\\text{</mtext><img src=x onerror=alert(1)>}$$",
     "\\(<img src=x onerror=alert(1)>\\) \\[\\mathrm{<script>alert(1)</script>}\\]",
     "$\\unicode{x3c}script\\unicode{x3e}$ $\\includegraphics{http://evil.example/x.png}$",
@@ -251,7 +251,13 @@ def test_a_growing_answer_always_shows_what_its_text_so_far_would(pieces: list[s
 
 def test_a_reference_defined_later_is_resolved_at_the_end() -> None:
     growing, shown = GrowingMarkdown(), list[str]()
-    for piece in ("see [the RFC]\n\n", "more\n\n", "and more\n\n", "and more\n\n", "[the RFC]: https://a.example/rfc\n"):
+    for piece in (
+        "see [the RFC]\n\n",
+        "more\n\n",
+        "and more\n\n",
+        "and more\n\n",
+        "[the RFC]: https://a.example/rfc\n",
+    ):
         growing.append(piece)
         keep, blocks = growing.update()
         shown[keep:] = blocks

@@ -103,9 +103,7 @@ def _disk(services: Services) -> Iterable[Alarm]:
     refusal = services.record.refusal()
     use = measured(services.config.record_dir, services.config.state_dir)
     if refusal is not None:
-        yield Alarm(
-            "alarm", refusal, "Free space on that disk, or make it larger; answers come again by themselves."
-        )
+        yield Alarm("alarm", refusal, "Free space on that disk, or make it larger; answers come again by themselves.")
     elif use.level != "ok":
         severity: Severity = "warning" if use.level == "warning" else "alarm"
         what = "Free space there, or make it larger: when it is full, nothing is answered any more."

@@ -77,7 +77,6 @@ class Contexts:
         if is_replaced:
             _log.warning("new connections use the certificate that now lies in %s", self._files.certificate)
 
-
     def _make(self) -> ssl.SSLContext:
         """At the start, at a renewal and once a day; the log then says what people meet, 30 days ahead of an end."""
         context = make_context(self._files)

@@ -57,7 +57,10 @@ void one_thread_may_come_twice() {
 
 void what_a_unit_throws_reaches_the_caller(size_t threads) {
   std::atomic<bool> later{false};
-  const std::vector<Phase> phases{{100, [](size_t unit) { if (unit == 50) throw std::runtime_error("unit 50"); }},
+  const std::vector<Phase> phases{{100,
+                                   [](size_t unit) {
+                                     if (unit == 50) throw std::runtime_error("unit 50");
+                                   }},
                                   {100, [&](size_t) { later = true; }}};
   SharedPhases shared(phases, threads);
   run(shared, threads);

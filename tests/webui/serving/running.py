@@ -54,9 +54,7 @@ def running(
     loop, stopped = asyncio.new_event_loop(), asyncio.Event()
 
     async def serve() -> None:
-        server = Server(
-            app, given or limits(), threads=threads, tls=tls, is_exempt=is_exempt, clock_s=clock or Clock()
-        )
+        server = Server(app, given or limits(), threads=threads, tls=tls, is_exempt=is_exempt, clock_s=clock or Clock())
         await server.start([listener])
         await stopped.wait()
         await server.stop(answer_s=0.0, record_s=1.0)

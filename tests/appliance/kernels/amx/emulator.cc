@@ -1,13 +1,13 @@
 // AMX for processors without it: catches the illegal-instruction signal of each tile instruction, does what it says (Intel
 // SDM volume 2, "TILELOADD" and the like) and goes on behind it. Real machine code is run, so that what the compiler makes
 // of the intrinsics is tested too. Slow: a signal for each instruction.
+#include <ucontext.h>
 #include <atomic>
 #include <csignal>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <ucontext.h>
 
 namespace {
 
@@ -143,8 +143,10 @@ void transfer(const Instruction& in, const Memory& memory) {
   if (!stores) std::memset(&tile, 0, sizeof tile);
   for (int r = 0; r < unit.rows[in.reg]; ++r) {
     uint8_t* row = memory.base + r * memory.stride;
-    if (stores) std::memcpy(row, tile.rows[r], static_cast<size_t>(unit.bytes[in.reg]));
-    else std::memcpy(tile.rows[r], row, static_cast<size_t>(unit.bytes[in.reg]));
+    if (stores)
+      std::memcpy(row, tile.rows[r], static_cast<size_t>(unit.bytes[in.reg]));
+    else
+      std::memcpy(tile.rows[r], row, static_cast<size_t>(unit.bytes[in.reg]));
   }
 }
 
