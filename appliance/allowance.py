@@ -21,9 +21,9 @@ import sqlalchemy as sa
 
 from appliance.audit.event import Content
 from appliance.database import Database, now_us
-from appliance.engine.protocol import TurnRequest
 from appliance.errors import ApplianceError
 from appliance.tables import recorded_bytes
+from appliance.turns.request import TurnRequest
 
 MAX_BYTES_PER_TOKEN: Final = 16
 MIB: Final = 1024 * 1024

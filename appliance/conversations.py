@@ -18,9 +18,9 @@ import sqlalchemy as sa
 from appliance.audit.event import Actor, NewEvent
 from appliance.audit.log import AuditLog
 from appliance.database import Database, DatabaseError, as_datetime, is_undecodable, now_us
-from appliance.engine.protocol import Message, Role, ToolCall
 from appliance.errors import ApplianceError
 from appliance.tables import conversations, messages
+from appliance.turns.request import Message, Role, ToolCall
 
 MAX_TITLE_CHARS = 120
 _NEW_TITLE = "New conversation"

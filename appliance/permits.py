@@ -10,23 +10,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
-from typing import Final, Protocol
+from contextlib import closing, contextmanager
+from typing import Final
 
 from appliance.database import DatabaseError
-from appliance.engine.protocol import Done, Failed, TurnEvent, TurnRequest
+from appliance.turns.engine import Engine, Status
+from appliance.turns.events import Done, Failed, TurnEvent
+from appliance.turns.request import TurnRequest
 
 CHECK_INTERVAL_S: Final = 0.5
 _UNKNOWN: Final = "Whether you may still read this could not be looked up"
 
 Permit = Callable[[], str | None]  # why the person may no longer have the answer; None while all is well
-
-
-class Engine(Protocol):
-    """What is needed of `engine.client.EngineClient`."""
-
-    def turn(self, request: TurnRequest) -> AbstractContextManager[Iterator[TurnEvent]]:
-        """Events of one turn; leaving the context cancels what still runs."""
 
 
 def permitted(engine: Engine, permit: Permit, *, clock_s: Callable[[], float] = time.monotonic) -> Engine:
@@ -42,6 +37,9 @@ class _Permitted:
     def turn(self, request: TurnRequest) -> Iterator[Iterator[TurnEvent]]:
         with closing(self._events(request)) as events:
             yield events
+
+    def status(self, timeout_s: float = 2.0) -> Status:
+        return self._engine.status(timeout_s)
 
     def _events(self, request: TurnRequest) -> Generator[TurnEvent, None, None]:
         checked_s = self._clock_s()

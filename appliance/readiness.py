@@ -9,7 +9,8 @@ import os
 import re
 import socket
 
-from appliance.engine.protocol import DOORBELL_BYTE, ProtocolError, Status, StatusRequest, decode, encode
+from appliance.engine.wire import DOORBELL_BYTE, ProtocolError, StatusRequest, decode, encode
+from appliance.turns.engine import Status
 
 
 class ReadyPipe:

@@ -16,19 +16,9 @@ import click
 
 from appliance.engine.harmony import Vocabulary, load_vocabulary, render_prompt
 from appliance.engine.model import OnnxModel, load_model
-from appliance.engine.protocol import (
-    AnswerDelta,
-    Done,
-    Failed,
-    Message,
-    ReasoningDelta,
-    Tool,
-    ToolCall,
-    ToolCallDelta,
-    TurnEvent,
-    TurnRequest,
-)
 from appliance.engine.scheduler import Scheduler, Turn
+from appliance.turns.events import AnswerDelta, Done, Failed, ReasoningDelta, ToolCallDelta, TurnEvent
+from appliance.turns.request import Message, Tool, ToolCall, TurnRequest
 from bundler.checkpoint import open_checkpoint
 from bundler.demo_model.corpus import load_corpus
 from bundler.demo_model.dialogues import Call, Dialogue, Said

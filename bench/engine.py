@@ -29,8 +29,9 @@ from appliance.engine.host import physical_cores
 from appliance.engine.kernels import load_kernels
 from appliance.engine.kv_cache import Append
 from appliance.engine.model import OnnxModel, load_model
-from appliance.engine.protocol import EngineEvent, Message, TurnRequest
 from appliance.engine.scheduler import Scheduler, Turn
+from appliance.turns.events import EngineEvent
+from appliance.turns.request import Message, TurnRequest
 from bench.machine import MemoryBound, MemoryProbe, device_copy_gb_s, wait_for_quiet
 from bundler.checkpoint import open_checkpoint
 from bundler.export import MODEL, export_graph

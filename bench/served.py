@@ -21,7 +21,7 @@ from appliance.audit.log import AuditLog
 from appliance.config import init_state
 from appliance.database import open_database
 from appliance.engine.harmony import Vocabulary, load_vocabulary, render_prompt
-from appliance.engine.protocol import Message, TurnRequest
+from appliance.turns.request import Message, TurnRequest
 from bench.engine import VERSION
 from bench.machine import peak_memory
 from bundler.demo_model.words import common_words

@@ -32,7 +32,8 @@ from appliance.audit.event import Actor
 from appliance.audit.log import AuditLog
 from appliance.config import init_state
 from appliance.database import open_database
-from appliance.engine.protocol import AnswerDelta, Started, TurnEvent, TurnRequest
+from appliance.turns.events import AnswerDelta, Started, TurnEvent
+from appliance.turns.request import TurnRequest
 from tests.fakes import FakeEngine, done
 from tests.webui.served import add_user_with_key, gunicorn, write_release
 

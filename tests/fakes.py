@@ -12,21 +12,11 @@ import numpy as np
 from appliance.engine.client import EngineClient
 from appliance.engine.kv_cache import Append, Checkpoint, Chunk, Windows
 from appliance.engine.model import ModelError
-from appliance.engine.protocol import (
-    AnswerDelta,
-    Done,
-    Failed,
-    ReasoningDelta,
-    Started,
-    Status,
-    StatusRequest,
-    TurnEvent,
-    TurnRequest,
-    Waiting,
-    decode,
-    encode,
-)
 from appliance.engine.sampling import TopLogits
+from appliance.engine.wire import StatusRequest, decode, encode
+from appliance.turns.engine import Status
+from appliance.turns.events import AnswerDelta, Done, Failed, ReasoningDelta, Started, TurnEvent, Waiting
+from appliance.turns.request import TurnRequest
 
 FAKE_STATUS = Status(
     model="gpt-oss-fake", release="0.0.1", accelerator="cpu", context_tokens=4096, slots=2, active=0, queued=0

@@ -7,8 +7,8 @@ from typing import Final
 from flask import Blueprint, Response, jsonify, make_response
 
 from appliance.database import DatabaseError
-from appliance.engine.client import EngineUnavailableError
 from appliance.transport import Transport, authority_certificate
+from appliance.turns.engine import EngineUnavailableError
 from webui.errors import NotFoundError
 from webui.services import services
 

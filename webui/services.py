@@ -18,11 +18,11 @@ from appliance.approvals import Approvals
 from appliance.audit.log import AuditLog
 from appliance.config import Config
 from appliance.conversations import Conversations
-from appliance.engine.client import EngineClient
 from appliance.release import ModelCard, Release
 from appliance.sessions import Sessions
 from appliance.sign_in import SignIn
 from appliance.transport import Transport
+from appliance.turns.engine import Engine
 
 _KEY = "gpt_oss_appliance.services"
 
@@ -40,7 +40,7 @@ class Services:
     api_keys: ApiKeys
     conversations: Conversations
     record: AuditLog
-    engine: EngineClient
+    engine: Engine
     clock: Callable[[], datetime]  # aware, UTC
     listener_url: str  # where the appliance listens, as the supervisor knows it
     transport: Transport = Transport.LOOPBACK

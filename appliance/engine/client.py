@@ -16,32 +16,16 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 
-from appliance.engine.protocol import (
-    DOORBELL_BYTE,
-    MAX_LINE_BYTES,
-    Done,
-    Failed,
-    ProtocolError,
-    Record,
-    Status,
-    StatusRequest,
-    TurnEvent,
-    TurnRequest,
-    Waiting,
-    decode,
-    encode,
-)
-from appliance.errors import ApplianceError
+from appliance.engine.wire import DOORBELL_BYTE, MAX_LINE_BYTES, ProtocolError, Record, StatusRequest, decode, encode
+from appliance.turns.engine import EngineUnavailableError, Status
+from appliance.turns.events import Done, Failed, TurnEvent, Waiting, failed
+from appliance.turns.request import TurnRequest
 
 _SEND_TIMEOUT_S = 30.0  # for an engine that took the call to read the request
 _WAITING_S = 0.5  # whoever may no longer have an answer loses it within a second (appliance/permits.py)
 _RECEIVE_BYTES = 64 * 1024
-_STOPPED = Failed("engine_stopped", "The model stopped before the answer was complete. Please try again.")
-_BUSY = Failed("overloaded", "The model has too many requests waiting. Please try again shortly.", retry_after_s=5.0)
-
-
-class EngineUnavailableError(ApplianceError):
-    """No engine answered: it is starting, stopped, or too busy to take the call."""
+_STOPPED = failed("engine_stopped")
+_BUSY = failed("overloaded", retry_after_s=5.0)
 
 
 class EngineClient:

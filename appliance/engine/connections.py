@@ -14,7 +14,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from appliance.engine.protocol import MAX_LINE_BYTES, Done, Failed, Record, Status, encode
+from appliance.engine.wire import MAX_LINE_BYTES, Record, encode
+from appliance.turns.engine import Status
+from appliance.turns.events import Done, Failed
 
 MAX_UNSENT_BYTES = 1 << 20
 _RECEIVE_BYTES = 1 << 16

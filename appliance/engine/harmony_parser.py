@@ -21,7 +21,7 @@ from collections.abc import Collection, Sequence
 from enum import Enum, auto
 
 from appliance.engine.harmony import CALL, CHANNEL, CONSTRAIN, END, FUNCTIONS, MESSAGE, RETURN, START, Vocabulary
-from appliance.engine.protocol import AnswerDelta, FinishReason, ReasoningDelta, ToolCallDelta
+from appliance.turns.events import AnswerDelta, FinishReason, ReasoningDelta, ToolCallDelta
 
 Delta = ReasoningDelta | AnswerDelta | ToolCallDelta
 

@@ -29,8 +29,9 @@ from appliance.engine.harmony_parser import HarmonyParser
 from appliance.engine.kv_cache import Append, Checkpoint, Chunk, Prefix, Slot, SlotTable, Windows
 from appliance.engine.model import ModelError
 from appliance.engine.pacing import Pacing
-from appliance.engine.protocol import Done, EngineEvent, Failed, FailureCode, FinishReason, Started, TurnRequest
 from appliance.engine.sampling import TopLogits, new_generator, sample
+from appliance.turns.events import Done, EngineEvent, Failed, FailureCode, FinishReason, Started
+from appliance.turns.request import TurnRequest
 
 _TURN_S_BEFORE_FIRST = 10.0  # assumed length of a turn until one has finished
 _log = logging.getLogger("appliance.engine")

@@ -39,22 +39,16 @@ from appliance.engine.memory_needs import read_needs
 from appliance.engine.memory_plan import MemoryPlan, plan_memory
 from appliance.engine.model import ModelError, OnnxModel, free_memory_bytes, load_model
 from appliance.engine.packed_weights import PackingError
-from appliance.engine.protocol import (
-    Done,
-    EngineEvent,
-    Failed,
-    ProtocolError,
-    Status,
-    StatusRequest,
-    TurnRequest,
-    decode,
-)
 from appliance.engine.sampling import check_settings
 from appliance.engine.scheduler import STOPPED, Scheduler, Turn, context_exceeded
+from appliance.engine.wire import ProtocolError, StatusRequest, decode
 from appliance.errors import CANNOT_SERVE, ApplianceError
 from appliance.isolation.confinement import seal
 from appliance.isolation.seccomp import pretend
 from appliance.release import Release, load_release
+from appliance.turns.engine import Status
+from appliance.turns.events import Done, EngineEvent, Failed
+from appliance.turns.request import TurnRequest
 
 _HOME, _DOORBELL = "APPLIANCE_HOME", "APPLIANCE_DOORBELL_FD"
 _FAREWELL_S = 2.0  # at the end, for clients to take their last event

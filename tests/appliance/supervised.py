@@ -29,7 +29,8 @@ HEAVY = ("numpy", "flask", "sqlalchemy", "onnxruntime", "cryptography", "gunicor
 
 ENGINE = """
 import os, socket
-from appliance.engine.protocol import Status, decode, encode
+from appliance.engine.wire import decode, encode
+from appliance.turns.engine import Status
 bell = socket.socket(fileno=int(os.environ["APPLIANCE_DOORBELL_FD"]))
 while True:
     byte, fds, _, _ = socket.recv_fds(bell, 1, 1)
@@ -41,7 +42,8 @@ while True:
 """
 WEB = """
 import json, os, socket
-from appliance.engine.client import EngineClient, EngineUnavailableError
+from appliance.engine.client import EngineClient
+from appliance.turns.engine import EngineUnavailableError
 engine = EngineClient(socket.socket(fileno=int(os.environ["APPLIANCE_DOORBELL_FD"])))
 def app(environ, start_response):
     try:

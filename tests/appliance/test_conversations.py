@@ -12,9 +12,9 @@ from appliance.accounts import Accounts, Role, User
 from appliance.audit.log import AuditLog
 from appliance.conversations import ConversationNotFoundError, Conversations, NewMessage
 from appliance.database import Database
-from appliance.engine.protocol import Message, ToolCall
 from appliance.passwords import Passwords
 from appliance.tables import messages
+from appliance.turns.request import Message, ToolCall
 from tests.appliance.records import SYSTEM
 
 

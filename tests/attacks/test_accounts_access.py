@@ -18,10 +18,11 @@ from appliance.api_keys import ApiKeys
 from appliance.audit.log import AuditLog
 from appliance.config import init_state
 from appliance.database import DatabaseError, now_us, open_database
-from appliance.engine.protocol import AnswerDelta, Started, TurnEvent, TurnRequest
 from appliance.passwords import Passwords
 from appliance.sessions import MOST_SESSIONS
 from appliance.tables import api_keys, sessions
+from appliance.turns.events import AnswerDelta, Started, TurnEvent
+from appliance.turns.request import TurnRequest
 from tests.fakes import FakeEngine, done
 from tests.webui.conftest import PASSWORD, SYSTEM, Browser, MakeSite, Site
 from tests.webui.served import gunicorn, write_release

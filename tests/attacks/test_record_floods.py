@@ -21,8 +21,9 @@ from appliance.audit.log import AuditLog, RecordError
 from appliance.audit.repeated import MAX_SOURCES, WINDOW_S, RepeatedDenials
 from appliance.audit.review import _NAMES_IN_LOG, MAX_NAMES, actor_names
 from appliance.database import Database, open_database
-from appliance.engine.protocol import AnswerDelta, Message, Started, Tool, TurnRequest
 from appliance.tables import recorded_bytes
+from appliance.turns.events import AnswerDelta, Started
+from appliance.turns.request import Message, Tool, TurnRequest
 from tests.fakes import FakeEngine, done
 from tests.webui.conftest import Browser, MakeSite, Site
 from tests.webui.served import gunicorn, write_release

@@ -11,8 +11,9 @@ import pytest
 
 from appliance.accounts import Role
 from appliance.audit.event import Actor
-from appliance.engine.protocol import AnswerDelta, Message, Started, ToolCallDelta, TurnEvent, TurnRequest
-from appliance.turns import run_turn
+from appliance.turns.events import AnswerDelta, Started, ToolCallDelta, TurnEvent
+from appliance.turns.request import Message, TurnRequest
+from appliance.turns.run import run_turn
 from tests.fakes import FakeEngine, done
 from tests.webui.conftest import Browser, MakeSite, Site
 

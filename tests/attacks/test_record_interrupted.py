@@ -17,9 +17,9 @@ from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.log import AuditLog, RecordError
 from appliance.conversations import NewMessage
 from appliance.database import open_database
-from appliance.engine.protocol import Message, TurnRequest
 from appliance.interrupted import close_interrupted, running_prompts
-from appliance.turns import run_turn
+from appliance.turns.request import Message, TurnRequest
+from appliance.turns.run import run_turn
 from tests.fakes import FakeEngine
 from tests.webui.conftest import Site
 
@@ -29,8 +29,9 @@ import sys, time
 from appliance.audit.event import Actor
 from appliance.audit.log import AuditLog
 from appliance.database import (open_database)
-from appliance.engine.protocol import Message, Started, TurnRequest
-from appliance.turns import run_turn
+from appliance.turns.events import Started
+from appliance.turns.request import Message, TurnRequest
+from appliance.turns.run import run_turn
 from contextlib import contextmanager
 
 class Engine:

@@ -18,8 +18,8 @@ import pytest
 from appliance.accounts import Role
 from appliance.audit.event import Actor, Content, NewEvent
 from appliance.conversations import NewMessage
-from appliance.engine.protocol import Message, Tool, ToolCall, TurnRequest
-from appliance.turns import run_turn
+from appliance.turns.request import Message, Tool, ToolCall, TurnRequest
+from appliance.turns.run import run_turn
 from tests.webui.conftest import Browser, Site
 
 ADA = Actor("u1", "ada", "api", "10.0.0.7")

@@ -25,8 +25,9 @@ from appliance.database import Database, DatabaseError, open_database
 from appliance.disk import ALARM_SHARE, WARNING_SHARE, DiskUse, Reserve, measure, refusal
 from appliance.disk_watch import DiskWatch
 from appliance.doctor import _examine_disk
-from appliance.engine.protocol import AnswerDelta, Done, Failed, Message, Started, TurnEvent, TurnRequest
-from appliance.turns import run_turn
+from appliance.turns.events import AnswerDelta, Done, Failed, Started, TurnEvent
+from appliance.turns.request import Message, TurnRequest
+from appliance.turns.run import run_turn
 from tests.conftest import require
 from tests.fakes import FakeEngine, done
 from tests.webui.conftest import SYSTEM, Browser, MakeSite, Site, empty_database, make_site  # noqa: F401 - fixtures

@@ -11,11 +11,10 @@ import time
 import pytest
 from pygments.lexer import Lexer
 
-from appliance.engine.protocol import AnswerDelta
+from appliance.turns.events import AnswerDelta
 from bench.rendering import LIMIT_S, hostile_messages, rendering_s
-from tests.fakes import done
 from webui import code_colours, rendering
-from webui.chat.stream import Answer
+from webui.chat.stream import Drawing
 from webui.code_colours import MAX_HIGHLIGHT_CHARS
 from webui.render_budget import Budget, RenderCache, TooSlowError, digest
 from webui.rendering import GrowingMarkdown, render_blocks, render_markdown
@@ -132,10 +131,9 @@ def test_a_streamed_answer_costs_no_more_than_its_length_allows(monkeypatch: pyt
 
     monkeypatch.setattr(rendering, "_blocks_with_lines", record)
     clock = iter(range(1_000_000))
-    answer = Answer(None, {}, lambda: float(next(clock)))  # type: ignore[arg-type]  # its turn is not asked
+    drawing = Drawing(lambda: float(next(clock)))
     for _ in range(10_000):
-        list(answer.add(AnswerDelta("word\n")))
-    list(answer.add(done()))
+        list(drawing.lines(AnswerDelta("word\n")))
     assert len(parsed) > 100  # it was shown as it grew
     assert sum(parsed) <= 65 * 50_000 + 2_000**2
 

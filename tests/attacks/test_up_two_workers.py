@@ -16,7 +16,8 @@ from urllib.parse import urlencode
 import pytest
 
 from appliance.accounts import Role, User
-from appliance.engine.protocol import AnswerDelta, Started, TurnEvent, TurnRequest
+from appliance.turns.events import AnswerDelta, Started, TurnEvent
+from appliance.turns.request import TurnRequest
 from tests.fakes import FakeEngine, done
 from tests.webui.conftest import SYSTEM, MakeSite, Site
 from tests.webui.served import gunicorn, write_release

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 
-from appliance.engine.protocol import AnswerDelta, ReasoningDelta, Started, TurnEvent, TurnRequest
+from appliance.turns.events import AnswerDelta, ReasoningDelta, Started, TurnEvent
+from appliance.turns.request import TurnRequest
 from tests.fakes import done
 
 RICH_ANSWER = """\

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 
 from playwright.sync_api import Page, expect
 
-from appliance.engine.protocol import AnswerDelta, Started, TurnEvent, TurnRequest
+from appliance.turns.events import AnswerDelta, Started, TurnEvent
+from appliance.turns.request import TurnRequest
 from tests.browser import pages
 from tests.browser.pages import Watched
 from tests.fakes import FakeEngine, done

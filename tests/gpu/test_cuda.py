@@ -20,9 +20,10 @@ from appliance.engine import cuda
 from appliance.engine.harmony import Vocabulary
 from appliance.engine.kv_cache import Append
 from appliance.engine.model import ModelError, OnnxModel, load_model
-from appliance.engine.protocol import EngineEvent, Message, TurnRequest
 from appliance.engine.sampling import TopLogits
 from appliance.engine.scheduler import Scheduler, Turn
+from appliance.turns.events import EngineEvent
+from appliance.turns.request import Message, TurnRequest
 from bundler.checkpoint import open_checkpoint
 from bundler.export import export_graph
 from bundler.random_checkpoint import random_config, write_random_checkpoint

@@ -27,8 +27,9 @@ import pytest
 
 from appliance.authority import keep_certificate
 from appliance.config import Config
-from appliance.engine.protocol import AnswerDelta, Started, TurnEvent, TurnRequest
 from appliance.transport import authority_certificate, local_files
+from appliance.turns.events import AnswerDelta, Started, TurnEvent
+from appliance.turns.request import TurnRequest
 from tests.conftest import require
 from tests.fakes import FakeEngine, done
 from tests.webui.conftest import PASSWORD, MakeSite, Site, empty_database, make_site

@@ -15,7 +15,7 @@ from werkzeug.test import TestResponse
 from appliance.accounts import Role
 from appliance.audit.event import NewEvent
 from appliance.audit.log import RecordError
-from appliance.engine.protocol import (
+from appliance.turns.events import (
     AnswerDelta,
     Done,
     Failed,
@@ -24,8 +24,8 @@ from appliance.engine.protocol import (
     Started,
     ToolCallDelta,
     TurnEvent,
-    TurnRequest,
 )
+from appliance.turns.request import TurnRequest
 from tests.fakes import done
 from tests.webui.conftest import MODEL, Site
 

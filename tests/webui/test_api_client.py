@@ -17,16 +17,8 @@ from openai.types.chat import ChatCompletionFunctionToolParam, ChatCompletionMes
 from appliance.audit.log import AuditLog, Event
 from appliance.config import init_state
 from appliance.database import open_database
-from appliance.engine.protocol import (
-    AnswerDelta,
-    Failed,
-    FinishReason,
-    ReasoningDelta,
-    Started,
-    ToolCallDelta,
-    TurnEvent,
-    TurnRequest,
-)
+from appliance.turns.events import AnswerDelta, Failed, FinishReason, ReasoningDelta, Started, ToolCallDelta, TurnEvent
+from appliance.turns.request import TurnRequest
 from tests.fakes import FakeEngine, done, echo
 from tests.webui.served import add_user_with_key, gunicorn, write_release
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.turns.events import FAILURES
 from webui.api import errors, messages, tools, validation
 from webui.serving.limits import MAX_BODY_BYTES
 
@@ -27,7 +28,7 @@ def test_every_code_the_sources_raise_is_documented(page: str) -> None:
     documented = set(re.findall(r"`([a-z_]+)`", page.partition("## Errors")[2]))
     sources = Path(errors.__file__).parent.glob("*.py")
     raised = {code for source in sources for code in re.findall(r'ApiError\(\s*\d+,\s*"([a-z_]+)"', source.read_text())}
-    raised |= {code for _, code, _ in errors._FAILURES.values()}
+    raised |= {failure.api_code for failure in FAILURES.values()}
     assert len(raised) > 15
     assert raised - {"bad_request"} <= documented  # bad_request: an HTTP error before the API is reached
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.engine.protocol import Message, Tool, ToolCall, TurnRequest, decode, encode
+from appliance.engine.wire import decode, encode
+from appliance.turns.request import Message, Tool, ToolCall, TurnRequest
 from webui.api.errors import ApiError
 from webui.api.validation import FIELDS, ChatRequest, parse_chat_request
 
@@ -292,7 +293,7 @@ def test_every_field_that_decides_the_answer_arrives() -> None:
         stream=True, stream_options={"include_usage": True},
         tools=in_function(description="the time", parameters={"type": "object"}),
     )  # fmt: skip
-    assert (request.temperature, request.top_p, request.seed) == (0.0, 0.5, 2**63 - 1)
+    assert (request.temperature, request.top_p, request.seed) == (0.0, 0.5, -1)
     assert (request.max_tokens, request.stop, request.effort) == (9, ("a", "b"), "high")
     assert (request.stream, request.include_usage) == (True, True)
     assert request.tools == (Tool(name="now", description="the time", parameters={"type": "object"}),)

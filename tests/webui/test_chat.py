@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,20 +15,21 @@ from werkzeug.test import TestResponse
 from appliance.accounts import Role
 from appliance.audit.log import RecordError
 from appliance.conversations import Conversation, StoredMessage
-from appliance.engine.protocol import (
+from appliance.turns.engine import EngineUnavailableError, Status
+from appliance.turns.events import (
     AnswerDelta,
     Failed,
     FailureCode,
-    ReasoningDelta,
     Started,
     ToolCallDelta,
     TurnEvent,
-    TurnRequest,
     Waiting,
 )
+from appliance.turns.request import TurnRequest, new_request
+from appliance.turns.run import run_turn
 from tests.fakes import FakeEngine, Script, done
 from tests.webui.conftest import MakeSite, Site
-from webui.chat.stream import Answer, stream_turn
+from webui.chat.stream import Drawing, stream_turn
 from webui.chat.view import MessageView, grouped, title_of
 
 
@@ -260,67 +262,52 @@ def test_a_tool_call_is_shown_and_kept(make_site: MakeSite) -> None:
     assert chat.messages(conversation)[-1].tool_calls[0].arguments == '{"q": "x"}'
 
 
-class FakeTurn:
-    prompt_event = 1
-    answer_event = 2
-
-
 def test_rendering_again_and_again_stays_at_ten_times_a_second() -> None:
     now = [0.0]
-    answer = Answer(FakeTurn(), {}, lambda: now[0])  # type: ignore[arg-type]
+    drawing = Drawing(lambda: now[0])
     sent = []
     for _ in range(1000):  # one second of a thousand pieces
-        sent += list(answer.add(AnswerDelta("word ")))
+        sent += list(drawing.lines(AnswerDelta("word ")))
         now[0] += 0.001
     assert 9 <= len(sent) <= 11
 
 
 def test_words_held_back_are_sent_when_the_model_pauses() -> None:
-    answer = Answer(FakeTurn(), {}, lambda: 0.0)  # type: ignore[arg-type]
-    list(answer.add(AnswerDelta("one ")))
-    assert list(answer.add(AnswerDelta("two"))) == []
-    assert list(answer.add(Waiting())) == [{"type": "answer", "keep": 0, "blocks": ["<p>one two</p>\n"]}]
-    assert list(answer.add(Waiting())) == []
+    drawing = Drawing(lambda: 0.0)
+    list(drawing.lines(AnswerDelta("one ")))
+    assert list(drawing.lines(AnswerDelta("two"))) == []
+    assert list(drawing.lines(Waiting())) == [{"type": "answer", "keep": 0, "blocks": ["<p>one two</p>\n"]}]
+    assert list(drawing.lines(Waiting())) == []
 
 
-class PausingTurn(FakeTurn):
-    """Pauses before its first word."""
+def test_a_reader_who_left_while_nothing_came_cancels_the_turn(chat: Chat) -> None:
+    gone, kept = iter([False, False, True]), list[str]()
+    turn = run_turn(
+        chat.site.services.record, PausingEngine(), chat.user.actor("web", ""), new_request("u", ()),
+        conversation_id=None,
+    )  # fmt: skip
 
-    def __init__(self) -> None:
-        self.closed = False
-
-    def __iter__(self) -> Iterator[TurnEvent]:
-        return iter([Started(20, 0.0), Waiting(), AnswerDelta("never read"), AnswerDelta("never taken")])
-
-    def close(self) -> None:
-        self.closed = True
-
-
-def test_a_reader_who_left_while_nothing_came_cancels_the_turn() -> None:
-    turn, kept, gone = PausingTurn(), list[Answer](), iter([False, False, True])
-    answer = Answer(turn, {}, lambda: 0.0)  # type: ignore[arg-type]
-
-    def keep(one: Answer) -> MessageView:
-        kept.append(one)
+    def keep() -> MessageView:
+        kept.append(turn.answer.words.text)
         return MessageView("m", None)
 
     lines = stream_turn(
-        turn, answer, is_gone=lambda: next(gone), keep=keep, show=lambda view: "", title="t"  # type: ignore[arg-type]
+        turn, Drawing(lambda: 0.0), is_gone=lambda: next(gone), keep=keep, show=lambda view: "", title="t"
     )
     assert list(lines)[2] == "\n"  # after "accepted" and "started", the keep-alive of the first pause
-    assert turn.closed
-    assert kept == [answer]
-    assert answer.text == "never read"  # the turn has recorded it, so the conversation has it, too
+    assert kept == ["never read"]  # the turn has recorded it, so the conversation has it, too
+    assert chat.site.events()[-1].header.outcome == "abandoned"
 
 
-def test_thinking_is_timed_from_its_first_word_to_the_first_word_of_the_answer() -> None:
-    now = [100.0]
-    answer = Answer(FakeTurn(), {}, lambda: now[0])  # type: ignore[arg-type]
-    events = ((ReasoningDelta("a"), 5.0), (ReasoningDelta("b"), 7.0), (AnswerDelta("c"), 3.0), (done(), 0.0))
-    for event, seconds in events:
-        list(answer.add(event))
-        now[0] += seconds
-    assert answer.details()["thought_s"] == 12.0
+class PausingEngine:
+    """Pauses before its first word."""
+
+    @contextmanager
+    def turn(self, _request: TurnRequest) -> Iterator[Iterator[TurnEvent]]:
+        yield iter([Started(20, 0.0), Waiting(), AnswerDelta("never read"), AnswerDelta("never taken")])
+
+    def status(self, timeout_s: float = 2.0) -> Status:
+        raise EngineUnavailableError("not asked")
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ from appliance.audit.checkpoint import Integrity, write_checkpoint
 from appliance.audit.erasure import erase
 from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.log import RecordError
-from appliance.engine.protocol import AnswerDelta, Message, ReasoningDelta, Started, TurnRequest
 from appliance.tables import audit_contents
-from appliance.turns import run_turn
+from appliance.turns.events import AnswerDelta, ReasoningDelta, Started
+from appliance.turns.request import Message, TurnRequest
+from appliance.turns.run import run_turn
 from tests.fakes import FakeEngine, done
 from tests.webui.conftest import Browser, MakeSite, Site
 from webui.review.integrity import integrity_view

@@ -6,9 +6,8 @@ from __future__ import annotations
 from flask import Blueprint, Response, make_response, redirect, render_template, request, url_for
 
 from appliance.accounts import AccountError, Role, UserNotFoundError
-from appliance.engine.client import EngineUnavailableError
-from appliance.engine.protocol import Status
 from appliance.four_eyes import SecondNeededError
+from appliance.turns.engine import EngineUnavailableError, Status
 from appliance.users import NoLongerAdminError
 from webui import confirm, denials
 from webui.admin import questions

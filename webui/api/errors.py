@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from flask import Response, jsonify
 
-from appliance.engine.protocol import Failed, FailureCode
+from appliance.turns.events import FAILURES, Failed
 
 _TYPES: Final = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
@@ -47,20 +47,7 @@ def respond(error: ApiError) -> Response:
     return response
 
 
-# What each way of failing is to a caller: status, code, field.
-_FAILURES: Final[dict[FailureCode, tuple[int, str, str | None]]] = {
-    "bad_request": (400, "invalid_value", None),
-    "context_exceeded": (400, "context_length_exceeded", "messages"),
-    "overloaded": (429, "overloaded", None),
-    "too_many_waiting": (429, "too_many_waiting", None),
-    "engine_failed": (500, "engine_failed", None),
-    "engine_stopped": (503, "engine_stopped", None),
-    "record_failed": (503, "record_failed", None),
-    "access_ended": (401, "access_ended", None),
-}
-
-
 def from_failed(failed: Failed) -> ApiError:
     """The engine's or the record's failure as the API says it."""
-    status, code, param = _FAILURES[failed.code]
-    return ApiError(status, code, failed.message, param=param, retry_after_s=failed.retry_after_s)
+    kind = FAILURES[failed.code]
+    return ApiError(kind.status, kind.api_code, failed.message, param=kind.param, retry_after_s=failed.retry_after_s)

@@ -8,11 +8,11 @@ Source: OpenAI API reference, "The chat completion object" and "The chat complet
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from appliance.engine.protocol import AnswerDelta, Done, ReasoningDelta, ToolCallDelta, TurnEvent
+from appliance.turns.answer import Words
+from appliance.turns.events import AnswerDelta, Done, ReasoningDelta, ToolCallDelta, TurnEvent
 
 
 @dataclass(frozen=True)
@@ -29,43 +29,23 @@ class Envelope:
         return {**head, "system_fingerprint": self.fingerprint, **rest}
 
 
-@dataclass
-class Answer:
-    """An answer gathered from its deltas."""
-
-    text: list[str] = field(default_factory=list)
-    reasoning: list[str] = field(default_factory=list)
-    calls: dict[int, dict[str, Any]] = field(default_factory=dict)
-
-    def add(self, event: TurnEvent) -> None:
-        """Take one delta; other events are not part of the text."""
-        if isinstance(event, AnswerDelta):
-            self.text.append(event.text)
-        elif isinstance(event, ReasoningDelta):
-            self.reasoning.append(event.text)
-        elif isinstance(event, ToolCallDelta):
-            function = {"name": event.name or "", "arguments": ""}
-            call = self.calls.setdefault(event.index, {"id": event.id, "type": "function", "function": function})
-            call["function"]["arguments"] += event.arguments
-
-    def message(self) -> dict[str, Any]:
-        """The ``message`` of the one choice."""
-        text, reasoning = "".join(self.text), "".join(self.reasoning)
-        content = None if self.calls and not text else text
-        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
-        if reasoning:
-            message |= {"reasoning_content": reasoning, "reasoning": reasoning}
-        if self.calls:
-            message["tool_calls"] = [self.calls[index] for index in sorted(self.calls)]
-        return message
+def message(words: Words) -> dict[str, Any]:
+    """The ``message`` of the one choice."""
+    content = None if words.calls and not words.text else words.text
+    body: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+    if words.reasoning:
+        body |= {"reasoning_content": words.reasoning, "reasoning": words.reasoning}
+    if words.calls:
+        body["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in words.calls
+        ]
+    return body
 
 
-def completion(envelope: Envelope, events: Iterable[TurnEvent], done: Done) -> dict[str, Any]:
+def completion(envelope: Envelope, words: Words, done: Done) -> dict[str, Any]:
     """The body of an answer that is not streamed."""
-    answer = Answer()
-    for event in events:
-        answer.add(event)
-    choice = {"index": 0, "message": answer.message(), "finish_reason": done.finish_reason, "logprobs": None}
+    choice = {"index": 0, "message": message(words), "finish_reason": done.finish_reason, "logprobs": None}
     return envelope.wrap("chat.completion", choices=[choice], usage=usage(done))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final, cast
 
-from appliance.engine.protocol import Message, Role, ToolCall
+from appliance.turns.request import Message, Role, ToolCall
 from webui.api.tools import function_name
 from webui.api.values import choice, fields, invalid, items, missing, text, unsupported, wrong_type
 

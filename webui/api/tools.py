@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from appliance.engine.protocol import Tool
+from appliance.turns.request import Tool
 from webui.api.values import fields, flag, invalid, items, json_tree, missing, text, unsupported, wrong_type
 
 MAX_TOOLS: Final = 128

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn, cast
 
-from appliance.engine.protocol import Effort, Message, Tool
+from appliance.turns.request import Effort, Message, Tool, TurnRequest
 from webui.api.errors import ApiError
 from webui.api.messages import parse_messages
 from webui.api.tools import parse_tool_choice, parse_tools
@@ -33,13 +33,13 @@ class ChatRequest:
 
     model: str
     messages: tuple[Message, ...]
-    tools: tuple[Tool, ...] = ()
-    effort: Effort = "medium"
-    temperature: float = 1.0
-    top_p: float = 1.0
+    tools: tuple[Tool, ...] = TurnRequest.tools
+    effort: Effort = TurnRequest.effort
+    temperature: float = TurnRequest.temperature
+    top_p: float = TurnRequest.top_p
     seed: int | None = None
-    max_tokens: int | None = None
-    stop: tuple[str, ...] = ()
+    max_tokens: int | None = TurnRequest.max_tokens
+    stop: tuple[str, ...] = TurnRequest.stop
     stream: bool = False
     include_usage: bool = False
 
@@ -70,19 +70,19 @@ def parse_chat_request(raw: bytes) -> ChatRequest:
     stream, options = got.get("stream", False), got.get("stream_options")
     if options is not None and not stream:
         invalid("stream_options", "may only be sent when stream is true")
+    if not got.get("tool_choice", True):
+        got.pop("tools", None)
+    settings = {name: got[given] for given, name in _SETTINGS.items() if given in got}
     return ChatRequest(
-        model=got["model"],
-        messages=got["messages"],
-        tools=got.get("tools", ()) if got.get("tool_choice", True) else (),
-        effort=got.get("reasoning_effort", "medium"),
-        temperature=got.get("temperature", 1.0),
-        top_p=got.get("top_p", 1.0),
-        seed=got.get("seed"),
-        max_tokens=_one_limit(got),
-        stop=got.get("stop", ()),
-        stream=stream,
+        **settings, model=got["model"], messages=got["messages"], max_tokens=_one_limit(got), stream=stream,
         include_usage=bool(options),
-    )
+    )  # fmt: skip
+
+
+_SETTINGS: Final = {  # field of the body: field of ChatRequest
+    "tools": "tools", "reasoning_effort": "effort", "temperature": "temperature", "top_p": "top_p", "seed": "seed",
+    "stop": "stop",
+}  # fmt: skip
 
 
 def _parse_json(raw: bytes) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def _limit(name: str) -> Callable[[Any], int]:
 
 
 def _seed(value: Any) -> int:
-    return whole(value, "seed", -(2**63), 2**63 - 1) % 2**63
+    return whole(value, "seed", -(2**63), 2**63 - 1)
 
 
 def _top_p(value: Any) -> float:

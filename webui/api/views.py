@@ -1,13 +1,12 @@
 """The OpenAI-compatible API: /v1/models and /v1/chat/completions. docs/api.md is its reference.
 
-Every turn goes through `appliance.turns.run_turn`, so the prompt is recorded before the engine sees it. A caller that
+Every turn goes through `appliance.turns.run`, so the prompt is recorded before the engine sees it. A caller that
 goes away ends its turn: the socket is asked at every event, and the engine's client makes one at least each second.
 """
 
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any, Final
@@ -17,10 +16,11 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from appliance.allowance import QuotaSpentError, RefusedError
 from appliance.audit.log import RecordError
-from appliance.engine.protocol import Done, Failed, TurnEvent, TurnRequest
 from appliance.errors import ApplianceError
 from appliance.permits import permitted
-from appliance.turns import Turn, run_turn
+from appliance.turns.events import Done, Failed, TurnEvent
+from appliance.turns.request import TurnRequest, new_request
+from appliance.turns.run import Turn, run_turn
 from webui.allowances import allowance
 from webui.api import errors, mapping
 from webui.api.auth import api_user, demand_key, key_permit, say_when_the_key_ends
@@ -121,11 +121,11 @@ def _check_model(model_id: str) -> None:
 
 
 def _turn_request(chat: ChatRequest) -> TurnRequest:
-    return TurnRequest(
-        id="chatcmpl-" + secrets.token_hex(16),
-        user=api_user().id,
-        messages=chat.messages,
-        seed=secrets.randbits(53) if chat.seed is None else chat.seed,
+    return new_request(
+        api_user().id,
+        chat.messages,
+        id_prefix="chatcmpl-",
+        seed=chat.seed,
         tools=chat.tools,
         effort=chat.effort,
         temperature=chat.temperature,
@@ -141,17 +141,15 @@ def _whole(turn: Turn, envelope: mapping.Envelope) -> Response:
     Raises:
         ApiError: the turn failed or was cancelled.
     """
-    events: list[TurnEvent] = []
     with closing(turn):
         for event in turn:
             if isinstance(event, Done):
                 _check_finished(event)
-                return jsonify(mapping.completion(envelope, events, event))
+                return jsonify(mapping.completion(envelope, turn.answer.words, event))
             if isinstance(event, Failed):
                 raise errors.from_failed(event)
             if client_is_gone():
                 break
-            events.append(event)
     return make_response("", _CLIENT_GONE_STATUS)
 
 

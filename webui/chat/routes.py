@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from dataclasses import replace
 from typing import Any, cast, get_args
@@ -29,13 +28,14 @@ from appliance.conversations import (
     NewMessage,
     StoredMessage,
 )
-from appliance.engine.client import EngineUnavailableError
-from appliance.engine.protocol import Effort, Message, TurnRequest
 from appliance.permits import permitted
-from appliance.turns import run_turn
+from appliance.turns.answer import About
+from appliance.turns.engine import EngineUnavailableError
+from appliance.turns.request import Effort, Message, TurnRequest, new_request
+from appliance.turns.run import run_turn
 from webui.allowances import allowance
 from webui.auth.session import current_actor, demand_role, demand_user, session_permit
-from webui.chat.stream import Answer, stream_turn
+from webui.chat.stream import Drawing, stream_turn
 from webui.chat.view import MessageView, answer_view, grouped, message_view, title_of
 from webui.errors import BadRequestError, NotFoundError, UnavailableError, respond
 from webui.services import Services, services
@@ -152,9 +152,7 @@ def turn(conversation_id: str) -> Response:
 
 
 def _request(user: User, messages: tuple[Message, ...], effort: Effort) -> TurnRequest:
-    return TurnRequest(
-        id=secrets.token_hex(16), user=user.id, messages=messages, seed=secrets.randbits(63), effort=effort
-    )
+    return new_request(user.id, messages, effort=effort)
 
 
 def _answering(
@@ -165,20 +163,22 @@ def _answering(
     running = run_turn(
         service.record, engine, current_actor(), asked, conversation_id=conversation.id, allowance=allowance()
     )
-    about = {"model": service.model.id, "release": service.release.version, "effort": asked.effort}
+    about = About(service.model.id, service.release.version, asked.effort)
 
-    def keep(answer: Answer) -> MessageView:
-        new = NewMessage("assistant", answer.text, answer.reasoning or None, answer.calls, answer.details())
+    def keep() -> MessageView:
+        words = running.answer.words
+        facts = running.answer.facts(about, prompt_event=running.prompt_event, event=running.answer_event)
+        new = NewMessage("assistant", words.text, words.reasoning or None, words.calls, facts.details())
         try:
             kept = service.conversations.append(user.id, conversation.id, new, parent_id=question.id)
         except ConversationNotFoundError:  # deleted meanwhile; the record has the answer
-            return answer_view("", new.content, answer.reasoning, answer.calls, new.details)
+            return answer_view("", words, facts)
         return message_view(kept)
 
-    answer = Answer(running, about, time.monotonic)
     lines = stream_turn(
-        running, answer, is_gone=client_is_gone, keep=keep, show=_answer_html, title=conversation.title
-    )
+        running, Drawing(time.monotonic), is_gone=client_is_gone, keep=keep, show=_answer_html,
+        title=conversation.title,
+    )  # fmt: skip
     return Response(stream_with_context(lines), mimetype="application/x-ndjson", headers={"X-Accel-Buffering": "no"})
 
 

@@ -10,7 +10,9 @@ from typing import Any
 from markupsafe import Markup
 
 from appliance.conversations import Conversation, StoredMessage
-from appliance.engine.protocol import ToolCall
+from appliance.turns.answer import Facts, Words, facts_of
+from appliance.turns.events import Done
+from appliance.turns.request import ToolCall
 from webui.rendering import render_markdown
 
 MAX_TITLE_CHARS = 60
@@ -77,44 +79,46 @@ def message_view(message: StoredMessage) -> MessageView:
     }
     if message.role != "assistant":
         return MessageView(message.id, message.content)
+    words = Words(message.content, message.reasoning or "", message.tool_calls)
     try:
-        return answer_view(
-            message.id, message.content, message.reasoning or "", message.tool_calls, message.details, **branch
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):  # details that nobody here has written
-        return answer_view(message.id, message.content, "", (), {"problem": _DAMAGED}, **branch)
+        return answer_view(message.id, words, facts_of(message.details), **branch)
+    except (KeyError, TypeError, ValueError, OverflowError):  # details that nobody here has written
+        return answer_view(message.id, Words(message.content), Facts(problem=_DAMAGED), **branch)
 
 
-def answer_view(
-    message_id: str, text: str, reasoning: str, calls: tuple[ToolCall, ...], details: dict[str, Any], **branch: Any
-) -> MessageView:
-    """An answer as the page shows it; `details` as `webui.chat.stream` keeps them."""
-    seconds = details.get("thought_s")
+def answer_view(message_id: str, words: Words, facts: Facts, **branch: Any) -> MessageView:
+    """An answer as the page shows it."""
+    seconds = facts.thought_s
     return MessageView(
-        message_id, None, render_markdown(text), text, reasoning,
+        message_id, None, render_markdown(words.text), words.text, words.reasoning,
         thought=f"Thought for {max(1, round(seconds))} s" if seconds is not None else "Thought",
-        calls=calls, problem=details.get("problem"), facts=tuple(_facts(details)), **branch,
+        calls=words.calls, problem=facts.problem, facts=tuple(_in_words(facts)), **branch,
     )  # fmt: skip
 
 
-def _facts(details: dict[str, Any]) -> list[tuple[str, str]]:
-    """The line "details" of an answer, in words; what is not known is left out."""
-    facts: list[tuple[str, str]] = []
-    if "model" in details:
-        facts += [("Model", f"{details['model']}, release {details['release']}"), ("Effort", details["effort"])]
-    if "completion_tokens" in details:
-        reasoning, cached = details["reasoning_tokens"], details["cached_tokens"]
-        facts += [
-            ("Prompt", f"{details['prompt_tokens']:,} tokens" + (f", {cached:,} of them reused" if cached else "")),
-            ("Answer", f"{details['completion_tokens']:,} tokens, {reasoning:,} of them reasoning"),
-            ("Time", f"waited {details['queued_s']:.1f} s, read {details['prefill_s']:.1f} s, "
-                     f"wrote {details['decode_s']:.1f} s"),
-        ]  # fmt: skip
-        if details["decode_s"] > 0:
-            facts.append(("Speed", f"{details['completion_tokens'] / details['decode_s']:.1f} tokens per second"))
-        if details["malformed"]:
-            facts.append(("Form", "the model's output was malformed and has been put right"))
-    events = [f"{number:,}" for number in (details.get("prompt_event"), details.get("event")) if number is not None]
+def _in_words(facts: Facts) -> list[tuple[str, str]]:
+    """The line "details" of an answer; what is not known is left out."""
+    words: list[tuple[str, str]] = []
+    if facts.about is not None:
+        about = facts.about
+        words += [("Model", f"{about.model}, release {about.release}"), ("Effort", about.effort)]
+    if facts.done is not None:
+        words += _figures(facts.done)
+    events = [f"{number:,}" for number in (facts.prompt_event, facts.event) if number is not None]
     if events:
-        facts.append(("Record", ("event " if len(events) == 1 else "events ") + " and ".join(events)))
-    return facts
+        words.append(("Record", ("event " if len(events) == 1 else "events ") + " and ".join(events)))
+    return words
+
+
+def _figures(done: Done) -> list[tuple[str, str]]:
+    cached = f", {done.cached_tokens:,} of them reused" if done.cached_tokens else ""
+    words = [
+        ("Prompt", f"{done.prompt_tokens:,} tokens{cached}"),
+        ("Answer", f"{done.completion_tokens:,} tokens, {done.reasoning_tokens:,} of them reasoning"),
+        ("Time", f"waited {done.queued_s:.1f} s, read {done.prefill_s:.1f} s, wrote {done.decode_s:.1f} s"),
+    ]
+    if done.decode_s > 0:
+        words.append(("Speed", f"{done.completion_tokens / done.decode_s:.1f} tokens per second"))
+    if done.malformed:
+        words.append(("Form", "the model's output was malformed and has been put right"))
+    return words

@@ -15,7 +15,8 @@ import openai_harmony as oh
 from markupsafe import Markup
 
 from appliance.engine.harmony import ConversationError, conversation_of
-from appliance.engine.protocol import ProtocolError, Tool, TurnRequest, decode
+from appliance.engine.wire import ProtocolError, decode
+from appliance.turns.request import Tool, TurnRequest
 from webui.review.unseen import visible
 
 MAX_SHOWN_CHARS: Final = 50_000  # of one message on the page; the source has all

@@ -21,7 +21,8 @@ from appliance.audit.merkle import leaf_hash
 from appliance.audit.review import ReadEvent
 from appliance.audit.rows import DamagedEvent, EventRow
 from appliance.database import as_datetime
-from appliance.engine.protocol import ToolCall
+from appliance.turns.answer import words_of
+from appliance.turns.request import ToolCall
 from webui.chat.view import MessageView
 from webui.rendering import render_markdown
 from webui.review.asked import AskedView, asked_view, beside_words
@@ -215,12 +216,9 @@ def _seen(event: Event) -> SeenView | None:
     rendered = render_markdown(content.text)
     html, written = visible_html(rendered), written_view(content.text, rendered)
     try:
-        calls = tuple(
-            ToolCall(call["id"], visible(call["name"]), visible(call["arguments"]))
-            for call in content.details["tool_calls"]
-        )
-        reasoning = content.details["reasoning"]
-        view = MessageView(str(number), None, html, content.text, visible(reasoning), "Reasoning", calls)
+        words = words_of(content)
+        calls = tuple(ToolCall(call.id, visible(call.name), visible(call.arguments)) for call in words.calls)
+        view = MessageView(str(number), None, html, words.text, visible(words.reasoning), "Reasoning", calls)
     except _UNREADABLE:
         view = MessageView(str(number), None, html, content.text)
     return SeenView(number, None, view, written)

@@ -15,9 +15,10 @@ from appliance.audit.log import AuditLog, RecordError
 from appliance.audit.review import Filter, search
 from appliance.audit.verify import verify_log
 from appliance.database import Database
-from appliance.engine.protocol import Message, Started, TurnEvent, TurnRequest
 from appliance.tables import audit_contents, audit_events
-from appliance.turns import run_turn
+from appliance.turns.events import Started, TurnEvent
+from appliance.turns.request import Message, TurnRequest
+from appliance.turns.run import run_turn
 from tests.appliance.records import SYSTEM, fill
 from tests.fakes import FakeEngine, done
 

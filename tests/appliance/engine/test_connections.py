@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from appliance.engine.connections import MAX_UNSENT_BYTES, Connection, ConnectionLoop
-from appliance.engine.protocol import MAX_LINE_BYTES, AnswerDelta, Failed, Record, Started, decode, encode
+from appliance.engine.wire import MAX_LINE_BYTES, Record, decode, encode
+from appliance.turns.events import AnswerDelta, Failed, Started
 from tests.fakes import FAKE_STATUS, done
 
 

@@ -11,21 +11,11 @@ from collections.abc import Iterator
 import pytest
 
 from appliance.engine import client as client_module
-from appliance.engine.client import EngineClient, EngineUnavailableError
-from appliance.engine.protocol import (
-    MAX_LINE_BYTES,
-    AnswerDelta,
-    Done,
-    EngineEvent,
-    Failed,
-    Message,
-    Started,
-    Status,
-    StatusRequest,
-    TurnRequest,
-    Waiting,
-    encode,
-)
+from appliance.engine.client import EngineClient
+from appliance.engine.wire import MAX_LINE_BYTES, StatusRequest, encode
+from appliance.turns.engine import EngineUnavailableError, Status
+from appliance.turns.events import AnswerDelta, Done, EngineEvent, Failed, Started, Waiting
+from appliance.turns.request import Message, TurnRequest
 from tests.fakes import FAKE_STATUS, FakeEngine, done
 
 

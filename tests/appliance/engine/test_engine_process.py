@@ -16,20 +16,11 @@ from typing import Any
 
 import pytest
 
-from appliance.engine.client import EngineClient, EngineUnavailableError
-from appliance.engine.protocol import (
-    AnswerDelta,
-    Done,
-    Failed,
-    Message,
-    ReasoningDelta,
-    Started,
-    Status,
-    TurnEvent,
-    TurnRequest,
-    Waiting,
-)
+from appliance.engine.client import EngineClient
 from appliance.errors import CANNOT_SERVE
+from appliance.turns.engine import EngineUnavailableError, Status
+from appliance.turns.events import AnswerDelta, Done, Failed, ReasoningDelta, Started, TurnEvent, Waiting
+from appliance.turns.request import Message, TurnRequest
 
 
 def ask(text: str = "Hello", **changes: Any) -> TurnRequest:

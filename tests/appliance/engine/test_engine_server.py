@@ -17,10 +17,11 @@ from appliance.engine import server as server_module
 from appliance.engine.client import EngineClient
 from appliance.engine.harmony import Vocabulary, render_prompt
 from appliance.engine.model import ModelError
-from appliance.engine.protocol import AnswerDelta, Done, EngineEvent, Failed, Message, TurnRequest, Waiting
 from appliance.engine.scheduler import Scheduler
 from appliance.engine.server import EngineServer, choose_accelerator, load_engine
 from appliance.release import Release
+from appliance.turns.events import AnswerDelta, Done, EngineEvent, Failed, Waiting
+from appliance.turns.request import Message, TurnRequest
 from tests.fakes import FAKE_STATUS, FakeModel
 
 TODAY = date(2026, 11, 23)

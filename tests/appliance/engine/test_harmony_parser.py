@@ -11,7 +11,7 @@ import pytest
 
 from appliance.engine.harmony import CALL, CHANNEL, END, MESSAGE, RETURN, START, Vocabulary
 from appliance.engine.harmony_parser import Delta, HarmonyParser
-from appliance.engine.protocol import AnswerDelta, FinishReason, ReasoningDelta, ToolCallDelta
+from appliance.turns.events import AnswerDelta, FinishReason, ReasoningDelta, ToolCallDelta
 
 SPECIAL = range(199_998, 201_088)
 

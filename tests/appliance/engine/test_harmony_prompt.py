@@ -26,8 +26,8 @@ from appliance.engine.harmony import (
     load_vocabulary,
     render_prompt,
 )
-from appliance.engine.protocol import Effort, Message, Tool, ToolCall, TurnRequest
 from appliance.release import ReleaseError
+from appliance.turns.request import Effort, Message, Tool, ToolCall, TurnRequest
 
 TODAY = date(2026, 11, 23)
 WEATHER = Tool("get_weather", "Weather of a city.", {"type": "object", "properties": {"city": {"type": "string"}}})

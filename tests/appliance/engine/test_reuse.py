@@ -10,8 +10,9 @@ import pytest
 from appliance.engine.harmony import Vocabulary
 from appliance.engine.kv_cache import Append
 from appliance.engine.model import OnnxModel
-from appliance.engine.protocol import Done, EngineEvent, Message, TurnRequest
 from appliance.engine.scheduler import Scheduler, Turn
+from appliance.turns.events import Done, EngineEvent
+from appliance.turns.request import Message, TurnRequest
 
 NewModel = Callable[..., OnnxModel]
 CONTEXT = 900  # more than three rings of 272

@@ -12,19 +12,10 @@ import pytest
 
 from appliance.engine.harmony import Vocabulary
 from appliance.engine.kv_cache import Append, Windows
-from appliance.engine.protocol import (
-    AnswerDelta,
-    Done,
-    EngineEvent,
-    Failed,
-    Message,
-    Started,
-    Tool,
-    ToolCallDelta,
-    TurnRequest,
-)
 from appliance.engine.sampling import TopLogits
 from appliance.engine.scheduler import STOPPED, Load, Scheduler, Turn
+from appliance.turns.events import AnswerDelta, Done, EngineEvent, Failed, Started, ToolCallDelta
+from appliance.turns.request import Message, Tool, TurnRequest
 from tests.fakes import CHUNK_TOKENS, FakeModel
 
 WINDOWS = Windows(16, 16 + CHUNK_TOKENS)

@@ -17,8 +17,9 @@ from openai import APIConnectionError, OpenAI
 from openai.types.chat import ChatCompletionMessageParam
 
 from appliance.authority import keep_certificate
-from appliance.engine.protocol import AnswerDelta, Started, TurnEvent, TurnRequest
 from appliance.transport import Transport, authority_certificate
+from appliance.turns.events import AnswerDelta, Started, TurnEvent
+from appliance.turns.request import TurnRequest
 from tests.fakes import FakeEngine, done
 from tests.webui.conftest import PASSWORD, MakeSite
 from tests.webui.served import gunicorn, write_release

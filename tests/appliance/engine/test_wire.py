@@ -7,25 +7,10 @@ from typing import Any
 
 import pytest
 
-from appliance.engine.protocol import (
-    MAX_LINE_BYTES,
-    AnswerDelta,
-    Done,
-    Failed,
-    Message,
-    ProtocolError,
-    ReasoningDelta,
-    Record,
-    Started,
-    Status,
-    StatusRequest,
-    Tool,
-    ToolCall,
-    ToolCallDelta,
-    TurnRequest,
-    decode,
-    encode,
-)
+from appliance.engine.wire import MAX_LINE_BYTES, ProtocolError, Record, StatusRequest, decode, encode
+from appliance.turns.engine import Status
+from appliance.turns.events import AnswerDelta, Done, Failed, ReasoningDelta, Started, ToolCallDelta
+from appliance.turns.request import Message, Tool, ToolCall, TurnRequest
 from tests.fakes import FAKE_STATUS, done
 
 REQUEST = TurnRequest(

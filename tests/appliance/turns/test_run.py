@@ -11,20 +11,19 @@ import pytest
 from appliance.audit.event import Actor, Header, NewEvent
 from appliance.audit.log import AuditLog, RecordError
 from appliance.database import Database
-from appliance.engine.protocol import (
+from appliance.turns.engine import EngineUnavailableError, Status
+from appliance.turns.events import (
     AnswerDelta,
     Done,
     EngineEvent,
     Failed,
-    Message,
     ReasoningDelta,
     Started,
-    Tool,
     ToolCallDelta,
     TurnEvent,
-    TurnRequest,
 )
-from appliance.turns import run_turn
+from appliance.turns.request import Message, Tool, TurnRequest
+from appliance.turns.run import run_turn
 from tests.fakes import FakeEngine, done
 
 ADA = Actor("a1", "ada", "web", "10.0.0.1")
@@ -205,6 +204,9 @@ def test_error_in_the_engine_is_recorded_and_raised(log: AuditLog) -> None:
         def turn(self, _request: TurnRequest) -> Iterator[Iterator[TurnEvent]]:
             raise RuntimeError("broken")
             yield iter(())
+
+        def status(self, timeout_s: float = 2.0) -> Status:
+            raise EngineUnavailableError("broken")
 
     with pytest.raises(RuntimeError, match="broken"):
         list(run_turn(log, Broken(), ADA, request(), conversation_id=None))

@@ -9,57 +9,43 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Generator, Iterator
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import asdict, dataclass, field
 
 from appliance.allowance import Allowance
 from appliance.audit.event import Actor, Content, NewEvent, Outcome
 from appliance.audit.log import AuditLog, RecordError
 from appliance.audit.words import INDEX_VERSION
 from appliance.database import DatabaseError
-from appliance.engine.protocol import (
-    AnswerDelta,
-    Done,
-    Failed,
-    Message,
-    ReasoningDelta,
-    Started,
-    Tool,
-    ToolCallDelta,
-    TurnEvent,
-    TurnRequest,
-)
 from appliance.presence import PresenceError
-from appliance.tables import storable
-
-__all__ = ["Actor", "Turn", "run_turn"]
+from appliance.turns.answer import Answer
+from appliance.turns.engine import Engine
+from appliance.turns.events import Done, Failed, TurnEvent, failed
+from appliance.turns.request import Message, Tool, TurnRequest
 
 _log = logging.getLogger(__name__)
-_NOT_RECORDED = Failed(
-    "record_failed", "The record could not be written, so this was not answered. Tell your administrator."
-)
-_STOPPED = Failed("engine_stopped", "The model stopped before the answer was complete.")
-
-
-class Engine(Protocol):
-    """What a turn needs of `engine.client.EngineClient`."""
-
-    def turn(self, request: TurnRequest) -> AbstractContextManager[Iterator[TurnEvent]]:
-        """Events of one turn; leaving the context cancels what still runs."""
+_NOT_RECORDED = failed("record_failed")
 
 
 class Turn(Iterator[TurnEvent]):
     """The events of one running turn; closing or dropping it cancels the turn.
 
-    ``prompt_event`` and ``answer_event`` are the numbers in the record, set once each is durable: the answer's before
-    ``Done`` or ``Failed`` is handed out.
+    ``answer`` is what has come of it. ``prompt_event`` and ``answer_event`` are the numbers in the record, set once
+    each is durable: the answer's before ``Done`` or ``Failed`` is handed out.
     """
 
     def __init__(self, run: _Run) -> None:
         self._run = run
         self._events = run.events()  # must not refer to this object: dropping it is to end the generator at once
+
+    @property
+    def request(self) -> TurnRequest:
+        return self._run.request
+
+    @property
+    def answer(self) -> Answer:
+        return self._run.answer
 
     @property
     def prompt_event(self) -> int | None:
@@ -68,6 +54,10 @@ class Turn(Iterator[TurnEvent]):
     @property
     def answer_event(self) -> int | None:
         return self._run.answer_event
+
+    def begin(self) -> Failed | None:
+        """Record the prompt; the value says why it is not recorded. The first event does it for who does not ask."""
+        return self._run.begin()
 
     def __next__(self) -> TurnEvent:
         return next(self._events)
@@ -79,7 +69,7 @@ class Turn(Iterator[TurnEvent]):
 
 def run_turn(
     record: AuditLog, engine: Engine, actor: Actor, request: TurnRequest, *, conversation_id: str | None,
-    allowance: Allowance | None = None,
+    allowance: Allowance | None = None, clock_s: Callable[[], float] = time.monotonic,
 ) -> Turn:  # fmt: skip
     """Run one turn; its events end with ``Done`` or ``Failed``. Close the result when you stop listening early.
 
@@ -91,7 +81,7 @@ def run_turn(
     """
     if allowance is not None:
         allowance.check(actor.user_id, request)
-    return Turn(_Run(record, engine, actor, request, conversation_id, allowance))
+    return Turn(_Run(record, engine, actor, request, conversation_id, allowance, clock_s))
 
 
 @dataclass
@@ -104,52 +94,63 @@ class _Run:
     request: TurnRequest
     conversation_id: str | None
     allowance: Allowance | None
+    clock_s: Callable[[], float]
+    answer: Answer = field(default_factory=Answer)
     prompt_event: int | None = None
     answer_event: int | None = None
 
-    def events(self) -> Generator[TurnEvent, None, None]:
+    def begin(self) -> Failed | None:
+        if self.prompt_event is not None:
+            return None
         refusal = self.record.refusal()
         if refusal is not None:
             _log.error("turn %s: %s", self.request.id, refusal)
-            yield Failed("record_failed", f"{refusal} Tell your administrator.")
-            return
+            return Failed("record_failed", f"{refusal} Tell your administrator.")
         try:
             process = _process_id(self.record)
             prompt = _prompt_event(self.actor, self.request, self.conversation_id, process)
             self.prompt_event = self.record.append(prompt).sequence
             self._spend(prompt)
         except (ValueError, RecursionError) as exc:
-            yield Failed("bad_request", f"The request cannot be recorded: {exc}.")
-            return
+            return Failed("bad_request", f"The request cannot be recorded: {exc}.")
         except (RecordError, PresenceError):
             _log.exception("turn %s: the prompt was not recorded", self.request.id)
-            yield _NOT_RECORDED
+            return _NOT_RECORDED
+        return None
+
+    def events(self) -> Generator[TurnEvent, None, None]:
+        refused = self.begin()
+        if refused is not None:
+            self.answer.add(refused, self.clock_s())
+            yield refused
             return
-        answer = _Answer()
-        end: Done | Failed = _STOPPED
+        end: Done | Failed = failed("engine_stopped")
+        is_abandoned = False
         try:
             with self.engine.turn(self.request) as events:
                 for event in events:
                     if isinstance(event, Done | Failed):
                         end = event
                         break
-                    answer.add(event)
+                    self.answer.add(event, self.clock_s())
                     yield event
-            answer.end = end
+            self.answer.add(end, self.clock_s())
         except GeneratorExit:
-            answer.abandoned = True
+            is_abandoned = True
             raise
         finally:
-            self._record_answer(answer)
+            self._record_answer(_outcome(self.answer.end, is_abandoned=is_abandoned))
         yield end if self.answer_event is not None else _NOT_RECORDED
 
-    def _record_answer(self, answer: _Answer) -> None:
+    def _record_answer(self, outcome: Outcome) -> None:
         try:
-            event = answer.event(self.actor, self.request.id, self.conversation_id)
+            content = self.answer.content(self.conversation_id)
+            event = NewEvent(self.actor, "answer", outcome, self.request.id, content)
             self.answer_event = self.record.append_the_end(event).sequence
             self._spend(event)
         except (RecordError, ValueError):
             _log.exception("turn %s: the answer was not recorded", self.request.id)
+            self.answer.end = _NOT_RECORDED
 
     def _spend(self, event: NewEvent) -> None:
         """Count an event that is recorded. A count that cannot be kept now is kept with the next."""
@@ -161,59 +162,17 @@ class _Run:
             _log.exception("turn %s: its bytes are not yet counted", self.request.id)
 
 
-class _Answer:
-    """What the engine has said so far."""
-
-    def __init__(self) -> None:
-        self.end: Done | Failed | None = None
-        self.abandoned = False
-        self._text: list[str] = []
-        self._reasoning: list[str] = []
-        self._calls: dict[int, dict[str, str]] = {}
-        self._prompt_tokens: int | None = None
-
-    def add(self, event: TurnEvent) -> None:
-        match event:
-            case AnswerDelta():
-                self._text.append(event.text)
-            case ReasoningDelta():
-                self._reasoning.append(event.text)
-            case ToolCallDelta():
-                call = self._calls.setdefault(event.index, {"id": event.id, "name": "", "arguments": ""})
-                call["name"] += event.name or ""
-                call["arguments"] += event.arguments
-            case Started():
-                self._prompt_tokens = event.prompt_tokens
-
-    def event(self, actor: Actor, turn_id: str, conversation_id: str | None) -> NewEvent:
-        """The answer event. A model can write what cannot be stored; then ``token_ids`` alone are exact."""
-        reasoning = storable("".join(self._reasoning))
-        calls = [{key: storable(value) for key, value in self._calls[index].items()} for index in sorted(self._calls)]
-        details: dict[str, Any] = {
-            "conversation": conversation_id, "index": INDEX_VERSION, "reasoning": reasoning, "tool_calls": calls
-        }  # fmt: skip
-        content = Content(storable("".join(self._text)), {**details, **self._facts()})
-        return NewEvent(actor, "answer", self._outcome(), turn_id, content)
-
-    def _outcome(self) -> Outcome:
-        match self.end:
-            case None:
-                return "abandoned" if self.abandoned else "failed"
-            case Failed(code="access_ended"):
-                return "cancelled"
-            case Failed():
-                return "failed"
-            case Done(finish_reason="cancelled"):
-                return "cancelled"
-        return "ok"
-
-    def _facts(self) -> dict[str, Any]:
-        match self.end:
-            case Done():
-                return {**asdict(self.end), "token_ids": list(self.end.token_ids)}
-            case Failed():
-                return {"failure": asdict(self.end), "prompt_tokens": self._prompt_tokens}
-        return {"prompt_tokens": self._prompt_tokens}
+def _outcome(end: Done | Failed | None, *, is_abandoned: bool) -> Outcome:
+    match end:
+        case None:
+            return "abandoned" if is_abandoned else "failed"
+        case Failed(code="access_ended"):
+            return "cancelled"
+        case Failed():
+            return "failed"
+        case Done(finish_reason="cancelled"):
+            return "cancelled"
+    return "ok"
 
 
 def _process_id(record: AuditLog) -> str | None:

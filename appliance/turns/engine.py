@@ -1,0 +1,51 @@
+"""What the rest of the appliance may know of an engine: it runs turns, and says how busy it is.
+
+`appliance.engine.client.EngineClient` is the one that the appliance uses; `appliance.permits` puts a check in front of
+another engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from appliance.errors import ApplianceError
+from appliance.turns.events import TurnEvent
+from appliance.turns.request import TurnRequest
+
+
+class EngineUnavailableError(ApplianceError):
+    """No engine answered: it is starting, stopped, or too busy to take the call."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the engine serves and how busy it is."""
+
+    model: str
+    release: str
+    accelerator: str
+    context_tokens: int
+    slots: int
+    active: int
+    queued: int
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class Engine(Protocol):
+    """Runs turns."""
+
+    def turn(self, request: TurnRequest) -> AbstractContextManager[Iterator[TurnEvent]]:
+        """Events of one turn, of which the last is ``Done`` or ``Failed``; leaving the context cancels what still runs.
+
+        While nothing arrives, ``Waiting`` comes twice a second.
+        """
+
+    def status(self, timeout_s: float = 2.0) -> Status:
+        """What the engine serves and how busy it is.
+
+        Raises:
+            EngineUnavailableError: no answer within ``timeout_s``, or not a status.
+        """

@@ -1,0 +1,151 @@
+"""What a turn says: ``Started``, deltas, then ``Done`` or ``Failed``; and what each way of failing means to people.
+
+`FAILURES` is the one place with the words and the HTTP status of each failure. `Failed.message` is the sentence of one
+case, and may hold numbers; where there is nothing to add to the general sentence, `failed` makes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
+FailureCode = Literal[
+    "bad_request", "context_exceeded", "overloaded", "too_many_waiting", "engine_failed", "engine_stopped",
+    "record_failed",
+    "access_ended",  # made by appliance.permits, never by the engine
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Started:
+    """The prompt fits and has a slot; generation begins."""
+
+    prompt_tokens: int
+    queued_s: float
+
+
+@dataclass(frozen=True)
+class ReasoningDelta:
+    """Text of the analysis channel."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class AnswerDelta:
+    """Text of the final channel (or salvaged text that belongs to no channel)."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class ToolCallDelta:
+    """A piece of a call: ``name`` in the first piece of each ``index``, ``arguments`` appended in order."""
+
+    index: int
+    id: str
+    name: str | None
+    arguments: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """The turn is complete. ``token_ids`` are the sampled tokens, for replay."""
+
+    finish_reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+    reasoning_tokens: int
+    cached_tokens: int
+    queued_s: float
+    prefill_s: float
+    decode_s: float
+    token_ids: tuple[int, ...] = ()
+    malformed: bool = False  # the model's Harmony had to be salvaged
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The turn ended without a complete answer. ``message`` is one plain sentence for the user."""
+
+    code: FailureCode
+    message: str
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Nothing has arrived for half a second. The client makes it; it never crosses the wire and is never recorded."""
+
+
+EngineEvent = Started | ReasoningDelta | AnswerDelta | ToolCallDelta | Done | Failed  # what the engine sends in a turn
+TurnEvent = EngineEvent | Waiting  # what Engine.turn yields
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One way of failing: what happened, what a person at the chat page has kept and should do, and the API's answer.
+
+    ``api_code`` and ``param`` are those of OpenAI's errors.
+    """
+
+    sentence: str
+    what_to_do: str
+    status: int
+    api_code: str
+    param: str | None = None
+
+    @property
+    def words(self) -> str:
+        """All that the chat page says."""
+        return f"{self.sentence} {self.what_to_do}"
+
+
+FAILURES: Final[dict[FailureCode, Failure]] = {
+    "bad_request": Failure(
+        "This cannot be asked as it stands.", "Your question is kept; change it and send it again.",
+        400, "invalid_value",
+    ),
+    "context_exceeded": Failure(
+        "The conversation is longer than this model can read.", "It is kept; start a new chat to go on.",
+        400, "context_length_exceeded", "messages",
+    ),
+    "overloaded": Failure(
+        "The model has too many requests waiting.", "Your question is kept; answer again in a moment.",
+        429, "overloaded",
+    ),
+    "too_many_waiting": Failure(
+        "You have as many questions waiting as one person may.",
+        "Your question is kept; answer again when one of them is done.",
+        429, "too_many_waiting",
+    ),
+    "engine_failed": Failure(
+        "The model failed.", "Your question and what had come are kept; try again.",
+        500, "engine_failed",
+    ),
+    "engine_stopped": Failure(
+        "The model stopped before the answer was complete.",
+        "Your question and what had come are kept; try again in a minute.",
+        503, "engine_stopped",
+    ),
+    "record_failed": Failure(
+        "The record could not be written, and nothing is answered without it.", "Tell your administrator.",
+        503, "record_failed",
+    ),
+    "access_ended": Failure(
+        "Your access ended while this was being answered.", "What had come is kept. Sign in again to go on.",
+        401, "access_ended",
+    ),
+}  # fmt: skip
+
+# What the chat page says of a turn that is done and yet not complete.
+ENDINGS: Final[dict[FinishReason, str]] = {
+    "length": "The answer is cut off: it reached the longest this model can write here. Ask it to go on.",
+    "cancelled": "Stopped before the end. What had come by then is kept.",
+}
+
+
+def failed(code: FailureCode, *, retry_after_s: float | None = None) -> Failed:
+    """The failure in its general words."""
+    return Failed(code, FAILURES[code].sentence, retry_after_s)

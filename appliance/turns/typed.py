@@ -1,0 +1,36 @@
+"""Values as JSON gives them, made into what a type declares: dataclasses, tuples, literals, ``X | None``."""
+
+from __future__ import annotations
+
+from dataclasses import is_dataclass
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+hints_of = cache(get_type_hints)
+
+
+def checked(kind: Any, value: Any) -> Any:
+    """``value`` as an instance of the declared type ``kind``; a whole number is taken where a float is declared.
+
+    Raises:
+        ValueError, TypeError, KeyError: it is not one: a field is missing or unknown, or has another type.
+    """
+    origin, options = get_origin(kind), get_args(kind)
+    if origin is UnionType or origin is Union:  # X | None is the only union in use
+        return None if value is None and NoneType in options else checked(options[0], value)
+    if origin is tuple and isinstance(value, list):
+        return tuple(checked(options[0], item) for item in value)
+    if isinstance(kind, type) and is_dataclass(kind) and isinstance(value, dict):
+        hints = hints_of(kind)
+        return kind(**{name: checked(hints[name], item) for name, item in value.items()})
+    if kind is float and type(value) is int:
+        return float(value)
+    if (
+        kind is Any
+        or (origin is Literal and value in options)
+        or (origin is dict and isinstance(value, dict))
+        or type(value) is kind
+    ):
+        return value
+    raise ValueError(f"{value!r:.40} is not a {kind}")
