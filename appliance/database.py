@@ -191,8 +191,8 @@ def open_copy(path: Path) -> Iterator[Database]:
             raise DatabaseError(f"cannot read the database {path}: {exc.strerror}") from exc
         stack.callback(database.close)
         with database.read() as connection:
-            found = read_setting(connection, "schema") or ""
-        if not found.isdecimal() or not 1 <= int(found) <= SCHEMA_VERSION:
+            found = read_number(connection, "schema")
+        if found is None or not 1 <= found <= SCHEMA_VERSION:
             raise DatabaseError(f"{path} has schema {found or '(none)'}, and this release knows 1 to {SCHEMA_VERSION}")
         yield database
 
@@ -275,13 +275,13 @@ def _prepare_schema(database: Database) -> None:
                 audit_words_postgresql.create(connection)
             write_setting(connection, "schema", str(SCHEMA_VERSION))
             return
-        found = read_setting(connection, "schema") or ""
-        if not found.isdecimal() or not 1 <= int(found) <= SCHEMA_VERSION:
+        found = read_number(connection, "schema")
+        if found is None or not 1 <= found <= SCHEMA_VERSION:
             raise DatabaseError(
                 f"the database has schema {found or '(none)'}, and this release knows 1 to {SCHEMA_VERSION}; "
                 "serve it with the release that wrote it, or a newer one"
             )
-        _upgrade(connection, int(found))
+        _upgrade(connection, found)
 
 
 def _upgrade(connection: sa.Connection, found: int) -> None:

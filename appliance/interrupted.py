@@ -1,79 +1,126 @@
 """Gives an end to turns whose process died: what it generated is not known, and that is what the record says.
 
+    lost = LostTurns(log)       # one for each recorder
+    lost.close()                # at its start, and every minute
+
 A prompt without an answer is either being answered or lost. It is lost when the process that recorded it no longer
 lives (`appliance.presence`), which a living sibling's turn never is. The answer recorded for it has the outcome
 ``interrupted``; a conversation shows it in words.
 
 Exactly once: the search for an answer, the event and the conversation's message are one transaction that excludes
 every other writer. A kill in the middle leaves the turn as it was, for the next call.
+
+Up to which event every prompt has its answer is kept in memory alone: whoever can write the database would put such a
+note forward, and the prompts before it would stay open for ever. So a start looks at the newest events, and each call
+at a stretch of the older ones besides: a million within an hour.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import Final
 
 import sqlalchemy as sa
 
 from appliance.audit.event import Content, Header, NewEvent
 from appliance.audit.log import AuditLog, Event
+from appliance.audit.rounds import Rounds
 from appliance.audit.rows import load_events
+from appliance.audit.tree import log_size
 from appliance.conversations import append_interruption
-from appliance.database import read_number, write_setting
+from appliance.database import Database
 from appliance.tables import audit_events
 
 INTERRUPTED: Final = (
     "Interrupted: the process that answered ended before the answer was recorded. What was generated is not known."
 )
-_CLOSED_TO: Final = "turns_closed_to"  # setting: every prompt up to this number has its answer
+NEWEST_EVENTS: Final = 50_000  # looked at when it begins: a tenth of a second
+STRETCH_EVENTS: Final = 20_000  # older ones, at each call
 _BATCH_EVENTS: Final = 200
 
 
-def close_interrupted(log: AuditLog) -> int:
-    """Record an answer for every prompt that will get none; returns how many.
+class LostTurns:
+    """Finds and closes the lost turns of one log, for as long as one process records."""
 
-    Raises:
-        DatabaseError, RecordError: the record cannot be read or written; what is done is done.
-    """
-    database, closed = log.database, 0
-    with database.read() as connection:
-        begin = _closed_to(connection, log.size())
-    size = log.size()
-    done_to, first_open = begin, size + 1
-    while numbers := _unanswered(log, done_to, size):
-        for number, event in sorted(load_events(database, numbers).items()):
-            if not isinstance(event, Event):  # damaged: there is nobody to say whose it was; a verification names it
-                continue
-            if _is_running(log, event):
-                first_open = min(first_open, number)
+    def __init__(self, log: AuditLog, *, newest: int = NEWEST_EVENTS, rounds: Rounds | None = None) -> None:
+        """Look after `log`.
+
+        Args:
+            newest: how many events the first call looks at.
+            rounds: which older events each call looks at besides.
+        """
+        self._log = log
+        self._newest = newest
+        self._rounds = rounds or Rounds(STRETCH_EVENTS)
+        self._first_size: int | None = None  # of the log, at the first call
+        self._closed_to = 0  # every prompt after the newest of then, and up to this, has its answer
+
+    def close(self) -> int:
+        """Record an answer for every prompt of these events that will get none; returns how many.
+
+        Raises:
+            DatabaseError, RecordError: the record cannot be read or written; what is done is done.
+        """
+        size = self._log.size()
+        if self._first_size is None:
+            self._first_size, self._closed_to = size, max(0, size - self._newest)
+        if self._log.database.presence is None:  # nobody knows which turns have begun since
+            size = min(size, self._first_size)
+        closed, first_open = self._close_between(min(self._closed_to, size), size)
+        self._closed_to = first_open - 1
+        older, _ = self._close_between(*self._rounds.next(self._closed_to))
+        if self._log.database.presence is not None:
+            self._log.database.presence.forget_dead()
+        return closed + older
+
+    def _close_between(self, after: int, last: int) -> tuple[int, int]:
+        """How many were closed, and the first number that is still being answered, or else the one after `last`."""
+        closed, first_open = 0, last + 1
+        for prompt in _open_prompts(self._log.database, after, last):
+            if _is_running(self._log.database, prompt):
+                first_open = min(first_open, prompt.sequence)
                 continue
             try:
-                closed += _close(log, event)
-            except ValueError:  # what no appliance records: an answer with the same words would be refused as well
+                closed += _close(self._log, prompt)
+            except ValueError:  # what no appliance records: an answer with the same words would be refused, too
                 continue
-        done_to = numbers[-1]
-    if first_open - 1 > begin:
-        with database.write() as connection:
-            write_setting(connection, _CLOSED_TO, str(first_open - 1))
-    if database.presence is not None:
-        database.presence.forget_dead()
-    return closed
+        return closed, first_open
 
 
-def running_prompts(log: AuditLog) -> list[int]:
-    """Numbers of the prompts that are being answered now.
+def running_prompts(database: Database, first: int, last: int) -> list[int]:
+    """Those of the events `first` to `last` that are prompts which are being answered now.
 
     Raises:
         DatabaseError: the record cannot be read.
     """
-    with log.database.read() as connection:
-        begin = _closed_to(connection, log.size())
-    numbers = _unanswered(log, begin, log.size(), limit=None)
-    events = load_events(log.database, numbers)
-    return [number for number, event in events.items() if isinstance(event, Event) and _is_running(log, event)]
+    return [event.sequence for event in _open_prompts(database, first - 1, last) if _is_running(database, event)]
 
 
-def _unanswered(log: AuditLog, after: int, last: int, *, limit: int | None = _BATCH_EVENTS) -> list[int]:
-    """Prompts with these numbers that no later answer with the same subject follows."""
+def lost_prompts(database: Database, limit: int) -> list[int]:
+    """The first prompts of the whole log that have no answer, and that no process is known to answer.
+
+    Raises:
+        DatabaseError: the record cannot be read.
+    """
+    with database.read() as connection:
+        size = log_size(connection)
+    lost = (event.sequence for event in _open_prompts(database, 0, size) if not _is_running(database, event))
+    return list(islice(lost, limit))
+
+
+def _open_prompts(database: Database, after: int, last: int) -> Iterator[Event]:
+    """The prompts after the first number, up to the second, that have no answer; without those that are damaged, of
+    which nobody knows whose they are, and which a verification names."""
+    while numbers := _unanswered(database, after, last):
+        after = numbers[-1]
+        for _, event in sorted(load_events(database, numbers).items()):
+            if isinstance(event, Event):
+                yield event
+
+
+def _unanswered(database: Database, after: int, last: int) -> list[int]:
+    """The next prompts that no later answer with the same subject follows."""
     prompt, answer = audit_events.alias("prompt").c, audit_events.alias("answer").c
     answered = sa.exists().where(
         answer.subject == prompt.subject, answer.action == "answer", answer.sequence > prompt.sequence
@@ -81,12 +128,12 @@ def _unanswered(log: AuditLog, after: int, last: int, *, limit: int | None = _BA
     query = sa.select(prompt.sequence).where(
         prompt.sequence > after, prompt.sequence <= last, prompt.action == "prompt", ~answered
     )
-    with log.database.read() as connection:
-        return list(connection.scalars(query.order_by(prompt.sequence).limit(limit)))
+    with database.read() as connection:
+        return list(connection.scalars(query.order_by(prompt.sequence).limit(_BATCH_EVENTS)))
 
 
-def _is_running(log: AuditLog, event: Event) -> bool:
-    presence, content = log.database.presence, event.content
+def _is_running(database: Database, event: Event) -> bool:
+    presence, content = database.presence, event.content
     if presence is None or content is None:
         return False
     process = content.details.get("process")
@@ -122,8 +169,3 @@ def _answer(prompt: Header, conversation: object) -> NewEvent:
     }
     return NewEvent(prompt.actor, "answer", "interrupted", prompt.subject, Content(INTERRUPTED, details))
 
-
-def _closed_to(connection: sa.Connection, size: int) -> int:
-    """Up to where the setting says that every prompt has its answer; from the beginning if it cannot be so."""
-    stored = read_number(connection, _CLOSED_TO) or 0
-    return stored if stored <= size else 0

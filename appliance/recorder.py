@@ -36,7 +36,7 @@ from appliance.config import Config, load_config
 from appliance.database import as_iso, open_database
 from appliance.disk_watch import DiskWatch
 from appliance.errors import ApplianceError
-from appliance.interrupted import close_interrupted
+from appliance.interrupted import LostTurns
 from appliance.isolation.confinement import seal
 from appliance.isolation.refused import UNWATCHED, Refused
 from appliance.release_watch import watching
@@ -65,16 +65,15 @@ def run_recorder(
     try:
         log = AuditLog(database)
         stopping: dict[str, Any] | None = None
-        signer = LogSigner(log, config.state_dir)
+        signer, lost = LogSigner(log, config.state_dir), LostTurns(log)
         key = _begin(signer)
-        _close_interrupted(log)
+        _close_lost(lost)
         with watching(log, config.release_dir):
             for note in _notes_or_ticks(notes_fd, config.checkpoint_interval_s):
                 if note == "look":
                     _try("the disk was not looked at", lambda: disk.look(log, _SYSTEM))
                 elif note == "sign":
-                    if database.presence is not None:  # without, nobody knows which turns are still answered
-                        _close_interrupted(log)
+                    _close_lost(lost)
                     _sign(signer)
                     _try("the certificate was not looked at", keep_certificate)
                 elif note["event"] == "stopping":
@@ -111,13 +110,13 @@ def _sign(signer: LogSigner) -> None:
     _try("no checkpoint", signer.sign)
 
 
-def _close_interrupted(log: AuditLog) -> None:
+def _close_lost(lost: LostTurns) -> None:
     """Give lost turns their end."""
-    _try("turns without an answer are not closed", lambda: _close_and_say(log))
+    _try("turns without an answer are not closed", lambda: _close_and_say(lost))
 
 
-def _close_and_say(log: AuditLog) -> None:
-    closed = close_interrupted(log)
+def _close_and_say(lost: LostTurns) -> None:
+    closed = lost.close()
     if closed:
         _log.warning("%d turns had no answer, because their process died; now they are interrupted", closed)
 

@@ -15,7 +15,7 @@ from typing import Literal
 from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.fault import Fault, LogBrokenError
 from appliance.audit.findings import keep_fault, marked_fault
-from appliance.audit.full_check import CHECKED, EXPORTED, FullCheck, full_check
+from appliance.audit.full_check import CHECKED, EXPORTED, FullCheck, last_check, last_export
 from appliance.audit.keys import has_key
 from appliance.audit.ledger import Finding, read_tail
 from appliance.audit.log import AuditLog, LogDamagedError
@@ -24,7 +24,7 @@ from appliance.audit.signed_by import signing_key_in_log, words_of_foreign_datab
 from appliance.audit.signer import LogSigner
 from appliance.audit.stored import newest_note
 from appliance.audit.verify import VerificationReport
-from appliance.database import Database, now_us, read_number, read_setting, write_setting
+from appliance.database import Database, now_us, write_setting
 
 STALE_AFTER_S = 300
 AHEAD_S = 60  # more than a clock that is kept right steps back, and no more than the time between two checkpoints
@@ -64,8 +64,7 @@ def integrity(log: AuditLog, state_dir: Path, *, clock_us: Callable[[], int] = n
     """
     with log.database.read() as connection:
         fault = marked_fault(connection)
-        exported_us = read_number(connection, EXPORTED)
-        checked = full_check(read_setting(connection, CHECKED))
+        exported_us, checked = last_export(connection), last_check(connection)
     size, checkpoint, finding = log.size(), None, None
     try:
         checkpoint, finding = _newest(log, state_dir)

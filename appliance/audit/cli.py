@@ -94,7 +94,7 @@ def _text(path: Path) -> str:
 
 def _print_report(report: VerificationReport, pages: PagesReport, *, as_json: bool, is_copy: bool) -> None:
     newest = None if report.newest is None else report.newest.size
-    faults = [*report.faults, *pages.faults]
+    faults, remarks = [*report.faults, *pages.faults], [*report.remarks, *pages.remarks]
     unchecked = [*pages.unchecked, *(_NOT_IN_A_COPY if is_copy else ())]
     if as_json:
         body = {
@@ -105,7 +105,7 @@ def _print_report(report: VerificationReport, pages: PagesReport, *, as_json: bo
             "checkpoints": report.checkpoints,
             "signed_up_to": newest,
             "faults": [dataclasses.asdict(fault) for fault in faults],
-            "remarks": [dataclasses.asdict(remark) for remark in report.remarks],
+            "remarks": [dataclasses.asdict(remark) for remark in remarks],
             "findings": [str(finding) for finding in report.findings],
             "known_damage": [dataclasses.asdict(fault) for fault in report.known_damage],
             "not_checked": unchecked,
@@ -114,7 +114,7 @@ def _print_report(report: VerificationReport, pages: PagesReport, *, as_json: bo
         say(json.dumps(body, indent=2))
         return
     for word, items in (
-        ("FAULT ", faults), ("KNOWN ", report.known_damage), ("FOUND ", report.findings), ("REMARK", report.remarks),
+        ("FAULT ", faults), ("KNOWN ", report.known_damage), ("FOUND ", report.findings), ("REMARK", remarks),
     ):  # fmt: skip
         for item in items:
             say(f"{word} {item}")

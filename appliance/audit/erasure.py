@@ -71,7 +71,7 @@ def erase(
     if not 1 <= first <= last:
         raise ErasureError("no event exists in this range")
     log.append(NewEvent(by, "content_erased", subject=f"{first}-{last}", content=Content(reason)))
-    running = {number for number in running_prompts(log) if first <= number <= last}
+    running = set(running_prompts(log.database, first, last))
     contents = words_left = 0
     position, batch = first - 1, 8
     while numbers := _next_contents(log, position, last, batch):

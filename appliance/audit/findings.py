@@ -113,6 +113,17 @@ def marked_fault(connection: sa.Connection) -> str | None:
     return read_setting(connection, _FAULT)
 
 
+def failed_verification(connection: sa.Connection, after: int) -> str | None:
+    """What a full verification found after event `after`, in the words of its event: the mark can be taken away by who
+    can write the database."""
+    events, contents = audit_events.c, audit_contents.c
+    query: sa.Select[Any] = sa.select(events.sequence, contents.text)
+    query = query.select_from(audit_events.outerjoin(audit_contents, events.sequence == contents.sequence))
+    query = query.where(events.sequence > after, events.action == "record_verified", events.outcome == "failed")
+    row = connection.execute(query.order_by(events.sequence.desc()).limit(1)).one_or_none()
+    return None if row is None else f"event {row.sequence} tells of a verification that failed: {row.text}"
+
+
 def _event_of(log: AuditLog, action: str, finding_id: str) -> Seen | None:
     """The first event of the kind about the finding."""
     events, contents = audit_events.c, audit_contents.c

@@ -1,13 +1,25 @@
-"""Notes in the database that the badge tells of: the last verification of every event, and the last export."""
+"""Notes in the database that the badge tells of: the last verification of every event, and the last export.
+
+A note is believed only together with the event that tells of the same, written within a minute after it: who can write
+the database could else have the badge claim what never was. The event is found by its time, without a look at others.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Final
 
-from appliance.database import as_number
+import sqlalchemy as sa
+
+from appliance.audit.event import Action
+from appliance.database import as_number, read_number, read_setting
+from appliance.tables import audit_contents, audit_events
 
 EXPORTED, CHECKED = "audit_exported_us", "audit_checked"
+_LATER_US: Final = 60 * 1_000_000  # the event may be written so much after the note
+_MOST_EVENTS: Final = 100  # of one kind within that time that are looked at
 
 
 @dataclass(frozen=True)
@@ -19,11 +31,49 @@ class FullCheck:
     intact: bool
 
 
-def full_check(stored: str | None) -> FullCheck | None:
-    """The last verification of every event; None when there was none, or its note is damaged."""
+def last_check(connection: sa.Connection) -> FullCheck | None:
+    """The last verification of every event; None when there was none, or no event tells of what the note says."""
+    noted = _parse_check(read_setting(connection, CHECKED))
+    if noted is None:
+        return None
+    for outcome, details in _events_about(connection, ("record_verified",), noted.time_us):
+        if (_events_of(details), outcome == "ok") == (noted.size, noted.intact):
+            return noted
+    return None
+
+
+def last_export(connection: sa.Connection) -> int | None:
+    """When something last left the machine; None when nothing did, or no event tells of it."""
+    noted = read_number(connection, EXPORTED)
+    if noted is None:
+        return None
+    found = _events_about(connection, ("checkpoint_exported", "evidence_exported"), noted)
+    return None if next(found, None) is None else noted
+
+
+def _parse_check(stored: str | None) -> FullCheck | None:
     try:
         body = json.loads(stored or "null")
         time_us, size = as_number(body["time_us"]), as_number(body["size"])
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
     return None if time_us is None or size is None else FullCheck(time_us, size, body.get("intact") is True)
+
+
+def _events_about(
+    connection: sa.Connection, actions: Sequence[Action], noted_us: int
+) -> Iterator[tuple[object, object]]:
+    """Outcome and details of the events that could tell of a note of this time."""
+    events, contents = audit_events.c, audit_contents.c
+    query: sa.Select[Any] = sa.select(events.outcome, contents.details)
+    query = query.select_from(audit_events.outerjoin(audit_contents, events.sequence == contents.sequence))
+    query = query.where(events.time_us.between(noted_us, noted_us + _LATER_US), events.action.in_(actions))
+    yield from (tuple(row) for row in connection.execute(query.limit(_MOST_EVENTS)))
+
+
+def _events_of(details: object) -> object:
+    """How many events a verification says that it has checked."""
+    try:
+        return json.loads(details)["events"]  # type: ignore[arg-type]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None

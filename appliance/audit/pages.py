@@ -4,8 +4,9 @@
    record are defined as this release defines them; no trigger and no view stands between the pages and the tables.
 2. What the badge says was verified and exported has events; a database that says more was written by others.
    Accounts: roles and whether they are disabled are what the log said last.
-
 3. The search index has the words of the contents (word_check.py).
+4. Every prompt has its answer; which has none, though no process answers it, is remarked and no fault: the recorder
+   closes such prompts in turn (interrupted.py), within an hour of its start.
 
 What this does not cover: passwords, keys and links, whose values are never in the log.
 """
@@ -18,15 +19,15 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from appliance.audit.event import Action
 from appliance.audit.fault import Fault
-from appliance.audit.full_check import CHECKED, EXPORTED, full_check
+from appliance.audit.full_check import CHECKED, EXPORTED, last_check, last_export
+from appliance.audit.tree import MAX_REMARKS
 from appliance.audit.word_check import check_words
 from appliance.database import Database, read_setting
+from appliance.interrupted import lost_prompts
 from appliance.tables import AUDIT_WORDS_SQLITE, audit_contents, audit_events, metadata, users
 
-_LATER_US = 60 * 1_000_000
-_DIGITS = 19  # of a time that a database takes
+_LOST = "this prompt has no answer, and no process is known to answer it; the recorder closes it within an hour"
 _RECORD_TABLES = ("audit_events", "audit_contents", "audit_checkpoints")
 
 
@@ -35,6 +36,7 @@ class PagesReport:
     """``unchecked`` are sentences without an end; ``seconds`` says what each part took."""
 
     faults: tuple[Fault, ...]
+    remarks: tuple[Fault, ...]
     unchecked: tuple[str, ...]
     seconds: dict[str, float]
 
@@ -64,30 +66,21 @@ def check_pages(database: Database) -> PagesReport:
         seconds["indexes"], began_s = time.perf_counter() - began_s, time.perf_counter()
         faults += check_words(connection, is_sqlite=database.is_sqlite)
         seconds["words"] = time.perf_counter() - began_s
-    return PagesReport(tuple(faults), tuple(unchecked), {name: round(value, 2) for name, value in seconds.items()})
+    began_s = time.perf_counter()
+    remarks = tuple(Fault(number, number, _LOST) for number in lost_prompts(database, MAX_REMARKS))
+    seconds["answers"] = time.perf_counter() - began_s
+    rounded = {name: round(value, 2) for name, value in seconds.items()}
+    return PagesReport(tuple(faults), remarks, tuple(unchecked), rounded)
 
 
 def check_claims(connection: sa.Connection) -> list[Fault]:
-    """What the badge says of the last verification and the last export, where no event tells of it."""
-    stored = full_check(read_setting(connection, CHECKED))
-    exported = read_setting(connection, EXPORTED) or ""
+    """Notes of the last verification and the last export of which no event tells; the badge does not believe them."""
     faults = []
-    if stored is not None and not _happened(connection, ("record_verified",), stored.time_us, stored.time_us):
+    if read_setting(connection, CHECKED) and last_check(connection) is None:
         faults.append(Fault(0, 0, "the database says that every event was checked, and no event tells of it"))
-    if exported and not (
-        exported.isdecimal()
-        and len(exported) < _DIGITS
-        and _happened(connection, ("checkpoint_exported", "evidence_exported"), 0, int(exported))
-    ):
+    if read_setting(connection, EXPORTED) and last_export(connection) is None:
         faults.append(Fault(0, 0, "the database says that a checkpoint has left, and no event tells of it"))
     return faults
-
-
-def _happened(connection: sa.Connection, actions: tuple[Action, ...], first_us: int, last_us: int) -> bool:
-    """Whether an event says so; it may be written a while after the note."""
-    columns = audit_events.c
-    times = columns.time_us.between(first_us, last_us + _LATER_US)
-    return connection.scalar(sa.select(columns.sequence).where(columns.action.in_(actions), times).limit(1)) is not None
 
 
 def check_accounts(connection: sa.Connection) -> list[Fault]:

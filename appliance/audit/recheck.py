@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 from appliance.audit.fault import Fault, LogBrokenError
 from appliance.audit.log import AuditLog, LogDamagedError
+from appliance.audit.rounds import Rounds
 from appliance.audit.tree import TreeCheck, check_rows, erased_ranges, is_accepted
-from appliance.database import read_number, write_setting
 
 RECHECKED_EVENTS = 20_000  # older events checked again at each checkpoint: about a quarter of a second
-_RECHECKED = "audit_rechecked_to"
 
 
 def check_stretch(log: AuditLog, begin: int, end: int, accepted: Sequence[tuple[int, int]]) -> bytes:
@@ -37,17 +36,11 @@ def check_stretch(log: AuditLog, begin: int, end: int, accepted: Sequence[tuple[
     return root
 
 
-def recheck_older(log: AuditLog, signed: int, accepted: Sequence[tuple[int, int]]) -> None:
-    """Recompute the next stretch of the first `signed` events, beginning anew after the last.
+def recheck_older(log: AuditLog, rounds: Rounds, signed: int, accepted: Sequence[tuple[int, int]]) -> None:
+    """Recompute the next stretch of the first `signed` events.
 
     Raises:
         LogBrokenError: something does not fit.
     """
-    with log.database.read() as connection:
-        rechecked = read_number(connection, _RECHECKED) or 0
-    begin = rechecked if rechecked < signed else 0
-    end = min(begin + RECHECKED_EVENTS, signed)
+    begin, end = rounds.next(signed)
     check_stretch(log, begin, end, accepted)
-    if end != rechecked:
-        with log.database.write() as connection:
-            write_setting(connection, _RECHECKED, str(end))

@@ -28,13 +28,22 @@ from appliance.audit import ledger_file
 from appliance.audit.daily import daily_notes, daily_path, write_daily
 from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.fault import Fault, LogBrokenError
-from appliance.audit.findings import find_acknowledgement, forget_fault, keep_fault, marked_fault, record_finding
+from appliance.audit.findings import (
+    failed_verification,
+    find_acknowledgement,
+    forget_fault,
+    keep_fault,
+    marked_fault,
+    record_finding,
+)
 from appliance.audit.keys import has_key, load_any_signer, publish_key, settle_key, stage_key
 from appliance.audit.ledger import LedgerReader, LedgerState, read_ledger
 from appliance.audit.ledger_file import Stamp
 from appliance.audit.log import AuditLog, LogDamagedError, RecordError
 from appliance.audit.note import Checkpoint, CheckpointError, Signer, Verifier, note_hash, verify_checkpoint
 from appliance.audit.parts import check_tree
+from appliance.audit.recheck import RECHECKED_EVENTS
+from appliance.audit.rounds import Rounds
 from appliance.audit.signed_by import words_of_foreign_database
 from appliance.audit.signing_checks import (
     broken,
@@ -67,10 +76,16 @@ class LogSigner:
 
     def __init__(
         self, log: AuditLog, state_dir: Path, *,
-        clock_us: Callable[[], int] = now_us, elapsed_us: Callable[[], int] = boottime_us,
+        clock_us: Callable[[], int] = now_us, elapsed_us: Callable[[], int] = boottime_us, rounds: Rounds | None = None,
     ) -> None:  # fmt: skip
-        """Args: elapsed_us: what nobody can set, and what goes on while the machine sleeps."""
+        """Sign `log`.
+
+        Args:
+            elapsed_us: what nobody can set, and what goes on while the machine sleeps.
+            rounds: which older events are checked again at each turn.
+        """
         self._log, self._clock_us, self._elapsed_us = log, clock_us, elapsed_us
+        self._rounds = rounds or Rounds(RECHECKED_EVENTS)
         self._turn_us: tuple[int, int] | None = None  # clock and elapsed time at the last turn
         self._audit_dir, self._state_dir = state_dir / "audit", state_dir
         self._state: LedgerState | None = None
@@ -135,11 +150,11 @@ class LogSigner:
         if state.open_finding:
             state = self._past_finding(state)
         with self._log.database.read() as connection:
-            marked = marked_fault(connection)
-        if marked:  # a full verification found it
-            raise broken(marked)
+            found = marked_fault(connection) or failed_verification(connection, state.signed_size)
+        if found:  # by a full verification
+            raise broken(found)
         signer = key_in_force(self._log, self._state_dir, state)
-        size, root = checked_root(self._log, state)
+        size, root = checked_root(self._log, state, self._rounds)
         check_published(self._log, state, may_be_missing=self._unpublished)
         if size == 0:
             return None

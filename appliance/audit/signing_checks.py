@@ -16,6 +16,7 @@ from appliance.audit.ledger_file import NAME
 from appliance.audit.log import AuditLog, LogDamagedError
 from appliance.audit.note import CheckpointError, Signer, note_hash, parse_verifier, verify_checkpoint
 from appliance.audit.recheck import check_stretch, recheck_older
+from appliance.audit.rounds import Rounds
 from appliance.audit.signed_by import signing_key_in_log
 from appliance.audit.stored import largest_size, note_of_size, store_note
 
@@ -101,8 +102,8 @@ def key_in_force(log: AuditLog, state_dir: Path, state: LedgerState) -> Signer:
     return signer
 
 
-def checked_root(log: AuditLog, state: LedgerState) -> tuple[int, bytes]:
-    """Size and root of the log. (4, 5, 6)"""
+def checked_root(log: AuditLog, state: LedgerState, rounds: Rounds) -> tuple[int, bytes]:
+    """Size and root of the log; `rounds` says which older events are checked this time. (4, 5, 6)"""
     signed = state.signed_size
     size = log.size()
     if size < signed:
@@ -116,7 +117,7 @@ def checked_root(log: AuditLog, state: LedgerState) -> tuple[int, bytes]:
             merkle.verify_consistency(signed, size, proof, state.signed_root, root)
     except (LogDamagedError, merkle.ProofError) as exc:
         raise LogBrokenError([Fault(1, size, str(exc))]) from exc
-    recheck_older(log, signed, state.accepted)
+    recheck_older(log, rounds, signed, state.accepted)
     return size, root
 
 

@@ -191,7 +191,7 @@ def test_goes_on_when_a_checkpoint_cannot_be_written(config: Config, caplog: pyt
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("appliance.recorder.close_interrupted", "turns without an answer are not closed"),
+        ("appliance.recorder.LostTurns.close", "turns without an answer are not closed"),
         ("appliance.recorder.LogSigner.sign", "no checkpoint"),
         ("appliance.recorder.LogSigner.begin", "the signer could not begin"),
         ("appliance.recorder.DiskWatch.look", "the disk was not looked at"),

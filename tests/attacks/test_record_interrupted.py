@@ -17,7 +17,7 @@ from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.log import AuditLog, RecordError
 from appliance.conversations import NewMessage
 from appliance.database import open_database
-from appliance.interrupted import close_interrupted, running_prompts
+from appliance.interrupted import LostTurns, running_prompts
 from appliance.turns.request import Message, TurnRequest
 from appliance.turns.run import run_turn
 from tests.fakes import FakeEngine
@@ -87,8 +87,8 @@ def test_the_turn_of_a_killed_worker_is_closed_once(url: str) -> None:
     with worker(url) as process, opened(url) as log:
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert close_interrupted(log) == 1
-        assert close_interrupted(log) == 0
+        assert LostTurns(log).close() == 1
+        assert LostTurns(log).close() == 0
         answer = log.get(2)
         assert (answer.header.action, answer.header.outcome, answer.header.subject) == (
             "answer", "interrupted", "turn-1",
@@ -101,17 +101,17 @@ def test_the_turn_of_a_killed_worker_is_closed_once(url: str) -> None:
 
 def test_a_living_workers_turn_is_left_alone_and_recorded_by_itself(url: str) -> None:
     with worker(url) as living, worker(url, turn="turn-2") as dying, opened(url) as log:
-        assert running_prompts(log) == [1, 2]
+        assert running_prompts(log.database, 1, log.size()) == [1, 2]
         dying.kill()
         dying.wait()
-        assert running_prompts(log) == [1]
-        assert close_interrupted(log) == 1
+        assert running_prompts(log.database, 1, log.size()) == [1]
+        assert LostTurns(log).close() == 1
         assert outcomes(log) == ["ok", "ok", "interrupted"]
         assert living.stdin is not None
         assert living.stdout is not None
         living.stdin.close()
         assert living.stdout.readline() == "answered\n"
-        assert close_interrupted(log) == 0
+        assert LostTurns(log).close() == 0
         assert outcomes(log) == ["ok", "ok", "interrupted", "failed"]
 
 
@@ -124,7 +124,7 @@ def test_many_who_close_at_once_close_each_turn_once(url: str) -> None:
     def close() -> None:
         with opened(url) as log:
             start.wait()
-            closed.append(close_interrupted(log))
+            closed.append(LostTurns(log).close())
 
     threads = [threading.Thread(target=close) for _ in range(4)]
     for thread in threads:
@@ -151,9 +151,9 @@ def test_a_failure_in_the_middle_leaves_the_turn_for_the_next_time(
             patched.setattr("appliance.interrupted.append_interruption", fail)
             patched.setattr(log, "append_in", fail)
             with pytest.raises(RecordError):
-                close_interrupted(log)
+                LostTurns(log).close()
         assert log.size() == 1
-        assert close_interrupted(log) == 1
+        assert LostTurns(log).close() == 1
 
 
 def test_prompts_of_earlier_releases_are_closed_and_damaged_ones_are_no_obstacle(url: str) -> None:
@@ -162,15 +162,15 @@ def test_prompts_of_earlier_releases_are_closed_and_damaged_ones_are_no_obstacle
             log.append(NewEvent(ADA, "prompt", subject=f"old-{number}"))
         with log.database.write() as connection:
             connection.exec_driver_sql("UPDATE audit_events SET via = x'00' WHERE sequence = 2")
-        assert close_interrupted(log) == 2
-        assert close_interrupted(log) == 0
+        assert LostTurns(log).close() == 2
+        assert LostTurns(log).close() == 0
 
 
 @pytest.mark.parametrize("process", ["../../etc/passwd", "", "0" * 16, 7, None, ["x"]])
 def test_a_process_that_never_was_keeps_no_turn_open(url: str, process: object) -> None:
     with opened(url) as log:
         log.append(NewEvent(ADA, "prompt", subject="t", content=Content("?", {"process": process})))
-        assert close_interrupted(log) == 1
+        assert LostTurns(log).close() == 1
 
 
 def test_a_turn_that_runs_in_this_process_is_alive(url: str) -> None:
@@ -178,7 +178,7 @@ def test_a_turn_that_runs_in_this_process_is_alive(url: str) -> None:
         request = TurnRequest("t", "a1", (Message("user", "Hi"),), seed=1)
         turn = run_turn(log, engine.client, ADA, request, conversation_id=None)
         next(turn)
-        assert close_interrupted(recorder) == 0
+        assert LostTurns(recorder).close() == 0
         list(turn)
         assert outcomes(recorder) == ["ok", "ok"]
 
@@ -192,7 +192,7 @@ def test_the_conversation_says_that_the_answer_was_interrupted(site: Site) -> No
         process.kill()
         process.wait()
     with opened(url) as log:
-        assert close_interrupted(log) == 1
+        assert LostTurns(log).close() == 1
     page = site.browser(ada).get(f"/chat/{conversation.id}").text
     assert "Interrupted: the process that answered ended" in page
     assert site.services.conversations.messages(ada.id, conversation.id)[-1].role == "assistant"
@@ -209,7 +209,7 @@ def test_closing_leaves_a_conversation_alone_that_has_gone_on(site: Site) -> Non
         process.wait()
     conversations.append(ada.id, conversation.id, NewMessage("user", "And when?"))
     with opened(url) as log:
-        assert close_interrupted(log) == 1
+        assert LostTurns(log).close() == 1
     assert [m.content for m in conversations.messages(ada.id, conversation.id)] == ["Where is it?", "And when?"]
 
 
@@ -220,7 +220,7 @@ def test_files_of_dead_processes_are_removed_and_those_of_living_ones_stay(tmp_p
         own = presence.own_id()
         dying.kill()
         dying.wait()
-        close_interrupted(log)
+        LostTurns(log).close()
         left = {path.name for path in (tmp_path / "site.sqlite3.turns").iterdir()}
         assert own in left
         assert len(left) == 2

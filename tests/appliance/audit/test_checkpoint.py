@@ -27,6 +27,8 @@ from appliance.audit.note import (
     parse_verifier,
     verify_checkpoint,
 )
+from appliance.audit.rounds import Rounds
+from appliance.audit.signer import LogSigner
 from appliance.audit.stored import newest_note
 from appliance.audit.verify import verify_log
 from appliance.database import Database, from_iso
@@ -256,30 +258,28 @@ def test_finding_stays_until_a_reviewer_acknowledges_it(log: AuditLog, tmp_path:
 
 @pytest.mark.parametrize("damage", [break_header, break_content])
 def test_older_events_are_checked_again_in_turn(
-    log: AuditLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Database], None]
+    log: AuditLog, tmp_path: Path, damage: Callable[[Database], None]
 ) -> None:
-    monkeypatch.setattr("appliance.audit.recheck.RECHECKED_EVENTS", 4)
+    signer = LogSigner(log, tmp_path, rounds=Rounds(4, draw=lambda _: 0))
     fill(log, 10)
-    write_checkpoint(log, tmp_path)
-    write_checkpoint(log, tmp_path)  # 1 to 4
+    signer.sign()
+    signer.sign()  # 1 to 4
     damage(log.database)
     with pytest.raises(LogBrokenError, match="event 7"):
-        write_checkpoint(log, tmp_path)  # 5 to 8
+        signer.sign()  # 5 to 8
     with pytest.raises(LogBrokenError, match="event 7"):
-        write_checkpoint(log, tmp_path)  # again: the finding stays
+        signer.sign()  # again: the finding stays
 
 
-def test_checking_in_turn_begins_again_at_the_end(
-    log: AuditLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("appliance.audit.recheck.RECHECKED_EVENTS", 6)
+def test_checking_in_turn_begins_again_at_the_end(log: AuditLog, tmp_path: Path) -> None:
+    signer = LogSigner(log, tmp_path, rounds=Rounds(6, draw=lambda _: 0))
     fill(log, 10)
     for _ in range(3):  # nothing, 1 to 6, 7 to 10
-        write_checkpoint(log, tmp_path)
+        signer.sign()
     with log.database.write() as connection:
         connection.execute(audit_events.update().where(audit_events.c.sequence == 2).values(actor_name="eve"))
     with pytest.raises(LogBrokenError, match="event 2"):
-        write_checkpoint(log, tmp_path)
+        signer.sign()
 
 
 def test_erasure_does_not_break_a_checkpoint(log: AuditLog, tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ def test_file_proves_its_events(log: AuditLog, tmp_path: Path) -> None:
 
 
 def test_export_is_an_event_and_shows_in_the_integrity_state(log: AuditLog, tmp_path: Path) -> None:
+    log = AuditLog(log.database, clock_us=lambda: 77)
     fill(log, 2)
     export_evidence(log, tmp_path, [1, 2], by=SYSTEM, clock_us=lambda: 77)
     event = log.get(3)
