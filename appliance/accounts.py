@@ -27,6 +27,7 @@ from appliance.account_changes import (
 )
 from appliance.audit.event import Actor, Via
 from appliance.audit.log import AuditLog
+from appliance.damaged_rows import Rows
 from appliance.database import Database, now_us
 from appliance.four_eyes import Change, check_alone
 from appliance.links import LINK_LIFETIME_S, Link, LinkError
@@ -43,8 +44,9 @@ from appliance.users import (
     checked_name,
     checked_roles,
     find_user,
+    has_damaged_user,
     join_roles,
-    user_of_row,
+    read_users,
 )
 
 __all__ = [
@@ -68,10 +70,10 @@ class Accounts:
         self._passwords = passwords or Passwords()
         self._clock_us = clock_us
 
-    def list_users(self) -> list[User]:
-        """Everyone, by name."""
+    def list_users(self) -> Rows[User]:
+        """Everyone, by name, and what is damaged."""
         with self._database.read() as connection:
-            return [user_of_row(row) for row in connection.execute(sa.select(users).order_by(users.c.name))]
+            return read_users(connection, sa.select(users).order_by(users.c.name))
 
     def get(self, user_id: str) -> User:
         """The user with this id.
@@ -161,10 +163,11 @@ class Accounts:
             replace_password(change, user, encoded, end_keys=end_keys)
 
     def make_first_admin_link(self, *, roles: Iterable[Role] = ALL_ROLES, by: Actor | None = None) -> str | None:
-        """A new token for the first account (and the end of earlier ones), or None when an administrator exists."""
+        """A new token for the first account (and the end of earlier ones), or None when an administrator exists, or
+        may exist: a row that is damaged must not make somebody else the first."""
         wanted = checked_roles(roles) | {Role.ADMIN}
         with self._change(by or Actor("", "appliance", "system")) as change:
-            if active_admins(change.connection):
+            if active_admins(change.connection) or has_damaged_user(change.connection):
                 return None
             token = links.make_link(change.connection, None, wanted, made_by="", now_us=change.now_us)
             change.note("link_made", "", f"a new account with the roles {join_roles(wanted)}")
@@ -236,7 +239,7 @@ class Accounts:
 
     def _link(self, connection: sa.Connection, token: str) -> Link:
         link = links.find_link(connection, token, now_us=self._clock_us())
-        if link.user_id is None and active_admins(connection):
+        if link.user_id is None and (active_admins(connection) or has_damaged_user(connection)):
             raise LinkError("admin_exists")
         return link
 

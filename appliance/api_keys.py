@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.log import AuditLog
+from appliance.damaged_rows import Rows, read_rows
 from appliance.database import Database, as_datetime, now_us
 from appliance.errors import ApplianceError
 from appliance.tables import api_keys, users
@@ -107,11 +108,11 @@ class ApiKeys:
             self._record.append_in(connection, event)
         return key, secret
 
-    def list_keys(self, user_id: str) -> list[ApiKey]:
-        """A user's keys, newest first, revoked and expired ones included."""
+    def list_keys(self, user_id: str) -> Rows[ApiKey]:
+        """A user's keys, newest first, revoked and expired ones included, and what is damaged."""
         query = sa.select(api_keys).where(api_keys.c.user_id == user_id).order_by(api_keys.c.created_us.desc())
         with self._database.read() as connection:
-            return [_api_key(row) for row in connection.execute(query)]
+            return read_rows(connection, query, api_keys.c.label, _api_key)
 
     def has_working(self, user_id: str) -> bool:
         """Whether a user has a key that neither was revoked nor is past its end."""

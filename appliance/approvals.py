@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from appliance.account_changes import Transaction, apply_enable, apply_roles, give_link, insert_user
 from appliance.audit.event import Actor
 from appliance.audit.log import AuditLog
+from appliance.damaged_rows import Rows, read_rows
 from appliance.database import CLOCK_SLACK_US, Database, DatabaseError, as_datetime, now_us
 from appliance.four_eyes import Change, Kind, is_guarded, why_not_second
 from appliance.tables import approvals, users
@@ -101,8 +102,8 @@ class Approvals:
             asking.note("approval_requested", change.subject, change.words())
             return request
 
-    def open_requests(self) -> list[Request]:
-        """What waits for a decision, or for a link to be made, the oldest first."""
+    def open_requests(self) -> Rows[Request]:
+        """What waits for a decision, or for a link to be made, the oldest first, and what is damaged."""
         with self._database.read() as connection:
             found = _open_requests(connection)
         now = as_datetime(self._clock_us())
@@ -228,18 +229,22 @@ def _expire(change: Transaction) -> None:
     is_old = sa.or_(approvals.c.created_us <= oldest_us, approvals.c.created_us > newest_us)
     old = sa.and_(approvals.c.state.in_(("pending", "confirmed")), is_old)
     appliance = Transaction(change.connection, change.record, Actor("", "appliance", "system"), change.now_us)
-    for row in change.connection.execute(sa.select(approvals).where(old)).all():
-        request = _request_of(row)
+    for request in _read(change.connection, sa.select(approvals).where(old)):
         _set_state(appliance, request, "expired")
         appliance.note(
             "approval_expired", request.change.subject, request.change.words(), f"asked for by {request.requester}"
         )
 
 
-def _open_requests(connection: sa.Connection) -> list[Request]:
-    still_open = approvals.c.state.in_(("pending", "confirmed"))
-    rows = connection.execute(sa.select(approvals).where(still_open).order_by(approvals.c.created_us, approvals.c.id))
-    return [_request_of(row) for row in rows]
+def _open_requests(connection: sa.Connection) -> Rows[Request]:
+    decided = approvals.c.state.in_(("done", "refused", "expired", "void"))
+    # Not "pending" and "confirmed": another state is of no request that the appliance made, and is to be seen.
+    still_open = sa.or_(approvals.c.state.is_(None), sa.not_(decided))
+    return _read(connection, sa.select(approvals).where(still_open).order_by(approvals.c.created_us, approvals.c.id))
+
+
+def _read(connection: sa.Connection, query: sa.Select[Any]) -> Rows[Request]:
+    return read_rows(connection, query, approvals.c.subject, _request_of)
 
 
 def _request(connection: sa.Connection, request_id: str) -> Request:

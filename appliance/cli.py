@@ -200,11 +200,16 @@ def users_add(name: str, home: Path, roles: tuple[str, ...], display_name: str, 
 @home_option
 @json_option
 def users_list(home: Path, as_json: bool) -> None:
-    """List the accounts."""
+    """List the accounts. Exit status 1 if one of them is damaged."""
     with _people(home) as people:
-        found = [_public(user) for user in people.accounts.list_users()]
+        listed = people.accounts.list_users()
+        found, damaged = [_public(user) for user in listed], listed.damaged
     lines = [f"{u['name']:<24} {','.join(u['roles']):<22} {'disabled' if u['disabled'] else 'active'}" for u in found]
-    print_result(as_json, found, "\n".join(lines) or "There is no account yet; see: appliance users first-admin-link")
+    lines += [f"{row.name:<24} DAMAGED, and can do nothing: {row}" for row in damaged]
+    body = [*found, *({"name": row.name, "damaged": str(row)} for row in damaged)]
+    print_result(as_json, body, "\n".join(lines) or "There is no account yet; see: appliance users first-admin-link")
+    if damaged:
+        sys.exit(1)
 
 
 @users.command("disable")

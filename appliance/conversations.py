@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from appliance.audit.event import Actor, NewEvent
 from appliance.audit.log import AuditLog
+from appliance.damaged_rows import read_rows
 from appliance.database import Database, DatabaseError, as_datetime, is_undecodable, now_us
 from appliance.errors import ApplianceError
 from appliance.tables import conversations, messages
@@ -105,21 +106,9 @@ class Conversations:
             said = sa.exists().where(messages.c.conversation_id == table.id, _contains(messages.c.content, word))
             query = query.where(sa.or_(_contains(table.title, word), said))
         query = query.order_by(table.pinned.desc(), table.updated_us.desc(), table.id).limit(limit)
-        try:
-            with self._database.read() as connection:
-                return [_listed(row) for row in connection.execute(query)]
-        except DatabaseError as exc:
-            if not is_undecodable(exc):
-                raise
         with self._database.read() as connection:
-            numbers = connection.scalars(query.with_only_columns(table.id)).all()
-        return [self._listed_alone(user_id, number) for number in numbers]
-
-    def _listed_alone(self, user_id: str, conversation_id: str) -> Conversation:
-        try:
-            return self.get(user_id, conversation_id)
-        except ConversationDamagedError:
-            return _damaged(conversation_id, user_id)
+            found = read_rows(connection, query, table.id, _listed)
+        return [*found, *(_damaged(row.name, user_id) for row in found.damaged)]
 
     def get(self, user_id: str, conversation_id: str) -> Conversation:
         """One conversation.
@@ -239,11 +228,15 @@ def _telling_damage() -> Iterator[None]:
 
 
 def _listed(row: sa.Row[Any]) -> Conversation:
-    """A line of the list; one that is damaged does not hide the others."""
+    """A line of the list.
+
+    Raises:
+        DatabaseError: it is damaged.
+    """
     try:
         return _conversation(row)
-    except (TypeError, OverflowError):
-        return _damaged(str(row.id), str(row.user_id))
+    except (TypeError, OverflowError) as exc:
+        raise DatabaseError(f"a conversation cannot be read: {exc}") from exc
 
 
 def _damaged(conversation_id: str, user_id: str) -> Conversation:
@@ -320,8 +313,8 @@ def _stored_message(row: sa.Row[Any], siblings: tuple[str, ...]) -> StoredMessag
 
 def _conversation(row: sa.Row[Any]) -> Conversation:
     created_at, updated_at = as_datetime(row.created_us), as_datetime(row.updated_us)
-    if not isinstance(row.title, str):
-        raise TypeError("a title that is no text")
+    if not (isinstance(row.title, str) and isinstance(row.id, str)):
+        raise TypeError("an id or a title that is no text")
     return Conversation(row.id, row.user_id, row.title, bool(row.pinned), created_at, updated_at)
 
 

@@ -41,7 +41,12 @@ class DatabaseError(ApplianceError):
 
 def is_undecodable(exc: DatabaseError) -> bool:
     """Whether the driver refused a text that is not UTF-8: SQLite keeps such, somebody else wrote it."""
-    return isinstance(exc.__cause__, sa.exc.DBAPIError) and "decode" in str(exc).lower()
+    return isinstance(exc.__cause__, sa.exc.DBAPIError) and is_undecodable_value(exc.__cause__)
+
+
+def is_undecodable_value(exc: sa.exc.DBAPIError) -> bool:
+    """The same of what the driver itself raises, within a transaction."""
+    return "decode" in str(exc.orig).lower()
 
 
 # The clock may be set back by so much. What was begun later than that from now was begun under a clock that was wrong,

@@ -30,7 +30,7 @@ import sqlalchemy as sa
 
 from appliance.audit.event import Actor
 from appliance.tables import users
-from appliance.users import AccountError, Role, User, able_admins
+from appliance.users import AccountError, Role, User, able_admins, has_damaged_user
 
 GUARDED: Final = frozenset({Role.REVIEWER, Role.ADMIN})
 _STILL_THERE_US: Final = 7 * 24 * 3600 * 1_000_000
@@ -104,8 +104,9 @@ def is_guarded(change: Change, by: Actor) -> bool:
 
 
 def has_other_admin(connection: sa.Connection, user_id: str, *, now_us: int) -> bool:
-    """Whether there is, or was within the last days, an administrator beside this one."""
-    if any(admin.id != user_id for admin in able_admins(connection)):
+    """Whether there is, or was within the last days, an administrator beside this one. A damaged account may be one:
+    damaging it makes nobody alone."""
+    if any(admin.id != user_id for admin in able_admins(connection)) or has_damaged_user(connection):
         return True
     lately = sa.and_(users.c.admin_ended_us > now_us - _STILL_THERE_US, users.c.id != user_id)
     return connection.execute(sa.select(users.c.id).where(lately)).first() is not None

@@ -11,11 +11,13 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 
 from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.log import AuditLog
+from appliance.damaged_rows import Rows, read_rows
 from appliance.database import CLOCK_SLACK_US, Database, as_datetime, now_us
 from appliance.tables import sessions, users
 from appliance.users import User, user_of_row
@@ -68,9 +70,8 @@ class Sessions:
         )
         mine = sessions.c.user_id == user.id
         newest = sa.select(sessions.c.token_hash).where(mine).order_by(sessions.c.created_us.desc())
-        kept = list(connection.scalars(newest.limit(MOST_SESSIONS)))
-        if len(kept) == MOST_SESSIONS:
-            connection.execute(sessions.delete().where(mine, sessions.c.token_hash.not_in(kept)))
+        kept = newest.limit(MOST_SESSIONS)  # not read here: a damaged one keeps nobody from signing in
+        connection.execute(sessions.delete().where(mine, sessions.c.token_hash.not_in(kept)))
         return token
 
     def user(self, token: str) -> User | None:
@@ -94,16 +95,17 @@ class Sessions:
             if ended.rowcount:
                 self._record.append_in(connection, NewEvent(by, "sign_out", subject=by.name))
 
-    def list_sessions(self, user_id: str, *, own_token: str) -> list[Session]:
-        """The sessions of a user that still open the account, the last used first."""
+    def list_sessions(self, user_id: str, *, own_token: str) -> Rows[Session]:
+        """The sessions of a user that still open the account, the last used first, and what is damaged."""
         alive = sa.and_(sessions.c.user_id == user_id, sa.not_(self._expired(self._clock_us())))
         query = sa.select(sessions).where(alive).order_by(sessions.c.seen_us.desc(), sessions.c.created_us.desc())
         own = _hash(own_token)
+
+        def session(row: sa.Row[Any]) -> Session:
+            return Session(row.address, as_datetime(row.created_us), as_datetime(row.seen_us), row.token_hash == own)
+
         with self._database.read() as connection:
-            return [
-                Session(row.address, as_datetime(row.created_us), as_datetime(row.seen_us), row.token_hash == own)
-                for row in connection.execute(query)
-            ]
+            return read_rows(connection, query, sessions.c.address, session)
 
     def end_others(self, user: User, *, own_token: str, by: Actor) -> int:
         """End every session of a user but the one with this token; returns how many there were."""

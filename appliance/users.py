@@ -15,6 +15,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from appliance.audit.event import Actor, Via
+from appliance.damaged_rows import Rows, read_rows
 from appliance.database import DatabaseError, as_datetime
 from appliance.errors import ApplianceError
 from appliance.tables import users
@@ -81,16 +82,26 @@ def find_user(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> U
     return user_of_row(row)
 
 
+def read_users(connection: sa.Connection, query: sa.Select[Any]) -> Rows[User]:
+    """The accounts of a query over the table."""
+    return read_rows(connection, query, users.c.name, user_of_row)
+
+
 def active_admins(connection: sa.Connection) -> list[User]:
-    """The administrators who are not disabled, by name."""
-    rows = connection.execute(sa.select(users).where(sa.not_(users.c.disabled)).order_by(users.c.name))
-    return [user for user in map(user_of_row, rows) if Role.ADMIN in user.roles]
+    """The administrators who are not disabled, by name. One whose row is damaged can do nothing, and is left out."""
+    query = sa.select(users).where(sa.not_(users.c.disabled)).order_by(users.c.name)
+    return [user for user in read_users(connection, query) if Role.ADMIN in user.roles]
 
 
 def able_admins(connection: sa.Connection) -> list[User]:
     """Those of them who can sign in: whoever has not used the first one-time link yet has no password."""
-    able = set(connection.scalars(sa.select(users.c.id).where(users.c.password_hash.is_not(None))))
-    return [admin for admin in active_admins(connection) if admin.id in able]
+    query = sa.select(users).where(sa.not_(users.c.disabled), users.c.password_hash.is_not(None))
+    return [user for user in read_users(connection, query.order_by(users.c.name)) if Role.ADMIN in user.roles]
+
+
+def has_damaged_user(connection: sa.Connection) -> bool:
+    """Whether there is a row of an account that cannot be read: nobody knows whose it is, and what that one may."""
+    return bool(read_users(connection, sa.select(users)).damaged)
 
 
 def check_not_last_admin(connection: sa.Connection, user: User) -> None:

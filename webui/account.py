@@ -138,13 +138,14 @@ def _page(
     label: str = "",
 ) -> Response:  # fmt: skip
     user, service, now = demand_user(), services(), services().clock()
+    keys = service.api_keys.list_keys(user.id)
+    sessions = service.sessions.list_sessions(user.id, own_token=own_token())
     page = render_template(
-        "account.html", api_keys=[_shown(key, now) for key in service.api_keys.list_keys(user.id)
-                                  if key.revoked_at is None],
+        "account.html", api_keys=[_shown(key, now) for key in keys if key.revoked_at is None],
+        damaged_keys=keys.damaged, sessions=sessions, damaged_sessions=sessions.damaged,
         new_key=new_key, error=error, notice=notice, label=label, days=_DAYS, default_days=DEFAULT_DAYS,
         may_be_endless=service.api_keys.allow_endless, earliest_end=(now + timedelta(days=1)).date().isoformat(),
         latest_end=(now + timedelta(days=LONGEST_DAYS - 1)).date().isoformat(), api_url=f"{service.site_url}/v1",
-        sessions=service.sessions.list_sessions(user.id, own_token=own_token()),
     )  # fmt: skip
     return make_response(page, status)
 

@@ -23,6 +23,7 @@ from appliance.audit.fault import Fault
 from appliance.audit.full_check import CHECKED, EXPORTED, last_check, last_export
 from appliance.audit.tree import MAX_REMARKS
 from appliance.audit.word_check import check_words
+from appliance.damaged_rows import read_rows
 from appliance.database import Database, read_setting
 from appliance.interrupted import lost_prompts
 from appliance.tables import AUDIT_WORDS_SQLITE, audit_contents, audit_events, metadata, users
@@ -88,7 +89,11 @@ def check_accounts(connection: sa.Connection) -> list[Fault]:
     roles, disabled, unknown = _said_of_accounts(connection)
     faults = []
     present = set()
-    for row in connection.execute(sa.select(users.c.name, users.c.roles, users.c.disabled).order_by(users.c.name)):
+    found = read_rows(connection, sa.select(users).order_by(users.c.name), users.c.name, lambda row: row)
+    for damaged in found.damaged:
+        present.add(damaged.name)
+        faults.append(Fault(0, 0, f"the account {damaged.name} is damaged: {damaged}"))
+    for row in found:
         present.add(row.name)
         if row.name not in disabled:
             faults.append(Fault(0, 0, f"the account {row.name} is there, and no event made it"))

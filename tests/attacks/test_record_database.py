@@ -157,7 +157,8 @@ def test_commands_say_in_one_line_what_is_damaged(site: Site) -> None:
     home = Inhabited(site)
     for column, words in (("created_us", "users.created_us holds a value"), ("roles", "a role that this release")):
         with damaged(database_file(site), "users", column, "xyz"):
-            command = [sys.executable, "-m", "appliance.cli", "users", "list", "--home", str(site.services.config.home)]
+            command = [sys.executable, "-m", "appliance.cli", "users", "link", "ada"]
+            command += ["--home", str(site.services.config.home)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 1
         assert words in done.stderr

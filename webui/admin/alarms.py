@@ -26,6 +26,7 @@ from appliance.transport import Transport, certificate_files
 from webui.services import Services
 
 Severity = Literal["warning", "alarm"]
+_MOST_NAMED: Final = 10  # damaged accounts
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,18 @@ def _record(services: Services) -> Iterable[Alarm]:
             "alarm",
             f"The record is broken: {found.fault}.",
             "Keep the machine as it is and tell a reviewer and your security officer.",
+        )
+
+
+def _accounts(services: Services) -> Iterable[Alarm]:
+    damaged = services.accounts.list_users().damaged
+    if damaged:
+        names = ", ".join(row.name or f"row {row.number}" for row in damaged[:_MOST_NAMED])
+        more = f" and {len(damaged) - _MOST_NAMED} more" if len(damaged) > _MOST_NAMED else ""
+        yield Alarm(
+            "alarm",
+            f"Somebody has damaged accounts in the database: {names}{more}.",
+            "Tell a reviewer and your security officer, and restore the accounts from a copy of the database.",
         )
 
 
@@ -153,5 +166,5 @@ def _unwatched(services: Services) -> Iterable[Alarm]:
 
 
 _SOURCES: Final[tuple[Callable[[Services], Iterable[Alarm]], ...]] = (
-    _record, _attempts, _unwatched, _release, _disk, _address, _transport,
+    _record, _accounts, _attempts, _unwatched, _release, _disk, _address, _transport,
 )  # fmt: skip

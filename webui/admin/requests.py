@@ -25,9 +25,8 @@ class RequestView:
     command: str  # what does it on the host, when nobody may confirm
 
 
-def request_views(approvals: Approvals, reader: User) -> list[RequestView]:
+def request_views(approvals: Approvals, found: Sequence[Request], reader: User) -> list[RequestView]:
     """The open requests for this administrator; a confirmed one only for the one who may make its link."""
-    found = approvals.open_requests()
     return [
         _view(request, approvals.seconds(request), reader)
         for request in found

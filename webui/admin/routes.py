@@ -152,10 +152,11 @@ def _page(
 ) -> Response:
     service = services()
     address = service.site_url + url_for("auth.welcome", token=link) if link else ""
+    people, asked = service.accounts.list_users(), service.approvals.open_requests()
     page = render_template(
-        "admin.html", users=service.accounts.list_users(), roles=list(Role), error=error, notice=notice, name=name,
-        link_for=link_for, link=address, engine=_engine_status(), alarms=current_alarms(service),
-        requests=request_views(service.approvals, demand_user()),
+        "admin.html", users=people, damaged=[*people.damaged, *asked.damaged], roles=list(Role), error=error,
+        notice=notice, name=name, link_for=link_for, link=address, engine=_engine_status(),
+        alarms=current_alarms(service), requests=request_views(service.approvals, asked, demand_user()),
     )  # fmt: skip
     return make_response(page, 400 if error else 200)
 
