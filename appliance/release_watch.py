@@ -116,7 +116,7 @@ def _found(release: Path, why: str, details: dict[str, object]) -> NewEvent:
 
 def _watch(log: AuditLog, release: Path, stop: threading.Event, rate_bytes_s: int) -> None:
     with suppress(OSError):  # a confined process may not be allowed to; the rate limits, too
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
+        os.setpriority(os.PRIO_PROCESS, 0, _LOWEST_PRIORITY)  # of this thread: that is what 0 means to the kernel
 
     def pace(size_bytes: int) -> None:
         if stop.wait(size_bytes / rate_bytes_s):

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -209,8 +210,7 @@ def _write_cache(plan: Plan, model_dir: Path, cache_dir: Path, kernels: Kernels,
     unfinished = cache_dir / f"{_DATA}{_UNFINISHED}"
     unfinished.unlink(missing_ok=True)
     (cache_dir / _DESCRIPTION).unlink(missing_ok=True)
-    with open(unfinished, "xb") as stream:
-        os.fchmod(stream.fileno(), 0o600)
+    with open(unfinished, "xb", opener=partial(os.open, mode=0o600)) as stream:
         os.posix_fallocate(stream.fileno(), 0, size)  # a full disk is an error here, not a signal at a mapped page
     mapped = _mapped(unfinished, mmap.ACCESS_WRITE)
     for entry, (offset, length) in zip(plan.entries, places, strict=True):

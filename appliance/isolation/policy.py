@@ -105,7 +105,7 @@ GROUPS: Final = (
         _PROGRAMS,
         "open openat openat2 creat stat lstat newfstatat statx statfs fstatfs access faccessat faccessat2 readlink "
         "readlinkat getdents getdents64 getcwd chdir fchdir mkdir mkdirat rmdir rename renameat renameat2 link linkat "
-        "unlink unlinkat truncate umask fchmod fchown utime utimes "
+        "unlink unlinkat truncate umask utime utimes "
         "futimesat utimensat getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr",
     ),
     Group("memory of one's own", _EVERY, "brk mmap munmap mprotect mremap madvise msync mincore mseal membarrier"),
@@ -176,7 +176,7 @@ GROUPS: Final = (
     Group(
         "let what compares the release run last",
         frozenset({Kind.RECORDER}),
-        partly={"setpriority": ((Only(0, (os.PRIO_PROCESS,)),),)},
+        partly={"setpriority": ((Only(0, (os.PRIO_PROCESS,)), Only(1, (0,))),)},
     ),
     Group(
         "become another program, and confine it first",
@@ -221,6 +221,7 @@ DANGERS: Final = (
     Danger("make memory that can be run without a file", "memfd_create memfd_secret", cuda=False),
     Danger("make a device", "mknod mknodat", cuda=False),
     Danger("let others use a file, which Landlock allows", "chmod fchmodat fchmodat2 chown lchown fchownat"),
+    Danger("let others use a file that it may only read, which Landlock allows", "fchmod fchown", cuda=False),
     Danger(
         "become somebody else or change its own confinement",
         "setuid setgid setreuid setregid setresuid setresgid setfsuid setfsgid setgroups capset "

@@ -70,6 +70,24 @@ def look_into(path: str) -> None:
     os.close(os.open(path, os.O_RDONLY | os.O_DIRECTORY))
 
 
+def open_up(path: str) -> None:
+    """Open a file or directory for reading, and let everybody write it through that descriptor."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fchmod(descriptor, os.fstat(descriptor).st_mode & 0o777 | 0o022)
+    finally:
+        os.close(descriptor)
+
+
+def give_away(path: str) -> None:
+    """The same, to one of one's groups."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fchown(descriptor, -1, os.getgid())
+    finally:
+        os.close(descriptor)
+
+
 def execute(path: str) -> None:
     pid = os.fork()
     if pid == 0:
@@ -103,6 +121,7 @@ def raid_memory(path: str) -> None:
 
 VERBS: dict[str, Callable[[str], None]] = {
     "read": read, "write": write, "cut": cut, "make": make, "remove": remove, "link": link, "symlink": symlink,
-    "fifo": device, "open": open_for_both, "look-into": look_into, "execute": execute,
+    "fifo": device, "open": open_for_both, "open-up": open_up, "give-away": give_away, "look-into": look_into,
+    "execute": execute,
     "execute-written": execute_written, "memory": raid_memory,
 }  # fmt: skip

@@ -77,7 +77,9 @@ def site_attempts(state: Path, release: Path) -> list[list[str]]:
         ["make", f"{state}/audit/checkpoint-2026-01-01.txt"], ["make", f"{state}/keys/audit.pub-"],
         ["make", f"{state}/trust/root.json"], ["write", f"{state}/trust/timestamp.json"], ["remove", f"{state}/trust"],
         ["write", f"{state}/config/appliance.toml"], ["cut", f"{state}/config/appliance.toml"],
-        ["remove", f"{state}/config"], ["make", f"{state}/packed/0.1.0"], ["write", f"{state}/supervisor.lock"],
+        ["open-up", f"{state}/config/appliance.toml"], ["give-away", f"{state}/config/appliance.toml"],
+        ["open-up", f"{state}/config"], ["remove", f"{state}/config"],
+        ["make", f"{state}/packed/0.1.0"], ["write", f"{state}/supervisor.lock"],
         ["make", f"{state}/new"], ["symlink", f"{state}/database/link"], ["fifo", f"{state}/database/pipe"],
         ["make", f"{SITE_PACKAGES}/intruder.pth"], ["make", f"{SITE_PACKAGES}/sitecustomize.py"],
         ["make", f"{release}/intruder.pth"], ["write", f"{release}/release.json"],
@@ -156,6 +158,8 @@ def test_the_same_attempts_unconfined_succeed(attacked: Attacked) -> None:
     """So it is no missing file, and no mode of the file system, that refuses them above."""
     state = attacked.state
     succeeding = {
+        f"open-up {state}/config/appliance.toml", f"open-up {state}/config",
+        f"give-away {state}/config/appliance.toml",
         f"read {state}/signer/audit.key", f"write {state}/signer/audit.key", f"look-into {state}/signer",
         f"remove {state}/signer", f"make {state}/trust/root.json", f"write {state}/trust/timestamp.json",
         f"write {state}/config/appliance.toml", f"cut {state}/config/appliance.toml", f"make {state}/packed/0.1.0",

@@ -57,6 +57,8 @@ OPENED = {
     "mknodat": ["device node made (mknodat)"],
     "fchmodat": ["rights of a file changed (fchmodat)"],
     "fchownat": ["file given away (fchownat)"],
+    "fchmod": ["rights of an open file changed"],
+    "fchown": ["open file given away"],
     "prctl": ["memory opened to others (prctl)"],
     "fcntl": ["signals from a descriptor (fcntl)"],
     "setresuid": ["setresuid (OPEN"],
