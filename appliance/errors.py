@@ -9,6 +9,9 @@ from __future__ import annotations
 # here because every program of the appliance may read this module, and not every one the supervisor's.
 CANNOT_SERVE = 78
 
+# The exit status of a packer that has made the packed weights anew, where 0 says that it found them.
+PACKED_ANEW = 10
+
 
 class ApplianceError(Exception):
     """Something the operator can act on; the command line prints it as one line and exits with 1."""

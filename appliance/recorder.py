@@ -2,13 +2,14 @@
 the disk it is on.
 
 It reads the supervisor's notes, one JSON object a line, on standard input: ``started`` (with the proof of silence),
-``process_ended``, ``attempt_refused`` (what a process of the appliance was refused), ``watch_ended`` (nobody sees such
-attempts any more) and, last of all, ``stopping``. The end of the input means that everything else has stopped: the last
-event and the last checkpoint are written then. Without ``stopping`` before it, the supervisor was killed, and the event
+``process_ended``, ``packer_ended`` (there are packed weights to be compared), ``attempt_refused`` (what a process of the
+appliance was refused), ``watch_ended`` (nobody sees such attempts any more) and, last of all, ``stopping``. The end of
+the input means that everything else has stopped: the last event and the last checkpoint are written then. Without ``stopping`` before it, the supervisor was killed, and the event
 says so. If the recorder was killed, too, the next start does. SIGTERM is ignored, because a service manager sends it to
 every process at once, before the last answers are recorded.
 
-A thread compares the installed release with its manifest meanwhile (`appliance.release_watch`).
+Threads compare the installed release with its manifest (`appliance.release_watch`) and the packed weights with what the
+record says of them (`appliance.packed_watch`) meanwhile.
 Turns whose process died are given their end when the recorder starts and at every checkpoint (`appliance.interrupted`).
 """
 
@@ -39,6 +40,7 @@ from appliance.errors import ApplianceError
 from appliance.interrupted import LostTurns
 from appliance.isolation.confinement import seal
 from appliance.isolation.refused import UNWATCHED, Refused
+from appliance.packed_watch import PackedWatch
 from appliance.release_watch import watching
 from appliance.transport import Transport
 
@@ -68,7 +70,8 @@ def run_recorder(
         signer, lost = LogSigner(log, config.state_dir), LostTurns(log)
         key = _begin(signer)
         _close_lost(lost)
-        with watching(log, config.release_dir):
+        packed = PackedWatch(log, config.release_dir, config.packed_dir)
+        with watching(log, config.release_dir), packed:
             for note in _notes_or_ticks(notes_fd, config.checkpoint_interval_s):
                 if note == "look":
                     _try("the disk was not looked at", lambda: disk.look(log, _SYSTEM))
@@ -78,6 +81,9 @@ def run_recorder(
                     _try("the certificate was not looked at", keep_certificate)
                 elif note["event"] == "stopping":
                     stopping = note
+                elif note["event"] == "packer_ended":
+                    packed.packer_ended(anew=note["anew"])
+                    tell_ready()
                 else:
                     _record(note, log, key)
                     tell_ready()

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from appliance.config import Config, init_state
 from appliance.doorbell import Doorbell
-from appliance.errors import CANNOT_SERVE, ApplianceError
+from appliance.errors import CANNOT_SERVE, PACKED_ANEW, ApplianceError
 from appliance.installed import InstalledRelease
 from appliance.isolation import (
     Silence,
@@ -190,10 +190,17 @@ class _Supervisor:
         for child in self._children:
             if not child.pid and time.monotonic() >= child.start_at_s:
                 child.started_s = time.monotonic()
-                stdin = self._notes.new_reader() if child is self._recorder else 0
+                stdin = self._new_notes() if child is self._recorder else 0
                 program = child.next_program()
                 output = self._outputs.of(program.kind)
                 child.pid = spawn(program, watch=self._watch, output=output, stdin=stdin)
+
+    def _new_notes(self) -> int:
+        """The notes for a new recorder, which must learn whether there are packed weights to be compared."""
+        reader = self._notes.new_reader()
+        if self._engine.is_prepared:
+            self._notes.add({"event": "packer_ended", "anew": False})
+        return reader
 
     def _reap(self) -> None:
         """Note which programs ended, and when each is to start again.
@@ -222,8 +229,9 @@ class _Supervisor:
     def _note_end(self, child: _Child, code: int) -> None:
         name, ran_s = child.next_program().name, time.monotonic() - child.started_s
         was_preparing = child.preparation is not None and not child.is_prepared
-        child.pid, child.is_prepared = 0, was_preparing and code == 0
+        child.pid, child.is_prepared = 0, was_preparing and code in (0, PACKED_ANEW)
         if child.is_prepared:
+            self._notes.add({"event": "packer_ended", "anew": code == PACKED_ANEW})
             return
         child.failures = 1 if ran_s >= STEADY_S else child.failures + 1
         how = f"exit status {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"

@@ -29,10 +29,8 @@ Action = Literal[
     "review_search", "review_read", "record_verified", "checkpoint_exported", "evidence_exported",
     "content_erased", "erasure_finished",
     "conversation_deleted", "settings_changed",
-    "appliance_started", "appliance_stopped", "process_ended", "release_compared",
+    "appliance_started", "appliance_stopped", "process_ended", "release_compared", "weights_packed", "weights_compared",
     "attempt_refused", "watch_ended",
-    "engine_restarted",  # written by releases before process_ended
-    "appliance_started", "appliance_stopped", "process_ended", "release_compared",
     "engine_restarted",  # written by releases before process_ended
     "disk_filling", "disk_full", "disk_freed",
     "record_finding", "finding_acknowledged", "signing_key_replaced", "index_rebuilt",

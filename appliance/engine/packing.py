@@ -17,7 +17,7 @@ from appliance.engine.host import physical_cores, wants_cuda
 from appliance.engine.kernels import load_kernels
 from appliance.engine.packed_weights import PLAN_NAME, has_packed, load_plan, open_packed
 from appliance.engine.server import plan_engine
-from appliance.errors import CANNOT_SERVE, ApplianceError
+from appliance.errors import CANNOT_SERVE, PACKED_ANEW, ApplianceError
 from appliance.isolation.confinement import seal
 from appliance.release import load_release
 
@@ -43,12 +43,14 @@ def pack(config: Config, *, thorough: bool) -> bool:
 
 
 def main() -> int:
-    """The process's exit code: CANNOT_SERVE after an error that somebody must mend, 1 after another."""
+    """The process's exit code: PACKED_ANEW if it packed, CANNOT_SERVE after an error that somebody must mend, 1 after
+    another."""
     seal(os.environ)
     logging.basicConfig(level=logging.INFO, format="engine: %(message)s", stream=sys.stderr)
     try:
         if pack(load_config(Path(os.environ["APPLIANCE_HOME"])), thorough="--thorough" in sys.argv[1:]):
             _log.info("packed the weights for this processor")
+            return PACKED_ANEW
     except ApplianceError as exc:
         _log.error("%s", exc)
         return CANNOT_SERVE

@@ -180,6 +180,7 @@ def _own(kind: Kind, places: Places) -> list[Rule]:
     rules = _rules(READ, places.release, state / "config")
     match kind:
         case Kind.RECORDER:
+            rules += _rules(READ, state / "packed")
             rules += _rules(WRITE, places.database_dir, *_signing(places), scratch_dir(state, kind))
         case Kind.WEB:
             rules += _rules(READ, state / "keys", state / "audit", state / "tls", *places.web_reads)

@@ -234,7 +234,8 @@ def _hash_faults(release: str, expected: Mapping[str, Entry], paths: list[str], 
     def check(some: Iterable[str]) -> None:
         for path in some:
             try:
-                if _digest(os.path.join(release, path), pace, keep_cached=not is_bulk(path)) != expected[path].sha256:
+                found = file_digest(os.path.join(release, path), pace, keep_cached=not is_bulk(path))
+                if found != expected[path].sha256:
                     faults[path] = "differs"
             except OSError:
                 faults[path] = "cannot be read"
@@ -275,7 +276,12 @@ def _thread_count() -> int:
         return 0
 
 
-def _digest(path: str, pace: Pace | None, *, keep_cached: bool) -> str:
+def file_digest(path: str, pace: Pace | None, *, keep_cached: bool) -> str:
+    """SHA-256 of a file, which must not be a link; without keep_cached it leaves the page cache as it was.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     running = hashlib.sha256()
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     offset = 0

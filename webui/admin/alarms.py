@@ -19,6 +19,7 @@ from appliance.database import as_us
 from appliance.disk import measured
 from appliance.isolation.policy import danger_of
 from appliance.isolation.refused import UNWATCHED, refused_of
+from appliance.packed_watch import newest_packed_finding
 from appliance.release_watch import newest_finding
 from appliance.site_address import is_loopback
 from appliance.tables import audit_events
@@ -73,6 +74,13 @@ def _release(services: Services) -> Iterable[Alarm]:
             "alarm",
             f"{found}.",
             "Stop the appliance, tell your security officer, and install the archive again, which repairs the release.",
+        )
+    packed = newest_packed_finding(services.record, services.config.release_dir)
+    if packed is not None:
+        yield Alarm(
+            "alarm",
+            f"{packed}.",
+            "Stop the appliance, tell your security officer, and remove state/packed: the next start packs them again.",
         )
 
 

@@ -38,6 +38,8 @@ ACTION_WORDS: Final[dict[Action, str]] = {
     "disk_full": "Disk is full",
     "disk_freed": "Disk has room again",
     "release_compared": "Compared the release",
+    "weights_packed": "Packed the weights",
+    "weights_compared": "Compared the packed weights",
     "attempt_refused": "Attempt refused by the kernel",
     "watch_ended": "Refused attempts no longer seen",
     "record_verified": "Verified the record",
@@ -75,7 +77,8 @@ ACTION_GROUPS: Final[tuple[tuple[str, str, tuple[Action, ...]], ...]] = (
     (
         "appliance", "The appliance",
         ("settings_changed", "appliance_started", "appliance_stopped", "engine_restarted", "process_ended",
-         "disk_filling", "disk_full", "disk_freed", "release_compared",
+         "disk_filling", "disk_full", "disk_freed", "release_compared", "weights_packed",
+         "weights_compared",
          "attempt_refused", "watch_ended"),
     ),
 )  # fmt: skip
