@@ -4,7 +4,7 @@
 
 The first start packs the model's weights; then it starts within a control group of that limit (needs a hierarchy of
 control groups that can be written), fills every slot with a prompt of nearly the whole context and prints each
-process's own memory, beside what engine/memory_needs.py counts for it, and how fast a full slot decodes afterwards:
+process's own memory, beside what is counted for it, and how fast a full slot decodes afterwards:
 weights that did not stay in memory would be read from the disk then.
 """
 
@@ -23,7 +23,7 @@ from typing import Any
 
 import click
 
-from appliance.engine.memory_needs import ENGINE_BYTES
+from appliance.engine.memory_needs import ENGINE_BYTES, cache_of
 from bench.engine import VERSION, prepare
 from bench.machine import descendants
 from bench.served import prepare_site, serving
@@ -103,7 +103,10 @@ def main(shape: str, limit_gb: float | None, fill: float, work: Path) -> None:
         held = own_bytes(pid)
         for kind, size in held.items():
             click.echo(f"{kind:12}{size / 1e9:8.2f} GB of its own")
-        click.echo(f"{'counted':12}{ENGINE_BYTES / 1e9:8.2f} GB for the engine, without caches and weights")
+        cache = cache_of(work / f"{shape}-config.json", "cpu")
+        beside = slots * cache.checkpoints_bytes(tokens)
+        click.echo(f"{'counted':12}{(ENGINE_BYTES + beside) / 1e9:8.2f} GB for the engine, {beside / 1e9:.2f} of that")
+        click.echo(f"{'':20} for checkpoints, which the plan counts with the slots; caches are shared memory, not here")
         begun_s = time.perf_counter()
         usage = ask(url, key, 8, 99, 32)["usage"]
         click.echo(f"{usage['completion_tokens'] / (time.perf_counter() - begun_s):.1f} tok/s afterwards, 8 words read")

@@ -58,10 +58,19 @@ class CacheShape:
     def slot_bytes(self, capacity: int) -> int:
         """What a slot takes at most, checkpoints of its windowed layers included."""
         positions = sum(self.positions(layer, capacity) for layer in range(self.layers))
-        if self.windows(capacity) is not None:
-            checkpoint = _rounded(checkpoint_positions(self.window)) + _BLOCK
-            positions += checkpoints_at_most(capacity) * len(self.windowed) * checkpoint
-        return positions * 2 * self.kv_heads * self.head_dim * self.item.itemsize
+        return positions * self._position_bytes + self.checkpoints_bytes(capacity)
+
+    def checkpoints_bytes(self, capacity: int) -> int:
+        """What a slot's checkpoints take at most. They grow with its conversation, and the process holds them beside
+        the caches: memory of its own, as the kernel counts (RssAnon), where the caches are shared (RssShmem)."""
+        if self.windows(capacity) is None:
+            return 0
+        positions = _rounded(checkpoint_positions(self.window)) + _BLOCK
+        return checkpoints_at_most(capacity) * len(self.windowed) * positions * self._position_bytes
+
+    @property
+    def _position_bytes(self) -> int:
+        return 2 * self.kv_heads * self.head_dim * self.item.itemsize
 
 
 class Caches:

@@ -76,13 +76,14 @@ def _mount_points(mounts: list[str], version: int, controller: str) -> Iterator[
 
 
 def _visible(group: str, version: int, mounts: list[tuple[str, Path]]) -> list[ControlGroup]:
-    """``group`` and its ancestors, as directories below the first mount of its hierarchy."""
+    """``group`` and its ancestors, as directories below that mount of its hierarchy which shows most of them."""
     if not mounts:
         return []
-    root, point = mounts[0]
-    # A group that is not below the mount's root belongs to another namespace: what is mounted is all that is seen.
     inside = PurePosixPath(group)
-    relative = inside.relative_to(root) if inside.is_relative_to(root) and ".." not in inside.parts else PurePosixPath()
+    # A group that is not below the mount's root belongs to another namespace: what is mounted is all that is seen.
+    holding = [mount for mount in mounts if inside.is_relative_to(mount[0]) and ".." not in inside.parts]
+    root, point = min(holding, key=lambda mount: len(PurePosixPath(mount[0]).parts)) if holding else mounts[0]
+    relative = inside.relative_to(root) if holding else PurePosixPath()
     directories = [point / relative, *(point / parent for parent in relative.parents)]
     return [ControlGroup(version, path) for path in dict.fromkeys(directories) if path.is_dir()]
 

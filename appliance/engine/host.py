@@ -43,11 +43,18 @@ def available_memory_bytes(meminfo: Path = _MEMINFO, proc: Path = SELF) -> int:
     Files in the page cache count as free, because the kernel drops them. So the pages of weights that are mapped count
     as free, too: whoever plans with this number subtracts the weights.
     """
-    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-    available = int(fields["MemAvailable"].split()[0]) * 1024
+    available = _machine_bytes(meminfo)
     for group in control_groups("memory", proc):
         available = min([available, *_left_bytes(group)])
     return max(0, available)
+
+
+def _machine_bytes(meminfo: Path) -> int:
+    """Without MemAvailable, which some kernels do not tell: what is free, and files in the page cache."""
+    lines = (line.split() for line in meminfo.read_text().splitlines())
+    kib = {fields[0].rstrip(":"): int(fields[1]) for fields in lines if len(fields) > 1}
+    without = kib.get("MemFree", 0) + kib.get("Active(file)", 0) + kib.get("Inactive(file)", 0)
+    return kib.get("MemAvailable", without) * 1024
 
 
 def _quota(group: ControlGroup) -> float | None:

@@ -22,6 +22,7 @@ from appliance.release import Release, ReleaseError
 _CACHE_ITEMS: dict[str, np.dtype[Any]] = {"cpu": np.dtype(np.float32), "cuda": np.dtype(np.float16)}
 # What `bench.memory` measures with the 20b shape on a CPU, and some room: the engine, that is interpreter, runtime,
 # vocabulary and what a chunk of a prompt computes; the recorder and the supervisor; each web worker with its threads.
+# None of it grows with conversations: what does are the caches and their checkpoints, which `CacheShape` counts.
 ENGINE_BYTES = 448 << 20
 _RECORDER_AND_SUPERVISOR_BYTES = 96 << 20
 _WEB_WORKER_BYTES = 160 << 20
@@ -44,7 +45,7 @@ def read_needs(release: Release, accelerator: str, config: Config) -> Needs:
         accelerator=accelerator,
         weights_bytes=weights_bytes(release.graphs[accelerator], accelerator),
         beside_bytes=beside if accelerator == "cpu" else _CUDA_BYTES,
-        cache=_cache_shape(release.config, accelerator),
+        cache=cache_of(release.config, accelerator),
         context_tokens=release.model.context_tokens,
     )
 
@@ -62,8 +63,12 @@ def weights_bytes(graph: Path, accelerator: str) -> int:
     return int(stored * _CUDA_WEIGHTS_SHARE)
 
 
-def _cache_shape(path: Path, accelerator: str) -> CacheShape:
-    """The caches of a model with this config.json."""
+def cache_of(path: Path, accelerator: str) -> CacheShape:
+    """The caches of a model with this config.json.
+
+    Raises:
+        ReleaseError: it is unreadable.
+    """
     try:
         body = json.loads(path.read_bytes())
         layers: list[str] = body["layer_types"]

@@ -34,7 +34,8 @@ struct Aligned {
 };
 
 // Aligned memory of one call, which the next call on this thread takes again: a prompt's activations take tens of megabytes
-// a layer, and pages that come fresh from the kernel cost a twelfth of the time.
+// a layer, and pages that come fresh from the kernel cost a twelfth of the time. A block that is too small gives way to the
+// one that is made in its place, so there are never more blocks than one call uses at once, whatever sizes come.
 template <typename T>
 class Scratch {
  public:
@@ -46,13 +47,13 @@ class Scratch {
       block_ = std::move(*found);
       kept().erase(found);
     } else {
+      if (!kept().empty()) kept().pop_back();  // the largest, and still too small
       block_ = {std::make_unique<Aligned<uint8_t>>(count * sizeof(T)), count * sizeof(T)};
     }
     data = reinterpret_cast<T*>(block_.memory->data);
   }
   ~Scratch() {
     if (!data) return;
-    if (kept().size() == kMostKept) kept().erase(kept().begin());  // the smallest
     const auto larger = [&](const Block& block) { return block.bytes >= block_.bytes; };
     kept().insert(std::find_if(kept().begin(), kept().end(), larger), std::move(block_));
   }
@@ -61,7 +62,6 @@ class Scratch {
   T* data = nullptr;
 
  private:
-  static constexpr size_t kMostKept = 16;
   struct Block {
     std::unique_ptr<Aligned<uint8_t>> memory;
     size_t bytes = 0;

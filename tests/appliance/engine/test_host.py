@@ -145,6 +145,47 @@ def test_both_versions_at_once_count(host: Host) -> None:
     assert available_memory_bytes(host.meminfo(32 * GIB), host.proc) == 4 * GIB
 
 
+@pytest.mark.parametrize("first", ["/", "/a", "/elsewhere"])
+def test_of_several_mounts_the_one_that_shows_most_counts(host: Host, first: str) -> None:
+    """As where a container's directory is mounted a second time: its ancestors' limits bind all the same."""
+    whole = host.mount("", "/a/b")
+    host.write(whole / "a", memory_max=3 * GIB, memory_current=0)
+    (whole / "a" / "b").mkdir()
+    narrow = host.root / "narrow"
+    narrow.mkdir()
+    host.mounts.insert(0, f"31 23 0:26 {first} {narrow if first != '/' else whole} rw - cgroup2 cgroup2 rw")
+    assert available_memory_bytes(host.meminfo(32 * GIB), host.proc) == 3 * GIB
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_limits_of_swap_give_no_memory(host: Host, version: int) -> None:
+    """Weights and caches that lie in swap serve nobody."""
+    if version == 1:
+        group = host.mount("memory", "/a") / "a"
+        host.write(group, memory_limit_in_bytes=4 * GIB, memory_usage_in_bytes=GIB)
+        (group / "memory.memsw.limit_in_bytes").write_text(f"{64 * GIB}\n")
+    else:
+        group = host.mount("", "/a") / "a"
+        host.write(group, memory_max=4 * GIB, memory_current=GIB)
+        (group / "memory.swap.max").write_text("max\n")
+    assert available_memory_bytes(host.meminfo(32 * GIB), host.proc) == 3 * GIB
+
+
+def test_a_kernel_that_tells_no_available_memory_is_asked_for_what_is_free(host: Host) -> None:
+    meminfo = host.root / "old"
+    meminfo.write_text(
+        "MemTotal: 9000 kB\nMemFree: 1000 kB\nCached: 5000 kB\nActive(file): 200 kB\nInactive(file): 30 kB\nHuge: 0\n"
+    )
+    assert available_memory_bytes(meminfo, host.proc) == 1230 * 1024
+
+
+@pytest.mark.parametrize("text", ["max", "max 100000", ""])
+def test_a_quota_that_is_none_takes_no_core(host: Host, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1, 2})
+    host.write(host.mount("", "/"), cpu_max=text)
+    assert physical_cores(host.root / "absent", host.proc) == 3
+
+
 def test_a_mount_point_with_a_space_is_found(tmp_path: Path) -> None:
     host = Host(tmp_path / "with space")
     host.root.mkdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 
@@ -26,6 +27,22 @@ def greedy(model: OnnxModel, prompt: list[int], count: int) -> tuple[int, ...]:
         (top,) = model.decode([Append(0, tokens[-1], len(prompt) + len(tokens) - 1)])
         tokens.append(int(top.ids[0]))
     return tuple(tokens)
+
+
+def test_what_full_conversations_hold_beside_the_caches_is_counted(new_model: NewModel, vocabulary: Vocabulary) -> None:
+    """Checkpoints are what grows with a conversation: as many as there can be are in the plan of memory."""
+    model = new_model(slots=2, context_tokens=CONTEXT)
+    scheduler, rng = Scheduler(model, vocabulary, queue_limit=10), random.Random(1)
+    for number in range(6):
+        prompt = [rng.randrange(VOCAB) for _ in range(CONTEXT - 10 - number)]
+        request = TurnRequest(id=str(number), user=f"user-{number}", messages=(Message("user", "x"),), seed=1)
+        scheduler.submit(Turn(request, prompt, lambda _: None, 61))
+    while scheduler.step():
+        pass
+    for slot in scheduler._slots.slots:
+        held = sum(part.nbytes for checkpoint in slot.checkpoints for part in cast("list[Any]", checkpoint.saved))
+        assert 0 < held <= model.shape.cache.checkpoints_bytes(CONTEXT)
+        assert len(slot.checkpoints) == 2  # of the beginning that all share, and of the end
 
 
 @pytest.mark.parametrize("seed", range(3))
