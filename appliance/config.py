@@ -17,14 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from appliance.addresses import Network, parse_network
 from appliance.child import errno_of_child
 from appliance.errors import ApplianceError
 from appliance.site_address import SiteAddress, parse_site_address
 
 Accelerator = Literal["auto", "cpu", "cuda"]
 ProxyHeaders = Literal["any", "x-forwarded", "forwarded"]
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
 _MOST_ADDRESSES = 16
 STATE_DIRS = (
     *("trust", "config", "database", "audit", "keys", "signer", "tls", "packed"),
@@ -294,9 +293,12 @@ def _networks(value: Any) -> tuple[Network, ...]:
     try:
         if not isinstance(value, list) or len(value) > 1000 or not all(isinstance(each, str) for each in value):
             raise ValueError
-        return tuple(ipaddress.ip_network(each) for each in value)
+        return tuple(parse_network(each) for each in value)
     except ValueError as exc:
-        raise ValueError('a list of IP addresses and networks such as ["10.0.0.5", "10.1.0.0/16", "::1"]') from exc
+        wrong = f"; {exc}" if str(exc) else ""
+        raise ValueError(
+            f'a list of IP addresses and networks such as ["10.0.0.5", "10.1.0.0/16", "::1"]{wrong}'
+        ) from exc
 
 
 def _proxy_headers(value: Any) -> str:

@@ -24,6 +24,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from appliance.addresses import network_of
 from appliance.audit.event import Actor, Content, NewEvent, Via
 from appliance.audit.log import AuditLog
 from appliance.database import Database, now_us
@@ -40,7 +41,6 @@ from appliance.sign_in_limits import (
     allowances_of,
     give_back,
     is_known_address,
-    network_of,
     remember_address,
     seconds_to_wait,
     take,

@@ -18,7 +18,6 @@ guessing begins anew, once for each time that the clock is set back, and nobody 
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -69,19 +68,6 @@ def allowances_of(standing: Standing, name: str, network: str, device: str) -> A
             return pair
         case "stranger":
             return {**pair, f"address {network}": ADDRESS, f"account {name}": ACCOUNT}
-
-
-def network_of(address: str) -> str:
-    """What counts as one address: an IPv4 address, an IPv6 /64."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return "(no address)"
-    if isinstance(parsed, ipaddress.IPv4Address):
-        return str(parsed)
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.ip_network((parsed, 64), strict=False))
 
 
 def seconds_to_wait(connection: sa.Connection, allowances: Allowances, *, now_us: int) -> float:

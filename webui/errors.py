@@ -14,6 +14,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from appliance.audit.log import RecordError
 from appliance.errors import ApplianceError
+from webui.api import errors as api_errors
 
 
 class WebError(Exception):
@@ -181,6 +182,8 @@ def _respond_unavailable(error: ApplianceError) -> Response:
 
 def _respond_http(error: HTTPException) -> Response:
     """Werkzeug's own errors; Flask hands an unexpected exception over as a 500, after logging it."""
+    if api_errors.is_api(request.path):  # no view of the API was chosen: its own handlers are not asked
+        return api_errors.respond_http(error)
     status = error.code or 500
     shown = _BY_STATUS.get(status, WebError if status >= 500 else BadRequestError)()
     response = respond(shown)

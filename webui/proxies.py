@@ -18,7 +18,6 @@ The WSGI environ afterwards is what it would be without the proxy: REMOTE_ADDR, 
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import re
 import time
@@ -27,13 +26,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from appliance.config import Config, Network, ProxyHeaders
+from appliance.addresses import Address, Network, parse_address
+from appliance.config import Config, ProxyHeaders
 
 _log = logging.getLogger(__name__)
 
 PROXY_NOTE: Final = "appliance.proxy"  # environ: a `Note` for whoever explains a refusal
 SAY_AGAIN_S: Final = 600.0
 _MOST_HOPS: Final = 50  # more is no chain of proxies
+_WRITTEN: Final = re.compile(  # RFC 7239 section 6: alone or with a port, IPv6 then in brackets
+    r"\[([0-9A-Fa-f:.%A-Za-z_-]+)\](?::[0-9A-Za-z._-]{1,20})?|([0-9.]+)(?::[0-9A-Za-z._-]{1,20})?|([0-9A-Za-z:.%_-]+)"
+)
 _HOST: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::[0-9]{1,5})?")
 _PAIR: Final = re.compile(r'\s*([A-Za-z]+)=("(?:[^"\\]|\\.)*"|[^\s";,]*)\s*')
 _PART: Final = re.compile(r'(?:"(?:[^"\\]|\\.)*+"|[^;"])*')  # of an element, up to a semicolon
@@ -198,18 +201,15 @@ def _of_client(values: Sequence[str], place: int | None, addresses: int) -> str:
     return values[place] if place is not None and len(values) == addresses else values[-1]
 
 
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def _address(text: str) -> Address | None:
     """An address as proxies write it: alone, with a port, in brackets, with a zone, or IPv4 within IPv6."""
-    text = text.strip()
-    if text.startswith("["):
-        text = text[1:].partition("]")[0]
-    elif text.count(":") == 1:
-        text = text.partition(":")[0]
+    written = _WRITTEN.fullmatch(text.strip())
+    if written is None:
+        return None
     try:
-        parsed = ipaddress.ip_address(text.partition("%")[0])
+        return parse_address(written[1] or written[2] or written[3])
     except ValueError:
         return None
-    return getattr(parsed, "ipv4_mapped", None) or parsed
 
 
 def _with_port(host: str, port: str, scheme: str) -> str:

@@ -1,8 +1,8 @@
 """Denials that repeat are counted: the first of a source is an event at once, the rest of its minute one event more.
 
-A source is an address, an actor and a code. What is counted is recorded when its minute is over: by the next request, a
-timer, or the end of the process. A process that is killed takes the counts of its last minute with it, never the first
-event of a source. Each process counts for itself.
+A source is an address (an IPv6 /64 is one), an actor and a code. What is counted is recorded when its minute is over:
+by the next request, a timer, or the end of the process. A process that is killed takes the counts of its last minute
+with it, never the first event of a source. Each process counts for itself.
 
 Strangers choose their addresses, so what they cause is bounded: at most `MAX_SOURCES` a minute are told apart and get
 an event at once; all beyond are counted together, by code, with the first few addresses.
@@ -14,9 +14,10 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from appliance.addresses import network_of
 from appliance.audit.event import Actor, Content, NewEvent
 
 WINDOW_S: Final = 60.0
@@ -34,13 +35,13 @@ class _Counted:
     began_s: float
     count: int = 0
     subjects: set[str] = field(default_factory=set)
-    addresses: set[str] = field(default_factory=set)  # of many sources that are counted together
+    addresses: set[str] = field(default_factory=set)  # others than the actor's
 
     def add(self, subject: str, address: str) -> None:
         self.count += 1
         if len(self.subjects) < MAX_NAMED:
             self.subjects.add(subject)
-        if self.actor is _MANY and len(self.addresses) < MAX_NAMED:
+        if address != self.actor.address and len(self.addresses) < MAX_NAMED:
             self.addresses.add(address)
 
 
@@ -61,18 +62,19 @@ class RepeatedDenials:
         """
         self.record_due()
         with self._lock:
-            counted = self._sources.get((actor, code))
+            source = _source_of(actor, code)
+            counted = self._sources.get(source)
             if counted is None and len(self._sources) >= MAX_SOURCES:
                 counted = self._sources.setdefault((_MANY, code), _Counted(_MANY, code, self._clock_s()))
             if counted is not None:
                 counted.add(subject, actor.address)
                 return
-            self._sources[actor, code] = _Counted(actor, code, self._clock_s())
+            self._sources[source] = _Counted(actor, code, self._clock_s())
         try:
             self._append(NewEvent(actor, "denied", "denied", subject, Content(code, details or {})))
         except BaseException:
             with self._lock:
-                self._sources.pop((actor, code), None)
+                self._sources.pop(source, None)
             raise
 
     def record_due(self, *, all_of_it: bool = False) -> None:
@@ -106,12 +108,16 @@ class RepeatedDenials:
 
     def _put_back(self, counted: _Counted) -> None:
         with self._lock:
-            newer = self._sources.setdefault((counted.actor, counted.code), counted)
+            newer = self._sources.setdefault(_source_of(counted.actor, counted.code), counted)
             if newer is not counted:
                 newer.count += counted.count
                 newer.subjects |= counted.subjects
                 newer.addresses |= counted.addresses
             self._sources.move_to_end((counted.actor, counted.code), last=False)
+
+
+def _source_of(actor: Actor, code: str) -> tuple[Actor, str]:
+    return replace(actor, address=network_of(actor.address)) if actor.address else actor, code
 
 
 def _event(counted: _Counted, seconds: float) -> NewEvent:

@@ -14,13 +14,14 @@ import sqlalchemy as sa
 
 from appliance import sign_in_limits
 from appliance.accounts import Accounts, Role, User
+from appliance.addresses import network_of
 from appliance.audit.log import AuditLog
 from appliance.database import Database, open_database
 from appliance.errors import ApplianceError
 from appliance.hashing_slots import HashingBusyError, HashingSlots
 from appliance.passwords import MAX_CHARS, PasswordRuleError, Passwords
 from appliance.sign_in import SignIn, SignInError
-from appliance.sign_in_limits import ACCOUNT, ADDRESS, DEVICE, PAIR, SIGN_INS, network_of
+from appliance.sign_in_limits import ACCOUNT, ADDRESS, DEVICE, PAIR, SIGN_INS
 from appliance.tables import known_addresses
 from appliance.tables import sign_in_limits as limits_table
 from tests.webui.conftest import FAST_PASSWORDS, PASSWORD, SYSTEM, MakeSite, Site

@@ -173,7 +173,7 @@ def test_a_stranger_with_many_addresses_gets_no_event_for_each() -> None:
     clock, events = Clock(), list[NewEvent]()
     repeated = RepeatedDenials(events.append, clock_s=clock)
     for number in range(5000):
-        actor = Actor("", "(no valid key)", "api", f"fd00::{number:x}")
+        actor = Actor("", "(no valid key)", "api", f"fd00:0:0:{number:x}::1")
         repeated.record(actor, "invalid_api_key", "api.list_models")
     assert len(events) == MAX_SOURCES
     assert len(repeated._sources) <= MAX_SOURCES + 1

@@ -10,6 +10,7 @@ import math
 from typing import Any, Final
 
 from flask import Response, jsonify
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from appliance.turns.events import FAILURES, Failed
 
@@ -30,6 +31,11 @@ class ApiError(Exception):
         super().__init__(message)
 
 
+def unknown_url() -> ApiError:
+    """What is answered to every address under /v1 that there is not."""
+    return ApiError(404, "unknown_url", "This server has no such API. It has /v1/models and /v1/chat/completions.")
+
+
 def body_of(error: ApiError) -> dict[str, Any]:
     """The error as the API's JSON object, also sent inside a stream that fails after it began."""
     kind = _TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
@@ -44,6 +50,24 @@ def respond(error: ApiError) -> Response:
         response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     if error.status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def is_api(path: str) -> bool:
+    """Whether a path belongs to the API, also one that no view has."""
+    return path == "/v1" or path.startswith("/v1/")
+
+
+def respond_http(error: HTTPException) -> Response:
+    """Werkzeug's own errors in the API's shape."""
+    if error.code is None or error.code >= 500:
+        return respond(ApiError(500, "internal_error", "The server could not complete this."))
+    if error.code == 404:
+        return respond(unknown_url())
+    if not isinstance(error, MethodNotAllowed):
+        return respond(ApiError(error.code, "bad_request", "The request could not be read."))
+    response = respond(ApiError(405, "method_not_allowed", "This address does not take requests of this method."))
+    response.headers["Allow"] = ", ".join(sorted(error.valid_methods or ()))
     return response
 
 

@@ -71,19 +71,17 @@ def create_chat_completion() -> Response:
     return _streamed(turn, envelope, chat) if chat.stream else _whole(turn, envelope)
 
 
-@blueprint.route("/", methods=_METHODS)
+@blueprint.route("/", methods=_METHODS, strict_slashes=False)
 @blueprint.route("/<path:rest>", methods=_METHODS)
 def unknown(rest: str = "") -> Response:
     """Every other address under /v1."""
-    raise ApiError(404, "unknown_url", "This server has no such API. It has /v1/models and /v1/chat/completions.")
+    raise errors.unknown_url()
 
 
 @blueprint.errorhandler(HTTPException)
 def _http_error(error: HTTPException) -> Response:
     """Werkzeug's own errors; Flask hands an unexpected exception over as a 500, after logging it."""
-    if error.code is not None and error.code < 500:
-        return errors.respond(ApiError(error.code, "bad_request", "The request could not be read."))
-    return errors.respond(ApiError(500, "internal_error", "The server could not complete this."))
+    return errors.respond_http(error)
 
 
 @blueprint.errorhandler(RequestEntityTooLarge)

@@ -22,8 +22,10 @@ from typing import cast
 
 import h11
 
+from appliance.addresses import network_of
+from appliance.site_address import parse_authority
 from webui.serving.answer import Answer, WsgiApp
-from webui.serving.crowd import Crowd, source_of
+from webui.serving.crowd import Crowd
 from webui.serving.delivery import Delivery
 from webui.serving.environ import Peers, make_environ
 from webui.serving.heads import END_OF_HEAD, Head, RefusedRequestError, check_beginning, parse_head
@@ -77,6 +79,7 @@ class Connection(asyncio.Protocol):
         self._scheme = "http"
         self._context: ssl.SSLContext | None = None
         self._inbox = bytearray()
+        self._searched_bytes = 0  # of the inbox, in which the end of the head is not
         self._is_begun = False  # something of the next request has come
         self._parser: h11.Connection  # as _head, of the present request
         self._head: Head
@@ -90,7 +93,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._peers = _peers_of(self._transport)
-        self.source = source_of(self._peers.client_host)
+        self.source = network_of(self._peers.client_host)
         self.is_exempt = self._serving.is_exempt(self._peers.client_host)
         if not self._serving.crowd.admit(self):
             self._transport.abort()
@@ -121,10 +124,13 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._delivery.note_full(True)
+        self._limit_reading()
 
     def resume_writing(self) -> None:
         self._delivery.note_full(False)
         self._advance()
+        if not self._is_far_ahead():
+            self._transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._serving.crowd.leave(self)
@@ -175,7 +181,7 @@ class Connection(asyncio.Protocol):
         self._is_begun = bool(self._inbox)
         self._await_head(self._limits.head_s if self._is_begun else self._limits.idle_s)
         self._transport.resume_reading()
-        self._advance()
+        self._advance()  # which stops reading again where the client has not read this answer
 
     def abort(self) -> None:
         self._transport.abort()
@@ -207,19 +213,32 @@ class Connection(asyncio.Protocol):
                     break
         except RefusedRequestError as exc:
             self._refuse(exc.status, exc.sentence)
-        if self._state is State.ANSWERING and len(self._inbox) > _NOT_READ_AHEAD_BYTES:
+        self._limit_reading()
+
+    def _limit_reading(self) -> None:
+        if self._is_far_ahead():
             self._transport.pause_reading()
+
+    def _is_far_ahead(self) -> bool:
+        """Whether the client sends what cannot be read on yet: nothing more of it is kept. While an answer is made,
+        reading goes on for as long as it can, for only so the client's leaving is noticed."""
+        if self._state is State.ANSWERING:
+            return len(self._inbox) > _NOT_READ_AHEAD_BYTES
+        return self._delivery.is_full and self._state is not State.CLOSING
 
     def _read_head(self) -> bool:
         for _ in range(_MOST_EMPTY_LINES):  # before a request they are allowed (RFC 9112 section 2.2)
             if self._inbox[:2] == b"\r\n":
                 del self._inbox[:2]
-        end = self._inbox.find(END_OF_HEAD) + len(END_OF_HEAD)
+                self._searched_bytes = max(0, self._searched_bytes - 2)
+        end = self._inbox.find(END_OF_HEAD, max(0, self._searched_bytes - len(END_OF_HEAD) + 1)) + len(END_OF_HEAD)
         if end < len(END_OF_HEAD) or end > self._limits.head_bytes:
-            check_beginning(self._inbox, self._limits.head_bytes)
+            check_beginning(self._inbox, self._limits.head_bytes, checked_bytes=self._searched_bytes)
+            self._searched_bytes = len(self._inbox)
             return False
         raw = bytes(self._inbox[:end])
         del self._inbox[:end]
+        self._searched_bytes = 0
         self._parser = h11.Connection(h11.SERVER, max_incomplete_event_size=self._limits.head_bytes)
         self._head = parse_head(raw, self._parser)
         if self._context is not None and isinstance(self._wire, PlainWire):
@@ -314,7 +333,7 @@ class Connection(asyncio.Protocol):
     def _send_to_https(self, head: Head) -> None:
         """Answer a plain request on a TLS port: a page is sent to its https address, everything else is told."""
         sentence = "This address speaks HTTPS only. Use https:// instead of http://."
-        if head.method in ("GET", "HEAD") and head.host and head.host.isascii() and head.host.isprintable():
+        if head.method in ("GET", "HEAD") and _is_authority(head.host or ""):
             self._refuse(308, sentence, f"Location: https://{head.host}{head.target}\r\n")
         else:
             self._refuse(400, sentence)
@@ -351,6 +370,14 @@ _REASONS = {
     431: "Request Header Fields Too Large", 501: "Not Implemented", 503: "Service Unavailable",
     505: "HTTP Version Not Supported",
 }  # fmt: skip
+
+
+def _is_authority(host: str) -> bool:
+    try:
+        parse_authority(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _peers_of(transport: asyncio.Transport) -> Peers:

@@ -8,7 +8,6 @@ connections to hold them loses them first.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
 
@@ -29,17 +28,6 @@ class Member(Protocol):
 
 
 M = TypeVar("M", bound=Member)
-
-
-def source_of(address: str) -> str:
-    """Whom a connection from `address` counts for: a customer has all addresses of an IPv6 network of 64 bits."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(parsed, ipaddress.IPv6Address):
-        return str(ipaddress.IPv6Network((parsed, 64), strict=False))
-    return str(parsed)
 
 
 class Crowd(Generic[M]):

@@ -4,7 +4,9 @@ h11 parses. The checks here come before it and refuse what two servers in a row 
 requests are smuggled past a proxy (RFC 9112 sections 2.2, 5.2, 6.1 and 11.2):
 
 (1) a line that ends with LF alone, and CR or NUL inside a line; (2) a line that continues the one before; (3) a length
-and a transfer coding together, and a transfer coding in HTTP/1.0; (4) more than one length, also the same one twice.
+and a transfer coding together, and a transfer coding in HTTP/1.0; (4) more than one length, also the same one twice;
+(5) a method in small letters, which WSGI programs take for the one in capitals, though it is another one (RFC 9110
+section 9.1): the answer to "head" would have no body, where a proxy waits for one.
 """
 
 from __future__ import annotations
@@ -45,13 +47,16 @@ class Head:
     expects_continue: bool
 
 
-def check_beginning(received: bytes | bytearray, max_bytes: int) -> None:
+def check_beginning(received: bytes | bytearray, max_bytes: int, *, checked_bytes: int = 0) -> None:
     """Refuse a head that is not complete yet and never can be.
 
+    Args:
+        checked_bytes: so many at the beginning were checked before. Whoever sends a byte at a time would otherwise have
+            the whole head looked at for each.
     Raises:
         RefusedRequestError
     """
-    if _BROKEN_LINE_SO_FAR.search(received):  # (1)
+    if _BROKEN_LINE_SO_FAR.search(received, checked_bytes):  # (1)
         raise RefusedRequestError(400, "A line of the request does not end with CR LF.")
     if len(received) > max_bytes:
         raise RefusedRequestError(431, f"The head of the request is longer than {max_bytes} bytes.")
@@ -85,9 +90,11 @@ def parse_head(raw: bytes, parser: h11.Connection) -> Head:
 
 def _head_of(request: h11.Request, parser: h11.Connection) -> Head:
     fields = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers)
-    version = request.http_version.decode("latin-1")
+    version, method = request.http_version.decode("latin-1"), request.method.decode("latin-1")
     if version not in ("1.0", "1.1"):
         raise RefusedRequestError(505, "This server speaks HTTP/1.1.")
+    if method != method.upper():  # (5)
+        raise RefusedRequestError(501, "The method of the request is not known: methods are in capital letters.")
     if len(fields) > MAX_FIELDS:
         raise RefusedRequestError(431, f"The request has more than {MAX_FIELDS} headers.")
     named = dict(fields)
@@ -99,7 +106,7 @@ def _head_of(request: h11.Request, parser: h11.Connection) -> Head:
         raise RefusedRequestError(413, "The body is larger than this server accepts.")
     target, authority = _target_of(request)
     return Head(
-        method=request.method.decode("latin-1"),
+        method=method,
         target=target,
         version=version,
         host=authority or named.get("host"),
@@ -125,6 +132,8 @@ def _target_of(request: h11.Request) -> tuple[str, str | None]:
             raise RefusedRequestError(400, "The address of the request cannot be read.") from exc
         if "@" in parts.netloc:
             raise RefusedRequestError(400, "The address of the request names a user, which is not allowed.")
+        if not parts.netloc:
+            raise RefusedRequestError(400, "The address of the request names no host.")
         path = target[target.index("://") + 3 + len(parts.netloc) :]
         return path if path.startswith("/") else f"/{path}", parts.netloc
     if request.method == b"CONNECT":
