@@ -18,7 +18,7 @@ from appliance.isolation.files import places_of
 from appliance.isolation.policy import Kind
 from appliance.isolation.trial import try_silence
 from appliance.processes import engine_kind
-from appliance.supervisor import is_served
+from appliance.site_lock import is_served
 from appliance.transport import Transport, certificate_files, transport_of
 
 _EARLIEST_CLOCK_S = 1_760_000_000  # October 2025, before this code was written

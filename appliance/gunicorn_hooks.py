@@ -1,7 +1,11 @@
 """gunicorn's configuration module: says when a worker has loaded the application and will answer, and how one ended.
 
 The supervisor sees gunicorn's own process alone, and gunicorn's hooks do not tell how a worker ended. So the statuses
-are taken where every way of collecting them passes: in ``os.waitpid``, for gunicorn's first process only.
+are taken where every way of collecting them passes: in ``os.waitpid``, for gunicorn's first process only. There, too,
+a worker that somebody has stopped is made to go on: gunicorn would notice after a minute, and end its streams.
+
+Of the signals that mean something to gunicorn only SIGTERM is left: the others change the number of workers, reload the
+configuration, or start a second server beside this one.
 """
 
 from __future__ import annotations
@@ -19,19 +23,28 @@ from appliance.isolation.confinement import seal
 _statuses: dict[int, int] = {}  # of processes that ended, until `child_exit` asks
 
 
-def on_starting(_server: Any) -> None:
-    """Start no other program from here, and keep the status of each process that is collected."""
+def on_starting(server: Any) -> None:
+    """Start no other program from here, heed SIGTERM alone, and keep the status of each process that is collected."""
     seal(os.environ)
+    server.SIGNALS = [signal.SIGTERM]  # which it is about to handle; what it does not handle is ignored already
     collect = os.waitpid
 
     def waitpid(pid: int, options: int) -> tuple[int, int]:
-        ended, status = collect(pid, options)
-        if ended:
-            _statuses[ended] = status
-        return ended, status
+        changed, status = collect(pid, options | os.WUNTRACED)
+        while changed and os.WIFSTOPPED(status):
+            _go_on(server, changed, signal.Signals(os.WSTOPSIG(status)))
+            changed, status = collect(pid, options | os.WUNTRACED)
+        if changed:
+            _statuses[changed] = status
+        return changed, status
 
     os.waitpid = waitpid
     util.get_username = _name_of
+
+
+def _go_on(server: Any, worker: int, stopped_by: signal.Signals) -> None:
+    os.kill(worker, signal.SIGCONT)
+    server.log.warning("the web worker was stopped by %s and goes on", stopped_by.name)
 
 
 def _name_of(uid: int) -> str:

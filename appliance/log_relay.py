@@ -24,6 +24,7 @@ from appliance.isolation.kernel import name_process
 from appliance.isolation.policy import Kind, call_policy
 from appliance.isolation.privileges import open_descriptors
 from appliance.isolation.seccomp import Refusal, install_filter
+from appliance.signals import ignore_all_but
 
 _LOG_FD = 2
 _LONGEST_LINE_BYTES = 16 << 10  # a longer one becomes several
@@ -105,8 +106,7 @@ def _printable(line: bytes) -> str:
 def _relay(kinds: dict[int, Kind]) -> None:
     """Copy until every pipe has ended."""
     os.setsid()  # Ctrl-C in the terminal is the supervisor's to deal with
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    ignore_all_but(())  # it ends with the last program
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     name_process("log relay")
     for fd in open_descriptors() - {0, 1, _LOG_FD, *kinds}:

@@ -2,6 +2,7 @@
 
 A program gets only the descriptors named for it, an environment of known variables, a session of its own (Ctrl-C in the
 terminal reaches the supervisor alone, which then ends its programs in order) and a signal for when the supervisor dies.
+SIGTERM tells it to end; what else might be sent to it means nothing (`appliance.signals`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from appliance.isolation.files import Places, scratch_dir
 from appliance.isolation.kernel import PR_SET_PDEATHSIG, prctl
 from appliance.isolation.policy import Kind
 from appliance.listener import LISTENER_FD
+from appliance.signals import ignore_all_but
 
 GRACEFUL_STOP_S = 4  # for streams that are still open when gunicorn is asked to stop
 _CANNOT_START = 127  # exit status, as the shell's
@@ -147,6 +149,7 @@ def _become_program(
     os.dup2(stderr, 2)
     for fd in program.fds:
         os.set_inheritable(fd, True)
+    ignore_all_but({signal.SIGTERM})
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     environ = dict(program.environ)

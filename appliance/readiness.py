@@ -8,6 +8,9 @@ import math
 import os
 import re
 import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 from appliance.engine.wire import DOORBELL_BYTE, ProtocolError, StatusRequest, decode, encode
 from appliance.turns.engine import Status
@@ -128,3 +131,50 @@ class EngineProbe:
         with theirs, contextlib.suppress(BlockingIOError):
             socket.send_fds(self._doorbell, [DOORBELL_BYTE], [theirs.fileno()], socket.MSG_DONTWAIT)
         self._ours, self._received = ours, b""
+
+
+class EnginePulse:
+    """Whether the engine has come to a standstill: it neither answers nor computes.
+
+    An engine that is busy may answer late, because it takes requests one after the other; so silence alone says
+    nothing. Before an engine's first answer it loads the model, which takes as long as it takes.
+    """
+
+    _LONGEST_LOOK_S = 2.0  # counted between two looks: while the supervisor itself stood still, nobody was asked
+    _LEAST_SHARE = 0.1  # of one core, for an engine that computes
+
+    def __init__(
+        self, doorbell: socket.socket, *, used_s: Callable[[int], float] | None = None,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        """Args: used_s: processor time of a process so far."""
+        self._probe, self._used_s, self._clock_s = EngineProbe(doorbell), used_s or processor_time_s, clock_s
+        self._pid, self._silent_s, self._used_before_s = 0, 0.0, 0.0
+        self._looked_s = clock_s()
+        self.was_felt = False  # the present engine has answered
+
+    def is_lost(self, pid: int, *, limit_s: float) -> bool:
+        """Look at the engine with this pid; True when it has stood still for so long."""
+        now_s = self._clock_s()
+        passed_s, self._looked_s = min(now_s - self._looked_s, self._LONGEST_LOOK_S), now_s
+        if pid != self._pid:
+            self._pid, self.was_felt = pid, False
+        if self._probe.is_answered():
+            self.was_felt = True
+            self._begin_again(pid)
+            return False
+        self._silent_s += passed_s
+        if not self.was_felt or self._silent_s < limit_s:
+            return False
+        used_before_s = self._used_before_s
+        self._begin_again(pid)
+        return self._used_before_s - used_before_s < self._LEAST_SHARE * limit_s
+
+    def _begin_again(self, pid: int) -> None:
+        self._silent_s, self._used_before_s = 0.0, self._used_s(pid)
+
+
+def processor_time_s(pid: int) -> float:
+    """Of all threads of a process since its start, in user and kernel mode; proc_pid_stat(5)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -2,10 +2,11 @@
 the disk it is on.
 
 It reads the supervisor's notes, one JSON object a line, on standard input: ``started`` (with the proof of silence),
-``process_ended``, ``packer_ended`` (there are packed weights to be compared), ``attempt_refused`` (what a process of the
-appliance was refused), ``watch_ended`` (nobody sees such attempts any more) and, last of all, ``stopping``. The end of
-the input means that everything else has stopped: the last event and the last checkpoint are written then. Without ``stopping`` before it, the supervisor was killed, and the event
-says so. If the recorder was killed, too, the next start does. SIGTERM is ignored, because a service manager sends it to
+``process_ended``, ``process_paused`` (somebody stopped one), ``packer_ended`` (there are packed weights to be
+compared), ``attempt_refused`` (what a process of the appliance was refused), ``watch_ended`` (nobody sees such attempts
+any more) and, last of all, ``stopping``. The end of the input means that everything else has stopped: the last event
+and the last checkpoint are written then. Without ``stopping`` before it, the supervisor was killed, and the event says
+so. If the recorder was killed, too, the next start does. SIGTERM is ignored, because a service manager sends it to
 every process at once, before the last answers are recorded.
 
 Threads compare the installed release with its manifest (`appliance.release_watch`) and the packed weights with what the
@@ -156,6 +157,9 @@ def _event_of(note: dict[str, Any], log: AuditLog, signing_key: str) -> NewEvent
         )
     if note["event"] == "watch_ended":
         return NewEvent(_SYSTEM, "watch_ended", "failed", UNWATCHED)
+    if note["event"] == "process_paused":
+        paused = Content(f"{note['how']}; it goes on", {"how": note["how"]})
+        return NewEvent(_SYSTEM, "process_paused", "failed", note["process"], paused)
     text = f"{note['how']}, after {note['ran_s']:.0f} s"
     details = {"how": note["how"], "ran_s": note["ran_s"]}
     return NewEvent(_SYSTEM, "process_ended", "failed", note["process"], Content(text, details))

@@ -3,14 +3,14 @@
     serve(config, programs, say=print)      # returns when a signal ends it
 
 The supervisor stays small: it imports nothing heavy, holds the sockets that outlive a restart (listener, doorbell), and
-restarts what dies, with growing delays. It ends when it is told to (SIGTERM, SIGINT, SIGHUP), or when a program dies
-again and again before the appliance was ever ready.
+restarts what dies, with growing delays, and an engine that neither answers nor computes. What somebody has stopped
+(SIGSTOP) it makes go on. It ends when it is told to (SIGTERM, SIGINT, SIGQUIT, SIGHUP), or when a program dies again
+and again before the appliance was ever ready.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import math
 import os
@@ -41,7 +41,9 @@ from appliance.listener import listen, url_of
 from appliance.log_relay import Outputs, wait_for_end
 from appliance.notes import Notes
 from appliance.processes import Program, Programs, engine_kind, spawn
-from appliance.readiness import Answer, EndedWorkers, EngineProbe, ReadyPipe
+from appliance.readiness import Answer, EndedWorkers, EnginePulse, ReadyPipe
+from appliance.signals import ignore_all_but
+from appliance.site_lock import lock_site
 from appliance.transport import Transport, authority_certificate, host_of, pem_fingerprint, transport_of
 
 _log = logging.getLogger(__name__)
@@ -53,8 +55,11 @@ FIRST_DELAY_S, LONGEST_DELAY_S = 0.5, 30.0  # before a restart
 STEADY_S = 60.0  # a program that ran this long starts afresh with the shortest delay
 MAX_FAILED_STARTS = 3  # in a row, before the appliance was ever ready
 _TICK_S = 0.1  # until ready, and while stopping
-_LOOK_S = 1.0  # between two looks at what the watcher saw
-_SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+_LOOK_S = 1.0  # between two looks at what the watcher saw and at the engine's pulse
+STILL_S = 60.0  # that an engine may neither answer nor compute
+_PAUSED_AGAIN_S = 60.0  # between two notes that the same process was stopped
+_MOST_CHANGES = 64  # of processes at once, so that whoever stops one again and again does not hold up the rest
+_SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP}
 
 
 class StartError(ApplianceError):
@@ -72,6 +77,7 @@ class _Child:
     start_at_s: float = 0.0
     preparation: Program | None = None  # has to end well before each start of the program
     is_prepared: bool = False
+    killed_because: str = ""  # by the supervisor
 
     def next_program(self) -> Program:
         """What is to run now. A preparation looks closer once the program has failed."""
@@ -89,7 +95,7 @@ def serve(
     inherited_listener: int | None = None,
     installed: InstalledRelease | None = None,
 ) -> None:
-    """Run the appliance until SIGTERM, SIGINT or SIGHUP.
+    """Run the appliance until SIGTERM, SIGINT, SIGQUIT or SIGHUP (not under nohup).
 
     Args:
         say: is given lines for the person at the terminal.
@@ -98,18 +104,20 @@ def serve(
     Raises:
         SilenceError: the door cannot be shut.
         ListenError: the address cannot be listened on.
-        StartError: the site is already served, or a program does not start.
+        SiteLockError: the site is already served.
+        StartError: a program does not start.
     """
     if config.database_url.startswith("postgresql"):
         raise StartError("a record in PostgreSQL needs a way to connect that this version does not open; use SQLite")
     refuse_root(config.state_dir)
+    _take_signals()
     os.umask(0o077)
     init_state(config.home)
     listener = listen(config, inherited_listener)
     transport = transport_of(config, host_of(listener))
-    lock = _lock_site(config)
+    locks = lock_site(config)
     doorbell = Doorbell()
-    keep = [listener.fileno(), lock, *doorbell.fds]
+    keep = [listener.fileno(), *locks, *doorbell.fds]
     places = places_of(config, engine=engine_kind(config))
     silence, watch = shut_the_door_for_programs(
         keep=keep, become=owner_to_become(config.state_dir), programs=places.kinds, places=places
@@ -138,7 +146,7 @@ class _Supervisor:
         self._config, self._programs, self._url, self._say = config, programs, url, say
         self._places, self._watch = places, watch
         self._link_url = config.site_addresses[0].url if config.site_addresses else url
-        self._doorbell, self._engine_probe = doorbell, EngineProbe(doorbell.web_end)
+        self._doorbell, self._pulse = doorbell, EnginePulse(doorbell.web_end)
         self._web_probe, self._recorder_probe = ReadyPipe(), ReadyPipe()
         self._notes = Notes(started)
         self._outputs = Outputs((Kind.RECORDER, Kind.WEB, Kind.PACKER, engine_kind(config), Kind.ADMINISTRATION))
@@ -157,11 +165,11 @@ class _Supervisor:
         self._children = (self._recorder, self._engine, self._web)
         self._first_admin: Answer | None = None
         self._announced = False
+        self._paused_again_s: dict[str, float] = {}
         os.chdir(config.home)
 
     def run(self) -> None:
         """Start everything, watch it, and end it in order."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         self._outputs.start()
         try:
             while not self._told_to_end():
@@ -170,6 +178,7 @@ class _Supervisor:
                 self._notes.recorded(self._recorder_probe.answers())
                 self._start_due()
                 self._note_refusals()
+                self._feel_pulse()
                 self._notes.send()
                 if not self._announced:
                     self._announce_when_ready()
@@ -189,11 +198,14 @@ class _Supervisor:
     def _start_due(self) -> None:
         for child in self._children:
             if not child.pid and time.monotonic() >= child.start_at_s:
-                child.started_s = time.monotonic()
-                stdin = self._new_notes() if child is self._recorder else 0
-                program = child.next_program()
-                output = self._outputs.of(program.kind)
-                child.pid = spawn(program, watch=self._watch, output=output, stdin=stdin)
+                self._start(child)
+
+    def _start(self, child: _Child) -> None:
+        child.started_s = time.monotonic()
+        stdin = self._new_notes() if child is self._recorder else 0
+        program = child.next_program()
+        output = self._outputs.of(program.kind)
+        child.pid = spawn(program, watch=self._watch, output=output, stdin=stdin)
 
     def _new_notes(self) -> int:
         """The notes for a new recorder, which must learn whether there are packed weights to be compared."""
@@ -208,7 +220,7 @@ class _Supervisor:
         Raises:
             StartError: one keeps ending before the appliance was ever ready, or says that it cannot serve.
         """
-        for pid, status in _ended_processes():
+        for pid, status in self._ended_processes():
             if self._watch is not None and pid == self._watch.pid:
                 self._note_refusals()
                 self._watch = None
@@ -226,6 +238,33 @@ class _Supervisor:
             for refused in self._watch.refusals():
                 self._notes.add({"event": "attempt_refused", **asdict(refused)})
 
+    def _ended_processes(self) -> Iterator[tuple[int, int]]:
+        """Which ended, with its status. Those that somebody has stopped go on."""
+        for pid, status in _changed_processes():
+            if os.WIFSTOPPED(status):
+                self._go_on(pid, signal.Signals(os.WSTOPSIG(status)))
+            else:
+                yield pid, status
+
+    def _go_on(self, pid: int, stopped_by: signal.Signals) -> None:
+        os.kill(pid, signal.SIGCONT)  # not reaped yet, so the pid is still its own
+        named = {child.pid: child.next_program().name for child in self._children if child.pid}
+        named |= {self._outputs.pid: "log relay"} | ({} if self._watch is None else {self._watch.pid: "watcher"})
+        name, how, now_s = named.get(pid, "command"), f"stopped by {stopped_by.name}", time.monotonic()
+        if now_s >= self._paused_again_s.get(name, 0.0):
+            self._paused_again_s[name] = now_s + _PAUSED_AGAIN_S
+            _log.warning("the %s was %s and goes on", name, how)
+            self._notes.add({"event": "process_paused", "process": name, "how": how})
+
+    def _feel_pulse(self) -> None:
+        """End an engine that has come to a standstill, so that another takes its place and its turns end."""
+        is_engine = self._engine.pid and self._engine.next_program() is self._engine.program
+        if not is_engine or not self._pulse.is_lost(self._engine.pid, limit_s=STILL_S):
+            return
+        self._engine.killed_because = "killed, because it neither answered nor computed"
+        _log.error("the engine has neither answered nor computed for %.0f s and is killed", STILL_S)
+        os.kill(self._engine.pid, signal.SIGKILL)
+
     def _note_end(self, child: _Child, code: int) -> None:
         name, ran_s = child.next_program().name, time.monotonic() - child.started_s
         was_preparing = child.preparation is not None and not child.is_prepared
@@ -235,6 +274,7 @@ class _Supervisor:
             return
         child.failures = 1 if ran_s >= STEADY_S else child.failures + 1
         how = f"exit status {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+        how, child.killed_because = child.killed_because or how, ""
         if not self._announced and code == CANNOT_SERVE:
             raise StartError(f"the {name} cannot serve as things are; see its message above")
         if not self._announced and child.failures >= MAX_FAILED_STARTS:
@@ -276,9 +316,8 @@ class _Supervisor:
             output = self._outputs.of(program.kind)
             spawn(program, watch=self._watch, output=output, stdout=self._first_admin.fd)
             os.close(self._first_admin.fd)
-        answered = [self._web_probe.is_answered(), self._engine_probe.is_answered()]
         link = self._first_admin.text()
-        if all(answered) and link is not None:
+        if self._web_probe.is_answered() and self._pulse.was_felt and link is not None:
             self._announced = True
             self._say(f"{link}{self._about_authority()}Appliance ready at {self._url}")
 
@@ -294,8 +333,11 @@ class _Supervisor:
         )
 
     def _stop(self) -> None:
-        """Engine and web first, so that answers under way end and are recorded; then the recorder, which signs last."""
+        """Engine and web first, so that answers under way end and are recorded; then the recorder, which signs last. If
+        it has just died, another is there by then: else the end would be in nobody's record."""
         serving = (self._web, self._engine)
+        if not self._recorder.pid and self._recorder_probe.is_answered():
+            self._start(self._recorder)
         for child in serving:
             if child.pid:
                 os.kill(child.pid, signal.SIGTERM)  # not reaped yet, so the pid is still its own
@@ -321,7 +363,7 @@ class _Supervisor:
                         with contextlib.suppress(ProcessLookupError):
                             os.killpg(child.pid, signal.SIGKILL)
                 deadline_s = math.inf
-            ended = {pid for pid, _ in _ended_processes()}
+            ended = {pid for pid, _ in self._ended_processes()}
             for child in self._children:
                 child.pid = 0 if child.pid in ended else child.pid
             signal.sigtimedwait({signal.SIGCHLD}, _TICK_S)
@@ -340,34 +382,12 @@ def _program(
     return Program(name, kind, argv, environ, (*fds, *named_fds.values()), death_signal, places)
 
 
-def _lock_site(config: Config) -> int:
-    path = config.state_dir / "supervisor.lock"
-    try:  # root makes it here for a user who may have put a link in its place
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except OSError as exc:
-        raise StartError(f"{path}: cannot be used: {exc.strerror}; remove it if it is a link") from exc
-    owner = config.state_dir.stat()
-    os.fchown(lock, owner.st_uid, owner.st_gid)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as exc:
-        raise StartError(f"{config.home} is already being served by another process") from exc
-    return lock
-
-
-def is_served(config: Config) -> bool:
-    """Whether a supervisor serves the site now."""
-    try:
-        lock = os.open(config.state_dir / "supervisor.lock", os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(lock)
-    return False
+def _take_signals() -> None:
+    """From now on a signal waits for `_Supervisor`: it ends nothing halfway. nohup(1) has SIGHUP ignored."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        _SIGNALS.discard(signal.SIGHUP)
+    ignore_all_but(_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
 
 
 def _check_paths(config: Config) -> None:
@@ -391,10 +411,11 @@ def _report(silence: Silence, say: Callable[[str], None]) -> None:
             say(f"Not in force: {layer.name}: {layer.detail}; to enable it: {layer.remedy}.")
 
 
-def _ended_processes() -> Iterator[tuple[int, int]]:
-    while True:
+def _changed_processes() -> Iterator[tuple[int, int]]:
+    """Those that ended or were stopped since the last call; of very many, the next call has the rest."""
+    for _ in range(_MOST_CHANGES):
         try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
         except ChildProcessError:
             return
         if pid == 0:

@@ -29,7 +29,8 @@ Action = Literal[
     "review_search", "review_read", "record_verified", "checkpoint_exported", "evidence_exported",
     "content_erased", "erasure_finished",
     "conversation_deleted", "settings_changed",
-    "appliance_started", "appliance_stopped", "process_ended", "release_compared", "weights_packed", "weights_compared",
+    "appliance_started", "appliance_stopped", "process_ended", "process_paused", "release_compared",
+    "weights_packed", "weights_compared",
     "attempt_refused", "watch_ended",
     "engine_restarted",  # written by releases before process_ended
     "disk_filling", "disk_full", "disk_freed",

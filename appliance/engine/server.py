@@ -292,7 +292,8 @@ def main() -> int:
         server.stop()
 
     signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as under the supervisor
+        signal.signal(signal.SIGINT, stop)
     _log.info("serving %s %s on %s with %d slots", release.name, release.version, model.accelerator, model.slots)
     return 0 if server.run() else 1
 

@@ -37,6 +37,7 @@ from appliance.isolation.policy import FOREIGN, Kind, call_policy
 from appliance.isolation.privileges import open_descriptors
 from appliance.isolation.refused import Refused
 from appliance.isolation.seccomp import X32_BIT, Refusal, install_filter, install_watched_filter
+from appliance.signals import ignore_all_but
 
 REPORT_EVERY_S = 60.0  # one report for each kind of process and call
 _MAX_REPORTS = 128  # a minute; the rest is reported as "other calls"
@@ -274,8 +275,7 @@ class _Watcher:
 def _become_watcher(control: socket.socket) -> None:
     os.setsid()  # Ctrl-C in the terminal is the supervisor's to deal with
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # it ends with the supervisor, after the programs
+    ignore_all_but(())  # it ends with the supervisor, after the programs
     name_process("watcher")
     for fd in open_descriptors() - {0, 1, 2, control.fileno()}:
         os.close(fd)

@@ -124,7 +124,7 @@ class Site:
 
 @contextmanager
 def supervised(
-    home: Path, *, release: bool = True, launched: Sequence[str] = (sys.executable,), **options: str | int | list[str]
+    home: Path, *, release: bool = True, launched: Sequence[str] = (sys.executable,), **options: str | float | list[str]
 ) -> Iterator[Site]:
     """Start the supervisor of the site ``home``, made if need be; it and all it started are gone afterwards.
 
@@ -164,7 +164,7 @@ def is_alive(pid: int) -> bool:
 
 def _main(home: Path, options: dict[str, Any]) -> None:
     """Options: ``packer``, ``engine``, ``recorder`` (code), ``web`` (module:app), ``port``, ``leave_out`` (as of
-    shut_the_door)."""
+    shut_the_door), ``still_s`` (as of the supervisor), ``signal_at_first_word`` (sent to itself)."""
     import appliance.supervisor
     from appliance.config import load_config
     from appliance.errors import ApplianceError
@@ -175,6 +175,14 @@ def _main(home: Path, options: dict[str, Any]) -> None:
     leave_out = options.pop("leave_out", [])
     partial = functools.partial(shut_the_door_for_programs, leave_out=leave_out)
     appliance.supervisor.shut_the_door_for_programs = partial  # type: ignore[attr-defined]
+    appliance.supervisor.STILL_S = options.pop("still_s", appliance.supervisor.STILL_S)
+    first_word = options.pop("signal_at_first_word", 0)
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+        if first_word:
+            os.kill(os.getpid(), first_word)
+
     logging.basicConfig(format="%(message)s")
     config = dataclasses.replace(load_config(home), listen_port=options.pop("port", 0), web_threads=4)
     programs = programs_of(config, os.environ)
@@ -188,7 +196,7 @@ def _main(home: Path, options: dict[str, Any]) -> None:
         first_admin=(python, "-c", "import sys; print('first admin of', sys.argv[1])"),
     )
     try:
-        serve(config, programs, say=lambda line: print(line, flush=True))
+        serve(config, programs, say=say)
     except ApplianceError as exc:
         sys.exit(f"Error: {exc}")
     print("heavy:", [name for name in HEAVY if name in sys.modules])

@@ -4,6 +4,7 @@ nothing that ends with time is endless for it."""
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,15 +12,25 @@ import pytest
 
 from appliance.accounts import Accounts, LinkError, Role, User
 from appliance.approvals import Approvals
+from appliance.audit.event import Actor
 from appliance.audit.log import AuditLog
 from appliance.database import open_database
+from appliance.engine.harmony import Vocabulary
+from appliance.engine.scheduler import Scheduler, Turn
 from appliance.four_eyes import Change
+from appliance.interrupted import LostTurns
 from appliance.refusal_notes import RefusalNotes
 from appliance.sessions import Sessions
 from appliance.sign_in import SignIn, SignInError
+from appliance.turns.events import Done, EngineEvent
+from appliance.turns.request import Message, TurnRequest
+from appliance.turns.run import run_turn
+from tests.appliance.engine.conftest import vocabulary, vocabulary_file  # noqa: F401 - fixtures
 from tests.attacks.test_accounts_guessing import Clock, Door
+from tests.fakes import FakeEngine, FakeModel
 from tests.webui.conftest import FAST_PASSWORDS, PASSWORD, SYSTEM
 
+DAY_S = 24 * 3600.0
 YEAR_S = 365 * 24 * 3600.0
 HOME = "10.0.0.2"
 
@@ -109,3 +120,38 @@ def test_refusals_are_recorded_again_after_the_clock_was_set_back() -> None:
     assert notes.count(HOME, now_us) == HOME
 
 
+
+
+@pytest.mark.parametrize("jump_s", [-DAY_S, DAY_S, -30 * YEAR_S, 30 * YEAR_S])
+def test_a_clock_that_jumps_within_a_turn_leaves_it_whole(door: Door, jump_s: float) -> None:
+    log = AuditLog(door.database, clock_us=door.clock)
+    request = TurnRequest("t", "a1", (Message("user", "Hi"),), seed=1)
+    with FakeEngine() as engine:
+        turn = run_turn(log, engine.client, Actor("a1", "ada", "web"), request, conversation_id=None)
+        next(turn)
+        door.clock.wait(jump_s)
+        assert LostTurns(log).close() == 0  # it runs
+        assert isinstance(list(turn)[-1], Done)
+    assert LostTurns(log).close() == 0
+    assert turn.prompt_event is not None
+    assert turn.answer_event == turn.prompt_event + 1
+    assert log.get(turn.answer_event).header.outcome == "ok"
+
+
+def test_who_waits_in_the_queue_waits_by_a_clock_that_nobody_sets(
+    vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+) -> None:
+    def set_by_somebody() -> float:
+        raise AssertionError("the wall clock was asked")
+
+    monkeypatch.setattr(time, "time", set_by_somebody)
+    monkeypatch.setattr(time, "time_ns", set_by_somebody)
+    prompt, sent = vocabulary.encode("a question"), list[EngineEvent]()
+    reply = vocabulary.encoding.encode("<|channel|>final<|message|>yes<|return|>", allowed_special="all")
+    scheduler = Scheduler(FakeModel({tuple(prompt): reply}, slots=1), vocabulary, queue_limit=10)
+    for number in range(3):
+        request = TurnRequest(f"t{number}", f"user-{number}", (Message("user", "x"),), seed=1)
+        scheduler.submit(Turn(request, list(prompt), sent.append))
+    while scheduler.step():
+        pass
+    assert len([event for event in sent if isinstance(event, Done)]) == 3

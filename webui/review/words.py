@@ -34,6 +34,7 @@ ACTION_WORDS: Final[dict[Action, str]] = {
     "appliance_stopped": "Appliance stopped",
     "engine_restarted": "Engine restarted",
     "process_ended": "A process ended",
+    "process_paused": "A process was stopped from outside",
     "disk_filling": "Disk is filling",
     "disk_full": "Disk is full",
     "disk_freed": "Disk has room again",
@@ -77,7 +78,7 @@ ACTION_GROUPS: Final[tuple[tuple[str, str, tuple[Action, ...]], ...]] = (
     (
         "appliance", "The appliance",
         ("settings_changed", "appliance_started", "appliance_stopped", "engine_restarted", "process_ended",
-         "disk_filling", "disk_full", "disk_freed", "release_compared", "weights_packed",
+         "process_paused", "disk_filling", "disk_full", "disk_freed", "release_compared", "weights_packed",
          "weights_compared",
          "attempt_refused", "watch_ended"),
     ),

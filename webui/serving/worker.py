@@ -23,6 +23,7 @@ from gunicorn.workers.base import Worker
 
 from appliance.config import Config, load_config
 from appliance.errors import ApplianceError
+from appliance.signals import ignore_all_but
 from appliance.transport import Transport, certificate_files
 from webui.proxies import TrustedProxies
 from webui.serving.contexts import Contexts, wait_for_files
@@ -38,6 +39,8 @@ _FIRST_CERTIFICATE_S: Final = 30.0  # the recorder makes it while this process s
 class SiteWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
     """One process that serves ``self.wsgi`` on ``self.sockets``."""
 
+    alive: bool  # gunicorn's: False once it was told to end
+
     def init_process(self) -> None:
         """Prepare what can fail before the worker says that it is ready, and say it in one sentence."""
         try:
@@ -50,6 +53,12 @@ class SiteWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
         super().init_process()
 
+    def init_signals(self) -> None:
+        """In place of gunicorn's own, which give back their defaults to signals that nobody is meant to send."""
+        ignore_all_but({signal.SIGTERM})
+        signal.signal(signal.SIGTERM, self.handle_exit)  # until the event loop takes it over
+        signal.signal(signal.SIGABRT, self.handle_abort)  # gunicorn has waited for the heartbeat in vain
+
     def run(self) -> None:
         """The worker's life, called by gunicorn."""
         asyncio.run(self._serve())
@@ -58,14 +67,13 @@ class SiteWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         sys.setswitchinterval(_SWITCH_S)
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGTERM, stop.set)
         server = Server(
             self.wsgi, self._limits, threads=self.cfg.threads, tls=self._tls,
             is_exempt=self._proxies.is_trusted, is_multiprocess=self.cfg.workers > 1,
         )  # fmt: skip
         await server.start(listener.sock for listener in self.sockets)
-        while not stop.is_set() and self.ppid == os.getppid():
+        while self.alive and not stop.is_set() and self.ppid == os.getppid():
             self.notify()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), _HEARTBEAT_S)

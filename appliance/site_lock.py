@@ -1,0 +1,52 @@
+"""One supervisor for each site: the locks that it holds, and whether another process holds them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+from appliance.config import Config
+from appliance.errors import ApplianceError
+
+
+class SiteLockError(ApplianceError):
+    """The site is served already, or cannot be locked."""
+
+
+def lock_site(config: Config) -> tuple[int, int]:
+    """Lock the site: a file, by which others see that it is served, and the directory, which nobody can remove.
+
+    The descriptors hold the locks, for as long as they are open.
+
+    Raises:
+        SiteLockError: the site is served already, or the file is a link.
+    """
+    path = config.state_dir / "supervisor.lock"
+    try:  # root makes it here for a user who may have put a link in its place
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise SiteLockError(f"{path}: cannot be used: {exc.strerror}; remove it if it is a link") from exc
+    owner = config.state_dir.stat()
+    os.fchown(lock, owner.st_uid, owner.st_gid)
+    directory = os.open(config.state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for descriptor in (directory, lock):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        raise SiteLockError(f"{config.home} is already being served by another process") from exc
+    return directory, lock
+
+
+def is_served(config: Config) -> bool:
+    """Whether a supervisor serves the site now."""
+    try:
+        lock = os.open(config.state_dir / "supervisor.lock", os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
