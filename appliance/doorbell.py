@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 
 
@@ -21,17 +22,21 @@ class Doorbell:
         return self.web_end.fileno(), self.engine_end.fileno()
 
     def is_shut(self) -> bool:
-        """Whether the engine's end would read the end of input; asked while no engine reads from it."""
-        try:
-            return self.engine_end.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
-        except BlockingIOError:
-            return False
+        """Whether the engine's end would read the end of input."""
+        return is_shut(self.engine_end)
 
     def replace(self) -> None:
         """Put a new pair in the place of the old one; what has inherited the old one keeps that."""
         for new, old in zip(_pair(), (self.web_end, self.engine_end), strict=True):
             with new:
                 os.dup2(new.fileno(), old.fileno(), inheritable=False)
+
+
+def is_shut(doorbell: socket.socket) -> bool:
+    """Whether nobody can ring any more. An empty message reads like the end of the input, and is none."""
+    poll = select.poll()
+    poll.register(doorbell, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def _pair() -> tuple[socket.socket, socket.socket]:

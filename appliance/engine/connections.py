@@ -2,6 +2,10 @@
 
 One thread runs ``ConnectionLoop.run``; ``Connection.send`` may be called from any. A client that reads more slowly than
 the model writes is given up once ``MAX_UNSENT_BYTES`` wait for it, so that it costs the others nothing.
+
+Nor does one that means harm. Whoever rings may keep the end that it hands over, and share its flags: each read and
+write says for itself that it does not wait. What is handed over must be a Unix stream that is connected. There are at
+most ``MAX_CONNECTIONS``; of those that have asked nothing yet the oldest makes way.
 """
 
 from __future__ import annotations
@@ -14,11 +18,13 @@ import threading
 import time
 from collections.abc import Callable
 
+from appliance.doorbell import is_shut
 from appliance.engine.wire import MAX_LINE_BYTES, Record, encode
 from appliance.turns.engine import Status
 from appliance.turns.events import Done, Failed
 
 MAX_UNSENT_BYTES = 1 << 20
+MAX_CONNECTIONS = 512  # half of the files that a process may usually open
 _RECEIVE_BYTES = 1 << 16
 _LAST_RECORDS = (Done, Failed, Status)  # after these the engine closes the connection
 
@@ -63,6 +69,7 @@ class ConnectionLoop:
         self._lock = threading.Lock()
         self._touched: set[Connection] = set()  # to be looked at for writing; held under _lock
         self._open: set[Connection] = set()
+        self._silent: dict[Connection, None] = {}  # of the open ones, those that have asked nothing yet, oldest first
         self._stop_at: float | None = None
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -124,20 +131,27 @@ class ConnectionLoop:
             payload, descriptors, _flags, _address = socket.recv_fds(self._doorbell, 1, 1, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
-        if not payload:
+        if not payload and is_shut(self._doorbell):
             self._selector.unregister(self._doorbell)
             self._on_abandoned()
             return
         for descriptor in descriptors:  # none, if this process has no descriptor left for it
-            try:
-                stream = socket.socket(fileno=descriptor)
-            except OSError:  # something else was handed over
-                os.close(descriptor)
-                continue
-            stream.setblocking(False)
-            connection = Connection(self, stream)
-            self._open.add(connection)
-            self._selector.register(stream, selectors.EVENT_READ, connection)
+            stream = _as_turn(descriptor)
+            if stream is not None:
+                self._take(stream)
+
+    def _take(self, stream: socket.socket) -> None:
+        """Serve a new client, if there is room."""
+        if len(self._open) >= MAX_CONNECTIONS:
+            silent = next(iter(self._silent), None)
+            if silent is None:
+                stream.close()
+                return
+            self._close(silent)
+        connection = Connection(self, stream)
+        self._open.add(connection)
+        self._silent[connection] = None
+        self._selector.register(stream, selectors.EVENT_READ, connection)
 
     def _serve(self, connection: Connection, events: int) -> None:
         if events & selectors.EVENT_READ and connection in self._open:  # may be closed since select() returned
@@ -147,7 +161,7 @@ class ConnectionLoop:
 
     def _read(self, connection: Connection) -> None:
         try:
-            piece = connection.stream.recv(_RECEIVE_BYTES)
+            piece = connection.stream.recv(_RECEIVE_BYTES, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
         except OSError:
@@ -160,12 +174,16 @@ class ConnectionLoop:
         line, newline, rest = piece.partition(b"\n")
         connection.received += line + newline
         if newline and not rest:
-            connection.asked = True
+            self._has_asked(connection)
             self._on_request(connection, bytes(connection.received))
             connection.received.clear()
         elif newline or len(connection.received) > MAX_LINE_BYTES:
-            connection.asked = True
+            self._has_asked(connection)
             connection.send(Failed("bad_request", "The request is too long or not one line."))
+
+    def _has_asked(self, connection: Connection) -> None:
+        connection.asked = True
+        self._silent.pop(connection, None)
 
     def _write_touched(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -180,7 +198,7 @@ class ConnectionLoop:
         with self._lock:
             data = bytes(connection.unsent)
         try:
-            sent = connection.stream.send(data) if data else 0
+            sent = connection.stream.send(data, socket.MSG_DONTWAIT) if data else 0
         except BlockingIOError:
             sent = 0
         except OSError:
@@ -206,5 +224,21 @@ class ConnectionLoop:
             connection.gone = True
             connection.unsent.clear()
         self._open.discard(connection)
+        self._silent.pop(connection, None)
         self._selector.unregister(connection.stream)
         connection.stream.close()
+
+
+def _as_turn(descriptor: int) -> socket.socket | None:
+    """The stream that was handed over, which is closed if it is anything else: a file, a pipe, a listener, a person's
+    connection."""
+    try:
+        stream = socket.socket(fileno=descriptor)
+    except OSError:
+        os.close(descriptor)
+        return None
+    listens = stream.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    if stream.family == socket.AF_UNIX and stream.type == socket.SOCK_STREAM and not listens:
+        return stream
+    stream.close()
+    return None

@@ -54,6 +54,7 @@ _HOME, _DOORBELL = "APPLIANCE_HOME", "APPLIANCE_DOORBELL_FD"
 _FAREWELL_S = 2.0  # at the end, for clients to take their last event
 _IDLE_S = 0.25  # how long an idle engine takes to notice a signal
 _MAX_CHARS_PER_TOKEN = 16  # English has 4 to 5, code 3
+_LEAST_TOKENS = 4  # of a message, a call or a function: its frame
 _MAX_STOPS, _MAX_STOP_CHARS = 16, 256
 # CUDA's library makes a Unix socket for processes that would share memory with this one, and gives up when the filter
 # refuses to bind it. Nobody is to share; it is told that it has been done.
@@ -145,6 +146,11 @@ class EngineServer:
         if refusal is not None:  # the prompts of one user, tokenised in vain, would keep all others waiting
             connection.send(refusal)
             return
+        parts = _count_parts(request)
+        if _LEAST_TOKENS * parts > self._scheduler.context_tokens:
+            parts_named = f"{parts:,} messages, calls and functions"
+            connection.send(context_exceeded(parts_named, self._scheduler.context_tokens))
+            return
         chars = _count_chars(request)
         if chars > _MAX_CHARS_PER_TOKEN * self._scheduler.context_tokens:  # not worth the time it takes to tokenise
             connection.send(context_exceeded(f"{chars:,} characters", self._scheduler.context_tokens))
@@ -171,6 +177,11 @@ class EngineServer:
             turn = self._turns.pop(connection, None)
         if turn is not None:
             self._scheduler.cancel(turn)
+
+
+def _count_parts(request: TurnRequest) -> int:
+    """What costs tokens also without a text: a hundred thousand empty messages take half a minute to tokenise."""
+    return len(request.messages) + sum(len(message.tool_calls) for message in request.messages) + len(request.tools)
 
 
 def _count_chars(request: TurnRequest) -> int:

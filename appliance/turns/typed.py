@@ -25,7 +25,7 @@ def checked(kind: Any, value: Any) -> Any:
         hints = hints_of(kind)
         return kind(**{name: checked(hints[name], item) for name, item in value.items()})
     if kind is float and type(value) is int:
-        return float(value)
+        return _as_float(value)
     if (
         kind is Any
         or (origin is Literal and value in options)
@@ -34,3 +34,10 @@ def checked(kind: Any, value: Any) -> Any:
     ):
         return value
     raise ValueError(f"{value!r:.40} is not a {kind}")
+
+
+def _as_float(value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError as exc:
+        raise ValueError("a number is beyond all that a float can be") from exc

@@ -21,7 +21,7 @@ from appliance.engine.scheduler import Scheduler
 from appliance.engine.server import EngineServer, choose_accelerator, load_engine
 from appliance.release import Release
 from appliance.turns.events import AnswerDelta, Done, EngineEvent, Failed, Waiting
-from appliance.turns.request import Message, TurnRequest
+from appliance.turns.request import Message, Tool, ToolCall, TurnRequest
 from tests.fakes import FAKE_STATUS, FakeModel
 
 TODAY = date(2026, 11, 23)
@@ -46,8 +46,8 @@ class Served:
     def _run(self) -> None:
         self.sound = self.server.run()
 
-    def ask(self) -> list[EngineEvent]:
-        with EngineClient(self.web).turn(REQUEST) as events:
+    def ask(self, request: TurnRequest = REQUEST) -> list[EngineEvent]:
+        with EngineClient(self.web).turn(request) as events:
             return [event for event in events if not isinstance(event, Waiting)]
 
     def close(self) -> None:
@@ -64,6 +64,26 @@ def test_a_turn_goes_all_the_way_and_the_server_ends_soundly(vocabulary: Vocabul
     served.close()
     assert "".join(e.text for e in events if isinstance(e, AnswerDelta)) == "Good morning."
     assert isinstance(events[-1], Done)
+    assert served.sound is True
+
+
+def test_what_costs_only_its_frames_is_refused_before_it_is_tokenised(vocabulary: Vocabulary) -> None:
+    """A hundred thousand empty messages kept everybody else's turns waiting for half a minute."""
+
+    def rendered() -> date:
+        raise RuntimeError("the conversation was rendered")
+
+    served = Served(vocabulary, "", today=rendered)
+    call = ToolCall("c", "f", "{}")
+    for many in (
+        replace(REQUEST, messages=(Message("user", ""),) * 2000),
+        replace(REQUEST, messages=(Message("user", "x"), Message("assistant", "", tool_calls=(call,) * 2000))),
+        replace(REQUEST, tools=tuple(Tool(f"f{number}", "") for number in range(2000))),
+    ):
+        (refused,) = served.ask(many)
+        assert isinstance(refused, Failed)
+        assert refused.code == "context_exceeded"
+    served.close()
     assert served.sound is True
 
 
