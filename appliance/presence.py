@@ -19,6 +19,8 @@ from pathlib import Path
 
 from appliance.errors import ApplianceError
 
+_MOST_TRIES = 100  # to lock a file of one's own, before anybody else does
+
 
 class PresenceError(ApplianceError):
     """The lock of this process cannot be made."""
@@ -43,10 +45,12 @@ class Presence:
             if not self._own_id:
                 try:
                     self._directory.mkdir(mode=0o700, exist_ok=True)
-                    while not self._own_id:
-                        self._own_id = self._try_to_appear()
+                    for _ in range(_MOST_TRIES):
+                        self._own_id = self._own_id or self._try_to_appear()
                 except OSError as exc:
                     raise PresenceError(f"{self._directory}: cannot be written: {exc.strerror}") from exc
+            if not self._own_id:
+                raise PresenceError(f"{self._directory}: another process locks every file that is made here")
             return self._own_id
 
     def is_alive(self, process_id: str) -> bool:
@@ -83,16 +87,16 @@ class Presence:
             self._own_id = ""
 
     def _try_to_appear(self) -> str:
-        """A new id whose file is locked; "" when somebody took the file for a dead one's before it was."""
+        """A new id whose file is locked; "" when somebody took the file for a dead one's, or locked it, before."""
         process_id = secrets.token_hex(8)
         path = self._directory / process_id
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # somebody else may have it, and hold it for ever
             if path.stat().st_ino == os.fstat(descriptor).st_ino:
                 self._descriptor = descriptor
                 return process_id
-        except FileNotFoundError:
+        except (FileNotFoundError, BlockingIOError):
             pass
         os.close(descriptor)
         return ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +17,13 @@ from pathlib import Path
 from appliance.audit.fault import Fault, LogBrokenError
 from appliance.audit.keys import sync_directory
 from appliance.audit.note import CheckpointError
+from appliance.file_lock import lock_within
 
 NAME = "ledger.txt"
-_LOCK = "ledger.lock"
+_READERS_LOCK = "ledger.lock"
+_SIGNERS_LOCK = "signer/signing.lock"
+LONGEST_WAIT_S = 10.0
+_log = logging.getLogger(__name__)
 
 Stamp = tuple[int, ...]  # changes when anybody writes into the file, who cannot set its ctime
 
@@ -103,34 +108,49 @@ def cut_torn_line(audit_dir: Path, end: int) -> None:
 
 @contextmanager
 def unchanging(audit_dir: Path | None) -> Iterator[None]:
-    """Keep signers waiting while ledger and database are read together; for those who may not write here, too."""
+    """Keep signers waiting while ledger and database are read together; for those who may not write here, too.
+
+    Somebody may hold the lock for ever. Then they are read without it, and what is signed meanwhile may look wrong.
+    """
     try:
-        descriptor = os.open((audit_dir or Path()) / _LOCK, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open((audit_dir or Path()) / _READERS_LOCK, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:  # no signer has ever worked here, or the files are on media: nothing changes
         yield
         return
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        lock_within(descriptor, fcntl.LOCK_SH, LONGEST_WAIT_S)
         yield
     finally:
         os.close(descriptor)
 
 
 @contextmanager
-def locked(audit_dir: Path) -> Iterator[None]:
-    """Exclude other signers, of this process and others.
+def locked(state_dir: Path) -> Iterator[None]:
+    """Exclude other signers, of this process and others; and readers, for as long as they do not take too long.
+
+    Two locks, because whoever may read a file can lock it: signers exclude each other by one that only signers may
+    open, and nobody else keeps them from signing. A reader who holds the other for longer than any reading takes sees
+    a ledger that changes.
 
     Raises:
-        CheckpointError: the directory cannot be used.
+        CheckpointError: a directory cannot be used, or another signer does not end.
     """
-    path = audit_dir / _LOCK
+    with _opened(state_dir / _SIGNERS_LOCK) as signers, _opened(state_dir / "audit" / _READERS_LOCK) as readers:
+        if not lock_within(signers, fcntl.LOCK_EX, LONGEST_WAIT_S):
+            raise CheckpointError(f"another process that signs holds {_SIGNERS_LOCK} and does not end; end it")
+        if not lock_within(readers, fcntl.LOCK_EX, LONGEST_WAIT_S):
+            _log.warning("state/audit/%s is held by a process that does not give it back", _READERS_LOCK)
+        yield
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
     try:
-        audit_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as exc:
         raise CheckpointError(f"{path}: cannot be used: {exc.strerror}") from exc
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)

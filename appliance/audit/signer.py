@@ -100,7 +100,7 @@ class LogSigner:
         Raises:
             CheckpointError, DatabaseError: as `sign`.
         """
-        with ledger_file.locked(self._audit_dir):
+        with ledger_file.locked(self._state_dir):
             try:
                 return self._ready().key
             except LogBrokenError as exc:
@@ -115,7 +115,7 @@ class LogSigner:
             CheckpointError: a file cannot be used now.
             DatabaseError: the database cannot be used now.
         """
-        with ledger_file.locked(self._audit_dir):
+        with ledger_file.locked(self._state_dir):
             try:
                 return self._sign()
             except LogBrokenError as exc:
@@ -128,7 +128,7 @@ class LogSigner:
         Raises:
             LogBrokenError, CheckpointError, DatabaseError: as `sign`; the old key stays in force.
         """
-        with ledger_file.locked(self._audit_dir):
+        with ledger_file.locked(self._state_dir):
             try:
                 state = self._ready()
                 present = key_in_force(self._log, self._state_dir, state)

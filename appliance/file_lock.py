@@ -1,0 +1,27 @@
+"""A lock on a file that is waited for, but not for ever: whoever may open a file, if only to read it, can lock it."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from typing import Final
+
+_LOOK_AGAIN_S: Final = 0.02
+
+
+def lock_within(descriptor: int, operation: int, limit_s: float) -> bool:
+    """Lock an open file as flock(2) does (``LOCK_EX``, ``LOCK_SH``); False if it did not become free in time.
+
+    The kernel cannot be asked to wait for a limited time, so this asks again and again: for locks that few want. Those
+    that many want have a queue (write_queue.py).
+    """
+    deadline_s = time.monotonic() + limit_s
+    while True:
+        try:
+            fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline_s:
+                return False
+            time.sleep(_LOOK_AGAIN_S)
+        else:
+            return True
