@@ -165,7 +165,10 @@ def login_name() -> str:
     """Whoever called, for the record: the name before sudo, else the user's own."""
     import pwd
 
-    name = os.environ.get(OPERATOR) or os.environ.get("SUDO_USER")
+    from appliance.isolation.administration import CONFINED_ENVIRON
+
+    is_ours = os.environ.get(CONFINED_ENVIRON) == "1"  # started by the supervisor, which the kernel must confirm later
+    name = (os.environ.get(OPERATOR) if is_ours else None) or os.environ.get("SUDO_USER")
     if name is None:
         try:
             name = pwd.getpwuid(os.getuid()).pw_name

@@ -7,14 +7,16 @@
 -I and -S: no environment variable, working directory, `pyvenv.cfg`, `.pth` file, sitecustomize or usercustomize adds
 code. The interpreter and its standard library are the host's and are trusted; so is this file, which only the release's
 owner can write. `installer verify --prefix`, run from a trusted medium, trusts neither the release nor this file.
+What the dynamic loader is told (`LD_PRELOAD`, `LD_LIBRARY_PATH`) it has done before the first line of this; that is for
+whoever calls to decide.
 
-The order: 1. the module that compares (`installer/formats/manifest.py`) is hashed and the hashed bytes are run; 2. it
-compares every file below venv/; 3. only then the release's packages become importable.
+The order: 0. variables that no command needs are forgotten, before a library is loaded that reads them (OpenSSL);
+1. the module that compares (`installer/formats/manifest.py`) is hashed and the hashed bytes are run; 2. it compares
+every file below venv/; 3. only then the release's packages become importable.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
@@ -22,6 +24,11 @@ from types import ModuleType
 
 _CHECKER = "installer/formats/manifest.py"
 _REMEDY = "install the same archive again to repair it, and tell your security officer if nobody knows why"
+# Who is at the terminal and how it draws, what service managers pass, where the site is, and how CUDA is found.
+_KNOWN_VARIABLES = frozenset({
+    *("PATH", "HOME", "USER", "LOGNAME", "SUDO_USER", "LANG", "LANGUAGE", "TZ", "TERM", "COLUMNS", "LINES", "NO_COLOR"),
+    *("LISTEN_FDS", "LISTEN_PID", "APPLIANCE_HOME", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"),
+})  # fmt: skip
 
 
 class RefusedError(Exception):
@@ -30,6 +37,8 @@ class RefusedError(Exception):
 
 def main() -> None:
     sys.dont_write_bytecode = True
+    if sys.argv[1:2] != ["-m"]:  # else the supervisor has chosen them
+        _forget_variables()
     release = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     packages = os.path.join(release, "venv", "lib", version, "site-packages")
@@ -39,6 +48,16 @@ def main() -> None:
         _refuse(release, str(exc))
     sys.path.append(packages)
     _run(sys.argv[1:])
+
+
+def _forget_variables() -> None:
+    """Keep known variables alone. Where the loader was told to load something, its variables may be anything, and
+    nothing is gained: that code runs already."""
+    if "LD_PRELOAD" in os.environ or "LD_AUDIT" in os.environ:
+        return
+    for name in set(os.environ) - _KNOWN_VARIABLES:
+        if not name.startswith("LC_"):
+            del os.environ[name]
 
 
 def check_code(release: str, packages: str, *, is_installed: bool) -> None:
@@ -62,6 +81,8 @@ def check_code(release: str, packages: str, *, is_installed: bool) -> None:
 
 def _load_checker(release: str, path: str) -> ModuleType:
     """The module that compares, from bytes that the manifest lists."""
+    import hashlib  # whose OpenSSL reads variables, and is therefore not loaded before
+
     try:
         with open(os.path.join(release, "manifest.json"), "rb") as file:
             expected = json.load(file)["files"][path][1]
@@ -98,7 +119,9 @@ def _run(arguments: list[str]) -> None:
         runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
         return
     from appliance.cli import main as command
+    from appliance.inherited import begin_afresh
 
+    begin_afresh()
     command()
 
 

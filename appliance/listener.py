@@ -7,6 +7,7 @@ import socket
 
 from appliance.config import Config
 from appliance.errors import ApplianceError
+from appliance.isolation.privileges import is_listener
 
 LISTENER_FD = 3  # where systemd's socket activation, and so gunicorn, expects the first listener (sd_listen_fds)
 
@@ -21,12 +22,13 @@ def listen(config: Config, inherited: int | None) -> socket.socket:
     Args:
         inherited: descriptor of a socket that a service manager bound; None: bind the configured address.
     Raises:
-        ListenError: the address is taken or not this host's, or the inherited socket does not listen.
+        ListenError: the address is taken or not this host's, or the inherited socket is none to accept streams from.
     """
     if inherited is not None:
         bound = socket.socket(fileno=inherited)
-        if not bound.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            raise ListenError("the socket handed over by the service manager is not listening")
+        if not is_listener(bound):
+            bound.close()
+            raise ListenError("the socket handed over by the service manager does not listen for TCP or Unix streams")
     else:
         family = socket.AF_INET6 if ":" in config.listen_host else socket.AF_INET
         try:

@@ -25,6 +25,7 @@ from pathlib import Path
 from appliance.config import Config, init_state
 from appliance.doorbell import Doorbell
 from appliance.errors import CANNOT_SERVE, PACKED_ANEW, ApplianceError
+from appliance.inherited import begin_afresh, check_limits
 from appliance.installed import InstalledRelease
 from appliance.isolation import (
     Silence,
@@ -35,7 +36,7 @@ from appliance.isolation import (
     shut_the_door_for_programs,
 )
 from appliance.isolation.administration import CONFINED_ENVIRON
-from appliance.isolation.files import Places, places_of, scratch_dir
+from appliance.isolation.files import Places, library_path, places_of, scratch_dir
 from appliance.isolation.policy import Kind
 from appliance.listener import listen, url_of
 from appliance.log_relay import Outputs, wait_for_end
@@ -106,12 +107,14 @@ def serve(
         ListenError: the address cannot be listened on.
         SiteLockError: the site is already served.
         StartError: a program does not start.
+        InheritedError: the caller's limits are too low.
     """
+    begin_afresh()
     if config.database_url.startswith("postgresql"):
         raise StartError("a record in PostgreSQL needs a way to connect that this version does not open; use SQLite")
     refuse_root(config.state_dir)
     _take_signals()
-    os.umask(0o077)
+    check_limits()
     init_state(config.home)
     listener = listen(config, inherited_listener)
     transport = transport_of(config, host_of(listener))
@@ -376,6 +379,8 @@ def _program(
     """A program that learns the numbers of ``named_fds`` from its environment; ``fds`` it knows by agreement."""
     scratch = str(scratch_dir(Path(programs.environ["APPLIANCE_HOME"], "state"), kind))
     environ = {**programs.environ, "TMPDIR": scratch, **{name: str(fd) for name, fd in named_fds.items()}}
+    if "LD_LIBRARY_PATH" in environ:
+        environ["LD_LIBRARY_PATH"] = library_path(kind, environ["LD_LIBRARY_PATH"])
     if kind is Kind.ADMINISTRATION:
         environ[CONFINED_ENVIRON] = "1"
     name = kind.value.partition("-")[0]

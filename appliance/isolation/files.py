@@ -52,7 +52,7 @@ _GPU_READS = ("/proc/driver/nvidia", "/proc/devices", "/proc/modules", "/proc/sy
 
 @dataclass(frozen=True)
 class Interpreter:
-    """The Python that runs the programs. ``libraries`` are directories that only the environment names (CUDA's)."""
+    """The Python that runs the programs. ``libraries`` are directories that only the environment names, for CUDA."""
 
     program: Path
     code: tuple[Path, ...]  # what it imports from
@@ -95,7 +95,10 @@ def selftest_rules(
 ) -> tuple[Rule, ...]:
     """What an examination of one release may use: that, what an engine of its kind needs of the host, and files named
     on the command line, of which those to be written must exist."""
-    return (*reader_rules(), *_rules(READ, release, *reads), *_rules(OVERWRITE, *writes), *_hardware(engine))
+    return (
+        *reader_rules(), *_rules(READ, release, *reads), *_rules(OVERWRITE, *writes),
+        *_hardware(engine, _interpreter()),
+    )  # fmt: skip
 
 
 def reader_rules() -> tuple[Rule, ...]:
@@ -142,8 +145,23 @@ def administration_rules(places: Places, *, signs: bool) -> tuple[Rule, ...]:
 
 def _interpreter() -> Interpreter:
     """The one that runs now."""
-    libraries = tuple(Path(part) for part in os.environ.get("LD_LIBRARY_PATH", "").split(":") if part)
-    return Interpreter(Path(sys.executable), _code(), libraries)
+    named = os.environ.get("LD_LIBRARY_PATH", "")
+    own = library_path(Kind.WEB, named)
+    return Interpreter(Path(sys.executable), (*_code(), *_directories(own)), _directories(named))
+
+
+def library_path(kind: Kind, named: str) -> str:
+    """What a kind of process is given of the caller's ``LD_LIBRARY_PATH``: CUDA's engine all of it, the others nothing
+    but the directory of the interpreter's own library, where no other way leads there."""
+    if kind is Kind.ENGINE_CUDA:
+        return named
+    mapped = {Path(line.split(maxsplit=5)[-1]) for line in Path("/proc/self/maps").read_text().splitlines()}
+    own = {path.parent for path in mapped if path.name.startswith("libpython")}
+    return ":".join(str(directory) for directory in _directories(named) if directory.resolve() in own)
+
+
+def _directories(named: str) -> tuple[Path, ...]:
+    return tuple(Path(part) for part in named.split(":") if part)
 
 
 def _code() -> tuple[Path, ...]:
@@ -159,17 +177,17 @@ def _code() -> tuple[Path, ...]:
 
 
 def _common(interpreter: Interpreter) -> list[Rule]:
-    rules = _rules(READ, *map(Path, _HOST), *interpreter.code, *interpreter.libraries)
+    rules = _rules(READ, *map(Path, _HOST), *interpreter.code)
     rules += _rules(Right.READ_DIR, Path(__file__).parents[2])  # Python lists what it imports from
     rules += _rules(RUN, interpreter.program, loader_of(interpreter.program))
     return rules + [Rule(Path(name), rights) for name, rights in _DEVICES.items()]
 
 
-def _hardware(engine: Kind) -> list[Rule]:
+def _hardware(engine: Kind, interpreter: Interpreter) -> list[Rule]:
     """What an engine needs of the host beside the common."""
     rules = _rules(READ, Path("/sys"))  # ONNX Runtime looks which devices there are
     if engine is Kind.ENGINE_CUDA:
-        rules += _rules(READ, *map(Path, _GPU_READS))
+        rules += _rules(READ, *map(Path, _GPU_READS), *interpreter.libraries)
         rules += _rules(_GPU, *(Path(name) for pattern in _GPU_DEVICES for name in glob.glob(pattern)))
         rules += _rules(OVERWRITE, Path("/proc/self"))
     return rules
@@ -186,7 +204,7 @@ def _own(kind: Kind, places: Places) -> list[Rule]:
             rules += _rules(READ, state / "keys", state / "audit", state / "tls", *places.web_reads)
             rules += _rules(WRITE, places.database_dir, scratch_dir(state, kind))
         case Kind.ENGINE_CPU | Kind.ENGINE_CUDA:
-            rules += [*_rules(READ, state / "packed"), *_hardware(kind)]
+            rules += [*_rules(READ, state / "packed"), *_hardware(kind, places.interpreter)]
         case Kind.PACKER:
             rules += _rules(WRITE, state / "packed")
         case Kind.ADMINISTRATION:

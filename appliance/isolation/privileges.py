@@ -70,9 +70,23 @@ def _is_harmless(fd: int, *, may_listen: bool) -> bool:
     with socket.socket(fileno=os.dup(fd)) as inherited:
         family = inherited.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN)
         kind = inherited.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
-        if may_listen and inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        if may_listen and is_listener(inherited):
             return True
     return family == socket.AF_UNIX and kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)
+
+
+def is_listener(sock: socket.socket) -> bool:
+    """Whether this is a socket to accept TCP or Unix streams from, and nothing else.
+
+    A listening socket of SCTP sends to any address; connections of Multipath TCP open further ones, to addresses that
+    the peer names; the hypervisor's and a cluster's (AF_VSOCK, AF_TIPC) are in no network namespace.
+    """
+    if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        return False
+    if sock.family == socket.AF_UNIX:
+        return True
+    protocol = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL)
+    return sock.family in (socket.AF_INET, socket.AF_INET6) and protocol == socket.IPPROTO_TCP
 
 
 def drop_privileges(*, become: tuple[int, int] | None) -> None:

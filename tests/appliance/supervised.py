@@ -168,10 +168,12 @@ def _main(home: Path, options: dict[str, Any]) -> None:
     import appliance.supervisor
     from appliance.config import load_config
     from appliance.errors import ApplianceError
+    from appliance.inherited import begin_afresh
     from appliance.isolation import shut_the_door_for_programs
     from appliance.processes import programs_of
     from appliance.supervisor import serve
 
+    begin_afresh()  # as the launcher does, before settings are read
     leave_out = options.pop("leave_out", [])
     partial = functools.partial(shut_the_door_for_programs, leave_out=leave_out)
     appliance.supervisor.shut_the_door_for_programs = partial  # type: ignore[attr-defined]

@@ -128,7 +128,10 @@ def small_files(version: str = "9.9") -> dict[str, bytes]:
 def appliance_wheel(bulk_bytes: int = 0) -> tuple[str, bytes]:
     """A wheel with a package `appliance` and what the installed command runs before it."""
     info = "appliance_fixture-1.0.dist-info"
-    ours = ("appliance/launch.py", "installer/__init__.py", "installer/formats/__init__.py", CHECKER)
+    ours = (
+        *("appliance/launch.py", "appliance/inherited.py", "appliance/errors.py"),
+        *("installer/__init__.py", "installer/formats/__init__.py", CHECKER),
+    )
     files = {
         "appliance/__init__.py": b"",
         "appliance/cli.py": _APPLIANCE.encode(),

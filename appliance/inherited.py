@@ -1,0 +1,57 @@
+"""What a process inherits from whoever starts it, made into what this code expects: the caller may mean harm, or be an
+old init script.
+
+Not covered: what the dynamic loader was told (``LD_PRELOAD``), which it has done before the first line of ours. Other
+variables are forgotten by `appliance/launch.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from typing import Final
+
+from appliance.errors import ApplianceError
+
+_DELIVERED: Final = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGALRM, signal.SIGUSR1, signal.SIGUSR2)
+_LEAST_FILES: Final = 128  # of the supervisor; what web workers need is theirs to say
+
+
+class InheritedError(ApplianceError):
+    """The caller has set a limit under which nothing could work."""
+
+
+def begin_afresh() -> None:
+    """Undo what a caller may have closed, ignored, blocked or opened to others. One thread only.
+
+    Descriptors 0, 1 and 2 are open: the next socket or lock would else take their place, and be overwritten or printed
+    to. Ends of children are told (``SIGCHLD`` that is ignored makes them vanish), and signals arrive. SIGHUP stays
+    ignored where it is, which is how nohup asks for it. Nothing that is made can be read by others.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+    for number in _DELIVERED:
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    os.umask(0o077)
+
+
+def check_limits() -> None:
+    """Refuse a limit of the caller's under which the supervisor, or the record in time, would fail less clearly.
+
+    Raises:
+        InheritedError: with what to do.
+    """
+    for limit in (resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE):
+        most = resource.getrlimit(limit)[1]
+        resource.setrlimit(limit, (most, most))
+    files, length_bytes = (resource.getrlimit(limit)[0] for limit in (resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE))
+    if files != resource.RLIM_INFINITY and files < _LEAST_FILES:
+        raise InheritedError(f"a process may open {files} files at once, which is too few to serve; raise ulimit -Hn")
+    if length_bytes != resource.RLIM_INFINITY:
+        raise InheritedError(f"no file may grow beyond {length_bytes} bytes, as the record must; drop ulimit -f")

@@ -1,0 +1,212 @@
+"""Somebody starts the appliance from a prepared environment: with descriptors closed, signals ignored, limits so low
+that the record would end, variables that have libraries load code, a socket that leads out in the listener's place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.config import load_config
+from appliance.isolation.files import library_path
+from appliance.isolation.policy import Kind
+from appliance.isolation.privileges import is_listener
+from appliance.listener import ListenError, listen
+from tests.appliance.supervised import Site, is_alive, supervised
+from tests.attacks.test_clean_start import Scene, installed, scene
+from tests.conftest import require
+
+__all__ = ["installed", "scene"]
+_PR_SET_PDEATHSIG = 1
+_IPPROTO_MPTCP, _IPPROTO_SCTP = 262, 132
+
+# Run before the supervisor's file is: what a caller does to the process that it then turns into ours.
+_PREPARE = {
+    "no descriptors": "for fd in (0, 1, 2): os.close(fd)",
+    "no output": "os.close(1); os.close(2)",
+    "ends of children ignored": "signal.signal(signal.SIGCHLD, signal.SIG_IGN)",
+    "signals ignored": "[signal.signal(n, signal.SIG_IGN) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGPIPE)]",
+    "signals blocked": "signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())",
+    "files for everybody": "os.umask(0)",
+    "a directory that is gone": "os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone')",
+}
+
+
+def prepared(how: str, *command: str) -> list[str]:
+    """The command, by a caller that has done this before."""
+    code = f"import os, resource, signal, sys\n{how}\nos.execv(sys.argv[1], sys.argv[1:])"
+    return [sys.executable, "-c", code, *command]
+
+
+def children_named(site: Site, text: str) -> list[int]:
+    found = []
+    for pid in site.descendants():
+        with contextlib.suppress(OSError):
+            if text.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
+
+
+def wait_for(condition: Callable[[], Any], site: Site) -> Any:
+    deadline_s = time.monotonic() + 20
+    while not (found := condition()):
+        assert time.monotonic() < deadline_s, site.said()
+        assert site.process.poll() is None, site.said()
+        time.sleep(0.02)
+    return found
+
+
+def recorded(site: Site, event: str) -> bool:
+    with contextlib.suppress(OSError):
+        return any(note["event"] == event for note in site.recorded())
+    return False
+
+
+@pytest.mark.parametrize("how", _PREPARE)
+def test_serves_notices_deaths_and_ends_however_it_was_started(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with supervised(tmp_path / "site", launched=prepared(_PREPARE[how], sys.executable)) as site:
+        wait_for(lambda: recorded(site, "started"), site)
+        (engine,) = wait_for(lambda: children_named(site, "recv_fds"), site)
+        again = subprocess.run(
+            prepared("", sys.executable, str(Path(__file__).parents[1] / "appliance" / "supervised.py"),
+                     str(site.home), "{}"), capture_output=True, text=True, check=False, timeout=30,
+        )  # fmt: skip
+        assert "already being served" in again.stderr  # the lock is still what it was
+        os.kill(engine, signal.SIGKILL)
+        wait_for(lambda: recorded(site, "process_ended"), site)
+        made = [path for path in (site.home / "state").rglob("*") if not path.is_symlink()]
+        assert [path for path in made if path.stat().st_mode & 0o077] == []
+        site.process.terminate()
+        assert site.process.wait(20) == 0
+        assert not is_alive(engine)
+
+
+LIMITS = {
+    "few files": (resource.RLIMIT_NOFILE, 24, "which is too few to serve"),
+    "short files": (resource.RLIMIT_FSIZE, 0, "as the record must"),
+}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_a_limit_that_would_end_the_record_is_one_sentence(name: str) -> None:
+    limit, value, words = LIMITS[name]
+    code = (
+        f"import resource; resource.setrlimit({limit}, ({value}, {value}))\n"
+        "from appliance.inherited import InheritedError, check_limits\n"
+        "try:\n    check_limits()\nexcept InheritedError as exc:\n    print(exc)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert words in done.stdout
+
+
+def test_a_limit_that_the_caller_may_raise_is_raised() -> None:
+    code = (
+        "import resource; most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (24, most))\n"
+        "from appliance.inherited import check_limits\ncheck_limits()\n"
+        "print(resource.getrlimit(resource.RLIMIT_NOFILE)[0] == most)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
+
+
+def listeners() -> Iterator[tuple[str, socket.socket]]:
+    """Sockets that listen, or seem to, and that a service manager could hand over; those that this kernel has."""
+    made: dict[str, Callable[[], socket.socket]] = {
+        "Multipath TCP": lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM, _IPPROTO_MPTCP),
+        "SCTP": lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM, _IPPROTO_SCTP),
+        "SCTP to many": lambda: socket.socket(socket.AF_INET, socket.SOCK_SEQPACKET, _IPPROTO_SCTP),
+        "vsock": lambda: socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM),
+        "Unix packets": lambda: socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET),
+    }
+    for name, make in made.items():
+        with contextlib.suppress(OSError):
+            sock = make()
+            with contextlib.suppress(OSError):
+                if sock.family == socket.AF_INET:
+                    sock.bind(("127.0.0.1", 0))
+                elif sock.family == socket.AF_UNIX:
+                    sock.bind("")
+                sock.listen()
+            yield name, sock
+
+
+def test_a_socket_that_leads_out_is_no_listener(tmp_path: Path) -> None:
+    """SCTP's sends to any address; connections of Multipath TCP open others, to addresses that the peer names."""
+    config, tried = load_config(tmp_path), []
+    for name, sock in listeners():
+        with sock:
+            tried.append(name)
+            assert not is_listener(sock), name
+            with pytest.raises(ListenError, match="does not listen for TCP or Unix streams"):
+                listen(config, os.dup(sock.fileno()))
+    assert "Unix packets" in tried
+    assert "Multipath TCP" in tried or not Path("/proc/sys/net/mptcp").exists()
+    with socket.create_server(("127.0.0.1", 0)) as plain, socket.socket() as silent:
+        assert is_listener(plain)
+        assert not is_listener(silent)
+
+
+_ARRIVES = """
+#include <fcntl.h>
+#include <unistd.h>
+__attribute__((constructor)) static void arrive(void) { close(open("MARK", O_CREAT | O_WRONLY, 0600)); }
+"""
+_OPENSSL = """
+openssl_conf = start
+[start]
+providers = all
+[all]
+evil = evil
+[evil]
+module = LIBRARY
+activate = 1
+"""
+
+
+@pytest.fixture
+def openssl_conf(tmp_path: Path, scene: Scene) -> Path:
+    """A configuration that has OpenSSL load code, which leaves a mark when it arrives."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    require(compiler is not None, "a C compiler")
+    assert compiler is not None
+    source, library, conf = (tmp_path / name for name in ("arrives.c", "arrives.so", "openssl.cnf"))
+    source.write_text(_ARRIVES.replace("MARK", str(scene.marker)))
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source], check=True)
+    conf.write_text(_OPENSSL.replace("LIBRARY", str(library)))
+    return conf
+
+
+def test_openssl_is_not_told_what_to_load(scene: Scene, openssl_conf: Path) -> None:
+    """hashlib, which compares the release with its manifest, loads OpenSSL, which reads OPENSSL_CONF."""
+    environ = {**os.environ, "OPENSSL_CONF": str(openssl_conf)}
+    interpreter = (scene.release / "venv/bin/appliance").read_text().partition(" ")[0].removeprefix("#!")
+    subprocess.run([interpreter, "-IS", "-c", "import hashlib; hashlib.sha256()"], check=True, env=environ)
+    require(scene.marker.exists(), "an interpreter whose hashlib uses the OpenSSL of this host")
+    scene.marker.unlink()
+    command = [str(scene.site / "current/venv/bin/appliance"), "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
+    assert done.returncode == 0, done.stderr
+    assert not scene.marker.exists()
+
+
+def test_only_the_engine_on_cuda_is_given_the_callers_libraries(tmp_path: Path) -> None:
+    (tmp_path / "libpython3.11.so.1.0").touch()
+    assert library_path(Kind.WEB, f"{tmp_path}:/nowhere") == ""
+    assert library_path(Kind.ENGINE_CPU, f"{tmp_path}") == ""
+    assert library_path(Kind.ENGINE_CUDA, f"{tmp_path}:/nowhere") == f"{tmp_path}:/nowhere"
