@@ -63,6 +63,11 @@ def pre_fork(_server: Any, worker: Any) -> None:
     worker.began_s = time.monotonic()
 
 
+def post_fork(_server: Any, _worker: Any) -> None:
+    """What gunicorn tells of ended workers is not a worker's to tell, to flood or to swallow."""
+    os.close(int(os.environ["APPLIANCE_WORKERS_FD"]))
+
+
 def child_exit(server: Any, worker: Any) -> None:
     """Tell the supervisor how a worker ended. When gunicorn ends, it has closed its listeners and told them to."""
     status = _statuses.pop(worker.pid, None)

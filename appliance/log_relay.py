@@ -24,6 +24,7 @@ from appliance.isolation.kernel import name_process
 from appliance.isolation.policy import Kind, call_policy
 from appliance.isolation.privileges import open_descriptors
 from appliance.isolation.seccomp import Refusal, install_filter
+from appliance.one_way import one_way_pipe
 from appliance.signals import ignore_all_but
 
 _LOG_FD = 2
@@ -36,7 +37,7 @@ class Outputs:
     """A pipe for each kind of program, and the process that reads them all."""
 
     def __init__(self, kinds: Iterable[Kind]) -> None:
-        self._pipes = {kind: os.pipe() for kind in kinds}
+        self._pipes = {kind: one_way_pipe() for kind in kinds}
         self.pid = 0
 
     def of(self, kind: Kind) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 
+from appliance.one_way import one_way_pipe
+
 
 class Notes:
     """Lines of JSON for the recorder, kept until one has recorded them; the end of the lines tells it to stop.
@@ -30,7 +32,7 @@ class Notes:
         self.close()
         self._unsent = self._unrecorded + self._unsent
         self._unrecorded = []
-        self._reader, self._writer = os.pipe()
+        self._reader, self._writer = one_way_pipe()
         self._sent_bytes = 0
         os.set_blocking(self._writer, False)
         return self._reader

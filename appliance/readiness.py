@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from appliance.engine.wire import DOORBELL_BYTE, ProtocolError, StatusRequest, decode, encode
+from appliance.one_way import one_way_pipe
 from appliance.turns.engine import Status
 
 
@@ -22,7 +23,7 @@ class ReadyPipe:
     """
 
     def __init__(self) -> None:
-        self._read_end, self.fd = os.pipe()
+        self._read_end, self.fd = one_way_pipe()
         os.set_blocking(self._read_end, False)
         self._answers = 0
 
@@ -40,15 +41,15 @@ class ReadyPipe:
 class EndedWorkers:
     """A pipe into which gunicorn writes a line for each web worker that ended by itself: gunicorn alone learns of it.
 
-    A worker inherits the writing end. Whoever has taken one over can write here, so nothing gets through but what
-    gunicorn_hooks.py writes, and at most `MOST_AT_ONCE` lines each time. A worker can still claim that one has ended.
+    A worker closes the writing end as soon as it is forked, and cannot open it again. All the same nothing gets through
+    but what gunicorn_hooks.py writes, and at most `MOST_AT_ONCE` lines each time.
     """
 
     MOST_AT_ONCE = 16
     _MAX_LINE_BYTES = 512  # below PIPE_BUF: lines of several writers do not mix
 
     def __init__(self) -> None:
-        self._read_end, self.fd = os.pipe()
+        self._read_end, self.fd = one_way_pipe()
         os.set_blocking(self._read_end, False)
         self._pending = b""
 
@@ -82,7 +83,7 @@ class Answer:
     """What a short program prints, as soon as it has ended; ``fd`` is its standard output."""
 
     def __init__(self) -> None:
-        self._read_end, self.fd = os.pipe()
+        self._read_end, self.fd = one_way_pipe()
         os.set_blocking(self._read_end, False)
         self._printed = b""
 

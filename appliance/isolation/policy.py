@@ -185,6 +185,11 @@ GROUPS: Final = (
         {"prctl": ((Only(0, (38,)),),)},  # PR_SET_NO_NEW_PRIVS
     ),
     Group(
+        "shut a pipe of one's own to whoever would open it again",
+        _SUPERVISOR,
+        partly={"fchmod": ((Only(1, (0,)),),)},
+    ),
+    Group(
         "receive and answer what a filter refuses",
         frozenset({Kind.WATCHER}),
         partly={"ioctl": ((Only(1, (_NOTIFY_RECEIVE, _NOTIFY_SEND)),),)},

@@ -33,14 +33,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from appliance.isolation.kernel import Machine, SilenceError, machine, name_process, syscall
-from appliance.isolation.policy import FOREIGN, Kind, call_policy
+from appliance.isolation.policy import FOREIGN, Kind, call_policy, danger_of
 from appliance.isolation.privileges import open_descriptors
 from appliance.isolation.refused import Refused
 from appliance.isolation.seccomp import X32_BIT, Refusal, install_filter, install_watched_filter
 from appliance.signals import ignore_all_but
 
 REPORT_EVERY_S = 60.0  # one report for each kind of process and call
-_MAX_REPORTS = 128  # a minute; the rest is reported as "other calls"
+_MAX_REPORTS = 128  # a minute; then calls that could do no harm are one, "other calls", and foreign ones another
 _MAX_MESSAGE_BYTES = 65536
 
 _RECEIVE, _SEND = 0xC0502100, 0xC0182101  # SECCOMP_IOCTL_NOTIF_RECV, _SEND
@@ -157,6 +157,14 @@ def call_name(target: Machine, number: int, arch: int) -> str:
     return next((name for name, known in target.numbers.items() if known == number), f"call {number}")
 
 
+def _without_number(call: str) -> str:
+    """What a call counts as once there are many: whoever makes a hundred harmless calls first hides no other by them.
+    Calls that could do harm are few, and keep their names."""
+    if danger_of(call) is None:
+        return "other calls"
+    return next((f"{foreign} of some number" for foreign in FOREIGN if call.startswith(foreign)), call)
+
+
 @dataclass
 class _Tally:
     """Refusals of one call to one kind that were not yet reported."""
@@ -251,7 +259,7 @@ class _Watcher:
             counts[call] = counts.get(call, 0) + 1
             return
         if len(self._reported) >= _MAX_REPORTS:
-            call = "other calls"
+            call = _without_number(call)
         tally = self._reported.setdefault((adopted.label, call), _Tally())
         if tally.count == 0:
             tally.pid, tally.arguments, tally.first_us = pid, arguments, time.time_ns() // 1000

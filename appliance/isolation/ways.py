@@ -225,7 +225,7 @@ def _powers() -> Iterator[Way]:
     yield Way("shutdown", "shutdown", lambda: syscall("shutdown", _NO_FD, 2), spared=cuda)
     yield Way("rights of a file changed (fchmodat)", "fchmodat", lambda: syscall("fchmodat", _NO_FD, None, 0))
     yield Way("file given away (fchownat)", "fchownat", lambda: syscall("fchownat", _NO_FD, None, 0, 0, 0))
-    yield Way("rights of an open file changed", "fchmod", lambda: syscall("fchmod", _NO_FD, 0), spared=cuda)
+    yield Way("rights of an open file changed", "fchmod", lambda: syscall("fchmod", _NO_FD, 0o666), spared=cuda)
     yield Way("open file given away", "fchown", lambda: syscall("fchown", _NO_FD, -1, -1), spared=cuda)
     yield Way("device node made (mknodat)", "mknodat", lambda: syscall("mknodat", _NO_FD, None, 0, 0), spared=cuda)
     yield Way("a filter with a listener", "seccomp", lambda: syscall("seccomp", 1, 8, None), spared=spare)
