@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import select
 import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from webui.serving.answer import WsgiApp
 from webui.serving.connection import Connection, Serving
@@ -17,6 +20,22 @@ from webui.serving.pool import Pool
 
 _BACKLOG = 1024
 _LAST_LOOKS_S = 0.02
+
+
+class _Listener(socket.socket):
+    """A listener whose flags are shared by all who hold it: a worker that was taken over can make it one that waits.
+
+    So it is accepted from only if somebody has connected, and each time it is said anew not to wait. Else the loop of
+    every worker would stand still until the next person connects.
+    """
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        somebody = select.poll()
+        somebody.register(self, select.POLLIN)
+        if not somebody.poll(0):
+            raise BlockingIOError
+        self.setblocking(False)
+        return super().accept()
 
 
 class Server:
@@ -37,7 +56,8 @@ class Server:
     async def start(self, listeners: Iterable[socket.socket]) -> None:
         """Take connections from now on."""
         loop = asyncio.get_running_loop()
-        for listener in listeners:
+        for shared in listeners:
+            listener = _Listener(fileno=os.dup(shared.fileno()))
             make = lambda: Connection(self._serving)  # noqa: E731
             if listener.family == socket.AF_UNIX:
                 self._listening.append(await loop.create_unix_server(make, sock=listener, backlog=ACCEPTS_AT_ONCE))
