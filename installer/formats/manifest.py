@@ -103,10 +103,10 @@ def load_manifest(release: str, *, has_receipt: bool = True) -> Manifest:
         ManifestError: a file is missing or damaged, or the receipt names another manifest.
     """
     try:
-        with open(os.path.join(release, MANIFEST), "rb") as file:
+        with open(os.path.join(release, MANIFEST), "rb", opener=_at_once) as file:
             data = file.read(MAX_MANIFEST_BYTES)
         if has_receipt:
-            with open(os.path.join(release, RECEIPT), "rb") as file:
+            with open(os.path.join(release, RECEIPT), "rb", opener=_at_once) as file:
                 named = json.loads(file.read(MAX_MANIFEST_BYTES))["manifest_sha256"]
             if named != hashlib.sha256(data).hexdigest():
                 raise ManifestError(f"{MANIFEST} is not the one that {RECEIPT} names")
@@ -115,6 +115,11 @@ def load_manifest(release: str, *, has_receipt: bool = True) -> Manifest:
     except (ValueError, KeyError, TypeError, RecursionError) as exc:
         raise ManifestError(f"{RECEIPT} is damaged ({type(exc).__name__})") from exc
     return parse_manifest(data)
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open it without waiting for somebody to write, as a named pipe in its place would have us do."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def compare_code(release: str, manifest: Manifest, *, pace: Pace | None = None) -> tuple[Difference, ...]:

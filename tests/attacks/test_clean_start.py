@@ -335,6 +335,57 @@ def test_an_exchanged_manifest_alone_is_refused_at_the_start(scene: Scene) -> No
     assert not scene.marker.exists()
 
 
+@pytest.mark.parametrize("name", [MANIFEST, RECEIPT, f"{PACKAGES}/installer/formats/manifest.py"])
+def test_a_named_pipe_in_the_place_of_what_compares_has_nobody_wait(name: str, scene: Scene) -> None:
+    (scene.release / name).unlink()
+    os.mkfifo(scene.release / name)
+    done = scene.run("users", "list", "--home", str(scene.site))
+    assert done.returncode == 1
+    assert name.rpartition("/")[2] in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def seal_as(scene: Scene, manifest: str) -> None:
+    """Put this manifest there, and a receipt that names it."""
+    write(scene.release / MANIFEST, manifest)
+    receipt = json.loads((scene.release / RECEIPT).read_bytes())
+    receipt["manifest_sha256"] = hashlib.sha256(manifest.encode()).hexdigest()
+    write(scene.release / RECEIPT, json.dumps(receipt))
+
+
+ODD_PATHS = {
+    "up": "venv/../../outside", "absolute": "/etc/passwd", "here": "./release.json", "twice": "venv//bin/appliance",
+    "directory": "venv/bin/", "twin by case": "venv/bin/Appliance", "empty": "", "NUL": "venv/bin/a\0b",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD_PATHS)
+def test_a_path_that_is_no_file_s_own_is_missing(name: str, scene: Scene) -> None:
+    """Whatever the manifest names, what is looked at are the files that lie in the release."""
+    write(scene.site / "outside", "outside")
+    body = json.loads((scene.release / MANIFEST).read_bytes())
+    body["files"][ODD_PATHS[name]] = body["files"]["release.json"]
+    seal_as(scene, json.dumps(body))
+    done = scene.run("serve", "--port", "0", "--home", str(scene.site))
+    assert done.returncode == 1
+    assert "is missing" in done.stderr
+    assert scene.verify()[0] == 1
+
+
+@pytest.mark.parametrize("true_one", ["first", "last"])
+def test_of_two_entries_for_one_file_both_readers_take_the_last(true_one: str, scene: Scene) -> None:
+    """The launcher reads the manifest itself for the module that compares; that module reads it again."""
+    checker = f"{PACKAGES}/installer/formats/manifest.py"
+    entries = json.loads((scene.release / MANIFEST).read_bytes())["files"]
+    lines = [f"{json.dumps(path)}: {json.dumps(entry)}" for path, entry in entries.items()]
+    forged = f"{json.dumps(checker)}: {json.dumps([1, '0' * 64])}"
+    lines = [*lines, forged] if true_one == "first" else [forged, *lines]
+    seal_as(scene, f'{{"format": 1, "files": {{{", ".join(lines)}}}}}')
+    done = scene.run("--version")
+    assert (done.returncode == 0) == (true_one == "last")
+    assert ("differs" in done.stderr) == (true_one == "first")
+
+
 @pytest.mark.parametrize("name", [MANIFEST, RECEIPT])
 def test_a_release_without_its_seal_is_not_run(name: str, scene: Scene) -> None:
     (scene.release / name).unlink()
