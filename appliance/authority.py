@@ -36,6 +36,7 @@ from appliance.certificates import (
     load_pair,
 )
 from appliance.config import Config
+from appliance.plain_file import read_plain
 from appliance.transport import authority_certificate, local_files
 
 AUTHORITY_LIFE: Final = timedelta(days=3650)
@@ -86,8 +87,8 @@ def _authority(config: Config, now: datetime, name: str) -> tuple[x509.Certifica
         _write(key_path, _private_pem(key))
         _write(path, _sign_authority(key, name, now).public_bytes(Encoding.PEM))
     try:
-        loaded = load_pem_private_key(key_path.read_bytes(), password=None)
-        authority = x509.load_pem_x509_certificate(path.read_bytes())
+        loaded = load_pem_private_key(read_plain(key_path), password=None)
+        authority = x509.load_pem_x509_certificate(read_plain(path))
     except (OSError, ValueError, TypeError) as exc:
         raise CertificateError(f"{key_path} or {path} cannot be read: {exc}") from exc
     if not isinstance(loaded, ec.EllipticCurvePrivateKey) or loaded.public_key() != authority.public_key():

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from appliance.errors import ApplianceError
+from appliance.plain_file import read_plain
 from appliance.transport import CertificateFiles
 
 WARN_BEFORE: Final = timedelta(days=30)
@@ -149,7 +150,7 @@ def general_names(names: tuple[str, ...]) -> list[x509.GeneralName]:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_plain(path)
     except OSError as exc:
         raise CertificateError(f"{path}: cannot be read: {exc.strerror}") from exc
 

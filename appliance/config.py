@@ -20,6 +20,7 @@ from typing import Any, Literal
 from appliance.addresses import Network, parse_network
 from appliance.child import errno_of_child
 from appliance.errors import ApplianceError
+from appliance.plain_file import read_plain
 from appliance.site_address import SiteAddress, parse_site_address
 
 Accelerator = Literal["auto", "cpu", "cuda"]
@@ -119,7 +120,7 @@ def load_config(home: Path) -> Config:
     home = home.absolute()
     path = home / "state" / "config" / "appliance.toml"
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_plain(path).decode()
     except FileNotFoundError:
         text = ""
     except (OSError, UnicodeDecodeError) as exc:

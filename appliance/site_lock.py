@@ -40,7 +40,7 @@ def lock_site(config: Config) -> tuple[int, int]:
 def is_served(config: Config) -> bool:
     """Whether a supervisor serves the site now."""
     try:
-        lock = os.open(config.state_dir / "supervisor.lock", os.O_RDONLY)
+        lock = os.open(config.state_dir / "supervisor.lock", os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError:
         return False
     try:

@@ -41,6 +41,7 @@ from appliance.isolation.policy import Kind
 from appliance.listener import listen, url_of
 from appliance.log_relay import Outputs, wait_for_end
 from appliance.notes import Notes
+from appliance.plain_file import read_plain
 from appliance.processes import Program, Programs, engine_kind, spawn
 from appliance.readiness import Answer, EndedWorkers, EnginePulse, ReadyPipe
 from appliance.signals import ignore_all_but
@@ -329,7 +330,7 @@ class _Supervisor:
         if self._programs.environ["APPLIANCE_TRANSPORT"] != Transport.LOCAL_AUTHORITY:
             return ""
         path = authority_certificate(self._config)
-        fingerprint = pem_fingerprint(path.read_text()) if path.exists() else "not there yet"
+        fingerprint = pem_fingerprint(read_plain(path).decode()) if path.exists() else "not there yet"
         return (
             f"This site's own authority signs its certificate. Give {path} to browsers and clients;\n"
             f"  its SHA-256 fingerprint is {fingerprint}\n"

@@ -13,6 +13,7 @@ from pathlib import Path
 from appliance.audit.keys import sync_directory
 from appliance.audit.note import Checkpoint, CheckpointError, Verifier, verify_checkpoint
 from appliance.database import as_datetime
+from appliance.plain_file import read_plain
 
 
 def daily_notes(audit_dir: Path) -> dict[str, str]:
@@ -23,7 +24,7 @@ def daily_notes(audit_dir: Path) -> dict[str, str]:
     """
     try:
         paths = sorted(audit_dir.glob("checkpoint-*.txt"))
-        return {path.name: path.read_text(encoding="utf-8", errors="replace") for path in paths}
+        return {path.name: read_plain(path).decode(errors="replace") for path in paths}
     except OSError as exc:
         raise CheckpointError(f"{audit_dir}: cannot be read: {exc.strerror}") from exc
 
@@ -41,7 +42,7 @@ def present_checkpoint(path: Path, verifiers: list[Verifier]) -> Checkpoint | No
         CheckpointError: none of the keys signed it.
     """
     try:
-        note = path.read_text(encoding="utf-8", errors="replace")
+        note = read_plain(path).decode(errors="replace")
     except FileNotFoundError:
         return None
     except OSError as exc:

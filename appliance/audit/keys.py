@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from appliance.audit.note import CheckpointError, Signer, load_verifier
+from appliance.plain_file import read_plain
 
 
 class KeyUnreadableError(CheckpointError):
@@ -114,7 +115,7 @@ def sync_directory(path: Path) -> None:
 
 def _load(path: Path, origin: str) -> Signer:
     try:
-        key = load_pem_private_key(path.read_bytes(), None)
+        key = load_pem_private_key(read_plain(path), None)
     except FileNotFoundError as exc:
         raise CheckpointError(f"{path}: the signing key is missing") from exc
     except OSError as exc:

@@ -31,6 +31,7 @@ from appliance.audit.note import (
 )
 from appliance.audit.statement import BEGINNING, Statement, is_statement, parse_statement
 from appliance.database import as_iso
+from appliance.plain_file import open_plain
 
 _TAIL_BYTES = 200_000  # a finding may be long
 MAX_LEDGER_FAULTS = 100
@@ -228,7 +229,7 @@ def read_tail(audit_dir: Path) -> tuple[str, Finding | None] | None:
     """
     path = audit_dir / NAME
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             file.seek(max(file.seek(0, os.SEEK_END) - _TAIL_BYTES, 0))
             lines = file.read().split(b"\n")[:-1]
     except FileNotFoundError:
@@ -266,7 +267,7 @@ def read_ledger(
     path = audit_dir / NAME
     reader = LedgerReader(LedgerState(), after_checkpoint=after_checkpoint)
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             for line in file:
                 if line.endswith(b"\n"):
                     reader.add(line)

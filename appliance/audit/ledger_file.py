@@ -18,6 +18,7 @@ from appliance.audit.fault import Fault, LogBrokenError
 from appliance.audit.keys import sync_directory
 from appliance.audit.note import CheckpointError
 from appliance.file_lock import lock_within
+from appliance.plain_file import open_plain
 
 NAME = "ledger.txt"
 _READERS_LOCK = "ledger.lock"
@@ -53,7 +54,7 @@ def append_note(audit_dir: Path, note: str, *, follows: Stamp | None, anywhere: 
     path = audit_dir / NAME
     try:
         is_new = not path.exists()
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o600)
         try:
             found = _stamp(os.fstat(descriptor))
             if not anywhere and (found != follows if follows else found[1] > 0):
@@ -70,7 +71,7 @@ def append_note(audit_dir: Path, note: str, *, follows: Stamp | None, anywhere: 
 
 
 def _ends_line(path: Path) -> bool:
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         if file.seek(0, os.SEEK_END) == 0:
             return True
         file.seek(-1, os.SEEK_END)

@@ -31,6 +31,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from appliance.audit.merkle import HASH_BYTES
 from appliance.database import as_iso, from_iso
 from appliance.errors import ApplianceError
+from appliance.plain_file import read_plain
 
 _ED25519 = b"\x01"  # signature type of signed-note
 _KEY_ID_BYTES = 4
@@ -162,7 +163,7 @@ def load_verifier(keys_dir: Path) -> Verifier | None:
     """
     path = keys_dir / "audit.pub"
     try:
-        return parse_verifier(path.read_text(encoding="utf-8"))
+        return parse_verifier(read_plain(path).decode())
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as exc:

@@ -210,3 +210,48 @@ def test_only_the_engine_on_cuda_is_given_the_callers_libraries(tmp_path: Path) 
     assert library_path(Kind.WEB, f"{tmp_path}:/nowhere") == ""
     assert library_path(Kind.ENGINE_CPU, f"{tmp_path}") == ""
     assert library_path(Kind.ENGINE_CUDA, f"{tmp_path}:/nowhere") == f"{tmp_path}:/nowhere"
+
+
+_READ_ALL = """
+import json, os, sys
+from pathlib import Path
+from appliance.audit import daily, keys, ledger, ledger_file, note
+from appliance.audit.fault import LogBrokenError
+from appliance.config import Config, load_config
+from appliance.errors import ApplianceError
+from appliance.site_lock import is_served
+home = Path(sys.argv[1])
+state = home / "state"
+config = Config(home=home, release_dir=home, database_url="sqlite://")
+audit = state / "audit"
+readers = [
+    ("config/appliance.toml", lambda: load_config(home)),
+    ("supervisor.lock", lambda: is_served(config)),
+    ("keys/audit.pub", lambda: note.load_verifier(state / "keys")),
+    ("signer/audit.key", lambda: keys.load_any_signer(state, "origin")),
+    ("audit/ledger.txt", lambda: ledger.read_tail(audit)),
+    ("audit/ledger.txt", lambda: ledger.read_ledger(audit)),
+    ("audit/ledger.txt", lambda: ledger_file.append_note(audit, "note", follows=None)),
+    ("audit/checkpoint-2026-01-01.txt", lambda: daily.daily_notes(audit)),
+]
+for name, read in readers:
+    path = state / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for put in (lambda: os.mkfifo(path), lambda: path.symlink_to("/dev/zero")):
+        put()
+        try:
+            read()
+        except (ApplianceError, LogBrokenError):
+            pass
+        path.unlink()
+    print(name, flush=True)
+"""
+
+
+def test_what_is_no_plain_file_in_state_has_no_command_wait(tmp_path: Path) -> None:
+    """Its owner can put a named pipe or a link to a device in the place of what root's commands read."""
+    done = subprocess.run(
+        [sys.executable, "-c", _READ_ALL, str(tmp_path)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 8
