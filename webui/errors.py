@@ -141,7 +141,8 @@ _BY_STATUS: Final[dict[int, type[WebError]]] = {
 
 
 def install(app: Flask) -> None:
-    """Show every error of `app` outside /v1 as this module says."""
+    """Show every error of `app` outside /v1 as this module says, and those under /v1 in the API's shape."""
+    app.register_error_handler(api_errors.ApiError, api_errors.respond)
     app.register_error_handler(WebError, respond)
     app.register_error_handler(HTTPException, _respond_http)
     app.register_error_handler(ApplianceError, _respond_unavailable)

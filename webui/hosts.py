@@ -17,7 +17,7 @@ from flask import Flask, request
 
 from appliance.audit.event import Actor
 from appliance.site_address import is_loopback, parse_authority
-from webui.api.errors import ApiError
+from webui.api.errors import ApiError, is_api
 from webui.auth.session import client_address
 from webui.denials import record_denial
 from webui.errors import UnknownHostError
@@ -40,7 +40,7 @@ def check_host() -> None:
     """
     if all(_is_ours(named) for named in _named_hosts()):
         return
-    if request.blueprint == "api":
+    if is_api(request.path):  # also where no view takes the request
         record_denial(Actor("", "(not signed in)", "api", client_address()), UnknownHostError.code)
         raise ApiError(UnknownHostError.status, UnknownHostError.code, UnknownHostError.message)
     raise UnknownHostError

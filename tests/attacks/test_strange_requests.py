@@ -15,7 +15,8 @@ from appliance.accounts import Role
 from appliance.addresses import network_of, parse_network
 from appliance.audit.event import Actor, NewEvent
 from appliance.audit.repeated import RepeatedDenials
-from tests.webui.conftest import Site
+from appliance.site_address import parse_site_address
+from tests.webui.conftest import MakeSite, Site
 from tests.webui.serving.running import LONG_S, Environ, ask, connect, read_all, running
 from webui.proxies import TrustedProxies
 from webui.serving import heads
@@ -50,6 +51,15 @@ def test_no_address_takes_a_method_that_it_does_not_have(site: Site) -> None:
             else:
                 assert answer.mimetype == "text/html", (method, path)
     assert site.denials() == []
+
+
+@pytest.mark.parametrize(("method", "path"), [("PROPFIND", "/v1/models"), ("GET", "/v1"), ("POST", "/v1/x")])
+def test_under_another_name_the_api_answers_in_its_shape_too(make_site: MakeSite, method: str, path: str) -> None:
+    site = make_site(site_addresses=(parse_site_address("https://chat.example"),))
+    answer = site.app.test_client().open(path, method=method, headers={"Host": "evil.example"})
+    assert answer.status_code == 421
+    assert answer.get_json()["error"]["code"] == "unknown_host"
+    assert site.denials() == ["unknown_host"]
 
 
 @pytest.mark.parametrize("path", ["/v1", "/v1/", "/v1//", "/v1/x", "/v1/%2e%2e/chat"])

@@ -204,3 +204,16 @@ def test_that_nobody_sees_attempts_is_a_warning_until_the_next_start_that_does(s
         assert alarms(admin.get("/admin").text) == [("warn", told)]
         record.append(NewEvent(SYSTEM, "appliance_started"))
         assert alarms(admin.get("/admin").text) == []
+
+
+def test_a_process_that_was_stopped_is_a_warning_for_a_day(site: Site, admin: Browser) -> None:
+    record, day_us = site.services.record, 86_400_000_000
+    for _ in range(2):
+        event = record.append(NewEvent(SYSTEM, "process_paused", "failed", "engine")).sequence
+    told = "Somebody stopped a process of the appliance (the engine) from outside; it went on at once."
+    assert alarms(admin.get("/admin").text) == [("warn", told)]
+    assert f"Event {event} says more." in admin.get("/admin").text
+    with record.database.write() as connection:
+        later = audit_events.c.time_us - day_us - 60_000_000
+        connection.execute(audit_events.update().where(audit_events.c.action == "process_paused").values(time_us=later))
+    assert alarms(admin.get("/admin").text) == []

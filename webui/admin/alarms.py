@@ -173,6 +173,21 @@ def _unwatched(services: Services) -> Iterable[Alarm]:
     )
 
 
+def _paused(services: Services) -> Iterable[Alarm]:
+    """Which processes somebody has stopped from outside within a day."""
+    events, since_us = audit_events.c, as_us(services.clock() - timedelta(days=1))
+    newest = sa.func.max(events.sequence).label("newest")
+    wanted = sa.select(events.subject, newest).where(events.action == "process_paused", events.time_us >= since_us)
+    with services.record.database.read() as connection:
+        rows = connection.execute(wanted.group_by(events.subject).order_by(newest.desc())).all()
+    for row in rows:
+        yield Alarm(
+            "warning",
+            f"Somebody stopped a process of the appliance (the {row.subject}) from outside; it went on at once.",
+            f"Event {row.newest} says more. Who can do this has the appliance's own user on this machine, or is root.",
+        )
+
+
 _SOURCES: Final[tuple[Callable[[Services], Iterable[Alarm]], ...]] = (
-    _record, _accounts, _attempts, _unwatched, _release, _disk, _address, _transport,
+    _record, _accounts, _attempts, _unwatched, _paused, _release, _disk, _address, _transport,
 )  # fmt: skip

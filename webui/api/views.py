@@ -34,7 +34,6 @@ from webui.streaming import client_is_gone
 blueprint = Blueprint("api", __name__, url_prefix="/v1")
 blueprint.before_request(demand_key)
 blueprint.after_request(say_when_the_key_ends)
-blueprint.register_error_handler(ApiError, errors.respond)
 
 _CLIENT_GONE_STATUS: Final = 499  # nginx's number; nobody reads it but the server's log
 _METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
