@@ -18,6 +18,7 @@ from typing import Any, Final, Literal, get_args
 
 import sqlalchemy as sa
 
+from appliance import outlook
 from appliance.account_changes import Transaction, apply_enable, apply_roles, give_link, insert_user
 from appliance.audit.event import Actor
 from appliance.audit.log import AuditLog
@@ -122,6 +123,16 @@ class Approvals:
                 ))
                 for admin in able_admins(connection)
             ]  # fmt: skip
+
+    def outlook(self, change: Change, *, by: Actor) -> str:
+        """What will happen when this is asked for, in a sentence; "" where it needs nobody else."""
+        with self._database.read() as connection:
+            return outlook.of_change(connection, change, by, now_us=self._clock_us())
+
+    def outlook_of_enabling_again(self, user: User, *, by: Actor) -> str:
+        """What it will take to enable an account again, in a sentence; "" where any administrator can."""
+        with self._database.read() as connection:
+            return outlook.of_enabling_again(connection, user, by, now_us=self._clock_us())
 
     def confirm(self, request_id: str, *, by: Actor) -> Request:
         """Agree, and carry the change out.

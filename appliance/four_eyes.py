@@ -103,11 +103,19 @@ def is_guarded(change: Change, by: Actor) -> bool:
             return bool(change.roles_before & GUARDED)
 
 
-def has_other_admin(connection: sa.Connection, user_id: str, *, now_us: int) -> bool:
+def has_other_admin(connection: sa.Connection, user_id: str, *, now_us: int, but: str = "") -> bool:
     """Whether there is, or was within the last days, an administrator beside this one. A damaged account may be one:
-    damaging it makes nobody alone."""
-    if any(admin.id != user_id for admin in able_admins(connection)) or has_damaged_user(connection):
-        return True
+    damaging it makes nobody alone.
+
+    Args:
+        but: the id of another who is not to count as being there now.
+    """
+    there = [admin for admin in able_admins(connection) if admin.id not in (user_id, but)]
+    return bool(there) or has_damaged_user(connection) or ended_lately(connection, user_id, now_us=now_us)
+
+
+def ended_lately(connection: sa.Connection, user_id: str, *, now_us: int) -> bool:
+    """Whether somebody beside this one was made to be no administrator within the last days."""
     lately = sa.and_(users.c.admin_ended_us > now_us - _STILL_THERE_US, users.c.id != user_id)
     return connection.execute(sa.select(users.c.id).where(lately)).first() is not None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from appliance.accounts import Role, User
 from appliance.approvals import Request
-from appliance.four_eyes import GUARDED
 from appliance.users import join_roles
 from webui.confirm import Option, Question
 
@@ -17,21 +16,23 @@ _WHAT_A_ROLE_ALLOWS = {
 }
 
 
-def of_disabling(user: User) -> Question:
+def of_disabling(user: User, enabling_again: str) -> Question:
+    """Args: enabling_again: what that will take; "" where any administrator can."""
     return Question(
         title=f"Disable {user.name}?",
         consequences=(
             f"{user.name} is signed out everywhere at once, and answers under way end.",
             "API keys of the account are refused while it is disabled, and a one-time link ends.",
             "Conversations and the record stay. The account can be enabled again.",
-            *(("Enabling it again needs a second administrator.",) if user.roles - {Role.USER} else ()),
+            *([enabling_again] if enabling_again else []),
         ),
         button=f"Disable {user.name}",
         back=_BACK,
     )
 
 
-def of_roles(user: User, wanted: frozenset[Role]) -> Question:
+def of_roles(user: User, wanted: frozenset[Role], outlook: str) -> Question:
+    """Args: outlook: whether it waits for another administrator; "" where it needs none."""
     lost, won = (sorted(roles, key=list(Role).index) for roles in (user.roles - wanted, wanted - user.roles))
     return Question(
         title=f"Change the roles of {user.name}?",
@@ -39,8 +40,7 @@ def of_roles(user: User, wanted: frozenset[Role]) -> Question:
             *(f"{user.name} may no longer {_WHAT_A_ROLE_ALLOWS[role]}." for role in lost),
             *(f"{user.name} may {_WHAT_A_ROLE_ALLOWS[role]}." for role in won),
             "The account is signed out everywhere at once, answers under way end, and so does a one-time link.",
-            *(("Where there is another administrator, all this waits until that one confirms it.",)
-              if set(won) & GUARDED else ()),
+            *([outlook] if outlook else []),
         ),
         button=f"Change to {join_roles(wanted).replace(',', ', ')}",
         back=_BACK,
@@ -48,12 +48,14 @@ def of_roles(user: User, wanted: frozenset[Role]) -> Question:
     )  # fmt: skip
 
 
-def of_link(user: User) -> Question:
+def of_link(user: User, outlook: str) -> Question:
+    """Args: outlook: whether it waits for another administrator; "" where it needs none."""
     return Question(
         title=f"Make a new link for {user.name}?",
         consequences=(
             "A link that was made before still works. It ends with the new one.",
             "Whoever holds the new link sets the password of the account and is signed in.",
+            *([outlook] if outlook else []),
         ),
         button="Make the new link",
         back=_BACK,

@@ -56,7 +56,7 @@ def _waits_for(able: Sequence[User], seconds: Sequence[Second], mine: str | None
         names = ", ".join(user.name for user in able)
         return f"It waits for {names}." + (f" You cannot confirm it, because {mine}." if mine else "")
     reasons = "; ".join(dict.fromkeys(second.why_not for second in seconds if second.why_not))
-    return f"No administrator can confirm it now: {reasons}."
+    return f"No administrator can confirm it now{f': {reasons}' if reasons else ''}."
 
 
 def _command(request: Request) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from flask import Blueprint, Response, make_response, redirect, render_template, request, url_for
 
 from appliance.accounts import AccountError, Role, UserNotFoundError
-from appliance.four_eyes import SecondNeededError
+from appliance.four_eyes import Change, SecondNeededError
 from appliance.turns.engine import EngineUnavailableError, Status
 from appliance.users import NoLongerAdminError
 from webui import confirm, denials
@@ -78,7 +78,8 @@ def new_link(user_id: str) -> Response:
     accounts = services().accounts
     user = accounts.get(user_id)
     if accounts.has_link(user_id) and not confirm.is_confirmed():
-        return confirm.ask(questions.of_link(user))
+        wanted = Change("link", user.id, user.name, user.roles, user.roles)
+        return confirm.ask(questions.of_link(user, _outlook(wanted)))
     return _page(link_for=user.name, link=accounts.make_reset_link(user_id, by=current_actor()))
 
 
@@ -88,7 +89,8 @@ def set_roles(user_id: str) -> Response:
     accounts, wanted = services().accounts, _roles()
     user = accounts.get(user_id)
     if wanted and wanted != user.roles and not confirm.is_confirmed():
-        return confirm.ask(questions.of_roles(user, wanted))
+        change = Change("roles", user.id, user.name, user.roles, wanted)
+        return confirm.ask(questions.of_roles(user, wanted, _outlook(change)))
     changed = accounts.set_roles(user_id, wanted, by=current_actor(), end_keys=confirm.is_chosen("end_keys"))
     response = _done()
     if changed.id == demand_user().id and changed.roles != user.roles:
@@ -102,7 +104,8 @@ def set_roles(user_id: str) -> Response:
 def disable(user_id: str) -> Response:
     user = services().accounts.get(user_id)
     if not confirm.is_confirmed():
-        return confirm.ask(questions.of_disabling(user))
+        again = services().approvals.outlook_of_enabling_again(user, by=current_actor())
+        return confirm.ask(questions.of_disabling(user, again))
     services().accounts.disable(user_id, by=current_actor())
     return _done()
 
@@ -135,6 +138,10 @@ def make_confirmed_link(request_id: str) -> Response:
     """The link that was confirmed, shown once to the one who asked for it."""
     name, link = services().approvals.make_link(request_id, by=current_actor())
     return _page(link_for=name, link=link)
+
+
+def _outlook(change: Change) -> str:
+    return services().approvals.outlook(change, by=current_actor())
 
 
 def _done(notice: str = "") -> Response:
