@@ -25,6 +25,7 @@ from appliance.audit.log import AuditLog
 from appliance.damaged_rows import Rows, read_rows
 from appliance.database import CLOCK_SLACK_US, Database, DatabaseError, as_datetime, now_us
 from appliance.four_eyes import Change, Kind, is_guarded, why_not_second
+from appliance.stored_values import LAST_US
 from appliance.tables import approvals, users
 from appliance.users import (
     AccountError,
@@ -290,6 +291,8 @@ def _row_of(request: Request, now_us: int) -> dict[str, object]:
 def _request_of(row: sa.Row[Any]) -> Request:
     if row.kind not in get_args(Kind) or row.state not in get_args(State):
         raise DatabaseError("the table approvals holds a word that this release does not know")
+    if row.created_us > LAST_US - LIFETIME_S * 1_000_000:
+        raise DatabaseError("approvals.created_us holds a time after which the calendar ends")
     before, roles = parse_roles(row.roles_before), parse_roles(row.roles)
     change = Change(row.kind, row.subject_id, row.subject, before, roles, bool(row.end_keys))
     return Request(row.id, change, row.requester_id, row.requester, as_datetime(row.created_us), row.state)

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from appliance.audit.event import Actor, Content, NewEvent
+from appliance.audit.event import Actor, Content, Header, NewEvent
 from appliance.audit.fault import Fault, LogBrokenError
 from appliance.audit.findings import keep_fault, marked_fault
 from appliance.audit.full_check import CHECKED, EXPORTED, FullCheck, last_check, last_export
@@ -88,9 +88,8 @@ def integrity(log: AuditLog, state_dir: Path, *, clock_us: Callable[[], int] = n
 
 
 def keep_verdict(
-    log: AuditLog, report: VerificationReport, *, by: Actor, other_faults: Sequence[Fault] = (),
-    clock_us: Callable[[], int] = now_us,
-) -> None:  # fmt: skip
+    log: AuditLog, report: VerificationReport, *, by: Actor, other_faults: Sequence[Fault] = ()
+) -> None:
     """Record what a full verification found. What is broken stays marked until a reviewer acknowledges it.
 
     Args:
@@ -104,16 +103,16 @@ def keep_verdict(
     details = {"events": report.size, "erased": report.erased, "signed_to": signed, "faults": len(faults)}
     if faults:
         keep_fault(log.database, str(LogBrokenError(faults)))
+    event = NewEvent(by, "record_verified", "failed" if faults else "ok", content=Content(words, details))
+    check = FullCheck(log.append(event).time_us, report.size, not faults)
     with log.database.write() as connection:
-        check = FullCheck(clock_us(), report.size, not faults)
         write_setting(connection, CHECKED, json.dumps(asdict(check)))
-    log.append(NewEvent(by, "record_verified", "failed" if faults else "ok", content=Content(words, details)))
 
 
-def mark_exported(database: Database, time_us: int) -> None:
-    """Remember when a checkpoint last left the machine."""
+def mark_exported(database: Database, event: Header) -> None:
+    """Remember for the badge that a checkpoint has left the machine, as this event says."""
     with database.write() as connection:
-        write_setting(connection, EXPORTED, str(time_us))
+        write_setting(connection, EXPORTED, str(event.time_us))
 
 
 def _newest(log: AuditLog, state_dir: Path) -> tuple[Checkpoint | None, Finding | None]:

@@ -168,14 +168,12 @@ def audit_checkpoint(home: Path) -> None:
         from appliance.audit.checkpoint import mark_exported, write_checkpoint
         from appliance.audit.event import NewEvent
         from appliance.audit.stored import newest_note
-        from appliance.database import now_us
 
         write_checkpoint(log, config.state_dir)
         note = newest_note(log.database)
         if note is None:
             raise ApplianceError("the log is empty; there is nothing to sign")
-        mark_exported(log.database, now_us())
-        log.append(NewEvent(actor, "checkpoint_exported"))
+        mark_exported(log.database, log.append(NewEvent(actor, "checkpoint_exported")))
     click.echo(note, nl=False)
 
 

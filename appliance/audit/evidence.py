@@ -153,7 +153,7 @@ def export_evidence(
             raise EventNotFoundError(sequence)
     events = [found[sequence] for sequence in sequences]
     chosen = Content(f"{len(events)} events", {"sequences": list(sequences), "with_content": with_content})
-    log.append(NewEvent(by, "evidence_exported", content=chosen))
+    exported = log.append(NewEvent(by, "evidence_exported", content=chosen))
     signed = sign_for_evidence(log, state_dir, max(sequences, default=0), clock_us=clock_us)
     body = {
         "format": FORMAT,
@@ -166,7 +166,7 @@ def export_evidence(
         "with_content": with_content,
         "events": [_exported(log, event, signed.size, with_content=with_content) for event in events],
     }
-    mark_exported(log.database, clock_us())
+    mark_exported(log.database, exported)
     return json.dumps(body, ensure_ascii=False, indent=1).encode() + b"\n"
 
 

@@ -56,7 +56,7 @@ def write_extract(
     if not 1 <= first <= last:
         raise EvidenceError("no event exists in this range")
     chosen = Content(f"events {first} to {last}", {"first": first, "last": last, "with_content": with_content})
-    log.append(NewEvent(by, "evidence_exported", content=chosen))
+    event = log.append(NewEvent(by, "evidence_exported", content=chosen))
     signed = sign_for_evidence(log, state_dir, last, clock_us=clock_us)
     lines = _lines(log, signed, first, last, by=by, with_content=with_content, made_us=clock_us())
     damaged = 0
@@ -65,7 +65,7 @@ def write_extract(
         out.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
         if progress and count % _TOLD_EVENTS == 0:
             progress(count, last - first + 1)
-    mark_exported(log.database, clock_us())
+    mark_exported(log.database, event)
     return Extract(first, last, damaged)
 
 

@@ -1,7 +1,8 @@
 """Notes in the database that the badge tells of: the last verification of every event, and the last export.
 
-A note is believed only together with the event that tells of the same, written within a minute after it: who can write
-the database could else have the badge claim what never was. The event is found by its time, without a look at others.
+A note is believed only together with the event that tells of the same: who can write the database could else have the
+badge claim what never was. The note has the time of its event, by which that is found without a look at others; an
+earlier release wrote a verification's note up to a minute before the event, and an export's up to an hour after it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from appliance.database import as_number, read_number, read_setting
 from appliance.tables import audit_contents, audit_events
 
 EXPORTED, CHECKED = "audit_exported_us", "audit_checked"
-_LATER_US: Final = 60 * 1_000_000  # the event may be written so much after the note
+_MINUTE_US: Final = 60 * 1_000_000
 _MOST_EVENTS: Final = 100  # of one kind within that time that are looked at
 
 
@@ -36,7 +37,7 @@ def last_check(connection: sa.Connection) -> FullCheck | None:
     noted = _parse_check(read_setting(connection, CHECKED))
     if noted is None:
         return None
-    for outcome, details in _events_about(connection, ("record_verified",), noted.time_us):
+    for outcome, details in _events_about(connection, ("record_verified",), noted.time_us, noted.time_us + _MINUTE_US):
         if (_events_of(details), outcome == "ok") == (noted.size, noted.intact):
             return noted
     return None
@@ -47,7 +48,8 @@ def last_export(connection: sa.Connection) -> int | None:
     noted = read_number(connection, EXPORTED)
     if noted is None:
         return None
-    found = _events_about(connection, ("checkpoint_exported", "evidence_exported"), noted)
+    actions: tuple[Action, ...] = ("checkpoint_exported", "evidence_exported")
+    found = _events_about(connection, actions, noted - 60 * _MINUTE_US, noted + _MINUTE_US)
     return None if next(found, None) is None else noted
 
 
@@ -61,13 +63,13 @@ def _parse_check(stored: str | None) -> FullCheck | None:
 
 
 def _events_about(
-    connection: sa.Connection, actions: Sequence[Action], noted_us: int
+    connection: sa.Connection, actions: Sequence[Action], first_us: int, last_us: int
 ) -> Iterator[tuple[object, object]]:
-    """Outcome and details of the events that could tell of a note of this time."""
+    """Outcome and details of the events of these kinds and times."""
     events, contents = audit_events.c, audit_contents.c
     query: sa.Select[Any] = sa.select(events.outcome, contents.details)
     query = query.select_from(audit_events.outerjoin(audit_contents, events.sequence == contents.sequence))
-    query = query.where(events.time_us.between(noted_us, noted_us + _LATER_US), events.action.in_(actions))
+    query = query.where(events.time_us.between(first_us, last_us), events.action.in_(actions))
     yield from (tuple(row) for row in connection.execute(query.limit(_MOST_EVENTS)))
 
 

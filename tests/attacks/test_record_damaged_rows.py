@@ -16,6 +16,7 @@ from appliance.accounts import Role
 from appliance.audit.event import Actor
 from appliance.audit.pages import check_accounts
 from appliance.four_eyes import Change
+from appliance.stored_values import LAST_US
 from tests.attacks.test_record_database import COLUMNS, VALUES
 from tests.attacks.test_record_review import NOT_UTF8, allow_any_value, database_file
 from tests.webui.conftest import Browser, Site
@@ -56,7 +57,7 @@ CONVERSATION = ("id", "title", "pinned", "created_us", "updated_us", "leaf_id")
 # What cannot be what the appliance wrote, whatever else is a value of the column.
 DAMAGE: dict[str, list[tuple[str, object]]] = {
     "users": [("created_us", "xyz"), ("roles", "emperor"), ("name", b"\xff"), ("id", b"7"), ("disabled", 5)],
-    "approvals": [("state", "perhaps"), ("roles", "emperor"), ("created_us", "xyz"), ("subject", NOT_UTF8)],
+    "approvals": [("state", "perhaps"), ("roles", "emperor"), ("created_us", LAST_US), ("subject", NOT_UTF8)],
     "sessions": [("seen_us", "xyz"), ("address", b"\xff"), ("token_hash", "text")],
     "api_keys": [("label", b"7"), ("expires_us", "xyz"), ("secret_hash", "text")],
 }
@@ -86,7 +87,7 @@ def test_one_damaged_row_hides_no_other(site: Site, table: str) -> None:
     house = House(site)
     where, page, others = LISTS[table]
     for column in COLUMNS.get(table, CONVERSATION):
-        for value in VALUES:
+        for value in (*VALUES, 0):
             with damaged(house.path, table, where, column, value):
                 answer = house.browser.get(page)
                 assert answer.status_code == 200, (column, value)

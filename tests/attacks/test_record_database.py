@@ -17,6 +17,7 @@ import pytest
 from appliance.accounts import Role
 from appliance.audit.event import Actor
 from appliance.four_eyes import Change
+from appliance.stored_values import LAST_US
 from appliance.write_queue import WriteQueue
 from tests.attacks.test_record_review import NOT_UTF8, allow_any_value, database_file
 from tests.webui.conftest import PASSWORD, Browser, Site
@@ -36,7 +37,7 @@ COLUMNS = {
     "settings": ("name", "value"),
 }  # fmt: skip
 PAGES = ("/account", "/admin", "/review/1")
-VALUES = (None, "xyz", b"\xff\xfe", -(2**62), 1.5, NOT_UTF8)
+VALUES = (None, "xyz", b"\xff\xfe", -(2**62), 1.5, NOT_UTF8, LAST_US)
 SETTINGS = ("9" * 5000, "9" * 30, "[" * 60_000, '{"time_us": 1e30, "size": 1, "intact": 1}',
             '{"time_us": 999999999999999999999, "size": 1, "intact": true}')  # fmt: skip
 

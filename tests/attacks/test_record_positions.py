@@ -161,8 +161,7 @@ def test_the_badge_believes_what_an_event_tells_of_and_no_more(sqlite: Database,
     fill(log, 9)
     LogSigner(log, tmp_path).sign()
     keep_verdict(log, verify_log(sqlite, tmp_path), by=SYSTEM)
-    mark_exported(sqlite, now_us())
-    log.append(NewEvent(SYSTEM, "checkpoint_exported"))
+    mark_exported(sqlite, log.append(NewEvent(SYSTEM, "checkpoint_exported")))
     true = integrity(log, tmp_path)
     assert true.checked is not None
     assert (true.checked.size, true.checked.intact) == (9, True)

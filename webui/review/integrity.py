@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from appliance.audit.checkpoint import Integrity, State
-from appliance.database import as_datetime
+from appliance.audit.checkpoint import AHEAD_S, Integrity, State
+from appliance.database import as_datetime, as_iso
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,9 @@ def integrity_view(found: Integrity, now: datetime) -> IntegrityView:
             "stale", f"Last signed {ago}", f"Last signed {ago}", message,
             "A checkpoint is due every minute. Ask your administrator whether the appliance runs as it should.",
         )  # fmt: skip
-    every = f"; every event checked {_ago(found.checked.time_us, now)}" if found.checked else ""
+    every = "" if found.checked is None or "ago" not in (when := _ago(found.checked.time_us, now)) else (
+        f"; every event checked {when}"
+    )  # fmt: skip
     return IntegrityView("verified", f"Signed to {to}, {ago}{every}", f"Signed to event {to}", message, "")
 
 
@@ -68,7 +70,7 @@ def _checked(found: Integrity, now: datetime) -> str:
 
 
 def _utc(moment_us: int) -> str:
-    return f"{as_datetime(moment_us):%Y-%m-%d %H:%M:%S} UTC"
+    return f"{as_iso(moment_us)[:19].replace('T', ' ')} UTC"
 
 
 def _sentence(words: str) -> str:
@@ -76,9 +78,13 @@ def _sentence(words: str) -> str:
 
 
 def _ago(moment_us: int | None, now: datetime) -> str:
+    """How long ago that was; its time where that lies ahead, because the clock was set back since."""
     if moment_us is None:
         return "never"
-    seconds = max(0, int((now - as_datetime(moment_us)).total_seconds()))
+    seconds = int((now - as_datetime(moment_us)).total_seconds())
+    if seconds < -AHEAD_S:
+        return f"at {_utc(moment_us)}, which the clock of this machine has not reached"
+    seconds = max(0, seconds)
     for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds // size} {unit} ago"

@@ -11,10 +11,11 @@ from appliance.audit.event import NewEvent
 from appliance.audit.findings import AcknowledgementError, acknowledge, past_findings
 from appliance.audit.ledger import read_tail
 from appliance.audit.log import RecordError
+from appliance.audit.note import CheckpointError, parse_checkpoint
 from appliance.audit.pages import PagesReport, check_pages
 from appliance.audit.stored import newest_note
 from appliance.audit.verify import VerificationReport, verify_log
-from appliance.database import as_datetime, now_us
+from appliance.database import as_iso
 from webui.auth.session import current_actor
 from webui.errors import NotFoundError
 from webui.services import services
@@ -60,12 +61,19 @@ def _checkpoint() -> Response:
     note = newest_note(log.database)
     if note is None:
         raise NotFoundError("no_checkpoint", "No checkpoint has been signed yet.")
-    time_us = now_us()
-    mark_exported(log.database, time_us)
-    log.append(NewEvent(current_actor(), "checkpoint_exported"))
-    name = f"checkpoint-{as_datetime(time_us):%Y-%m-%d-%H%M%S}.txt"
-    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    mark_exported(log.database, log.append(NewEvent(current_actor(), "checkpoint_exported")))
+    headers = {"Content-Disposition": f'attachment; filename="{_name_of(note)}"'}
     return Response(note, mimetype="text/plain; charset=utf-8", headers=headers)
+
+
+def _name_of(note: str) -> str:
+    """A file's name by the checkpoint's own size and time: the clock may say something else now."""
+    try:
+        checkpoint = parse_checkpoint(note.partition("\n\n")[0] + "\n", note.partition("\n")[0])
+    except CheckpointError:  # damaged: it leaves as it is, for whoever looks into that
+        return "checkpoint-damaged.txt"
+    moment = as_iso(checkpoint.time_us)[:19].replace("T", "-").replace(":", "")
+    return f"checkpoint-{checkpoint.size}-{moment}.txt"
 
 
 def _page(

@@ -12,7 +12,7 @@ from appliance.audit.note import Checkpoint, CheckpointError, load_verifier, ver
 from appliance.audit.review import ReadEvent
 from appliance.audit.rows import DamagedEvent
 from appliance.audit.stored import newest_note
-from appliance.database import as_datetime
+from appliance.database import as_iso
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def prove(log: AuditLog, state_dir: Path, read: ReadEvent) -> ProofView:
         return ProofView(problem=f"The newest checkpoint cannot be used: {exc}.")
     return ProofView(
         f"It is in the tree of {signed.size:,} events whose root was signed at "
-        f"{as_datetime(signed.time_us):%Y-%m-%d %H:%M:%S} UTC."
+        f"{as_iso(signed.time_us)[:19].replace('T', ' ')} UTC."
     )
 
 

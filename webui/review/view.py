@@ -20,7 +20,7 @@ from appliance.audit.log import Event
 from appliance.audit.merkle import leaf_hash
 from appliance.audit.review import ReadEvent
 from appliance.audit.rows import DamagedEvent, EventRow
-from appliance.database import as_datetime
+from appliance.database import as_datetime, as_iso
 from appliance.turns.answer import words_of
 from appliance.turns.request import ToolCall
 from webui.chat.view import MessageView
@@ -229,7 +229,7 @@ def _facts(header: Header, details: dict[str, Any]) -> list[tuple[str, str]]:
     actor = header.actor
     facts = [
         ("Event", f"{header.sequence:,}"),
-        ("Time", as_datetime(header.time_us).strftime("%Y-%m-%d %H:%M:%S.%f UTC")),
+        ("Time", as_iso(header.time_us).replace("T", " ").replace("Z", " UTC")),
         ("Who", f"{actor.name} ({actor.user_id or 'no account'})"),
         ("From", actor.via + (f", {actor.address}" if actor.address else "")),
         ("Action", header.action),
