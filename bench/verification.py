@@ -65,8 +65,9 @@ def integrity_check(_: Path, database: Database) -> dict[str, object]:
 
 
 def words(_: Path, database: Database) -> dict[str, object]:
+    processes = len(os.sched_getaffinity(0))
     with database.read() as connection:
-        return {"faults": len(check_words(connection, is_sqlite=True))}
+        return {"faults": len(check_words(connection, is_sqlite=True, database=database, processes=processes))}
 
 
 def export(directory: Path, database: Database) -> dict[str, object]:

@@ -82,7 +82,7 @@ def _verified(
         report = verify_log(
             database, state_dir, key=trusted, against=brought, processes=cores, progress=progress
         )  # fmt: skip
-        return report, check_pages(database)
+        return report, check_pages(database, processes=cores)
 
 
 def _text(path: Path) -> str:

@@ -47,9 +47,11 @@ class PagesReport:
         return [f"{part} in {seconds:.1f} s" for part, seconds in self.seconds.items()]
 
 
-def check_pages(database: Database) -> PagesReport:
+def check_pages(database: Database, *, processes: int = 1) -> PagesReport:
     """Check everything listed above.
 
+    Args:
+        processes: how many may work at once; only a process without other threads may start some.
     Raises:
         DatabaseError: the database cannot be read at all.
     """
@@ -65,7 +67,7 @@ def check_pages(database: Database) -> PagesReport:
         else:
             unchecked.append("the indexes of PostgreSQL, for which there is its extension amcheck")
         seconds["indexes"], began_s = time.perf_counter() - began_s, time.perf_counter()
-        faults += check_words(connection, is_sqlite=database.is_sqlite)
+        faults += check_words(connection, is_sqlite=database.is_sqlite, database=database, processes=processes)
         seconds["words"] = time.perf_counter() - began_s
     began_s = time.perf_counter()
     remarks = tuple(Fault(number, number, _LOST) for number in lost_prompts(database, MAX_REMARKS))

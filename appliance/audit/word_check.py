@@ -12,9 +12,11 @@ PostgreSQL's own index over the vectors, for which there is its extension amchec
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,9 @@ import sqlalchemy as sa
 
 from appliance.audit.event import Content
 from appliance.audit.fault import MAX_FAULTS, Fault
+from appliance.audit.fts_pages import WayError, check_way
 from appliance.audit.words import indexed_text, vectors_of
+from appliance.database import Database
 from appliance.tables import AUDIT_WORDS_SQLITE, audit_contents, audit_events, audit_words_postgresql
 
 _SHADOWS = ("data", "idx", "docsize", "config")  # the tables in which FTS5 keeps an index
@@ -31,28 +35,68 @@ _PAGE_MASK = (1 << 37) - 1  # of a row id in FTS5's table of pages; above it sta
 _FIRST_PAGE = 1 << 37  # below it stand FTS5's two records about the whole
 LACKS = "the search index lacks words of it, so that a search does not find it"
 EXTRA = "the search index has words for it that it does not hold"
+_FILL_BYTES = 32 << 20  # of words in memory, before they become a segment
 _DAMAGED = "the search index is damaged"
 _MEND = "appliance audit reindex makes it anew"
 
 Place = tuple[str, int, int]  # word, event, position
 
 
-def check_words(connection: sa.Connection, *, is_sqlite: bool) -> list[Fault]:
-    """What the index lacks, and what it should not have; at most `MAX_FAULTS`."""
-    return _check_sqlite(connection) if is_sqlite else _check_postgresql(connection)
+def check_words(
+    connection: sa.Connection, *, is_sqlite: bool, database: Database | None = None, processes: int = 1
+) -> list[Fault]:
+    """What the index lacks, and what it should not have; at most `MAX_FAULTS`.
+
+    Args:
+        database: to be read by another process, if there may be one (processes > 1).
+    """
+    if not is_sqlite:
+        return _check_postgresql(connection)
+    if database is not None and processes > 1 and not _check_sqlite(connection, helped_by=database):
+        return []
+    # What another process read may be a moment younger: an erasure in between is no fault. So faults are found alone.
+    return _check_sqlite(connection)
 
 
 def words_of_contents(connection: sa.Connection, after: int, last: int) -> Iterator[tuple[int, str]]:
     """Number and indexed text of the contents of the events after `after`; what is no content is passed over."""
-    columns = audit_contents.c
-    query = sa.select(columns.sequence, columns.text, columns.details).order_by(columns.sequence).limit(_STRETCH)
     position = after
-    while rows := connection.execute(query.where(columns.sequence > position, columns.sequence <= last)).all():
-        position = rows[-1].sequence
+    while rows := _contents(connection, position, last):
+        position = rows[-1][0]
         for sequence, text, details in rows:
             words = _indexed(text, details)
             if words:
                 yield sequence, words
+
+
+def _contents(connection: sa.Connection, after: int, last: int) -> Sequence[tuple[int, object, object]]:
+    """The next rows as the driver gives them: an object for each would double the time. Where it refuses one, because
+    its text is none, they are read one by one."""
+    driver = connection.dialect.loaded_dbapi
+    try:
+        return _raw_contents(connection, f"> {after:d} AND sequence <= {last:d}")
+    except driver.Error:
+        columns = audit_contents.c
+        numbers = sa.select(columns.sequence).where(columns.sequence > after, columns.sequence <= last)
+        rows: list[tuple[int, object, object]] = []
+        for number in connection.scalars(numbers.order_by(columns.sequence).limit(_STRETCH)).all():
+            try:
+                rows += _raw_contents(connection, f"= {number:d}")
+            except driver.Error:
+                rows.append((number, None, None))
+        return rows
+
+
+def _raw_contents(connection: sa.Connection, which: str) -> list[tuple[int, object, object]]:
+    cursor = connection.connection.cursor()
+    try:
+        cursor.execute(
+            f"SELECT sequence, text, details FROM audit_contents WHERE sequence {which} "  # noqa: S608 - numbers alone
+            f"ORDER BY sequence LIMIT {_STRETCH:d}"
+        )
+        return list(cursor.fetchall())
+    finally:
+        cursor.close()
 
 
 def _indexed(text: object, details: object) -> str | None:
@@ -63,23 +107,54 @@ def _indexed(text: object, details: object) -> str | None:
         return None
 
 
-def _check_sqlite(connection: sa.Connection) -> list[Fault]:
+def _check_sqlite(connection: sa.Connection, *, helped_by: Database | None = None) -> list[Fault]:
     with tempfile.TemporaryDirectory(prefix="appliance-words-") as directory:
-        fresh = _open(Path(directory) / "fresh")
+        path = Path(directory) / "fresh"
+        last = connection.scalar(sa.select(sa.func.max(audit_events.c.sequence))) or 0
+        helper = None if helped_by is None else _start_filling(path, helped_by, last)
         try:
-            last = connection.scalar(sa.select(sa.func.max(audit_events.c.sequence))) or 0
-            fresh.executemany(
-                "INSERT INTO audit_words(rowid, words) VALUES (?, ?)", words_of_contents(connection, 0, last)
-            )
-            stored = _copied(connection, Path(directory) / "stored")
-            try:
-                return _compared(connection, stored, fresh)
-            finally:
-                stored.close()
-        except sqlite3.DatabaseError as exc:
+            with closing(_copied(connection, Path(directory) / "stored")) as stored:
+                if helper is None or not _ended_well(helper):
+                    path.unlink(missing_ok=True)
+                    _fill(path, connection, last)
+                helper = None
+                with closing(_connected(path)) as fresh:
+                    fresh.execute("BEGIN")
+                    return _compared(connection, stored, fresh)
+        except (sqlite3.DatabaseError, WayError) as exc:
             return [Fault(0, 0, f"{_DAMAGED}: {exc}; {_MEND}")]
         finally:
-            fresh.close()
+            if helper is not None:  # a confined command may not end it: it ends by itself
+                os.waitpid(helper, 0)
+
+
+def _fill(path: Path, connection: sa.Connection, last: int) -> None:
+    """Make an index of the contents of the first `last` events."""
+    with closing(_open_to_fill(path)) as fresh:
+        fresh.executemany("INSERT INTO audit_words(rowid, words) VALUES (?, ?)", words_of_contents(connection, 0, last))
+        _tell(fresh, "optimize")
+        fresh.execute("COMMIT")
+
+
+def _start_filling(path: Path, database: Database, last: int) -> int | None:
+    """A process that does it, by its pid; None where none can be had."""
+    try:
+        pid = os.fork()
+    except OSError:
+        return None
+    if pid:
+        return pid
+    code = 1
+    with suppress(BaseException):  # whatever happens, this process ends here and the caller does the work
+        database.engine.dispose(close=False)  # connections are the parent's
+        with database.read() as connection:
+            _fill(path, connection, last)
+        code = 0
+    os._exit(code)
+
+
+def _ended_well(pid: int) -> bool:
+    return os.waitpid(pid, 0)[1] == 0
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -87,6 +162,14 @@ def _open(path: Path) -> sqlite3.Connection:
     connection = _connected(path)
     connection.execute(AUDIT_WORDS_SQLITE)
     connection.execute("BEGIN")
+    return connection
+
+
+def _open_to_fill(path: Path) -> sqlite3.Connection:
+    """The same, to be filled at once: with few large segments, which take half the time of many small ones."""
+    connection = _open(path)
+    for name, value in (("hashsize", _FILL_BYTES), ("automerge", 0), ("crisismerge", 1000)):
+        connection.execute("INSERT INTO audit_words(audit_words, rank) VALUES (?, ?)", (name, value))
     return connection
 
 
@@ -102,6 +185,7 @@ def _copied(connection: sa.Connection, path: Path) -> sqlite3.Connection:
 
     Raises:
         sqlite3.DatabaseError: it did not.
+        WayError: a search does not come to some words.
     """
     copy = _open(path)
     for shadow in _SHADOWS:
@@ -113,23 +197,9 @@ def _copied(connection: sa.Connection, path: Path) -> sqlite3.Connection:
     copy.close()  # the next connection reads what FTS5 keeps in memory anew
     copy = _connected(path)
     _tell(copy, "integrity-check")
-    _look_up_every_word(copy)
+    check_way(copy)
     copy.execute("BEGIN")
     return copy
-
-
-def _look_up_every_word(index: sqlite3.Connection) -> None:
-    """Whether a search comes to each word: FTS5's own check reads the pages in order and not by the way to them.
-
-    Raises:
-        sqlite3.DatabaseError: a word leads to fewer events than there are places of it.
-    """
-    index.execute("CREATE VIRTUAL TABLE temp.known USING fts5vocab('main', 'audit_words', 'row')")
-    found = "SELECT count(*) FROM audit_words WHERE audit_words MATCH ?"
-    for word, events in index.execute("SELECT term, doc FROM temp.known"):
-        quoted = '"' + word.replace('"', '""') + '"'
-        if index.execute(found, (quoted,)).fetchone()[0] != events:
-            raise sqlite3.DatabaseError(f"a search does not come to the word {word[:40]!r}")
 
 
 def _tell(index: sqlite3.Connection, command: str) -> None:
@@ -138,10 +208,11 @@ def _tell(index: sqlite3.Connection, command: str) -> None:
 
 def _compared(connection: sa.Connection, stored: sqlite3.Connection, fresh: sqlite3.Connection) -> list[Fault]:
     settings = "SELECT k, v FROM audit_words_config ORDER BY k"
-    if stored.execute(settings).fetchall() != fresh.execute(settings).fetchall():
+    with closing(_open(Path(":memory:"))) as empty:
+        expected = empty.execute(settings).fetchall()
+    if stored.execute(settings).fetchall() != expected:
         return [Fault(0, 0, f"the settings of the search index are not those of this appliance; {_MEND}")]
-    for index in (stored, fresh):
-        _tell(index, "optimize")
+    _tell(stored, "optimize")  # as the other is already
     if _same_pages(stored, fresh):
         return []
     return [fault for fault in _differences(stored, fresh) if fault.message == LACKS or _counts(connection, fault)]
@@ -180,13 +251,12 @@ def _places(index: sqlite3.Connection) -> Iterator[Place]:
 
 def _counts(connection: sa.Connection, fault: Fault) -> bool:
     """Whether words too many are a fault: not where the content is gone, or is none, because its words are unknown."""
-    events, contents = audit_events.c, audit_contents.c
-    joined = audit_events.outerjoin(audit_contents, events.sequence == contents.sequence)
-    query = sa.select(events.commitment, contents.text, contents.details).select_from(joined)
-    row = connection.execute(query.where(events.sequence == fault.first)).one_or_none()
+    columns = audit_events.c
+    row = connection.execute(sa.select(columns.commitment).where(columns.sequence == fault.first)).one_or_none()
     if row is None or row.commitment is None:
         return True
-    return row.text is not None and _indexed(row.text, row.details) is not None
+    contents = _contents(connection, fault.first - 1, fault.first)
+    return any(_indexed(text, details) is not None for _, text, details in contents)
 
 
 def _check_postgresql(connection: sa.Connection) -> list[Fault]:

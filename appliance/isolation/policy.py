@@ -161,12 +161,14 @@ GROUPS: Final = (
         },
     ),
     Group(
-        "start and end processes; web: gunicorn's workers, never a whole group of processes",
+        "start processes like itself; administration: to verify with every core, under the same filter",
+        _SUPERVISOR | _WEB | {Kind.ADMINISTRATION},
+        partly={"clone": ((Only(0, (_FORK,)),),)},
+    ),
+    Group(
+        "end processes; web: gunicorn's workers, never a whole group of processes",
         _SUPERVISOR | _WEB,
-        partly={
-            "clone": ((Only(0, (_FORK,)),),),
-            "kill": ((Only(0, (0,), 0x8000_0000), Only(0, (0,), unless=True)),),
-        },
+        partly={"kill": ((Only(0, (0,), 0x8000_0000), Only(0, (0,), unless=True)),)},
     ),
     Group(
         "place memory and threads where they are quick",

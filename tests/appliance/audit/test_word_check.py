@@ -32,7 +32,10 @@ def log(database: Database) -> AuditLog:
 
 
 def found(log: AuditLog) -> list[str]:
-    return [str(fault) for fault in check_pages(log.database).faults]
+    """What is found, alone and with the help of another process."""
+    alone = [str(fault) for fault in check_pages(log.database).faults]
+    assert [str(fault) for fault in check_pages(log.database, processes=2).faults] == alone
+    return alone
 
 
 def hits(log: AuditLog, words: str) -> list[int]:
@@ -121,6 +124,15 @@ def test_content_that_is_no_json_any_more_ends_no_check(log: AuditLog) -> None:
         connection.execute(audit_contents.update().where(audit_contents.c.sequence == 31).values(details="{"))
     assert found(log) == []
     assert reindex(log, by=SYSTEM, pause=lambda _: None).last == 60
+
+
+def test_content_that_is_no_text_any_more_ends_no_check(sqlite: Database) -> None:
+    log = AuditLog(sqlite)
+    fill(log, 30)
+    with sqlite.write() as connection:
+        connection.exec_driver_sql("UPDATE audit_contents SET text = CAST(x'ff80' AS TEXT) WHERE sequence = 7")
+    assert found(log) == []  # that it is another content, the check of the tree says
+    assert reindex(log, by=SYSTEM, pause=lambda _: None).last == 30
 
 
 def test_events_that_come_during_a_rebuild_are_indexed(log: AuditLog) -> None:

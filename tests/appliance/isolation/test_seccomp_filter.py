@@ -181,7 +181,7 @@ def test_allows_to_send_to_who_is_connected(machine: str, kind: Kind) -> None:
     assert run(machine, kind, "sendto", 3, 0, 0, 0x4000, 0, 0) == ALLOW
 
 
-FORKING = {Kind.WEB, Kind.SUPERVISOR, Kind.ENGINE_CUDA}
+FORKING = {Kind.WEB, Kind.SUPERVISOR, Kind.ENGINE_CUDA, Kind.ADMINISTRATION}
 
 
 @BOTH
