@@ -1,7 +1,9 @@
-"""Repeated refusals as few events: the first of a source at once, the others of the same minute as a number.
+"""Repeated refusals as few events: the first of a source at once, the others of the same minute as numbers.
 
-A refusal that costs an event each lets strangers fill the record. Kept in memory: the numbers of the running minute are
-lost when the process is killed.
+A refusal that costs an event each lets strangers fill the record. What is counted is recorded when a source has been
+refused ten times within its minute, a hundred times, a thousand times and so on, and the rest when the minute is over.
+Kept in memory is only what came since: a process that is killed takes less than nine tenths of a source's refusals of
+the running minute with it, and never the first.
 """
 
 from __future__ import annotations
@@ -15,9 +17,18 @@ _MOST_SOURCES: Final = 60  # that begin within a minute; the others count as one
 MANY: Final = "(many addresses)"
 
 
+@dataclass(frozen=True)
+class Due:
+    """What is to be recorded now: the first refusal of the source, or that there were so many more."""
+
+    source: str
+    more: int = 0
+
+
 @dataclass
 class _Source:
     since_us: int
+    counted: int = 1
     unrecorded: int = 0
 
 
@@ -28,16 +39,20 @@ class RefusalNotes:
         self._sources: dict[str, _Source] = {}  # guarded by _lock
         self._lock = threading.Lock()
 
-    def count(self, source: str, now_us: int) -> str | None:
-        """Count a refusal; the value is the source to record it under now, or None when it is only counted."""
+    def count(self, source: str, now_us: int) -> Due | None:
+        """Count a refusal; the value is what to record now, or None when it is only counted."""
         with self._lock:
             if source not in self._sources and len(self._sources) >= _MOST_SOURCES:
                 source = MANY
-            if source in self._sources:
-                self._sources[source].unrecorded += 1
+            known = self._sources.get(source)
+            if known is None:
+                self._sources[source] = _Source(now_us)
+                return Due(source)
+            known.counted, known.unrecorded = known.counted + 1, known.unrecorded + 1
+            if not _is_power_of_ten(known.counted):
                 return None
-            self._sources[source] = _Source(now_us)
-            return source
+            more, known.unrecorded = known.unrecorded, 0
+            return Due(source, more)
 
     def ended(self, now_us: int) -> list[tuple[str, int]]:
         """Forget the sources whose minute is over, or lies ahead because the clock was set back; the value names those
@@ -47,3 +62,7 @@ class RefusalNotes:
             for name in over:
                 del self._sources[name]
         return [(name, of.unrecorded) for name, of in over.items() if of.unrecorded]
+
+
+def _is_power_of_ten(number: int) -> bool:
+    return str(number).strip("0") == "1"

@@ -222,15 +222,23 @@ class SignIn:
             raise SignInError(wait_s)
 
     def _refuse(self, attempt: _Attempt, reason: str) -> None:
-        """Record what is refused without a look at the password, one event a minute for each source."""
-        if self._notes.count(attempt.network, self._clock_us()) is not None:
+        """Record what is refused without a look at the password: a few events a minute for each source."""
+        due = self._notes.count(attempt.network, self._clock_us())
+        if due is None:
+            return
+        if due.more:
+            self._record_more(due.source, due.more)
+        else:
             actor = Actor("", attempt.name, attempt.actor.via, attempt.actor.address)
             self._record.append(_denied(actor, reason))
 
     def _record_ended_notes(self) -> None:
         for source, count in self._notes.ended(self._clock_us()):
-            actor = Actor("", "(several)", "web", source)
-            self._record.append(_denied(actor, f"{count} more attempts within a minute, refused unseen"))
+            self._record_more(source, count)
+
+    def _record_more(self, source: str, count: int) -> None:
+        actor = Actor("", "(several)", "web", source)
+        self._record.append(_denied(actor, f"{count} more attempts within a minute, refused unseen"))
 
 
 def _denied(actor: Actor, reason: str) -> NewEvent:

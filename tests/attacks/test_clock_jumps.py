@@ -19,7 +19,7 @@ from appliance.engine.harmony import Vocabulary
 from appliance.engine.scheduler import Scheduler, Turn
 from appliance.four_eyes import Change
 from appliance.interrupted import LostTurns
-from appliance.refusal_notes import RefusalNotes
+from appliance.refusal_notes import Due, RefusalNotes
 from appliance.sessions import Sessions
 from appliance.sign_in import SignIn, SignInError
 from appliance.turns.events import Done, EngineEvent
@@ -113,11 +113,11 @@ def test_a_request_of_the_future_is_not_confirmed(door: Door, ada: User) -> None
 def test_refusals_are_recorded_again_after_the_clock_was_set_back() -> None:
     """Else their sources would be counted, and never recorded, until the clock is where it was."""
     notes, now_us = RefusalNotes(), int(YEAR_S * 2e6)
-    assert notes.count(HOME, now_us) == HOME
+    assert notes.count(HOME, now_us) == Due(HOME)
     assert notes.count(HOME, now_us) is None
     now_us -= int(YEAR_S * 1e6)
     assert notes.ended(now_us) == [(HOME, 1)]
-    assert notes.count(HOME, now_us) == HOME
+    assert notes.count(HOME, now_us) == Due(HOME)
 
 
 
