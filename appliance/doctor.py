@@ -5,9 +5,9 @@ No setting is changed. The proof of silence is made in a child process, the only
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from appliance.config import Config
 from appliance.disk import measured, refusal
@@ -20,8 +20,7 @@ from appliance.isolation.trial import try_silence
 from appliance.processes import engine_kind
 from appliance.site_lock import is_served
 from appliance.transport import Transport, certificate_files, transport_of
-
-_EARLIEST_CLOCK_S = 1_760_000_000  # October 2025, before this code was written
+from installer.formats.clock import has_lost_its_time
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def examine(config: Config) -> Report:
             findings.append(Finding(subject, True, look(config)))
         except ApplianceError as exc:
             findings.append(Finding(subject, False, str(exc)))
-    findings += [_examine_disk(config), _examine_clock(time.time)]
+    findings += [_examine_disk(config), _examine_clock(datetime.now(UTC))]
     return Report(all(finding.is_well for finding in findings), tuple(findings), silence)
 
 
@@ -212,9 +211,8 @@ def _examine_disk(config: Config) -> Finding:
     return Finding("disk", use.level in ("ok", "warning"), use.words(), None if use.level == "ok" else remedy)
 
 
-def _examine_clock(clock: Callable[[], float]) -> Finding:
-    now_s = clock()
-    text = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now_s))
-    if now_s >= _EARLIEST_CLOCK_S:
+def _examine_clock(now: datetime) -> Finding:
+    text = f"{now:%Y-%m-%d %H:%M:%S} UTC"
+    if not has_lost_its_time(now):
         return Finding("clock", True, text)
     return Finding("clock", False, text, "set the clock; the record would bear false times")

@@ -18,14 +18,13 @@ from typing import IO, TypedDict
 
 from installer.archive import CHUNK_BYTES, Sha256Hex
 from installer.errors import PlatformError, SelfTestError
-from installer.formats.manifest import Entry
+from installer.formats.manifest import LAUNCHER, Entry
 from installer.owner import Owner
 from installer.release import REQUIREMENTS
 from installer.store import make_directories
 from installer.trust import Target
 from installer.wheels import Member, compiled, launcher_bytes, open_members, plan_environment
 
-LAUNCHER = "venv/bin/appliance"
 _QUOTED_LINES = 4
 _LONGEST_INTERPRETER = 120  # characters; Linux before 5.1 reads 127 of a first line
 SELF_TEST_TIMEOUT_S = 3600  # loading 120b from a slow disk takes many minutes

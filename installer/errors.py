@@ -125,6 +125,10 @@ class ExpiredError(TrustError):
     """Metadata is past its expiry date, by this host's clock."""
 
 
+class ClockError(TrustError):
+    """This host's clock has lost its time: whether anything has expired cannot be told."""
+
+
 class OlderVersionError(TrustError):
     """The archive's metadata is older than what this site has already accepted."""
 

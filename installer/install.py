@@ -23,7 +23,7 @@ from installer.errors import InstallerError, ReleaseConflictError
 from installer.formats.manifest import MANIFEST, Entry, encode_manifest, is_bulk
 from installer.inspection import differences_of
 from installer.owner import Owner, find_owner, hand_over
-from installer.preflight import check_platform, check_space, this_host
+from installer.preflight import check_executable, check_platform, check_space, this_host
 from installer.release import Release
 from installer.site import Receipt, Site, open_site, write_durably
 from installer.store import Staging, assemble, collect_garbage, make_directories, missing_bytes
@@ -99,6 +99,7 @@ def install(
 def _preflight(site: Site, user: str | None) -> Callable[[Release, VerifiedMetadata], None]:
     def check(release: Release, metadata: VerifiedMetadata) -> None:
         check_platform(release, this_host())
+        check_executable(site.prefix)
         find_owner(user, site.prefix)
         known = site.receipt(release.version)
         if known is not None and known.contents_sha256 != metadata.contents:

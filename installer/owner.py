@@ -84,47 +84,70 @@ def _check_reach(owner: Owner, prefix: Path) -> None:
 
 
 def hand_over(prefix: Path, owner: Owner) -> None:
-    """Give ``state/`` to ``owner``, all but ``state/trust``; make the releases root's, and readable for everybody.
+    """Give ``state/`` to ``owner``, all but ``state/trust``; make that and the releases root's, readable for everybody.
 
-    Whoever has ``state/`` now may change it meanwhile: nothing is reached through a link.
+    Whoever has ``state/`` now may change it meanwhile: nothing is reached through a link, and no file that has a second
+    name, which may be another's file, is given away or opened to others.
+
+    Raises:
+        OwnerError: such a file lies in ``state/``.
     """
     prefix.chmod(stat.S_IMODE(prefix.stat().st_mode) & ~0o022 | 0o055)
-    for name in ("releases", "store"):
-        for directory, entry in _everything(prefix / name):
-            os.chown(entry, 0, 0, dir_fd=directory, follow_symlinks=False)
-            _make_readable(directory, entry)
+    for name in ("releases", "store", "state/trust"):
+        for descriptor, status in _everything(prefix / name):
+            os.fchown(descriptor, 0, 0)
+            if not _has_second_name(status):  # those of ours, in store and release, are readable
+                os.fchmod(descriptor, _readable(status.st_mode))
     state = prefix / "state"
     state.mkdir(mode=0o700, exist_ok=True)
-    for directory, entry in _everything(state, leave_out="trust"):
-        os.chown(entry, owner.uid, owner.gid, dir_fd=directory, follow_symlinks=False)
+    for descriptor, status in _everything(state, leave_out="trust"):
+        if _has_second_name(status):
+            path = os.readlink(f"/proc/self/fd/{descriptor}")
+            raise OwnerError(f"{path} has a second name elsewhere, so it may be another's file: remove it from state/")
+        os.fchown(descriptor, owner.uid, owner.gid)
     state.chmod(0o700)
 
 
-def _make_readable(directory: int, entry: str) -> None:
-    mode = os.stat(entry, dir_fd=directory, follow_symlinks=False).st_mode
-    if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
-        return
+def _readable(mode: int) -> int:
     passable = 0o011 if stat.S_ISDIR(mode) or mode & 0o100 else 0
-    opened = os.open(entry, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
-    try:
-        os.fchmod(opened, stat.S_IMODE(mode) & ~0o022 | 0o044 | passable)
-    finally:
-        os.close(opened)
+    return stat.S_IMODE(mode) & ~0o022 | 0o044 | passable
 
 
-def _everything(top: Path, *, leave_out: str | None = None) -> Iterator[tuple[int, str]]:
-    """``top`` and what lies beneath it as (open directory, name); nothing if it does not exist."""
+def _has_second_name(status: os.stat_result) -> bool:
+    return stat.S_ISREG(status.st_mode) and status.st_nlink > 1
+
+
+def _everything(top: Path, *, leave_out: str | None = None) -> Iterator[tuple[int, os.stat_result]]:
+    """``top``, the directories and the files beneath it, each open; nothing if it does not exist. What is neither, such
+    as a link, is left out: it stays whose it is."""
     if not top.is_dir():
         return
     parent = os.open(top.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        yield parent, top.name
+        yield from _opened(parent, top.name)
     finally:
         os.close(parent)
     for path, names, files, directory in os.fwalk(top, follow_symlinks=False):
         if leave_out in names and Path(path) == top:
             names.remove(leave_out)
-        yield from ((directory, name) for name in (*names, *files))
+        for name in (*names, *files):
+            yield from _opened(directory, name)
+
+
+def _opened(directory: int, name: str) -> Iterator[tuple[int, os.stat_result]]:
+    if not _is_plain(os.stat(name, dir_fd=directory, follow_symlinks=False)):
+        return
+    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
+    try:
+        status = os.fstat(descriptor)
+        if _is_plain(status):  # what lies there may have been exchanged since
+            yield descriptor, status
+    finally:
+        os.close(descriptor)
+
+
+def _is_plain(status: os.stat_result) -> bool:
+    return stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode)
 
 
 def _named(user: str) -> Owner:

@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from installer.errors import PlatformError, SpaceError
+from installer.errors import PlatformError, PrefixError, SpaceError
 from installer.release import Release
 
 MARGIN_BYTES = 64 << 20
@@ -57,6 +57,19 @@ def check_platform(release: Release, host: Host) -> None:
     if host.glibc is None or host.glibc < glibc:
         have = "another C library" if host.glibc is None else "glibc {}.{}".format(*host.glibc)
         raise PlatformError(f"the release needs glibc {glibc[0]}.{glibc[1]} or newer, this host has {have}")
+
+
+def check_executable(prefix: Path) -> None:
+    """Refuse a file system from which nothing may be run: a release lies there with its command and compiled code.
+
+    Raises:
+        PrefixError: it is mounted noexec.
+    """
+    if os.statvfs(prefix).f_flag & os.ST_NOEXEC:
+        raise PrefixError(
+            f"nothing may be run from the file system of {os.fspath(prefix)}, because it is mounted noexec: choose "
+            "another prefix, or mount it without noexec"
+        )
 
 
 def check_space(prefix: Path, *, blob_bytes: int, wheel_bytes: int) -> None:

@@ -235,6 +235,8 @@ def sync_directory(directory: Path) -> None:
 
 
 def remove_tree(directory: Path) -> None:
-    """Remove a directory of ours, if it exists."""
-    if directory.is_dir():
+    """Remove a directory of ours, if it exists, or the link that somebody has put in its place."""
+    if directory.is_symlink():
+        directory.unlink()
+    elif directory.is_dir():
         shutil.rmtree(directory)

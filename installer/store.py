@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -21,6 +22,7 @@ from installer.site import Site, remove_tree, sync_directory
 from installer.trust import Target, VerifiedMetadata
 from installer.verify import blob_sizes
 
+_BLOB_MODE = 0o444
 Plan = Callable[[Release, VerifiedMetadata], None]
 
 
@@ -65,7 +67,7 @@ class Staging:
             return
         self._file.flush()
         os.fsync(self._file.fileno())
-        os.fchmod(self._file.fileno(), 0o444)
+        os.fchmod(self._file.fileno(), _BLOB_MODE)
         self._file.close()
         self._partial(self._digest).replace(self._site.incoming / self._digest)
         self._staged.append(self._digest)
@@ -75,6 +77,7 @@ class Staging:
         for digest in self._staged:
             path = blob_path(self._site, digest)
             path.parent.mkdir(parents=True, exist_ok=True)
+            remove_tree(path)  # no file could take the place of a directory
             (self._site.incoming / digest).replace(path)
         for directory in {blob_path(self._site, digest).parent for digest in self._staged}:
             sync_directory(directory)
@@ -96,23 +99,37 @@ def blob_path(site: Site, digest: Sha256Hex) -> Path:
 
 
 def is_blob(path: Path, digest: Sha256Hex) -> bool:
-    """Whether `path` holds exactly the bytes of this digest; reads all of them."""
+    """Whether `path` is a file as `Staging` makes them, with exactly the bytes of this digest; reads all of them.
+
+    False also for a file that somebody else could write, who may have it open still, and for one that the disk cannot
+    give back: the archive's bytes then take its place.
+    """
     running = hashlib.sha256()
     try:
-        with path.open("rb") as file:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            if not _is_as_staged(os.fstat(file.fileno())):
+                return False
             while chunk := file.read(CHUNK_BYTES):
                 running.update(chunk)
-    except FileNotFoundError:
+    except OSError:
         return False
     return running.hexdigest() == digest
 
 
+def _is_as_staged(status: os.stat_result) -> bool:
+    return (
+        stat.S_ISREG(status.st_mode)
+        and stat.S_IMODE(status.st_mode) == _BLOB_MODE
+        and status.st_uid in (0, os.geteuid())
+    )
+
+
 def missing_bytes(site: Site, targets: tuple[Target, ...]) -> int:
-    """Bytes of blobs that are neither in the store nor in quarantine, by size alone."""
+    """Bytes of blobs that are neither in the store nor in quarantine, by their status alone."""
     total = 0
     for digest, size in blob_sizes(targets).items():
-        here = (blob_path(site, digest), site.incoming / digest)
-        if not any(path.exists() and path.stat().st_size == size for path in here):
+        here = [path.lstat() for path in (blob_path(site, digest), site.incoming / digest) if os.path.lexists(path)]
+        if not any(_is_as_staged(status) and status.st_size == size for status in here):
             total += size
     return total
 

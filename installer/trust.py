@@ -1,13 +1,14 @@
 """Whether an archive's metadata is signed by keys the operator trusts, unexpired, whole, and not older than before.
 
 The client workflow is python-tuf's (`tuf.ngclient.Updater`; TUF specification, section 5.3), fed from memory. Around it
-stand three checks that a repository on a network does not need but a single file does:
+stand four checks that a repository on a network does not need but a single file does:
 
 1. every metadata file has exactly one spelling (compact, sorted, lower-case signatures), so that no bit may change;
 2. every root is signed by itself and by the one before, and the one of the operator's version is the operator's;
-3. what was accepted is byte for byte what the file holds: one version number never has two contents.
+3. what was accepted is byte for byte what the file holds: one version number never has two contents;
+4. the clock, by which expiry is judged, is not before this code was written.
 
-Not covered: whether this host's clock is right (expiry is by that clock), and keys stolen on the connected side.
+Not covered: a clock that is wrong by less than that, and keys stolen on the connected side.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -41,6 +43,7 @@ from installer.archive import (
     root_name,
 )
 from installer.errors import (
+    ClockError,
     EscapingPathError,
     ExpiredError,
     InstallerError,
@@ -51,6 +54,7 @@ from installer.errors import (
     SignatureError,
     UnknownKeyError,
 )
+from installer.formats.clock import has_lost_its_time
 
 CANONICAL = JSONSerializer(compact=True)
 _BASE_URL = "archive:///metadata/"
@@ -98,6 +102,7 @@ def verify_metadata(members: Mapping[str, bytes], root: bytes, trust_dir: Path |
         TrustError: a subclass that says what is wrong.
         EscapingPathError, LimitError: a target's path or size is not allowed.
     """
+    _require_time(datetime.now(UTC))  # check 4
     parsed = {name: _parse_canonical(name, data) for name, data in members.items()}
     trusted_root = _parse_root(root)
     roots = [parsed[root_name(n)] for n in range(1, len(parsed) - 2)]
@@ -129,6 +134,14 @@ def verify_metadata(members: Mapping[str, bytes], root: bytes, trust_dir: Path |
         accepted=accepted,
         members=members,
     )
+
+
+def _require_time(now: datetime) -> None:
+    if has_lost_its_time(now):
+        raise ClockError(
+            f"this host's clock says {now:%Y-%m-%d}, which is before this program was written, so nobody can tell "
+            "whether the signatures have expired: set the clock, then run this again"
+        )
 
 
 def verify_kept_metadata(members: Mapping[str, bytes], root: bytes) -> tuple[Target, ...]:

@@ -6,8 +6,8 @@ The installer writes it from verified bytes, before the self-test. `appliance/la
 imports anything else of the release, so it uses the standard library alone.
 
 Covered: contents, missing files, files and directories that the manifest does not list, links and other special files,
-permissions that let others write. Not covered: a manifest that was exchanged together with what it lists; only
-signatures show that (`installer verify --prefix`).
+owners and permissions that let others write or keep the appliance from reading. Not covered: a manifest that was
+exchanged together with what it lists; only signatures show that (`installer verify --prefix`).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Literal
 FORMAT = 1
 MANIFEST, RECEIPT = "manifest.json", "receipt.json"
 ENVIRONMENT = "venv"  # all that can run lies below it
+LAUNCHER = f"{ENVIRONMENT}/bin/appliance"  # the one file that the host's kernel must be allowed to start
 MAX_MANIFEST_BYTES = 64 << 20
 _READ_BYTES = 256 << 10  # a multiple of this is read at once; hashlib releases the interpreter's lock for each piece
 _LARGE_BYTES = 64 << 10  # smaller files cost more in Python than in hashing: they stay in the calling thread
@@ -32,7 +33,7 @@ _MAX_THREADS = 8
 _NAMED = 3  # differences that a sentence names
 
 Fault = Literal["differs", "is missing", "is not part of the release", "is no plain file", "can be written by others",
-                "runs with its owner's rights", "cannot be read",
+                "runs with its owner's rights", "belongs to another user", "cannot be read",
                 "cannot be used"]  # fmt: skip
 Pace = Callable[[int], None]  # told the bytes of each piece that was read; may wait
 
@@ -194,9 +195,10 @@ def _compare(
 ) -> tuple[Difference, ...]:
     faults: dict[str, Fault] = {path: "is missing" for path in expected if path not in found}
     directories = {parent for path in expected for parent in _parents(path)}
+    owners = {0, os.stat(release).st_uid}
     to_hash: list[str] = []
     for path, status in found.items():
-        fault = _fault_of(path, status, expected.get(path), directories)
+        fault = _fault_of(path, status, expected.get(path), directories, owners)
         if fault is not None:
             faults[path] = fault
         elif path in expected and (hash_all or not is_bulk(path) or status.st_mtime_ns != expected[path].mtime_ns):
@@ -216,8 +218,14 @@ def _parents(path: str) -> Iterator[str]:
         yield path
 
 
-def _fault_of(path: str, status: os.stat_result, entry: Entry | None, directories: set[str]) -> Fault | None:
-    """What is wrong with a file or directory, as far as its status shows."""
+def _fault_of(
+    path: str, status: os.stat_result, entry: Entry | None, directories: set[str], owners: set[int]
+) -> Fault | None:
+    """What is wrong with a file or directory, as far as its status shows.
+
+    Args:
+        owners: who may own it: root, and whoever owns the release.
+    """
     if stat.S_ISDIR(status.st_mode):
         if path not in directories:
             return "is not part of the release"
@@ -229,7 +237,19 @@ def _fault_of(path: str, status: os.stat_result, entry: Entry | None, directorie
         return "runs with its owner's rights"
     elif status.st_size != entry.size_bytes:
         return "differs"
-    return "can be written by others" if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) else None
+    if status.st_uid not in owners:
+        return "belongs to another user"
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return "can be written by others"
+    return "cannot be read" if _is_closed(path, status) else None
+
+
+def _is_closed(path: str, status: os.stat_result) -> bool:
+    """Whether the appliance is kept from using it. Root's release is for another user to read; root itself, who looks
+    here before the appliance leaves root, would read it whatever its mode says."""
+    wanted = 0o555 if stat.S_ISDIR(status.st_mode) or path == LAUNCHER else 0o444
+    whose = 0o007 if status.st_uid == 0 else 0o700
+    return status.st_mode & wanted & whose != wanted & whose
 
 
 def _hash_faults(release: str, expected: Mapping[str, Entry], paths: list[str], pace: Pace | None) -> dict[str, Fault]:

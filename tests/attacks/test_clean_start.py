@@ -25,11 +25,12 @@ from installer.cli import main
 from installer.formats.manifest import MANIFEST, RECEIPT, Entry, encode_manifest, is_bulk
 from installer.install import install
 from tests.installer.archives import PYTHON, Sender, installed_wheel, listing, our_wheel, small_files
-from tests.unprivileged import SERVICE_USER, give_to_user, let_through
+from tests.unprivileged import SERVICE_UID, SERVICE_USER, give_to_user, let_through
 
 PACKAGES = f"venv/lib/python{PYTHON}/site-packages"
 COMMANDS = [["serve", "--port", "0", "--home"], ["doctor", "--home"], ["users", "list", "--home"]]
 GRAPH, WEIGHTS = "model/cpu/model.onnx", "model/cpu/weights-00001.bin"
+MODULE = f"{PACKAGES}/click/core.py"
 
 
 @dataclass(frozen=True)
@@ -127,9 +128,9 @@ def change_source(scene: Scene) -> str:
     """The same size and time; Python would run it, if the compiled file beside it were gone."""
     program = scene.program().encode()
     change_keeping_size_and_time(
-        scene.release / PACKAGES / "click/core.py", lambda data: program + b"#" * (len(data) - len(program))
+        scene.release / MODULE, lambda data: program + b"#" * (len(data) - len(program))
     )
-    return f"{PACKAGES}/click/core.py"
+    return MODULE
 
 
 def change_compiled(scene: Scene) -> str:
@@ -169,10 +170,44 @@ def link_out(scene: Scene) -> str:
     return f"{PACKAGES}/click"
 
 
-def loosen(mode: int) -> Callable[[Scene], str]:
+def set_mode(name: str, mode: int) -> Callable[[Scene], str]:
     def attack(scene: Scene) -> str:
-        (scene.release / PACKAGES / "click/core.py").chmod(mode)
-        return f"{PACKAGES}/click/core.py"
+        (scene.release / name).chmod(mode)
+        return name
+
+    return attack
+
+
+def give_away(name: str) -> Callable[[Scene], str]:
+    """To the user as whom the appliance runs: they could then open it for writing."""
+
+    def attack(scene: Scene) -> str:
+        os.chown(scene.release / name, SERVICE_UID, SERVICE_UID)
+        return name
+
+    return attack
+
+
+def exchange(name: str, other: Callable[[Path], object]) -> Callable[[Scene], str]:
+    """Something else than a file in its place."""
+
+    def attack(scene: Scene) -> str:
+        (scene.release / name).rename(scene.marker.with_suffix(".bin"))
+        other(scene.release / name)
+        return name
+
+    return attack
+
+
+def link_to_the_same_bytes(scene: Scene) -> str:
+    outside = scene.marker.with_suffix(".bin")
+    return exchange(WEIGHTS, lambda path: path.symlink_to(outside))(scene)
+
+
+def resize(name: str, size_bytes: int) -> Callable[[Scene], str]:
+    def attack(scene: Scene) -> str:
+        os.truncate(scene.release / name, size_bytes)
+        return name
 
     return attack
 
@@ -200,10 +235,11 @@ CODE: dict[str, Callable[[Scene], str]] = {
     "a changed source": change_source,
     "changed compiled code": change_compiled,
     "the comparison itself changed": change_checker,
-    "a missing module": remove(f"{PACKAGES}/click/core.py"),
+    "a missing module": remove(MODULE),
     "a package led elsewhere": link_out,
-    "a module that others can write": loosen(0o666),
-    "a set-user-ID module": loosen(0o4444),
+    "a module that others can write": set_mode(MODULE, 0o666),
+    "a set-user-ID module": set_mode(MODULE, 0o4444),
+    "a module that nobody may read": set_mode(MODULE, 0),
     "an empty directory": make_directory(f"{PACKAGES}/namespace"),
 }  # fmt: skip
 
@@ -270,12 +306,36 @@ DATA: dict[str, Callable[[Scene], str]] = {
     "a changed graph": flip(GRAPH, keep_time=True),
     "changed weights": flip(WEIGHTS, keep_time=False),
     "a missing shard": remove(WEIGHTS),
+    "a shard that is cut short": resize(WEIGHTS, 99_999),
+    "an empty shard": resize(WEIGHTS, 0),
+    "a shard that nobody may read": set_mode(WEIGHTS, 0),
+    "a shard that others can write": set_mode(WEIGHTS, 0o666),
+    "a link to the same bytes": link_to_the_same_bytes,
+    "a pipe for a shard": exchange(WEIGHTS, os.mkfifo),
+    "a directory for a shard": exchange(WEIGHTS, Path.mkdir),
     "a changed description": flip("release.json", keep_time=True),
     "a stray file beside the graph": plant("model/cpu/stray.bin"),
     "a changed lock": flip("wheels/requirements.lock", keep_time=True),
     "a stray file beside the release's": plant("evil.pth"),
     "changed signatures": flip("metadata/targets.json", keep_time=True),
 }
+
+
+ROOTS = {  # what only root can do
+    "a module of another user": give_away(MODULE),
+    "a shard of another user": give_away(WEIGHTS),
+    "a directory of another user": give_away("model/cpu"),
+}
+
+
+@pytest.mark.skipif("os.geteuid() != 0", reason="only root can give away files")
+@pytest.mark.parametrize("name", ROOTS)
+def test_a_file_given_to_another_user_is_named_and_not_served(name: str, scene: Scene) -> None:
+    path = ROOTS[name](scene)
+    done = scene.run("serve", "--port", "0", "--home", str(scene.site))
+    assert done.returncode == 1
+    assert f"release 1.0 is not as it was installed: {path} belongs to another user" in done.stderr
+    assert scene.verify() == (1, {path: "belongs to another user"}, [])
 
 
 @pytest.mark.parametrize("name", DATA)

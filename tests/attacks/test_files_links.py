@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,15 +41,21 @@ def test_a_directory_that_is_a_link_gives_nothing_of_roots_away(tmp_path: Path, 
     assert untouched(victim)
 
 
-def test_the_lock_is_not_followed(tmp_path: Path, victim: Path) -> None:
+@pytest.mark.parametrize(
+    ("link", "refused"),
+    [(os.symlink, "Too many levels of symbolic links"), (os.link, "it has a second name")],
+)
+def test_the_lock_is_not_followed(
+    tmp_path: Path, victim: Path, link: Callable[[Path, Path], None], refused: str
+) -> None:
     home = tmp_path / "site"
     home.mkdir()
     give_to_user(home)
-    (home / "state" / "supervisor.lock").symlink_to(victim / "file")
+    link(victim / "file", home / "state" / "supervisor.lock")
     command = [sys.executable, "-m", "appliance.cli", "serve", "--port", "0", "--home", str(home)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "supervisor.lock: cannot be used: Too many levels of symbolic links" in done.stderr
+    assert f"supervisor.lock: cannot be used: {refused}" in done.stderr
     assert untouched(victim)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from installer.archive import END_OF_ARCHIVE
+from installer.archive import END_OF_ARCHIVE, Sha256Hex
 from installer.cli import main
 from installer.errors import (
     BusyError,
@@ -33,12 +33,14 @@ from installer.errors import (
     StorageFullError,
     WheelInstallError,
 )
+from installer.inspection import differences_of
 from installer.install import Outcome, install
 from installer.preflight import Host, check_platform, check_space
 from installer.release import parse_release
 from installer.site import Site, open_site
+from installer.store import blob_path
 from tests.installer.archives import Sender, appliance_wheel, listing, release_files
-from tests.unprivileged import SERVICE_USER, USER_OPTION, let_through
+from tests.unprivileged import SERVICE_UID, SERVICE_USER, USER_OPTION, let_through
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
@@ -323,6 +325,56 @@ def test_a_damaged_blob_in_the_store_is_replaced(
     assert works(prefix)
 
 
+def _exchange_for_link(path: Path) -> None:
+    aside = path.with_name("aside")
+    path.rename(aside)
+    path.symlink_to(aside)
+
+
+def _exchange_for(make: Callable[[Path], object]) -> Callable[[Path], None]:
+    def exchange(path: Path) -> None:
+        path.unlink()
+        make(path)
+
+    return exchange
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "cut short": lambda path: os.truncate(path, 100),
+    "emptied": lambda path: os.truncate(path, 0),
+    "missing": Path.unlink,
+    "closed to everybody": lambda path: path.chmod(0),
+    "open to everybody": lambda path: path.chmod(0o666),
+    "with its owner's rights": lambda path: path.chmod(0o4555),
+    "a link": _exchange_for_link,
+    "a pipe": _exchange_for(os.mkfifo),
+    "a directory": _exchange_for(Path.mkdir),
+    "another user's": lambda path: os.chown(path, SERVICE_UID, SERVICE_UID) if os.geteuid() == 0 else path.chmod(0o666),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_installing_again_repairs_whatever_was_done_to_a_file_and_its_blob(
+    damage: str, release_1: Path, sender: Sender, tmp_path: Path
+) -> None:
+    prefix = tmp_path / "site"
+    run_install(release_1, sender, prefix)
+    site, whole = Site(prefix), listing(prefix / "releases")
+    path = site.release("1.0") / "model" / "weights-00001.bin"
+    digest = Sha256Hex(hashlib.sha256(path.read_bytes()).hexdigest())
+    for place in (path, blob_path(site, digest)):
+        DAMAGES[damage](place)
+    assert differences_of(site, "1.0", hash_all=False) != ()
+    assert run_install(release_1, sender, prefix).repaired
+    assert differences_of(site, "1.0", hash_all=True) == ()
+    repaired = listing(prefix / "releases")
+    made_anew = {f"1.0/{name}" for name in ("manifest.json", "receipt.json")}  # they hold times
+    assert {name: told for name, told in repaired.items() if name not in made_anew} == {
+        name: told for name, told in whole.items() if name not in made_anew
+    }
+    assert works(prefix)
+
+
 def test_a_damaged_archive_on_top_of_an_installed_site_changes_nothing(
     release_2: Path, sender: Sender, installed: Path, tmp_path: Path
 ) -> None:
@@ -354,6 +406,23 @@ def test_another_host_than_the_release_was_built_for_is_refused(host: Host, sent
     check_platform(RELEASE, GOOD)
     with pytest.raises(PlatformError, match=sentence):
         check_platform(RELEASE, host)
+
+
+@pytest.mark.skipif("os.geteuid() != 0", reason="only root mounts file systems")
+def test_a_file_system_from_which_nothing_may_be_run_is_refused_before_anything_is_copied(
+    release_1: Path, sender: Sender, tmp_path: Path
+) -> None:
+    let_through(tmp_path)
+    script = 'mount -t tmpfs -o noexec,mode=755 tmpfs "$1" && shift && "$@"; status=$?; ls -A "$0"; exit $status'
+    command = [sys.executable, "-m", "installer.cli", "install", release_1, "--root", sender.root_path, *USER_OPTION]
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, tmp_path, tmp_path, *command, "--prefix", tmp_path / "site"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "because it is mounted noexec: choose another prefix" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout == "", "nothing is left there"
 
 
 def test_too_little_space_is_refused_with_the_missing_amount(tmp_path: Path) -> None:

@@ -121,7 +121,37 @@ def test_what_the_user_put_in_the_way_of_root_is_not_followed(place: Path) -> No
     hand_over(site, Owner("nobody", SERVICE_UID, SERVICE_UID))
     assert (victim.stat().st_uid, (victim / "file").stat().st_uid) == (0, 0)
     assert stat.S_IMODE((victim / "file").stat().st_mode) == 0o600
-    assert os.lstat(site / "state" / "link").st_uid == SERVICE_UID
+
+
+@as_root
+def test_a_second_name_of_another_s_file_is_not_given_away_or_opened(place: Path) -> None:
+    """Where fs.protected_hardlinks is 0, anybody can give root's files a name below their own directory."""
+    secret = place / "secret"
+    secret.touch(mode=0o600)
+    site, owner = place / "site", Owner("nobody", SERVICE_UID, SERVICE_UID)
+    for name in ("state", "state/trust", "releases", "store"):
+        (site / name).mkdir(parents=True)
+    for name in ("releases", "store", "state/trust"):
+        os.link(secret, site / name / "name")
+    hand_over(site, owner)
+    os.link(secret, site / "state" / "name")
+    with pytest.raises(OwnerError, match=f"{site}/state/name has a second name elsewhere"):
+        hand_over(site, owner)
+    assert (secret.stat().st_uid, stat.S_IMODE(secret.stat().st_mode)) == (0, 0o600)
+
+
+@as_root
+def test_what_the_site_has_accepted_is_roots_again(place: Path) -> None:
+    """After `chown -R` of state/, as people do it by hand."""
+    site = place / "site"
+    (site / "state" / "trust" / "root_history").mkdir(parents=True)
+    (site / "state" / "trust" / "timestamp.json").touch(mode=0o666)
+    for path in (site / "state", *(site / "state").rglob("*")):
+        os.chown(path, SERVICE_UID, SERVICE_UID)
+    hand_over(site, Owner("nobody", SERVICE_UID, SERVICE_UID))
+    trust = site / "state" / "trust"
+    assert {path.stat().st_uid for path in (trust, *trust.rglob("*"))} == {0}
+    assert stat.S_IMODE((trust / "timestamp.json").stat().st_mode) == 0o644
 
 
 @as_root

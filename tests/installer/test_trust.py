@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Tar
 from installer import trust
 from installer.archive import MAX_TARGETS, SNAPSHOT, TARGETS, TIMESTAMP, root_name
 from installer.errors import (
+    ClockError,
     EscapingPathError,
     ExpiredError,
     InstallerError,
@@ -150,6 +151,22 @@ def test_refuses_expired_metadata(role: str, repository: Repository) -> None:
 def test_refuses_an_expired_root() -> None:
     repository = Repository(root_expires=EARLIER)
     with pytest.raises(ExpiredError, match="root"):
+        verify_metadata(repository.members(), repository.roots[0], None)
+
+
+@pytest.mark.parametrize("now", ["1970-01-02", "1999-03-01", "2026-10-31"])
+def test_refuses_a_clock_that_has_lost_its_time(
+    now: str, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By which everything that has expired would be valid again."""
+
+    class Stopped(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Stopped:
+            return cls.fromisoformat(now).replace(tzinfo=tz)
+
+    monkeypatch.setattr(trust, "datetime", Stopped)
+    with pytest.raises(ClockError, match=f"clock says {now}, which is before this program was written"):
         verify_metadata(repository.members(), repository.roots[0], None)
 
 

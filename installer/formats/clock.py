@@ -1,0 +1,17 @@
+"""The earliest time that a clock can rightly show: this code was written later.
+
+A host whose clock is before it has lost its time (an empty battery gives 1970, or the year of the board). Expiry dates
+and the times of events then prove nothing.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Final
+
+EARLIEST: Final = datetime(2026, 11, 1, tzinfo=UTC)
+
+
+def has_lost_its_time(now: datetime) -> bool:
+    """Whether a clock that shows ``now`` is wrong for certain."""
+    return now < EARLIEST
