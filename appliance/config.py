@@ -14,6 +14,7 @@ import stat
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -183,6 +184,9 @@ def init_state(home: Path) -> None:
             _as_user(owner.st_uid, owner.st_gid, lambda: _make_state(state))
         else:
             _make_state(state)
+    except PermissionError as exc:
+        why = _why_not(state) if os.geteuid() == 0 else f"{exc.strerror}; start as its owner"
+        raise ConfigError(f"{state}: cannot be prepared: {why}") from exc
     except OSError as exc:
         raise ConfigError(f"{state}: cannot be prepared: {exc.strerror}") from exc
 
@@ -197,7 +201,7 @@ def _make_state(state: Path) -> None:
         old.rename(key)
 
 
-def _as_user(uid: int, gid: int, work: Callable[[], None]) -> None:
+def _as_user(uid: int, gid: int, work: Callable[[], object]) -> None:
     """Do this as that user, in a child: root must not follow a link which that user may have put in its way.
 
     Raises:
@@ -212,7 +216,19 @@ def _as_user(uid: int, gid: int, work: Callable[[], None]) -> None:
 
     code = errno_of_child(leave_root_and_work)
     if code:
-        raise OSError(code, f"{os.strerror(code)} for uid {uid}; start as its owner")
+        raise OSError(code, os.strerror(code))
+
+
+def _why_not(state: Path) -> str:
+    """Why its owner, as whom root works there, cannot prepare ``state``, and what mends it."""
+    owner = state.stat()
+    for directory in reversed(state.parents):
+        try:
+            _as_user(owner.st_uid, owner.st_gid, partial(os.stat, f"{directory}/."))
+        except OSError:
+            return f"{directory} is closed to uid {owner.st_uid}; open it to them, or start as its owner"
+    mend = f"installer own --prefix {state.parent}"
+    return f"not all of it is uid {owner.st_uid}'s; give it to the appliance's user with: {mend}"
 
 
 # Each check returns the value or raises ValueError with what the value must be.

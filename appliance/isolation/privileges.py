@@ -190,9 +190,13 @@ def check_access(path: Path, mode: int) -> None:
     Raises:
         SilenceError: it is missing, or this user may not use it in the ``mode`` of os.access.
     """
-    if not os.access(path, mode):
+    for step in (*reversed(path.parents), path):
+        if os.access(step, mode if step == path else os.X_OK):
+            continue
+        if not os.path.lexists(step):
+            raise SilenceError(f"{path} is missing")
         who = "root without its privileges" if os.getuid() == 0 else f"uid {os.getuid()}"
-        raise SilenceError(f"{path} is missing, or closed to {who}; start as its owner")
+        raise SilenceError(f"{step} is closed to {who}; open it to them, or start as its owner")
 
 
 def process_status() -> dict[str, str]:

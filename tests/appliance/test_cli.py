@@ -328,8 +328,20 @@ def test_root_says_which_path_it_cannot_use_without_its_privileges(tmp_path: Pat
     called = [sys.executable, "-m", "appliance.cli", *CLOSED[who], str(closed / "site")]
     done = subprocess.run(called, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    refused = "closed to" if CLOSED[who][0] == "selftest" else "Permission denied for"
-    assert f"{refused} {who}; start as its owner" in done.stderr
+    assert f"{closed} is closed to {who}; open it to them, or start as its owner" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif("os.geteuid() != 0", reason="only root can give away files")
+def test_a_state_of_two_owners_is_said_with_the_one_command_that_mends_it(tmp_path: Path) -> None:
+    """As after a restore that gave only the directory itself to the appliance's user."""
+    give_to_user(tmp_path)
+    (tmp_path / "state" / "tmp").mkdir(mode=0o700)
+    command = [sys.executable, "-m", "appliance.cli", "serve", "--port", "0", "--home", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    said = f"Error: {tmp_path}/state: cannot be prepared: not all of it is uid {SERVICE_UID}'s; "
+    assert done.stderr.startswith(said)
+    assert done.stderr.endswith(f" with: installer own --prefix {tmp_path}\n")
     assert done.stderr.count("\n") == 1
 
 
