@@ -39,6 +39,10 @@ class DatabaseError(ApplianceError):
     """The database cannot be opened, read or written."""
 
 
+class ClockError(ApplianceError):
+    """The clock shows a time that no event can bear."""
+
+
 def is_undecodable(exc: DatabaseError) -> bool:
     """Whether the driver refused a text that is not UTF-8: SQLite keeps such, somebody else wrote it."""
     return isinstance(exc.__cause__, sa.exc.DBAPIError) and is_undecodable_value(exc.__cause__)
@@ -55,8 +59,15 @@ CLOCK_SLACK_US = 3600 * 1_000_000
 
 
 def now_us() -> int:
-    """The time, in microseconds since 1970-01-01 UTC."""
-    return time.time_ns() // 1000
+    """The time, in microseconds since 1970-01-01 UTC.
+
+    Raises:
+        ClockError: it is before that, so nothing could be read again that is written now.
+    """
+    time_us = time.time_ns() // 1000
+    if time_us < 0:
+        raise ClockError("the clock of this host is before 1970; set it, then try again")
+    return time_us
 
 
 def as_datetime(time_us: int) -> datetime:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from appliance.config import Config
-from appliance.engine.host import wants_cuda
+from appliance.engine.host import logical_cpus, wants_cuda
 from appliance.installed import is_launched
 from appliance.isolation import SilenceError, Watch
 from appliance.isolation.confinement import HIDE_ENVIRON, SEAL_ENVIRON, confine
@@ -64,13 +64,14 @@ class Programs:
 def programs_of(config: Config, environ: Mapping[str, str]) -> Programs:
     """The programs of the interpreter that runs now, with what they may see of ``environ``."""
     python = _python()
+    ours = {"APPLIANCE_HOME": str(config.home), "APPLIANCE_CPUS": str(logical_cpus())}
     return Programs(
         packer=(*python, "-m", "appliance.engine.packing"),
         engine=(*python, "-m", "appliance.engine.server"),
         web=(*python, "-m", "gunicorn", *_gunicorn_options(config), "webui.wsgi:app"),
         recorder=(*python, "-m", "appliance.recorder"),
         first_admin=(*python, "-m", "appliance.cli", "users", "first-admin-link", "--home", str(config.home), "--url"),
-        environ={name: environ[name] for name in _PASSED_ON if name in environ} | {"APPLIANCE_HOME": str(config.home)},
+        environ={name: environ[name] for name in _PASSED_ON if name in environ} | ours,
     )
 
 

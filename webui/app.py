@@ -14,7 +14,7 @@ import webui.health
 import webui.review.routes
 from webui import allowances, denials, errors, hosts, security
 from webui import services as service_records
-from webui.paths import SingleSlashes
+from webui.paths import PlainPaths
 from webui.proxies import ThroughProxies, TrustedProxies
 from webui.services import Services
 from webui.serving.limits import MAX_BODY_BYTES
@@ -48,7 +48,7 @@ def create_app(services: Services) -> Flask:
     ):  # fmt: skip
         app.register_blueprint(module.blueprint)
     proxies = TrustedProxies.of(services.config)
-    app.wsgi_app = SingleSlashes(ThroughProxies(app.wsgi_app, proxies))  # type: ignore[method-assign]
+    app.wsgi_app = PlainPaths(ThroughProxies(app.wsgi_app, proxies))  # type: ignore[method-assign]
     return app
 
 

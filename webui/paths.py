@@ -1,4 +1,4 @@
-"""Paths as clients write them who put a slash at the end of their base address: ``/v1//chat/completions``."""
+"""Paths as clients write them who put a slash at the end of an address: ``/v1//chat/completions``, ``/review/``."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ _SLASHES: Final = re.compile("/{2,}")
 WsgiApp = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 
-class SingleSlashes:
-    """WSGI middleware: several slashes in a row are one, in every path alike, before anything decides by the path."""
+class PlainPaths:
+    """WSGI middleware: several slashes in a row are one, and one at the end is none, in every path alike, before
+    anything decides by the path. No address of the application ends with a slash but the first page's."""
 
     def __init__(self, app: WsgiApp) -> None:
         self._app = app
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        environ["PATH_INFO"] = _SLASHES.sub("/", environ.get("PATH_INFO", ""))
+        environ["PATH_INFO"] = _SLASHES.sub("/", environ.get("PATH_INFO", "")).rstrip("/") or "/"
         return self._app(environ, start_response)

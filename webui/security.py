@@ -116,8 +116,8 @@ def _advice(origin: str) -> str | None:
 
 
 def own_origin() -> str:
-    """This site as a browser names it in Origin."""
-    return f"{request.scheme}://{request.host}"
+    """This site as a browser names it in Origin: in lower case, whatever a proxy makes of the name."""
+    return f"{request.scheme}://{request.host.lower()}"
 
 
 def _holders() -> list[str]:

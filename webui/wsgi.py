@@ -46,16 +46,20 @@ from webui.services import Services
 _log = logging.getLogger(__name__)
 
 
-def make_services(config: Config, doorbell: socket.socket, listener_url: str, transport: Transport) -> Services:
+def make_services(
+    config: Config, doorbell: socket.socket, listener_url: str, transport: Transport, *, cores: int | None
+) -> Services:
     """The services of one site.
 
+    Args:
+        cores: for hashing passwords; None: those of this process's affinity.
     Raises:
         ReleaseError, DatabaseError, RecordError: the site cannot be served.
     """
     database = open_database(config.database_url)
     disk = config.record_dir
     record = AuditLog(database, refusal=partial(refusal, disk), make_room=Reserve(disk).give_back)
-    passwords = Passwords(slots=HashingSlots(database.directory))
+    passwords = Passwords(slots=HashingSlots(database.directory, cores=cores))
     return Services(
         config=config,
         release=load_release(config.release_dir),
@@ -80,7 +84,8 @@ def _app_of(environ: Mapping[str, str]) -> Flask:
     transport = Transport(environ.get("APPLIANCE_TRANSPORT", Transport.LOOPBACK))
     given = environ.get("APPLIANCE_URL")
     listener_url = given or site_url((), config.listen_host, config.listen_port, transport.scheme)
-    app = create_app(make_services(config, doorbell, listener_url, transport))
+    cores = int(environ["APPLIANCE_CPUS"]) if "APPLIANCE_CPUS" in environ else None
+    app = create_app(make_services(config, doorbell, listener_url, transport, cores=cores))
     atexit.register(_keep_counts, app)
     return app
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -74,13 +73,13 @@ def _verified(
     from appliance.audit.note import parse_verifier
     from appliance.audit.pages import check_pages
     from appliance.audit.verify import Against, verify_log
+    from appliance.engine.host import logical_cpus
 
     brought = [Against(name, note) for name, note in against]
     trusted = parse_verifier(key) if key else None
-    cores = len(os.sched_getaffinity(0))
     with progress_bar("Verifying the log", hidden=hide_progress) as progress:
         report = verify_log(
-            database, state_dir, key=trusted, against=brought, processes=cores, progress=progress
+            database, state_dir, key=trusted, against=brought, processes=logical_cpus(), progress=progress
         )  # fmt: skip
         return report, check_pages(database, processes=cores)
 

@@ -33,8 +33,12 @@ def physical_cores(cpus: Path = _CPUS, proc: Path = SELF) -> int:
     for cpu in os.sched_getaffinity(0):
         siblings = _read(cpus / f"cpu{cpu}" / "topology" / "thread_siblings_list")
         cores.add(siblings if siblings is not None else str(cpu))
-    quotas = (_quota(group) for group in control_groups("cpu", proc))
-    return max(1, min([len(cores), *(int(quota) for quota in quotas if quota is not None)]))
+    return _paid_for(len(cores), proc)
+
+
+def logical_cpus(proc: Path = SELF) -> int:
+    """CPUs this process may use, hyper-threads counted twice: for work whose threads do not wait for each other."""
+    return _paid_for(len(os.sched_getaffinity(0)), proc)
 
 
 def available_memory_bytes(meminfo: Path = _MEMINFO, proc: Path = SELF) -> int:
@@ -55,6 +59,11 @@ def _machine_bytes(meminfo: Path) -> int:
     kib = {fields[0].rstrip(":"): int(fields[1]) for fields in lines if len(fields) > 1}
     without = kib.get("MemFree", 0) + kib.get("Active(file)", 0) + kib.get("Inactive(file)", 0)
     return kib.get("MemAvailable", without) * 1024
+
+
+def _paid_for(count: int, proc: Path) -> int:
+    quotas = (_quota(group) for group in control_groups("cpu", proc))
+    return max(1, min([count, *(int(quota) for quota in quotas if quota is not None)]))
 
 
 def _quota(group: ControlGroup) -> float | None:

@@ -210,13 +210,15 @@ def test_record_in_postgresql_is_refused_before_anything_starts(tmp_path: Path) 
         assert "use SQLite" in site.said()
 
 
-def test_environment_of_programs_is_what_they_need(tmp_path: Path) -> None:
+def test_environment_of_programs_is_what_they_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("appliance.processes.logical_cpus", lambda: 3)
     given = {
         "PATH": "/bin", "LANG": "C.UTF-8", "https_proxy": "http://proxy:3128", "PYTHONPATH": "/evil",
         "GUNICORN_CMD_ARGS": "--reload", "NOTIFY_SOCKET": "/run/notify", "LD_PRELOAD": "/evil.so",
     }  # fmt: skip
     programs = programs_of(load_config(tmp_path), given)
-    assert programs.environ == {"PATH": "/bin", "LANG": "C.UTF-8", "APPLIANCE_HOME": str(tmp_path)}
+    ours = {"APPLIANCE_HOME": str(tmp_path), "APPLIANCE_CPUS": "3"}
+    assert programs.environ == {"PATH": "/bin", "LANG": "C.UTF-8", **ours}
     for argv in (programs.engine, programs.web, programs.recorder, programs.first_admin):
         assert "-I" in argv
 

@@ -14,7 +14,7 @@ from appliance.accounts import Accounts, LinkError, Role, User
 from appliance.approvals import Approvals
 from appliance.audit.event import Actor
 from appliance.audit.log import AuditLog
-from appliance.database import open_database
+from appliance.database import ClockError, open_database
 from appliance.engine.harmony import Vocabulary
 from appliance.engine.scheduler import Scheduler, Turn
 from appliance.four_eyes import Change
@@ -155,3 +155,18 @@ def test_who_waits_in_the_queue_waits_by_a_clock_that_nobody_sets(
     while scheduler.step():
         pass
     assert len([event for event in sent if isinstance(event, Done)]) == 3
+
+
+def test_before_1970_nothing_is_written_that_could_not_be_read_again(
+    door: Door, ada: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One account made under such a clock stopped every command and page that lists the accounts."""
+    accounts = Accounts(door.database, door.log, passwords=FAST_PASSWORDS)
+    monkeypatch.setattr(time, "time_ns", lambda: -1_000)
+    for write in (
+        lambda: accounts.create_user("bob", PASSWORD, [Role.USER], by=SYSTEM),
+        lambda: accounts.disable(ada.id, by=SYSTEM),
+    ):
+        with pytest.raises(ClockError, match="before 1970; set it"):
+            write()
+    assert [user.name for user in accounts.list_users()] == ["ada"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from appliance.engine.cgroups import control_groups
-from appliance.engine.host import available_memory_bytes, physical_cores
+from appliance.engine.host import available_memory_bytes, logical_cpus, physical_cores
 from tests.appliance.engine.hosts import UNLIMITED_V1, Host
 
 GIB = 1 << 30
@@ -59,6 +59,8 @@ def test_threads_never_exceed_the_quota_of_any_group_above(
         else:
             host.write(group, cpu_max=f"{'max' if limit < 0 else limit} {period}")
     assert physical_cores(cpus, host.proc) == cores
+    paid = len(allowed) if quota is None or quota[0] < 0 else max(1, quota[0] // quota[1])
+    assert logical_cpus(host.proc) == min(len(allowed), paid)
 
 
 def test_the_tightest_of_several_quotas_counts(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

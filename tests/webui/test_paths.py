@@ -1,0 +1,68 @@
+"""Case double-slash, and addresses that are nearly right: answered, or refused in the form that the client reads."""
+
+from __future__ import annotations
+
+import pytest
+from werkzeug.test import TestResponse
+
+from appliance.accounts import Role
+from tests.webui.conftest import Site
+
+CHAT = {"model": "gpt-oss-fake", "messages": [{"role": "user", "content": "Hello"}]}
+
+
+def ask(site: Site, method: str, path: str) -> TestResponse:
+    """With a valid key, as OpenAI's client does. The test client would take two slashes for a host."""
+    headers = {"Authorization": f"Bearer {site.add_key(site.add_user('ada'))}", "Accept": "application/json"}
+    body = CHAT if method == "POST" else None
+    return site.app.test_client().open(
+        "/", method=method, json=body, headers=headers, environ_overrides={"PATH_INFO": path}
+    )
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1//models", "//v1/models", "/v1///models", "//v1//models//", "/v1/models/", "/v1/models//gpt-oss-fake/"],
+)
+def test_models_are_listed_however_many_slashes_there_are(site: Site, path: str) -> None:
+    assert ask(site, "GET", path).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1//chat/completions", "/v1/chat/completions/", "//v1///chat//completions//"])
+def test_a_chat_is_answered_however_many_slashes_there_are(site: Site, path: str) -> None:
+    assert ask(site, "POST", path).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1", "/v1/", "//v1//", "/v1//x", "/v1/chat/", "/v1/v1/chat/completions"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_other_addresses_of_the_api_are_refused_in_its_own_shape(site: Site, method: str, path: str) -> None:
+    response = ask(site, method, path)
+    assert response.status_code == 404
+    error = response.get_json()["error"]
+    assert error["code"] == "unknown_url"
+    assert error["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [("/V1/chat/completions", 404, "not_found"), ("/api/v1/chat/completions", 404, "not_found"),
+     ("/v1\0/x", 404, "not_found"), ("/chat/completions", 405, "bad_request")],
+)  # fmt: skip
+def test_a_wrong_base_address_is_no_form_that_is_out_of_date(site: Site, path: str, status: int, code: str) -> None:
+    response = ask(site, "POST", path)
+    assert response.status_code == status
+    assert response.get_json()["error"]["code"] == code
+
+
+@pytest.mark.parametrize("path", ["/review/", "//review", "/admin//", "/account/", "/chat/", "/healthz/"])
+def test_a_page_opens_however_many_slashes_there_are(site: Site, path: str) -> None:
+    client = site.browser(site.add_user("all", *Role)).client
+    assert client.get("/", environ_overrides={"PATH_INFO": path}).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["//evil.example", "//evil.example/", "///evil.example", "/\\evil.example"])
+def test_a_slash_too_many_leads_to_no_other_site(site: Site, path: str) -> None:
+    client = site.browser(site.add_user("all", *Role)).client
+    response = client.get("/", environ_overrides={"PATH_INFO": path})
+    assert response.status_code == 404
+    assert "Location" not in response.headers
