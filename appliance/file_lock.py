@@ -1,9 +1,14 @@
-"""A lock on a file that is waited for, but not for ever: whoever may open a file, if only to read it, can lock it."""
+"""Locks on files, as flock(2) makes them: one that is waited for, but not for ever, and whether somebody holds one.
+
+Whoever may open a file, if only to read it, can lock it.
+"""
 
 from __future__ import annotations
 
 import fcntl
+import os
 import time
+from pathlib import Path
 from typing import Final
 
 _LOOK_AGAIN_S: Final = 0.02
@@ -25,3 +30,24 @@ def lock_within(descriptor: int, operation: int, limit_s: float) -> bool:
             time.sleep(_LOOK_AGAIN_S)
         else:
             return True
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock on this file; False where there is no such file.
+
+    The kernel gives a lock back when its holder dies, however it dies.
+
+    Raises:
+        OSError: what is there cannot be opened, or is a link.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

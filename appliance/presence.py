@@ -18,6 +18,7 @@ import threading
 from pathlib import Path
 
 from appliance.errors import ApplianceError
+from appliance.file_lock import is_held
 
 _MOST_TRIES = 100  # to lock a file of one's own, before anybody else does
 
@@ -57,18 +58,10 @@ class Presence:
         """Whether the process with this id still runs."""
         if not process_id.isalnum():  # no id of ours, and not to become a path
             return False
-        how = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
-            descriptor = os.open(self._directory / process_id, how)
-        except OSError:  # none, or what no process of ours puts there
+            return is_held(self._directory / process_id)
+        except OSError:  # what no process of ours puts there
             return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
 
     def forget_dead(self) -> None:
         """Remove the files of processes that have ended; what else somebody has put there stays."""

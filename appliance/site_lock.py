@@ -7,6 +7,9 @@ import os
 
 from appliance.config import Config
 from appliance.errors import ApplianceError
+from appliance.file_lock import is_held
+
+_LOCK = "supervisor.lock"
 
 
 class SiteLockError(ApplianceError):
@@ -21,7 +24,7 @@ def lock_site(config: Config) -> tuple[int, int]:
     Raises:
         SiteLockError: the site is served already, or the file is a link.
     """
-    path = config.state_dir / "supervisor.lock"
+    path = config.state_dir / _LOCK
     try:  # root makes it here for a user who may have put a link in its place
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as exc:
@@ -41,14 +44,4 @@ def lock_site(config: Config) -> tuple[int, int]:
 
 def is_served(config: Config) -> bool:
     """Whether a supervisor serves the site now."""
-    try:
-        lock = os.open(config.state_dir / "supervisor.lock", os.O_RDONLY | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(lock)
-    return False
+    return is_held(config.state_dir / _LOCK)

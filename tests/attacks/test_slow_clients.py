@@ -164,6 +164,13 @@ def test_connections_that_say_nothing_end() -> None:
         assert read_all(silent) == b""
 
 
+def pass_time_until(clock: Clock, condition: Callable[[], bool]) -> None:
+    """First the kernel's buffers fill, then nothing moves any more, and time alone ends it."""
+    while not condition():
+        clock.now_s += 10.1
+        threading.Event().wait(0.02)
+
+
 def test_who_does_not_read_a_whole_answer_holds_no_thread() -> None:
     answers, clock = Answers(), Clock()
     given = limits(answer_bytes=1 << 20, streams=8)
@@ -173,9 +180,7 @@ def test_who_does_not_read_a_whole_answer_holds_no_thread() -> None:
             reader.sendall(REQUEST.replace(b" / ", b" /large "))
         wait_until(lambda: answers.running == 6)
         assert ask(port)[0] == 200
-        while answers.ended < 6:  # first the kernel's buffers fill, then nothing moves any more
-            clock.now_s += 10.1
-            threading.Event().wait(0.02)
+        pass_time_until(clock, lambda: answers.ended == 6)
         assert ask(port)[0] == 200
 
 
@@ -184,9 +189,7 @@ def test_who_stops_reading_a_stream_ends_it() -> None:
     with running(answers, clock=clock) as port, connect(port) as reader:
         reader.sendall(REQUEST.replace(b" / ", b" /flood "))
         wait_until(lambda: answers.running == 1)
-        while not answers.ended:
-            clock.now_s += 10.1
-            threading.Event().wait(0.02)
+        pass_time_until(clock, lambda: answers.ended == 1)
         assert ask(port)[0] == 200
 
 

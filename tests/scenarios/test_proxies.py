@@ -202,17 +202,25 @@ def test_people_sign_in_through_a_proxy_and_the_record_knows_them(proxied: Site,
     assert [header.actor.address for header in signed_in] == [PERSON]
 
 
-@pytest.mark.parametrize("proxy", PROXIES)
-def test_a_stream_flows_through_a_proxy(proxied: Site, gate: Gate, tmp_path: Path, proxy: str) -> None:
+@contextlib.contextmanager
+def stream_through(
+    proxy: str, site: Site, directory: Path
+) -> Iterator[tuple[http.client.HTTPConnection, http.client.HTTPResponse]]:
+    """The answer to a chat as it streams through this proxy, and the connection that it comes by."""
     require(shutil.which(proxy) is not None, proxy)
-    config = proxied.services.config
-    key = proxied.add_key(proxied.services.accounts.find("ada"))
+    config = site.services.config
+    key = site.add_key(site.services.accounts.find("ada"))
     body = {"model": "gpt-oss-fake", "messages": [{"role": "user", "content": "Hello"}], "stream": True}
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-    with gunicorn(config.home, proxied.engine.doorbell) as port, front(proxy, config, tmp_path / "p", port) as before:
+    with gunicorn(config.home, site.engine.doorbell) as port, front(proxy, config, directory / "p", port) as before:
         connection = before.connect()
         connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
-        response = connection.getresponse()
+        yield connection, connection.getresponse()
+
+
+@pytest.mark.parametrize("proxy", PROXIES)
+def test_a_stream_flows_through_a_proxy(proxied: Site, gate: Gate, tmp_path: Path, proxy: str) -> None:
+    with stream_through(proxy, proxied, tmp_path) as (connection, response):
         received = b""
         while b"first" not in received:
             received += response.read1(1000)
@@ -227,15 +235,7 @@ def test_a_stream_flows_through_a_proxy(proxied: Site, gate: Gate, tmp_path: Pat
 def test_a_reader_who_leaves_a_proxied_stream_ends_the_turn(
     proxied: Site, gate: Gate, tmp_path: Path, proxy: str
 ) -> None:
-    require(shutil.which(proxy) is not None, proxy)
-    config = proxied.services.config
-    key = proxied.add_key(proxied.services.accounts.find("ada"))
-    body = {"model": "gpt-oss-fake", "messages": [{"role": "user", "content": "Hello"}], "stream": True}
-    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-    with gunicorn(config.home, proxied.engine.doorbell) as port, front(proxy, config, tmp_path / "p", port) as before:
-        connection = before.connect()
-        connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
-        response = connection.getresponse()
+    with stream_through(proxy, proxied, tmp_path) as (connection, response):
         assert response.read1(1000)
         response.close()
         connection.close()

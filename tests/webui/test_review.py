@@ -80,6 +80,13 @@ def test_the_first_words_of_an_answer_are_listed_without_markdown(make_site: Mak
     assert ">**Where**?<" in page  # the question as it was written
 
 
+def test_an_attempt_to_sign_in_that_failed_is_not_called_signing_in(site: Site, reviewer: Browser) -> None:
+    site.browser().post("/sign-in", name="ada", password="not the password")
+    page = reviewer.get("/review").text
+    assert "Tried to sign in" in page
+    assert ">Signed in<" not in page.split("Tried to sign in")[0]
+
+
 def test_a_search_is_recorded_with_what_was_looked_for(site: Site, reviewer: Browser) -> None:
     record_turn(site, "Where is the archive?")
     reviewer.get("/review?text=archive&user=ada")

@@ -27,7 +27,7 @@ from webui.chat.view import MessageView
 from webui.rendering import render_markdown
 from webui.review.asked import AskedView, asked_view, beside_words
 from webui.review.unseen import own_words, visible, visible_html
-from webui.review.words import ACTION_WORDS, OUTCOME_WORDS
+from webui.review.words import OUTCOME_WORDS, title_of
 from webui.review.written import WrittenView, written_view
 
 MAX_SOURCE_CHARS: Final = 20_000  # of the exact details on the page; the file has all
@@ -131,7 +131,7 @@ def event_view(read: ReadEvent, turn: Sequence[Event | DamagedEvent]) -> EventVi
     seen = tuple(view for event in turn if isinstance(event, Event) and (view := _seen(event)) is not None)
     details = "" if read.event.sealed is None else read.event.sealed.details
     return EventView(
-        sequence=header.sequence, title=ACTION_WORDS[header.action], who=visible(header.actor.name),
+        sequence=header.sequence, title=title_of(header.action, header.outcome), who=visible(header.actor.name),
         moment=as_datetime(header.time_us), outcome=word, outcome_kind=kind, seen=seen,
         text=visible(content.text if content and not seen else ""), erased=read.event.erased,
         facts=tuple((name, visible(value)) for name, value in facts), turn=read.turn,
@@ -148,7 +148,7 @@ def _row_view(row: EventRow) -> RowView:
     word, kind = OUTCOME_WORDS[header.outcome]
     return RowView(
         header.sequence, as_datetime(header.time_us), visible(header.actor.name or "appliance"), header.actor.via,
-        ACTION_WORDS[header.action], _row_words(row), word, kind,
+        title_of(header.action, header.outcome), _row_words(row), word, kind,
     )  # fmt: skip
 
 

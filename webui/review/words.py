@@ -52,6 +52,12 @@ ACTION_WORDS: Final[dict[Action, str]] = {
     "index_rebuilt": "Made the search index anew",
 }
 
+
+def title_of(action: Action, outcome: Outcome) -> str:
+    """What was done; for an attempt that was refused, not that it was done."""
+    return "Tried to sign in" if (action, outcome) == ("sign_in", "denied") else ACTION_WORDS[action]
+
+
 # The choices of the filter: the value in the address, the words, the actions (none: everything but reviewing).
 ACTION_GROUPS: Final[tuple[tuple[str, str, tuple[Action, ...]], ...]] = (
     ("", "Everything", ()),
