@@ -4,10 +4,8 @@ The model continues ``<|start|>assistant``, so the first tokens are the rest of 
 
     <|channel|>analysis<|message|>..<|end|><|start|>assistant<|channel|>final<|message|>..<|return|>
 
-analysis becomes ``ReasoningDelta``; final, and a preamble (commentary without recipient, which the format's guide means
-for the user), ``AnswerDelta``; a message to an offered function ``ToolCallDelta``. What does not fit the format is
-salvaged: text keeps flowing and ``malformed`` is set. Of what the model writes in another's name (``<|start|>user``)
-nothing is kept: the turn ends there.
+docs/harmony.md has the rules: what the model wrote, and what becomes of it. Where the text alone does not show what it
+is, it is held until the end of its message does. The events do not depend on how the text was cut into tokens.
 
 The library's own StreamableParser is not used: it raises on malformed headers and cannot take up again afterwards.
 """
@@ -15,43 +13,53 @@ The library's own StreamableParser is not used: it raises on malformed headers a
 from __future__ import annotations
 
 import codecs
-import hashlib
-import re
+import json
 from collections.abc import Collection, Sequence
 from enum import Enum, auto
 
-from appliance.engine.harmony import CALL, CHANNEL, CONSTRAIN, END, FUNCTIONS, MESSAGE, RETURN, START, Vocabulary
-from appliance.turns.events import AnswerDelta, FinishReason, ReasoningDelta, ToolCallDelta
+from appliance.engine.harmony import CALL, CHANNEL, CONSTRAIN, END, MESSAGE, RETURN, START, Vocabulary
+from appliance.engine.harmony_header import Header, read_header
+from appliance.engine.harmony_output import Delta, TurnOutput
+from appliance.turns.events import FinishReason
 
-Delta = ReasoningDelta | AnswerDelta | ToolCallDelta
+__all__ = ["Delta", "HarmonyParser"]
 
 _END_OF_TEXT = 199999
+_ENDS = (END, RETURN, CALL, _END_OF_TEXT)
 _MAX_HEADER_CHARS = 256  # the longest sound header has a channel, a recipient of 74 characters and a content type
-_CHANNELS = ("analysis", "commentary", "final")
-_OTHERS = ("user", "system", "developer", "tool", FUNCTIONS)
-_CHANNEL_NAME = re.compile(rf"\s*({'|'.join(_CHANNELS)})")
-_RECIPIENT = re.compile(r"to=([A-Za-z0-9_.\-]*)")
+_JSON_BEGINS = ("{", "[")
 
 
 class _State(Enum):
     BETWEEN = auto()  # after a message; <|start|> is due
-    ROLE = auto()  # after <|start|>
-    ADDRESS = auto()  # after the role; <|channel|> or to=.. is due
-    CHANNEL = auto()  # after <|channel|>; <|message|> is due
+    HEADER = auto()  # after <|start|>; <|message|> is due
     CONTENT = auto()  # after <|message|>
 
 
 class _Kind(Enum):
     REASONING = auto()
-    PREAMBLE = auto()
+    PREAMBLE = auto()  # commentary without recipient, which the format's guide means for the user
     FINAL = auto()
     CALL = auto()
+    LOST_CALL = auto()  # of a function that was not offered
+    HELD = auto()  # its end will tell
+
+
+class _Message:
+    """One message of the model, as far as it has come."""
+
+    def __init__(self, kind: _Kind, header: Header) -> None:
+        self.kind = kind
+        self.header = header
+        self.held: list[str] = []  # what was not passed on yet; of a call, all of it
+        self.tokens = 0
 
 
 class HarmonyParser:
     """One turn's parser: ``push`` tokens until ``finished`` is set or there are no more, then ``flush``.
 
-    ``finished`` is set by the token that ends the turn; ``malformed`` once anything had to be salvaged.
+    ``finished`` is set by the token that ends the turn; ``malformed`` once anything had to be put right; ``notice`` at
+    the end of a turn that brought neither answer nor call: a sentence that says so.
     """
 
     def __init__(
@@ -62,203 +70,269 @@ class HarmonyParser:
         self.malformed = False
         self.reasoning_tokens = 0
         self._vocabulary = vocabulary
-        self._turn_id = turn_id
         self._functions = frozenset(functions)
-        self._stop = _StopTexts(stop)
+        self._output = TurnOutput(turn_id, stop)
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        self._state = _State.ADDRESS
+        self._state = _State.HEADER
+        self._segments = ["assistant"]  # of the present header, cut at each <|channel|>; the prompt ends with the role
         self._started = True  # the header began with <|start|>
-        self._address = ""  # header text between role and <|channel|>
-        self._pending = ""  # header text of the present state
-        self._kind = _Kind.FINAL
-        self._calls = 0
+        self._message: _Message | None = None  # the present one; in a header, the one that the header interrupted
+        self._unclaimed: _Message | None = None  # complete; the answer if no other message follows
+        self._answered = False  # a final message has come
+        self._ended_early = False  # the turn's end came before any answer or call
+        self._must_begin = False  # after that, nothing counts but another message
+
+    @property
+    def notice(self) -> str | None:
+        return self._output.notice if self.finished == "stop" else None
 
     def push(self, token: int) -> list[Delta]:
         """Take one sampled token; the value is what it makes known."""
         if self.finished is not None:
             raise RuntimeError("internal error: a token after the end of the turn")
         piece = self._vocabulary.token_bytes(token)
-        if piece is None:
-            return self._special(token)
-        if self._state is _State.BETWEEN:
-            self._open_header(_State.ROLE, sound=False, started=False)
-        text = self._utf8.decode(piece)
-        if self._state is _State.CONTENT:
-            self.reasoning_tokens += self._kind is _Kind.REASONING
-            return self._content(text)
-        return self._header(text)
+        if self._must_begin and token not in (START, CHANNEL):
+            self._finish()
+        elif piece is None:
+            self._special(token)
+        else:
+            self._text(self._utf8.decode(piece))
+            if self._state is _State.CONTENT and self._message is not None:
+                self._message.tokens += 1
+        if self._output.stopped and self.finished is None:
+            self.finished = "stop"
+        return self._output.take()
 
     def flush(self) -> list[Delta]:
         """Close what is open; what was held back becomes known."""
-        deltas: list[Delta] = []
-        if self._state in (_State.ROLE, _State.ADDRESS, _State.CHANNEL):
-            deltas = self._abandon_header()
-        if self._state is _State.CONTENT:
-            deltas += self._content(self._utf8.decode(b"", final=True))
-            if rest := self._stop.flush():
-                deltas.append(AnswerDelta(rest))
-        self._state = _State.BETWEEN
-        return deltas
+        self._text(self._utf8.decode(b"", final=True))
+        if self.finished is None and self._state is _State.BETWEEN and (self._must_begin or self._is_over()):
+            self._finish()
+        if self.finished is None and self._state is _State.HEADER:
+            self._abandon_header(cut_off=True)
+        self._close(None)
+        self._claim()
+        return self._output.take()
 
-    def _special(self, token: int) -> list[Delta]:
-        state = self._state
-        if token == MESSAGE and state not in (_State.CONTENT, _State.BETWEEN):
-            return self._open_message()
-        if token == CHANNEL and state in (_State.ROLE, _State.ADDRESS):
-            self.malformed |= state is _State.ROLE
-            self._address, self._pending, self._state = self._pending, "", _State.CHANNEL
-            return []
-        if token == CONSTRAIN and state is _State.CHANNEL:
-            self._pending += " "
-            return []
+    def _special(self, token: int) -> None:
+        if token in (START, CHANNEL, MESSAGE, *_ENDS):
+            self._text(self._utf8.decode(b"", final=True))
         if token == START:
-            deltas = self.flush()
-            self._open_header(_State.ROLE, sound=state is _State.BETWEEN, started=True)
-            return deltas
-        if token == CHANNEL:
-            deltas = self.flush()
-            self._open_header(_State.CHANNEL, sound=False, started=True)
-            return deltas
-        if token in (END, RETURN, CALL, _END_OF_TEXT):
-            return self._end(token)
-        self.malformed = True
-        return []
+            self._begin_header("", started=True)
+        elif token == CHANNEL:
+            self._channel()
+        elif token == MESSAGE and self._state is not _State.CONTENT:
+            self.malformed |= self._state is _State.BETWEEN
+            self._open_message(self._header(complete=True))
+        elif token == CONSTRAIN and self._state is _State.HEADER:
+            self._segments[-1] += " "
+        elif token in _ENDS:
+            self._end(token)
+        else:
+            self.malformed = True
+
+    def _text(self, text: str) -> None:
+        if not text:
+            return
+        if self._state is _State.BETWEEN:
+            self._begin_header("", started=False)
+        if self._state is _State.HEADER:
+            room = max(_MAX_HEADER_CHARS - sum(map(len, self._segments)), 0)
+            self._segments[-1] += text[:room]
+            text = text[room:]
+            if text:
+                self._abandon_header(overlong=True)
+        if text and self.finished is None:
+            self._content(text)
 
     # Headers
 
-    def _open_header(self, state: _State, *, sound: bool, started: bool) -> None:
-        self.malformed |= not sound
-        self._state, self._started, self._pending, self._address = state, started, "", ""
-        self._utf8.reset()
+    def _begin_header(self, *segments: str, started: bool) -> None:
+        """Another header, which ends the one before; a message in which it begins may still turn out to go on."""
+        self.malformed |= not started or self._state is not _State.BETWEEN
+        if self._state is _State.HEADER:
+            self._abandon_header()
+        if self.finished is None:
+            self._state, self._segments, self._started, self._must_begin = _State.HEADER, [*segments], started, False
 
-    def _header(self, text: str) -> list[Delta]:
-        self._pending += text
-        if self._state is _State.ROLE:
-            return self._role()
-        if self._state is _State.ADDRESS:
-            return self._addressed()
-        return self._abandon_header() if len(self._pending) > _MAX_HEADER_CHARS else []
+    def _channel(self) -> None:
+        if self._state is _State.HEADER and not self._header().has_text:
+            self._segments.append("")
+        else:
+            self._begin_header("", "", started=False)
 
-    def _role(self) -> list[Delta]:
-        text = self._pending.lstrip()
-        if text.startswith("assistant"):
-            self._state, self._pending = _State.ADDRESS, text.removeprefix("assistant")
-            return self._addressed()
-        if self._started and text.startswith(_OTHERS):
-            self.malformed, self._state = True, _State.BETWEEN
+    def _header(self, *, complete: bool = False) -> Header:
+        segments = self._segments if self._state is _State.HEADER else [""]
+        return read_header(segments, started=self._started, complete=complete, functions=self._functions)
+
+    def _abandon_header(self, *, overlong: bool = False, cut_off: bool = False) -> None:
+        """No <|message|> came: what is no part of a header, if anything, is content."""
+        header = self._header()
+        self._state = _State.BETWEEN if self._message is None else _State.CONTENT
+        if header.is_foreign:
+            self.malformed = True
             self._finish()
-            return []
-        if any(role.startswith(text) for role in ("assistant", *(_OTHERS if self._started else ()))):
-            return []
-        return self._salvage(_Kind.FINAL, self._pending)
+        elif cut_off and header.may_go_on:
+            return
+        elif self._message is not None and header.is_empty:  # a special token inside a text
+            self.malformed = True
+            self._content("".join(self._segments))
+        elif header.has_text or overlong:
+            self._open_message(header)
+            self._content(header.rest.lstrip() if header.recipient is not None else header.rest)
 
-    def _addressed(self) -> list[Delta]:
-        text = self._pending.lstrip()
-        if _CHANNEL_NAME.match(text):  # <|channel|> was left out
-            self.malformed, self._state = True, _State.CHANNEL
-            return []
-        if any(start.startswith(text) for start in ("to=", *_CHANNELS)):
-            return []
-        if text.startswith("to=") and len(text) <= _MAX_HEADER_CHARS:
-            return []
-        return self._salvage(_Kind.FINAL, self._pending)
-
-    def _open_message(self) -> list[Delta]:
-        """<|message|>: the header is complete."""
-        channel = _CHANNEL_NAME.match(self._pending) if self._state is _State.CHANNEL else None
-        recipient = _RECIPIENT.search(f"{self._address} {self._pending}")
-        self.malformed |= channel is None
-        self._utf8.reset()
-        if recipient is not None:
-            return self._open_call(recipient[1])
-        kinds = {"analysis": _Kind.REASONING, "commentary": _Kind.PREAMBLE}
-        self._state, self._kind = _State.CONTENT, kinds.get(channel[1] if channel else "", _Kind.FINAL)
-        return []
-
-    def _open_call(self, recipient: str) -> list[Delta]:
-        """A message to a function; to any other recipient it becomes reasoning, for nobody would answer it."""
-        self._state, self._kind = _State.CONTENT, _Kind.CALL
-        name = recipient.removeprefix(FUNCTIONS)
-        self.malformed |= name == recipient
-        if name not in self._functions:
-            self.malformed, self._kind = True, _Kind.REASONING
-            return []
-        self._calls += 1
-        return [ToolCallDelta(self._calls - 1, self._call_id(), name, "")]
-
-    def _call_id(self) -> str:
-        """Unique to turn and call, and the same again when the turn is replayed."""
-        return "call_" + hashlib.sha256(f"{self._turn_id}/{self._calls}".encode()).hexdigest()[:24]
+    def _open_message(self, header: Header) -> None:
+        self.malformed |= not header.is_sound
+        self._state = _State.BETWEEN
+        self._close(None)
+        if header.is_foreign:
+            self._finish()
+        if self.finished is not None:
+            return
+        if self._unclaimed is not None:  # another message follows: it was no answer
+            self._output.begin_message()
+            self._think(self._unclaimed)
+            self._unclaimed = None
+        self._output.begin_message()
+        self._message, self._state = _Message(_kind_of(header), header), _State.CONTENT
+        if self._message.kind is _Kind.CALL and header.function is not None:
+            self._output.open_call(header.function)
+        elif self._message.kind is _Kind.LOST_CALL:
+            self._output.lose_call(header.recipient or "")
 
     # Contents
 
-    def _content(self, text: str) -> list[Delta]:
-        if self._kind is _Kind.REASONING:
-            return [ReasoningDelta(text)] if text else []
-        if self._kind is _Kind.CALL:
-            return [ToolCallDelta(self._calls - 1, self._call_id(), None, text)] if text else []
-        shown = self._stop.push(text)
-        if self._stop.hit:
-            self.finished = "stop"
-        return [AnswerDelta(shown)] if shown else []
+    def _content(self, text: str) -> None:
+        message = self._message
+        if message is None:
+            raise RuntimeError("internal error: content without a message")
+        if message.kind is _Kind.PREAMBLE:
+            self._preamble(message, text)
+        elif message.kind is _Kind.FINAL:
+            self._output.say(text)
+        elif message.kind in (_Kind.REASONING, _Kind.LOST_CALL):
+            self._output.think(text)
+        else:
+            message.held.append(text)
+            if message.kind is _Kind.CALL:
+                self._output.add_arguments(text)
 
-    def _end(self, token: int) -> list[Delta]:
-        """<|end|> closes a message, and after an answer the turn; the other three close the turn."""
-        in_message = self._state is _State.CONTENT
-        sound = {END: set(_Kind), RETURN: {_Kind.FINAL}, CALL: {_Kind.CALL}}.get(token, set())
-        self.malformed |= not in_message or self._kind not in sound
-        deltas = self.flush()
-        if token != END or (in_message and self._kind is _Kind.FINAL):
+    def _preamble(self, message: _Message, text: str) -> None:
+        """A preamble that begins like JSON may be a call that lost its recipient: its end tells."""
+        message.held.append(text)
+        if begin := text.lstrip():
+            message.kind = _Kind.HELD if begin.startswith(_JSON_BEGINS) else _Kind.FINAL
+        if message.kind is _Kind.FINAL:
+            self._output.say("".join(message.held))
+
+    def _think(self, message: _Message) -> None:
+        self._output.think("".join(message.held))
+        self.reasoning_tokens += message.tokens
+
+    # Ends
+
+    def _end(self, token: int) -> None:
+        """<|end|> closes a message; the other three close the turn, if it has brought anything."""
+        if self._state is _State.HEADER:
+            self._end_header(token)
+        message = self._message
+        self.malformed |= message is None or not _is_sound_end(token, message.header)
+        self._close(token)
+        if token == END or self.finished is not None:
+            return
+        if token == _END_OF_TEXT or self._ended_early or self._is_over():
             self._finish()
-        return deltas
+        else:
+            self._ended_early = self._must_begin = True
+
+    def _end_header(self, token: int) -> None:
+        header = self._header()
+        if token == CALL and header.recipient is not None and not header.has_text and not header.is_foreign:
+            self._open_message(header)  # a call without arguments
+        else:
+            self._abandon_header()
+
+    def _close(self, end: int | None) -> None:
+        """The present message is complete; ``end`` is the token that said so, None for any other reason."""
+        message, self._message = self._message, None
+        self._state = _State.BETWEEN
+        if message is None:
+            return
+        if message.kind is _Kind.HELD:
+            self._decide(message, end)
+        elif message.kind is _Kind.PREAMBLE:  # blanks
+            self._output.say("".join(message.held))
+        elif message.kind is _Kind.CALL:
+            self.malformed |= end is not None and not _is_json("".join(message.held))
+        elif message.kind is _Kind.FINAL:
+            self._answered |= message.header.channel == "final"
+        else:
+            self.reasoning_tokens += message.tokens
+        self._output.end_message()
+
+    def _decide(self, message: _Message, end: int | None) -> None:
+        """What a held message was, now that its end is known."""
+        header = message.header
+        if end == CALL and header.function is not None:
+            self._output.open_call(header.function)
+            self._output.add_arguments("".join(message.held))
+        elif end == CALL:
+            self._output.lose_call(header.recipient or "")
+            self._think(message)
+        elif header.doubtful:  # a function's result, invented
+            self._finish()
+        elif end == RETURN or header.channel is not None:
+            self._output.say("".join(message.held))
+            self._answered |= end == RETURN or header.channel == "final"
+        elif message.held:
+            self._unclaimed = message
+
+    def _is_over(self) -> bool:
+        """Whether the turn has brought what a turn can bring."""
+        return self._answered or self._output.called or self._output.has_lost_call or self._unclaimed is not None
+
+    def _claim(self) -> None:
+        """The last message that told nothing of itself is the answer, for there is no other."""
+        message, self._unclaimed = self._unclaimed, None
+        if message is not None:
+            self._output.begin_message()
+            self._output.say("".join(message.held))
+            self._output.end_message()
 
     def _finish(self) -> None:
-        if self.finished is None:
-            self.finished = "tool_calls" if self._calls else "stop"
-
-    def _salvage(self, kind: _Kind, text: str) -> list[Delta]:
-        """Go on as if a sound header for ``kind`` had come before ``text``."""
-        self.malformed, self._state, self._kind, self._pending = True, _State.CONTENT, kind, ""
-        return self._content(text)
-
-    def _abandon_header(self) -> list[Delta]:
-        """No <|message|> came: what is no part of a header, if anything, is content."""
-        text = self._pending
-        channel = _CHANNEL_NAME.match(text) if self._state is _State.CHANNEL else None
-        if channel is None and any(start.startswith(text.strip()) for start in ("assistant", "to=", *_CHANNELS)):
-            return []
-        rest = _RECIPIENT.sub("", text[channel.end() :] if channel else text, count=1)
-        if any(start.startswith(rest.strip()) for start in ("to=", "json", "code")):
-            return []
-        return self._salvage(_Kind.REASONING if channel and channel[1] == "analysis" else _Kind.FINAL, rest)
+        if self.finished is not None:
+            return
+        self._close(None)
+        self._claim()
+        self.finished = "tool_calls" if self._output.called else "stop"
 
 
-class _StopTexts:
-    """Finds the first stop text in a stream of pieces; holds back what may become one."""
+def _is_sound_end(token: int, header: Header) -> bool:
+    if token == CALL:
+        return header.function is not None
+    return token == END or (token == RETURN and header.channel == "final" and header.recipient is None)
 
-    def __init__(self, texts: Sequence[str]) -> None:
-        self.hit = False
-        self._texts = tuple(text for text in texts if text)
-        self._held = ""
 
-    def push(self, text: str) -> str:
-        """The part of the stream so far that is safe to show; nothing more after a hit."""
-        if self.hit or not self._texts:
-            return "" if self.hit else text
-        self._held += text
-        found = [at for stop in self._texts if (at := self._held.find(stop)) >= 0]
-        if found:
-            self.hit = True
-            shown, self._held = self._held[: min(found)], ""
-            return shown
-        longest = max(len(stop) for stop in self._texts) - 1
-        start = max(len(self._held) - longest, 0)
-        while not any(stop.startswith(self._held[start:]) for stop in self._texts):
-            start += 1
-        shown, self._held = self._held[:start], self._held[start:]
-        return shown
+def _kind_of(header: Header) -> _Kind:
+    if header.doubtful:
+        return _Kind.HELD
+    if header.recipient is not None:
+        if header.function is not None:
+            return _Kind.CALL
+        return _Kind.HELD if header.channel == "final" else _Kind.LOST_CALL
+    match header.channel:
+        case "analysis":
+            return _Kind.REASONING
+        case "commentary":
+            return _Kind.HELD if header.names_json else _Kind.PREAMBLE
+        case "final":
+            return _Kind.FINAL
+    return _Kind.HELD
 
-    def flush(self) -> str:
-        """What was held back, now that the message has ended."""
-        held, self._held = self._held, ""
-        return held
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True

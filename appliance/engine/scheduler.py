@@ -335,6 +335,7 @@ class Scheduler:
                 decode_s=now - decoding_since,
                 token_ids=tuple(run.sampled),
                 malformed=run.parser.malformed,
+                notice=run.parser.notice,
             )
         )
 

@@ -147,7 +147,7 @@ class Answer:
 
     @property
     def is_complete(self) -> bool:
-        return isinstance(self.end, Done) and self.end.finish_reason not in ENDINGS
+        return isinstance(self.end, Done) and self.end.finish_reason not in ENDINGS and self.end.notice is None
 
     @property
     def problem(self) -> str | None:
@@ -156,7 +156,7 @@ class Answer:
             case Failed():
                 return FAILURES[self.end.code].words
             case Done():
-                return ENDINGS.get(self.end.finish_reason)
+                return self.end.notice or ENDINGS.get(self.end.finish_reason)
         return ENDINGS["cancelled"]
 
     def facts(self, about: About, *, prompt_event: int | None, event: int | None) -> Facts:

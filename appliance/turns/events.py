@@ -34,7 +34,7 @@ class ReasoningDelta:
 
 @dataclass(frozen=True)
 class AnswerDelta:
-    """Text of the final channel (or salvaged text that belongs to no channel)."""
+    """Text for the user: the final channel, preambles, and text that is the answer although its header is not sound."""
 
     text: str
 
@@ -51,7 +51,11 @@ class ToolCallDelta:
 
 @dataclass(frozen=True)
 class Done:
-    """The turn is complete. ``token_ids`` are the sampled tokens, for replay."""
+    """The turn is complete. ``token_ids`` are the sampled tokens, for replay.
+
+    ``notice``: one plain sentence for the user, ours and not the model's, about a turn that brought neither answer nor
+    call, or ended in a call of a function that was not offered.
+    """
 
     finish_reason: FinishReason
     prompt_tokens: int
@@ -62,7 +66,8 @@ class Done:
     prefill_s: float
     decode_s: float
     token_ids: tuple[int, ...] = ()
-    malformed: bool = False  # the model's Harmony had to be salvaged
+    malformed: bool = False  # the model's Harmony had to be put right (docs/harmony.md)
+    notice: str | None = None
 
 
 @dataclass(frozen=True)

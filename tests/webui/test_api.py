@@ -160,6 +160,23 @@ def test_tool_calls_are_streamed_with_id_and_name_once(site: Site, caller: Calle
     assert [piece["index"] for piece in pieces] == [0, 0, 0, 1]
 
 
+NOTICE = "The model ended its turn without an answer."
+
+
+@pytest.mark.parametrize("said", ["", "I look it up."])
+def test_a_turn_without_an_answer_says_so_in_words_and_in_refusal(site: Site, caller: Caller, said: str) -> None:
+    text = [AnswerDelta(said)] if said else []
+    play(site, Started(1, 0.0), ReasoningDelta("Hm."), *text, done(notice=NOTICE))
+    body = caller.ask().json
+    assert body is not None
+    message = body["choices"][0]["message"]
+    expected = f"{said}\n\n{NOTICE}" if said else NOTICE
+    assert (message["content"], message["refusal"], message["reasoning"]) == (expected, NOTICE, "Hm.")
+    deltas = [entry["choices"][0]["delta"] for entry in chunks(caller.ask(stream=True))]
+    assert "".join(delta.get("content", "") for delta in deltas) == expected
+    assert [delta["refusal"] for delta in deltas if "refusal" in delta] == [NOTICE]
+
+
 @pytest.mark.parametrize("reason", ["stop", "length", "tool_calls"])
 def test_the_finish_reason_is_passed_on(site: Site, caller: Caller, reason: str) -> None:
     play(site, Started(1, 0.0), AnswerDelta("x"), done(finish_reason=reason))

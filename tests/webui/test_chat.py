@@ -20,6 +20,7 @@ from appliance.turns.events import (
     AnswerDelta,
     Failed,
     FailureCode,
+    ReasoningDelta,
     Started,
     ToolCallDelta,
     TurnEvent,
@@ -222,6 +223,23 @@ def test_an_answer_cut_off_by_its_length_says_so(make_site: MakeSite) -> None:
     end = chat.ask(chat.create())[-1]
     assert end["complete"] is False
     assert "cut off" in end["html"]
+
+
+def test_a_turn_without_an_answer_says_so_and_the_record_keeps_the_models_words_alone(make_site: MakeSite) -> None:
+    notice = "The model ended its turn without an answer; it only wrote down its reasoning."
+    chat = chat_with(make_site, lambda request: [Started(20, 0.0), ReasoningDelta("Hm."), done(notice=notice)])
+    conversation = chat.create()
+    end = chat.ask(conversation)[-1]
+    assert end["complete"] is False
+    assert end["html"].count(notice) == 1
+    assert "Hm." in end["html"]
+    kept = chat.messages(conversation)[-1]
+    assert kept.content == ""
+    event = chat.site.services.record.get(kept.details["event"])
+    assert event.content is not None
+    assert (event.content.text, event.content.details["notice"]) == ("", notice)
+    chat.ask(conversation, "two")
+    assert notice not in str(chat.site.engine.requests[-1].messages)
 
 
 def test_a_failed_answer_without_words_is_not_sent_with_the_next_question(make_site: MakeSite) -> None:

@@ -29,10 +29,13 @@ class Envelope:
         return {**head, "system_fingerprint": self.fingerprint, **rest}
 
 
-def message(words: Words) -> dict[str, Any]:
-    """The ``message`` of the one choice."""
+def message(words: Words, notice: str | None) -> dict[str, Any]:
+    """The ``message`` of the one choice; ``notice`` as `Done` has it."""
     content = None if words.calls and not words.text else words.text
     body: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+    if notice is not None:
+        said = notice_delta(notice, after_text=bool(words.text))
+        body |= {"content": words.text + said["content"], "refusal": said["refusal"]}
     if words.reasoning:
         body |= {"reasoning_content": words.reasoning, "reasoning": words.reasoning}
     if words.calls:
@@ -45,7 +48,7 @@ def message(words: Words) -> dict[str, Any]:
 
 def completion(envelope: Envelope, words: Words, done: Done) -> dict[str, Any]:
     """The body of an answer that is not streamed."""
-    choice = {"index": 0, "message": message(words), "finish_reason": done.finish_reason, "logprobs": None}
+    choice = {"index": 0, "message": message(words, done.notice), "finish_reason": done.finish_reason, "logprobs": None}
     return envelope.wrap("chat.completion", choices=[choice], usage=usage(done))
 
 
@@ -73,6 +76,11 @@ def delta(event: TurnEvent) -> dict[str, Any] | None:
         case ToolCallDelta(index, _, _, arguments):
             return {"tool_calls": [{"index": index, "function": {"arguments": arguments}}]}
     return None
+
+
+def notice_delta(notice: str, *, after_text: bool) -> dict[str, Any]:
+    """What says that there is no answer: as text for people, and in the field by which programs tell it from one."""
+    return {"content": f"\n\n{notice}" if after_text else notice, "refusal": notice}
 
 
 def chunk(envelope: Envelope, change: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:

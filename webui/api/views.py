@@ -18,7 +18,7 @@ from appliance.allowance import QuotaSpentError, RefusedError
 from appliance.audit.log import RecordError
 from appliance.errors import ApplianceError
 from appliance.permits import permitted
-from appliance.turns.events import Done, Failed, TurnEvent
+from appliance.turns.events import AnswerDelta, Done, Failed, TurnEvent
 from appliance.turns.request import TurnRequest, new_request
 from appliance.turns.run import Turn, run_turn
 from webui.allowances import allowance
@@ -171,10 +171,14 @@ def _streamed(turn: Turn, envelope: mapping.Envelope, chat: ChatRequest) -> Resp
 def _stream(first: TurnEvent, turn: Turn, envelope: mapping.Envelope, *, include_usage: bool) -> Iterator[str]:
     yield _sse(mapping.chunk(envelope, {"role": "assistant", "content": ""}))
     event: TurnEvent | None = first
+    has_text = False
     while event is not None and not client_is_gone():
+        if isinstance(event, Done) and event.notice is not None:
+            yield _sse(mapping.chunk(envelope, mapping.notice_delta(event.notice, after_text=has_text)))
         if isinstance(event, Done | Failed):
             yield from _ending(event, envelope, include_usage=include_usage)
             return
+        has_text |= isinstance(event, AnswerDelta)
         change = mapping.delta(event)
         yield _sse(mapping.chunk(envelope, change)) if change else ": waiting\n\n"
         event = next(turn, None)

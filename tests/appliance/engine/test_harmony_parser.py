@@ -2,63 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
-from collections.abc import Iterable, Sequence
 
 import openai_harmony as oh
 import pytest
 
 from appliance.engine.harmony import CALL, CHANNEL, END, MESSAGE, RETURN, START, Vocabulary
-from appliance.engine.harmony_parser import Delta, HarmonyParser
-from appliance.turns.events import AnswerDelta, FinishReason, ReasoningDelta, ToolCallDelta
+from appliance.engine.harmony_parser import HarmonyParser
+from appliance.turns.events import AnswerDelta, ToolCallDelta
+from tests.appliance.engine.parsed_turn import Parsed, parse
 
 SPECIAL = range(199_998, 201_088)
-
-
-class Parsed:
-    """What a stream of tokens came to."""
-
-    def __init__(
-        self, vocabulary: Vocabulary, tokens: Iterable[int], *, functions: Sequence[str] = (), stop: Sequence[str] = ()
-    ) -> None:
-        self.parser = HarmonyParser(vocabulary, turn_id="t1", functions=functions, stop=stop)
-        self.deltas: list[Delta] = []
-        self.used = 0
-        for token in tokens:
-            if self.parser.finished is not None:
-                break
-            self.deltas += self.parser.push(token)
-            self.used += 1
-        self.deltas += self.parser.flush()
-
-    @property
-    def reasoning(self) -> str:
-        return "".join(d.text for d in self.deltas if isinstance(d, ReasoningDelta))
-
-    @property
-    def answer(self) -> str:
-        return "".join(d.text for d in self.deltas if isinstance(d, AnswerDelta))
-
-    @property
-    def calls(self) -> list[tuple[str | None, str]]:
-        pieces = [d for d in self.deltas if isinstance(d, ToolCallDelta)]
-        return [
-            (
-                next(d.name for d in pieces if d.index == index),
-                "".join(d.arguments for d in pieces if d.index == index),
-            )
-            for index in sorted({d.index for d in pieces})
-        ]
-
-    @property
-    def outcome(self) -> tuple[FinishReason | None, bool]:
-        return self.parser.finished, self.parser.malformed
-
-
-def parse(vocabulary: Vocabulary, text: str, *, functions: Sequence[str] = (), stop: Sequence[str] = ()) -> Parsed:
-    tokens = vocabulary.encoding.encode(text, allowed_special="all")
-    return Parsed(vocabulary, tokens, functions=functions, stop=stop)
 
 
 ANALYSIS = "<|channel|>analysis<|message|>Think.<|end|><|start|>assistant"
@@ -98,9 +54,9 @@ def test_a_preamble_is_shown_to_the_user(vocabulary: Vocabulary) -> None:
     assert (parsed.answer, parsed.calls, parsed.outcome) == ("I will look.", [("f", "{}")], ("tool_calls", False))
 
 
-def test_the_end_of_an_answer_ends_the_turn(vocabulary: Vocabulary) -> None:
+def test_a_message_in_the_name_of_the_user_ends_the_turn(vocabulary: Vocabulary) -> None:
     parsed = parse(vocabulary, "<|channel|>final<|message|>Yes.<|end|><|start|>user<|message|>And?")
-    assert (parsed.answer, parsed.outcome) == ("Yes.", ("stop", False))
+    assert (parsed.answer, parsed.outcome) == ("Yes.", ("stop", True))
 
 
 def test_characters_split_over_tokens_come_whole(vocabulary: Vocabulary) -> None:
@@ -246,14 +202,15 @@ def test_sound_streams_parse_as_the_library_parses_them(vocabulary: Vocabulary) 
         text = ""
         for channel in rng.choices(["analysis", "commentary", "commentary to=functions.f <|constrain|>json"], k=3):
             body = "".join(rng.choices(words, k=rng.randint(1, 12)))
+            body = json.dumps(body) if "functions" in channel else body
             text += f"<|channel|>{channel}<|message|>{body}<|end|><|start|>assistant"
         text += "<|channel|>final<|message|>" + "".join(rng.choices(words, k=9)) + "<|return|>"
         tokens = vocabulary.encoding.encode(text, allowed_special="all")
         parsed = Parsed(vocabulary, tokens, functions=["f"])
         messages = vocabulary.encoding.parse_messages_from_completion_tokens(tokens, oh.Role.ASSISTANT)
         texts = [(m.channel, m.recipient, m.content[0].text) for m in messages]
-        assert parsed.reasoning == "".join(t for c, _, t in texts if c == "analysis")
-        assert parsed.answer == "".join(t for c, r, t in texts if c == "final" or (c == "commentary" and not r))
+        assert parsed.reasoning == "\n\n".join(t for c, _, t in texts if c == "analysis")
+        assert parsed.answer == "\n\n".join(t for c, r, t in texts if c == "final" or (c == "commentary" and not r))
         assert [a for _, a in parsed.calls] == [t for _, r, t in texts if r == "functions.f"]
         assert not parsed.parser.malformed
 

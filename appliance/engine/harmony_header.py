@@ -1,0 +1,159 @@
+"""What the header of a message says, also where the model wrote it wrong: channel, recipient, function. Pure.
+
+A sound header is ``<|start|>assistant<|channel|>CHANNEL<|message|>``; a call names its function before or after the
+channel: `` to=functions.NAME``, and may name a content type after it: `` <|constrain|>json``. What is read beyond that
+is docs/harmony.md's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from appliance.engine.harmony import FUNCTIONS
+
+Channel = Literal["analysis", "commentary", "final"]
+
+_ANY = r"assistant|analysis|commentary|final|json|code|to\s*=|functions\."
+# A word of a header ends where no lower-case letter follows, or the next word of a header: "finally" is none.
+_ENDS = rf"(?=[^a-z0-9_]|$|{_ANY})"
+_NAME = r"[A-Za-z0-9_.\-]"
+_WORD = re.compile(
+    rf"""[\s?!.,:;*\#~\-]*(?:
+        (?P<role>(?i:assistant)){_ENDS}
+        |(?P<channel>(?i:analysis|commentary|final)){_ENDS}
+        |(?:to\s*=\s*)+["']?(?P<to>{_NAME}*)["']?
+        |(?P<bare>functions\.{_NAME}+)(?=\s*(?:$|\{{|{_ANY}))
+        |(?P<type>json|code)(?=\s*(?:$|[\[{{]))
+    )""",
+    re.VERBOSE,
+)
+_HEADER_WORDS = re.compile(rf"(?i:assistant|analysis|commentary|final)|to\s*=\s*{_NAME}*|functions\.{_NAME}+|json|code")
+_WORDS = ("assistant", "analysis", "commentary", "final", "json", "code", "to=", FUNCTIONS)
+_LOWER_CASE_FOLLOWS = re.compile(r"\s+[a-z]")
+_OTHERS = re.compile(rf"\s*(?:user|system|developer|tool|(?P<function>functions\.{_NAME}*))(?![A-Za-z0-9_])")
+_PREFIX = re.compile(r"^functions?\.?")
+_GLUED = re.compile(r"(?:json|code|analysis|commentary|final|assistant|functions?|[.\-])$")
+_NO_FUNCTIONS = {"assistant", "user", "all", "human"}  # recipients that mean no call
+_RECIPIENT = rf"( to={FUNCTIONS}{_NAME}+)?"
+_SOUND_ROLE = re.compile("assistant" + _RECIPIENT)
+_SOUND_CHANNEL = re.compile(rf"(analysis|commentary|final){_RECIPIENT}\s*(json|code)?")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a header says.
+
+    channel: None if it is missing, unknown, or named in two ways. recipient: as written, "" if the name is missing,
+    None if there is none. function: the offered function that the recipient means. doubtful: the function stands where
+    the role belongs, so the message may also be an invented result. is_foreign: written in another's name. is_empty: it
+    has no word of a header. rest: what is no part of a header; has_text: with a letter or digit; may_go_on: or the
+    beginning of a header's next word. names_json: it says that the content is JSON.
+    """
+
+    channel: Channel | None
+    recipient: str | None
+    function: str | None
+    doubtful: bool
+    is_foreign: bool
+    is_empty: bool
+    rest: str
+    has_text: bool
+    may_go_on: bool
+    names_json: bool
+    is_sound: bool
+
+
+@dataclass
+class _Found:
+    channels: list[set[str]] = field(default_factory=list)
+    recipients: list[str] = field(default_factory=list)
+    words: int = 0
+    rest: str = ""
+    names_json: bool = False
+
+
+def read_header(segments: Sequence[str], *, started: bool, complete: bool, functions: Collection[str]) -> Header:
+    """
+    Args:
+        segments: the header's text, cut at each <|channel|>; a blank stands for <|constrain|>.
+        started: it began with <|start|>.
+        complete: <|message|> has ended it.
+        functions: names of the offered functions.
+    """
+    found = _Found()
+    for index, segment in enumerate(segments):
+        _scan(segment, found, bare_text=index == 0 and not complete)
+    other = _OTHERS.match(segments[0]) if started or complete else None
+    recipient = next((name for name in found.recipients if name.casefold() not in _NO_FUNCTIONS), None)
+    role_function = _meant(other["function"], functions) if other and other["function"] else None
+    doubtful = role_function is not None and "assistant" not in found.recipients
+    known = [names for names in found.channels if names]
+    channel = next(iter(known[-1])) if known and len(known[-1]) == 1 else None
+    function = role_function if doubtful else _meant(recipient, functions) if recipient else None
+    return Header(
+        channel=channel,  # type: ignore[arg-type]  # _WORD has the three names
+        recipient=recipient,
+        function=function,
+        doubtful=doubtful,
+        is_foreign=other is not None and not doubtful,
+        is_empty=not found.words,
+        rest=found.rest,
+        has_text=re.search(r"[^\W_]", _HEADER_WORDS.sub("", found.rest)) is not None,
+        may_go_on=any(word.startswith(found.rest.strip()) for word in _WORDS),
+        names_json=found.names_json,
+        is_sound=_is_sound(segments, recipient, function, started=started),
+    )
+
+
+def _scan(segment: str, found: _Found, *, bare_text: bool) -> None:
+    """Take the words of a header from the beginning of a segment; what follows them is its rest.
+
+    ``bare_text``: neither <|channel|> nor <|message|> says that this is a header, and "final thoughts" is none.
+    """
+    at = 0
+    channels: set[str] = set()
+    while match := _WORD.match(segment, at):
+        if match["type"] and not (channels or found.channels or found.recipients):
+            break
+        if match["channel"] and bare_text and _LOWER_CASE_FOLLOWS.match(segment, match.end()):
+            break
+        if match["channel"]:
+            channels.add(match["channel"].casefold())
+        name = match["to"] if match["to"] is not None else match["bare"]
+        if name is not None:
+            found.recipients.append("" if name.casefold() in _WORDS else name)
+        found.names_json |= match["type"] == "json"
+        found.words += 1
+        at = match.end()
+    found.channels.append(channels)
+    found.rest += segment[at:]
+
+
+def _meant(recipient: str, functions: Collection[str]) -> str | None:
+    """The offered function that a recipient means, with its namespace missing or doubled, or words glued to it."""
+    name = recipient
+    while (found := _unglued(name, functions)) is None:
+        name, shorter = _PREFIX.sub("", name), name
+        if name == shorter:
+            return None
+    return found
+
+
+def _unglued(name: str, functions: Collection[str]) -> str | None:
+    while name not in functions:
+        name, longer = _GLUED.sub("", name), name
+        if name == longer:
+            return None
+    return name
+
+
+def _is_sound(segments: Sequence[str], recipient: str | None, function: str | None, *, started: bool) -> bool:
+    if not started or len(segments) != 2 or recipient != (FUNCTIONS + function if function else None):
+        return False
+    role, channel = _SOUND_ROLE.fullmatch(segments[0]), _SOUND_CHANNEL.fullmatch(segments[1])
+    if role is None or channel is None or (role[1] and channel[2]):
+        return False
+    return channel[1] != "final" or recipient is None

@@ -1,0 +1,37 @@
+"""The texts at which a caller wants the answer to end, found in a stream of pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class StopTexts:
+    """Finds the stop text that is complete first; holds back what may become one."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.hit = False
+        self._texts = tuple(text for text in texts if text)
+        self._held = ""
+
+    def push(self, text: str) -> str:
+        """The part of the stream so far that is safe to show; nothing more after a hit."""
+        if self.hit or not self._texts:
+            return "" if self.hit else text
+        self._held += text
+        # By its end, then by its beginning: what is found must not depend on how the stream was cut into pieces.
+        found = [(at + len(stop), at) for stop in self._texts if (at := self._held.find(stop)) >= 0]
+        if found:
+            self.hit = True
+            shown, self._held = self._held[: min(found)[1]], ""
+            return shown
+        longest = max(len(stop) for stop in self._texts) - 1
+        start = max(len(self._held) - longest, 0)
+        while not any(stop.startswith(self._held[start:]) for stop in self._texts):
+            start += 1
+        shown, self._held = self._held[:start], self._held[start:]
+        return shown
+
+    def flush(self) -> str:
+        """What was held back, now that the message has ended."""
+        held, self._held = self._held, ""
+        return held
