@@ -40,12 +40,12 @@ class Examinee:
         self.model = model
         self.vocabulary = vocabulary
 
-    def answer(self, dialogues: Sequence[Dialogue], *, temperature: float) -> list[Given]:
-        """Every dialogue's answer; turn N has the seed N."""
+    def answer(self, dialogues: Sequence[Dialogue], *, temperature: float, grammar: bool = True) -> list[Given]:
+        """Every dialogue's answer; turn N has the seed N. Without ``grammar`` the model may write any Harmony."""
         scheduler = Scheduler(self.model, self.vocabulary, queue_limit=len(dialogues))
         events: list[list[TurnEvent]] = [[] for _ in dialogues]
         for number, dialogue in enumerate(dialogues):
-            request = turn_request(dialogue, seed=number, temperature=temperature)
+            request = turn_request(dialogue, seed=number, temperature=temperature, grammar=grammar)
             prompt = render_prompt(self.vocabulary, request, today=date.fromisoformat(dialogue.date))
             scheduler.submit(Turn(request, prompt, events[number].append))
         while scheduler.step():
@@ -63,7 +63,7 @@ def open_examinee(directory: Path) -> Examinee:
     return Examinee(model, load_vocabulary(vocabulary))
 
 
-def turn_request(dialogue: Dialogue, *, seed: int, temperature: float) -> TurnRequest:
+def turn_request(dialogue: Dialogue, *, seed: int, temperature: float, grammar: bool = True) -> TurnRequest:
     """The dialogue as the pages and the API would send it."""
     messages = [Message("developer", dialogue.instructions)] if dialogue.instructions else []
     messages += [_message(said) for said in dialogue.said]
@@ -76,6 +76,7 @@ def turn_request(dialogue: Dialogue, *, seed: int, temperature: float) -> TurnRe
         effort=dialogue.effort,
         temperature=temperature,
         max_tokens=_MAX_TOKENS,
+        grammar=grammar,
     )
 
 

@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Sequence
 from datetime import date
+from functools import cached_property
 from itertools import pairwise, takewhile
 from pathlib import Path
 
@@ -30,6 +31,7 @@ ALL_TOKENS = 201_088
 
 _VOCABULARY_NAME = "o200k_base.tiktoken"  # the library looks for this name in the directory it is given
 _BASE_VARIABLE = "TIKTOKEN_ENCODINGS_BASE"
+_HEADER_PIECE = re.compile(rb"[ A-Za-z0-9_.=\-]+")
 _FUNCTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # The library's byte-pair merging takes quadratic time over a run without a break, and holds the interpreter meanwhile:
 # 50,000 emoji took 17 s. Contents are therefore handed over in pieces; where they cannot be, a longer run is refused.
@@ -56,6 +58,15 @@ class Vocabulary:
         """The bytes of an ordinary token; None for a special or unassigned one."""
         if not 0 <= token < ORDINARY_TOKENS:
             return None
+        return self._bytes_of(token)
+
+    @cached_property
+    def header_pieces(self) -> dict[bytes, int]:
+        """Every ordinary token that a header without special tokens could be made of, by its bytes."""
+        pieces = ((self._bytes_of(token), token) for token in range(ORDINARY_TOKENS))
+        return {piece: token for piece, token in pieces if _HEADER_PIECE.fullmatch(piece)}
+
+    def _bytes_of(self, token: int) -> bytes:
         # The library's public decode() replaces broken UTF-8; a stream needs the bytes to join across tokens.
         return bytes(self.encoding._inner.decode_bytes([token]))
 

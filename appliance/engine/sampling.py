@@ -3,7 +3,8 @@
 The graph computes the 256 largest logits and logsumexp where the logits are; the whole vocabulary need not leave the
 device. What is unknown about the other tokens is only how their mass is spread, and that mass has bounds. As long as
 both bounds lead to the same token the draw is exact; only otherwise the complete logits are fetched. The same generator
-state gives the same token either way.
+state gives the same token either way. A mask takes tokens out of the distribution: where none of those that are left
+is among the largest, or the bounds do not decide, the complete logits are fetched too.
 
 Tokens are ordered by falling logit, then by the graph's own order; the draw inverts the cumulative distribution.
 """
@@ -37,6 +38,18 @@ class TopLogits:
     all_logits: Callable[[], Float32Array]
 
 
+@dataclass(frozen=True, eq=False)
+class TokenMask:
+    """Which tokens may be drawn: ``ids`` and no others, or, if it ``excludes``, all but ``ids``. ids: ascending."""
+
+    ids: NDArray[np.int64]
+    excludes: bool
+
+    def permits(self, token: int) -> bool:
+        place = int(np.searchsorted(self.ids, token))
+        return (place < len(self.ids) and int(self.ids[place]) == token) != self.excludes
+
+
 def row_of(logits: Any, row: int) -> Callable[[], Float32Array]:
     """Fetches (vocab,) of an OrtValue (rows, vocab) that stays where it was computed."""
 
@@ -60,25 +73,78 @@ def check_settings(*, temperature: float, top_p: float) -> None:
         raise ValueError("top_p must be above 0 and at most 1")
 
 
-def sample(top: TopLogits, *, temperature: float, top_p: float, rng: np.random.Generator) -> int:
+def sample(
+    top: TopLogits, *, temperature: float, top_p: float, rng: np.random.Generator, mask: TokenMask | None = None
+) -> int:
     """Draw one token id.
 
     Args:
         temperature: >= 0; 0 takes the largest logit and leaves rng untouched.
         top_p: nucleus mass in (0, 1]: the fewest tokens, largest first, that together have at least this mass.
+        mask: tokens that it forbids have no mass. If it permits one alone, there is no draw. A mask that forbids a few
+            costs nothing until one of these is drawn; then the draw is made again without them, which comes to the
+            same distribution (with top_p below 1: but for the nucleus, which was that of all tokens).
     Raises:
         ValueError: temperature or top_p is out of range.
     Source: nucleus sampling, arXiv:1904.09751.
     """
     check_settings(temperature=temperature, top_p=top_p)
-    if temperature == 0:
-        return int(top.ids[0])
-    draw = float(rng.random())
-    masses = _cumulative_masses(top.logits, temperature)
-    picks = {_pick(masses, float(masses[-1]) + rest, top_p, draw) for rest in _bounds_of_rest(top, temperature)}
-    if len(picks) == 1 and (pick := picks.pop()) is not None:
-        return int(top.ids[pick])
-    return _sample_all(top.all_logits(), temperature, top_p, draw)
+    if mask is None or mask.excludes:
+        token = _draw(top, None, temperature, top_p, rng)
+        if mask is None or mask.permits(token):
+            return token
+    elif len(mask.ids) == 1:
+        return int(mask.ids[0])
+    return _draw(top, mask, temperature, top_p, rng)
+
+
+def _draw(top: TopLogits, mask: TokenMask | None, temperature: float, top_p: float, rng: np.random.Generator) -> int:
+    draw = float(rng.random()) if temperature else 0.0
+    known = _known(top, mask)
+    if len(known.ids) and not temperature:
+        return int(known.ids[0])
+    if len(known.ids):
+        masses = _cumulative_masses(known.logits, temperature)
+        picks = {_pick(masses, float(masses[-1]) + rest, top_p, draw) for rest in _bounds_of_rest(known, temperature)}
+        if len(picks) == 1 and (pick := picks.pop()) is not None:
+            return int(known.ids[pick])
+    return _draw_from_all(top.all_logits(), mask, temperature, top_p, draw)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """The permitted tokens of the top, the largest first, and what is known of the other permitted ones.
+
+    others: how many these are. smallest: no logit of theirs is larger. least, most: bounds of their masses' sum at
+    temperature 1, in units of the largest known token's.
+    """
+
+    ids: NDArray[np.int64]
+    logits: Float32Array
+    others: int
+    smallest: float
+    least: float
+    most: float
+
+
+def _known(top: TopLogits, mask: TokenMask | None) -> _Known:
+    smallest = float(top.logits[-1])
+    ids, logits, hidden = top.ids, top.logits, 0
+    if mask is not None:
+        listed = np.isin(top.ids, mask.ids)
+        ids, logits = (kept[listed != mask.excludes] for kept in (top.ids, top.logits))
+        hidden = len(mask.ids) - int(listed.sum())  # so many tokens of the mask are outside the top
+    if len(ids) == 0:
+        return _Known(ids, logits, 0, smallest, 0.0, 0.0)
+    each = float(np.exp(smallest - float(logits[0])))
+    if mask is not None and not mask.excludes:
+        return _Known(ids, logits, hidden, smallest, 0.0, hidden * each)
+    largest = float(logits[0])
+    seen = float(np.exp(top.logits.astype(np.float64) - largest).sum())
+    total = float(np.exp(top.logsumexp - largest))
+    least = max(total * (1 - _LOGSUMEXP_ERROR) - seen - hidden * each, 0.0)
+    most = max(total * (1 + _LOGSUMEXP_ERROR) - seen, 0.0)
+    return _Known(ids, logits, top.vocab - len(top.ids) - hidden, smallest, least, most)
 
 
 def _cumulative_masses(logits: Float32Array, temperature: float) -> Float64Array:
@@ -88,24 +154,19 @@ def _cumulative_masses(logits: Float32Array, temperature: float) -> Float64Array
     return masses
 
 
-def _bounds_of_rest(top: TopLogits, temperature: float) -> tuple[float, float]:
-    """Two masses, in units of the largest token's, between which the mass of all tokens outside ``top`` lies.
+def _bounds_of_rest(known: _Known, temperature: float) -> tuple[float, float]:
+    """Two masses, in units of the largest known token's, between which the mass of all other permitted tokens lies.
 
     With m their masses at temperature 1, known in sum, and p = 1 / temperature, the sum of m ** p lies between what it
     would be if all were equal (the power mean inequality) and if each were the smallest mass known, which none exceeds.
     """
-    others = top.vocab - len(top.ids)
-    if others == 0:
+    if known.others == 0:
         return 0.0, 0.0
-    largest = float(top.logits[0])
-    known = float(_cumulative_masses(top.logits, 1.0)[-1])
-    total = float(np.exp(top.logsumexp - largest))
-    smallest = float(np.exp(float(top.logits[-1]) - largest))
+    smallest = float(np.exp(known.smallest - float(known.logits[0])))
     power = 1 / temperature
     bounds = []
-    for sign in (-1, 1):
-        rest = max(total * (1 + sign * _LOGSUMEXP_ERROR) - known, 0.0)
-        bounds.append(others * (rest / others) ** power)
+    for rest in (known.least, known.most):
+        bounds.append(known.others * (rest / known.others) ** power)
         bounds.append(rest * smallest ** (power - 1) if smallest > 0 else rest)
     return min(bounds), max(bounds)
 
@@ -123,8 +184,14 @@ def _pick(masses: Float64Array, total: float, top_p: float, draw: float) -> int 
     return place if place < len(masses) else None
 
 
-def _sample_all(logits: Float32Array, temperature: float, top_p: float, draw: float) -> int:
-    order = np.argsort(-logits, kind="stable")
-    masses = _cumulative_masses(logits[order], temperature)
+def _draw_from_all(logits: Float32Array, mask: TokenMask | None, temperature: float, top_p: float, draw: float) -> int:
+    """The draw from the complete row of logits."""
+    ids = np.arange(len(logits))
+    if mask is not None:
+        ids = np.delete(ids, mask.ids) if mask.excludes else mask.ids
+    ids = ids[np.argsort(-logits[ids], kind="stable")]
+    if not temperature:
+        return int(ids[0])
+    masses = _cumulative_masses(logits[ids], temperature)
     pick = _pick(masses, float(masses[-1]), top_p, draw)
-    return int(order[len(order) - 1 if pick is None else pick])  # None only by rounding in the last place
+    return int(ids[len(ids) - 1 if pick is None else pick])  # None only by rounding in the last place

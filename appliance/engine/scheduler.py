@@ -25,6 +25,7 @@ from typing import Protocol
 import numpy as np
 
 from appliance.engine.harmony import Vocabulary
+from appliance.engine.harmony_grammar import HarmonyGrammars, State
 from appliance.engine.harmony_parser import HarmonyParser
 from appliance.engine.kv_cache import Append, Checkpoint, Chunk, Prefix, Slot, SlotTable, Windows
 from appliance.engine.model import ModelError
@@ -92,6 +93,7 @@ class _Run:
     slot: Slot
     parser: HarmonyParser
     rng: np.random.Generator
+    grammar: State | None  # None: the turn is not held to the grammar
     limit: int  # completion tokens
     cached: int
     started_at: float
@@ -123,6 +125,7 @@ class Scheduler:
         self.context_tokens = model.capacity
         self._model = model
         self._vocabulary = vocabulary
+        self._grammars = HarmonyGrammars(vocabulary)
         self._queue_limit = queue_limit
         self._user_limit = queue_limit if user_limit is None else user_limit
         self._clock = clock
@@ -216,15 +219,12 @@ class Scheduler:
             slot, prefix = acquired
             self._take_over(slot, prefix)
             room = self._model.capacity - len(turn.prompt)
+            functions = [tool.name for tool in request.tools]
             turn.run = _Run(
                 slot=slot,
-                parser=HarmonyParser(
-                    self._vocabulary,
-                    turn_id=request.id,
-                    functions=[tool.name for tool in request.tools],
-                    stop=request.stop,
-                ),
+                parser=HarmonyParser(self._vocabulary, turn_id=request.id, functions=functions, stop=request.stop),
                 rng=new_generator(request.seed),
+                grammar=self._grammars.start(functions) if request.grammar else None,
                 limit=room if request.max_tokens is None else min(room, request.max_tokens),
                 cached=slot.length,
                 started_at=now,
@@ -309,7 +309,9 @@ class Scheduler:
     def _take(self, turn: Turn, top: TopLogits) -> None:
         """Sample a turn's next token and send what it makes known."""
         run, request = _run(turn), turn.request
-        token = sample(top, temperature=request.temperature, top_p=request.top_p, rng=run.rng)
+        mask = None if run.grammar is None else run.grammar.mask
+        token = sample(top, temperature=request.temperature, top_p=request.top_p, rng=run.rng, mask=mask)
+        run.grammar = None if run.grammar is None else run.grammar.after(token)
         run.sampled.append(token)
         for delta in run.parser.push(token):
             turn.sink(delta)

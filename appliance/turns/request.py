@@ -53,6 +53,7 @@ class TurnRequest:
     held, may have been multiplied more finely than those of a prompt (docs/decisions/0004).
 
     ``user`` serves fair scheduling only. ``seed`` is always set by the caller, so that the record can replay the turn.
+    ``grammar``: only sound Harmony is sampled (docs/harmony.md); turns recorded before there was one are without it.
     The defaults of all settings are those of this class.
     """
 
@@ -66,6 +67,7 @@ class TurnRequest:
     top_p: float = 1.0
     max_tokens: int | None = None  # completion tokens, reasoning included; None: what the context leaves
     stop: tuple[str, ...] = ()
+    grammar: bool = False
 
 
 def new_request(
@@ -80,6 +82,7 @@ def new_request(
     top_p: float = TurnRequest.top_p,
     max_tokens: int | None = TurnRequest.max_tokens,
     stop: tuple[str, ...] = TurnRequest.stop,
+    grammar: bool = TurnRequest.grammar,
 ) -> TurnRequest:
     """A request with an id of its own.
 
@@ -97,4 +100,5 @@ def new_request(
         top_p=top_p,
         max_tokens=max_tokens,
         stop=stop,
+        grammar=grammar,
     )

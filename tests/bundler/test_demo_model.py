@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from appliance.engine.harmony import render_prompt
+from appliance.engine.scheduler import Scheduler, Turn
+from appliance.turns.events import Done, EngineEvent
 from bench.demo_model_eval import Examinee, open_examinee, turn_request
 from bundler.checkpoint import open_checkpoint
 from bundler.demo_model import expand
@@ -32,6 +34,7 @@ from bundler.errors import CheckpointError
 from bundler.model_config import parse_model_config
 from bundler.mxfp4 import dequantise, quantise
 from bundler.rotary import rotary_caches
+from tests.appliance.engine.parsed_turn import headers, unsound
 
 MAX_WEIGHTS_BYTES = 16 * 1024 * 1024
 
@@ -218,3 +221,24 @@ def test_training_rounds_experts_exactly_as_the_quantiser_does() -> None:
     weights[1] = np.round(weights[1] * 4) / 4  # many ties
     rounded = round_mxfp4(torch.from_numpy(weights)).numpy()
     np.testing.assert_array_equal(rounded, dequantise(*quantise(weights)))
+
+
+def test_a_hundred_turns_at_temperature_one_have_no_malformed_header(
+    examinee: Examinee, dialogues: list[Dialogue]
+) -> None:
+    with_functions = [dialogue for dialogue in dialogues if dialogue.functions]
+    asked = [*with_functions[:25], *(dialogue for dialogue in dialogues if not dialogue.functions)][:100]
+    sent: list[list[EngineEvent]] = [[] for _ in asked]
+    scheduler = Scheduler(examinee.model, examinee.vocabulary, queue_limit=len(asked))
+    for seed, dialogue in enumerate(asked):
+        request = replace(turn_request(dialogue, seed=seed, temperature=1.0, grammar=True), max_tokens=120)
+        prompt = render_prompt(examinee.vocabulary, request, today=date.fromisoformat(dialogue.date))
+        scheduler.submit(Turn(request, prompt, sent[seed].append))
+    while scheduler.step():
+        pass
+    turns = [event for events in sent for event in events if isinstance(event, Done)]
+    assert len(turns) == 100
+    for turn, dialogue in zip(turns, asked, strict=True):
+        written = headers(examinee.vocabulary, turn.token_ids)
+        assert written
+        assert unsound(written, [function.name for function in dialogue.functions]) == []

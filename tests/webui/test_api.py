@@ -27,7 +27,7 @@ from appliance.turns.events import (
 )
 from appliance.turns.request import TurnRequest
 from tests.fakes import done
-from tests.webui.conftest import MODEL, Site
+from tests.webui.conftest import MODEL, MakeSite, Site
 
 URL = "/v1/chat/completions"
 BODY: dict[str, Any] = {"model": MODEL.id, "messages": [{"role": "user", "content": "Hello"}]}
@@ -158,6 +158,13 @@ def test_tool_calls_are_streamed_with_id_and_name_once(site: Site, caller: Calle
     assert pieces[0] == {"index": 0, "id": "call_a", "type": "function", "function": {"name": "now", "arguments": ""}}
     assert pieces[1] == {"index": 0, "function": {"arguments": '{"zone":'}}
     assert [piece["index"] for piece in pieces] == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("grammar", [True, False])
+def test_the_setting_of_the_grammar_reaches_the_engine(make_site: MakeSite, grammar: bool) -> None:
+    site = make_site(harmony_grammar=grammar)
+    Caller(site, site.add_key(site.add_user("ada"))).ask()
+    assert site.engine.requests[-1].grammar is grammar
 
 
 NOTICE = "The model ended its turn without an answer."

@@ -1,5 +1,5 @@
 """The official client against the real application and the real engine, with a tiny model of random weights: what it
-writes is noise, so most of its Harmony is malformed, and still every answer must be a well-formed one."""
+writes is noise and, without the grammar, mostly malformed Harmony. Still every answer must be a well-formed one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ NOW: ChatCompletionFunctionToolParam = {
 def engine(tmp_path_factory: pytest.TempPathFactory, release_dir: Path) -> Iterator[EngineProcess]:  # noqa: F811
     home = tmp_path_factory.mktemp("site")
     init_state(home)
-    (home / "state" / "config" / "appliance.toml").write_text("[engine]\nslots = 2\nqueue_limit = 1\n")
+    settings = "[engine]\nslots = 2\nqueue_limit = 1\nharmony_grammar = false\n"
+    (home / "state" / "config" / "appliance.toml").write_text(settings)
     (home / "current").symlink_to(release_dir)
     process = EngineProcess(home)
     process.wait_ready()

@@ -121,6 +121,16 @@ def test_question_and_answer_are_kept_with_what_was_measured(chat: Chat) -> None
     assert chat.site.engine.requests[-1].effort == "high"
 
 
+@pytest.mark.parametrize("grammar", [True, False])
+def test_the_record_says_whether_the_turn_was_held_to_the_grammar(make_site: MakeSite, grammar: bool) -> None:
+    chat = Chat(make_site(harmony_grammar=grammar))
+    chat.ask(chat.create())
+    (prompt,) = [event for event in chat.site.events() if event.header.action == "prompt"]
+    assert prompt.content is not None
+    assert prompt.content.details["request"]["grammar"] is grammar
+    assert chat.site.engine.requests[-1].grammar is grammar
+
+
 def test_the_page_shows_afterwards_what_the_stream_ended_with(chat: Chat) -> None:
     conversation = chat.create()
     end = chat.ask(conversation, "Hello *there*")[-1]["html"]
@@ -203,8 +213,15 @@ def test_the_last_answer_is_empty_until_a_newer_one_is_kept(chat: Chat) -> None:
 
 @pytest.mark.parametrize(
     "code",
-    ["bad_request", "context_exceeded", "overloaded", "too_many_waiting", "engine_failed", "engine_stopped",
-     "record_failed"],
+    [
+        "bad_request",
+        "context_exceeded",
+        "overloaded",
+        "too_many_waiting",
+        "engine_failed",
+        "engine_stopped",
+        "record_failed",
+    ],
 )
 def test_a_failed_turn_says_what_was_kept_and_what_to_do(make_site: MakeSite, code: FailureCode) -> None:
     chat = chat_with(make_site, lambda request: [Started(20, 0.0), AnswerDelta("Half"), Failed(code, "internal words")])

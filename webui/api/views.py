@@ -64,9 +64,7 @@ def create_chat_completion() -> Response:
     envelope = mapping.Envelope(turn_request.id, created, chat.model, services().release.version)
     actor = api_user().actor("api", client_address())
     engine = permitted(services().engine, key_permit())
-    turn = run_turn(
-        services().record, engine, actor, turn_request, conversation_id=None, allowance=allowance()
-    )
+    turn = run_turn(services().record, engine, actor, turn_request, conversation_id=None, allowance=allowance())
     return _streamed(turn, envelope, chat) if chat.stream else _whole(turn, envelope)
 
 
@@ -129,6 +127,7 @@ def _turn_request(chat: ChatRequest) -> TurnRequest:
         top_p=chat.top_p,
         max_tokens=chat.max_tokens,
         stop=chat.stop,
+        grammar=services().config.harmony_grammar,
     )
 
 

@@ -152,7 +152,7 @@ def turn(conversation_id: str) -> Response:
 
 
 def _request(user: User, messages: tuple[Message, ...], effort: Effort) -> TurnRequest:
-    return new_request(user.id, messages, effort=effort)
+    return new_request(user.id, messages, effort=effort, grammar=services().config.harmony_grammar)
 
 
 def _answering(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
-from appliance.engine.harmony import Vocabulary
+from appliance.engine.harmony import MESSAGE, START, Vocabulary
 from appliance.engine.harmony_parser import Delta, HarmonyParser
 from appliance.turns.events import AnswerDelta, FinishReason, ReasoningDelta, ToolCallDelta
 
@@ -52,3 +53,29 @@ class Parsed:
 def parse(vocabulary: Vocabulary, text: str, *, functions: Sequence[str] = (), stop: Sequence[str] = ()) -> Parsed:
     tokens = vocabulary.encoding.encode(text, allowed_special="all")
     return Parsed(vocabulary, tokens, functions=functions, stop=stop)
+
+
+def headers(vocabulary: Vocabulary, tokens: Sequence[int]) -> list[str]:
+    """The headers of a turn, from the role to <|message|>; one that is cut off at the end is left out."""
+    found, header = [], vocabulary.encode("assistant")
+    in_header = True
+    for token in tokens:
+        if token == START:
+            header, in_header = [], True
+        elif in_header:
+            header.append(token)
+            if token == MESSAGE:
+                found.append(vocabulary.encoding.decode(header))
+                in_header = False
+    return found
+
+
+def unsound(written: Sequence[str], functions: Sequence[str]) -> list[str]:
+    """Those of the headers that are not what the format's guide has for a model that was offered these functions."""
+    to = rf" to=functions\.(?:{'|'.join(functions)})" if functions else "(?!)"
+    json = r"(?: <\|constrain\|>json)?"
+    sound = re.compile(
+        rf"assistant(?:<\|channel\|>(?:analysis|commentary|final{json}|(?:analysis|commentary){to}{json})"
+        rf"|{to}<\|channel\|>(?:analysis|commentary){json})<\|message\|>"
+    )
+    return [header for header in written if not sound.fullmatch(header)]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from appliance.engine.sampling import TopLogits, new_generator, sample
+from appliance.engine.sampling import TokenMask, TopLogits, new_generator, sample
 
 VOCAB = 5000
 
@@ -79,6 +79,89 @@ def test_the_same_seed_draws_the_same_tokens() -> None:
     )
     assert first == second
     assert len(set(first)) > 5
+
+
+def never() -> NDArray[np.float32]:
+    raise AssertionError("fetched all logits")
+
+
+def only(*ids: int) -> TokenMask:
+    return TokenMask(np.array(sorted(ids), np.int64), excludes=False)
+
+
+def all_but(*ids: int) -> TokenMask:
+    return TokenMask(np.array(sorted(ids), np.int64), excludes=True)
+
+
+@pytest.mark.parametrize("spread", [0.3, 3.0, 12.0])
+@pytest.mark.parametrize("temperature", [0, 0.2, 1.0, 1.7])
+@pytest.mark.parametrize("top_p", [0.1, 0.9, 1.0])
+def test_draws_from_a_few_permitted_tokens_equal_those_from_the_whole_distribution_of_these(
+    spread: float, temperature: float, top_p: float
+) -> None:
+    rng = np.random.default_rng(8)
+    for seed in range(30):
+        logits = (rng.standard_normal(VOCAB) * spread).astype(np.float32)
+        permitted = sorted(rng.choice(VOCAB, 3 if seed % 2 else 400, replace=False).tolist())
+        masked = np.full(VOCAB, -np.inf, np.float32)
+        masked[permitted] = logits[permitted]
+        draw = float(new_generator(seed).random())
+        expected = reference(masked, temperature, top_p, draw) if temperature else int(np.argmax(masked))
+        top, drawn = top_of(logits, 64), new_generator(seed)
+        assert sample(top, temperature=temperature, top_p=top_p, rng=drawn, mask=only(*permitted)) == expected
+
+
+def test_permitted_tokens_outside_the_top_are_fetched_and_never_left_out() -> None:
+    logits = np.linspace(9, 0, VOCAB).astype(np.float32)
+    fetched = []
+
+    def fetch() -> NDArray[np.float32]:
+        fetched.append(True)
+        return logits
+
+    top = top_of(logits, 64, fetch)
+    rng = new_generator(3)
+    drawn = {sample(top, temperature=1.0, top_p=1.0, rng=rng, mask=only(4000, 4001)) for _ in range(60)}
+    assert drawn == {4000, 4001}
+    assert len(fetched) == 60
+    assert sample(top, temperature=0, top_p=1.0, rng=rng, mask=only(4001, 4000)) == 4000
+
+
+def test_all_logits_are_left_alone_when_the_permitted_ones_in_the_top_decide() -> None:
+    logits = np.full(VOCAB, -20, np.float32)
+    logits[[3, 4000, 17]] = [5, 4, 3]
+    mask = only(17, 99, 4000)  # 99 lies outside the top, and its mass is too small to matter
+    top = top_of(logits, 8, never)
+    drawn = {sample(top, temperature=1.0, top_p=1.0, rng=new_generator(seed), mask=mask) for seed in range(50)}
+    assert drawn == {4000, 17}
+
+
+def test_the_only_permitted_token_is_taken_without_a_draw() -> None:
+    rng = new_generator(1)
+    top = top_of(np.zeros(VOCAB, np.float32), 4, never)
+    assert sample(top, temperature=1.0, top_p=0.5, rng=rng, mask=only(4321)) == 4321
+    assert rng.random() == new_generator(1).random()
+
+
+def test_a_few_forbidden_tokens_leave_the_other_draws_as_they_were() -> None:
+    logits = (np.random.default_rng(2).standard_normal(VOCAB) * 4).astype(np.float32)
+    top, forbidden = top_of(logits, 64), [int(token) for token in np.argsort(-logits)[:2]]
+    changed = 0
+    for seed in range(200):
+        free = sample(top, temperature=1.0, top_p=1.0, rng=new_generator(seed))
+        masked = sample(top, temperature=1.0, top_p=1.0, rng=new_generator(seed), mask=all_but(*forbidden))
+        assert masked not in forbidden
+        assert (masked == free) == (free not in forbidden)
+        changed += masked != free
+    assert changed > 20
+    assert sample(top, temperature=0, top_p=1.0, rng=new_generator(0), mask=all_but(*forbidden)) == top.ids[2]
+
+
+def test_frequencies_without_the_forbidden_tokens_follow_the_distribution_of_the_others() -> None:
+    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
+    rng = new_generator(12)
+    drawn = [sample(top_of(logits, 2), temperature=1.0, top_p=1.0, rng=rng, mask=all_but(0)) for _ in range(4000)]
+    assert np.bincount(drawn, minlength=4) / 4000 == pytest.approx([0, 0.6, 0.3, 0.1], abs=0.03)
 
 
 @pytest.mark.parametrize(
