@@ -20,11 +20,12 @@ _ANY = r"assistant|analysis|commentary|final|json|code|to\s*=|functions\."
 # A word of a header ends where no lower-case letter follows, or the next word of a header: "finally" is none.
 _ENDS = rf"(?=[^a-z0-9_]|$|{_ANY})"
 _NAME = r"[A-Za-z0-9_.\-]"
+_WRITTEN = r"[A-Za-z0-9_.\-:/]"  # where a recipient is expected
 _WORD = re.compile(
     rf"""[\s?!.,:;*\#~\-]*(?:
         (?P<role>(?i:assistant)){_ENDS}
         |(?P<channel>(?i:analysis|commentary|final)){_ENDS}
-        |(?:to\s*=\s*)+["']?(?P<to>{_NAME}*)["']?
+        |(?:to\s*=\s*)+["']?(?P<to>{_WRITTEN}*)["']?
         |(?P<bare>functions\.{_NAME}+)(?=\s*(?:$|\{{|{_ANY}))
         |(?P<type>json|code)(?=\s*(?:$|[\[{{]))
     )""",
@@ -34,8 +35,10 @@ _HEADER_WORDS = re.compile(rf"(?i:assistant|analysis|commentary|final)|to\s*=\s*
 _WORDS = ("assistant", "analysis", "commentary", "final", "json", "code", "to=", FUNCTIONS)
 _LOWER_CASE_FOLLOWS = re.compile(r"\s+[a-z]")
 _OTHERS = re.compile(rf"\s*(?:user|system|developer|tool|(?P<function>functions\.{_NAME}*))(?![A-Za-z0-9_])")
-_PREFIX = re.compile(r"^functions?\.?")
-_GLUED = re.compile(r"(?:json|code|analysis|commentary|final|assistant|functions?|[.\-])$")
+_PREFIX = re.compile(r"^functions?[.:/]*")
+_DOUBLED = re.compile(r"(.+?)(?:functions?)?[.:/]*\1")
+_RECIPIENT_BEHIND = re.compile(rf"(?<![A-Za-z0-9_])to\s*=\s*({_WRITTEN}+)")
+_GLUED = re.compile(r"(?:json|code|analysis|commentary|final|assistant|functions?|[.\-:/])$")
 _NO_FUNCTIONS = {"assistant", "user", "all", "human"}  # recipients that mean no call
 _RECIPIENT = rf"( to={FUNCTIONS}{_NAME}+)?"
 _SOUND_ROLE = re.compile("assistant" + _RECIPIENT)
@@ -86,6 +89,8 @@ def read_header(segments: Sequence[str], *, started: bool, complete: bool, funct
     found = _Found()
     for index, segment in enumerate(segments):
         _scan(segment, found, bare_text=index == 0 and not complete)
+    if complete:  # what is left is no text, and may hide the recipient
+        found.recipients += _RECIPIENT_BEHIND.findall(found.rest)
     other = _OTHERS.match(segments[0]) if started or complete else None
     recipient = next((name for name in found.recipients if name.casefold() not in _NO_FUNCTIONS), None)
     role_function = _meant(other["function"], functions) if other and other["function"] else None
@@ -124,7 +129,7 @@ def _scan(segment: str, found: _Found, *, bare_text: bool) -> None:
             channels.add(match["channel"].casefold())
         name = match["to"] if match["to"] is not None else match["bare"]
         if name is not None:
-            found.recipients.append("" if name.casefold() in _WORDS else name)
+            found.recipients.append("" if name in _WORDS and name not in _NO_FUNCTIONS else name)
         found.names_json |= match["type"] == "json"
         found.words += 1
         at = match.end()
@@ -144,7 +149,8 @@ def _meant(recipient: str, functions: Collection[str]) -> str | None:
 
 def _unglued(name: str, functions: Collection[str]) -> str | None:
     while name not in functions:
-        name, longer = _GLUED.sub("", name), name
+        doubled = _DOUBLED.fullmatch(name)
+        name, longer = doubled[1] if doubled else _GLUED.sub("", name), name
         if name == longer:
             return None
     return name

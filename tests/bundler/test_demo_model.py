@@ -231,7 +231,7 @@ def test_a_hundred_turns_at_temperature_one_have_no_malformed_header(
     sent: list[list[EngineEvent]] = [[] for _ in asked]
     scheduler = Scheduler(examinee.model, examinee.vocabulary, queue_limit=len(asked))
     for seed, dialogue in enumerate(asked):
-        request = replace(turn_request(dialogue, seed=seed, temperature=1.0, grammar=True), max_tokens=120)
+        request = replace(turn_request(dialogue, seed=seed, temperature=1.0, grammar=True), max_tokens=60)
         prompt = render_prompt(examinee.vocabulary, request, today=date.fromisoformat(dialogue.date))
         scheduler.submit(Turn(request, prompt, sent[seed].append))
     while scheduler.step():

@@ -233,14 +233,14 @@ def test_a_real_model_of_random_weights_is_held_to_it(release: Release, vocabula
     model = load_model(release.graphs["cpu"], accelerator="cpu", slots=2, context_tokens=256)
     scheduler = Scheduler(model, vocabulary, queue_limit=10)
     sent: list[EngineEvent] = []
-    for seed in range(6):
+    for seed in range(4):
         request = TurnRequest(
-            id=f"t{seed}", user="ann", messages=(Message("user", "x"),), seed=seed, max_tokens=30, grammar=True,
+            id=f"t{seed}", user="ann", messages=(Message("user", "x"),), seed=seed, max_tokens=40, grammar=True,
             tools=(Tool("get", ""),), temperature=1.0 if seed else 0.0,
         )  # fmt: skip
         scheduler.submit(Turn(request, vocabulary.encode(f"prompt {seed}"), sent.append))
     while scheduler.step():
         pass
     written = [header for done in sent if isinstance(done, Done) for header in headers(vocabulary, done.token_ids)]
-    assert len(written) >= 6
+    assert len(written) >= 4
     assert unsound(written, ["get"]) == []
