@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -33,40 +32,12 @@ from appliance.engine.scheduler import Scheduler, Turn
 from appliance.turns.events import EngineEvent
 from appliance.turns.request import Message, TurnRequest
 from bench.machine import MemoryBound, MemoryProbe, device_copy_gb_s, wait_for_quiet
-from bundler.checkpoint import open_checkpoint
-from bundler.export import MODEL, export_graph
-from bundler.graph import FORMAT
+from bench.random_model import SHAPES, VERSION, prepare
 from bundler.graph_builder import Accelerator, DenseKind
-from bundler.random_checkpoint import random_config, write_random_checkpoint
 
-_20B = {
-    "hidden": 2880, "intermediate": 2880, "experts": 32, "experts_per_token": 4,
-    "heads": 64, "kv_heads": 8, "head_dim": 64, "vocab": 201_088,
-}  # fmt: skip
-SHAPES: dict[str, dict[str, int]] = {
-    "20b": {"layers": 24, **_20B},
-    "20b-4": {"layers": 4, **_20B},  # the same layers, fewer: for a quick look
-    "120b-1": {"layers": 1, **_20B, "experts": 128},
-}
 _QUIET_LIMIT_S = 120.0
 _CONTEXT_TOKENS = 8192
 _SLOTS = {"cpu": 8, "cuda": 32}
-VERSION = "0.0.1"  # of the release that is made of it
-
-
-def prepare(work: Path, shape: str, accelerator: Accelerator, dense: DenseKind) -> Path:
-    """The graph of the shape's random checkpoint, made if it is not there. The checkpoint goes when it is exported."""
-    kind = accelerator if accelerator == "cuda" else f"{accelerator}-{dense}"
-    out = work / f"{shape}-{kind}-format{FORMAT}"
-    if not (out / MODEL).exists():
-        checkpoint = work / f"{shape}-checkpoint"
-        if not (checkpoint / "config.json").exists():
-            shutil.rmtree(checkpoint, ignore_errors=True)
-            write_random_checkpoint(checkpoint, random_config(**SHAPES[shape]), seed=1)
-        export_graph(open_checkpoint(checkpoint), out, accelerator=accelerator, dense=dense)
-        shutil.copy(checkpoint / "config.json", work / f"{shape}-config.json")
-        shutil.rmtree(checkpoint)
-    return out / MODEL
 
 
 def step_bytes(config: dict[str, int], dense: DenseKind, accelerator: str, sequences: int) -> float:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import click
 
-from bench.engine import SHAPES
+from bench.random_model import SHAPES
 from bundler.checkpoint import expected_tensors, open_checkpoint
 from bundler.export import export_graph
 from bundler.graph_builder import Accelerator

@@ -24,8 +24,8 @@ from typing import Any
 import click
 
 from appliance.engine.memory_needs import ENGINE_BYTES, cache_of
-from bench.engine import VERSION, prepare
 from bench.machine import descendants
+from bench.random_model import VERSION, prepare
 from bench.served import prepare_site, serving
 from bundler.demo_model.words import common_words
 

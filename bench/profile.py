@@ -18,8 +18,8 @@ import numpy as np
 
 from appliance.engine.kv_cache import Append, Chunk
 from appliance.engine.model import load_model
-from bench.engine import SHAPES, VERSION, prepare
 from bench.machine import wait_for_quiet
+from bench.random_model import SHAPES, VERSION, prepare
 
 _REPEATS = 8
 _DEPTH = 32

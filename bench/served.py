@@ -22,8 +22,8 @@ from appliance.config import init_state
 from appliance.database import open_database
 from appliance.engine.harmony import Vocabulary, load_vocabulary, render_prompt
 from appliance.turns.request import Message, TurnRequest
-from bench.engine import VERSION
 from bench.machine import peak_memory
+from bench.random_model import VERSION
 from bundler.demo_model.words import common_words
 from bundler.tokenizer import load_vocabulary as vocabulary_file
 from tests.webui.served import add_user_with_key
