@@ -1,3 +1,1 @@
 """What runs on the isolated host: engine, record, accounts, isolation and the supervisor that starts them."""
-
-__version__ = "0.1.0"

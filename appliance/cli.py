@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from appliance import __version__
 from appliance.audit.cli import audit
 from appliance.command import (
     OPERATOR,
@@ -55,7 +54,7 @@ class _Group(click.Group):
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="appliance")
+@click.version_option(package_name="gpt-oss-appliance", prog_name="appliance")
 def main() -> None:
     """Serve gpt-oss from an installed site: silent, recorded, on its own."""
     seal(os.environ)
