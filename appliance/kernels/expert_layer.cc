@@ -96,6 +96,16 @@ void pack_down(const ExpertShape& shape, const uint8_t* blocks, const uint8_t* s
     pack_group(blocks, scales, block_count, g * kGroupRows, 1, out + g * group);
 }
 
+void pack_experts(const ExpertShape& shape, const uint8_t* gate_up, const uint8_t* gate_up_scales, const uint8_t* down,
+                  const uint8_t* down_scales, size_t first, size_t last, uint8_t* out) {
+  const size_t n = shape.hidden * shape.inner;
+  for (size_t e = first; e < last; ++e) {
+    pack_gate_up(shape, gate_up + e * n, gate_up_scales + e * n / 16, out + e * shape.gate_up_bytes());
+    pack_down(shape, down + e * n / 2, down_scales + e * n / 32,
+              out + shape.experts * shape.gate_up_bytes() + e * shape.down_bytes());
+  }
+}
+
 void expert_layer(const Path& path, const ExpertWeights& weights, const ExpertForm& form, const float* x,
                   const float* router_logits, const Tokens& tokens, float* out, const RunPhases& run) {
   const ExpertShape& shape = weights.shape;

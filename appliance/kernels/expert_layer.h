@@ -30,6 +30,10 @@ struct ExpertForm {
 void pack_gate_up(const ExpertShape& shape, const uint8_t* blocks, const uint8_t* scales, uint8_t* out);
 void pack_down(const ExpertShape& shape, const uint8_t* blocks, const uint8_t* scales, uint8_t* out);
 
+// Packs the experts first .. last - 1 of a layer; `out` is the whole layer's buffer, so that threads can share the work.
+void pack_experts(const ExpertShape& shape, const uint8_t* gate_up, const uint8_t* gate_up_scales, const uint8_t* down,
+                  const uint8_t* down_scales, size_t first, size_t last, uint8_t* out);
+
 // out (tokens, hidden) = sum over the top_k experts of each token of softmax weight * expert(x).
 // x (tokens, hidden); router_logits (tokens, experts).
 void expert_layer(const Path& path, const ExpertWeights& weights, const ExpertForm& form, const float* x,

@@ -39,10 +39,11 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_tests(library: Path, *arguments: Path | str, wrongly: bool = False) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"AMX_EMULATED_LIBRARY": str(library), "PYTHONPATH": f"{ROOT}:{HERE / 'amx'}"}
+    environment = os.environ | {"OPERATOR_LIBRARY": str(library), "PYTHONPATH": str(ROOT)}
     if wrongly:
         environment["AMX_EMULATED_WRONGLY"] = "1"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "emulated", "-p", "no:cacheprovider", *arguments]
+    plugins = ["-p", "tests.appliance.kernels.other_library", "-p", "tests.appliance.kernels.amx.emulated"]
+    command = [sys.executable, "-m", "pytest", "-q", *plugins, "-p", "no:cacheprovider", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
 
 

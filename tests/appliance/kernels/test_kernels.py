@@ -7,6 +7,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -123,18 +124,28 @@ class Experts:
             rng.standard_normal((experts, hidden), dtype=np.float32),
         )  # fmt: skip
 
+    @cached_property
+    def matrices(self) -> list[tuple[Float64, Float64]]:
+        """Of each expert gate_up (2 * inner, hidden) and down (hidden, inner)."""
+        return [
+            (
+                dequantised(self.gate_up_blocks[e], self.gate_up_scales[e]),
+                dequantised(self.down_blocks[e], self.down_scales[e]),
+            )
+            for e in range(self.shape.experts)
+        ]
+
     def reference(self, x: NDArray[np.float32], logits: NDArray[np.float32], *, limit: float = 7.0) -> Float64:
         out = np.zeros(x.shape)
         for token, row in enumerate(logits.astype(np.float64)):
             chosen = np.argsort(-row, kind="stable")[: self.top_k]
             weights = np.exp(row[chosen] - row[chosen].max())
             for expert, weight in zip(chosen, weights / weights.sum(), strict=True):
-                inner = dequantised(self.gate_up_blocks[expert], self.gate_up_scales[expert]) @ x[token]
-                inner += self.gate_up_bias[expert]
+                gate_up, down = self.matrices[expert]
+                inner = gate_up @ x[token] + self.gate_up_bias[expert]
                 gate, up = np.minimum(inner[0::2], limit), np.clip(inner[1::2], -limit, limit)
                 activation = gate / (1 + np.exp(-1.702 * gate)) * (up + 1)
-                down = dequantised(self.down_blocks[expert], self.down_scales[expert]) @ activation
-                out[token] += weight * (down + self.down_bias[expert])
+                out[token] += weight * (down @ activation + self.down_bias[expert])
         return out
 
     def session(self, *, key: int = 0, prompt_bits: int = 16) -> onnxruntime.InferenceSession:

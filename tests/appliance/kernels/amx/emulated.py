@@ -1,24 +1,13 @@
-"""A pytest plugin: every test of the run takes the operator library that AMX_EMULATED_LIBRARY names; its report ends
-with how many instructions were emulated."""
+"""A pytest plugin beside other_library, for a library that holds the emulator: the report ends with how many
+instructions were emulated."""
 
 from __future__ import annotations
 
 import ctypes
-import os
-from pathlib import Path
 
 import pytest
 
-import appliance.kernels
-
-LIBRARY = Path(os.environ["AMX_EMULATED_LIBRARY"])
-
-
-def _emulated() -> Path:
-    return LIBRARY
-
-
-appliance.kernels.library_path = _emulated
+from tests.appliance.kernels.other_library import LIBRARY
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
