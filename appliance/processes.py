@@ -7,7 +7,6 @@ SIGTERM tells it to end; what else might be sent to it means nothing (`appliance
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -25,6 +24,8 @@ from appliance.isolation.kernel import PR_SET_PDEATHSIG, prctl
 from appliance.isolation.policy import Kind
 from appliance.listener import LISTENER_FD
 from appliance.signals import ignore_all_but
+from installer.formats.fields import FormatError
+from installer.formats.release import DESCRIPTOR, parse_release
 
 GRACEFUL_STOP_S = 4  # for streams that are still open when gunicorn is asked to stop
 _CANNOT_START = 127  # exit status, as the shell's
@@ -112,8 +113,8 @@ def engine_kind(config: Config) -> Kind:
 def graphs_of(release: Path) -> tuple[str, ...]:
     """The accelerators that a release has a graph for, before anything heavy may be imported to read all of it."""
     try:
-        return tuple(json.loads((release / "release.json").read_bytes())["graphs"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return tuple(parse_release((release / DESCRIPTOR).read_bytes()).graphs)
+    except (OSError, FormatError):
         return ()
 
 

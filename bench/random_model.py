@@ -7,9 +7,9 @@ from pathlib import Path
 
 from bundler.checkpoint import open_checkpoint
 from bundler.export import MODEL, export_graph
-from bundler.graph import FORMAT
 from bundler.graph_builder import Accelerator, DenseKind
 from bundler.random_checkpoint import random_config, write_random_checkpoint
+from installer.formats.graph import FORMAT
 
 _20B = {
     "hidden": 2880, "intermediate": 2880, "experts": 32, "experts_per_token": 4,

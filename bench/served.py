@@ -26,6 +26,8 @@ from bench.machine import peak_memory
 from bench.random_model import VERSION
 from bundler.demo_model.words import common_words
 from bundler.tokenizer import load_vocabulary as vocabulary_file
+from installer.formats.release import DESCRIPTOR, ModelCard, Release, Target, encode_release
+from installer.formats.vocabulary import PATH as VOCABULARY
 from tests.webui.served import add_user_with_key
 
 _PROMPT_TOKENS = 127
@@ -42,19 +44,15 @@ def prepare_site(site: Path, graph: Path, config: Path, accelerator: str, dense:
     (release / "model").mkdir(parents=True)
     shutil.copytree(graph.parent, release / "model" / accelerator, copy_function=os.link)
     shutil.copy(config, release / "model" / "config.json")
-    (release / "tokenizer").mkdir()
-    vocabulary = release / "tokenizer" / "o200k_base.tiktoken"
+    vocabulary = release / VOCABULARY
+    vocabulary.parent.mkdir()
     vocabulary.write_bytes(vocabulary_file(release))
-    model = {
-        "id": "random", "title": "Random", "description": "Random weights.", "context_tokens": context_tokens,
-        "example_prompts": [], "notice": None,
-    }  # fmt: skip
-    body = {
-        "format": 1, "name": "random", "version": VERSION, "accelerators": [accelerator],
-        "graphs": {accelerator: f"model/{accelerator}/{graph.name}"}, "config": "model/config.json", "dense": dense,
-        "vocabulary": "tokenizer/o200k_base.tiktoken", "known_answers": None, "model": model,
-    }  # fmt: skip
-    (release / "release.json").write_text(json.dumps(body))
+    described = Release(
+        "random", VERSION, (accelerator,), {accelerator: f"model/{accelerator}/{graph.name}"}, dense,
+        config="model/config.json", vocabulary=VOCABULARY, known_answers=None, target=Target("3.11", "any"),
+        model=ModelCard("random", "Random", "Random weights.", context_tokens, (), None),
+    )  # fmt: skip
+    (release / DESCRIPTOR).write_bytes(encode_release(described))
     current = site / "current"
     current.unlink(missing_ok=True)
     current.symlink_to(f"releases/{VERSION}")

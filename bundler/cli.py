@@ -189,8 +189,10 @@ def _describe(verified: VerifiedArchive) -> dict[str, Any]:
 
 def _print(verified: VerifiedArchive) -> None:
     release = verified.release
-    click.echo(f"  {release.name} {release.version}: {release.model_title}, {' and '.join(release.accelerators)}")
-    click.echo(f"  for Python {release.python} on {release.platform}; {len(verified.metadata.targets)} files")
+    click.echo(f"  {release.name} {release.version}: {release.model.title}, {' and '.join(release.accelerators)}")
+    click.echo(
+        f"  for Python {release.target.python} on {release.target.platform}; {len(verified.metadata.targets)} files"
+    )
     click.echo(f"  metadata version {verified.metadata.version}, valid until {verified.metadata.expires}")
     if release.dense is not None:
         click.echo(f"  on CPUs, attention and head in {_DENSE_WORDS[release.dense]}; experts in MXFP4 as published")

@@ -12,10 +12,9 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from importlib.metadata import version as distribution_version
 from pathlib import Path
-from typing import Any
 
 from bundler.archive import ReleaseTree, digest_tree
 from bundler.checkpoint import Checkpoint, open_checkpoint
@@ -23,7 +22,6 @@ from bundler.errors import BuildError, CheckpointError, KnownAnswersError
 from bundler.export import MODEL, export_graph
 from bundler.graph_builder import Accelerator as GraphAccelerator
 from bundler.graph_builder import DenseKind
-from bundler.known_answers import FILE as KNOWN_ANSWERS
 from bundler.known_answers import encode_prompts, record_known_answers
 from bundler.sbom import Component, read_wheel, safe_name, write_sbom
 from bundler.tokenizer import load_vocabulary
@@ -39,17 +37,24 @@ from bundler.wheelhouse import (
     sha256_file,
 )
 from installer.archive import Sha256Hex
-from installer.release import DESCRIPTOR, VERSION_PATTERN
+from installer.formats.fields import FormatError
+from installer.formats.known_answers import FILE as KNOWN_ANSWERS
+from installer.formats.release import (
+    DESCRIPTOR,
+    VERSION_PATTERN,
+    ModelCard,
+    Release,
+    encode_release,
+    parse_model_card,
+)
+from installer.formats.release import Target as ReleaseTarget
+from installer.formats.vocabulary import PATH as VOCABULARY
 from installer.trust import Target, contents_digest
 
-VOCABULARY = "tokenizer/o200k_base.tiktoken"
 CONFIG = "model/config.json"
 MODEL_CARD = "model_card.json"
 EXAMPLE_PROMPTS = 4
-_CARD_FIELDS: dict[str, type | tuple[type, ...]] = {
-    "id": str, "title": str, "description": str, "context_tokens": int, "example_prompts": list,
-    "notice": (str, type(None)),
-}  # fmt: skip
+_CARD_FIELDS = {field.name for field in fields(ModelCard)}
 _OFFICIAL = {(24, 32, 2880): "20b", (36, 128, 2880): "120b"}  # layers, experts, hidden
 
 Step = Callable[[str, int | None], None]  # a step begins: its name, its size in bytes if known
@@ -90,42 +95,42 @@ def assemble_release(tree: Path, request: BuildRequest, step: Step, advance: Adv
     _bill_of_materials(tree, request, descriptor)
     if prompts is not None:
         step("Recording known answers", None)
-        _write_json(tree / DESCRIPTOR, descriptor)
+        _write_descriptor(tree, descriptor)
         record_known_answers(tree, prompts)
-        descriptor["known_answers"] = KNOWN_ANSWERS
+        descriptor = replace(descriptor, known_answers=KNOWN_ANSWERS)
         (tree / DESCRIPTOR).unlink()
     # 3. Their digests, and release.json, which may be named after them.
     step("Digesting", sum(path.stat().st_size for path in tree.rglob("*") if path.is_file()))
     contents = digest_tree(tree, advance)
     if request.version is None:
-        descriptor["version"] = f"{descriptor['version']}+{contents_digest(contents.targets)[:8]}"
+        version = f"{descriptor.version}+{contents_digest(contents.targets)[:8]}"
+        descriptor = replace(descriptor, version=version)
     path = tree / DESCRIPTOR
-    _write_json(path, descriptor)
+    _write_descriptor(tree, descriptor)
     described = Target(DESCRIPTOR, Sha256Hex(sha256_file(path)), path.stat().st_size)
     return ReleaseTree(tree, tuple(sorted((*contents.targets, described), key=lambda t: t.path)))
 
 
-def _descriptor(request: BuildRequest, card: dict[str, Any]) -> dict[str, Any]:
+def _descriptor(request: BuildRequest, card: ModelCard) -> Release:
     """release.json, still without known answers and without the contents' digest in its version."""
-    name = request.name or _plain_name(card["id"])
+    name = request.name or _plain_name(card.id)
     version = request.version or distribution_version(PROJECT)
     for field in (name, version):
         if not VERSION_PATTERN.fullmatch(field):
             raise BuildError(f"{field!r} is not a usable name or version: letters, digits and .+- only, at most 64")
     accelerators = _accelerators(request.target)
-    return {
-        "format": 1,
-        "name": name,
-        "version": version,
-        "accelerators": list(accelerators),
-        "graphs": {accelerator: f"model/{accelerator}/{MODEL}" for accelerator in accelerators},
-        "dense": request.dense if "cpu" in _accelerators(request.target) else None,
-        "config": CONFIG,
-        "vocabulary": VOCABULARY,
-        "known_answers": None,
-        "target": {"python": request.target.python, "platform": request.target.platform},
-        "model": card,
-    }
+    return Release(
+        name=name,
+        version=version,
+        accelerators=accelerators,
+        graphs={accelerator: f"model/{accelerator}/{MODEL}" for accelerator in accelerators},
+        dense=request.dense if "cpu" in accelerators else None,
+        config=CONFIG,
+        vocabulary=VOCABULARY,
+        known_answers=None,
+        target=ReleaseTarget(request.target.python, request.target.platform),
+        model=card,
+    )
 
 
 def _prompts(request: BuildRequest, checkpoint: Checkpoint) -> list[list[int]] | None:
@@ -137,7 +142,7 @@ def _prompts(request: BuildRequest, checkpoint: Checkpoint) -> list[list[int]] |
     return encode_prompts(checkpoint.config.vocab)
 
 
-def model_card(checkpoint: Checkpoint) -> dict[str, Any]:
+def model_card(checkpoint: Checkpoint) -> ModelCard:
     """What the pages say about the model: the checkpoint's model_card.json, or our words for the official shapes.
 
     Raises:
@@ -149,23 +154,23 @@ def model_card(checkpoint: Checkpoint) -> dict[str, Any]:
     config = checkpoint.config
     size = _OFFICIAL.get((config.layers, config.experts, config.hidden))
     identity = f"gpt-oss-{size}" if size else _plain_name(checkpoint.directory.resolve().name)
-    return {
-        "id": identity,
-        "title": identity,
-        "description": (
+    return ModelCard(
+        id=identity,
+        title=identity,
+        description=(
             f"OpenAI's open-weight reasoning model {identity}; it can be wrong, and knows nothing after its training."
             if size
             else f"A model of the gpt-oss architecture with {config.layers} layers; nothing more is known of it."
         ),
-        "context_tokens": config.context,
-        "example_prompts": [
+        context_tokens=config.context,
+        example_prompts=(
             "Summarise the text I paste next in five sentences.",
             "Explain the difference between symmetric and asymmetric encryption.",
             "Write a Python function that finds duplicate files in a directory.",
             "Draft a polite e-mail that moves a meeting to next week.",
-        ],
-        "notice": None,
-    }  # fmt: skip
+        ),
+        notice=None,
+    )
 
 
 def _plain_name(text: str) -> str:
@@ -173,19 +178,19 @@ def _plain_name(text: str) -> str:
     return re.sub(r"[^0-9A-Za-z.+-]+", "-", text).strip(".+-")[:64] or "model"
 
 
-def _parse_card(path: Path) -> dict[str, Any]:
-    expected = f"an object with {', '.join(_CARD_FIELDS)}"
+def _parse_card(path: Path) -> ModelCard:
+    expected = f"an object with {', '.join(sorted(_CARD_FIELDS))}"
     try:
-        card = json.loads(path.read_bytes())
+        body = json.loads(path.read_bytes())
     except (OSError, ValueError) as exc:
         raise CheckpointError(path, f"not readable as JSON ({exc})", expected) from exc
-    if not isinstance(card, dict) or set(card) != set(_CARD_FIELDS):
+    if not isinstance(body, dict) or set(body) != _CARD_FIELDS:
         raise CheckpointError(path, "not the fields of a model card", expected)
-    for field, kind in _CARD_FIELDS.items():
-        if not isinstance(card[field], kind):
-            raise CheckpointError(path, f'"{field}" has the wrong type', expected)
-    prompts = card["example_prompts"]
-    if len(prompts) != EXAMPLE_PROMPTS or not all(isinstance(p, str) and p for p in prompts):
+    try:
+        card = parse_model_card(body)
+    except FormatError as exc:
+        raise CheckpointError(path, str(exc), expected) from exc
+    if len(card.example_prompts) != EXAMPLE_PROMPTS:
         raise CheckpointError(path, '"example_prompts" is not right', f"{EXAMPLE_PROMPTS} texts")
     return card
 
@@ -227,11 +232,11 @@ def _wheels(tree: Path, request: BuildRequest) -> None:
         collect_wheelhouse(tree / "wheels", fetch_wheels(lock, request.target, request.wheel_cache), own, lock)
 
 
-def _bill_of_materials(tree: Path, request: BuildRequest, descriptor: dict[str, Any]) -> None:
+def _bill_of_materials(tree: Path, request: BuildRequest, descriptor: Release) -> None:
     licences = tree / "licences"
     components = [
         Component("data", "o200k_base", "1", sha256_file(tree / VOCABULARY), "MIT", spdx=True),
-        Component("machine-learning-model", descriptor["model"]["id"], "1", sha256_file(tree / CONFIG), None),
+        Component("machine-learning-model", descriptor.model.id, "1", sha256_file(tree / CONFIG), None),
     ]
     for wheel in sorted((tree / "wheels").glob("*.whl")):
         facts = read_wheel(wheel)
@@ -243,12 +248,12 @@ def _bill_of_materials(tree: Path, request: BuildRequest, descriptor: dict[str, 
     for path in sorted(request.checkpoint.glob("LICEN*")):
         (licences / "model").mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, licences / "model" / safe_name(path.name))
-    name, version = descriptor["name"], descriptor["version"]
+    name, version = descriptor.name, descriptor.version
     write_sbom(tree / "sbom.cdx.json", name=name, version=version, components=components)
 
 
-def _write_json(path: Path, body: dict[str, Any]) -> None:
+def _write_descriptor(tree: Path, descriptor: Release) -> None:
     try:
-        path.write_text(json.dumps(body, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+        (tree / DESCRIPTOR).write_bytes(encode_release(descriptor))
     except UnicodeEncodeError as exc:
-        raise BuildError(f"{path.name}: a text cannot be written as UTF-8") from exc
+        raise BuildError(f"{DESCRIPTOR}: a text cannot be written as UTF-8") from exc

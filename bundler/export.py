@@ -7,7 +7,6 @@ that a killed run left behind is removed by the next run. Exporting the same che
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -25,9 +24,9 @@ from bundler.checkpoint import Checkpoint
 from bundler.errors import ExportError
 from bundler.graph import IR_VERSION, MAX_SHARD_BYTES, OPSET, GraphPlan, plan_graph
 from bundler.graph_builder import KERNEL_DOMAIN, Accelerator, DenseKind, Weight
+from installer.formats.packing import PLAN_NAME, Entry, Source, encode_packing
 
 MODEL = "model.onnx"
-PACKING = "packing.json"  # what the CPU's operators read, for the target to pack
 ALIGNMENT_BYTES = 4096  # of each weight in its shard, so that it can be memory-mapped (ONNX, External Data)
 
 Progress = Callable[[int, int], None]  # bytes written, bytes in all
@@ -71,8 +70,8 @@ def export_graph(
             _write_weights(plan, checkpoint, shards, progress)
         _write_model(staging / MODEL, plan)
         if plan.packings:
-            _write_packing(staging / PACKING, plan)
-    names = [MODEL, *shards.names, *([PACKING] if plan.packings else [])]
+            _write_packing(staging / PLAN_NAME, plan)
+    names = [MODEL, *shards.names, *([PLAN_NAME] if plan.packings else [])]
     files = tuple(ExportedFile(out / name, (out / name).stat().st_size) for name in names)
     return ExportedGraph(accelerator, out / MODEL, files)
 
@@ -168,18 +167,14 @@ def _write_packing(path: Path, plan: GraphPlan) -> None:
         tensor.name: {entry.key: entry.value for entry in tensor.external_data} for tensor in plan.graph.initializer
     }
     entries = [
-        {
-            "key": packing.key,
-            "kind": packing.kind,
-            **packing.sizes,
-            "sources": [
-                {"file": place["location"], "offset": int(place["offset"]), "bytes": int(place["length"])}
-                for place in (places[name] for name in packing.weights)
-            ],
-        }
+        Entry(packing.key, packing.kind, packing.sizes, tuple(_source(places[name]) for name in packing.weights))
         for packing in plan.packings
     ]
-    _write_bytes(path, (json.dumps({"format": 1, "entries": entries}, indent=1) + "\n").encode())
+    _write_bytes(path, encode_packing(entries))
+
+
+def _source(place: dict[str, str]) -> Source:
+    return Source(place["location"], int(place["offset"]), int(place["length"]))
 
 
 def _write_model(path: Path, plan: GraphPlan) -> None:

@@ -31,8 +31,8 @@ from bundler.graph_builder import DECODED_TOKENS, KERNEL_DOMAIN, Accelerator, De
 from bundler.model_config import MXFP4_BLOCK, ModelConfig
 from bundler.mxfp4 import pair_along_rows
 from bundler.rotary import rotary_caches
+from installer.formats.graph import GraphFacts, encode_graph_facts
 
-FORMAT = 4
 OPSET = 21
 IR_VERSION = 12  # the first with FLOAT8E8M0
 TOP_K = 256
@@ -81,20 +81,18 @@ def plan_graph(
     _add_model(builder)
     inputs, outputs = _interface(config, accelerator)
     graph = helper.make_graph(builder.nodes, "gpt-oss", inputs, outputs, initializer=builder.tables)
-    metadata: dict[str, str | int] = {
-        "format": FORMAT,
-        "accelerator": accelerator,
-        "layers": config.layers,
-        "heads": config.heads,
-        "kv_heads": config.kv_heads,
-        "head_dim": config.head_dim,
-        "vocab": config.vocab,
-        "context": config.context,
-    }
-    if accelerator == "cpu":
-        metadata |= {"dense": dense, "window": config.sliding_window}
-    described = {f"gpt_oss.{key}": str(value) for key, value in metadata.items()}
-    return GraphPlan(graph, tuple(builder.weights), tuple(builder.packings), described)
+    facts = GraphFacts(
+        accelerator,
+        layers=config.layers,
+        heads=config.heads,
+        kv_heads=config.kv_heads,
+        head_dim=config.head_dim,
+        vocab=config.vocab,
+        context=config.context,
+        dense=dense,
+        window=config.sliding_window,
+    )
+    return GraphPlan(graph, tuple(builder.weights), tuple(builder.packings), encode_graph_facts(facts))
 
 
 def _require_cpu_sizes(config: ModelConfig) -> None:

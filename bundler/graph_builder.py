@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 
 from bundler.checkpoint import Checkpoint, TensorSpec, expected_tensors
 from bundler.model_config import MXFP4_BLOCK, ModelConfig
+from installer.formats.packing import PackedKind
 
 Accelerator = Literal["cpu", "cuda"]
 DenseKind = Literal["int8", "bf16"]  # how the CPU's operators hold attention and head
@@ -55,7 +56,7 @@ class Packing:
     """What one native operator reads: the stored weights that the target packs for its processor, by the node's key."""
 
     key: int
-    kind: Literal["mxfp4", "int8", "bf16"]
+    kind: PackedKind
     sizes: dict[str, int]
     weights: tuple[str, ...]
 
@@ -155,7 +156,7 @@ class GraphBuilder:
         self.weights += parts
         return parts
 
-    def packing(self, kind: Literal["mxfp4", "int8", "bf16"], sizes: dict[str, int], *weights: str) -> int:
+    def packing(self, kind: PackedKind, sizes: dict[str, int], *weights: str) -> int:
         """Note what a native operator reads and return the key for its node.
 
         A node whose weights are stored in parts is left out of the notes; it packs for itself.

@@ -2,20 +2,18 @@
 
 The installer has the release answer them again before it becomes current, so that a wrong library, a processor
 without the kernel's instructions or a damaged graph is found then, and not by a user. The recording and the
-comparison are the appliance's (`appliance selftest`); this module chooses the prompts and fixes the file's form:
-
-    {"format": 1, "tolerance": 0.01, "cases": [{"prompt_ids": [..], "top_ids": [5 ids], "top_logits": [5 numbers]}]}
+comparison are the appliance's (`appliance selftest`); this module chooses the prompts and rounds the logits. The
+file is installer/formats/known_answers.py's.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from openai_harmony import (
     Conversation,
@@ -28,9 +26,9 @@ from openai_harmony import (
 )
 
 from bundler.errors import KnownAnswersError
+from installer.formats.fields import FormatError
+from installer.formats.known_answers import FILE, KnownAnswers, encode_known_answers, parse_known_answers
 
-FILE = "known_answers.json"
-TOP = 5
 DECIMALS = 3  # far below the tolerance, and above what summation order changes: the recording repeats
 PROMPTS = (
     "What are you?",
@@ -87,32 +85,21 @@ def record_known_answers(release: Path, prompts: list[list[int]]) -> None:
         if done.returncode:
             last = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
             raise KnownAnswersError(f"the known answers could not be recorded: {last}")
-        answers = parse_known_answers(recorded.read_bytes(), prompts)
-    (release / FILE).write_text(json.dumps(answers, separators=(",", ":"), sort_keys=True) + "\n")
+        answers = rounded_answers(recorded.read_bytes(), prompts)
+    (release / FILE).write_bytes(encode_known_answers(answers))
 
 
-def parse_known_answers(data: bytes, prompts: list[list[int]]) -> dict[str, Any]:
+def rounded_answers(data: bytes, prompts: list[list[int]]) -> KnownAnswers:
     """Check a recording against the prompts and round its logits.
 
     Raises:
-        KnownAnswersError: it is not the file described above, or holds a number that is not finite.
+        KnownAnswersError: it is no file of known answers, or not that of these prompts.
     """
     try:
-        body = json.loads(data)
-        cases: list[dict[str, list[Any]]] = [
-            {
-                "prompt_ids": list(map(int, case["prompt_ids"])),
-                "top_ids": list(map(int, case["top_ids"])),
-                "top_logits": [round(float(value), DECIMALS) for value in case["top_logits"]],
-            }
-            for case in body["cases"]
-        ]
-        tolerance = float(body["tolerance"])
-    except (ValueError, KeyError, TypeError) as exc:
-        raise KnownAnswersError(f"`appliance selftest` recorded something else than known answers: {exc!r}") from exc
-    complete = body["format"] == 1 and [case["prompt_ids"] for case in cases] == prompts
-    logits = [value for case in cases for value in case["top_logits"]]
-    shaped = all(len(case["top_ids"]) == len(case["top_logits"]) == TOP for case in cases)
-    if not complete or not shaped or not all(map(math.isfinite, logits)):
-        raise KnownAnswersError("`appliance selftest` did not record every prompt with five finite logits")
-    return {"format": 1, "cases": cases, "tolerance": tolerance}
+        recorded = parse_known_answers(data)
+    except FormatError as exc:
+        raise KnownAnswersError(f"`appliance selftest` recorded something else than known answers: {exc}") from exc
+    if [case.prompt_ids for case in recorded.cases] != prompts:
+        raise KnownAnswersError("`appliance selftest` did not record every prompt")
+    cases = (replace(case, top_logits=[round(value, DECIMALS) for value in case.top_logits]) for case in recorded.cases)
+    return KnownAnswers(tuple(cases), recorded.tolerance)

@@ -2,8 +2,6 @@
 
 It is rebuilt from the checkpoint's own ``tokenizer.json``, or, when the checkpoint has none, from the ``oss-harmony``
 package, which carries it inside. Whatever the source, bytes with another SHA-256 than the published one are refused.
-
-Format: one line a token, ``base64(bytes of the token) SPACE rank LF``, in the order of the ranks.
 """
 
 from __future__ import annotations
@@ -18,10 +16,10 @@ from typing import Any
 from openai_harmony import HarmonyEncodingName, load_harmony_encoding
 
 from bundler.errors import VocabularyError
+from installer.formats.fields import FormatError
+from installer.formats.vocabulary import RANKS, check_digest
 
 TOKENIZER = "tokenizer.json"
-VOCABULARY_RANKS = 199_998  # special tokens follow; they are no part of the file
-VOCABULARY_SHA256 = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"
 
 
 def load_vocabulary(checkpoint: Path) -> bytes:
@@ -42,11 +40,10 @@ def verify_vocabulary(vocabulary: bytes, source: str) -> bytes:
     Raises:
         VocabularyError: their SHA-256 is another.
     """
-    digest = hashlib.sha256(vocabulary).hexdigest()
-    if digest != VOCABULARY_SHA256:
-        raise VocabularyError(
-            f"{source}: not the o200k_base vocabulary: SHA-256 {digest}, expected {VOCABULARY_SHA256}"
-        )
+    try:
+        check_digest(hashlib.sha256(vocabulary).hexdigest())
+    except FormatError as exc:
+        raise VocabularyError(f"{source}: {exc}") from exc
     return vocabulary
 
 
@@ -57,19 +54,19 @@ def _vocabulary_file(tokens: Sequence[bytes]) -> bytes:
 def _tokens_of_package() -> list[bytes]:
     # The public decode() returns text; single tokens are often not valid UTF-8, so the bytes come from inside.
     encoding = load_harmony_encoding(HarmonyEncodingName.HARMONY_GPT_OSS)._inner
-    return [bytes(encoding.decode_bytes([rank])) for rank in range(VOCABULARY_RANKS)]
+    return [bytes(encoding.decode_bytes([rank])) for rank in range(RANKS)]
 
 
 def _tokens_of_checkpoint(path: Path) -> list[bytes]:
     """Tokens by rank from the byte-level BPE vocabulary of a Hugging Face tokenizer.json."""
     ranks = _ranks_of_checkpoint(path)
     by_rank = {rank: token for token, rank in ranks.items()}
-    missing = next((rank for rank in range(VOCABULARY_RANKS) if rank not in by_rank), None)
+    missing = next((rank for rank in range(RANKS) if rank not in by_rank), None)
     if missing is not None:
-        raise VocabularyError(f"{path}: no token has rank {missing}; expected ranks 0 to {VOCABULARY_RANKS - 1}")
+        raise VocabularyError(f"{path}: no token has rank {missing}; expected ranks 0 to {RANKS - 1}")
     byte_of = {character: byte for byte, character in enumerate(_byte_alphabet())}
     try:
-        return [bytes(byte_of[character] for character in by_rank[rank]) for rank in range(VOCABULARY_RANKS)]
+        return [bytes(byte_of[character] for character in by_rank[rank]) for rank in range(RANKS)]
     except KeyError as exc:
         raise VocabularyError(f"{path}: {exc.args[0]!r} stands for no byte; expected a byte-level vocabulary") from exc
 

@@ -87,11 +87,11 @@ def _verify_file(file: Path, root: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(_describe(verified)))
         return
-    release = verified.release
-    click.echo(f"{file.name}: verified. {release.name} {release.version} ({release.model_title})")
+    release, signed = verified.release, verified.metadata
+    click.echo(f"{file.name}: verified. {release.name} {release.version} ({release.model.title})")
     click.echo(
-        f"  {len(verified.metadata.targets)} files, {verified.size_bytes:,} bytes, for Python {release.python} on "
-        f"{release.platform}, {' and '.join(release.accelerators)}; signatures valid until {verified.metadata.expires}"
+        f"  {len(signed.targets)} files, {verified.size_bytes:,} bytes, for Python {release.target.python} on "
+        f"{release.target.platform}, {' and '.join(release.accelerators)}; signatures valid until {signed.expires}"
     )
 
 

@@ -42,8 +42,9 @@ from installer.formats.manifest import (
     compare_data,
     load_manifest,
 )
+from installer.formats.release import DESCRIPTOR, Release
 from installer.preflight import this_host
-from installer.release import DESCRIPTOR, Release, parse_release
+from installer.release import parse_release
 from installer.site import OURS, Receipt, Site
 from installer.store import is_blob
 from installer.trust import Target, verify_kept_metadata
@@ -158,7 +159,7 @@ def _signed_environment(
     site: Site, receipt: Receipt, described: Release, targets: tuple[Target, ...], manifest: Manifest
 ) -> _Expected:
     """What the release's wheels unpack to. What they cannot tell is taken from the manifest, and said."""
-    release, python = site.release(receipt.version), described.python
+    release, python = site.release(receipt.version), described.target.python
     said = {path: entry for path, entry in manifest.files.items() if path.startswith(f"{ENVIRONMENT}/")}
     damaged = [t.path for t in targets if t.path.startswith("wheels/") and not _is_signed_file(release, t)]
     if damaged:

@@ -21,10 +21,10 @@ from typing import BinaryIO
 from installer.environment import environment_files, host_interpreter, plan_of, run_self_test
 from installer.errors import InstallerError, ReleaseConflictError
 from installer.formats.manifest import MANIFEST, Entry, encode_manifest, is_bulk
+from installer.formats.release import Release
 from installer.inspection import differences_of
 from installer.owner import Owner, find_owner, hand_over
 from installer.preflight import check_executable, check_platform, check_space, this_host
-from installer.release import Release
 from installer.site import Receipt, Site, open_site, write_durably
 from installer.store import Staging, assemble, collect_garbage, make_directories, missing_bytes
 from installer.trust import VerifiedMetadata
@@ -123,7 +123,7 @@ def _assemble(
     directory = assemble(site, release.version, metadata.targets)
     step("Installing its Python packages")
     interpreter = host_interpreter()
-    manifest = _write_manifest(directory, metadata, interpreter, release.python)
+    manifest = _write_manifest(directory, metadata, interpreter, release.target.python)
     if release.known_answers is not None:
         step("Testing it with its known answers")
         run_self_test(directory, environ, owner)
@@ -131,7 +131,7 @@ def _assemble(
     receipt = Receipt(
         name=release.name,
         version=release.version,
-        model=release.model_title,
+        model=release.model.title,
         metadata_version=metadata.version,
         contents_sha256=metadata.contents,
         expires=metadata.expires,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from installer.errors import PlatformError, PrefixError, SpaceError
-from installer.release import Release
+from installer.formats.release import Release
 
 MARGIN_BYTES = 64 << 20
 WHEEL_GROWTH = 5  # installed bytes per wheel byte, with compiled modules; measured 3.9 for the CPU wheels of 0.1.0
@@ -43,14 +43,14 @@ def check_platform(release: Release, host: Host) -> None:
     Raises:
         PlatformError: another Python, machine or C library than the release was built for.
     """
-    if host.implementation != "CPython" or host.python != release.python:
+    if host.implementation != "CPython" or host.python != release.target.python:
         raise PlatformError(
-            f"the release needs CPython {release.python}, this is {host.implementation} {host.python}: "
-            f"run the installer with python{release.python}"
+            f"the release needs CPython {release.target.python}, this is {host.implementation} {host.python}: "
+            f"run the installer with python{release.target.python}"
         )
-    wanted = re.fullmatch(r"manylinux_(\d+)_(\d+)_(\w+)", release.platform)
+    wanted = re.fullmatch(r"manylinux_(\d+)_(\d+)_(\w+)", release.target.platform)
     if wanted is None:
-        raise PlatformError(f"the release is for {release.platform}, which this installer does not know")
+        raise PlatformError(f"the release is for {release.target.platform}, which this installer does not know")
     glibc = (int(wanted[1]), int(wanted[2]))
     if host.machine != wanted[3]:
         raise PlatformError(f"the release is for {wanted[3]} machines, this is {host.machine}")

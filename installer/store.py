@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from installer.archive import CHUNK_BYTES, Sha256Hex
 from installer.errors import PrefixError
-from installer.release import Release
+from installer.formats.release import Release
 from installer.site import Site, remove_tree, sync_directory
 from installer.trust import Target, VerifiedMetadata
 from installer.verify import blob_sizes

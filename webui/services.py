@@ -18,11 +18,12 @@ from appliance.approvals import Approvals
 from appliance.audit.log import AuditLog
 from appliance.config import Config
 from appliance.conversations import Conversations
-from appliance.release import ModelCard, Release
+from appliance.release import Release
 from appliance.sessions import Sessions
 from appliance.sign_in import SignIn
 from appliance.transport import Transport
 from appliance.turns.engine import Engine
+from installer.formats.release import ModelCard
 
 _KEY = "gpt_oss_appliance.services"
 

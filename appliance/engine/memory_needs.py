@@ -16,8 +16,9 @@ from appliance.config import Config
 from appliance.engine.caches import CHUNK_TOKENS, CacheShape
 from appliance.engine.kernels import load_kernels
 from appliance.engine.memory_plan import Needs
-from appliance.engine.packed_weights import PLAN_NAME, load_plan
+from appliance.engine.packed_weights import load_plan
 from appliance.release import Release, ReleaseError
+from installer.formats.packing import PLAN_NAME
 
 _CACHE_ITEMS: dict[str, np.dtype[Any]] = {"cpu": np.dtype(np.float32), "cuda": np.dtype(np.float16)}
 # What `bench.memory` measures with the 20b shape on a CPU, and some room: the engine, that is interpreter, runtime,

@@ -36,11 +36,13 @@ from appliance.engine.host import available_memory_bytes, physical_cores
 from appliance.engine.kernels import load_kernels
 from appliance.engine.kv_cache import Append, Chunk
 from appliance.engine.memory_needs import ENGINE_BYTES, weights_bytes
-from appliance.engine.packed_weights import PLAN_NAME, PackedWeights, load_plan, open_packed
+from appliance.engine.packed_weights import PackedWeights, load_plan, open_packed
 from appliance.engine.sampling import TopLogits, row_of
 from appliance.errors import ApplianceError
+from installer.formats.fields import FormatError
+from installer.formats.graph import parse_graph_facts
+from installer.formats.packing import PLAN_NAME
 
-GRAPH_FORMAT = "4"
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # CUDA: graphs can be captured, which also refuses a session in which a node would run on the CPU; memory is taken as it
 # is asked for, not in powers of two.
@@ -185,22 +187,20 @@ def _open_session(ort: ModuleType, graph: Path, accelerator: str, options: Any) 
 
 
 def _shape_of(session: Any, graph: Path, accelerator: str) -> ModelShape:
-    metadata: dict[str, str] = session.get_modelmeta().custom_metadata_map
-    if metadata.get("gpt_oss.format") != GRAPH_FORMAT or metadata.get("gpt_oss.accelerator") != accelerator:
-        raise ModelError(f"{graph}: is not a gpt-oss graph of format {GRAPH_FORMAT} for {accelerator}")
     try:
-        layers, heads, kv_heads, head_dim, vocab, context = (
-            int(metadata[f"gpt_oss.{name}"]) for name in ("layers", "heads", "kv_heads", "head_dim", "vocab", "context")
-        )
-        window = int(metadata["gpt_oss.window"]) if accelerator == "cpu" else 0
+        facts = parse_graph_facts(session.get_modelmeta().custom_metadata_map, accelerator)
+    except FormatError as exc:
+        raise ModelError(f"{graph}: {exc}") from exc
+    try:
         inputs = {node.name: node for node in session.get_inputs()}
-        keys = [inputs[f"past_key_values.{layer}.key"] for layer in range(layers)]
+        keys = [inputs[f"past_key_values.{layer}.key"] for layer in range(facts.layers)]
         item: np.dtype[Any] = np.dtype(_CACHE_TYPES[keys[0].type])
     except (KeyError, ValueError, IndexError) as exc:
-        raise ModelError(f"{graph}: its metadata or inputs are incomplete: {exc}") from exc
+        raise ModelError(f"{graph}: its inputs are incomplete: {exc}") from exc
     windowed = frozenset(layer for layer, node in enumerate(keys) if node.shape[2] == _RING)
-    cache = CacheShape(layers, kv_heads, head_dim, item, windowed, window, CHUNK_TOKENS[accelerator])
-    return ModelShape(layers, heads, kv_heads, head_dim, vocab, context, cache)
+    chunk = CHUNK_TOKENS[accelerator]
+    cache = CacheShape(facts.layers, facts.kv_heads, facts.head_dim, item, windowed, facts.window, chunk)
+    return ModelShape(facts.layers, facts.heads, facts.kv_heads, facts.head_dim, facts.vocab, facts.context, cache)
 
 
 def _free_device_bytes() -> int:

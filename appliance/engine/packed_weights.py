@@ -3,7 +3,7 @@
     packed = open_packed(plan, model_dir, cache_dir, kernels, threads=2)
     packed.offer(kernels)            # then create the session; keep `packed` as long as the session lives
 
-The plan (``packing.json``, written by the exporter beside the graph) says which stored weights each node reads. The
+The plan (``packing.json``, installer/formats/packing.py) says which stored weights each node reads. The
 cache is one file of packed weights and a description with a digest of each; it is read through and compared at every
 start, and made anew when anything differs. The digest is XXH3 (128 bits), as fast as memory; SHA-256 would take a
 quarter of a minute for gpt-oss-120b. A run that is killed leaves only a temporary file, which the next removes.
@@ -31,9 +31,9 @@ from xxhash import xxh3_128_hexdigest
 
 from appliance.engine.kernels import Bytes, DenseKind, DenseShape, ExpertShape, Kernels
 from appliance.errors import ApplianceError
+from installer.formats.fields import FormatError
+from installer.formats.packing import Entry, Source, parse_packing
 
-PLAN_NAME = "packing.json"
-PLAN_FORMAT = 1
 LAYOUT = 2  # of packed weights (kernels/paths.h); another layout makes every cache anew
 _ALIGNMENT_BYTES = 4096
 _DATA, _DESCRIPTION = "packed.bin", "packed.json"
@@ -42,15 +42,6 @@ _UNFINISHED = ".partial"
 
 class PackingError(ApplianceError):
     """The packed weights cannot be made or read."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a stored weight lies: a file beside the graph."""
-
-    file: str
-    offset: int
-    size_bytes: int
 
 
 @dataclass(frozen=True)
@@ -114,13 +105,10 @@ def load_plan(path: Path) -> Plan:
     """
     try:
         data = path.read_bytes()
-        body = json.loads(data)
-        if body["format"] != PLAN_FORMAT:
-            raise ValueError(f"its format is {body['format']}, not {PLAN_FORMAT}")
-        entries = tuple(_planned(entry) for entry in body["entries"])
+        entries = tuple(_planned(entry) for entry in parse_packing(data))
     except OSError as exc:
         raise PackingError(f"{path}: cannot be read: {exc.strerror}") from exc
-    except (ValueError, KeyError, TypeError) as exc:
+    except FormatError as exc:
         raise PackingError(f"{path}: is not a packing plan: {exc}") from exc
     return Plan(entries, hashlib.sha256(data).hexdigest())
 
@@ -155,17 +143,10 @@ def has_packed(plan: Plan, cache_dir: Path, kernels: Kernels) -> bool:
     return _description(plan, cache_dir, kernels) is not None
 
 
-def _planned(entry: dict[str, Any]) -> PlannedExperts | PlannedDense:
-    key = int(entry["key"])
-    sources = tuple(Source(str(s["file"]), int(s["offset"]), int(s["bytes"])) for s in entry["sources"])
-    if any("/" in source.file or source.file in ("", "..") for source in sources):
-        raise ValueError("a source is not a file beside the graph")
-    if entry["kind"] == "mxfp4":
-        shape = ExpertShape(int(entry["experts"]), int(entry["hidden"]), int(entry["inner"]))
-        return PlannedExperts(key, shape, sources)
-    if entry["kind"] in ("int8", "bf16"):
-        return PlannedDense(key, entry["kind"], DenseShape(int(entry["rows"]), int(entry["inner"])), sources)
-    raise ValueError(f"unknown kind {entry['kind']!r}")
+def _planned(entry: Entry) -> PlannedExperts | PlannedDense:
+    if entry.kind == "mxfp4":
+        return PlannedExperts(entry.key, ExpertShape(**entry.sizes), entry.sources)
+    return PlannedDense(entry.key, entry.kind, DenseShape(**entry.sizes), entry.sources)
 
 
 def _offsets(plan: Plan, kernels: Kernels) -> tuple[list[tuple[int, int]], int]:

@@ -15,11 +15,12 @@ from pathlib import Path
 from appliance.config import Config, load_config
 from appliance.engine.host import physical_cores, wants_cuda
 from appliance.engine.kernels import load_kernels
-from appliance.engine.packed_weights import PLAN_NAME, has_packed, load_plan, open_packed
+from appliance.engine.packed_weights import has_packed, load_plan, open_packed
 from appliance.engine.server import plan_engine
 from appliance.errors import CANNOT_SERVE, PACKED_ANEW, ApplianceError
 from appliance.isolation.confinement import seal
 from appliance.release import load_release
+from installer.formats.packing import PLAN_NAME
 
 _log = logging.getLogger("appliance.engine")
 

@@ -1,11 +1,9 @@
 """Known answers: the logits that a release's prompts must give, recorded where it was built, checked where it runs.
 
-    {"format": 1, "tolerance": 0.01, "cases": [{"prompt_ids": [..], "top_ids": [5 ids], "top_logits": [5 numbers]}]}
-
-What this shows: graph, weights, runtime and processor together compute what they computed for the signer. On a CPU the
-answers are those of the products for decoded tokens, which differ little between processors; the quicker ones for
-prompts, which may round more, must then come near them. What it does not show: anything about the text a conversation
-gives, or about speed.
+The file's form is in installer/formats/known_answers.py. What this shows: graph, weights, runtime and processor
+together compute what they computed for the signer. On a CPU the answers are those of the products for decoded tokens,
+which differ little between processors; the quicker ones for prompts, which may round more, must then come near them.
+What it does not show: anything about the text a conversation gives, or about speed.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +20,15 @@ from appliance.engine.model import ModelError, OnnxModel, load_model
 from appliance.engine.sampling import Float32Array, TopLogits
 from appliance.errors import ApplianceError
 from appliance.release import Release, ReleaseError
+from installer.formats.fields import FormatError, whole_number
+from installer.formats.known_answers import (
+    TOP,
+    KnownAnswer,
+    KnownAnswers,
+    encode_known_answers,
+    parse_known_answers,
+)
 
-FORMAT = 1
-TOP = 5
 TOLERANCE = 0.01  # relative to max(1, |logit|)
 # Of all logits of a prompt, the distance (root mean square) from those of the same tokens decoded, in their standard
 # deviations. The demo model's are 0.01 apart, 0.3 where a token goes to another expert; those of random weights, whose
@@ -36,15 +40,6 @@ Progress = Callable[[int, int], None]  # cases done, cases in all
 
 class KnownAnswerError(ApplianceError):
     """The release does not give the answers it must."""
-
-
-@dataclass(frozen=True)
-class KnownAnswer:
-    """The ``TOP`` largest logits after a prompt, largest first."""
-
-    prompt_ids: list[int]
-    top_ids: list[int]
-    top_logits: list[float]
 
 
 @dataclass(frozen=True)
@@ -69,19 +64,19 @@ def check_known_answers(release: Release, *, progress: Progress | None = None) -
     """
     if release.known_answers is None:
         raise ReleaseError(f"{release.path}: this release has no known answers to test against")
-    known, tolerance = _load(release.known_answers)
-    model = _model_for(release, [case.prompt_ids for case in known])
+    known = _load(release.known_answers)
+    model = _model_for(release, [case.prompt_ids for case in known.cases])
     worst, distance = 0.0, None
-    for number, case in enumerate(known, 1):
+    for number, case in enumerate(known.cases, 1):
         top = model.read(0, case.prompt_ids, as_decoded=True)
-        worst = max(worst, _deviation(case, top, tolerance, number))
+        worst = max(worst, _deviation(case, top, known.tolerance, number))
         if model.accelerator == "cpu":
             decoded = top.all_logits()
             prompt = model.read(0, case.prompt_ids).all_logits()
             distance = max(distance or 0.0, _prompt_distance(prompt, decoded, number))
         if progress is not None:
-            progress(number, len(known))
-    return SelfTest(model.accelerator, len(known), worst, tolerance, distance)
+            progress(number, len(known.cases))
+    return SelfTest(model.accelerator, len(known.cases), worst, known.tolerance, distance)
 
 
 def record_known_answers(release: Release, prompts: Sequence[Sequence[int]], out: Path) -> None:
@@ -98,9 +93,8 @@ def record_known_answers(release: Release, prompts: Sequence[Sequence[int]], out
     for prompt in prompts:
         top = model.read(0, prompt, as_decoded=True)
         cases.append(KnownAnswer(list(prompt), top.ids[:TOP].tolist(), top.logits[:TOP].tolist()))
-    body = {"format": FORMAT, "tolerance": TOLERANCE, "cases": [asdict(case) for case in cases]}
     try:
-        out.write_text(json.dumps(body) + "\n")
+        out.write_bytes(encode_known_answers(KnownAnswers(tuple(cases), TOLERANCE)))
     except OSError as exc:
         raise ReleaseError(f"{out}: cannot be written: {exc.strerror}") from exc
 
@@ -112,7 +106,8 @@ def load_prompts(path: Path) -> list[list[int]]:
         ReleaseError: the file is missing or something else.
     """
     try:
-        return [[_whole(token) for token in prompt] for prompt in json.loads(path.read_bytes())]
+        prompts = json.loads(path.read_bytes())
+        return [[whole_number(token, "a token id") for token in prompt] for prompt in prompts]
     except OSError as exc:
         raise ReleaseError(f"{path}: cannot be read: {exc.strerror}") from exc
     except (ValueError, TypeError) as exc:
@@ -160,35 +155,10 @@ def _prompt_distance(prompt: Float32Array, decoded: Float32Array, number: int) -
     return distance
 
 
-def _load(path: Path) -> tuple[list[KnownAnswer], float]:
+def _load(path: Path) -> KnownAnswers:
     try:
-        body = json.loads(path.read_bytes())
-        cases = [
-            KnownAnswer(
-                [_whole(token) for token in case["prompt_ids"]],
-                [_whole(token) for token in case["top_ids"]],
-                [_number(logit) for logit in case["top_logits"]],
-            )
-            for case in body["cases"]
-        ]
-        tolerance = _number(body["tolerance"])
-        shaped = all(case.prompt_ids and len(case.top_ids) == len(case.top_logits) == TOP for case in cases)
-        if body["format"] != FORMAT or not cases or not shaped or not 0 < tolerance < 1:
-            raise ValueError("not of this format")
+        return parse_known_answers(path.read_bytes())
     except OSError as exc:
         raise ReleaseError(f"{path}: cannot be read: {exc.strerror}") from exc
-    except (ValueError, TypeError, KeyError) as exc:
+    except FormatError as exc:
         raise ReleaseError(f"{path}: is not a file of known answers: {exc}") from exc
-    return cases, tolerance
-
-
-def _whole(value: object) -> int:
-    if type(value) is not int:
-        raise ValueError(f"{value!r:.40} is not a token id")
-    return value
-
-
-def _number(value: object) -> float:
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{value!r:.40} is not a number")
-    return float(value)

@@ -26,7 +26,7 @@ def described(tmp_path: Path) -> dict[str, Any]:
     return {
         "format": 1, "name": "gpt-oss-demo", "version": "0.1.0", "accelerators": ["cpu"], "graphs": {"cpu": GRAPH},
         "config": "model/config.json", "vocabulary": "tokenizer/o200k_base.tiktoken",
-        "known_answers": "known_answers.json", "target": {}, "model": MODEL,
+        "known_answers": "known_answers.json", "target": {"python": "3.11", "platform": "any"}, "model": MODEL,
     }  # fmt: skip
 
 

@@ -181,7 +181,7 @@ ATTACKS: dict[str, tuple[tuple[type[InstallerError], ...], Attack]] = {
     "cut off, at any block and within one": (
         (TruncatedArchiveError,), lambda s: (s.genuine[:n] for n in [*range(0, len(s.genuine), 512), 1, 700, 3000])),
     "one byte after the end": ((TrailingBytesError,), lambda s: s.genuine + b"\0"),
-    "padded to a tape record": ((TrailingBytesError,), lambda s: s.genuine + bytes(-len(s.genuine) % 10240)),
+    "padded to a tape record": ((TrailingBytesError,), lambda s: s.genuine + bytes(10240 - len(s.genuine) % 10240)),
     "a second archive appended": ((TrailingBytesError,), lambda s: s.genuine + s.genuine),
     "compressed": ((HeaderError,), lambda s: gzip.compress(s.genuine, mtime=0)),
     "repacked by another tar": ((HeaderError,), repacked),

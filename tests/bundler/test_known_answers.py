@@ -13,9 +13,10 @@ import pytest
 from bundler.checkpoint import open_checkpoint
 from bundler.errors import KnownAnswersError
 from bundler.export import export_graph
-from bundler.known_answers import FILE, PROMPTS, encode_prompts, parse_known_answers, record_known_answers
+from bundler.known_answers import PROMPTS, encode_prompts, record_known_answers, rounded_answers
 from bundler.random_checkpoint import random_config, write_random_checkpoint
 from bundler.tokenizer import load_vocabulary
+from installer.formats.known_answers import FILE
 
 HARMONY_VOCABULARY = 201_088
 
@@ -96,7 +97,7 @@ def recording(**change: Any) -> bytes:
 
 
 def test_logits_are_rounded_far_below_the_tolerance() -> None:
-    assert parse_known_answers(recording(), [[1, 2]])["cases"][0]["top_logits"] == [1.0, 0.5, 0.25, 0.1, -3.0]
+    assert rounded_answers(recording(), [[1, 2]]).cases[0].top_logits == [1.0, 0.5, 0.25, 0.1, -3.0]
 
 
 @pytest.mark.parametrize(
@@ -108,4 +109,4 @@ def test_logits_are_rounded_far_below_the_tolerance() -> None:
 )  # fmt: skip
 def test_anything_else_than_a_recording_of_the_prompts_is_refused(data: bytes) -> None:
     with pytest.raises(KnownAnswersError):
-        parse_known_answers(data, [[1, 2]])
+        rounded_answers(data, [[1, 2]])

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from bundler.errors import VocabularyError
-from bundler.tokenizer import VOCABULARY_RANKS, load_vocabulary, verify_vocabulary
+from bundler.tokenizer import load_vocabulary, verify_vocabulary
+from installer.formats.vocabulary import RANKS
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def tokenizer_json(published: bytes, parity_extra: None) -> dict[str, Any]:
 
 def test_package_gives_the_published_file(published: bytes) -> None:
     assert published.startswith(b"IQ== 0\nIg== 1\n")
-    assert published.count(b"\n") == VOCABULARY_RANKS
+    assert published.count(b"\n") == RANKS
 
 
 def test_tokenizer_json_gives_the_same_file(tmp_path: Path, published: bytes, tokenizer_json: dict[str, Any]) -> None:

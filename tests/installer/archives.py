@@ -13,13 +13,16 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from bundler.archive import digest_tree, write_archive
 from bundler.sign import SigningKeys, decide_signing, generate_keys, load_keys
 from installer.archive import END_OF_ARCHIVE, member_header, padding_bytes
+from installer.formats.known_answers import FILE as KNOWN_ANSWERS
+from installer.formats.release import DESCRIPTOR, ModelCard, Release, Target, encode_release, parse_release
+from installer.formats.vocabulary import PATH as VOCABULARY
 
 CHECKER = "installer/formats/manifest.py"
 PROJECT = Path(__file__).parents[2]
@@ -95,19 +98,15 @@ def release_files(
     digest = hashlib.sha256(own).hexdigest()
     prompts = [[1, 2, 3], [250, 251]]
     cases = [{"prompt": p, "answer": sum(weights[i] for i in p) + (not passes)} for p in prompts]
-    descriptor = {
-        "format": 1,
-        "name": "test",
-        "version": version,
-        "accelerators": ["cpu"],
-        "known_answers": "known_answers.json",
-        "target": {"python": PYTHON, "platform": PLATFORM},
-        "model": {"id": "test", "title": "Test model"},
-    }
+    described = Release(
+        "test", version, ("cpu",), {"cpu": "model/cpu/model.onnx"}, "int8",
+        config="model/config.json", vocabulary=VOCABULARY, known_answers=KNOWN_ANSWERS, target=Target(PYTHON, PLATFORM),
+        model=ModelCard("test", "Test model", "A file of numbers.", 16, (), None),
+    )  # fmt: skip
     return {
-        "release.json": json.dumps(descriptor).encode(),
+        DESCRIPTOR: encode_release(described),
         "model/weights-00001.bin": weights,
-        "known_answers.json": json.dumps({"cases": cases}).encode(),
+        KNOWN_ANSWERS: json.dumps({"cases": cases}).encode(),
         f"wheels/{own_name}": own,
         "wheels/requirements.lock": f"appliance-fixture==1.0 --hash=sha256:{digest}\n".encode(),
         **(extra or {}),
@@ -116,9 +115,9 @@ def release_files(
 
 def small_files(version: str = "9.9") -> dict[str, bytes]:
     """A release that verifies but is too small to install: for tests of the file alone."""
-    descriptor = json.loads(release_files(version)["release.json"]) | {"known_answers": None}
+    described = replace(parse_release(release_files(version)[DESCRIPTOR]), known_answers=None)
     return {
-        "release.json": json.dumps(descriptor).encode(),
+        DESCRIPTOR: encode_release(described),
         "wheels/requirements.lock": b"",
         "model/weights-00001.bin": bytes(range(200)),
     }

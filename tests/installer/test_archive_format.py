@@ -23,7 +23,7 @@ from installer.archive import (
     root_name,
 )
 from installer.errors import ArchiveError, InstallerError, LimitError, UnexpectedMemberError
-from installer.release import Release
+from installer.formats.release import Release
 from installer.trust import VerifiedMetadata
 from installer.verify import DiscardingSink, blob_order, verify_archive
 from tests.installer.archives import Sender, member_bytes, members, pack

@@ -389,7 +389,7 @@ def test_a_damaged_archive_on_top_of_an_installed_site_changes_nothing(
 
 
 RELEASE = parse_release(release_files()["release.json"], ["wheels/requirements.lock", "known_answers.json"])
-GOOD = Host(RELEASE.python, "CPython", RELEASE.platform.split("_", 3)[3], (2, 36))
+GOOD = Host(RELEASE.target.python, "CPython", RELEASE.target.platform.split("_", 3)[3], (2, 36))
 
 
 @pytest.mark.parametrize(
@@ -436,6 +436,7 @@ def test_too_little_space_is_refused_with_the_missing_amount(tmp_path: Path) -> 
     [
         {"format": 2}, {"version": "../up"}, {"version": ".hidden"}, {"version": ""}, {"name": 3}, {"target": None},
         {"known_answers": "absent.json"}, {"target": {"python": "3.x", "platform": "p"}}, {"model": {}},
+        {"vocabulary": "../outside"}, {"graphs": {"cpu": "/etc/passwd"}}, {"config": None}, {"accelerators": "cpu"},
     ],
 )  # fmt: skip
 def test_a_signed_release_json_that_makes_no_sense_is_refused(change: dict[str, object]) -> None:

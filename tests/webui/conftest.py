@@ -26,9 +26,10 @@ from appliance.conversations import Conversations
 from appliance.database import Database, open_database
 from appliance.disk import DiskUse
 from appliance.passwords import Passwords
-from appliance.release import ModelCard, Release
+from appliance.release import Release
 from appliance.sessions import Sessions
 from appliance.sign_in import SignIn
+from installer.formats.release import ModelCard
 from tests.fakes import FakeEngine
 from webui.app import create_app
 from webui.denials import record_counts

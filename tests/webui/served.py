@@ -27,7 +27,8 @@ def write_release(path: Path, model_id: str) -> None:
     model = {"id": model_id, "title": "Fake", "description": "Repeats.", "context_tokens": 4096, "example_prompts": []}
     body = {
         "format": 1, "name": model_id, "version": "0.0.1", "accelerators": ["cpu"], "graphs": {"cpu": "graph"},
-        "config": "config.json", "vocabulary": "vocabulary", "known_answers": None, "model": {**model, "notice": None},
+        "config": "config.json", "vocabulary": "vocabulary", "known_answers": None,
+        "target": {"python": "3.11", "platform": "any"}, "model": {**model, "notice": None},
     }  # fmt: skip
     (path / "release.json").write_text(json.dumps(body))
 

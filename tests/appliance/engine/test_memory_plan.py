@@ -19,6 +19,7 @@ from bundler.graph import plan_graph
 from bundler.graph_builder import DenseKind
 from bundler.model_config import parse_model_config
 from bundler.random_checkpoint import random_config
+from installer.formats.packing import PLAN_NAME, Entry, Source, encode_packing
 from tests.appliance.engine.conftest import release_json
 from tests.appliance.engine.hosts import UNLIMITED_V1, Host
 
@@ -51,9 +52,9 @@ def write_release(directory: Path, shape: str, *, dense: DenseKind = "int8") -> 
     (directory / "tokenizer").mkdir()
     (directory / "tokenizer" / "o200k_base.tiktoken").touch()
     (directory / "model" / "cpu" / "model.onnx").touch()
-    source = {"file": "weights-00001.bin", "offset": 0, "bytes": 1}
-    entries = [{"key": p.key, "kind": p.kind, **p.sizes, "sources": [source]} for p in plan.packings]
-    (directory / "model" / "cpu" / "packing.json").write_text(json.dumps({"format": 1, "entries": entries}))
+    source = Source("weights-00001.bin", 0, 1)
+    entries = [Entry(p.key, p.kind, p.sizes, (source,) * len(p.weights)) for p in plan.packings]
+    (directory / "model" / "cpu" / PLAN_NAME).write_bytes(encode_packing(entries))
     (directory / "model" / "config.json").write_text(json.dumps(config))
     body = release_json()
     body["model"] = {**body["model"], "id": shape, "context_tokens": 131_072}

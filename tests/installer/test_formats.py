@@ -1,0 +1,146 @@
+"""The files that rooms hand each other: what one writes the other reads, and faults are named."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+
+from installer.formats.fields import FormatError
+from installer.formats.graph import GraphFacts, encode_graph_facts, parse_graph_facts
+from installer.formats.known_answers import KnownAnswer, KnownAnswers, encode_known_answers, parse_known_answers
+from installer.formats.packing import Entry, Source, encode_packing, parse_packing
+from installer.formats.release import ModelCard, Release, Target, encode_release, parse_release
+
+CARD = ModelCard("demo", "Demo", "Small.", 2048, ("a", "b"), None)
+RELEASE = Release(
+    "demo", "1.0+ab", ("cpu",), {"cpu": "model/cpu/model.onnx"}, "int8", "model/config.json", "tokenizer/v",
+    "known.json", Target("3.11", "manylinux_2_28_x86_64"), CARD,
+)  # fmt: skip
+ANSWERS = KnownAnswers((KnownAnswer([1, 2], [5, 4, 3, 2, 1], [1.5, 1.0, 0.5, 0.0, -3.0]),), 0.01)
+SOURCE = Source("weights-00001.bin", 4096, 64)
+PLAN = (
+    Entry(0, "mxfp4", {"experts": 4, "hidden": 64, "inner": 32}, (SOURCE,) * 4),
+    Entry(1, "int8", {"rows": 100, "inner": 64}, (SOURCE,)),
+)
+CPU = GraphFacts("cpu", 24, 64, 8, 64, 201_088, 131_072, "int8", 128)
+CUDA = GraphFacts("cuda", 24, 64, 8, 64, 201_088, 131_072)
+
+
+@pytest.mark.parametrize("release", [RELEASE, replace(RELEASE, known_answers=None, dense=None)])
+def test_a_release_is_read_as_it_was_written(release: Release) -> None:
+    assert parse_release(encode_release(release)) == release
+
+
+def test_known_answers_are_read_as_they_were_written() -> None:
+    assert parse_known_answers(encode_known_answers(ANSWERS)) == ANSWERS
+
+
+def test_a_packing_plan_is_read_as_it_was_written() -> None:
+    assert parse_packing(encode_packing(PLAN)) == PLAN
+
+
+@pytest.mark.parametrize("facts", [CPU, CUDA])
+def test_what_a_graph_says_of_itself_is_read_as_it_was_written(facts: GraphFacts) -> None:
+    assert parse_graph_facts(encode_graph_facts(facts), facts.accelerator) == facts
+
+
+@pytest.mark.parametrize("parse", [parse_release, parse_known_answers, parse_packing])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"null", b"[]", b"\xff", b"[" * 100_000, b"{}", b'{"format": 2}', b'{"format": true}', b'{"format": 1}'],
+    ids=lambda data: data[:20],
+)
+def test_what_is_no_such_file_is_refused(parse: Any, data: bytes) -> None:
+    with pytest.raises(FormatError):
+        parse(data)
+
+
+def changed(data: bytes, path: list[str | int], value: object) -> bytes:
+    """The JSON file with one value exchanged."""
+    body: Any = json.loads(data)
+    inner = body
+    for step in path[:-1]:
+        inner = inner[step]
+    inner[path[-1]] = value
+    return json.dumps(body).encode()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        (["name"], "", "name must be a text"),
+        (["name"], "a/b", "not a usable name"),
+        (["version"], 1, "version must be a text"),
+        (["version"], "../up", "not a usable name or version"),
+        (["accelerators"], "cpu", "accelerators must be a list"),
+        (["accelerators"], [1], "accelerators must be a list of texts"),
+        (["graphs"], [], "graphs must be an object"),
+        (["graphs", "cpu"], "/etc/passwd", "does not stay inside"),
+        (["config"], "a/../../b", "does not stay inside"),
+        (["vocabulary"], 5, "vocabulary must be a text"),
+        (["known_answers"], "..", "does not stay inside"),
+        (["dense"], 8, "dense must be a text"),
+        (["target"], None, "target must be an object"),
+        (["target", "python"], "3.x", "not a Python version"),
+        (["model"], [], "model must be an object"),
+        (["model", "context_tokens"], True, "context_tokens must be a whole number from 1 on"),
+        (["model", "context_tokens"], 0, "context_tokens must be a whole number from 1 on"),
+        (["model", "example_prompts"], [""], "example_prompts must be a list of texts"),
+        (["model", "notice"], 4, "notice must be a text"),
+    ],
+)  # fmt: skip
+def test_a_release_is_refused_by_the_name_of_the_field(path: list[str | int], value: object, says: str) -> None:
+    with pytest.raises(FormatError, match=says):
+        parse_release(changed(encode_release(RELEASE), path, value))
+
+
+@pytest.mark.parametrize("field", sorted({field.name for field in fields(Release)} - {"dense"}))
+def test_a_release_without_a_field_is_refused(field: str) -> None:
+    body = json.loads(encode_release(RELEASE))
+    del body[field]
+    with pytest.raises(FormatError, match=f"{field} is missing"):
+        parse_release(json.dumps(body).encode())
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (["tolerance"], 1), (["tolerance"], float("nan")), (["tolerance"], "0.1"), (["cases"], []), (["cases"], {}),
+        (["cases", 0, "prompt_ids"], []), (["cases", 0, "prompt_ids"], [-1]), (["cases", 0, "prompt_ids"], [True]),
+        (["cases", 0, "top_ids"], [1]), (["cases", 0, "top_logits"], [1, 2, 3, 4, float("inf")]),
+        (["cases", 0, "top_logits"], [1, 2, 3, 4, "5"]),
+    ],
+)  # fmt: skip
+def test_known_answers_of_another_form_are_refused(path: list[str | int], value: object) -> None:
+    with pytest.raises(FormatError):
+        parse_known_answers(changed(encode_known_answers(ANSWERS), path, value))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (["entries", 0, "kind"], "int4"), (["entries", 0, "experts"], 0), (["entries", 0, "key"], "0"),
+        (["entries", 0, "sources"], []), (["entries", 1, "rows"], -1), (["entries", 1, "inner"], 1.5),
+        (["entries", 1, "sources", 0, "file"], "../weights"), (["entries", 1, "sources", 0, "file"], "a/b"),
+        (["entries", 1, "sources", 0, "file"], ".."), (["entries", 1, "sources", 0, "offset"], -1),
+        (["entries", 1, "sources", 0, "bytes"], 0),
+    ],
+)  # fmt: skip
+def test_a_packing_plan_of_another_form_is_refused(path: list[str | int], value: object) -> None:
+    with pytest.raises(FormatError):
+        parse_packing(changed(encode_packing(PLAN), path, value))
+
+
+@pytest.mark.parametrize(
+    ("change", "accelerator"),
+    [
+        ({"gpt_oss.format": "3"}, "cpu"), ({"gpt_oss.accelerator": "cuda"}, "cpu"), ({}, "cuda"), ({}, "tpu"),
+        ({"gpt_oss.layers": ""}, "cpu"), ({"gpt_oss.window": "-1"}, "cpu"), ({"gpt_oss.heads": "\u0661"}, "cpu"),
+    ],
+)  # fmt: skip
+def test_a_graph_of_another_kind_is_refused(change: dict[str, str], accelerator: str) -> None:
+    with pytest.raises(FormatError):
+        parse_graph_facts(encode_graph_facts(CPU) | change, accelerator)
