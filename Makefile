@@ -11,12 +11,19 @@ TEST_EXTRAS := cpu,bundler,postgres,parity,test
 # A change in any of these makes a new release of the demo; an unchanged tree starts what is there.
 SOURCES := pyproject.toml $(shell find appliance bundler installer webui -type f ! -path '*/__pycache__/*')
 
-.PHONY: demo test lint demo-model-eval demo-clean clean help
+CXX_SOURCES := $(shell find appliance/kernels tests/appliance/kernels -name '*.cc' -o -name '*.h')
+
+.PHONY: demo test check lint format sanitize coverage lock demo-model-eval demo-clean clean help
 
 help:
 	@echo "make demo             build, sign, install and serve the demo on port $(DEMO_PORT) (DEMO_PORT=, DEMO_DIR=)"
 	@echo "make test             the complete test suite in .venv (REQUIRE_ALL=1: nothing may be skipped)"
-	@echo "make lint             ruff and mypy alone"
+	@echo "make check            the fast part of it, in less than a minute, before each commit"
+	@echo "make lint             formats, ruff and mypy alone"
+	@echo "make format           format Python and C++"
+	@echo "make sanitize         the native operators under AddressSanitizer and UndefinedBehaviorSanitizer"
+	@echo "make coverage         the fast part, and which lines it did not run"
+	@echo "make lock             new versions for the development environment (.ci/constraints.txt)"
 	@echo "make demo-model-eval  the demo model's answers to questions it never saw"
 	@echo "make demo-clean       remove what make demo built"
 
@@ -49,9 +56,32 @@ test:
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/pytest -q --durations=15
 
+check:
+	.ci/venv $(TEST_EXTRAS)
+	@$(MAKE) --no-print-directory lint
+	$(BIN)/pytest -q --fast
+
 lint:
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
 	$(BIN)/mypy
+
+format:
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_SOURCES)
+
+sanitize:
+	.ci/venv $(TEST_EXTRAS)
+	$(BIN)/pytest -q tests/appliance/kernels/test_sanitized.py
+
+coverage:
+	.ci/venv $(TEST_EXTRAS)
+	$(BIN)/coverage run -m pytest -q --fast
+	$(BIN)/coverage report
+
+lock:
+	.ci/lock $(TEST_EXTRAS)
 
 demo-model-eval:
 	.ci/venv $(RUNTIME_EXTRAS)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +19,76 @@ if TYPE_CHECKING:
 
 _TEMPORARY = own_temporary_directory()
 WAY_IS_OPEN = open_the_way()  # before any thread or program is started
+
+# What `pytest --fast` (`make check`) leaves out: everything that starts the appliance, a browser or a compiler, runs a
+# model, or takes more than about two seconds. A new test is in it until its file is named here.
+SLOW = (
+    "appliance/isolation",
+    "attacks",
+    "browser",
+    "gpu",
+    "scenarios",
+    "appliance/audit/test_audit_cli.py",
+    "appliance/audit/test_checkpoint.py",
+    "appliance/audit/test_erasure.py",
+    "appliance/audit/test_evidence.py",
+    "appliance/audit/test_extract.py",
+    "appliance/audit/test_log.py",
+    "appliance/audit/test_review.py",
+    "appliance/audit/test_signer.py",
+    "appliance/audit/test_verify.py",
+    "appliance/audit/test_word_check.py",
+    "appliance/engine/test_engine_model.py",
+    "appliance/engine/test_engine_process.py",
+    "appliance/engine/test_harmony_parser.py",
+    "appliance/engine/test_memory_plan.py",
+    "appliance/engine/test_reuse.py",
+    "appliance/engine/test_selftest.py",
+    "appliance/kernels/test_amx_emulated.py",
+    "appliance/kernels/test_attention.py",
+    "appliance/kernels/test_kernels.py",
+    "appliance/kernels/test_phases.py",
+    "appliance/kernels/test_sanitized.py",
+    "appliance/test_accounts.py",
+    "appliance/test_certificates.py",
+    "appliance/test_cli.py",
+    "appliance/test_conversations.py",
+    "appliance/test_database.py",
+    "appliance/test_recorder.py",
+    "appliance/test_serve_tls.py",
+    "appliance/test_supervisor.py",
+    "bundler/test_bundler_cli.py",
+    "bundler/test_demo_model.py",
+    "bundler/test_demo_model_corpus.py",
+    "bundler/test_export.py",
+    "bundler/test_graph.py",
+    "bundler/test_known_answers.py",
+    "bundler/test_parity.py",
+    "bundler/test_tokenizer.py",
+    "bundler/test_wheelhouse.py",
+    "installer/test_install.py",
+    "installer/test_owner.py",
+    "webui/serving/test_worker.py",
+    "webui/test_api.py",
+    "webui/test_api_client.py",
+    "webui/test_api_engine.py",
+    "webui/test_chat.py",
+    "webui/test_rendering.py",
+    "webui/test_review.py",
+    "webui/test_review_integrity.py",
+    "webui/test_security.py",
+)
+TESTS = Path(__file__).parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fast", action="store_true", help="leave out what tests/conftest.py lists as slow")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """True leaves a path out; None asks the next hook."""
+    is_slow = any(collection_path == TESTS / name for name in SLOW)
+    return True if is_slow and config.getoption("--fast") else None
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -61,7 +61,7 @@ def title_of(action: Action, outcome: Outcome) -> str:
 # The choices of the filter: the value in the address, the words, the actions (none: everything but reviewing).
 ACTION_GROUPS: Final[tuple[tuple[str, str, tuple[Action, ...]], ...]] = (
     ("", "Everything", ()),
-    ("turns", "Questions and answers", ("prompt", "answer")),
+    ("turns", "Questions and answers", ("prompt", "answer", "conversation_deleted")),
     ("prompts", "Questions", ("prompt",)),
     ("answers", "Answers", ("answer",)),
     ("access", "Signing in, refusals", ("sign_in", "sign_out", "denied")),
