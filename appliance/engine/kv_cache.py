@@ -1,9 +1,9 @@
 """Which slot of the key/value cache holds what; pure bookkeeping over rows that model.py owns.
 
-A slot is one row of every layer's cache, room for ``capacity`` tokens. A released slot keeps its contents, and the same
-user's next turn that begins with them computes only the rest. They are never given to another user: how fast an answer
-starts must not tell what someone else has asked. What the appliance itself writes at the beginning of every prompt is
-no one's secret; any slot may lend that.
+A slot is one row of every layer's cache, room for ``capacity`` tokens. Released slots are the prefix cache: each keeps
+its contents, and the same user's next turn that begins with them computes only the rest. They are never given to
+another user: how fast an answer starts must not tell what someone else has asked. What the appliance itself writes at
+the beginning of every prompt is no one's secret; any slot may lend that.
 
 Layers with a sliding window may hold a ring of the last ``ring`` positions instead of all. A slot can then be continued
 only from where the ring still has what the next token sees, or from a checkpoint: a copy of the windowed layers, set

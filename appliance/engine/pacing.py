@@ -1,4 +1,4 @@
-"""How much of a prompt is read beside streams that wait: as much as keeps a step within the longest pause allowed.
+"""The token budget of a chunk: as much of a prompt as keeps a step within the longest pause of streams that wait.
 
 What a step takes is learnt from the steps before it; nothing here measures or waits.
 """
