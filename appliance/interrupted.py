@@ -168,4 +168,3 @@ def _answer(prompt: Header, conversation: object) -> NewEvent:
         "tool_calls": [],
     }
     return NewEvent(prompt.actor, "answer", "interrupted", prompt.subject, Content(INTERRUPTED, details))
-

@@ -207,7 +207,5 @@ def _recorded(log: AuditLog, release: Path) -> tuple[int, Mapping[str, str]] | N
     return None
 
 
-def _event(
-    release: Path, action: Action, text: str, details: dict[str, Any], *, outcome_ok: bool = True
-) -> NewEvent:
+def _event(release: Path, action: Action, text: str, details: dict[str, Any], *, outcome_ok: bool = True) -> NewEvent:
     return NewEvent(_SYSTEM, action, "ok" if outcome_ok else "failed", release.name, Content(text, details))

@@ -240,4 +240,3 @@ def test_a_stop_with_fifty_streams_records_every_answer_and_leaves_nothing(tmp_p
     found = outcomes(tmp_path)
     assert len(found) == 51
     assert {tuple(turn) for turn in found} <= {("prompt ok", "answer failed"), ("prompt ok", "answer abandoned")}
-
