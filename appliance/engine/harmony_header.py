@@ -97,7 +97,12 @@ def read_header(segments: Sequence[str], *, started: bool, complete: bool, funct
     doubtful = role_function is not None and "assistant" not in found.recipients
     known = [names for names in found.channels if names]
     channel = next(iter(known[-1])) if known and len(known[-1]) == 1 else None
-    function = role_function if doubtful else _meant(recipient, functions) if recipient else None
+    if doubtful:
+        function = role_function
+    elif recipient is None and channel is None and complete:  # in place of the channel
+        function = _meant(found.rest.strip(), functions)
+    else:
+        function = _meant(recipient, functions) if recipient else None
     return Header(
         channel=channel,  # type: ignore[arg-type]  # _WORD has the three names
         recipient=recipient,
