@@ -87,9 +87,7 @@ def integrity(log: AuditLog, state_dir: Path, *, clock_us: Callable[[], int] = n
     )
 
 
-def keep_verdict(
-    log: AuditLog, report: VerificationReport, *, by: Actor, other_faults: Sequence[Fault] = ()
-) -> None:
+def keep_verdict(log: AuditLog, report: VerificationReport, *, by: Actor, other_faults: Sequence[Fault] = ()) -> None:
     """Record what a full verification found. What is broken stays marked until a reviewer acknowledges it.
 
     Args:

@@ -81,7 +81,7 @@ def _verified(
         report = verify_log(
             database, state_dir, key=trusted, against=brought, processes=logical_cpus(), progress=progress
         )  # fmt: skip
-        return report, check_pages(database, processes=cores)
+        return report, check_pages(database, processes=logical_cpus())
 
 
 def _text(path: Path) -> str:

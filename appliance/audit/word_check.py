@@ -193,7 +193,7 @@ def _copied(connection: sa.Connection, path: Path) -> sqlite3.Connection:
         with closing(connection.connection.cursor()) as rows:  # the driver's own: a million rows
             rows.execute(f"SELECT * FROM audit_words_{shadow}")  # noqa: S608
             values = ", ".join("?" * len(rows.description or ()))
-            copy.executemany(f"INSERT INTO audit_words_{shadow} VALUES ({values})", rows)  # noqa: S608
+            copy.executemany(f"INSERT INTO audit_words_{shadow} VALUES ({values})", iter(rows.fetchone, None))  # noqa: S608
     copy.execute("COMMIT")
     copy.close()  # the next connection reads what FTS5 keeps in memory anew
     copy = _connected(path)

@@ -127,9 +127,7 @@ def plant(name: str) -> Callable[[Scene], str]:
 def change_source(scene: Scene) -> str:
     """The same size and time; Python would run it, if the compiled file beside it were gone."""
     program = scene.program().encode()
-    change_keeping_size_and_time(
-        scene.release / MODULE, lambda data: program + b"#" * (len(data) - len(program))
-    )
+    change_keeping_size_and_time(scene.release / MODULE, lambda data: program + b"#" * (len(data) - len(program)))
     return MODULE
 
 
