@@ -26,7 +26,6 @@ import os
 import queue
 import threading
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -38,6 +37,7 @@ from appliance.audit.event import Action, Actor, Content, NewEvent
 from appliance.audit.log import AuditLog, Event, RecordError
 from appliance.audit.rows import load_events
 from appliance.database import DatabaseError
+from appliance.low_priority import run_last
 from appliance.tables import audit_events
 from installer.formats.manifest import MANIFEST, ManifestError, Pace, file_digest, load_manifest
 
@@ -47,7 +47,6 @@ PACKED_FILES: Final = ("packed.bin", "packed.json")
 SOON_BYTES_S: Final = 256 << 20  # after the packer: people wait for nothing, but the time in between is unwatched
 DAILY_BYTES_S: Final = 32 << 20
 AGAIN_S: Final = 24 * 3600.0
-_LOWEST_PRIORITY: Final = 19
 _MOST_PACKINGS: Final = 100  # events that are looked at: one of them is damaged only where somebody damaged it
 _ACTIONS: Final[tuple[Action, ...]] = ("weights_packed", "weights_compared")
 
@@ -166,8 +165,7 @@ class PackedWatch:
         self._ended.put(anew)
 
     def _watch(self) -> None:
-        with suppress(OSError):  # a confined process may not be allowed to; the rate limits, too
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
+        run_last()  # and the rate limits, too
         anew, rate = self._ended.get(), self._soon_bytes_s
         while anew is not None:
             try:

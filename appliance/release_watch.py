@@ -15,10 +15,9 @@ Not covered: what is altered in the memory of a process; a manifest that was exc
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,6 +26,7 @@ import sqlalchemy as sa
 from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.log import AuditLog, RecordError
 from appliance.database import DatabaseError
+from appliance.low_priority import run_last
 from appliance.tables import audit_events
 from installer.formats.manifest import (
     MANIFEST,
@@ -44,7 +44,6 @@ _SYSTEM = Actor("", "appliance", "system")
 RATE_BYTES_S = 32 << 20  # gpt-oss-20b in 7 minutes, 120b in 34; less than 3 % of one core, 0.1 % of memory's bandwidth
 AGAIN_S = 24 * 3600.0
 _LISTED = 100  # differences in the details of the event
-_LOWEST_PRIORITY = 19
 
 
 class _StoppedError(Exception):
@@ -115,8 +114,7 @@ def _found(release: Path, why: str, details: dict[str, object]) -> NewEvent:
 
 
 def _watch(log: AuditLog, release: Path, stop: threading.Event, rate_bytes_s: int) -> None:
-    with suppress(OSError):  # a confined process may not be allowed to; the rate limits, too
-        os.setpriority(os.PRIO_PROCESS, 0, _LOWEST_PRIORITY)  # of this thread: that is what 0 means to the kernel
+    run_last()  # and the rate limits, too
 
     def pace(size_bytes: int) -> None:
         if stop.wait(size_bytes / rate_bytes_s):
