@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from appliance.config import Config
-from appliance.engine.host import logical_cpus, wants_cuda
+from appliance.cpus import logical_cpus
+from appliance.engine.host import wants_cuda
 from appliance.installed import is_launched
 from appliance.isolation import SilenceError, Watch
 from appliance.isolation.confinement import HIDE_ENVIRON, SEAL_ENVIRON, confine

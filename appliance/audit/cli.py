@@ -73,7 +73,7 @@ def _verified(
     from appliance.audit.note import parse_verifier
     from appliance.audit.pages import check_pages
     from appliance.audit.verify import Against, verify_log
-    from appliance.engine.host import logical_cpus
+    from appliance.cpus import logical_cpus
 
     brought = [Against(name, note) for name, note in against]
     trusted = parse_verifier(key) if key else None

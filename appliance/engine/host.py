@@ -1,4 +1,4 @@
-"""What this machine gives the engine: cores and memory, within every limit set for this process, and an accelerator."""
+"""What this machine gives the engine: cores, memory and an accelerator, within every limit set for this process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from appliance.engine.cgroups import SELF, ControlGroup, control_groups
+from appliance.cgroups import SELF, ControlGroup, control_groups
+from appliance.cpus import paid_for
 
 CUDA_DEVICE = Path("/dev/nvidia0")
 _CPUS = Path("/sys/devices/system/cpu")
@@ -33,12 +34,7 @@ def physical_cores(cpus: Path = _CPUS, proc: Path = SELF) -> int:
     for cpu in os.sched_getaffinity(0):
         siblings = _read(cpus / f"cpu{cpu}" / "topology" / "thread_siblings_list")
         cores.add(siblings if siblings is not None else str(cpu))
-    return _paid_for(len(cores), proc)
-
-
-def logical_cpus(proc: Path = SELF) -> int:
-    """CPUs this process may use, hyper-threads counted twice: for work whose threads do not wait for each other."""
-    return _paid_for(len(os.sched_getaffinity(0)), proc)
+    return paid_for(len(cores), proc)
 
 
 def available_memory_bytes(meminfo: Path = _MEMINFO, proc: Path = SELF) -> int:
@@ -59,20 +55,6 @@ def _machine_bytes(meminfo: Path) -> int:
     kib = {fields[0].rstrip(":"): int(fields[1]) for fields in lines if len(fields) > 1}
     without = kib.get("MemFree", 0) + kib.get("Active(file)", 0) + kib.get("Inactive(file)", 0)
     return kib.get("MemAvailable", without) * 1024
-
-
-def _paid_for(count: int, proc: Path) -> int:
-    quotas = (_quota(group) for group in control_groups("cpu", proc))
-    return max(1, min([count, *(int(quota) for quota in quotas if quota is not None)]))
-
-
-def _quota(group: ControlGroup) -> float | None:
-    """Cores that the group's quota pays for; None where it has none."""
-    if group.version == 2:
-        quota, _, period = (group.read("cpu.max") or "max").partition(" ")
-        return None if quota == "max" else int(quota) / int(period or 100_000)
-    allowed, period_us = group.number("cpu.cfs_quota_us"), group.number("cpu.cfs_period_us")
-    return allowed / period_us if allowed is not None and allowed > 0 and period_us else None
 
 
 def _left_bytes(group: ControlGroup) -> list[int]:

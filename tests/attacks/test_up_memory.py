@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from appliance.cgroups import control_groups
 from appliance.config import Config
-from appliance.engine.cgroups import control_groups
 from appliance.engine.memory_plan import MemoryPlanError
 from appliance.engine.packing import pack
 from appliance.errors import CANNOT_SERVE

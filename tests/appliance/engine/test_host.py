@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from appliance.engine.cgroups import control_groups
-from appliance.engine.host import available_memory_bytes, logical_cpus, physical_cores
+from appliance.cgroups import control_groups
+from appliance.cpus import logical_cpus
+from appliance.engine.host import available_memory_bytes, physical_cores
 from tests.appliance.engine.hosts import UNLIMITED_V1, Host
 
 GIB = 1 << 30
