@@ -106,6 +106,14 @@ def require(present: bool, what: str) -> None:
     pytest.skip(f"{what} is missing")
 
 
+@pytest.fixture
+def roomy_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of every disk is free, however full the machine is; tests/attacks/test_up_disk.py fills a real one."""
+    blocks, files = 1 << 30, 1 << 20
+    found = os.statvfs_result((4096, 4096, blocks, blocks // 2, blocks // 2, files, files, files, 0, 255))
+    monkeypatch.setattr("os.statvfs", lambda path: found)
+
+
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """Path of the browser."""

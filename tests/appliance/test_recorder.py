@@ -35,6 +35,7 @@ ATTEMPT = {
 }  # fmt: skip
 ENDED = {"event": "process_ended", "process": "engine", "how": "signal SIGKILL", "ran_s": 3.2}
 STOPPING = {"event": "stopping", "why": "signal SIGTERM"}
+pytestmark = pytest.mark.usefixtures("roomy_disk")  # a full one is an event by itself
 ADA = Actor("a1", "ada", "web", "10.0.0.1")
 
 

@@ -24,7 +24,6 @@ from appliance.audit.log import AuditLog, Event
 from appliance.config import Config, init_state
 from appliance.conversations import Conversations
 from appliance.database import Database, open_database
-from appliance.disk import DiskUse
 from appliance.passwords import Passwords
 from appliance.release import Release
 from appliance.sessions import Sessions
@@ -110,10 +109,8 @@ MakeSite = Callable[..., Site]
 
 
 @pytest.fixture(autouse=True)
-def roomy_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pages find room on the disk, however full the machine is; tests/attacks/test_up_disk.py fills a real one."""
-    use = DiskUse(total_bytes=1 << 40, free_bytes=1 << 39, inodes=0, free_inodes=0)
-    monkeypatch.setattr("appliance.disk.measure", lambda directory: use)
+def without_alarms_of_the_disk(roomy_disk: None) -> None:
+    """Pages show what a test is about, and nothing of the machine's disk."""
 
 
 @pytest.fixture(scope="session")
