@@ -1,9 +1,9 @@
 """An answer under way ends when the person may no longer have it: the account was disabled, the session or key ended,
-the role was taken away.
+the role was taken away. So does one that is stopped (`appliance.turns.running`).
 
-`permitted` puts a check between a turn and the engine: it is asked as events come, at most twice a second. The engine's
-client makes an event at least twice a second, so the turn ends, and is cancelled, within a second of the change,
-whoever made it: another web worker, or the command line.
+`ended_by` puts a check between a turn and the engine: it is asked as events come, at most once in an interval. The
+engine's client makes an event at least twice a second, so the turn ends, and is cancelled, within a second of the
+change, whoever made it: another web worker, or the command line.
 """
 
 from __future__ import annotations
@@ -26,12 +26,30 @@ Permit = Callable[[], str | None]  # why the person may no longer have the answe
 
 def permitted(engine: Engine, permit: Permit, *, clock_s: Callable[[], float] = time.monotonic) -> Engine:
     """`engine`, whose turns end with ``Failed("access_ended")`` once ``permit`` gives a reason."""
-    return _Permitted(engine, permit, clock_s)
+
+    def ended() -> Failed | None:
+        try:
+            why = permit()
+        except DatabaseError:
+            why = _UNKNOWN
+        return None if why is None else Failed("access_ended", f"{why}. The answer was cancelled.")
+
+    return ended_by(engine, ended, interval_s=CHECK_INTERVAL_S, clock_s=clock_s)
 
 
-class _Permitted:
-    def __init__(self, engine: Engine, permit: Permit, clock_s: Callable[[], float]) -> None:
-        self._engine, self._permit, self._clock_s = engine, permit, clock_s
+def ended_by(
+    engine: Engine, check: Callable[[], Failed | None], *, interval_s: float,
+    clock_s: Callable[[], float] = time.monotonic,
+) -> Engine:  # fmt: skip
+    """`engine`, whose turns end with what ``check`` gives, once it gives something."""
+    return _Checked(engine, check, interval_s, clock_s)
+
+
+class _Checked:
+    def __init__(
+        self, engine: Engine, check: Callable[[], Failed | None], interval_s: float, clock_s: Callable[[], float]
+    ) -> None:
+        self._engine, self._check, self._interval_s, self._clock_s = engine, check, interval_s, clock_s
 
     @contextmanager
     def turn(self, request: TurnRequest) -> Iterator[Iterator[TurnEvent]]:
@@ -45,16 +63,10 @@ class _Permitted:
         checked_s = self._clock_s()
         with self._engine.turn(request) as events:
             for event in events:
-                if not isinstance(event, Done | Failed) and self._clock_s() - checked_s >= CHECK_INTERVAL_S:
-                    why = self._why_ended()
-                    if why is not None:
-                        yield Failed("access_ended", f"{why}. The answer was cancelled.")
+                if not isinstance(event, Done | Failed) and self._clock_s() - checked_s >= self._interval_s:
+                    end = self._check()
+                    if end is not None:
+                        yield end
                         return
                     checked_s = self._clock_s()
                 yield event
-
-    def _why_ended(self) -> str | None:
-        try:
-            return self._permit()
-        except DatabaseError:
-            return _UNKNOWN

@@ -74,8 +74,11 @@ class Sessions:
         connection.execute(sessions.delete().where(mine, sessions.c.token_hash.not_in(kept)))
         return token
 
-    def user(self, token: str) -> User | None:
-        """Whose session it is; None when it has ended or the account is disabled."""
+    def user(self, token: str, *, is_used: bool = True) -> User | None:
+        """Whose session it is; None when it has ended or the account is disabled.
+
+        Args: is_used: whether a request of that person asks, by which the session lasts longer.
+        """
         now = self._clock_us()
         mine = sessions.c.token_hash == _hash(token)
         query = sa.select(users, sessions.c.seen_us).join(sessions, sessions.c.user_id == users.c.id)
@@ -83,7 +86,7 @@ class Sessions:
             row = connection.execute(query.where(mine, sa.not_(self._expired(now)))).one_or_none()
         if row is None or row.disabled:
             return None
-        if now - row.seen_us > _SEEN_STEP_US:
+        if is_used and now - row.seen_us > _SEEN_STEP_US:
             with self._database.write() as connection:
                 connection.execute(sessions.update().where(mine).values(seen_us=now))
         return user_of_row(row)

@@ -9,6 +9,7 @@ import webui.admin.routes
 import webui.api.views
 import webui.auth.views
 import webui.chat.routes
+import webui.chat.watchers
 import webui.frame
 import webui.health
 import webui.review.routes
@@ -42,6 +43,7 @@ def create_app(services: Services) -> Flask:
     app.before_request(_limit_forms)
     app.before_request(_check_csrf_of_pages)
     app.context_processor(lambda: {"config": services.config, "model": services.model, "release": services.release})
+    webui.chat.watchers.install(app)
     for module in (
         webui.frame, webui.auth.views, webui.account, webui.chat.routes, webui.review.routes, webui.admin.routes,
         webui.api.views, webui.health,

@@ -115,6 +115,26 @@ class TooLargeError(WebError):
     what_to_do = "Send less at once."
 
 
+class ConflictError(WebError):
+    """Something else is going on there just now."""
+
+    status = 409
+    code = "conflict"
+    title = "Not now"
+    message = "Something else is going on here just now."
+    what_to_do = "Try again when it is done."
+
+
+class TooManyError(WebError):
+    """The person does as much at once as one may."""
+
+    status = 429
+    code = "too_many"
+    title = "That is too much at once"
+    message = "You are doing as much at once as one person may."
+    what_to_do = "Try again when something of it is done."
+
+
 class QuotaSpentError(WebError):
     """The person has recorded as much as a day allows."""
 

@@ -23,6 +23,7 @@ from appliance.sessions import Sessions
 from appliance.sign_in import SignIn
 from appliance.transport import Transport
 from appliance.turns.engine import Engine
+from appliance.turns.running import RunningTurns
 from installer.formats.release import ModelCard
 
 _KEY = "gpt_oss_appliance.services"
@@ -41,6 +42,7 @@ class Services:
     api_keys: ApiKeys
     conversations: Conversations
     record: AuditLog
+    turns: RunningTurns
     engine: Engine
     clock: Callable[[], datetime]  # aware, UTC
     listener_url: str  # where the appliance listens, as the supervisor knows it

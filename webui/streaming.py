@@ -1,13 +1,13 @@
-"""The connection of the request being answered: whether its client has gone, which writing to it tells too late."""
+"""What the server tells a request of its connection and of itself, which writing to the connection tells too late."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 from flask import request
 
-from webui.serving.environ import CLIENT_IS_GONE
+from webui.serving.environ import CLIENT_IS_GONE, SERVER_IS_ENDING
 
 
 def client_is_gone() -> bool:
@@ -15,5 +15,18 @@ def client_is_gone() -> bool:
 
     The server knows it also behind TLS, and without a look at the socket here: it reads the connection all the time.
     """
-    ask = cast("Callable[[], bool] | None", request.environ.get(CLIENT_IS_GONE))
-    return ask is not None and ask()
+    return watch_client()()
+
+
+def watch_client() -> Callable[[], bool]:
+    """`client_is_gone`, to be asked also when the request's context has ended."""
+    return _ask_of(request.environ, CLIENT_IS_GONE)
+
+
+def server_ending() -> Callable[[], bool]:
+    """Whether the server wants to end, to be asked later, by whatever the request has begun."""
+    return _ask_of(request.environ, SERVER_IS_ENDING)
+
+
+def _ask_of(environ: dict[str, Any], name: str) -> Callable[[], bool]:
+    return cast("Callable[[], bool]", environ.get(name, lambda: False))

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from flask import Flask
 
@@ -32,18 +33,22 @@ from appliance.disk import Reserve, refusal
 from appliance.engine.client import EngineClient
 from appliance.errors import ApplianceError
 from appliance.hashing_slots import HashingSlots
+from appliance.isolation.files import scratch_dir
+from appliance.isolation.policy import Kind
 from appliance.passwords import Passwords
 from appliance.release import load_release
 from appliance.sessions import Sessions
 from appliance.sign_in import SignIn
 from appliance.site_address import site_url
 from appliance.transport import Transport
+from appliance.turns.running import RunningTurns
 from webui.allowances import allowance_of
 from webui.app import create_app
 from webui.denials import record_counts
 from webui.services import Services
 
 _log = logging.getLogger(__name__)
+_END_TURNS_S: Final = 2.0  # they notice it within half a second
 
 
 def make_services(
@@ -59,6 +64,7 @@ def make_services(
     database = open_database(config.database_url)
     disk = config.record_dir
     record = AuditLog(database, refusal=partial(refusal, disk), make_room=Reserve(disk).give_back)
+    conversations = Conversations(database, record)
     passwords = Passwords(slots=HashingSlots(database.directory, cores=cores))
     return Services(
         config=config,
@@ -68,8 +74,12 @@ def make_services(
         sign_in=SignIn(database, record, passwords=passwords),
         sessions=Sessions(database, record, idle_s=config.session_hours * 3600),
         api_keys=ApiKeys(database, record, allow_endless=config.endless_api_keys),
-        conversations=Conversations(database, record),
+        conversations=conversations,
         record=record,
+        turns=RunningTurns(
+            scratch_dir(config.state_dir, Kind.WEB) / "turns", record, conversations,
+            most_per_person=config.queue_limit_per_user,
+        ),
         engine=EngineClient(doorbell),
         clock=lambda: datetime.now(UTC),
         listener_url=listener_url,
@@ -85,13 +95,16 @@ def _app_of(environ: Mapping[str, str]) -> Flask:
     given = environ.get("APPLIANCE_URL")
     listener_url = given or site_url((), config.listen_host, config.listen_port, transport.scheme)
     cores = int(environ["APPLIANCE_CPUS"]) if "APPLIANCE_CPUS" in environ else None
-    app = create_app(make_services(config, doorbell, listener_url, transport, cores=cores))
-    atexit.register(_keep_counts, app)
+    services = make_services(config, doorbell, listener_url, transport, cores=cores)
+    services.turns.clear_dead()  # of the worker whose place this one takes, perhaps
+    app = create_app(services)
+    atexit.register(_end, app, services.turns)
     return app
 
 
-def _keep_counts(app: Flask) -> None:
-    """What this worker has counted and not yet recorded, at its orderly end."""
+def _end(app: Flask, turns: RunningTurns) -> None:
+    """At the orderly end of this worker: its turns are recorded, and what it has counted and not yet recorded."""
+    turns.end_all(_END_TURNS_S)
     keeps: tuple[Callable[[], None], ...] = (partial(record_counts, app), allowance_of(app).keep)
     for keep in keeps:
         try:

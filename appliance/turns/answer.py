@@ -60,6 +60,7 @@ class Facts:
     """
 
     about: About | None = None
+    turn: str | None = None
     prompt_event: int | None = None
     event: int | None = None
     thought_s: float | None = None
@@ -73,12 +74,12 @@ class Facts:
         details |= {"prompt_event": self.prompt_event, "event": self.event}
         if self.done is not None:
             details |= {name: value for name, value in asdict(self.done).items() if name != "token_ids"}
-        optional = {"thought_s": self.thought_s, "failure": self.failure, "problem": self.problem}
+        optional = {"turn": self.turn, "thought_s": self.thought_s, "failure": self.failure, "problem": self.problem}
         return details | {name: value for name, value in optional.items() if value is not None}
 
 
 _FIGURES: Final = tuple(field.name for field in fields(Done) if field.name != "token_ids")
-_FACTS: Final = ("prompt_event", "event", "thought_s", "failure", "problem")
+_FACTS: Final = ("turn", "prompt_event", "event", "thought_s", "failure", "problem")
 
 
 def facts_of(details: dict[str, Any]) -> Facts:
@@ -159,11 +160,11 @@ class Answer:
                 return self.end.notice or ENDINGS.get(self.end.finish_reason)
         return ENDINGS["cancelled"]
 
-    def facts(self, about: About, *, prompt_event: int | None, event: int | None) -> Facts:
+    def facts(self, about: About, *, turn: str, prompt_event: int | None, event: int | None) -> Facts:
         """What a conversation keeps beside the words. Numbers of the two events in the record, where it has them."""
         end = self.end
         return Facts(
-            about, prompt_event, event,
+            about, turn, prompt_event, event,
             thought_s=None if self.thought_s is None else round(self.thought_s, 1),
             done=replace(end, token_ids=()) if isinstance(end, Done) else None,
             failure=end.code if isinstance(end, Failed) else None,

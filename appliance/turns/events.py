@@ -13,7 +13,7 @@ FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
 FailureCode = Literal[
     "bad_request", "context_exceeded", "overloaded", "too_many_waiting", "engine_failed", "engine_stopped",
     "record_failed",
-    "access_ended",  # made by appliance.permits, never by the engine
+    "access_ended", "stopped", "closing",  # made by appliance.permits and .running, never by the engine
 ]  # fmt: skip
 
 
@@ -141,6 +141,14 @@ FAILURES: Final[dict[FailureCode, Failure]] = {
     "access_ended": Failure(
         "Your access ended while this was being answered.", "What had come is kept. Sign in again to go on.",
         401, "access_ended",
+    ),
+    "stopped": Failure(
+        "Stopped before the end.", "What had come by then is kept.",
+        503, "cancelled",
+    ),
+    "closing": Failure(
+        "The appliance was stopped while this was being answered.", "What had come is kept; answer again in a minute.",
+        503, "cancelled",
     ),
 }  # fmt: skip
 

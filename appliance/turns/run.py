@@ -65,6 +65,7 @@ class Turn(Iterator[TurnEvent]):
     def close(self) -> None:
         """Cancel what still runs; what was generated is recorded."""
         self._events.close()
+        self._run.end_unstarted()
 
 
 def run_turn(
@@ -98,6 +99,7 @@ class _Run:
     answer: Answer = field(default_factory=Answer)
     prompt_event: int | None = None
     answer_event: int | None = None
+    is_ended: bool = False  # the answer was to be recorded, whether it could be or not
 
     def begin(self) -> Failed | None:
         if self.prompt_event is not None:
@@ -142,7 +144,13 @@ class _Run:
             self._record_answer(_outcome(self.answer.end, is_abandoned=is_abandoned))
         yield end if self.answer_event is not None else _NOT_RECORDED
 
+    def end_unstarted(self) -> None:
+        """Record the end of a turn that has begun and never reached the engine."""
+        if self.prompt_event is not None and not self.is_ended:
+            self._record_answer("abandoned")
+
     def _record_answer(self, outcome: Outcome) -> None:
+        self.is_ended = True
         try:
             content = self.answer.content(self.conversation_id)
             event = NewEvent(self.actor, "answer", outcome, self.request.id, content)
@@ -166,7 +174,7 @@ def _outcome(end: Done | Failed | None, *, is_abandoned: bool) -> Outcome:
     match end:
         case None:
             return "abandoned" if is_abandoned else "failed"
-        case Failed(code="access_ended"):
+        case Failed(code="access_ended" | "stopped" | "closing"):
             return "cancelled"
         case Failed():
             return "failed"

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from playwright.sync_api import Browser, Page
@@ -16,6 +17,9 @@ from tests.browser.pages import Watched
 from tests.browser.scripts import Pace
 from tests.fakes import FakeEngine
 from tests.webui.conftest import PASSWORD, MakeSite, Site, empty_database, make_site
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 __all__ = ["empty_database", "make_site"]  # fixtures of tests/webui, used here
 
@@ -33,7 +37,8 @@ class Server:
     def __init__(self, site: Site, pace: Pace) -> None:
         self.site = site
         self.pace = pace
-        self._server = make_server("127.0.0.1", 0, site.app, threaded=True, request_handler=QuietHandler)
+        self._dropped = 0
+        self._server = make_server("127.0.0.1", 0, self._droppable, threaded=True, request_handler=QuietHandler)
         self.address = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, name="server")
         self._thread.start()
@@ -43,6 +48,22 @@ class Server:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+
+    def drop_streams(self) -> None:
+        """End every connection that is being answered, at its next piece, as a network does."""
+        self._dropped += 1
+
+    def _droppable(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
+        begun = self._dropped
+        answer = self.site.app(environ, start_response)
+        try:
+            for piece in answer:
+                if self._dropped != begun:
+                    raise ConnectionResetError
+                yield piece
+        finally:
+            if hasattr(answer, "close"):
+                answer.close()
 
     def sign_checkpoint(self) -> None:
         """What the supervisor does every minute."""

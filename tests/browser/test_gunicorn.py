@@ -43,7 +43,7 @@ def test_stopping_before_the_first_word_cancels_the_turn_at_once(page: Page, mak
         expect(answer.get_by_text("Stopped before the end")).to_be_visible()
         go_on.set()
         watched.assert_clean()
-    assert [event.header.outcome for event in site.events()[-2:]] == ["ok", "abandoned"]
+    assert [event.header.outcome for event in site.events()[-2:]] == ["ok", "cancelled"]
 
 
 def test_what_is_kept_of_a_stopped_answer_is_what_was_recorded(page: Page, make_site: MakeSite) -> None:
@@ -67,7 +67,7 @@ def test_what_is_kept_of_a_stopped_answer_is_what_was_recorded(page: Page, make_
         pages.wait_for_answer(page)
         conversation = page.url.rpartition("/")[2]
     recorded = site.events()[-1]
-    assert recorded.header.outcome == "abandoned"
+    assert recorded.header.outcome == "cancelled"
     assert recorded.content is not None
     kept = site.services.conversations.messages(ada.id, conversation)[-1]
     assert kept.content == recorded.content.text

@@ -28,6 +28,7 @@ from appliance.passwords import Passwords
 from appliance.release import Release
 from appliance.sessions import Sessions
 from appliance.sign_in import SignIn
+from appliance.turns.running import RunningTurns
 from installer.formats.release import ModelCard
 from tests.fakes import FakeEngine
 from webui.app import create_app
@@ -128,6 +129,7 @@ def make_site(tmp_path: Path, empty_database: Path) -> Iterator[MakeSite]:
     """Make sites; keyword arguments are changes of their Config, or the engine."""
     engines: list[FakeEngine] = []
     databases: list[Database] = []
+    running_turns: list[RunningTurns] = []
 
     def make(engine: FakeEngine | None = None, **changes: object) -> Site:
         home = tmp_path / f"site-{len(engines)}"
@@ -144,6 +146,11 @@ def make_site(tmp_path: Path, empty_database: Path) -> Iterator[MakeSite]:
             path=home, name="gpt-oss-fake", version="0.0.1", graphs=MappingProxyType({}), config=home, vocabulary=home,
             known_answers=None, dense=None, model=MODEL,
         )  # fmt: skip
+        conversations = Conversations(database, record)
+        turns = RunningTurns(
+            home / "state" / "tmp" / "web" / "turns", record, conversations, most_per_person=config.queue_limit_per_user
+        )
+        running_turns.append(turns)
         services = Services(
             config=config,
             release=release,
@@ -152,8 +159,9 @@ def make_site(tmp_path: Path, empty_database: Path) -> Iterator[MakeSite]:
             sign_in=SignIn(database, record, passwords=FAST_PASSWORDS),
             sessions=Sessions(database, record, idle_s=config.session_hours * 3600),
             api_keys=ApiKeys(database, record, allow_endless=config.endless_api_keys),
-            conversations=Conversations(database, record),
+            conversations=conversations,
             record=record,
+            turns=turns,
             engine=engine.client,
             clock=lambda: datetime.now(UTC),
             listener_url="http://127.0.0.1:8080",
@@ -161,6 +169,8 @@ def make_site(tmp_path: Path, empty_database: Path) -> Iterator[MakeSite]:
         return Site(services, engine, create_app(services))
 
     yield make
+    for running in running_turns:
+        running.end_all(10)
     for engine in engines:
         engine.close()
     for database in databases:

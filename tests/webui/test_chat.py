@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,7 +13,6 @@ from werkzeug.test import TestResponse
 from appliance.accounts import Role
 from appliance.audit.log import RecordError
 from appliance.conversations import Conversation, StoredMessage
-from appliance.turns.engine import EngineUnavailableError, Status
 from appliance.turns.events import (
     AnswerDelta,
     Failed,
@@ -23,15 +20,12 @@ from appliance.turns.events import (
     ReasoningDelta,
     Started,
     ToolCallDelta,
-    TurnEvent,
     Waiting,
 )
-from appliance.turns.request import TurnRequest, new_request
-from appliance.turns.run import run_turn
 from tests.fakes import FakeEngine, Script, done
 from tests.webui.conftest import MakeSite, Site
-from webui.chat.stream import Drawing, stream_turn
-from webui.chat.view import MessageView, grouped, title_of
+from webui.chat.stream import Drawing
+from webui.chat.view import grouped, title_of
 
 
 class Chat:
@@ -174,43 +168,6 @@ def test_answering_again_needs_a_question(chat: Chat) -> None:
     assert response.status_code == 400
 
 
-def test_a_reader_who_leaves_cancels_the_turn_and_what_came_is_kept(make_site: MakeSite) -> None:
-    go_on = threading.Event()
-
-    def script(request: TurnRequest) -> Iterable[TurnEvent]:
-        yield Started(20, 0.0)
-        yield AnswerDelta("Half an answer")
-        go_on.wait(10)
-        for _ in range(50):
-            yield AnswerDelta(" and more")
-        yield done()
-
-    chat = chat_with(make_site, script)
-    conversation = chat.create()
-    response = chat.start(conversation, text="Hello")
-    lines = lines_of(response)
-    while next(lines)["type"] != "answer":
-        pass
-    response.close()
-    go_on.set()
-    answer = chat.messages(conversation)[-1]
-    assert answer.content.startswith("Half an answer")
-    assert "Stopped" in answer.details["problem"]
-    recorded = chat.site.events()[-1]
-    assert (recorded.header.action, recorded.header.outcome) == ("answer", "abandoned")
-    assert answer.details["event"] == recorded.header.sequence
-    fetched = chat.send("GET", f"/chat/{conversation}/last-answer?after=").json
-    assert "Half an answer" in fetched["html"]  # type: ignore[index]
-
-
-def test_the_last_answer_is_empty_until_a_newer_one_is_kept(chat: Chat) -> None:
-    conversation = chat.create()
-    assert chat.send("GET", f"/chat/{conversation}/last-answer?after=").json == {"html": ""}
-    chat.ask(conversation)
-    known = chat.messages(conversation)[-1].id
-    assert chat.send("GET", f"/chat/{conversation}/last-answer?after={known}").json == {"html": ""}
-
-
 @pytest.mark.parametrize(
     "code",
     [
@@ -274,10 +231,13 @@ def test_no_question_reaches_the_engine_that_is_not_recorded(chat: Chat, monkeyp
         raise RecordError("the disk is full")
 
     monkeypatch.setattr(chat.site.services.record, "append", refuse)
-    end = chat.ask(conversation)[-1]
-    assert end["complete"] is False
-    assert "record could not be written" in end["html"]
+    response = chat.start(conversation, text="Hello there")
+    assert response.status_code == 503
+    assert "record could not be written" in response.json["error"]["message"]  # type: ignore[index]
     assert chat.site.engine.requests == []
+    assert chat.messages(conversation) == []  # nor is the question kept: it would look as if it had been asked
+    monkeypatch.undo()
+    assert chat.ask(conversation)[-1]["complete"] is True  # nothing is left running
 
 
 def test_a_tool_call_is_shown_and_kept(make_site: MakeSite) -> None:
@@ -315,36 +275,6 @@ def test_words_held_back_are_sent_when_the_model_pauses() -> None:
     assert list(drawing.lines(Waiting())) == []
 
 
-def test_a_reader_who_left_while_nothing_came_cancels_the_turn(chat: Chat) -> None:
-    gone, kept = iter([False, False, True]), list[str]()
-    turn = run_turn(
-        chat.site.services.record, PausingEngine(), chat.user.actor("web", ""), new_request("u", ()),
-        conversation_id=None,
-    )  # fmt: skip
-
-    def keep() -> MessageView:
-        kept.append(turn.answer.words.text)
-        return MessageView("m", None)
-
-    lines = stream_turn(
-        turn, Drawing(lambda: 0.0), is_gone=lambda: next(gone), keep=keep, show=lambda view: "", title="t"
-    )
-    assert list(lines)[2] == "\n"  # after "accepted" and "started", the keep-alive of the first pause
-    assert kept == ["never read"]  # the turn has recorded it, so the conversation has it, too
-    assert chat.site.events()[-1].header.outcome == "abandoned"
-
-
-class PausingEngine:
-    """Pauses before its first word."""
-
-    @contextmanager
-    def turn(self, _request: TurnRequest) -> Iterator[Iterator[TurnEvent]]:
-        yield iter([Started(20, 0.0), Waiting(), AnswerDelta("never read"), AnswerDelta("never taken")])
-
-    def status(self, timeout_s: float = 2.0) -> Status:
-        raise EngineUnavailableError("not asked")
-
-
 @pytest.mark.parametrize(
     "body",
     [{}, {"effort": "medium"}, {"text": "x", "effort": "enormous"}, {"text": "", "effort": "low"},
@@ -363,8 +293,9 @@ def test_a_turn_that_is_not_one_is_refused_with_a_plain_sentence(chat: Chat, bod
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("GET", ""), ("PATCH", ""), ("DELETE", ""), ("POST", "/turns"), ("POST", "/branch"), ("GET", "/last-answer")],
-)
+    [("GET", ""), ("PATCH", ""), ("DELETE", ""), ("POST", "/turns"), ("POST", "/branch"), ("GET", "/turns"),
+     ("GET", "/turns/current"), ("DELETE", "/turns/current")],
+)  # fmt: skip
 def test_nobody_reaches_another_persons_conversation(site: Site, method: str, path: str) -> None:
     ada, eve = Chat(site), Chat(site, "eve")
     conversation = ada.create()

@@ -84,7 +84,7 @@ def session_permit(role: Role) -> Permit:
     service, token, user_id = services(), own_token(), demand_user().id
 
     def why_ended() -> str | None:
-        user = service.sessions.user(token)
+        user = service.sessions.user(token, is_used=False)  # an answer that nobody watches keeps no session alive
         if user is None:
             return "The account was disabled" if service.accounts.get(user_id).disabled else "The session has ended"
         return None if role in user.roles else "The role that this needs was taken away"

@@ -2,47 +2,34 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import replace
-from typing import Any, cast, get_args
+from contextlib import closing, nullcontext
+from typing import Any, Final, cast, get_args
 
-from flask import (
-    Blueprint,
-    Response,
-    get_template_attribute,
-    jsonify,
-    redirect,
-    render_template,
-    request,
-    stream_with_context,
-    url_for,
-)
+from flask import Blueprint, Response, jsonify, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from appliance.accounts import Role, User
+from appliance.accounts import Role
 from appliance.audit.event import Content, check_storable
 from appliance.conversations import (
     Conversation,
     ConversationDamagedError,
     ConversationNotFoundError,
-    NewMessage,
     StoredMessage,
 )
-from appliance.permits import permitted
-from appliance.turns.answer import About
 from appliance.turns.engine import EngineUnavailableError
-from appliance.turns.request import Effort, Message, TurnRequest, new_request
-from appliance.turns.run import run_turn
+from appliance.turns.journal import ConversationBusyError
+from appliance.turns.request import Effort
+from appliance.turns.running import NotRecordedError, TooManyTurnsError
 from webui.allowances import allowance
-from webui.auth.session import current_actor, demand_role, demand_user, session_permit
-from webui.chat.stream import Drawing, stream_turn
-from webui.chat.view import MessageView, answer_view, grouped, message_view, title_of
-from webui.errors import BadRequestError, NotFoundError, UnavailableError, respond
-from webui.services import Services, services
-from webui.streaming import client_is_gone
+from webui.auth.session import current_actor, demand_role, demand_user
+from webui.chat import turns
+from webui.chat.view import UNANSWERED, grouped, message_view, title_of
+from webui.errors import BadRequestError, ConflictError, NotFoundError, TooManyError, UnavailableError, respond
+from webui.services import services
 
 MAX_TEXT_CHARS = 400_000
 STATUS_TIMEOUT_S = 0.5
+MAX_DIGITS: Final = 12  # of the number of an event
 _NOT_READY = "The model is still loading, or has stopped. You can write now, and send once it is ready."
 
 blueprint = Blueprint("chat", __name__)
@@ -64,6 +51,24 @@ def damaged(error: ConversationDamagedError) -> Response:
 @blueprint.errorhandler(ConversationNotFoundError)
 def not_found(_: ConversationNotFoundError) -> Response:
     return respond(NotFoundError())
+
+
+@blueprint.errorhandler(ConversationBusyError)
+def busy(error: ConversationBusyError) -> Response:
+    what_to_do = "Your question was not sent. Reload this page to see the answer, and ask when it is done."
+    return respond(ConflictError("conversation_busy", str(error), what_to_do))
+
+
+@blueprint.errorhandler(TooManyTurnsError)
+def too_many(error: TooManyTurnsError) -> Response:
+    return respond(TooManyError("too_many_waiting", str(error), "Your question was not sent; ask when one is done."))
+
+
+@blueprint.errorhandler(NotRecordedError)
+def not_recorded(error: NotRecordedError) -> Response:
+    code = error.failure.code
+    kind = BadRequestError if code == "bad_request" else UnavailableError
+    return respond(kind(code, str(error), "Your question was not sent."))
 
 
 @blueprint.get("/")
@@ -114,6 +119,7 @@ def change(conversation_id: str) -> ResponseReturnValue:
 @blueprint.delete("/chat/<conversation_id>")
 def delete(conversation_id: str) -> ResponseReturnValue:
     services().conversations.delete(demand_user().id, conversation_id, by=current_actor())
+    services().turns.stop(demand_user().id, conversation_id)
     return "", 204
 
 
@@ -123,70 +129,60 @@ def branch(conversation_id: str) -> ResponseReturnValue:
     return "", 204
 
 
-@blueprint.get("/chat/<conversation_id>/last-answer")
-def last_answer(conversation_id: str) -> Response:
-    """The answer that was kept after the one named by ``after``; empty while there is none."""
-    last = services().conversations.messages(demand_user().id, conversation_id)[-1:]
-    new = [message for message in last if message.role == "assistant" and message.id != request.args.get("after")]
-    return jsonify(html=_answer_html(message_view(new[0])) if new else "")
+@blueprint.get("/chat/<conversation_id>/turns")
+def state(conversation_id: str) -> Response:
+    """Which turn runs, and the last message: by these another tab sees that the conversation went on without it."""
+    messages = services().conversations.messages(demand_user().id, conversation_id)
+    reader = services().turns.find(demand_user().id, conversation_id)
+    with closing(reader) if reader is not None else nullcontext():
+        shown, turn = turns.shown_messages(messages, reader)
+    return jsonify(turn=turn, last=shown[-1].id if shown else None)
 
 
 @blueprint.post("/chat/<conversation_id>/turns")
-def turn(conversation_id: str) -> Response:
+def begin_turn(conversation_id: str) -> Response:
     """Ask a new question, or with ``regenerate`` the last one again; answers with the stream of `webui.chat.stream`."""
     _demand_room()
-    body, user, service = _body(), demand_user(), services()
+    body, user = _body(), demand_user()
     effort = _effort(body.get("effort"))
-    found = service.conversations.get(user.id, conversation_id)
-    history = service.conversations.messages(user.id, conversation_id)
-    if body.get("regenerate") is True:
-        history = _until_last_question(history)
-        return _answering(service, user, found, history[-1], _request(user, _for_engine(history), effort))
-    text = _text(body.get("text"))
-    asked = _request(user, (*_for_engine(history), Message("user", text)), effort)
-    allowance().check(user.id, asked)  # before it is kept, with all that goes with it
-    allowance().spend(user.id, Content(text))  # a question is kept though nobody waits for its answer
-    parent_id = history[-1].id if history else None  # what the model reads, also when another tab goes on meanwhile
-    question = service.conversations.append(user.id, conversation_id, NewMessage("user", text), parent_id=parent_id)
-    return _answering(service, user, found, question, asked)
+    text = None if body.get("regenerate") is True else _text(body.get("text"))
+    found = services().conversations.get(user.id, conversation_id)
+    turns.demand_watching(user)
+    turn_id = turns.ask(services(), user, found, text, effort)
+    return turns.read_along(user, found, turn_id, after=0)
 
 
-def _request(user: User, messages: tuple[Message, ...], effort: Effort) -> TurnRequest:
-    return new_request(user.id, messages, effort=effort, grammar=services().config.harmony_grammar)
+@blueprint.get("/chat/<conversation_id>/turns/<turn_id>")
+def read_turn(conversation_id: str, turn_id: str) -> Response:
+    """The stream of a turn from the event ``after`` on."""
+    after = request.args.get("after", "0")
+    if not (after.isascii() and after.isdecimal()) or len(after) > MAX_DIGITS:
+        raise BadRequestError(message="The number of an event is missing.")
+    found = services().conversations.get(demand_user().id, conversation_id)
+    return turns.read_along(demand_user(), found, turn_id, int(after))
 
 
-def _answering(
-    service: Services, user: User, conversation: Conversation, question: StoredMessage, asked: TurnRequest
-) -> Response:
-    """The stream of one turn, and its end in the conversation."""
-    engine = permitted(service.engine, session_permit(Role.USER))
-    running = run_turn(
-        service.record, engine, current_actor(), asked, conversation_id=conversation.id, allowance=allowance()
-    )
-    about = About(service.model.id, service.release.version, asked.effort)
-
-    def keep() -> MessageView:
-        words = running.answer.words
-        facts = running.answer.facts(about, prompt_event=running.prompt_event, event=running.answer_event)
-        new = NewMessage("assistant", words.text, words.reasoning or None, words.calls, facts.details())
-        try:
-            kept = service.conversations.append(user.id, conversation.id, new, parent_id=question.id)
-        except ConversationNotFoundError:  # deleted meanwhile; the record has the answer
-            return answer_view("", words, facts)
-        return message_view(kept)
-
-    lines = stream_turn(
-        running, Drawing(time.monotonic), is_gone=client_is_gone, keep=keep, show=_answer_html,
-        title=conversation.title,
-    )  # fmt: skip
-    return Response(stream_with_context(lines), mimetype="application/x-ndjson", headers={"X-Accel-Buffering": "no"})
+@blueprint.delete("/chat/<conversation_id>/turns/<turn_id>")
+def stop_turn(conversation_id: str, turn_id: str) -> ResponseReturnValue:
+    """Stop a turn, wherever it runs; one that is over stays as it is."""
+    services().conversations.get(demand_user().id, conversation_id)
+    services().turns.stop(demand_user().id, conversation_id, None if turn_id == "current" else turn_id)
+    return "", 204
 
 
 def _page(conversation: Conversation | None, messages: list[StoredMessage]) -> str:
+    reader = None if conversation is None else services().turns.find(demand_user().id, conversation.id)
+    with closing(reader) if reader is not None else nullcontext():
+        shown, turn = turns.shown_messages(messages, reader)
+    views = [message_view(message) for message in shown]
+    if turn is None and shown and shown[-1].role == "user":
+        views.append(UNANSWERED)
     return render_template(
         "chat.html",
         conversation=conversation,
-        turn_views=[message_view(message) for message in messages],
+        turn_views=views,
+        turn=turn,
+        last=shown[-1].id if shown else None,
         unavailable=None if messages or _engine_answers() else _NOT_READY,
         **_list("", conversation.id if conversation else ""),
     )
@@ -197,30 +193,12 @@ def _list(search: str, current: str) -> dict[str, Any]:
     return {"groups": grouped(found, services().clock().astimezone()), "current": current, "search": search}
 
 
-def _answer_html(view: MessageView) -> str:
-    return str(get_template_attribute("_turns.html", "answer")(view))
-
-
 def _engine_answers() -> bool:
     try:
         services().engine.status(timeout_s=STATUS_TIMEOUT_S)
     except EngineUnavailableError:
         return False
     return True
-
-
-def _until_last_question(messages: list[StoredMessage]) -> list[StoredMessage]:
-    while messages and messages[-1].role != "user":
-        messages = messages[:-1]
-    if not messages:
-        raise BadRequestError(message="There is no question to answer again.")
-    return messages
-
-
-def _for_engine(messages: list[StoredMessage]) -> tuple[Message, ...]:
-    """The conversation as the model reads it: without answers that never came, and without past reasoning."""
-    said = [message.as_message() for message in messages if message.content or message.tool_calls]
-    return tuple(message if message.tool_calls else replace(message, reasoning=None) for message in said)
 
 
 def _demand_room() -> None:

@@ -1,24 +1,25 @@
-"""One turn as the lines the chat page reads: newline-delimited JSON, types in static/js/types.js.
+"""A running turn as the lines the chat page reads: newline-delimited JSON, types in static/js/types.js.
 
-Guarantees: whatever was generated is kept in the conversation, also when the reader leaves half-way, in which case the
-turn is cancelled. The answer is sent as safe HTML by its changed blocks, at most about ten times a second.
-Leaves to `appliance.turns`: the record. Leaves to `webui.rendering`: what is safe.
+Any number of pages read along, each from the event that it has not seen yet, and none of them is needed: the turn goes
+on without (`appliance.turns.running`). The answer is sent as safe HTML by its changed blocks, at most about ten times a
+second. Leaves to `webui.rendering`: what is safe.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import closing
-from typing import Any
+from dataclasses import replace
+from typing import Any, Final
 
+from appliance.turns.answer import Answer
 from appliance.turns.events import AnswerDelta, ReasoningDelta, Started, ToolCallDelta, TurnEvent, Waiting
-from appliance.turns.run import Turn
-from webui.chat.view import MessageView
+from appliance.turns.journal import Entry, Kept, Reader
 from webui.rendering import GrowingMarkdown
 
 RENDER_INTERVAL_S = 0.1
 RENDER_SHARE = 0.2  # of the time may go into rendering a long answer again and again
+_KEEP_ALIVE_S: Final = 0.5
 
 
 class Drawing:
@@ -28,7 +29,7 @@ class Drawing:
         self._clock_s = clock_s
         self._markdown = GrowingMarkdown()
         self._next_render_s = 0.0
-        self._has_unsent = False
+        self.has_unsent = False  # words that were held back; `Waiting` brings them out
 
     def lines(self, event: TurnEvent) -> Iterator[dict[str, Any]]:
         """What an event of the turn is to the page."""
@@ -39,10 +40,10 @@ class Drawing:
                 yield {"type": "reasoning", "text": event.text}
             case AnswerDelta():
                 self._markdown.append(event.text)
-                self._has_unsent = True
+                self.has_unsent = True
                 if self._clock_s() >= self._next_render_s and self._markdown.has_grown:
                     yield self._rendered()
-            case Waiting() if self._has_unsent:
+            case Waiting() if self.has_unsent:
                 yield self._rendered()
             case ToolCallDelta():
                 yield {"type": "tool_call", "index": event.index, "name": event.name, "arguments": event.arguments}
@@ -52,39 +53,77 @@ class Drawing:
         keep, blocks = self._markdown.update()
         took_s = self._clock_s() - begin_s
         self._next_render_s = begin_s + max(RENDER_INTERVAL_S, took_s / RENDER_SHARE)
-        self._has_unsent = False
+        self.has_unsent = False
         return {"type": "answer", "keep": keep, "blocks": blocks}
 
 
 def stream_turn(
-    turn: Turn,
-    drawing: Drawing,
+    reader: Reader,
     *,
+    turn_id: str,
+    age_s: float,
+    after: int,
+    clock_s: Callable[[], float],
     is_gone: Callable[[], bool],
-    keep: Callable[[], MessageView],
-    show: Callable[[MessageView], str],
-    title: str,
+    end: Callable[[Answer, Kept | None], dict[str, Any]],
 ) -> Iterator[str]:
-    """The lines of one turn; an empty one every second in which there is nothing to say.
+    """The lines of a turn from its event `after` on; an empty one twice a second in which there is nothing to say.
+
+    ``n`` of a line is the event up to which it tells everything, ``at`` when that event came, in seconds after the
+    beginning. The answer of a page that comes back begins with all of its blocks.
 
     Args:
-        is_gone: whether the reader has left; asked with every event, because a write tells it too late.
-        keep: store the answer in the conversation; called once, however the turn ends.
-        show: the whole answer as HTML.
+        age_s: since the beginning.
+        is_gone: whether the reader has left, because a write tells it too late.
+        end: the last line, given what has come and where it is kept; None: the process that wrote it has died.
     """
-    try:
-        with closing(turn):
-            yield _line({"type": "accepted"})
-            for event in turn:
-                lines = [_line(body) for body in drawing.lines(event)]
-                if is_gone():
-                    break
-                yield from lines
-                if isinstance(event, Waiting):
-                    yield "\n"
-    finally:
-        view = keep()
-    yield _line({"type": "end", "html": show(view), "title": title, "complete": turn.answer.is_complete})
+    answer, drawing = Answer(), Drawing(clock_s)
+    number, at_s = 0, 0.0
+    yield _line({"type": "accepted", "turn": turn_id, "age_s": round(age_s, 1)})
+    while not is_gone():
+        entries = reader.read(RENDER_INTERVAL_S if drawing.has_unsent else _KEEP_ALIVE_S)
+        if not entries and not reader.has_owner():
+            entries = reader.read(0.0)  # what it wrote before it gave up the lock
+            if not entries:
+                yield _line(end(answer, None))
+                return
+        if not entries:
+            bodies = list(drawing.lines(Waiting()))
+            yield from [_numbered(body, number, at_s) for body in bodies] or ["\n"]
+        for entry in _joined(entries, after):
+            if isinstance(entry.event, Kept):
+                yield _line(end(answer, entry.event))
+                return
+            number, at_s = entry.number, entry.at_s
+            answer.add(entry.event, at_s)
+            for body in drawing.lines(entry.event):
+                if number > after or body["type"] == "answer":
+                    yield _numbered(body, number, at_s)
+
+
+def ended_turn(turn_id: str, end: dict[str, Any]) -> Iterator[str]:
+    """The lines of a turn that is over."""
+    yield _line({"type": "accepted", "turn": turn_id, "age_s": 0.0})
+    yield _line(end)
+
+
+def _joined(entries: list[Entry], after: int) -> Iterator[Entry]:
+    """`entries`, with neighbouring reasoning in one piece: a page that comes back is not sent each token of it."""
+    held: Entry | None = None
+    for entry in entries:
+        if held is not None:
+            is_same_side = (held.number > after) == (entry.number > after)
+            if is_same_side and isinstance(held.event, ReasoningDelta) and isinstance(entry.event, ReasoningDelta):
+                held = replace(entry, event=ReasoningDelta(held.event.text + entry.event.text))
+                continue
+            yield held
+        held = entry
+    if held is not None:
+        yield held
+
+
+def _numbered(body: dict[str, Any], number: int, at_s: float) -> str:
+    return _line({**body, "n": number, "at": at_s})
 
 
 def _line(body: dict[str, Any]) -> str:

@@ -46,6 +46,11 @@ class MessageView:
     branch_after: str | None = None
 
 
+UNANSWERED = MessageView(
+    "", None, problem="This question has no answer, and none is being written. Choose Answer again to ask it once more."
+)
+
+
 def grouped(conversations: Sequence[Conversation], now: datetime) -> list[ConversationGroup]:
     """Pinned ones, then today's, this week's and older ones, by the calendar of `now`."""
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)

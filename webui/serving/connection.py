@@ -63,7 +63,8 @@ class Serving:
     tls: Callable[[], ssl.SSLContext | None]  # for a new connection; None: plain HTTP
     is_exempt: Callable[[str], bool]  # whether an address is a trusted proxy, which may have any number of connections
     is_multiprocess: bool
-    is_stopping: bool = False
+    is_stopping: bool = False  # no request is taken any more
+    is_ending: bool = False  # nor is any answered to its end
 
 
 class Connection(asyncio.Protocol):
@@ -292,6 +293,7 @@ class Connection(asyncio.Protocol):
         environ = make_environ(
             head, body if is_read else b"", self._peers, scheme=self._scheme,
             is_multiprocess=self._serving.is_multiprocess, is_gone=self._delivery.is_gone,
+            is_ending=lambda: self._serving.is_ending,
         )  # fmt: skip
         if not is_read:
             environ["CONTENT_LENGTH"] = str(head.length or len(body))

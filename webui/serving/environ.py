@@ -1,6 +1,7 @@
-"""A request as the WSGI environ of PEP 3333, with a key of our own that the application reads.
+"""A request as the WSGI environ of PEP 3333, with keys of our own that the application reads.
 
-    appliance.client_is_gone    a callable: whether the peer of this request's connection has closed it
+    appliance.client_is_gone      a callable: whether the peer of this request's connection has closed it
+    appliance.server_is_ending    a callable: whether this process has stopped, and what still runs is to end
 
 Headers whose names contain an underscore are left out: WSGI could not tell ``X_Forwarded_For`` from
 ``X-Forwarded-For``, and a proxy replaces only the second.
@@ -18,6 +19,7 @@ from urllib.parse import unquote_to_bytes
 from webui.serving.heads import Head
 
 CLIENT_IS_GONE: Final = "appliance.client_is_gone"
+SERVER_IS_ENDING: Final = "appliance.server_is_ending"
 
 _WITHOUT_PREFIX: Final = {"content-type": "CONTENT_TYPE", "content-length": "CONTENT_LENGTH"}
 _OF_THE_CONNECTION: Final = frozenset({"transfer-encoding", "connection", "keep-alive", "expect", "upgrade", "te"})
@@ -35,7 +37,7 @@ class Peers:
 
 def make_environ(
     head: Head, body: bytes | bytearray, peers: Peers, *, scheme: str, is_multiprocess: bool,
-    is_gone: Callable[[], bool],
+    is_gone: Callable[[], bool], is_ending: Callable[[], bool],
 ) -> dict[str, Any]:  # fmt: skip
     """The environ of a request whose body is complete, or too large to be read and then empty."""
     path, _, query = head.target.partition("?")
@@ -59,6 +61,7 @@ def make_environ(
         "wsgi.multiprocess": is_multiprocess,
         "wsgi.run_once": False,
         CLIENT_IS_GONE: is_gone,
+        SERVER_IS_ENDING: is_ending,
     }
     if head.host is not None:
         environ["HTTP_HOST"] = head.host

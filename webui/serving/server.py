@@ -81,6 +81,7 @@ class Server:
         for connection in self._serving.crowd:
             connection.stop()
         await self._until_answered(answer_s)
+        self._serving.is_ending = True
         for connection in self._serving.crowd:
             connection.stop_waiting()
         await self._until_answered(record_s)

@@ -67,7 +67,7 @@ def test_every_failure_has_words_for_the_person(code: FailureCode) -> None:
     answer = answer_of(AnswerDelta("Half"), Failed(code, "internal words"))
     assert not answer.is_complete
     assert answer.problem == f"{FAILURES[code].sentence} {FAILURES[code].what_to_do}"
-    assert answer.facts(ABOUT, prompt_event=1, event=2).failure == code
+    assert answer.facts(ABOUT, turn="t", prompt_event=1, event=2).failure == code
 
 
 def test_an_answer_without_an_end_was_stopped() -> None:
@@ -82,7 +82,7 @@ def test_an_answer_without_an_end_was_stopped() -> None:
 def test_what_is_stored_with_a_message_is_read_again(end: Done | Failed | None) -> None:
     events = (ReasoningDelta("r"), AnswerDelta("a"), *([end] if end else []))
     answer = answer_of(*events, times=(1.0, 3.26, 4.0))
-    facts = answer.facts(ABOUT, prompt_event=3, event=None)
+    facts = answer.facts(ABOUT, turn="t", prompt_event=3, event=None)
     assert facts_of(facts.details()) == facts
     assert facts.thought_s == 2.3
     assert "token_ids" not in facts.details()

@@ -12,14 +12,20 @@ import { TurnState } from "./state.js";
 const page = hooked("data-chat");
 const state = new TurnState();
 const column = new Column();
+const tabs = new BroadcastChannel("chat");
+const MOST_RECONNECTS = 60;
 let conversation = page.dataset.chat ?? "";
-/** @type {AbortController | null} */
-let running = null;
+/** How many turns this page has drawn. */
+let turns = 0;
 
 const composer = new Composer(conversation, { send: () => void send(), stop });
 const list = new ConversationList(() => conversation, (message) => composer.showError(message));
 
 state.addEventListener("phase", () => composer.showBusy(state.busy));
+state.addEventListener("accepted", () => {
+  tabs.postMessage(conversation);
+  if (state.phase === "stopping") stop();
+});
 state.addEventListener("end", (event) => {
   const { title } = /** @type {CustomEvent} */ (event).detail;
   document.title = document.title.replace(/^.*? · /, () => `${title} · `);
@@ -44,7 +50,7 @@ async function send() {
     hooked("data-welcome").hidden = true;
     words = drawWords(text);
     column.toBottom();
-    await run({ text, effort });
+    await run((receive) => net.beginTurn(conversation, { text, effort }, receive));
   } catch (error) {
     state.finish();
     if (!state.accepted) {
@@ -63,7 +69,7 @@ async function regenerate() {
   composer.showError("");
   if (last instanceof HTMLElement) last.hidden = true;
   try {
-    await run({ regenerate: true, effort });
+    await run((receive) => net.beginTurn(conversation, { regenerate: true, effort }, receive));
     last?.remove();
   } catch (error) {
     if (last instanceof HTMLElement && !state.accepted) last.hidden = false;
@@ -72,24 +78,31 @@ async function regenerate() {
 }
 
 /**
- * Stream one turn into the page.
- * @param {Parameters<typeof net.streamTurn>[1]} turn
+ * Draw the turn that was running when the page was loaded.
+ * @param {string} turn
  */
-async function run(turn) {
-  const answers = /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("[data-turns] > [data-answer]"));
-  const known = answers[answers.length - 1]?.dataset.answer ?? "";
-  const answer = new LiveAnswer(state, column);
-  const mine = new AbortController();
-  running = mine;
-  let kept = "";
+async function resume(turn) {
+  state.begin(turn);
   try {
-    await net.streamTurn(conversation, turn, mine.signal, (event) => state.receive(event));
+    await run((receive) => net.followTurn(conversation, turn, 0, receive));
   } catch (error) {
-    if (!mine.signal.aborted) throw error;
-    kept = await stopped(known);
+    fail(error);
+  }
+}
+
+/**
+ * Draw one turn to its end.
+ * @param {(receive: (event: import("./types.js").StreamEvent) => void) => Promise<void>} start
+ */
+async function run(start) {
+  turns += 1;
+  const answer = new LiveAnswer(state, column);
+  try {
+    await readToTheEnd(start);
   } finally {
-    running = null;
-    answer.leave(kept);
+    answer.leave();
+    const answers = /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("[data-turns] > [data-answer]"));
+    page.dataset.last = answers[answers.length - 1]?.dataset.answer || page.dataset.last;
     state.finish();
     decorate();
     void list.refresh();
@@ -97,16 +110,50 @@ async function run(turn) {
 }
 
 /**
- * What the server keeps of an answer that was stopped: it is written a moment after the connection closes.
- * @param {string} known the id of the answer before
+ * The turn goes on without this page: whenever the connection is lost, read on from the last event that came.
+ * @param {Parameters<typeof run>[0]} start
  */
-async function stopped(known) {
-  for (let attempt = 0; attempt < 60; attempt += 1) {
-    const html = await net.lastAnswer(conversation, known);
-    if (html) return html;
-    await new Promise((resolve) => { setTimeout(resolve, 150); });
+async function readToTheEnd(start) {
+  let read = start;
+  for (let tries = 0; ; ) {
+    const { seen } = state;
+    try {
+      await read((event) => state.receive(event));
+    } catch (error) {
+      if (!state.accepted || !(error instanceof net.RequestError)) throw error;
+      if (error.status === 404) location.reload();
+      if (!error.isPassing) throw error;
+    }
+    if (state.ended) return;
+    tries = state.seen > seen ? 0 : tries + 1;
+    if (tries > MOST_RECONNECTS) throw new net.RequestError("The connection is lost. The answer goes on without this page; reload to see it.", 0);
+    state.lose();
+    await pause(Math.min(250 * 2 ** tries, 10_000));
+    read = (receive) => net.followTurn(conversation, state.turn, state.seen, receive);
   }
-  throw new net.RequestError("You stopped the answer, and the server has not confirmed it yet. Reload to see what was kept.");
+}
+
+/**
+ * Wait, but not once the network is back.
+ * @param {number} ms
+ */
+function pause(ms) {
+  return new Promise((resolve) => {
+    setTimeout(resolve, ms);
+    addEventListener("online", resolve, { once: true });
+  });
+}
+
+/** Show what has happened in this conversation elsewhere: in another tab, or on another machine. */
+async function catchUp() {
+  if (state.busy || !conversation) return;
+  const before = turns;
+  try {
+    const { turn, last } = await net.turnState(conversation);
+    if (!state.busy && turns === before && (turn || last !== (page.dataset.last || null))) location.reload();
+  } catch (error) {
+    if (!(error instanceof net.RequestError)) throw error;  // the next question will tell the person
+  }
 }
 
 /** @param {string} message the last message of the branch */
@@ -121,7 +168,7 @@ async function showBranch(message) {
 
 function stop() {
   state.stop();
-  running?.abort();
+  if (state.accepted) net.stopTurn(conversation, state.turn).catch(fail);
 }
 
 /** @param {unknown} error */
@@ -174,6 +221,11 @@ document.addEventListener("keydown", (event) => {
   action();
 });
 
+tabs.addEventListener("message", (event) => { if (event.data === conversation) void catchUp(); });
+document.addEventListener("visibilitychange", () => { if (!document.hidden) void catchUp(); });
+addEventListener("focus", () => void catchUp());
+
 decorate();
 if (conversation) column.toBottom();
+if (page.dataset.turn) void resume(page.dataset.turn);
 if (!matchMedia("(pointer: coarse)").matches) composer.focus();

@@ -75,20 +75,12 @@ export class LiveAnswer {
     this.#drawPhase();
   }
 
-  /**
-   * Stop drawing. What came of an answer that the server never finished stays.
-   * @param {string} [html] the answer as the server keeps it
-   */
-  leave(html) {
+  /** Stop drawing. What came of an answer whose end never came stays. */
+  leave() {
     this.#leave.abort();
     clearInterval(this.#clock);
     this.#status.hidden = true;
-    if (html) {
-      this.#announce("The answer ended early.");
-      this.#replace(html);
-    } else if (this.#prose.childElementCount === 0 && this.#reasoning.hidden) {
-      this.#element.remove();
-    }
+    if (this.#prose.childElementCount === 0 && this.#reasoning.hidden) this.#element.remove();
   }
 
   /**
@@ -105,7 +97,7 @@ export class LiveAnswer {
     const after = seconds > 0 ? `, ${seconds} s` : "";
     const { phase, thoughtFor } = this.#state;
     const status = /** @type {Partial<Record<typeof phase, string>>} */ ({
-      waiting: "Waiting for the model", reading: "Reading", stopping: "Stopping",
+      waiting: "Waiting for the model", reading: "Reading", stopping: "Stopping", reconnecting: "The connection is lost. Reconnecting",
     })[phase];
     this.#status.hidden = !status;
     this.#status.textContent = status ? `${status}${after}` : "";

@@ -6,8 +6,22 @@ import { StreamParser } from "./stream.js";
 /** @typedef {import("./types.js").StreamEvent} StreamEvent */
 /** @typedef {import("./types.js").Effort} Effort */
 
-/** What went wrong, in words for the person. */
-export class RequestError extends Error {}
+/** What went wrong, in words for the person. `status` is the server's, 0 where none answered. */
+export class RequestError extends Error {
+  /**
+   * @param {string} message
+   * @param {number} status
+   */
+  constructor(message, status) {
+    super(message);
+    this.status = status;
+  }
+
+  /** Whether it may go well the next time. */
+  get isPassing() {
+    return this.status === 0 || this.status >= 500;
+  }
+}
 
 /**
  * @param {string} path
@@ -22,10 +36,10 @@ async function ask(path, init = {}) {
     response = await fetch(path, { ...init, headers, redirect: "error" });
   } catch (error) {
     if (error instanceof DOMException && error.name === "AbortError") throw error;
-    throw new RequestError("The server cannot be reached. Your text is kept here; check the connection and send it again.");
+    throw new RequestError("The server cannot be reached. Your text is kept here; check the connection and send it again.", 0);
   }
   if (response.ok) return response;
-  throw new RequestError(await reason(response));
+  throw new RequestError(await reason(response), response.status);
 }
 
 /** @param {Response} response */
@@ -51,17 +65,49 @@ export async function createConversation(text) {
 }
 
 /**
- * Ask, and hand over each event of the answer as it comes. Aborting `signal` closes the connection, which stops the model.
+ * Ask, and hand over each event of the answer as it comes.
  * @param {string} conversation
  * @param {{text?: string, regenerate?: boolean, effort: Effort}} turn
- * @param {AbortSignal} signal
  * @param {(event: StreamEvent) => void} receive
  */
-export async function streamTurn(conversation, turn, signal, receive) {
-  const response = await ask(`/chat/${conversation}/turns`, { method: "POST", signal, ...json(turn) });
+export async function beginTurn(conversation, turn, receive) {
+  await readLines(await ask(`/chat/${conversation}/turns`, { method: "POST", ...json(turn) }), receive);
+}
+
+/**
+ * Read along with a turn that runs, or learn how it ended.
+ * @param {string} conversation
+ * @param {string} turn
+ * @param {number} after the last event that is known
+ * @param {(event: StreamEvent) => void} receive
+ */
+export async function followTurn(conversation, turn, after, receive) {
+  await readLines(await ask(`/chat/${conversation}/turns/${turn}?after=${after}`), receive);
+}
+
+/**
+ * @param {string} conversation
+ * @param {string} turn
+ */
+export async function stopTurn(conversation, turn) {
+  await ask(`/chat/${conversation}/turns/${turn}`, { method: "DELETE" });
+}
+
+/**
+ * @param {string} conversation
+ * @returns {Promise<{turn: string | null, last: string | null}>} the turn that runs, and the last message before it
+ */
+export async function turnState(conversation) {
+  return (await ask(`/chat/${conversation}/turns`)).json();
+}
+
+/**
+ * @param {Response} response
+ * @param {(event: StreamEvent) => void} receive
+ */
+async function readLines(response, receive) {
   const parser = new StreamParser();
   const reader = /** @type {ReadableStream<Uint8Array>} */ (response.body).getReader();
-  const lost = "The connection ended before the answer was complete. What came is kept; reload to see it.";
   for (;;) {
     let piece;
     /** @type {StreamEvent[]} */
@@ -69,25 +115,12 @@ export async function streamTurn(conversation, turn, signal, receive) {
     try {
       piece = await reader.read();
       events = piece.done ? [] : parser.push(piece.value);
-    } catch (error) {
-      if (signal.aborted) throw error;
-      throw new RequestError(lost);
+    } catch {
+      throw new RequestError("The connection ended before the answer was complete.", 0);
     }
-    if (piece.done) break;
+    if (piece.done) return;
     events.forEach(receive);
   }
-  if (!parser.finish()) throw new RequestError(lost);
-}
-
-/**
- * @param {string} conversation
- * @param {string} after the id of the answer that is already known, "" for none
- * @returns {Promise<string>} the last answer as the server keeps it, HTML; empty while there is no newer one
- */
-export async function lastAnswer(conversation, after) {
-  const query = new URLSearchParams({ after });
-  const body = await (await ask(`/chat/${conversation}/last-answer?${query}`)).json();
-  return body.html;
 }
 
 /**

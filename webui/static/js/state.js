@@ -14,9 +14,15 @@ export class TurnState extends EventTarget {
   since = 0;
   /** How long the model thought, ms; null while it has not finished. @type {number | null} */
   thoughtFor = null;
-  /** Whether the server has taken the question in: from then on it is kept there. */
-  accepted = false;
+  /** The turn's id, from the server's first word on: then the question is kept there. */
+  turn = "";
+  /** The last event of the turn that this page knows. */
+  seen = 0;
+  /** Whether the last line has come. */
+  ended = false;
 
+  /** When the turn began, ms of performance.now(). */
+  #began = 0;
   #now;
 
   /** @param {() => number} [now] */
@@ -29,41 +35,77 @@ export class TurnState extends EventTarget {
     return this.phase !== "idle";
   }
 
-  begin() {
+  get accepted() {
+    return this.turn !== "";
+  }
+
+  /** @param {string} [turn] one that runs already */
+  begin(turn = "") {
     this.thoughtFor = null;
-    this.accepted = false;
-    this.#enter("waiting");
+    this.turn = turn;
+    this.seen = 0;
+    this.ended = false;
+    this.#began = this.#now();
+    this.#enter("waiting", this.#began);
   }
 
   /** @param {StreamEvent} event */
   receive(event) {
-    this.accepted = true;
-    if (event.type === "started") this.#enter("reading");
-    if (event.type === "reasoning" && this.phase !== "thinking") this.#enter("thinking");
-    if (event.type === "answer" || event.type === "tool_call") this.#answer();
+    if (event.type === "accepted") this.#accept(event.turn, event.age_s);
+    else if (event.type === "end") this.ended = true;
+    else this.#follow(event);
     this.dispatchEvent(new CustomEvent(event.type, { detail: event }));
   }
 
   /** The person has had enough; what came is being kept. */
   stop() {
-    if (this.busy) this.#enter("stopping");
+    if (this.busy) this.#enter("stopping", this.#now());
   }
 
-  /** The stream is over, whatever the reason. */
+  /** The connection is gone; the turn goes on at the server. */
+  lose() {
+    if (this.phase !== "stopping") this.#enter("reconnecting", this.#now());
+  }
+
+  /** The turn is over for this page, whatever the reason. */
   finish() {
-    this.#enter("idle");
+    this.#enter("idle", this.#now());
   }
 
-  #answer() {
+  /**
+   * @param {string} turn
+   * @param {number} age_s
+   */
+  #accept(turn, age_s) {
+    this.turn = turn;
+    this.#began = this.#now() - age_s * 1000;
+    if (this.phase === "waiting") this.since = this.#began;
+  }
+
+  /** @param {Exclude<StreamEvent, {type: "accepted"} | {type: "end"}>} event */
+  #follow(event) {
+    const at = this.#began + event.at * 1000;
+    this.seen = Math.max(this.seen, event.n);
+    if (this.phase === "stopping") return;
+    if (event.type === "started") this.#enter("reading", at);
+    if (event.type === "reasoning" && this.phase !== "thinking") this.#enter("thinking", at);
+    if (event.type === "answer" || event.type === "tool_call") this.#answer(at);
+  }
+
+  /** @param {number} at */
+  #answer(at) {
     if (this.phase === "answering") return;
-    if (this.phase === "thinking") this.thoughtFor = this.#now() - this.since;
-    this.#enter("answering");
+    if (this.phase === "thinking") this.thoughtFor = at - this.since;
+    this.#enter("answering", at);
   }
 
-  /** @param {Phase} phase */
-  #enter(phase) {
+  /**
+   * @param {Phase} phase
+   * @param {number} since
+   */
+  #enter(phase, since) {
     this.phase = phase;
-    this.since = this.#now();
+    this.since = since;
     this.dispatchEvent(new CustomEvent("phase", { detail: phase }));
   }
 }

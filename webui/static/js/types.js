@@ -2,16 +2,22 @@
 // The shapes that travel between the server and the modules here. No code.
 
 /**
+ * Where a line stands: `n` is the event of the turn up to which it tells everything, `at` when that event came, in seconds
+ * after the turn began.
+ * @typedef {{n: number, at: number}} Place
+ */
+
+/**
  * One line of the answer's stream.
- * @typedef {{type: "accepted"}
- *   | {type: "started", queued_s: number}
- *   | {type: "reasoning", text: string}
- *   | {type: "answer", keep: number, blocks: string[]}
- *   | {type: "tool_call", index: number, name: string | null, arguments: string}
+ * @typedef {{type: "accepted", turn: string, age_s: number}
+ *   | {type: "started", queued_s: number} & Place
+ *   | {type: "reasoning", text: string} & Place
+ *   | {type: "answer", keep: number, blocks: string[]} & Place
+ *   | {type: "tool_call", index: number, name: string | null, arguments: string} & Place
  *   | {type: "end", html: string, title: string, complete: boolean}} StreamEvent
  */
 
-/** @typedef {"idle" | "waiting" | "reading" | "thinking" | "answering" | "stopping"} Phase */
+/** @typedef {"idle" | "waiting" | "reading" | "thinking" | "answering" | "stopping" | "reconnecting"} Phase */
 /** @typedef {"low" | "medium" | "high"} Effort */
 
 export {};

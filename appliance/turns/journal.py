@@ -1,0 +1,228 @@
+"""The events of a running turn in a file, for whoever reads along: a page, a second tab, another web worker.
+
+The owner, who runs the turn, holds a lock on the file until it is removed. So the file says three things: that a turn
+runs (it is there), who runs it still lives (it is locked, which the kernel ends with the process), and what has come of
+it. Lines are JSON: a `Head`, then one for each event, and `Kept` as the last.
+
+    <directory>/<user>.<conversation>    one turn at a time for a conversation
+    <directory>/<turn>.stop              the turn is to end; made by whoever stops it, in any process
+
+What is read is what a web worker has written: workers share one directory, and nobody else may write there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, get_args
+
+from appliance.errors import ApplianceError
+from appliance.turns.events import EngineEvent
+from appliance.turns.typed import checked
+
+_log = logging.getLogger(__name__)
+_READ_BYTES: Final = 256 * 1024
+_POLL_S: Final = 0.05  # a worker may not watch files (inotify); a look costs some ten microseconds
+_CLAIM_TRIES: Final = 20
+_FLAGS: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+class ConversationBusyError(ApplianceError):
+    """A turn of this conversation is running."""
+
+    def __init__(self) -> None:
+        super().__init__("An answer is being written in this conversation.")
+
+
+@dataclass(frozen=True)
+class Head:
+    """Which turn it is, which message of the conversation it answers, and when it began (microseconds since 1970)."""
+
+    turn: str
+    question: str
+    began_us: int
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The answer is recorded and lies in the conversation as this message; None: the conversation is gone."""
+
+    message: str | None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line after the head: its number, from 1 on, and when it was written, in seconds after the beginning."""
+
+    number: int
+    at_s: float
+    event: EngineEvent | Kept
+
+
+_KINDS: Final[dict[str, type[Any]]] = {kind.__name__: kind for kind in (*get_args(EngineEvent), Kept)}
+
+
+class Journal:
+    """The owner's side of one file. It belongs to one thread at a time."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        """Use `claim`."""
+        self._path = path
+        self._descriptor = descriptor
+        self._stop = path  # until the turn is known
+        self._begin_s = time.monotonic()
+        self._is_writable = True
+
+    def begin(self, head: Head) -> None:
+        """Say which turn it is: from now on it is found.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        self._stop = self._path.with_name(f"{head.turn}.stop")
+        self._begin_s = time.monotonic()
+        os.write(self._descriptor, json.dumps(asdict(head)).encode() + b"\n")
+
+    def write(self, event: EngineEvent | Kept) -> None:
+        """Add an event. A disk that takes no more ends the file and not the turn, which is for the record to do."""
+        at_s = round(time.monotonic() - self._begin_s, 3)
+        line = json.dumps([at_s, type(event).__name__, asdict(event)], separators=(",", ":")).encode() + b"\n"
+        try:
+            if self._is_writable and os.write(self._descriptor, line) < len(line):
+                raise OSError("the disk took half a line")
+        except OSError as exc:
+            self._is_writable = False
+            _log.warning("the turn in %s goes on, but nobody can read along: %s", self._path.name, exc)
+
+    def is_stopped(self) -> bool:
+        """Whether somebody wants the turn to end."""
+        return self._stop is not self._path and self._stop.exists()
+
+    def close(self) -> None:
+        """Remove the file and give up the lock. Who has it open reads it to its end."""
+        for path in {self._path, self._stop}:
+            with contextlib.suppress(OSError):
+                path.unlink()
+        os.close(self._descriptor)
+
+
+class Reader:
+    """One reader's side. It belongs to one thread at a time; `close` it."""
+
+    def __init__(self, descriptor: int) -> None:
+        """Use `open_reader`."""
+        self._descriptor = descriptor
+        self._offset = 0
+        self._rest = b""
+        self._number = 0
+        self._head: Head | None = None
+        self._ready: list[Entry] = []  # read with the head
+
+    @property
+    def head(self) -> Head | None:
+        """None while the turn is being prepared."""
+        if self._head is None:
+            self._ready += self._take_in()
+        return self._head
+
+    def read(self, wait_s: float) -> list[Entry]:
+        """What is new, as much as is read at once; [] if nothing came for so long."""
+        if self._ready:
+            entries, self._ready = self._ready, []
+            return entries
+        deadline_s = time.monotonic() + wait_s
+        while not (entries := self._take_in()) and time.monotonic() < deadline_s:
+            time.sleep(_POLL_S)
+        return entries
+
+    def has_owner(self) -> bool:
+        """Whether who writes the file still lives."""
+        return is_owned(self._descriptor)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def _take_in(self) -> list[Entry]:
+        piece = os.pread(self._descriptor, _READ_BYTES, self._offset)
+        self._offset += len(piece)
+        *lines, self._rest = (self._rest + piece).split(b"\n")
+        if lines and self._head is None:
+            self._head = checked(Head, json.loads(lines.pop(0)))
+        return [self._entry(line) for line in lines]
+
+    def _entry(self, line: bytes) -> Entry:
+        at_s, kind, values = json.loads(line)
+        self._number += 1
+        return Entry(self._number, checked(float, at_s), checked(_KINDS[kind], values))
+
+
+def claim(path: Path, bury: Callable[[], None]) -> Journal:
+    """Become the owner of a new file at `path`. `bury` is called when a dead owner's file is found, before it goes.
+
+    Raises:
+        ConversationBusyError: it has an owner.
+        OSError: it cannot be made.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for _ in range(_CLAIM_TRIES):
+        try:
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_APPEND | _FLAGS, 0o600)
+        except FileExistsError:
+            if remove_dead(path, bury):
+                continue
+            raise ConversationBusyError from None
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if _is_at(path, descriptor):  # else somebody took it for a dead one's, in the moment before it was locked
+            return Journal(path, descriptor)
+        os.close(descriptor)
+    raise ConversationBusyError
+
+
+def open_reader(path: Path) -> Reader | None:
+    """A reader from the beginning; None where no turn runs."""
+    try:
+        return Reader(os.open(path, os.O_RDONLY | _FLAGS))
+    except OSError:
+        return None
+
+
+def remove_dead(path: Path, bury: Callable[[], None]) -> bool:
+    """Remove a file whose owner has died, after `bury`; False: it has an owner. Only who locks a file removes it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | _FLAGS)
+    except OSError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _is_at(path, descriptor):
+            bury()
+            path.unlink(missing_ok=True)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def is_owned(descriptor: int) -> bool:
+    """Whether somebody holds the lock of an open file."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    return False
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return path.stat(follow_symlinks=False).st_ino == os.fstat(descriptor).st_ino
+    except OSError:
+        return False

@@ -1,0 +1,239 @@
+"""The turns of conversations: each runs in a thread of its own, and not in the request of the browser that asked.
+
+    with turns.claim(user_id, conversation_id) as place:        # one turn at a time for a conversation
+        turn = run_turn(.., place.engine(engine), ..)           # which ends when it is stopped
+        place.start(turn, keep_question, about)                 # recorded, then kept, then it goes on by itself
+    turns.find(user_id, conversation_id) -> Reader | None       # in any worker: read along
+    turns.stop(user_id, conversation_id, turn_id)               # in any worker
+
+A turn ends with its answer, by its limits, with the access of who asked, when it is stopped, and with the process. A
+process that dies leaves its files; the next that meets them has the record closed (`appliance.interrupted`).
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Final
+
+from appliance.audit.log import AuditLog, RecordError
+from appliance.conversations import ConversationNotFoundError, Conversations, NewMessage
+from appliance.database import DatabaseError, now_us
+from appliance.errors import ApplianceError
+from appliance.interrupted import close_interrupted
+from appliance.permits import ended_by
+from appliance.turns.answer import About
+from appliance.turns.engine import Engine
+from appliance.turns.events import Failed, Waiting, failed
+from appliance.turns.journal import Head, Journal, Kept, Reader, claim, open_reader, remove_dead
+from appliance.turns.run import Turn
+
+_log = logging.getLogger(__name__)
+_STOP_CHECK_S: Final = 0.1
+_ID: Final = re.compile(r"[0-9A-Za-z]{1,64}")  # of users, conversations and turns: these become names of files
+
+
+class TooManyTurnsError(ApplianceError):
+    """One person has as many turns running as one may."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"You have {most} questions under way, and that is as many as one person may.")
+
+
+class NotRecordedError(ApplianceError):
+    """The prompt is not recorded, so nothing was asked or kept."""
+
+    def __init__(self, failure: Failed) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class RunningTurns:
+    """Those of this process, and a way to those of the other web workers; thread-safe."""
+
+    def __init__(
+        self, directory: Path, record: AuditLog, conversations: Conversations, *, most_per_person: int
+    ) -> None:
+        """Args: directory: one for all web workers."""
+        self._directory = directory
+        self._record = record
+        self._conversations = conversations
+        self._most_per_person = most_per_person
+        self._lock = threading.Lock()
+        self._threads: set[threading.Thread] = set()  # guarded by _lock
+        self._ending = threading.Event()
+
+    @contextmanager
+    def claim(self, user_id: str, conversation_id: str) -> Iterator[Place]:
+        """The place of a turn, given back at the end of the block unless the turn was started.
+
+        Raises:
+            ConversationBusyError: one is running there.
+            TooManyTurnsError: this person has too many, in all web workers together.
+            RecordError, DatabaseError: a dead turn of the conversation cannot be closed.
+            OSError: the directory cannot be written.
+        """
+        path = self._path(user_id, conversation_id)
+        place = Place(self, claim(path, self._bury), user_id, conversation_id)
+        try:
+            if self._count(user_id) > self._most_per_person:
+                raise TooManyTurnsError(self._most_per_person)
+            yield place
+        finally:
+            if not place.is_started:
+                place.journal.close()
+
+    def find(self, user_id: str, conversation_id: str) -> Reader | None:
+        """A reader of the turn that runs in a conversation, to be closed; None where none runs.
+
+        Raises:
+            RecordError, DatabaseError: a dead turn cannot be closed.
+        """
+        path = self._path(user_id, conversation_id)
+        reader = open_reader(path)
+        if reader is None:
+            return None
+        if reader.head is not None and reader.has_owner():
+            return reader
+        reader.close()
+        remove_dead(path, self._bury)
+        return None
+
+    def stop(self, user_id: str, conversation_id: str, turn_id: str | None = None) -> bool:
+        """Have a turn end within a second; False if it does not run. None: whichever runs in the conversation."""
+        reader = self.find(user_id, conversation_id)
+        if reader is None:
+            return False
+        with closing(reader):
+            head = reader.head
+        if head is None or turn_id not in (None, head.turn):
+            return False
+        (self._directory / f"{head.turn}.stop").touch(mode=0o600)
+        return True
+
+    def clear_dead(self) -> None:
+        """Close and remove what processes that have died left; what cannot be closed now is left for the next time."""
+        for path in self._files():
+            try:
+                remove_dead(path, self._bury)
+            except (RecordError, DatabaseError):
+                _log.exception("a turn whose process died is not closed yet")
+
+    def end_all(self, limit_s: float) -> None:
+        """End the turns of this process, and wait until their answers are recorded, at most so long."""
+        self._ending.set()
+        deadline_s = time.monotonic() + limit_s
+        with self._lock:
+            threads = list(self._threads)
+        for thread in threads:
+            thread.join(max(0.0, deadline_s - time.monotonic()))
+
+    def why_to_end(self) -> Failed | None:
+        return failed("closing") if self._ending.is_set() else None
+
+    def run(self, place: Place, turn: Turn, question_id: str, about: About) -> None:
+        """Run a turn in a thread."""
+        thread = threading.Thread(
+            target=self._run, args=(place, turn, question_id, about), name="turn", daemon=True
+        )
+        with self._lock:
+            self._threads.add(thread)
+        thread.start()
+
+    def _run(self, place: Place, turn: Turn, question_id: str, about: About) -> None:
+        journal = place.journal
+        try:
+            with closing(turn):
+                for event in turn:
+                    if not isinstance(event, Waiting):
+                        journal.write(event)
+        except Exception:  # the thread's end must be reached: the record has the answer, the conversation needs it
+            _log.exception("turn %s failed", turn.request.id)
+            turn.answer.add(failed("engine_failed"))
+        finally:
+            journal.write(Kept(self._keep(place, turn, question_id, about)))
+            journal.close()
+            with self._lock:
+                self._threads.discard(threading.current_thread())
+
+    def _keep(self, place: Place, turn: Turn, question_id: str, about: About) -> str | None:
+        """Put the answer under its question; the value is the message's id."""
+        words = turn.answer.words
+        facts = turn.answer.facts(
+            about, turn=turn.request.id, prompt_event=turn.prompt_event, event=turn.answer_event
+        )
+        new = NewMessage("assistant", words.text, words.reasoning or None, words.calls, facts.details())
+        try:
+            return self._conversations.append(
+                place.user_id, place.conversation_id, new, parent_id=question_id
+            ).id
+        except ConversationNotFoundError:  # deleted meanwhile; the record has the answer
+            return None
+        except DatabaseError:
+            _log.exception("turn %s: its answer is recorded, but not in the conversation", turn.request.id)
+            return None
+
+    def _path(self, user_id: str, conversation_id: str) -> Path:
+        if not (_ID.fullmatch(user_id) and _ID.fullmatch(conversation_id)):
+            raise RuntimeError("internal error: an id that cannot be the name of a file")
+        return self._directory / f"{user_id}.{conversation_id}"
+
+    def _files(self, user_id: str = "*") -> list[Path]:
+        return [path for path in self._directory.glob(f"{user_id}.*") if path.suffix != ".stop"]
+
+    def _count(self, user_id: str) -> int:
+        readers = [reader for path in self._files(user_id) if (reader := open_reader(path)) is not None]
+        owned = sum(reader.has_owner() for reader in readers)
+        for reader in readers:
+            reader.close()
+        return owned
+
+    def _bury(self) -> None:
+        """Give the turns of dead processes their end in the record and in their conversations."""
+        if self._record.database.presence is not None:  # without, nobody knows which turns are still answered
+            close_interrupted(self._record)
+
+
+class Place:
+    """The place of one turn in a conversation."""
+
+    def __init__(self, turns: RunningTurns, journal: Journal, user_id: str, conversation_id: str) -> None:
+        self.journal = journal
+        self.user_id, self.conversation_id = user_id, conversation_id
+        self.is_started = False
+        self._turns = turns
+
+    def engine(self, engine: Engine, *, is_ending: Callable[[], bool] = lambda: False) -> Engine:
+        """`engine`, whose turn ends when it is stopped. Args: is_ending: whether the server wants to end."""
+
+        def why() -> Failed | None:
+            if self.journal.is_stopped():
+                return failed("stopped")
+            return failed("closing") if is_ending() else self._turns.why_to_end()
+
+        return ended_by(engine, why, interval_s=_STOP_CHECK_S)
+
+    def start(self, turn: Turn, keep_question: Callable[[], str], about: About) -> None:
+        """Record a turn's prompt, then have its question kept, then let it go on by itself.
+
+        Args: keep_question: puts the question into the conversation; the value is the message that is answered.
+        Raises:
+            NotRecordedError: the prompt is not recorded; the question is not kept either.
+            OSError: nobody could find the turn. This, and what `keep_question` raises, ends it in the record.
+        """
+        refused = turn.begin()
+        if refused is not None:
+            raise NotRecordedError(refused)
+        try:
+            question_id = keep_question()
+            self.journal.begin(Head(turn.request.id, question_id, now_us()))
+        except BaseException:
+            turn.close()
+            raise
+        self.is_started = True
+        self._turns.run(self, turn, question_id, about)

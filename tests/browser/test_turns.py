@@ -1,0 +1,135 @@
+"""An answer outlives the page that asked for it: reloads, other tabs, other conversations, a lost connection."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser import pages
+from tests.browser.conftest import Server
+from tests.browser.pages import Watched
+from tests.browser.scripts import RICH_ANSWER
+
+QUESTION = "How do I check an archive?"
+FIRST_WORDS = "three steps"
+LAST_WORDS = "What is not signed is not used."
+
+
+@pytest.fixture
+def asked(page: Page, server: Server, watched: Watched) -> Page:
+    """A page on which an answer is being written, and stands still after its first words."""
+    server.site.add_user("ada")
+    pages.sign_in(page, server.address, "ada", server.password)
+    server.pace.hold()
+    pages.ask(page, QUESTION)
+    expect(pages.last_answer(page).get_by_text(FIRST_WORDS)).to_be_visible()
+    return page
+
+
+def expect_whole(page: Page) -> None:
+    answer = pages.wait_for_answer(page)
+    expect(answer.get_by_text(LAST_WORDS)).to_be_visible()
+    expect(page.get_by_role("article", name="Answer")).to_have_count(1)
+    expect(page.get_by_role("article", name="You asked")).to_have_count(1)
+
+
+def expect_running(page: Page) -> None:
+    expect(pages.last_answer(page).get_by_text(FIRST_WORDS)).to_be_visible()
+    expect(page.get_by_role("button", name="Stop")).to_be_visible()
+
+
+def assert_answered_once(server: Server) -> None:
+    turns = [event for event in server.site.events() if event.header.action in ("prompt", "answer")]
+    assert [event.header.outcome for event in turns] == ["ok", "ok"]
+    assert turns[1].content is not None
+    assert turns[1].content.text == RICH_ANSWER
+
+
+def test_two_reloads_in_mid_answer_lose_nothing(asked: Page, server: Server) -> None:
+    for _ in range(2):
+        asked.reload()
+        expect_running(asked)
+    expect(pages.last_answer(asked).get_by_text(re.compile(r"Thought for \d+ s"))).to_be_visible()
+    server.pace.release()
+    expect_whole(asked)
+    assert_answered_once(server)
+    asked.reload()
+    expect_whole(asked)
+
+
+def test_a_second_tab_shows_the_same_and_stops_it(asked: Page, server: Server) -> None:
+    second = asked.context.new_page()
+    watched = Watched(second, server.address)
+    second.goto(asked.url)
+    expect_running(second)
+    second.get_by_role("button", name="Stop").click()
+    for page in (second, asked):
+        answer = pages.wait_for_answer(page)
+        expect(answer.get_by_text("Stopped before the end")).to_be_visible()
+        expect(answer.get_by_text(FIRST_WORDS)).to_be_visible()
+    assert server.site.events()[-1].header.outcome == "cancelled"
+    watched.assert_clean()
+
+
+def test_a_tab_that_was_open_before_sees_what_is_asked_in_another(asked: Page, server: Server) -> None:
+    server.pace.release()
+    expect_whole(asked)
+    second = asked.context.new_page()
+    second.goto(asked.url)
+    expect_whole(second)
+    server.pace.hold()
+    pages.ask(asked, "ECHO again\nand on")
+    expect(pages.last_answer(second).get_by_text("again")).to_be_visible()
+    expect(second.get_by_role("button", name="Stop")).to_be_visible()
+    server.pace.release()
+    for page in (asked, second):
+        expect(pages.wait_for_answer(page)).to_contain_text("and on")
+
+
+def test_another_conversation_and_back(asked: Page, server: Server) -> None:
+    address = asked.url
+    asked.get_by_role("link", name="New chat").click()
+    expect(asked.get_by_role("button", name="Send")).to_be_visible()
+    server.pace.release()
+    pages.ask(asked, "ECHO elsewhere")
+    expect(pages.wait_for_answer(asked)).to_contain_text("elsewhere")
+    asked.goto(address)
+    expect_whole(asked)
+
+
+def test_leaving_the_page_does_not_end_the_turn(asked: Page, server: Server) -> None:
+    address = asked.url
+    asked.goto(f"{server.address}/account")
+    server.pace.release()
+    asked.goto(address)
+    expect_whole(asked)
+    assert_answered_once(server)
+
+
+def test_a_lost_connection_is_taken_up_again(asked: Page, server: Server, watched: Watched) -> None:
+    """The network drops every stream, and refuses new ones for a while."""
+    asked.route("**/turns/*", lambda route: route.abort())
+    server.drop_streams()
+    expect(pages.last_answer(asked).get_by_text("The connection is lost. Reconnecting")).to_be_visible()
+    expect(pages.last_answer(asked).get_by_text(FIRST_WORDS)).to_be_visible()
+    asked.unroute("**/turns/*")
+    server.pace.release()
+    expect_whole(asked)
+    assert_answered_once(server)
+    watched.forgive("Failed to load resource")
+    watched.forgive("ERR_")
+
+
+def test_answering_again_outlives_a_reload_too(asked: Page, server: Server) -> None:
+    server.pace.release()
+    expect_whole(asked)
+    server.pace.hold()
+    asked.get_by_role("button", name="Answer again").click()
+    expect_running(asked)
+    asked.reload()
+    expect_running(asked)
+    server.pace.release()
+    expect_whole(asked)
+    expect(asked.get_by_text("2/2")).to_be_visible()

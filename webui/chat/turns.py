@@ -1,0 +1,172 @@
+"""Turns of a conversation: asking, reading along from any event, stopping. `webui.chat.routes` has the addresses."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from flask import Response, copy_current_request_context, get_template_attribute
+
+from appliance.accounts import Role, User
+from appliance.audit.event import Content
+from appliance.conversations import Conversation, ConversationNotFoundError, NewMessage, StoredMessage
+from appliance.database import now_us
+from appliance.interrupted import INTERRUPTED
+from appliance.permits import permitted
+from appliance.turns.answer import About, Answer, Facts
+from appliance.turns.journal import Kept, Reader
+from appliance.turns.request import Effort, Message, new_request
+from appliance.turns.run import run_turn
+from webui.allowances import allowance
+from webui.auth.session import current_actor, session_permit
+from webui.chat.stream import ended_turn, stream_turn
+from webui.chat.view import MessageView, answer_view, message_view
+from webui.chat.watchers import watchers
+from webui.errors import BadRequestError, NotFoundError, TooManyError
+from webui.services import Services, services
+from webui.streaming import server_ending, watch_client
+
+
+def ask(service: Services, user: User, conversation: Conversation, text: str | None, effort: Effort) -> str:
+    """Begin a turn: a new question, or, with None, the last one again; the value is its id.
+
+    Raises:
+        ConversationBusyError, TooManyTurnsError, NotRecordedError, RefusedError, BadRequestError: nothing was asked.
+    """
+    about = About(service.model.id, service.release.version, effort)
+    with service.turns.claim(user.id, conversation.id) as place:
+        history = service.conversations.messages(user.id, conversation.id)
+        if text is None:
+            history = _until_last_question(history)
+        new = () if text is None else (Message("user", text),)
+        engine = permitted(service.engine, session_permit(Role.USER))
+        turn = run_turn(
+            service.record, place.engine(engine, is_ending=server_ending()), current_actor(),
+            new_request(
+                user.id, (*_for_engine(history), *new), effort=effort, grammar=service.config.harmony_grammar
+            ),
+            conversation_id=conversation.id, allowance=allowance(),
+        )  # fmt: skip
+
+        def keep_question() -> str:
+            if text is None:
+                return history[-1].id
+            allowance().spend(user.id, Content(text))  # a question is kept beside its event
+            parent_id = history[-1].id if history else None  # what the model reads
+            question = NewMessage("user", text)
+            return service.conversations.append(user.id, conversation.id, question, parent_id=parent_id).id
+
+        place.start(turn, keep_question, about)
+        return turn.request.id
+
+
+def demand_watching(user: User) -> None:
+    """Raises TooManyError if this person reads along as much as one may."""
+    leave = _enter(user)
+    leave()
+
+
+def read_along(user: User, conversation: Conversation, turn_id: str, after: int) -> Response:
+    """The stream of a turn that runs, or the end of one that is over; "current" is the one that runs.
+
+    Raises:
+        NotFoundError: the conversation has no such turn.
+        TooManyError: this person reads along in too many places.
+    """
+    reader = services().turns.find(user.id, conversation.id)
+    head = None if reader is None else reader.head
+    if reader is None or head is None or turn_id not in (head.turn, "current"):
+        if reader is not None:
+            reader.close()
+        return _over(user, conversation, turn_id)
+    try:
+        leave = _enter(user)
+    except TooManyError:
+        reader.close()
+        raise
+    lines = stream_turn(
+        reader, turn_id=head.turn, age_s=(now_us() - head.began_us) / 1e6, after=after, clock_s=time.monotonic,
+        is_gone=watch_client(), end=copy_current_request_context(partial(_end, services(), user, conversation)),
+    )  # fmt: skip
+    response = _response(lines)
+    response.call_on_close(reader.close)
+    response.call_on_close(leave)
+    return response
+
+
+def shown_messages(messages: list[StoredMessage], reader: Reader | None) -> tuple[list[StoredMessage], str | None]:
+    """What a page shows of a conversation, and the turn that is to be drawn after it.
+
+    An answer that is being written stands in the place of those that its question has already.
+    """
+    head = None if reader is None else reader.head
+    if head is None:
+        return messages, None
+    ids = [message.id for message in messages]
+    return (messages[: ids.index(head.question) + 1] if head.question in ids else messages), head.turn
+
+
+def answer_html(view: MessageView) -> str:
+    return str(get_template_attribute("_turns.html", "answer")(view))
+
+
+def _over(user: User, conversation: Conversation, turn_id: str) -> Response:
+    messages = services().conversations.messages(user.id, conversation.id)
+    kept = next((one for one in reversed(messages) if one.details.get("turn") == turn_id), None)
+    if kept is None:
+        raise NotFoundError
+    is_complete = kept.details.get("problem") is None
+    return _response(ended_turn(turn_id, _end_line(message_view(kept), conversation, is_complete=is_complete)))
+
+
+def _end(
+    service: Services, user: User, conversation: Conversation, answer: Answer, kept: Kept | None
+) -> dict[str, Any]:
+    """The last line of a turn: the answer as the conversation keeps it; else what has come, and why it is not kept."""
+    if kept is None:
+        service.turns.clear_dead()  # the record says how it ended, and the conversation too
+    try:
+        messages = service.conversations.messages(user.id, conversation.id)
+    except ConversationNotFoundError:
+        messages = []
+    is_complete = kept is not None and answer.is_complete
+    for message in reversed(messages):
+        if message.id == kept.message if kept is not None else message.details.get("problem") == INTERRUPTED:
+            return _end_line(message_view(message), conversation, is_complete=is_complete)
+    facts = Facts(problem=INTERRUPTED if kept is None else answer.problem)
+    return _end_line(answer_view("", answer.words, facts), conversation, is_complete=is_complete)
+
+
+def _end_line(view: MessageView, conversation: Conversation, *, is_complete: bool) -> dict[str, Any]:
+    return {"type": "end", "html": answer_html(view), "title": conversation.title, "complete": is_complete}
+
+
+def _enter(user: User) -> Callable[[], None]:
+    leave = watchers().enter(user.id)
+    if leave is None:
+        raise TooManyError(
+            "too_many_readers", "You read along in as many places as one person may.",
+            "Close a page of this site that shows an answer being written, and reload this one.",
+        )  # fmt: skip
+    return leave
+
+
+def _response(lines: Iterator[str]) -> Response:
+    return Response(lines, mimetype="application/x-ndjson", headers={"X-Accel-Buffering": "no"})
+
+
+def _until_last_question(messages: list[StoredMessage]) -> list[StoredMessage]:
+    while messages and messages[-1].role != "user":
+        messages = messages[:-1]
+    if not messages:
+        raise BadRequestError(message="There is no question to answer again.")
+    return messages
+
+
+def _for_engine(messages: list[StoredMessage]) -> tuple[Message, ...]:
+    """The conversation as the model reads it: without answers that never came, and without past reasoning."""
+    said = [message.as_message() for message in messages if message.content or message.tool_calls]
+    return tuple(message if message.tool_calls else replace(message, reasoning=None) for message in said)
