@@ -160,7 +160,7 @@ def test_a_damaged_conversation_hides_no_other_and_says_so(site: Site, table: st
             with connection:
                 is_sql = value is NOT_UTF8
                 connection.execute(update.format(value if is_sql else "?"), [] if is_sql else [value])
-            for address in (f"/chat/{conversation.id}", f"/chat/{conversation.id}/last-answer"):
+            for address in (f"/chat/{conversation.id}", f"/chat/{conversation.id}/turns/none"):
                 assert browser.get(address).status_code in (200, 404, 503), (value, address)
             listed = browser.get("/chat")
             assert listed.status_code == 200, value
