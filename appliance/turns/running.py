@@ -25,7 +25,7 @@ from appliance.audit.log import AuditLog, RecordError
 from appliance.conversations import ConversationNotFoundError, Conversations, NewMessage
 from appliance.database import DatabaseError, now_us
 from appliance.errors import ApplianceError
-from appliance.interrupted import close_interrupted
+from appliance.interrupted import LostTurns
 from appliance.permits import ended_by
 from appliance.turns.answer import About
 from appliance.turns.engine import Engine
@@ -61,9 +61,11 @@ class RunningTurns:
     ) -> None:
         """Args: directory: one for all web workers."""
         self._directory = directory
-        self._record = record
+        self._database = record.database
         self._conversations = conversations
         self._most_per_person = most_per_person
+        self._lost = LostTurns(record)
+        self._burying = threading.Lock()  # of _lost
         self._lock = threading.Lock()
         self._threads: set[threading.Thread] = set()  # guarded by _lock
         self._ending = threading.Event()
@@ -195,8 +197,9 @@ class RunningTurns:
 
     def _bury(self) -> None:
         """Give the turns of dead processes their end in the record and in their conversations."""
-        if self._record.database.presence is not None:  # without, nobody knows which turns are still answered
-            close_interrupted(self._record)
+        if self._database.presence is not None:  # without, nobody knows which turns are still answered
+            with self._burying:
+                self._lost.close()
 
 
 class Place:
