@@ -77,7 +77,9 @@ def make_services(
         conversations=conversations,
         record=record,
         turns=RunningTurns(
-            scratch_dir(config.state_dir, Kind.WEB) / "turns", record, conversations,
+            scratch_dir(config.state_dir, Kind.WEB) / "turns",
+            record,
+            conversations,
             most_per_person=config.queue_limit_per_user,
         ),
         engine=EngineClient(doorbell),

@@ -158,9 +158,7 @@ def test_any_worker_reads_along_and_stops_the_turn_of_another(site: Site, port: 
     assert site.events()[-1].header.outcome == "cancelled"
 
 
-def test_a_worker_that_is_killed_in_mid_answer_is_said_at_once_and_closed_in_the_record(
-    site: Site, port: int
-) -> None:
+def test_a_worker_that_is_killed_in_mid_answer_is_said_at_once_and_closed_in_the_record(site: Site, port: int) -> None:
     ada, bob = Person(site, port, "ada"), Person(site, port, "bob")
     conversation, response = ada.begin()
     read_half(response)
