@@ -154,7 +154,10 @@ def _close(log: AuditLog, prompt: Event) -> bool:
         answer = log.append_in(connection, _answer(header, details.get("conversation")))
         conversation = details.get("conversation")
         if isinstance(conversation, str) and content is not None:
-            facts = {"problem": INTERRUPTED, "prompt_event": header.sequence, "event": answer.sequence}
+            facts = {
+                "turn": header.subject, "problem": INTERRUPTED, "prompt_event": header.sequence,
+                "event": answer.sequence,
+            }  # fmt: skip
             append_interruption(connection, conversation, content.text, facts, answer.time_us)
     return True
 

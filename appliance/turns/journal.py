@@ -13,6 +13,7 @@ What is read is what a web worker has written: workers share one directory, and 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import logging
@@ -52,7 +53,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Kept:
-    """The answer is recorded and lies in the conversation as this message; None: the conversation is gone."""
+    """The turn is over, and its answer lies in the conversation as this message; None: it could not be put there."""
 
     message: str | None
 
@@ -88,7 +89,9 @@ class Journal:
         """
         self._stop = self._path.with_name(f"{head.turn}.stop")
         self._begin_s = time.monotonic()
-        os.write(self._descriptor, json.dumps(asdict(head)).encode() + b"\n")
+        line = json.dumps(asdict(head)).encode() + b"\n"
+        if os.write(self._descriptor, line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
 
     def write(self, event: EngineEvent | Kept) -> None:
         """Add an event. A disk that takes no more ends the file and not the turn, which is for the record to do."""
@@ -107,7 +110,7 @@ class Journal:
 
     def close(self) -> None:
         """Remove the file and give up the lock. Who has it open reads it to its end."""
-        for path in {self._path, self._stop}:
+        for path in dict.fromkeys((self._path, self._stop)):  # in this order, see `Reader.stop`
             with contextlib.suppress(OSError):
                 path.unlink()
         os.close(self._descriptor)
@@ -116,8 +119,9 @@ class Journal:
 class Reader:
     """One reader's side. It belongs to one thread at a time; `close` it."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, path: Path, descriptor: int) -> None:
         """Use `open_reader`."""
+        self._path = path
         self._descriptor = descriptor
         self._offset = 0
         self._rest = b""
@@ -145,6 +149,19 @@ class Reader:
     def has_owner(self) -> bool:
         """Whether who writes the file still lives."""
         return is_owned(self._descriptor)
+
+    def stop(self) -> None:
+        """Have the turn end, unless it is over. Call it only where there is a head.
+
+        Raises:
+            OSError: the wish cannot be left.
+        """
+        if self.head is None:
+            raise RuntimeError("internal error: a turn that is being prepared cannot be stopped")
+        stop = self._path.with_name(f"{self.head.turn}.stop")
+        stop.touch(mode=0o600)
+        if not _is_at(self._path, self._descriptor):  # the owner may have looked for it already: nobody else removes it
+            stop.unlink(missing_ok=True)
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -188,7 +205,7 @@ def claim(path: Path, bury: Callable[[], None]) -> Journal:
 def open_reader(path: Path) -> Reader | None:
     """A reader from the beginning; None where no turn runs."""
     try:
-        return Reader(os.open(path, os.O_RDONLY | _FLAGS))
+        return Reader(path, os.open(path, os.O_RDONLY | _FLAGS))
     except OSError:
         return None
 

@@ -17,7 +17,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -112,19 +112,24 @@ class RunningTurns:
         if reader is None:
             return False
         with closing(reader):
-            head = reader.head
-        if head is None or turn_id not in (None, head.turn):
-            return False
-        (self._directory / f"{head.turn}.stop").touch(mode=0o600)
+            if reader.head is None or turn_id not in (None, reader.head.turn):
+                return False
+            reader.stop()
         return True
 
     def clear_dead(self) -> None:
         """Close and remove what processes that have died left; what cannot be closed now is left for the next time."""
+        stops = list(self._directory.glob("*.stop"))  # before the turns: each of these belongs to one, or to none
         for path in self._files():
             try:
                 remove_dead(path, self._bury)
-            except (RecordError, DatabaseError):
+            except (RecordError, DatabaseError, OSError):
                 _log.exception("a turn whose process died is not closed yet")
+        running = self._running()
+        for stop in stops:
+            if stop.stem not in running:
+                with suppress(OSError):
+                    stop.unlink()
 
     def end_all(self, limit_s: float) -> None:
         """End the turns of this process, and wait until their answers are recorded, at most so long."""
@@ -139,13 +144,22 @@ class RunningTurns:
         return failed("closing") if self._ending.is_set() else None
 
     def run(self, place: Place, turn: Turn, question_id: str, about: About) -> None:
-        """Run a turn in a thread."""
+        """Run a turn in a thread.
+
+        Raises:
+            RuntimeError: there can be no further thread.
+        """
         thread = threading.Thread(
             target=self._run, args=(place, turn, question_id, about), name="turn", daemon=True
         )
         with self._lock:
             self._threads.add(thread)
-        thread.start()
+        try:
+            thread.start()
+        except BaseException:  # the machine has no thread left
+            with self._lock:
+                self._threads.discard(thread)
+            raise
 
     def _run(self, place: Place, turn: Turn, question_id: str, about: About) -> None:
         journal = place.journal
@@ -158,7 +172,8 @@ class RunningTurns:
             _log.exception("turn %s failed", turn.request.id)
             turn.answer.add(failed("engine_failed"))
         finally:
-            journal.write(Kept(self._keep(place, turn, question_id, about)))
+            kept = self._keep(place, turn, question_id, about)
+            journal.write(Kept(kept))
             journal.close()
             with self._lock:
                 self._threads.discard(threading.current_thread())
@@ -176,8 +191,8 @@ class RunningTurns:
             ).id
         except ConversationNotFoundError:  # deleted meanwhile; the record has the answer
             return None
-        except DatabaseError:
-            _log.exception("turn %s: its answer is recorded, but not in the conversation", turn.request.id)
+        except Exception:  # also of damaged rows: the file must be closed, or the conversation takes no more questions
+            _log.exception("turn %s: its answer is not in the conversation", turn.request.id)
             return None
 
     def _path(self, user_id: str, conversation_id: str) -> Path:
@@ -194,6 +209,17 @@ class RunningTurns:
         for reader in readers:
             reader.close()
         return owned
+
+    def _running(self) -> set[str]:
+        """The turns that have a file, by their ids."""
+        turns = set[str]()
+        for path in self._files():
+            reader = open_reader(path)
+            if reader is not None:
+                with closing(reader), suppress(OSError, ValueError, TypeError, KeyError):  # written by nobody of ours
+                    if reader.head is not None:
+                        turns.add(reader.head.turn)
+        return turns
 
     def _bury(self) -> None:
         """Give the turns of dead processes their end in the record and in their conversations."""
@@ -227,7 +253,8 @@ class Place:
         Args: keep_question: puts the question into the conversation; the value is the message that is answered.
         Raises:
             NotRecordedError: the prompt is not recorded; the question is not kept either.
-            OSError: nobody could find the turn. This, and what `keep_question` raises, ends it in the record.
+            OSError, RuntimeError: nobody could find the turn, or there is no thread for it. These, and what
+                `keep_question` raises, end it in the record.
         """
         refused = turn.begin()
         if refused is not None:
@@ -235,8 +262,8 @@ class Place:
         try:
             question_id = keep_question()
             self.journal.begin(Head(turn.request.id, question_id, now_us()))
+            self._turns.run(self, turn, question_id, about)
         except BaseException:
             turn.close()
             raise
         self.is_started = True
-        self._turns.run(self, turn, question_id, about)

@@ -178,6 +178,7 @@ def test_a_worker_that_is_killed_in_mid_answer_is_said_at_once_and_closed_in_the
     assert ada.last(conversation).details["problem"] == INTERRUPTED
     answers = [event for event in site.events() if event.header.action == "answer"]
     assert [event.header.outcome for event in answers] == ["interrupted"]
+    assert ada.last(conversation).details["turn"] == answers[0].header.subject
     again = ada.send("POST", f"/chat/{conversation}/turns", {"regenerate": True, "effort": "low"})
     with closing(again):
         read_half(again)

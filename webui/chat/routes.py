@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing, nullcontext
 from typing import Any, Final, cast, get_args
 
 from flask import Blueprint, Response, jsonify, redirect, render_template, request, url_for
@@ -78,14 +77,12 @@ def index() -> ResponseReturnValue:
 
 @blueprint.get("/chat")
 def new() -> str:
-    return _page(None, [])
+    return _page(None)
 
 
 @blueprint.get("/chat/<conversation_id>")
 def conversation(conversation_id: str) -> str:
-    user, conversations = demand_user(), services().conversations
-    found = conversations.get(user.id, conversation_id)
-    return _page(found, conversations.messages(user.id, conversation_id))
+    return _page(services().conversations.get(demand_user().id, conversation_id))
 
 
 @blueprint.get("/chat/list")
@@ -132,10 +129,8 @@ def branch(conversation_id: str) -> ResponseReturnValue:
 @blueprint.get("/chat/<conversation_id>/turns")
 def state(conversation_id: str) -> Response:
     """Which turn runs, and the last message: by these another tab sees that the conversation went on without it."""
-    messages = services().conversations.messages(demand_user().id, conversation_id)
-    reader = services().turns.find(demand_user().id, conversation_id)
-    with closing(reader) if reader is not None else nullcontext():
-        shown, turn = turns.shown_messages(messages, reader)
+    found = services().conversations.get(demand_user().id, conversation_id)
+    shown, turn = turns.shown_messages(services(), demand_user(), found.id)
     return jsonify(turn=turn, last=shown[-1].id if shown else None)
 
 
@@ -170,10 +165,10 @@ def stop_turn(conversation_id: str, turn_id: str) -> ResponseReturnValue:
     return "", 204
 
 
-def _page(conversation: Conversation | None, messages: list[StoredMessage]) -> str:
-    reader = None if conversation is None else services().turns.find(demand_user().id, conversation.id)
-    with closing(reader) if reader is not None else nullcontext():
-        shown, turn = turns.shown_messages(messages, reader)
+def _page(conversation: Conversation | None) -> str:
+    shown, turn = list[StoredMessage](), None
+    if conversation is not None:
+        shown, turn = turns.shown_messages(services(), demand_user(), conversation.id)
     views = [message_view(message) for message in shown]
     if turn is None and shown and shown[-1].role == "user":
         views.append(UNANSWERED)
@@ -183,7 +178,7 @@ def _page(conversation: Conversation | None, messages: list[StoredMessage]) -> s
         turn_views=views,
         turn=turn,
         last=shown[-1].id if shown else None,
-        unavailable=None if messages or _engine_answers() else _NOT_READY,
+        unavailable=None if shown or _engine_answers() else _NOT_READY,
         **_list("", conversation.id if conversation else ""),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,7 +18,7 @@ from appliance.database import now_us
 from appliance.interrupted import INTERRUPTED
 from appliance.permits import permitted
 from appliance.turns.answer import About, Answer, Facts
-from appliance.turns.journal import Kept, Reader
+from appliance.turns.journal import Kept
 from appliance.turns.request import Effort, Message, new_request
 from appliance.turns.run import run_turn
 from webui.allowances import allowance
@@ -87,9 +88,10 @@ def read_along(user: User, conversation: Conversation, turn_id: str, after: int)
     except TooManyError:
         reader.close()
         raise
+    end = copy_current_request_context(partial(_end, services(), user, conversation, head.turn))
     lines = stream_turn(
         reader, turn_id=head.turn, age_s=(now_us() - head.began_us) / 1e6, after=after, clock_s=time.monotonic,
-        is_gone=watch_client(), end=copy_current_request_context(partial(_end, services(), user, conversation)),
+        is_gone=watch_client(), end=end,
     )  # fmt: skip
     response = _response(lines)
     response.call_on_close(reader.close)
@@ -97,12 +99,16 @@ def read_along(user: User, conversation: Conversation, turn_id: str, after: int)
     return response
 
 
-def shown_messages(messages: list[StoredMessage], reader: Reader | None) -> tuple[list[StoredMessage], str | None]:
+def shown_messages(service: Services, user: User, conversation_id: str) -> tuple[list[StoredMessage], str | None]:
     """What a page shows of a conversation, and the turn that is to be drawn after it.
 
-    An answer that is being written stands in the place of those that its question has already.
+    An answer that is being written stands in the place of those that its question has already. The turn is looked for
+    before the messages are read: one that ends in between is drawn to its end, and not called unanswered.
     """
-    head = None if reader is None else reader.head
+    reader = service.turns.find(user.id, conversation_id)
+    with closing(reader) if reader is not None else nullcontext():
+        head = None if reader is None else reader.head
+    messages = service.conversations.messages(user.id, conversation_id)
     if head is None:
         return messages, None
     ids = [message.id for message in messages]
@@ -114,34 +120,36 @@ def answer_html(view: MessageView) -> str:
 
 
 def _over(user: User, conversation: Conversation, turn_id: str) -> Response:
-    messages = services().conversations.messages(user.id, conversation.id)
-    kept = next((one for one in reversed(messages) if one.details.get("turn") == turn_id), None)
+    kept = _kept(services(), user, conversation, turn_id)
     if kept is None:
         raise NotFoundError
-    is_complete = kept.details.get("problem") is None
-    return _response(ended_turn(turn_id, _end_line(message_view(kept), conversation, is_complete=is_complete)))
+    return _response(ended_turn(turn_id, _end_line(message_view(kept), conversation)))
 
 
 def _end(
-    service: Services, user: User, conversation: Conversation, answer: Answer, kept: Kept | None
+    service: Services, user: User, conversation: Conversation, turn_id: str, answer: Answer, kept: Kept | None
 ) -> dict[str, Any]:
     """The last line of a turn: the answer as the conversation keeps it; else what has come, and why it is not kept."""
     if kept is None:
         service.turns.clear_dead()  # the record says how it ended, and the conversation too
     try:
-        messages = service.conversations.messages(user.id, conversation.id)
+        message = _kept(service, user, conversation, turn_id)
     except ConversationNotFoundError:
-        messages = []
-    is_complete = kept is not None and answer.is_complete
-    for message in reversed(messages):
-        if message.id == kept.message if kept is not None else message.details.get("problem") == INTERRUPTED:
-            return _end_line(message_view(message), conversation, is_complete=is_complete)
+        message = None
+    if message is not None:
+        return _end_line(message_view(message), conversation)
     facts = Facts(problem=INTERRUPTED if kept is None else answer.problem)
-    return _end_line(answer_view("", answer.words, facts), conversation, is_complete=is_complete)
+    return _end_line(answer_view("", answer.words, facts), conversation)
 
 
-def _end_line(view: MessageView, conversation: Conversation, *, is_complete: bool) -> dict[str, Any]:
-    return {"type": "end", "html": answer_html(view), "title": conversation.title, "complete": is_complete}
+def _kept(service: Services, user: User, conversation: Conversation, turn_id: str) -> StoredMessage | None:
+    """The answer of a turn, if the branch that is shown has it; of a file that a full disk cut off only this tells."""
+    messages = service.conversations.messages(user.id, conversation.id)
+    return next((one for one in reversed(messages) if one.details.get("turn") == turn_id), None)
+
+
+def _end_line(view: MessageView, conversation: Conversation) -> dict[str, Any]:
+    return {"type": "end", "html": answer_html(view), "title": conversation.title, "complete": view.problem is None}
 
 
 def _enter(user: User) -> Callable[[], None]:

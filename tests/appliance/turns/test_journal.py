@@ -195,6 +195,25 @@ def test_stop_is_for_one_turn_and_gone_with_it(path: Path) -> None:
     assert [left.name for left in path.parent.iterdir()] == ["another.stop"]
 
 
+def test_a_stop_that_comes_too_late_leaves_nothing(path: Path) -> None:
+    journal, reader = owned(path), reader_of(path)
+    assert reader.head == HEAD
+    reader.stop()
+    assert journal.is_stopped()
+    journal.close()
+    claim(path, nobody_died)  # the next turn has the file's name already
+    reader.stop()
+    assert [left.name for left in path.parent.iterdir()] == [path.name]
+
+
+def test_a_disk_that_takes_half_of_the_beginning_refuses_the_turn(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = claim(path, nobody_died)
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[: len(data) // 2]))
+    with pytest.raises(OSError, match="No space left"):
+        journal.begin(HEAD)
+
+
 def test_a_link_in_the_place_of_the_file_is_not_followed(path: Path, tmp_path: Path) -> None:
     path.parent.mkdir()
     target = tmp_path / "target"
