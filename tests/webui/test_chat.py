@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -389,3 +390,9 @@ def test_conversations_stand_under_today_this_week_and_older() -> None:
         ("Pinned", ["pinned"]), ("Today", ["now", "midnight"]), ("This week", ["yesterday", "six days"]),
         ("Older", ["a week"]),
     ]  # fmt: skip
+
+
+def test_the_page_says_what_cannot_be_done_without_scripts(chat: Chat) -> None:
+    page = chat.browser.get("/chat").text
+    (said,) = re.findall("<noscript>.*</noscript>", page)
+    assert "Without JavaScript nothing can be asked here." in said

@@ -73,6 +73,23 @@ test("a lost connection reads on after the last event, and shows what goes on", 
   assert.deepEqual(phases, ["waiting", "thinking", "answering", "reconnecting", "answering"]);
 });
 
+test("a connection that is back shows what the turn was doing, also while nothing new comes", () => {
+  const { state, phases, wait } = watched();
+  state.begin();
+  state.receive(accepted());
+  state.receive(thought(2, 1));
+  wait(5_000);
+  state.lose();
+  wait(2_000);
+  state.lose();
+  assert.equal(state.since, 105_000);
+  state.receive(accepted(7));
+  assert.deepEqual([state.phase, state.since], ["thinking", 101_000]);
+  state.receive(answered(3, 21));
+  assert.equal(state.thoughtFor, 20_000);
+  assert.deepEqual(phases, ["waiting", "thinking", "reconnecting", "thinking", "answering"]);
+});
+
 test("a turn that is stopped is stopping until the stream is over, whatever still comes", () => {
   const { state, phases } = watched();
   state.stop();

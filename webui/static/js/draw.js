@@ -103,8 +103,8 @@ export class LiveAnswer {
     this.#status.textContent = status ? `${status}${after}` : "";
     if (phase === "thinking") this.#label.textContent = `Thinking${after}`;
     else if (thoughtFor !== null) this.#label.textContent = `Thought for ${Math.max(1, Math.round(thoughtFor / 1000))} s`;
-    const words = { thinking: "The model is thinking.", answering: "The model is answering." };
-    if (phase === "thinking" || phase === "answering") this.#announce(words[phase]);
+    const words = { thinking: "The model is thinking.", answering: "The model is answering.", stopping: "Stopping.", reconnecting: "The connection is lost." };
+    if (phase in words) this.#announce(words[/** @type {keyof typeof words} */ (phase)]);
   }
 
   /** @param {string} words */

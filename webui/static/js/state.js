@@ -23,6 +23,8 @@ export class TurnState extends EventTarget {
 
   /** When the turn began, ms of performance.now(). */
   #began = 0;
+  /** What the turn was doing when the connection was lost. @type {{phase: Phase, since: number}} */
+  #held = { phase: "idle", since: 0 };
   #now;
 
   /** @param {() => number} [now] */
@@ -64,7 +66,9 @@ export class TurnState extends EventTarget {
 
   /** The connection is gone; the turn goes on at the server. */
   lose() {
-    if (this.phase !== "stopping") this.#enter("reconnecting", this.#now());
+    if (this.phase === "stopping" || this.phase === "reconnecting") return;
+    this.#held = { phase: this.phase, since: this.since };
+    this.#enter("reconnecting", this.#now());
   }
 
   /** The turn is over for this page, whatever the reason. */
@@ -79,6 +83,7 @@ export class TurnState extends EventTarget {
   #accept(turn, age_s) {
     this.turn = turn;
     this.#began = this.#now() - age_s * 1000;
+    if (this.phase === "reconnecting") this.#enter(this.#held.phase, this.#held.since);
     if (this.phase === "waiting") this.since = this.#began;
   }
 
