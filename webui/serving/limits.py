@@ -9,7 +9,8 @@ from appliance.errors import ApplianceError
 
 ACCEPTS_AT_ONCE = 64  # connections that are taken before the first of them can be told to go
 LEAST_FILES = 1024
-_OTHER_DESCRIPTORS = 192 + ACCEPTS_AT_ONCE  # databases, files, the event loop's own; each stream has one more
+_OTHER_DESCRIPTORS = 192 + ACCEPTS_AT_ONCE  # databases, files, the event loop's own
+STREAM_DESCRIPTORS = 3  # beside its connection: the engine's, and in the chat the turn's file twice, written and read
 _MOST_CONNECTIONS = 20_000
 MAX_BODY_BYTES = 8 * 1024 * 1024  # half of the engine's line limit, for the JSON around the text
 
@@ -61,6 +62,6 @@ def limits_within(files: int) -> Limits:
             f"The limit of open files is {files}, and serving needs {LEAST_FILES}: raise the hard limit, with "
             "LimitNOFILE= of the service or with ulimit -Hn."
         )
-    streams = min(Limits.streams, files // 4)
-    connections = min(_MOST_CONNECTIONS, files - streams - _OTHER_DESCRIPTORS)
+    streams = min(Limits.streams, files // 8)
+    connections = min(_MOST_CONNECTIONS, files - STREAM_DESCRIPTORS * streams - _OTHER_DESCRIPTORS)
     return Limits(connections=connections, connections_per_address=max(32, connections // 8), streams=streams)
