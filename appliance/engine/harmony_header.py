@@ -144,6 +144,8 @@ def _scan(segment: str, found: _Found, *, bare_text: bool) -> None:
 
 def _meant(recipient: str, functions: Collection[str]) -> str | None:
     """The offered function that a recipient means, with its namespace missing or doubled, or words glued to it."""
+    if (exact := recipient.removeprefix(FUNCTIONS)) in functions:
+        return exact
     name = recipient
     while (found := _unglued(name, functions)) is None:
         name, shorter = _PREFIX.sub("", name), name

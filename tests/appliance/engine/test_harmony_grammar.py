@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from appliance.engine.harmony import CALL, CHANNEL, CONSTRAIN, END, MESSAGE, RETURN, START, Vocabulary
 from appliance.engine.harmony_grammar import HarmonyGrammar, HarmonyGrammars, State
+from appliance.engine.harmony_header import read_header
 from appliance.engine.model import load_model
 from appliance.engine.sampling import TopLogits
 from appliance.engine.scheduler import Scheduler, Turn
@@ -24,6 +25,7 @@ from tests.appliance.engine.test_harmony_rules import ROWS, Row, one_by_one
 from tests.fakes import FakeModel
 
 FUNCTIONS = ("get_weather", "get", "get_weather_json", "n" * 64)
+ODD_NAMES = ("functions", "function", "functions-", "functionfunction", "json", "json-", "final", "codecode")
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +163,15 @@ def _walk_at_random(grammar: HarmonyGrammar, rng: random.Random, vocabulary: Voc
         tokens += new
         if tokens[-1] in (RETURN, CALL):
             return tokens, Parsed(vocabulary, tokens, functions=FUNCTIONS)
+
+
+def test_a_sound_header_means_the_function_that_it_names() -> None:
+    """Also where a name is made of the words that are taken off a malformed recipient."""
+    for name in ODD_NAMES:
+        called = f" to=functions.{name}"
+        for segments in (["assistant", f"commentary{called}"], [f"assistant{called}", "analysis  json"]):
+            header = read_header(segments, started=True, complete=True, functions=ODD_NAMES)
+            assert (header.function, header.is_sound) == (name, True), segments
 
 
 def test_grammars_are_kept_by_their_functions(vocabulary: Vocabulary) -> None:
