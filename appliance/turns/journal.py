@@ -44,11 +44,14 @@ class ConversationBusyError(ApplianceError):
 
 @dataclass(frozen=True)
 class Head:
-    """Which turn it is, which message of the conversation it answers, and when it began (microseconds since 1970)."""
+    """Which turn it is, which message of the conversation it answers, and when it began, on `time.monotonic`.
+
+    Linux counts that from the start of the machine, for all processes alike: setting the clock makes no turn older.
+    """
 
     turn: str
     question: str
-    began_us: int
+    began_s: float
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class Journal:
             OSError: the file cannot be written.
         """
         self._stop = self._path.with_name(f"{head.turn}.stop")
-        self._begin_s = time.monotonic()
+        self._begin_s = head.began_s
         line = json.dumps(asdict(head)).encode() + b"\n"
         if os.write(self._descriptor, line) < len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))

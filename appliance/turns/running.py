@@ -23,7 +23,7 @@ from typing import Final
 
 from appliance.audit.log import AuditLog, RecordError
 from appliance.conversations import ConversationNotFoundError, Conversations, NewMessage
-from appliance.database import DatabaseError, now_us
+from appliance.database import DatabaseError
 from appliance.errors import ApplianceError
 from appliance.interrupted import LostTurns
 from appliance.permits import ended_by
@@ -261,7 +261,7 @@ class Place:
             raise NotRecordedError(refused)
         try:
             question_id = keep_question()
-            self.journal.begin(Head(turn.request.id, question_id, now_us()))
+            self.journal.begin(Head(turn.request.id, question_id, time.monotonic()))
             self._turns.run(self, turn, question_id, about)
         except BaseException:
             turn.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -127,6 +128,14 @@ def test_a_page_that_comes_back_begins_with_the_whole_answer_so_far(chat: Chat) 
     assert answer["keep"] == 0
     assert "Half" in "".join(answer["blocks"])
     assert answer["n"] >= 4
+
+
+def test_a_clock_that_is_set_makes_no_turn_older(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+    conversation = chat.create()
+    begin(chat, conversation)
+    real_ns = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: real_ns() + 600 * 10**9)
+    assert 0 <= next(lines_of(follow(chat, conversation, "current")))["age_s"] < 600
 
 
 def test_reasoning_is_cut_exactly_where_the_page_stopped(chat: Chat) -> None:

@@ -14,7 +14,6 @@ from flask import Response, copy_current_request_context, get_template_attribute
 from appliance.accounts import Role, User
 from appliance.audit.event import Content
 from appliance.conversations import Conversation, ConversationNotFoundError, NewMessage, StoredMessage
-from appliance.database import now_us
 from appliance.interrupted import INTERRUPTED
 from appliance.permits import permitted
 from appliance.turns.answer import About, Answer, Facts
@@ -90,7 +89,7 @@ def read_along(user: User, conversation: Conversation, turn_id: str, after: int)
         raise
     end = copy_current_request_context(partial(_end, services(), user, conversation, head.turn))
     lines = stream_turn(
-        reader, turn_id=head.turn, age_s=(now_us() - head.began_us) / 1e6, after=after, clock_s=time.monotonic,
+        reader, turn_id=head.turn, age_s=time.monotonic() - head.began_s, after=after, clock_s=time.monotonic,
         is_gone=watch_client(), end=end,
     )  # fmt: skip
     response = _response(lines)

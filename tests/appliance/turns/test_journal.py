@@ -24,7 +24,7 @@ from appliance.turns.journal import (
 )
 from tests.fakes import done
 
-HEAD = Head("t1", "q1", 1_700_000_000_000_000)
+HEAD = Head("t1", "q1", 12.5)
 EVENTS = [
     Started(20, 0.5), ReasoningDelta("half \ud800\n"), AnswerDelta("a\0b 😀"), ToolCallDelta(0, "c", None, "{"),
     done(malformed=True), Failed("engine_stopped", "m", 1.5), Kept("m1"), Kept(None),
