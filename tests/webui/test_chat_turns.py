@@ -209,6 +209,23 @@ def test_a_second_question_waits_for_the_first_answer(chat: Chat, gate: Gate) ->
     assert [message.content for message in chat.messages(conversation)] == ["Hello", "# Half\n\nan answer to Hello"]
 
 
+def test_another_branch_is_shown_only_when_no_answer_is_being_written(chat: Chat, gate: Gate) -> None:
+    conversation = chat.create()
+    gate.go_on.set()
+    chat.ask(conversation, "Hello")
+    first = chat.messages(conversation)[-1].id
+    gate.go_on.clear()
+    again = lines_of(chat.start(conversation, regenerate=True))
+    until(again, "tool_call")
+    refused = chat.send("POST", f"/chat/{conversation}/branch", {"message": first})
+    assert (refused.status_code, refused.json["error"]["code"]) == (409, "conversation_busy")  # type: ignore[index]
+    gate.go_on.set()
+    list(again)
+    wait_for(lambda: chat.site.services.turns.find(chat.user.id, conversation) is None)
+    assert chat.send("POST", f"/chat/{conversation}/branch", {"message": first}).status_code == 204
+    assert chat.messages(conversation)[-1].id == first
+
+
 def test_a_deleted_conversation_ends_its_turn(chat: Chat) -> None:
     conversation = chat.create()
     response, _ = begin(chat, conversation)

@@ -122,6 +122,13 @@ def delete(conversation_id: str) -> ResponseReturnValue:
 
 @blueprint.post("/chat/<conversation_id>/branch")
 def branch(conversation_id: str) -> ResponseReturnValue:
+    """Show another answer; not while one is being written, which would then stand under another question."""
+    found = services().conversations.get(demand_user().id, conversation_id)
+    reader = services().turns.find(demand_user().id, found.id)
+    if reader is not None:
+        reader.close()
+        words = "An answer is being written in this conversation."
+        raise ConflictError("conversation_busy", words, "Nothing was changed; look at other answers when it is done.")
     services().conversations.show_branch(demand_user().id, conversation_id, str(_body().get("message")))
     return "", 204
 
