@@ -97,7 +97,12 @@ class Answer:
 
 
 class EngineProbe:
-    """One question for the engine's status at a time, so that the doorbell's short queue stays free for turns."""
+    """One question for the engine's status at a time, so that the doorbell's short queue stays free for turns.
+
+    Engine and web workers hold the doorbell, too. Whatever they do to it, this raises nothing: no answer comes.
+    """
+
+    _LONGEST_STATUS_BYTES = 65536
 
     def __init__(self, doorbell: socket.socket) -> None:
         self._doorbell = doorbell
@@ -110,13 +115,13 @@ class EngineProbe:
             self._ask()
             return False
         try:
-            piece = self._ours.recv(65536)
+            piece = self._ours.recv(self._LONGEST_STATUS_BYTES)
         except BlockingIOError:
             return False
         except ConnectionError:
             piece = b""
         self._received += piece
-        if piece and not self._received.endswith(b"\n"):
+        if piece and not self._received.endswith(b"\n") and len(self._received) < self._LONGEST_STATUS_BYTES:
             return False
         self._ours.close()
         self._ours = None
@@ -129,28 +134,34 @@ class EngineProbe:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         ours.setblocking(False)
         ours.send(encode(StatusRequest()))
-        with theirs, contextlib.suppress(BlockingIOError):
-            socket.send_fds(self._doorbell, [DOORBELL_BYTE], [theirs.fileno()], socket.MSG_DONTWAIT)
-        self._ours, self._received = ours, b""
+        try:
+            with theirs:
+                socket.send_fds(self._doorbell, [DOORBELL_BYTE], [theirs.fileno()], socket.MSG_DONTWAIT)
+        except OSError:  # the queue is full, somebody shut it, or too many descriptors are under way
+            ours.close()
+        else:
+            self._ours, self._received = ours, b""
 
 
 class EnginePulse:
     """Whether the engine has come to a standstill: it neither answers nor computes.
 
     An engine that is busy may answer late, because it takes requests one after the other; so silence alone says
-    nothing. Before an engine's first answer it loads the model, which takes as long as it takes.
+    nothing. Before an engine's first answer it loads the model, which takes as long as it takes. Where the host hides
+    processes from each other, nobody can say whether it computes, and no engine counts as lost.
     """
 
     _LONGEST_LOOK_S = 2.0  # counted between two looks: while the supervisor itself stood still, nobody was asked
     _LEAST_SHARE = 0.1  # of one core, for an engine that computes
 
     def __init__(
-        self, doorbell: socket.socket, *, used_s: Callable[[int], float] | None = None,
+        self, doorbell: socket.socket, *, used_s: Callable[[int], float | None] | None = None,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        """Args: used_s: processor time of a process so far."""
+        """Args: used_s: processor time of a process so far; None where it cannot be seen."""
         self._probe, self._used_s, self._clock_s = EngineProbe(doorbell), used_s or processor_time_s, clock_s
-        self._pid, self._silent_s, self._used_before_s = 0, 0.0, 0.0
+        self._pid, self._silent_s = 0, 0.0
+        self._used_before_s: float | None = 0.0
         self._looked_s = clock_s()
         self.was_felt = False  # the present engine has answered
 
@@ -169,13 +180,19 @@ class EnginePulse:
             return False
         used_before_s = self._used_before_s
         self._begin_again(pid)
+        if used_before_s is None or self._used_before_s is None:
+            return False
         return self._used_before_s - used_before_s < self._LEAST_SHARE * limit_s
 
     def _begin_again(self, pid: int) -> None:
         self._silent_s, self._used_before_s = 0.0, self._used_s(pid)
 
 
-def processor_time_s(pid: int) -> float:
-    """Of all threads of a process since its start, in user and kernel mode; proc_pid_stat(5)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+def processor_time_s(pid: int) -> float | None:
+    """Of all threads of a process since its start, in user and kernel mode; proc_pid_stat(5). None where /proc shows
+    nothing of it: with hidepid (proc(5)) a process whose memory is hidden is seen by root alone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
