@@ -107,13 +107,14 @@ class RepeatedDenials:
             return self._sources.pop(key)
 
     def _put_back(self, counted: _Counted) -> None:
+        source = _source_of(counted.actor, counted.code)
         with self._lock:
-            newer = self._sources.setdefault(_source_of(counted.actor, counted.code), counted)
+            newer = self._sources.setdefault(source, counted)
             if newer is not counted:
                 newer.count += counted.count
                 newer.subjects |= counted.subjects
                 newer.addresses |= counted.addresses
-            self._sources.move_to_end((counted.actor, counted.code), last=False)
+            self._sources.move_to_end(source, last=False)
 
 
 def _source_of(actor: Actor, code: str) -> tuple[Actor, str]:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -184,7 +185,9 @@ def test_a_stranger_with_many_addresses_gets_no_event_for_each() -> None:
     assert len(events[-1].content.details["addresses"]) == 16
 
 
-def test_what_cannot_be_recorded_is_neither_answered_nor_forgotten() -> None:
+@pytest.mark.parametrize("address", ["10.0.0.9", "2001:db8::9", "::ffff:10.0.0.9"])
+def test_what_cannot_be_recorded_is_neither_answered_nor_forgotten(address: str) -> None:
+    stranger = replace(STRANGER, address=address)
     clock, events, broken = Clock(), list[NewEvent](), [True]
 
     def append(event: NewEvent) -> None:
@@ -194,10 +197,10 @@ def test_what_cannot_be_recorded_is_neither_answered_nor_forgotten() -> None:
 
     repeated = RepeatedDenials(append, clock_s=clock)
     with pytest.raises(RecordError):
-        repeated.record(STRANGER, "invalid_api_key", "x")
+        repeated.record(stranger, "invalid_api_key", "x")
     broken[0] = False
     for _ in range(3):
-        repeated.record(STRANGER, "invalid_api_key", "x")
+        repeated.record(stranger, "invalid_api_key", "x")
     broken[0] = True
     clock.now_s += WINDOW_S
     with pytest.raises(RecordError):
