@@ -41,12 +41,25 @@ def check_way(index: sqlite3.Connection) -> None:
 
 def _check_segment(index: sqlite3.Connection, segment: int, first_page: int) -> None:
     rows = index.execute("SELECT term, pgno FROM audit_words_idx WHERE segid = ? ORDER BY term", (segment,)).fetchall()
-    terms, leads_to = [bytes(term) for term, _ in rows], [max(int(page) >> 1, first_page) for _, page in rows]
+    terms, leads_to = [_blob(term) for term, _ in rows], [max(_number(page) >> 1, first_page) for _, page in rows]
     for page, first, last in _pages(index, segment, first_page):
         begin, end = bisect_right(terms, first) - 1, bisect_right(terms, last) - 1
         led = [first_page if position < 0 else leads_to[position] for position in range(begin, end + 1)]
         if any(number != page for number in led):
             raise WayError(f"a search does not come to the word {first[1:41].decode(errors='replace')!r}")
+
+
+def _blob(value: object) -> bytes:
+    """SQLite keeps values of any type here, and bytes(n) would be n zeros."""
+    if not isinstance(value, bytes):
+        raise TypeError("a word is no blob")
+    return value
+
+
+def _number(value: object) -> int:
+    if not isinstance(value, int):
+        raise TypeError("a number of a page is none")
+    return value
 
 
 def _pages(index: sqlite3.Connection, segment: int, first_page: int) -> Iterator[tuple[int, bytes, bytes]]:

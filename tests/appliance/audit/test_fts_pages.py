@@ -90,3 +90,14 @@ def test_a_record_of_another_form_is_said(index: sqlite3.Connection, structure: 
         return
     with pytest.raises(WayError):
         check_way(index)
+
+
+@pytest.mark.parametrize(
+    ("term", "page"), [(10**15, 0), ("text", 0), (b"word", "9e999"), (b"word", float("inf")), (b"word", None)]
+)
+def test_a_row_of_another_type_is_said(index: sqlite3.Connection, term: object, page: object) -> None:
+    """Before the first page, where FTS5's own check passes it over."""
+    segment = index.execute("SELECT segid FROM audit_words_idx LIMIT 1").fetchone()[0]
+    index.execute("INSERT INTO audit_words_idx(segid, term, pgno) VALUES (?, ?, ?)", (segment, term, page))
+    with pytest.raises(WayError):
+        check_way(index)
