@@ -40,13 +40,13 @@ from installer.formats.manifest import (
     ManifestError,
     compare_code,
     compare_data,
+    file_digest,
     load_manifest,
 )
 from installer.formats.release import DESCRIPTOR, Release
 from installer.preflight import this_host
 from installer.release import parse_release
 from installer.site import OURS, Receipt, Site
-from installer.store import is_blob
 from installer.trust import Target, verify_kept_metadata
 
 _METADATA = "metadata"
@@ -213,7 +213,7 @@ def _signed_bytes(release: Path, files: dict[str, Entry], name: str) -> bytes:
 def _is_signed_file(release: Path, target: Target) -> bool:
     path = release / target.path
     try:
-        return not path.is_symlink() and path.is_file() and is_blob(path, target.sha256)
+        return path.is_file() and file_digest(str(path), None, keep_cached=True) == target.sha256
     except OSError:
         return False
 
