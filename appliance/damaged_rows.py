@@ -61,7 +61,8 @@ def read_rows(
     try:
         return Rows([make(row) for row in connection.execute(query).all()])
     except (DamagedValueError, DatabaseError):
-        pass
+        if connection.dialect.name != "sqlite":  # whose rows have a number of their own
+            raise
     except sa.exc.DBAPIError as exc:
         if not is_undecodable_value(exc):
             raise

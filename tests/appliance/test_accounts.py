@@ -23,7 +23,7 @@ from appliance.api_keys import DEFAULT_DAYS, ApiKeys, KeyRefusedError
 from appliance.approvals import LIFETIME_S, Approvals
 from appliance.audit.event import Actor, Content
 from appliance.audit.log import AuditLog, RecordError
-from appliance.database import Database
+from appliance.database import Database, DatabaseError
 from appliance.four_eyes import Change, SecondNeededError
 from appliance.passwords import PasswordRuleError, Passwords, check_password
 from appliance.sessions import LONGEST_SESSION_S, Sessions
@@ -112,6 +112,20 @@ def test_name_can_be_taken_once(house: House) -> None:
     with pytest.raises(AccountError, match="taken"):
         house.add("ADA")
     assert (len(house.accounts.list_users()), house.log.size()) == (1, 1)
+
+
+def test_a_role_of_no_release_is_said_by_whichever_database_holds_it(house: House) -> None:
+    """SQLite has a number for each row, so the others can be listed; PostgreSQL has none, and the list is refused."""
+    house.add()
+    with house.database.write() as connection:
+        connection.execute(users.update().values(roles="emperor"))
+    words = "a role that this release does not know"
+    if house.database.is_sqlite:
+        (damaged,) = house.accounts.list_users().damaged
+        assert words in str(damaged)
+    else:
+        with pytest.raises(DatabaseError, match=words):
+            house.accounts.list_users()
 
 
 def test_account_needs_a_role(house: House) -> None:
