@@ -34,9 +34,9 @@ from typing import Any, Final, Self
 import sqlalchemy as sa
 
 from appliance.audit.event import Action, Actor, Content, NewEvent
-from appliance.audit.log import AuditLog, Event, RecordError
+from appliance.audit.log import AuditLog, Event
 from appliance.audit.rows import load_events
-from appliance.database import DatabaseError
+from appliance.errors import ApplianceError
 from appliance.low_priority import run_last
 from appliance.tables import audit_events
 from installer.formats.manifest import MANIFEST, ManifestError, Pace, file_digest, load_manifest
@@ -172,7 +172,7 @@ class PackedWatch:
                 self._look(anew, rate)
             except _StoppedError:
                 return
-            except (DatabaseError, RecordError, ManifestError) as exc:
+            except (ApplianceError, ManifestError, OSError) as exc:
                 _log.error("the packed weights are not compared: %s", exc)
             try:
                 anew, rate = self._ended.get(timeout=self._again_s), self._soon_bytes_s

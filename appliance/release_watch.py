@@ -24,8 +24,8 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from appliance.audit.event import Actor, Content, NewEvent
-from appliance.audit.log import AuditLog, RecordError
-from appliance.database import DatabaseError
+from appliance.audit.log import AuditLog
+from appliance.errors import ApplianceError
 from appliance.low_priority import run_last
 from appliance.tables import audit_events
 from installer.formats.manifest import (
@@ -125,6 +125,6 @@ def _watch(log: AuditLog, release: Path, stop: threading.Event, rate_bytes_s: in
             log.append(comparison(release, pace))
         except _StoppedError:
             return
-        except (DatabaseError, RecordError) as exc:
+        except ApplianceError as exc:
             _log.error("the comparison of the release is not recorded: %s", exc)
         stop.wait(AGAIN_S)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from appliance.accounts import Role
 from appliance.audit.event import Content, NewEvent
 from appliance.audit.log import AuditLog, Event
-from appliance.database import open_database
+from appliance.database import ClockError, now_us, open_database
 from appliance.packed_watch import PackedWatch, newest_packed_finding
 from appliance.tables import audit_contents, audit_events
 from installer.formats.manifest import MANIFEST, RECEIPT, encode_manifest
@@ -201,6 +202,24 @@ def test_the_comparison_is_made_again_by_itself(log: AuditLog, release: Path) ->
         while log.size() < 2:
             os.sched_yield()
     assert words(log.get(2))[:2] == ("weights_compared", "ok")
+
+
+def test_an_event_that_no_clock_can_date_is_tried_again(log: AuditLog, release: Path) -> None:
+    put(release, b"right" * 1000)
+    asked, again = [], threading.Event()
+
+    def clock_us() -> int:
+        asked.append(True)
+        if len(asked) == 1:
+            raise ClockError("the clock of this host is before 1970; set it, then try again")
+        again.set()
+        return now_us()
+
+    later = AuditLog(log.database, clock_us=clock_us)
+    with PackedWatch(later, release, release.parent.parent / "packed", rates_bytes_s=QUICKLY, again_s=0.01) as watch:
+        watch.packer_ended(anew=True)
+        assert again.wait(60)
+    assert words(log.get(1))[:2] == ("weights_packed", "ok")
 
 
 def test_the_recorder_is_told_of_each_packing_and_a_new_recorder_again(tmp_path: Path) -> None:
