@@ -31,8 +31,9 @@ def lock_site(config: Config) -> tuple[int, int]:
         raise SiteLockError(f"{path}: cannot be used: {exc.strerror}; remove it if it is a link") from exc
     if os.fstat(lock).st_nlink != 1:
         raise SiteLockError(f"{path}: cannot be used: it has a second name, and may be another's file; remove it")
-    owner = config.state_dir.stat()
-    os.fchown(lock, owner.st_uid, owner.st_gid)
+    if os.geteuid() == 0:
+        owner = config.state_dir.stat()
+        os.fchown(lock, owner.st_uid, owner.st_gid)
     directory = os.open(config.state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for descriptor in (directory, lock):

@@ -330,7 +330,12 @@ class _Supervisor:
         if self._programs.environ["APPLIANCE_TRANSPORT"] != Transport.LOCAL_AUTHORITY:
             return ""
         path = authority_certificate(self._config)
-        fingerprint = pem_fingerprint(read_plain(path).decode()) if path.exists() else "not there yet"
+        try:
+            fingerprint = pem_fingerprint(read_plain(path).decode())
+        except FileNotFoundError:
+            fingerprint = "not there yet"
+        except (OSError, ValueError) as exc:  # what lies there is the recorder's to mend, and ends nothing here
+            fingerprint = f"not known, because the file cannot be read ({exc})"
         return (
             f"This site's own authority signs its certificate. Give {path} to browsers and clients;\n"
             f"  its SHA-256 fingerprint is {fingerprint}\n"
