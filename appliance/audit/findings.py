@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from appliance.audit.event import Actor, Content, Header, NewEvent
 from appliance.audit.ledger import Finding
 from appliance.audit.log import AuditLog
+from appliance.damaged_rows import read_rows
 from appliance.database import Database, read_setting, write_setting
 from appliance.errors import ApplianceError
 from appliance.tables import audit_contents, audit_events
@@ -120,8 +121,9 @@ def failed_verification(connection: sa.Connection, after: int) -> str | None:
     query: sa.Select[Any] = sa.select(events.sequence, contents.text)
     query = query.select_from(audit_events.outerjoin(audit_contents, events.sequence == contents.sequence))
     query = query.where(events.sequence > after, events.action == "record_verified", events.outcome == "failed")
-    row = connection.execute(query.order_by(events.sequence.desc()).limit(1)).one_or_none()
-    return None if row is None else f"event {row.sequence} tells of a verification that failed: {row.text}"
+    found = read_rows(connection, query.order_by(events.sequence.desc()).limit(1), events.sequence, lambda row: row)
+    told = [(row.sequence, row.text) for row in found] + [(row.number, row.problem) for row in found.damaged]
+    return None if not told else "event {} tells of a verification that failed: {}".format(*told[0])
 
 
 def _event_of(log: AuditLog, action: str, finding_id: str) -> Seen | None:

@@ -15,6 +15,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from appliance.audit.event import Action
+from appliance.damaged_rows import read_rows
 from appliance.database import as_number, read_number, read_setting
 from appliance.tables import audit_contents, audit_events
 
@@ -65,12 +66,13 @@ def _parse_check(stored: str | None) -> FullCheck | None:
 def _events_about(
     connection: sa.Connection, actions: Sequence[Action], first_us: int, last_us: int
 ) -> Iterator[tuple[object, object]]:
-    """Outcome and details of the events of these kinds and times."""
+    """Outcome and details of the events of these kinds and times; one that is damaged tells of nothing."""
     events, contents = audit_events.c, audit_contents.c
     query: sa.Select[Any] = sa.select(events.outcome, contents.details)
     query = query.select_from(audit_events.outerjoin(audit_contents, events.sequence == contents.sequence))
     query = query.where(events.time_us.between(first_us, last_us), events.action.in_(actions))
-    yield from (tuple(row) for row in connection.execute(query.limit(_MOST_EVENTS)))
+    found = read_rows(connection, query.limit(_MOST_EVENTS), events.sequence, lambda row: row)
+    yield from ((row.outcome, row.details) for row in found)
 
 
 def _events_of(details: object) -> object:

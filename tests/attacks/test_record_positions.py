@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from appliance.audit.checkpoint import integrity, keep_verdict, mark_exported
 from appliance.audit.event import Content, NewEvent
@@ -25,7 +26,7 @@ from appliance.audit.verify import verify_log
 from appliance.config import Config, init_state, load_config
 from appliance.database import Database, DatabaseError, now_us, open_database, write_setting
 from appliance.interrupted import LostTurns
-from appliance.tables import audit_events
+from appliance.tables import audit_contents, audit_events
 from tests.appliance.records import SYSTEM, fill
 from tests.appliance.test_recorder import ADA, STARTED, Recorder, opened
 
@@ -137,6 +138,37 @@ def test_the_mark_of_a_failed_verification_that_was_taken_away_is_a_finding_all_
     with pytest.raises(LogBrokenError, match="event 10 tells of a verification that failed"):
         signer.sign()
     assert integrity(log, tmp_path).finding is not None
+
+
+NOT_UTF8: sa.ColumnElement[str] = sa.literal_column("CAST(x'ff' AS TEXT)")
+
+
+def test_a_failed_verification_whose_words_were_damaged_is_a_finding_all_the_same(
+    sqlite: Database, tmp_path: Path
+) -> None:
+    log = AuditLog(sqlite)
+    fill(log, 9)
+    signer = LogSigner(log, tmp_path)
+    signer.sign()
+    log.append(NewEvent(SYSTEM, "record_verified", "failed", content=Content("9 events, 1 fault", {"events": 9})))
+    with sqlite.write() as connection:
+        connection.execute(audit_contents.update().where(audit_contents.c.sequence == 10).values(text=NOT_UTF8))
+    with pytest.raises(LogBrokenError, match="event 10 tells of a verification that failed"):
+        signer.sign()
+    assert integrity(log, tmp_path).finding is not None
+
+
+def test_a_verification_whose_words_were_damaged_is_not_believed_and_fails_no_badge(
+    sqlite: Database, tmp_path: Path
+) -> None:
+    log = AuditLog(sqlite)
+    fill(log, 9)
+    LogSigner(log, tmp_path).sign()
+    keep_verdict(log, verify_log(sqlite, tmp_path), by=SYSTEM)
+    assert integrity(log, tmp_path).checked is not None
+    with sqlite.write() as connection:
+        connection.execute(audit_contents.update().where(audit_contents.c.sequence == 10).values(details=NOT_UTF8))
+    assert integrity(log, tmp_path).checked is None
 
 
 def claims(size: int, time_us: int, *, intact: bool = True) -> str:
