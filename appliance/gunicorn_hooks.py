@@ -19,6 +19,7 @@ from typing import Any
 from gunicorn import util  # type: ignore[import-untyped, unused-ignore]
 
 from appliance.isolation.confinement import seal
+from appliance.signals import how_ended
 
 _statuses: dict[int, int] = {}  # of processes that ended, until `child_exit` asks
 
@@ -73,7 +74,6 @@ def child_exit(server: Any, worker: Any) -> None:
     status = _statuses.pop(worker.pid, None)
     if status is None or not server.LISTENERS:
         return
-    code = os.waitstatus_to_exitcode(status)
-    how = f"exit status {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+    how = how_ended(os.waitstatus_to_exitcode(status))
     line = json.dumps({"how": how, "ran_s": round(time.monotonic() - worker.began_s, 1)}) + "\n"
     os.write(int(os.environ["APPLIANCE_WORKERS_FD"]), line.encode())

@@ -44,7 +44,7 @@ from appliance.notes import Notes
 from appliance.plain_file import read_plain
 from appliance.processes import Program, Programs, engine_kind, spawn
 from appliance.readiness import Answer, EndedWorkers, EnginePulse, ReadyPipe
-from appliance.signals import ignore_all_but
+from appliance.signals import how_ended, ignore_all_but
 from appliance.site_lock import lock_site
 from appliance.transport import Transport, authority_certificate, host_of, pem_fingerprint, transport_of
 
@@ -277,8 +277,7 @@ class _Supervisor:
             self._notes.add({"event": "packer_ended", "anew": code == PACKED_ANEW})
             return
         child.failures = 1 if ran_s >= STEADY_S else child.failures + 1
-        how = f"exit status {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
-        how, child.killed_because = child.killed_because or how, ""
+        how, child.killed_because = child.killed_because or how_ended(code), ""
         if not self._announced and code == CANNOT_SERVE:
             raise StartError(f"the {name} cannot serve as things are; see its message above")
         if not self._announced and child.failures >= MAX_FAILED_STARTS:

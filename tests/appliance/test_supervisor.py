@@ -88,6 +88,16 @@ def test_the_death_of_a_web_worker_is_noted_with_its_signal(running: Site) -> No
     wait_for_death(running, "web worker")
 
 
+def test_a_signal_without_a_name_ends_one_process_and_no_other(running: Site) -> None:
+    """32, which the C library keeps for itself, so that no program can ignore it."""
+    before = running.ask()
+    os.kill(child_of(before["pid"]), 32)
+    wait_for_death(running, "web worker", "signal SIG32")
+    assert running.ask()["pid"] == before["pid"]
+    os.kill(before["engine"], 32)
+    wait_for_death(running, "engine", "signal SIG32")
+
+
 def test_restarts_a_dead_web_on_the_same_address(running: Site) -> None:
     before = running.ask()["pid"]
     os.kill(before, signal.SIGKILL)
