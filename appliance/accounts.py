@@ -163,8 +163,8 @@ class Accounts:
             replace_password(change, user, encoded, end_keys=end_keys)
 
     def make_first_admin_link(self, *, roles: Iterable[Role] = ALL_ROLES, by: Actor | None = None) -> str | None:
-        """A new token for the first account (and the end of earlier ones), or None when an administrator exists, or
-        may exist: a row that is damaged must not make somebody else the first."""
+        """A new token for the first account, which ends earlier ones; None if an administrator exists or may exist: a
+        damaged row must not make somebody else the first."""
         wanted = checked_roles(roles) | {Role.ADMIN}
         with self._change(by or Actor("", "appliance", "system")) as change:
             if active_admins(change.connection) or has_damaged_user(change.connection):

@@ -109,7 +109,7 @@ class ApiKeys:
         return key, secret
 
     def list_keys(self, user_id: str) -> Rows[ApiKey]:
-        """A user's keys, newest first, revoked and expired ones included, and what is damaged."""
+        """A user's keys, newest first, revoked and expired ones included, and the damaged ones."""
         query = sa.select(api_keys).where(api_keys.c.user_id == user_id).order_by(api_keys.c.created_us.desc())
         with self._database.read() as connection:
             return read_rows(connection, query, api_keys.c.label, _api_key)

@@ -105,7 +105,7 @@ class Approvals:
             return request
 
     def open_requests(self) -> Rows[Request]:
-        """What waits for a decision, or for a link to be made, the oldest first, and what is damaged."""
+        """Requests that wait for a decision or for their link, the oldest first, and the damaged ones."""
         with self._database.read() as connection:
             found = _open_requests(connection)
         now = as_datetime(self._clock_us())
@@ -126,12 +126,12 @@ class Approvals:
             ]  # fmt: skip
 
     def outlook(self, change: Change, *, by: Actor) -> str:
-        """What will happen when this is asked for, in a sentence; "" where it needs nobody else."""
+        """What will happen when somebody asks for this, in a sentence; "" if it needs nobody else."""
         with self._database.read() as connection:
             return outlook.of_change(connection, change, by, now_us=self._clock_us())
 
     def outlook_of_enabling_again(self, user: User, *, by: Actor) -> str:
-        """What it will take to enable an account again, in a sentence; "" where any administrator can."""
+        """What it will take to enable an account again, in a sentence; "" if any administrator can."""
         with self._database.read() as connection:
             return outlook.of_enabling_again(connection, user, by, now_us=self._clock_us())
 
@@ -250,7 +250,7 @@ def _expire(change: Transaction) -> None:
 
 def _open_requests(connection: sa.Connection) -> Rows[Request]:
     decided = approvals.c.state.in_(("done", "refused", "expired", "void"))
-    # Not "pending" and "confirmed": another state is of no request that the appliance made, and is to be seen.
+    # Not only "pending" and "confirmed": a request in a state that the appliance never writes must be seen, too.
     still_open = sa.or_(approvals.c.state.is_(None), sa.not_(decided))
     return _read(connection, sa.select(approvals).where(still_open).order_by(approvals.c.created_us, approvals.c.id))
 

@@ -80,7 +80,7 @@ def _visible(group: str, version: int, mounts: list[tuple[str, Path]]) -> list[C
     if not mounts:
         return []
     inside = PurePosixPath(group)
-    # A group that is not below the mount's root belongs to another namespace: what is mounted is all that is seen.
+    # A group that is not below the mount's root belongs to another namespace: only what is mounted can be seen.
     holding = [mount for mount in mounts if inside.is_relative_to(mount[0]) and ".." not in inside.parts]
     root, point = min(holding, key=lambda mount: len(PurePosixPath(mount[0]).parts)) if holding else mounts[0]
     relative = inside.relative_to(root) if holding else PurePosixPath()

@@ -60,7 +60,7 @@ class Config:
     queue_limit: int = 32  # turns waiting for a slot before the engine answers "overloaded" to who has one waiting
     queue_limit_per_user: int = 8  # turns of one user waiting before the engine answers "too_many_waiting"
     longest_pause_s: float = 0.3  # of a streaming answer while another's prompt is read
-    harmony_grammar: bool = True  # whether the model is kept from writing malformed headers (engine/harmony_grammar.py)
+    harmony_grammar: bool = True  # keep the model from writing malformed headers (engine/harmony_grammar.py)
     web_workers: int = 1
     web_threads: int = 48  # per worker; an answer that waits for a slot holds one, one that streams does not
     tls_certificate: Path | None = None  # PEM, with its chain; None: one from an authority of this site's own

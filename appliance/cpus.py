@@ -14,7 +14,7 @@ def logical_cpus(proc: Path = SELF) -> int:
 
 
 def paid_for(count: int, proc: Path) -> int:
-    """So many CPUs, or as many whole ones as the tightest quota pays for, at least one."""
+    """`count`, or as many whole CPUs as the tightest quota pays for, whichever is less; at least one."""
     quotas = (_quota(group) for group in control_groups("cpu", proc))
     return max(1, min([count, *(int(quota) for quota in quotas if quota is not None)]))
 

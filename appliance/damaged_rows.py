@@ -1,10 +1,10 @@
-"""Reads the rows of a list one for one, so that one which somebody has damaged does not hide the others.
+"""Reads the rows of a list one by one, so that a damaged row does not hide the others.
 
     found = read_rows(connection, query, users.c.name, user_of_row)
     found, found.damaged            # the accounts that are whole, and what is wrong with the others
 
-Only SQLite keeps damaged rows (`appliance.stored_values`). Whoever needs just one row, to sign in or to change it, is
-refused by name instead: nothing may be decided by what somebody else has written.
+Only SQLite keeps damaged rows (`appliance.stored_values`). Code that needs just one row, to sign in or to
+change it, gets an error that names the row instead: nothing may be decided by what somebody else has written.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MAX_NAME_CHARS: Final = 64
 @dataclass(frozen=True)
 class DamagedRow:
     """A row that is not as the appliance writes it. ``number`` is SQLite's own, by which the row can be found;
-    ``name`` is what stands where people would look, as far as it can be shown."""
+    ``name`` is the value by which people know the row, as far as it can be shown."""
 
     table: str
     number: int

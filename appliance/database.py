@@ -40,7 +40,7 @@ class DatabaseError(ApplianceError):
 
 
 class ClockError(ApplianceError):
-    """The clock shows a time that no event can bear."""
+    """The clock shows a time that no event can have."""
 
 
 def is_undecodable(exc: DatabaseError) -> bool:
@@ -49,7 +49,7 @@ def is_undecodable(exc: DatabaseError) -> bool:
 
 
 def is_undecodable_value(exc: sa.exc.DBAPIError) -> bool:
-    """The same of what the driver itself raises, within a transaction."""
+    """The same for errors that the driver itself raises within a transaction."""
     return "decode" in str(exc.orig).lower()
 
 

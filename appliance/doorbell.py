@@ -33,7 +33,7 @@ class Doorbell:
 
 
 def is_shut(doorbell: socket.socket) -> bool:
-    """Whether nobody can ring any more. An empty message reads like the end of the input, and is none."""
+    """Whether nobody can ring any more. An empty message only looks like the end of the input."""
     poll = select.poll()
     poll.register(doorbell, select.POLLRDHUP)
     return bool(poll.poll(0))

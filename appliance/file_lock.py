@@ -1,6 +1,6 @@
-"""Locks on files, as flock(2) makes them: one that is waited for, but not for ever, and whether somebody holds one.
+"""Locks on files by flock(2): waiting for one, but not for ever, and asking whether somebody holds one.
 
-Whoever may open a file, if only to read it, can lock it.
+Whoever may open a file, even only to read it, can lock it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ _LOOK_AGAIN_S: Final = 0.02
 def lock_within(descriptor: int, operation: int, limit_s: float) -> bool:
     """Lock an open file as flock(2) does (``LOCK_EX``, ``LOCK_SH``); False if it did not become free in time.
 
-    The kernel cannot be asked to wait for a limited time, so this asks again and again: for locks that few want. Those
-    that many want have a queue (write_queue.py).
+    The kernel cannot wait for a limited time, so this asks again and again. That suits locks that few processes want;
+    locks that many want have a queue (write_queue.py).
     """
     deadline_s = time.monotonic() + limit_s
     while True:
@@ -35,7 +35,7 @@ def lock_within(descriptor: int, operation: int, limit_s: float) -> bool:
 def is_held(path: Path) -> bool:
     """Whether a process holds the lock on this file; False where there is no such file.
 
-    The kernel gives a lock back when its holder dies, however it dies.
+    The kernel releases a lock when its holder dies, however it dies.
 
     Raises:
         OSError: what is there cannot be opened, or is a link.

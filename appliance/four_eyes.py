@@ -104,8 +104,8 @@ def is_guarded(change: Change, by: Actor) -> bool:
 
 
 def has_other_admin(connection: sa.Connection, user_id: str, *, now_us: int, but: str = "") -> bool:
-    """Whether there is, or was within the last days, an administrator beside this one. A damaged account may be one:
-    damaging it makes nobody alone.
+    """Whether there is, or was within the last days, an administrator beside this one. A damaged account may be one,
+    so damaging it makes nobody the only one.
 
     Args:
         but: the id of another who is not to count as being there now.

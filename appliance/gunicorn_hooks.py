@@ -1,10 +1,10 @@
 """gunicorn's configuration module: says when a worker has loaded the application and will answer, and how one ended.
 
-The supervisor sees gunicorn's own process alone, and gunicorn's hooks do not tell how a worker ended. So the statuses
-are taken where every way of collecting them passes: in ``os.waitpid``, for gunicorn's first process only. There, too,
-a worker that somebody has stopped is made to go on: gunicorn would notice after a minute, and end its streams.
+The supervisor sees only gunicorn's own process, and gunicorn's hooks do not say how a worker ended. So the statuses are
+taken in ``os.waitpid``, through which gunicorn collects all of them, and only in gunicorn's first process. There, too,
+a worker that somebody has stopped is made to go on; gunicorn would notice after a minute, and end its streams.
 
-Of the signals that mean something to gunicorn only SIGTERM is left: the others change the number of workers, reload the
+Of the signals that mean something to gunicorn only SIGTERM is left. The others change the number of workers, reload the
 configuration, or start a second server beside this one.
 """
 
@@ -27,7 +27,7 @@ _statuses: dict[int, int] = {}  # of processes that ended, until `child_exit` as
 def on_starting(server: Any) -> None:
     """Start no other program from here, heed SIGTERM alone, and keep the status of each process that is collected."""
     seal(os.environ)
-    server.SIGNALS = [signal.SIGTERM]  # which it is about to handle; what it does not handle is ignored already
+    server.SIGNALS = [signal.SIGTERM]  # the ones it is about to handle; all others are ignored already
     collect = os.waitpid
 
     def waitpid(pid: int, options: int) -> tuple[int, int]:
@@ -65,7 +65,7 @@ def pre_fork(_server: Any, worker: Any) -> None:
 
 
 def post_fork(_server: Any, _worker: Any) -> None:
-    """What gunicorn tells of ended workers is not a worker's to tell, to flood or to swallow."""
+    """Keep a worker from forging, flooding or swallowing gunicorn's reports of ended workers."""
     os.close(int(os.environ["APPLIANCE_WORKERS_FD"]))
 
 

@@ -1,8 +1,8 @@
-"""What a process inherits from whoever starts it, made into what this code expects: the caller may mean harm, or be an
-old init script.
+"""Turns what a process inherits from its caller into what this code expects: the caller may mean harm, or be an old
+init script.
 
-Not covered: what the dynamic loader was told (``LD_PRELOAD``), which it has done before the first line of ours. Other
-variables are forgotten by `appliance/launch.py`.
+Not covered: what the dynamic loader was told (``LD_PRELOAD``), which acts before the first line of our code.
+`appliance/launch.py` drops other variables.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final
 from appliance.errors import ApplianceError
 
 _DELIVERED: Final = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGALRM, signal.SIGUSR1, signal.SIGUSR2)
-_LEAST_FILES: Final = 128  # of the supervisor; what web workers need is theirs to say
+_LEAST_FILES: Final = 128  # for the supervisor; web workers check their own needs
 
 
 class InheritedError(ApplianceError):
@@ -25,9 +25,9 @@ class InheritedError(ApplianceError):
 def begin_afresh() -> None:
     """Undo what a caller may have closed, ignored, blocked or opened to others. One thread only.
 
-    Descriptors 0, 1 and 2 are open: the next socket or lock would else take their place, and be overwritten or printed
-    to. Ends of children are told (``SIGCHLD`` that is ignored makes them vanish), and signals arrive. SIGHUP stays
-    ignored where it is, which is how nohup asks for it. Nothing that is made can be read by others.
+    Descriptors 0, 1 and 2 are open; otherwise the next socket or lock would take their place and be overwritten or
+    printed to. The ends of children are reported (they vanish if ``SIGCHLD`` is ignored), and signals arrive. SIGHUP
+    stays ignored if it is, because nohup asks for that. Others cannot read new files.
     """
     for descriptor in range(3):
         try:

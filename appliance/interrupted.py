@@ -35,8 +35,8 @@ from appliance.tables import audit_events
 INTERRUPTED: Final = (
     "Interrupted: the process that answered ended before the answer was recorded. What was generated is not known."
 )
-NEWEST_EVENTS: Final = 50_000  # looked at when it begins: a tenth of a second
-STRETCH_EVENTS: Final = 20_000  # older ones, at each call
+NEWEST_EVENTS: Final = 50_000  # read by the first call: a tenth of a second
+STRETCH_EVENTS: Final = 20_000  # older ones, read by each call
 _BATCH_EVENTS: Final = 200
 
 
@@ -53,11 +53,11 @@ class LostTurns:
         self._log = log
         self._newest = newest
         self._rounds = rounds or Rounds(STRETCH_EVENTS)
-        self._first_size: int | None = None  # of the log, at the first call
-        self._closed_to = 0  # every prompt after the newest of then, and up to this, has its answer
+        self._first_size: int | None = None  # the log's size at the first call
+        self._closed_to = 0  # up to here every prompt that `newest` covers has its answer
 
     def close(self) -> int:
-        """Record an answer for every prompt of these events that will get none; returns how many.
+        """Record an answer for each lost prompt among the events of this call; returns how many.
 
         Raises:
             DatabaseError, RecordError: the record cannot be read or written; what is done is done.
@@ -65,7 +65,7 @@ class LostTurns:
         size = self._log.size()
         if self._first_size is None:
             self._first_size, self._closed_to = size, max(0, size - self._newest)
-        if self._log.database.presence is None:  # nobody knows which turns have begun since
+        if self._log.database.presence is None:  # without locks, nobody can tell lost turns from running ones
             size = min(size, self._first_size)
         closed, first_open = self._close_between(min(self._closed_to, size), size)
         self._closed_to = first_open - 1
@@ -83,7 +83,7 @@ class LostTurns:
                 continue
             try:
                 closed += _close(self._log, prompt)
-            except ValueError:  # what no appliance records: an answer with the same words would be refused, too
+            except ValueError:  # no appliance wrote that event: an answer with its words would be refused, too
                 continue
         return closed, first_open
 
@@ -110,8 +110,8 @@ def lost_prompts(database: Database, limit: int) -> list[int]:
 
 
 def _open_prompts(database: Database, after: int, last: int) -> Iterator[Event]:
-    """The prompts after the first number, up to the second, that have no answer; without those that are damaged, of
-    which nobody knows whose they are, and which a verification names."""
+    """The prompts after the first number, up to the second, that have no answer. Damaged ones are left out: nobody
+    knows whose they are, and a verification names them."""
     while numbers := _unanswered(database, after, last):
         after = numbers[-1]
         for _, event in sorted(load_events(database, numbers).items()):

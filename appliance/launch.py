@@ -7,10 +7,10 @@
 -I and -S: no environment variable, working directory, `pyvenv.cfg`, `.pth` file, sitecustomize or usercustomize adds
 code. The interpreter and its standard library are the host's and are trusted; so is this file, which only the release's
 owner can write. `installer verify --prefix`, run from a trusted medium, trusts neither the release nor this file.
-What the dynamic loader is told (`LD_PRELOAD`, `LD_LIBRARY_PATH`) it has done before the first line of this; that is for
-whoever calls to decide.
+The dynamic loader has obeyed its variables (`LD_PRELOAD`, `LD_LIBRARY_PATH`) before the first line of this file; the
+caller decides about those.
 
-The order: 0. variables that no command needs are forgotten, before a library is loaded that reads them (OpenSSL);
+The order: 0. variables that no command needs are dropped, before a library that reads them is loaded (OpenSSL);
 1. the module that compares (`installer/formats/manifest.py`) is hashed and the hashed bytes are run; 2. it compares
 every file below venv/; 3. only then the release's packages become importable.
 """
@@ -51,8 +51,8 @@ def main() -> None:
 
 
 def _forget_variables() -> None:
-    """Keep known variables alone. Where the loader was told to load something, its variables may be anything, and
-    nothing is gained: that code runs already."""
+    """Drop all but known variables. If the loader was told to load something, dropping them would gain nothing: that
+    code runs already, under any variables."""
     if "LD_PRELOAD" in os.environ or "LD_AUDIT" in os.environ:
         return
     for name in set(os.environ) - _KNOWN_VARIABLES:
@@ -81,7 +81,7 @@ def check_code(release: str, packages: str, *, is_installed: bool) -> None:
 
 def _load_checker(release: str, path: str) -> ModuleType:
     """The module that compares, from bytes that the manifest lists."""
-    import hashlib  # whose OpenSSL reads variables, and is therefore not loaded before
+    import hashlib  # not earlier: its OpenSSL reads variables
 
     try:
         with open(os.path.join(release, "manifest.json"), "rb", opener=_at_once) as file:
@@ -99,7 +99,7 @@ def _load_checker(release: str, path: str) -> ModuleType:
 
 
 def _at_once(path: str, flags: int) -> int:
-    """Open it without waiting for somebody to write, as a named pipe in its place would have us do."""
+    """Open it without waiting: a named pipe in its place would otherwise block until somebody writes."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 

@@ -7,10 +7,10 @@ from contextlib import suppress
 from typing import Final
 
 _LOWEST: Final = 19
-_THIS_THREAD: Final = 0  # to the kernel; the filter lets nobody name another
+_THIS_THREAD: Final = 0  # in the kernel's terms; the filter allows no other
 
 
 def run_last() -> None:
-    """Let the calling thread run when no other wants to. A confined process may not be allowed to ask."""
+    """Let the calling thread run only when no other wants to. The filter of a confined process may refuse this."""
     with suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, _THIS_THREAD, _LOWEST)

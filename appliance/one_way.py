@@ -1,8 +1,8 @@
-"""Pipes that programs hold one end of, and only that end.
+"""Pipes of which a program gets one end and cannot get the other.
 
-Whoever holds a descriptor of a pipe can open the pipe again through /proc/self/fd, in the other direction: code in a
-web worker could read, and so swallow, what its siblings print, or take for itself what gunicorn tells of ended workers.
-No rule on files covers that: a pipe has no path. It has a mode, which the programs cannot change.
+Whoever holds a descriptor of a pipe could otherwise open the pipe again through /proc/self/fd, in the other direction:
+code in a web worker could read, and so swallow, what its siblings print or what gunicorn reports of ended workers. No
+rule on files covers that, because a pipe has no path. It has a mode, which the programs cannot change.
 """
 
 from __future__ import annotations

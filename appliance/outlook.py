@@ -1,7 +1,7 @@
-"""What a change of an account that needs a second administrator will come to, in sentences for whoever is about to ask.
+"""What will happen to a change that needs a second administrator, in sentences for the person who is about to ask.
 
-Pages must not promise a second administrator who is not there, nor threaten with one whom nobody needs. What decides is
-four_eyes.py; here it is asked beforehand, and nothing is changed.
+Pages must not promise a second administrator who is not there, nor announce one who is not needed. four_eyes.py
+decides; this module asks it beforehand and changes nothing.
 """
 
 from __future__ import annotations

@@ -3,20 +3,20 @@
     with PackedWatch(log, release, packed_dir) as packed:       # a thread of the recorder
         packed.packer_ended(anew=True)                          # told by the supervisor
 
-The engine compares the packed weights with the description that lies beside them. Who exchanges both is not found by
-that. So the first packing of an installation is an event, ``weights_packed``, with the SHA-256 of both files: the
-record is tamper-evident, and the packer cannot write there. The recorder reads the files itself; nothing is taken from
-the packer but that it has ended, and whether it packed, which the supervisor sees. After each run of the packer, and
-once a day, both files are compared with the newest such event of this version, which is an event as well
+The engine compares the packed weights with the description that lies beside them, which does not find an exchange of
+both. So the first packing of an installation is an event, ``weights_packed``, with the SHA-256 of both files: the
+record is tamper-evident, and the packer cannot write there. The recorder reads the files itself. It takes nothing from
+the packer; the supervisor tells it that the packer has ended and whether it packed. After each run of the packer, and
+once a day, both files are compared with the newest such event of this version; the comparison is an event as well
 (``weights_compared``). A finding stands on the administration page until a later comparison finds nothing.
 
 Packing the same weights again gives the same bytes, on every processor (docs/decisions/0004). Where the packer says
 that it packed anew and the bytes differ, one of the two packings was wrong: that is a finding, too, and the new bytes
 are what later comparisons expect.
 
-An installation whose weights were packed before this was recorded is recorded when it is first seen. Not covered: what
-a packer that was taken over packs the first time, and what is altered between its end and the reading of the files,
-which takes a minute for gpt-oss-20b.
+Weights that were packed before packings were recorded are recorded when they are first seen. Not covered: what a packer
+that was taken over packs the first time, and changes between the packer's end and the reading of the files, which takes
+a minute for gpt-oss-20b.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ PACKED_FILES: Final = ("packed.bin", "packed.json")
 SOON_BYTES_S: Final = 256 << 20  # after the packer: people wait for nothing, but the time in between is unwatched
 DAILY_BYTES_S: Final = 32 << 20
 AGAIN_S: Final = 24 * 3600.0
-_MOST_PACKINGS: Final = 100  # events that are looked at: one of them is damaged only where somebody damaged it
+_MOST_PACKINGS: Final = 100  # events looked at; more are needed only if somebody damaged some
 _ACTIONS: Final[tuple[Action, ...]] = ("weights_packed", "weights_compared")
 
 
@@ -83,7 +83,7 @@ def read_packed(release: Path, packed_dir: Path, pace: Pace | None = None) -> Pa
 
 
 def _digest_of(path: Path, pace: Pace | None) -> str:
-    """The file's digest; a file that cannot be read has words that are none."""
+    """The file's digest, or words that say why it cannot be read."""
     try:
         return file_digest(str(path), pace, keep_cached=False)
     except OSError as exc:
@@ -91,7 +91,7 @@ def _digest_of(path: Path, pace: Pace | None) -> str:
 
 
 def packed_event(log: AuditLog, release: Path, packed: Packed, *, anew: bool) -> NewEvent:
-    """What is to be recorded of the packed weights as they are now.
+    """The event to record about the packed weights as they are now.
 
     Args:
         anew: the packer has just packed them, rather than found them.

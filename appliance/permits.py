@@ -25,7 +25,7 @@ Permit = Callable[[], str | None]  # why the person may no longer have the answe
 
 
 def permitted(engine: Engine, permit: Permit, *, clock_s: Callable[[], float] = time.monotonic) -> Engine:
-    """`engine`, whose turns end with ``Failed("access_ended")`` once ``permit`` gives a reason."""
+    """`engine`, but its turns end with ``Failed("access_ended")`` once ``permit`` gives a reason."""
 
     def ended() -> Failed | None:
         try:
@@ -41,7 +41,7 @@ def ended_by(
     engine: Engine, check: Callable[[], Failed | None], *, interval_s: float,
     clock_s: Callable[[], float] = time.monotonic,
 ) -> Engine:  # fmt: skip
-    """`engine`, whose turns end with what ``check`` gives, once it gives something."""
+    """`engine`, but its turns end with the failure that ``check`` returns, once it returns one."""
     return _Checked(engine, check, interval_s, clock_s)
 
 

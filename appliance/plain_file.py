@@ -1,5 +1,5 @@
-"""Files in ``state/`` are read only if they are plain files. Its owner may have put something else in their place: a
-named pipe, at which root's command would wait for ever, or a device without an end.
+"""Reads files in ``state/`` only if they are plain files. The owner of ``state/`` may have replaced one by a named
+pipe, on which root's command would wait for ever, or by an endless device.
 """
 
 from __future__ import annotations

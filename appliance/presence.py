@@ -20,7 +20,7 @@ from pathlib import Path
 from appliance.errors import ApplianceError
 from appliance.file_lock import is_held
 
-_MOST_TRIES = 100  # to lock a file of one's own, before anybody else does
+_MOST_TRIES = 100  # to lock a file of its own before anybody else does
 
 
 class PresenceError(ApplianceError):
@@ -60,7 +60,7 @@ class Presence:
             return False
         try:
             return is_held(self._directory / process_id)
-        except OSError:  # what no process of ours puts there
+        except OSError:  # no process of ours puts that there
             return False
 
     def forget_dead(self) -> None:
@@ -80,7 +80,7 @@ class Presence:
             self._own_id = ""
 
     def _try_to_appear(self) -> str:
-        """A new id whose file is locked; "" when somebody took the file for a dead one's, or locked it, before."""
+        """A new id with its locked file; "" if another process removed it as a dead one's, or locked it, first."""
         process_id = secrets.token_hex(8)
         path = self._directory / process_id
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)

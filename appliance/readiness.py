@@ -146,12 +146,12 @@ class EngineProbe:
 class EnginePulse:
     """Whether the engine has come to a standstill: it neither answers nor computes.
 
-    An engine that is busy may answer late, because it takes requests one after the other; so silence alone says
-    nothing. Before an engine's first answer it loads the model, which takes as long as it takes. Where the host hides
-    processes from each other, nobody can say whether it computes, and no engine counts as lost.
+    A busy engine may answer late, because it takes requests one after the other; so silence alone proves nothing.
+    Before its first answer an engine loads the model, and there is no limit for that. Where the host hides processes
+    from each other, nobody can say whether it computes, and no engine counts as lost.
     """
 
-    _LONGEST_LOOK_S = 2.0  # counted between two looks: while the supervisor itself stood still, nobody was asked
+    _LONGEST_LOOK_S = 2.0  # counts at most between two looks: while the supervisor stood still, nobody asked
     _LEAST_SHARE = 0.1  # of one core, for an engine that computes
 
     def __init__(
@@ -166,7 +166,7 @@ class EnginePulse:
         self.was_felt = False  # the present engine has answered
 
     def is_lost(self, pid: int, *, limit_s: float) -> bool:
-        """Look at the engine with this pid; True when it has stood still for so long."""
+        """Look at the engine with this pid; True if it has stood still for `limit_s`."""
         now_s = self._clock_s()
         passed_s, self._looked_s = min(now_s - self._looked_s, self._LONGEST_LOOK_S), now_s
         if pid != self._pid:

@@ -1,9 +1,9 @@
 """Repeated refusals as few events: the first of a source at once, the others of the same minute as numbers.
 
-A refusal that costs an event each lets strangers fill the record. What is counted is recorded when a source has been
-refused ten times within its minute, a hundred times, a thousand times and so on, and the rest when the minute is over.
-Kept in memory is only what came since: a process that is killed takes less than nine tenths of a source's refusals of
-the running minute with it, and never the first.
+One event for each refusal would let strangers fill the record. So the number is recorded when a source has been refused
+ten times within its minute, a hundred times, a thousand times and so on, and the rest when the minute is over. Memory
+holds only what came since: a process that is killed loses less than nine tenths of a source's refusals of the running
+minute, and never the first.
 """
 
 from __future__ import annotations

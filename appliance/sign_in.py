@@ -222,7 +222,7 @@ class SignIn:
             raise SignInError(wait_s)
 
     def _refuse(self, attempt: _Attempt, reason: str) -> None:
-        """Record what is refused without a look at the password: a few events a minute for each source."""
+        """Record attempts that are refused without looking at the password: a few events a minute for each source."""
         due = self._notes.count(attempt.network, self._clock_us())
         if due is None:
             return

@@ -1,9 +1,9 @@
-"""What a signal from outside means to the appliance's processes: one or two tell a process to end, the others nothing.
+"""What signals from outside do to the appliance's processes: one or two end a process, the others do nothing.
 
-By default most signals end a process or stop it, and a program that manages others gives some a meaning that nobody
-wants here: gunicorn would change the number of its workers, load its configuration again, or start a second server.
-Left alone are the signals by which the kernel or the C library reports a fault of the process itself, and the end of a
-child: whoever sends those kills, as with SIGKILL. So do 32 and 33, which the C library keeps for itself.
+By default most signals end or stop a process, and a program that manages others gives some a meaning that nobody wants
+here: gunicorn would change the number of its workers, load its configuration again, or start a second server. Signals
+by which the kernel or the C library reports a fault of the process itself, or the end of a child, keep their meaning:
+sending one of the former kills, as SIGKILL does. So do 32 and 33, which the C library keeps for itself.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _OF_THE_KERNEL: Final = frozenset({
 
 
 def ignore_all_but(meant: Collection[signal.Signals]) -> None:
-    """Ignore what nobody is meant to send to this process; programs that it becomes inherit that (execve(2))."""
+    """Ignore signals that nobody is meant to send to this process; execve(2) passes that on."""
     for number in signal.valid_signals() - _OF_THE_KERNEL - set(meant):
         signal.signal(number, signal.SIG_IGN)
 

@@ -17,7 +17,7 @@ class SiteLockError(ApplianceError):
 
 
 def lock_site(config: Config) -> tuple[int, int]:
-    """Lock the site: a file, by which others see that it is served, and the directory, which nobody can remove.
+    """Lock the site: a file, which shows others that the site is served, and the directory, which nobody can remove.
 
     The descriptors hold the locks, for as long as they are open.
 
@@ -25,7 +25,7 @@ def lock_site(config: Config) -> tuple[int, int]:
         SiteLockError: the site is served already, or the file is a link.
     """
     path = config.state_dir / _LOCK
-    try:  # root makes it here for a user who may have put a link in its place
+    try:  # root makes the file for a user who may have put a link in its place
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as exc:
         raise SiteLockError(f"{path}: cannot be used: {exc.strerror}; remove it if it is a link") from exc

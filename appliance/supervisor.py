@@ -57,10 +57,10 @@ FIRST_DELAY_S, LONGEST_DELAY_S = 0.5, 30.0  # before a restart
 STEADY_S = 60.0  # a program that ran this long starts afresh with the shortest delay
 MAX_FAILED_STARTS = 3  # in a row, before the appliance was ever ready
 _TICK_S = 0.1  # until ready, and while stopping
-_LOOK_S = 1.0  # between two looks at what the watcher saw and at the engine's pulse
-STILL_S = 60.0  # that an engine may neither answer nor compute
+_LOOK_S = 1.0  # between two looks at the watcher's reports and at the engine's progress
+STILL_S = 60.0  # how long an engine may neither answer nor compute
 _PAUSED_AGAIN_S = 60.0  # between two notes that the same process was stopped
-_MOST_CHANGES = 64  # of processes at once, so that whoever stops one again and again does not hold up the rest
+_MOST_CHANGES = 64  # taken at once, so that stopping one process again and again does not hold up the rest
 _SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP}
 
 
@@ -212,7 +212,7 @@ class _Supervisor:
         child.pid = spawn(program, watch=self._watch, output=output, stdin=stdin)
 
     def _new_notes(self) -> int:
-        """The notes for a new recorder, which must learn whether there are packed weights to be compared."""
+        """The notes for a new recorder. They include whether there are packed weights to compare."""
         reader = self._notes.new_reader()
         if self._engine.is_prepared:
             self._notes.add({"event": "packer_ended", "anew": False})
@@ -243,7 +243,7 @@ class _Supervisor:
                 self._notes.add({"event": "attempt_refused", **asdict(refused)})
 
     def _ended_processes(self) -> Iterator[tuple[int, int]]:
-        """Which ended, with its status. Those that somebody has stopped go on."""
+        """The processes that ended, with their statuses. Those that somebody has stopped are made to go on."""
         for pid, status in _changed_processes():
             if os.WIFSTOPPED(status):
                 self._go_on(pid, signal.Signals(os.WSTOPSIG(status)))
@@ -341,8 +341,8 @@ class _Supervisor:
         )
 
     def _stop(self) -> None:
-        """Engine and web first, so that answers under way end and are recorded; then the recorder, which signs last. If
-        it has just died, another is there by then: else the end would be in nobody's record."""
+        """End engine and web first, so that answers under way end and are recorded; then the recorder, which signs
+        last. If it has just died, start another first: otherwise nobody would record the end."""
         serving = (self._web, self._engine)
         if not self._recorder.pid and self._recorder_probe.is_answered():
             self._start(self._recorder)

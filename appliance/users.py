@@ -100,7 +100,7 @@ def able_admins(connection: sa.Connection) -> list[User]:
 
 
 def has_damaged_user(connection: sa.Connection) -> bool:
-    """Whether there is a row of an account that cannot be read: nobody knows whose it is, and what that one may."""
+    """Whether a row of an account cannot be read: nobody knows whose it is and which roles it has."""
     return bool(read_users(connection, sa.select(users)).damaged)
 
 

@@ -86,8 +86,8 @@ def _check_reach(owner: Owner, prefix: Path) -> None:
 def hand_over(prefix: Path, owner: Owner) -> None:
     """Give ``state/`` to ``owner``, all but ``state/trust``; make that and the releases root's, readable for everybody.
 
-    Whoever has ``state/`` now may change it meanwhile: nothing is reached through a link, and no file that has a second
-    name, which may be another's file, is given away or opened to others.
+    The present owner of ``state/`` may change it meanwhile. So nothing is reached through a link, and no file with a
+    second name, which may be another user's file, is given away or opened to others.
 
     Raises:
         OwnerError: such a file lies in ``state/``.
@@ -118,8 +118,8 @@ def _has_second_name(status: os.stat_result) -> bool:
 
 
 def _everything(top: Path, *, leave_out: str | None = None) -> Iterator[tuple[int, os.stat_result]]:
-    """``top``, the directories and the files beneath it, each open; nothing if it does not exist. What is neither, such
-    as a link, is left out: it stays whose it is."""
+    """``top``, the directories and the files beneath it, each open; nothing if it does not exist. Anything else, such
+    as a link, is left out and keeps its owner."""
     if not top.is_dir():
         return
     parent = os.open(top.parent, os.O_RDONLY | os.O_DIRECTORY)

@@ -101,8 +101,8 @@ def blob_path(site: Site, digest: Sha256Hex) -> Path:
 def is_blob(path: Path, digest: Sha256Hex) -> bool:
     """Whether `path` is a file as `Staging` makes them, with exactly the bytes of this digest; reads all of them.
 
-    False also for a file that somebody else could write, who may have it open still, and for one that the disk cannot
-    give back: the archive's bytes then take its place.
+    False also for a file that somebody else could write, because they may still have it open, and for one that the disk
+    cannot read: the archive's bytes then replace it.
     """
     running = hashlib.sha256()
     try:

@@ -61,7 +61,7 @@ def _limit_forms() -> None:
 
 
 def _check_csrf_of_pages() -> None:
-    """Every changing request outside /v1, which reads no cookie, must come from our own pages. What no view takes
-    changes nothing: it is told so (404, 405)."""
+    """Every changing request outside /v1, which reads no cookie, must come from our own pages. A request that no
+    view takes changes nothing and gets 404 or 405."""
     if request.url_rule is not None and request.blueprint != "api":
         security.check_csrf()

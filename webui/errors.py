@@ -126,13 +126,13 @@ class ConflictError(WebError):
 
 
 class TooManyError(WebError):
-    """The person does as much at once as one may."""
+    """The person already does as much at once as is allowed."""
 
     status = 429
     code = "too_many"
     title = "That is too much at once"
     message = "You are doing as much at once as one person may."
-    what_to_do = "Try again when something of it is done."
+    what_to_do = "Try again when part of it is done."
 
 
 class QuotaSpentError(WebError):
@@ -161,7 +161,7 @@ _BY_STATUS: Final[dict[int, type[WebError]]] = {
 
 
 def install(app: Flask) -> None:
-    """Show every error of `app` outside /v1 as this module says, and those under /v1 in the API's shape."""
+    """Show errors of `app` outside /v1 as this module says, and those under /v1 in the API's shape."""
     app.register_error_handler(api_errors.ApiError, api_errors.respond)
     app.register_error_handler(WebError, respond)
     app.register_error_handler(HTTPException, _respond_http)

@@ -40,7 +40,7 @@ def check_host() -> None:
     """
     if all(_is_ours(named) for named in _named_hosts()):
         return
-    if is_api(request.path):  # also where no view takes the request
+    if is_api(request.path):  # even if no view takes the request
         record_denial(Actor("", "(not signed in)", "api", client_address()), UnknownHostError.code)
         raise ApiError(UnknownHostError.status, UnknownHostError.code, UnknownHostError.message)
     raise UnknownHostError

@@ -1,4 +1,4 @@
-"""Paths as clients write them who put a slash at the end of an address: ``/v1//chat/completions``, ``/review/``."""
+"""Accepts paths with too many slashes: ``/v1//chat/completions``, ``/review/``."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def _advice(origin: str) -> str | None:
 
 
 def own_origin() -> str:
-    """This site as a browser names it in Origin: in lower case, whatever a proxy makes of the name."""
+    """This site as a browser names it in Origin: in lower case, however a proxy writes the name."""
     return f"{request.scheme}://{request.host.lower()}"
 
 

@@ -1,4 +1,4 @@
-"""What the server tells a request of its connection and of itself, which writing to the connection tells too late."""
+"""What the server tells a request about its connection and itself; a failed write would tell it too late."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def client_is_gone() -> bool:
 
 
 def watch_client() -> Callable[[], bool]:
-    """`client_is_gone`, to be asked also when the request's context has ended."""
+    """`client_is_gone` in a form that still works when the request's context has ended."""
     return _ask_of(request.environ, CLIENT_IS_GONE)
 
 
 def server_ending() -> Callable[[], bool]:
-    """Whether the server wants to end, to be asked later, by whatever the request has begun."""
+    """A function that says whether the server wants to end, for work that outlives the request."""
     return _ask_of(request.environ, SERVER_IS_ENDING)
 
 

@@ -48,7 +48,7 @@ from webui.denials import record_counts
 from webui.services import Services
 
 _log = logging.getLogger(__name__)
-_END_TURNS_S: Final = 2.0  # they notice it within half a second
+_END_TURNS_S: Final = 2.0  # turns notice the end within half a second
 
 
 def make_services(
@@ -98,14 +98,14 @@ def _app_of(environ: Mapping[str, str]) -> Flask:
     listener_url = given or site_url((), config.listen_host, config.listen_port, transport.scheme)
     cores = int(environ["APPLIANCE_CPUS"]) if "APPLIANCE_CPUS" in environ else None
     services = make_services(config, doorbell, listener_url, transport, cores=cores)
-    services.turns.clear_dead()  # of the worker whose place this one takes, perhaps
+    services.turns.clear_dead()  # perhaps of the worker that this one replaces
     app = create_app(services)
     atexit.register(_end, app, services.turns)
     return app
 
 
 def _end(app: Flask, turns: RunningTurns) -> None:
-    """At the orderly end of this worker: its turns are recorded, and what it has counted and not yet recorded."""
+    """At the orderly end of this worker, record its turns and the counts that are not recorded yet."""
     turns.end_all(_END_TURNS_S)
     keeps: tuple[Callable[[], None], ...] = (partial(record_counts, app), allowance_of(app).keep)
     for keep in keeps:

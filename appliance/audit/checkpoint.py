@@ -108,7 +108,7 @@ def keep_verdict(log: AuditLog, report: VerificationReport, *, by: Actor, other_
 
 
 def mark_exported(database: Database, event: Header) -> None:
-    """Remember for the badge that a checkpoint has left the machine, as this event says."""
+    """Remember for the badge that something left the machine, as this event says."""
     with database.write() as connection:
         write_setting(connection, EXPORTED, str(event.time_us))
 

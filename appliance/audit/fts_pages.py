@@ -1,8 +1,8 @@
-"""Whether a search comes to each word of an FTS5 index: the way to its pages, which FTS5's own check leaves aside.
+"""Checks that a search reaches each word of an FTS5 index: the table of its pages, which FTS5's own check leaves out.
 
 An index keeps its words in segments, sorted, in leaf pages, and beside them a table (``idx``) that says on which page a
-word would stand. FTS5 reads the pages in order when it checks itself, so that it does not notice a table that leads
-past a page; a search does not find the words there then. Here the first and the last word of each page are looked up as
+word would stand. FTS5's own check reads the pages in order, so it does not notice a table that leads
+past a page; a search then misses the words on that page. Here the first and the last word of each page are looked up as
 FTS5 does, and everything that the table says between them.
 
 Pure: rows in, a sentence out. To be asked after FTS5's own ``integrity-check``, which proves that the pages themselves
@@ -22,7 +22,7 @@ _PAGES: Final = 1 << 31  # leaf pages have smaller numbers; above are indexes of
 
 
 class WayError(Exception):
-    """The words of a page are not come to, or a record is not of the form that FTS5 writes."""
+    """A search does not reach the words of a page, or a record has not the form that FTS5 writes."""
 
 
 def check_way(index: sqlite3.Connection) -> None:
@@ -46,7 +46,7 @@ def _check_segment(index: sqlite3.Connection, segment: int, first_page: int) -> 
         begin, end = bisect_right(terms, first) - 1, bisect_right(terms, last) - 1
         led = [first_page if position < 0 else leads_to[position] for position in range(begin, end + 1)]
         if any(number != page for number in led):
-            raise WayError(f"a search does not come to the word {first[1:41].decode(errors='replace')!r}")
+            raise WayError(f"a search does not reach the word {first[1:41].decode(errors='replace')!r}")
 
 
 def _blob(value: object) -> bytes:

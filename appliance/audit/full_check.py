@@ -21,7 +21,7 @@ from appliance.tables import audit_contents, audit_events
 
 EXPORTED, CHECKED = "audit_exported_us", "audit_checked"
 _MINUTE_US: Final = 60 * 1_000_000
-_MOST_EVENTS: Final = 100  # of one kind within that time that are looked at
+_MOST_EVENTS: Final = 100  # events of one kind within that time that are looked at
 
 
 @dataclass(frozen=True)

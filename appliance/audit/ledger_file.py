@@ -109,9 +109,9 @@ def cut_torn_line(audit_dir: Path, end: int) -> None:
 
 @contextmanager
 def unchanging(audit_dir: Path | None) -> Iterator[None]:
-    """Keep signers waiting while ledger and database are read together; for those who may not write here, too.
+    """Keep signers waiting while ledger and database are read together, also in processes that may not write here.
 
-    Somebody may hold the lock for ever. Then they are read without it, and what is signed meanwhile may look wrong.
+    Somebody may hold the lock for ever. Then both are read without it, and a signature made meanwhile may look wrong.
     """
     try:
         descriptor = os.open((audit_dir or Path()) / _READERS_LOCK, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -129,9 +129,9 @@ def unchanging(audit_dir: Path | None) -> Iterator[None]:
 def locked(state_dir: Path) -> Iterator[None]:
     """Exclude other signers, of this process and others; and readers, for as long as they do not take too long.
 
-    Two locks, because whoever may read a file can lock it: signers exclude each other by one that only signers may
-    open, and nobody else keeps them from signing. A reader who holds the other for longer than any reading takes sees
-    a ledger that changes.
+    There are two locks, because whoever may read a file can lock it. Signers exclude each other with one that only
+    signers may open, so nobody else keeps them from signing. A reader who holds the other lock for longer than any
+    reading takes sees a ledger that changes.
 
     Raises:
         CheckpointError: a directory cannot be used, or another signer does not end.

@@ -2,9 +2,9 @@
 
     begin, end = rounds.next(size)      # the events begin + 1 to end are next
 
-The position is kept in memory alone: in the database it would stand wherever somebody put it who can write there, and
-what lies before it would never be looked at. So each process begins at a stretch drawn by chance: one that is started
-again and again still comes to all of them.
+The position is kept only in memory: somebody who can write the database could move it there, and the events before it
+would never be looked at. So each process begins at a random stretch: even one that is restarted again and again reaches
+all of them.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class LogSigner:
         """Sign `log`.
 
         Args:
-            elapsed_us: what nobody can set, and what goes on while the machine sleeps.
+            elapsed_us: a clock that nobody can set and that goes on while the machine sleeps.
             rounds: which older events are checked again at each turn.
         """
         self._log, self._clock_us, self._elapsed_us = log, clock_us, elapsed_us

@@ -48,13 +48,13 @@ def check_words(
     """What the index lacks, and what it should not have; at most `MAX_FAULTS`.
 
     Args:
-        database: to be read by another process, if there may be one (processes > 1).
+        database: for another process to read, if processes > 1.
     """
     if not is_sqlite:
         return _check_postgresql(connection)
     if database is not None and processes > 1 and not _check_sqlite(connection, helped_by=database):
         return []
-    # What another process read may be a moment younger: an erasure in between is no fault. So faults are found alone.
+    # Another process may read a moment later, and an erasure in between is no fault. So one process alone names faults.
     return _check_sqlite(connection)
 
 
@@ -70,8 +70,8 @@ def words_of_contents(connection: sa.Connection, after: int, last: int) -> Itera
 
 
 def _contents(connection: sa.Connection, after: int, last: int) -> Sequence[tuple[int, object, object]]:
-    """The next rows as the driver gives them: an object for each would double the time. Where it refuses one, because
-    its text is none, they are read one by one."""
+    """The next rows as the driver gives them: an object for each would double the time. If the driver refuses one
+    because its text is not UTF-8, they are read one by one."""
     driver = connection.dialect.loaded_dbapi
     try:
         return _raw_contents(connection, f"> {after:d} AND sequence <= {last:d}")
@@ -124,7 +124,7 @@ def _check_sqlite(connection: sa.Connection, *, helped_by: Database | None = Non
         except (sqlite3.DatabaseError, WayError) as exc:
             return [Fault(0, 0, f"{_DAMAGED}: {exc}; {_MEND}")]
         finally:
-            if helper is not None:  # a confined command may not end it: it ends by itself
+            if helper is not None:  # a confined command may not signal it; it ends by itself
                 os.waitpid(helper, 0)
 
 
@@ -137,7 +137,7 @@ def _fill(path: Path, connection: sa.Connection, last: int) -> None:
 
 
 def _start_filling(path: Path, database: Database, last: int) -> int | None:
-    """A process that does it, by its pid; None where none can be had."""
+    """The pid of a process that does it; None if none can be started."""
     try:
         pid = os.fork()
     except OSError:
@@ -166,7 +166,7 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _open_to_fill(path: Path) -> sqlite3.Connection:
-    """The same, to be filled at once: with few large segments, which take half the time of many small ones."""
+    """The same, for filling at once: with few large segments, which take half the time of many small ones."""
     connection = _open(path)
     for name, value in (("hashsize", _FILL_BYTES), ("automerge", 0), ("crisismerge", 1000)):
         connection.execute("INSERT INTO audit_words(audit_words, rank) VALUES (?, ?)", (name, value))
@@ -185,7 +185,7 @@ def _copied(connection: sa.Connection, path: Path) -> sqlite3.Connection:
 
     Raises:
         sqlite3.DatabaseError: it did not.
-        WayError: a search does not come to some words.
+        WayError: a search does not reach some words.
     """
     copy = _open(path)
     for shadow in _SHADOWS:

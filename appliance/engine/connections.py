@@ -3,9 +3,9 @@
 One thread runs ``ConnectionLoop.run``; ``Connection.send`` may be called from any. A client that reads more slowly than
 the model writes is given up once ``MAX_UNSENT_BYTES`` wait for it, so that it costs the others nothing.
 
-Nor does one that means harm. Whoever rings may keep the end that it hands over, and share its flags: each read and
-write says for itself that it does not wait. What is handed over must be a Unix stream that is connected. There are at
-most ``MAX_CONNECTIONS``; of those that have asked nothing yet the oldest makes way.
+A hostile client costs them nothing, either. It may keep the socket that it hands over, and so share the socket's flags:
+therefore each read and write is made non-blocking for itself. Only a connected Unix stream is accepted. There are at
+most ``MAX_CONNECTIONS``; the oldest that has asked nothing yet is closed for a new one.
 """
 
 from __future__ import annotations
@@ -230,8 +230,7 @@ class ConnectionLoop:
 
 
 def _as_turn(descriptor: int) -> socket.socket | None:
-    """The stream that was handed over, which is closed if it is anything else: a file, a pipe, a listener, a person's
-    connection."""
+    """The stream that was handed over. Anything else is closed: a file, a pipe, a listener, a person's connection."""
     try:
         stream = socket.socket(fileno=descriptor)
     except OSError:

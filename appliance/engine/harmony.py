@@ -62,7 +62,7 @@ class Vocabulary:
 
     @cached_property
     def header_pieces(self) -> dict[bytes, int]:
-        """Every ordinary token that a header without special tokens could be made of, by its bytes."""
+        """Every ordinary token that may be a piece of a header, by its bytes."""
         pieces = ((self._bytes_of(token), token) for token in range(ORDINARY_TOKENS))
         return {piece: token for piece, token in pieces if _HEADER_PIECE.fullmatch(piece)}
 

@@ -6,7 +6,7 @@
 
 Reasoning and preambles end with <|end|>, a final with <|return|>, a call with <|call|>; no other special token stands
 in a text. Only offered functions can be called. Names and words are spelt by bytes: every token that continues one of
-the spellings is allowed, however the model cuts them. docs/decisions/0007 says why the grammar is this one.
+the spellings is allowed, however the model cuts the words into tokens. docs/decisions/0007 says why this grammar.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class State(Protocol):
 
 
 class _Text:
-    """Inside a message: anything but special tokens, save the one that ends it."""
+    """Inside a message: any ordinary token, or the special token that ends it."""
 
     def __init__(self, end: int, follows: State | None) -> None:
         self.mask = _all_but_special(end)
@@ -67,7 +67,7 @@ class _Text:
 
 
 class _Spelling:
-    """Inside a header, between two special tokens: ``spelt`` has come of one of the words of ``part``."""
+    """Inside a header, between two special tokens: ``spelt`` is the beginning of a word of ``part``."""
 
     def __init__(self, part: _Part, spelt: bytes) -> None:
         self._part = part
@@ -89,7 +89,7 @@ class _Spelling:
 class _Part:
     """A part of a header without special tokens.
 
-    words: every text it may have, sorted. ends: by text, the special tokens that may follow and where they lead.
+    words: every allowed text, sorted. ends: for each text, the special tokens that may follow and where they lead.
     """
 
     vocabulary: Vocabulary
@@ -100,7 +100,7 @@ class _Part:
         self._spellings: dict[bytes, _Spelling] = {}
 
     def spelling(self, spelt: bytes) -> _Spelling:
-        """Raises RuntimeError if no word begins so."""
+        """Raises RuntimeError if no word begins with it."""
         if spelt not in self._spellings:
             if not any(True for _ in self._from(spelt)):
                 raise RuntimeError(f"internal error: {spelt!r} is no part of a header")
@@ -113,7 +113,7 @@ class _Part:
         for word in self._from(spelt):
             for end in range(len(word), len(spelt), -1):
                 piece = word[len(spelt) : end]
-                if piece in seen:  # and so are all that it begins with
+                if piece in seen:  # and so are all its beginnings
                     break
                 seen.add(piece)
         pieces = self.vocabulary.header_pieces
@@ -141,7 +141,7 @@ class HarmonyGrammar:
 
     def __init__(self, vocabulary: Vocabulary, functions: Sequence[str]) -> None:
         self._vocabulary = vocabulary
-        begin: dict[int, State] = {}  # filled below, for the way leads round: a message follows the other
+        begin: dict[int, State] = {}  # filled below, because the graph is a loop: one message follows another
         between = self._part({b"": begin}).spelling(b"")
         recipients = [f" to={FUNCTIONS}{name}".encode() for name in functions]
         thought, call = _Text(END, between), _Text(CALL, None)

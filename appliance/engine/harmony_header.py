@@ -1,8 +1,8 @@
-"""What the header of a message says, also where the model wrote it wrong: channel, recipient, function. Pure.
+"""What the header of a message says, even if the model wrote it wrong: channel, recipient, function. Pure.
 
 A sound header is ``<|start|>assistant<|channel|>CHANNEL<|message|>``; a call names its function before or after the
-channel: `` to=functions.NAME``, and may name a content type after it: `` <|constrain|>json``. What is read beyond that
-is docs/harmony.md's.
+channel: `` to=functions.NAME``, and may name a content type after it: `` <|constrain|>json``. docs/harmony.md lists
+what else is understood.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from appliance.engine.harmony import FUNCTIONS
 Channel = Literal["analysis", "commentary", "final"]
 
 _ANY = r"assistant|analysis|commentary|final|json|code|to\s*=|functions\."
-# A word of a header ends where no lower-case letter follows, or the next word of a header: "finally" is none.
+# A word of a header must be followed by no lower-case letter, or by the next word of a header: "finally" is no word.
 _ENDS = rf"(?=[^a-z0-9_]|$|{_ANY})"
 _NAME = r"[A-Za-z0-9_.\-]"
 _WRITTEN = r"[A-Za-z0-9_.\-:/]"  # where a recipient is expected
@@ -52,8 +52,8 @@ class Header:
     channel: None if it is missing, unknown, or named in two ways. recipient: as written, "" if the name is missing,
     None if there is none. function: the offered function that the recipient means. doubtful: the function stands where
     the role belongs, so the message may also be an invented result. is_foreign: written in another's name. is_empty: it
-    has no word of a header. rest: what is no part of a header; has_text: with a letter or digit; may_go_on: or the
-    beginning of a header's next word. names_json: it says that the content is JSON.
+    has no word of a header. rest: the part that belongs to no header. has_text: rest has a letter or digit. may_go_on:
+    rest may be the beginning of a header's next word. names_json: it says that the content is JSON.
     """
 
     channel: Channel | None
@@ -89,7 +89,7 @@ def read_header(segments: Sequence[str], *, started: bool, complete: bool, funct
     found = _Found()
     for index, segment in enumerate(segments):
         _scan(segment, found, bare_text=index == 0 and not complete)
-    if complete:  # what is left is no text, and may hide the recipient
+    if complete:  # the rest is no content, and may hide the recipient
         found.recipients += _RECIPIENT_BEHIND.findall(found.rest)
     other = _OTHERS.match(segments[0]) if started or complete else None
     recipient = next((name for name in found.recipients if name.casefold() not in _NO_FUNCTIONS), None)

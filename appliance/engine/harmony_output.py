@@ -27,12 +27,12 @@ class TurnOutput:
         self._turn_id = turn_id
         self._stop = StopTexts(stop)
         self._deltas: list[Delta] = []
-        self._message = 0  # number of the present one
-        self._said: int | None = None  # the message that spoke last to the reader
-        self._thought: int | None = None  # the message that was reasoning last
+        self._message = 0  # number of the present message
+        self._said: int | None = None  # the last message with words for the reader
+        self._thought: int | None = None  # the last message with reasoning
         self._is_visible = False  # the answer has more than blanks
         self._calls = 0
-        self._lost: str | None = None  # a call that nothing has followed; the name as the model wrote it
+        self._lost: str | None = None  # a lost call that nothing has followed; the name as the model wrote it
 
     @property
     def stopped(self) -> bool:
@@ -62,11 +62,11 @@ class TurnOutput:
         return deltas
 
     def begin_message(self) -> None:
-        """What comes from now on belongs to another message."""
+        """From now on, pieces belong to another message."""
         self._message += 1
 
     def end_message(self) -> None:
-        """No stop text reaches beyond a message."""
+        """A message ends here. No stop text reaches across messages."""
         self._show(self._stop.flush())
 
     def say(self, text: str) -> None:

@@ -4,8 +4,8 @@ The model continues ``<|start|>assistant``, so the first tokens are the rest of 
 
     <|channel|>analysis<|message|>..<|end|><|start|>assistant<|channel|>final<|message|>..<|return|>
 
-docs/harmony.md has the rules: what the model wrote, and what becomes of it. Where the text alone does not show what it
-is, it is held until the end of its message does. The events do not depend on how the text was cut into tokens.
+docs/harmony.md has the rules: what the model wrote, and what becomes of it. If a text alone does not show what it is,
+it is held until the end of its message shows it. The events do not depend on how the text was cut into tokens.
 
 The library's own StreamableParser is not used: it raises on malformed headers and cannot take up again afterwards.
 """
@@ -42,7 +42,7 @@ class _Kind(Enum):
     FINAL = auto()
     CALL = auto()
     LOST_CALL = auto()  # of a function that was not offered
-    HELD = auto()  # its end will tell
+    HELD = auto()  # the end of the message will show what it is
 
 
 class _Message:
@@ -51,7 +51,7 @@ class _Message:
     def __init__(self, kind: _Kind, header: Header) -> None:
         self.kind = kind
         self.header = header
-        self.held: list[str] = []  # what was not passed on yet; of a call, all of it
+        self.held: list[str] = []  # text not passed on yet; for a call, all of it
         self.tokens = 0
 
 
@@ -74,13 +74,13 @@ class HarmonyParser:
         self._output = TurnOutput(turn_id, stop)
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._state = _State.HEADER
-        self._segments = ["assistant"]  # of the present header, cut at each <|channel|>; the prompt ends with the role
+        self._segments = ["assistant"]  # the present header, cut at each <|channel|>; the prompt ends with the role
         self._started = True  # the header began with <|start|>
-        self._message: _Message | None = None  # the present one; in a header, the one that the header interrupted
+        self._message: _Message | None = None  # the present message; in a header, the one that the header interrupted
         self._unclaimed: _Message | None = None  # complete; the answer if no other message follows
         self._answered = False  # a final message has come
         self._ended_early = False  # the turn's end came before any answer or call
-        self._must_begin = False  # after that, nothing counts but another message
+        self._must_begin = False  # after that, only another message counts
 
     @property
     def notice(self) -> str | None:
@@ -148,7 +148,7 @@ class HarmonyParser:
     # Headers
 
     def _begin_header(self, *segments: str, started: bool) -> None:
-        """Another header, which ends the one before; a message in which it begins may still turn out to go on."""
+        """Begin a header, which ends the one before. The message in which it begins may still turn out to go on."""
         self.malformed |= not started or self._state is not _State.BETWEEN
         if self._state is _State.HEADER:
             self._abandon_header()
@@ -166,7 +166,7 @@ class HarmonyParser:
         return read_header(segments, started=self._started, complete=complete, functions=self._functions)
 
     def _abandon_header(self, *, overlong: bool = False, cut_off: bool = False) -> None:
-        """No <|message|> came: what is no part of a header, if anything, is content."""
+        """No <|message|> came: text that is no part of a header is content."""
         header = self._header()
         self._state = _State.BETWEEN if self._message is None else _State.CONTENT
         if header.is_foreign:
@@ -189,7 +189,7 @@ class HarmonyParser:
             self._finish()
         if self.finished is not None:
             return
-        if self._unclaimed is not None:  # another message follows: it was no answer
+        if self._unclaimed is not None:  # another message follows, so it was no answer
             self._output.begin_message()
             self._think(self._unclaimed)
             self._unclaimed = None
@@ -218,7 +218,7 @@ class HarmonyParser:
                 self._output.add_arguments(text)
 
     def _preamble(self, message: _Message, text: str) -> None:
-        """A preamble that begins like JSON may be a call that lost its recipient: its end tells."""
+        """A preamble that begins like JSON may be a call that lost its recipient; its end shows which."""
         message.held.append(text)
         if begin := text.lstrip():
             message.kind = _Kind.HELD if begin.startswith(_JSON_BEGINS) else _Kind.FINAL
@@ -292,7 +292,7 @@ class HarmonyParser:
         return self._answered or self._output.called or self._output.has_lost_call or self._unclaimed is not None
 
     def _claim(self) -> None:
-        """The last message that told nothing of itself is the answer, for there is no other."""
+        """The last message of unknown kind is the answer, because there is no other."""
         message, self._unclaimed = self._unclaimed, None
         if message is not None:
             self._output.begin_message()

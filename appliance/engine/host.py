@@ -50,7 +50,7 @@ def available_memory_bytes(meminfo: Path = _MEMINFO, proc: Path = SELF) -> int:
 
 
 def _machine_bytes(meminfo: Path) -> int:
-    """Without MemAvailable, which some kernels do not tell: what is free, and files in the page cache."""
+    """Available memory. Kernels without MemAvailable: free memory and files in the page cache."""
     lines = (line.split() for line in meminfo.read_text().splitlines())
     kib = {fields[0].rstrip(":"): int(fields[1]) for fields in lines if len(fields) > 1}
     without = kib.get("MemFree", 0) + kib.get("Active(file)", 0) + kib.get("Inactive(file)", 0)

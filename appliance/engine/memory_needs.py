@@ -23,7 +23,7 @@ from installer.formats.packing import PLAN_NAME
 _CACHE_ITEMS: dict[str, np.dtype[Any]] = {"cpu": np.dtype(np.float32), "cuda": np.dtype(np.float16)}
 # What `bench.memory` measures with the 20b shape on a CPU, and some room: the engine, that is interpreter, runtime,
 # vocabulary and what a chunk of a prompt computes; the recorder and the supervisor; each web worker with its threads.
-# None of it grows with conversations: what does are the caches and their checkpoints, which `CacheShape` counts.
+# None of it grows with conversations. The caches and their checkpoints do; `CacheShape` counts them.
 ENGINE_BYTES = 448 << 20
 _RECORDER_AND_SUPERVISOR_BYTES = 96 << 20
 _WEB_WORKER_BYTES = 160 << 20

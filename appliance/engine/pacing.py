@@ -1,4 +1,4 @@
-"""The token budget of a chunk: as much of a prompt as keeps a step within the longest pause of streams that wait.
+"""The token budget of a chunk: as much of a prompt as keeps a step within the longest pause that streams may have.
 
 What a step takes is learnt from the steps before it; nothing here measures or waits.
 """

@@ -81,9 +81,9 @@ def sample(
     Args:
         temperature: >= 0; 0 takes the largest logit and leaves rng untouched.
         top_p: nucleus mass in (0, 1]: the fewest tokens, largest first, that together have at least this mass.
-        mask: tokens that it forbids have no mass. If it permits one alone, there is no draw. A mask that forbids a few
-            costs nothing until one of these is drawn; then the draw is made again without them, which comes to the
-            same distribution (with top_p below 1: but for the nucleus, which was that of all tokens).
+        mask: forbidden tokens have no mass. If only one is permitted, there is no draw. A mask that forbids a few costs
+            nothing until one of these is drawn; then the draw is repeated without them, which gives the same
+            distribution (except that with top_p below 1 the nucleus is that of all tokens).
     Raises:
         ValueError: temperature or top_p is out of range.
     Source: nucleus sampling, arXiv:1904.09751.
@@ -115,8 +115,8 @@ def _draw(top: TopLogits, mask: TokenMask | None, temperature: float, top_p: flo
 class _Known:
     """The permitted tokens of the top, the largest first, and what is known of the other permitted ones.
 
-    others: how many these are. smallest: no logit of theirs is larger. least, most: bounds of their masses' sum at
-    temperature 1, in units of the largest known token's.
+    others: how many others there are. smallest: an upper bound of their logits. least, most: bounds of the sum of their
+    masses at temperature 1, in units of the largest known token's mass.
     """
 
     ids: NDArray[np.int64]
@@ -133,7 +133,7 @@ def _known(top: TopLogits, mask: TokenMask | None) -> _Known:
     if mask is not None:
         listed = np.isin(top.ids, mask.ids)
         ids, logits = (kept[listed != mask.excludes] for kept in (top.ids, top.logits))
-        hidden = len(mask.ids) - int(listed.sum())  # so many tokens of the mask are outside the top
+        hidden = len(mask.ids) - int(listed.sum())  # how many tokens of the mask are outside the top
     if len(ids) == 0:
         return _Known(ids, logits, 0, smallest, 0.0, 0.0)
     each = float(np.exp(smallest - float(logits[0])))

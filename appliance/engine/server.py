@@ -54,7 +54,7 @@ _HOME, _DOORBELL = "APPLIANCE_HOME", "APPLIANCE_DOORBELL_FD"
 _FAREWELL_S = 2.0  # at the end, for clients to take their last event
 _IDLE_S = 0.25  # how long an idle engine takes to notice a signal
 _MAX_CHARS_PER_TOKEN = 16  # English has 4 to 5, code 3
-_LEAST_TOKENS = 4  # of a message, a call or a function: its frame
+_LEAST_TOKENS = 4  # the frame of a message, a call or a function
 _MAX_STOPS, _MAX_STOP_CHARS = 16, 256
 # CUDA's library makes a Unix socket for processes that would share memory with this one, and gives up when the filter
 # refuses to bind it. Nobody is to share; it is told that it has been done.
@@ -180,7 +180,7 @@ class EngineServer:
 
 
 def _count_parts(request: TurnRequest) -> int:
-    """What costs tokens also without a text: a hundred thousand empty messages take half a minute to tokenise."""
+    """How many parts cost tokens even if empty: a hundred thousand empty messages take half a minute to tokenise."""
     return len(request.messages) + sum(len(message.tool_calls) for message in request.messages) + len(request.tools)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 class StopTexts:
-    """Finds the stop text that is complete first; holds back what may become one."""
+    """Finds the stop text that is complete first; holds back text that may become one."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self.hit = False
@@ -18,7 +18,7 @@ class StopTexts:
         if self.hit or not self._texts:
             return "" if self.hit else text
         self._held += text
-        # By its end, then by its beginning: what is found must not depend on how the stream was cut into pieces.
+        # Ordered by end, then by beginning: the result must not depend on how the stream was cut into pieces.
         found = [(at + len(stop), at) for stop in self._texts if (at := self._held.find(stop)) >= 0]
         if found:
             self.hit = True

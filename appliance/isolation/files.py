@@ -151,8 +151,8 @@ def _interpreter() -> Interpreter:
 
 
 def library_path(kind: Kind, named: str) -> str:
-    """What a kind of process is given of the caller's ``LD_LIBRARY_PATH``: CUDA's engine all of it, the others nothing
-    but the directory of the interpreter's own library, where no other way leads there."""
+    """What a kind of process is given of the caller's ``LD_LIBRARY_PATH``: the engine on CUDA gets all of it, the
+    others only the directory of the interpreter's own library, if that is found in no other way."""
     if kind is Kind.ENGINE_CUDA:
         return named
     mapped = {Path(line.split(maxsplit=5)[-1]) for line in Path("/proc/self/maps").read_text().splitlines()}

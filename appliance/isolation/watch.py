@@ -158,8 +158,8 @@ def call_name(target: Machine, number: int, arch: int) -> str:
 
 
 def _without_number(call: str) -> str:
-    """What a call counts as once there are many: whoever makes a hundred harmless calls first hides no other by them.
-    Calls that could do harm are few, and keep their names."""
+    """How a call is counted once there are many, so that a hundred harmless calls hide no other. Calls that could do
+    harm are few, and keep their names."""
     if danger_of(call) is None:
         return "other calls"
     return next((f"{foreign} of some number" for foreign in FOREIGN if call.startswith(foreign)), call)

@@ -46,7 +46,7 @@ struct Assignment {
 struct Work {
   size_t expert;
   std::vector<Assignment> assignments;  // by token
-  size_t exact;                         // so many of them take exact products; they come first
+  size_t exact;                         // how many of them take exact products; these come first
   size_t padded;                        // rows reserved for the others
   size_t row, exact_row, prompt_row;    // of activations and results, of exact rows, of those in the prompt's form
 };

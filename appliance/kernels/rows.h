@@ -15,8 +15,8 @@
 namespace gpt_oss {
 
 // The tokens of a call: first those that are decoded, then those of a prompt. The latter take a PromptForm's products where the
-// path has one for the weights in question. Either product gives every token the same bits whoever else is in the call; they
-// differ from each other.
+// path has one for the weights in question. Each of the two products gives a token the same bits whoever else is in the call; the two
+// products differ from each other.
 struct Tokens {
   size_t count;
   size_t decoded;  // at most `count`

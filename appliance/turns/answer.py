@@ -6,7 +6,7 @@
     answer.content(conversation_id)          what the record holds of it; read by `words_of`
     answer.facts(..).details()               what a conversation keeps beside the words; read by `facts_of`
 
-What is stored stays readable: a key that is added is optional for who reads.
+Stored answers stay readable: a reader treats every key that was added later as optional.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from appliance.turns.typed import checked, hints_of
 
 @dataclass(frozen=True)
 class Words:
-    """What an answer says: its text, the reasoning before it, the calls that it ends with."""
+    """What an answer says: its text, the reasoning before it, and the calls at its end."""
 
     text: str
     reasoning: str = ""
@@ -120,7 +120,7 @@ class Answer:
         self.thought_s: float | None = None  # from the first word of the reasoning to the first after it
 
     def add(self, event: TurnEvent, at_s: float = 0.0) -> None:
-        """Take one event in, which came at `at_s`, on any clock."""
+        """Add one event that came at `at_s`, on any clock."""
         match event:
             case ReasoningDelta():
                 self._reasoning.append(event.text)
@@ -141,7 +141,7 @@ class Answer:
 
     @property
     def words(self) -> Words:
-        """All that has come."""
+        """Everything that has come so far."""
         calls = (self._calls[index] for index in sorted(self._calls))
         whole = tuple(ToolCall(call.id, call.name, "".join(call.arguments)) for call in calls)
         return Words("".join(self._text), "".join(self._reasoning), whole)

@@ -1,4 +1,4 @@
-"""What a turn says: ``Started``, deltas, then ``Done`` or ``Failed``; and what each way of failing means to people.
+"""What a turn says: ``Started``, deltas, then ``Done`` or ``Failed``; and what people are told of each failure.
 
 `FAILURES` is the one place with the words and the HTTP status of each failure. `Failed.message` is the sentence of one
 case, and may hold numbers; where there is nothing to add to the general sentence, `failed` makes it.
@@ -103,7 +103,7 @@ class Failure:
 
     @property
     def words(self) -> str:
-        """All that the chat page says."""
+        """Everything that the chat page says about it."""
         return f"{self.sentence} {self.what_to_do}"
 
 
@@ -152,7 +152,7 @@ FAILURES: Final[dict[FailureCode, Failure]] = {
     ),
 }  # fmt: skip
 
-# What the chat page says of a turn that is done and yet not complete.
+# What the chat page says of a turn that is done but not complete.
 ENDINGS: Final[dict[FinishReason, str]] = {
     "length": "The answer is cut off: it reached the longest this model can write here. Ask it to go on.",
     "cancelled": "Stopped before the end. What had come by then is kept.",
@@ -160,5 +160,5 @@ ENDINGS: Final[dict[FinishReason, str]] = {
 
 
 def failed(code: FailureCode, *, retry_after_s: float | None = None) -> Failed:
-    """The failure in its general words."""
+    """A failure with the general sentence of its code."""
     return Failed(code, FAILURES[code].sentence, retry_after_s)

@@ -1,13 +1,13 @@
 """The events of a running turn in a file, for whoever reads along: a page, a second tab, another web worker.
 
-The owner, who runs the turn, holds a lock on the file until it is removed. So the file says three things: that a turn
-runs (it is there), who runs it still lives (it is locked, which the kernel ends with the process), and what has come of
-it. Lines are JSON: a `Head`, then one for each event, and `Kept` as the last.
+The owner, the process that runs the turn, holds a lock on the file until it removes the file. So the file says three
+things: a turn runs (the file exists), its owner is alive (the file is locked; the kernel drops the lock with the
+process), and what the turn has said. Lines are JSON: a `Head`, then one for each event, and `Kept` as the last.
 
     <directory>/<user>.<conversation>    one turn at a time for a conversation
     <directory>/<turn>.stop              the turn is to end; made by whoever stops it, in any process
 
-What is read is what a web worker has written: workers share one directory, and nobody else may write there.
+Readers trust the file: web workers share one directory, and nobody else may write there.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Journal:
         self._is_writable = True
 
     def begin(self, head: Head) -> None:
-        """Say which turn it is: from now on it is found.
+        """Say which turn it is: from now on readers find it.
 
         Raises:
             OSError: the file cannot be written.
@@ -97,7 +97,7 @@ class Journal:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
 
     def write(self, event: EngineEvent | Kept) -> None:
-        """Add an event. A disk that takes no more ends the file and not the turn, which is for the record to do."""
+        """Add an event. A full disk ends the file, but not the turn; the record decides whether that ends."""
         at_s = round(time.monotonic() - self._begin_s, 3)
         line = json.dumps([at_s, type(event).__name__, asdict(event)], separators=(",", ":")).encode() + b"\n"
         try:
@@ -112,7 +112,7 @@ class Journal:
         return self._stop is not self._path and self._stop.exists()
 
     def close(self) -> None:
-        """Remove the file and give up the lock. Who has it open reads it to its end."""
+        """Remove the file and release the lock. Readers that have it open can still read all of it."""
         for path in dict.fromkeys((self._path, self._stop)):  # in this order, see `Reader.stop`
             with contextlib.suppress(OSError):
                 path.unlink()
@@ -140,7 +140,7 @@ class Reader:
         return self._head
 
     def read(self, wait_s: float) -> list[Entry]:
-        """What is new, as much as is read at once; [] if nothing came for so long."""
+        """New entries, as many as one read takes; [] if none came within `wait_s`."""
         if self._ready:
             entries, self._ready = self._ready, []
             return entries
@@ -150,7 +150,7 @@ class Reader:
         return entries
 
     def has_owner(self) -> bool:
-        """Whether who writes the file still lives."""
+        """Whether the process that writes the file is alive."""
         return is_owned(self._descriptor)
 
     def stop(self) -> None:
@@ -184,7 +184,7 @@ class Reader:
 
 
 def claim(path: Path, bury: Callable[[], None]) -> Journal:
-    """Become the owner of a new file at `path`. `bury` is called when a dead owner's file is found, before it goes.
+    """Become the owner of a new file at `path`. `bury` is called before a dead owner's file is removed.
 
     Raises:
         ConversationBusyError: it has an owner.
@@ -199,14 +199,14 @@ def claim(path: Path, bury: Callable[[], None]) -> Journal:
                 continue
             raise ConversationBusyError from None
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if _is_at(path, descriptor):  # else somebody took it for a dead one's, in the moment before it was locked
+        if _is_at(path, descriptor):  # else another process took it for a dead owner's file before it was locked
             return Journal(path, descriptor)
         os.close(descriptor)
     raise ConversationBusyError
 
 
 def open_reader(path: Path) -> Reader | None:
-    """A reader from the beginning; None where no turn runs."""
+    """A reader from the beginning of the file; None if no turn runs."""
     try:
         return Reader(path, os.open(path, os.O_RDONLY | _FLAGS))
     except OSError:
@@ -214,7 +214,7 @@ def open_reader(path: Path) -> Reader | None:
 
 
 def remove_dead(path: Path, bury: Callable[[], None]) -> bool:
-    """Remove a file whose owner has died, after `bury`; False: it has an owner. Only who locks a file removes it."""
+    """Remove a dead owner's file, after `bury`; False if the owner lives. Only the holder of the lock removes it."""
     try:
         descriptor = os.open(path, os.O_RDONLY | _FLAGS)
     except OSError:

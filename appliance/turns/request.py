@@ -1,4 +1,4 @@
-"""What a turn is asked: the conversation, the functions that are offered, the settings. `new_request` alone makes one.
+"""What a turn is asked: the conversation, the functions that are offered, the settings. Only `new_request` makes one.
 
 The wire (`appliance.engine.wire`) and the record store these dataclasses field by field: a field that is renamed makes
 earlier prompts unreadable.

@@ -56,7 +56,7 @@ class Turn(Iterator[TurnEvent]):
         return self._run.answer_event
 
     def begin(self) -> Failed | None:
-        """Record the prompt; the value says why it is not recorded. The first event does it for who does not ask."""
+        """Record the prompt; the value says why it was not recorded. Without this call the first `next` does it."""
         return self._run.begin()
 
     def __next__(self) -> TurnEvent:
@@ -99,7 +99,7 @@ class _Run:
     answer: Answer = field(default_factory=Answer)
     prompt_event: int | None = None
     answer_event: int | None = None
-    is_ended: bool = False  # the answer was to be recorded, whether it could be or not
+    is_ended: bool = False  # recording the answer was tried, successfully or not
 
     def begin(self) -> Failed | None:
         if self.prompt_event is not None:
@@ -145,7 +145,7 @@ class _Run:
         yield end if self.answer_event is not None else _NOT_RECORDED
 
     def end_unstarted(self) -> None:
-        """Record the end of a turn that has begun and never reached the engine."""
+        """Record the end of a turn whose prompt is recorded and never reached the engine."""
         if self.prompt_event is not None and not self.is_ended:
             self._record_answer("abandoned")
 

@@ -1,13 +1,14 @@
 """The turns of conversations: each runs in a thread of its own, and not in the request of the browser that asked.
 
     with turns.claim(user_id, conversation_id) as place:        # one turn at a time for a conversation
-        turn = run_turn(.., place.engine(engine), ..)           # which ends when it is stopped
-        place.start(turn, keep_question, about)                 # recorded, then kept, then it goes on by itself
+        turn = run_turn(.., place.engine(engine), ..)           # place.engine ends the turn when it is stopped
+        place.start(turn, keep_question, about)                 # records it, keeps the question, starts a thread
     turns.find(user_id, conversation_id) -> Reader | None       # in any worker: read along
     turns.stop(user_id, conversation_id, turn_id)               # in any worker
 
-A turn ends with its answer, by its limits, with the access of who asked, when it is stopped, and with the process. A
-process that dies leaves its files; the next that meets them has the record closed (`appliance.interrupted`).
+A turn ends when its answer is complete or reaches a limit, when the asker's access ends, when somebody stops it, and
+when the process ends. A process that dies leaves its files; the next one that finds them closes the turn
+(`appliance.interrupted`).
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class NotRecordedError(ApplianceError):
 
 
 class RunningTurns:
-    """Those of this process, and a way to those of the other web workers; thread-safe."""
+    """The turns of this process, and access to those of the other web workers; thread-safe."""
 
     def __init__(
         self, directory: Path, record: AuditLog, conversations: Conversations, *, most_per_person: int
@@ -107,7 +108,7 @@ class RunningTurns:
         return None
 
     def stop(self, user_id: str, conversation_id: str, turn_id: str | None = None) -> bool:
-        """Have a turn end within a second; False if it does not run. None: whichever runs in the conversation."""
+        """Make a turn end within a second; False if it does not run. None: whichever runs in the conversation."""
         reader = self.find(user_id, conversation_id)
         if reader is None:
             return False
@@ -118,7 +119,7 @@ class RunningTurns:
         return True
 
     def clear_dead(self) -> None:
-        """Close and remove what processes that have died left; what cannot be closed now is left for the next time."""
+        """Close and remove what dead processes left; what cannot be closed now is left for the next call."""
         stops = list(self._directory.glob("*.stop"))  # before the turns: each of these belongs to one, or to none
         for path in self._files():
             try:
@@ -132,7 +133,7 @@ class RunningTurns:
                     stop.unlink()
 
     def end_all(self, limit_s: float) -> None:
-        """End the turns of this process, and wait until their answers are recorded, at most so long."""
+        """End the turns of this process, and wait at most `limit_s` until their answers are recorded."""
         self._ending.set()
         deadline_s = time.monotonic() + limit_s
         with self._lock:
@@ -168,7 +169,7 @@ class RunningTurns:
                 for event in turn:
                     if not isinstance(event, Waiting):
                         journal.write(event)
-        except Exception:  # the thread's end must be reached: the record has the answer, the conversation needs it
+        except Exception:  # the answer is in the record, and must still reach the conversation
             _log.exception("turn %s failed", turn.request.id)
             turn.answer.add(failed("engine_failed"))
         finally:
@@ -222,8 +223,8 @@ class RunningTurns:
         return turns
 
     def _bury(self) -> None:
-        """Give the turns of dead processes their end in the record and in their conversations."""
-        if self._database.presence is not None:  # without, nobody knows which turns are still answered
+        """Close the turns of dead processes in the record and in their conversations."""
+        if self._database.presence is not None:  # without it, nobody knows which turns are still running
             with self._burying:
                 self._lost.close()
 
@@ -238,7 +239,7 @@ class Place:
         self._turns = turns
 
     def engine(self, engine: Engine, *, is_ending: Callable[[], bool] = lambda: False) -> Engine:
-        """`engine`, whose turn ends when it is stopped. Args: is_ending: whether the server wants to end."""
+        """`engine`, but its turn ends when somebody stops it. Args: is_ending: whether the server wants to end."""
 
         def why() -> Failed | None:
             if self.journal.is_stopped():
@@ -253,8 +254,8 @@ class Place:
         Args: keep_question: puts the question into the conversation; the value is the message that is answered.
         Raises:
             NotRecordedError: the prompt is not recorded; the question is not kept either.
-            OSError, RuntimeError: nobody could find the turn, or there is no thread for it. These, and what
-                `keep_question` raises, end it in the record.
+            OSError, RuntimeError: the turn's file cannot be written, or there is no thread for the turn. These, and errors
+                of `keep_question`, end the turn in the record.
         """
         refused = turn.begin()
         if refused is not None:

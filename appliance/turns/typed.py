@@ -1,4 +1,4 @@
-"""Values as JSON gives them, made into what a type declares: dataclasses, tuples, literals, ``X | None``."""
+"""Converts values from JSON into declared types: dataclasses, tuples, literals, ``X | None``."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def load_manifest(release: str, *, has_receipt: bool = True) -> Manifest:
 
 
 def _at_once(path: str, flags: int) -> int:
-    """Open it without waiting for somebody to write, as a named pipe in its place would have us do."""
+    """Open it without waiting: a named pipe in its place would otherwise block until somebody writes."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
@@ -245,8 +245,8 @@ def _fault_of(
 
 
 def _is_closed(path: str, status: os.stat_result) -> bool:
-    """Whether the appliance is kept from using it. Root's release is for another user to read; root itself, who looks
-    here before the appliance leaves root, would read it whatever its mode says."""
+    """Whether the file is closed to the appliance's user. Root, who asks before the appliance drops privileges, could
+    read it whatever its mode says."""
     wanted = 0o555 if stat.S_ISDIR(status.st_mode) or path == LAUNCHER else 0o444
     whose = 0o007 if status.st_uid == 0 else 0o700
     return status.st_mode & wanted & whose != wanted & whose

@@ -7,7 +7,7 @@ from installer.formats.fields import FormatError
 
 PATH = "tokenizer/o200k_base.tiktoken"  # in a release
 SHA256 = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"
-RANKS = 199_998  # special tokens follow; they are no part of the file
+RANKS = 199_998  # special tokens follow; they are not in the file
 
 
 def check_digest(sha256: str) -> None:

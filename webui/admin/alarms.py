@@ -80,7 +80,7 @@ def _release(services: Services) -> Iterable[Alarm]:
         yield Alarm(
             "alarm",
             f"{packed}.",
-            "Stop the appliance, tell your security officer, and remove state/packed: the next start packs them again.",
+            "Stop the appliance, tell your security officer, and remove state/packed: the next start packs anew.",
         )
 
 

@@ -32,7 +32,7 @@ class ApiError(Exception):
 
 
 def unknown_url() -> ApiError:
-    """What is answered to every address under /v1 that there is not."""
+    """The answer for an address under /v1 that does not exist."""
     return ApiError(404, "unknown_url", "This server has no such API. It has /v1/models and /v1/chat/completions.")
 
 
@@ -54,7 +54,7 @@ def respond(error: ApiError) -> Response:
 
 
 def is_api(path: str) -> bool:
-    """Whether a path belongs to the API, also one that no view has."""
+    """Whether a path belongs to the API, even if no view takes it."""
     return path == "/v1" or path.startswith("/v1/")
 
 

@@ -79,7 +79,7 @@ def delta(event: TurnEvent) -> dict[str, Any] | None:
 
 
 def notice_delta(notice: str, *, after_text: bool) -> dict[str, Any]:
-    """What says that there is no answer: as text for people, and in the field by which programs tell it from one."""
+    """Says that there is no answer: as text for people, and in the field by which programs recognise it."""
     return {"content": f"\n\n{notice}" if after_text else notice, "refusal": notice}
 
 

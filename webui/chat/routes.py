@@ -28,7 +28,7 @@ from webui.services import services
 
 MAX_TEXT_CHARS = 400_000
 STATUS_TIMEOUT_S = 0.5
-MAX_DIGITS: Final = 12  # of the number of an event
+MAX_DIGITS: Final = 12  # in the number of an event
 _NOT_READY = "The model is still loading, or has stopped. You can write now, and send once it is ready."
 
 blueprint = Blueprint("chat", __name__)
@@ -135,7 +135,7 @@ def branch(conversation_id: str) -> ResponseReturnValue:
 
 @blueprint.get("/chat/<conversation_id>/turns")
 def state(conversation_id: str) -> Response:
-    """Which turn runs, and the last message: by these another tab sees that the conversation went on without it."""
+    """Which turn runs, and the last message: these tell another tab that the conversation went on without it."""
     found = services().conversations.get(demand_user().id, conversation_id)
     shown, turn = turns.shown_messages(services(), demand_user(), found.id)
     return jsonify(turn=turn, last=shown[-1].id if shown else None)

@@ -1,8 +1,8 @@
 """A running turn as the lines the chat page reads: newline-delimited JSON, types in static/js/types.js.
 
-Any number of pages read along, each from the event that it has not seen yet, and none of them is needed: the turn goes
-on without (`appliance.turns.running`). The answer is sent as safe HTML by its changed blocks, at most about ten times a
-second. Leaves to `webui.rendering`: what is safe.
+Any number of pages read along, each from the first event that it has not seen. The turn does not need them: it goes on
+without any (`appliance.turns.running`). The answer is sent as safe HTML by its changed blocks, at most about ten times
+a second. Leaves to `webui.rendering`: what is safe.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Drawing:
         self.has_unsent = False  # words that were held back; `Waiting` brings them out
 
     def lines(self, event: TurnEvent) -> Iterator[dict[str, Any]]:
-        """What an event of the turn is to the page."""
+        """What the page is told of an event of the turn."""
         match event:
             case Started():
                 yield {"type": "started", "queued_s": event.queued_s}
@@ -67,15 +67,15 @@ def stream_turn(
     is_gone: Callable[[], bool],
     end: Callable[[Answer, Kept | None], dict[str, Any]],
 ) -> Iterator[str]:
-    """The lines of a turn from its event `after` on; an empty one twice a second in which there is nothing to say.
+    """The lines of a turn after its event `after`; an empty line twice a second while there is nothing to say.
 
-    ``n`` of a line is the event up to which it tells everything, ``at`` when that event came, in seconds after the
-    beginning. The answer of a page that comes back begins with all of its blocks.
+    ``n`` of a line is the last event that the lines so far cover, ``at`` is when that event came, in seconds after the
+    beginning. For a page that comes back, the answer begins with all of its blocks.
 
     Args:
-        age_s: since the beginning.
-        is_gone: whether the reader has left, because a write tells it too late.
-        end: the last line, given what has come and where it is kept; None: the process that wrote it has died.
+        age_s: the turn's age.
+        is_gone: whether the reader has left; a failed write would tell that too late.
+        end: makes the last line from the answer so far and where it is kept; None: the process that wrote it has died.
     """
     answer, drawing = Answer(), Drawing(clock_s)
     number, at_s = 0, 0.0
@@ -83,7 +83,7 @@ def stream_turn(
     while not is_gone():
         entries = reader.read(RENDER_INTERVAL_S if drawing.has_unsent else _KEEP_ALIVE_S)
         if not entries and not reader.has_owner():
-            entries = reader.read(0.0)  # what it wrote before it gave up the lock
+            entries = reader.read(0.0)  # what the owner wrote before it released the lock
             if not entries:
                 yield _line(end(answer, None))
                 return

@@ -31,7 +31,7 @@ from webui.streaming import server_ending, watch_client
 
 
 def ask(service: Services, user: User, conversation: Conversation, text: str | None, effort: Effort) -> str:
-    """Begin a turn: a new question, or, with None, the last one again; the value is its id.
+    """Begin a turn and return its id; text None asks the last question again.
 
     Raises:
         ConversationBusyError, TooManyTurnsError, NotRecordedError, RefusedError, BadRequestError: nothing was asked.
@@ -64,7 +64,7 @@ def ask(service: Services, user: User, conversation: Conversation, text: str | N
 
 
 def demand_watching(user: User) -> None:
-    """Raises TooManyError if this person reads along as much as one may."""
+    """Raises TooManyError if this person already reads along in as many places as allowed."""
     leave = _enter(user)
     leave()
 
@@ -128,9 +128,9 @@ def _over(user: User, conversation: Conversation, turn_id: str) -> Response:
 def _end(
     service: Services, user: User, conversation: Conversation, turn_id: str, answer: Answer, kept: Kept | None
 ) -> dict[str, Any]:
-    """The last line of a turn: the answer as the conversation keeps it; else what has come, and why it is not kept."""
+    """The last line of a turn: the answer as the conversation keeps it, or what has come and why it is not kept."""
     if kept is None:
-        service.turns.clear_dead()  # the record says how it ended, and the conversation too
+        service.turns.clear_dead()  # from now on the record and the conversation say how it ended
     try:
         message = _kept(service, user, conversation, turn_id)
     except ConversationNotFoundError:

@@ -87,7 +87,7 @@ def message_view(message: StoredMessage) -> MessageView:
     words = Words(message.content, message.reasoning or "", message.tool_calls)
     try:
         return answer_view(message.id, words, facts_of(message.details), **branch)
-    except (KeyError, TypeError, ValueError, OverflowError):  # details that nobody here has written
+    except (KeyError, TypeError, ValueError, OverflowError):  # details that the appliance did not write
         return answer_view(message.id, Words(message.content), Facts(problem=_DAMAGED), **branch)
 
 

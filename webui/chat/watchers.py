@@ -1,4 +1,4 @@
-"""How many answers one person reads along at once: each page that does takes a thread and renders for itself."""
+"""Limits how many answers one person watches at once: each page that does takes a thread and renders for itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final, cast
 
 from flask import Flask, current_app
 
-MOST_WATCHED: Final = 12  # of one person and worker: tabs, and connections whose end is not noticed yet
+MOST_WATCHED: Final = 12  # for each person and worker: open tabs, and connections whose end is not noticed yet
 _KEY: Final = "gpt_oss_appliance.watchers"
 
 

@@ -78,7 +78,7 @@ def _sentence(words: str) -> str:
 
 
 def _ago(moment_us: int | None, now: datetime) -> str:
-    """How long ago that was; its time where that lies ahead, because the clock was set back since."""
+    """How long ago that was, or its time if that lies ahead because the clock was set back since."""
     if moment_us is None:
         return "never"
     seconds = int((now - as_datetime(moment_us)).total_seconds())

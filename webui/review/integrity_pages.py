@@ -67,10 +67,10 @@ def _checkpoint() -> Response:
 
 
 def _name_of(note: str) -> str:
-    """A file's name by the checkpoint's own size and time: the clock may say something else now."""
+    """A file's name from the checkpoint's own size and time: the clock may have changed since."""
     try:
         checkpoint = parse_checkpoint(note.partition("\n\n")[0] + "\n", note.partition("\n")[0])
-    except CheckpointError:  # damaged: it leaves as it is, for whoever looks into that
+    except CheckpointError:  # damaged: it is handed out as it is, for whoever investigates
         return "checkpoint-damaged.txt"
     moment = as_iso(checkpoint.time_us)[:19].replace("T", "-").replace(":", "")
     return f"checkpoint-{checkpoint.size}-{moment}.txt"

@@ -54,7 +54,7 @@ ACTION_WORDS: Final[dict[Action, str]] = {
 
 
 def title_of(action: Action, outcome: Outcome) -> str:
-    """What was done; for an attempt that was refused, not that it was done."""
+    """What was done; for a refused attempt, that it was tried."""
     return "Tried to sign in" if (action, outcome) == ("sign_in", "denied") else ACTION_WORDS[action]
 
 

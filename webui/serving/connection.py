@@ -80,7 +80,7 @@ class Connection(asyncio.Protocol):
         self._scheme = "http"
         self._context: ssl.SSLContext | None = None
         self._inbox = bytearray()
-        self._searched_bytes = 0  # of the inbox, in which the end of the head is not
+        self._searched_bytes = 0  # so much of the inbox does not hold the end of the head
         self._is_begun = False  # something of the next request has come
         self._parser: h11.Connection  # as _head, of the present request
         self._head: Head
@@ -182,7 +182,7 @@ class Connection(asyncio.Protocol):
         self._is_begun = bool(self._inbox)
         self._await_head(self._limits.head_s if self._is_begun else self._limits.idle_s)
         self._transport.resume_reading()
-        self._advance()  # which stops reading again where the client has not read this answer
+        self._advance()  # stops reading again if the client has not read this answer
 
     def abort(self) -> None:
         self._transport.abort()
@@ -221,8 +221,8 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _is_far_ahead(self) -> bool:
-        """Whether the client sends what cannot be read on yet: nothing more of it is kept. While an answer is made,
-        reading goes on for as long as it can, for only so the client's leaving is noticed."""
+        """Whether the client sends more than can be taken now, so that nothing more is read. While an answer is made,
+        reading goes on as long as it can, because only reading shows that the client has left."""
         if self._state is State.ANSWERING:
             return len(self._inbox) > _NOT_READ_AHEAD_BYTES
         return self._delivery.is_full and self._state is not State.CLOSING

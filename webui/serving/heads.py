@@ -51,8 +51,8 @@ def check_beginning(received: bytes | bytearray, max_bytes: int, *, checked_byte
     """Refuse a head that is not complete yet and never can be.
 
     Args:
-        checked_bytes: so many at the beginning were checked before. Whoever sends a byte at a time would otherwise have
-            the whole head looked at for each.
+        checked_bytes: so many bytes at the beginning were checked before. Otherwise a client that sends a byte at a
+            time would have the whole head checked again for each.
     Raises:
         RefusedRequestError
     """

@@ -23,10 +23,10 @@ _LAST_LOOKS_S = 0.02
 
 
 class _Listener(socket.socket):
-    """A listener whose flags are shared by all who hold it: a worker that was taken over can make it one that waits.
+    """A listener whose flags all its holders share: a worker that was taken over can make it blocking.
 
-    So it is accepted from only if somebody has connected, and each time it is said anew not to wait. Else the loop of
-    every worker would stand still until the next person connects.
+    So `accept` runs only if somebody has connected, and makes the listener non-blocking each time. Otherwise the loop
+    of every worker would stand still until the next person connects.
     """
 
     def accept(self) -> tuple[socket.socket, Any]:

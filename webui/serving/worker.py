@@ -54,7 +54,7 @@ class SiteWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         super().init_process()
 
     def init_signals(self) -> None:
-        """In place of gunicorn's own, which give back their defaults to signals that nobody is meant to send."""
+        """Replaces gunicorn's own, which would restore the defaults of signals that nobody is meant to send."""
         ignore_all_but({signal.SIGTERM})
         signal.signal(signal.SIGTERM, self.handle_exit)  # until the event loop takes it over
         signal.signal(signal.SIGABRT, self.handle_abort)  # gunicorn has waited for the heartbeat in vain

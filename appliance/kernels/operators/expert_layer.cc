@@ -4,7 +4,7 @@
 //             down_bias)
 //   x float [.., hidden]; decoded_tokens int64 []; router_logits float [.., experts]; blocks and scales uint8 as in the
 //   checkpoint; biases float. Attributes: key (int), top_k (int), alpha (float), limit (float), prompt_bits (int: 8 or 16; a
-//   prompt's activations take a form of so many bits or more, paths.h). Output: float, the shape of x.
+//   prompt's activations take a form of at least so many bits, paths.h). Output: float, the shape of x.
 #include "expert_layer.h"
 #include "operators/operator.h"
 #include "operators/operators.h"

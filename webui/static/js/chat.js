@@ -110,7 +110,7 @@ async function run(start) {
 }
 
 /**
- * The turn goes on without this page: whenever the connection is lost, read on from the last event that came.
+ * The turn goes on without this page: after each loss of the connection, continue from the last event that came.
  * @param {Parameters<typeof run>[0]} start
  */
 async function readToTheEnd(start) {
@@ -134,7 +134,7 @@ async function readToTheEnd(start) {
 }
 
 /**
- * Wait, but not once the network is back.
+ * Wait, or stop waiting as soon as the network is back.
  * @param {number} ms
  */
 function pause(ms) {

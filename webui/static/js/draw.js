@@ -75,7 +75,7 @@ export class LiveAnswer {
     this.#drawPhase();
   }
 
-  /** Stop drawing. What came of an answer whose end never came stays. */
+  /** Stop drawing. What came of an unfinished answer stays. */
   leave() {
     this.#leave.abort();
     clearInterval(this.#clock);

@@ -17,7 +17,7 @@ export class RequestError extends Error {
     this.status = status;
   }
 
-  /** Whether it may go well the next time. */
+  /** Whether another try may succeed. */
   get isPassing() {
     return this.status === 0 || this.status >= 500;
   }

@@ -2,7 +2,7 @@
 // The shapes that travel between the server and the modules here. No code.
 
 /**
- * Where a line stands: `n` is the event of the turn up to which it tells everything, `at` when that event came, in seconds
+ * Where a line stands: `n` is the last event of the turn that the lines so far cover, `at` when it came, in seconds
  * after the turn began.
  * @typedef {{n: number, at: number}} Place
  */
