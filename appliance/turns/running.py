@@ -254,8 +254,8 @@ class Place:
         Args: keep_question: puts the question into the conversation; the value is the message that is answered.
         Raises:
             NotRecordedError: the prompt is not recorded; the question is not kept either.
-            OSError, RuntimeError: the turn's file cannot be written, or there is no thread for the turn. These, and errors
-                of `keep_question`, end the turn in the record.
+            OSError, RuntimeError: the turn's file cannot be written, or there is no thread for the turn. These, and
+                errors of `keep_question`, end the turn in the record.
         """
         refused = turn.begin()
         if refused is not None:
