@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 
@@ -45,4 +46,9 @@ def lock_site(config: Config) -> tuple[int, int]:
 
 def is_served(config: Config) -> bool:
     """Whether a supervisor serves the site now."""
-    return is_held(config.state_dir / _LOCK)
+    try:
+        return is_held(config.state_dir / _LOCK)
+    except OSError as exc:
+        if exc.errno == errno.ELOOP:  # a link, which no supervisor takes for its lock
+            return False
+        raise

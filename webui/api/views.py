@@ -68,7 +68,7 @@ def create_chat_completion() -> Response:
     return _streamed(turn, envelope, chat) if chat.stream else _whole(turn, envelope)
 
 
-@blueprint.route("/", methods=_METHODS, strict_slashes=False)
+@blueprint.route("", methods=_METHODS)
 @blueprint.route("/<path:rest>", methods=_METHODS)
 def unknown(rest: str = "") -> Response:
     """Every other address under /v1."""

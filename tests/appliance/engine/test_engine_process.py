@@ -165,7 +165,7 @@ def test_a_follow_up_reuses_what_is_computed_and_answers_the_same(shared: Engine
 
 
 def test_leaving_a_turn_frees_its_slot(shared: EngineProcess) -> None:
-    with shared.client.turn(ask(max_tokens=400)) as events:
+    with shared.client.turn(ask(max_tokens=400, grammar=True)) as events:  # without, random words are held to the end
         assert isinstance(next(said(events)), Started)
         next(said(events))
         assert shared.client.status().active == 1
