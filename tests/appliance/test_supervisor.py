@@ -13,6 +13,7 @@ import pytest
 
 from appliance.config import load_config
 from appliance.processes import programs_of
+from appliance.signals import how_ended
 from appliance.supervisor import MAX_FAILED_STARTS
 from tests.appliance.supervised import ENGINE, Site, is_alive, supervised
 
@@ -88,14 +89,12 @@ def test_the_death_of_a_web_worker_is_noted_with_its_signal(running: Site) -> No
     wait_for_death(running, "web worker")
 
 
-def test_a_signal_without_a_name_ends_one_process_and_no_other(running: Site) -> None:
-    """32, which the C library keeps for itself, so that no program can ignore it."""
-    before = running.ask()
-    os.kill(child_of(before["pid"]), 32)
-    wait_for_death(running, "web worker", "signal SIG32")
-    assert running.ask()["pid"] == before["pid"]
-    os.kill(before["engine"], 32)
-    wait_for_death(running, "engine", "signal SIG32")
+@pytest.mark.parametrize(
+    ("code", "words"), [(0, "exit status 0"), (3, "exit status 3"), (-9, "signal SIGKILL"), (-32, "signal SIG32")]
+)
+def test_what_ended_a_process_has_words_even_if_the_signal_has_no_name(code: int, words: str) -> None:
+    """32 is the C library's own, so no program can ignore it, and Python has no name for it."""
+    assert how_ended(code) == words
 
 
 def test_restarts_a_dead_web_on_the_same_address(running: Site) -> None:
