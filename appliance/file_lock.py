@@ -45,9 +45,16 @@ def is_held(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
+        return is_locked(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def is_locked(descriptor: int) -> bool:
+    """Whether somebody else holds the lock on an open file."""
+    try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    finally:
-        os.close(descriptor)
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
     return False

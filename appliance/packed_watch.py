@@ -38,6 +38,7 @@ from appliance.audit.log import AuditLog, Event
 from appliance.audit.rows import load_events
 from appliance.errors import ApplianceError
 from appliance.low_priority import run_last
+from appliance.release_watch import finding_of
 from appliance.tables import audit_events
 from installer.formats.manifest import MANIFEST, ManifestError, Pace, file_digest, load_manifest
 
@@ -122,17 +123,7 @@ def newest_packed_finding(log: AuditLog, release: Path) -> str | None:
     Raises:
         DatabaseError: the record cannot be read.
     """
-    events = audit_events.c
-    query = sa.select(events.sequence, events.outcome)
-    query = query.where(events.subject == release.name, events.action.in_(_ACTIONS))
-    with log.database.read() as connection:
-        row = connection.execute(query.order_by(events.sequence.desc()).limit(1)).first()
-    if row is None or row.outcome == "ok":
-        return None
-    event = load_events(log.database, [row.sequence]).get(row.sequence)
-    content = event.content if isinstance(event, Event) else None
-    words = f"the packed weights of release {release.name} were exchanged" if content is None else content.text
-    return f"{words[:1].upper()}{words[1:]}"
+    return finding_of(log, release, _ACTIONS, f"The packed weights of release {release.name} were exchanged")
 
 
 class PackedWatch:

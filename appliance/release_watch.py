@@ -16,15 +16,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 import sqlalchemy as sa
 
-from appliance.audit.event import Actor, Content, NewEvent
-from appliance.audit.log import AuditLog
+from appliance.audit.event import Action, Actor, Content, NewEvent
+from appliance.audit.log import AuditLog, Event
+from appliance.audit.rows import load_events
 from appliance.errors import ApplianceError
 from appliance.low_priority import run_last
 from appliance.tables import audit_events
@@ -93,19 +94,28 @@ def newest_finding(log: AuditLog, release: Path) -> str | None:
     Raises:
         DatabaseError: the record cannot be read.
     """
+    return finding_of(log, release, ("release_compared",), f"Release {release.name} is not as it was installed")
+
+
+def finding_of(log: AuditLog, release: Path, actions: Sequence[Action], otherwise: str) -> str | None:
+    """What the newest event of these actions says of a release that is not well; None where it is.
+
+    Args:
+        otherwise: said where the event's own words were erased or damaged.
+    Raises:
+        DatabaseError: the record cannot be read.
+    """
     events = audit_events.c
-    query = (
-        sa.select(events.sequence, events.outcome)
-        .where(events.subject == release.name, events.action == "release_compared")
-        .order_by(events.sequence.desc())
-        .limit(1)
-    )
+    query = sa.select(events.sequence, events.outcome)
+    query = query.where(events.subject == release.name, events.action.in_(actions))
     with log.database.read() as connection:
-        row = connection.execute(query).first()
+        row = connection.execute(query.order_by(events.sequence.desc()).limit(1)).first()
     if row is None or row.outcome == "ok":
         return None
-    content = log.get(row.sequence).content
-    return f"Release {release.name} is not as it was installed" if content is None else content.text
+    event = load_events(log.database, [row.sequence]).get(row.sequence)
+    content = event.content if isinstance(event, Event) else None
+    words = otherwise if content is None else content.text
+    return f"{words[:1].upper()}{words[1:]}"
 
 
 def _found(release: Path, why: str, details: dict[str, object]) -> NewEvent:

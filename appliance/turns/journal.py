@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Final, get_args
 
 from appliance.errors import ApplianceError
+from appliance.file_lock import is_locked
 from appliance.turns.events import EngineEvent
 from appliance.turns.typed import checked
 
@@ -151,7 +152,7 @@ class Reader:
 
     def has_owner(self) -> bool:
         """Whether the process that writes the file is alive."""
-        return is_owned(self._descriptor)
+        return is_locked(self._descriptor)
 
     def stop(self) -> None:
         """Have the turn end, unless it is over. Call it only where there is a head.
@@ -229,16 +230,6 @@ def remove_dead(path: Path, bury: Callable[[], None]) -> bool:
     finally:
         os.close(descriptor)
     return True
-
-
-def is_owned(descriptor: int) -> bool:
-    """Whether somebody holds the lock of an open file."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    fcntl.flock(descriptor, fcntl.LOCK_UN)
-    return False
 
 
 def _is_at(path: Path, descriptor: int) -> bool:
