@@ -36,8 +36,8 @@ from appliance.site_address import site_url
 from appliance.transport import transport_of
 
 if TYPE_CHECKING:
-    from appliance.accounts import Accounts, User
     from appliance.audit.event import Actor
+    from appliance.people.accounts import Accounts, User
 
 _ROLES = ("user", "reviewer", "admin")
 
@@ -68,9 +68,9 @@ def main() -> None:
 @click.option("--plain-http", is_flag=True, help="Serve a network without TLS: anybody on the way reads everything.")
 def serve(home: Path, host: str | None, port: int | None, plain_http: bool) -> None:
     """Serve the site until Ctrl-C or SIGTERM."""
-    from appliance.installed import verify_installed
-    from appliance.processes import programs_of
-    from appliance.supervisor import serve as run
+    from appliance.runtime.installed import verify_installed
+    from appliance.runtime.processes import programs_of
+    from appliance.runtime.supervisor import serve as run
 
     config = load_config(home)
     installed = verify_installed(config.release_dir)
@@ -131,11 +131,11 @@ def selftest(release: Path, record: Path | None, prompts: Path | None, as_json: 
     """Have the model give its known answers on this machine, in silence. Exit status 1 if one differs."""
     if (record is None) != (prompts is None):
         raise click.UsageError("--record and --prompts go together")
-    from appliance.installed import verify_installed
     from appliance.isolation import check_access, shut_the_door
     from appliance.isolation.files import selftest_rules
     from appliance.isolation.policy import Kind
-    from appliance.processes import graphs_of
+    from appliance.runtime.installed import verify_installed
+    from appliance.runtime.processes import graphs_of
 
     release = release.resolve()
     verify_installed(release)
@@ -185,7 +185,7 @@ def users() -> None:
 def users_add(name: str, home: Path, roles: tuple[str, ...], display_name: str, url: str | None, as_json: bool) -> None:
     """Make the account NAME and print a one-time link with which its owner sets the password."""
     with _people(home) as people:
-        from appliance.accounts import Role
+        from appliance.people.accounts import Role
 
         given = [Role(role) for role in roles]
         user = people.accounts.create_user(name, None, given, by=people.actor, display_name=display_name)
@@ -238,7 +238,7 @@ def users_enable(name: str, home: Path) -> None:
 @click.option("--keep-keys", is_flag=True, help="Leave the account's API keys as they are; else they end.")
 def users_roles(name: str, home: Path, roles: tuple[str, ...], keep_keys: bool) -> None:
     """Give the account NAME exactly these roles; its sessions end. No second administrator is asked."""
-    from appliance.accounts import Role
+    from appliance.people.accounts import Role
 
     with _people(home) as people:
         user = people.accounts.find(name)
@@ -293,7 +293,7 @@ class _People:
 @contextmanager
 def _people(home: Path) -> Iterator[_People]:
     with record_of(home) as (config, log, actor):
-        from appliance.accounts import Accounts
+        from appliance.people.accounts import Accounts
 
         yield _People(config, Accounts(log.database, log), actor)
 

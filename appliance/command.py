@@ -68,7 +68,7 @@ def record_of(home: Path, *, signs: bool = False) -> Iterator[tuple[Config, Audi
     config = site_of(home, signs=signs)
     from appliance.audit.event import Actor
     from appliance.audit.log import AuditLog
-    from appliance.database import open_database
+    from appliance.database.transactions import open_database
 
     database = open_database(config.database_url)
     try:

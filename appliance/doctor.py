@@ -17,8 +17,8 @@ from appliance.isolation.administration import confine_command
 from appliance.isolation.files import places_of
 from appliance.isolation.policy import Kind
 from appliance.isolation.trial import try_silence
-from appliance.processes import engine_kind
-from appliance.site_lock import is_served
+from appliance.runtime.processes import engine_kind
+from appliance.runtime.site_lock import is_served
 from appliance.transport import Transport, certificate_files, transport_of
 from installer.formats.clock import has_lost_its_time
 
@@ -115,8 +115,8 @@ def _examine_silence(config: Config) -> tuple[Silence | None, Finding]:
 
 
 def _look_at_release(config: Config) -> str:
-    from appliance.installed import verify_installed
     from appliance.release import load_release, verify_vocabulary
+    from appliance.runtime.installed import verify_installed
 
     installed = verify_installed(config.release_dir)
     release = load_release(config.release_dir)
@@ -160,7 +160,7 @@ def _look_at_record(config: Config) -> str:
     """
     from appliance.audit.checkpoint import integrity
     from appliance.audit.log import AuditLog
-    from appliance.database import as_iso, open_database
+    from appliance.database.transactions import as_iso, open_database
 
     database = open_database(config.database_url)
     try:

@@ -24,7 +24,7 @@ from appliance.audit.erasure import erase
 from appliance.audit.extract import write_extract
 from appliance.audit.extract_check import verify_extract
 from appliance.audit.log import AuditLog
-from appliance.database import open_database
+from appliance.database.transactions import open_database
 from bench.record import ACTOR, append_for, fill
 
 

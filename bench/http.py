@@ -26,7 +26,7 @@ import click
 
 from appliance.audit.log import AuditLog
 from appliance.config import init_state
-from appliance.database import open_database
+from appliance.database.transactions import open_database
 from tests.fakes import FakeEngine
 from tests.webui.served import add_user_with_key, gunicorn, write_release
 

@@ -25,7 +25,7 @@ from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.log import AuditLog
 from appliance.audit.review import Filter, search
 from appliance.audit.verify import verify_log
-from appliance.database import open_database
+from appliance.database.transactions import open_database
 
 ACTOR = Actor("", "bench", "system")
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from appliance.audit.log import AuditLog
 from appliance.config import init_state
-from appliance.database import open_database
+from appliance.database.transactions import open_database
 from appliance.engine.harmony import Vocabulary, load_vocabulary, render_prompt
 from appliance.turns.request import Message, TurnRequest
 from bench.machine import peak_memory

@@ -27,11 +27,11 @@ from urllib.parse import urlencode
 import click
 import psutil  # type: ignore[import-untyped]
 
-from appliance.accounts import Accounts
 from appliance.audit.event import Actor
 from appliance.audit.log import AuditLog
 from appliance.config import init_state
-from appliance.database import open_database
+from appliance.database.transactions import open_database
+from appliance.people.accounts import Accounts
 from appliance.turns.events import AnswerDelta, Started, TurnEvent
 from appliance.turns.request import TurnRequest
 from tests.fakes import FakeEngine, done

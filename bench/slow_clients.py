@@ -31,7 +31,7 @@ import click
 from appliance.audit.log import AuditLog
 from appliance.authority import keep_certificate
 from appliance.config import init_state, load_config
-from appliance.database import open_database
+from appliance.database.transactions import open_database
 from appliance.transport import Transport, authority_certificate
 from tests.fakes import FakeEngine
 from tests.webui.served import add_user_with_key, gunicorn, write_release

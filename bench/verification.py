@@ -28,7 +28,7 @@ from appliance.audit.log import AuditLog
 from appliance.audit.signer import LogSigner
 from appliance.audit.verify import verify_log
 from appliance.audit.word_check import check_words
-from appliance.database import Database, open_database
+from appliance.database.transactions import Database, open_database
 from bench.record import event
 
 ACTOR = Actor("", "bench", "system")

@@ -26,7 +26,7 @@ from typing import IO
 from installer.errors import WheelInstallError
 
 _LINE = re.compile(r"([a-z0-9-]+)==([0-9A-Za-z.+!-]+) --hash=sha256:([0-9a-f]{64})")
-_LAUNCHER_SOURCE = "appliance/launch.py"
+_LAUNCHER_SOURCE = "appliance/runtime/launch.py"
 _SCHEME = re.compile(r"[^/]+\.data/(purelib|platlib|[^/]+)/(.+)")
 _UNREFERENCED = 2  # marshal's last version whose bytes do not depend on what else the process holds
 _UNCHECKED_HASH = (0b01).to_bytes(4, "little")  # PEP 552: the source is not looked at; the manifest compares both

@@ -7,12 +7,12 @@ from typing import Any, Final
 
 from flask import Blueprint, Response, make_response, redirect, render_template, request
 
-from appliance.accounts import AccountError, Role
-from appliance.api_keys import DEFAULT_DAYS, LONGEST_DAYS, ApiKey
 from appliance.audit.event import Content
-from appliance.hashing_slots import HashingBusyError
-from appliance.passwords import PasswordRuleError
-from appliance.sign_in import SignInError
+from appliance.people.accounts import AccountError, Role
+from appliance.people.api_keys import DEFAULT_DAYS, LONGEST_DAYS, ApiKey
+from appliance.people.hashing_slots import HashingBusyError
+from appliance.people.passwords import PasswordRuleError
+from appliance.people.sign_in import SignInError
 from webui import confirm
 from webui.allowances import allowance
 from webui.auth.session import begin_session, client_address, current_actor, demand_user, own_token, require_role

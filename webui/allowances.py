@@ -6,7 +6,7 @@ from typing import Final, cast
 
 from flask import Flask, current_app
 
-from appliance.allowance import Allowance, limits_of
+from appliance.people.allowance import Allowance, limits_of
 from webui.services import Services
 
 _KEY: Final = "gpt_oss_appliance.allowance"

@@ -2,8 +2,8 @@
 
 Covers: a missing role, a request that is not from our own page, a one-time link or an API key that is not valid, a
 body or a prompt that is too large, a day's allowance that is spent. A wrong name or password is recorded by
-`appliance.accounts`, with its counters. A visit without a session is no denial: the browser is sent to the sign-in
-page.
+`appliance.people.accounts`, with its counters. A visit without a session is no denial: the browser is sent to
+the sign-in page.
 
 What repeats is counted (`appliance.audit.repeated`): a flood of denials costs a look into a table in memory.
 """
@@ -17,10 +17,10 @@ from typing import Any, Final, cast
 from flask import Flask, Response, current_app, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from appliance.allowance import PromptTooLargeError, QuotaSpentError, RefusedError
 from appliance.audit.event import Actor
 from appliance.audit.log import RecordError
 from appliance.audit.repeated import WINDOW_S, RepeatedDenials
+from appliance.people.allowance import PromptTooLargeError, QuotaSpentError, RefusedError
 from webui import errors
 from webui.auth.session import current_actor
 from webui.services import Services

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from flask import Blueprint, Response, request, url_for
 
-from appliance.accounts import Role
 from appliance.audit.checkpoint import integrity
+from appliance.people.accounts import Role
 from webui.auth.session import current_user
 from webui.review.integrity import IntegrityView, integrity_view
 from webui.services import services

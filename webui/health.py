@@ -6,7 +6,7 @@ from typing import Final
 
 from flask import Blueprint, Response, jsonify, make_response
 
-from appliance.database import DatabaseError
+from appliance.database.transactions import DatabaseError
 from appliance.transport import Transport, authority_certificate
 from appliance.turns.engine import EngineUnavailableError
 from webui.errors import NotFoundError

@@ -12,15 +12,15 @@ from typing import cast
 
 from flask import Flask, current_app
 
-from appliance.accounts import Accounts
-from appliance.api_keys import ApiKeys
-from appliance.approvals import Approvals
 from appliance.audit.log import AuditLog
 from appliance.config import Config
-from appliance.conversations import Conversations
+from appliance.people.accounts import Accounts
+from appliance.people.api_keys import ApiKeys
+from appliance.people.approvals import Approvals
+from appliance.people.conversations import Conversations
+from appliance.people.sessions import Sessions
+from appliance.people.sign_in import SignIn
 from appliance.release import Release
-from appliance.sessions import Sessions
-from appliance.sign_in import SignIn
 from appliance.transport import Transport
 from appliance.turns.engine import Engine
 from appliance.turns.running import RunningTurns

@@ -22,23 +22,23 @@ from typing import Final
 
 from flask import Flask
 
-from appliance.accounts import Accounts
-from appliance.api_keys import ApiKeys
-from appliance.approvals import Approvals
 from appliance.audit.log import AuditLog
 from appliance.config import Config, load_config
-from appliance.conversations import Conversations
-from appliance.database import open_database
+from appliance.database.transactions import open_database
 from appliance.disk import Reserve, refusal
 from appliance.engine.client import EngineClient
 from appliance.errors import ApplianceError
-from appliance.hashing_slots import HashingSlots
 from appliance.isolation.files import scratch_dir
 from appliance.isolation.policy import Kind
-from appliance.passwords import Passwords
+from appliance.people.accounts import Accounts
+from appliance.people.api_keys import ApiKeys
+from appliance.people.approvals import Approvals
+from appliance.people.conversations import Conversations
+from appliance.people.hashing_slots import HashingSlots
+from appliance.people.passwords import Passwords
+from appliance.people.sessions import Sessions
+from appliance.people.sign_in import SignIn
 from appliance.release import load_release
-from appliance.sessions import Sessions
-from appliance.sign_in import SignIn
 from appliance.site_address import site_url
 from appliance.transport import Transport
 from appliance.turns.running import RunningTurns

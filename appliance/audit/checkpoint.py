@@ -24,7 +24,7 @@ from appliance.audit.signed_by import signing_key_in_log, words_of_foreign_datab
 from appliance.audit.signer import LogSigner
 from appliance.audit.stored import newest_note
 from appliance.audit.verify import VerificationReport
-from appliance.database import Database, now_us, write_setting
+from appliance.database.transactions import Database, now_us, write_setting
 
 STALE_AFTER_S = 300
 AHEAD_S = 60  # more than a clock that is kept right steps back, and no more than the time between two checkpoints

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from appliance.audit.evidence import ProvenEvents
     from appliance.audit.pages import PagesReport
     from appliance.audit.verify import VerificationReport
-    from appliance.database import Database
+    from appliance.database.transactions import Database
 
 
 @click.group()
@@ -58,7 +58,7 @@ def audit_verify(
             except RecordError as exc:
                 say(f"That the log was verified could not be recorded: {exc}", err=True)
     elif copy is not None:
-        from appliance.database import open_copy
+        from appliance.database.transactions import open_copy
 
         with open_copy(copy) as database:
             report, pages = _verified(database, None, texts, key_text, hide_progress=as_json)
@@ -279,7 +279,7 @@ def audit_check(evidence: Path, key: Path, as_json: bool) -> None:
 
 
 def _in_json(proven: ProvenEvents) -> dict[str, object]:
-    from appliance.database import as_iso
+    from appliance.database.transactions import as_iso
 
     checkpoint = proven.checkpoint
     return {
@@ -293,7 +293,7 @@ def _in_json(proven: ProvenEvents) -> dict[str, object]:
 
 def _in_words(proven: ProvenEvents) -> Iterator[str]:
     """What the file proves first, then everything it does not prove."""
-    from appliance.database import as_iso
+    from appliance.database.transactions import as_iso
 
     checkpoint = proven.checkpoint
     yield f"Proven: {proven.events} events of the log {checkpoint.origin}."

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from appliance.audit.keys import sync_directory
 from appliance.audit.note import Checkpoint, CheckpointError, Verifier, verify_checkpoint
-from appliance.database import as_datetime
+from appliance.database.transactions import as_datetime
 from appliance.plain_file import read_plain
 
 

@@ -26,9 +26,9 @@ from appliance.audit.event import Action, Actor, Content, NewEvent, SealedConten
 from appliance.audit.log import AuditLog, Event
 from appliance.audit.rows import load_events
 from appliance.audit.words import indexed_text, merge_words, remove_words
+from appliance.database.tables import audit_contents, audit_events
 from appliance.errors import ApplianceError
-from appliance.interrupted import running_prompts
-from appliance.tables import audit_contents, audit_events
+from appliance.turns.interrupted import running_prompts
 
 ERASED_ACTIONS: Final[tuple[Action, ...]] = ("prompt", "answer", "review_search")
 MAX_REASON_CHARS: Final = 500

@@ -16,7 +16,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
 
-from appliance.database import as_iso, from_iso
+from appliance.database.transactions import as_iso, from_iso
 
 Via = Literal["web", "api", "cli", "system"]
 Outcome = Literal["ok", "denied", "failed", "cancelled", "abandoned", "interrupted"]

@@ -32,7 +32,7 @@ from appliance.audit.note import (
 )
 from appliance.audit.rows import DamagedEvent, load_events
 from appliance.audit.stored import newest_note
-from appliance.database import as_iso, now_us
+from appliance.database.transactions import as_iso, now_us
 from appliance.errors import ApplianceError
 
 FORMAT = "gpt-oss-appliance evidence 1"

@@ -25,7 +25,7 @@ from appliance.audit.evidence import EvidenceError, SignedLog, sign_for_evidence
 from appliance.audit.log import AuditLog, Event
 from appliance.audit.merkle import aligned
 from appliance.audit.rows import DamagedEvent, stream_events
-from appliance.database import as_iso, now_us
+from appliance.database.transactions import as_iso, now_us
 
 FORMAT: Final = "gpt-oss-appliance extract 1"
 MAX_LINE_BYTES: Final = 256 * 1024 * 1024

@@ -13,10 +13,10 @@ import sqlalchemy as sa
 from appliance.audit.event import Actor, Content, Header, NewEvent
 from appliance.audit.ledger import Finding
 from appliance.audit.log import AuditLog
-from appliance.damaged_rows import read_rows
-from appliance.database import Database, read_setting, write_setting
+from appliance.database.damaged_rows import read_rows
+from appliance.database.tables import audit_contents, audit_events
+from appliance.database.transactions import Database, read_setting, write_setting
 from appliance.errors import ApplianceError
-from appliance.tables import audit_contents, audit_events
 
 _FAULT = "audit_fault"
 _SYSTEM = Actor("", "appliance", "system")

@@ -15,9 +15,9 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from appliance.audit.event import Action
-from appliance.damaged_rows import read_rows
-from appliance.database import as_number, read_number, read_setting
-from appliance.tables import audit_contents, audit_events
+from appliance.database.damaged_rows import read_rows
+from appliance.database.tables import audit_contents, audit_events
+from appliance.database.transactions import as_number, read_number, read_setting
 
 EXPORTED, CHECKED = "audit_exported_us", "audit_checked"
 _MINUTE_US: Final = 60 * 1_000_000

@@ -30,7 +30,7 @@ from appliance.audit.note import (
     verify_note,
 )
 from appliance.audit.statement import BEGINNING, Statement, is_statement, parse_statement
-from appliance.database import as_iso
+from appliance.database.transactions import as_iso
 from appliance.plain_file import open_plain
 
 _TAIL_BYTES = 200_000  # a finding may be long

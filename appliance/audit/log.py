@@ -35,9 +35,9 @@ from appliance.audit.event import (
     seal_content,
 )
 from appliance.audit.words import index_words, indexed_text
-from appliance.database import Database, DatabaseError, now_us, read_setting, write_setting
+from appliance.database.tables import audit_contents, audit_events
+from appliance.database.transactions import Database, DatabaseError, now_us, read_setting, write_setting
 from appliance.errors import ApplianceError
-from appliance.tables import audit_contents, audit_events
 
 _ORIGIN_PREFIX = "gpt-oss-appliance/audit/"
 

@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from appliance.audit.merkle import HASH_BYTES
-from appliance.database import as_iso, from_iso
+from appliance.database.transactions import as_iso, from_iso
 from appliance.errors import ApplianceError
 from appliance.plain_file import read_plain
 

@@ -23,10 +23,10 @@ from appliance.audit.fault import Fault
 from appliance.audit.full_check import CHECKED, EXPORTED, last_check, last_export
 from appliance.audit.tree import MAX_REMARKS
 from appliance.audit.word_check import check_words
-from appliance.damaged_rows import read_rows
-from appliance.database import Database, read_setting
-from appliance.interrupted import lost_prompts
-from appliance.tables import AUDIT_WORDS_SQLITE, audit_contents, audit_events, metadata, users
+from appliance.database.damaged_rows import read_rows
+from appliance.database.tables import AUDIT_WORDS_SQLITE, audit_contents, audit_events, metadata, users
+from appliance.database.transactions import Database, read_setting
+from appliance.turns.interrupted import lost_prompts
 
 _LOST = "this prompt has no answer, and no process is known to answer it; the recorder closes it within an hour"
 _RECORD_TABLES = ("audit_events", "audit_contents", "audit_checkpoints")

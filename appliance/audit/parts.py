@@ -22,8 +22,8 @@ from appliance.audit import merkle
 from appliance.audit.fault import MAX_FAULTS, Fault
 from appliance.audit.log import LogDamagedError, stored_hashes
 from appliance.audit.tree import MAX_REMARKS, Marks, TreeCheck, check_rows, erased_ranges, log_size, strays
-from appliance.database import Database, DatabaseError
-from appliance.tables import audit_events
+from appliance.database.tables import audit_events
+from appliance.database.transactions import Database, DatabaseError
 
 SMALLEST_PART = 50_000  # events that take less time than a process takes to begin
 

@@ -15,7 +15,7 @@ from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.log import AuditLog
 from appliance.audit.word_check import words_of_contents
 from appliance.audit.words import forget_words, index_words
-from appliance.tables import audit_events
+from appliance.database.tables import audit_events
 
 _LAST = sa.select(sa.func.max(audit_events.c.sequence))
 _EVENTS = 200  # in one transaction: some tens of milliseconds

@@ -15,7 +15,7 @@ from appliance.audit.event import Action, Actor, Content, NewEvent
 from appliance.audit.log import AuditLog, Event, EventNotFoundError, LogDamagedError
 from appliance.audit.rows import DamagedEvent, EventRow, load_events, load_rows
 from appliance.audit.words import searching
-from appliance.tables import audit_events, storable, users
+from appliance.database.tables import audit_events, storable, users
 
 REVIEW_ACTIONS: tuple[Action, ...] = ("review_search", "review_read")
 MAX_PAGE_EVENTS = 200

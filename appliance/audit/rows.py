@@ -18,8 +18,8 @@ import sqlalchemy as sa
 from appliance.audit.event import ACTIONS, SALT_BYTES, Action, Actor, Header, Outcome, SealedContent, Via
 from appliance.audit.log import AuditLog, Event
 from appliance.audit.merkle import HASH_BYTES, completed_subtrees
-from appliance.database import Database, DatabaseError, as_iso, is_undecodable
-from appliance.tables import audit_contents, audit_events
+from appliance.database.tables import audit_contents, audit_events
+from appliance.database.transactions import Database, DatabaseError, as_iso, is_undecodable
 
 T = TypeVar("T")
 

@@ -27,7 +27,7 @@ from appliance.audit.note import (
     verify_checkpoint,
 )
 from appliance.audit.signed_by import handovers_in_log, signing_key_in_log, words_of_foreign_database
-from appliance.tables import audit_checkpoints
+from appliance.database.tables import audit_checkpoints
 
 _MISSING_LEDGER = "the signer's own file, state/audit/ledger.txt, is missing"
 

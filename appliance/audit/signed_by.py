@@ -6,7 +6,7 @@ import json
 
 import sqlalchemy as sa
 
-from appliance.tables import audit_contents, audit_events
+from appliance.database.tables import audit_contents, audit_events
 
 
 def signing_key_in_log(connection: sa.Connection) -> str | None:

@@ -59,7 +59,7 @@ from appliance.audit.signing_checks import (
 from appliance.audit.statement import Kind, Statement
 from appliance.audit.stored import forget_notes, newest_note, store_note
 from appliance.audit.tree import accepted_ranges
-from appliance.database import now_us
+from appliance.database.transactions import now_us
 
 _FAULTS_IN_FINDING = 20
 AHEAD_US = 60 * 1_000_000  # more than a time service corrects in a step once it has found the time

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
 
 from appliance.audit.note import CheckpointError
-from appliance.database import as_iso, from_iso
+from appliance.database.transactions import as_iso, from_iso
 
 Kind = Literal["began", "key", "finding", "acknowledged", "clock", "repaired"]
 _KINDS = frozenset(get_args(Kind))

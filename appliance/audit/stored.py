@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from appliance.database import Database
-from appliance.tables import audit_checkpoints
+from appliance.database.tables import audit_checkpoints
+from appliance.database.transactions import Database
 
 
 def newest_note(database: Database) -> str | None:

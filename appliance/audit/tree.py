@@ -23,8 +23,8 @@ import sqlalchemy as sa
 from appliance.audit.event import encode_actor, encode_content, encode_header_parts
 from appliance.audit.fault import MAX_FAULTS, Fault
 from appliance.audit.merkle import HASH_BYTES, completed_subtrees, fold, node_hash
-from appliance.database import as_iso
-from appliance.tables import audit_contents, audit_events
+from appliance.database.tables import audit_contents, audit_events
+from appliance.database.transactions import as_iso
 
 CHUNK_EVENTS = 2000
 # Times are taken one after the other by processes of one machine. A clock that is being corrected may step back by

@@ -26,8 +26,8 @@ from appliance.audit.event import Content
 from appliance.audit.fault import MAX_FAULTS, Fault
 from appliance.audit.fts_pages import WayError, check_way
 from appliance.audit.words import indexed_text, vectors_of
-from appliance.database import Database
-from appliance.tables import AUDIT_WORDS_SQLITE, audit_contents, audit_events, audit_words_postgresql
+from appliance.database.tables import AUDIT_WORDS_SQLITE, audit_contents, audit_events, audit_words_postgresql
+from appliance.database.transactions import Database
 
 _SHADOWS = ("data", "idx", "docsize", "config")  # the tables in which FTS5 keeps an index
 _STRETCH = 500  # events read at once

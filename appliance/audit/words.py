@@ -16,8 +16,8 @@ import sqlalchemy as sa
 
 from appliance.audit.event import Content
 from appliance.audit.unseen import UNSEEN, plain_words, seen_only
-from appliance.database import Database
-from appliance.tables import AUDIT_WORDS_SQLITE, audit_events, audit_words_postgresql, storable
+from appliance.database.tables import AUDIT_WORDS_SQLITE, audit_events, audit_words_postgresql, storable
+from appliance.database.transactions import Database
 
 INDEX_VERSION: Final = 2  # kept in the details of prompts and answers as ``index``: what of them was indexed
 _PART_CHARS = 100_000  # per word vector on PostgreSQL, whose limit is 1 MiB of distinct words

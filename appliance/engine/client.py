@@ -22,7 +22,7 @@ from appliance.turns.events import Done, Failed, TurnEvent, Waiting, failed
 from appliance.turns.request import TurnRequest
 
 _SEND_TIMEOUT_S = 30.0  # for an engine that took the call to read the request
-_WAITING_S = 0.5  # whoever may no longer have an answer loses it within a second (appliance/permits.py)
+_WAITING_S = 0.5  # whoever may no longer have an answer loses it within a second (appliance/turns/permits.py)
 _RECEIVE_BYTES = 64 * 1024
 _STOPPED = failed("engine_stopped")
 _BUSY = failed("overloaded", retry_after_s=5.0)

@@ -9,7 +9,7 @@ start, and made anew when anything differs. The digest is XXH3 (128 bits), as fa
 quarter of a minute for gpt-oss-120b. A run that is killed leaves only a temporary file, which the next removes.
 
 The digests find damage, not malice: who can write the cache can write the description, too. For that the recorder
-compares both files with what the record says of them (`appliance.packed_watch`).
+compares both files with what the record says of them (`appliance.runtime.packed_watch`).
 """
 
 from __future__ import annotations

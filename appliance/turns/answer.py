@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from appliance.audit.event import Content
 from appliance.audit.words import INDEX_VERSION
-from appliance.tables import storable
+from appliance.database.tables import storable
 from appliance.turns.events import (
     ENDINGS,
     FAILURES,

@@ -1,7 +1,7 @@
 """What the rest of the appliance may know of an engine: it runs turns, and says how busy it is.
 
-`appliance.engine.client.EngineClient` is the one that the appliance uses; `appliance.permits` puts a check in front of
-another engine.
+`appliance.engine.client.EngineClient` is the one that the appliance uses; `appliance.turns.permits` puts a check in
+front of another engine.
 """
 
 from __future__ import annotations

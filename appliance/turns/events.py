@@ -13,7 +13,7 @@ FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
 FailureCode = Literal[
     "bad_request", "context_exceeded", "overloaded", "too_many_waiting", "engine_failed", "engine_stopped",
     "record_failed",
-    "access_ended", "stopped", "closing",  # made by appliance.permits and .running, never by the engine
+    "access_ended", "stopped", "closing",  # made by appliance.turns.permits and .running, never by the engine
 ]  # fmt: skip
 
 

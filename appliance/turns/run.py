@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass, field
 
-from appliance.allowance import Allowance
 from appliance.audit.event import Actor, Content, NewEvent, Outcome
 from appliance.audit.log import AuditLog, RecordError
 from appliance.audit.words import INDEX_VERSION
-from appliance.database import DatabaseError
-from appliance.presence import PresenceError
+from appliance.database.presence import PresenceError
+from appliance.database.transactions import DatabaseError
+from appliance.people.allowance import Allowance
 from appliance.turns.answer import Answer
 from appliance.turns.engine import Engine
 from appliance.turns.events import Done, Failed, TurnEvent, failed
@@ -184,7 +184,7 @@ def _outcome(end: Done | Failed | None, *, is_abandoned: bool) -> Outcome:
 
 
 def _process_id(record: AuditLog) -> str | None:
-    """Who runs the turn, so that it is given an end if this process dies (`appliance.interrupted`)."""
+    """Who runs the turn, so that it is given an end if this process dies (`appliance.turns.interrupted`)."""
     presence = record.database.presence
     return None if presence is None else presence.own_id()
 

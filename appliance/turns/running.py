@@ -8,7 +8,7 @@
 
 A turn ends when its answer is complete or reaches a limit, when the asker's access ends, when somebody stops it, and
 when the process ends. A process that dies leaves its files; the next one that finds them closes the turn
-(`appliance.interrupted`).
+(`appliance.turns.interrupted`).
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from pathlib import Path
 from typing import Final
 
 from appliance.audit.log import AuditLog, RecordError
-from appliance.conversations import ConversationNotFoundError, Conversations, NewMessage
-from appliance.database import DatabaseError
+from appliance.database.transactions import DatabaseError
 from appliance.errors import ApplianceError
-from appliance.interrupted import LostTurns
-from appliance.permits import ended_by
+from appliance.people.conversations import ConversationNotFoundError, Conversations, NewMessage
 from appliance.turns.answer import About
 from appliance.turns.engine import Engine
 from appliance.turns.events import Failed, Waiting, failed
+from appliance.turns.interrupted import LostTurns
 from appliance.turns.journal import Head, Journal, Kept, Reader, claim, open_reader, remove_dead
+from appliance.turns.permits import ended_by
 from appliance.turns.run import Turn
 
 _log = logging.getLogger(__name__)

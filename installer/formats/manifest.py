@@ -2,8 +2,8 @@
 
     {"format": 1, "files": {"venv/bin/appliance": [size, sha256], "model/cpu/weights-00001.bin": [size, sha256, time]}}
 
-The installer writes it from verified bytes, before the self-test. `appliance/launch.py` runs this module before it
-imports anything else of the release, so it uses the standard library alone.
+The installer writes it from verified bytes, before the self-test. `appliance/runtime/launch.py` runs this module before
+it imports anything else of the release, so it uses the standard library alone.
 
 Covered: contents, missing files, files and directories that the manifest does not list, links and other special files,
 owners and permissions that let others write or keep the appliance from reading. Not covered: a manifest that was

@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from appliance.audit.log import AuditLog
-from appliance.database import Database, open_database
+from appliance.database.transactions import Database, open_database
 from tests.conftest import require
 
 

@@ -165,19 +165,19 @@ def is_alive(pid: int) -> bool:
 def _main(home: Path, options: dict[str, Any]) -> None:
     """Options: ``packer``, ``engine``, ``recorder`` (code), ``web`` (module:app), ``port``, ``leave_out`` (as of
     shut_the_door), ``still_s`` (as of the supervisor), ``signal_at_first_word`` (sent to itself)."""
-    import appliance.supervisor
+    import appliance.runtime.supervisor
     from appliance.config import load_config
     from appliance.errors import ApplianceError
-    from appliance.inherited import begin_afresh
     from appliance.isolation import shut_the_door_for_programs
-    from appliance.processes import programs_of
-    from appliance.supervisor import serve
+    from appliance.runtime.inherited import begin_afresh
+    from appliance.runtime.processes import programs_of
+    from appliance.runtime.supervisor import serve
 
     begin_afresh()  # as the launcher does, before settings are read
     leave_out = options.pop("leave_out", [])
     partial = functools.partial(shut_the_door_for_programs, leave_out=leave_out)
-    appliance.supervisor.shut_the_door_for_programs = partial  # type: ignore[attr-defined]
-    appliance.supervisor.STILL_S = options.pop("still_s", appliance.supervisor.STILL_S)
+    appliance.runtime.supervisor.shut_the_door_for_programs = partial  # type: ignore[attr-defined]
+    appliance.runtime.supervisor.STILL_S = options.pop("still_s", appliance.runtime.supervisor.STILL_S)
     first_word = options.pop("signal_at_first_word", 0)
 
     def say(line: str) -> None:

@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.log import AuditLog
 from appliance.cli import main
-from appliance.database import open_database
+from appliance.database.transactions import open_database
 from appliance.disk import measured
 from appliance.engine.kernels import load_kernels
 from tests.unprivileged import SERVICE_UID, give_to_user
@@ -98,7 +98,7 @@ def test_serve_loads_nothing_heavy_before_the_door_is_shut() -> None:
     code = """
 import sys
 from appliance.cli import main
-import appliance.supervisor, appliance.processes
+import appliance.runtime.supervisor, appliance.runtime.processes
 from tests.appliance.supervised import HEAVY
 print([name for name in HEAVY if name in sys.modules])
 """

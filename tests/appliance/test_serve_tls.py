@@ -17,7 +17,7 @@ from appliance.config import Config, init_state, load_config
 from appliance.transport import Transport, authority_certificate, pem_fingerprint, transport_of
 from tests.appliance.supervised import supervised
 
-RECORDER = "from appliance.recorder import main; main()"
+RECORDER = "from appliance.runtime.recorder import main; main()"
 
 
 def write_settings(home: Path, text: str) -> None:
@@ -64,7 +64,7 @@ def test_plain_http_can_be_typed_on_the_command_line(tmp_path: Path, monkeypatch
     def serve(config: Config, *_: object, **__: object) -> None:
         seen.append(transport_of(config, config.listen_host))
 
-    monkeypatch.setattr("appliance.supervisor.serve", serve)
+    monkeypatch.setattr("appliance.runtime.supervisor.serve", serve)
     for options in ([], ["--plain-http"]):
         result = CliRunner().invoke(main, ["serve", "--home", str(tmp_path), *options])
         assert result.exit_code == 0, result.output

@@ -24,8 +24,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from appliance.config import load_config
-from appliance.database import open_database
-from appliance.tables import audit_contents, audit_events
+from appliance.database.tables import audit_contents, audit_events
+from appliance.database.transactions import open_database
 from tests.appliance.supervised import ENGINE, supervised
 from tests.attacks import inside
 
@@ -102,7 +102,7 @@ def attacked(home: Path, watch: Watch, leave_out: list[str]) -> dict[str, Any]:
     (home / "state" / "config" / "appliance.toml").write_text('[listen]\nhost = "::1"\n')
     imports = _IMPORT.format(release=str(release))
     (release / "attacked.py").write_text(_WEB.format(release=str(release)))
-    recorder = "from appliance.recorder import main\nmain()\n"
+    recorder = "from appliance.runtime.recorder import main\nmain()\n"
     options: dict[str, Any] = {
         "web": "attacked:app", "engine": imports + _SAY.format(name="engine") + ENGINE,
         "recorder": imports + _SAY.format(name="recorder") + recorder, "leave_out": leave_out,

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from appliance import permits
-from appliance.accounts import Accounts, Role, User
-from appliance.api_keys import ApiKeys
 from appliance.audit.log import AuditLog
 from appliance.config import init_state
-from appliance.database import DatabaseError, now_us, open_database
-from appliance.passwords import Passwords
-from appliance.sessions import MOST_SESSIONS
-from appliance.tables import api_keys, sessions
+from appliance.database.tables import api_keys, sessions
+from appliance.database.transactions import DatabaseError, now_us, open_database
+from appliance.people.accounts import Accounts, Role, User
+from appliance.people.api_keys import ApiKeys
+from appliance.people.passwords import Passwords
+from appliance.people.sessions import MOST_SESSIONS
+from appliance.turns import permits
 from appliance.turns.events import AnswerDelta, Started, TurnEvent
 from appliance.turns.request import TurnRequest
 from tests.fakes import FakeEngine, done

@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 import pytest
 
-from appliance.accounts import Role, User
-from appliance.approvals import LIFETIME_S, Approvals, Request
 from appliance.audit.event import Actor
-from appliance.database import now_us
-from appliance.four_eyes import Change, SecondNeededError
-from appliance.tables import approvals as approvals_table
-from appliance.tables import links, users
-from appliance.users import AccountError
+from appliance.database.tables import approvals as approvals_table
+from appliance.database.tables import links, users
+from appliance.database.transactions import now_us
+from appliance.people.accounts import Role, User
+from appliance.people.approvals import LIFETIME_S, Approvals, Request
+from appliance.people.four_eyes import Change, SecondNeededError
+from appliance.people.users import AccountError
 from tests.webui.conftest import PASSWORD, SYSTEM, Browser, Site
 
 NEW = "another quite long phrase"
@@ -412,7 +412,7 @@ def test_the_same_request_twice_is_one_and_there_is_an_end_to_them(
     for _ in range(3):
         become_reviewer(office)
     assert len(office.open_requests()) == 1
-    monkeypatch.setattr("appliance.approvals._MOST_OPEN", 1)
+    monkeypatch.setattr("appliance.people.approvals._MOST_OPEN", 1)
     assert "requests wait already" in office.browser.post("/admin/users", name="p", **roles(Role.ADMIN)).text
 
 

@@ -12,19 +12,19 @@ import argon2
 import pytest
 import sqlalchemy as sa
 
-from appliance import sign_in_limits
-from appliance.accounts import Accounts, Role, User
 from appliance.addresses import network_of
 from appliance.audit.log import AuditLog
-from appliance.database import Database, open_database
+from appliance.database.tables import known_addresses
+from appliance.database.tables import sign_in_limits as limits_table
+from appliance.database.transactions import Database, open_database
 from appliance.errors import ApplianceError
-from appliance.hashing_slots import HashingBusyError, HashingSlots
-from appliance.passwords import MAX_CHARS, PasswordRuleError, Passwords
-from appliance.refusal_notes import Due, RefusalNotes
-from appliance.sign_in import SignIn, SignInError
-from appliance.sign_in_limits import ACCOUNT, ADDRESS, DEVICE, PAIR, SIGN_INS
-from appliance.tables import known_addresses
-from appliance.tables import sign_in_limits as limits_table
+from appliance.people import sign_in_limits
+from appliance.people.accounts import Accounts, Role, User
+from appliance.people.hashing_slots import HashingBusyError, HashingSlots
+from appliance.people.passwords import MAX_CHARS, PasswordRuleError, Passwords
+from appliance.people.refusal_notes import Due, RefusalNotes
+from appliance.people.sign_in import SignIn, SignInError
+from appliance.people.sign_in_limits import ACCOUNT, ADDRESS, DEVICE, PAIR, SIGN_INS
 from tests.webui.conftest import FAST_PASSWORDS, PASSWORD, SYSTEM, MakeSite, Site
 from webui.auth.session import _device_kind
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from appliance.accounts import Role, User
+from appliance.people.accounts import Role, User
 from appliance.site_address import parse_site_address
 from tests.webui.conftest import PASSWORD, SYSTEM, Browser, MakeSite, Site
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from appliance.accounts import Role, User
 from appliance.audit.event import Actor
-from appliance.four_eyes import Change
-from appliance.users import NoLongerAdminError
+from appliance.people.accounts import Role, User
+from appliance.people.four_eyes import Change
+from appliance.people.users import NoLongerAdminError
 from tests.attacks.test_accounts_four_eyes import NEW, confirm, link_in, roles, take_over
 from tests.webui.conftest import SYSTEM, Browser, Site
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from appliance.accounts import Role, User
-from appliance.tables import users
+from appliance.database.tables import users
+from appliance.people.accounts import Role, User
 from tests.attacks.test_accounts_four_eyes import confirm, link_in, roles, take_over
 from tests.webui.conftest import Browser, Site
 

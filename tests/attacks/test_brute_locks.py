@@ -22,9 +22,9 @@ from appliance.audit.log import AuditLog
 from appliance.audit.note import CheckpointError
 from appliance.audit.signer import LogSigner
 from appliance.audit.verify import verify_log
-from appliance.database import Database, DatabaseError, open_database
-from appliance.hashing_slots import HashingBusyError, HashingSlots
-from appliance.presence import Presence, PresenceError
+from appliance.database.presence import Presence, PresenceError
+from appliance.database.transactions import Database, DatabaseError, open_database
+from appliance.people.hashing_slots import HashingBusyError, HashingSlots
 from tests.appliance.records import fill
 
 LIMIT_S = 0.1
@@ -96,7 +96,7 @@ def test_who_locks_each_new_process_keeps_it_from_turns_in_words(
 
     presence = Presence(tmp_path / "turns")
     with monkeypatch.context() as patch:
-        patch.setattr("appliance.presence.os.open", open_and_be_late)
+        patch.setattr("appliance.database.presence.os.open", open_and_be_late)
         with pytest.raises(PresenceError, match="another process locks every file"):
             presence.own_id()
     for descriptor in taken:
@@ -174,7 +174,7 @@ def test_who_holds_a_lock_of_sqlite_stops_the_record_in_words(
     fill(log, 2)
     database.engine.dispose()
     with monkeypatch.context() as patch:
-        patch.setattr("appliance.database._BUSY_TIMEOUT_MS", 100)
+        patch.setattr("appliance.database.transactions._BUSY_TIMEOUT_MS", 100)
         path = state / "database" / "site.sqlite3"
         with another_process(path, lock), pytest.raises(DatabaseError, match="locked"):
             fill(log, 1)

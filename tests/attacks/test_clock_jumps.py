@@ -10,19 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from appliance.accounts import Accounts, LinkError, Role, User
-from appliance.approvals import Approvals
 from appliance.audit.event import Actor
 from appliance.audit.log import AuditLog
-from appliance.database import ClockError, open_database
+from appliance.database.transactions import ClockError, open_database
 from appliance.engine.harmony import Vocabulary
 from appliance.engine.scheduler import Scheduler, Turn
-from appliance.four_eyes import Change
-from appliance.interrupted import LostTurns
-from appliance.refusal_notes import Due, RefusalNotes
-from appliance.sessions import Sessions
-from appliance.sign_in import SignIn, SignInError
+from appliance.people.accounts import Accounts, LinkError, Role, User
+from appliance.people.approvals import Approvals
+from appliance.people.four_eyes import Change
+from appliance.people.refusal_notes import Due, RefusalNotes
+from appliance.people.sessions import Sessions
+from appliance.people.sign_in import SignIn, SignInError
 from appliance.turns.events import Done, EngineEvent
+from appliance.turns.interrupted import LostTurns
 from appliance.turns.request import Message, TurnRequest
 from appliance.turns.run import run_turn
 from tests.appliance.engine.conftest import vocabulary, vocabulary_file  # noqa: F401 - fixtures

@@ -19,7 +19,7 @@ from tests.unprivileged import PROJECT, give_to_user
 
 # What each command calls when it does its work; the intruder takes that call's place.
 COMMANDS = {
-    "users list": ("appliance.accounts", "Accounts.list_users"),
+    "users list": ("appliance.people.accounts", "Accounts.list_users"),
     "audit verify": ("appliance.audit.verify", "verify_log"),
     "audit checkpoint": ("appliance.audit.stored", "newest_note"),
     "doctor": ("appliance.doctor", "_look_at_release"),

@@ -23,7 +23,7 @@ from appliance.config import load_config
 from appliance.isolation.files import library_path
 from appliance.isolation.policy import Kind
 from appliance.isolation.privileges import is_listener
-from appliance.listener import ListenError, listen
+from appliance.runtime.listener import ListenError, listen
 from tests.appliance.supervised import Site, is_alive, supervised
 from tests.attacks.test_clean_start import Scene, installed, scene
 from tests.conftest import require
@@ -107,7 +107,7 @@ def test_a_limit_that_would_end_the_record_is_one_sentence(name: str) -> None:
     limit, value, words = LIMITS[name]
     code = (
         f"import resource; resource.setrlimit({limit}, ({value}, {value}))\n"
-        "from appliance.inherited import InheritedError, check_limits\n"
+        "from appliance.runtime.inherited import InheritedError, check_limits\n"
         "try:\n    check_limits()\nexcept InheritedError as exc:\n    print(exc)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -118,7 +118,7 @@ def test_a_limit_that_the_caller_may_raise_is_raised() -> None:
     code = (
         "import resource; most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (24, most))\n"
-        "from appliance.inherited import check_limits\ncheck_limits()\n"
+        "from appliance.runtime.inherited import check_limits\ncheck_limits()\n"
         "print(resource.getrlimit(resource.RLIMIT_NOFILE)[0] == most)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -219,7 +219,7 @@ from appliance.audit import daily, keys, ledger, ledger_file, note
 from appliance.audit.fault import LogBrokenError
 from appliance.config import Config, load_config
 from appliance.errors import ApplianceError
-from appliance.site_lock import is_served
+from appliance.runtime.site_lock import is_served
 home = Path(sys.argv[1])
 state = home / "state"
 config = Config(home=home, release_dir=home, database_url="sqlite://")

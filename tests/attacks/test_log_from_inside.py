@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from appliance.log_relay import Lines
+from appliance.runtime.log_relay import Lines
 from tests.appliance.supervised import ENGINE, RECORDER, Site, supervised
 from tests.attacks.test_silence_watcher import watcher_of
 

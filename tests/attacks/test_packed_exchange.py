@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from appliance.accounts import Role
 from appliance.audit.event import Content, NewEvent
 from appliance.audit.log import AuditLog, Event
-from appliance.database import ClockError, now_us, open_database
-from appliance.packed_watch import PackedWatch, newest_packed_finding
-from appliance.tables import audit_contents, audit_events
+from appliance.database.tables import audit_contents, audit_events
+from appliance.database.transactions import ClockError, now_us, open_database
+from appliance.people.accounts import Role
+from appliance.runtime.packed_watch import PackedWatch, newest_packed_finding
 from installer.formats.manifest import MANIFEST, RECEIPT, encode_manifest
 from tests.appliance.records import SYSTEM
 from tests.appliance.supervised import Site as RunningSite

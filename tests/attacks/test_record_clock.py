@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from appliance.accounts import Role
 from appliance.audit.checkpoint import Integrity, keep_verdict, mark_exported
 from appliance.audit.erasure import erase, last_before
 from appliance.audit.event import Content, NewEvent
@@ -19,8 +18,9 @@ from appliance.audit.full_check import FullCheck
 from appliance.audit.log import AuditLog
 from appliance.audit.signer import LogSigner
 from appliance.audit.verify import verify_log
-from appliance.database import as_iso, as_us, open_database
-from appliance.stored_values import LAST_US
+from appliance.database.stored_values import LAST_US
+from appliance.database.transactions import as_iso, as_us, open_database
+from appliance.people.accounts import Role
 from tests.appliance.records import SYSTEM
 from tests.webui.conftest import Site
 from webui.review.integrity import integrity_view

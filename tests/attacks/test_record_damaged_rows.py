@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from appliance.accounts import Role
 from appliance.audit.event import Actor
 from appliance.audit.pages import check_accounts
-from appliance.four_eyes import Change
-from appliance.stored_values import LAST_US
+from appliance.database.stored_values import LAST_US
+from appliance.people.accounts import Role
+from appliance.people.four_eyes import Change
 from tests.attacks.test_record_database import COLUMNS, VALUES
 from tests.attacks.test_record_review import NOT_UTF8, allow_any_value, database_file
 from tests.webui.conftest import Browser, Site

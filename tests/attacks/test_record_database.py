@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from appliance.accounts import Role
 from appliance.audit.event import Actor
-from appliance.four_eyes import Change
-from appliance.stored_values import LAST_US
-from appliance.write_queue import WriteQueue
+from appliance.database.stored_values import LAST_US
+from appliance.database.write_queue import WriteQueue
+from appliance.people.accounts import Role
+from appliance.people.four_eyes import Change
 from tests.attacks.test_record_review import NOT_UTF8, allow_any_value, database_file
 from tests.webui.conftest import PASSWORD, Browser, Site
 

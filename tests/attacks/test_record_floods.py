@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from appliance.accounts import Role
-from appliance.allowance import DAY_US, EVENT_BYTES, MIB, Allowance, Limits, PromptTooLargeError, QuotaSpentError
 from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.log import AuditLog, RecordError
 from appliance.audit.repeated import MAX_SOURCES, WINDOW_S, RepeatedDenials
 from appliance.audit.review import _NAMES_IN_LOG, MAX_NAMES, actor_names
-from appliance.database import Database, open_database
-from appliance.tables import recorded_bytes
+from appliance.database.tables import recorded_bytes
+from appliance.database.transactions import Database, open_database
+from appliance.people.accounts import Role
+from appliance.people.allowance import DAY_US, EVENT_BYTES, MIB, Allowance, Limits, PromptTooLargeError, QuotaSpentError
 from appliance.turns.events import AnswerDelta, Started
 from appliance.turns.request import Message, Tool, TurnRequest
 from tests.fakes import FakeEngine, done

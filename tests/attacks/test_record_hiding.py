@@ -9,8 +9,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from appliance.accounts import Role
 from appliance.audit.event import Actor
+from appliance.people.accounts import Role
 from appliance.turns.events import AnswerDelta, Started, ToolCallDelta, TurnEvent
 from appliance.turns.request import Message, TurnRequest
 from appliance.turns.run import run_turn

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from appliance.accounts import Role
 from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.log import AuditLog, RecordError
-from appliance.conversations import NewMessage
-from appliance.database import open_database
-from appliance.interrupted import LostTurns, running_prompts
+from appliance.database.transactions import open_database
+from appliance.people.accounts import Role
+from appliance.people.conversations import NewMessage
+from appliance.turns.interrupted import LostTurns, running_prompts
 from appliance.turns.request import Message, TurnRequest
 from appliance.turns.run import run_turn
 from tests.fakes import FakeEngine
@@ -28,7 +28,7 @@ WORKER = """
 import sys, time
 from appliance.audit.event import Actor
 from appliance.audit.log import AuditLog
-from appliance.database import (open_database)
+from appliance.database.transactions import (open_database)
 from appliance.turns.events import Started
 from appliance.turns.request import Message, TurnRequest
 from appliance.turns.run import run_turn
@@ -148,7 +148,7 @@ def test_a_failure_in_the_middle_leaves_the_turn_for_the_next_time(
             raise RecordError("killed here")
 
         with monkeypatch.context() as patched:
-            patched.setattr("appliance.interrupted.append_interruption", fail)
+            patched.setattr("appliance.turns.interrupted.append_interruption", fail)
             patched.setattr(log, "append_in", fail)
             with pytest.raises(RecordError):
                 LostTurns(log).close()

@@ -24,11 +24,11 @@ from appliance.audit.rounds import Rounds
 from appliance.audit.signer import LogSigner
 from appliance.audit.verify import verify_log
 from appliance.config import Config, init_state, load_config
-from appliance.database import Database, DatabaseError, now_us, open_database, write_setting
-from appliance.interrupted import LostTurns
-from appliance.tables import audit_contents, audit_events
+from appliance.database.tables import audit_contents, audit_events
+from appliance.database.transactions import Database, DatabaseError, now_us, open_database, write_setting
+from appliance.turns.interrupted import LostTurns
 from tests.appliance.records import SYSTEM, fill
-from tests.appliance.test_recorder import ADA, STARTED, Recorder, opened
+from tests.appliance.runtime.test_recorder import ADA, STARTED, Recorder, opened
 
 VALUES = ("0", "1", "3", "999999", "9" * 30, "-1", "soon", None)
 

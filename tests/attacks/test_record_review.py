@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from appliance.accounts import Role
 from appliance.audit.event import Actor, Content, NewEvent
-from appliance.conversations import NewMessage
+from appliance.people.accounts import Role
+from appliance.people.conversations import NewMessage
 from appliance.turns.request import Message, Tool, ToolCall, TurnRequest
 from appliance.turns.run import run_turn
 from tests.webui.conftest import Browser, Site

@@ -31,7 +31,7 @@ from appliance.audit.note import Checkpoint, CheckpointError, Signer
 from appliance.audit.signer import LogSigner
 from appliance.audit.verify import verify_log
 from appliance.config import init_state, load_config
-from appliance.database import Database, open_database
+from appliance.database.transactions import Database, open_database
 from tests.appliance.records import SYSTEM, fill
 
 HALF, SIZE = 12, 20
@@ -393,7 +393,7 @@ Tell = Callable[[dict[str, object]], None]
 def recorder(home: Path) -> Iterator[tuple[subprocess.Popen[bytes], Tell]]:
     """The recorder process of the site, and how to tell it what the supervisor would."""
     environ = {"APPLIANCE_HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[2]), "APPLIANCE_READY_FD": "1"}
-    argv = [sys.executable, "-m", "appliance.recorder"]
+    argv = [sys.executable, "-m", "appliance.runtime.recorder"]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environ) as process:
         stdin = process.stdin
         assert stdin is not None

@@ -15,8 +15,8 @@ import pytest
 
 from appliance.audit.log import RecordError
 from appliance.config import init_state, load_config
-from appliance.readiness import EndedWorkers
-from appliance.recorder import run_recorder
+from appliance.runtime.readiness import EndedWorkers
+from appliance.runtime.recorder import run_recorder
 
 POISON = [
     b'{"how": "exit status 1", "ran_s": NaN}',

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from appliance.accounts import Role
+from appliance.people.accounts import Role
 from tests.fakes import FakeEngine
 from tests.webui.conftest import MakeSite, empty_database, make_site
 from tests.webui.served import gunicorn, write_release

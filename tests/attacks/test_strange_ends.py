@@ -20,7 +20,7 @@ import pytest
 
 from appliance.audit.log import AuditLog, Event
 from appliance.config import init_state
-from appliance.database import open_database
+from appliance.database.transactions import open_database
 from tests.appliance.supervised import Site, is_alive, supervised
 from tests.attacks.test_signals_from_outside import children_of, processes_of, state_of, until
 from tests.webui.served import add_user_with_key, write_release
@@ -66,7 +66,7 @@ while not ENDED.is_set():
     _, fds, _, _ = socket.recv_fds(bell, 1, 1)
     threading.Thread(target=serve, args=(socket.socket(fileno=fds[0]),)).start()
 """
-RECORDER = "from appliance.recorder import main; main()"
+RECORDER = "from appliance.runtime.recorder import main; main()"
 SAID = {"prefill": "", "decode": "Half ", "last": "Half and half."}
 
 

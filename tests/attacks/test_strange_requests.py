@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from appliance.accounts import Role
 from appliance.addresses import network_of, parse_network
 from appliance.audit.event import Actor, NewEvent
 from appliance.audit.repeated import RepeatedDenials
+from appliance.people.accounts import Role
 from appliance.site_address import parse_site_address
 from tests.webui.conftest import MakeSite, Site
 from tests.webui.serving.running import LONG_S, Environ, ask, connect, read_all, running

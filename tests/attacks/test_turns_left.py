@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from appliance.accounts import Role
-from appliance.interrupted import INTERRUPTED
+from appliance.people.accounts import Role
 from appliance.turns.events import AnswerDelta, Started, TurnEvent
+from appliance.turns.interrupted import INTERRUPTED
 from appliance.turns.request import TurnRequest
 from tests.fakes import FakeEngine, done
 from tests.webui.conftest import MakeSite, Site

@@ -16,15 +16,15 @@ from pathlib import Path
 import pytest
 from werkzeug.test import TestResponse
 
-from appliance.accounts import Role
 from appliance.audit.event import Actor
 from appliance.audit.log import AuditLog
 from appliance.audit.verify import verify_log
 from appliance.config import Config, init_state, load_config
-from appliance.database import Database, DatabaseError, open_database
+from appliance.database.transactions import Database, DatabaseError, open_database
 from appliance.disk import ALARM_SHARE, WARNING_SHARE, DiskUse, Reserve, measure, refusal
-from appliance.disk_watch import DiskWatch
 from appliance.doctor import _examine_disk
+from appliance.people.accounts import Role
+from appliance.runtime.disk_watch import DiskWatch
 from appliance.turns.events import AnswerDelta, Done, Failed, Started, TurnEvent
 from appliance.turns.request import Message, TurnRequest
 from appliance.turns.run import run_turn

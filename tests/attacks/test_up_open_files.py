@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.accounts import Role
+from appliance.people.accounts import Role
 from tests.attacks.test_slow_clients import _status
 from tests.conftest import require
 from tests.fakes import FakeEngine

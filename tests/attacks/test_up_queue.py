@@ -14,16 +14,16 @@ from pathlib import Path
 import openai
 import pytest
 
-from appliance.accounts import Accounts, Role
-from appliance.api_keys import ApiKeys
 from appliance.audit.log import AuditLog
 from appliance.config import init_state
-from appliance.database import open_database
+from appliance.database.transactions import open_database
 from appliance.engine.harmony import Vocabulary
 from appliance.engine.kv_cache import Append
 from appliance.engine.sampling import TopLogits
 from appliance.engine.scheduler import Scheduler
 from appliance.engine.server import EngineServer
+from appliance.people.accounts import Accounts, Role
+from appliance.people.api_keys import ApiKeys
 from tests.appliance.engine.conftest import vocabulary, vocabulary_file  # noqa: F401 - fixtures
 from tests.fakes import FAKE_STATUS, FakeModel
 from tests.webui.conftest import FAST_PASSWORDS, SYSTEM

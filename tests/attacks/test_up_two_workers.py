@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from appliance.accounts import Role, User
+from appliance.people.accounts import Role, User
 from appliance.turns.events import AnswerDelta, Started, TurnEvent
 from appliance.turns.request import TurnRequest
 from tests.fakes import FakeEngine, done

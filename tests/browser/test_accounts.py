@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from appliance.accounts import Role
+from appliance.people.accounts import Role
 from tests.browser import pages
 from tests.browser.conftest import Server
 from tests.browser.pages import Watched

@@ -128,7 +128,7 @@ def appliance_wheel(bulk_bytes: int = 0) -> tuple[str, bytes]:
     """A wheel with a package `appliance` and what the installed command runs before it."""
     info = "appliance_fixture-1.0.dist-info"
     ours = (
-        *("appliance/launch.py", "appliance/inherited.py", "appliance/errors.py"),
+        *("appliance/runtime/launch.py", "appliance/runtime/inherited.py", "appliance/errors.py"),
         *("installer/__init__.py", "installer/formats/__init__.py", CHECKER),
     )
     files = {

@@ -167,12 +167,12 @@ def chat(options: Options, home: Path, url: str) -> str:
     make_key = """
 import sys
 from pathlib import Path
-from appliance.accounts import Accounts, Role
+from appliance.people.accounts import Accounts, Role
 from appliance.audit.event import Actor
 from appliance.audit.log import AuditLog
 from appliance.config import load_config
-from appliance.database import (open_database)
-from appliance.api_keys import ApiKeys
+from appliance.database.transactions import (open_database)
+from appliance.people.api_keys import ApiKeys
 database = open_database(load_config(Path(sys.argv[1])).database_url)
 log, actor = AuditLog(database), Actor("", "test", "cli")
 user = Accounts(database, log).create_user("ann", None, [Role.USER], by=actor)

@@ -16,18 +16,18 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from appliance.accounts import Accounts, Role, User
-from appliance.api_keys import ApiKeys
-from appliance.approvals import Approvals
 from appliance.audit.event import Actor
 from appliance.audit.log import AuditLog, Event
 from appliance.config import Config, init_state
-from appliance.conversations import Conversations
-from appliance.database import Database, open_database
-from appliance.passwords import Passwords
+from appliance.database.transactions import Database, open_database
+from appliance.people.accounts import Accounts, Role, User
+from appliance.people.api_keys import ApiKeys
+from appliance.people.approvals import Approvals
+from appliance.people.conversations import Conversations
+from appliance.people.passwords import Passwords
+from appliance.people.sessions import Sessions
+from appliance.people.sign_in import SignIn
 from appliance.release import Release
-from appliance.sessions import Sessions
-from appliance.sign_in import SignIn
 from appliance.turns.running import RunningTurns
 from installer.formats.release import ModelCard
 from tests.fakes import FakeEngine

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from appliance.accounts import Accounts, Role
-from appliance.api_keys import ApiKeys
 from appliance.audit.log import AuditLog
+from appliance.people.accounts import Accounts, Role
+from appliance.people.api_keys import ApiKeys
 from appliance.transport import Transport
 from tests.webui.conftest import FAST_PASSWORDS, SYSTEM
 

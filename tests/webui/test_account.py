@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from appliance.accounts import Role
+from appliance.people.accounts import Role
 from tests.webui.conftest import PASSWORD, Browser, Site
 
 NEW = "another quite long phrase"

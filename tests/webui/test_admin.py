@@ -7,12 +7,12 @@ import re
 
 import pytest
 
-from appliance.accounts import Role
 from appliance.audit.checkpoint import write_checkpoint
 from appliance.audit.event import Action, Content, NewEvent
+from appliance.database.tables import audit_events
 from appliance.isolation.refused import UNWATCHED, Refused
+from appliance.people.accounts import Role
 from appliance.site_address import parse_site_address
-from appliance.tables import audit_events
 from tests.appliance.records import SYSTEM
 from tests.fakes import FakeEngine
 from tests.webui.conftest import PASSWORD, Browser, MakeSite, Site

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from werkzeug.test import TestResponse
 
-from appliance.accounts import Role
 from appliance.audit.event import NewEvent
 from appliance.audit.log import RecordError
+from appliance.people.accounts import Role
 from appliance.turns.events import (
     AnswerDelta,
     Done,

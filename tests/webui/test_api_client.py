@@ -16,7 +16,7 @@ from openai.types.chat import ChatCompletionFunctionToolParam, ChatCompletionMes
 
 from appliance.audit.log import AuditLog, Event
 from appliance.config import init_state
-from appliance.database import open_database
+from appliance.database.transactions import open_database
 from appliance.turns.events import AnswerDelta, Failed, FinishReason, ReasoningDelta, Started, ToolCallDelta, TurnEvent
 from appliance.turns.request import TurnRequest
 from tests.fakes import FakeEngine, done, echo

@@ -14,7 +14,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionFunctionToolParam, C
 
 from appliance.audit.log import AuditLog
 from appliance.config import init_state
-from appliance.database import open_database
+from appliance.database.transactions import open_database
 from tests.appliance.engine.conftest import release_dir, vocabulary_file  # noqa: F401 - fixtures
 from tests.appliance.engine.test_engine_process import EngineProcess, wait_idle
 from tests.webui.served import add_user_with_key, gunicorn

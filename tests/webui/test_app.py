@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from appliance.accounts import Role
-from appliance.database import DatabaseError
+from appliance.database.transactions import DatabaseError
+from appliance.people.accounts import Role
 from tests.fakes import FakeEngine
 from tests.webui.conftest import MakeSite, Site
 from webui.app import MAX_SMALL_FORM_BYTES

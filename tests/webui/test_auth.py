@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.accounts import Role
+from appliance.people.accounts import Role
 from tests.webui.conftest import PASSWORD, SYSTEM, MakeSite, Site
 from webui.auth.return_to import safe_return_path
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from werkzeug.test import TestResponse
 
-from appliance.accounts import Role
 from appliance.audit.log import RecordError
-from appliance.conversations import Conversation, StoredMessage
+from appliance.people.accounts import Role
+from appliance.people.conversations import Conversation, StoredMessage
 from appliance.turns.events import (
     AnswerDelta,
     Failed,

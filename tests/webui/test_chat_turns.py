@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from werkzeug.test import TestResponse
 
-from appliance.conversations import NewMessage, StoredMessage
+from appliance.people.conversations import NewMessage, StoredMessage
 from appliance.turns.events import AnswerDelta, ReasoningDelta, Started, ToolCallDelta, TurnEvent
 from appliance.turns.request import TurnRequest
 from tests.fakes import FakeEngine, done

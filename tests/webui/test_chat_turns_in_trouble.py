@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from appliance.conversations import Conversations, NewMessage, StoredMessage
-from appliance.interrupted import INTERRUPTED
+from appliance.people.conversations import Conversations, NewMessage, StoredMessage
+from appliance.turns.interrupted import INTERRUPTED
 from tests.webui.test_chat import Chat, lines_of
 from tests.webui.test_chat_turns import Gate, answered, begin, chat, follow, gate, until, wait_for
 

@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 from werkzeug.routing import Rule
 from werkzeug.test import TestResponse
 
-from appliance.accounts import Role
+from appliance.people.accounts import Role
 from tests.webui.conftest import Browser, Site
 
 PUBLIC = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from werkzeug.test import TestResponse
 
-from appliance.accounts import Role
+from appliance.people.accounts import Role
 from tests.webui.conftest import Site
 
 CHAT = {"model": "gpt-oss-fake", "messages": [{"role": "user", "content": "Hello"}]}

@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 import pytest
 import sqlalchemy as sa
 
-from appliance.accounts import Role
 from appliance.audit.checkpoint import Integrity, write_checkpoint
 from appliance.audit.erasure import erase
 from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.log import RecordError
-from appliance.tables import audit_contents
+from appliance.database.tables import audit_contents
+from appliance.people.accounts import Role
 from appliance.turns.events import AnswerDelta, ReasoningDelta, Started
 from appliance.turns.request import Message, TurnRequest
 from appliance.turns.run import run_turn

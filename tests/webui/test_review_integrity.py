@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from appliance.accounts import Role
 from appliance.audit.checkpoint import integrity, write_checkpoint
 from appliance.audit.event import Content, NewEvent
 from appliance.audit.fault import LogBrokenError
 from appliance.audit.ledger import read_tail
 from appliance.audit.note import Checkpoint, load_verifier, verify_checkpoint
 from appliance.audit.words import remove_words
-from appliance.tables import audit_events
+from appliance.database.tables import audit_events
+from appliance.people.accounts import Role
 from tests.webui.conftest import SYSTEM, Browser, Site
 
 

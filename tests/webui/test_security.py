@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from flask.testing import FlaskClient
 
-from appliance.accounts import Role
 from appliance.audit.event import NewEvent
 from appliance.audit.log import RecordError
+from appliance.people.accounts import Role
 from tests.webui.conftest import Browser, Site
 
 LABEL = {"label": "planted"}

@@ -15,14 +15,14 @@ import sqlalchemy as sa
 
 from appliance.audit.checkpoint import integrity
 from appliance.certificates import CertificateError, load_pair
-from appliance.database import as_us
+from appliance.database.tables import audit_events
+from appliance.database.transactions import as_us
 from appliance.disk import measured
 from appliance.isolation.policy import danger_of
 from appliance.isolation.refused import UNWATCHED, refused_of
-from appliance.packed_watch import newest_packed_finding
-from appliance.release_watch import newest_finding
+from appliance.runtime.packed_watch import newest_packed_finding
+from appliance.runtime.release_watch import newest_finding
 from appliance.site_address import is_loopback
-from appliance.tables import audit_events
 from appliance.transport import Transport, certificate_files
 from webui.services import Services
 

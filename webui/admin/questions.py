@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from appliance.accounts import Role, User
-from appliance.approvals import Request
-from appliance.users import join_roles
+from appliance.people.accounts import Role, User
+from appliance.people.approvals import Request
+from appliance.people.users import join_roles
 from webui.confirm import Option, Question
 
 _BACK = "/admin"

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from appliance.accounts import User
-from appliance.approvals import Approvals, Request, Second
+from appliance.people.accounts import User
+from appliance.people.approvals import Approvals, Request, Second
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, make_response, redirect, render_template, request, url_for
 
-from appliance.accounts import AccountError, Role, UserNotFoundError
-from appliance.four_eyes import Change, SecondNeededError
+from appliance.people.accounts import AccountError, Role, UserNotFoundError
+from appliance.people.four_eyes import Change, SecondNeededError
+from appliance.people.users import NoLongerAdminError
 from appliance.turns.engine import EngineUnavailableError, Status
-from appliance.users import NoLongerAdminError
 from webui import confirm, denials
 from webui.admin import questions
 from webui.admin.alarms import current_alarms

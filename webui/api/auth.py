@@ -8,10 +8,10 @@ from typing import Final
 
 from flask import Response, g, request
 
-from appliance.accounts import Role, User
-from appliance.api_keys import KeyEnd, KeyRefusedError
 from appliance.audit.event import Actor
-from appliance.permits import Permit
+from appliance.people.accounts import Role, User
+from appliance.people.api_keys import KeyEnd, KeyRefusedError
+from appliance.turns.permits import Permit
 from webui.api.errors import ApiError
 from webui.auth.session import client_address
 from webui.denials import record_denial

@@ -14,11 +14,11 @@ from typing import Any, Final
 from flask import Blueprint, Response, current_app, jsonify, make_response, request, stream_with_context
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from appliance.allowance import QuotaSpentError, RefusedError
 from appliance.audit.log import RecordError
 from appliance.errors import ApplianceError
-from appliance.permits import permitted
+from appliance.people.allowance import QuotaSpentError, RefusedError
 from appliance.turns.events import AnswerDelta, Done, Failed, TurnEvent
+from appliance.turns.permits import permitted
 from appliance.turns.request import TurnRequest, new_request
 from appliance.turns.run import Turn, run_turn
 from webui.allowances import allowance

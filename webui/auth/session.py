@@ -14,9 +14,9 @@ from typing import Final, ParamSpec, TypeVar
 
 from flask import Response, g, request
 
-from appliance.accounts import Role, User
 from appliance.audit.event import Actor, Via
-from appliance.permits import Permit
+from appliance.people.accounts import Role, User
+from appliance.turns.permits import Permit
 from webui.errors import ForbiddenError, SignInNeededError
 from webui.security import cookie_name, drop_cookie, set_cookie
 from webui.services import services

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, make_response, redirect, render_template, request, url_for
 
-from appliance.accounts import AccountError, LinkError, User
-from appliance.hashing_slots import HashingBusyError
-from appliance.passwords import PasswordRuleError
-from appliance.sign_in import SignInError
+from appliance.people.accounts import AccountError, LinkError, User
+from appliance.people.hashing_slots import HashingBusyError
+from appliance.people.passwords import PasswordRuleError
+from appliance.people.sign_in import SignInError
 from webui.auth.return_to import safe_return_path
 from webui.auth.session import begin_session, client_address, current_user, device_of, end_session
 from webui.errors import LinkRefusedError

@@ -7,9 +7,9 @@ from typing import Any, Final, cast, get_args
 from flask import Blueprint, Response, jsonify, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from appliance.accounts import Role
 from appliance.audit.event import Content, check_storable
-from appliance.conversations import (
+from appliance.people.accounts import Role
+from appliance.people.conversations import (
     Conversation,
     ConversationDamagedError,
     ConversationNotFoundError,

@@ -11,13 +11,13 @@ from typing import Any
 
 from flask import Response, copy_current_request_context, get_template_attribute
 
-from appliance.accounts import Role, User
 from appliance.audit.event import Content
-from appliance.conversations import Conversation, ConversationNotFoundError, NewMessage, StoredMessage
-from appliance.interrupted import INTERRUPTED
-from appliance.permits import permitted
+from appliance.people.accounts import Role, User
+from appliance.people.conversations import Conversation, ConversationNotFoundError, NewMessage, StoredMessage
 from appliance.turns.answer import About, Answer, Facts
+from appliance.turns.interrupted import INTERRUPTED
 from appliance.turns.journal import Kept
+from appliance.turns.permits import permitted
 from appliance.turns.request import Effort, Message, new_request
 from appliance.turns.run import run_turn
 from webui.allowances import allowance

@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from appliance.conversations import Conversation, StoredMessage
+from appliance.people.conversations import Conversation, StoredMessage
 from appliance.turns.answer import Facts, Words, facts_of
 from appliance.turns.events import Done
 from appliance.turns.request import ToolCall

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from appliance.audit.checkpoint import AHEAD_S, Integrity, State
-from appliance.database import as_datetime, as_iso
+from appliance.database.transactions import as_datetime, as_iso
 
 
 @dataclass(frozen=True)

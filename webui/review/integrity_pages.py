@@ -15,7 +15,7 @@ from appliance.audit.note import CheckpointError, parse_checkpoint
 from appliance.audit.pages import PagesReport, check_pages
 from appliance.audit.stored import newest_note
 from appliance.audit.verify import VerificationReport, verify_log
-from appliance.database import as_iso
+from appliance.database.transactions import as_iso
 from webui.auth.session import current_actor
 from webui.errors import NotFoundError
 from webui.services import services

@@ -12,7 +12,7 @@ from appliance.audit.note import Checkpoint, CheckpointError, load_verifier, ver
 from appliance.audit.review import ReadEvent
 from appliance.audit.rows import DamagedEvent
 from appliance.audit.stored import newest_note
-from appliance.database import as_iso
+from appliance.database.transactions import as_iso
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from typing import Any
 from flask import Blueprint, Response, jsonify, render_template, request
 from flask.typing import ResponseReturnValue
 
-from appliance.accounts import Role
 from appliance.audit.event import Action
 from appliance.audit.log import Event, EventNotFoundError
 from appliance.audit.review import Filter, Page, actor_names, read_event, search
 from appliance.audit.rows import DamagedEvent
+from appliance.people.accounts import Role
 from webui.auth.session import current_actor, demand_role
 from webui.errors import NotFoundError, respond
 from webui.review.integrity_pages import add_integrity_pages

@@ -20,7 +20,7 @@ from appliance.audit.log import Event
 from appliance.audit.merkle import leaf_hash
 from appliance.audit.review import ReadEvent
 from appliance.audit.rows import DamagedEvent, EventRow
-from appliance.database import as_datetime, as_iso
+from appliance.database.transactions import as_datetime, as_iso
 from appliance.turns.answer import words_of
 from appliance.turns.request import ToolCall
 from webui.chat.view import MessageView

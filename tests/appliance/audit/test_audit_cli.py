@@ -21,8 +21,8 @@ from appliance.audit.note import Checkpoint
 from appliance.audit.statement import Statement
 from appliance.audit.stored import store_note
 from appliance.config import load_config
-from appliance.database import from_iso, open_database
-from appliance.tables import audit_events
+from appliance.database.tables import audit_events
+from appliance.database.transactions import from_iso, open_database
 from tests.appliance.records import SYSTEM, fill
 from tests.appliance.test_cli import Done, run
 from tests.conftest import require

@@ -31,8 +31,8 @@ from appliance.audit.rounds import Rounds
 from appliance.audit.signer import LogSigner
 from appliance.audit.stored import newest_note
 from appliance.audit.verify import verify_log
-from appliance.database import Database, from_iso
-from appliance.tables import audit_contents, audit_events
+from appliance.database.tables import audit_contents, audit_events
+from appliance.database.transactions import Database, from_iso
 from tests.appliance.records import SYSTEM, fill
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))

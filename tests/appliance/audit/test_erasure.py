@@ -14,8 +14,8 @@ from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.log import AuditLog, RecordError
 from appliance.audit.review import Filter, search
 from appliance.audit.verify import verify_log
-from appliance.database import Database
-from appliance.tables import audit_contents, audit_events
+from appliance.database.tables import audit_contents, audit_events
+from appliance.database.transactions import Database
 from appliance.turns.events import Started, TurnEvent
 from appliance.turns.request import Message, TurnRequest
 from appliance.turns.run import run_turn

@@ -16,7 +16,7 @@ from appliance.audit.event import Content
 from appliance.audit.evidence import EvidenceError, export_evidence, verify_evidence
 from appliance.audit.keys import stage_key
 from appliance.audit.log import AuditLog, EventNotFoundError, RecordError
-from appliance.database import Database
+from appliance.database.transactions import Database
 from tests.appliance.records import SYSTEM, fill
 
 

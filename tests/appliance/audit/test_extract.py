@@ -22,8 +22,8 @@ from appliance.audit.fault import LogBrokenError
 from appliance.audit.keys import stage_key
 from appliance.audit.log import AuditLog, RecordError
 from appliance.audit.merkle import RightEdge, TreeStack, aligned, leaf_hash
-from appliance.database import Database
-from appliance.tables import audit_contents, audit_events
+from appliance.database.tables import audit_contents, audit_events
+from appliance.database.transactions import Database
 from tests.appliance.records import SYSTEM, fill
 
 Lines = list[dict[str, Any]]
@@ -255,7 +255,7 @@ from appliance.audit.event import Actor
 from appliance.audit.extract import write_extract
 from appliance.audit.extract_check import verify_extract
 from appliance.audit.log import AuditLog
-from appliance.database import (open_database)
+from appliance.database.transactions import (open_database)
 log, state = AuditLog(open_database({str(sqlite.engine.url)!r})), Path({str(tmp_path)!r})
 with open(state / "one.jsonl", "wb") as file:
     write_extract(log, state, file, 1, 1, by=Actor("", "t", "cli"))

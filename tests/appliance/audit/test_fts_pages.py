@@ -10,7 +10,7 @@ from contextlib import closing
 import pytest
 
 from appliance.audit.fts_pages import WayError, check_way
-from appliance.tables import AUDIT_WORDS_SQLITE
+from appliance.database.tables import AUDIT_WORDS_SQLITE
 
 SEGMENT, PAGE = "segid", "pgno"
 

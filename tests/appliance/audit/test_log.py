@@ -16,8 +16,8 @@ from appliance.audit import merkle
 from appliance.audit.event import Actor, Content, NewEvent, encode_header
 from appliance.audit.log import AuditLog, EventNotFoundError, RecordError
 from appliance.audit.verify import verify_log
-from appliance.database import Database, open_database
-from appliance.tables import audit_events
+from appliance.database.tables import audit_events
+from appliance.database.transactions import Database, open_database
 from tests.appliance.records import SYSTEM, fill
 
 APPENDER = """
@@ -25,7 +25,7 @@ import sys, threading
 from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.erasure import erase
 from appliance.audit.log import AuditLog
-from appliance.database import (open_database)
+from appliance.database.transactions import (open_database)
 
 url, name, threads, each = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 log = AuditLog(open_database(url))

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 import sqlalchemy as sa
 
-from appliance.accounts import Accounts, Role
 from appliance.audit.log import AuditLog
 from appliance.audit.pages import check_pages
-from appliance.database import Database
+from appliance.database.transactions import Database
+from appliance.people.accounts import Accounts, Role
 from tests.appliance.records import SYSTEM, fill
 from tests.webui.conftest import FAST_PASSWORDS
 

@@ -10,7 +10,7 @@ from appliance.audit.event import Actor, Content, NewEvent, encode_header
 from appliance.audit.log import AuditLog, EventNotFoundError, RecordError
 from appliance.audit.review import Filter, Page, actor_names, read_event, search
 from appliance.audit.rows import EventRow
-from appliance.database import Database
+from appliance.database.transactions import Database
 from tests.appliance.records import SYSTEM, fill
 
 REVIEWER = Actor("r1", "rita", "web", "10.0.0.7")

@@ -23,8 +23,8 @@ from appliance.audit.signer import LogSigner
 from appliance.audit.statement import Statement, is_statement, parse_statement
 from appliance.audit.stored import newest_note, store_note
 from appliance.audit.verify import Against, verify_log
-from appliance.database import Database, DatabaseError, from_iso, open_copy
-from appliance.tables import audit_checkpoints, audit_contents, audit_events
+from appliance.database.tables import audit_checkpoints, audit_contents, audit_events
+from appliance.database.transactions import Database, DatabaseError, from_iso, open_copy
 from tests.appliance.records import SYSTEM, fill
 
 NOON = from_iso("2026-11-23T12:00:00.000000Z")

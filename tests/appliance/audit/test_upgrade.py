@@ -15,7 +15,7 @@ from appliance.audit.log import AuditLog
 from appliance.audit.signer import LogSigner
 from appliance.audit.verify import verify_log
 from appliance.config import init_state, load_config
-from appliance.database import open_database
+from appliance.database.transactions import open_database
 
 EARLIER_SITE = Path(__file__).with_name("earlier_site.tar.gz")
 

@@ -17,8 +17,8 @@ from appliance.audit.event import Content, NewEvent, SealedContent, encode_heade
 from appliance.audit.fault import Fault
 from appliance.audit.log import AuditLog
 from appliance.audit.verify import verify_log
-from appliance.database import Database
-from appliance.tables import audit_checkpoints, audit_contents, audit_events
+from appliance.database.tables import audit_checkpoints, audit_contents, audit_events
+from appliance.database.transactions import Database
 from tests.appliance.records import SYSTEM, fill
 
 SIZE = 21

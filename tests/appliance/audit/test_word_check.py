@@ -14,8 +14,8 @@ from appliance.audit.pages import check_pages
 from appliance.audit.reindex import reindex
 from appliance.audit.review import Filter, search
 from appliance.audit.words import index_words, remove_words
-from appliance.database import Database
-from appliance.tables import audit_contents, audit_events
+from appliance.database.tables import audit_contents, audit_events
+from appliance.database.transactions import Database
 from tests.appliance.records import SYSTEM, fill
 
 SECRET = "the secret plan of ada-lovelace"

@@ -10,7 +10,7 @@ import pytest
 
 from appliance.audit.event import Actor, Header, NewEvent
 from appliance.audit.log import AuditLog, RecordError
-from appliance.database import Database
+from appliance.database.transactions import Database
 from appliance.turns.engine import EngineUnavailableError, Status
 from appliance.turns.events import (
     AnswerDelta,

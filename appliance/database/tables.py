@@ -1,0 +1,215 @@
+"""The tables of the database, and what each version of the schema changed.
+
+Times are integers, microseconds since 1970-01-01 UTC. Text is stored as every database takes it (`storable`).
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import TSVECTOR
+
+from appliance.database.stored_values import check_what_is_read
+
+SCHEMA_VERSION = 2
+
+
+def storable(text: str) -> str:
+    """`text` with what some database cannot hold, NUL and halves of surrogate pairs, replaced."""
+    text = text.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+class _Text(sa.types.TypeDecorator[str]):
+    """Text that every database takes, in what is written and in what is looked for."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, _dialect: sa.Dialect) -> str | None:
+        return None if value is None else storable(value)
+
+
+metadata = sa.MetaData()
+_Key = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # INTEGER PRIMARY KEY is SQLite's row id
+
+settings = sa.Table(
+    "settings", metadata,
+    sa.Column("name", _Text, primary_key=True),
+    sa.Column("value", _Text, nullable=False),
+)  # fmt: skip
+
+audit_events = sa.Table(
+    "audit_events", metadata,
+    sa.Column("sequence", _Key, primary_key=True, autoincrement=False),
+    sa.Column("time_us", sa.BigInteger, nullable=False, index=True),
+    sa.Column("actor_id", _Text, nullable=False),
+    sa.Column("actor_name", _Text, nullable=False, index=True),
+    sa.Column("via", _Text, nullable=False),
+    sa.Column("address", _Text, nullable=False),
+    sa.Column("action", _Text, nullable=False),
+    sa.Column("outcome", _Text, nullable=False),
+    sa.Column("subject", _Text, nullable=False, index=True),
+    sa.Column("commitment", sa.LargeBinary),
+    # 32-byte hashes of the complete subtrees that end with this event, the leaf itself first (audit/merkle.py).
+    sa.Column("subtrees", sa.LargeBinary, nullable=False),
+)  # fmt: skip
+
+audit_contents = sa.Table(
+    "audit_contents", metadata,
+    sa.Column("sequence", _Key, primary_key=True, autoincrement=False),
+    sa.Column("salt", sa.LargeBinary, nullable=False),
+    sa.Column("text", _Text, nullable=False),
+    sa.Column("details", _Text, nullable=False),
+)  # fmt: skip
+
+audit_checkpoints = sa.Table(
+    "audit_checkpoints", metadata,
+    sa.Column("size", _Key, primary_key=True, autoincrement=False),
+    sa.Column("note", _Text, nullable=False),
+)  # fmt: skip
+
+# What each person has recorded in each day (days since 1970 UTC); ``refused``: that it was too much has been said.
+recorded_bytes = sa.Table(
+    "recorded_bytes", metadata,
+    sa.Column("user_id", _Text, primary_key=True),
+    sa.Column("day", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("refused", sa.Boolean, nullable=False),
+)  # fmt: skip
+
+users = sa.Table(
+    "users", metadata,
+    sa.Column("id", _Text, primary_key=True),
+    sa.Column("name", _Text, nullable=False, unique=True),
+    sa.Column("display_name", _Text, nullable=False),
+    sa.Column("roles", _Text, nullable=False),
+    sa.Column("password_hash", _Text),
+    sa.Column("disabled", sa.Boolean, nullable=False),
+    sa.Column("created_us", sa.BigInteger, nullable=False),
+    sa.Column("vouched_by", _Text),  # the id of the user whose one-time link set the password (four_eyes.py)
+    sa.Column("admin_ended_us", sa.BigInteger),  # when another administrator ended this one's being one
+)  # fmt: skip
+
+# How much of each allowance for wrong passwords is used up (sign_in_limits.py).
+sign_in_limits = sa.Table(
+    "sign_in_limits", metadata,
+    sa.Column("key", _Text, primary_key=True),
+    sa.Column("full_us", sa.BigInteger, nullable=False, index=True),
+)  # fmt: skip
+
+# From where an account was signed in to before (sign_in_limits.py).
+known_addresses = sa.Table(
+    "known_addresses", metadata,
+    sa.Column("user_id", _Text, sa.ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("network", _Text, primary_key=True),
+    sa.Column("seen_us", sa.BigInteger, nullable=False),
+)  # fmt: skip
+
+# What an administrator has asked another one to confirm (four_eyes.py).
+approvals = sa.Table(
+    "approvals", metadata,
+    sa.Column("id", _Text, primary_key=True),
+    sa.Column("kind", _Text, nullable=False),
+    sa.Column("subject_id", _Text),  # None for an account that is still to be made
+    sa.Column("subject", _Text, nullable=False),
+    sa.Column("roles_before", _Text, nullable=False),
+    sa.Column("roles", _Text, nullable=False),
+    sa.Column("end_keys", sa.Boolean, nullable=False),
+    sa.Column("requester_id", _Text, nullable=False),
+    sa.Column("requester", _Text, nullable=False),
+    sa.Column("created_us", sa.BigInteger, nullable=False),
+    sa.Column("state", _Text, nullable=False, index=True),
+    sa.Column("decided_by", _Text),
+)  # fmt: skip
+
+sessions = sa.Table(
+    "sessions", metadata,
+    sa.Column("token_hash", sa.LargeBinary, primary_key=True),
+    sa.Column("user_id", _Text, sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("address", _Text, nullable=False),
+    sa.Column("created_us", sa.BigInteger, nullable=False),
+    sa.Column("seen_us", sa.BigInteger, nullable=False),
+)  # fmt: skip
+
+api_keys = sa.Table(
+    "api_keys", metadata,
+    sa.Column("id", _Text, primary_key=True),
+    sa.Column("user_id", _Text, sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("label", _Text, nullable=False),
+    sa.Column("secret_hash", sa.LargeBinary, nullable=False, unique=True),
+    sa.Column("created_us", sa.BigInteger, nullable=False),
+    sa.Column("used_us", sa.BigInteger),
+    sa.Column("revoked_us", sa.BigInteger),
+    sa.Column("expires_us", sa.BigInteger),  # None: never
+)  # fmt: skip
+
+links = sa.Table(
+    "links", metadata,
+    sa.Column("token_hash", sa.LargeBinary, primary_key=True),
+    sa.Column("user_id", _Text, sa.ForeignKey("users.id", ondelete="CASCADE")),
+    sa.Column("roles", _Text, nullable=False),
+    sa.Column("first_admin", sa.Boolean, nullable=False),
+    sa.Column("expires_us", sa.BigInteger, nullable=False),
+    sa.Column("ended", _Text),  # why it no longer works (links.py)
+    sa.Column("made_by", _Text),
+)  # fmt: skip
+
+conversations = sa.Table(
+    "conversations", metadata,
+    sa.Column("id", _Text, primary_key=True),
+    sa.Column("user_id", _Text, sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("title", _Text, nullable=False),
+    sa.Column("pinned", sa.Boolean, nullable=False),
+    sa.Column("created_us", sa.BigInteger, nullable=False),
+    sa.Column("updated_us", sa.BigInteger, nullable=False),
+    sa.Column("leaf_id", _Text),  # the last message of the branch that is shown
+    sa.Index("conversations_by_user", "user_id", "updated_us"),
+)  # fmt: skip
+
+messages = sa.Table(
+    "messages", metadata,
+    sa.Column("number", _Key, primary_key=True),
+    sa.Column("id", _Text, nullable=False, unique=True),
+    sa.Column(
+        "conversation_id", _Text, sa.ForeignKey("conversations.id", ondelete="CASCADE"), nullable=False, index=True
+    ),
+    sa.Column("parent_id", _Text),
+    sa.Column("role", _Text, nullable=False),
+    sa.Column("content", _Text, nullable=False),
+    sa.Column("reasoning", _Text),
+    sa.Column("tool_calls", sa.JSON, nullable=False),
+    sa.Column("details", sa.JSON, nullable=False),
+    sa.Column("created_us", sa.BigInteger, nullable=False),
+)  # fmt: skip
+
+check_what_is_read(
+    settings, recorded_bytes, users, sign_in_limits, known_addresses, approvals, sessions, api_keys, links
+)
+
+# The search index holds no text, only words: on SQLite an FTS5 table of its own kind (DDL below), on PostgreSQL rows of
+# word vectors, several for a long text because one vector is limited to 1 MiB.
+audit_words_postgresql = sa.Table(
+    "audit_words", sa.MetaData(),
+    sa.Column("sequence", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("part", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("words", TSVECTOR, nullable=False),
+    sa.Index("audit_words_index", "words", postgresql_using="gin"),
+)  # fmt: skip
+AUDIT_WORDS_SQLITE = (
+    "CREATE VIRTUAL TABLE audit_words USING fts5(words, content='', tokenize='unicode61 remove_diacritics 2')"
+)
+
+
+# What each schema version changed in existing tables. New tables need no entry: `metadata` makes them.
+UPGRADES: dict[int, tuple[str, ...]] = {
+    2: (
+        "ALTER TABLE users ADD COLUMN vouched_by TEXT",
+        "ALTER TABLE users ADD COLUMN admin_ended_us BIGINT",
+        "ALTER TABLE links ADD COLUMN ended TEXT",
+        "ALTER TABLE links ADD COLUMN made_by TEXT",
+        "ALTER TABLE api_keys ADD COLUMN expires_us BIGINT",
+        # Keys made without an end get one, a year after they were made.
+        "UPDATE api_keys SET expires_us = created_us + 31536000000000",
+        "DROP TABLE IF EXISTS sign_in_failures",
+    ),
+}

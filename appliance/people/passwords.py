@@ -1,0 +1,94 @@
+"""Passwords: which are accepted, and how they are kept (argon2id). How guessing is slowed is in sign_in_limits.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import argon2
+
+from appliance.errors import ApplianceError
+from appliance.people.hashing_slots import HashingSlots
+
+MIN_CHARS = 12
+MAX_CHARS = 1024
+
+# Beginnings of what people type when twelve characters are asked for (after lower-casing).
+_COMMON = (
+    "password", "passwort", "passw0rd", "p@ssw0rd", "p@ssword", "qwerty", "qwertz", "azerty", "letmein", "welcome",
+    "iloveyou", "administrator", "changeme", "1q2w3e4r", "abcdefgh", "12345678", "98765432", "gpt-oss", "gptoss",
+)  # fmt: skip
+
+
+class PasswordRuleError(ApplianceError):
+    """The password is not accepted; the message says which rule it breaks."""
+
+
+def check_password(password: str, *, name: str) -> None:
+    """Apply the rules for new passwords.
+
+    Raises:
+        PasswordRuleError: too short, too long, too uniform, too common, or the user's name.
+    """
+    lowered = password.casefold()
+    if len(password) < MIN_CHARS:
+        raise PasswordRuleError(f"A password needs at least {MIN_CHARS} characters.")
+    if len(password) > MAX_CHARS:
+        raise PasswordRuleError(f"A password has at most {MAX_CHARS} characters.")
+    if name and name.casefold() in lowered and len(lowered) - len(name) < MIN_CHARS // 2:
+        raise PasswordRuleError("The password must not be built from the user name.")
+    if len(set(lowered)) < 5:
+        raise PasswordRuleError("The password repeats too few characters.")
+    if any(lowered.startswith(common) and len(lowered) - len(common) < MIN_CHARS // 2 + 2 for common in _COMMON):
+        raise PasswordRuleError("The password is too easy to guess.")
+
+
+class Passwords:
+    """Hashes and checks passwords, as many at once as there are slots."""
+
+    def __init__(self, hasher: argon2.PasswordHasher | None = None, slots: HashingSlots | None = None) -> None:
+        """Args:
+        hasher: argon2id with 64 MiB, three passes and one lane when None: a hash then takes one core, and there are as
+            many slots as there are cores for it. OWASP's least is 19 MiB and two passes.
+        slots: those of this process alone when None.
+        """
+        self._hasher = hasher or argon2.PasswordHasher(time_cost=3, memory_cost=65_536, parallelism=1)
+        self._slots = slots or HashingSlots(None)
+        self._decoy = self._hasher.hash("no password has this hash")
+
+    @contextmanager
+    def slot(self, *, known: bool) -> Iterator[None]:
+        """Room for one hash at a time; inside it `is_right` and `hash_in_slot` may be called.
+
+        Args:
+            known: whether this is one of those for whom slots are kept.
+        Raises:
+            HashingBusyError: there is no room, and none in time.
+        """
+        with self._slots.slot(known=known):
+            yield
+
+    def hash(self, password: str) -> str:
+        """The encoded argon2id hash of a new password.
+
+        Raises:
+            HashingBusyError: there is no room, and none in time.
+        """
+        with self._slots.slot(known=True):
+            return self.hash_in_slot(password)
+
+    def hash_in_slot(self, password: str) -> str:
+        """The encoded argon2id hash; within `slot`."""
+        return self._hasher.hash(password.encode(errors="surrogatepass"))
+
+    def is_right(self, password: str, encoded: str | None) -> bool:
+        """Whether `password` made `encoded`; takes as long when there is no hash to compare with. Within `slot`."""
+        try:
+            self._hasher.verify(encoded or self._decoy, password.encode(errors="surrogatepass"))
+        except argon2.exceptions.VerifyMismatchError:
+            return False
+        return encoded is not None
+
+    def is_outdated(self, encoded: str) -> bool:
+        """Whether the hash was made with other parameters than ours."""
+        return self._hasher.check_needs_rehash(encoded)

@@ -1,0 +1,1 @@
+"""The processes of a running site: who starts, watches and ends them."""

@@ -1,0 +1,66 @@
+"""What the supervisor has to tell the recorder, kept until it is recorded."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from appliance.runtime.one_way import one_way_pipe
+
+
+class Notes:
+    """Lines of JSON for the recorder, kept until one has recorded them; the end of the lines tells it to stop.
+
+    A recorder that dies between an event and its answer leaves a note that its successor records again: a note may
+    become two events with the same words, never none.
+    """
+
+    def __init__(self, first: dict[str, object]) -> None:
+        self._unsent = [first]
+        self._unrecorded: list[dict[str, object]] = []  # sent, not answered
+        self._answers = 0
+        self._sent_bytes = 0  # of the first unsent line: a pipe may take a part of a long one
+        self._reader = self._writer = -1
+
+    def recorded(self, answers: int) -> None:
+        """Forget what was recorded: the recorder has answered so many notes since the start."""
+        del self._unrecorded[: answers - self._answers]
+        self._answers = answers
+
+    def new_reader(self) -> int:
+        """The reading end of a new pipe, for a new recorder; closed here at the next `send`."""
+        self.close()
+        self._unsent = self._unrecorded + self._unsent
+        self._unrecorded = []
+        self._reader, self._writer = one_way_pipe()
+        self._sent_bytes = 0
+        os.set_blocking(self._writer, False)
+        return self._reader
+
+    def add(self, note: dict[str, object]) -> None:
+        self._unsent.append(note)
+
+    def send(self) -> None:
+        """Write what is unsent, as much as the pipe takes."""
+        self._close_reader()
+        while self._unsent and self._writer >= 0:
+            line = json.dumps(self._unsent[0]).encode() + b"\n"
+            try:
+                self._sent_bytes += os.write(self._writer, line[self._sent_bytes :])
+            except (BrokenPipeError, BlockingIOError):  # it ended, or is busy
+                return
+            if self._sent_bytes < len(line):
+                return
+            self._sent_bytes = 0
+            self._unrecorded.append(self._unsent.pop(0))
+
+    def close(self) -> None:
+        self._close_reader()
+        if self._writer >= 0:
+            os.close(self._writer)
+            self._writer = -1
+
+    def _close_reader(self) -> None:
+        if self._reader >= 0:
+            os.close(self._reader)
+            self._reader = -1

@@ -1,0 +1,245 @@
+"""The recorder process: puts the appliance's own life into the record, signs a checkpoint of it regularly and watches
+the disk it is on.
+
+It reads the supervisor's notes, one JSON object a line, on standard input: ``started`` (with the proof of silence),
+``process_ended``, ``process_paused`` (somebody stopped one), ``packer_ended`` (there are packed weights to be
+compared), ``attempt_refused`` (what a process of the appliance was refused), ``watch_ended`` (nobody sees such attempts
+any more) and, last of all, ``stopping``. The end of the input means that everything else has stopped: the last event
+and the last checkpoint are written then. Without ``stopping`` before it, the supervisor was killed, and the event says
+so. If the recorder was killed, too, the next start does. SIGTERM is ignored, because a service manager sends it to
+every process at once, before the last answers are recorded.
+
+Meanwhile threads compare the installed release with its manifest (`appliance.runtime.release_watch`) and the packed
+weights with what the record says of them (`appliance.runtime.packed_watch`). Turns whose process died are given their
+end when the recorder starts and at every checkpoint (`appliance.turns.interrupted`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from appliance import authority
+from appliance.audit.event import Actor, Content, NewEvent
+from appliance.audit.log import AuditLog
+from appliance.audit.rows import newest_of
+from appliance.audit.signer import LogSigner
+from appliance.certificates import CertificateError, now_utc
+from appliance.config import Config, load_config
+from appliance.database.transactions import as_iso, open_database
+from appliance.errors import ApplianceError
+from appliance.isolation.confinement import seal
+from appliance.isolation.refused import UNWATCHED, Refused
+from appliance.runtime.disk_watch import DiskWatch
+from appliance.runtime.packed_watch import PackedWatch
+from appliance.runtime.release_watch import watching
+from appliance.transport import Transport
+from appliance.turns.interrupted import LostTurns
+
+_log = logging.getLogger(__name__)
+_LOOK_S = 3.0  # between looks at the disk
+_MOST_OF_A_NOTE = 1000  # characters
+_SYSTEM = Actor("", "appliance", "system")
+
+
+def run_recorder(
+    config: Config, notes_fd: int, *, tell_ready: Callable[[], None],
+    keep_certificate: Callable[[], None] = lambda: None,
+) -> None:  # fmt: skip
+    """Record notes and sign checkpoints until the notes end.
+
+    Args:
+        tell_ready: called each time that a note is durably in the record.
+        keep_certificate: called with every checkpoint; renews the server's certificate when that is due.
+    Raises:
+        DatabaseError, RecordError: the record cannot be opened or written.
+    """
+    disk = DiskWatch(config.record_dir)  # before the database, which cannot be opened on a full disk
+    database = open_database(config.database_url)
+    try:
+        log = AuditLog(database)
+        stopping: dict[str, Any] | None = None
+        signer, lost = LogSigner(log, config.state_dir), LostTurns(log)
+        key = _begin(signer)
+        _close_lost(lost)
+        packed = PackedWatch(log, config.release_dir, config.packed_dir)
+        with watching(log, config.release_dir), packed:
+            for note in _notes_or_ticks(notes_fd, config.checkpoint_interval_s):
+                if note == "look":
+                    _try("the disk was not looked at", lambda: disk.look(log, _SYSTEM))
+                elif note == "sign":
+                    _close_lost(lost)
+                    _sign(signer)
+                    _try("the certificate was not looked at", keep_certificate)
+                elif note["event"] == "stopping":
+                    stopping = note
+                elif note["event"] == "packer_ended":
+                    packed.packer_ended(anew=note["anew"])
+                    tell_ready()
+                else:
+                    _record(note, log, key)
+                    tell_ready()
+        log.append(_stopped(stopping))
+        _sign(signer)
+    finally:
+        database.close()
+
+
+def _begin(signer: LogSigner) -> str:
+    """The key that signs, which the log names at each start; empty when it is not known yet."""
+    keys: list[str] = []
+    _try("the signer could not begin", lambda: keys.append(signer.begin()))
+    return keys[0] if keys else ""
+
+
+def _try(failure: str, work: Callable[[], object]) -> None:
+    """Do what is done again at the next turn. Whatever it fails of is said, and no failure ends the recorder: it is the
+    only one that would notice the next attack."""
+    try:
+        work()
+    except ApplianceError as exc:
+        _log.error("%s: %s", failure, exc)
+    except Exception:
+        _log.exception("%s", failure)
+
+
+def _sign(signer: LogSigner) -> None:
+    """Sign the log as it is; the pages show how old the last checkpoint is."""
+    _try("no checkpoint", signer.sign)
+
+
+def _close_lost(lost: LostTurns) -> None:
+    """Give lost turns their end."""
+    _try("turns without an answer are not closed", lambda: _close_and_say(lost))
+
+
+def _close_and_say(lost: LostTurns) -> None:
+    closed = lost.close()
+    if closed:
+        _log.warning("%d turns had no answer, because their process died; now they are interrupted", closed)
+
+
+def _record(note: dict[str, Any], log: AuditLog, signing_key: str) -> None:
+    """Append the event of a note. What the record cannot hold becomes an event that says so: a note that was refused
+    again and again would keep all later ones out of the record."""
+    event = _event_of(note, log, signing_key)
+    try:
+        log.append(event)
+    except ValueError as exc:
+        _log.error("a note cannot be recorded as it is: %s", exc)
+        text = f"The record cannot hold this note of the supervisor ({exc}): {ascii(note)[:_MOST_OF_A_NOTE]}"
+        log.append(replace(event, subject=ascii(event.subject)[1:-1], content=Content(text)))
+
+
+def _event_of(note: dict[str, Any], log: AuditLog, signing_key: str) -> NewEvent:
+    if note["event"] == "started":
+        text = note["summary"]
+        last_run = _last_run(log)
+        if last_run is not None:
+            text += f". {last_run}"
+        details = {"silence": note["silence"], "release": note.get("release"), "last_run": last_run}
+        details["signing_key"] = signing_key
+        subject = "" if note["watched"] else UNWATCHED
+        return NewEvent(_SYSTEM, "appliance_started", subject=subject, content=Content(text, details))
+    if note["event"] == "attempt_refused":
+        refused = Refused(**{name: value for name, value in note.items() if name != "event"})
+        return NewEvent(
+            _SYSTEM, "attempt_refused", "denied", refused.subject, Content(refused.words(), asdict(refused))
+        )
+    if note["event"] == "watch_ended":
+        return NewEvent(_SYSTEM, "watch_ended", "failed", UNWATCHED)
+    if note["event"] == "process_paused":
+        paused = Content(f"{note['how']}; it goes on", {"how": note["how"]})
+        return NewEvent(_SYSTEM, "process_paused", "failed", note["process"], paused)
+    text = f"{note['how']}, after {note['ran_s']:.0f} s"
+    details = {"how": note["how"], "ran_s": note["ran_s"]}
+    return NewEvent(_SYSTEM, "process_ended", "failed", note["process"], Content(text, details))
+
+
+def _stopped(stopping: dict[str, Any] | None) -> NewEvent:
+    """The last event of a run, with why it ended."""
+    if stopping is None:
+        text = "The supervisor ended without a word: it was killed."
+        return NewEvent(_SYSTEM, "appliance_stopped", "failed", content=Content(text))
+    return NewEvent(_SYSTEM, "appliance_stopped", content=Content(stopping["why"]))
+
+
+def _last_run(log: AuditLog) -> str | None:
+    """That the last run did not end in order, in a sentence; None where it did, or where this is the first."""
+    last = newest_of(log, ("appliance_started", "appliance_stopped"))
+    if last is None or (last.action == "appliance_stopped" and last.outcome == "ok"):
+        return None
+    newest = newest_of(log)
+    when = "" if newest is None else f", its last event is {newest.sequence}, of {as_iso(newest.time_us)}"
+    return f"The last run did not end in order{when}"
+
+
+def _notes_or_ticks(fd: int, interval_s: float) -> Iterator[dict[str, Any] | Literal["look", "sign"]]:
+    """Notes as they come; "sign" every ``interval_s``, first after a second; "look" at once and every few seconds.
+
+    Ends with the input.
+    """
+    pending = b""
+    now_s = time.monotonic()
+    look_at_s, sign_at_s = now_s, now_s + 1.0
+    while True:
+        readable = select.select([fd], [], [], max(min(look_at_s, sign_at_s) - time.monotonic(), 0.0))[0]
+        if readable:
+            piece = os.read(fd, 65536)
+            if not piece:
+                return
+            *lines, pending = (pending + piece).split(b"\n")
+            yield from (json.loads(line) for line in lines)
+        if time.monotonic() >= look_at_s:
+            look_at_s = time.monotonic() + _LOOK_S
+            yield "look"
+        if time.monotonic() >= sign_at_s:
+            sign_at_s += interval_s
+            yield "sign"
+
+
+def _keep_certificate(config: Config, transport: Transport) -> None:
+    """Where this process also holds the key of the site's own authority: see that the server has a certificate. A
+    failure is said, and tried again: an expired certificate is an alarm on the administrator's page."""
+    if transport is not Transport.LOCAL_AUTHORITY:
+        return
+    try:
+        authority.keep_certificate(config, now_utc())
+    except CertificateError as exc:
+        _log.error("no certificate: %s", exc)
+
+
+def _write_byte(fd: int) -> None:
+    os.write(fd, b"\x01")
+
+
+def main() -> None:
+    """The entry: APPLIANCE_HOME and APPLIANCE_READY_FD in the environment, notes on standard input."""
+    seal(os.environ)
+    logging.basicConfig(format="%(asctime)s %(levelname)s recorder: %(message)s", level=logging.INFO)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ready_fd = int(os.environ["APPLIANCE_READY_FD"])
+    try:
+        config = load_config(Path(os.environ["APPLIANCE_HOME"]))
+        transport = Transport(os.environ.get("APPLIANCE_TRANSPORT", Transport.LOOPBACK))
+        _keep_certificate(config, transport)
+        run_recorder(
+            config, sys.stdin.fileno(), tell_ready=lambda: _write_byte(ready_fd),
+            keep_certificate=lambda: _keep_certificate(config, transport),
+        )  # fmt: skip
+    except ApplianceError as exc:
+        _log.error("%s", exc if exc.__cause__ is None else f"{exc}: {exc.__cause__}")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

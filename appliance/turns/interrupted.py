@@ -1,0 +1,173 @@
+"""Gives an end to turns whose process died: what it generated is not known, and that is what the record says.
+
+    lost = LostTurns(log)       # one for each recorder
+    lost.close()                # at its start, and every minute
+
+A prompt without an answer is either being answered or lost. It is lost when the process that recorded it no longer
+lives (`appliance.database.presence`), which a living sibling's turn never is. The answer recorded for it has the
+outcome ``interrupted``; a conversation shows it in words.
+
+Exactly once: the search for an answer, the event and the conversation's message are one transaction that excludes
+every other writer. A kill in the middle leaves the turn as it was, for the next call.
+
+Up to which event every prompt has its answer is kept in memory alone: whoever can write the database would put such a
+note forward, and the prompts before it would stay open for ever. So a start looks at the newest events, and each call
+at a stretch of the older ones besides: a million within an hour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Final
+
+import sqlalchemy as sa
+
+from appliance.audit.event import Content, Header, NewEvent
+from appliance.audit.log import AuditLog, Event
+from appliance.audit.rounds import Rounds
+from appliance.audit.rows import load_events
+from appliance.audit.tree import log_size
+from appliance.database.tables import audit_events
+from appliance.database.transactions import Database
+from appliance.people.conversations import append_interruption
+
+INTERRUPTED: Final = (
+    "Interrupted: the process that answered ended before the answer was recorded. What was generated is not known."
+)
+NEWEST_EVENTS: Final = 50_000  # read by the first call: a tenth of a second
+STRETCH_EVENTS: Final = 20_000  # older ones, read by each call
+_BATCH_EVENTS: Final = 200
+
+
+class LostTurns:
+    """Finds and closes the lost turns of one log, for as long as one process records."""
+
+    def __init__(self, log: AuditLog, *, newest: int = NEWEST_EVENTS, rounds: Rounds | None = None) -> None:
+        """Look after `log`.
+
+        Args:
+            newest: how many events the first call looks at.
+            rounds: which older events each call looks at besides.
+        """
+        self._log = log
+        self._newest = newest
+        self._rounds = rounds or Rounds(STRETCH_EVENTS)
+        self._first_size: int | None = None  # the log's size at the first call
+        self._closed_to = 0  # up to here every prompt that `newest` covers has its answer
+
+    def close(self) -> int:
+        """Record an answer for each lost prompt among the events of this call; returns how many.
+
+        Raises:
+            DatabaseError, RecordError: the record cannot be read or written; what is done is done.
+        """
+        size = self._log.size()
+        if self._first_size is None:
+            self._first_size, self._closed_to = size, max(0, size - self._newest)
+        if self._log.database.presence is None:  # without locks, nobody can tell lost turns from running ones
+            size = min(size, self._first_size)
+        closed, first_open = self._close_between(min(self._closed_to, size), size)
+        self._closed_to = first_open - 1
+        older, _ = self._close_between(*self._rounds.next(self._closed_to))
+        if self._log.database.presence is not None:
+            self._log.database.presence.forget_dead()
+        return closed + older
+
+    def _close_between(self, after: int, last: int) -> tuple[int, int]:
+        """How many were closed, and the first number that is still being answered, or else the one after `last`."""
+        closed, first_open = 0, last + 1
+        for prompt in _open_prompts(self._log.database, after, last):
+            if _is_running(self._log.database, prompt):
+                first_open = min(first_open, prompt.sequence)
+                continue
+            try:
+                closed += _close(self._log, prompt)
+            except ValueError:  # no appliance wrote that event: an answer with its words would be refused, too
+                continue
+        return closed, first_open
+
+
+def running_prompts(database: Database, first: int, last: int) -> list[int]:
+    """Those of the events `first` to `last` that are prompts which are being answered now.
+
+    Raises:
+        DatabaseError: the record cannot be read.
+    """
+    return [event.sequence for event in _open_prompts(database, first - 1, last) if _is_running(database, event)]
+
+
+def lost_prompts(database: Database, limit: int) -> list[int]:
+    """The first prompts of the whole log that have no answer, and that no process is known to answer.
+
+    Raises:
+        DatabaseError: the record cannot be read.
+    """
+    with database.read() as connection:
+        size = log_size(connection)
+    lost = (event.sequence for event in _open_prompts(database, 0, size) if not _is_running(database, event))
+    return list(islice(lost, limit))
+
+
+def _open_prompts(database: Database, after: int, last: int) -> Iterator[Event]:
+    """The prompts after the first number, up to the second, that have no answer. Damaged ones are left out: nobody
+    knows whose they are, and a verification names them."""
+    while numbers := _unanswered(database, after, last):
+        after = numbers[-1]
+        for _, event in sorted(load_events(database, numbers).items()):
+            if isinstance(event, Event):
+                yield event
+
+
+def _unanswered(database: Database, after: int, last: int) -> list[int]:
+    """The next prompts that no later answer with the same subject follows."""
+    prompt, answer = audit_events.alias("prompt").c, audit_events.alias("answer").c
+    answered = sa.exists().where(
+        answer.subject == prompt.subject, answer.action == "answer", answer.sequence > prompt.sequence
+    )
+    query = sa.select(prompt.sequence).where(
+        prompt.sequence > after, prompt.sequence <= last, prompt.action == "prompt", ~answered
+    )
+    with database.read() as connection:
+        return list(connection.scalars(query.order_by(prompt.sequence).limit(_BATCH_EVENTS)))
+
+
+def _is_running(database: Database, event: Event) -> bool:
+    presence, content = database.presence, event.content
+    if presence is None or content is None:
+        return False
+    process = content.details.get("process")
+    return isinstance(process, str) and presence.is_alive(process)
+
+
+def _close(log: AuditLog, prompt: Event) -> bool:
+    """Record the prompt's answer unless somebody has meanwhile; True if this call did."""
+    header, content = prompt.header, prompt.content
+    details = {} if content is None else content.details
+    with log.database.write(serial=True) as connection:
+        answers = sa.select(audit_events.c.sequence).where(
+            audit_events.c.subject == header.subject, audit_events.c.action == "answer",
+            audit_events.c.sequence > header.sequence,
+        )  # fmt: skip
+        if connection.execute(answers.limit(1)).first() is not None:
+            return False
+        answer = log.append_in(connection, _answer(header, details.get("conversation")))
+        conversation = details.get("conversation")
+        if isinstance(conversation, str) and content is not None:
+            facts = {
+                "turn": header.subject, "problem": INTERRUPTED, "prompt_event": header.sequence,
+                "event": answer.sequence,
+            }  # fmt: skip
+            append_interruption(connection, conversation, content.text, facts, answer.time_us)
+    return True
+
+
+def _answer(prompt: Header, conversation: object) -> NewEvent:
+    details = {
+        "conversation": conversation,
+        "failure": {"code": "interrupted", "message": INTERRUPTED},
+        "prompt_event": prompt.sequence,
+        "reasoning": "",
+        "tool_calls": [],
+    }
+    return NewEvent(prompt.actor, "answer", "interrupted", prompt.subject, Content(INTERRUPTED, details))

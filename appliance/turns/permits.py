@@ -1,0 +1,72 @@
+"""An answer under way ends when the person may no longer have it: the account was disabled, the session or key ended,
+the role was taken away. So does one that is stopped (`appliance.turns.running`).
+
+`ended_by` puts a check between a turn and the engine: it is asked as events come, at most once in an interval. The
+engine's client makes an event at least twice a second, so the turn ends, and is cancelled, within a second of the
+change, whoever made it: another web worker, or the command line.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from typing import Final
+
+from appliance.database.transactions import DatabaseError
+from appliance.turns.engine import Engine, Status
+from appliance.turns.events import Done, Failed, TurnEvent
+from appliance.turns.request import TurnRequest
+
+CHECK_INTERVAL_S: Final = 0.5
+_UNKNOWN: Final = "Whether you may still read this could not be looked up"
+
+Permit = Callable[[], str | None]  # why the person may no longer have the answer; None while all is well
+
+
+def permitted(engine: Engine, permit: Permit, *, clock_s: Callable[[], float] = time.monotonic) -> Engine:
+    """`engine`, but its turns end with ``Failed("access_ended")`` once ``permit`` gives a reason."""
+
+    def ended() -> Failed | None:
+        try:
+            why = permit()
+        except DatabaseError:
+            why = _UNKNOWN
+        return None if why is None else Failed("access_ended", f"{why}. The answer was cancelled.")
+
+    return ended_by(engine, ended, interval_s=CHECK_INTERVAL_S, clock_s=clock_s)
+
+
+def ended_by(
+    engine: Engine, check: Callable[[], Failed | None], *, interval_s: float,
+    clock_s: Callable[[], float] = time.monotonic,
+) -> Engine:  # fmt: skip
+    """`engine`, but its turns end with the failure that ``check`` returns, once it returns one."""
+    return _Checked(engine, check, interval_s, clock_s)
+
+
+class _Checked:
+    def __init__(
+        self, engine: Engine, check: Callable[[], Failed | None], interval_s: float, clock_s: Callable[[], float]
+    ) -> None:
+        self._engine, self._check, self._interval_s, self._clock_s = engine, check, interval_s, clock_s
+
+    @contextmanager
+    def turn(self, request: TurnRequest) -> Iterator[Iterator[TurnEvent]]:
+        with closing(self._events(request)) as events:
+            yield events
+
+    def status(self, timeout_s: float = 2.0) -> Status:
+        return self._engine.status(timeout_s)
+
+    def _events(self, request: TurnRequest) -> Generator[TurnEvent, None, None]:
+        checked_s = self._clock_s()
+        with self._engine.turn(request) as events:
+            for event in events:
+                if not isinstance(event, Done | Failed) and self._clock_s() - checked_s >= self._interval_s:
+                    end = self._check()
+                    if end is not None:
+                        yield end
+                        return
+                    checked_s = self._clock_s()
+                yield event
