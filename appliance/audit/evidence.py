@@ -104,9 +104,7 @@ class SignedLog:
     key_chain: list[str]  # how older keys handed over to this one: heirs.py
 
 
-def sign_for_evidence(
-    log: AuditLog, state_dir: Path, last: int, *, clock_us: Callable[[], int] = now_us
-) -> SignedLog:
+def sign_for_evidence(log: AuditLog, state_dir: Path, last: int, *, clock_us: Callable[[], int] = now_us) -> SignedLog:
     """Sign the log as it is, or, where it is broken, take the newest checkpoint, if it covers event `last`.
 
     A broken log is when evidence is needed most: what was signed before is still proven.

@@ -62,9 +62,7 @@ class ReadEvent:
         return self.event.sequence
 
 
-def search(
-    log: AuditLog, reviewer: Actor, wanted: Filter, *, before: int | None = None, limit: int = 50
-) -> Page:
+def search(log: AuditLog, reviewer: Actor, wanted: Filter, *, before: int | None = None, limit: int = 50) -> Page:
     """One page of the events that fit; what was looked for and which events were shown is recorded, page by page.
 
     Raises:

@@ -139,9 +139,7 @@ def merge_words(database: Database, *, pause: Callable[[float], None], clock_s: 
         pause(clock_s() - began_s)
 
 
-def searching(
-    database: Database, query: sa.Select[Any], words: str
-) -> tuple[sa.Select[Any], sa.ColumnElement[int]]:
+def searching(database: Database, query: sa.Select[Any], words: str) -> tuple[sa.Select[Any], sa.ColumnElement[int]]:
     """`query` over audit_events, restricted to events in which all `words` occur, and the column to order it by.
 
     A text without words matches nothing.

@@ -65,9 +65,7 @@ def _bait(*directories: Path) -> Iterator[str]:
                 path.unlink(missing_ok=True)
 
 
-def _attempts_in_child(
-    kind: Kind, abi: int, places: Places, bait: str, leave_out: Collection[str]
-) -> list[Attempt]:
+def _attempts_in_child(kind: Kind, abi: int, places: Places, bait: str, leave_out: Collection[str]) -> list[Attempt]:
     read_end, write_end = os.pipe()
     pid = os.fork()
     if pid == 0:

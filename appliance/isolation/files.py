@@ -90,9 +90,7 @@ class Places:
         return directory
 
 
-def selftest_rules(
-    release: Path, *, engine: Kind, reads: Iterable[Path], writes: Iterable[Path]
-) -> tuple[Rule, ...]:
+def selftest_rules(release: Path, *, engine: Kind, reads: Iterable[Path], writes: Iterable[Path]) -> tuple[Rule, ...]:
     """What an examination of one release may use: that, what an engine of its kind needs of the host, and files named
     on the command line, of which those to be written must exist."""
     return (

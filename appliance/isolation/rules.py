@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from appliance.isolation.policy import Kind
 
+
 @dataclass(frozen=True)
 class Only:
     """A condition on one argument: 32 bits of it, masked, are one of ``values``; with ``unless``, none of them.

@@ -189,9 +189,7 @@ def _process_id(record: AuditLog) -> str | None:
     return None if presence is None else presence.own_id()
 
 
-def _prompt_event(
-    actor: Actor, request: TurnRequest, conversation_id: str | None, process: str | None
-) -> NewEvent:
+def _prompt_event(actor: Actor, request: TurnRequest, conversation_id: str | None, process: str | None) -> NewEvent:
     """The prompt event; its text is what people and tools have said since the last answer before it."""
     messages = request.messages
     asked = max((i for i, m in enumerate(messages) if m.role in ("user", "tool")), default=-1)

@@ -150,9 +150,7 @@ class RunningTurns:
         Raises:
             RuntimeError: there can be no further thread.
         """
-        thread = threading.Thread(
-            target=self._run, args=(place, turn, question_id, about), name="turn", daemon=True
-        )
+        thread = threading.Thread(target=self._run, args=(place, turn, question_id, about), name="turn", daemon=True)
         with self._lock:
             self._threads.add(thread)
         try:
@@ -182,14 +180,10 @@ class RunningTurns:
     def _keep(self, place: Place, turn: Turn, question_id: str, about: About) -> str | None:
         """Put the answer under its question; the value is the message's id."""
         words = turn.answer.words
-        facts = turn.answer.facts(
-            about, turn=turn.request.id, prompt_event=turn.prompt_event, event=turn.answer_event
-        )
+        facts = turn.answer.facts(about, turn=turn.request.id, prompt_event=turn.prompt_event, event=turn.answer_event)
         new = NewMessage("assistant", words.text, words.reasoning or None, words.calls, facts.details())
         try:
-            return self._conversations.append(
-                place.user_id, place.conversation_id, new, parent_id=question_id
-            ).id
+            return self._conversations.append(place.user_id, place.conversation_id, new, parent_id=question_id).id
         except ConversationNotFoundError:  # deleted meanwhile; the record has the answer
             return None
         except Exception:  # also of damaged rows: the file must be closed, or the conversation takes no more questions

@@ -78,9 +78,7 @@ def test_a_stolen_session_and_a_stolen_key_end_with_the_password(
         assert own.get("/account").status_code == 200
 
 
-def test_a_password_that_changes_during_a_sign_in_opens_nothing(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_password_that_changes_during_a_sign_in_opens_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever knows the old password signs in at the very moment in which it is changed."""
     ada = site.add_user("ada")
     is_right = Passwords.is_right

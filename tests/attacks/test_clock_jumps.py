@@ -120,8 +120,6 @@ def test_refusals_are_recorded_again_after_the_clock_was_set_back() -> None:
     assert notes.count(HOME, now_us) == Due(HOME)
 
 
-
-
 @pytest.mark.parametrize("jump_s", [-DAY_S, DAY_S, -30 * YEAR_S, 30 * YEAR_S])
 def test_a_clock_that_jumps_within_a_turn_leaves_it_whole(door: Door, jump_s: float) -> None:
     log = AuditLog(door.database, clock_us=door.clock)
@@ -139,7 +137,8 @@ def test_a_clock_that_jumps_within_a_turn_leaves_it_whole(door: Door, jump_s: fl
 
 
 def test_who_waits_in_the_queue_waits_by_a_clock_that_nobody_sets(
-    vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+    vocabulary: Vocabulary,  # noqa: F811 - the fixture
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def set_by_somebody() -> float:
         raise AssertionError("the wall clock was asked")

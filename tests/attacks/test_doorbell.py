@@ -12,7 +12,7 @@ from tests.appliance.supervised import WEB, Site, supervised
 
 INTRUDER = (
     WEB.replace("def app(", "def ask(")
-    + '''
+    + """
 def app(environ, start_response):
     how = {"/write": socket.SHUT_WR, "/both": socket.SHUT_RDWR}.get(environ["PATH_INFO"])
     if how is None:
@@ -26,7 +26,7 @@ def app(environ, start_response):
             pass
     start_response("200 OK", [("Content-Type", "application/json")])
     return [json.dumps(shut).encode()]
-'''
+"""
 )
 
 

@@ -136,9 +136,7 @@ def test_many_who_close_at_once_close_each_turn_once(url: str) -> None:
         assert outcomes(log) == ["ok", "interrupted"]
 
 
-def test_a_failure_in_the_middle_leaves_the_turn_for_the_next_time(
-    url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failure_in_the_middle_leaves_the_turn_for_the_next_time(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with worker(url) as process:
         process.kill()
         process.wait()
@@ -225,4 +223,3 @@ def test_files_of_dead_processes_are_removed_and_those_of_living_ones_stay(tmp_p
         assert own in left
         assert len(left) == 2
         assert living.poll() is None
-

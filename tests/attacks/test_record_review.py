@@ -304,8 +304,13 @@ def test_a_very_long_message_is_in_the_source_to_its_end(site: Site, reviewer: B
 
 
 LOOKS = (
-    "/review", "/review?before=50", "/review?text=archive", "/review?text=archive&before=50",
-    "/review?since=2020-01-01", "/review?action=review", "/review?user=ada&before=4",
+    "/review",
+    "/review?before=50",
+    "/review?text=archive",
+    "/review?text=archive&before=50",
+    "/review?since=2020-01-01",
+    "/review?action=review",
+    "/review?user=ada&before=4",
 )
 
 

@@ -282,9 +282,7 @@ def rehash(site: Site) -> None:
     with closing(sqlite3.connect(site.file)) as connection:
         for header in headers:
             subtrees = b"".join(edge.append(merkle.leaf_hash(encode_header(header))))
-            connection.execute(
-                "UPDATE audit_events SET subtrees = ? WHERE sequence = ?", (subtrees, header.sequence)
-            )
+            connection.execute("UPDATE audit_events SET subtrees = ? WHERE sequence = ?", (subtrees, header.sequence))
         connection.commit()
 
 
@@ -366,9 +364,10 @@ def test_the_running_recorder_refuses_says_so_and_goes_on_after_the_acknowledgem
         tell(STARTED)
         wait_until(lambda: signed_size(site) > HALF)
         (site.earlier / "database").mkdir(parents=True)
-        with closing(sqlite3.connect(site.file)) as now, closing(
-            sqlite3.connect(site.earlier / "database" / "site.sqlite3")
-        ) as copy:
+        with (
+            closing(sqlite3.connect(site.file)) as now,
+            closing(sqlite3.connect(site.earlier / "database" / "site.sqlite3")) as copy,
+        ):
             now.backup(copy)
         fill(site.log, SIZE)
         size = site.log.size()

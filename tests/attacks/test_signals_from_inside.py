@@ -25,11 +25,14 @@ def outcome(*call):
 def try_all(pids):
     return {str(pid): [outcome(62, pid, 0), outcome(234, pid, pid, 0), outcome(200, pid, 0)] for pid in pids}
 """
-_WEB = _TRY + """
+_WEB = (
+    _TRY
+    + """
 def app(environ, start_response):
     start_response("200 OK", [("Content-Type", "application/json")])
     return [json.dumps(try_all(map(int, environ["QUERY_STRING"].split(",")))).encode()]
 """
+)
 _OWN = """
 import signal, threading
 signal.signal(signal.SIGUSR1, lambda *_: print("{name} heard itself", flush=True))

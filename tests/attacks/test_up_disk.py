@@ -92,7 +92,6 @@ class Appliance:
         assert report.is_intact, report
 
 
-
 @pytest.fixture
 def appliance(disk: Path) -> Iterator[Appliance]:
     made = Appliance(disk)

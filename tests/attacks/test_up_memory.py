@@ -115,7 +115,8 @@ def test_a_site_that_sets_nothing_starts_and_says_what_it_serves(tmp_path: Path,
 
 
 def test_damaged_packed_weights_are_packed_anew_and_not_taken_for_a_lack_of_memory(
-    tmp_path: Path, release_dir: Path  # noqa: F811
+    tmp_path: Path,
+    release_dir: Path,  # noqa: F811
 ) -> None:
     shutil.copytree(release_dir, tmp_path / "current")
     (tmp_path / "current" / "tinyweb.py").write_text(WEB)

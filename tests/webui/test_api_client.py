@@ -105,9 +105,12 @@ def test_answers_as_a_whole(server: Server) -> None:
 
 
 def test_answers_as_a_stream_with_usage(server: Server) -> None:
-    with server.client() as client, client.chat.completions.create(
-        model=MODEL, messages=HELLO, stream=True, stream_options={"include_usage": True}
-    ) as stream:
+    with (
+        server.client() as client,
+        client.chat.completions.create(
+            model=MODEL, messages=HELLO, stream=True, stream_options={"include_usage": True}
+        ) as stream,
+    ):
         chunks = list(stream)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == "You said: Hello"
     assert chunks[-1].usage is not None
@@ -200,9 +203,11 @@ def test_a_dead_engine_is_an_internal_server_error(server: Server) -> None:
 
 def test_a_stream_that_breaks_raises_in_the_client(server: Server) -> None:
     play(server, Started(1, 0.0), AnswerDelta("so"), Failed("engine_failed", "The model failed."))
-    with server.client() as client, client.chat.completions.create(
-        model=MODEL, messages=HELLO, stream=True
-    ) as stream, pytest.raises(openai.APIError, match="The model failed"):
+    with (
+        server.client() as client,
+        client.chat.completions.create(model=MODEL, messages=HELLO, stream=True) as stream,
+        pytest.raises(openai.APIError, match="The model failed"),
+    ):
         list(stream)
 
 
@@ -218,9 +223,11 @@ def test_an_engine_that_dies_in_the_middle_ends_the_stream(server: Server) -> No
         yield AnswerDelta("never")
 
     server.engine.script = script
-    with server.client() as client, client.chat.completions.create(
-        model=MODEL, messages=HELLO, stream=True
-    ) as stream, pytest.raises(openai.APIError):
+    with (
+        server.client() as client,
+        client.chat.completions.create(model=MODEL, messages=HELLO, stream=True) as stream,
+        pytest.raises(openai.APIError),
+    ):
         list(stream)
     assert reached.is_set()
 
@@ -243,9 +250,7 @@ def endless(_request: TurnRequest) -> Iterable[TurnEvent]:
 
 def test_leaving_a_stream_cancels_the_turn_and_keeps_what_came(server: Server) -> None:
     server.engine.script = endless
-    with server.client() as client, client.chat.completions.create(
-        model=MODEL, messages=HELLO, stream=True
-    ) as stream:
+    with server.client() as client, client.chat.completions.create(model=MODEL, messages=HELLO, stream=True) as stream:
         for chunk in stream:
             if chunk.choices[0].delta.content:
                 break

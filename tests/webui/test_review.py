@@ -27,7 +27,11 @@ ADA = Actor("u1", "ada", "web", "10.0.0.7")
 def record_turn(site: Site, text: str, actor: Actor = ADA, *, effort: str = "high") -> tuple[int, int]:
     """Run one turn as the chat does; the numbers of its two events."""
     request = TurnRequest(
-        f"turn of {text}"[:60], actor.user_id, (Message("user", text),), seed=4711, effort=effort  # type: ignore[arg-type]
+        f"turn of {text}"[:60],
+        actor.user_id,
+        (Message("user", text),),
+        seed=4711,
+        effort=effort,  # type: ignore[arg-type]
     )
     turn = run_turn(site.services.record, site.engine.client, actor, request, conversation_id="c1")
     list(turn)
@@ -207,9 +211,7 @@ def change_content(site: Site, sequence: int) -> None:
 
 def change_header(site: Site, sequence: int) -> None:
     with site.services.record.database.write() as connection:
-        connection.execute(
-            sa.text("UPDATE audit_events SET actor_name = 'eve' WHERE sequence = :n"), {"n": sequence}
-        )
+        connection.execute(sa.text("UPDATE audit_events SET actor_name = 'eve' WHERE sequence = :n"), {"n": sequence})
 
 
 @pytest.mark.parametrize("change", [change_content, change_header])

@@ -112,9 +112,7 @@ def day_views(rows: Sequence[EventRow | DamagedEvent]) -> list[DayView]:
         if view.moment is not None:
             title = f"{view.moment:%A} {view.moment.day} {view.moment:%B %Y}"
         views.append((title or "Day not readable", view))
-    return [
-        DayView(day, tuple(view for _, view in group)) for day, group in groupby(views, key=lambda pair: pair[0])
-    ]
+    return [DayView(day, tuple(view for _, view in group)) for day, group in groupby(views, key=lambda pair: pair[0])]
 
 
 def event_view(read: ReadEvent, turn: Sequence[Event | DamagedEvent]) -> EventView | DamagedView:

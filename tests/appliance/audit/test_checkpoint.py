@@ -62,9 +62,7 @@ def test_openssl_accepts_the_signature(tmp_path: Path) -> None:
     (tmp_path / "body").write_text(body + "\n")
     (tmp_path / "signature").write_bytes(base64.b64decode(signature_line.split(" ")[2])[4:])
     files = ["-inkey", "signer/audit.key", "-in", "body", "-sigfile", "signature"]
-    subprocess.run(
-        ["openssl", "pkeyutl", "-verify", "-rawin", *files], cwd=tmp_path, check=True, capture_output=True
-    )
+    subprocess.run(["openssl", "pkeyutl", "-verify", "-rawin", *files], cwd=tmp_path, check=True, capture_output=True)
 
 
 @pytest.mark.parametrize(
@@ -201,9 +199,7 @@ def shorten_signed_hashes(database: Database) -> None:
         connection.execute(audit_events.update().where(audit_events.c.sequence == 4).values(subtrees=bytes(32)))
 
 
-@pytest.mark.parametrize(
-    "damage", [break_header, break_content, cut_tail, break_signed_hashes, shorten_signed_hashes]
-)
+@pytest.mark.parametrize("damage", [break_header, break_content, cut_tail, break_signed_hashes, shorten_signed_hashes])
 def test_signs_nothing_that_is_broken_and_says_so(
     log: AuditLog, tmp_path: Path, damage: Callable[[Database], None]
 ) -> None:

@@ -59,9 +59,7 @@ def test_erased_text_is_no_longer_in_the_files(sqlite: Database, sqlite_url: str
 
 
 @pytest.mark.parametrize(("first", "last"), [(1, 10**9), (1, 2**63), (3, 10**18)])
-def test_an_erasure_excuses_no_event_that_comes_after_it(
-    log: AuditLog, tmp_path: Path, first: int, last: int
-) -> None:
+def test_an_erasure_excuses_no_event_that_comes_after_it(log: AuditLog, tmp_path: Path, first: int, last: int) -> None:
     fill(log, 3)
     erased = erase(log, first, last, by=SYSTEM, reason=REASON)
     assert (erased.last, log.get(4).header.subject) == (3, f"{first}-3")

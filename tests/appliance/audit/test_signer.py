@@ -57,6 +57,7 @@ def delete_event(log: AuditLog, sequence: int) -> None:
 
 def sign_until_refused(signer: LogSigner, match: str | None = None) -> None:
     """An older event is found at the latest when its turn has come."""
+
     def sign_often() -> None:
         for _ in range(3):
             signer.sign()

@@ -150,9 +150,7 @@ def test_consistently_rewritten_log_without_checkpoints_is_not_found(log: AuditL
         (lambda note: "", "not a signed note"),
     ],
 )
-def test_changed_checkpoint_is_named(
-    signed: AuditLog, tmp_path: Path, change: Callable[[str], str], word: str
-) -> None:
+def test_changed_checkpoint_is_named(signed: AuditLog, tmp_path: Path, change: Callable[[str], str], word: str) -> None:
     with signed.database.write() as connection:
         mine = audit_checkpoints.c.size == 10
         note = connection.scalar(sa.select(audit_checkpoints.c.note).where(mine))

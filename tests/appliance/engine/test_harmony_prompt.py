@@ -139,9 +139,7 @@ def test_text_cannot_become_a_special_token(vocabulary: Vocabulary) -> None:
             for m in messages
         ),
     )  # fmt: skip
-    special = [
-        [t for t in render_prompt(vocabulary, r, today=TODAY) if t >= 199_998] for r in (plain, twin)
-    ]
+    special = [[t for t in render_prompt(vocabulary, r, today=TODAY) if t >= 199_998] for r in (plain, twin)]
     assert special[0] == special[1]
 
 
