@@ -21,27 +21,30 @@ _ANY = r"assistant|analysis|commentary|final|json|code|to\s*=|functions\."
 _ENDS = rf"(?=[^a-z0-9_]|$|{_ANY})"
 _NAME = r"[A-Za-z0-9_.\-]"
 _WRITTEN = r"[A-Za-z0-9_.\-:/]"  # where a recipient is expected
+_TO = r"(?:(?i:to)\s*(?:=\s*|:\s*(?=functions)))+"
+_QUOTES = r"\"'`<>"
 _WORD = re.compile(
     rf"""[\s?!.,:;*\#~\-]*(?:
         (?P<role>(?i:assistant)){_ENDS}
         |(?P<channel>(?i:analysis|commentary|final)){_ENDS}
-        |(?:to\s*=\s*)+["']?(?P<to>{_WRITTEN}*)["']?
+        |{_TO}[{_QUOTES}]?(?P<to>(?:(?i:functions?)\s+(?=[a-z]))?{_WRITTEN}*)[{_QUOTES}]?
         |(?P<bare>functions\.{_NAME}+)(?=\s*(?:$|\{{|{_ANY}))
         |(?P<type>json|code)(?=\s*(?:$|[\[{{]))
     )""",
     re.VERBOSE,
 )
 _HEADER_WORDS = re.compile(rf"(?i:assistant|analysis|commentary|final)|to\s*=\s*{_NAME}*|functions\.{_NAME}+|json|code")
-_WORDS = ("assistant", "analysis", "commentary", "final", "json", "code", "to=", FUNCTIONS)
-_LOWER_CASE_FOLLOWS = re.compile(r"\s+[a-z]")
+_ROLE = "assistant"
+_WORDS = (_ROLE, "analysis", "commentary", "final", "json", "code", "to=", FUNCTIONS)
+_LOWER_CASE_FOLLOWS = re.compile(r"\s+(?!to\s*=)[a-z]")
 _OTHERS = re.compile(rf"\s*(?:user|system|developer|tool|(?P<function>functions\.{_NAME}*))(?![A-Za-z0-9_])")
-_PREFIX = re.compile(r"^functions?[.:/]*")
+_PREFIX = re.compile(r"^(?i:functions?|tools?|assistant|commentary|analysis)[.:/\s]*")
 _DOUBLED = re.compile(r"(.+?)(?:functions?)?[.:/]*\1")
 _RECIPIENT_BEHIND = re.compile(rf"(?<![A-Za-z0-9_])to\s*=\s*({_WRITTEN}+)")
-_GLUED = re.compile(r"(?:json|code|analysis|commentary|final|assistant|functions?|[.\-:/])$")
+_GLUED = re.compile(r"(?i:json|code|analysis|commentary|final|assistant|functions?|[.\-:/])$")
 _NO_FUNCTIONS = {"assistant", "user", "all", "human"}  # recipients that mean no call
 _RECIPIENT = rf"( to={FUNCTIONS}{_NAME}+)?"
-_SOUND_ROLE = re.compile("assistant" + _RECIPIENT)
+_SOUND_ROLE = re.compile(_ROLE + _RECIPIENT)
 _SOUND_CHANNEL = re.compile(rf"(analysis|commentary|final){_RECIPIENT}\s*(json|code)?")
 
 
@@ -88,7 +91,8 @@ def read_header(segments: Sequence[str], *, started: bool, complete: bool, funct
     """
     found = _Found()
     for index, segment in enumerate(segments):
-        _scan(segment, found, bare_text=index == 0 and not complete)
+        is_first = index == 0
+        _scan(segment, found, has_role=is_first and started, bare_text=is_first and not complete)
     if complete:  # the rest is no content, and may hide the recipient
         found.recipients += _RECIPIENT_BEHIND.findall(found.rest)
     other = _OTHERS.match(segments[0]) if started or complete else None
@@ -99,7 +103,7 @@ def read_header(segments: Sequence[str], *, started: bool, complete: bool, funct
     channel = next(iter(known[-1])) if known and len(known[-1]) == 1 else None
     if doubtful:
         function = role_function
-    elif recipient is None and channel is None and complete:  # in place of the channel
+    elif recipient is None:  # in place of the channel
         function = _meant(found.rest.strip(), functions)
     else:
         function = _meant(recipient, functions) if recipient else None
@@ -118,12 +122,14 @@ def read_header(segments: Sequence[str], *, started: bool, complete: bool, funct
     )
 
 
-def _scan(segment: str, found: _Found, *, bare_text: bool) -> None:
+def _scan(segment: str, found: _Found, *, has_role: bool, bare_text: bool) -> None:
     """Take the words of a header from the beginning of a segment; what follows them is its rest.
 
+    ``has_role``: <|start|> comes before the segment, so the role is complete whatever follows it: "assistanti cannot".
     ``bare_text``: neither <|channel|> nor <|message|> says that this is a header, and "final thoughts" is none.
     """
-    at = 0
+    at = len(_ROLE) if has_role and segment.startswith(_ROLE) else 0
+    found.words += at > 0
     channels: set[str] = set()
     while match := _WORD.match(segment, at):
         if match["type"] and not (channels or found.channels or found.recipients):

@@ -13,12 +13,12 @@ The library's own StreamableParser is not used: it raises on malformed headers a
 from __future__ import annotations
 
 import codecs
-import json
 from collections.abc import Collection, Sequence
 from enum import Enum, auto
 
 from appliance.engine.harmony import CALL, CHANNEL, CONSTRAIN, END, MESSAGE, RETURN, START, Vocabulary
 from appliance.engine.harmony_header import Header, read_header
+from appliance.engine.harmony_message import Kind, PartialMessage, is_json, is_sound_end, kind_of
 from appliance.engine.harmony_output import Delta, TurnOutput
 from appliance.turns.events import FinishReason
 
@@ -27,32 +27,13 @@ __all__ = ["Delta", "HarmonyParser"]
 _END_OF_TEXT = 199999
 _ENDS = (END, RETURN, CALL, _END_OF_TEXT)
 _MAX_HEADER_CHARS = 256  # the longest sound header has a channel, a recipient of 74 characters and a content type
-_JSON_BEGINS = ("{", "[")
+_CALL_BEGINS = ("{", "[", "to=")
 
 
 class _State(Enum):
     BETWEEN = auto()  # after a message; <|start|> is due
     HEADER = auto()  # after <|start|>; <|message|> is due
     CONTENT = auto()  # after <|message|>
-
-
-class _Kind(Enum):
-    REASONING = auto()
-    PREAMBLE = auto()  # commentary without recipient, which the format's guide means for the user
-    FINAL = auto()
-    CALL = auto()
-    LOST_CALL = auto()  # of a function that was not offered
-    HELD = auto()  # the end of the message will show what it is
-
-
-class _Message:
-    """One message of the model, as far as it has come."""
-
-    def __init__(self, kind: _Kind, header: Header) -> None:
-        self.kind = kind
-        self.header = header
-        self.held: list[str] = []  # text not passed on yet; for a call, all of it
-        self.tokens = 0
 
 
 class HarmonyParser:
@@ -76,8 +57,8 @@ class HarmonyParser:
         self._state = _State.HEADER
         self._segments = ["assistant"]  # the present header, cut at each <|channel|>; the prompt ends with the role
         self._started = True  # the header began with <|start|>
-        self._message: _Message | None = None  # the present message; in a header, the one that the header interrupted
-        self._unclaimed: _Message | None = None  # complete; the answer if no other message follows
+        self._message: PartialMessage | None = None  # the present one; in a header, the one that it interrupted
+        self._unclaimed: PartialMessage | None = None  # complete; the answer if no other message follows
         self._answered = False  # a final message has come
         self._ended_early = False  # the turn's end came before any answer or call
         self._must_begin = False  # after that, only another message counts
@@ -156,7 +137,8 @@ class HarmonyParser:
             self._state, self._segments, self._started, self._must_begin = _State.HEADER, [*segments], started, False
 
     def _channel(self) -> None:
-        if self._state is _State.HEADER and not self._header().has_text:
+        header = self._header()
+        if self._state is _State.HEADER and (header.function is not None or not header.has_text):
             self._segments.append("")
         else:
             self._begin_header("", "", started=False)
@@ -194,10 +176,10 @@ class HarmonyParser:
             self._think(self._unclaimed)
             self._unclaimed = None
         self._output.begin_message()
-        self._message, self._state = _Message(_kind_of(header), header), _State.CONTENT
-        if self._message.kind is _Kind.CALL and header.function is not None:
+        self._message, self._state = PartialMessage(kind_of(header), header), _State.CONTENT
+        if self._message.kind is Kind.CALL and header.function is not None:
             self._output.open_call(header.function)
-        elif self._message.kind is _Kind.LOST_CALL:
+        elif self._message.kind is Kind.LOST_CALL:
             self._output.lose_call(header.recipient or "")
 
     # Contents
@@ -206,26 +188,29 @@ class HarmonyParser:
         message = self._message
         if message is None:
             raise RuntimeError("internal error: content without a message")
-        if message.kind is _Kind.PREAMBLE:
+        if message.kind is Kind.PREAMBLE:
             self._preamble(message, text)
-        elif message.kind is _Kind.FINAL:
+        elif message.kind is Kind.FINAL:
             self._output.say(text)
-        elif message.kind in (_Kind.REASONING, _Kind.LOST_CALL):
+        elif message.kind in (Kind.REASONING, Kind.LOST_CALL):
             self._output.think(text)
         else:
             message.held.append(text)
-            if message.kind is _Kind.CALL:
+            if message.kind is Kind.CALL:
                 self._output.add_arguments(text)
 
-    def _preamble(self, message: _Message, text: str) -> None:
-        """A preamble that begins like JSON may be a call that lost its recipient; its end shows which."""
+    def _preamble(self, message: PartialMessage, text: str) -> None:
+        """A preamble that begins like a call may be one that lost its recipient; its end shows which."""
         message.held.append(text)
-        if begin := text.lstrip():
-            message.kind = _Kind.HELD if begin.startswith(_JSON_BEGINS) else _Kind.FINAL
-        if message.kind is _Kind.FINAL:
+        begin = "".join(message.held).lstrip()
+        if begin.startswith(_CALL_BEGINS):
+            message.kind = Kind.HELD
+        elif not any(call.startswith(begin) for call in _CALL_BEGINS):
+            message.kind = Kind.FINAL
+        if message.kind is Kind.FINAL:
             self._output.say("".join(message.held))
 
-    def _think(self, message: _Message) -> None:
+    def _think(self, message: PartialMessage) -> None:
         self._output.think("".join(message.held))
         self.reasoning_tokens += message.tokens
 
@@ -236,7 +221,7 @@ class HarmonyParser:
         if self._state is _State.HEADER:
             self._end_header(token)
         message = self._message
-        self.malformed |= message is None or not _is_sound_end(token, message.header)
+        self.malformed |= message is None or not is_sound_end(token, message.header)
         self._close(token)
         if token == END or self.finished is not None:
             return
@@ -258,31 +243,34 @@ class HarmonyParser:
         self._state = _State.BETWEEN
         if message is None:
             return
-        if message.kind is _Kind.HELD:
+        if message.kind is Kind.HELD:
             self._decide(message, end)
-        elif message.kind is _Kind.PREAMBLE:  # blanks
+        elif message.kind is Kind.PREAMBLE:  # blanks
             self._output.say("".join(message.held))
-        elif message.kind is _Kind.CALL:
-            self.malformed |= end is not None and not _is_json("".join(message.held))
-        elif message.kind is _Kind.FINAL:
+        elif message.kind is Kind.CALL:
+            self.malformed |= end is not None and not is_json("".join(message.held))
+        elif message.kind is Kind.FINAL:
             self._answered |= message.header.channel == "final"
         else:
             self.reasoning_tokens += message.tokens
         self._output.end_message()
 
-    def _decide(self, message: _Message, end: int | None) -> None:
+    def _decide(self, message: PartialMessage, end: int | None) -> None:
         """What a held message was, now that its end is known."""
-        header = message.header
+        header, text = message.header, "".join(message.held)
+        if end == CALL and header.function is None and text.lstrip().startswith("to="):  # <|message|> came too early
+            header = read_header(["", text.lstrip()], started=False, complete=False, functions=self._functions)
+            text = header.rest.lstrip()
         if end == CALL and header.function is not None:
             self._output.open_call(header.function)
-            self._output.add_arguments("".join(message.held))
+            self._output.add_arguments(text)
         elif end == CALL:
             self._output.lose_call(header.recipient or "")
             self._think(message)
         elif header.doubtful:  # a function's result, invented
             self._finish()
         elif end == RETURN or header.channel is not None:
-            self._output.say("".join(message.held))
+            self._output.say(text)
             self._answered |= end == RETURN or header.channel == "final"
         elif message.held:
             self._unclaimed = message
@@ -305,34 +293,3 @@ class HarmonyParser:
         self._close(None)
         self._claim()
         self.finished = "tool_calls" if self._output.called else "stop"
-
-
-def _is_sound_end(token: int, header: Header) -> bool:
-    if token == CALL:
-        return header.function is not None
-    return token == END or (token == RETURN and header.channel == "final" and header.recipient is None)
-
-
-def _kind_of(header: Header) -> _Kind:
-    if header.doubtful:
-        return _Kind.HELD
-    if header.recipient is not None:
-        if header.function is not None:
-            return _Kind.CALL
-        return _Kind.HELD if header.channel == "final" else _Kind.LOST_CALL
-    match header.channel:
-        case "analysis":
-            return _Kind.REASONING
-        case "commentary":
-            return _Kind.HELD if header.names_json else _Kind.PREAMBLE
-        case "final":
-            return _Kind.FINAL
-    return _Kind.HELD
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
