@@ -33,7 +33,8 @@ from appliance.turns.events import EngineEvent
 from appliance.turns.request import Message, TurnRequest
 from bench.machine import MemoryBound, MemoryProbe, device_copy_gb_s, wait_for_quiet
 from bench.random_model import SHAPES, VERSION, prepare
-from bundler.graph_builder import Accelerator, DenseKind
+from bundler.graph.cpu import DenseKind
+from bundler.graph.plan import Accelerator
 
 _QUIET_LIMIT_S = 120.0
 _CONTEXT_TOKENS = 8192

@@ -35,7 +35,7 @@ from bundler.demo_model.examination import held_out_dialogues
 from bundler.demo_model.expand import expand_demo_checkpoint
 from bundler.demo_model.prompts import encode_answer
 from bundler.export import export_graph
-from bundler.graph_builder import DenseKind
+from bundler.graph.cpu import DenseKind
 from bundler.random_checkpoint import random_config, write_random_checkpoint
 from bundler.tokenizer import load_vocabulary as vocabulary_file
 from tests.reference.gpt_oss import ReferenceModel

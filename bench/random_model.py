@@ -7,7 +7,8 @@ from pathlib import Path
 
 from bundler.checkpoint import open_checkpoint
 from bundler.export import MODEL, export_graph
-from bundler.graph_builder import Accelerator, DenseKind
+from bundler.graph.cpu import DenseKind
+from bundler.graph.plan import Accelerator
 from bundler.random_checkpoint import random_config, write_random_checkpoint
 from installer.formats.graph import FORMAT
 

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from bundler.build import SigningRequest, build
 from bundler.contents import BuildRequest
 from bundler.errors import BundlerError
-from bundler.graph_builder import DenseKind
+from bundler.graph.cpu import DenseKind
 from bundler.sign import generate_keys, utc
 from bundler.wheelhouse import Accelerator, WheelTarget, project_requirements, resolve_lock
 from installer.archive import ArchiveReader, root_name

@@ -20,8 +20,8 @@ from bundler.archive import ReleaseTree, digest_tree
 from bundler.checkpoint import Checkpoint, open_checkpoint
 from bundler.errors import BuildError, CheckpointError, KnownAnswersError
 from bundler.export import MODEL, export_graph
-from bundler.graph_builder import Accelerator as GraphAccelerator
-from bundler.graph_builder import DenseKind
+from bundler.graph.cpu import DenseKind
+from bundler.graph.plan import Accelerator as GraphAccelerator
 from bundler.known_answers import encode_prompts, record_known_answers
 from bundler.sbom import Component, read_wheel, safe_name, write_sbom
 from bundler.tokenizer import load_vocabulary

@@ -22,8 +22,9 @@ from onnx import TensorProto, helper
 
 from bundler.checkpoint import Checkpoint
 from bundler.errors import ExportError
-from bundler.graph import IR_VERSION, MAX_SHARD_BYTES, OPSET, GraphPlan, plan_graph
-from bundler.graph_builder import KERNEL_DOMAIN, Accelerator, DenseKind, Weight
+from bundler.graph.builder import Weight
+from bundler.graph.cpu import KERNEL_DOMAIN, DenseKind
+from bundler.graph.plan import IR_VERSION, MAX_SHARD_BYTES, OPSET, Accelerator, GraphPlan, plan_graph
 from installer.formats.packing import PLAN_NAME, Entry, Source, encode_packing
 
 MODEL = "model.onnx"

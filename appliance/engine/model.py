@@ -173,7 +173,7 @@ def _open_session(ort: ModuleType, graph: Path, accelerator: str, options: Any) 
     provider = _PROVIDERS[accelerator]
     options.intra_op_num_threads = physical_cores()
     options.log_severity_level = 3  # errors
-    # Nodes over constants alone are computed once, at load, however large the result (bundler/graph.py relies on it).
+    # Nodes over constants alone are computed once, at load, however large the result (bundler/graph relies on it).
     options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", "0")
     if accelerator == "cuda":  # so that expert weights are given back once the kernels have theirs
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")

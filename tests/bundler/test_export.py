@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 from bundler.checkpoint import open_checkpoint
 from bundler.errors import CheckpointError, ExportError
 from bundler.export import ALIGNMENT_BYTES, ExportedGraph, export_graph
-from bundler.graph_builder import Accelerator
+from bundler.graph.plan import Accelerator
 from tests.bundler.onnx_model import GraphRunner, open_session
 from tests.reference.gpt_oss import decode_mxfp4
 

@@ -19,8 +19,8 @@ from appliance.engine.packed_weights import load_plan
 from bundler.checkpoint import open_checkpoint
 from bundler.errors import ExportError
 from bundler.export import ExportedGraph, export_graph
-from bundler.graph import plan_graph
-from bundler.graph_builder import Accelerator, DenseKind
+from bundler.graph.cpu import DenseKind
+from bundler.graph.plan import Accelerator, plan_graph
 from bundler.model_config import ModelConfig, parse_model_config
 from bundler.random_checkpoint import random_config
 from bundler.rotary import inverse_frequencies, rotary_caches

@@ -15,8 +15,8 @@ from appliance.engine.memory_needs import read_needs
 from appliance.engine.memory_plan import MemoryPlanError, Needs, plan_memory
 from appliance.engine.packed_weights import PackingError
 from appliance.release import ReleaseError, load_release
-from bundler.graph import plan_graph
-from bundler.graph_builder import DenseKind
+from bundler.graph.cpu import DenseKind
+from bundler.graph.plan import plan_graph
 from bundler.model_config import parse_model_config
 from bundler.random_checkpoint import random_config
 from installer.formats.packing import PLAN_NAME, Entry, Source, encode_packing

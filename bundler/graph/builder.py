@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -15,18 +15,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from bundler.checkpoint import Checkpoint, TensorSpec, expected_tensors
-from bundler.model_config import MXFP4_BLOCK, ModelConfig
+from bundler.model_config import ModelConfig
 from installer.formats.packing import PackedKind
-
-Accelerator = Literal["cpu", "cuda"]
-DenseKind = Literal["int8", "bf16"]  # how the CPU's operators hold attention and head
-
-KERNEL_DOMAIN = "gpt_oss"  # of the operators in appliance/kernels
-DECODED_TOKENS = "decoded_tokens"  # the input that says how many of a step's tokens, the first, are decoded ones
-_DENSE_KINDS: dict[DenseKind, int] = {"int8": 0, "bf16": 1}
-
-CUDA_TYPE = TensorProto.FLOAT16  # of CUDA's products and caches
-CUDA_RESIDUAL = TensorProto.FLOAT  # of the residual stream and the norms
 
 _ITEM_BYTES: dict[int, int] = {
     TensorProto.BFLOAT16: 2,
@@ -62,23 +52,18 @@ class Packing:
 
 
 class GraphBuilder:
-    """Nodes and weights in the order of the computation. T tokens: on CUDA the flattened B * S."""
+    """Nodes and weights in the order of the computation."""
 
-    def __init__(
-        self, config: ModelConfig, accelerator: Accelerator, max_weight_bytes: int, dense_kind: DenseKind
-    ) -> None:
+    compute_type: ClassVar[int]  # ONNX type of products
+
+    def __init__(self, config: ModelConfig, max_weight_bytes: int) -> None:
         self.config = config
-        self.dense_kind = dense_kind
-        self.packings: list[Packing] = []
-        self._keys = 0
-        self.cuda = accelerator == "cuda"
-        self.compute_type = CUDA_TYPE if self.cuda else TensorProto.FLOAT
-        self.residual_type = CUDA_RESIDUAL if self.cuda else TensorProto.FLOAT
-        self.specs = expected_tensors(config)
         self.max_weight_bytes = max_weight_bytes
+        self.specs = expected_tensors(config)
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[Weight] = []
         self.tables: list[onnx.TensorProto] = []
+        self.packings: list[Packing] = []
 
     def node(self, op: str, inputs: list[str], output: str | list[str], *, domain: str = "", **attributes: Any) -> str:
         """Append a node and return its first output's name."""
@@ -102,11 +87,26 @@ class GraphBuilder:
         parts = [part.name for part in self.stored_parts(name)]
         return name if len(parts) == 1 else self.node("Concat", parts, name, axis=0)
 
+    def stored_parts(self, name: str) -> list[Weight]:
+        """A published matrix as it is stored, whole or in parts."""
+        spec = self.specs[name]
+        ranges = _row_ranges(spec, self.max_weight_bytes)
+        names = [name] if len(ranges) == 1 else [f"{name}.part{number}" for number in range(len(ranges))]
+        parts = [_published(part, name, spec, rows) for part, rows in zip(names, ranges, strict=True)]
+        self.weights += parts
+        return parts
+
     def dense(self, name: str, onnx_type: int | None = None) -> str:
         """A published tensor in the compute type (or the one given)."""
         return self.cast(self.stored(name), onnx_type)
 
+    def joined(self, names: list[str], part: str, output: str) -> str:
+        """The tensors `NAME.part` in the compute type, one below the other."""
+        parts = [self.dense(f"{name}.{part}") for name in names]
+        return parts[0] if len(parts) == 1 else self.node("Concat", parts, f"{output}.{part}", axis=0)
+
     def cast(self, value: str, onnx_type: int | None = None) -> str:
+        """The value in the compute type (or the one given)."""
         to = self.compute_type if onnx_type is None else onnx_type
         return self.node("Cast", [value], f"{value}.{TensorProto.DataType.Name(to).lower()}", to=to)
 
@@ -118,53 +118,6 @@ class GraphBuilder:
         """x [T, in] times weight [out, in] transposed, plus bias [out], both in the compute type."""
         inputs = [x, weight] if bias is None else [x, weight, bias]
         return self.node("Gemm", inputs, output, transB=1)
-
-    def projection(
-        self, x: str, names: list[str], output: str, *, biased: bool = True, decoded: str = DECODED_TOKENS
-    ) -> str:
-        """x [T, in] times the published matrices `names` transposed, plus their biases, side by side [T, out].
-
-        On CPUs the first `decoded` rows, an int64 value's name, are multiplied as those of decoded tokens.
-        """
-        inner = self.specs[f"{names[0]}.weight"].shape[1]
-        if not self.cuda and inner % MXFP4_BLOCK == 0:
-            return self._native_dense(x, names, output, biased, decoded)
-        weight, bias = self._joined(names, "weight", output), self._joined(names, "bias", output) if biased else None
-        return self.linear(x, weight, bias, output)
-
-    def _joined(self, names: list[str], part: str, output: str) -> str:
-        parts = [self.dense(f"{name}.{part}") for name in names]
-        return parts[0] if len(parts) == 1 else self.node("Concat", parts, f"{output}.{part}", axis=0)
-
-    def _native_dense(self, x: str, names: list[str], output: str, biased: bool, decoded: str) -> str:
-        """One operator over every part that is stored; the parts' keys follow each other."""
-        weights = [weight for name in names for weight in self.stored_parts(f"{name}.weight")]
-        keys = [self.packing(self.dense_kind, {"rows": w.shape[0], "inner": w.shape[1]}, w.name) for w in weights]
-        return self.node(
-            "Dense",
-            [x, decoded, self._joined(names, "bias", output) if biased else "", *(w.name for w in weights)],
-            output,
-            domain=KERNEL_DOMAIN, key=keys[0], parts=len(keys), kind=_DENSE_KINDS[self.dense_kind],
-        )  # fmt: skip
-
-    def stored_parts(self, name: str) -> list[Weight]:
-        """A published matrix as it is stored, whole or in parts."""
-        spec = self.specs[name]
-        ranges = _row_ranges(spec, self.max_weight_bytes)
-        names = [name] if len(ranges) == 1 else [f"{name}.part{number}" for number in range(len(ranges))]
-        parts = [_published(part, name, spec, rows) for part, rows in zip(names, ranges, strict=True)]
-        self.weights += parts
-        return parts
-
-    def packing(self, kind: PackedKind, sizes: dict[str, int], *weights: str) -> int:
-        """Note what a native operator reads and return the key for its node.
-
-        A node whose weights are stored in parts is left out of the notes; it packs for itself.
-        """
-        self._keys += 1
-        if set(weights) <= {weight.name for weight in self.weights}:
-            self.packings.append(Packing(self._keys, kind, sizes, weights))
-        return self._keys
 
 
 def _published(name: str, tensor: str, spec: TensorSpec, rows: range) -> Weight:
