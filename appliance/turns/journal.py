@@ -20,13 +20,13 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, get_args
 
 from appliance.errors import ApplianceError
 from appliance.file_lock import is_locked
-from appliance.turns.events import EngineEvent
+from appliance.turns.events import Done, EngineEvent
 from appliance.turns.typed import checked
 
 _log = logging.getLogger(__name__)
@@ -98,7 +98,12 @@ class Journal:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
 
     def write(self, event: EngineEvent | Kept) -> None:
-        """Add an event. A full disk ends the file, but not the turn; the record decides whether that ends."""
+        """Add an event. A full disk ends the file, but not the turn; the record decides whether that ends.
+
+        The sampled tokens are left out: replay reads them from the record, and no reader of the file needs them.
+        """
+        if isinstance(event, Done):
+            event = replace(event, token_ids=())
         at_s = round(time.monotonic() - self._begin_s, 3)
         line = json.dumps([at_s, type(event).__name__, asdict(event)], separators=(",", ":")).encode() + b"\n"
         try:

@@ -27,7 +27,7 @@ from tests.fakes import done
 HEAD = Head("t1", "q1", 12.5)
 EVENTS = [
     Started(20, 0.5), ReasoningDelta("half \ud800\n"), AnswerDelta("a\0b 😀"), ToolCallDelta(0, "c", None, "{"),
-    done(malformed=True), Failed("engine_stopped", "m", 1.5), Kept("m1"), Kept(None),
+    done(malformed=True, token_ids=()), Failed("engine_stopped", "m", 1.5), Kept("m1"), Kept(None),
 ]  # fmt: skip
 OWNER = """
 import sys
@@ -86,6 +86,13 @@ def test_what_is_written_is_read_as_it_was_in_order_and_numbered(path: Path) -> 
     journal.write(AnswerDelta("later"))
     (later,) = reader.read(0)
     assert (later.number, later.event) == (len(EVENTS) + 1, AnswerDelta("later"))
+
+
+def test_the_sampled_tokens_are_for_the_record_alone(path: Path) -> None:
+    journal, reader = owned(path), reader_of(path)
+    journal.write(done(token_ids=(200_001, 200_002)))
+    assert "200001" not in path.read_text()
+    assert [entry.event for entry in reader.read(0)] == [done(token_ids=())]
 
 
 def test_a_long_answer_is_read_in_pieces_without_a_loss(path: Path) -> None:
