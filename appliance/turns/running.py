@@ -5,6 +5,8 @@
         place.start(turn, keep_question, about)                 # records it, keeps the question, starts a thread
     turns.find(user_id, conversation_id) -> Reader | None       # in any worker: read along
     turns.stop(user_id, conversation_id, turn_id)               # in any worker
+    with turns.ended(user_id, conversation_id):                 # no turn runs there, and none can begin
+        ..
 
 A turn ends when its answer is complete or reaches a limit, when the asker's access ends, when somebody stops it, and
 when the process ends. A process that dies leaves its files; the next one that finds them closes the turn
@@ -30,12 +32,22 @@ from appliance.turns.answer import About
 from appliance.turns.engine import Engine
 from appliance.turns.events import Failed, Waiting, failed
 from appliance.turns.interrupted import LostTurns
-from appliance.turns.journal import Head, Journal, Kept, Reader, claim, open_reader, remove_dead
+from appliance.turns.journal import (
+    ConversationBusyError,
+    Head,
+    Journal,
+    Kept,
+    Reader,
+    claim,
+    open_reader,
+    remove_dead,
+)
 from appliance.turns.permits import ended_by
 from appliance.turns.run import Turn
 
 _log = logging.getLogger(__name__)
 _STOP_CHECK_S: Final = 0.1
+_STOP_LIMIT_S: Final = 10.0  # a stopped turn ends within a second, unless the disk or the engine stands still
 _ID: Final = re.compile(r"[0-9A-Za-z]{1,64}")  # of users, conversations and turns: these become names of files
 
 
@@ -118,6 +130,21 @@ class RunningTurns:
             reader.stop()
         return True
 
+    @contextmanager
+    def ended(self, user_id: str, conversation_id: str) -> Iterator[None]:
+        """Stop what runs in a conversation, wait until its answer is recorded, and let no turn begin in the block.
+
+        Raises:
+            ConversationBusyError: the turn does not end.
+            RecordError, DatabaseError: a dead turn of the conversation cannot be closed.
+            OSError: the directory cannot be written.
+        """
+        journal = self._claim_stopped(user_id, conversation_id)
+        try:
+            yield
+        finally:
+            journal.close()
+
     def clear_dead(self) -> None:
         """Close and remove what dead processes left; what cannot be closed now is left for the next call."""
         stops = list(self._directory.glob("*.stop"))  # before the turns: each of these belongs to one, or to none
@@ -189,6 +216,17 @@ class RunningTurns:
         except Exception:  # also of damaged rows: the file must be closed, or the conversation takes no more questions
             _log.exception("turn %s: its answer is not in the conversation", turn.request.id)
             return None
+
+    def _claim_stopped(self, user_id: str, conversation_id: str) -> Journal:
+        path, deadline_s = self._path(user_id, conversation_id), time.monotonic() + _STOP_LIMIT_S
+        while True:
+            self.stop(user_id, conversation_id)  # again each time: a turn that is being prepared cannot be stopped yet
+            try:
+                return claim(path, self._bury)
+            except ConversationBusyError:
+                if time.monotonic() > deadline_s:
+                    raise
+            time.sleep(_STOP_CHECK_S)
 
     def _path(self, user_id: str, conversation_id: str) -> Path:
         if not (_ID.fullmatch(user_id) and _ID.fullmatch(conversation_id)):

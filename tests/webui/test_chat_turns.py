@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from werkzeug.test import TestResponse
 
-from appliance.people.conversations import NewMessage, StoredMessage
+from appliance.people.conversations import Conversations, NewMessage, StoredMessage
 from appliance.turns.events import AnswerDelta, ReasoningDelta, Started, ToolCallDelta, TurnEvent
 from appliance.turns.request import TurnRequest
+from appliance.turns.running import RunningTurns
 from tests.fakes import FakeEngine, done
 from tests.webui.conftest import SYSTEM, MakeSite
 from tests.webui.test_chat import Chat, lines_of, shown
@@ -224,13 +225,60 @@ def test_another_branch_is_shown_only_when_no_answer_is_being_written(chat: Chat
     assert chat.messages(conversation)[-1].id == first
 
 
-def test_a_deleted_conversation_ends_its_turn(chat: Chat) -> None:
+def test_a_deleted_conversation_ends_its_turn_first(chat: Chat) -> None:
     conversation = chat.create()
     response, _ = begin(chat, conversation)
     assert chat.send("DELETE", f"/chat/{conversation}").status_code == 204
-    wait_for(lambda: chat.site.events()[-1].header.action == "answer")
-    assert chat.site.events()[-1].header.outcome == "cancelled"
+    assert_stopped_and_deleted(chat, conversation)
     response.close()
+
+
+def test_a_turn_that_is_prepared_while_its_conversation_is_deleted_ends(
+    chat: Chat, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conversation = chat.create()
+    gate.go_on.set()
+    chat.ask(conversation, "Hello")
+    gate.go_on.clear()
+    messages, stop, stop_asked = Conversations.messages, RunningTurns.stop, threading.Event()
+    deleted = list[TestResponse]()
+    deleting = threading.Thread(target=lambda: deleted.append(chat.send("DELETE", f"/chat/{conversation}")))
+
+    def messages_slowly(self: Conversations, user_id: str, conversation_id: str) -> list[StoredMessage]:
+        found = messages(self, user_id, conversation_id)
+        if not deleting.is_alive() and not deleted:
+            deleting.start()
+            assert stop_asked.wait(HELD_S)
+        return found
+
+    def stop_seen(self: RunningTurns, *ids: str) -> bool:
+        is_stopped = stop(self, *ids)
+        stop_asked.set()
+        return is_stopped
+
+    monkeypatch.setattr(Conversations, "messages", messages_slowly)
+    monkeypatch.setattr(RunningTurns, "stop", stop_seen)
+    response = chat.start(conversation, regenerate=True)
+    deleting.join(HELD_S)
+    assert [one.status_code for one in deleted] == [204]
+    assert_stopped_and_deleted(chat, conversation)
+    response.close()
+
+
+def assert_stopped_and_deleted(chat: Chat, conversation: str) -> None:
+    last = [(event.header.action, event.header.outcome) for event in chat.site.events()[-3:]]
+    assert last == [("prompt", "ok"), ("answer", "cancelled"), ("conversation_deleted", "ok")]
+    assert chat.site.services.turns.find(chat.user.id, conversation) is None
+
+
+def test_a_conversation_whose_turn_does_not_end_is_not_deleted(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+    conversation = chat.create()
+    monkeypatch.setattr("appliance.turns.running._STOP_LIMIT_S", 0.0)
+    with chat.site.services.turns.claim(chat.user.id, conversation):
+        response = chat.send("DELETE", f"/chat/{conversation}")
+    assert response.status_code == 409
+    assert "Nothing was deleted" in response.json["error"]["message"]  # type: ignore[index]
+    assert chat.messages(conversation) == []
 
 
 def test_the_end_of_access_ends_a_turn_that_nobody_watches(chat: Chat) -> None:

@@ -115,8 +115,15 @@ def change(conversation_id: str) -> ResponseReturnValue:
 
 @blueprint.delete("/chat/<conversation_id>")
 def delete(conversation_id: str) -> ResponseReturnValue:
-    services().conversations.delete(demand_user().id, conversation_id, by=current_actor())
-    services().turns.stop(demand_user().id, conversation_id)
+    """Delete a conversation. A turn that runs there ends first, so that the record has its answer."""
+    user, conversations = demand_user(), services().conversations
+    found = conversations.get(user.id, conversation_id)
+    try:
+        with services().turns.ended(user.id, found.id):
+            conversations.delete(user.id, found.id, by=current_actor())
+    except ConversationBusyError:
+        words = "The answer that is being written in this conversation does not end."
+        raise ConflictError("conversation_busy", words, "Nothing was deleted; try again in a minute.") from None
     return "", 204
 
 
