@@ -14,7 +14,6 @@ overwrites at its next VACUUM.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -129,7 +128,7 @@ def _words_of(event: Event) -> str | None:
         return ""
     if sealed.commitment() != event.header.commitment:
         return None
-    return indexed_text(Content(sealed.text, json.loads(sealed.details)))
+    return indexed_text(sealed.text, sealed.details)
 
 
 def _cut_write_ahead_log(log: AuditLog) -> bool:

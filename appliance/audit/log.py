@@ -239,7 +239,7 @@ class AuditLog:
         if event.content is None:
             return _Waiting(event, None, "")
         sealed = seal_content(event.content, self._random_bytes(SALT_BYTES))
-        return _Waiting(event, sealed, indexed_text(event.content))
+        return _Waiting(event, sealed, indexed_text(sealed.text, sealed.details))
 
     def _commit_waiting(self) -> None:
         """Write all that waits in one transaction; wake those it was for, and one to write what came meanwhile."""

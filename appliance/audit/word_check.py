@@ -11,7 +11,6 @@ PostgreSQL's own index over the vectors, for which there is its extension amchec
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 import tempfile
@@ -22,7 +21,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from appliance.audit.event import Content
 from appliance.audit.fault import MAX_FAULTS, Fault
 from appliance.audit.fts_pages import WayError, check_way
 from appliance.audit.words import indexed_text, vectors_of
@@ -102,7 +100,7 @@ def _raw_contents(connection: sa.Connection, which: str) -> list[tuple[int, obje
 def _indexed(text: object, details: object) -> str | None:
     """None where it is no content any more, of which the check of the tree tells."""
     try:
-        return indexed_text(Content(text, json.loads(details)))  # type: ignore[arg-type]
+        return indexed_text(text, details)  # type: ignore[arg-type]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 

@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from appliance.audit.event import Content
 from appliance.audit.unseen import UNSEEN, plain_words, seen_only
 from appliance.database.tables import AUDIT_WORDS_SQLITE, audit_events, audit_words_postgresql, storable
 from appliance.database.transactions import Database
@@ -27,17 +26,23 @@ _MERGED_PAGES = 64  # of the index in one transaction: a few milliseconds
 _words = sa.table("audit_words", *map(sa.column, ("rowid", "words", "audit_words", "rank")))
 
 
-def indexed_text(content: Content) -> str:
-    """What of `content` can be found: everything that was said, reasoned, passed to tools or told to the model.
+def indexed_text(text: str, stored_details: str) -> str:
+    """What of a content can be found: everything that was said, reasoned, passed to tools or told to the model.
+
+    Only the stored form decides, so that the index can be made anew and compared: storing sorts the keys of a tool's
+    parameters.
 
     The earlier messages of a prompt count when a program sent them; those of a conversation have events of their own.
     Words in disguise are found as they would be typed, too (`appliance.audit.unseen`).
 
     A change for events that are already stored needs a rebuilt index: SQLite removes an entry by the text that made it.
     Whoever changes what is indexed gives ``index`` another number. Events without it stay indexed as they were.
+
+    Raises:
+        ValueError, TypeError, KeyError, AttributeError, RecursionError: somebody else wrote the details.
     """
-    details = content.details
-    parts = [content.text, details.get("reasoning", "")]
+    details = json.loads(stored_details)
+    parts = [text, details.get("reasoning", "")]
     named = details.get("index") == INDEX_VERSION
     for call in details.get("tool_calls", ()):
         parts += [call["name"], call["arguments"]] if named else [call["arguments"]]

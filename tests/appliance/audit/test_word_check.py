@@ -13,11 +13,12 @@ from appliance.audit.log import AuditLog
 from appliance.audit.pages import check_pages
 from appliance.audit.reindex import reindex
 from appliance.audit.review import Filter, search
-from appliance.audit.words import index_words, remove_words
+from appliance.audit.words import INDEX_VERSION, index_words, remove_words
 from appliance.database.tables import audit_contents, audit_events
 from appliance.database.transactions import Database
 from tests.appliance.records import SYSTEM, fill
 
+TOOL = {"type": "object", "properties": {"zone": {"type": "string"}, "area": {"type": "string"}}}
 SECRET = "the secret plan of ada-lovelace"
 
 
@@ -207,3 +208,16 @@ def test_pages_that_were_filled_in_another_order_are_no_fault(sqlite: Database) 
     assert found(log) == []
     with sqlite.read() as connection:
         assert connection.scalar(sa.select(sa.func.count()).select_from(audit_events)) == 41
+
+
+def test_parameters_of_a_tool_are_indexed_as_they_are_stored(database: Database) -> None:
+    """Their keys are sorted when they are stored: a client that sorts them otherwise must not break the record."""
+    log = AuditLog(database)
+    request = {"messages": [], "stop": [], "tools": [{"name": "clock", "description": "the time", "parameters": TOOL}]}
+    asked = {"beside": {}, "conversation": None, "index": INDEX_VERSION, "process": None, "request": request}
+    sequence = log.append(NewEvent(SYSTEM, "prompt", subject="turn", content=Content("hi", asked))).sequence
+    assert hits(log, "properties") == [sequence]
+    assert found(log) == []
+    erase(log, sequence, sequence, by=SYSTEM, reason="retention")
+    assert hits(log, "properties") == []
+    assert found(log) == []
