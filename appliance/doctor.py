@@ -130,9 +130,9 @@ def _look_at_release(config: Config) -> str:
 
 def _look_at_processor(_config: Config) -> str:
     from appliance.engine.host import physical_cores
-    from appliance.engine.kernels import load_kernels
+    from appliance.engine.operators import load_operators
 
-    best, *others = load_kernels().paths()
+    best, *others = load_operators().paths()
     rest = f" (it also has {', '.join(others)})" if others else "; answers are slow without AVX2"
     return f"CPU answers use {best}{rest}; {physical_cores()} of its cores can be used"
 

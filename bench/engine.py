@@ -25,10 +25,10 @@ from openai_harmony import HarmonyEncodingName, load_harmony_encoding
 from appliance.engine.cuda import query_device
 from appliance.engine.harmony import Vocabulary
 from appliance.engine.host import physical_cores
-from appliance.engine.kernels import load_kernels
-from appliance.engine.kv_cache import Append
 from appliance.engine.model import OnnxModel, load_model
+from appliance.engine.operators import load_operators
 from appliance.engine.scheduler import Scheduler, Turn
+from appliance.engine.slots import Append
 from appliance.turns.events import EngineEvent
 from appliance.turns.request import Message, TurnRequest
 from bench.machine import MemoryBound, MemoryProbe, device_copy_gb_s, wait_for_quiet
@@ -154,7 +154,7 @@ def main(
     if not quiet:
         click.echo("The machine is NOT quiet: the figures below are lower than it can do.")
     if kernel_path is not None:
-        load_kernels().use_path(kernel_path)
+        load_operators().use_path(kernel_path)
     config = SHAPES[shape]
     free_bytes = query_device().free_bytes if accelerator == "cuda" else 0
     site = work / f"{graph.parent.name}-site"
@@ -208,7 +208,7 @@ def _bandwidth(accelerator: str) -> Callable[[], float]:
 
 
 def _best_path(accelerator: str) -> str:
-    return load_kernels().paths()[0] if accelerator == "cpu" else "cuda"
+    return load_operators().paths()[0] if accelerator == "cpu" else "cuda"
 
 
 if __name__ == "__main__":

@@ -21,9 +21,9 @@ import numpy as np
 
 from appliance.engine.harmony import CALL, RETURN, Vocabulary, render_prompt
 from appliance.engine.harmony_grammar import HarmonyGrammars
-from appliance.engine.kv_cache import Append
 from appliance.engine.model import OnnxModel
 from appliance.engine.sampling import TopLogits, new_generator, sample
+from appliance.engine.slots import Append
 from appliance.turns.request import Message, TurnRequest
 from bench.demo_model_eval import open_examinee
 

@@ -23,10 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from appliance.engine.harmony import Vocabulary, load_vocabulary, render_prompt
-from appliance.engine.kernels import load_kernels
-from appliance.engine.kv_cache import Append
 from appliance.engine.model import OnnxModel, load_model
+from appliance.engine.operators import load_operators
 from appliance.engine.sampling import TopLogits
+from appliance.engine.slots import Append
 from bench.demo_model_eval import turn_request
 from bundler.checkpoint import open_checkpoint
 from bundler.demo_model.corpus import load_corpus
@@ -104,7 +104,7 @@ def perplexity_and_divergence(expected: list[Expected], found: Iterator[tuple[in
 @click.command()
 def main() -> None:
     """Measure every path of this processor with both kinds of dense weights; a line of Markdown each."""
-    kernels = load_kernels()
+    operators = load_operators()
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     config = random_config(
         layers=6, hidden=512, intermediate=512, experts=4, experts_per_token=4,
@@ -131,13 +131,13 @@ def main() -> None:
         }
 
         def load(which: str, dense: DenseKind, path: str) -> OnnxModel:
-            kernels.use_path(path)
+            operators.use_path(path)
             return load_model(graphs[which, dense], accelerator="cpu", slots=1, context_tokens=1024)
 
         exact = expectations(load("demo", "bf16", "portable"), vocabulary, dialogues)
         expectation = [Expected(top.ids, log_probabilities(top, top.ids)) for _, top in exact]
         for dense in _KINDS:
-            for path in kernels.paths():
+            for path in operators.paths():
                 errors = logit_errors(load("random", dense, path), ids, expected)
                 found = expectations(load("demo", dense, path), vocabulary, dialogues)
                 perplexity, divergence = perplexity_and_divergence(expectation, found)

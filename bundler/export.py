@@ -25,7 +25,7 @@ from bundler.errors import ExportError
 from bundler.graph.builder import Weight
 from bundler.graph.cpu import KERNEL_DOMAIN, DenseKind
 from bundler.graph.plan import IR_VERSION, MAX_SHARD_BYTES, OPSET, Accelerator, GraphPlan, plan_graph
-from installer.formats.packing import PLAN_NAME, Entry, Source, encode_packing
+from installer.formats.packing import PACKING_NAME, Entry, Source, encode_packing
 
 MODEL = "model.onnx"
 ALIGNMENT_BYTES = 4096  # of each weight in its shard, so that it can be memory-mapped (ONNX, External Data)
@@ -71,8 +71,8 @@ def export_graph(
             _write_weights(plan, checkpoint, shards, progress)
         _write_model(staging / MODEL, plan)
         if plan.packings:
-            _write_packing(staging / PLAN_NAME, plan)
-    names = [MODEL, *shards.names, *([PLAN_NAME] if plan.packings else [])]
+            _write_packing(staging / PACKING_NAME, plan)
+    names = [MODEL, *shards.names, *([PACKING_NAME] if plan.packings else [])]
     files = tuple(ExportedFile(out / name, (out / name).stat().st_size) for name in names)
     return ExportedGraph(accelerator, out / MODEL, files)
 

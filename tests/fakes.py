@@ -10,9 +10,9 @@ from types import TracebackType
 import numpy as np
 
 from appliance.engine.client import EngineClient
-from appliance.engine.kv_cache import Append, Checkpoint, Chunk, Windows
 from appliance.engine.model import ModelError
 from appliance.engine.sampling import TopLogits
+from appliance.engine.slots import Append, Checkpoint, Chunk, Windows
 from appliance.engine.wire import StatusRequest, decode, encode
 from appliance.turns.engine import Status
 from appliance.turns.events import AnswerDelta, Done, Failed, ReasoningDelta, Started, TurnEvent, Waiting

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from appliance.engine.kv_cache import Append
 from appliance.engine.sampling import TopLogits, row_of
+from appliance.engine.slots import Append
 
 _DRIVER = "libcuda.so.1"
 _PROCESSORS, _MAJOR, _MINOR = 16, 75, 76  # CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, _COMPUTE_CAPABILITY_*

@@ -1,6 +1,6 @@
 """What an installed release takes of memory, from its description alone: nothing of the model is loaded.
 
-The sizes of the caches come from the checkpoint's config.json, those of packed weights from the packing plan. The graph
+The sizes of the caches come from the checkpoint's config.json, those of packed weights from packing.json. The graph
 says the same of itself once it is loaded (model.py); the two cannot differ in a release that the bundler made.
 """
 
@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 
 from appliance.config import Config
-from appliance.engine.caches import CHUNK_TOKENS, CacheShape
-from appliance.engine.kernels import load_kernels
+from appliance.engine.cache_memory import CHUNK_TOKENS, CacheShape
 from appliance.engine.memory_plan import Needs
-from appliance.engine.packed_weights import load_plan
+from appliance.engine.operators import load_operators
+from appliance.engine.packed_weights import load_packing
 from appliance.release import Release, ReleaseError
-from installer.formats.packing import PLAN_NAME
 
 _CACHE_ITEMS: dict[str, np.dtype[Any]] = {"cpu": np.dtype(np.float32), "cuda": np.dtype(np.float16)}
 # What `bench.memory` measures with the 20b shape on a CPU, and some room: the engine, that is interpreter, runtime,
@@ -38,7 +37,7 @@ def read_needs(release: Release, accelerator: str, config: Config) -> Needs:
 
     Raises:
         ReleaseError: its config.json is unreadable.
-        PackingError: its packing plan is unreadable.
+        PackingError: its packing.json is unreadable.
     """
     beside = ENGINE_BYTES + _RECORDER_AND_SUPERVISOR_BYTES + config.web_workers * _WEB_WORKER_BYTES
     return Needs(
@@ -55,11 +54,11 @@ def weights_bytes(graph: Path, accelerator: str) -> int:
     """What a model's weights take: on a CPU as packed, for the embedding is read where it is stored, a row a token.
 
     Raises:
-        PackingError: the packing plan beside the graph is unreadable.
+        PackingError: the packing.json beside the graph is unreadable.
     """
     if accelerator == "cpu":
-        kernels = load_kernels()
-        return sum(entry.packed_bytes(kernels) for entry in load_plan(graph.parent / PLAN_NAME).entries)
+        operators = load_operators()
+        return sum(entry.packed_bytes(operators) for entry in load_packing(graph.parent).entries)
     stored = sum(file.stat().st_size for file in graph.parent.iterdir() if file.is_file())
     return int(stored * _CUDA_WEIGHTS_SHARE)
 

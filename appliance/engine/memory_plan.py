@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from appliance.engine.caches import CacheShape
+from appliance.engine.cache_memory import CacheShape
 from appliance.errors import ApplianceError
 
 LEAST_CONTEXT_TOKENS = 2048  # shorter conversations serve nobody

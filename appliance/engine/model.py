@@ -5,7 +5,7 @@ bound in place, so nothing is ever copied. On a CPU one step takes the next toke
 prompt together, so that weights are read once for all. On CUDA those are two steps; decode steps are captured and
 replayed (cuda.py).
 
-Not thread-safe: one thread owns the model. What each slot holds is the caller's to know (kv_cache.py).
+Not thread-safe: one thread owns the model. What each slot holds is the caller's to know (slots.py).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from appliance.engine.caches import CHUNK_TOKENS, Caches, CacheShape
+from appliance.engine.cache_memory import CHUNK_TOKENS, Caches, CacheShape
 from appliance.engine.cuda import (
     NOT_CAPTURED,
     ChunkPlanner,
@@ -33,15 +33,14 @@ from appliance.engine.cuda import (
     require_capable,
 )
 from appliance.engine.host import available_memory_bytes, physical_cores
-from appliance.engine.kernels import load_kernels
-from appliance.engine.kv_cache import Append, Chunk
 from appliance.engine.memory_needs import ENGINE_BYTES, weights_bytes
-from appliance.engine.packed_weights import PackedWeights, load_plan, open_packed
+from appliance.engine.operators import load_operators
+from appliance.engine.packed_weights import PackedWeights, load_packing, open_packed
 from appliance.engine.sampling import TopLogits, row_of
+from appliance.engine.slots import Append, Chunk
 from appliance.errors import ApplianceError
 from installer.formats.fields import FormatError
 from installer.formats.graph import parse_graph_facts
-from installer.formats.packing import PLAN_NAME
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # CUDA: graphs can be captured, which also refuses a session in which a node would run on the CPU; memory is taken as it
@@ -155,18 +154,18 @@ def _open_cpu_session(
     ort: ModuleType, graph: Path, options: Any, packed_dir: Path | None
 ) -> tuple[Any, PackedWeights | None]:
     """A session with the native operators, and the packed weights that must outlive it."""
-    kernels = load_kernels()
+    operators = load_operators()
     threads = physical_cores()
-    kernels.set_threads(threads)
+    operators.set_threads(threads)
     packed = None
     if packed_dir is not None:
-        packed = open_packed(load_plan(graph.parent / PLAN_NAME), graph.parent, packed_dir, kernels, threads=threads)
-        packed.offer(kernels)
-    options.register_custom_ops_library(kernels.path)
+        packed = open_packed(load_packing(graph.parent), graph.parent, packed_dir, operators, threads=threads)
+        packed.offer(operators)
+    options.register_custom_ops_library(operators.path)
     try:
         return _open_session(ort, graph, "cpu", options), packed
     finally:
-        kernels.withdraw_offers()
+        operators.withdraw_offers()
 
 
 def _open_session(ort: ModuleType, graph: Path, accelerator: str, options: Any) -> Any:

@@ -1,9 +1,9 @@
 """Weights packed once for the native operators, kept in a file of the site and memory-mapped from then on.
 
-    packed = open_packed(plan, model_dir, cache_dir, kernels, threads=2)
-    packed.offer(kernels)            # then create the session; keep `packed` as long as the session lives
+    packed = open_packed(packing, model_dir, cache_dir, operators, threads=2)
+    packed.offer(operators)            # then create the session; keep `packed` as long as the session lives
 
-The plan (``packing.json``, installer/formats/packing.py) says which stored weights each node reads. The
+The packing (``packing.json``, installer/formats/packing.py) says which stored weights each node reads. The
 cache is one file of packed weights and a description with a digest of each; it is read through and compared at every
 start, and made anew when anything differs. The digest is XXH3 (128 bits), as fast as memory; SHA-256 would take a
 quarter of a minute for gpt-oss-120b. A run that is killed leaves only a temporary file, which the next removes.
@@ -29,10 +29,10 @@ from typing import Any
 import numpy as np
 from xxhash import xxh3_128_hexdigest
 
-from appliance.engine.kernels import Bytes, DenseKind, DenseShape, ExpertShape, Kernels
+from appliance.engine.operators import Bytes, DenseKind, DenseShape, ExpertShape, Operators
 from appliance.errors import ApplianceError
 from installer.formats.fields import FormatError
-from installer.formats.packing import Entry, Source, parse_packing
+from installer.formats.packing import PACKING_NAME, Entry, Source, parse_packing
 
 LAYOUT = 2  # of packed weights (kernels/paths.h); another layout makes every cache anew
 _ALIGNMENT_BYTES = 4096
@@ -45,22 +45,22 @@ class PackingError(ApplianceError):
 
 
 @dataclass(frozen=True)
-class PlannedExperts:
+class ExpertPacking:
     """An expert layer; sources are gate_up blocks and scales, down blocks and scales."""
 
     key: int
     shape: ExpertShape
     sources: tuple[Source, ...]
 
-    def packed_bytes(self, kernels: Kernels) -> int:
-        return kernels.expert_bytes(self.shape)
+    def packed_bytes(self, operators: Operators) -> int:
+        return operators.expert_bytes(self.shape)
 
-    def pack(self, kernels: Kernels, sources: Sequence[Bytes], out: Bytes, threads: int) -> None:
-        kernels.pack_experts(self.shape, sources, out, threads=threads)
+    def pack(self, operators: Operators, sources: Sequence[Bytes], out: Bytes, threads: int) -> None:
+        operators.pack_experts(self.shape, sources, out, threads=threads)
 
 
 @dataclass(frozen=True)
-class PlannedDense:
+class DensePacking:
     """A dense weight; its source is the bfloat16 matrix."""
 
     key: int
@@ -68,18 +68,18 @@ class PlannedDense:
     shape: DenseShape
     sources: tuple[Source, ...]
 
-    def packed_bytes(self, kernels: Kernels) -> int:
-        return kernels.dense_bytes(self.kind, self.shape)
+    def packed_bytes(self, operators: Operators) -> int:
+        return operators.dense_bytes(self.kind, self.shape)
 
-    def pack(self, kernels: Kernels, sources: Sequence[Bytes], out: Bytes, threads: int) -> None:
-        kernels.pack_dense(self.kind, self.shape, sources[0], out, threads=threads)
+    def pack(self, operators: Operators, sources: Sequence[Bytes], out: Bytes, threads: int) -> None:
+        operators.pack_dense(self.kind, self.shape, sources[0], out, threads=threads)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What to pack. ``digest`` is the plan file's SHA-256."""
+class Packing:
+    """What to pack, as packing.json says. ``digest`` is its SHA-256, which the cache's description names as "plan"."""
 
-    entries: tuple[PlannedExperts | PlannedDense, ...]
+    entries: tuple[ExpertPacking | DensePacking, ...]
     digest: str
 
 
@@ -91,120 +91,123 @@ class PackedWeights:
     size_bytes: int
     made: bool  # now, rather than found
 
-    def offer(self, kernels: Kernels) -> None:
+    def offer(self, operators: Operators) -> None:
         """Give all of them to the sessions created from now on."""
         for key, packed in self.weights.items():
-            kernels.offer(key, packed)
+            operators.offer(key, packed)
 
 
-def load_plan(path: Path) -> Plan:
-    """Read ``packing.json``.
+def load_packing(model_dir: Path) -> Packing:
+    """Read the packing.json beside a graph.
 
     Raises:
-        PackingError: it cannot be read or is not such a plan.
+        PackingError: it cannot be read or does not say which weights to pack.
     """
+    path = model_dir / PACKING_NAME
     try:
         data = path.read_bytes()
-        entries = tuple(_planned(entry) for entry in parse_packing(data))
+        entries = tuple(_packing_of(entry) for entry in parse_packing(data))
     except OSError as exc:
         raise PackingError(f"{path}: cannot be read: {exc.strerror}") from exc
     except FormatError as exc:
-        raise PackingError(f"{path}: is not a packing plan: {exc}") from exc
-    return Plan(entries, hashlib.sha256(data).hexdigest())
+        raise PackingError(f"{path}: does not say which weights to pack: {exc}") from exc
+    return Packing(entries, hashlib.sha256(data).hexdigest())
 
 
-def open_packed(plan: Plan, model_dir: Path, cache_dir: Path, kernels: Kernels, *, threads: int) -> PackedWeights:
-    """The packed weights of a plan, from the cache if it holds what it should, else packed now.
+def open_packed(
+    packing: Packing, model_dir: Path, cache_dir: Path, operators: Operators, *, threads: int
+) -> PackedWeights:
+    """The packed weights of a packing, from the cache if it holds what it should, else packed now.
 
     Raises:
         PackingError: a stored weight is missing, or the cache cannot be written.
     """
-    found = _read_cache(plan, cache_dir, kernels, threads)
+    found = _read_cache(packing, cache_dir, operators, threads)
     if found is not None:
         return found
     try:
         cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write_cache(plan, model_dir, cache_dir, kernels, threads)
+        _write_cache(packing, model_dir, cache_dir, operators, threads)
     except OSError as exc:
         with suppress(OSError):
             (cache_dir / f"{_DATA}{_UNFINISHED}").unlink(missing_ok=True)
-        needed = sum(entry.packed_bytes(kernels) for entry in plan.entries)
+        needed = sum(entry.packed_bytes(operators) for entry in packing.entries)
         raise PackingError(
             f"{cache_dir}: the packed weights ({needed / 1e9:.1f} GB) cannot be written: {exc.strerror or exc}"
         ) from exc
-    made = _read_cache(plan, cache_dir, kernels, threads)
+    made = _read_cache(packing, cache_dir, operators, threads)
     if made is None:
         raise PackingError(f"{cache_dir}: the packed weights differ from what was just written; is the disk failing?")
     return PackedWeights(made.weights, made.size_bytes, made=True)
 
 
-def has_packed(plan: Plan, cache_dir: Path, kernels: Kernels) -> bool:
-    """Whether the cache is the one of this plan, its digests left aside: whoever maps it compares them."""
-    return _description(plan, cache_dir, kernels) is not None
+def has_packed(packing: Packing, cache_dir: Path, operators: Operators) -> bool:
+    """Whether the cache is the one of this packing, its digests left aside: whoever maps it compares them."""
+    return _description(packing, cache_dir, operators) is not None
 
 
-def _planned(entry: Entry) -> PlannedExperts | PlannedDense:
+def _packing_of(entry: Entry) -> ExpertPacking | DensePacking:
     if entry.kind == "mxfp4":
-        return PlannedExperts(entry.key, ExpertShape(**entry.sizes), entry.sources)
-    return PlannedDense(entry.key, entry.kind, DenseShape(**entry.sizes), entry.sources)
+        return ExpertPacking(entry.key, ExpertShape(**entry.sizes), entry.sources)
+    return DensePacking(entry.key, entry.kind, DenseShape(**entry.sizes), entry.sources)
 
 
-def _offsets(plan: Plan, kernels: Kernels) -> tuple[list[tuple[int, int]], int]:
+def _offsets(packing: Packing, operators: Operators) -> tuple[list[tuple[int, int]], int]:
     """Offset and size of each entry in the cache file, and the file's size."""
     places, end = [], 0
-    for entry in plan.entries:
-        size = entry.packed_bytes(kernels)
+    for entry in packing.entries:
+        size = entry.packed_bytes(operators)
         places.append((end, size))
         end += size + -size % _ALIGNMENT_BYTES
     return places, end
 
 
-def _read_cache(plan: Plan, cache_dir: Path, kernels: Kernels, threads: int) -> PackedWeights | None:
-    """The mapped cache, or None where it is not the one of this plan or is damaged."""
-    description = _description(plan, cache_dir, kernels)
+def _read_cache(packing: Packing, cache_dir: Path, operators: Operators, threads: int) -> PackedWeights | None:
+    """The mapped cache, or None where it is not the one of this packing or is damaged."""
+    description = _description(packing, cache_dir, operators)
     if description is None:
         return None
-    places, size = _offsets(plan, kernels)
+    places, size = _offsets(packing, operators)
     mapped = _mapped(cache_dir / _DATA, mmap.ACCESS_READ)
     views = [mapped[offset : offset + length] for offset, length in places]
     if description.get("xxh3_128") != _digests(views, threads):
         return None
-    weights = {entry.key: view for entry, view in zip(plan.entries, views, strict=True)}
+    weights = {entry.key: view for entry, view in zip(packing.entries, views, strict=True)}
     return PackedWeights(weights, size, made=False)
 
 
-def _description(plan: Plan, cache_dir: Path, kernels: Kernels) -> dict[str, Any] | None:
-    """What the cache says of itself; None where it is not the one of this plan."""
-    size = _offsets(plan, kernels)[1]
+def _description(packing: Packing, cache_dir: Path, operators: Operators) -> dict[str, Any] | None:
+    """What the cache says of itself; None where it is not the one of this packing."""
+    size = _offsets(packing, operators)[1]
     try:
         description = json.loads((cache_dir / _DESCRIPTION).read_bytes())
         if (cache_dir / _DATA).stat().st_size != size:
             return None
     except (OSError, ValueError):
         return None
-    if not isinstance(description, dict) or description.get("plan") != plan.digest:
+    if not isinstance(description, dict) or description.get("plan") != packing.digest:
         return None
     return description if description.get("layout") == LAYOUT and size else None
 
 
-def _write_cache(plan: Plan, model_dir: Path, cache_dir: Path, kernels: Kernels, threads: int) -> None:
-    places, size = _offsets(plan, kernels)
+def _write_cache(packing: Packing, model_dir: Path, cache_dir: Path, operators: Operators, threads: int) -> None:
+    places, size = _offsets(packing, operators)
     unfinished = cache_dir / f"{_DATA}{_UNFINISHED}"
     unfinished.unlink(missing_ok=True)
     (cache_dir / _DESCRIPTION).unlink(missing_ok=True)
     with open(unfinished, "xb", opener=partial(os.open, mode=0o600)) as stream:
         os.posix_fallocate(stream.fileno(), 0, size)  # a full disk is an error here, not a signal at a mapped page
     mapped = _mapped(unfinished, mmap.ACCESS_WRITE)
-    for entry, (offset, length) in zip(plan.entries, places, strict=True):
+    for entry, (offset, length) in zip(packing.entries, places, strict=True):
         sources = [_stored(model_dir, source) for source in entry.sources]
-        entry.pack(kernels, sources, mapped[offset : offset + length], threads)
+        entry.pack(operators, sources, mapped[offset : offset + length], threads)
     digests = _digests([mapped[offset : offset + length] for offset, length in places], threads)
     del mapped
     with open(unfinished, "rb") as stream:
         os.fsync(stream.fileno())  # the pages that were written through the mapping
     os.replace(unfinished, cache_dir / _DATA)
     description = cache_dir / f"{_DESCRIPTION}{_UNFINISHED}"
-    description.write_text(json.dumps({"plan": plan.digest, "layout": LAYOUT, "xxh3_128": digests}))
+    description.write_text(json.dumps({"plan": packing.digest, "layout": LAYOUT, "xxh3_128": digests}))
     _flush(description)
     os.replace(description, cache_dir / _DESCRIPTION)
     _flush(cache_dir)
@@ -225,7 +228,7 @@ def _stored(model_dir: Path, source: Source) -> Bytes:
     try:
         mapped = np.memmap(path, np.uint8, mode="r", offset=source.offset, shape=(source.size_bytes,))
     except (OSError, ValueError) as exc:
-        raise PackingError(f"{path}: lacks the weights the plan names: {exc}") from exc
+        raise PackingError(f"{path}: lacks weights that packing.json names: {exc}") from exc
     return mapped
 
 

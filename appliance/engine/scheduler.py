@@ -27,10 +27,10 @@ import numpy as np
 from appliance.engine.harmony import Vocabulary
 from appliance.engine.harmony_grammar import HarmonyGrammars, State
 from appliance.engine.harmony_parser import HarmonyParser
-from appliance.engine.kv_cache import Append, Checkpoint, Chunk, Prefix, Slot, SlotTable, Windows
 from appliance.engine.model import ModelError
 from appliance.engine.pacing import Pacing
 from appliance.engine.sampling import TopLogits, new_generator, sample
+from appliance.engine.slots import Append, Checkpoint, Chunk, Prefix, Slot, SlotTable, Windows
 from appliance.turns.events import Done, EngineEvent, Failed, FailureCode, FinishReason, Started
 from appliance.turns.request import TurnRequest
 

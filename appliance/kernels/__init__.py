@@ -1,7 +1,7 @@
 """The native operators (C++), and where the built library lies.
 
-The package's build makes ``libgpt_oss_kernels.so`` from the sources beside this file. `appliance.engine.kernels` is its
-Python side.
+The package's build makes ``libgpt_oss_kernels.so`` from the sources beside this file.
+`appliance.engine.operators` is its Python side.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def programs_of(config: Config, environ: Mapping[str, str]) -> Programs:
     python = _python()
     ours = {"APPLIANCE_HOME": str(config.home), "APPLIANCE_CPUS": str(logical_cpus())}
     return Programs(
-        packer=(*python, "-m", "appliance.engine.packing"),
+        packer=(*python, "-m", "appliance.engine.packer"),
         engine=(*python, "-m", "appliance.engine.server"),
         web=(*python, "-m", "gunicorn", *_gunicorn_options(config), "webui.wsgi:app"),
         recorder=(*python, "-m", "appliance.runtime.recorder"),

@@ -18,7 +18,7 @@ from typing import Final, Literal, get_args
 from installer.formats.fields import Fields, FormatError, objects, parse_object, text, whole
 
 FORMAT = 1
-PLAN_NAME = "packing.json"
+PACKING_NAME = "packing.json"
 PackedKind = Literal["mxfp4", "int8", "bf16"]
 SIZES: Final[Mapping[PackedKind, tuple[str, ...]]] = {
     "mxfp4": ("experts", "hidden", "inner"),

@@ -23,7 +23,7 @@ from appliance.audit.log import AuditLog
 from appliance.cli import main
 from appliance.database.transactions import open_database
 from appliance.disk import measured
-from appliance.engine.kernels import load_kernels
+from appliance.engine.operators import load_operators
 from tests.unprivileged import SERVICE_UID, give_to_user
 
 SITE_COMMANDS = [
@@ -305,7 +305,7 @@ def test_doctor_proves_silence_and_names_what_is_missing(tmp_path: Path) -> None
     assert not findings["release"]["is_well"]
     assert findings["silence"]["is_well"]
     assert findings["processor"]["is_well"]
-    assert findings["processor"]["detail"].startswith(f"CPU answers use {load_kernels().paths()[0]}")
+    assert findings["processor"]["detail"].startswith(f"CPU answers use {load_operators().paths()[0]}")
     assert findings["record"]["is_well"]
     assert findings["disk"]["is_well"] == (measured(tmp_path).level in ("ok", "warning"))
     assert all(attempt["refused"] for attempt in report["silence"]["attempts"])

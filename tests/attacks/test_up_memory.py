@@ -15,7 +15,7 @@ import pytest
 from appliance.cgroups import control_groups
 from appliance.config import Config
 from appliance.engine.memory_plan import MemoryPlanError
-from appliance.engine.packing import pack
+from appliance.engine.packer import pack
 from appliance.errors import CANNOT_SERVE
 from tests.appliance.engine.conftest import release_dir, vocabulary_file  # noqa: F401 - fixtures
 from tests.appliance.engine.test_memory_plan import write_release
@@ -23,7 +23,7 @@ from tests.appliance.supervised import WEB, supervised
 from tests.conftest import require
 
 GB = 1_000_000_000
-PACKER = "from appliance.engine.packing import main; raise SystemExit(main())"
+PACKER = "from appliance.engine.packer import main; raise SystemExit(main())"
 ENGINE = "from appliance.engine.server import main; raise SystemExit(main())"
 # A process joins the group before it asks.
 JOIN = "import os, sys; open(sys.argv[1] + '/cgroup.procs', 'w').write(str(os.getpid()))\n"

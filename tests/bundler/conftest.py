@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.engine.kernels import load_kernels
+from appliance.engine.operators import load_operators
 from bundler.random_checkpoint import random_config, write_random_checkpoint
 from tests.conftest import require
 
@@ -21,11 +21,11 @@ os.environ["ORT_QMOE_CPU_QNBIT_GEMM"] = "fp32"  # for the CUDA graph with CPU ex
 
 
 @pytest.fixture(scope="module")
-def exact_kernels() -> Iterator[None]:
+def exact_operators() -> Iterator[None]:
     """The operators' path that rounds nothing, for the tests of the graph."""
-    load_kernels().use_path("portable")
+    load_operators().use_path("portable")
     yield
-    load_kernels().use_path(load_kernels().paths()[0])
+    load_operators().use_path(load_operators().paths()[0])
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from appliance.engine.kernels import load_kernels
+from appliance.engine.operators import load_operators
 
 Ids = NDArray[np.int64]
 Float32Array = NDArray[np.float32]
@@ -32,7 +32,7 @@ def open_session(model: Path, *, fold_limit_bytes: int = 0, optimised: Path | No
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(fold_limit_bytes))
     options.log_severity_level = 3
-    options.register_custom_ops_library(load_kernels().path)
+    options.register_custom_ops_library(load_operators().path)
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)
     return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])

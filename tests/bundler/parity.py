@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from appliance.engine.kernels import load_kernels
+from appliance.engine.operators import load_operators
 from bundler.checkpoint import open_checkpoint
 from bundler.export import export_graph
 from bundler.random_checkpoint import random_config, write_random_checkpoint
@@ -92,7 +92,7 @@ class Row:
 
 def measure(shape: Shape, directory: Path) -> list[Row]:
     """Write, export and run one checkpoint; one row for every mode. The operators take the path that rounds nothing."""
-    load_kernels().use_path("portable")
+    load_operators().use_path("portable")
     checkpoint = directory / "checkpoint"
     write_random_checkpoint(checkpoint, shape.config(), seed=2)
     graph = export_graph(open_checkpoint(checkpoint), directory / "graph", accelerator="cpu", dense="bf16")

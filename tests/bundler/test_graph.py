@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import load_file
 
-from appliance.engine.kernels import load_kernels
-from appliance.engine.packed_weights import load_plan
+from appliance.engine.operators import load_operators
+from appliance.engine.packed_weights import load_packing
 from bundler.checkpoint import open_checkpoint
 from bundler.errors import ExportError
 from bundler.export import ExportedGraph, export_graph
@@ -274,8 +274,8 @@ def test_every_row_of_the_head_is_multiplied_as_a_decoded_token(cpu: ExportedGra
     assert set(counts.values()) == {"decoded_tokens"}
 
 
-def test_packing_plan_names_the_bytes_of_every_native_operator(cpu: ExportedGraph, small_checkpoint: Path) -> None:
-    plan = load_plan(cpu.model.parent / "packing.json")
+def test_the_packing_names_the_bytes_of_every_native_operator(cpu: ExportedGraph, small_checkpoint: Path) -> None:
+    packing = load_packing(cpu.model.parent)
     nodes = onnx.load(cpu.model, load_external_data=False).graph.node
     weights = {}
     for node in nodes:
@@ -283,20 +283,20 @@ def test_packing_plan_names_the_bytes_of_every_native_operator(cpu: ExportedGrap
             weights[_attributes(node)["key"]] = [node.input[at] for at in (3, 4, 6, 7)]
         if node.op_type == "Dense":
             weights |= {_attributes(node)["key"] + at: [name] for at, name in enumerate(node.input[3:])}
-    assert {entry.key for entry in plan.entries} == set(weights)
+    assert {entry.key for entry in packing.entries} == set(weights)
     published = load_file(small_checkpoint / "model.safetensors")
-    for entry in plan.entries:
+    for entry in packing.entries:
         for name, source in zip(weights[entry.key], entry.sources, strict=True):
             stored = (cpu.model.parent / source.file).read_bytes()[source.offset : source.offset + source.size_bytes]
             assert stored == published[name].tobytes(), name
 
 
-@pytest.mark.parametrize("path", load_kernels().paths())
+@pytest.mark.parametrize("path", load_operators().paths())
 def test_every_path_of_the_operators_stays_close_to_the_model(
     path: str, small_checkpoint: Path, tmp_path: Path
 ) -> None:
     """Short of a token that goes to another expert: its logits are left out by the median."""
-    load_kernels().use_path(path)
+    load_operators().use_path(path)
     ids = np.random.default_rng(5).integers(0, 300, 40)
     expected = ReferenceModel(small_checkpoint).logits(ids)
     limits: dict[DenseKind, float] = {"bf16": 2e-2, "int8": 8e-2}

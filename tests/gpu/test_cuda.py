@@ -18,10 +18,10 @@ from openai_harmony import HarmonyEncodingName, load_harmony_encoding
 
 from appliance.engine import cuda
 from appliance.engine.harmony import Vocabulary
-from appliance.engine.kv_cache import Append
 from appliance.engine.model import ModelError, OnnxModel, load_model
 from appliance.engine.sampling import TopLogits
 from appliance.engine.scheduler import Scheduler, Turn
+from appliance.engine.slots import Append
 from appliance.turns.events import EngineEvent
 from appliance.turns.request import Message, TurnRequest
 from bundler.checkpoint import open_checkpoint

@@ -13,8 +13,8 @@ import pytest
 from openai_harmony import HarmonyEncodingName, load_harmony_encoding
 
 from appliance.engine.harmony import ORDINARY_TOKENS, Vocabulary, load_vocabulary
-from appliance.engine.kernels import load_kernels
 from appliance.engine.model import OnnxModel, load_model
+from appliance.engine.operators import load_operators
 from appliance.release import Release, load_release
 from bundler.checkpoint import open_checkpoint
 from bundler.export import export_graph
@@ -25,11 +25,11 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def exact_kernels() -> Iterator[None]:
+def exact_operators() -> Iterator[None]:
     """The operators' path that rounds nothing: what is tested is what surrounds them."""
-    load_kernels().use_path("portable")
+    load_operators().use_path("portable")
     yield
-    load_kernels().use_path(load_kernels().paths()[0])
+    load_operators().use_path(load_operators().paths()[0])
 
 
 @pytest.fixture(scope="session")

@@ -25,9 +25,9 @@ from appliance.engine.cuda import (
     query_device,
     require_capable,
 )
-from appliance.engine.kv_cache import Append
 from appliance.engine.model import ModelError, OnnxModel, load_model
 from appliance.engine.sampling import TopLogits
+from appliance.engine.slots import Append
 from bundler.checkpoint import open_checkpoint
 from bundler.export import export_graph
 from bundler.random_checkpoint import random_config, write_random_checkpoint

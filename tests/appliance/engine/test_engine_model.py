@@ -15,10 +15,10 @@ import pytest
 from numpy.typing import NDArray
 
 from appliance.engine import model as model_module
-from appliance.engine.kernels import load_kernels
-from appliance.engine.kv_cache import Append, Chunk, Windows
 from appliance.engine.model import ModelError, OnnxModel, load_model
+from appliance.engine.operators import load_operators
 from appliance.engine.sampling import TopLogits
+from appliance.engine.slots import Append, Chunk, Windows
 
 NewModel = Callable[..., OnnxModel]
 _CPU = "CPUExecutionProvider"
@@ -58,20 +58,20 @@ def test_a_prompt_in_chunks_gives_what_it_gives_whole(new_model: NewModel, chunk
     np.testing.assert_allclose(logits_of(top), whole, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("path", load_kernels().paths())
+@pytest.mark.parametrize("path", load_operators().paths())
 @pytest.mark.parametrize("most", [1, 3, 16, 17, 64])
 def test_on_a_cpu_a_prompt_gives_the_same_bits_however_it_is_cut(new_model: NewModel, path: str, most: int) -> None:
     """Chunks may then depend on who else is being served, and an answer can still be replayed token for token."""
-    load_kernels().use_path(path)
+    load_operators().use_path(path)
     model, prompt = new_model(), prompt_of(100)
     whole = logits_of(model.prefill(0, prompt, 0, want_logits=True))
     assert len(model.plan_chunk(0, len(prompt), most)) <= most
     np.testing.assert_array_equal(logits_of(model.read(1, prompt, most=most)), whole)
 
 
-@pytest.mark.parametrize("path", load_kernels().paths())
+@pytest.mark.parametrize("path", load_operators().paths())
 def test_on_a_cpu_a_token_gets_the_same_bits_whoever_is_decoded_with_it(new_model: NewModel, path: str) -> None:
-    load_kernels().use_path(path)
+    load_operators().use_path(path)
     model = new_model(slots=20)
     for slot in range(20):
         model.prefill(slot, prompt_of(10 + slot, slot), 0, want_logits=False)
@@ -82,12 +82,12 @@ def test_on_a_cpu_a_token_gets_the_same_bits_whoever_is_decoded_with_it(new_mode
         np.testing.assert_array_equal(logits_of(alone), logits_of(together[slot]))
 
 
-@pytest.mark.parametrize("path", load_kernels().paths())
+@pytest.mark.parametrize("path", load_operators().paths())
 @pytest.mark.parametrize("size", [1, 16, 64])
 def test_on_a_cpu_a_prompt_beside_decoded_tokens_leaves_everyone_the_bits_they_get_alone(
     new_model: NewModel, path: str, size: int
 ) -> None:
-    load_kernels().use_path(path)
+    load_operators().use_path(path)
     model, prompt = new_model(slots=6), prompt_of(100)
     slots, lengths = (4, 0, 3), (20, 7, 130)  # in no order
     for slot, length in zip(slots, lengths, strict=True):
@@ -275,7 +275,7 @@ def test_refuses_the_silent_fall_back_to_the_cpu(small_graph: Path, monkeypatch:
     monkeypatch.setitem(model_module._MEMORY, "cuda", lambda: 1 << 40)
 
     def fall_back(path: str, options: Any, providers: object) -> Any:
-        options.register_custom_ops_library(load_kernels().path)  # the graph at hand is one for the CPU
+        options.register_custom_ops_library(load_operators().path)  # the graph at hand is one for the CPU
         return real(path, options, providers=[_CPU])
 
     monkeypatch.setattr(ort, "InferenceSession", fall_back)

@@ -19,7 +19,7 @@ from bundler.graph.cpu import DenseKind
 from bundler.graph.plan import plan_graph
 from bundler.model_config import parse_model_config
 from bundler.random_checkpoint import random_config
-from installer.formats.packing import PLAN_NAME, Entry, Source, encode_packing
+from installer.formats.packing import PACKING_NAME, Entry, Source, encode_packing
 from tests.appliance.engine.conftest import release_json
 from tests.appliance.engine.hosts import UNLIMITED_V1, Host
 
@@ -54,7 +54,7 @@ def write_release(directory: Path, shape: str, *, dense: DenseKind = "int8") -> 
     (directory / "model" / "cpu" / "model.onnx").touch()
     source = Source("weights-00001.bin", 0, 1)
     entries = [Entry(p.key, p.kind, p.sizes, (source,) * len(p.weights)) for p in plan.packings]
-    (directory / "model" / "cpu" / PLAN_NAME).write_bytes(encode_packing(entries))
+    (directory / "model" / "cpu" / PACKING_NAME).write_bytes(encode_packing(entries))
     (directory / "model" / "config.json").write_text(json.dumps(config))
     body = release_json()
     body["model"] = {**body["model"], "id": shape, "context_tokens": 131_072}

@@ -9,9 +9,9 @@ from typing import Any, cast
 import pytest
 
 from appliance.engine.harmony import Vocabulary
-from appliance.engine.kv_cache import Append
 from appliance.engine.model import OnnxModel
 from appliance.engine.scheduler import Scheduler, Turn
+from appliance.engine.slots import Append
 from appliance.turns.events import Done, EngineEvent
 from appliance.turns.request import Message, TurnRequest
 

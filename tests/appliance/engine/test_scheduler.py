@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from appliance.engine.harmony import Vocabulary
-from appliance.engine.kv_cache import Append, Windows
 from appliance.engine.sampling import TopLogits
 from appliance.engine.scheduler import STOPPED, Load, Scheduler, Turn
+from appliance.engine.slots import Append, Windows
 from appliance.turns.events import AnswerDelta, Done, EngineEvent, Failed, Started, ToolCallDelta
 from appliance.turns.request import Message, Tool, TurnRequest
 from tests.fakes import CHUNK_TOKENS, FakeModel

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from appliance.engine.kernels import load_kernels
 from appliance.engine.model import ModelError, OnnxModel
+from appliance.engine.operators import load_operators
 from appliance.engine.sampling import TopLogits
 from appliance.engine.selftest import KnownAnswerError, check_known_answers, load_prompts, record_known_answers
 from appliance.release import Release, ReleaseError
@@ -57,16 +57,16 @@ def test_the_same_release_passes(small_release: Release, answers: Path) -> None:
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
-@pytest.mark.parametrize("path", load_kernels().paths())
+@pytest.mark.parametrize("path", load_operators().paths())
 def test_answers_recorded_on_one_kind_of_processor_are_given_on_every_other(
     small_release: Release, answers: Path, path: str
 ) -> None:
-    kernels = load_kernels()
-    kernels.use_path(path)
+    operators = load_operators()
+    operators.use_path(path)
     try:
         result = check_known_answers(replace(small_release, known_answers=answers))
     finally:
-        kernels.use_path(kernels.paths()[0])
+        operators.use_path(operators.paths()[0])
     assert result.worst < 1e-3
     assert result.prompt_distance is not None
     assert (result.prompt_distance > 0) == (path != "portable")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.engine.kernels import load_kernels
+from appliance.engine.operators import load_operators
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
@@ -23,7 +23,7 @@ TESTS = [
     HERE.parent / "engine" / "test_engine_model.py",
     ROOT / "tests" / "bundler" / "test_graph.py",
 ]
-PATHS = load_kernels().paths()
+PATHS = load_operators().paths()
 
 pytestmark = pytest.mark.skipif("avx512vnni" not in PATHS, reason="a processor without AVX-512 has no AMX path at all")
 

@@ -14,19 +14,19 @@ from onnx import TensorProto, helper
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime  # type: ignore[import-untyped]
 
-from appliance.engine.kernels import load_kernels
+from appliance.engine.operators import load_operators
 
 Float32 = NDArray[np.float32]
-KERNELS = load_kernels()
+OPERATORS = load_operators()
 POSITIONS = 640
 ERROR = 2e-6  # relative, 2-norm: float32 sums
 
 
-@pytest.fixture(params=KERNELS.paths())
+@pytest.fixture(params=OPERATORS.paths())
 def path(request: pytest.FixtureRequest) -> Iterator[str]:
-    KERNELS.use_path(request.param)
+    OPERATORS.use_path(request.param)
     yield request.param
-    KERNELS.use_path(KERNELS.paths()[0])
+    OPERATORS.use_path(OPERATORS.paths()[0])
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Attention:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 2
         options.log_severity_level = 4
-        options.register_custom_ops_library(KERNELS.path)
+        options.register_custom_ops_library(OPERATORS.path)
         self.session = onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )

@@ -21,11 +21,11 @@ from onnx import TensorProto, helper, numpy_helper
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime  # type: ignore[import-untyped]
 
-from appliance.engine.kernels import DenseShape, ExpertShape, KernelError, load_kernels
+from appliance.engine.operators import DenseShape, ExpertShape, OperatorError, load_operators
 
 Float64 = NDArray[np.float64]
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
-KERNELS = load_kernels()
+OPERATORS = load_operators()
 
 # Relative error (2-norm) of one layer: activations of 16 bits, or bfloat16 in the matrix unit, or 8 bits.
 DECODE_ERROR, MATRIX_ERROR, BYTE_ERROR = 2e-4, 4e-3, 1.6e-2
@@ -35,13 +35,13 @@ SHAPES = [(8, 256, 128, 2), (32, 96, 64, 4), (4, 32, 32, 1), (16, 128, 416, 3), 
 TOKENS = [1, 2, 3, 7, 8, 9, 16, 17, 33, 70]
 
 
-@pytest.fixture(params=KERNELS.paths())
+@pytest.fixture(params=OPERATORS.paths())
 def path(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each path this processor has, in force for the test."""
-    KERNELS.use_path(request.param)
+    OPERATORS.use_path(request.param)
     yield request.param
-    KERNELS.withdraw_offers()
-    KERNELS.use_path(KERNELS.paths()[0])
+    OPERATORS.withdraw_offers()
+    OPERATORS.use_path(OPERATORS.paths()[0])
 
 
 def error_limit(path: str, tokens: int, prompt_bits: int = 16) -> float:
@@ -91,7 +91,7 @@ def session_of_graph(graph: onnx.GraphProto) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 2
     options.log_severity_level = 4
-    options.register_custom_ops_library(KERNELS.path)
+    options.register_custom_ops_library(OPERATORS.path)
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
@@ -223,10 +223,10 @@ def test_decoded_token_does_not_depend_on_its_company(path: str) -> None:
 
 def test_weights_packed_and_offered_by_the_host_are_the_ones_used(path: str) -> None:
     experts, others = Experts.random(8, 64, 96, 2, seed=5), Experts.random(8, 64, 96, 2, seed=6)
-    packed = np.zeros(KERNELS.expert_bytes(others.shape), np.uint8)
+    packed = np.zeros(OPERATORS.expert_bytes(others.shape), np.uint8)
     sources = (others.gate_up_blocks, others.gate_up_scales, others.down_blocks, others.down_scales)
-    KERNELS.pack_experts(others.shape, sources, packed, threads=2)
-    KERNELS.offer(5, packed)
+    OPERATORS.pack_experts(others.shape, sources, packed, threads=2)
+    OPERATORS.offer(5, packed)
     rng = np.random.default_rng(7)
     x, logits = rng.standard_normal((3, 64), dtype=np.float32), rng.standard_normal((3, 8), dtype=np.float32)
     mixed = Experts(**{**vars(others), "gate_up_bias": experts.gate_up_bias, "down_bias": experts.down_bias})
@@ -238,9 +238,9 @@ def test_weights_packed_and_offered_by_the_host_are_the_ones_used(path: str) -> 
 
 def test_packing_is_a_permutation_of_the_published_bytes() -> None:
     experts = Experts.random(2, 64, 64, 1, seed=8)
-    packed = np.zeros(KERNELS.expert_bytes(experts.shape), np.uint8)
+    packed = np.zeros(OPERATORS.expert_bytes(experts.shape), np.uint8)
     sources = (experts.gate_up_blocks, experts.gate_up_scales, experts.down_blocks, experts.down_scales)
-    KERNELS.pack_experts(experts.shape, sources, packed)
+    OPERATORS.pack_experts(experts.shape, sources, packed)
     nibbles = np.zeros(16, np.int64)
     groups = packed.reshape(-1, 64 + 2 * 256)  # of 16 rows: the scales of two blocks, padded to a line, and their codes
     scales_of, padding, codes = np.split(groups, [32, 64], axis=1)
@@ -439,9 +439,9 @@ def test_dense_weights_are_packed_by_several_threads_as_by_one() -> None:
     weight = np.random.default_rng(10).integers(0, 256, 4000 * 64 * 2, dtype=np.uint8)
     weight[1::2] = 0x3C  # ordinary magnitudes
     shape = DenseShape(4000, 64)
-    one, four = (np.zeros(KERNELS.dense_bytes("int8", shape), np.uint8) for _ in range(2))
-    KERNELS.pack_dense("int8", shape, weight, one)
-    KERNELS.pack_dense("int8", shape, weight, four, threads=4)
+    one, four = (np.zeros(OPERATORS.dense_bytes("int8", shape), np.uint8) for _ in range(2))
+    OPERATORS.pack_dense("int8", shape, weight, one)
+    OPERATORS.pack_dense("int8", shape, weight, four, threads=4)
     assert one.any()
     assert np.array_equal(one, four)
 
@@ -459,21 +459,21 @@ def test_wrong_shapes_are_refused_with_the_expected_ones() -> None:
 
 def test_offer_of_another_size_is_refused() -> None:
     experts = Experts.random(8, 64, 96, 2, seed=12)
-    KERNELS.offer(77, np.zeros(16, np.uint8))
+    OPERATORS.offer(77, np.zeros(16, np.uint8))
     try:
         with pytest.raises(Exception, match="another size"):
             experts.session(key=77)
     finally:
-        KERNELS.withdraw_offers()
+        OPERATORS.withdraw_offers()
 
 
 def test_unknown_path_is_refused_by_name() -> None:
-    with pytest.raises(KernelError, match="avx1024"):
-        KERNELS.use_path("avx1024")
+    with pytest.raises(OperatorError, match="avx1024"):
+        OPERATORS.use_path("avx1024")
 
 
 def test_library_is_the_one_the_package_was_built_with() -> None:
-    assert Path(KERNELS.path).name == "libgpt_oss_kernels.so"
+    assert Path(OPERATORS.path).name == "libgpt_oss_kernels.so"
 
 
 @pytest.mark.parametrize(("products", "prompt_bits"), [("few", 16), ("many", 16), ("many", 8)])
@@ -527,7 +527,7 @@ def test_decoded_tokens_and_a_prompt_in_one_call_each_get_the_bits_they_get_alon
 
 def test_the_library_asks_for_no_newer_c_library_than_documented() -> None:
     """RHEL 9, Debian 12 and Ubuntu 22.04 have it (docs/settings.md, "The host")."""
-    listing = subprocess.run(["readelf", "--version-info", "--wide", KERNELS.path], capture_output=True, text=True)
+    listing = subprocess.run(["readelf", "--version-info", "--wide", OPERATORS.path], capture_output=True, text=True)
     versions = {tuple(map(int, found.split("."))) for found in re.findall(r"GLIBC_([0-9.]+)", listing.stdout)}
     assert versions
     assert max(versions) <= (2, 32)

@@ -13,7 +13,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime  # type: ignore[import-untyped]
 
 import appliance.kernels
-from appliance.engine.kernels import load_kernels
+from appliance.engine.operators import load_operators
 
 FOLDER = Path(__file__).parents[3] / "appliance" / "kernels" / "operators"
 FILES = sorted(path for path in FOLDER.glob("*.cc") if path.name != "operator.cc")
@@ -40,7 +40,7 @@ def refusal_of(operator: str) -> str:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_operator_is_registered(path: Path) -> None:
-    load_kernels()
+    load_operators()
     unknown = "is not a registered function/op"
     assert unknown in refusal_of("NoSuchOperator")
     assert unknown not in refusal_of(name_of(path))

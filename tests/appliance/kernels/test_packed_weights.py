@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from appliance.engine.kernels import load_kernels
-from appliance.engine.packed_weights import PackedWeights, PackingError, Plan, load_plan, open_packed
+from appliance.engine.operators import load_operators
+from appliance.engine.packed_weights import PackedWeights, Packing, PackingError, load_packing, open_packed
 
-KERNELS = load_kernels()
+OPERATORS = load_operators()
 EXPERTS, HIDDEN, INNER, ROWS = 4, 64, 96, 100
 
 
 @pytest.fixture
 def model_dir(tmp_path: Path) -> Path:
-    """Random stored weights and their plan."""
+    """Random stored weights and their packing."""
     rng = np.random.default_rng(1)
     weights = EXPERTS * HIDDEN * INNER
     sizes = [weights, weights // 16, weights // 2, weights // 32, ROWS * HIDDEN * 2]
@@ -31,9 +31,9 @@ def model_dir(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def opened(model_dir: Path, plan: Plan | None = None) -> PackedWeights:
-    plan = plan or load_plan(model_dir / "packing.json")
-    return open_packed(plan, model_dir, model_dir / "cache", KERNELS, threads=2)
+def opened(model_dir: Path, packing: Packing | None = None) -> PackedWeights:
+    packing = packing or load_packing(model_dir)
+    return open_packed(packing, model_dir, model_dir / "cache", OPERATORS, threads=2)
 
 
 def contents(packed: PackedWeights) -> dict[int, bytes]:
@@ -71,12 +71,12 @@ def test_damaged_cache_is_made_anew(model_dir: Path, where: int) -> None:
     assert contents(again) == whole
 
 
-def test_cache_of_another_plan_is_made_anew(model_dir: Path) -> None:
+def test_cache_of_another_packing_is_made_anew(model_dir: Path) -> None:
     opened(model_dir)
-    plan = model_dir / "packing.json"
-    body = json.loads(plan.read_text())
+    packing = model_dir / "packing.json"
+    body = json.loads(packing.read_text())
     body["entries"][1]["kind"] = "bf16"
-    plan.write_text(json.dumps(body))
+    packing.write_text(json.dumps(body))
     assert opened(model_dir).made
 
 
@@ -102,7 +102,7 @@ def test_cache_that_cannot_be_written_is_an_error_with_its_size(model_dir: Path)
 @pytest.mark.parametrize(
     "text", ["", "[]", '{"format": 2, "entries": []}', '{"format": 1, "entries": [{"key": 0, "kind": "int4"}]}']
 )
-def test_anything_but_a_plan_is_refused(model_dir: Path, text: str) -> None:
+def test_anything_but_a_packing_is_refused(model_dir: Path, text: str) -> None:
     (model_dir / "packing.json").write_text(text)
-    with pytest.raises(PackingError, match="is not a packing plan"):
-        load_plan(model_dir / "packing.json")
+    with pytest.raises(PackingError, match="does not say which weights to pack"):
+        load_packing(model_dir)

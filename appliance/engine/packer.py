@@ -1,4 +1,4 @@
-"""The packer, ``python -m appliance.engine.packing [--thorough]``: weights packed for this processor, before an engine.
+"""The packer, ``python -m appliance.engine.packer [--thorough]``: weights packed for this processor, before an engine.
 
 It ends when the packed weights are there; an engine, which talks with people, then reads what it cannot write. With
 ``--thorough`` every digest is compared, which the engine does, too: so damage that stopped an engine is mended.
@@ -14,13 +14,12 @@ from pathlib import Path
 
 from appliance.config import Config, load_config
 from appliance.engine.host import physical_cores, wants_cuda
-from appliance.engine.kernels import load_kernels
-from appliance.engine.packed_weights import has_packed, load_plan, open_packed
+from appliance.engine.operators import load_operators
+from appliance.engine.packed_weights import has_packed, load_packing, open_packed
 from appliance.engine.server import plan_engine
 from appliance.errors import CANNOT_SERVE, PACKED_ANEW, ApplianceError
 from appliance.isolation.confinement import seal
 from appliance.release import load_release
-from installer.formats.packing import PLAN_NAME
 
 _log = logging.getLogger("appliance.engine")
 
@@ -37,10 +36,10 @@ def pack(config: Config, *, thorough: bool) -> bool:
         return False
     plan_engine(config, release)  # packing takes minutes; who is refused need not wait for it
     graph = release.graphs["cpu"]
-    plan, cache, kernels = load_plan(graph.parent / PLAN_NAME), config.packed_dir / release.version, load_kernels()
-    if not thorough and has_packed(plan, cache, kernels):
+    packing, cache, operators = load_packing(graph.parent), config.packed_dir / release.version, load_operators()
+    if not thorough and has_packed(packing, cache, operators):
         return False
-    return open_packed(plan, graph.parent, cache, kernels, threads=physical_cores()).made
+    return open_packed(packing, graph.parent, cache, operators, threads=physical_cores()).made
 
 
 def main() -> int:

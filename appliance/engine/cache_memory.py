@@ -1,7 +1,7 @@
-"""The key/value caches: one row of every layer's for each slot, allocated once and bound in place.
+"""The memory of the KV cache: in every layer one row for each slot, allocated once and bound in place.
 
 On a CPU a windowed layer holds a ring of its last positions, and parts of a slot can be set aside and handed to
-another (kv_cache.py says when). How keys lie within 16 positions is the kernels' own affair (kernels/attention.h): what
+another (slots.py says when). How keys lie within 16 positions is the kernels' own affair (kernels/attention.h): what
 is moved here are whole blocks of 16.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from appliance.engine.kv_cache import Checkpoint, Windows, checkpoint_positions, checkpoints_at_most
+from appliance.engine.slots import Checkpoint, Windows, checkpoint_positions, checkpoints_at_most
 
 # Prompt tokens a step takes at most; the scheduler takes fewer on a CPU while streams wait. 256 keep a newcomer from
 # waiting long, and use each expert's weights 32 times; a GPU is done with 2,048 as soon.

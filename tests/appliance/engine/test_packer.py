@@ -8,7 +8,7 @@ import pytest
 
 from appliance.config import Config
 from appliance.engine.packed_weights import PackingError
-from appliance.engine.packing import pack
+from appliance.engine.packer import pack
 from appliance.release import Release
 
 

@@ -1,9 +1,9 @@
 """The native operators from Python: which instruction sets this processor has, and packing weights for them.
 
-    kernels = load_kernels()
-    kernels.use_path("avx2")                         # else the best one is taken when a session registers the library
-    kernels.pack_experts(shape, sources, out)        # out: writable buffer of shape.size_bytes(kernels) bytes
-    kernels.offer(key, out)                          # before the session is created
+    operators = load_operators()
+    operators.use_path("avx2")                         # else the best one is taken when a session registers the library
+    operators.pack_experts(shape, sources, out)        # out: writable buffer of operators.expert_bytes(shape) bytes
+    operators.offer(key, out)                          # before the session is created
 
 Weights are read from and written to buffers that the caller maps; nothing here opens a file but the library itself.
 """
@@ -30,7 +30,7 @@ _DENSE_KINDS: dict[DenseKind, int] = {"int8": 0, "bf16": 1}
 _GROUPS_AT_A_TIME = 64  # of 16 rows: what one thread packs before it asks for more
 
 
-class KernelError(ApplianceError):
+class OperatorError(ApplianceError):
     """The native library cannot do what was asked on this machine."""
 
 
@@ -51,7 +51,7 @@ class DenseShape:
     inner: int
 
 
-class Kernels:
+class Operators:
     """The loaded library."""
 
     def __init__(self, path: str) -> None:
@@ -81,10 +81,10 @@ class Kernels:
         """Take this path in every session from now on.
 
         Raises:
-            KernelError: the processor lacks it.
+            OperatorError: the processor lacks it.
         """
         if self._library.gpt_oss_use_path(name.encode()) != 0:
-            raise KernelError(f"this processor does not support the path {name}; it has {', '.join(self.paths())}")
+            raise OperatorError(f"this processor does not support the path {name}; it has {', '.join(self.paths())}")
 
     def set_threads(self, count: int) -> None:
         """How many threads share a layer: the session's intra-op threads."""
@@ -133,16 +133,16 @@ class Kernels:
 
 
 @cache
-def load_kernels() -> Kernels:
+def load_operators() -> Operators:
     """The library of this installation.
 
     Raises:
-        KernelError: it is missing or cannot be loaded.
+        OperatorError: it is missing or cannot be loaded.
     """
     try:
-        return Kernels(str(library_path()))
+        return Operators(str(library_path()))
     except OSError as exc:
-        raise KernelError(f"the native operators cannot be loaded: {exc}") from exc
+        raise OperatorError(f"the native operators cannot be loaded: {exc}") from exc
 
 
 def _expect(sources: Sequence[Bytes], sizes: Sequence[int], out: Bytes, out_size: int) -> None:
