@@ -18,9 +18,10 @@ from pathlib import Path
 import click
 
 from bench.random_model import SHAPES
-from bundler.checkpoint import expected_tensors, open_checkpoint
+from bundler.checkpoint import open_checkpoint
 from bundler.export import export_graph
 from bundler.graph.plan import Accelerator
+from bundler.layout import expected_tensors
 from bundler.model_config import parse_model_config
 from bundler.random_checkpoint import random_config, write_random_checkpoint
 

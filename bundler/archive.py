@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bundler.errors import BuildError
-from bundler.sign import Signing, SigningKeys, sign_targets
+from bundler.keys import SigningKeys
+from bundler.ledger import Signing
+from bundler.sign import sign_targets
 from installer.archive import CHUNK_BYTES, END_OF_ARCHIVE, Sha256Hex, member_header, padding_bytes, target_name
 from installer.errors import InstallerError
-from installer.trust import Target
+from installer.targets import Target
 from installer.verify import DiscardingSink, VerifiedArchive, blob_order, verify_archive
 
 Progress = Callable[[int], None]

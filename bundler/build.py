@@ -15,7 +15,8 @@ from pathlib import Path
 from bundler.archive import write_archive
 from bundler.contents import Advance, BuildRequest, Step, assemble_release
 from bundler.errors import BuildError
-from bundler.sign import decide_signing, load_keys
+from bundler.keys import load_keys
+from bundler.ledger import decide_signing
 from installer.verify import VerifiedArchive
 
 

@@ -4,55 +4,30 @@ A directory holds ``config.json`` and either ``model.safetensors`` or ``model.sa
 it names. `open_checkpoint` compares every header with what the configuration demands before anything else is done;
 tensors are then read one at a time, so that the model is never in memory as a whole.
 
-The tensors, for layer N (E experts, H hidden, I intermediate, q and kv the widths of all heads; BF16 unless said):
-
-    model.embed_tokens.weight, lm_head.weight           [vocabulary, H]        model.norm.weight [H]
-    model.layers.N.input_layernorm.weight               [H]    and post_attention_layernorm
-    model.layers.N.self_attn.q_proj.weight, .bias       [q, H], [q]    k_proj, v_proj: [kv, H];  o_proj: [H, q]
-    model.layers.N.self_attn.sinks                      [heads]
-    model.layers.N.mlp.router.weight, .bias             [E, H], [E]
-    model.layers.N.mlp.experts.gate_up_proj_blocks      U8 [E, 2I, H/32, 16]   _scales U8 [E, 2I, H/32]   _bias [E, 2I]
-    model.layers.N.mlp.experts.down_proj_blocks         U8 [E, H, I/32, 16]    _scales U8 [E, H, I/32]    _bias [E, H]
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import ml_dtypes  # noqa: F401 (importing it teaches NumPy, and so safetensors, bfloat16)
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from bundler.errors import CheckpointError, ExportError
-from bundler.model_config import MXFP4_BLOCK, ModelConfig, load_model_config
+from bundler.errors import CheckpointError
+from bundler.layout import TensorSpec, expected_tensors
+from bundler.model_config import ModelConfig, load_model_config
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 
 _EXPONENT = np.uint16(0x7F80)  # of a bfloat16; all ones in infinities and NaN
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """What the layout demands of one tensor."""
-
-    dtype: Literal["BF16", "U8"]
-    shape: tuple[int, ...]
-
-    @property
-    def size_bytes(self) -> int:
-        return math.prod(self.shape) * {"BF16": 2, "U8": 1}[self.dtype]
-
-    def __str__(self) -> str:
-        return f"{self.dtype} {list(self.shape)}"
 
 
 @dataclass(frozen=True)
@@ -97,47 +72,6 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     shards = _locate(directory)
     _check_headers(directory, specs, shards)
     return Checkpoint(directory, config, config_bytes, specs, shards)
-
-
-def expected_tensors(config: ModelConfig) -> dict[str, TensorSpec]:
-    """Every tensor of the layout, in the order of the computation."""
-    hidden = config.hidden
-    specs = {"model.embed_tokens.weight": TensorSpec("BF16", (config.vocab, hidden))}
-    for layer in range(config.layers):
-        specs |= {f"model.layers.{layer}.{name}": spec for name, spec in _layer_tensors(config).items()}
-    specs["model.norm.weight"] = TensorSpec("BF16", (hidden,))
-    specs["lm_head.weight"] = TensorSpec("BF16", (config.vocab, hidden))
-    return specs
-
-
-def _layer_tensors(config: ModelConfig) -> dict[str, TensorSpec]:
-    hidden, experts = config.hidden, config.experts
-    queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
-    dense = {
-        "input_layernorm.weight": (hidden,),
-        "self_attn.q_proj.weight": (queries, hidden),
-        "self_attn.q_proj.bias": (queries,),
-        "self_attn.k_proj.weight": (keys, hidden),
-        "self_attn.k_proj.bias": (keys,),
-        "self_attn.v_proj.weight": (keys, hidden),
-        "self_attn.v_proj.bias": (keys,),
-        "self_attn.sinks": (config.heads,),
-        "self_attn.o_proj.weight": (hidden, queries),
-        "self_attn.o_proj.bias": (hidden,),
-        "post_attention_layernorm.weight": (hidden,),
-        "mlp.router.weight": (experts, hidden),
-        "mlp.router.bias": (experts,),
-    }
-    specs = {name: TensorSpec("BF16", shape) for name, shape in dense.items()}
-    for name, rows, depth in (
-        ("gate_up_proj", 2 * config.intermediate, hidden),
-        ("down_proj", hidden, config.intermediate),
-    ):
-        blocks = depth // MXFP4_BLOCK
-        specs[f"mlp.experts.{name}_blocks"] = TensorSpec("U8", (experts, rows, blocks, MXFP4_BLOCK // 2))
-        specs[f"mlp.experts.{name}_scales"] = TensorSpec("U8", (experts, rows, blocks))
-        specs[f"mlp.experts.{name}_bias"] = TensorSpec("BF16", (experts, rows))
-    return specs
 
 
 def _locate(directory: Path) -> dict[str, Path]:
@@ -189,72 +123,3 @@ def _header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
             return {name: (item.get_dtype(), tuple(item.get_shape())) for name, item in slices.items()}
     except (OSError, SafetensorError) as exc:
         raise CheckpointError(path, f"truncated or corrupt ({exc})", "a complete safetensors file") from exc
-
-
-def write_checkpoint(
-    directory: Path,
-    config: Mapping[str, Any],
-    tensors: Iterable[tuple[str, NDArray[Any]]],
-    *,
-    max_shard_bytes: int = 1 << 30,
-) -> None:
-    """Write a checkpoint into ``directory`` (made if absent), shard by shard, config.json last.
-
-    Args:
-        config: as config.json holds it.
-        tensors: name and array, ``ml_dtypes.bfloat16`` or ``uint8``; consumed once, at most one shard kept in memory.
-        max_shard_bytes: a shard is closed before it would exceed this; a larger tensor gets a shard of its own.
-    Raises:
-        ExportError: the disk is full or the directory cannot be written; what was written is removed.
-    """
-    written: list[Path] = []
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        _write_files(directory, config, _batches(tensors, max_shard_bytes), written)
-    except (OSError, SafetensorError) as exc:
-        _remove(written)
-        raise ExportError(f"{directory}: the checkpoint could not be written: {exc}") from exc
-    except BaseException:
-        _remove(written)
-        raise
-
-
-def _write_files(
-    directory: Path, config: Mapping[str, Any], batches: Iterable[dict[str, NDArray[Any]]], written: list[Path]
-) -> None:
-    shard_of: dict[str, int] = {}
-    total_bytes = 0
-    for number, batch in enumerate(batches):
-        written.append(directory / f"shard-{number}.tmp")
-        save_file(batch, written[-1], metadata={"format": "pt"})
-        shard_of |= dict.fromkeys(batch, number)
-        total_bytes += sum(array.nbytes for array in batch.values())
-    count = len(written)
-    names = [SINGLE] if count == 1 else [f"model-{n + 1:05}-of-{count:05}.safetensors" for n in range(count)]
-    for number, name in enumerate(names):  # the names hold the count, known only now
-        written[number] = written[number].rename(directory / name)
-    documents: dict[str, Any] = {CONFIG: dict(config)}
-    if count > 1:
-        weight_map = {name: names[shard] for name, shard in sorted(shard_of.items())}
-        documents = {INDEX: {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}} | documents
-    for name, document in documents.items():
-        written.append(directory / name)
-        written[-1].write_text(json.dumps(document, indent=2) + "\n")
-
-
-def _remove(paths: Iterable[Path]) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)
-
-
-def _batches(tensors: Iterable[tuple[str, NDArray[Any]]], limit_bytes: int) -> Iterable[dict[str, NDArray[Any]]]:
-    batch: dict[str, NDArray[Any]] = {}
-    size_bytes = 0
-    for name, array in tensors:
-        if batch and size_bytes + array.nbytes > limit_bytes:
-            yield batch
-            batch, size_bytes = {}, 0
-        batch[name] = np.ascontiguousarray(array)
-        size_bytes += array.nbytes
-    if batch:
-        yield batch

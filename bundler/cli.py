@@ -18,8 +18,9 @@ from bundler.build import SigningRequest, build
 from bundler.contents import BuildRequest
 from bundler.errors import BundlerError
 from bundler.graph.cpu import DenseKind
-from bundler.sign import generate_keys, utc
-from bundler.wheelhouse import Accelerator, WheelTarget, project_requirements, resolve_lock
+from bundler.keys import generate_keys, utc
+from bundler.lock import Runtime, WheelTarget, resolve_lock
+from bundler.own_wheel import project_requirements
 from installer.archive import ArchiveReader, root_name
 from installer.errors import InstallerError
 from installer.verify import DiscardingSink, VerifiedArchive, verify_archive
@@ -108,7 +109,7 @@ def build_command(
     default_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpt-oss-appliance" / "wheels"
     request = BuildRequest(
         checkpoint=checkpoint,
-        target=WheelTarget(python, platform, cast(Accelerator, accelerator)),
+        target=WheelTarget(python, platform, cast(Runtime, accelerator)),
         wheel_cache=wheel_cache or default_cache,
         own_wheel=own_wheel,
         dense=dense,
@@ -155,7 +156,7 @@ def inspect(file: Path, root: Path | None, as_json: bool) -> None:
 @click.option("--out", type=_PATH, help="Default: the project's own lock for this target.")
 def lock(python: str, platform: str, accelerator: str, out: Path | None) -> None:
     """Resolve the project's dependencies for a target and write the hash lock. Review the difference before a build."""
-    target = WheelTarget(python, platform, cast(Accelerator, accelerator))
+    target = WheelTarget(python, platform, cast(Runtime, accelerator))
     text = resolve_lock(target, project_requirements(target))
     path = out or target.lock_path
     path.parent.mkdir(parents=True, exist_ok=True)

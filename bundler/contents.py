@@ -7,37 +7,27 @@ times, no paths, no random numbers, so that the same inputs give the same archiv
 
 from __future__ import annotations
 
-import json
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version as distribution_version
 from pathlib import Path
 
 from bundler.archive import ReleaseTree, digest_tree
 from bundler.checkpoint import Checkpoint, open_checkpoint
-from bundler.errors import BuildError, CheckpointError, KnownAnswersError
+from bundler.errors import BuildError, KnownAnswersError
 from bundler.export import MODEL, export_graph
 from bundler.graph.cpu import DenseKind
-from bundler.graph.plan import Accelerator as GraphAccelerator
+from bundler.graph.plan import Accelerator
 from bundler.known_answers import encode_prompts, record_known_answers
+from bundler.lock import PROJECT, WheelTarget, check_coverage, load_lock
+from bundler.model_card import model_card, plain_name
+from bundler.own_wheel import build_own_wheel, project_requirements
 from bundler.sbom import Component, read_wheel, safe_name, write_sbom
 from bundler.tokenizer import load_vocabulary
-from bundler.wheelhouse import (
-    PROJECT,
-    WheelTarget,
-    build_own_wheel,
-    check_coverage,
-    collect_wheelhouse,
-    fetch_wheels,
-    load_lock,
-    project_requirements,
-    sha256_file,
-)
+from bundler.wheelhouse import collect_wheelhouse, fetch_wheels, sha256_file
 from installer.archive import Sha256Hex
-from installer.formats.fields import FormatError
 from installer.formats.known_answers import FILE as KNOWN_ANSWERS
 from installer.formats.release import (
     DESCRIPTOR,
@@ -45,17 +35,12 @@ from installer.formats.release import (
     ModelCard,
     Release,
     encode_release,
-    parse_model_card,
 )
 from installer.formats.release import Target as ReleaseTarget
 from installer.formats.vocabulary import PATH as VOCABULARY
-from installer.trust import Target, contents_digest
+from installer.targets import Target, contents_digest
 
 CONFIG = "model/config.json"
-MODEL_CARD = "model_card.json"
-EXAMPLE_PROMPTS = 4
-_CARD_FIELDS = {field.name for field in fields(ModelCard)}
-_OFFICIAL = {(24, 32, 2880): "20b", (36, 128, 2880): "120b"}  # layers, experts, hidden
 
 Step = Callable[[str, int | None], None]  # a step begins: its name, its size in bytes if known
 Advance = Callable[[int], None]  # bytes done since the last call
@@ -113,7 +98,7 @@ def assemble_release(tree: Path, request: BuildRequest, step: Step, advance: Adv
 
 def _descriptor(request: BuildRequest, card: ModelCard) -> Release:
     """release.json, still without known answers and without the contents' digest in its version."""
-    name = request.name or _plain_name(card.id)
+    name = request.name or plain_name(card.id)
     version = request.version or distribution_version(PROJECT)
     for field in (name, version):
         if not VERSION_PATTERN.fullmatch(field):
@@ -142,60 +127,7 @@ def _prompts(request: BuildRequest, checkpoint: Checkpoint) -> list[list[int]] |
     return encode_prompts(checkpoint.config.vocab)
 
 
-def model_card(checkpoint: Checkpoint) -> ModelCard:
-    """What the pages say about the model: the checkpoint's model_card.json, or our words for the official shapes.
-
-    Raises:
-        CheckpointError: model_card.json is not the object of docs/architecture.md.
-    """
-    path = checkpoint.directory / MODEL_CARD
-    if path.exists():
-        return _parse_card(path)
-    config = checkpoint.config
-    size = _OFFICIAL.get((config.layers, config.experts, config.hidden))
-    identity = f"gpt-oss-{size}" if size else _plain_name(checkpoint.directory.resolve().name)
-    return ModelCard(
-        id=identity,
-        title=identity,
-        description=(
-            f"OpenAI's open-weight reasoning model {identity}; it can be wrong, and knows nothing after its training."
-            if size
-            else f"A model of the gpt-oss architecture with {config.layers} layers; nothing more is known of it."
-        ),
-        context_tokens=config.context,
-        example_prompts=(
-            "Summarise the text I paste next in five sentences.",
-            "Explain the difference between symmetric and asymmetric encryption.",
-            "Write a Python function that finds duplicate files in a directory.",
-            "Draft a polite e-mail that moves a meeting to next week.",
-        ),
-        notice=None,
-    )
-
-
-def _plain_name(text: str) -> str:
-    """A name that VERSION_PATTERN allows, as like the text as possible."""
-    return re.sub(r"[^0-9A-Za-z.+-]+", "-", text).strip(".+-")[:64] or "model"
-
-
-def _parse_card(path: Path) -> ModelCard:
-    expected = f"an object with {', '.join(sorted(_CARD_FIELDS))}"
-    try:
-        body = json.loads(path.read_bytes())
-    except (OSError, ValueError) as exc:
-        raise CheckpointError(path, f"not readable as JSON ({exc})", expected) from exc
-    if not isinstance(body, dict) or set(body) != _CARD_FIELDS:
-        raise CheckpointError(path, "not the fields of a model card", expected)
-    try:
-        card = parse_model_card(body)
-    except FormatError as exc:
-        raise CheckpointError(path, str(exc), expected) from exc
-    if len(card.example_prompts) != EXAMPLE_PROMPTS:
-        raise CheckpointError(path, '"example_prompts" is not right', f"{EXAMPLE_PROMPTS} texts")
-    return card
-
-
-def _accelerators(target: WheelTarget) -> tuple[GraphAccelerator, ...]:
+def _accelerators(target: WheelTarget) -> tuple[Accelerator, ...]:
     return ("cpu", "cuda") if target.accelerator == "both" else (target.accelerator,)
 
 

@@ -16,7 +16,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from bundler.checkpoint import TensorSpec, expected_tensors, write_checkpoint
+from bundler.checkpoint_writer import write_checkpoint
+from bundler.layout import TensorSpec, expected_tensors
 from bundler.model_config import MXFP4_BLOCK, parse_model_config
 from bundler.mxfp4 import E2M1, SCALE_BIAS
 

@@ -22,7 +22,7 @@ from installer.formats.manifest import LAUNCHER, Entry
 from installer.owner import Owner
 from installer.release import REQUIREMENTS
 from installer.store import make_directories
-from installer.trust import Target
+from installer.targets import Target
 from installer.wheels import Member, compiled, launcher_bytes, open_members, plan_environment
 
 _QUOTED_LINES = 4

@@ -47,7 +47,8 @@ from installer.formats.release import DESCRIPTOR, Release
 from installer.preflight import this_host
 from installer.release import parse_release
 from installer.site import OURS, Receipt, Site
-from installer.trust import Target, verify_kept_metadata
+from installer.targets import Target
+from installer.trust import verify_kept_metadata
 
 _METADATA = "metadata"
 

@@ -32,7 +32,7 @@ class Receipt:
     version: str
     model: str
     metadata_version: int
-    contents_sha256: str  # see installer.trust.contents_digest
+    contents_sha256: str  # see installer.targets.contents_digest
     expires: str
     files: int
     size_bytes: int

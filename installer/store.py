@@ -19,7 +19,8 @@ from installer.archive import CHUNK_BYTES, Sha256Hex
 from installer.errors import PrefixError
 from installer.formats.release import Release
 from installer.site import Site, remove_tree, sync_directory
-from installer.trust import Target, VerifiedMetadata
+from installer.targets import Target
+from installer.trust import VerifiedMetadata
 from installer.verify import blob_sizes
 
 _BLOB_MODE = 0o444

@@ -8,16 +8,16 @@ stand four checks that a repository on a network does not need but a single file
 3. what was accepted is byte for byte what the file holds: one version number never has two contents;
 4. the clock, by which expiry is judged, is not before this code was written.
 
+`installer.root_chain` makes checks 1 and 2; `installer.targets` checks the paths and sizes that the metadata lists.
+
 Not covered: a clock that is wrong by less than that, and keys stolen on the connected side.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,17 +25,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tuf.api import exceptions as tuf_errors
-from tuf.api.metadata import Metadata, Root, TargetFile, Targets
-from tuf.api.serialization import DeserializationError
-from tuf.api.serialization.json import JSONSerializer
+from tuf.api.metadata import Metadata, Root
 from tuf.ngclient import Updater, UpdaterConfig
 from tuf.ngclient.fetcher import FetcherInterface
 
 from installer.archive import (
     MAX_METADATA_BYTES,
     MAX_ROOTS,
-    MAX_TARGET_BYTES,
-    MAX_TARGETS,
     SNAPSHOT,
     TARGETS,
     TIMESTAMP,
@@ -44,10 +40,8 @@ from installer.archive import (
 )
 from installer.errors import (
     ClockError,
-    EscapingPathError,
     ExpiredError,
     InstallerError,
-    LimitError,
     MalformedMetadataError,
     MixedMetadataError,
     OlderVersionError,
@@ -55,8 +49,9 @@ from installer.errors import (
     UnknownKeyError,
 )
 from installer.formats.clock import has_lost_its_time
+from installer.root_chain import is_signed, parse_canonical, parse_root, root_version, verify_root_chain
+from installer.targets import Target, contents_digest, parse_targets
 
-CANONICAL = JSONSerializer(compact=True)
 _BASE_URL = "archive:///metadata/"
 _CONFIG = UpdaterConfig(
     max_root_rotations=MAX_ROOTS,
@@ -65,18 +60,6 @@ _CONFIG = UpdaterConfig(
     snapshot_max_length=MAX_METADATA_BYTES,
     targets_max_length=MAX_METADATA_BYTES,
 )
-_COMPONENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@-]*")
-_MADE_ON_THE_HOST = {"venv", "metadata", "manifest.json", "receipt.json"}
-MAX_PATH_CHARACTERS = 240
-
-
-@dataclass(frozen=True)
-class Target:
-    """One file of the release: where it belongs, and the only bytes it may have."""
-
-    path: str
-    sha256: Sha256Hex
-    size_bytes: int
 
 
 @dataclass(frozen=True)
@@ -103,10 +86,10 @@ def verify_metadata(members: Mapping[str, bytes], root: bytes, trust_dir: Path |
         EscapingPathError, LimitError: a target's path or size is not allowed.
     """
     _require_time(datetime.now(UTC))  # check 4
-    parsed = {name: _parse_canonical(name, data) for name, data in members.items()}
-    trusted_root = _parse_root(root)
+    parsed = {name: parse_canonical(name, data) for name, data in members.items()}
+    trusted_root = parse_root(root)
     roots = [parsed[root_name(n)] for n in range(1, len(parsed) - 2)]
-    _verify_root_chain(roots, members, trusted_root, root)  # check 2
+    verify_root_chain(roots, members, trusted_root, root)  # check 2
     with tempfile.TemporaryDirectory(prefix="airgap-trust-") as scratch:
         trust = Path(scratch, "trust")
         if trust_dir is not None and trust_dir.is_dir():
@@ -125,7 +108,7 @@ def verify_metadata(members: Mapping[str, bytes], root: bytes, trust_dir: Path |
     snapshot_info = parsed[SNAPSHOT].signed.meta
     if set(snapshot_info) != {"targets.json"} or targets.delegations is not None:
         raise MalformedMetadataError("the metadata delegates to further roles, which this version does not read")
-    verified = _parse_targets(targets)
+    verified = parse_targets(targets)
     return VerifiedMetadata(
         targets=verified,
         version=targets.version,
@@ -155,112 +138,18 @@ def verify_kept_metadata(members: Mapping[str, bytes], root: bytes) -> tuple[Tar
     Raises:
         TrustError: they are not signed by keys that the root trusts.
     """
-    parsed = {name: _parse_canonical(name, data) for name, data in members.items()}
-    trusted = _parse_root(root)
-    roots = [parsed[name] for name in sorted((n for n in parsed if n.endswith(".root.json")), key=_root_version)]
+    parsed = {name: parse_canonical(name, data) for name, data in members.items()}
+    trusted = parse_root(root)
+    roots = [parsed[name] for name in sorted((n for n in parsed if n.endswith(".root.json")), key=root_version)]
     if TARGETS not in parsed or [r.signed.version for r in roots] != list(range(1, len(roots) + 1)):
         raise MalformedMetadataError("the release's signed metadata is not complete")
     newest = trusted
     if trusted.signed.version <= len(roots):
-        _verify_root_chain(roots, members, trusted, root)
+        verify_root_chain(roots, members, trusted, root)
         newest = roots[-1]
-    if not _is_signed(newest.signed, parsed[TARGETS]):
+    if not is_signed(newest.signed, parsed[TARGETS]):
         raise SignatureError(f"the release's metadata is not signed by keys that root {newest.signed.version} trusts")
-    return _parse_targets(parsed[TARGETS].signed)
-
-
-def contents_digest(targets: Iterable[Target]) -> Sha256Hex:
-    """SHA-256 of the sorted lines `digest size path`."""
-    lines = sorted(f"{t.sha256} {t.size_bytes} {t.path}\n" for t in targets)
-    return Sha256Hex(hashlib.sha256("".join(lines).encode()).hexdigest())
-
-
-def _parse_targets(targets: Targets) -> tuple[Target, ...]:
-    """The release's files, each with a path that stays inside the release and a size within the limits."""
-    if len(targets.targets) > MAX_TARGETS:
-        raise LimitError("the number of targets", MAX_TARGETS, len(targets.targets))
-    parsed = tuple(_parse_target(path, info) for path, info in sorted(targets.targets.items()))
-    if len(set((t.sha256, t.size_bytes) for t in parsed)) != len({t.sha256 for t in parsed}):
-        raise MalformedMetadataError("two targets have the same digest but different sizes")
-    directories = {str(parent) for target in parsed for parent in Path(target.path).parents}
-    for target in parsed:
-        if target.path in directories:
-            raise EscapingPathError(target.path, "it is both a file and a directory")
-    return parsed
-
-
-def _parse_target(path: str, info: TargetFile) -> Target:
-    components = path.split("/")
-    if len(path) > MAX_PATH_CHARACTERS or not all(_COMPONENT.fullmatch(c) for c in components):
-        raise EscapingPathError(path, "only plain relative paths of letters, digits and ._+@- are allowed")
-    if components[0] in _MADE_ON_THE_HOST:
-        raise EscapingPathError(path, "this place is made on the host")
-    if set(info.hashes) != {"sha256"} or not re.fullmatch(r"[0-9a-f]{64}", info.hashes["sha256"]):
-        raise MalformedMetadataError(f"target {path} must have exactly one hash, SHA-256")
-    if info.length > MAX_TARGET_BYTES:
-        raise LimitError(f"the size of {path}", MAX_TARGET_BYTES, info.length)
-    return Target(path, Sha256Hex(info.hashes["sha256"]), info.length)
-
-
-def _parse_root(data: bytes) -> Metadata[Root]:
-    """The operator's root file; it must be signed by itself, so that a cut or mistaken file is found at once."""
-    try:
-        metadata = Metadata[Root].from_bytes(data)
-        if not isinstance(metadata.signed, Root):
-            raise MalformedMetadataError("the given root file is TUF metadata of another role")
-        metadata.signed.verify_delegate(Root.type, metadata.signed_bytes, metadata.signatures)
-    except DeserializationError as exc:
-        raise MalformedMetadataError("the given root file is not TUF root metadata") from exc
-    except tuf_errors.UnsignedMetadataError as exc:
-        raise SignatureError("the given root file is not signed by its own keys") from exc
-    return metadata
-
-
-def _parse_canonical(name: str, data: bytes) -> Metadata[Any]:
-    """Check 1: the bytes parse, and are the one spelling of what they say."""
-    try:
-        metadata: Metadata[Any] = Metadata.from_bytes(data)
-        canonical = metadata.to_bytes(CANONICAL)
-    except (DeserializationError, RecursionError) as exc:
-        raise MalformedMetadataError(f"{name} is not TUF metadata") from exc
-    lower = all(re.fullmatch(r"[0-9a-f]+", s.signature) for s in metadata.signatures.values())
-    if canonical != data or not lower:
-        raise MalformedMetadataError(f"{name} is not in the one spelling of this format")
-    role = name.rsplit("/", 1)[1].removesuffix(".json").rsplit(".", 1)[-1]
-    if metadata.signed.type != role:
-        raise MixedMetadataError(f"{name} holds metadata of the role {metadata.signed.type}")
-    return metadata
-
-
-def _verify_root_chain(
-    roots: list[Metadata[Root]], members: Mapping[str, bytes], trusted: Metadata[Root], trusted_bytes: bytes
-) -> None:
-    """Check 2. Roots newer than the trusted one are also checked by the updater; the older ones only here."""
-    anchor = trusted.signed.version
-    if anchor > len(roots):
-        raise OlderVersionError(f"the archive ends at root version {len(roots)}, the given root is version {anchor}")
-    signed_here = roots[anchor - 1]
-    if members[root_name(anchor)] != trusted_bytes:
-        known = set(trusted.signed.roles[Root.type].keyids)
-        if known.isdisjoint(signed_here.signatures):
-            raise UnknownKeyError("the archive's root metadata is signed by keys that the given root does not know")
-        if not _is_signed(trusted.signed, signed_here):
-            raise SignatureError(f"{root_name(anchor)} is not what its signatures were made for")
-        raise MixedMetadataError(f"{root_name(anchor)} differs from the given root of the same version")
-    for version, metadata in enumerate(roots, start=1):
-        signers = [metadata.signed] if version == 1 else [metadata.signed, roots[version - 2].signed]
-        if metadata.signed.version != version:
-            raise MixedMetadataError(f"{root_name(version)} says it is version {metadata.signed.version}")
-        if not all(_is_signed(signer, metadata) for signer in signers):
-            raise SignatureError(f"{root_name(version)} is not signed by enough of the chain's keys")
-
-
-def _is_signed(root: Root, metadata: Metadata[Any]) -> bool:
-    try:
-        root.verify_delegate(metadata.signed.type, metadata.signed_bytes, metadata.signatures)
-    except tuf_errors.UnsignedMetadataError:
-        return False
-    return True
+    return parse_targets(parsed[TARGETS].signed)
 
 
 def _require_same_root(trust: Path, trusted: Metadata[Root], root: bytes) -> None:
@@ -286,10 +175,10 @@ def _refresh(trust: Path, members: Mapping[str, bytes], parsed: Mapping[str, Met
 
 
 def _unsigned(parsed: Mapping[str, Metadata[Any]], why: str) -> InstallerError:
-    root: Root = parsed[max((n for n in parsed if n.endswith(".root.json")), key=_root_version)].signed
+    root: Root = parsed[max((n for n in parsed if n.endswith(".root.json")), key=root_version)].signed
     for name in (TIMESTAMP, SNAPSHOT, TARGETS):
         metadata = parsed[name]
-        if not _is_signed(root, metadata):
+        if not is_signed(root, metadata):
             if set(root.roles[metadata.signed.type].keyids).isdisjoint(metadata.signatures):
                 return UnknownKeyError(f"{name} is signed by no key that the root trusts for this role")
             return SignatureError(f"{name} is not what its signatures were made for ({why})")
@@ -316,10 +205,6 @@ def _require_accepted(trust: Path, members: Mapping[str, bytes]) -> None:
                 continue  # older than the operator's root: verified by the chain alone
         if kept.read_bytes() != data:
             raise MixedMetadataError(f"{name} differs from what this site has accepted under the same version number")
-
-
-def _root_version(name: str) -> int:
-    return int(name.rsplit("/", 1)[1].split(".", 1)[0])
 
 
 class _MemberFetcher(FetcherInterface):

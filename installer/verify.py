@@ -18,7 +18,8 @@ from installer.archive import ArchiveReader, Sha256Hex, target_name
 from installer.errors import DigestMismatchError, LimitError, ReleaseDescriptorError
 from installer.formats.release import DESCRIPTOR, MAX_DESCRIPTOR_BYTES, Release
 from installer.release import parse_release
-from installer.trust import Target, VerifiedMetadata, verify_metadata
+from installer.targets import Target
+from installer.trust import VerifiedMetadata, verify_metadata
 
 Progress = Callable[[int], None]  # bytes read since the last call
 

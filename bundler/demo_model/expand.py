@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from bundler.checkpoint import expected_tensors, write_checkpoint
+from bundler.checkpoint_writer import write_checkpoint
 from bundler.demo_model.weights import EMBEDDING, TOKEN_IDS, WEIGHTS, load_weights
 from bundler.errors import CheckpointError
+from bundler.layout import expected_tensors
 from bundler.model_config import parse_model_config
 
 MODEL_CARD = "model_card.json"

@@ -14,7 +14,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from bundler.checkpoint import Checkpoint, TensorSpec, expected_tensors
+from bundler.checkpoint import Checkpoint
+from bundler.layout import TensorSpec, expected_tensors
 from bundler.model_config import ModelConfig
 from installer.formats.packing import PackedKind
 

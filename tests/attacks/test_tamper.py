@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from bundler.sign import Signing, sign_targets
+from bundler.ledger import Signing
+from bundler.sign import sign_targets
 from installer.archive import (
     END_OF_ARCHIVE,
     MAX_METADATA_BYTES,
@@ -49,7 +50,7 @@ from installer.errors import (
 )
 from installer.install import install
 from installer.site import Site
-from installer.trust import Target
+from installer.targets import Target
 from installer.verify import DiscardingSink, verify_archive
 from tests.installer.archives import NOW, Sender, listing, member_bytes, members, pack, release_files, small_files
 from tests.unprivileged import SERVICE_USER, let_through

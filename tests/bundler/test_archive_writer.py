@@ -14,7 +14,8 @@ import pytest
 
 from bundler.archive import ReleaseTree, digest_tree, write_archive
 from bundler.errors import BuildError
-from bundler.sign import Signing, SigningKeys
+from bundler.keys import SigningKeys
+from bundler.ledger import Signing
 from tests.installer.archives import Sender, listing, small_files, write_tree
 
 SIGNING = Signing(1, datetime.now(UTC).replace(microsecond=0) + timedelta(days=9))
@@ -89,7 +90,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
     write_tree(tmp_path / "tree", small_files() | {"model/b": os.urandom(300_000)})
     program = (
         "import sys; from pathlib import Path; from datetime import *; from bundler.archive import *; "
-        "from bundler.sign import *; "
+        "from bundler.keys import *; from bundler.ledger import *; "
         "write_archive(Path(sys.argv[1]), digest_tree(Path(sys.argv[2])), load_keys(Path(sys.argv[3])), "
         "Signing(1, datetime.now(UTC).replace(microsecond=0) + timedelta(days=1)))"
     )

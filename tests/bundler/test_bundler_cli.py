@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-import bundler.wheelhouse
+import bundler.lock
 from bundler.cli import main as bundler_main
+from bundler.lock import LockedWheel
 from bundler.random_checkpoint import random_config, write_random_checkpoint
-from bundler.wheelhouse import LockedWheel
 from installer.cli import main as installer_main
 from tests.installer.archives import appliance_wheel, installed_wheel, listing
 from tests.unprivileged import USER_OPTION, let_through
@@ -60,7 +60,7 @@ def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lock = LockedWheel("pip", pip_name.split("-")[1], digest)
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     (locks / f"cp{python.replace('.', '')}-manylinux_2_17_x86_64-cpu.txt").write_text(f"{lock}\n")
-    monkeypatch.setattr(bundler.wheelhouse, "LOCKS", locks)
+    monkeypatch.setattr(bundler.lock, "LOCKS", locks)
     return [
         "--python", python, "--platform", "manylinux_2_17_x86_64", "--wheel-cache", str(cache),
         "--own-wheel", str(tmp_path / own_name), "--no-known-answers",

@@ -16,7 +16,8 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from bundler.checkpoint import CONFIG, INDEX, SINGLE, open_checkpoint, write_checkpoint
+from bundler.checkpoint import CONFIG, INDEX, SINGLE, open_checkpoint
+from bundler.checkpoint_writer import write_checkpoint
 from bundler.errors import CheckpointError, ExportError
 from bundler.random_checkpoint import random_config, random_tensors, write_random_checkpoint
 
@@ -94,7 +95,7 @@ def test_every_size_comes_from_the_configuration(tmp_path: Path) -> None:
 
 
 def test_published_20b_configuration_gives_the_published_layout() -> None:
-    from bundler.checkpoint import expected_tensors
+    from bundler.layout import expected_tensors
     from bundler.model_config import parse_model_config
 
     config = random_config(

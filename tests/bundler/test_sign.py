@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 from bundler.errors import KeysError
-from bundler.sign import ROLES, Signing, decide_signing, generate_keys, load_keys, sign_targets
+from bundler.keys import ROLES, generate_keys, load_keys
+from bundler.ledger import Signing, decide_signing
+from bundler.sign import sign_targets
 from installer.archive import Sha256Hex
-from installer.trust import Target, verify_metadata
+from installer.targets import Target
+from installer.trust import verify_metadata
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 END = NOW + timedelta(days=30)

@@ -15,22 +15,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from bundler.errors import WheelError
+from bundler.lock import LOCKS, LockedWheel, WheelTarget, check_coverage, load_lock, parse_lock, resolve_lock
+from bundler.own_wheel import build_own_wheel, project_requirements, project_root
 from bundler.sbom import read_wheel
-from bundler.wheelhouse import (
-    LOCKS,
-    LockedWheel,
-    WheelTarget,
-    build_own_wheel,
-    check_coverage,
-    collect_wheelhouse,
-    fetch_wheels,
-    load_lock,
-    parse_lock,
-    project_requirements,
-    project_root,
-    resolve_lock,
-    sha256_file,
-)
+from bundler.wheelhouse import collect_wheelhouse, fetch_wheels, sha256_file
 from tests.installer.archives import appliance_wheel, installed_wheel, make_wheel
 
 TARGET = WheelTarget("3.11", "manylinux_2_28_x86_64", "cpu")

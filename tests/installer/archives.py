@@ -18,7 +18,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from bundler.archive import digest_tree, write_archive
-from bundler.sign import SigningKeys, decide_signing, generate_keys, load_keys
+from bundler.keys import SigningKeys, generate_keys, load_keys
+from bundler.ledger import decide_signing
 from installer.archive import END_OF_ARCHIVE, member_header, padding_bytes
 from installer.formats.known_answers import FILE as KNOWN_ANSWERS
 from installer.formats.release import DESCRIPTOR, ModelCard, Release, Target, encode_release, parse_release

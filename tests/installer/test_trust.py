@@ -11,7 +11,7 @@ import pytest
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 
-from installer import trust
+from installer import targets, trust
 from installer.archive import MAX_TARGETS, SNAPSHOT, TARGETS, TIMESTAMP, root_name
 from installer.errors import (
     ClockError,
@@ -25,7 +25,8 @@ from installer.errors import (
     SignatureError,
     UnknownKeyError,
 )
-from installer.trust import CANONICAL, VerifiedMetadata, verify_metadata
+from installer.root_chain import CANONICAL
+from installer.trust import VerifiedMetadata, verify_metadata
 from tests.installer.archives import NOW
 
 DIGEST = "ab" * 32
@@ -279,7 +280,7 @@ def test_refuses_absurd_sizes_and_counts(repository: Repository, monkeypatch: py
     with pytest.raises(LimitError, match="size"):
         verify_metadata(repository.members(length=1 << 40), repository.roots[0], None)
     assert MAX_TARGETS > 1
-    monkeypatch.setattr(trust, "MAX_TARGETS", 1)
+    monkeypatch.setattr(targets, "MAX_TARGETS", 1)
     with pytest.raises(LimitError, match="number"):
         verify_metadata(repository.members(paths={"a": DIGEST, "b": DIGEST}), repository.roots[0], None)
 

@@ -1,0 +1,96 @@
+"""The ledger `signed.json` of a keys directory: which contents were signed under which version, and until when.
+
+Contents that were signed before get the version and expiry date of the first time, so the same contents give the same
+bytes. Other contents get the next version, by which a site refuses an older archive.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+
+from bundler.errors import KeysError
+from bundler.keys import SigningKeys
+from installer.targets import Target, contents_digest
+
+LEDGER = "signed.json"
+
+
+@dataclass(frozen=True)
+class Signing:
+    """What the ledger decided for some contents."""
+
+    version: int
+    expires: datetime
+
+
+def decide_signing(
+    keys: SigningKeys, targets: Sequence[Target], *, lifetime_end: datetime, version: int | None, now: datetime
+) -> Signing:
+    """Version and expiry for these contents: those of the ledger if it knows them and they last, else the next ones.
+
+    Args:
+        lifetime_end: expiry for contents that the ledger does not know.
+        version: use exactly this version and `lifetime_end`, whatever the ledger says.
+    Raises:
+        KeysError: the ledger is unreadable, or knows other contents under `version`.
+    """
+    contents = contents_digest(targets)
+    with _ledger(keys.directory) as entries:
+        if version is not None:
+            if any(e.version == version and e.contents != contents for e in entries):
+                raise KeysError(f"version {version} was already signed with these keys for other contents")
+            signing = Signing(version, lifetime_end)
+        else:
+            for known in entries:
+                if known.contents == contents and datetime.fromisoformat(known.expires) > now:
+                    return Signing(known.version, datetime.fromisoformat(known.expires))
+            signing = Signing(1 + max((e.version for e in entries), default=0), lifetime_end)
+        entry = _Entry(contents, signing.expires.isoformat(), signing.version)
+        if entry not in entries:
+            entries.append(entry)
+    return signing
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One line of the ledger."""
+
+    contents: str  # see contents_digest
+    expires: str  # ISO 8601
+    version: int
+
+
+def _parse_ledger(data: bytes) -> list[_Entry]:
+    """Raises ValueError or TypeError if the file is not what `_ledger` writes."""
+    entries = [_Entry(**entry) for entry in json.loads(data)]
+    for entry in entries:
+        if not isinstance(entry.version, int) or datetime.fromisoformat(entry.expires).tzinfo is None:
+            raise ValueError(f"not an entry: {entry}")
+    return entries
+
+
+@contextmanager
+def _ledger(directory: Path) -> Iterator[list[_Entry]]:
+    """The ledger's entries; appended ones are on disk when the block ends. Held under a lock of the directory."""
+    path = directory / LEDGER
+    lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        entries = _parse_ledger(path.read_bytes()) if path.exists() else []
+        known = len(entries)
+        yield entries
+        if len(entries) > known:
+            fresh = directory / f".{LEDGER}.new"
+            fresh.write_text(json.dumps([asdict(entry) for entry in entries], indent=1) + "\n")
+            fresh.replace(path)
+    except (ValueError, TypeError, OSError) as exc:
+        raise KeysError(f"the ledger {path} cannot be used: {exc}") from exc
+    finally:
+        os.close(lock)

@@ -1,0 +1,60 @@
+"""This project's own wheel, built from the source tree with fixed times and modes, so that its bytes repeat."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+from bundler.errors import WheelError
+from bundler.lock import WheelTarget
+from bundler.pip import run_pip
+
+SOURCE_DATE_EPOCH = "315532800"  # 1980-01-01, the earliest time a zip can say
+
+
+def project_root() -> Path:
+    """The source tree this bundler runs from.
+
+    Raises:
+        WheelError: it is installed without its sources.
+    """
+    root = Path(__file__).parents[1]
+    if not (root / "pyproject.toml").is_file():
+        raise WheelError("the bundler is not installed from a source tree: give the project's wheel with --own-wheel")
+    return root
+
+
+def project_requirements(target: WheelTarget) -> list[str]:
+    """What pyproject.toml demands at run time on this target: dependencies and the accelerator's extra."""
+    project = tomllib.loads((project_root() / "pyproject.toml").read_text())["project"]
+    return [*project["dependencies"], *project["optional-dependencies"][target.extra]]
+
+
+def build_own_wheel(directory: Path, environ: Mapping[str, str]) -> Path:
+    """Build this project's wheel into `directory`, the same bytes for the same sources.
+
+    The sources are copied first: a build in place would leave files there, and take in stale ones.
+    Raises:
+        WheelError: the build failed.
+    """
+    root = project_root()
+    packages = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["scikit-build"]["wheel"]["packages"]
+    with tempfile.TemporaryDirectory(prefix="bundler-wheel-") as scratch:
+        copy = Path(scratch, "source")
+        copy.mkdir()
+        for name in ("pyproject.toml", "README.md", "LICENSE"):
+            shutil.copyfile(root / name, copy / name)
+        for package in packages:
+            shutil.copytree(root / package, copy / package, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+        for path in copy.rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        run_pip(
+            "wheel", "--no-deps", "--no-build-isolation", "--no-index", "--no-cache-dir", "--quiet",
+            f"--wheel-dir={scratch}/out", str(copy),
+            environ={**environ, "SOURCE_DATE_EPOCH": SOURCE_DATE_EPOCH},
+        )  # fmt: skip
+        (built,) = Path(scratch, "out").glob("*.whl")
+        return Path(shutil.copyfile(built, directory / built.name))
