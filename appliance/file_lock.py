@@ -1,17 +1,67 @@
-"""Locks on files by flock(2): waiting for one, but not for ever, and asking whether somebody holds one.
+"""Two kinds of locks on files. The kernel releases either when its holder dies, however it dies.
 
-Whoever may open a file, even only to read it, can lock it.
+Ownership (`own`, `is_owned`, `is_owned_at`): a process shows that it lives and has the file. Somebody who asks takes no
+lock, not even for a moment, so asking never stands in the way of a process that begins. These are write locks of an
+open file description (fcntl(2), F_OFD_SETLK): only a process that may write the file can hold one.
+
+Mutual exclusion (`lock_within`): flock(2), for a limited time. Whoever may open a file, even only to read it, can hold
+that lock.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import struct
 import time
 from pathlib import Path
 from typing import Final
 
 _LOOK_AGAIN_S: Final = 0.02
+_FLOCK: Final = struct.Struct("@hhqqi0q")  # struct flock of 64-bit Linux: type, whence, start, length, pid
+_REFUSED: Final = (errno.EAGAIN, errno.EACCES)
+
+
+def own(descriptor: int, *, wait: bool = False) -> bool:
+    """Become the owner of a file that is open for writing, until its description is closed; False if it has another.
+
+    Args:
+        wait: for the other to end; the value is then True.
+    """
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK, _whole_file(fcntl.F_WRLCK))
+    except OSError as exc:
+        if exc.errno not in _REFUSED:
+            raise
+        return False
+    return True
+
+
+def is_owned(descriptor: int) -> bool:
+    """Whether another description of this open file owns it."""
+    found = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _whole_file(fcntl.F_RDLCK))
+    return bool(_FLOCK.unpack(found)[0] != fcntl.F_UNLCK)
+
+
+def is_owned_at(path: Path) -> bool:
+    """Whether the file has an owner; False where there is no such file.
+
+    Raises:
+        OSError: what is there cannot be opened, or is a link.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return False
+    try:
+        return is_owned(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _whole_file(kind: int) -> bytes:
+    return _FLOCK.pack(kind, os.SEEK_SET, 0, 0, 0)
 
 
 def lock_within(descriptor: int, operation: int, limit_s: float) -> bool:
@@ -30,31 +80,3 @@ def lock_within(descriptor: int, operation: int, limit_s: float) -> bool:
             time.sleep(_LOOK_AGAIN_S)
         else:
             return True
-
-
-def is_held(path: Path) -> bool:
-    """Whether a process holds the lock on this file; False where there is no such file.
-
-    The kernel releases a lock when its holder dies, however it dies.
-
-    Raises:
-        OSError: what is there cannot be opened, or is a link.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return False
-    try:
-        return is_locked(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def is_locked(descriptor: int) -> bool:
-    """Whether somebody else holds the lock on an open file."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    fcntl.flock(descriptor, fcntl.LOCK_UN)
-    return False

@@ -11,14 +11,13 @@ lock, and then nobody is left who could record the answer. An id is never used t
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
 import threading
 from pathlib import Path
 
 from appliance.errors import ApplianceError
-from appliance.file_lock import is_held
+from appliance.file_lock import is_owned_at, own
 
 _MOST_TRIES = 100  # to lock a file of its own before anybody else does
 
@@ -59,7 +58,7 @@ class Presence:
         if not process_id.isalnum():  # no id of ours, and not to become a path
             return False
         try:
-            return is_held(self._directory / process_id)
+            return is_owned_at(self._directory / process_id)
         except OSError:  # no process of ours puts that there
             return False
 
@@ -85,11 +84,11 @@ class Presence:
         path = self._directory / process_id
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # somebody else may have it, and hold it for ever
-            if path.stat().st_ino == os.fstat(descriptor).st_ino:
+            is_ours = own(descriptor)  # somebody else may have it, and hold it for ever
+            if is_ours and path.stat().st_ino == os.fstat(descriptor).st_ino:
                 self._descriptor = descriptor
                 return process_id
-        except (FileNotFoundError, BlockingIOError):
+        except FileNotFoundError:
             pass
         os.close(descriptor)
         return ""

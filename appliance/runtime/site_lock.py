@@ -8,7 +8,7 @@ import os
 
 from appliance.config import Config
 from appliance.errors import ApplianceError
-from appliance.file_lock import is_held
+from appliance.file_lock import is_owned_at, lock_within, own
 
 _LOCK = "supervisor.lock"
 
@@ -36,18 +36,15 @@ def lock_site(config: Config) -> tuple[int, int]:
         owner = config.state_dir.stat()
         os.fchown(lock, owner.st_uid, owner.st_gid)
     directory = os.open(config.state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for descriptor in (directory, lock):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as exc:
-        raise SiteLockError(f"{config.home} is already being served by another process") from exc
+    if not (lock_within(directory, fcntl.LOCK_EX, 0.0) and own(lock)):
+        raise SiteLockError(f"{config.home} is already being served by another process")
     return directory, lock
 
 
 def is_served(config: Config) -> bool:
     """Whether a supervisor serves the site now."""
     try:
-        return is_held(config.state_dir / _LOCK)
+        return is_owned_at(config.state_dir / _LOCK)
     except OSError as exc:
         if exc.errno == errno.ELOOP:  # a link, which no supervisor takes for its lock
             return False

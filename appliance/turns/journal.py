@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import logging
 import os
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final, get_args
 
 from appliance.errors import ApplianceError
-from appliance.file_lock import is_locked
+from appliance.file_lock import is_owned, own
 from appliance.turns.events import Done, EngineEvent
 from appliance.turns.typed import checked
 
@@ -157,7 +156,7 @@ class Reader:
 
     def has_owner(self) -> bool:
         """Whether the process that writes the file is alive."""
-        return is_locked(self._descriptor)
+        return is_owned(self._descriptor)
 
     def stop(self) -> None:
         """Have the turn end, unless it is over. Call it only where there is a head.
@@ -204,7 +203,7 @@ def claim(path: Path, bury: Callable[[], None]) -> Journal:
             if remove_dead(path, bury):
                 continue
             raise ConversationBusyError from None
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        own(descriptor, wait=True)
         if _is_at(path, descriptor):  # else another process took it for a dead owner's file before it was locked
             return Journal(path, descriptor)
         os.close(descriptor)
@@ -222,16 +221,15 @@ def open_reader(path: Path) -> Reader | None:
 def remove_dead(path: Path, bury: Callable[[], None]) -> bool:
     """Remove a dead owner's file, after `bury`; False if the owner lives. Only the holder of the lock removes it."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | _FLAGS)
+        descriptor = os.open(path, os.O_RDWR | _FLAGS)
     except OSError:
         return True
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not own(descriptor):
+            return False
         if _is_at(path, descriptor):
             bury()
             path.unlink(missing_ok=True)
-    except BlockingIOError:
-        return False
     finally:
         os.close(descriptor)
     return True

@@ -24,6 +24,7 @@ from appliance.audit.signer import LogSigner
 from appliance.audit.verify import verify_log
 from appliance.database.presence import Presence, PresenceError
 from appliance.database.transactions import Database, DatabaseError, open_database
+from appliance.file_lock import own
 from appliance.people.hashing_slots import HashingBusyError, HashingSlots
 from tests.appliance.records import fill
 
@@ -90,8 +91,8 @@ def test_who_locks_each_new_process_keeps_it_from_turns_in_words(
 
     def open_and_be_late(path: str | Path, flags: int, mode: int = 0o777) -> int:
         descriptor = opened(path, flags, mode)
-        taken.append(opened(path, os.O_RDONLY))
-        fcntl.flock(taken[-1], fcntl.LOCK_EX)
+        taken.append(opened(path, os.O_RDWR))
+        assert own(taken[-1])
         return descriptor
 
     presence = Presence(tmp_path / "turns")
