@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
+from appliance.child import fork
 from appliance.config import Config, init_state, load_config
 from appliance.errors import ApplianceError
 
@@ -129,7 +130,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 def _putting_in_place(part: Path, path: Path) -> Iterator[Callable[[], None]]:
     """A call that renames ``part`` to ``path``; without it ``part`` is removed at the end."""
     told, tell = os.pipe()
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
         os.close(tell)
         os._exit(_put_in_place(told, part, path))

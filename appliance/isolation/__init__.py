@@ -20,6 +20,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from appliance.child import fork
 from appliance.isolation.confinement import confine
 from appliance.isolation.file_proof import prove_files
 from appliance.isolation.files import Places, file_rules
@@ -105,6 +106,7 @@ def shut_the_door(
             for measuring what one layer does alone.
     Raises:
         SilenceError: the filter could not be installed or a way out was found open. The process must end.
+        NoProcessError: there can be no child to try from.
     """
     with _outside(keep, become, rules, leave_out) as outside:
         policy = keep_signals(call_policy(kind), kind, never={os.getppid()})
@@ -193,7 +195,7 @@ def _silence(
 def _outside_process(become: tuple[int, int] | None) -> Iterator[int]:
     """A process of the same user that stays outside, to try to reach into; it ends with the pipe that it reads."""
     read_end, write_end = os.pipe()
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
         try:
             os.close(write_end)

@@ -7,14 +7,14 @@ what is executed is empty or does nothing.
 from __future__ import annotations
 
 import errno
-import json
 import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from appliance.child import errno_of_child
+from appliance.child import ChildEndedError, errno_of_child, value_of_child
+from appliance.errors import ApplianceError
 from appliance.isolation.files import Places, file_rules, scratch_dir
 from appliance.isolation.kernel import SilenceError
 from appliance.isolation.landlock import restrict_program
@@ -66,20 +66,10 @@ def _bait(*directories: Path) -> Iterator[str]:
 
 
 def _attempts_in_child(kind: Kind, abi: int, places: Places, bait: str, leave_out: Collection[str]) -> list[Attempt]:
-    read_end, write_end = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.write(write_end, json.dumps(_report(kind, abi, places, bait, leave_out)).encode())
-        finally:
-            os._exit(0)
-    os.close(write_end)
-    with os.fdopen(read_end, "rb") as stream:
-        answer = stream.read()
-    os.waitpid(pid, 0)
-    if not answer:
-        raise SilenceError(f"the process that tried the files of the {kind} ended without a word")
-    report = json.loads(answer)
+    try:
+        report = value_of_child(lambda _: _report(kind, abi, places, bait, leave_out))
+    except ChildEndedError as exc:
+        raise SilenceError(f"the process that tried the files of the {kind} ended ({exc})") from exc
     if isinstance(report, str):
         raise SilenceError(report)
     return [Attempt(**attempt) for attempt in report]
@@ -92,7 +82,7 @@ def _report(
         if "files" not in leave_out:
             restrict_program(abi, file_rules(kind, places))
         return [asdict(_try(kind, what, attempt)) for what, attempt in _rows(kind, places, bait)]
-    except SilenceError as exc:
+    except ApplianceError as exc:
         return str(exc)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Callable
 from pathlib import Path
 
+from appliance.child import errno_of_child
 from appliance.isolation.kernel import CLONE_NEWNET, CLONE_NEWUSER, SilenceError, syscall
 
 
@@ -24,7 +24,7 @@ def enter_network_namespace() -> str | None:
         syscall("unshare", CLONE_NEWNET)
         how = "as root"
     except OSError:
-        if not _works_in_child(_unshare_as_user):
+        if errno_of_child(_unshare_as_user):
             return None
         _unshare_as_user()
         how = f"in a user namespace, as uid {os.getuid()}"
@@ -41,17 +41,3 @@ def _unshare_as_user() -> None:
     Path("/proc/self/setgroups").write_text("deny")
     Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
     Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
-
-
-def _works_in_child(step: Callable[[], None]) -> bool:
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            step()
-            code = 0
-        except OSError:
-            pass  # that is the answer
-        finally:
-            os._exit(code)
-    return os.waitpid(pid, 0)[1] == 0

@@ -6,13 +6,13 @@ A kind is tried in a child under its own policy, and what its watcher noticed mu
 from __future__ import annotations
 
 import errno
-import json
 import os
-import signal
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass
 
+from appliance.child import ChildEndedError, value_of_child
+from appliance.errors import ApplianceError
 from appliance.isolation.kernel import SilenceError
 from appliance.isolation.policy import Kind
 from appliance.isolation.watch import Watch
@@ -85,21 +85,10 @@ def _check(attempts: Iterable[Attempt]) -> None:
 
 
 def _attempts_of_child(kind: Kind, try_all: Callable[[], list[Attempt]]) -> tuple[Attempt, ...]:
-    read_end, write_end = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.write(write_end, json.dumps(_report(try_all)).encode())
-        finally:
-            os._exit(0)
-    os.close(write_end)
-    with os.fdopen(read_end, "rb") as stream:
-        answer = stream.read()
-    status = os.waitpid(pid, 0)[1]
-    if not answer:
-        how = signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else "without a word"
-        raise SilenceError(f"the process that tried the ways out of the {kind} ended ({how})")
-    report = json.loads(answer)
+    try:
+        report = value_of_child(lambda _: _report(try_all))
+    except ChildEndedError as exc:
+        raise SilenceError(f"the process that tried the ways out of the {kind} ended ({exc})") from exc
     if isinstance(report, str):
         raise SilenceError(report)
     return tuple(Attempt(**attempt) for attempt in report)
@@ -108,7 +97,7 @@ def _attempts_of_child(kind: Kind, try_all: Callable[[], list[Attempt]]) -> tupl
 def _report(try_all: Callable[[], Collection[Attempt]]) -> list[dict[str, object]] | str:
     try:
         return [asdict(attempt) for attempt in try_all()]
-    except SilenceError as exc:
+    except ApplianceError as exc:
         return str(exc)
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any
 
+from appliance.child import ChildEndedError, value_of_child
+from appliance.errors import ApplianceError
 from appliance.isolation import Attempt, Layer, Silence, SilenceError, shut_the_door_for_programs
 from appliance.isolation.files import Places
 from appliance.isolation.policy import Kind
@@ -27,21 +26,10 @@ def try_silence(
     Raises:
         SilenceError: as ``shut_the_door_for_programs``.
     """
-    read_end, write_end = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            _write_all(write_end, json.dumps(_report(write_end, become, programs, places, leave_out)).encode())
-        finally:
-            os._exit(0)
-    os.close(write_end)
-    with os.fdopen(read_end, "rb") as stream:
-        answer = stream.read()
-    status = os.waitpid(pid, 0)[1]
-    if not answer:
-        how = signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else "without a word"
-        raise SilenceError(f"the process that tried to be silent ended ({how})")
-    report: dict[str, Any] = json.loads(answer)
+    try:
+        report = value_of_child(lambda write_end: _report(write_end, become, programs, places, leave_out))
+    except ChildEndedError as exc:
+        raise SilenceError(f"the process that tried to be silent ended ({exc})") from exc
     if "error" in report:
         raise SilenceError(report["error"])
     layers = tuple(Layer(**layer) for layer in report["layers"])
@@ -60,13 +48,8 @@ def _report(
         silence, watch = shut_the_door_for_programs(
             keep=[write_end], become=become, programs=programs, places=places, leave_out=leave_out
         )
-    except SilenceError as exc:
+    except ApplianceError as exc:
         return {"error": str(exc)}
     if watch is not None:
         watch.stop()
     return asdict(silence)
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(fd, data) :]

@@ -32,6 +32,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from appliance.child import fork
 from appliance.isolation.kernel import Machine, SilenceError, machine, name_process, syscall
 from appliance.isolation.policy import FOREIGN, Kind, call_policy, danger_of
 from appliance.isolation.privileges import open_descriptors
@@ -117,7 +118,7 @@ def start_watch() -> Watch | None:
         SilenceError: the watcher could not be confined.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
         try:
             _become_watcher(theirs)
@@ -133,7 +134,7 @@ def start_watch() -> Watch | None:
 
 def _can_start_programs(watch: Watch) -> bool:
     """Whether a watched process can become a program: a child tries with a name that no program has."""
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
         code = 1
         try:

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
+from appliance.child import fork
 from appliance.isolation.kernel import CLONE_NEWNET, SilenceError, syscall
 from appliance.isolation.policy import Kind
 from appliance.isolation.seccomp import X32_BIT
@@ -287,7 +288,7 @@ def _has_32_bit_calls() -> bool:
     """Whether this kernel offers them: without them the instruction ends the process."""
     if platform.machine() != "x86_64":
         return False
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
         try:
             call_32_bit()

@@ -20,6 +20,7 @@ import signal
 import time
 from collections.abc import Iterable, Iterator
 
+from appliance.child import fork
 from appliance.isolation.kernel import name_process
 from appliance.isolation.policy import Kind, call_policy
 from appliance.isolation.privileges import open_descriptors
@@ -46,7 +47,7 @@ class Outputs:
 
     def start(self) -> None:
         """Fork the process that reads; the caller must have one thread."""
-        pid = os.fork()
+        pid = fork()
         if pid == 0:
             try:
                 _relay({read_end: kind for kind, (read_end, _) in self._pipes.items()})

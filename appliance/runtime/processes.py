@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from appliance.child import fork
 from appliance.config import Config
 from appliance.cpus import logical_cpus
 from appliance.engine.host import wants_cuda
@@ -127,7 +128,7 @@ def spawn(program: Program, *, watch: Watch | None, output: int, stdin: int = 0,
     ``watch`` sees what it is refused; None where the host allows no such thing.
     """
     parent = os.getpid()
-    pid = os.fork()
+    pid = fork()
     if pid:
         return pid
     try:

@@ -18,7 +18,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -245,8 +245,14 @@ def _fault_of(
 
 
 def _is_closed(path: str, status: os.stat_result) -> bool:
-    """Whether the file is closed to the appliance's user. Root, who asks before the appliance drops privileges, could
-    read it whatever its mode says."""
+    """Whether the file is closed to the appliance's user, by its mode alone: root, who asks before the appliance drops
+    privileges, could read everything.
+
+    What root owns must be open to everybody, as the installer makes it, because the appliance runs as another user.
+    What an unprivileged user owns must be open to that user, because the appliance then runs as that user. Group rights
+    do not count: membership is decided outside the release and can change after the comparison. So mode 0750 closes a
+    directory that root owns, and does not close one that an unprivileged user owns.
+    """
     wanted = 0o555 if stat.S_ISDIR(status.st_mode) or path == LAUNCHER else 0o444
     whose = 0o007 if status.st_uid == 0 else 0o700
     return status.st_mode & wanted & whose != wanted & whose
@@ -271,8 +277,9 @@ def _hash_faults(release: str, expected: Mapping[str, Entry], paths: list[str], 
     paths = sorted(paths, key=lambda path: -expected[path].size_bytes)
     large = [path for path in paths if expected[path].size_bytes >= _LARGE_BYTES]
     queue = iter(large)  # shared: a list's iterator hands out each item once
-    with _threads(min(os.cpu_count() or 1, _MAX_THREADS, len(large)), lambda: check(queue)):
+    with _threads(min(os.cpu_count() or 1, _MAX_THREADS, len(large)) - 1, lambda: check(queue)):
         check(paths[len(large) :])
+        check(queue)
     return faults
 
 
@@ -282,12 +289,15 @@ def _threads(count: int, work: Callable[[], None]) -> Iterator[None]:
     `appliance.isolation` refuses a process of two threads."""
     before = _thread_count()
     threads = [threading.Thread(target=work) for _ in range(count)]
+    started = []
     for thread in threads:
-        thread.start()
+        with suppress(RuntimeError):  # this user may start no more of them: the block does the work alone
+            thread.start()
+            started.append(thread)
     try:
         yield
     finally:
-        for thread in threads:
+        for thread in started:
             thread.join()
         while _thread_count() > before:
             os.sched_yield()

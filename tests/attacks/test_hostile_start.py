@@ -27,6 +27,7 @@ from appliance.runtime.listener import ListenError, listen
 from tests.appliance.supervised import Site, is_alive, supervised
 from tests.attacks.test_clean_start import Scene, installed, scene
 from tests.conftest import require
+from tests.unprivileged import SERVICE_UID, give_to_user
 
 __all__ = ["installed", "scene"]
 _PR_SET_PDEATHSIG = 1
@@ -112,6 +113,22 @@ def test_a_limit_that_would_end_the_record_is_one_sentence(name: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert words in done.stdout
+
+
+@pytest.mark.parametrize("command", ["serve", "doctor"])
+def test_a_user_who_may_start_no_further_process_is_told_so_in_one_sentence(scene: Scene, command: str) -> None:
+    """A limit on processes counts threads, too, which compare the release before anything else runs."""
+    give_to_user(scene.site)
+    uid = SERVICE_UID if os.geteuid() == 0 else None
+    done = subprocess.run(
+        [scene.site / "current/venv/bin/appliance", command, "--home", scene.site],
+        capture_output=True, text=True, check=False, timeout=60, user=uid, group=uid,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NPROC, (1, 1)),
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "no further process can be started: Resource temporarily unavailable" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert command == "doctor" or len(done.stderr.splitlines()) == 1, done.stderr
 
 
 def test_a_limit_that_the_caller_may_raise_is_raised() -> None:

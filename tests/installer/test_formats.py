@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import stat
+import threading
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from installer.formats import manifest
 from installer.formats.fields import FormatError
 from installer.formats.graph import GraphFacts, encode_graph_facts, parse_graph_facts
 from installer.formats.known_answers import KnownAnswer, KnownAnswers, encode_known_answers, parse_known_answers
+from installer.formats.manifest import _fault_of
 from installer.formats.packing import Entry, Source, encode_packing, parse_packing
 from installer.formats.release import ModelCard, Release, Target, encode_release, parse_release
 
@@ -144,3 +151,34 @@ def test_a_packing_plan_of_another_form_is_refused(path: list[str | int], value:
 def test_a_graph_of_another_kind_is_refused(change: dict[str, str], accelerator: str) -> None:
     with pytest.raises(FormatError):
         parse_graph_facts(encode_graph_facts(CPU) | change, accelerator)
+
+
+@pytest.mark.parametrize(
+    ("mode", "uid", "closed"),
+    [
+        (0o755, 0, False), (0o750, 0, True), (0o705, 0, False), (0o754, 0, True),
+        (0o755, 1000, False), (0o750, 1000, False), (0o700, 1000, False), (0o655, 1000, True),
+    ],
+)  # fmt: skip
+def test_a_directory_is_closed_by_its_mode_for_the_user_as_whom_the_appliance_runs(
+    mode: int, uid: int, closed: bool
+) -> None:
+    status = os.stat_result((stat.S_IFDIR | mode, 1, 1, 2, uid, uid, 0, 0, 0, 0))
+    assert (_fault_of("model", status, None, {"model"}, {uid}) == "cannot be read") is closed
+
+
+def test_a_user_who_may_start_no_thread_compares_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    files = {}
+    for number in range(4):
+        data = bytes([number]) * 100_000
+        (tmp_path / f"{number}").write_bytes(data)
+        files[f"{number}"] = manifest.Entry(len(data), hashlib.sha256(data).hexdigest())
+    (tmp_path / "2").write_bytes(bytes(100_000))
+    for path in tmp_path.iterdir():
+        path.chmod(0o444)
+    found = manifest.compare_data(str(tmp_path), manifest.Manifest(files, ""))
+    assert [str(difference) for difference in found] == ["2 differs"]
