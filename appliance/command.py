@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 import click
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from appliance.audit.log import AuditLog
 
 OPERATOR = "APPLIANCE_OPERATOR"  # who started the appliance, for what it then does on their behalf
+
+_REDRAW_S: Final = 0.1
 
 
 def home_option(command: Callable[..., None]) -> Callable[..., None]:
@@ -50,13 +53,23 @@ def say(text: str, *, err: bool = False) -> None:
 
 @contextmanager
 def progress_bar(title: str, *, hidden: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar on the terminal. Calls alone draw it, not a thread: a verification forks, which needs a single thread."""
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    with Progress(console=console, disable=hidden or not console.is_terminal, transient=True) as bar:
+    is_shown = not hidden and console.is_terminal
+    with Progress(console=console, disable=not is_shown, transient=True, auto_refresh=False) as bar:
         task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        next_s = time.monotonic()
+
+        def show(done: int, total: int) -> None:
+            nonlocal next_s
+            if time.monotonic() >= next_s:
+                next_s = time.monotonic() + _REDRAW_S
+                bar.update(task, completed=done, total=total, refresh=True)
+
+        yield show
 
 
 @contextmanager
@@ -83,7 +96,7 @@ def site_of(home: Path, *, signs: bool = False) -> Config:
     from appliance.isolation.administration import confine_command
 
     config = load_config(home)
-    init_state(config.home)
+    init_state(config.home, config.database_file)
     confine_command(config, signs=signs)
     return config
 

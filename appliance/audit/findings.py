@@ -12,7 +12,8 @@ import sqlalchemy as sa
 
 from appliance.audit.event import Actor, Content, Header, NewEvent
 from appliance.audit.ledger import Finding
-from appliance.audit.log import AuditLog
+from appliance.audit.log import AuditLog, Event
+from appliance.audit.rows import DamagedEvent, load_events
 from appliance.database.damaged_rows import read_rows
 from appliance.database.tables import audit_contents, audit_events
 from appliance.database.transactions import Database, read_setting, write_setting
@@ -83,17 +84,16 @@ def find_acknowledgement(log: AuditLog, finding: Finding) -> Seen | None:
 
 def past_findings(log: AuditLog) -> list[PastFinding]:
     """The newest findings of the log, newest first, with who acknowledged each."""
-    events, contents = audit_events.c, audit_contents.c
-    query = sa.select(events.sequence, events.time_us, events.subject, contents.text)
-    query = query.select_from(audit_events.outerjoin(audit_contents, events.sequence == contents.sequence))
-    query = query.where(events.action == "record_finding").order_by(events.sequence.desc()).limit(MAX_SHOWN)
+    columns = audit_events.c
+    query = sa.select(columns.sequence, columns.subject).where(columns.action == "record_finding")
+    query = query.order_by(columns.sequence.desc()).limit(MAX_SHOWN)
     with log.database.read() as connection:
-        rows = connection.execute(query).all()
+        rows = read_rows(connection, query, columns.sequence, lambda row: row)
+    ids = {row.sequence: str(row.subject) for row in rows} | {row.number: "" for row in rows.damaged}
+    found = load_events(log.database, list(ids))
     return [
-        PastFinding(
-            str(row.subject), row.sequence, str(row.text or ""), _event_of(log, "finding_acknowledged", row.subject)
-        )
-        for row in rows
+        PastFinding(ids[number], number, _words_of(event), _event_of(log, "finding_acknowledged", ids[number]))
+        for number, event in sorted(found.items(), reverse=True)
     ]
 
 
@@ -128,10 +128,20 @@ def failed_verification(connection: sa.Connection, after: int) -> str | None:
 
 def _event_of(log: AuditLog, action: str, finding_id: str) -> Seen | None:
     """The first event of the kind about the finding."""
-    events, contents = audit_events.c, audit_contents.c
-    query: sa.Select[Any] = sa.select(events.sequence, events.actor_name, contents.text)
-    query = query.select_from(audit_events.outerjoin(audit_contents, events.sequence == contents.sequence))
-    query = query.where(events.subject == finding_id, events.action == action).order_by(events.sequence).limit(1)
+    columns = audit_events.c
+    query = sa.select(columns.sequence).where(columns.subject == finding_id, columns.action == action)
     with log.database.read() as connection:
-        row = connection.execute(query).one_or_none()
-    return None if row is None else Seen(row.sequence, str(row.actor_name), str(row.text or ""))
+        number = connection.scalar(query.order_by(columns.sequence).limit(1))
+    event = None if number is None else load_events(log.database, [number]).get(number)
+    return None if event is None else Seen(event.sequence, _actor_of(event), _words_of(event))
+
+
+def _actor_of(event: Event | DamagedEvent) -> str:
+    return "somebody" if event.header is None else event.header.actor.name
+
+
+def _words_of(event: Event | DamagedEvent) -> str:
+    """What the event tells, or what is wrong with it: somebody may have written there."""
+    if isinstance(event, DamagedEvent):
+        return f"this event is damaged: {event.problem}"
+    return "" if event.content is None else event.content.text

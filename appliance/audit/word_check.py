@@ -26,6 +26,7 @@ from appliance.audit.fts_pages import WayError, check_way
 from appliance.audit.words import indexed_text, vectors_of
 from appliance.database.tables import AUDIT_WORDS_SQLITE, audit_contents, audit_events, audit_words_postgresql
 from appliance.database.transactions import Database
+from appliance.errors import ApplianceError
 
 _SHADOWS = ("data", "idx", "docsize", "config")  # the tables in which FTS5 keeps an index
 _STRETCH = 500  # events read at once
@@ -37,7 +38,19 @@ _FILL_BYTES = 32 << 20  # of words in memory, before they become a segment
 _DAMAGED = "the search index is damaged"
 _MEND = "appliance audit reindex makes it anew"
 
+_CANNOT_WRITE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_TRUNCATE)  # the latter: a quota
+
 Place = tuple[str, int, int]  # word, event, position
+
+
+class NoRoomError(ApplianceError):
+    """The copies of the search index find no room on the disk, so nobody knows whether it is damaged."""
+
+    def __init__(self, directory: str) -> None:
+        super().__init__(
+            f"the search index could not be checked: no room in {directory} for copies of it; free space there, "
+            "then verify again"
+        )
 
 
 def check_words(
@@ -47,6 +60,8 @@ def check_words(
 
     Args:
         database: for another process to read, if processes > 1.
+    Raises:
+        NoRoomError: the index cannot be copied.
     """
     if not is_sqlite:
         return _check_postgresql(connection)
@@ -106,7 +121,7 @@ def _indexed(text: object, details: object) -> str | None:
 
 
 def _check_sqlite(connection: sa.Connection, *, helped_by: Database | None = None) -> list[Fault]:
-    with tempfile.TemporaryDirectory(prefix="appliance-words-") as directory:
+    with _scratch_directory() as directory:
         path = Path(directory) / "fresh"
         last = connection.scalar(sa.select(sa.func.max(audit_events.c.sequence))) or 0
         helper = None if helped_by is None else _start_filling(path, helped_by, last)
@@ -120,10 +135,19 @@ def _check_sqlite(connection: sa.Connection, *, helped_by: Database | None = Non
                     fresh.execute("BEGIN")
                     return _compared(connection, stored, fresh)
         except (sqlite3.DatabaseError, WayError) as exc:
+            if getattr(exc, "sqlite_errorcode", None) in _CANNOT_WRITE:  # only the copies are written
+                raise NoRoomError(str(Path(directory).parent)) from exc
             return [Fault(0, 0, f"{_DAMAGED}: {exc}; {_MEND}")]
         finally:
             if helper is not None:  # a confined command may not signal it; it ends by itself
                 os.waitpid(helper, 0)
+
+
+def _scratch_directory() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix="appliance-words-")
+    except OSError as exc:
+        raise NoRoomError(str(exc.filename or "the temporary directory")) from exc
 
 
 def _fill(path: Path, connection: sa.Connection, last: int) -> None:

@@ -14,7 +14,7 @@ import pytest
 from appliance.audit.checkpoint import integrity, write_checkpoint
 from appliance.audit.evidence import EvidenceError, export_evidence, verify_evidence
 from appliance.audit.fault import LogBrokenError
-from appliance.audit.findings import AcknowledgementError, acknowledge
+from appliance.audit.findings import AcknowledgementError, acknowledge, find_acknowledgement, past_findings
 from appliance.audit.keys import load_signer, settle_key, stage_key
 from appliance.audit.ledger import LedgerState, read_ledger, read_tail
 from appliance.audit.log import AuditLog
@@ -189,6 +189,31 @@ def test_after_an_acknowledgement_signing_begins_anew_and_everything_stays_visib
     delete_event(log, 5)
     sign_until_refused(LogSigner(log, tmp_path), "event 5")
     assert len(ledger(tmp_path).findings) == 2
+
+
+@pytest.mark.parametrize("action", ["record_finding", "finding_acknowledged"])
+def test_text_that_is_not_utf8_hides_no_finding_and_stops_no_signer(
+    sqlite: Database, tmp_path: Path, action: str
+) -> None:
+    log = AuditLog(sqlite)
+    fill(log, 9)
+    LogSigner(log, tmp_path).sign()
+    delete_event(log, 3)
+    fill(log, 1)
+    sign_until_refused(LogSigner(log, tmp_path))
+    finding = acknowledged(log, tmp_path)
+    with sqlite.write() as connection:
+        number = "(SELECT sequence FROM audit_events WHERE action = ?)"
+        undecodable = f"UPDATE audit_contents SET text = CAST(x'ff80' AS TEXT) WHERE sequence = {number}"  # noqa: S608
+        connection.exec_driver_sql(undecodable, (action,))
+    (past,) = past_findings(log)
+    assert past.acknowledged is not None
+    words = past.words if action == "record_finding" else past.acknowledged.reason
+    assert words == "this event is damaged: its text is not UTF-8"
+    _, open_finding = read_tail(tmp_path / "audit") or ("", None)
+    assert open_finding is not None
+    assert open_finding.id == finding
+    assert find_acknowledgement(log, open_finding) == past.acknowledged
 
 
 @pytest.mark.parametrize(("name", "reason"), [("00000000", "a reason"), (None, "  "), (None, "x" * 501)])

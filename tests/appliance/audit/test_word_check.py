@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import sqlite3
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from appliance.audit import word_check
 from appliance.audit.erasure import erase
 from appliance.audit.event import Content, NewEvent
 from appliance.audit.log import AuditLog
 from appliance.audit.pages import check_pages
 from appliance.audit.reindex import reindex
 from appliance.audit.review import Filter, search
+from appliance.audit.word_check import NoRoomError
 from appliance.audit.words import INDEX_VERSION, index_words, remove_words
 from appliance.database.tables import audit_contents, audit_events
 from appliance.database.transactions import Database
@@ -134,6 +139,38 @@ def test_content_that_is_no_text_any_more_ends_no_check(sqlite: Database) -> Non
         connection.exec_driver_sql("UPDATE audit_contents SET text = CAST(x'ff80' AS TEXT) WHERE sequence = 7")
     assert found(log) == []  # that it is another content, the check of the tree says
     assert reindex(log, by=SYSTEM, pause=lambda _: None).last == 30
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_disk_without_room_for_the_copies_is_no_damage(
+    sqlite: Database, monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    """SQLite's own refusal: its databases for the check may have no more than four pages."""
+    log = AuditLog(sqlite)
+    fill(log, 30)
+    connected = word_check._connected
+
+    def without_room(path: Path) -> sqlite3.Connection:
+        connection = connected(path)
+        connection.execute("PRAGMA max_page_count = 4")
+        return connection
+
+    with monkeypatch.context() as patch:
+        patch.setattr(word_check, "_connected", without_room)
+        with pytest.raises(NoRoomError, match=r"no room in /.* for copies of it; free space there"):
+            check_pages(sqlite, processes=processes)
+    assert found(log) == []
+
+
+def test_a_disk_without_room_for_a_directory_is_no_damage(sqlite: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(AuditLog(sqlite), 3)
+
+    def full(path: str, _mode: int = 0o777) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", path)
+
+    monkeypatch.setattr("tempfile._os.mkdir", full)
+    with pytest.raises(NoRoomError, match="no room in /"):
+        check_pages(sqlite)
 
 
 def test_events_that_come_during_a_rebuild_are_indexed(log: AuditLog) -> None:
