@@ -143,7 +143,7 @@ def _look_at_memory(config: Config) -> str:
     Raises:
         MemoryPlanError: nothing fits.
     """
-    from appliance.engine.server import plan_engine
+    from appliance.engine.startup import plan_engine
     from appliance.release import load_release
 
     if is_served(config):

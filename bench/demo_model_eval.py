@@ -15,8 +15,10 @@ from pathlib import Path
 import click
 
 from appliance.engine.harmony import Vocabulary, load_vocabulary, render_prompt
-from appliance.engine.model import OnnxModel, load_model
-from appliance.engine.scheduler import Scheduler, Turn
+from appliance.engine.jobs import Job
+from appliance.engine.model.base import OnnxModel
+from appliance.engine.model.load import load_model
+from appliance.engine.scheduler import Scheduler
 from appliance.turns.events import AnswerDelta, Done, Failed, ReasoningDelta, ToolCallDelta, TurnEvent
 from appliance.turns.request import Message, Tool, ToolCall, TurnRequest
 from bundler.checkpoint import open_checkpoint
@@ -47,7 +49,7 @@ class Examinee:
         for number, dialogue in enumerate(dialogues):
             request = turn_request(dialogue, seed=number, temperature=temperature, grammar=grammar)
             prompt = render_prompt(self.vocabulary, request, today=date.fromisoformat(dialogue.date))
-            scheduler.submit(Turn(request, prompt, events[number].append))
+            scheduler.submit(Job(request, prompt, events[number].append))
         while scheduler.step():
             pass
         return [given_by(turn) for turn in events]

@@ -22,14 +22,16 @@ import click
 import numpy as np
 from openai_harmony import HarmonyEncodingName, load_harmony_encoding
 
-from appliance.engine.cuda import query_device
 from appliance.engine.harmony import Vocabulary
 from appliance.engine.host import physical_cores
-from appliance.engine.model import OnnxModel, load_model
+from appliance.engine.jobs import Job
+from appliance.engine.model.base import OnnxModel
+from appliance.engine.model.device import query_device
+from appliance.engine.model.load import load_model
 from appliance.engine.operators import load_operators
-from appliance.engine.scheduler import Scheduler, Turn
-from appliance.engine.slots import Append
-from appliance.turns.events import EngineEvent
+from appliance.engine.scheduler import Scheduler
+from appliance.engine.steps import Append
+from appliance.turns.events import Done, EngineEvent
 from appliance.turns.request import Message, TurnRequest
 from bench.machine import MemoryBound, MemoryProbe, device_copy_gb_s, wait_for_quiet
 from bench.random_model import SHAPES, VERSION, prepare
@@ -70,7 +72,7 @@ class Bench:
         """Seconds that a random prompt takes."""
         ids = self.tokens(length)
         started = time.perf_counter()
-        self.model.read(slot, ids)
+        self.model.prefill_prompt(slot, ids)
         return time.perf_counter() - started
 
     def decode(self, name: str, sequences: int, depth: int) -> None:
@@ -97,25 +99,24 @@ class Bench:
 
 
 def longest_wait_s(model: OnnxModel, vocabulary: Vocabulary) -> float:
-    """The longest step of a stream while another's prompt of 400 tokens is read, through the scheduler."""
+    """The longest step of a stream while another's prompt of 400 tokens is prefilled, through the scheduler."""
     scheduler = Scheduler(model, vocabulary, queue_limit=2)
     rng = np.random.default_rng(11)
-    events: list[EngineEvent] = []
-    for user, length in (("streams", 32), ("reads", 400)):
+    events: dict[str, list[EngineEvent]] = {"stream": [], "prompt": []}
+    for user, length, answer in (("stream", 32, 2000), ("prompt", 400, 1)):
         # A random model's logits are so flat that sampling would need all of them at every step; a real one's are not.
         messages = (Message("user", "x"),)
-        request = TurnRequest(id=user, user=user, messages=messages, seed=1, max_tokens=2000, temperature=0.0)
+        request = TurnRequest(id=user, user=user, messages=messages, seed=1, max_tokens=answer, temperature=0.0)
         ids = [int(token) for token in rng.integers(0, 190_000, length)]
-        turn = Turn(request, ids, events.append)
-        scheduler.submit(turn)
+        scheduler.submit(Job(request, ids, events[user].append))
         scheduler.step()
     longest = 0.0
-    while turn.run is not None and turn.run.decoding_since is None:
+    while not isinstance(events["prompt"][-1], Done):
         started = time.perf_counter()
         scheduler.step()
         longest = max(longest, time.perf_counter() - started)
-    if scheduler.load().active < 2:
-        raise RuntimeError("the stream ended before the prompt was read; try again")
+    if scheduler.load().active != 1:
+        raise RuntimeError("the stream ended before the prompt was prefilled; try again")
     return longest
 
 

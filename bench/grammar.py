@@ -21,9 +21,9 @@ import numpy as np
 
 from appliance.engine.harmony import CALL, RETURN, Vocabulary, render_prompt
 from appliance.engine.harmony_grammar import HarmonyGrammars
-from appliance.engine.model import OnnxModel
+from appliance.engine.model.base import OnnxModel
 from appliance.engine.sampling import TopLogits, new_generator, sample
-from appliance.engine.slots import Append
+from appliance.engine.steps import Append
 from appliance.turns.request import Message, TurnRequest
 from bench.demo_model_eval import open_examinee
 
@@ -45,7 +45,7 @@ def answer(model: OnnxModel, vocabulary: Vocabulary, question: str) -> Steps:
     request = TurnRequest(id="t", user="u", messages=(Message("user", question),), seed=1)
     prompt = render_prompt(vocabulary, request, today=_DAY)
     state, rng = HarmonyGrammars(vocabulary).start(()), new_generator(1)
-    top, best = model.read(0, prompt), float("inf")
+    top, best = model.prefill_prompt(0, prompt), float("inf")
     tops: list[TopLogits] = []
     while len(tops) < _MAX_TOKENS:
         tops.append(_kept(top))

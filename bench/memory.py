@@ -104,9 +104,9 @@ def main(shape: str, limit_gb: float | None, fill: float, work: Path) -> None:
         for kind, size in held.items():
             click.echo(f"{kind:12}{size / 1e9:8.2f} GB of its own")
         cache = cache_of(work / f"{shape}-config.json", "cpu")
-        beside = slots * cache.checkpoints_bytes(tokens)
+        beside = slots * cache.snapshots_bytes(tokens)
         click.echo(f"{'counted':12}{(ENGINE_BYTES + beside) / 1e9:8.2f} GB for the engine, {beside / 1e9:.2f} of that")
-        click.echo(f"{'':20} for checkpoints, which the plan counts with the slots; caches are shared memory, not here")
+        click.echo(f"{'':20} for snapshots, which the plan counts with the slots; caches are shared memory, not here")
         begun_s = time.perf_counter()
         usage = ask(url, key, 8, 99, 32)["usage"]
         click.echo(f"{usage['completion_tokens'] / (time.perf_counter() - begun_s):.1f} tok/s afterwards, 8 words read")

@@ -23,10 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from appliance.engine.harmony import Vocabulary, load_vocabulary, render_prompt
-from appliance.engine.model import OnnxModel, load_model
+from appliance.engine.model.base import OnnxModel
+from appliance.engine.model.load import load_model
 from appliance.engine.operators import load_operators
 from appliance.engine.sampling import TopLogits
-from appliance.engine.slots import Append
+from appliance.engine.steps import Append
 from bench.demo_model_eval import turn_request
 from bundler.checkpoint import open_checkpoint
 from bundler.demo_model.corpus import load_corpus
@@ -73,7 +74,7 @@ def expectations(
         request = turn_request(dialogue, seed=0, temperature=1.0)
         prompt = render_prompt(vocabulary, request, today=date.fromisoformat(dialogue.date))
         answer = encode_answer(dialogue.answer)
-        top = model.read(0, prompt)
+        top = model.prefill_prompt(0, prompt)
         for place, token in enumerate(answer):
             yield token, top
             (top,) = model.decode([Append(0, token, len(prompt) + place)])

@@ -16,8 +16,8 @@ from pathlib import Path
 import click
 import numpy as np
 
-from appliance.engine.model import load_model
-from appliance.engine.slots import Append, Chunk
+from appliance.engine.model.load import load_model
+from appliance.engine.steps import Append, Chunk
 from bench.machine import wait_for_quiet
 from bench.random_model import SHAPES, VERSION, prepare
 

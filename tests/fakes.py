@@ -12,7 +12,8 @@ import numpy as np
 from appliance.engine.client import EngineClient
 from appliance.engine.model import ModelError
 from appliance.engine.sampling import TopLogits
-from appliance.engine.slots import Append, Checkpoint, Chunk, Windows
+from appliance.engine.slots import Snapshot, Windows
+from appliance.engine.steps import Append, Chunk
 from appliance.engine.wire import StatusRequest, decode, encode
 from appliance.turns.engine import Status
 from appliance.turns.events import AnswerDelta, Done, Failed, ReasoningDelta, Started, TurnEvent, Waiting
@@ -150,19 +151,19 @@ class FakeModel:
 
     It keeps what each slot has been given and refuses what would corrupt a real cache: a gap, a token beyond the
     capacity, or one that sees in a windowed layer what is no longer there. ``steps`` records what it did: ("prefill",
-    slot, tokens), ("decode", count, slots) or ("take over", target, tokens). A mixed step is a decode and a prefill.
+    slot, tokens), ("decode", count, slots) or ("copy", target, tokens). A mixed step is a decode and a prefill.
     """
 
     def __init__(
         self, replies: Mapping[tuple[int, ...], Sequence[int]], *, slots: int, capacity: int = 4096,
-        windows: Windows | None = None, lends: bool = True, mixes: bool = True,
+        windows: Windows | None = None, copies: bool = True, mixes: bool = True,
     ) -> None:  # fmt: skip
         self.replies = {tuple(prompt): list(reply) for prompt, reply in replies.items()}
         self.slots = slots
         self.capacity = capacity
         self.held: list[list[int]] = [[] for _ in range(slots)]
         self.windows = windows
-        self.lends, self.mixes = lends, mixes
+        self.copies, self.mixes = copies, mixes
         self.rings: list[dict[int, tuple[int, int]]] = [{} for _ in range(slots)]  # place: position and token
         self.steps: list[tuple[str, int, int | list[int]]] = []
         self.fail_next: set[str] = set()  # "prefill", "decode", "step"
@@ -193,16 +194,16 @@ class FakeModel:
         self._fail("step")
         return tops, self.prefill(chunk.slot, chunk.tokens, chunk.past, want_logits=chunk.want_logits)
 
-    def set_aside(self, slot: int, first: int, end: int) -> Checkpoint:
+    def take_snapshot(self, slot: int, first: int, end: int) -> Snapshot:
         assert self.windows is not None
         places = [position % self.windows.ring for position in range(first, end)]
-        return Checkpoint(first, end, {place: self.rings[slot][place] for place in places})
+        return Snapshot(first, end, {place: self.rings[slot][place] for place in places})
 
-    def take_over(self, source: int, target: int, length: int, checkpoint: Checkpoint | None) -> None:
-        self.steps.append(("take over", target, length))
+    def copy_prefix(self, source: int, target: int, length: int, snapshot: Snapshot | None) -> None:
+        self.steps.append(("copy", target, length))
         self.held[target] = self.held[source][:length]
         if self.windows is not None:
-            kept = checkpoint or self.set_aside(source, self.windows.first_seen(length), length)
+            kept = snapshot or self.take_snapshot(source, self.windows.first_seen(length), length)
             saved: dict[int, tuple[int, int]] = kept.saved  # type: ignore[assignment]
             self.rings[target] |= saved
 

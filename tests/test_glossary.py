@@ -43,7 +43,7 @@ def stem(word: str) -> str:
 
 def test_the_page_has_words() -> None:
     assert len(WORDS) > 30
-    assert len(SECOND) > 10
+    assert "\n## Second meanings" in PAGE  # its table grows shorter until it is empty
 
 
 def test_no_word_is_explained_twice() -> None:

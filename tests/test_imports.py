@@ -132,4 +132,4 @@ def test_the_formats_need_the_standard_library_alone() -> None:
 def test_one_module_imports_onnx_runtime() -> None:
     """It silences telemetry first."""
     importing = {name for name, path in modules().items() if "onnxruntime" in foreign(path)}
-    assert {name for name in importing if name.partition(".")[0] in ROOMS} == {"appliance.engine.model"}
+    assert {name for name in importing if name.partition(".")[0] in ROOMS} == {"appliance.engine.model.runtime"}

@@ -1,8 +1,8 @@
 """The memory of the KV cache: in every layer one row for each slot, allocated once and bound in place.
 
-On a CPU a windowed layer holds a ring of its last positions, and parts of a slot can be set aside and handed to
-another (slots.py says when). How keys lie within 16 positions is the kernels' own affair (kernels/attention.h): what
-is moved here are whole blocks of 16.
+On a CPU a windowed layer holds a ring of its last positions. Snapshots of it can be taken, and the beginning of a slot
+can be copied to another (slots.py says when). Only the operators know how keys lie within 16 positions
+(kernels/attention.h), so whole blocks of 16 are copied here.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from appliance.engine.slots import Checkpoint, Windows, checkpoint_positions, checkpoints_at_most
+from appliance.engine.slots import Snapshot, Windows, most_snapshots, snapshot_positions
 
-# Prompt tokens a step takes at most; the scheduler takes fewer on a CPU while streams wait. 256 keep a newcomer from
-# waiting long, and use each expert's weights 32 times; a GPU is done with 2,048 as soon.
+# The most prompt tokens of a step; on a CPU the scheduler takes fewer while streams wait. 256 tokens keep a new request
+# from waiting long, and use each expert's weights 32 times. A GPU computes 2,048 in the same time.
 CHUNK_TOKENS = {"cpu": 256, "cuda": 2048}
 _BLOCK = 16  # positions
 
@@ -31,10 +31,10 @@ class CacheShape:
     """What the graph says of its caches.
 
     Attributes:
-        item: of keys and values.
+        item: the type of a number of a key or value.
         windowed: the layers whose caches may be rings; none on CUDA.
-        window: positions that a token sees in them, itself included.
-        chunk_tokens: that a step appends to a slot at most.
+        window: how many positions a token sees in those layers, itself included.
+        chunk_tokens: how many tokens a step appends to a slot at most.
     """
 
     layers: int
@@ -46,7 +46,7 @@ class CacheShape:
     chunk_tokens: int
 
     def windows(self, capacity: int) -> Windows | None:
-        """How windowed layers of such slots are kept; None where every layer holds every position."""
+        """The windowed layers of slots of that capacity; None where every layer holds every position."""
         ring = _rounded(self.window - 1 + self.chunk_tokens)
         return Windows(self.window, ring) if self.windowed and ring < capacity else None
 
@@ -56,17 +56,20 @@ class CacheShape:
         return windows.ring if windows is not None and layer in self.windowed else _rounded(capacity)
 
     def slot_bytes(self, capacity: int) -> int:
-        """What a slot takes at most, checkpoints of its windowed layers included."""
+        """What a slot takes at most, snapshots of its windowed layers included."""
         positions = sum(self.positions(layer, capacity) for layer in range(self.layers))
-        return positions * self._position_bytes + self.checkpoints_bytes(capacity)
+        return positions * self._position_bytes + self.snapshots_bytes(capacity)
 
-    def checkpoints_bytes(self, capacity: int) -> int:
-        """What a slot's checkpoints take at most. They grow with its conversation, and the process holds them beside
-        the caches: memory of its own, as the kernel counts (RssAnon), where the caches are shared (RssShmem)."""
+    def snapshots_bytes(self, capacity: int) -> int:
+        """What a slot's snapshots take at most.
+
+        They grow with the conversation. The kernel counts them as memory of the process alone (RssAnon), and the caches
+        as shared (RssShmem).
+        """
         if self.windows(capacity) is None:
             return 0
-        positions = _rounded(checkpoint_positions(self.window)) + _BLOCK
-        return checkpoints_at_most(capacity) * len(self.windowed) * positions * self._position_bytes
+        positions = _rounded(snapshot_positions(self.window)) + _BLOCK
+        return most_snapshots(capacity) * len(self.windowed) * positions * self._position_bytes
 
     @property
     def _position_bytes(self) -> int:
@@ -83,7 +86,7 @@ class Caches:
         self._rows: dict[str, tuple[int, int, int]] = {}
         self._arrays: dict[str, NDArray[Any]] = {}  # on a CPU
         self._values: dict[str, Any] = {}
-        # Zeroed: whatever is read before it was written must at least be a number. On a CPU the pages come with use.
+        # Zeroed, because what is read before it was written must at least be a number.
         zeroed = _zeroed_pages if device == "cpu" else np.zeros
         for layer in range(shape.layers):
             row = (shape.kv_heads, shape.positions(layer, capacity), shape.head_dim)
@@ -103,15 +106,15 @@ class Caches:
             binding.bind_input(f"past_key_values.{name}", *place)
             binding.bind_output(f"present.{name}", *place)
 
-    def set_aside(self, slot: int, first: int, end: int) -> Checkpoint:
+    def take_snapshot(self, slot: int, first: int, end: int) -> Snapshot:
         """Copy what the windowed layers hold of a slot's positions ``first`` .. ``end`` - 1."""
-        return Checkpoint(first, end, [part[slot, :, at] for part, at in self._ring_blocks(first, end)])
+        return Snapshot(first, end, [part[slot, :, at] for part, at in self._ring_blocks(first, end)])
 
-    def take_over(self, source: int, target: int, length: int, checkpoint: Checkpoint | None) -> None:
+    def copy_prefix(self, source: int, target: int, length: int, snapshot: Snapshot | None) -> None:
         """Make ``target`` hold the first ``length`` tokens of ``source``; both may be the same slot.
 
         Args:
-            checkpoint: of the source's windowed layers, at ``length`` or soon after; None: they still hold what the
+            snapshot: the source's windowed layers, taken at ``length`` or soon after; None: they still hold what the
                 next token sees.
         """
         if source != target:
@@ -121,14 +124,14 @@ class Caches:
                         array[target, :, : _rounded(length)] = array[source, :, : _rounded(length)]
         if self.windows is None:
             return
-        if checkpoint is None:
-            checkpoint = self.set_aside(source, self.windows.first_seen(length), length)
-        saved: list[NDArray[Any]] = checkpoint.saved  # type: ignore[assignment]
-        for (part, at), blocks in zip(self._ring_blocks(checkpoint.first, checkpoint.end), saved, strict=True):
+        if snapshot is None:
+            snapshot = self.take_snapshot(source, self.windows.first_seen(length), length)
+        saved: list[NDArray[Any]] = snapshot.saved  # type: ignore[assignment]
+        for (part, at), blocks in zip(self._ring_blocks(snapshot.first, snapshot.end), saved, strict=True):
             part[target, :, at] = blocks
 
     def _ring_blocks(self, first: int, end: int) -> Iterator[tuple[NDArray[Any], NDArray[np.intp]]]:
-        """Each windowed cache in blocks (slots, kv_heads, blocks, ..), and the blocks in which these positions lie."""
+        """Each windowed cache in blocks (slots, kv_heads, blocks, ..), and which of the blocks hold these positions."""
         if self.windows is None:
             return
         places = np.arange(first // _BLOCK, -(-end // _BLOCK))
@@ -143,9 +146,9 @@ def _rounded(positions: int) -> int:
 
 
 def _zeroed_pages(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Zeros that take memory page by page as they are written.
+    """Zeros that take memory page by page when they are written.
 
-    Huge pages, which NumPy asks for, would take 2 MiB for the first token of each head: 3 GB for four short
+    NumPy asks for huge pages. They would take 2 MiB for the first token of each head, which is 3 GB for four short
     conversations of the 20b model.
     """
     pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)

@@ -1,7 +1,7 @@
 """What an installed release takes of memory, from its description alone: nothing of the model is loaded.
 
 The sizes of the caches come from the checkpoint's config.json, those of packed weights from packing.json. The graph
-says the same of itself once it is loaded (model.py); the two cannot differ in a release that the bundler made.
+says the same of itself once it is loaded (model/shape.py); the two cannot differ in a release that the bundler made.
 """
 
 from __future__ import annotations

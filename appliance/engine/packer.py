@@ -16,7 +16,7 @@ from appliance.config import Config, load_config
 from appliance.engine.host import physical_cores, wants_cuda
 from appliance.engine.operators import load_operators
 from appliance.engine.packed_weights import has_packed, load_packing, open_packed
-from appliance.engine.server import plan_engine
+from appliance.engine.startup import plan_engine
 from appliance.errors import CANNOT_SERVE, PACKED_ANEW, ApplianceError
 from appliance.isolation.confinement import seal
 from appliance.release import load_release

@@ -16,7 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from appliance.engine.model import ModelError, OnnxModel, load_model
+from appliance.engine.model import ModelError
+from appliance.engine.model.base import OnnxModel
+from appliance.engine.model.load import load_model
 from appliance.engine.sampling import Float32Array, TopLogits
 from appliance.errors import ApplianceError
 from appliance.release import Release, ReleaseError
@@ -68,11 +70,11 @@ def check_known_answers(release: Release, *, progress: Progress | None = None) -
     model = _model_for(release, [case.prompt_ids for case in known.cases])
     worst, distance = 0.0, None
     for number, case in enumerate(known.cases, 1):
-        top = model.read(0, case.prompt_ids, as_decoded=True)
+        top = model.prefill_prompt(0, case.prompt_ids, as_decoded=True)
         worst = max(worst, _deviation(case, top, known.tolerance, number))
         if model.accelerator == "cpu":
             decoded = top.all_logits()
-            prompt = model.read(0, case.prompt_ids).all_logits()
+            prompt = model.prefill_prompt(0, case.prompt_ids).all_logits()
             distance = max(distance or 0.0, _prompt_distance(prompt, decoded, number))
         if progress is not None:
             progress(number, len(known.cases))
@@ -91,7 +93,7 @@ def record_known_answers(release: Release, prompts: Sequence[Sequence[int]], out
     model = _model_for(release, prompts)
     cases = []
     for prompt in prompts:
-        top = model.read(0, prompt, as_decoded=True)
+        top = model.prefill_prompt(0, prompt, as_decoded=True)
         cases.append(KnownAnswer(list(prompt), top.ids[:TOP].tolist(), top.logits[:TOP].tolist()))
     try:
         out.write_bytes(encode_known_answers(KnownAnswers(tuple(cases), TOLERANCE)))

@@ -24,23 +24,15 @@ from datetime import date
 from pathlib import Path
 from types import FrameType
 
-from appliance.config import Config, load_config
+from appliance.config import load_config
 from appliance.engine.connections import Connection, ConnectionLoop
-from appliance.engine.harmony import (
-    ALL_TOKENS,
-    ConversationError,
-    Vocabulary,
-    count_public_tokens,
-    load_vocabulary,
-    render_prompt,
-)
-from appliance.engine.host import wants_cuda
-from appliance.engine.memory_needs import read_needs
-from appliance.engine.memory_plan import MemoryPlan, plan_memory
-from appliance.engine.model import ModelError, OnnxModel, free_memory_bytes, load_model
+from appliance.engine.harmony import ConversationError, Vocabulary, count_public_tokens, render_prompt
+from appliance.engine.jobs import Job
+from appliance.engine.model.base import OnnxModel
 from appliance.engine.packed_weights import PackingError
-from appliance.engine.sampling import check_settings
-from appliance.engine.scheduler import STOPPED, Scheduler, Turn, context_exceeded
+from appliance.engine.request_limits import check_request, surely_too_long
+from appliance.engine.scheduler import STOPPED, Scheduler
+from appliance.engine.startup import choose_accelerator, load_engine
 from appliance.engine.wire import ProtocolError, StatusRequest, decode
 from appliance.errors import CANNOT_SERVE, ApplianceError
 from appliance.isolation.confinement import seal
@@ -53,11 +45,8 @@ from appliance.turns.request import TurnRequest
 _HOME, _DOORBELL = "APPLIANCE_HOME", "APPLIANCE_DOORBELL_FD"
 _FAREWELL_S = 2.0  # at the end, for clients to take their last event
 _IDLE_S = 0.25  # how long an idle engine takes to notice a signal
-_MAX_CHARS_PER_TOKEN = 16  # English has 4 to 5, code 3
-_LEAST_TOKENS = 4  # the frame of a message, a call or a function
-_MAX_STOPS, _MAX_STOP_CHARS = 16, 256
-# CUDA's library makes a Unix socket for processes that would share memory with this one, and gives up when the filter
-# refuses to bind it. Nobody is to share; it is told that it has been done.
+# CUDA's library binds a Unix socket for processes that would share memory with this one, and gives up when the filter
+# refuses that. No process shares memory with the engine, so the library is told that the socket was bound.
 _CUDA_PRETENCE = ("bind", "listen")
 _log = logging.getLogger("appliance.engine")
 
@@ -81,7 +70,7 @@ class EngineServer:
         self._stopping = threading.Event()
         self._failed = False
         self._lock = threading.Lock()
-        self._turns: dict[Connection, Turn] = {}  # submitted, client still there; held under _lock
+        self._jobs: dict[Connection, Job] = {}  # submitted, client still there; held under _lock
         self._lines: queue.SimpleQueue[tuple[Connection, bytes] | None] = queue.SimpleQueue()
         self._connections = ConnectionLoop(
             doorbell,
@@ -142,18 +131,10 @@ class EngineServer:
 
     def _start(self, connection: Connection, request: TurnRequest) -> None:
         check_request(request)
-        refusal = self._scheduler.refusal(request.user)
-        if refusal is not None:  # the prompts of one user, tokenised in vain, would keep all others waiting
+        # Before the prompt is rendered: what one user has tokenised in vain keeps all the others waiting.
+        refusal = self._scheduler.refusal(request.user) or surely_too_long(request, self._scheduler.context_tokens)
+        if refusal is not None:
             connection.send(refusal)
-            return
-        parts = _count_parts(request)
-        if _LEAST_TOKENS * parts > self._scheduler.context_tokens:
-            parts_named = f"{parts:,} messages, calls and functions"
-            connection.send(context_exceeded(parts_named, self._scheduler.context_tokens))
-            return
-        chars = _count_chars(request)
-        if chars > _MAX_CHARS_PER_TOKEN * self._scheduler.context_tokens:  # not worth the time it takes to tokenise
-            connection.send(context_exceeded(f"{chars:,} characters", self._scheduler.context_tokens))
             return
         today = self._today()
         prompt = render_prompt(self._vocabulary, request, today=today)
@@ -163,98 +144,20 @@ class EngineServer:
             connection.send(event)
             if isinstance(event, Done | Failed):
                 with self._lock:
-                    self._turns.pop(connection, None)
+                    self._jobs.pop(connection, None)
 
-        turn = Turn(request, prompt, sink, public)
+        job = Job(request, prompt, sink, public)
         with self._lock:
-            if connection.gone:  # else _cancel, which comes after ``gone``, will find the turn
+            if connection.gone:  # else _cancel, which comes after ``gone``, will find the job
                 return
-            self._turns[connection] = turn
-        self._scheduler.submit(turn)
+            self._jobs[connection] = job
+        self._scheduler.submit(job)
 
     def _cancel(self, connection: Connection) -> None:
         with self._lock:
-            turn = self._turns.pop(connection, None)
-        if turn is not None:
-            self._scheduler.cancel(turn)
-
-
-def _count_parts(request: TurnRequest) -> int:
-    """How many parts cost tokens even if empty: a hundred thousand empty messages take half a minute to tokenise."""
-    return len(request.messages) + sum(len(message.tool_calls) for message in request.messages) + len(request.tools)
-
-
-def _count_chars(request: TurnRequest) -> int:
-    """Length of the conversation's texts; the system message and what stands between texts are not counted."""
-    return sum(
-        len(message.content) + len(message.reasoning or "") + sum(len(call.arguments) for call in message.tool_calls)
-        for message in request.messages
-    )
-
-
-def check_request(request: TurnRequest) -> None:
-    """Raises ProtocolError for a number out of range or a stop text that is none."""
-    try:
-        check_settings(temperature=request.temperature, top_p=request.top_p)
-    except ValueError as exc:
-        raise ProtocolError(str(exc)) from exc
-    if request.seed < 0:
-        raise ProtocolError("seed must not be negative")
-    if request.max_tokens is not None and request.max_tokens < 1:
-        raise ProtocolError("max_tokens must be at least 1")
-    if len(request.stop) > _MAX_STOPS or not all(0 < len(text) <= _MAX_STOP_CHARS for text in request.stop):
-        raise ProtocolError(f"stop takes up to {_MAX_STOPS} texts of 1 to {_MAX_STOP_CHARS} characters")
-
-
-def choose_accelerator(config: Config, release: Release) -> str:
-    """The graph to run: the configured one; for "auto" CUDA if the release has it and a GPU is there, else the CPU.
-
-    Raises:
-        ModelError: the release has no such graph.
-    """
-    wanted = "cuda" if wants_cuda(config.accelerator, release.graphs) else "cpu"
-    if wanted not in release.graphs:
-        raise ModelError(f"release {release.version} has no {wanted} graph; it has {', '.join(release.graphs)}")
-    return wanted
-
-
-def plan_engine(config: Config, release: Release) -> MemoryPlan:
-    """How many conversations of how many tokens this machine serves now.
-
-    Raises:
-        MemoryPlanError: the configured ones, or the least there are, do not fit.
-        ApplianceError: the release does not say what it needs, or has no graph for this machine.
-    """
-    accelerator = choose_accelerator(config, release)
-    needs = read_needs(release, accelerator, config)
-    available = free_memory_bytes(accelerator)
-    return plan_memory(needs, available, slots=config.slots, context_tokens=config.context_tokens)
-
-
-def load_engine(config: Config) -> tuple[Release, OnnxModel, Vocabulary]:
-    """Load what the configured release needs.
-
-    Raises:
-        MemoryPlanError: it does not fit into memory.
-        ApplianceError: the release, its vocabulary or its graph cannot be used here.
-    """
-    release = load_release(config.release_dir)
-    plan = plan_engine(config, release)  # before anything is loaded: a refusal takes no time, and leaves none of it
-    _log.info("%s", plan.sentence())
-    vocabulary = load_vocabulary(release.vocabulary)
-    accelerator = plan.needs.accelerator
-    model = load_model(
-        release.graphs[accelerator],
-        accelerator=accelerator,
-        slots=plan.slots,
-        context_tokens=plan.context_tokens,
-        packed_dir=config.packed_dir / release.version,
-    )
-    if model.shape.cache != plan.needs.cache:
-        raise ModelError(f"{release.graphs[accelerator]}: its caches are not those that {release.config} describes")
-    if model.shape.vocab < ALL_TOKENS:
-        raise ModelError(f"the model has {model.shape.vocab:,} tokens; Harmony's vocabulary has {ALL_TOKENS:,}")
-    return release, model, vocabulary
+            job = self._jobs.pop(connection, None)
+        if job is not None:
+            self._scheduler.cancel(job)
 
 
 def describe(release: Release, model: OnnxModel, scheduler: Scheduler) -> Status:

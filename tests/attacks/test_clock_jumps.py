@@ -14,7 +14,8 @@ from appliance.audit.event import Actor
 from appliance.audit.log import AuditLog
 from appliance.database.transactions import ClockError, open_database
 from appliance.engine.harmony import Vocabulary
-from appliance.engine.scheduler import Scheduler, Turn
+from appliance.engine.jobs import Job
+from appliance.engine.scheduler import Scheduler
 from appliance.people.accounts import Accounts, LinkError, Role, User
 from appliance.people.approvals import Approvals
 from appliance.people.four_eyes import Change
@@ -150,7 +151,7 @@ def test_who_waits_in_the_queue_waits_by_a_clock_that_nobody_sets(
     scheduler = Scheduler(FakeModel({tuple(prompt): reply}, slots=1), vocabulary, queue_limit=10)
     for number in range(3):
         request = TurnRequest(f"t{number}", f"user-{number}", (Message("user", "x"),), seed=1)
-        scheduler.submit(Turn(request, list(prompt), sent.append))
+        scheduler.submit(Job(request, list(prompt), sent.append))
     while scheduler.step():
         pass
     assert len([event for event in sent if isinstance(event, Done)]) == 3

@@ -21,7 +21,7 @@ from appliance.engine.harmony import Vocabulary
 from appliance.engine.sampling import TopLogits
 from appliance.engine.scheduler import Scheduler
 from appliance.engine.server import EngineServer
-from appliance.engine.slots import Append
+from appliance.engine.steps import Append
 from appliance.people.accounts import Accounts, Role
 from appliance.people.api_keys import ApiKeys
 from tests.appliance.engine.conftest import vocabulary, vocabulary_file  # noqa: F401 - fixtures

@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from appliance.engine.harmony import render_prompt
-from appliance.engine.scheduler import Scheduler, Turn
+from appliance.engine.jobs import Job
+from appliance.engine.scheduler import Scheduler
 from appliance.turns.events import Done, EngineEvent
 from bench.demo_model_eval import Examinee, open_examinee, turn_request
 from bundler.checkpoint import open_checkpoint
@@ -233,7 +234,7 @@ def test_a_hundred_turns_at_temperature_one_have_no_malformed_header(
     for seed, dialogue in enumerate(asked):
         request = replace(turn_request(dialogue, seed=seed, temperature=1.0, grammar=True), max_tokens=60)
         prompt = render_prompt(examinee.vocabulary, request, today=date.fromisoformat(dialogue.date))
-        scheduler.submit(Turn(request, prompt, sent[seed].append))
+        scheduler.submit(Job(request, prompt, sent[seed].append))
     while scheduler.step():
         pass
     turns = [event for events in sent for event in events if isinstance(event, Done)]

@@ -16,12 +16,14 @@ import pytest
 from numpy.typing import NDArray
 from openai_harmony import HarmonyEncodingName, load_harmony_encoding
 
-from appliance.engine import cuda
 from appliance.engine.harmony import Vocabulary
-from appliance.engine.model import ModelError, OnnxModel, load_model
+from appliance.engine.jobs import Job
+from appliance.engine.model import ModelError, device
+from appliance.engine.model.base import OnnxModel
+from appliance.engine.model.load import load_model
 from appliance.engine.sampling import TopLogits
-from appliance.engine.scheduler import Scheduler, Turn
-from appliance.engine.slots import Append
+from appliance.engine.scheduler import Scheduler
+from appliance.engine.steps import Append
 from appliance.turns.events import EngineEvent
 from appliance.turns.request import Message, TurnRequest
 from bundler.checkpoint import open_checkpoint
@@ -73,7 +75,7 @@ def error(ours: NDArray[np.float32], theirs: NDArray[Any]) -> float:
 
 def prefill(model: OnnxModel, slot: int, ids: list[int], held: int = 0) -> NDArray[np.float32]:
     """The last token's logits of a prompt of which the slot holds the first ``held``, cut as the model says."""
-    return logits_of(model.read(slot, ids, held))
+    return logits_of(model.prefill_prompt(slot, ids, held))
 
 
 def step(model: OnnxModel, slots: list[int], ids: list[int], lengths: list[int]) -> list[TopLogits]:
@@ -96,7 +98,7 @@ def test_a_follow_up_agrees_with_the_reference(all_experts: Case, held: int) -> 
 
 
 def test_a_chunk_that_the_plan_avoids_is_wrong(all_experts: Case) -> None:
-    """Why there is a plan (cuda.ChunkPlanner). When this fails, ONNX Runtime no longer adds sinks twice: drop it."""
+    """Why there is a plan (ChunkPlanner). When this fails, ONNX Runtime no longer adds sinks twice: drop it."""
     top = all_experts.model.prefill(2, all_experts.ids[:263], 0, want_logits=True)
     assert error(logits_of(top), all_experts.expected[262]) > 2 * _EVERY_ROW
 
@@ -163,14 +165,14 @@ def test_steps_leave_memory_as_it_is(all_experts: Case) -> None:
     for slot in range(_SLOTS):
         prefill(all_experts.model, slot, all_experts.ids[:100])
     step(all_experts.model, list(range(_SLOTS)), all_experts.ids, lengths)
-    before = cuda.query_device().free_bytes
+    before = device.query_device().free_bytes
     for _ in range(200):
         step(all_experts.model, list(range(_SLOTS)), all_experts.ids, lengths)
-    assert cuda.query_device().free_bytes >= before - (8 << 20)
+    assert device.query_device().free_bytes >= before - (8 << 20)
 
 
 def test_a_context_that_cannot_fit_is_refused_with_the_numbers(all_experts: Case) -> None:
-    slots = cuda.query_device().free_bytes // (131_072 * 4 * 2 * 64 * 2 * 2) + 1
+    slots = device.query_device().free_bytes // (131_072 * 4 * 2 * 64 * 2 * 2) + 1
     with pytest.raises(ModelError, match=r"not enough memory for .* GB are needed, .* GB are free"):
         load_model(all_experts.graph, accelerator="cuda", slots=slots, context_tokens=131_072)
 
@@ -178,11 +180,11 @@ def test_a_context_that_cannot_fit_is_refused_with_the_numbers(all_experts: Case
 def test_a_cancelled_turn_frees_its_slot_within_one_step(all_experts: Case) -> None:
     encoding = load_harmony_encoding(HarmonyEncodingName.HARMONY_GPT_OSS)
     scheduler = Scheduler(all_experts.model, Vocabulary(encoding), queue_limit=50)
-    turns: list[Turn] = []
+    turns: list[Job] = []
     events: list[EngineEvent] = []
     for number in range(3):
         request = TurnRequest(id=f"t{number}", user=f"u{number}", messages=(Message("user", "x"),), seed=number)
-        turns.append(Turn(request, all_experts.ids[:50], events.append))
+        turns.append(Job(request, all_experts.ids[:50], events.append))
         scheduler.submit(turns[-1])
     for _ in range(5):
         scheduler.step()

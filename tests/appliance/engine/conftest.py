@@ -13,7 +13,8 @@ import pytest
 from openai_harmony import HarmonyEncodingName, load_harmony_encoding
 
 from appliance.engine.harmony import ORDINARY_TOKENS, Vocabulary, load_vocabulary
-from appliance.engine.model import OnnxModel, load_model
+from appliance.engine.model.base import OnnxModel
+from appliance.engine.model.load import load_model
 from appliance.engine.operators import load_operators
 from appliance.release import Release, load_release
 from bundler.checkpoint import open_checkpoint

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,20 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from appliance.engine import cuda
-from appliance.engine import model as model_module
-from appliance.engine.cuda import (
-    ChunkPlanner,
-    CudaError,
-    DecodeRun,
-    decode_widths,
-    plan_decode,
-    query_device,
-    require_capable,
-)
-from appliance.engine.model import ModelError, OnnxModel, load_model
+from appliance.config import Config
+from appliance.engine.model import ModelError, device
+from appliance.engine.model.base import OnnxModel
+from appliance.engine.model.cuda import ChunkPlanner, CudaModel
+from appliance.engine.model.device import CudaError, query_device, require_capable
+from appliance.engine.model.load import load_model
+from appliance.engine.model.replay import DecodeRun, decode_widths, plan_decode
+from appliance.engine.model.runtime import import_onnxruntime
+from appliance.engine.model.shape import shape_of
 from appliance.engine.sampling import TopLogits
-from appliance.engine.slots import Append
+from appliance.engine.startup import plan_engine
+from appliance.engine.steps import Append
+from appliance.errors import ApplianceError
+from appliance.release import Release
 from bundler.checkpoint import open_checkpoint
 from bundler.export import export_graph
 from bundler.random_checkpoint import random_config, write_random_checkpoint
@@ -56,7 +57,7 @@ def test_a_build_without_mxfp4_is_refused_before_the_gpu_is_looked_at() -> None:
 
 
 def test_a_missing_driver_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda, "_DRIVER", "libcuda-that-is-not-there.so.1")
+    monkeypatch.setattr(device, "_DRIVER", "libcuda-that-is-not-there.so.1")
     with pytest.raises(CudaError, match="no NVIDIA driver is installed"):
         query_device()
 
@@ -82,7 +83,7 @@ class _Driver:
 
 def test_the_device_is_what_the_driver_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda _name: _Driver(0))
-    assert query_device() == cuda.Device((9, 0), 132, 5 << 30)
+    assert query_device() == device.Device((9, 0), 132, 5 << 30)
 
 
 def test_a_driver_without_a_device_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,11 +93,21 @@ def test_a_driver_without_a_device_is_said_in_words(monkeypatch: pytest.MonkeyPa
 
 
 def test_loading_passes_the_refusal_on(small_graph: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    ort = model_module.import_onnxruntime()
+    ort = import_onnxruntime()
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    monkeypatch.setattr(cuda, "_DRIVER", "libcuda-that-is-not-there.so.1")
+    monkeypatch.setattr(device, "_DRIVER", "libcuda-that-is-not-there.so.1")
     with pytest.raises(ModelError, match="no NVIDIA driver is installed"):
         load_model(small_graph, accelerator="cuda", slots=1, context_tokens=64)
+
+
+def test_an_engine_without_a_driver_is_refused_in_words_before_it_loads(
+    release: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan of memory asks the driver first; its refusal was a traceback, and the engine was started again."""
+    monkeypatch.setattr(device, "_DRIVER", "libcuda-that-is-not-there.so.1")
+    config = Config(home=tmp_path, release_dir=release.path, database_url="sqlite://", accelerator="cuda")
+    with pytest.raises(ApplianceError, match="no NVIDIA driver is installed"):
+        plan_engine(config, replace(release, graphs={"cuda": release.graphs["cpu"]}))
 
 
 @pytest.mark.parametrize(("slots", "widths"), [(1, (1,)), (2, (1, 2)), (5, (1, 2, 4, 5)), (8, (1, 2, 4, 8))])
@@ -148,7 +159,7 @@ def test_a_short_follow_up_computes_some_of_the_past_again() -> None:
 
 
 @pytest.fixture
-def half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OnnxModel:
+def half(tmp_path: Path) -> OnnxModel:
     """The model exported for CUDA, on a CPU: nothing is captured; buffers, addresses, runs and rows are the same."""
     config = random_config(
         layers=3, hidden=64, intermediate=64, experts=4, experts_per_token=4, heads=4, kv_heads=2, head_dim=16,
@@ -157,10 +168,9 @@ def half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OnnxModel:
     write_random_checkpoint(tmp_path / "checkpoint", config, seed=2)
     graph = export_graph(open_checkpoint(tmp_path / "checkpoint"), tmp_path / "cuda", accelerator="cuda")
     session = open_session(with_8_bit_experts(graph, tmp_path / "model.onnx"))
-    shape = model_module._shape_of(session, graph.model, "cuda")
-    monkeypatch.setattr(model_module, "query_device", lambda: cuda.Device((9, 0), 132, 8 << 30))
-    ort = model_module.import_onnxruntime()
-    return OnnxModel(ort, session, shape, accelerator="cuda", slots=5, capacity=128, packed=None, device="cpu")
+    shape = shape_of(session, graph.model, "cuda")
+    ort = import_onnxruntime()
+    return CudaModel(ort, session, shape, slots=5, capacity=128, processors=132, device="cpu")
 
 
 def test_conversations_that_come_and_go_are_decoded_in_runs_as_each_is_alone(half: OnnxModel) -> None:
@@ -169,7 +179,7 @@ def test_conversations_that_come_and_go_are_decoded_in_runs_as_each_is_alone(hal
     texts = [[int(i) for i in rng.integers(0, 1000, 40)] for _ in range(5)]
     alone: list[list[Logits]] = []
     for text in texts:
-        half.read(0, text[:10])
+        half.prefill_prompt(0, text[:10])
         alone.append([logits_of(half.decode([Append(0, text[at], at)])[0]) for at in range(10, 40)])
     held, compared = [0] * 5, 0
     for step in range(80):

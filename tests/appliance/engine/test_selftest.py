@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from appliance.engine.model import ModelError, OnnxModel
+from appliance.engine.model import ModelError
+from appliance.engine.model.base import OnnxModel
 from appliance.engine.operators import load_operators
 from appliance.engine.sampling import TopLogits
 from appliance.engine.selftest import KnownAnswerError, check_known_answers, load_prompts, record_known_answers
@@ -75,12 +76,12 @@ def test_answers_recorded_on_one_kind_of_processor_are_given_on_every_other(
 def test_a_processor_that_misreads_prompts_fails(
     small_release: Release, answers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = OnnxModel.read
+    read = OnnxModel.prefill_prompt
 
     def misread(model: OnnxModel, slot: int, prompt: list[int], *, as_decoded: bool = False) -> TopLogits:
         return read(model, slot, prompt if as_decoded else prompt[::-1], as_decoded=as_decoded)
 
-    monkeypatch.setattr(OnnxModel, "read", misread)
+    monkeypatch.setattr(OnnxModel, "prefill_prompt", misread)
     with pytest.raises(KnownAnswerError, match="known answer 1 differs when it is read as a prompt"):
         check_known_answers(replace(small_release, known_answers=answers))
 

@@ -1,16 +1,12 @@
-"""What CUDA needs beyond a session: refusals before one is made, and decode steps that are replayed as CUDA graphs.
+"""Decode steps on CUDA, captured as CUDA graphs at their first use and replayed from then on.
 
 A decode step launches some 500 kernels of a few microseconds each; one by one they take longer to launch than to run.
-So the steps of each run of neighbouring slots are captured once and replayed from then on. A captured step reads and
-writes the same addresses for ever: its inputs lie in one buffer, its small outputs in another, each copied in one go.
-
-The driver is asked through its own library (libcuda, the CUDA driver API); nothing here imports onnxruntime.
+A captured step reads and writes the same addresses for ever. So its inputs are in one buffer and its small outputs in
+another, each copied in one go, and each run of neighbouring slots is a step of its own.
 """
 
 from __future__ import annotations
 
-import ctypes
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -20,86 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from appliance.engine.sampling import TopLogits, row_of
-from appliance.engine.slots import Append
+from appliance.engine.steps import Append
 
-_DRIVER = "libcuda.so.1"
-_PROCESSORS, _MAJOR, _MINOR = 16, 75, 76  # CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, _COMPUTE_CAPABILITY_*
-# Machine code in the official builds of ONNX Runtime 1.31; its MXFP4 kernels begin with 8.0. Code for x.y runs on x.z,
-# z >= y; there is no PTX for others.
-_COMPILED_FOR = ((8, 0), (8, 6), (8, 9), (9, 0), (12, 0))
-_MXFP4_BUILD = "fp4-qmoe=1"
-_ALIGNMENT = 256  # of what lies in the buffers
+_ALIGNMENT = 256  # of the arrays in a buffer
 
-# No capture: what changes its shape with every call runs as it is.
+# Names no graph to capture: a run whose shapes change with every call runs as it is.
 NOT_CAPTURED = "-1"
-
-
-class CudaError(Exception):
-    """This machine or this installation cannot run the model on CUDA; the text says why and what to do."""
-
-
-@dataclass(frozen=True)
-class Device:
-    """The first GPU: compute capability, streaming multiprocessors and free memory."""
-
-    capability: tuple[int, int]
-    processors: int
-    free_bytes: int
-
-
-def query_device() -> Device:
-    """Ask the driver for its first device.
-
-    Raises:
-        CudaError: there is no driver, no device, or it does not answer.
-    """
-    try:
-        driver = ctypes.CDLL(_DRIVER)
-    except OSError as exc:
-        raise CudaError(
-            "no NVIDIA driver is installed (libcuda.so.1 is missing): install it, or set engine.accelerator to cpu"
-        ) from exc
-    device, context = ctypes.c_int(), ctypes.c_void_p()
-    _call(driver, "cuInit", 0)
-    _call(driver, "cuDeviceGet", ctypes.byref(device), 0)
-    attributes = {attribute: ctypes.c_int() for attribute in (_PROCESSORS, _MAJOR, _MINOR)}
-    for attribute, value in attributes.items():
-        _call(driver, "cuDeviceGetAttribute", ctypes.byref(value), attribute, device)
-    # The primary context is the one ONNX Runtime uses; memory is counted within a context.
-    _call(driver, "cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
-    _call(driver, "cuCtxSetCurrent", context)
-    free, total = ctypes.c_size_t(), ctypes.c_size_t()
-    _call(driver, "cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
-    return Device((attributes[_MAJOR].value, attributes[_MINOR].value), attributes[_PROCESSORS].value, free.value)
-
-
-def _call(driver: ctypes.CDLL, name: str, *arguments: Any) -> None:
-    status = getattr(driver, name)(*arguments)
-    if status != 0:
-        raise CudaError(
-            f"the NVIDIA driver refuses {name} (error {status}): is a GPU there, and may this user open /dev/nvidia*?"
-        )
-
-
-def require_capable(build_info: str, capability: tuple[int, int]) -> None:
-    """Refuse a build without MXFP4 kernels and a GPU that it has no machine code for.
-
-    Args:
-        build_info: what onnxruntime.get_build_info() says.
-    Raises:
-        CudaError: naming what is missing and what to do.
-    """
-    if _MXFP4_BUILD not in build_info:
-        raise CudaError(
-            f"this build of ONNX Runtime has no MXFP4 kernels for CUDA ({_MXFP4_BUILD} is not in its build info): "
-            "install the official onnxruntime-gpu of this release, or set engine.accelerator to cpu"
-        )
-    if not any(capability[0] == major and capability[1] >= minor for major, minor in _COMPILED_FOR):
-        names = ", ".join(f"{major}.{minor}" for major, minor in _COMPILED_FOR)
-        raise CudaError(
-            f"this GPU has compute capability {capability[0]}.{capability[1]}; ONNX Runtime is compiled for {names} "
-            "and their minor successors: use such a GPU, or set engine.accelerator to cpu"
-        )
 
 
 def decode_widths(slots: int) -> tuple[int, ...]:
@@ -144,41 +66,6 @@ def plan_decode(appends: Sequence[Append], held: Sequence[int], widths: Sequence
         lengths=lengths[first : first + width],
         rows=[append.slot - first for append in appends],
     )
-
-
-@dataclass(frozen=True)
-class ChunkPlanner:
-    """Cuts prompts so that attention never splits the keys of one query among multiprocessors.
-
-    Where a chunk alone would leave multiprocessors idle, flash attention in ONNX Runtime 1.31 gives each query's keys
-    to several of them in parts of 256, and each part adds the sink to its sum: the result is wrong by as much as 20 %
-    (measured on an H200 against float64; every worst row lies behind key 256, and one-token steps, which run another
-    kernel, are right). It does not where the heads and the queries, 64 at a time, fill four fifths of the
-    multiprocessors; after a past it counts key/value heads. So a chunk too small for that begins earlier: what the
-    cache holds there is computed again. Where even that is too small, tokens go one by one.
-    """
-
-    heads: int
-    kv_heads: int
-    processors: int
-    chunk_tokens: int
-
-    def plan(self, past: int, length: int) -> range:
-        """The tokens of a prompt of ``length`` to compute next, ``past`` being held; ``stop`` is past ``past``."""
-        end = min(length, past + self.chunk_tokens)
-        if self._is_whole(past, end):
-            return range(past, end)
-        queries = 64 * (math.ceil(self._blocks_needed() / self.kv_heads) - 1) + 1
-        start = max(0, end - queries)
-        return range(start, end) if self._is_whole(start, end) else range(past, past + 1)
-
-    def _is_whole(self, start: int, end: int) -> bool:
-        if end <= 256 or end - start == 1:
-            return True
-        return (self.kv_heads if start else self.heads) * math.ceil((end - start) / 64) >= self._blocks_needed()
-
-    def _blocks_needed(self) -> float:
-        return 0.8 * self.processors
 
 
 class _Buffer:

@@ -1,0 +1,131 @@
+"""The jobs that wait for a slot: one queue per user, and users take turns.
+
+Each user may have a limited number of jobs waiting. A user who has none waiting can always add one, so nobody is turned
+away because of what another user sends.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+
+from appliance.engine.jobs import Job
+from appliance.turns.events import Failed, FailureCode
+
+_FIRST_ESTIMATE_S = 10.0  # how long a job is taken to last until one has finished
+
+
+@dataclass(frozen=True)
+class Load:
+    """How busy the scheduler is."""
+
+    active: int
+    queued: int
+
+
+class JobQueue:
+    """The waiting jobs of one scheduler. Every method may be called from any thread."""
+
+    def __init__(self, *, slots: int, limit: int, user_limit: int) -> None:
+        """See `Scheduler`, whose arguments these are."""
+        self._slots = slots
+        self._limit = limit
+        self._user_limit = user_limit
+        self._job_s = _FIRST_ESTIMATE_S
+        self._changed = threading.Condition()
+        self._waiting: OrderedDict[str, deque[Job]] = OrderedDict()  # by user; held under _changed, as are the next two
+        self._load = Load(0, 0)
+        self._closed: Failed | None = None
+
+    def put(self, job: Job) -> Failed | None:
+        """Add a job; the value says why it was refused, if it was."""
+        with self._changed:
+            refusal = self._refusal(job.request.user)
+            if refusal is None:
+                self._waiting.setdefault(job.request.user, deque()).append(job)
+                self._count(self._load.active)
+                self._changed.notify()
+        return refusal
+
+    def refusal(self, user: str) -> Failed | None:
+        """Why a job of this user would be refused now; None if it would not."""
+        with self._changed:
+            return self._refusal(user)
+
+    def take(self) -> Job | None:
+        """Remove the next job: the oldest of the user whose turn it is."""
+        with self._changed:
+            if not self._waiting:
+                return None
+            user, jobs = self._waiting.popitem(last=False)
+            job = jobs.popleft()
+            if jobs:
+                self._waiting[user] = jobs  # to the end of the round
+            return job
+
+    def drop_cancelled(self, active: int) -> None:
+        """Remove the jobs that were cancelled; ``active`` others are being worked on."""
+        with self._changed:
+            for user, jobs in list(self._waiting.items()):
+                kept = deque(job for job in jobs if not job.cancelled.is_set())
+                if kept:
+                    self._waiting[user] = kept
+                else:
+                    del self._waiting[user]
+            self._count(active)
+
+    def note_active(self, active: int) -> None:
+        """Publish how many jobs are being worked on."""
+        with self._changed:
+            self._count(active)
+
+    def note_finished(self, seconds: float) -> None:
+        """A job took that long; the estimate of when to come back follows."""
+        self._job_s += (seconds - self._job_s) / 8
+
+    def load(self) -> Load:
+        with self._changed:
+            return self._load
+
+    def wake(self) -> None:
+        """End ``wait_for_work``."""
+        with self._changed:
+            self._changed.notify()
+
+    def wait_for_work(self, timeout_s: float) -> None:
+        """Block until there may be something to do."""
+        with self._changed:
+            if not self._load.active and not self._load.queued and self._closed is None:
+                self._changed.wait(timeout_s)
+
+    def close(self, failure: Failed) -> list[Job]:
+        """Refuse every further job with ``failure``; the value is the jobs that were waiting."""
+        with self._changed:
+            self._closed = failure
+            waiting = [job for jobs in self._waiting.values() for job in jobs]
+            self._waiting.clear()
+            return waiting
+
+    def _count(self, active: int) -> None:
+        """Called under ``_changed``."""
+        self._load = Load(active, sum(len(jobs) for jobs in self._waiting.values()))
+
+    def _refusal(self, user: str) -> Failed | None:
+        """Called under ``_changed``."""
+        if self._closed is not None:
+            return self._closed
+        free = self._slots - self._load.active
+        own = sum(not job.cancelled.is_set() for job in self._waiting.get(user, ()))
+        waiting = self._load.queued
+        if waiting >= self._limit + free and (own or not self._limit):
+            message = f"The model is busy and {waiting} others are waiting. Please try again shortly."
+            return self._busy("overloaded", message, waiting)
+        if own and own >= self._user_limit + free:
+            message = f"You have {own} requests waiting, as many as one person may. Please wait for their answers."
+            return self._busy("too_many_waiting", message, own)
+        return None
+
+    def _busy(self, code: FailureCode, message: str, ahead: int) -> Failed:
+        wait_s = self._job_s * (ahead + 1) / self._slots
+        return Failed(code, message, retry_after_s=round(max(1.0, wait_s), 1))

@@ -1,0 +1,90 @@
+"""A job is one turn on its way through the engine; once it has a slot, its answer is generated."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from appliance.engine.harmony_grammar import State
+from appliance.engine.harmony_parser import HarmonyParser
+from appliance.engine.sampling import TopLogits, sample
+from appliance.engine.slots import Slot
+from appliance.turns.events import Done, EngineEvent
+from appliance.turns.request import TurnRequest
+
+Sink = Callable[[EngineEvent], None]
+
+
+@dataclass(eq=False)
+class Job:
+    """A turn that was handed to the scheduler.
+
+    Attributes:
+        sink: gets the events; it is called from any thread and must not block.
+        public: how many tokens at the beginning of the prompt are the appliance's own, the same for everyone.
+    """
+
+    request: TurnRequest
+    prompt: list[int]
+    sink: Sink
+    public: int = 0
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    submitted_at: float = 0.0
+
+
+@dataclass(eq=False)
+class Generation:
+    """The answer of a job that has a slot. It belongs to the scheduler's thread.
+
+    Attributes:
+        grammar: None where the request does not ask for Harmony's grammar.
+        limit: how many tokens the answer may have.
+        cached: how many tokens of the prompt were not computed, because a slot held them.
+        decoding_since: when the prefill was complete; None before.
+    """
+
+    job: Job
+    slot: Slot
+    parser: HarmonyParser
+    rng: np.random.Generator
+    grammar: State | None
+    limit: int
+    cached: int
+    started_at: float
+    decoding_since: float | None = None
+    sampled: list[int] = field(default_factory=list)
+
+    def take(self, top: TopLogits) -> bool:
+        """Sample the next token and send what it makes known. True if the answer is complete."""
+        request = self.job.request
+        mask = None if self.grammar is None else self.grammar.mask
+        token = sample(top, temperature=request.temperature, top_p=request.top_p, rng=self.rng, mask=mask)
+        self.grammar = None if self.grammar is None else self.grammar.after(token)
+        self.sampled.append(token)
+        for delta in self.parser.push(token):
+            self.job.sink(delta)
+        if self.parser.finished is None and len(self.sampled) < self.limit:
+            return False
+        for delta in self.parser.flush():
+            self.job.sink(delta)
+        return True
+
+    def done(self, now: float) -> Done:
+        """The last event of a complete answer."""
+        decoding_since = now if self.decoding_since is None else self.decoding_since
+        return Done(
+            finish_reason=self.parser.finished or "length",
+            prompt_tokens=len(self.job.prompt),
+            completion_tokens=len(self.sampled),
+            reasoning_tokens=self.parser.reasoning_tokens,
+            cached_tokens=self.cached,
+            queued_s=self.started_at - self.job.submitted_at,
+            prefill_s=decoding_since - self.started_at,
+            decode_s=now - decoding_since,
+            token_ids=tuple(self.sampled),
+            malformed=self.parser.malformed,
+            notice=self.parser.notice,
+        )

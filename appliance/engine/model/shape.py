@@ -1,0 +1,52 @@
+"""What a loaded graph says of its own sizes and caches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from appliance.engine.cache_memory import CHUNK_TOKENS, CacheShape
+from appliance.engine.model import ModelError
+from installer.formats.fields import FormatError
+from installer.formats.graph import parse_graph_facts
+
+_CACHE_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+_RING = "W"  # the graph's name for the capacity of a windowed layer
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What the graph's metadata and inputs say."""
+
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    context: int
+    cache: CacheShape
+
+
+def shape_of(session: Any, graph: Path, accelerator: str) -> ModelShape:
+    """The shape of a session's graph.
+
+    Raises:
+        ModelError: the graph is one for another accelerator or of another format, or says too little.
+    """
+    try:
+        facts = parse_graph_facts(session.get_modelmeta().custom_metadata_map, accelerator)
+    except FormatError as exc:
+        raise ModelError(f"{graph}: {exc}") from exc
+    try:
+        inputs = {node.name: node for node in session.get_inputs()}
+        keys = [inputs[f"past_key_values.{layer}.key"] for layer in range(facts.layers)]
+        item: np.dtype[Any] = np.dtype(_CACHE_TYPES[keys[0].type])
+    except (KeyError, ValueError, IndexError) as exc:
+        raise ModelError(f"{graph}: its inputs are incomplete: {exc}") from exc
+    windowed = frozenset(layer for layer, node in enumerate(keys) if node.shape[2] == _RING)
+    chunk = CHUNK_TOKENS[accelerator]
+    cache = CacheShape(facts.layers, facts.kv_heads, facts.head_dim, item, windowed, facts.window, chunk)
+    return ModelShape(facts.layers, facts.heads, facts.kv_heads, facts.head_dim, facts.vocab, facts.context, cache)

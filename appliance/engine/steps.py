@@ -1,0 +1,62 @@
+"""What one step of a model takes, and what the scheduler may ask of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from appliance.engine.sampling import TopLogits
+from appliance.engine.slots import Snapshot, Windows
+
+
+@dataclass(frozen=True)
+class Append:
+    """A token to decode: the next one of a slot that holds ``length`` tokens."""
+
+    slot: int
+    token: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A part of a prompt to prefill in a slot that holds the ``past`` tokens before it.
+
+    Attributes:
+        want_logits: whether the logits of the last token are wanted.
+        as_decoded: on a CPU, compute it with the products of decoded tokens, which round less.
+    """
+
+    slot: int
+    tokens: Sequence[int]
+    past: int
+    want_logits: bool
+    as_decoded: bool = False
+
+
+class Model(Protocol):
+    """A loaded model, as `model/base.py` describes it.
+
+    Attributes:
+        mixes: ``step`` can decode and prefill in one run.
+        copies: ``take_snapshot`` and ``copy_prefix`` can be used.
+    """
+
+    slots: int
+    capacity: int
+    windows: Windows | None
+    mixes: bool
+    copies: bool
+
+    def plan_chunk(self, past: int, length: int, most: int | None = None) -> range: ...
+
+    def prefill(self, slot: int, tokens: Sequence[int], past: int, *, want_logits: bool) -> TopLogits | None: ...
+
+    def decode(self, appends: Sequence[Append]) -> list[TopLogits]: ...
+
+    def step(self, appends: Sequence[Append], chunk: Chunk | None) -> tuple[list[TopLogits], TopLogits | None]: ...
+
+    def take_snapshot(self, slot: int, first: int, end: int) -> Snapshot: ...
+
+    def copy_prefix(self, source: int, target: int, length: int, snapshot: Snapshot | None) -> None: ...
