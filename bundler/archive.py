@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -20,10 +20,9 @@ from bundler.ledger import Signing
 from bundler.sign import sign_targets
 from installer.archive import CHUNK_BYTES, END_OF_ARCHIVE, Sha256Hex, member_header, padding_bytes, target_name
 from installer.errors import InstallerError
+from installer.progress import SILENT, Progress
 from installer.targets import Target
 from installer.verify import DiscardingSink, VerifiedArchive, blob_order, verify_archive
-
-Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class ReleaseTree:
         return sum(target.size_bytes for target in self.targets)
 
 
-def digest_tree(directory: Path, progress: Progress | None = None) -> ReleaseTree:
+def digest_tree(directory: Path, progress: Progress = SILENT) -> ReleaseTree:
     """Digest every file below `directory`.
 
     Raises:
@@ -58,7 +57,7 @@ def digest_tree(directory: Path, progress: Progress | None = None) -> ReleaseTre
 
 
 def write_archive(
-    out: Path, tree: ReleaseTree, keys: SigningKeys, signing: Signing, progress: Progress | None = None
+    out: Path, tree: ReleaseTree, keys: SigningKeys, signing: Signing, progress: Progress = SILENT
 ) -> VerifiedArchive:
     """Sign the tree, write it to `out`, and verify what was written.
 
@@ -86,7 +85,7 @@ def write_archive(
     return verified
 
 
-def _write_members(file: BinaryIO, metadata: Mapping[str, bytes], tree: ReleaseTree, progress: Progress | None) -> None:
+def _write_members(file: BinaryIO, metadata: Mapping[str, bytes], tree: ReleaseTree, progress: Progress) -> None:
     for name, data in metadata.items():
         file.write(member_header(name, len(data)) + data + bytes(padding_bytes(len(data))))
     paths = {target.sha256: tree.directory / target.path for target in tree.targets}
@@ -97,24 +96,22 @@ def _write_members(file: BinaryIO, metadata: Mapping[str, bytes], tree: ReleaseT
     file.write(END_OF_ARCHIVE)
 
 
-def _copy_blob(path: Path, file: BinaryIO, expected: Sha256Hex, progress: Progress | None) -> None:
+def _copy_blob(path: Path, file: BinaryIO, expected: Sha256Hex, progress: Progress) -> None:
     running = hashlib.sha256()
     with path.open("rb") as source:
         while chunk := source.read(CHUNK_BYTES):
             running.update(chunk)
             file.write(chunk)
-            if progress is not None:
-                progress(len(chunk))
+            progress.bytes_done(len(chunk))
     if running.hexdigest() != expected:
         raise BuildError(f"{path} changed while the archive was written")
 
 
-def _digest_file(path: Path, progress: Progress | None) -> tuple[Sha256Hex, int]:
+def _digest_file(path: Path, progress: Progress) -> tuple[Sha256Hex, int]:
     running, size = hashlib.sha256(), 0
     with path.open("rb") as source:
         while chunk := source.read(CHUNK_BYTES):
             running.update(chunk)
             size += len(chunk)
-            if progress is not None:
-                progress(len(chunk))
+            progress.bytes_done(len(chunk))
     return Sha256Hex(running.hexdigest()), size

@@ -13,10 +13,11 @@ from datetime import datetime
 from pathlib import Path
 
 from bundler.archive import write_archive
-from bundler.contents import Advance, BuildRequest, Step, assemble_release
+from bundler.contents import BuildRequest, assemble_release
 from bundler.errors import BuildError
 from bundler.keys import load_keys
 from bundler.ledger import decide_signing
+from installer.progress import SILENT, Progress
 from installer.verify import VerifiedArchive
 
 
@@ -30,7 +31,7 @@ class SigningRequest:
 
 
 def build(
-    out: Path, request: BuildRequest, signing: SigningRequest, *, now: datetime, step: Step, advance: Advance
+    out: Path, request: BuildRequest, signing: SigningRequest, *, now: datetime, progress: Progress = SILENT
 ) -> VerifiedArchive:
     """Build the archive `out`.
 
@@ -44,12 +45,12 @@ def build(
         _remove(tree)
         tree.mkdir()
         try:
-            release = assemble_release(tree, request, step, advance)
+            release = assemble_release(tree, request, progress)
             decision = decide_signing(
                 keys, release.targets, lifetime_end=signing.expires, version=signing.metadata_version, now=now
             )
-            step("Writing and verifying the archive", 2 * release.size_bytes)
-            return write_archive(out, release, keys, decision, advance)
+            progress.stage("Writing and verifying the archive", 2 * release.size_bytes)
+            return write_archive(out, release, keys, decision, progress)
         finally:
             _remove(tree)
     except OSError as exc:

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from bundler.build import SigningRequest, build
 from bundler.contents import BuildRequest
@@ -23,6 +21,7 @@ from bundler.lock import Runtime, WheelTarget, resolve_lock
 from bundler.own_wheel import project_requirements
 from installer.archive import ArchiveReader, root_name
 from installer.errors import InstallerError
+from installer.terminal import StageLines
 from installer.verify import DiscardingSink, VerifiedArchive, verify_archive
 
 ROOT_LIFETIME_DAYS = 3650
@@ -119,10 +118,8 @@ def build_command(
         environ=os.environ,
     )
     end = expires.replace(tzinfo=UTC) if expires else utc(now + timedelta(days=RELEASE_LIFETIME_DAYS))
-    with _Steps() as steps:
-        verified = build(
-            out, request, SigningRequest(keys, end, metadata_version), now=now, step=steps.step, advance=steps.advance
-        )
+    with StageLines() as progress:
+        verified = build(out, request, SigningRequest(keys, end, metadata_version), now=now, progress=progress)
     if as_json:
         click.echo(json.dumps({"archive": str(out), "size_bytes": out.stat().st_size, **_describe(verified)}))
     else:
@@ -138,9 +135,9 @@ def inspect(file: Path, root: Path | None, as_json: bool) -> None:
     """Show what archive FILE contains, after checking every byte of it."""
     with file.open("rb") as stream:
         root_bytes = root.read_bytes() if root else ArchiveReader(stream).read_metadata()[root_name(1)]
-    with file.open("rb") as stream, _Steps() as steps:
-        steps.step("Verifying", file.stat().st_size)
-        verified = verify_archive(stream, root_bytes, sink=DiscardingSink(), progress=steps.advance)
+    with file.open("rb") as stream, StageLines() as progress:
+        progress.stage("Verifying", file.stat().st_size)
+        verified = verify_archive(stream, root_bytes, sink=DiscardingSink(), progress=progress)
     if as_json:
         click.echo(json.dumps({"archive": str(file), "trusted": root is not None, **_describe(verified)}))
         return
@@ -170,9 +167,8 @@ def demo_checkpoint(out: Path) -> None:
     """Write the embedded demo model as a checkpoint in the official layout."""
     from bundler.demo_model.expand import expand_demo_checkpoint  # only this command needs the demo model's weights
 
-    with _Steps() as steps:
-        steps.step("Writing the demo checkpoint", None)
-        expand_demo_checkpoint(out, steps.set)
+    with StageLines() as progress:
+        expand_demo_checkpoint(out, progress)
     click.echo(f"{out} written: the demo model as a checkpoint.")
 
 
@@ -199,44 +195,6 @@ def _print(verified: VerifiedArchive) -> None:
         click.echo(f"  on CPUs, attention and head in {_DENSE_WORDS[release.dense]}; experts in MXFP4 as published")
     if release.known_answers is None:
         click.echo("  without known answers: the installer cannot test it")
-
-
-class _Steps:
-    """One progress line per step on stderr; silent when stderr is not a terminal."""
-
-    def __init__(self) -> None:
-        console = Console(stderr=True)
-        self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn(),
-            console=console, disable=not console.is_terminal,
-        )  # fmt: skip
-        self._task: TaskID | None = None
-
-    def step(self, name: str, total: int | None) -> None:
-        self._finish()
-        self._task = self._progress.add_task(name, total=total)
-
-    def advance(self, count: int) -> None:
-        if self._task is not None:
-            self._progress.advance(self._task, count)
-
-    def set(self, done: int, total: int) -> None:
-        if self._task is not None:
-            self._progress.update(self._task, completed=done, total=total)
-
-    def _finish(self) -> None:
-        if self._task is not None:
-            self._progress.update(self._task, total=1, completed=1)
-            self._progress.stop_task(self._task)
-
-    def __enter__(self) -> _Steps:
-        self._progress.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._finish()
-        self._progress.stop()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version as distribution_version
 from pathlib import Path
@@ -38,12 +38,10 @@ from installer.formats.release import (
 )
 from installer.formats.release import Target as ReleaseTarget
 from installer.formats.vocabulary import PATH as VOCABULARY
+from installer.progress import Progress
 from installer.targets import Target, contents_digest
 
 CONFIG = "model/config.json"
-
-Step = Callable[[str, int | None], None]  # a step begins: its name, its size in bytes if known
-Advance = Callable[[int], None]  # bytes done since the last call
 
 
 @dataclass(frozen=True)
@@ -61,32 +59,32 @@ class BuildRequest:
     environ: Mapping[str, str]  # for the programs that are started
 
 
-def assemble_release(tree: Path, request: BuildRequest, step: Step, advance: Advance) -> ReleaseTree:
+def assemble_release(tree: Path, request: BuildRequest, progress: Progress) -> ReleaseTree:
     """Build the release in the empty directory `tree` and digest it.
 
     Raises:
         BundlerError: a subclass that says which input is at fault.
     """
     # 1. Refuse what cannot work before hours are spent on a large graph.
-    step("Reading the checkpoint", None)
+    progress.stage("Reading the checkpoint")
     checkpoint = open_checkpoint(request.checkpoint)
     descriptor = _descriptor(request, model_card(checkpoint))
     prompts = _prompts(request, checkpoint)
-    step("Collecting wheels", None)
+    progress.stage("Collecting wheels")
     _wheels(tree, request)
     # 2. The parts.
-    _export(tree, checkpoint, request, step, advance)
-    step("Writing licences and the bill of materials", None)
+    _export(tree, checkpoint, request, progress)
+    progress.stage("Writing licences and the bill of materials")
     _bill_of_materials(tree, request, descriptor)
     if prompts is not None:
-        step("Recording known answers", None)
+        progress.stage("Recording known answers")
         _write_descriptor(tree, descriptor)
         record_known_answers(tree, prompts)
         descriptor = replace(descriptor, known_answers=KNOWN_ANSWERS)
         (tree / DESCRIPTOR).unlink()
     # 3. Their digests, and release.json, which may be named after them.
-    step("Digesting", sum(path.stat().st_size for path in tree.rglob("*") if path.is_file()))
-    contents = digest_tree(tree, advance)
+    progress.stage("Digesting", sum(path.stat().st_size for path in tree.rglob("*") if path.is_file()))
+    contents = digest_tree(tree, progress)
     if request.version is None:
         version = f"{descriptor.version}+{contents_digest(contents.targets)[:8]}"
         descriptor = replace(descriptor, version=version)
@@ -131,19 +129,10 @@ def _accelerators(target: WheelTarget) -> tuple[Accelerator, ...]:
     return ("cpu", "cuda") if target.accelerator == "both" else (target.accelerator,)
 
 
-def _export(tree: Path, checkpoint: Checkpoint, request: BuildRequest, step: Step, advance: Advance) -> None:
+def _export(tree: Path, checkpoint: Checkpoint, request: BuildRequest, progress: Progress) -> None:
     (tree / "model").mkdir()
     (tree / CONFIG).write_bytes(checkpoint.config_bytes)
     for accelerator in _accelerators(request.target):
-        done = 0
-
-        def progress(written: int, total: int, name: str = accelerator) -> None:
-            nonlocal done
-            if done == 0:
-                step(f"Exporting the {name.upper()} graph", total)
-            advance(written - done)
-            done = written
-
         export_graph(
             checkpoint,
             tree / "model" / accelerator,

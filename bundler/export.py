@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -26,11 +26,10 @@ from bundler.graph.builder import Weight
 from bundler.graph.cpu import KERNEL_DOMAIN, DenseKind
 from bundler.graph.plan import IR_VERSION, MAX_SHARD_BYTES, OPSET, Accelerator, GraphPlan, plan_graph
 from installer.formats.packing import PACKING_NAME, Entry, Source, encode_packing
+from installer.progress import SILENT, Progress
 
 MODEL = "model.onnx"
 ALIGNMENT_BYTES = 4096  # of each weight in its shard, so that it can be memory-mapped (ONNX, External Data)
-
-Progress = Callable[[int, int], None]  # bytes written, bytes in all
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def export_graph(
     *,
     accelerator: Accelerator,
     dense: DenseKind = "int8",
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> ExportedGraph:
     """Write the graph into the new directory ``out``.
@@ -66,6 +65,7 @@ def export_graph(
         ExportError: ``out`` exists, a tensor fits into no shard, or the disk is full or not writable; nothing is left.
     """
     plan = plan_graph(checkpoint.config, accelerator, dense=dense, max_weight_bytes=max_shard_bytes)
+    progress.stage(f"Exporting the {accelerator.upper()} graph", sum(weight.size_bytes for weight in plan.weights))
     with _staging(out) as staging:
         with closing(_ShardWriter(staging, max_shard_bytes)) as shards:
             _write_weights(plan, checkpoint, shards, progress)
@@ -77,14 +77,10 @@ def export_graph(
     return ExportedGraph(accelerator, out / MODEL, files)
 
 
-def _write_weights(plan: GraphPlan, checkpoint: Checkpoint, shards: _ShardWriter, progress: Progress | None) -> None:
-    total_bytes = sum(weight.size_bytes for weight in plan.weights)
-    done_bytes = 0
+def _write_weights(plan: GraphPlan, checkpoint: Checkpoint, shards: _ShardWriter, progress: Progress) -> None:
     for weight in plan.weights:
         plan.graph.initializer.append(shards.write(weight, checkpoint))
-        done_bytes += weight.size_bytes
-        if progress is not None:
-            progress(done_bytes, total_bytes)
+        progress.bytes_done(weight.size_bytes)
     shards.finish_shard()
 
 

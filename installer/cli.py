@@ -6,15 +6,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from installer.errors import InstallerError, NoReleaseError, OwnerError
 from installer.formats.manifest import damage
@@ -22,6 +20,7 @@ from installer.inspection import Inspection, differences_of, inspect_site
 from installer.install import install
 from installer.owner import find_owner, hand_over
 from installer.site import Receipt, Site, open_site
+from installer.terminal import StageLines
 from installer.verify import DiscardingSink, VerifiedArchive, verify_archive
 
 _FILE = click.argument("file", type=click.Path(path_type=Path))
@@ -82,8 +81,9 @@ def verify(file: Path | None, root: Path | None, prefix: Path | None, as_json: b
 
 
 def _verify_file(file: Path, root: Path, as_json: bool) -> None:
-    with _open(file) as stream, _Bar(file) as bar:
-        verified = verify_archive(stream, _read_root(root), sink=DiscardingSink(), progress=bar.advance)
+    with _open(file) as stream, StageLines() as progress:
+        progress.stage("Verifying", file.stat().st_size)
+        verified = verify_archive(stream, _read_root(root), sink=DiscardingSink(), progress=progress)
     if as_json:
         click.echo(json.dumps(_describe(verified)))
         return
@@ -138,11 +138,10 @@ def install_command(file: Path, root: Path, prefix: Path, user: str | None, as_j
     """
     if os.geteuid() == 0:
         os.umask(0o022)  # the release is for another user to read
-    with _open(file) as stream, _Bar(file) as bar:
+    with _open(file) as stream, StageLines() as progress:
         outcome = install(
-            stream, _read_root(root), prefix, now=datetime.now(UTC), environ=os.environ,
-            progress=bar.advance, step=bar.step, user=user,
-        )  # fmt: skip
+            stream, _read_root(root), prefix, now=datetime.now(UTC), environ=os.environ, progress=progress, user=user
+        )
     receipt = outcome.receipt
     if as_json:
         click.echo(json.dumps({**asdict(outcome), "current": receipt.version}))
@@ -255,29 +254,6 @@ def _read_root(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as exc:
         raise InstallerError(f"cannot read the root {path}: {exc.strerror}") from exc
-
-
-class _Bar:
-    """A progress bar on stderr over the archive's bytes, with the step's name; silent when stderr is not a terminal."""
-
-    def __init__(self, file: Path) -> None:
-        console = Console(stderr=True)
-        self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
-            TimeRemainingColumn(), console=console, disable=not console.is_terminal, transient=True,
-        )  # fmt: skip
-        self._task = self._progress.add_task("Verifying", total=file.stat().st_size)
-        self.advance: Callable[[int], None] = lambda count: self._progress.advance(self._task, count)
-
-    def step(self, name: str) -> None:
-        self._progress.update(self._task, description=name)
-
-    def __enter__(self) -> _Bar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from installer.owner import Owner
 from installer.release import REQUIREMENTS
 from installer.store import make_directories
 from installer.targets import Target
-from installer.wheels import Member, compiled, launcher_bytes, open_members, plan_environment
+from installer.wheels import Member, compiled, environment_members, launcher_bytes, open_members
 
 _QUOTED_LINES = 4
 _LONGEST_INTERPRETER = 120  # characters; Linux before 5.1 reads 127 of a first line
@@ -53,7 +53,7 @@ def host_interpreter() -> str:
     return path
 
 
-def plan_of(release: Path, targets: tuple[Target, ...], python: str) -> dict[str, Member]:
+def members_of(release: Path, targets: tuple[Target, ...], python: str) -> dict[str, Member]:
     """What belongs into the environment of a release whose wheels and lock are verified.
 
     Args:
@@ -62,11 +62,11 @@ def plan_of(release: Path, targets: tuple[Target, ...], python: str) -> dict[str
         WheelInstallError: the lock or a wheel cannot be used.
     """
     wheels: dict[str, Path] = {t.sha256: release / t.path for t in targets if t.path.endswith(".whl")}
-    return plan_environment(wheels, (release / REQUIREMENTS).read_text(encoding="utf-8", errors="replace"), python)
+    return environment_members(wheels, (release / REQUIREMENTS).read_text(encoding="utf-8", errors="replace"), python)
 
 
 def environment_files(
-    plan: Mapping[str, Member],
+    members: Mapping[str, Member],
     interpreter: str,
     python: str,
     *,
@@ -76,7 +76,7 @@ def environment_files(
     """Path relative to the release -> the content that each file of its environment must have.
 
     Args:
-        plan: from `plan_of`.
+        members: from `members_of`.
         interpreter: path of the host's Python.
         write_to: the release directory, for an installation; None only computes.
         with_compiled: whether to compile; ``python`` must then be the running interpreter's version.
@@ -84,7 +84,7 @@ def environment_files(
         WheelInstallError: a wheel is damaged.
     """
     entries: dict[str, Entry] = {}
-    for place, stream in open_members(plan):
+    for place, stream in open_members(members):
         if place.endswith(".py"):
             source = stream.read()
             _put(entries, write_to, place, source)
@@ -92,7 +92,7 @@ def environment_files(
                 _put(entries, write_to, *made)
         else:
             entries[place] = _copy(stream, write_to, place)
-    _put(entries, write_to, LAUNCHER, launcher_bytes(plan, interpreter, python), mode=0o555)
+    _put(entries, write_to, LAUNCHER, launcher_bytes(members, interpreter, python), mode=0o555)
     return entries
 
 

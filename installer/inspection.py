@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from installer.archive import MAX_METADATA_BYTES, MAX_ROOTS
-from installer.environment import environment_files, host_interpreter, plan_of
+from installer.environment import environment_files, host_interpreter, members_of
 from installer.errors import (
     MixedMetadataError,
     NoReleaseError,
@@ -175,8 +175,8 @@ def _signed_environment(
     if not same_python:
         faults.append(f"compiled code can be compared by Python {python} only: run this command again with it")
     try:
-        plan = plan_of(release, targets, python)
-        files = environment_files(plan, receipt.interpreter, python, with_compiled=same_python)
+        members = members_of(release, targets, python)
+        files = environment_files(members, receipt.interpreter, python, with_compiled=same_python)
     except WheelInstallError as exc:
         return _Expected(said, (str(exc),))
     compiled = {} if same_python else {path: entry for path, entry in said.items() if path.endswith(".pyc")}

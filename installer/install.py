@@ -18,19 +18,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from installer.environment import environment_files, host_interpreter, plan_of, run_self_test
+from installer.environment import environment_files, host_interpreter, members_of, run_self_test
 from installer.errors import InstallerError, ReleaseConflictError
 from installer.formats.manifest import MANIFEST, Entry, encode_manifest, is_bulk
 from installer.formats.release import Release
 from installer.inspection import differences_of
 from installer.owner import Owner, find_owner, hand_over
 from installer.preflight import check_executable, check_platform, check_space, this_host
+from installer.progress import SILENT, Progress
 from installer.site import Receipt, Site, open_site, write_durably
 from installer.store import Staging, assemble, collect_garbage, make_directories, missing_bytes
 from installer.trust import VerifiedMetadata
-from installer.verify import Progress, VerifiedArchive, verify_archive
-
-Step = Callable[[str], None]  # told the name of each step as it begins
+from installer.verify import VerifiedArchive, blob_sizes, verify_archive
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,7 @@ def install(
     *,
     now: datetime,
     environ: Mapping[str, str],
-    progress: Progress,
-    step: Step,
+    progress: Progress = SILENT,
     user: str | None = None,
 ) -> Outcome:
     """Verify `archive` against `root` and make its release the current one of the site at `prefix`.
@@ -64,9 +62,8 @@ def install(
     """
     with open_site(prefix) as site:
         site.remove_unfinished()
-        staging = Staging(site, _preflight(site, user))
+        staging = Staging(site, _preflight(site, user, progress))
         try:
-            step("Verifying and copying")
             verified = verify_archive(archive, root, sink=staging, trust_dir=site.trust, progress=progress)
         except (InstallerError, OSError):
             staging.discard()
@@ -74,12 +71,12 @@ def install(
         version = verified.release.version
         known = site.receipt(version)
         if known is not None:
-            step("Comparing the installed release")
+            progress.stage("Comparing the installed release")
         repaired = known is not None and bool(differences_of(site, version, hash_all=True))
         if known is None or repaired:
             try:
                 staging.commit()
-                receipt = _assemble(site, verified, now, environ, step, find_owner(user, site.prefix))
+                receipt = _assemble(site, verified, now, environ, progress, find_owner(user, site.prefix))
             except (InstallerError, OSError):
                 staging.discard()
                 _remove_unfinished(site)
@@ -96,7 +93,7 @@ def install(
         return Outcome(receipt, before != version, known is None or repaired, staging.reused, repaired)
 
 
-def _preflight(site: Site, user: str | None) -> Callable[[Release, VerifiedMetadata], None]:
+def _preflight(site: Site, user: str | None, progress: Progress) -> Callable[[Release, VerifiedMetadata], None]:
     def check(release: Release, metadata: VerifiedMetadata) -> None:
         check_platform(release, this_host())
         check_executable(site.prefix)
@@ -110,22 +107,28 @@ def _preflight(site: Site, user: str | None) -> Callable[[Release, VerifiedMetad
             wheels = sum(t.size_bytes for t in metadata.targets if t.path.startswith("wheels/"))
             blobs = missing_bytes(site, metadata.targets)
             check_space(site.prefix, blob_bytes=blobs, wheel_bytes=wheels)
+        progress.stage("Verifying and copying", sum(blob_sizes(metadata.targets).values()))
 
     return check
 
 
 def _assemble(
-    site: Site, verified: VerifiedArchive, now: datetime, environ: Mapping[str, str], step: Step, owner: Owner | None
+    site: Site,
+    verified: VerifiedArchive,
+    now: datetime,
+    environ: Mapping[str, str],
+    progress: Progress,
+    owner: Owner | None,
 ) -> Receipt:
     """Make the release directory complete, from its files to its receipt."""
     release, metadata = verified.release, verified.metadata
-    step("Assembling the release")
+    progress.stage("Assembling the release")
     directory = assemble(site, release.version, metadata.targets)
-    step("Installing its Python packages")
+    progress.stage("Installing its Python packages")
     interpreter = host_interpreter()
     manifest = _write_manifest(directory, metadata, interpreter, release.target.python)
     if release.known_answers is not None:
-        step("Testing it with its known answers")
+        progress.stage("Testing it with its known answers")
         run_self_test(directory, environ, owner)
     site.accept_metadata(metadata.accepted)
     receipt = Receipt(
@@ -154,7 +157,9 @@ def _write_manifest(directory: Path, metadata: VerifiedMetadata, interpreter: st
     Returns:
         SHA-256 of manifest.json.
     """
-    entries = environment_files(plan_of(directory, metadata.targets, python), interpreter, python, write_to=directory)
+    entries = environment_files(
+        members_of(directory, metadata.targets, python), interpreter, python, write_to=directory
+    )
     for target in metadata.targets:
         mtime_ns = (directory / target.path).stat().st_mtime_ns if is_bulk(target.path) else None
         entries[target.path] = Entry(target.size_bytes, target.sha256, mtime_ns)

@@ -24,26 +24,26 @@ from installer.trust import VerifiedMetadata
 from installer.verify import blob_sizes
 
 _BLOB_MODE = 0o444
-Plan = Callable[[Release, VerifiedMetadata], None]
+Preflight = Callable[[Release, VerifiedMetadata], None]
 
 
 class Staging:
     """Copies blobs into quarantine while they are verified.
 
     Args:
-        plan: called with the verified release before the first byte is written; raises if the host cannot take it.
+        preflight: called with the verified release before the first byte is written; raises if the host cannot take it.
     """
 
-    def __init__(self, site: Site, plan: Plan) -> None:
+    def __init__(self, site: Site, preflight: Preflight) -> None:
         self._site = site
-        self._plan = plan
+        self._preflight = preflight
         self._digest: Sha256Hex | None = None
         self._file: BinaryIO | None = None  # None between begin and accept: the blob is here already
         self._staged: list[Sha256Hex] = []
         self.reused = 0
 
-    def plan(self, release: Release, metadata: VerifiedMetadata) -> None:
-        self._plan(release, metadata)
+    def prepare(self, release: Release, metadata: VerifiedMetadata) -> None:
+        self._preflight(release, metadata)
         self._site.incoming.mkdir(exist_ok=True)
         for partial in self._site.incoming.glob("*.part"):
             partial.unlink()

@@ -9,7 +9,7 @@ call has returned.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -17,17 +17,16 @@ from typing import BinaryIO, Protocol
 from installer.archive import ArchiveReader, Sha256Hex, target_name
 from installer.errors import DigestMismatchError, LimitError, ReleaseDescriptorError
 from installer.formats.release import DESCRIPTOR, MAX_DESCRIPTOR_BYTES, Release
+from installer.progress import SILENT, Progress
 from installer.release import parse_release
 from installer.targets import Target
 from installer.trust import VerifiedMetadata, verify_metadata
-
-Progress = Callable[[int], None]  # bytes read since the last call
 
 
 class BlobSink(Protocol):
     """Where the bytes of targets go while they are verified."""
 
-    def plan(self, release: Release, metadata: VerifiedMetadata) -> None:
+    def prepare(self, release: Release, metadata: VerifiedMetadata) -> None:
         """Called once, when metadata and release.json are verified and before any blob: refuse here what cannot fit."""
 
     def begin(self, digest: Sha256Hex) -> None:
@@ -43,7 +42,7 @@ class BlobSink(Protocol):
 class DiscardingSink:
     """Keeps nothing: verification only."""
 
-    def plan(self, release: Release, metadata: VerifiedMetadata) -> None: ...
+    def prepare(self, release: Release, metadata: VerifiedMetadata) -> None: ...
 
     def begin(self, digest: Sha256Hex) -> None: ...
 
@@ -66,13 +65,14 @@ class VerifiedArchive:
 
 
 def verify_archive(
-    stream: BinaryIO, root: bytes, *, sink: BlobSink, trust_dir: Path | None = None, progress: Progress | None = None
+    stream: BinaryIO, root: bytes, *, sink: BlobSink, trust_dir: Path | None = None, progress: Progress = SILENT
 ) -> VerifiedArchive:
     """Read `stream` from front to back and verify all of it.
 
     Args:
         root: the operator's root metadata.
         trust_dir: the site's accepted metadata, against which older archives are refused; see `verify_metadata`.
+        progress: told the bytes of targets, not the stage: the caller names it.
     Raises:
         ArchiveError, TrustError: the file is refused. The sink holds unconfirmed bytes then; throw them away.
         whatever the sink raises.
@@ -87,9 +87,10 @@ def verify_archive(
     first, *rest = order.items()
     if first[1] > MAX_DESCRIPTOR_BYTES:
         raise LimitError("the size of release.json", MAX_DESCRIPTOR_BYTES, first[1])
-    descriptor = b"".join(_verified_chunks(reader, *first, later, progress))
+    descriptor = b"".join(_verified_chunks(reader, *first, later, SILENT))
     release = parse_release(descriptor, paths)
-    sink.plan(release, metadata)
+    sink.prepare(release, metadata)
+    progress.bytes_done(len(descriptor))
     sink.begin(first[0])
     sink.write(descriptor)
     sink.accept()
@@ -115,15 +116,14 @@ def blob_order(targets: tuple[Target, ...]) -> dict[Sha256Hex, int]:
 
 
 def _verified_chunks(
-    reader: ArchiveReader, digest: Sha256Hex, size: int, later: dict[str, None], progress: Progress | None
+    reader: ArchiveReader, digest: Sha256Hex, size: int, later: dict[str, None], progress: Progress
 ) -> Iterator[bytes]:
     """The chunks of one blob; ends normally only if the digest fits."""
     name = target_name(digest)
     running = hashlib.sha256()
     for chunk in reader.open_member(name, size, later):
         running.update(chunk)
-        if progress is not None:
-            progress(len(chunk))
+        progress.bytes_done(len(chunk))
         yield chunk
     if running.hexdigest() != digest:
         raise DigestMismatchError(name, digest, running.hexdigest())

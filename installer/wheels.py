@@ -1,7 +1,7 @@
 """Unpacks a release's wheels into its Python environment: exactly the locked ones, and exactly their packages.
 
-`plan_environment` says which file comes from which member of which wheel; `installer install` writes these files, and
-`installer verify --prefix` compares an installed release with the same plan. So an environment is a function of signed
+`environment_members` says which file comes from which member of which wheel; `installer install` writes these files, and
+`installer verify --prefix` compares an installed release with the same members. So an environment is a function of signed
 bytes, and nothing of the host (pip, its configuration, an index) has a say in it.
 
 Formats: binary distribution format 1 (PyPA specification), requirements.lock as `bundler` writes it. Left out on
@@ -48,7 +48,7 @@ def packages_directory(python: str) -> str:
     return f"venv/lib/python{python}/site-packages"
 
 
-def plan_environment(wheels: Mapping[str, Path], lock: str, python: str) -> dict[str, Member]:
+def environment_members(wheels: Mapping[str, Path], lock: str, python: str) -> dict[str, Member]:
     """Path relative to the release -> the member of a wheel that belongs there.
 
     Args:
@@ -58,45 +58,45 @@ def plan_environment(wheels: Mapping[str, Path], lock: str, python: str) -> dict
         WheelInstallError: a line of the lock is not a locked wheel, its wheel is absent, not a wheel, or would write
             outside its packages, or two wheels claim one path.
     """
-    plan: dict[str, Member] = {}
+    members: dict[str, Member] = {}
     for number, line in enumerate(lock.splitlines(), start=1):
         fields = _LINE.fullmatch(line)
         if fields is None:
             raise WheelInstallError(f"requirements.lock, line {number}: not a wheel with its version and SHA-256 hash")
-        for path, member in _planned(_locked_wheel(wheels, *fields.groups())):
+        for path, member in _installed_members(_locked_wheel(wheels, *fields.groups())):
             place = f"{packages_directory(python)}/{path}"
-            other = plan.setdefault(place, member)
+            other = members.setdefault(place, member)
             if (other.size_bytes, other.crc) != (member.size_bytes, member.crc):
                 raise WheelInstallError(f"{other.wheel.name} and {member.wheel.name} hold different files {path}")
-    directories = {str(parent) for place in plan for parent in PurePosixPath(place).parents}
-    if clash := sorted(directories & plan.keys()):
+    directories = {str(parent) for place in members for parent in PurePosixPath(place).parents}
+    if clash := sorted(directories & members.keys()):
         raise WheelInstallError(f"{clash[0]} is a file in one wheel and a directory in another")
-    return plan
+    return members
 
 
-def open_members(plan: Mapping[str, Member]) -> Iterator[tuple[str, IO[bytes]]]:
-    """Every planned file, open for reading until the next one is asked for; each wheel is opened once.
+def open_members(members: Mapping[str, Member]) -> Iterator[tuple[str, IO[bytes]]]:
+    """Every member, open for reading until the next one is asked for; each wheel is opened once.
 
     Raises:
         WheelInstallError: a wheel is damaged.
     """
     by_wheel: dict[Path, list[str]] = {}
-    for place, member in plan.items():
+    for place, member in members.items():
         by_wheel.setdefault(member.wheel, []).append(place)
     for wheel, places in by_wheel.items():
         with _opened(wheel) as archive:
             for place in places:
-                with archive.open(plan[place].name) as stream:
+                with archive.open(members[place].name) as stream:
                     yield place, stream
 
 
-def launcher_bytes(plan: Mapping[str, Member], interpreter: str, python: str) -> bytes:
+def launcher_bytes(members: Mapping[str, Member], interpreter: str, python: str) -> bytes:
     """The contents of venv/bin/appliance: a first line that starts the host's interpreter, then the wheel's launch.py.
 
     Raises:
         WheelInstallError: the release has none.
     """
-    member = plan.get(f"{packages_directory(python)}/{_LAUNCHER_SOURCE}")
+    member = members.get(f"{packages_directory(python)}/{_LAUNCHER_SOURCE}")
     if member is None:
         raise WheelInstallError(f"no wheel of the release has {_LAUNCHER_SOURCE}: build it with a newer bundler")
     with _opened(member.wheel) as archive:
@@ -136,7 +136,7 @@ def _canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _planned(wheel: Path) -> Iterator[tuple[str, Member]]:
+def _installed_members(wheel: Path) -> Iterator[tuple[str, Member]]:
     """Path below the packages and member, of everything that is installed from a wheel."""
     with _opened(wheel) as archive:
         for info in archive.infolist():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,13 @@ from bundler.demo_model.weights import EMBEDDING, TOKEN_IDS, WEIGHTS, load_weigh
 from bundler.errors import CheckpointError
 from bundler.layout import expected_tensors
 from bundler.model_config import parse_model_config
+from installer.progress import SILENT, Progress
 
 MODEL_CARD = "model_card.json"
 _TABLES = ("model.embed_tokens.weight", "lm_head.weight")
 
-Progress = Callable[[int, int], None]  # tensors written, tensors in all
 
-
-def expand_demo_checkpoint(out: Path, progress: Progress | None = None) -> None:
+def expand_demo_checkpoint(out: Path, progress: Progress = SILENT) -> None:
     """Write the demo model into the new directory ``out``: config.json, weights and model_card.json.
 
     The same weights give the same bytes. Everything is written beside ``out`` first and put in place by one rename.
@@ -58,19 +57,19 @@ def expand_demo_checkpoint(out: Path, progress: Progress | None = None) -> None:
 
 
 def _tensors(
-    config: dict[str, Any], compact: dict[str, NDArray[Any]], progress: Progress | None
+    config: dict[str, Any], compact: dict[str, NDArray[Any]], progress: Progress
 ) -> Iterator[tuple[str, NDArray[Any]]]:
     """The layout's tensors in its order; the two large tables are made one at a time."""
     specs = expected_tensors(parse_model_config(config))
-    for number, (name, spec) in enumerate(specs.items(), 1):
+    progress.stage("Writing the demo checkpoint", sum(spec.size_bytes for spec in specs.values()))
+    for name, spec in specs.items():
         if name in _TABLES:
             table = np.zeros(spec.shape, ml_dtypes.bfloat16)
             table[compact[TOKEN_IDS]] = compact[EMBEDDING]
             yield name, table
         else:
             yield name, compact[name]
-        if progress is not None:
-            progress(number, len(specs))
+        progress.bytes_done(spec.size_bytes)
 
 
 def _sync(directory: Path) -> None:

@@ -84,7 +84,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     with archive.open("rb") as stream:
         install(
             stream, sender.root, here / "site", now=datetime.now(UTC), environ=dict(os.environ),
-            progress=lambda count: None, step=lambda name: None, user=SERVICE_USER,
+            user=SERVICE_USER,
         )  # fmt: skip
     return Scene(here / "site", sender.root_path, here / "marker")
 

@@ -256,7 +256,7 @@ def attempt(archive: bytes, sender: Sender, site: Path) -> None:
     let_through(site)
     install(
         io.BytesIO(archive), sender.root, site, now=datetime.now(UTC), environ=dict(os.environ),
-        progress=lambda count: None, step=lambda name: None, user=SERVICE_USER,
+        user=SERVICE_USER,
     )  # fmt: skip
 
 

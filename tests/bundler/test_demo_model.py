@@ -36,6 +36,7 @@ from bundler.model_config import parse_model_config
 from bundler.mxfp4 import dequantise, quantise
 from bundler.rotary import rotary_caches
 from tests.appliance.engine.parsed_turn import headers, unsound
+from tests.installer.recorded_progress import RecordedProgress
 
 MAX_WEIGHTS_BYTES = 16 * 1024 * 1024
 
@@ -149,10 +150,11 @@ def test_the_judge_refuses_spoilt_answers(judge: Judge, dialogues: list[Dialogue
 
 
 def test_expands_to_the_official_layout_and_repeats_byte_for_byte(tmp_path: Path) -> None:
-    steps: list[tuple[int, int]] = []
-    expand_demo_checkpoint(tmp_path / "one", lambda done, total: steps.append((done, total)))
+    progress = RecordedProgress()
+    expand_demo_checkpoint(tmp_path / "one", progress)
     checkpoint = open_checkpoint(tmp_path / "one")
-    assert steps[-1] == (len(checkpoint.specs), len(checkpoint.specs))
+    size_bytes = sum(spec.size_bytes for spec in checkpoint.specs.values())
+    assert progress.stages == [("Writing the demo checkpoint", size_bytes, size_bytes)]
     expand_demo_checkpoint(tmp_path / "two")
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()

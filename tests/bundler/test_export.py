@@ -23,6 +23,7 @@ from bundler.errors import CheckpointError, ExportError
 from bundler.export import ALIGNMENT_BYTES, ExportedGraph, export_graph
 from bundler.graph.plan import Accelerator
 from tests.bundler.onnx_model import GraphRunner, open_session
+from tests.installer.recorded_progress import RecordedProgress
 from tests.reference.gpt_oss import decode_mxfp4
 
 SHARD_BYTES = 20_000  # several shards, and matrices that do not fit into one
@@ -135,14 +136,12 @@ def test_exporting_twice_gives_the_same_bytes(small_checkpoint: Path, tmp_path: 
 
 
 def test_progress_ends_at_the_total(small_checkpoint: Path, tmp_path: Path) -> None:
-    calls: list[tuple[int, int]] = []
+    progress = RecordedProgress()
     checkpoint = open_checkpoint(small_checkpoint)
-    export_graph(
-        checkpoint, tmp_path / "out", accelerator="cpu", progress=lambda done, total: calls.append((done, total))
-    )
-    assert len({total for _, total in calls}) == 1
-    assert [done for done, _ in calls] == sorted({done for done, _ in calls})
-    assert calls[-1][0] == calls[-1][1] > sum(spec.size_bytes for spec in checkpoint.specs.values())
+    export_graph(checkpoint, tmp_path / "out", accelerator="cpu", progress=progress)
+    ((name, total, done),) = progress.stages
+    assert name == "Exporting the CPU graph"
+    assert total == done > sum(spec.size_bytes for spec in checkpoint.specs.values())
 
 
 def test_an_existing_destination_is_refused_and_untouched(small_checkpoint: Path, tmp_path: Path) -> None:
@@ -191,12 +190,17 @@ import os, pathlib, signal, sys
 from bundler.checkpoint import open_checkpoint
 from bundler.export import export_graph
 
-def progress(done, total):
-    if done * 2 > total:
-        os.kill(os.getpid(), signal.SIGKILL)
+class Progress:
+    def stage(self, name, total_bytes):
+        self.left = total_bytes
+
+    def bytes_done(self, count):
+        self.left -= 2 * count
+        if self.left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 checkpoint = open_checkpoint(pathlib.Path(sys.argv[1]))
-export_graph(checkpoint, pathlib.Path(sys.argv[2]), accelerator="cpu", dense="bf16", progress=progress)
+export_graph(checkpoint, pathlib.Path(sys.argv[2]), accelerator="cpu", dense="bf16", progress=Progress())
 """
 
 

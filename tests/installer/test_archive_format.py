@@ -59,8 +59,8 @@ def test_a_sink_gets_every_blob_once_and_no_acceptance_before_its_last_byte(smal
     seen: list[str] = []
 
     class Recorder(DiscardingSink):
-        def plan(self, release: Release, metadata: VerifiedMetadata) -> None:
-            seen.append(f"plan {release.version}")
+        def prepare(self, release: Release, metadata: VerifiedMetadata) -> None:
+            seen.append(f"prepare {release.version}")
 
         def begin(self, digest: str) -> None:
             seen.append("begin")
@@ -72,8 +72,8 @@ def test_a_sink_gets_every_blob_once_and_no_acceptance_before_its_last_byte(smal
             seen.append("accept")
 
     verify_archive(io.BytesIO(small), sender.root, sink=Recorder())
-    assert seen == ["plan 9.9", "begin", "write", "accept", "begin", "write", "accept", "begin", "accept"] or seen == [
-        "plan 9.9", "begin", "write", "accept", "begin", "accept", "begin", "write", "accept"
+    assert seen == ["prepare 9.9", "begin", "write", "accept", "begin", "write", "accept", "begin", "accept"] or seen == [
+        "prepare 9.9", "begin", "write", "accept", "begin", "accept", "begin", "write", "accept"
     ]  # fmt: skip
 
 

@@ -36,25 +36,23 @@ from installer.errors import (
 from installer.inspection import differences_of
 from installer.install import Outcome, install
 from installer.preflight import Host, check_platform, check_space
+from installer.progress import SILENT, Progress, Silent
 from installer.release import parse_release
 from installer.site import Site, open_site
 from installer.store import blob_path
 from tests.installer.archives import Sender, appliance_wheel, listing, release_files
+from tests.installer.recorded_progress import RecordedProgress
 from tests.unprivileged import SERVICE_UID, SERVICE_USER, USER_OPTION, let_through
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
 
-def run_install(
-    archive: Path, sender: Sender, prefix: Path,
-    step: Callable[[str], None] = lambda name: None, progress: Callable[[int], None] = lambda count: None,
-) -> Outcome:  # fmt: skip
+def run_install(archive: Path, sender: Sender, prefix: Path, progress: Progress = SILENT) -> Outcome:
     let_through(prefix)
     with archive.open("rb") as stream:
         return install(
-            stream, sender.root, prefix, now=NOW, environ=dict(os.environ), progress=progress, step=step,
-            user=SERVICE_USER,
-        )  # fmt: skip
+            stream, sender.root, prefix, now=NOW, environ=dict(os.environ), progress=progress, user=SERVICE_USER
+        )
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +83,18 @@ def test_installs_every_target_with_its_signed_bytes_and_switches_current(instal
     assert (receipt["version"], receipt["self_test"]) == ("1.0", "passed")
     assert (installed / "state").stat().st_mode & 0o777 == 0o700
     assert not (installed / ".incoming").exists()
+
+
+def test_progress_names_each_stage_and_counts_every_byte(release_1: Path, sender: Sender, tmp_path: Path) -> None:
+    progress = RecordedProgress()
+    run_install(release_1, sender, tmp_path / "site", progress)
+    size_bytes = sum(len(data) for data in set(release_files("1.0").values()))
+    assert progress.stages == [
+        ("Verifying and copying", size_bytes, size_bytes),
+        ("Assembling the release", None, 0),
+        ("Installing its Python packages", None, 0),
+        ("Testing it with its known answers", None, 0),
+    ]
 
 
 def test_installing_the_current_release_again_changes_nothing(installed: Path, release_1: Path, sender: Sender) -> None:
@@ -241,17 +251,24 @@ def _install_until(point: str, archive: Path, sender: Sender, prefix: Path) -> N
     def die(name: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
+    class Mortal(Silent):
+        blobs = 0
+
+        def stage(self, name: str, total_bytes: int | None = None) -> None:
+            if name == point:
+                die(name)
+
+        def bytes_done(self, count: int) -> None:
+            self.blobs += 1
+            if point == "blob" and self.blobs > 3:
+                die(count)
+
     try:
         if point == "receipt":
             setattr(Site, "write_receipt", lambda site, receipt: die(receipt))  # noqa: B010 - as a child may
         if point == "switch":
             setattr(Site, "switch", lambda site, version: die(version))  # noqa: B010
-        blobs = iter(range(3))
-        run_install(
-            archive, sender, prefix,
-            step=lambda name: die(name) if name == point else None,
-            progress=lambda count: die(count) if point == "blob" and next(blobs, None) is None else None,
-        )  # fmt: skip
+        run_install(archive, sender, prefix, Mortal())
     finally:
         os._exit(99)
 

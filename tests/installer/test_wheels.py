@@ -15,7 +15,7 @@ import pytest
 
 from installer.environment import environment_files
 from installer.errors import WheelInstallError
-from installer.wheels import compiled, plan_environment
+from installer.wheels import compiled, environment_members
 from tests.installer.archives import PROJECT, PYTHON, make_wheel, our_wheel
 
 PACKAGES = f"venv/lib/python{PYTHON}/site-packages"
@@ -30,12 +30,12 @@ def wheel(directory: Path, name: str, files: dict[str, bytes]) -> tuple[str, Pat
     return digest, path, f"{name}==1.0 --hash=sha256:{digest}\n"
 
 
-def plan(directory: Path, *files: dict[str, bytes]) -> set[str]:
+def unpacked(directory: Path, *files: dict[str, bytes]) -> set[str]:
     """The paths that wheels with these files are unpacked to, below the packages."""
     wheels = [wheel(directory, f"w{number}", given) for number, given in enumerate(files)]
     lock = "".join(line for *_, line in wheels)
-    planned = plan_environment({digest: path for digest, path, _ in wheels}, lock, PYTHON)
-    return {place.removeprefix(f"{PACKAGES}/") for place in planned}
+    members = environment_members({digest: path for digest, path, _ in wheels}, lock, PYTHON)
+    return {place.removeprefix(f"{PACKAGES}/") for place in members}
 
 
 def test_packages_are_unpacked_and_scripts_headers_and_data_left_out(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_packages_are_unpacked_and_scripts_headers_and_data_left_out(tmp_path: P
         "w0-1.0.data/purelib/pure.py": b"", "w0-1.0.data/platlib/plat.so": b"",
         "w0-1.0.data/scripts/python": b"", "w0-1.0.data/data/pyvenv.cfg": b"", "w0-1.0.data/headers/a.h": b"",
     }  # fmt: skip
-    assert plan(tmp_path, files) == {"a/__init__.py", "pure.py", "plat.so", "w0-1.0.dist-info/RECORD"}
+    assert unpacked(tmp_path, files) == {"a/__init__.py", "pure.py", "plat.so", "w0-1.0.dist-info/RECORD"}
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_packages_are_unpacked_and_scripts_headers_and_data_left_out(tmp_path: P
 )  # fmt: skip
 def test_a_member_outside_its_packages_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(WheelInstallError, match="is not a plain file inside its packages"):
-        plan(tmp_path, {name: b""})
+        unpacked(tmp_path, {name: b""})
 
 
 def test_a_link_in_a_wheel_is_refused(tmp_path: Path) -> None:
@@ -67,15 +67,15 @@ def test_a_link_in_a_wheel_is_refused(tmp_path: Path) -> None:
     path.write_bytes(buffer.getvalue())
     digest = hashlib.sha256(buffer.getvalue()).hexdigest()
     with pytest.raises(WheelInstallError, match="is not a plain file"):
-        plan_environment({digest: path}, f"w==1.0 --hash=sha256:{digest}\n", PYTHON)
+        environment_members({digest: path}, f"w==1.0 --hash=sha256:{digest}\n", PYTHON)
 
 
 def test_two_wheels_may_share_a_file_only_if_it_is_the_same(tmp_path: Path) -> None:
-    assert "ns/__init__.py" in plan(tmp_path, {"ns/__init__.py": b"x"}, {"ns/__init__.py": b"x"})
+    assert "ns/__init__.py" in unpacked(tmp_path, {"ns/__init__.py": b"x"}, {"ns/__init__.py": b"x"})
     with pytest.raises(WheelInstallError, match="hold different files"):
-        plan(tmp_path, {"ns/__init__.py": b"x"}, {"ns/__init__.py": b"y"})
+        unpacked(tmp_path, {"ns/__init__.py": b"x"}, {"ns/__init__.py": b"y"})
     with pytest.raises(WheelInstallError, match="is a file in one wheel and a directory in another"):
-        plan(tmp_path, {"ns": b""}, {"ns/a.py": b""})
+        unpacked(tmp_path, {"ns": b""}, {"ns/a.py": b""})
 
 
 @pytest.mark.parametrize(
@@ -86,23 +86,23 @@ def test_two_wheels_may_share_a_file_only_if_it_is_the_same(tmp_path: Path) -> N
 def test_a_line_that_is_not_a_locked_wheel_is_refused(line: str, tmp_path: Path) -> None:
     digest, path, good = wheel(tmp_path, "w", {})
     with pytest.raises(WheelInstallError, match=r"line 2: not a wheel with its version and SHA-256 hash"):
-        plan_environment({digest: path}, good + line + "\n", PYTHON)
+        environment_members({digest: path}, good + line + "\n", PYTHON)
 
 
 def test_a_wheel_of_another_name_or_version_than_the_lock_s_is_refused(tmp_path: Path) -> None:
     digest, path, _ = wheel(tmp_path, "w", {})
     for named in ("other==1.0", "w==1.1"):
         with pytest.raises(WheelInstallError, match="which the lock names"):
-            plan_environment({digest: path}, f"{named} --hash=sha256:{digest}\n", PYTHON)
+            environment_members({digest: path}, f"{named} --hash=sha256:{digest}\n", PYTHON)
     with pytest.raises(WheelInstallError, match="no wheel with the hash"):
-        plan_environment({}, f"w==1.0 --hash=sha256:{digest}\n", PYTHON)
+        environment_members({}, f"w==1.0 --hash=sha256:{digest}\n", PYTHON)
 
 
 def test_a_damaged_wheel_is_refused(tmp_path: Path) -> None:
     digest, path, line = wheel(tmp_path, "w", {"a.bin": os.urandom(1000)})
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(WheelInstallError, match="is damaged"):
-        plan_environment({digest: path}, line, PYTHON)
+        environment_members({digest: path}, line, PYTHON)
 
 
 def test_an_environment_is_the_same_whoever_makes_it_and_is_what_is_written(tmp_path: Path) -> None:
@@ -111,8 +111,8 @@ def test_an_environment_is_the_same_whoever_makes_it_and_is_what_is_written(tmp_
     (tmp_path / name).write_bytes(data)
     digest = hashlib.sha256(data).hexdigest()
     line = f"gpt-oss-appliance==0.1.0 --hash=sha256:{digest}\n"
-    planned = plan_environment({digest: tmp_path / name}, line, PYTHON)
-    entries = environment_files(planned, "/usr/bin/python3", PYTHON, write_to=tmp_path / "release")
+    members = environment_members({digest: tmp_path / name}, line, PYTHON)
+    entries = environment_files(members, "/usr/bin/python3", PYTHON, write_to=tmp_path / "release")
     found = {
         str(path.relative_to(tmp_path / "release")): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in (tmp_path / "release").rglob("*") if path.is_file()
@@ -122,9 +122,9 @@ def test_an_environment_is_the_same_whoever_makes_it_and_is_what_is_written(tmp_
     code = f"""
 from pathlib import Path
 from installer.environment import environment_files
-from installer.wheels import plan_environment
-plan = plan_environment({{{digest!r}: Path({str(tmp_path / name)!r})}}, {line!r}, {PYTHON!r})
-for path, entry in environment_files(plan, "/usr/bin/python3", {PYTHON!r}).items():
+from installer.wheels import environment_members
+members = environment_members({{{digest!r}: Path({str(tmp_path / name)!r})}}, {line!r}, {PYTHON!r})
+for path, entry in environment_files(members, "/usr/bin/python3", {PYTHON!r}).items():
     print(entry.sha256, path)
 """
     environ = {**os.environ, "PYTHONHASHSEED": "1"}

@@ -1,0 +1,46 @@
+"""The progress of a long command is drawn on a terminal, and nowhere else."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from installer.terminal import StageLines
+
+
+def drawn(*, terminal: bool, fails: bool = False) -> str:
+    """What two stages draw; the size of the second is not known."""
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=terminal, color_system=None, width=120)
+    try:
+        with StageLines(console) as lines:
+            lines.stage("Verifying", 4_000)
+            lines.bytes_done(1_000)
+            if fails:
+                raise RuntimeError
+            lines.bytes_done(3_000)
+            lines.stage("Assembling")
+    except RuntimeError:
+        assert fails
+    return out.getvalue()
+
+
+def last_line(text: str, stage: str) -> str:
+    return [line for line in text.splitlines() if stage in line][-1]
+
+
+def test_each_stage_has_a_line_with_its_bytes_if_their_number_is_known() -> None:
+    text = drawn(terminal=True)
+    assert "4.0/4.0 kB" in last_line(text, "Verifying")
+    assert "B" not in last_line(text, "Assembling")
+
+
+def test_a_stage_that_failed_is_not_drawn_as_done() -> None:
+    assert "1.0/4.0 kB" in last_line(drawn(terminal=True, fails=True), "Verifying")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_nothing_is_drawn_where_there_is_no_terminal(fails: bool) -> None:
+    assert drawn(terminal=False, fails=fails) == ""
