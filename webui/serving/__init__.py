@@ -9,10 +9,14 @@ does TLS, gunicorn starts and watches the workers; docs/decisions/0006 says why.
     heads        a request's head, parsed strictly
     environ      a head and a body as a WSGI environ
     crowd        the connections of this process, and which of them must go when there are too many
+    inbox        what a client has sent: a head, then its body
+    pace         whether a client sends and reads its share in each window
     connection   the states of one connection and its deadlines
+    refusals     answers that the server gives by itself
     pool         the threads, shared fairly between addresses
     answer       one request in its thread
     delivery     from that thread to the event loop
+    shared       what all connections of a server share
     server       all of it on a listener, until it is told to stop
     worker       the same as a gunicorn worker
 """

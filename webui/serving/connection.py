@@ -15,29 +15,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum, auto
+from functools import partial
 from typing import cast
 
 import h11
 
 from appliance.addresses import network_of
-from appliance.site_address import parse_authority
-from webui.serving.answer import Answer, WsgiApp
-from webui.serving.crowd import Crowd
+from webui.serving.answer import Answer
 from webui.serving.delivery import Delivery
-from webui.serving.environ import Peers, make_environ
-from webui.serving.heads import END_OF_HEAD, Head, RefusedRequestError, check_beginning, parse_head
-from webui.serving.limits import Limits
-from webui.serving.pool import Pool
-from webui.serving.wire import PlainWire, TlsWire, Wire, begins_tls
+from webui.serving.environ import make_environ, peers_of
+from webui.serving.heads import Head, RefusedRequestError
+from webui.serving.inbox import Arrival, Inbox
+from webui.serving.pace import Pace
+from webui.serving.refusals import https_only, refusal
+from webui.serving.shared import Serving
+from webui.serving.wire import PlainWire, TlsWire, Wire, wire_for
 
 _log = logging.getLogger(__name__)
 _BUSY = "Too many requests wait for an answer. Try again in a moment."
-# Each chunk costs the event loop some 15 microseconds, whatever it holds: small ones would hold up everybody.
-_FREE_CHUNKS, _LEAST_CHUNK_BYTES = 256, 256
-_MOST_EMPTY_LINES = 8
 _NOT_READ_AHEAD_BYTES = 64 * 1024  # of the next requests, while one is answered
 
 
@@ -51,22 +47,6 @@ class State(Enum):
     CLOSING = auto()
 
 
-@dataclass
-class Serving:
-    """What all connections of a server share."""
-
-    app: WsgiApp
-    limits: Limits
-    crowd: Crowd[Connection]
-    pool: Pool
-    clock_s: Callable[[], float]
-    tls: Callable[[], ssl.SSLContext | None]  # for a new connection; None: plain HTTP
-    is_exempt: Callable[[str], bool]  # whether an address is a trusted proxy, which may have any number of connections
-    is_multiprocess: bool
-    is_stopping: bool = False  # no request is taken any more
-    is_ending: bool = False  # nor is any answered to its end
-
-
 class Connection(asyncio.Protocol):
     """A client's connection."""
 
@@ -77,23 +57,16 @@ class Connection(asyncio.Protocol):
         self.source, self.is_exempt = "", False
         self.due_s = serving.clock_s() + self._limits.handshake_s
         self._wire: Wire | None = None  # None until the first byte tells which
-        self._scheme = "http"
         self._context: ssl.SSLContext | None = None
-        self._inbox = bytearray()
-        self._searched_bytes = 0  # so much of the inbox does not hold the end of the head
+        self._inbox = Inbox(self._limits, partial(serving.crowd.note_body, self))
         self._is_begun = False  # something of the next request has come
-        self._parser: h11.Connection  # as _head, of the present request
-        self._head: Head
-        self._body = bytearray()
-        self._body_bytes_before = 0  # at the beginning of this window
-        self._chunks = 0
-        self._unread_bytes_before = self._written_bytes_before = 0
+        self._pace = Pace(self._limits.least_bytes_per_s * self._limits.window_s)
 
     # From asyncio.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._peers = _peers_of(self._transport)
+        self._peers = peers_of(self._transport)
         self.source = network_of(self._peers.client_host)
         self.is_exempt = self._serving.is_exempt(self._peers.client_host)
         if not self._serving.crowd.admit(self):
@@ -114,7 +87,7 @@ class Connection(asyncio.Protocol):
             if self._state is State.HEAD and not self._is_begun:
                 self._is_begun = True
                 self._await_head(self._limits.head_s)
-            self._inbox += received
+            self._inbox.add(received)
             self._advance()
         if self._wire is not None and self._wire.is_ended:
             self._note_end()
@@ -148,7 +121,7 @@ class Connection(asyncio.Protocol):
             self._end_waiting()
         elif self._state is State.BODY:
             self._look_at_body(now_s)
-        elif not self._is_read_fast_enough() or (self._state is State.CLOSING and not self._unread_bytes_before):
+        elif not self._is_read_fast_enough() or (self._state is State.CLOSING and not self._pace.unread_bytes):
             self._transport.abort()
         else:
             self.due_s = now_s + self._limits.window_s
@@ -192,10 +165,7 @@ class Connection(asyncio.Protocol):
     def _wire_for(self, data: bytes) -> Wire:
         if self._wire is None:
             self._context = self._serving.tls()
-            if self._context is not None and begins_tls(data):
-                self._scheme, self._wire = "https", TlsWire(self._transport, self._context)
-            else:
-                self._wire = PlainWire(self._transport)
+            self._wire = wire_for(data, self._transport, self._context)
         return self._wire
 
     def _await_head(self, wait_s: float) -> None:
@@ -209,7 +179,7 @@ class Connection(asyncio.Protocol):
                 if self._state is State.HEAD:
                     reads_on = self._read_head()
                 else:
-                    reads_on = self._state is State.BODY and self._read_body(self._head)
+                    reads_on = self._state is State.BODY and self._read_body()
                 if not reads_on:
                     break
         except RefusedRequestError as exc:
@@ -228,59 +198,30 @@ class Connection(asyncio.Protocol):
         return self._delivery.is_full and self._state is not State.CLOSING
 
     def _read_head(self) -> bool:
-        for _ in range(_MOST_EMPTY_LINES):  # before a request they are allowed (RFC 9112 section 2.2)
-            if self._inbox[:2] == b"\r\n":
-                del self._inbox[:2]
-                self._searched_bytes = max(0, self._searched_bytes - 2)
-        end = self._inbox.find(END_OF_HEAD, max(0, self._searched_bytes - len(END_OF_HEAD) + 1)) + len(END_OF_HEAD)
-        if end < len(END_OF_HEAD) or end > self._limits.head_bytes:
-            check_beginning(self._inbox, self._limits.head_bytes, checked_bytes=self._searched_bytes)
-            self._searched_bytes = len(self._inbox)
+        if not self._inbox.read_head():
             return False
-        raw = bytes(self._inbox[:end])
-        del self._inbox[:end]
-        self._searched_bytes = 0
-        self._parser = h11.Connection(h11.SERVER, max_incomplete_event_size=self._limits.head_bytes)
-        self._head = parse_head(raw, self._parser)
         if self._context is not None and isinstance(self._wire, PlainWire):
-            self._send_to_https(self._head)
+            self._answer_and_close(https_only(self._inbox.head))
             return False
-        self._begin_body(self._head)
+        self._begin_body(self._inbox.head)
         return True
 
     def _begin_body(self, head: Head) -> None:
         self._state = State.BODY
-        self._body, self._body_bytes_before, self._chunks = bytearray(), 0, 0
+        self._pace.begin_body()
         self.due_s = self._serving.clock_s() + self._limits.window_s
         if head.length is not None and head.length > self._limits.body_bytes:
             self._begin_answer(head, is_read=False)
         elif head.length == 0:
-            self._read_body(head)
+            self._read_body()
         elif head.expects_continue and not self._inbox:
-            self.deliver(self._parser.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
+            self.deliver(self._inbox.parser.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
 
-    def _read_body(self, head: Head) -> bool:
-        try:
-            if self._inbox:
-                self._parser.receive_data(bytes(self._inbox))
-                self._inbox.clear()
-            while isinstance(event := self._parser.next_event(), h11.Data):
-                self._body += event.data
-                self._chunks += event.chunk_start
-                whole = self._chunks - 1  # the last one may have begun only
-                if whole > _FREE_CHUNKS and len(self._body) < whole * _LEAST_CHUNK_BYTES:
-                    raise RefusedRequestError(400, "The chunks of the body are too small.")
-                if len(self._body) > self._limits.body_bytes:
-                    self._begin_answer(head, is_read=False)
-                    return False
-                self._serving.crowd.note_body(self, len(event.data))
-        except h11.RemoteProtocolError as exc:
-            raise RefusedRequestError(exc.error_status_hint, "The body cannot be read as it was sent.") from exc
-        if not isinstance(event, h11.EndOfMessage):
-            return False
-        self._inbox += self._parser.trailing_data[0]
-        self._begin_answer(head, is_read=True)
-        return True
+    def _read_body(self) -> bool:
+        arrival = self._inbox.read_body()
+        if arrival is not Arrival.PARTIAL:
+            self._begin_answer(self._inbox.head, is_read=arrival is Arrival.WHOLE)
+        return arrival is Arrival.WHOLE
 
     def _begin_answer(self, head: Head, *, is_read: bool) -> None:
         """Give the request to a thread. A chunked request is the last one of its connection, so that servers in a row
@@ -289,16 +230,16 @@ class Connection(asyncio.Protocol):
         self._state = State.ANSWERING
         self.due_s = self._serving.clock_s() + self._limits.window_s
         self._serving.crowd.note_busy(self)
-        body, self._body = self._body, bytearray()
+        body = self._inbox.take_body()
         environ = make_environ(
-            head, body if is_read else b"", self._peers, scheme=self._scheme,
+            head, body if is_read else b"", self._peers, scheme="https" if isinstance(self._wire, TlsWire) else "http",
             is_multiprocess=self._serving.is_multiprocess, is_gone=self._delivery.is_gone,
             is_ending=lambda: self._serving.is_ending,
         )  # fmt: skip
         if not is_read:
             environ["CONTENT_LENGTH"] = str(head.length or len(body))
         answer = Answer(
-            self._serving.app, environ, self._parser, self._delivery, pool=self._serving.pool, keeps=keeps,
+            self._serving.app, environ, self._inbox.parser, self._delivery, pool=self._serving.pool, keeps=keeps,
             in_memory_bytes=self._limits.answer_bytes,
         )  # fmt: skip
         if not self._serving.pool.submit(self.source, answer.run, is_exempt=self.is_exempt):
@@ -317,34 +258,20 @@ class Connection(asyncio.Protocol):
             self._close()
 
     def _look_at_body(self, now_s: float) -> None:
-        arrived = len(self._body) - self._body_bytes_before
-        if arrived < self._limits.least_bytes_per_s * self._limits.window_s:
+        if self._pace.is_sent(len(self._inbox.body)):
+            self.due_s = now_s + self._limits.window_s
+        else:
             self._refuse(408, "The body of the request arrived too slowly.")
-            return
-        self._body_bytes_before = len(self._body)
-        self.due_s = now_s + self._limits.window_s
 
     def _is_read_fast_enough(self) -> bool:
-        """Whether the client read its share since the last look."""
-        unread, written = self._transport.get_write_buffer_size(), self._wire.written_bytes if self._wire else 0
-        read = written - unread - (self._written_bytes_before - self._unread_bytes_before)
-        share = min(self._unread_bytes_before, self._limits.least_bytes_per_s * self._limits.window_s)
-        self._unread_bytes_before, self._written_bytes_before = unread, written
-        return read >= share
+        written_bytes = self._wire.written_bytes if self._wire else 0
+        return self._pace.is_read(written_bytes=written_bytes, unread_bytes=self._transport.get_write_buffer_size())
 
-    def _send_to_https(self, head: Head) -> None:
-        """Answer a plain request on a TLS port: a page is sent to its https address, everything else is told."""
-        sentence = "This address speaks HTTPS only. Use https:// instead of http://."
-        if head.method in ("GET", "HEAD") and _is_authority(head.host or ""):
-            self._refuse(308, sentence, f"Location: https://{head.host}{head.target}\r\n")
-        else:
-            self._refuse(400, sentence)
+    def _refuse(self, status: int, sentence: str) -> None:
+        self._answer_and_close(refusal(status, sentence))
 
-    def _refuse(self, status: int, sentence: str, fields: str = "") -> None:
-        body = f"{sentence}\n".encode()
-        fields += "Retry-After: 1\r\n" if status == 503 else ""
-        fields += f"Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
-        self.deliver(f"HTTP/1.1 {status} {_REASONS.get(status, 'Refused')}\r\n{fields}\r\n".encode() + body)
+    def _answer_and_close(self, answer: bytes) -> None:
+        self.deliver(answer)
         self._close()
 
     def _close(self) -> None:
@@ -358,38 +285,10 @@ class Connection(asyncio.Protocol):
         self._inbox.clear()
         self._serving.crowd.note_quiet(self)
         self._is_read_fast_enough()  # a new window
-        wait_s = self._limits.window_s if self._unread_bytes_before else self._limits.linger_s
+        wait_s = self._limits.window_s if self._pace.unread_bytes else self._limits.linger_s
         self.due_s = self._serving.clock_s() + wait_s
         self._transport.resume_reading()
         try:
             self._wire.end()
         except OSError:
             self._transport.abort()
-
-
-_REASONS = {
-    308: "Permanent Redirect", 400: "Bad Request", 408: "Request Timeout", 413: "Content Too Large",
-    431: "Request Header Fields Too Large", 501: "Not Implemented", 503: "Service Unavailable",
-    505: "HTTP Version Not Supported",
-}  # fmt: skip
-
-
-def _is_authority(host: str) -> bool:
-    try:
-        parse_authority(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _peers_of(transport: asyncio.Transport) -> Peers:
-    client, server = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
-    return Peers(*_host_and_port(client), *_host_and_port(server))
-
-
-def _host_and_port(name: object) -> tuple[str, str]:
-    """Of an IP socket; an IPv4 client of an IPv6 socket has its IPv4 address."""
-    if not isinstance(name, tuple):
-        return "", ""
-    host = str(name[0])
-    return host.removeprefix("::ffff:") if "." in host else host, str(name[1])

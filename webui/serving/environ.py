@@ -9,6 +9,7 @@ Headers whose names contain an underscore are left out: WSGI could not tell ``X_
 
 from __future__ import annotations
 
+import asyncio
 import io
 import sys
 from collections.abc import Callable
@@ -33,6 +34,20 @@ class Peers:
     client_port: str
     server_host: str
     server_port: str
+
+
+def peers_of(transport: asyncio.BaseTransport) -> Peers:
+    """The two ends of the connection that `transport` has."""
+    client, server = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+    return Peers(*_host_and_port(client), *_host_and_port(server))
+
+
+def _host_and_port(name: object) -> tuple[str, str]:
+    """Of an IP socket; an IPv4 client of an IPv6 socket has its IPv4 address."""
+    if not isinstance(name, tuple):
+        return "", ""
+    host = str(name[0])
+    return host.removeprefix("::ffff:") if "." in host else host, str(name[1])
 
 
 def make_environ(

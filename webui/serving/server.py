@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from webui.serving.answer import WsgiApp
-from webui.serving.connection import Connection, Serving
+from webui.serving.connection import Connection
 from webui.serving.crowd import Crowd
 from webui.serving.limits import ACCEPTS_AT_ONCE, Limits
 from webui.serving.pool import Pool
+from webui.serving.shared import Serving
 
 _BACKLOG = 1024
 _LAST_LOOKS_S = 0.02

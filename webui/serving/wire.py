@@ -30,11 +30,6 @@ class Wire(Protocol):
     def end(self) -> None: ...
 
 
-def begins_tls(data: bytes) -> bool:
-    """Whether the first bytes of a connection are a TLS handshake; no HTTP request begins so."""
-    return data[0] == _TLS_HANDSHAKE_RECORD
-
-
 class PlainWire:
     """Bytes as they are."""
 
@@ -121,3 +116,10 @@ class TlsWire:
             data = self._outgoing.read()
             self.written_bytes += len(data)
             self._transport.write(data)
+
+
+def wire_for(first: bytes, transport: asyncio.Transport, context: ssl.SSLContext | None) -> Wire:
+    """TLS where the server offers it and the client begins it. Args: first: what came first of a new connection."""
+    if context is not None and first[0] == _TLS_HANDSHAKE_RECORD:  # no HTTP request begins so
+        return TlsWire(transport, context)
+    return PlainWire(transport)
