@@ -22,8 +22,8 @@ import click
 from pygments.lexer import RegexLexer, words
 from pygments.lexers import get_lexer_by_name
 
-from webui.code_colours import LANGUAGES
 from webui.rendering import render_blocks
+from webui.rendering.code_colours import LANGUAGES
 
 CHARS = 12_000
 LIMIT_S = 2.5  # of the processor: the budget of a message, one step beyond it, and what escaping and cleaning take

@@ -13,11 +13,11 @@ from pygments.lexer import Lexer
 
 from appliance.turns.events import AnswerDelta
 from bench.rendering import LIMIT_S, hostile_messages, rendering_s
-from webui import code_colours, rendering
 from webui.chat.stream import Drawing
-from webui.code_colours import MAX_HIGHLIGHT_CHARS
-from webui.render_budget import Budget, RenderCache, TooSlowError, digest
-from webui.rendering import GrowingMarkdown, render_blocks, render_markdown
+from webui.rendering import GrowingMarkdown, blocks, code_colours, growing, render_blocks, render_markdown
+from webui.rendering.budget import Budget, TooSlowError
+from webui.rendering.cache import RenderCache, digest
+from webui.rendering.code_colours import MAX_HIGHLIGHT_CHARS
 
 SLOWEST = {  # seconds of the processor before there was a budget
     "C#, 8 s": "```csharp\n" + "a\n" * 6_000 + "```",
@@ -51,7 +51,7 @@ def test_a_hostile_message_is_rendered_in_time(name: str, text: str) -> None:
 
 
 def test_every_word_of_what_is_too_slow_is_still_shown_and_the_page_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rendering, "MESSAGE_S", 0.0)
+    monkeypatch.setattr(blocks, "MESSAGE_S", 0.0)
     html = "".join(render_blocks("# *Title* $x^2$\n\n```python\nprint('hello')\n```\n"))
     assert "*Title*" in html
     assert "print(&#x27;hello&#x27;)" in html or "print('hello')" in html
@@ -70,7 +70,7 @@ def test_one_slow_paragraph_leaves_the_others_their_form() -> None:
 
 
 def test_blocks_that_cannot_be_told_apart_in_time_are_shown_as_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rendering, "_STRUCTURE_S", 0.0)
+    monkeypatch.setattr(blocks, "STRUCTURE_S", 0.0)
     html = render_markdown("- *a <b>*\n")
     assert "- *a &lt;b&gt;*" in html
     assert "too long" in html
@@ -129,7 +129,7 @@ def test_a_streamed_answer_costs_no_more_than_its_length_allows(monkeypatch: pyt
         parsed.append(len(text))
         return [("x", 0)]
 
-    monkeypatch.setattr(rendering, "_blocks_with_lines", record)
+    monkeypatch.setattr(growing, "blocks_with_lines", record)
     clock = iter(range(1_000_000))
     drawing = Drawing(lambda: float(next(clock)))
     for _ in range(10_000):

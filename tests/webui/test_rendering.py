@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from webui.code_colours import MAX_HIGHLIGHT_CHARS
 from webui.rendering import MAX_MARKDOWN_CHARS, GrowingMarkdown, render_blocks, render_markdown
+from webui.rendering.code_colours import MAX_HIGHLIGHT_CHARS
 
 # Written here once more, and not taken from the module: a widened list there must be widened here, too.
 HARMLESS_TAGS = {

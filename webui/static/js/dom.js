@@ -14,7 +14,7 @@ export function hooked(hook, within = document) {
 }
 
 /**
- * Nodes of HTML written by rendering.py or a template of ours.
+ * Nodes of HTML written by webui/rendering or a template of ours.
  * @param {string} html
  */
 export function fragment(html) {

@@ -17,7 +17,8 @@ from pygments.lexer import Lexer
 from pygments.lexers import get_lexer_by_name
 from pygments.token import _TokenType
 
-from webui.render_budget import Budget, RenderCache, TooSlowError, digest
+from webui.rendering.budget import Budget, TooSlowError
+from webui.rendering.cache import RenderCache, digest
 
 CODE_S: Final = 0.3  # of the processor, for one block
 MAX_HIGHLIGHT_CHARS: Final = 20_000  # a quadratic step that takes 0.03 s of 3,000 characters takes 1.3 s of these

@@ -1,0 +1,121 @@
+"""Markdown as models write it: how it is read, and the HTML of each block before the cleaner.
+
+markdown-it escapes raw HTML. Images are shown as words. Paragraphs that are too long or too slow are text, unparsed.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from typing import Final
+
+from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
+from markdown_it.rules_block import StateBlock
+from markdown_it.rules_core import StateCore
+from markdown_it.rules_inline import StateInline
+from markdown_it.token import Token
+from markdown_it.utils import EnvType, OptionsDict
+
+from webui.rendering.budget import MESSAGE, STRUCTURE, Budget, TooSlowError
+from webui.rendering.cache import KEPT
+from webui.rendering.code_colours import coloured, language_of, plain
+from webui.rendering.formulae import add_formulae
+
+MAX_INLINE_CHARS: Final = 20_000  # one paragraph; inline parsing is quadratic at worst
+PARAGRAPH_S: Final = 0.3  # of the message's budget, for one paragraph; code_colours.py has the same for a block of code
+MAY_GROW: Final = "may_grow"  # in markdown-it's environment: more text may come for this block
+_OPEN_CODE_CHARS: Final = 2_000  # a longer block of code that may still grow gets its colours when it is complete
+_SLOW_CODE: Final = "Shown without colours: they would take too long."
+
+
+def code_block(code: str, language: str, colours: str | None, note: str = "") -> str:
+    """A block of code with its language above, its colours if there are any, and a note below."""
+    body = plain(code) if colours is None else colours
+    below = note_html(note) if note else ""
+    return f'<div class="code-block" data-language="{language}"><pre><code>{body}</code></pre>{below}</div>\n'
+
+
+def note_html(text: str) -> str:
+    return f'<p class="render-note">{text}</p>\n'
+
+
+def _render_fence(self: RendererHTML, tokens: Sequence[Token], at: int, options: OptionsDict, env: EnvType) -> str:
+    code, words = tokens[at].content, tokens[at].info.split(maxsplit=1)
+    language = language_of(words[0] if words else "")
+    if language == "text" or (env[MAY_GROW] and len(code) > _OPEN_CODE_CHARS):
+        return code_block(code, language, None)
+    colours = coloured(code, language, env[MESSAGE], KEPT)
+    return code_block(code, language, colours, "" if colours is not None else _SLOW_CODE)
+
+
+def _render_image(self: RendererHTML, tokens: Sequence[Token], at: int, options: OptionsDict, env: EnvType) -> str:
+    alt = html.escape(tokens[at].content)
+    return f'<span class="image-absent">[image: {alt}]</span>'
+
+
+def _render_cell(self: RendererHTML, tokens: Sequence[Token], at: int, options: OptionsDict, env: EnvType) -> str:
+    """A cell's alignment as a class: the page's policy forbids style attributes."""
+    token = tokens[at]
+    style = str(token.attrs.get("style", ""))
+    side = style.removeprefix("text-align:")
+    return f'<{token.tag} class="align-{side}">' if style else f"<{token.tag}>"
+
+
+def _long_paragraph(state: StateInline, silent: bool) -> bool:
+    """A paragraph beyond `MAX_INLINE_CHARS` is text, unparsed."""
+    if state.pos != 0 or len(state.src) <= MAX_INLINE_CHARS:
+        return False
+    if not silent:
+        state.pending += state.src
+    state.pos = state.posMax
+    return True
+
+
+def _watch_inline(state: StateInline, silent: bool) -> bool:
+    """Not a rule, but asked before each of them: whether the paragraph may go on."""
+    state.env[MESSAGE].check()
+    return False
+
+
+def _watch_blocks(state: StateBlock, first: int, last: int, silent: bool) -> bool:
+    state.env[STRUCTURE].check()
+    return False
+
+
+def _parse_paragraphs(state: StateCore) -> None:
+    """markdown-it's own rule "inline", but a paragraph that takes too long is text, unparsed."""
+    budget: Budget = state.env[MESSAGE]
+    for token in state.tokens:
+        if token.type == "inline":
+            token.children = []
+            try:
+                with budget.part(PARAGRAPH_S):
+                    state.md.inline.parse(token.content, state.md, state.env, token.children)
+            except TooSlowError:
+                budget.simplified = True
+                token.children = [Token("text", "", 0, content=token.content)]
+
+
+def _make_markdown() -> MarkdownIt:
+    markdown = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
+    markdown.inline.ruler.before("text", "long_paragraph", _long_paragraph)
+    markdown.inline.ruler.before("long_paragraph", "budget", _watch_inline)
+    markdown.core.ruler.at("inline", _parse_paragraphs)
+    everywhere = ["paragraph", "reference", "blockquote", "list", "table"]
+    markdown.block.ruler.before("table", "budget", _watch_blocks, {"alt": everywhere})
+    for name, rule in {
+        "fence": _render_fence,
+        "code_block": _render_fence,
+        "image": _render_image,
+        "th_open": _render_cell,
+        "td_open": _render_cell,
+        "table_open": lambda *_: '<div class="table-scroll"><table>\n',
+        "table_close": lambda *_: "</table></div>\n",
+    }.items():
+        markdown.add_render_rule(name, rule)
+    add_formulae(markdown)
+    return markdown
+
+
+MARKDOWN: Final = _make_markdown()  # parsing keeps its state in each call: shared by all threads
