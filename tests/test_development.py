@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 
 from appliance.audit.event import ACTIONS
 from tests.conftest import SLOW, TESTS, require
-from webui.review.words import ACTION_GROUPS, ACTION_WORDS
+from webui.review.present.words import ACTION_GROUPS, ACTION_WORDS
 
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())

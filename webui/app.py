@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from flask import Flask, request
 
-import webui.account
+import webui.account.routes
 import webui.admin.routes
 import webui.api.views
-import webui.auth.views
 import webui.chat.routes
 import webui.chat.watchers
 import webui.frame
@@ -44,11 +43,12 @@ def create_app(services: Services) -> Flask:
     app.before_request(_check_csrf_of_pages)
     app.context_processor(lambda: {"config": services.config, "model": services.model, "release": services.release})
     webui.chat.watchers.install(app)
-    for module in (
-        webui.frame, webui.auth.views, webui.account, webui.chat.routes, webui.review.routes, webui.admin.routes,
-        webui.api.views, webui.health,
+    for blueprint in (
+        webui.frame.blueprint, webui.account.routes.strangers, webui.account.routes.blueprint,
+        webui.chat.routes.blueprint, webui.review.routes.blueprint, webui.admin.routes.blueprint,
+        webui.api.views.blueprint, webui.health.blueprint,
     ):  # fmt: skip
-        app.register_blueprint(module.blueprint)
+        app.register_blueprint(blueprint)
     proxies = TrustedProxies.of(services.config)
     app.wsgi_app = PlainPaths(ThroughProxies(app.wsgi_app, proxies))  # type: ignore[method-assign]
     return app

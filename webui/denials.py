@@ -22,8 +22,8 @@ from appliance.audit.log import RecordError
 from appliance.audit.repeated import WINDOW_S, RepeatedDenials
 from appliance.people.allowance import PromptTooLargeError, QuotaSpentError, RefusedError
 from webui import errors
-from webui.auth.session import current_actor
 from webui.services import Services
+from webui.session import current_actor
 
 _KEY: Final = "gpt_oss_appliance.denials"
 _log = logging.getLogger(__name__)

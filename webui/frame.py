@@ -8,9 +8,9 @@ from flask import Blueprint, Response, request, url_for
 
 from appliance.audit.checkpoint import integrity
 from appliance.people.accounts import Role
-from webui.auth.session import current_user
-from webui.review.integrity import IntegrityView, integrity_view
+from webui.review.present.integrity import PageIntegrity, page_integrity
 from webui.services import services
+from webui.session import current_user
 
 blueprint = Blueprint("frame", __name__)
 
@@ -44,9 +44,9 @@ def frame() -> dict[str, object]:
     return {"user": user, "sections": sections, "integrity": _integrity() if Role.REVIEWER in user.roles else None}
 
 
-def _integrity() -> IntegrityView:
+def _integrity() -> PageIntegrity:
     service = services()
-    return integrity_view(integrity(service.record, service.config.state_dir), service.clock())
+    return page_integrity(integrity(service.record, service.config.state_dir), service.clock())
 
 
 @blueprint.get("/banner.css")

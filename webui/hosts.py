@@ -18,10 +18,10 @@ from flask import Flask, request
 from appliance.audit.event import Actor
 from appliance.site_address import is_loopback, parse_authority
 from webui.api.errors import ApiError, is_api
-from webui.auth.session import client_address
 from webui.denials import record_denial
 from webui.errors import UnknownHostError
 from webui.services import services
+from webui.session import client_address
 
 _HEALTH_PATHS: Final = ("/healthz", "/readyz")
 

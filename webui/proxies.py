@@ -31,7 +31,7 @@ from appliance.config import Config, ProxyHeaders
 
 _log = logging.getLogger(__name__)
 
-PROXY_NOTE: Final = "appliance.proxy"  # environ: a `Note` for whoever explains a refusal
+PROXY_REMARK: Final = "appliance.proxy"  # environ: a `Remark` for whoever explains a refusal
 SAY_AGAIN_S: Final = 600.0
 _MOST_HOPS: Final = 50  # more is no chain of proxies
 _WRITTEN: Final = re.compile(  # RFC 7239 section 6: alone or with a port, IPv6 then in brackets
@@ -50,7 +50,7 @@ WsgiApp = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 
 @dataclass(frozen=True)
-class Note:
+class Remark:
     """What was seen of a proxy: the peer, whether it is trusted, and whether it said anything. ``say`` logs a sentence
     about it, seldom."""
 
@@ -109,7 +109,7 @@ class ThroughProxies:
         has_headers = any(name in environ for name in _HEADERS)
         is_trusted = self._proxies.is_trusted(peer)
         word = _word_of(environ, self._proxies.headers) if is_trusted else _Word()
-        environ[PROXY_NOTE] = Note(peer, is_trusted, has_headers, partial(self._say, f"form {peer}"))
+        environ[PROXY_REMARK] = Remark(peer, is_trusted, has_headers, partial(self._say, f"form {peer}"))
         if is_trusted:
             self._apply(word, peer, environ)
         elif has_headers and self._proxies.networks:

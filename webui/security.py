@@ -2,7 +2,7 @@
 
 Covers: framing, script injection (CSP), MIME sniffing, cross-site requests that ride on a signed-in browser, caching of
 pages on shared machines, referrers leaving the site.
-Does not cover: TLS (`webui.serving`), who may see what (`webui.auth.session`), HTML made from untrusted text
+Does not cover: TLS (`webui.serving`), who may see what (`webui.session`), HTML made from untrusted text
 (`webui.rendering`).
 
 The CSRF scheme. Each browser holds one HttpOnly, SameSite=Strict cookie: the session token when signed in, else a
@@ -22,7 +22,7 @@ from typing import Final
 from flask import Flask, Response, g, request
 
 from webui.errors import ForeignRequestError
-from webui.proxies import PROXY_NOTE, Note
+from webui.proxies import PROXY_REMARK, Remark
 
 CSRF_FIELD: Final = "csrf_token"
 CSRF_HEADER: Final = "X-CSRF-Token"
@@ -98,16 +98,16 @@ def check_csrf() -> None:
 
 def _advice(origin: str) -> str | None:
     """What the administrator of a proxy in front must change, if it is the proxy that makes the origins differ."""
-    note = request.environ.get(PROXY_NOTE)
-    if not isinstance(note, Note) or not (note.is_trusted or note.has_headers or "Via" in request.headers):
+    remark = request.environ.get(PROXY_REMARK)
+    if not isinstance(remark, Remark) or not (remark.is_trusted or remark.has_headers or "Via" in request.headers):
         return None
-    if note.has_headers and not note.is_trusted:
-        missing = f"name the proxy in [proxy] trusted of appliance.toml, as {note.peer}"
+    if remark.has_headers and not remark.is_trusted:
+        missing = f"name the proxy in [proxy] trusted of appliance.toml, as {remark.peer}"
     elif origin.partition("://")[2] != request.host:
         missing = "have the proxy pass the Host header as the browser sent it, or X-Forwarded-Host"
     else:
         missing = f"have the proxy send X-Forwarded-Proto: {origin.partition(':')[0]}"
-    note.say(f"a form from {origin[:100]!r} was refused, because it reached this server as {own_origin()}: {missing}")
+    remark.say(f"a form from {origin[:100]!r} was refused, because it reached this server as {own_origin()}: {missing}")
     return (
         f"Reload the page and try again. If that does not help, tell your administrator: the page was opened as "
         f"{origin[:100]} and reached this server as {own_origin()}. To mend it, {missing}. "

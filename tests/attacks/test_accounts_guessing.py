@@ -26,7 +26,7 @@ from appliance.people.refusal_notes import Due, RefusalNotes
 from appliance.people.sign_in import SignIn, SignInError
 from appliance.people.sign_in_limits import ACCOUNT, ADDRESS, DEVICE, PAIR, SIGN_INS
 from tests.webui.conftest import FAST_PASSWORDS, PASSWORD, SYSTEM, MakeSite, Site
-from webui.auth.session import _device_kind
+from webui.session import _device_kind
 
 HOME, ELSEWHERE = "10.0.0.2", "10.7.7.7"
 HELD_S = 30.0

@@ -23,7 +23,7 @@ from appliance.database.transactions import as_iso, as_us, open_database
 from appliance.people.accounts import Role
 from tests.appliance.records import SYSTEM
 from tests.webui.conftest import Site
-from webui.review.integrity import integrity_view
+from webui.review.present.integrity import page_integrity
 
 YEAR_1, YEAR_1970 = as_us(datetime(1, 1, 1, tzinfo=UTC)), 0
 NOW = as_us(datetime(2026, 11, 30, 12, tzinfo=UTC))
@@ -103,15 +103,15 @@ SIGNED = Integrity("verified", 9, 9, NOW - 40_000_000, NOW - 3_600_000_000, chec
 
 def test_ago_is_true_before_and_after_the_clock_is_set_back_by_a_year() -> None:
     now = datetime(2026, 11, 30, 12, tzinfo=UTC)
-    view = integrity_view(SIGNED, now)
+    view = page_integrity(SIGNED, now)
     assert "were signed 40 s ago" in view.message
     assert "A checkpoint left this machine 1 h ago." in view.message
     assert "checked 2 h ago" in view.message
-    back = integrity_view(replace(SIGNED, state="stale", ahead=True), now - YEAR)
+    back = page_integrity(replace(SIGNED, state="stale", ahead=True), now - YEAR)
     assert " ago" not in f"{back.summary} {back.title} {back.message}"
     for moment in ("2026-11-30 11:00:00 UTC", "2026-11-30 10:00:00 UTC", "2026-11-30 11:59:20 UTC"):
         assert moment in back.message, back.message
-    again = integrity_view(SIGNED, now + YEAR)
+    again = page_integrity(SIGNED, now + YEAR)
     assert "were signed 365 d ago" in again.message
     assert "left this machine 365 d ago" in again.message
 

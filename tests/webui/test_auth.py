@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from appliance.people.accounts import Role
 from tests.webui.conftest import PASSWORD, SYSTEM, MakeSite, Site
-from webui.auth.return_to import safe_return_path
+from webui.account.return_to import safe_return_path
 
 
 def test_signing_in_opens_the_account_and_is_recorded(site: Site) -> None:

@@ -25,8 +25,8 @@ from appliance.turns.events import (
 )
 from tests.fakes import FakeEngine, Script, done
 from tests.webui.conftest import MakeSite, Site
+from webui.chat.present import grouped, title_of
 from webui.chat.stream import Drawing
-from webui.chat.view import grouped, title_of
 
 
 class Chat:

@@ -19,7 +19,7 @@ from appliance.turns.request import Message, TurnRequest
 from appliance.turns.run import run_turn
 from tests.fakes import FakeEngine, done
 from tests.webui.conftest import Browser, MakeSite, Site
-from webui.review.integrity import integrity_view
+from webui.review.present.integrity import page_integrity
 
 ADA = Actor("u1", "ada", "web", "10.0.0.7")
 
@@ -267,16 +267,16 @@ NOW_US = int(NOW.timestamp()) * 1_000_000
 )
 def test_the_badge_says_up_to_where_and_since_when(seconds: int, words: str) -> None:
     found = Integrity("verified", 12_500, 12_402, NOW_US - seconds * 1_000_000, None)
-    assert integrity_view(found, NOW).summary == f"Signed to 12,402, {words} ago"
+    assert page_integrity(found, NOW).summary == f"Signed to 12,402, {words} ago"
 
 
 def test_what_broke_is_a_sentence() -> None:
-    view = integrity_view(Integrity("broken", 2, 2, NOW_US, None, "the log is broken: event 2"), NOW)
+    view = page_integrity(Integrity("broken", 2, 2, NOW_US, None, "the log is broken: event 2"), NOW)
     assert (view.summary, view.message) == ("Record broken", "The log is broken: event 2.")
 
 
 def test_that_no_checkpoint_has_left_the_machine_is_said() -> None:
     found = Integrity("verified", 2, 2, NOW_US, None)
-    assert "No checkpoint has left this machine" in integrity_view(found, NOW).message
+    assert "No checkpoint has left this machine" in page_integrity(found, NOW).message
     exported = Integrity("verified", 2, 2, NOW_US, NOW_US - 7_200_000_000)
-    assert "left this machine 2 h ago" in integrity_view(exported, NOW).message
+    assert "left this machine 2 h ago" in page_integrity(exported, NOW).message

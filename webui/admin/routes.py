@@ -10,12 +10,11 @@ from appliance.people.four_eyes import Change, SecondNeededError
 from appliance.people.users import NoLongerAdminError
 from appliance.turns.engine import EngineUnavailableError, Status
 from webui import confirm, denials
-from webui.admin import questions
+from webui.admin import present
 from webui.admin.alarms import current_alarms
-from webui.admin.requests import request_views
-from webui.auth.session import begin_session, current_actor, demand_role, demand_user
 from webui.errors import ForbiddenError, NotFoundError, respond
 from webui.services import services
+from webui.session import begin_session, current_actor, demand_role, demand_user
 
 STATUS_TIMEOUT_S = 0.5
 _NOTICES = {
@@ -79,7 +78,7 @@ def new_link(user_id: str) -> Response:
     user = accounts.get(user_id)
     if accounts.has_link(user_id) and not confirm.is_confirmed():
         wanted = Change("link", user.id, user.name, user.roles, user.roles)
-        return confirm.ask(questions.of_link(user, _outlook(wanted)))
+        return confirm.ask(present.question_of_link(user, _outlook(wanted)))
     return _page(link_for=user.name, link=accounts.make_reset_link(user_id, by=current_actor()))
 
 
@@ -90,7 +89,7 @@ def set_roles(user_id: str) -> Response:
     user = accounts.get(user_id)
     if wanted and wanted != user.roles and not confirm.is_confirmed():
         change = Change("roles", user.id, user.name, user.roles, wanted)
-        return confirm.ask(questions.of_roles(user, wanted, _outlook(change)))
+        return confirm.ask(present.question_of_roles(user, wanted, _outlook(change)))
     changed = accounts.set_roles(user_id, wanted, by=current_actor(), end_keys=confirm.is_chosen("end_keys"))
     response = _done()
     if changed.id == demand_user().id and changed.roles != user.roles:
@@ -105,7 +104,7 @@ def disable(user_id: str) -> Response:
     user = services().accounts.get(user_id)
     if not confirm.is_confirmed():
         again = services().approvals.outlook_of_enabling_again(user, by=current_actor())
-        return confirm.ask(questions.of_disabling(user, again))
+        return confirm.ask(present.question_of_disabling(user, again))
     services().accounts.disable(user_id, by=current_actor())
     return _done()
 
@@ -122,7 +121,7 @@ def confirm_request(request_id: str) -> Response:
     approvals = services().approvals
     wanted = next((one for one in approvals.open_requests() if one.id == request_id), None)
     if wanted is not None and not confirm.is_confirmed():
-        return confirm.ask(questions.of_request(wanted))
+        return confirm.ask(present.question_of_confirming(wanted))
     approvals.confirm(request_id, by=current_actor())
     return _done("confirmed")
 
@@ -163,7 +162,7 @@ def _page(
     page = render_template(
         "admin.html", users=people, damaged=[*people.damaged, *asked.damaged], roles=list(Role), error=error,
         notice=notice, name=name, link_for=link_for, link=address, engine=_engine_status(),
-        alarms=current_alarms(service), requests=request_views(service.approvals, asked, demand_user()),
+        alarms=current_alarms(service), requests=present.page_requests(service.approvals, asked, demand_user()),
     )  # fmt: skip
     return make_response(page, 400 if error else 200)
 

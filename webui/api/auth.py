@@ -13,9 +13,9 @@ from appliance.people.accounts import Role, User
 from appliance.people.api_keys import KeyEnd, KeyRefusedError
 from appliance.turns.permits import Permit
 from webui.api.errors import ApiError
-from webui.auth.session import client_address
 from webui.denials import record_denial
 from webui.services import services
+from webui.session import client_address
 
 _SCHEME = "bearer "
 EXPIRY_HEADER: Final = "X-API-Key-Expires"

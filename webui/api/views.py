@@ -26,9 +26,9 @@ from webui.api import errors, mapping
 from webui.api.auth import api_user, demand_key, key_permit, say_when_the_key_ends
 from webui.api.errors import ApiError
 from webui.api.validation import ChatRequest, parse_chat_request
-from webui.auth.session import client_address
 from webui.denials import record_denial, record_refusal
 from webui.services import services
+from webui.session import client_address
 from webui.streaming import client_is_gone
 
 blueprint = Blueprint("api", __name__, url_prefix="/v1")

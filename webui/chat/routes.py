@@ -20,11 +20,10 @@ from appliance.turns.journal import ConversationBusyError
 from appliance.turns.request import Effort
 from appliance.turns.running import NotRecordedError, TooManyTurnsError
 from webui.allowances import allowance
-from webui.auth.session import current_actor, demand_role, demand_user
-from webui.chat import turns
-from webui.chat.view import UNANSWERED, grouped, message_view, title_of
+from webui.chat import present, turns
 from webui.errors import BadRequestError, ConflictError, NotFoundError, TooManyError, UnavailableError, respond
 from webui.services import services
+from webui.session import current_actor, demand_role, demand_user
 
 MAX_TEXT_CHARS = 400_000
 STATUS_TIMEOUT_S = 0.5
@@ -98,7 +97,7 @@ def create() -> ResponseReturnValue:
     text = _text(_body().get("text"))
     allowance().check_texts(demand_user().id, [])
     allowance().spend(demand_user().id, Content(""))
-    made = services().conversations.create(demand_user().id, title=title_of(text))
+    made = services().conversations.create(demand_user().id, title=present.title_of(text))
     return jsonify(id=made.id), 201
 
 
@@ -183,13 +182,13 @@ def _page(conversation: Conversation | None) -> str:
     shown, turn = list[StoredMessage](), None
     if conversation is not None:
         shown, turn = turns.shown_messages(services(), demand_user(), conversation.id)
-    views = [message_view(message) for message in shown]
+    messages = [present.page_message(message) for message in shown]
     if turn is None and shown and shown[-1].role == "user":
-        views.append(UNANSWERED)
+        messages.append(present.UNANSWERED)
     return render_template(
         "chat.html",
         conversation=conversation,
-        turn_views=views,
+        messages=messages,
         turn=turn,
         last=shown[-1].id if shown else None,
         unavailable=None if shown or _engine_answers() else _NOT_READY,
@@ -199,7 +198,7 @@ def _page(conversation: Conversation | None) -> str:
 
 def _list(search: str, current: str) -> dict[str, Any]:
     found = services().conversations.list_conversations(demand_user().id, search=search)
-    return {"groups": grouped(found, services().clock().astimezone()), "current": current, "search": search}
+    return {"groups": present.grouped(found, services().clock().astimezone()), "current": current, "search": search}
 
 
 def _engine_answers() -> bool:

@@ -21,12 +21,12 @@ from appliance.turns.permits import permitted
 from appliance.turns.request import Effort, Message, new_request
 from appliance.turns.run import run_turn
 from webui.allowances import allowance
-from webui.auth.session import current_actor, session_permit
+from webui.chat.present import PageMessage, page_answer, page_message
 from webui.chat.stream import ended_turn, stream_turn
-from webui.chat.view import MessageView, answer_view, message_view
 from webui.chat.watchers import watchers
 from webui.errors import BadRequestError, NotFoundError, TooManyError
 from webui.services import Services, services
+from webui.session import current_actor, session_permit
 from webui.streaming import server_ending, watch_client
 
 
@@ -114,15 +114,15 @@ def shown_messages(service: Services, user: User, conversation_id: str) -> tuple
     return (messages[: ids.index(head.question) + 1] if head.question in ids else messages), head.turn
 
 
-def answer_html(view: MessageView) -> str:
-    return str(get_template_attribute("_turns.html", "answer")(view))
+def answer_html(message: PageMessage) -> str:
+    return str(get_template_attribute("_turns.html", "answer")(message))
 
 
 def _over(user: User, conversation: Conversation, turn_id: str) -> Response:
     kept = _kept(services(), user, conversation, turn_id)
     if kept is None:
         raise NotFoundError
-    return _response(ended_turn(turn_id, _end_line(message_view(kept), conversation)))
+    return _response(ended_turn(turn_id, _end_line(page_message(kept), conversation)))
 
 
 def _end(
@@ -136,9 +136,9 @@ def _end(
     except ConversationNotFoundError:
         message = None
     if message is not None:
-        return _end_line(message_view(message), conversation)
+        return _end_line(page_message(message), conversation)
     facts = Facts(problem=INTERRUPTED if kept is None else answer.problem)
-    return _end_line(answer_view("", answer.words, facts), conversation)
+    return _end_line(page_answer("", answer.words, facts), conversation)
 
 
 def _kept(service: Services, user: User, conversation: Conversation, turn_id: str) -> StoredMessage | None:
@@ -147,8 +147,8 @@ def _kept(service: Services, user: User, conversation: Conversation, turn_id: st
     return next((one for one in reversed(messages) if one.details.get("turn") == turn_id), None)
 
 
-def _end_line(view: MessageView, conversation: Conversation) -> dict[str, Any]:
-    return {"type": "end", "html": answer_html(view), "title": conversation.title, "complete": view.problem is None}
+def _end_line(shown: PageMessage, conversation: Conversation) -> dict[str, Any]:
+    return {"type": "end", "html": answer_html(shown), "title": conversation.title, "complete": shown.problem is None}
 
 
 def _enter(user: User) -> Callable[[], None]:

@@ -5,21 +5,31 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from flask import Blueprint, Response, jsonify, render_template, request
+from flask import Blueprint, Response, current_app, jsonify, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from appliance.audit.event import Action
-from appliance.audit.log import Event, EventNotFoundError
+from appliance.audit.checkpoint import integrity as integrity_of
+from appliance.audit.checkpoint import keep_verdict, mark_exported
+from appliance.audit.event import Action, NewEvent
+from appliance.audit.findings import AcknowledgementError, past_findings
+from appliance.audit.findings import acknowledge as acknowledge_finding
+from appliance.audit.ledger import read_tail
+from appliance.audit.log import Event, EventNotFoundError, RecordError
+from appliance.audit.note import CheckpointError, parse_checkpoint
+from appliance.audit.pages import PagesReport, check_pages
 from appliance.audit.review import Filter, Page, actor_names, read_event, search
 from appliance.audit.rows import DamagedEvent
+from appliance.audit.stored import newest_note
+from appliance.audit.verify import VerificationReport, verify_log
+from appliance.database.transactions import as_iso
 from appliance.people.accounts import Role
-from webui.auth.session import current_actor, demand_role
 from webui.errors import NotFoundError, respond
-from webui.review.integrity_pages import add_integrity_pages
-from webui.review.proof import prove
-from webui.review.view import DamagedView, EventView, day_views, event_view
-from webui.review.words import ACTION_GROUPS
+from webui.review.present.event import PageDamagedEvent, PageEvent, page_event
+from webui.review.present.proof import prove
+from webui.review.present.rows import page_days
+from webui.review.present.words import ACTION_GROUPS
 from webui.services import services
+from webui.session import current_actor, demand_role
 
 PAGE_EVENTS = 100
 _FILTERS = ("text", "user", "action", "since", "until")
@@ -64,7 +74,46 @@ def source(sequence: int) -> Response:
     )
 
 
-add_integrity_pages(blueprint)
+@blueprint.get("/integrity")
+def integrity() -> str:
+    """The page behind the badge: how the record stands."""
+    return _integrity_page()
+
+
+@blueprint.post("/integrity")
+def verify() -> str:
+    """Check what `appliance audit verify` checks; what is found is recorded and marks the record."""
+    log = services().record
+    report, pages = verify_log(log.database, services().config.state_dir), check_pages(log.database)
+    try:
+        keep_verdict(log, report, by=current_actor(), other_faults=pages.faults)
+    except RecordError:  # a log too damaged to take the event is shown all the same: no content is seen here
+        current_app.logger.exception("that the record was verified could not be recorded")
+    return _integrity_page(report=report, pages=pages)
+
+
+@blueprint.post("/integrity/acknowledge")
+def acknowledge() -> ResponseReturnValue:
+    """Record that the reviewer has seen the finding; the signer begins anew at its next turn."""
+    log, tail = services().record, read_tail(services().config.audit_dir)
+    try:
+        given = request.form.get("finding", ""), request.form.get("reason", "")
+        acknowledge_finding(log, tail[1] if tail else None, *given, by=current_actor())
+    except AcknowledgementError as exc:
+        return _integrity_page(error=str(exc)), 400
+    return redirect(url_for("review.integrity"), 303)
+
+
+@blueprint.post("/integrity/checkpoint")
+def checkpoint() -> Response:
+    """The newest checkpoint as a file; that it left the machine is recorded."""
+    log = services().record
+    note = newest_note(log.database)
+    if note is None:
+        raise NotFoundError("no_checkpoint", "No checkpoint has been signed yet.")
+    mark_exported(log.database, log.append(NewEvent(current_actor(), "checkpoint_exported")))
+    headers = {"Content-Disposition": f'attachment; filename="{_name_of(note)}"'}
+    return Response(note, mimetype="text/plain; charset=utf-8", headers=headers)
 
 
 def _event(sequence: int) -> dict[str, Any]:
@@ -75,17 +124,17 @@ def _event(sequence: int) -> dict[str, Any]:
         number: read_event(log, reviewer, number).event for number in read.turn if number != sequence
     }
     turn = [read.event if number == sequence else others[number] for number in read.turn]
-    return {"event": event_view(read, turn), "proof": prove(log, services().config.state_dir, read)}
+    return {"event": page_event(read, turn), "proof": prove(log, services().config.state_dir, read)}
 
 
-def _page(*, event: EventView | DamagedView | None = None, proof: object = None) -> str:
+def _page(*, event: PageEvent | PageDamagedEvent | None = None, proof: object = None) -> str:
     wanted, problem = _filter()
     found, names = Page((), None), list[str]()
     if wanted is not None:
         found = search(services().record, current_actor(), wanted, before=_before(), limit=PAGE_EVENTS)
         names = actor_names(services().record)
     return render_template(
-        "review.html", days=day_views(found.rows), older=found.older, names=names,
+        "review.html", days=page_days(found.rows), older=found.older, names=names,
         action_groups=ACTION_GROUPS, query=_query(), event=event, proof=proof, problem=problem,
     )  # fmt: skip
 
@@ -125,3 +174,23 @@ def _actions(group: str) -> tuple[Action, ...]:
 def _microseconds(day: str, *, days_later: int = 0) -> int:
     moment = datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC) + timedelta(days=days_later)
     return int(moment.timestamp()) * 1_000_000
+
+
+def _name_of(note: str) -> str:
+    """A file's name from the checkpoint's own size and time: the clock may have changed since."""
+    try:
+        signed = parse_checkpoint(note.partition("\n\n")[0] + "\n", note.partition("\n")[0])
+    except CheckpointError:  # damaged: it is handed out as it is, for whoever investigates
+        return "checkpoint-damaged.txt"
+    moment = as_iso(signed.time_us)[:19].replace("T", "-").replace(":", "")
+    return f"checkpoint-{signed.size}-{moment}.txt"
+
+
+def _integrity_page(
+    *, report: VerificationReport | None = None, pages: PagesReport | None = None, error: str | None = None
+) -> str:
+    log = services().record
+    found = integrity_of(log, services().config.state_dir)
+    return render_template(
+        "integrity.html", report=report, pages=pages, error=error, finding=found.finding, past=past_findings(log)
+    )  # fmt: skip

@@ -28,7 +28,7 @@ class ConversationGroup:
 
 
 @dataclass(frozen=True)
-class MessageView:
+class PageMessage:
     """One message of the page: the person's `words`, or, where these are None, an answer."""
 
     id: str
@@ -46,7 +46,7 @@ class MessageView:
     branch_after: str | None = None
 
 
-UNANSWERED = MessageView(
+UNANSWERED = PageMessage(
     "", None, problem="This question has no answer, and none is being written. Choose Answer again to ask it once more."
 )
 
@@ -73,7 +73,7 @@ def title_of(text: str) -> str:
     return words[: MAX_TITLE_CHARS - 1].rsplit(" ", 1)[0] + "…"
 
 
-def message_view(message: StoredMessage) -> MessageView:
+def page_message(message: StoredMessage) -> PageMessage:
     """A message as the page shows it."""
     at = message.siblings.index(message.id)
     branch = {
@@ -83,18 +83,18 @@ def message_view(message: StoredMessage) -> MessageView:
         "branch_after": message.siblings[at + 1] if at + 1 < len(message.siblings) else None,
     }
     if message.role != "assistant":
-        return MessageView(message.id, message.content)
+        return PageMessage(message.id, message.content)
     words = Words(message.content, message.reasoning or "", message.tool_calls)
     try:
-        return answer_view(message.id, words, facts_of(message.details), **branch)
+        return page_answer(message.id, words, facts_of(message.details), **branch)
     except (KeyError, TypeError, ValueError, OverflowError):  # details that the appliance did not write
-        return answer_view(message.id, Words(message.content), Facts(problem=_DAMAGED), **branch)
+        return page_answer(message.id, Words(message.content), Facts(problem=_DAMAGED), **branch)
 
 
-def answer_view(message_id: str, words: Words, facts: Facts, **branch: Any) -> MessageView:
+def page_answer(message_id: str, words: Words, facts: Facts, **branch: Any) -> PageMessage:
     """An answer as the page shows it."""
     seconds = facts.thought_s
-    return MessageView(
+    return PageMessage(
         message_id, None, render_markdown(words.text), words.text, words.reasoning,
         thought=f"Thought for {max(1, round(seconds))} s" if seconds is not None else "Thought",
         calls=words.calls, problem=facts.problem, facts=tuple(_in_words(facts)), **branch,

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from appliance.engine.harmony import ConversationError, conversation_of
 from appliance.engine.wire import ProtocolError, decode
 from appliance.turns.request import Tool, TurnRequest
-from webui.review.unseen import visible
+from webui.review.present.unseen import visible
 
 MAX_SHOWN_CHARS: Final = 50_000  # of one message on the page; the source has all
 _SOMEWHERE_ELSE: Final = (  # key in a prompt's "beside", its words for one and for many
@@ -40,7 +40,7 @@ class AskedPart:
 
 
 @dataclass(frozen=True)
-class AskedView:
+class AskedRequest:
     """The request; ``problem`` where it could not be put in the model's form."""
 
     parts: tuple[AskedPart, ...]
@@ -48,7 +48,7 @@ class AskedView:
     problem: str | None = None
 
 
-def asked_view(details: dict[str, Any], when: datetime) -> AskedView | None:
+def asked_request(details: dict[str, Any], when: datetime) -> AskedRequest | None:
     """The request in a prompt's details; None where there is none in a form that this release reads."""
     try:
         request = decode(json.dumps({"type": "TurnRequest", **details["request"]}).encode())
@@ -59,7 +59,7 @@ def asked_view(details: dict[str, Any], when: datetime) -> AskedView | None:
     messages, problem = _messages(request, when.astimezone(UTC).date())
     stops = [_part("Stop text", text) for text in request.stop]
     parts = (*messages, *map(_tool, request.tools), *stops)
-    return AskedView(parts, _summary(request), problem)
+    return AskedRequest(parts, _summary(request), problem)
 
 
 def beside_words(beginning: str) -> str:

@@ -16,38 +16,38 @@ from appliance.database.transactions import as_iso
 
 
 @dataclass(frozen=True)
-class ProofView:
+class PageProof:
     """`words` when the event is proved, else `problem`."""
 
     words: str = ""
     problem: str | None = None
 
 
-def prove(log: AuditLog, state_dir: Path, read: ReadEvent) -> ProofView:
+def prove(log: AuditLog, state_dir: Path, read: ReadEvent) -> PageProof:
     """Check the event now.
 
     (1) The content is the one it commits to. (2) It is a leaf of the present tree. (3) It is a leaf of the tree whose
     root the newest checkpoint signs, once that reaches it.
     """
     if read.unproved is not None:
-        return ProofView(problem=f"The record lacks what would prove it: {read.unproved}.")
+        return PageProof(problem=f"The record lacks what would prove it: {read.unproved}.")
     leaf, index = _leaf_of(read.event), read.sequence - 1
     if leaf is None:
-        return ProofView(problem="Its row cannot be read as an event, so it is not the one that was recorded.")
+        return PageProof(problem="Its row cannot be read as an event, so it is not the one that was recorded.")
     if not _content_fits(read.event):  # (1)
-        return ProofView(problem="Its content is not the content that was recorded: the digests differ.")
+        return PageProof(problem="Its content is not the content that was recorded: the digests differ.")
     try:
         verify_inclusion(leaf, index, read.tree_size, read.proof, log.root(read.tree_size))  # (2)
         signed = _signed(log, state_dir)
         if signed is None or signed.size < read.sequence:
-            return ProofView("It is in the record. The next checkpoint, due within a minute, will sign it.")
+            return PageProof("It is in the record. The next checkpoint, due within a minute, will sign it.")
         path = log.inclusion_proof(read.sequence, signed.size)
         verify_inclusion(leaf, index, signed.size, path, signed.root)  # (3)
     except ProofError as exc:
-        return ProofView(problem=f"It does not lead to the root of the record: {exc}.")
+        return PageProof(problem=f"It does not lead to the root of the record: {exc}.")
     except (CheckpointError, LogDamagedError) as exc:
-        return ProofView(problem=f"The newest checkpoint cannot be used: {exc}.")
-    return ProofView(
+        return PageProof(problem=f"The newest checkpoint cannot be used: {exc}.")
+    return PageProof(
         f"It is in the tree of {signed.size:,} events whose root was signed at "
         f"{as_iso(signed.time_us)[:19].replace('T', ' ')} UTC."
     )

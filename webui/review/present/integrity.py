@@ -10,7 +10,7 @@ from appliance.database.transactions import as_datetime, as_iso
 
 
 @dataclass(frozen=True)
-class IntegrityView:
+class PageIntegrity:
     """`summary` is the badge; `title`, `message` and `what_to_do` are the page."""
 
     state: State
@@ -20,13 +20,13 @@ class IntegrityView:
     what_to_do: str
 
 
-def integrity_view(found: Integrity, now: datetime) -> IntegrityView:
+def page_integrity(found: Integrity, now: datetime) -> PageIntegrity:
     """What is known of the record at `now`."""
     exported = f"A checkpoint left this machine {_ago(found.exported_us, now)}." if found.exported_us else (
         "No checkpoint has left this machine yet: who can write here could still rewrite everything unseen."
     )  # fmt: skip
     if found.state == "broken":
-        return IntegrityView(
+        return PageIntegrity(
             "broken", "Record broken", "The record is broken", _sentence(found.fault or ""),
             "Stop relying on it. Nothing is signed until a reviewer acknowledges what was found. Keep the machine as "
             "it is, tell your security officer, and compare with the checkpoint that was exported last "
@@ -34,13 +34,13 @@ def integrity_view(found: Integrity, now: datetime) -> IntegrityView:
         )  # fmt: skip
     checked = _checked(found, now)
     if found.verified_us is None:
-        return IntegrityView(
+        return PageIntegrity(
             "stale", "Not yet signed", "Not yet signed", f"No checkpoint has been signed yet. {checked}",
             "The appliance signs one every minute while it runs. Verify now to check all events at once.",
         )  # fmt: skip
     ago, to = _ago(found.verified_us, now), f"{found.verified_size:,}"
     if found.ahead:
-        return IntegrityView(
+        return PageIntegrity(
             "stale", "Clock is behind", "The clock is behind the last checkpoint",
             f"Events 1 to {to} of {found.size:,} were signed at {_utc(found.verified_us)}, and the clock of this "
             f"machine says {now:%Y-%m-%d %H:%M:%S} UTC. {checked} {exported}",
@@ -51,14 +51,14 @@ def integrity_view(found: Integrity, now: datetime) -> IntegrityView:
         f"continues what was signed before. {checked} {exported}"
     )
     if found.state == "stale":
-        return IntegrityView(
+        return PageIntegrity(
             "stale", f"Last signed {ago}", f"Last signed {ago}", message,
             "A checkpoint is due every minute. Ask your administrator whether the appliance runs as it should.",
         )  # fmt: skip
     every = "" if found.checked is None or "ago" not in (when := _ago(found.checked.time_us, now)) else (
         f"; every event checked {when}"
     )  # fmt: skip
-    return IntegrityView("verified", f"Signed to {to}, {ago}{every}", f"Signed to event {to}", message, "")
+    return PageIntegrity("verified", f"Signed to {to}, {ago}{every}", f"Signed to event {to}", message, "")
 
 
 def _checked(found: Integrity, now: datetime) -> str:

@@ -15,7 +15,7 @@ from typing import Final
 
 from markupsafe import Markup
 
-from webui.review.unseen import visible
+from webui.review.present.unseen import visible
 
 _LIST_NUMBER: Final = re.compile(r"^[ \t>]*\d{1,9}[.)](?=\s)", re.MULTILINE)  # the browser writes it
 _LANGUAGE: Final = re.compile(r'<div class="code-block" data-language="([^"]*)">')  # shown by the style sheet
@@ -27,20 +27,20 @@ _TAG: Final = re.compile(r'<(?:[^>"]|"[^"]*")*>')
 
 
 @dataclass(frozen=True)
-class WrittenView:
+class WrittenAnswer:
     """The text of an answer as it was written; ``is_hidden``: not all of it can be read in the rendered one."""
 
     text: Markup
     is_hidden: bool
 
 
-def written_view(text: str, rendered: str) -> WrittenView:
+def written_answer(text: str, rendered: str) -> WrittenAnswer:
     """Compare `text` with the HTML that the cleaner made of it, by counting letters and digits.
 
     The letters of a formula are there and may still be too small to read: with one, the text as written is open.
     """
     lacks = bool(_letters(_LIST_NUMBER.sub("", text)) - _letters(_shown(rendered)))
-    return WrittenView(visible(text), lacks or "<math" in rendered)
+    return WrittenAnswer(visible(text), lacks or "<math" in rendered)
 
 
 def _shown(rendered: str) -> str:

@@ -1,4 +1,4 @@
-"""What the review pages show of events. Pure: records in, words and safe HTML out. All times are UTC.
+"""One event as the page shows it: what was seen, the facts, the exact source. Pure. All times are UTC.
 
 A damaged event is shown with what stands in its row. Characters that are not seen are named in every text.
 """
@@ -6,11 +6,9 @@ A damaged event is shown with what stands in its row. Characters that are not se
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import groupby
 from typing import Any, Final
 
 from markupsafe import Markup
@@ -19,57 +17,34 @@ from appliance.audit.event import Content, Header, encode_header
 from appliance.audit.log import Event
 from appliance.audit.merkle import leaf_hash
 from appliance.audit.review import ReadEvent
-from appliance.audit.rows import DamagedEvent, EventRow
+from appliance.audit.rows import DamagedEvent
 from appliance.database.transactions import as_datetime, as_iso
 from appliance.turns.answer import words_of
 from appliance.turns.request import ToolCall
-from webui.chat.view import MessageView
+from webui.chat.present import PageMessage
 from webui.rendering import render_markdown
-from webui.review.asked import AskedView, asked_view, beside_words
-from webui.review.unseen import own_words, visible, visible_html
-from webui.review.words import OUTCOME_WORDS, title_of
-from webui.review.written import WrittenView, written_view
+from webui.review.present.asked import AskedRequest, asked_request
+from webui.review.present.unseen import visible, visible_html
+from webui.review.present.words import OUTCOME_WORDS, title_of
+from webui.review.present.written import WrittenAnswer, written_answer
 
 MAX_SOURCE_CHARS: Final = 20_000  # of the exact details on the page; the file has all
-_MARKDOWN_MARKS: Final = re.compile(r"\*\*(?=\S)|(?<=\S)\*\*|`+|(?:^|(?<= ))#{1,6} ")
 _NO_FACTS: Final = ("beside", "index", "searchable", "reasoning", "tool_calls", "token_ids")  # details shown elsewhere
 _UNREADABLE: Final = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError)
 
 
 @dataclass(frozen=True)
-class RowView:
-    """One line of the list. A damaged event has no moment where its time cannot be read."""
-
-    sequence: int
-    moment: datetime | None
-    who: Markup
-    via: str
-    action: str
-    words: Markup
-    outcome: str
-    outcome_kind: str
-
-
-@dataclass(frozen=True)
-class DayView:
-    """The rows of one day."""
-
-    title: str
-    rows: tuple[RowView, ...]
-
-
-@dataclass(frozen=True)
-class SeenView:
+class SeenMessage:
     """A question or an answer as the person saw it."""
 
     sequence: int
     words: Markup | None  # of a question
-    answer: MessageView | None = None
-    written: WrittenView | None = None  # of an answer: rendering leaves things out
+    answer: PageMessage | None = None
+    written: WrittenAnswer | None = None  # of an answer: rendering leaves things out
 
 
 @dataclass(frozen=True)
-class EventView:
+class PageEvent:
     """One event in full: what was seen, the facts, the proof."""
 
     sequence: int
@@ -78,7 +53,7 @@ class EventView:
     moment: datetime
     outcome: str
     outcome_kind: str
-    seen: tuple[SeenView, ...]  # the question and the answer, as the person saw them
+    seen: tuple[SeenMessage, ...]  # the question and the answer, as the person saw them
     text: Markup  # of an event that is neither
     erased: bool
     facts: tuple[tuple[str, Markup], ...]
@@ -88,14 +63,14 @@ class EventView:
     commitment: str  # empty: it never had content
     tree_size: int
     proof: tuple[str, ...]
-    asked: AskedView | None = None  # of a question
+    asked: AskedRequest | None = None  # of a question
     source: Markup | str = ""  # its exact details
     source_left_out: int = 0
     unread: str | None = None  # why its content is shown as its source alone
 
 
 @dataclass(frozen=True)
-class DamagedView:
+class PageDamagedEvent:
     """A row that is no event any more."""
 
     sequence: int
@@ -103,23 +78,11 @@ class DamagedView:
     raw: tuple[tuple[str, Markup], ...]
 
 
-def day_views(rows: Sequence[EventRow | DamagedEvent]) -> list[DayView]:
-    """Rows under their days, in the order given; one without a readable time stands where its number puts it."""
-    views: list[tuple[str, RowView]] = []
-    title = ""
-    for row in rows:
-        view = _damaged_row(row) if isinstance(row, DamagedEvent) else _row_view(row)
-        if view.moment is not None:
-            title = f"{view.moment:%A} {view.moment.day} {view.moment:%B %Y}"
-        views.append((title or "Day not readable", view))
-    return [DayView(day, tuple(view for _, view in group)) for day, group in groupby(views, key=lambda pair: pair[0])]
-
-
-def event_view(read: ReadEvent, turn: Sequence[Event | DamagedEvent]) -> EventView | DamagedView:
+def page_event(read: ReadEvent, turn: Sequence[Event | DamagedEvent]) -> PageEvent | PageDamagedEvent:
     """The event that was read; `turn` are the question and answer it belongs to, itself among them."""
     if isinstance(read.event, DamagedEvent):
         raw = tuple((name, visible(value)) for name, value in read.event.raw)
-        return DamagedView(read.event.sequence, read.event.problem, raw)
+        return PageDamagedEvent(read.event.sequence, read.event.problem, raw)
     header, content = read.event.header, read.event.content
     word, kind = OUTCOME_WORDS[header.outcome]
     try:
@@ -128,7 +91,7 @@ def event_view(read: ReadEvent, turn: Sequence[Event | DamagedEvent]) -> EventVi
         facts, unread = _facts(header, {}), "Its details are not in the form that this release writes."
     seen = tuple(view for event in turn if isinstance(event, Event) and (view := _seen(event)) is not None)
     details = "" if read.event.sealed is None else read.event.sealed.details
-    return EventView(
+    return PageEvent(
         sequence=header.sequence, title=title_of(header.action, header.outcome), who=visible(header.actor.name),
         moment=as_datetime(header.time_us), outcome=word, outcome_kind=kind, seen=seen,
         text=visible(content.text if content and not seen else ""), erased=read.event.erased,
@@ -141,85 +104,29 @@ def event_view(read: ReadEvent, turn: Sequence[Event | DamagedEvent]) -> EventVi
     )  # fmt: skip
 
 
-def _row_view(row: EventRow) -> RowView:
-    header = row.header
-    word, kind = OUTCOME_WORDS[header.outcome]
-    return RowView(
-        header.sequence, as_datetime(header.time_us), visible(header.actor.name or "appliance"), header.actor.via,
-        title_of(header.action, header.outcome), _row_words(row), word, kind,
-    )  # fmt: skip
-
-
-def _row_words(row: EventRow) -> Markup:
-    """What the row is about and the beginning of its content; the page's own words come first, in marks."""
-    about = _about(row.header)
-    words = visible(": ".join(part for part in (about, _first_words(row)) if part))
-    own = _own_words(row)
-    return Markup(" ").join(part for part in (own, words) if part)
-
-
-def _damaged_row(row: DamagedEvent) -> RowView:
-    moment = None
-    if row.header is not None:
-        try:
-            moment = as_datetime(row.header.time_us)
-        except OverflowError:
-            moment = None
-    who = visible(row.header.actor.name if row.header is not None else "")
-    return RowView(row.sequence, moment, who, "", f"Event {row.sequence}", visible(row.problem), "Damaged", "bad")
-
-
-def _first_words(row: EventRow) -> str:
-    """The beginning of the content on one line; of an answer without the marks of its Markdown."""
-    words = " ".join(row.excerpt.split())
-    return _MARKDOWN_MARKS.sub("", words) if row.header.action == "answer" else words
-
-
-def _own_words(row: EventRow) -> Markup:
-    """What the row cannot show: that content was erased, how long it is, what of a question stands elsewhere."""
-    if row.erased:
-        return own_words("content erased")
-    notes = []
-    if row.length > len(row.excerpt):
-        blank = "" if row.excerpt.strip() else ", blank at first"
-        notes.append(f"{row.length:,} characters{blank}")
-    if row.header.action == "prompt" and (beside := beside_words(row.beginning)):
-        notes.append(f"+ {beside}")
-    return own_words(f"[{'; '.join(notes)}]") if notes else Markup("")
-
-
-def _about(header: Header) -> str:
-    """What was acted on, where it says something to people: ids of turns do not, nor does one's own name."""
-    if header.action == "review_read":
-        return f"event {header.subject}"
-    if header.action in ("prompt", "answer", "conversation_deleted") or header.subject == header.actor.name:
-        return ""
-    return header.subject
-
-
-def _asked(header: Header, content: Content | None) -> AskedView | None:
+def _asked(header: Header, content: Content | None) -> AskedRequest | None:
     if content is None or header.action != "prompt":
         return None
-    return asked_view(content.details, as_datetime(header.time_us))
+    return asked_request(content.details, as_datetime(header.time_us))
 
 
-def _seen(event: Event) -> SeenView | None:
+def _seen(event: Event) -> SeenMessage | None:
     """A question or an answer as the person saw it; None for what is neither, or erased."""
     content = event.content
     if content is None or event.header.action not in ("prompt", "answer"):
         return None
     number = event.header.sequence
     if event.header.action == "prompt":
-        return SeenView(number, visible(content.text))
+        return SeenMessage(number, visible(content.text))
     rendered = render_markdown(content.text)
-    html, written = visible_html(rendered), written_view(content.text, rendered)
+    html, written = visible_html(rendered), written_answer(content.text, rendered)
     try:
         words = words_of(content)
         calls = tuple(ToolCall(call.id, visible(call.name), visible(call.arguments)) for call in words.calls)
-        view = MessageView(str(number), None, html, words.text, visible(words.reasoning), "Reasoning", calls)
+        view = PageMessage(str(number), None, html, words.text, visible(words.reasoning), "Reasoning", calls)
     except _UNREADABLE:
-        view = MessageView(str(number), None, html, content.text)
-    return SeenView(number, None, view, written)
+        view = PageMessage(str(number), None, html, content.text)
+    return SeenMessage(number, None, view, written)
 
 
 def _facts(header: Header, details: dict[str, Any]) -> list[tuple[str, str]]:

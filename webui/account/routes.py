@@ -1,0 +1,238 @@
+"""Signing in and out, the one-time link with which a person begins, and the person's own account.
+
+Two blueprints, because the record names endpoints: ``auth`` is for strangers, ``account`` for who is signed in.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, time, timedelta
+from typing import Final
+
+from flask import Blueprint, Response, make_response, redirect, render_template, request, url_for
+
+from appliance.audit.event import Content
+from appliance.people.accounts import AccountError, LinkError, Role, User
+from appliance.people.api_keys import DEFAULT_DAYS
+from appliance.people.hashing_slots import HashingBusyError
+from appliance.people.passwords import PasswordRuleError
+from appliance.people.sign_in import SignInError
+from webui import confirm
+from webui.account import present
+from webui.account.return_to import safe_return_path
+from webui.allowances import allowance
+from webui.errors import LinkRefusedError, NotFoundError
+from webui.services import services
+from webui.session import (
+    begin_session,
+    client_address,
+    current_actor,
+    current_user,
+    demand_user,
+    device_of,
+    end_session,
+    own_token,
+    require_role,
+)
+
+strangers = Blueprint("auth", __name__)
+blueprint = Blueprint("account", __name__)
+
+_REFUSALS: Final = (SignInError, HashingBusyError, PasswordRuleError)  # of a password
+_NOTICES: Final = {
+    "password": "The password is changed. You are signed out everywhere else.",
+    "revoked": "The key is revoked.",
+    "signed_out": "You are signed out everywhere else.",
+}
+
+
+@strangers.get("/sign-in")
+def sign_in() -> Response:
+    """The form. A browser that is signed in is sent on at once."""
+    return_path = safe_return_path(request.args.get("next"))
+    if current_user() is not None:
+        return make_response(redirect(return_path))
+    response = _sign_in_form(return_path)
+    if request.headers.get("Sec-Fetch-Site") == "cross-site":
+        # A link from another site: the browser withholds the session it may have (SameSite=Strict), and will send it
+        # when this page itself asks again.
+        response.headers["Refresh"] = "0; url=" + url_for("auth.sign_in", next=return_path)
+    return response
+
+
+@strangers.post("/sign-in")
+def sign_in_submit() -> Response:
+    """Check name and password; every attempt is recorded by the accounts."""
+    name, password = request.form.get("name", ""), request.form.get("password", "")
+    return_path = safe_return_path(request.form.get("next"))
+    try:
+        user, session = services().sign_in.open_session(
+            services().sessions, name, password, via="web", address=client_address(), device=device_of(name)
+        )
+    except _REFUSALS as exc:
+        return _refused(_sign_in_form(return_path, name=name, error=str(exc)), exc)
+    return _go_on(user, return_path, session)
+
+
+@strangers.post("/sign-out")
+def sign_out() -> Response:
+    """End this browser's session."""
+    response = make_response(redirect("/sign-in"))
+    end_session(response)
+    return response
+
+
+@strangers.get("/welcome/<token>")
+def welcome(token: str) -> Response:
+    """The form behind a one-time link. Looking at it does not use the link up."""
+    return _welcome_form(token, _link_user(token))
+
+
+@strangers.post("/welcome/<token>")
+def welcome_submit(token: str) -> Response:
+    """Use the link: make the account or set its password, and sign in."""
+    link_user = _link_user(token)
+    name, password = request.form.get("name", ""), request.form.get("password", "")
+    if password != request.form.get("password_again", ""):
+        return _welcome_form(token, link_user, name=name, error="The two passwords differ.")
+    try:
+        user = services().accounts.redeem(
+            token, name, password, via="web", address=client_address(), end_keys=confirm.is_chosen("end_keys")
+        )
+    except LinkError as exc:  # ended between the two steps
+        raise LinkRefusedError(message=str(exc)) from None
+    except (AccountError, PasswordRuleError, HashingBusyError) as exc:
+        return _welcome_form(token, link_user, name=name, error=str(exc))
+    return _go_on(user, "/")
+
+
+@blueprint.before_request
+def _signed_in() -> None:
+    demand_user()
+
+
+@blueprint.get("/account")
+def show() -> Response:
+    """The page, with the keys that still work."""
+    return _page(notice=_NOTICES.get(request.args.get("notice", "")))
+
+
+@blueprint.post("/account/password")
+def change_password() -> Response:
+    """Set a new password, after the present one; every session ends, and this browser gets a new one."""
+    user, service = demand_user(), services()
+    try:
+        password_now = request.form.get("current_password", "")
+        service.sign_in.confirm(user, password_now, via="web", address=client_address())
+        service.accounts.set_password(
+            user.id, request.form.get("new_password", ""), by=current_actor(), end_keys=confirm.is_chosen("end_keys")
+        )
+    except _REFUSALS as exc:
+        if isinstance(exc, SignInError) and not exc.retry_after_s:
+            return _page(status=400, error="The present password is wrong.")
+        return _refused(_page(error=str(exc)), exc)
+    response = make_response(redirect("/account?notice=password", 303))
+    begin_session(response, user)
+    return response
+
+
+@blueprint.post("/account/keys")
+@require_role(Role.USER)
+def create_key() -> Response:
+    """Make an API key; its secret is in this response and nowhere else."""
+    label = request.form.get("label", "")
+    allowance().check_texts(demand_user().id, [])  # making and revoking keys is two events each
+    allowance().spend(demand_user().id, Content(label))
+    try:
+        _, secret = services().api_keys.create(demand_user(), label, by=current_actor(), expires_at=_chosen_end())
+    except AccountError as exc:
+        return _page(status=400, error=str(exc), label=label)
+    return _page(new_key=secret)
+
+
+@blueprint.post("/account/keys/<key_id>/revoke")
+def revoke_key(key_id: str) -> Response:
+    """Stop one of the person's own keys, after asking."""
+    user, api_keys = demand_user(), services().api_keys
+    key = next((key for key in api_keys.list_keys(user.id) if key.id == key_id), None)
+    if key is None:
+        raise NotFoundError("no_such_key", "You have no such key.")
+    if not confirm.is_confirmed():
+        return confirm.ask(present.question_of_revoking(key))
+    api_keys.revoke(user.id, key_id, by=current_actor())
+    return make_response(redirect("/account?notice=revoked", 303))
+
+
+@blueprint.post("/account/sessions/end-others")
+def end_other_sessions() -> Response:
+    """Sign this person out everywhere but here."""
+    services().sessions.end_others(demand_user(), own_token=own_token(), by=current_actor())
+    return make_response(redirect("/account?notice=signed_out", 303))
+
+
+def _refused(response: Response, error: SignInError | HashingBusyError | PasswordRuleError) -> Response:
+    """The page, with the status of a password that was not accepted, and when to try again."""
+    if isinstance(error, PasswordRuleError):
+        response.status_code = 400
+        return response
+    response.status_code = 503 if isinstance(error, HashingBusyError) else 429 if error.retry_after_s else 401
+    if response.status_code != 401:
+        response.headers["Retry-After"] = str(int(error.retry_after_s) + 1)
+    return response
+
+
+def _go_on(user: User, path: str, session: str | None = None) -> Response:
+    response = make_response(redirect(path, 303))
+    begin_session(response, user, token=session)
+    return response
+
+
+def _sign_in_form(return_path: str, *, name: str = "", error: str | None = None) -> Response:
+    return make_response(render_template("sign_in.html", error=error, name=name, next=return_path))
+
+
+def _welcome_form(token: str, link_user: User | None, *, name: str = "", error: str | None = None) -> Response:
+    shown = link_user.name if link_user else name
+    has_keys = link_user is not None and services().api_keys.has_working(link_user.id)
+    page = render_template("welcome.html", token=token, name=shown, error=error, has_keys=has_keys)
+    return make_response(page, 400 if error else 200)
+
+
+def _link_user(token: str) -> User | None:
+    try:
+        return services().accounts.link_user(token)
+    except LinkError as exc:
+        raise LinkRefusedError(message=str(exc)) from None
+
+
+def _chosen_end() -> datetime | None:
+    """The end that the form names: in so many days, at the end of a date, or never.
+
+    Raises:
+        AccountError: it names none.
+    """
+    chosen = request.form.get("ends", str(DEFAULT_DAYS))
+    try:
+        if chosen == "never":
+            return None
+        if chosen == "date":
+            day = datetime.strptime(request.form.get("end_date", ""), "%Y-%m-%d").replace(tzinfo=UTC)
+            return datetime.combine(day, time(23, 59, 59), tzinfo=UTC)
+        return services().clock() + timedelta(days=int(chosen))
+    except (ValueError, OverflowError) as exc:
+        raise AccountError("Choose when the key ends: in a number of days, or on a date.") from exc
+
+
+def _page(
+    *, status: int = 200, new_key: str | None = None, error: str | None = None, notice: str | None = None,
+    label: str = "",
+) -> Response:  # fmt: skip
+    user, service, now = demand_user(), services(), services().clock()
+    keys = service.api_keys.list_keys(user.id)
+    sessions = service.sessions.list_sessions(user.id, own_token=own_token())
+    page = render_template(
+        "account.html", api_keys=[present.page_key(key, now) for key in keys if key.revoked_at is None],
+        damaged_keys=keys.damaged, sessions=sessions, damaged_sessions=sessions.damaged,
+        new_key=new_key, error=error, notice=notice, label=label,
+        ends=present.end_choices(now, may_be_endless=service.api_keys.allow_endless), api_url=f"{service.site_url}/v1",
+    )  # fmt: skip
+    return make_response(page, status)
