@@ -109,7 +109,7 @@ def doctor(home: Path, as_json: bool) -> None:
     from appliance.doctor import examine
 
     config = load_config(home)
-    init_state(config.home)
+    init_state(config.home, config.database_file)
     report = examine(config)
     if as_json:
         say(json.dumps(dataclasses.asdict(report), indent=2))

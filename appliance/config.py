@@ -13,6 +13,7 @@ import re
 import stat
 import tomllib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -169,12 +170,15 @@ def _check_tls(settings: dict[str, Any]) -> None:
         raise ConfigError("tls.certificate and tls.plain_http contradict each other; remove one of them")
 
 
-def init_state(home: Path) -> None:
+def init_state(home: Path, database: Path | None = None) -> None:
     """Make ``state/`` and its directories, mode 0700, where they are missing; tighten ``state/`` itself.
 
     Root does so as the owner of ``state/``, whom the appliance becomes. A signing key that an older release kept beside
     the public one moves to where only who signs may look.
 
+    Args:
+        database: its file, which gets mode 0600. SQLite copies another mode to the files beside it by a call that a
+            confined process is refused, and that is reported as an attempt. None: leave it alone.
     Raises:
         ConfigError: the directories cannot be made.
     """
@@ -182,9 +186,9 @@ def init_state(home: Path) -> None:
     try:
         owner = state.stat() if state.exists() else None
         if os.geteuid() == 0 and owner is not None and owner.st_uid != 0:
-            _as_user(owner.st_uid, owner.st_gid, lambda: _make_state(state))
+            _as_user(owner.st_uid, owner.st_gid, lambda: _make_state(state, database))
         else:
-            _make_state(state)
+            _make_state(state, database)
     except PermissionError as exc:
         why = _why_not(state) if os.geteuid() == 0 else f"{exc.strerror}; start as its owner"
         raise ConfigError(f"{state}: cannot be prepared: {why}") from exc
@@ -192,14 +196,25 @@ def init_state(home: Path) -> None:
         raise ConfigError(f"{state}: cannot be prepared: {exc.strerror}") from exc
 
 
-def _make_state(state: Path) -> None:
+def _make_state(state: Path, database: Path | None) -> None:
     for path in (state, *(state / name for name in STATE_DIRS)):
         path.mkdir(mode=0o700, parents=path == state, exist_ok=True)
     if stat.S_IMODE(state.stat().st_mode) != 0o700:  # a command that is confined may not ask for it
         state.chmod(0o700)
+    if database is not None:
+        _close_to_others(database)
     old, key = state / "keys" / "audit.key", state / "signer" / "audit.key"
     if old.exists() and not key.exists():
         old.rename(key)
+
+
+def _close_to_others(database: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        path = database.with_name(database.name + suffix)
+        with suppress(FileNotFoundError):
+            mode = path.lstat().st_mode
+            if stat.S_ISREG(mode) and stat.S_IMODE(mode) != 0o600:
+                path.chmod(0o600)
 
 
 def _as_user(uid: int, gid: int, work: Callable[[], object]) -> None:

@@ -40,20 +40,15 @@ from appliance.database.tables import audit_events
 from appliance.errors import ApplianceError
 from appliance.runtime.low_priority import run_last
 from appliance.runtime.release_watch import finding_of
+from appliance.runtime.slow_reading import AGAIN_S, RATE_BYTES_S, StoppedError, pace
 from installer.formats.manifest import MANIFEST, ManifestError, Pace, file_digest, load_manifest
 
 _log = logging.getLogger(__name__)
 _SYSTEM: Final = Actor("", "appliance", "system")
 PACKED_FILES: Final = ("packed.bin", "packed.json")
 SOON_BYTES_S: Final = 256 << 20  # after the packer: people wait for nothing, but the time in between is unwatched
-DAILY_BYTES_S: Final = 32 << 20
-AGAIN_S: Final = 24 * 3600.0
 _MOST_PACKINGS: Final = 100  # events looked at; more are needed only if somebody damaged some
 _ACTIONS: Final[tuple[Action, ...]] = ("weights_packed", "weights_compared")
-
-
-class _StoppedError(Exception):
-    """The recorder ends while the weights are being read."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +126,7 @@ class PackedWatch:
 
     def __init__(
         self, log: AuditLog, release: Path, packed_dir: Path, *,
-        rates_bytes_s: tuple[int, int] = (SOON_BYTES_S, DAILY_BYTES_S), again_s: float = AGAIN_S,
+        rates_bytes_s: tuple[int, int] = (SOON_BYTES_S, RATE_BYTES_S), again_s: float = AGAIN_S,
     ) -> None:  # fmt: skip
         self._log, self._release, self._packed_dir = log, release, packed_dir
         self._soon_bytes_s, self._daily_bytes_s = rates_bytes_s
@@ -161,7 +156,7 @@ class PackedWatch:
         while anew is not None:
             try:
                 self._look(anew, rate)
-            except _StoppedError:
+            except StoppedError:
                 return
             except (ApplianceError, ManifestError, OSError) as exc:
                 _log.error("the packed weights are not compared: %s", exc)
@@ -171,11 +166,7 @@ class PackedWatch:
                 anew, rate = False, self._daily_bytes_s
 
     def _look(self, anew: bool, rate_bytes_s: int) -> None:
-        def pace(size_bytes: int) -> None:
-            if self._stop.wait(size_bytes / rate_bytes_s):
-                raise _StoppedError
-
-        packed = read_packed(self._release, self._packed_dir, pace)
+        packed = read_packed(self._release, self._packed_dir, pace(self._stop, rate_bytes_s))
         if packed is not None:
             self._log.append(packed_event(self._log, self._release, packed, anew=anew))
 

@@ -29,6 +29,7 @@ from appliance.audit.rows import load_events
 from appliance.database.tables import audit_events
 from appliance.errors import ApplianceError
 from appliance.runtime.low_priority import run_last
+from appliance.runtime.slow_reading import AGAIN_S, RATE_BYTES_S, StoppedError, pace
 from installer.formats.manifest import (
     MANIFEST,
     ManifestError,
@@ -42,13 +43,7 @@ from installer.formats.manifest import (
 _log = logging.getLogger(__name__)
 _SYSTEM = Actor("", "appliance", "system")
 
-RATE_BYTES_S = 32 << 20  # gpt-oss-20b in 7 minutes, 120b in 34; less than 3 % of one core, 0.1 % of memory's bandwidth
-AGAIN_S = 24 * 3600.0
 _LISTED = 100  # differences in the details of the event
-
-
-class _StoppedError(Exception):
-    """The recorder ends while the release is being read."""
 
 
 @contextmanager
@@ -125,15 +120,10 @@ def _found(release: Path, why: str, details: dict[str, object]) -> NewEvent:
 
 def _watch(log: AuditLog, release: Path, stop: threading.Event, rate_bytes_s: int) -> None:
     run_last()  # and the rate limits, too
-
-    def pace(size_bytes: int) -> None:
-        if stop.wait(size_bytes / rate_bytes_s):
-            raise _StoppedError
-
     while not stop.is_set():
         try:
-            log.append(comparison(release, pace))
-        except _StoppedError:
+            log.append(comparison(release, pace(stop, rate_bytes_s)))
+        except StoppedError:
             return
         except ApplianceError as exc:
             _log.error("the comparison of the release is not recorded: %s", exc)

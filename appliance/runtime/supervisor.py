@@ -116,7 +116,7 @@ def serve(
     refuse_root(config.state_dir)
     _take_signals()
     check_limits()
-    init_state(config.home)
+    init_state(config.home, config.database_file)
     listener = listen(config, inherited_listener)
     transport = transport_of(config, host_of(listener))
     locks = lock_site(config)

@@ -128,3 +128,26 @@ def test_signing_key_of_an_older_release_moves_to_where_only_who_signs_may_look(
     old.write_text("another key, which does not take the place of the one in use")
     init_state(tmp_path)
     assert (tmp_path / "state" / "signer" / "audit.key").read_text() == "the key"
+
+
+def test_a_database_that_a_group_may_read_is_closed_before_sqlite_asks_for_its_mode(tmp_path: Path) -> None:
+    """SQLite would give the mode to its log beside it, by a call that is refused and reported as an attempt."""
+    init_state(tmp_path)
+    database = tmp_path / "state" / "database" / "appliance.sqlite3"
+    files = [database.with_name(database.name + suffix) for suffix in ("", "-wal", "-shm")]
+    for path in files:
+        path.touch()
+        path.chmod(0o640)
+    init_state(tmp_path, database)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in files] == [0o600] * 3
+
+
+def test_a_link_in_the_place_of_the_database_is_not_followed(tmp_path: Path) -> None:
+    init_state(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.touch()
+    elsewhere.chmod(0o640)
+    database = tmp_path / "state" / "database" / "appliance.sqlite3"
+    database.symlink_to(elsewhere)
+    init_state(tmp_path, database)
+    assert stat.S_IMODE(elsewhere.stat().st_mode) == 0o640

@@ -13,8 +13,8 @@ import pytest
 from appliance.audit.event import NewEvent
 from appliance.audit.log import AuditLog
 from appliance.database.transactions import open_database
-from appliance.runtime import release_watch
 from appliance.runtime.release_watch import comparison, newest_finding, watching
+from appliance.runtime.slow_reading import RATE_BYTES_S
 from installer.formats.manifest import MANIFEST, RECEIPT, Entry, encode_manifest
 
 FILES = {"venv/lib/a.py": b"pass\n", "model/cpu/weights-00001.bin": bytes(3_000_000), "release.json": b"{}"}
@@ -114,7 +114,7 @@ def test_each_piece_is_paced_and_the_end_does_not_wait_for_the_rest(log: AuditLo
     read: list[int] = []
     assert comparison(release, read.append).outcome == "ok"
     assert sum(read) == sum(len(data) for data in FILES.values())
-    assert max(read) <= release_watch.RATE_BYTES_S // 100, "the reading never holds the disk for long"
+    assert max(read) <= RATE_BYTES_S // 100, "the reading never holds the disk for long"
     with watching(log, release, rate_bytes_s=1):  # a million seconds for the weights
         pass
     assert log.size() == 0, "an unfinished comparison says nothing"

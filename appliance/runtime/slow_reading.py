@@ -1,0 +1,25 @@
+"""Reading all of a release, or of its packed weights, beside an appliance that answers: slowly, and once a day."""
+
+from __future__ import annotations
+
+import threading
+from typing import Final
+
+from installer.formats.manifest import Pace
+
+RATE_BYTES_S: Final = 32 << 20  # gpt-oss-20b in 7 minutes, 120b in 34; under 3 % of a core, 0.1 % of memory's bandwidth
+AGAIN_S: Final = 24 * 3600.0
+
+
+class StoppedError(Exception):
+    """The recorder ends while files are being read."""
+
+
+def pace(stop: threading.Event, rate_bytes_s: int) -> Pace:
+    """Wait after each piece so long that no more is read in a second; once `stop` is set, raise `StoppedError`."""
+
+    def wait(size_bytes: int) -> None:
+        if stop.wait(size_bytes / rate_bytes_s):
+            raise StoppedError
+
+    return wait
