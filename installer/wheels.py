@@ -1,8 +1,8 @@
 """Unpacks a release's wheels into its Python environment: exactly the locked ones, and exactly their packages.
 
-`environment_members` says which file comes from which member of which wheel; `installer install` writes these files, and
-`installer verify --prefix` compares an installed release with the same members. So an environment is a function of signed
-bytes, and nothing of the host (pip, its configuration, an index) has a say in it.
+`environment_members` says which file comes from which member of which wheel; `installer install` writes these files,
+and `installer verify --prefix` compares an installed release with the same members. So an environment is a function of
+signed bytes, and nothing of the host (pip, its configuration, an index) has a say in it.
 
 Formats: binary distribution format 1 (PyPA specification), requirements.lock as `bundler` writes it. Left out on
     purpose: console scripts, `.data` scripts, headers and data, which no part of the appliance uses, and compiled code,

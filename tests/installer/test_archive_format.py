@@ -72,9 +72,8 @@ def test_a_sink_gets_every_blob_once_and_no_acceptance_before_its_last_byte(smal
             seen.append("accept")
 
     verify_archive(io.BytesIO(small), sender.root, sink=Recorder())
-    assert seen == ["prepare 9.9", "begin", "write", "accept", "begin", "write", "accept", "begin", "accept"] or seen == [
-        "prepare 9.9", "begin", "write", "accept", "begin", "accept", "begin", "write", "accept"
-    ]  # fmt: skip
+    once, repeated = ["begin", "write", "accept"], ["begin", "accept"]
+    assert seen in (["prepare 9.9", *once, *once, *repeated], ["prepare 9.9", *once, *repeated, *once])
 
 
 def test_more_roots_than_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
