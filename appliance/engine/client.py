@@ -2,7 +2,8 @@
 
 A turn always ends with ``Done`` or ``Failed``: a dead engine, a full doorbell and a broken line become ``Failed``,
 never an exception. While nothing arrives, ``Waiting`` comes twice a second, so that the caller can notice that its own
-client has gone. Leaving the ``with`` block cancels what is still running. Thread-safe: each turn has its own pair.
+client has gone. Leaving the ``with`` block cancels a turn that is still running. Thread-safe: each turn has its own
+pair.
 
     with client.turn(request) as events:
         for event in events: ...
@@ -21,18 +22,18 @@ from appliance.turns.engine import EngineUnavailableError, Status
 from appliance.turns.events import Done, Failed, TurnEvent, Waiting, failed
 from appliance.turns.request import TurnRequest
 
-_SEND_TIMEOUT_S = 30.0  # for an engine that took the call to read the request
-_WAITING_S = 0.5  # whoever may no longer have an answer loses it within a second (appliance/turns/permits.py)
+_SEND_TIMEOUT_S = 30.0  # in which an engine must read the request that it was rung for
+_WAITING_S = 0.5  # so that a person whose access ends loses the answer within a second (appliance/turns/permits.py)
 _RECEIVE_BYTES = 64 * 1024
 _STOPPED = failed("engine_stopped")
 _BUSY = failed("overloaded", retry_after_s=5.0)
 
 
 class EngineClient:
-    """Rings the engine's doorbell; one instance serves every thread of a worker."""
+    """Rings the engine's doorbell. One instance serves all threads of a worker."""
 
     def __init__(self, doorbell: socket.socket) -> None:
-        """Take the web's end of the supervisor's ``SOCK_SEQPACKET`` pair; it stays the caller's to close."""
+        """``doorbell``: the web's end of the supervisor's ``SOCK_SEQPACKET`` pair. The caller closes it."""
         self._doorbell = doorbell
 
     @contextmanager
@@ -77,7 +78,7 @@ class EngineClient:
             yield _STOPPED
 
     def _ring(self, request: TurnRequest | StatusRequest, timeout_s: float) -> socket.socket:
-        """Hand one end of a new pair and the request to the engine; the value is our end, the caller's to close.
+        """Hand one end of a new pair and the request to the engine. The value is our end; the caller closes it.
 
         Raises:
             BlockingIOError: the doorbell's queue is full.

@@ -1,11 +1,12 @@
-"""The engine's sockets: takes turns from the doorbell, reads one request from each, writes events, waits for nobody.
+"""The engine's sockets: it takes turns from the doorbell, reads one request from each, writes events and never waits.
 
-One thread runs ``ConnectionLoop.run``; ``Connection.send`` may be called from any. A client that reads more slowly than
-the model writes is given up once ``MAX_UNSENT_BYTES`` wait for it, so that it costs the others nothing.
+One thread runs ``ConnectionLoop.run``; ``Connection.send`` may be called from any thread. A client that reads more
+slowly than the model writes is given up once ``MAX_UNSENT_BYTES`` wait for it, so that it costs the others nothing.
 
-A hostile client costs them nothing, either. It may keep the socket that it hands over, and so share the socket's flags:
-therefore each read and write is made non-blocking for itself. Only a connected Unix stream is accepted. There are at
-most ``MAX_CONNECTIONS``; the oldest that has asked nothing yet is closed for a new one.
+A hostile client costs the others nothing, either. It may keep the socket that it hands over and so change the flags of
+the engine's copy; therefore each read and write asks by a flag of its own not to block. Only a connected Unix stream is
+accepted. There are at most ``MAX_CONNECTIONS``. When they are used up, the oldest one without a request is closed for a
+new one.
 """
 
 from __future__ import annotations
@@ -30,24 +31,24 @@ _LAST_RECORDS = (Done, Failed, Status)  # after these the engine closes the conn
 
 
 class Connection:
-    """One client. ``unsent``, ``ending`` and ``gone`` are held under the loop's lock, the rest is the loop's own."""
+    """One client. The loop's lock guards ``unsent``, ``ending`` and ``gone``; only the loop's thread uses the rest."""
 
     def __init__(self, loop: ConnectionLoop, stream: socket.socket) -> None:
         self.stream = stream
         self.received = bytearray()
         self.asked = False  # its request has arrived
         self.unsent = bytearray()
-        self.ending = False  # nothing follows ``unsent``
+        self.ending = False  # nothing comes after ``unsent``
         self.gone = False  # the client left, broke the protocol, or is too slow
         self._loop = loop
 
     def send(self, record: Record) -> None:
-        """Queue a record; ``Done``, ``Failed`` and ``Status`` end the connection once they are written."""
+        """Queue a record. ``Done``, ``Failed`` and ``Status`` end the connection when they have been written."""
         self._loop.queue(self, encode(record), last=isinstance(record, _LAST_RECORDS))
 
 
 class ConnectionLoop:
-    """Serves one doorbell. Callbacks run in the loop's thread and must not block."""
+    """Serves one doorbell. The callbacks run in the loop's thread and must not block."""
 
     def __init__(
         self,
@@ -57,19 +58,20 @@ class ConnectionLoop:
         on_gone: Callable[[Connection], None],
         on_abandoned: Callable[[], None],
     ) -> None:
-        """Args:
-        on_request: gets each client's one line.
-        on_gone: gets each client that left before its last record was written.
-        on_abandoned: nobody can ring any more.
+        """
+        Args:
+            on_request: called with each client and its one line.
+            on_gone: called with each client that left before its last record was written.
+            on_abandoned: called when nobody can ring the doorbell any more.
         """
         self._doorbell = doorbell
         self._on_request = on_request
         self._on_gone = on_gone
         self._on_abandoned = on_abandoned
         self._lock = threading.Lock()
-        self._touched: set[Connection] = set()  # to be looked at for writing; held under _lock
+        self._touched: set[Connection] = set()  # may have something to write; held under _lock
         self._open: set[Connection] = set()
-        self._silent: dict[Connection, None] = {}  # of the open ones, those that have asked nothing yet, oldest first
+        self._silent: dict[Connection, None] = {}  # open, but without a request so far; the oldest first
         self._stop_at: float | None = None
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -93,7 +95,7 @@ class ConnectionLoop:
                 self._close(connection)
 
     def stop(self, farewell_s: float) -> None:
-        """End ``run`` when all that is queued is written, or after ``farewell_s``."""
+        """End ``run`` when everything queued has been written, or after ``farewell_s``."""
         self._stop_at = time.monotonic() + farewell_s
         self._wake()
 
@@ -110,13 +112,13 @@ class ConnectionLoop:
                 return
             connection.unsent += line
             connection.ending = last
-            wake = not self._touched  # else a wake-up is under way
+            wake = not self._touched  # otherwise the loop has been woken already
             self._touched.add(connection)
         if wake:
             self._wake()
 
     def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # a full pipe wakes just as well
+        with contextlib.suppress(BlockingIOError):  # a full pipe wakes the loop as well
             os.write(self._wake_write, b"\0")
 
     def _is_over(self) -> bool:
@@ -135,7 +137,7 @@ class ConnectionLoop:
             self._selector.unregister(self._doorbell)
             self._on_abandoned()
             return
-        for descriptor in descriptors:  # none, if this process has no descriptor left for it
+        for descriptor in descriptors:  # none, if this process has no free descriptor
             stream = _as_turn(descriptor)
             if stream is not None:
                 self._take(stream)
@@ -166,7 +168,7 @@ class ConnectionLoop:
             return
         except OSError:
             piece = b""
-        if connection.asked and piece and connection.ending:  # the rest of what is being refused or answered
+        if connection.asked and piece and connection.ending:  # the rest of a request that is being refused or answered
             return
         if connection.asked or not piece:  # more than one request, or closed
             self._give_up(connection)
@@ -194,7 +196,7 @@ class ConnectionLoop:
             self._write(connection)
 
     def _write(self, connection: Connection) -> None:
-        """Write what the socket takes; wait for room if that is not all, unless the client is too far behind."""
+        """Write what the socket takes. If something is left, wait for room, unless the client is too far behind."""
         with self._lock:
             data = bytes(connection.unsent)
         try:
@@ -230,7 +232,7 @@ class ConnectionLoop:
 
 
 def _as_turn(descriptor: int) -> socket.socket | None:
-    """The stream that was handed over. Anything else is closed: a file, a pipe, a listener, a person's connection."""
+    """The stream that was handed over. Anything else is closed: a file, a pipe, a listener, a TCP connection."""
     try:
         stream = socket.socket(fileno=descriptor)
     except OSError:

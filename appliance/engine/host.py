@@ -1,4 +1,4 @@
-"""What this machine gives the engine: cores, memory and an accelerator, within every limit set for this process."""
+"""What this machine offers the engine: cores, memory and an accelerator, within the limits set for this process."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ _UNLIMITED_BYTES = 1 << 62
 
 
 def wants_cuda(accelerator: str, graphs: Collection[str]) -> bool:
-    """Whether the engine runs on CUDA: if so configured; for "auto" if the release can and a GPU is there, or it can
-    do nothing else."""
+    """Whether the engine runs on CUDA.
+
+    It does if that is configured. With "auto" it does if the release has a CUDA graph, and either a GPU is there or the
+    release has no CPU graph.
+    """
     if accelerator == "auto":
         return "cuda" in graphs and (CUDA_DEVICE.exists() or "cpu" not in graphs)
     return accelerator == "cuda"
 
 
 def physical_cores(cpus: Path = _CPUS, proc: Path = SELF) -> int:
-    """Cores this process may use: hyper-threads counted once, and no more than any control group's quota pays for.
+    """The cores that this process may use, hyper-threads counted once, within the quotas of its control groups.
 
-    The affinity holds what cpuset and taskset allow. A quota of one and a half cores is one: the threads of an operator
-    wait for each other, so a thread that the kernel stops for the rest of a period stops them all.
+    The affinity contains what cpuset and taskset allow. A quota of one and a half cores counts as one: the threads of
+    an operator wait for each other, so a thread that the kernel stops for the rest of a period stops all of them.
     """
     cores = set()
     for cpu in os.sched_getaffinity(0):
@@ -38,10 +41,10 @@ def physical_cores(cpus: Path = _CPUS, proc: Path = SELF) -> int:
 
 
 def available_memory_bytes(meminfo: Path = _MEMINFO, proc: Path = SELF) -> int:
-    """Memory that can still be taken: the machine's, or what the tightest control group leaves where that is less.
+    """Memory that can still be taken: what the machine has, or what the tightest control group leaves if that is less.
 
-    Files in the page cache count as free, because the kernel drops them. So the pages of weights that are mapped count
-    as free, too: whoever plans with this number subtracts the weights.
+    Files in the page cache count as free, because the kernel drops them. The pages of mapped weights therefore count as
+    free, too; a caller that plans with this number subtracts the weights.
     """
     available = _machine_bytes(meminfo)
     for group in control_groups("memory", proc):
@@ -50,7 +53,7 @@ def available_memory_bytes(meminfo: Path = _MEMINFO, proc: Path = SELF) -> int:
 
 
 def _machine_bytes(meminfo: Path) -> int:
-    """Available memory. Kernels without MemAvailable: free memory and files in the page cache."""
+    """Available memory. On kernels without MemAvailable: free memory and files in the page cache."""
     lines = (line.split() for line in meminfo.read_text().splitlines())
     kib = {fields[0].rstrip(":"): int(fields[1]) for fields in lines if len(fields) > 1}
     without = kib.get("MemFree", 0) + kib.get("Active(file)", 0) + kib.get("Inactive(file)", 0)
@@ -58,9 +61,9 @@ def _machine_bytes(meminfo: Path) -> int:
 
 
 def _left_bytes(group: ControlGroup) -> list[int]:
-    """What each limit of the group leaves; pages of files that the kernel can drop are not counted as used."""
+    """What each limit of the group leaves. Pages of files that the kernel can drop do not count as used."""
     statistics = group.statistics("memory.stat")
-    if group.version == 2:  # beyond memory.high the kernel slows everything down
+    if group.version == 2:  # above memory.high the kernel slows the group down
         limits = [group.number("memory.max"), group.number("memory.high")]
         used, prefix = group.number("memory.current"), ""
     else:

@@ -1,7 +1,7 @@
-"""What an installed release takes of memory, from its description alone: nothing of the model is loaded.
+"""How much memory an installed release takes, from its description alone: nothing of the model is loaded.
 
-The sizes of the caches come from the checkpoint's config.json, those of packed weights from packing.json. The graph
-says the same of itself once it is loaded (model/shape.py); the two cannot differ in a release that the bundler made.
+The sizes of the caches come from the checkpoint's config.json, those of packed weights from packing.json. The loaded
+graph says the same of itself (model/shape.py); the two cannot differ in a release that the bundler made.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ from appliance.engine.packed_weights import load_packing
 from appliance.release import Release, ReleaseError
 
 _CACHE_ITEMS: dict[str, np.dtype[Any]] = {"cpu": np.dtype(np.float32), "cuda": np.dtype(np.float16)}
-# What `bench.memory` measures with the 20b shape on a CPU, and some room: the engine, that is interpreter, runtime,
-# vocabulary and what a chunk of a prompt computes; the recorder and the supervisor; each web worker with its threads.
-# None of it grows with conversations. The caches and their checkpoints do; `CacheShape` counts them.
+# What `bench.memory` measures with the 20b shape on a CPU, plus a reserve: the engine (interpreter, runtime, vocabulary
+# and the scratch memory of a chunk); the recorder and the supervisor; each web worker with its threads. None of these
+# grows with conversations. The caches and their snapshots do; `CacheShape` counts them.
 ENGINE_BYTES = 448 << 20
 _RECORDER_AND_SUPERVISOR_BYTES = 96 << 20
 _WEB_WORKER_BYTES = 160 << 20
-# Of a GPU: the runtime's context and what a chunk of 2,048 tokens computes (docs/performance.md: 16.8 GiB without
-# caches, of which 13.9 are weights). Some of the kernels keep scales of their own: 1.1 of 12.8 GiB.
+# On a GPU: the runtime's context and the scratch memory of a chunk of 2,048 tokens (docs/performance.md: 16.8 GiB
+# without caches, of which 13.9 are weights). ONNX Runtime's kernels keep scales of their own: 1.1 GiB beside the 12.8
+# that are stored.
 _CUDA_BYTES = 3 << 30
 _CUDA_WEIGHTS_SHARE = 1.09
 
 
 def read_needs(release: Release, accelerator: str, config: Config) -> Needs:
-    """What serving this release on this accelerator takes.
+    """The memory that serving this release on this accelerator takes.
 
     Raises:
         ReleaseError: its config.json is unreadable.
@@ -51,7 +52,10 @@ def read_needs(release: Release, accelerator: str, config: Config) -> Needs:
 
 
 def weights_bytes(graph: Path, accelerator: str) -> int:
-    """What a model's weights take: on a CPU as packed, for the embedding is read where it is stored, a row a token.
+    """The memory of a model's weights.
+
+    On a CPU these are the packed weights. The embedding is not among them: it is read where it is stored, one row per
+    token.
 
     Raises:
         PackingError: the packing.json beside the graph is unreadable.
@@ -83,7 +87,7 @@ def cache_of(path: Path, accelerator: str) -> CacheShape:
 
 
 def cache_shape(accelerator: str, *, layer_types: list[str], kv_heads: int, head_dim: int, window: int) -> CacheShape:
-    """The caches of a model of these sizes: on a CPU layers with a window keep a ring, on CUDA none does."""
+    """The caches of a model of these sizes. On a CPU, layers with a window keep a ring; on CUDA none does."""
     on_cpu = accelerator == "cpu"
     sliding = frozenset(at for at, kind in enumerate(layer_types) if kind == "sliding_attention")
     return CacheShape(

@@ -1,11 +1,11 @@
-"""How many conversations of how many tokens fit into memory; pure arithmetic over what host.py and the release say.
+"""How many conversations of how many tokens fit into memory: pure arithmetic on what host.py and the release say.
 
-The weights must stay in memory: a decode step reads all that it needs of them, and from a disk that takes seconds. They
-are mapped from a file, so the kernel would drop them for the caches without a word. The plan therefore counts them as
-taken, though their pages count as free. A CPU's caches take their pages as conversations grow and never give them back;
-the plan counts them whole.
+The weights must stay in memory, because every decode step reads many of them, and reading them from a disk would take
+seconds. They are mapped from a file, so the kernel would silently drop them in favour of the caches. The plan therefore
+counts them as used, though the kernel counts their pages as free. A CPU's caches take their pages as conversations grow
+and never give them back; the plan counts them in full.
 
-What the operator sets stays as it is; what is left open is the highest step of `_steps` that fits.
+What the operator sets is kept; what is left open becomes the highest step of `_steps` that fits.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from dataclasses import dataclass
 from appliance.engine.cache_memory import CacheShape
 from appliance.errors import ApplianceError
 
-LEAST_CONTEXT_TOKENS = 2048  # shorter conversations serve nobody
+LEAST_CONTEXT_TOKENS = 2048  # shorter conversations are of no use
 _USUAL_CONTEXT_TOKENS = 16_384  # one conversation grows to this before a second gets a slot
-_USUAL_SLOTS = 4  # as many conversations as there are before all of them grow further
-_MOST_SLOTS = {"cpu": 8, "cuda": 32}  # beyond, a decode step takes as much longer as it serves more
+_USUAL_SLOTS = 4  # there are so many conversations before all of them grow further
+_MOST_SLOTS = {"cpu": 8, "cuda": 32}  # with more, the time of a decode step grows in proportion
 
 
 class MemoryPlanError(ApplianceError):
-    """What is asked for, or the least that can be served, does not fit into memory."""
+    """What is configured, or the least that can be served, does not fit into memory."""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a model takes, whatever it serves.
+    """What a model takes, however many conversations it serves.
 
     Attributes:
-        weights_bytes: weights that every step may read.
-        beside_bytes: the engine itself with the scratch of a prompt's chunk, and the appliance's other processes.
-        cache: of one slot, as the accelerator keeps it.
+        weights_bytes: the weights that a step may read.
+        beside_bytes: the engine itself with the scratch memory of a chunk, and the appliance's other processes.
+        cache: the KV cache as the accelerator keeps it.
         context_tokens: the longest conversation that the release offers.
     """
 
@@ -45,13 +45,13 @@ class Needs:
     context_tokens: int
 
     def bytes_for(self, slots: int, context_tokens: int) -> int:
-        """Everything, with so many conversations of so many tokens."""
+        """All memory that so many conversations of so many tokens take."""
         return self.weights_bytes + self.beside_bytes + slots * self.cache.slot_bytes(context_tokens)
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What is served, and why not more."""
+    """What is served, and what more would take."""
 
     needs: Needs
     available_bytes: int
@@ -78,13 +78,13 @@ class MemoryPlan:
 def plan_memory(
     needs: Needs, available_bytes: int, *, slots: int | None = None, context_tokens: int | None = None
 ) -> MemoryPlan:
-    """Choose what the operator leaves open.
+    """Choose what the operator has left open.
 
     Args:
         available_bytes: memory that can be taken, the pages of the weights included.
-        slots, context_tokens: as set; None: as memory allows.
+        slots, context_tokens: the settings; None: as memory allows.
     Raises:
-        MemoryPlanError: with the numbers and, if what is set does not fit, with settings that would.
+        MemoryPlanError: it has the numbers and, if the settings do not fit, settings that would.
     """
     fitting, more = None, None
     for step in _steps(needs, slots, context_tokens):
@@ -98,7 +98,7 @@ def plan_memory(
 
 
 def _steps(needs: Needs, slots: int | None, context_tokens: int | None) -> Iterator[tuple[int, int]]:
-    """Slots and tokens to choose from, each step taking more memory than the one before."""
+    """Slots and tokens to choose from. Each step takes more memory than the one before."""
     longest = needs.context_tokens
     lengths = [longest] if longest <= LEAST_CONTEXT_TOKENS else _doubled(LEAST_CONTEXT_TOKENS, longest)
     most = _MOST_SLOTS[needs.accelerator]

@@ -1,11 +1,11 @@
-"""The native operators from Python: which instruction sets this processor has, and packing weights for them.
+"""The native operators from Python: which paths this processor has, and packing weights for them.
 
     operators = load_operators()
-    operators.use_path("avx2")                         # else the best one is taken when a session registers the library
-    operators.pack_experts(shape, sources, out)        # out: writable buffer of operators.expert_bytes(shape) bytes
+    operators.use_path("avx2")                         # otherwise a session that registers the library takes the best
+    operators.pack_experts(shape, sources, out)        # out: a writable buffer of operators.expert_bytes(shape)
     operators.offer(key, out)                          # before the session is created
 
-Weights are read from and written to buffers that the caller maps; nothing here opens a file but the library itself.
+Weights are read from and written to buffers that the caller maps. Nothing here opens a file except the library itself.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Bytes = NDArray[np.uint8]
 DenseKind = Literal["int8", "bf16"]
 
 _DENSE_KINDS: dict[DenseKind, int] = {"int8": 0, "bf16": 1}
-_GROUPS_AT_A_TIME = 64  # of 16 rows: what one thread packs before it asks for more
+_GROUPS_AT_A_TIME = 64  # groups of 16 rows that a thread packs before it asks for more
 
 
 class OperatorError(ApplianceError):
@@ -78,7 +78,7 @@ class Operators:
         return names.decode().split()
 
     def use_path(self, name: str) -> None:
-        """Take this path in every session from now on.
+        """Use this path in every session from now on.
 
         Raises:
             OperatorError: the processor lacks it.
@@ -87,7 +87,7 @@ class Operators:
             raise OperatorError(f"this processor does not support the path {name}; it has {', '.join(self.paths())}")
 
     def set_threads(self, count: int) -> None:
-        """How many threads share a layer: the session's intra-op threads."""
+        """Set how many threads share a layer: the session's intra-op threads."""
         self._library.gpt_oss_set_threads(count)
 
     def expert_bytes(self, shape: ExpertShape) -> int:
@@ -124,7 +124,7 @@ class Operators:
         )
 
     def offer(self, key: int, packed: Bytes) -> None:
-        """Give packed weights to the sessions created from now on; keep them alive as long as one of those lives."""
+        """Give packed weights to the sessions created from now on. They must stay alive as long as such a session."""
         self._library.gpt_oss_offer(key, packed.ctypes.data, packed.nbytes)
 
     def withdraw_offers(self) -> None:

@@ -1,15 +1,16 @@
-"""Weights packed once for the native operators, kept in a file of the site and memory-mapped from then on.
+"""Weights that are packed once for the native operators, kept in a file of the site, and memory-mapped from then on.
 
     packed = open_packed(packing, model_dir, cache_dir, operators, threads=2)
     packed.offer(operators)            # then create the session; keep `packed` as long as the session lives
 
-The packing (``packing.json``, installer/formats/packing.py) says which stored weights each node reads. The
-cache is one file of packed weights and a description with a digest of each; it is read through and compared at every
-start, and made anew when anything differs. The digest is XXH3 (128 bits), as fast as memory; SHA-256 would take a
-quarter of a minute for gpt-oss-120b. A run that is killed leaves only a temporary file, which the next removes.
+The packing (``packing.json``, installer/formats/packing.py) says which stored weights each node reads. The cache is one
+file of packed weights and a description with a digest of each. At every start the cache is read completely and compared
+with its digests, and made anew if anything differs. The digest is XXH3 (128 bits), which is as fast as memory; SHA-256
+would take a quarter of a minute for gpt-oss-120b. A run that is killed leaves only a temporary file, which the next run
+removes.
 
-The digests find damage, not malice: who can write the cache can write the description, too. For that the recorder
-compares both files with what the record says of them (`appliance.runtime.packed_watch`).
+The digests find damage, not malice: a program that can write the cache can write the description, too. Against malice
+the recorder compares both files with what the record says of them (`appliance.runtime.packed_watch`).
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from appliance.errors import ApplianceError
 from installer.formats.fields import FormatError
 from installer.formats.packing import PACKING_NAME, Entry, Source, parse_packing
 
-LAYOUT = 2  # of packed weights (kernels/paths.h); another layout makes every cache anew
+LAYOUT = 2  # the order of packed weights (kernels/paths.h); a change makes every cache anew
 _ALIGNMENT_BYTES = 4096
 _DATA, _DESCRIPTION = "packed.bin", "packed.json"
 _UNFINISHED = ".partial"
@@ -46,7 +47,7 @@ class PackingError(ApplianceError):
 
 @dataclass(frozen=True)
 class ExpertPacking:
-    """An expert layer; sources are gate_up blocks and scales, down blocks and scales."""
+    """An expert layer; its sources are gate_up blocks, gate_up scales, down blocks, down scales."""
 
     key: int
     shape: ExpertShape
@@ -85,11 +86,11 @@ class Packing:
 
 @dataclass(frozen=True)
 class PackedWeights:
-    """The mapped cache, by node key."""
+    """The mapped cache, by the keys of the nodes."""
 
     weights: dict[int, Bytes]
     size_bytes: int
-    made: bool  # now, rather than found
+    made: bool  # False: it was found
 
     def offer(self, operators: Operators) -> None:
         """Give all of them to the sessions created from now on."""
@@ -117,7 +118,7 @@ def load_packing(model_dir: Path) -> Packing:
 def open_packed(
     packing: Packing, model_dir: Path, cache_dir: Path, operators: Operators, *, threads: int
 ) -> PackedWeights:
-    """The packed weights of a packing, from the cache if it holds what it should, else packed now.
+    """The packed weights of a packing: from the cache if it is sound, otherwise packed now.
 
     Raises:
         PackingError: a stored weight is missing, or the cache cannot be written.
@@ -142,7 +143,7 @@ def open_packed(
 
 
 def has_packed(packing: Packing, cache_dir: Path, operators: Operators) -> bool:
-    """Whether the cache is the one of this packing, its digests left aside: whoever maps it compares them."""
+    """Whether the cache belongs to this packing. Its digests are not compared here, but by `open_packed`."""
     return _description(packing, cache_dir, operators) is not None
 
 
@@ -163,7 +164,7 @@ def _offsets(packing: Packing, operators: Operators) -> tuple[list[tuple[int, in
 
 
 def _read_cache(packing: Packing, cache_dir: Path, operators: Operators, threads: int) -> PackedWeights | None:
-    """The mapped cache, or None where it is not the one of this packing or is damaged."""
+    """The mapped cache; None if it is damaged or does not belong to this packing."""
     description = _description(packing, cache_dir, operators)
     if description is None:
         return None
@@ -177,7 +178,7 @@ def _read_cache(packing: Packing, cache_dir: Path, operators: Operators, threads
 
 
 def _description(packing: Packing, cache_dir: Path, operators: Operators) -> dict[str, Any] | None:
-    """What the cache says of itself; None where it is not the one of this packing."""
+    """What the cache says of itself; None if it does not belong to this packing."""
     size = _offsets(packing, operators)[1]
     try:
         description = json.loads((cache_dir / _DESCRIPTION).read_bytes())
@@ -204,7 +205,7 @@ def _write_cache(packing: Packing, model_dir: Path, cache_dir: Path, operators: 
     digests = _digests([mapped[offset : offset + length] for offset, length in places], threads)
     del mapped
     with open(unfinished, "rb") as stream:
-        os.fsync(stream.fileno())  # the pages that were written through the mapping
+        os.fsync(stream.fileno())  # writes the pages of the mapping, too
     os.replace(unfinished, cache_dir / _DATA)
     description = cache_dir / f"{_DESCRIPTION}{_UNFINISHED}"
     description.write_text(json.dumps({"plan": packing.digest, "layout": LAYOUT, "xxh3_128": digests}))
@@ -214,8 +215,10 @@ def _write_cache(packing: Packing, model_dir: Path, cache_dir: Path, operators: 
 
 
 def _mapped(path: Path, access: int) -> Bytes:
-    """A file's pages, in huge ones where the file system has them (ext4 since Linux 6.16, XFS): a decode step reads
-    gigabytes once, and the translation of small pages costs it a fifth of the bandwidth."""
+    """A mapped file, in huge pages where the file system has them (ext4 since Linux 6.16, XFS).
+
+    A decode step reads gigabytes once, and translating the addresses of small pages costs a fifth of the bandwidth.
+    """
     with open(path, "rb" if access == mmap.ACCESS_READ else "r+b") as stream:
         pages = mmap.mmap(stream.fileno(), 0, access=access)
     with suppress(OSError):  # a kernel without huge pages
@@ -233,7 +236,7 @@ def _stored(model_dir: Path, source: Source) -> Bytes:
 
 
 def _digests(views: Sequence[Bytes], threads: int) -> list[str]:
-    """XXH3 (128 bits) of each view; the library releases the interpreter's lock."""
+    """XXH3 (128 bits) of each view. The library releases the interpreter's lock."""
     with ThreadPoolExecutor(max_workers=threads) as pool:
         return list(pool.map(lambda view: xxh3_128_hexdigest(view.data), views))
 

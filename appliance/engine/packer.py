@@ -1,8 +1,8 @@
-"""The packer, ``python -m appliance.engine.packer [--thorough]``: weights packed for this processor, before an engine.
+"""The packer, ``python -m appliance.engine.packer [--thorough]``, packs weights for this processor before an engine.
 
-It ends when the packed weights are there; an engine, which talks with people, then reads what it cannot write. With
-``--thorough`` every digest is compared, which the engine does, too: so damage that stopped an engine is mended.
-Environment: APPLIANCE_HOME (the site).
+It ends when the packed weights are complete. The engine, which takes input from people, can then read them and cannot
+write them. With ``--thorough`` every digest is compared, as the engine does, so damage that stopped an engine is
+repaired. Environment: APPLIANCE_HOME (the site).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _log = logging.getLogger("appliance.engine")
 
 
 def pack(config: Config, *, thorough: bool) -> bool:
-    """Have the packed weights of the site's release; True if they were made now.
+    """Make the packed weights of the site's release if they are missing; True if they were made now.
 
     Raises:
         MemoryPlanError: the engine would not start with them.
@@ -34,7 +34,7 @@ def pack(config: Config, *, thorough: bool) -> bool:
     release = load_release(config.release_dir)
     if wants_cuda(config.accelerator, release.graphs) or "cpu" not in release.graphs:
         return False
-    plan_engine(config, release)  # packing takes minutes; who is refused need not wait for it
+    plan_engine(config, release)  # packing takes minutes, and a refusal need not wait for it
     graph = release.graphs["cpu"]
     packing, cache, operators = load_packing(graph.parent), config.packed_dir / release.version, load_operators()
     if not thorough and has_packed(packing, cache, operators):
@@ -43,8 +43,8 @@ def pack(config: Config, *, thorough: bool) -> bool:
 
 
 def main() -> int:
-    """The process's exit code: PACKED_ANEW if it packed, CANNOT_SERVE after an error that somebody must mend, 1 after
-    another."""
+    """The process's exit code: PACKED_ANEW if it packed, CANNOT_SERVE after an error that a person must resolve, and 1
+    after any other error."""
     seal(os.environ)
     logging.basicConfig(level=logging.INFO, format="engine: %(message)s", stream=sys.stderr)
     try:

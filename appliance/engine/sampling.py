@@ -1,10 +1,10 @@
 """Draws tokens, exactly, from the largest logits and the normaliser that the graph returns.
 
-The graph computes the 256 largest logits and logsumexp where the logits are; the whole vocabulary need not leave the
-device. What is unknown about the other tokens is only how their mass is spread, and that mass has bounds. As long as
-both bounds lead to the same token the draw is exact; only otherwise the complete logits are fetched. The same generator
-state gives the same token either way. A mask takes tokens out of the distribution: where none of those that are left
-is among the largest, or the bounds do not decide, the complete logits are fetched too.
+The graph computes the 256 largest logits and logsumexp on the device, so that the logits of the whole vocabulary need
+not leave it. From these two the total mass of the other tokens is known; how it is spread among them is not, but it has
+bounds. If both bounds lead to the same token, the draw is exact. Otherwise the complete logits are fetched. The same
+generator state gives the same token either way. A mask removes tokens from the distribution: if no permitted token is
+among the largest, or the bounds do not decide, the complete logits are fetched too.
 
 Tokens are ordered by falling logit, then by the graph's own order; the draw inverts the cumulative distribution.
 """
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_LOGSUMEXP_ERROR = 1e-5  # relative, of its exponential; float32 sums of 201,088 terms stay below
+_LOGSUMEXP_ERROR = 1e-5  # relative error of its exponential; float32 sums of 201,088 terms stay below
 
 Float32Array = NDArray[np.float32]
 Float64Array = NDArray[np.float64]
@@ -28,7 +28,7 @@ Float64Array = NDArray[np.float64]
 class TopLogits:
     """One position's logits, the largest first.
 
-    ids, logits: (k,). logsumexp: over the whole vocabulary of that many tokens. all_logits() fetches (vocab,).
+    ids, logits: (k,). logsumexp: over the whole vocabulary, which has ``vocab`` tokens. all_logits() fetches (vocab,).
     """
 
     ids: NDArray[np.int64]
@@ -40,7 +40,7 @@ class TopLogits:
 
 @dataclass(frozen=True, eq=False)
 class TokenMask:
-    """Which tokens may be drawn: ``ids`` and no others, or, if it ``excludes``, all but ``ids``. ids: ascending."""
+    """Which tokens may be drawn: only ``ids``, or with ``excludes`` all except ``ids``. ids: ascending."""
 
     ids: NDArray[np.int64]
     excludes: bool
@@ -51,7 +51,7 @@ class TokenMask:
 
 
 def row_of(logits: Any, row: int) -> Callable[[], Float32Array]:
-    """Fetches (vocab,) of an OrtValue (rows, vocab) that stays where it was computed."""
+    """A function that fetches one row (vocab,) of an OrtValue (rows, vocab), which stays on its device until then."""
 
     def fetch() -> Float32Array:
         one: Float32Array = logits.numpy()[row]
@@ -81,9 +81,9 @@ def sample(
     Args:
         temperature: >= 0; 0 takes the largest logit and leaves rng untouched.
         top_p: nucleus mass in (0, 1]: the fewest tokens, largest first, that together have at least this mass.
-        mask: forbidden tokens have no mass. If only one is permitted, there is no draw. A mask that forbids a few costs
-            nothing until one of these is drawn; then the draw is repeated without them, which gives the same
-            distribution (except that with top_p below 1 the nucleus is that of all tokens).
+        mask: forbidden tokens have no mass. If only one token is permitted, nothing is drawn. A mask that excludes a
+            few tokens costs nothing until one of them is drawn. The draw is then repeated without them, which gives the
+            same distribution (except that with top_p below 1 the nucleus is that of all tokens).
     Raises:
         ValueError: temperature or top_p is out of range.
     Source: nucleus sampling, arXiv:1904.09751.
@@ -113,10 +113,10 @@ def _draw(top: TopLogits, mask: TokenMask | None, temperature: float, top_p: flo
 
 @dataclass(frozen=True)
 class _Known:
-    """The permitted tokens of the top, the largest first, and what is known of the other permitted ones.
+    """The permitted tokens among the largest, by falling logit, and what is known of the other permitted tokens.
 
-    others: how many others there are. smallest: an upper bound of their logits. least, most: bounds of the sum of their
-    masses at temperature 1, in units of the largest known token's mass.
+    others: how many other permitted tokens there are. smallest: an upper bound of their logits. least, most: bounds of
+    the sum of their masses at temperature 1, in units of the mass of the largest known token.
     """
 
     ids: NDArray[np.int64]
@@ -155,10 +155,11 @@ def _cumulative_masses(logits: Float32Array, temperature: float) -> Float64Array
 
 
 def _bounds_of_rest(known: _Known, temperature: float) -> tuple[float, float]:
-    """Two masses, in units of the largest known token's, between which the mass of all other permitted tokens lies.
+    """Bounds of the mass of all other permitted tokens, in units of the mass of the largest known token.
 
-    With m their masses at temperature 1, known in sum, and p = 1 / temperature, the sum of m ** p lies between what it
-    would be if all were equal (the power mean inequality) and if each were the smallest mass known, which none exceeds.
+    Let m be their masses at temperature 1, whose sum is known, and p = 1 / temperature. The sum of m ** p is between
+    what it would be if all m were equal (the power mean inequality) and what it would be if each m were the smallest
+    known mass, which none of them exceeds.
     """
     if known.others == 0:
         return 0.0, 0.0
@@ -172,7 +173,7 @@ def _bounds_of_rest(known: _Known, temperature: float) -> tuple[float, float]:
 
 
 def _pick(masses: Float64Array, total: float, top_p: float, draw: float) -> int | None:
-    """Place of the drawn token; None if it, or the nucleus, reaches beyond the known masses."""
+    """Place of the drawn token; None if the token or the end of the nucleus is beyond the known masses."""
     if top_p == 1:
         target = draw * total
     else:
@@ -194,4 +195,4 @@ def _draw_from_all(logits: Float32Array, mask: TokenMask | None, temperature: fl
         return int(ids[0])
     masses = _cumulative_masses(logits[ids], temperature)
     pick = _pick(masses, float(masses[-1]), top_p, draw)
-    return int(ids[len(ids) - 1 if pick is None else pick])  # None only by rounding in the last place
+    return int(ids[len(ids) - 1 if pick is None else pick])  # None only if the last mass is rounded

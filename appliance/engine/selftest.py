@@ -1,9 +1,9 @@
 """Known answers: the logits that a release's prompts must give, recorded where it was built, checked where it runs.
 
-The file's form is in installer/formats/known_answers.py. What this shows: graph, weights, runtime and processor
-together compute what they computed for the signer. On a CPU the answers are those of the products for decoded tokens,
-which differ little between processors; the quicker ones for prompts, which may round more, must then come near them.
-What it does not show: anything about the text a conversation gives, or about speed.
+installer/formats/known_answers.py defines the file. A passed test shows that graph, weights, runtime and processor
+together compute what they computed for the signer. On a CPU the answers are computed with the products for decoded
+tokens, which differ little between processors; the faster products for prompts, which may round more, must then come
+near them. The test says nothing about the text of a conversation, or about speed.
 """
 
 from __future__ import annotations
@@ -32,22 +32,26 @@ from installer.formats.known_answers import (
 )
 
 TOLERANCE = 0.01  # relative to max(1, |logit|)
-# Of all logits of a prompt, the distance (root mean square) from those of the same tokens decoded, in their standard
-# deviations. The demo model's are 0.01 apart, 0.3 where a token goes to another expert; those of random weights, whose
-# experts are chosen by a hair, 0.4 after 24 layers; logits that have nothing to do with each other 1.4.
+# How far the logits of a prompt may be from those of the same tokens decoded: root mean square over all logits, in
+# standard deviations of the latter. The demo model's are 0.01 apart, and 0.3 where a token is routed to another expert.
+# Random weights, where the choice of experts is close, give 0.4 after 24 layers; unrelated logits give 1.4.
 PROMPT_TOLERANCE = 0.8
 
 Progress = Callable[[int, int], None]  # cases done, cases in all
 
 
 class KnownAnswerError(ApplianceError):
-    """The release does not give the answers it must."""
+    """The release does not give its known answers."""
 
 
 @dataclass(frozen=True)
 class SelfTest:
-    """A passed test: how many cases, and the largest deviation relative to max(1, |logit|). On a CPU also the largest
-    distance of a prompt read at once, as PROMPT_TOLERANCE has it."""
+    """A passed test.
+
+    Attributes:
+        worst: the largest deviation, relative to max(1, |logit|).
+        prompt_distance: on a CPU, the largest distance of a prefilled prompt (see PROMPT_TOLERANCE).
+    """
 
     accelerator: str
     cases: int
@@ -57,7 +61,7 @@ class SelfTest:
 
 
 def check_known_answers(release: Release, *, progress: Progress | None = None) -> SelfTest:
-    """Have the release's graph answer its prompts and compare.
+    """Let the release's graph answer the prompts and compare.
 
     Raises:
         ReleaseError: the release has no known answers, or their file is malformed.
@@ -129,7 +133,7 @@ def _model_for(release: Release, prompts: Sequence[Sequence[int]]) -> OnnxModel:
 def _deviation(case: KnownAnswer, top: TopLogits, tolerance: float, number: int) -> float:
     """Largest relative deviation of a case's logits; raises KnownAnswerError beyond the tolerance.
 
-    Each expected token must have its logit. The first must also be the largest, or so near to the largest that the
+    Each expected token must have its logit. The first must also have the largest logit, or one so near to it that the
     tolerance allows the two to change places.
     """
     found = dict(zip(top.ids.tolist(), top.logits.tolist(), strict=True))

@@ -1,10 +1,10 @@
 """The engine process, ``python -m appliance.engine.server``: takes turns from the doorbell, answers on their sockets.
 
-Three threads, each with one duty: the main thread runs the model; ``io`` reads requests and writes events; ``intake``
-decodes and tokenises, so that neither of the others waits for a long prompt. The doorbell is not touched before the
-model is loaded: whoever gets an answer, a status among them, gets it from an engine that is ready.
+It has three threads, each with one duty: the main thread runs the model; ``io`` reads requests and writes events;
+``intake`` decodes and tokenises, so that neither of the others waits for a long prompt. The doorbell is not touched
+before the model is loaded, so every answer, also to a status request, comes from an engine that is ready.
 
-Needs no way out: it opens no socket and connects to nothing; its only sockets are those handed to it.
+The process opens no socket and connects to nothing. Its only sockets are those handed to it.
 
 Environment: APPLIANCE_HOME (the site), APPLIANCE_DOORBELL_FD (the engine's end of the doorbell). SIGTERM and SIGINT end
 every turn with Failed("engine_stopped"), then the process, with exit code 0.
@@ -43,7 +43,7 @@ from appliance.turns.events import Done, EngineEvent, Failed
 from appliance.turns.request import TurnRequest
 
 _HOME, _DOORBELL = "APPLIANCE_HOME", "APPLIANCE_DOORBELL_FD"
-_FAREWELL_S = 2.0  # at the end, for clients to take their last event
+_FAREWELL_S = 2.0  # in which clients may take their last event at the end
 _IDLE_S = 0.25  # how long an idle engine takes to notice a signal
 # CUDA's library binds a Unix socket for processes that would share memory with this one, and gives up when the filter
 # refuses that. No process shares memory with the engine, so the library is told that the socket was bound.
@@ -80,7 +80,7 @@ class EngineServer:
         )
 
     def run(self) -> bool:
-        """Serve until ``stop``; the calling thread runs the model. False if a thread of the server failed."""
+        """Serve until ``stop``; the calling thread runs the model. False if another thread failed."""
         io = threading.Thread(target=self._watched, args=(self._connections.run,), name="io")
         intake = threading.Thread(target=self._watched, args=(self._take_in,), name="intake")
         io.start()
@@ -99,11 +99,11 @@ class EngineServer:
         return not self._failed
 
     def stop(self) -> None:
-        """Have ``run`` end soon; may be called from any thread and from a signal handler."""
+        """Make ``run`` end soon. May be called from any thread and from a signal handler."""
         self._stopping.set()
 
     def _watched(self, work: Callable[[], None]) -> None:
-        """Run a thread's work; if it raises, the server ends with it rather than serve half."""
+        """Run a thread's work. If it raises, the server ends, because it could serve only in part."""
         try:
             work()
         except BaseException:
@@ -131,7 +131,7 @@ class EngineServer:
 
     def _start(self, connection: Connection, request: TurnRequest) -> None:
         check_request(request)
-        # Before the prompt is rendered: what one user has tokenised in vain keeps all the others waiting.
+        # Before the prompt is rendered: tokenising a prompt in vain would keep all other users waiting.
         refusal = self._scheduler.refusal(request.user) or surely_too_long(request, self._scheduler.context_tokens)
         if refusal is not None:
             connection.send(refusal)
@@ -148,7 +148,7 @@ class EngineServer:
 
         job = Job(request, prompt, sink, public)
         with self._lock:
-            if connection.gone:  # else _cancel, which comes after ``gone``, will find the job
+            if connection.gone:  # otherwise _cancel, which is called after ``gone`` is set, finds the job
                 return
             self._jobs[connection] = job
         self._scheduler.submit(job)
@@ -176,8 +176,8 @@ def describe(release: Release, model: OnnxModel, scheduler: Scheduler) -> Status
 
 
 def main() -> int:
-    """The process's exit code: 0 after a signal or the supervisor's end, 1 after an error, CANNOT_SERVE if no second
-    try can go better."""
+    """The process's exit code: 0 after a signal or the supervisor's end, 1 after an error, CANNOT_SERVE after one that
+    a restart cannot resolve."""
     seal(os.environ)
     logging.basicConfig(level=logging.INFO, format="engine: %(message)s", stream=sys.stderr)
     missing = [name for name in (_HOME, _DOORBELL) if name not in os.environ]
@@ -190,10 +190,10 @@ def main() -> int:
         if choose_accelerator(config, load_release(config.release_dir)) == "cuda":
             pretend(_CUDA_PRETENCE)
         release, model, vocabulary = load_engine(config)
-    except (PackingError, OSError, ValueError) as exc:  # the packer mends damaged weights before a restart
+    except (PackingError, OSError, ValueError) as exc:  # the packer repairs damaged weights before a restart
         _log.error("%s", exc)
         return 1
-    except ApplianceError as exc:  # somebody must act first
+    except ApplianceError as exc:  # a person must act first
         _log.error("%s", exc)
         return CANNOT_SERVE
     scheduler = Scheduler(

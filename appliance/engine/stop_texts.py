@@ -1,4 +1,4 @@
-"""The texts at which a caller wants the answer to end, found in a stream of pieces."""
+"""Finds the stop texts, at which a caller wants the answer to end, in a stream of pieces."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 class StopTexts:
-    """Finds the stop text that is complete first; holds back text that may become one."""
+    """Finds the stop text that is complete first, and holds back text that may become a stop text."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self.hit = False
@@ -14,11 +14,11 @@ class StopTexts:
         self._held = ""
 
     def push(self, text: str) -> str:
-        """The part of the stream so far that is safe to show; nothing more after a hit."""
+        """The next part of the stream that can be shown; nothing after a hit."""
         if self.hit or not self._texts:
             return "" if self.hit else text
         self._held += text
-        # Ordered by end, then by beginning: the result must not depend on how the stream was cut into pieces.
+        # By end, then by beginning, so that the result does not depend on how the stream was cut into pieces.
         found = [(at + len(stop), at) for stop in self._texts if (at := self._held.find(stop)) >= 0]
         if found:
             self.hit = True

@@ -13,8 +13,8 @@ from appliance.engine.model import ModelError
 
 _DRIVER = "libcuda.so.1"
 _PROCESSORS, _MAJOR, _MINOR = 16, 75, 76  # CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, _COMPUTE_CAPABILITY_*
-# Machine code in the official builds of ONNX Runtime 1.31; its MXFP4 kernels begin with 8.0. Code for x.y runs on x.z,
-# z >= y; there is no PTX for others.
+# The machine code in the official builds of ONNX Runtime 1.31; its MXFP4 kernels begin with 8.0. Code for x.y runs on
+# x.z with z >= y. The builds have no PTX for other GPUs.
 _COMPILED_FOR = ((8, 0), (8, 6), (8, 9), (9, 0), (12, 0))
 _MXFP4_BUILD = "fp4-qmoe=1"
 
@@ -36,7 +36,7 @@ def query_device() -> Device:
     """Ask the driver for its first device.
 
     Raises:
-        CudaError: there is no driver, no device, or it does not answer.
+        CudaError: there is no driver or no device, or the driver does not answer.
     """
     try:
         driver = ctypes.CDLL(_DRIVER)
@@ -50,7 +50,7 @@ def query_device() -> Device:
     attributes = {attribute: ctypes.c_int() for attribute in (_PROCESSORS, _MAJOR, _MINOR)}
     for attribute, value in attributes.items():
         _call(driver, "cuDeviceGetAttribute", ctypes.byref(value), attribute, device)
-    # The primary context is the one ONNX Runtime uses; memory is counted within a context.
+    # ONNX Runtime uses the primary context, and the driver reports memory within a context.
     _call(driver, "cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
     _call(driver, "cuCtxSetCurrent", context)
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
@@ -67,12 +67,12 @@ def _call(driver: ctypes.CDLL, name: str, *arguments: Any) -> None:
 
 
 def require_capable(build_info: str, capability: tuple[int, int]) -> None:
-    """Refuse a build without MXFP4 kernels and a GPU that it has no machine code for.
+    """Refuse a build of ONNX Runtime without MXFP4 kernels, and a GPU for which it has no machine code.
 
     Args:
         build_info: what onnxruntime.get_build_info() says.
     Raises:
-        CudaError: naming what is missing and what to do.
+        CudaError: it names what is missing and what to do.
     """
     if _MXFP4_BUILD not in build_info:
         raise CudaError(

@@ -2,7 +2,7 @@
 
 A decode step launches some 500 kernels of a few microseconds each; one by one they take longer to launch than to run.
 A captured step reads and writes the same addresses for ever. So its inputs are in one buffer and its small outputs in
-another, each copied in one go, and each run of neighbouring slots is a step of its own.
+another, each copied at once, and each run of neighbouring slots is a step of its own.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ NOT_CAPTURED = "-1"
 
 
 def decode_widths(slots: int) -> tuple[int, ...]:
-    """How many neighbouring slots a decode step may take, ascending: powers of two and all of them.
+    """How many neighbouring slots a decode step may take, ascending: the powers of two, and all slots.
 
-    Few widths, so that few graphs are captured.
+    There are few widths, so that few graphs are captured.
     """
     return (*(1 << power for power in range((slots - 1).bit_length())), slots)
 
@@ -36,8 +36,11 @@ def decode_widths(slots: int) -> tuple[int, ...]:
 class DecodeRun:
     """One decode step over the neighbouring slots ``first`` .. ``first + len(tokens) - 1``.
 
-    ``tokens``: the one to append to each. ``lengths``: what each holds before. ``rows``: those whose logits are wanted,
-    counted from ``first``; the others are idle slots in between, which get a garbage token at their length.
+    Attributes:
+        tokens: the token to append to each slot.
+        lengths: how many tokens each slot holds before.
+        rows: the slots whose logits are wanted, counted from ``first``. The others are idle slots in between; they get
+            a garbage token at their length.
     """
 
     first: int
@@ -47,11 +50,11 @@ class DecodeRun:
 
 
 def plan_decode(appends: Sequence[Append], held: Sequence[int], widths: Sequence[int]) -> DecodeRun:
-    """The shortest run of slots that has every slot of ``appends``.
+    """The shortest run of slots that contains every slot of ``appends``.
 
     Args:
-        held: at least what every slot of the model holds; where its garbage goes.
-        widths: what the run's length may be, ascending, the number of slots last.
+        held: for each slot of the model, at least how many tokens it holds; an idle slot's garbage goes there.
+        widths: the lengths that a run may have, ascending; the last is the number of slots.
     """
     lengths = list(held)
     for append in appends:
@@ -69,7 +72,7 @@ def plan_decode(appends: Sequence[Append], held: Sequence[int], widths: Sequence
 
 
 class _Buffer:
-    """Arrays side by side in one allocation on the device, copied to or from the host in one go."""
+    """Arrays side by side in one allocation on the device, copied to or from the host together."""
 
     def __init__(
         self, ort: ModuleType, device: str, layout: Sequence[tuple[str, type[np.generic], tuple[int, ...]]]
@@ -100,7 +103,7 @@ class _Buffer:
 
 
 class _Step:
-    """The decode step of one run of slots: bindings to fixed addresses, and the name of its captured graph."""
+    """The decode step of one run of slots: its bindings to fixed addresses, and the name of its captured graph."""
 
     def __init__(self, steps: ReplayedSteps, first: int, width: int, graph_id: int) -> None:
         ort, device, top, vocab = steps.ort, steps.device, steps.top, steps.vocab
@@ -127,7 +130,7 @@ class _Step:
             self.binding.bind_input(name, device, 0, dtype, list(shape), self.inputs.address(name))
         for name, (_, dtype, shape) in self.outputs.places.items():
             self.binding.bind_output(name, device, 0, dtype, list(shape), self.outputs.address(name))
-        # The longest any slot may become: a captured step must do for every length that is yet to come.
+        # The capacity, because a captured step must serve every length that a slot can reach.
         self.total = np.array(steps.capacity, np.int32)
         self.binding.bind_cpu_input("total_sequence_length", self.total)
         address = int(steps.logits.data_ptr())
@@ -140,8 +143,8 @@ class _Step:
 class ReplayedSteps:
     """Decode steps over runs of slots, each captured at its first use.
 
-    ``bind_caches(binding, first, width)`` binds the caches of those slots. One step's ``all_logits`` are gone with the
-    next step. ``device`` is where the session runs; on "cpu" nothing is captured.
+    ``bind_caches(binding, first, width)`` binds the caches of those slots. The next step overwrites the ``all_logits``
+    of this one. ``device`` is where the session runs; on "cpu" nothing is captured.
     """
 
     def __init__(
@@ -162,7 +165,7 @@ class ReplayedSteps:
         self._steps: dict[tuple[int, int], _Step] = {}
 
     def run(self, run: DecodeRun) -> list[TopLogits]:
-        """Append one token to each slot of the run. Raises what the runtime raises."""
+        """Append one token to each slot of the run. The runtime's own exceptions are not translated."""
         width = len(run.tokens)
         step = self._steps.get((run.first, width))
         if step is None:
