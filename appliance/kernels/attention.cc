@@ -8,9 +8,9 @@
 namespace gpt_oss {
 namespace {
 
-constexpr size_t kUnitTokens = 8;  // of one key/value head, which one thread takes at a time
+constexpr size_t kUnitTokens = 8;  // a thread takes so many tokens of one key/value head at a time
 
-// Dimension i turns with dimension i + head_dim / 2.
+// Rotates dimension i together with dimension i + head_dim / 2.
 void rotate(const float* x, const float* cosines, const float* sines, size_t head_dim, float factor, float* out) {
   const size_t half = head_dim / 2;
   for (size_t i = 0; i < half; ++i) {
@@ -40,7 +40,7 @@ void attention_layer(const Path& path, const AttentionShape& shape, const Attent
     return (slot * shape.kv_heads + head) * shape.capacity * head_dim;
   };
 
-  // 1. Keys and values of every token, before any of them is attended to.
+  // 1. The keys and values of every token, before any token attends to them.
   const auto append = [&](size_t unit) {
     const Segment& segment = in.segments[unit / shape.kv_heads];
     const size_t head = unit % shape.kv_heads;
@@ -58,7 +58,7 @@ void attention_layer(const Path& path, const AttentionShape& shape, const Attent
     }
   };
 
-  // 2. Each token, for the query heads that share a key/value head; a few neighbours at a time.
+  // 2. The attention of each token, for the query heads that share a key/value head; a few neighbours at a time.
   std::vector<Segment> parts;
   for (const Segment& whole : in.segments)
     for (size_t t = 0; t < whole.count; t += kUnitTokens)

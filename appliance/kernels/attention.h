@@ -8,36 +8,36 @@
 
 namespace gpt_oss {
 
-// Caches are (slots, kv_heads, capacity, head_dim) floats, capacity a multiple of 16. Values lie as that says. Keys are
-// kept 16 positions side by side: (capacity / 16, head_dim, 16), so that one vector holds a dimension of 16 keys. With a
-// window a cache may be a ring: position p lies where p % capacity says. It must then hold what the first token of a call
-// sees when its last is there, too: window - 1 + tokens.
+// Caches are (slots, kv_heads, capacity, head_dim) floats; capacity is a multiple of 16. Values are stored in that
+// order. Keys are stored 16 positions side by side, (capacity / 16, head_dim, 16), so that one vector holds a dimension
+// of 16 keys. With a window a cache may be a ring: position p is stored at p % capacity. The ring must have room for
+// all that the first token of a call sees and for the call's tokens: window - 1 + tokens.
 struct AttentionShape {
   size_t heads, kv_heads, head_dim, capacity;
-  size_t window;  // positions a token sees, itself included; 0: all
+  size_t window;  // how many positions a token sees, itself included; 0: all
 
   size_t width() const { return (heads + 2 * kv_heads) * head_dim; }
 };
 
-// Neighbouring tokens of a call that follow each other in one slot.
+// Neighbouring tokens of a call that have consecutive positions in one slot.
 struct Segment {
-  size_t slot, position;  // of the first
-  size_t token, count;    // where they lie in the call
+  size_t slot, position;  // position: of the first token
+  size_t token, count;    // the first token's place in the call, and how many there are
 };
 
-// The segments of a call, the longest there are; slots and positions are the tokens'.
+// Splits a call into the longest segments possible; slots and positions are given for each token.
 std::vector<Segment> segments_of(const int32_t* slots, const int32_t* positions, size_t tokens);
 
 struct AttentionInputs {
   const float* qkv;                      // (tokens, width)
-  const std::vector<Segment>& segments;  // of as many slots
+  const std::vector<Segment>& segments;  // each of another slot
   const float* cosines;                  // (positions, head_dim / 2)
   const float* sines;
   const float* sinks;  // (heads,)
 };
 
-// Appends the tokens' keys and values to the caches and writes what each token attends to: (tokens, heads * head_dim). A
-// token's result depends on nothing but itself and what stands before it.
+// Appends the tokens' keys and values to the caches and writes each token's attention result: (tokens, heads *
+// head_dim). A token's result depends on nothing but itself and what comes before it in its slot.
 void attention_layer(const Path& path, const AttentionShape& shape, const AttentionInputs& inputs, float* keys,
                      float* values, float* out, const RunPhases& run);
 

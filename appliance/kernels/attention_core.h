@@ -1,5 +1,5 @@
-// Attention of one token over the keys and values of one key/value head, written with 16-lane vectors that each path's
-// compiler flags turn into its own. Internal linkage on purpose: every path compiles its own copy.
+// Attention of one token over the keys and values of one key/value head, in 16-lane vectors that the compiler turns
+// into each path's own instructions. Internal linkage on purpose: every path compiles its own copy.
 #pragma once
 
 #include "elementwise.h"
@@ -9,7 +9,7 @@
 namespace gpt_oss {
 namespace {
 
-// Lines so far ahead are asked for while others are computed with.
+// Fetches a line ahead of time, while others are computed with.
 inline void prefetch(const float* at) { __builtin_prefetch(at); }
 
 // Scores of kQueries queries with the 16 keys of one block (head_dim, 16), while the block after next is fetched.
@@ -26,7 +26,7 @@ inline void block_scores(const float* q, const float* keys, size_t head_dim, flo
   for (int g = 0; g < kQueries; ++g) store_lanes(scores + static_cast<size_t>(g) * stride, sums[g]);
 }
 
-constexpr size_t kValueTile = 64;  // positions whose values stay in the first-level cache while their dimensions pass
+constexpr size_t kValueTile = 64;  // positions whose values stay in the first-level cache for all of their dimensions
 
 // Adds to out (queries, head_dim) the values (count, head_dim) of one tile, weighted for kQueries queries.
 template <int kQueries>
@@ -37,7 +37,7 @@ inline void add_tile(const float* weights, size_t stride, const float* values, s
 #pragma GCC unroll 8
     for (int g = 0; g < kQueries; ++g) sums[g] = load_lanes(out + static_cast<size_t>(g) * head_dim + d);
     for (size_t t = 0; t < count; ++t) {
-      prefetch(values + (count + t) * head_dim + d);  // the same of the next tile
+      prefetch(values + (count + t) * head_dim + d);  // the same place in the next tile
       const Lanes value = load_lanes(values + t * head_dim + d);
 #pragma GCC unroll 8
       for (int g = 0; g < kQueries; ++g) sums[g] += weights[static_cast<size_t>(g) * stride + t] * value;
@@ -47,8 +47,8 @@ inline void add_tile(const float* weights, size_t stride, const float* values, s
   }
 }
 
-// Sums of the values of positions first .. end - 1, weighted for kQueries queries: weights start at `first`. A ring of values
-// (capacity, head_dim) is read in two stretches where it wraps.
+// Sums of the values of positions first .. end - 1, weighted for kQueries queries; weights begin with that of `first`.
+// A ring of values (capacity, head_dim) is read in two parts where it wraps.
 template <int kQueries>
 inline void weighted_sums(const float* weights, size_t stride, const Attend& a, float* out) {
   const size_t count = a.end - a.first;
@@ -60,7 +60,7 @@ inline void weighted_sums(const float* weights, size_t stride, const Attend& a, 
   }
 }
 
-// Scores of one query over count positions become shares, the sink's share left out. Whole blocks are read and written.
+// Turns the scores of one query into shares; the sink's own share is not stored. Whole blocks are read and written.
 inline void softmax(float* scores, size_t blocks, float sink) {
   Lanes largest_lanes = load_lanes(scores);
   for (size_t b = 1; b < blocks; ++b) {
@@ -72,7 +72,7 @@ inline void softmax(float* scores, size_t blocks, float sink) {
   Lanes sum_lanes = {};
   for (size_t b = 0; b < blocks; ++b) {
     float* block = scores + b * kKeyBlock;
-    // A score that is masked lies at -3e38: its exponential is flushed to zero, not clamped.
+    // A masked score is about -3e38: its exponential is flushed to zero, not clamped.
     for (size_t i = 0; i < kKeyBlock; ++i) {
       const float x = block[i] - largest;
       block[i] = x < -80.0f ? 0.0f : exponential(x);
@@ -98,7 +98,7 @@ inline void attend_queries(const Attend& a, const float* q, const float* sinks, 
     for (size_t t = a.end; t < start + stride; ++t) scores[t - start] = -3e38f;
     softmax(scores, blocks, sinks[g]);
   }
-  // Beyond `end` a cache may hold anything: its values are not read.
+  // Values beyond `end` are not read, because a cache may hold anything there.
   weighted_sums<kQueries>(a.scores + (a.first - start), stride, a, out);
 }
 

@@ -1,5 +1,6 @@
-// The 256-bit products, with AVX-VNNI or without: the 16 rows of a group are two vectors of 8; each 32-bit lane multiplies two
-// weights of a row with two activations, of 16 bits all. Internal linkage on purpose: each path compiles its own copy.
+// The 256-bit products, with AVX-VNNI or without. The 16 rows of a group are two vectors of 8 lanes; each 32-bit lane
+// multiplies two weights of a row with two activations, all of 16 bits. Internal linkage on purpose: each path compiles
+// its own copy.
 #pragma once
 
 #include "elementwise.h"
@@ -22,8 +23,8 @@ inline float largest_of_block(const float* x) {
   return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
 }
 
-// Whole numbers of 16 bits in the order of x, with one scale a block. MXFP4 products multiply with twice each weight: the scale
-// makes up for it.
+// Converts x to whole numbers of 16 bits in the same order, with one scale per block. MXFP4 products multiply with
+// twice each weight; the scale makes up for it.
 inline void quantise(const float* x, size_t blocks, bool mxfp4, int16_t* values, float* scale) {
   for (size_t b = 0; b < blocks; ++b, x += kBlock, values += kBlock) {
     const WholeScale block = whole_scale(largest_of_block(x), 32767.0f);
@@ -39,8 +40,8 @@ inline void quantise(const float* x, size_t blocks, bool mxfp4, int16_t* values,
 
 inline __m256i load(const uint8_t* at) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)); }
 
-// A kind of weights: kPairs vectors of pairs of 16 bits in half a line of codes, a pair for each of 8 rows, and the rows'
-// scales.
+// A kind of weights has kPairs vectors in half a line of codes, each with a pair of 16-bit numbers for each of 8 rows,
+// and the scales of the rows.
 struct Mxfp4Weights {
   static constexpr GroupLayout kLayout = kMxfp4;
   static constexpr int kPairs = 4;
@@ -80,18 +81,18 @@ struct Int8Weights {
   }
 };
 
-// The sum with the products of every lane's two pairs added.
+// Adds the products of every lane's two pairs to the sum.
 inline __m256i add_products(__m256i sum, __m256i weights, __m256i activations) {
 #ifdef __AVXVNNI__
   return _mm256_dpwssd_avx_epi32(sum, weights, activations);
 #else
   sum = _mm256_add_epi32(sum, _mm256_madd_epi16(weights, activations));
-  __asm__("" : "+x"(sum));  // at once: GCC would keep the products for later, which takes registers
+  __asm__("" : "+x"(sum));  // now: GCC would keep the products for later, which takes registers
   return sum;
 #endif
 }
 
-// Tokens that pass a group's weights together, at most: their sums are in registers, their totals in the cache.
+// The most tokens that pass a group's weights together: their sums are in registers, their totals in the cache.
 constexpr int kPassRows = 8;
 
 // out[32 * t + r]: one group with kRows tokens. Not inlined: it needs every register.

@@ -1,8 +1,8 @@
-// The 256-bit products of packed weights with a prompt's activations in 8 bits, with AVX-VNNI or without: a 32-bit lane for each
-// of 8 weight rows, four products a lane. Internal linkage on purpose: each path compiles its own copy.
+// The 256-bit products of packed weights with a prompt's activations in 8 bits, with AVX-VNNI or without: a 32-bit lane
+// for each of 8 weight rows, four products per lane. Internal linkage on purpose: each path compiles its own copy.
 //
-// A kind of weights says, besides what avx2.h asks for and how it is made unsigned (byte_rows.h):
-//   kFours        vectors of fours in half a line; fours(half, out) makes them
+// A kind of weights defines what avx2.h asks for, how it is made unsigned (byte_rows.h), and:
+//   kFours        the number of vectors of fours in half a line; fours(half, out) makes them
 //   ordered(x)    8 activations in the order of such vectors
 #pragma once
 
@@ -33,7 +33,7 @@ struct Int8Bytes : Int8Weights, UnsignedInt8 {
 
 inline __m256i four_activations(const int8_t* values) { return _mm256_set1_epi32(lane_of(values)); }
 
-// The sum with the products of kFoursTogether vectors of fours, and as many of a token's activations each, added.
+// Adds to the sum the products of kFoursTogether vectors of fours, each with four activations of a token.
 #ifdef __AVXVNNI__
 constexpr int kFoursTogether = 2;
 inline __m256i add_fours(__m256i sum, const __m256i* fours, const int8_t* values) {
@@ -42,7 +42,7 @@ inline __m256i add_fours(__m256i sum, const __m256i* fours, const int8_t* values
   return sum;
 }
 #else
-constexpr int kFoursTogether = 4;  // summed in 16 bits first, by twos: 4 * 2 * 24 * 127 fits
+constexpr int kFoursTogether = 4;  // pairs are first summed in 16 bits: 4 * 2 * 24 * 127 fits
 inline __m256i add_fours(__m256i sum, const __m256i* fours, const int8_t* values) {
   __m256i twos = _mm256_setzero_si256();
   for (int v = 0; v < kFoursTogether; ++v)
@@ -61,7 +61,7 @@ void convert_to_bytes(const float* x, size_t blocks, uint8_t* out) {
       sum = _mm256_add_epi32(sum, numbers[i]);
       numbers[i] = Weights::ordered(numbers[i]);
     }
-    // Packing goes by halves of vectors: four numbers of each come first, then the other four.
+    // The pack instructions work on halves of vectors: four numbers of each come first, then the other four.
     const __m256i packed =
         _mm256_packs_epi16(_mm256_packs_epi32(numbers[0], numbers[1]), _mm256_packs_epi32(numbers[2], numbers[3]));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to->values),
@@ -83,7 +83,7 @@ template <typename Weights, int kRows>
        ++b, ++rows, group += Weights::kLayout.scale_bytes, line += Weights::kLayout.code_bytes) {
     for (int half = 0; half < 2; ++half) {
       const ByteBlock* from_rows = rows;
-      // GCC would keep what the first half has read for the second, which takes registers.
+      // Without this GCC keeps what the first half has read for the second, which takes registers.
       __asm__("" : "+r"(from_rows));
       const auto of_row = [&](int i) -> const ByteBlock& { return from_rows[static_cast<size_t>(i) * blocks]; };
       __m256i sum[kRows];

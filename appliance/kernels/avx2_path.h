@@ -1,5 +1,5 @@
-// What the paths of 256 bits are made of, with AVX-VNNI or without. Internal linkage on purpose: each path compiles its own
-// copy.
+// The common parts of the 256-bit paths, with AVX-VNNI or without. Internal linkage on purpose: each path compiles its
+// own copy.
 #pragma once
 
 #include "attention_core.h"
@@ -13,7 +13,7 @@ namespace {
 
 inline bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 
-// A constant: every processor asks for the table, also one that could not run code of this file to make it.
+// A constant, because every processor reads the table, also one that cannot run code of this file.
 constexpr Path path_of(const char* name, bool (*supported)()) {
   return {name,
           supported,

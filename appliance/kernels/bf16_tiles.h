@@ -1,5 +1,5 @@
 // Packed weights as bfloat16 tiles for the matrix unit (AVX-512).
-// Internal linkage on purpose: each of them compiles its own copy.
+// Internal linkage on purpose: every path compiles its own copy.
 #pragma once
 
 #include "paths.h"
@@ -10,14 +10,14 @@
 namespace gpt_oss {
 namespace {
 
-// bf16 bits of each code in both halves of the permutation table.
+// The bf16 bits of each code, in both halves of the permutation table.
 alignas(64) constexpr uint16_t kCodeBits[32] = {0x0000, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0,
                                                 0x0000, 0xbf00, 0xbf80, 0xbfc0, 0xc000, 0xc040, 0xc080, 0xc0c0,
                                                 0x0000, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0,
                                                 0x0000, 0xbf00, 0xbf80, 0xbfc0, 0xc000, 0xc040, 0xc080, 0xc0c0};
 
-// What a block's scales add to the bfloat16 bits of its numbers, both halves of each word. The smallest scale, 2^-127, is taken
-// for the next: half of it has no exponent.
+// What a block's scales add to the bfloat16 bits of its numbers, in both halves of each word. The smallest scale,
+// 2^-127, is replaced by the next, because half of it has no exponent.
 inline __m512i exponents_of(const uint8_t* scales) {
   const __m512i e8m0 = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(scales)));
   const __m512i least = _mm512_max_epi32(e8m0, _mm512_set1_epi32(1));
@@ -44,7 +44,7 @@ inline void unpack_block(const uint8_t* scales, const uint8_t* block, __m512i ta
   }
 }
 
-// The same for 8-bit weights, which bf16 rounds (8 bits of mantissa).
+// The same for 8-bit weights. They are rounded to bf16, which has 8 bits of mantissa.
 inline void unpack_int8_block(const uint8_t* scales, const uint8_t* block, uint16_t* tile) {
   const __m512 scale = int8_scales(scales);
   const __m512i byte = _mm512_set1_epi32(255), offset = _mm512_set1_epi32(kInt8Offset);
@@ -62,7 +62,7 @@ inline void unpack_int8_block(const uint8_t* scales, const uint8_t* block, uint1
   }
 }
 
-// `count` of a group's blocks, from `at` on, unpacked to `tiles`, which are returned.
+// Unpacks `count` of a group's blocks, from `at` on, to `tiles`, and returns `tiles`.
 inline const uint16_t* unpack_mxfp4(const uint8_t* group, size_t blocks, size_t at, size_t count, uint16_t* tiles) {
   const __m512i table = _mm512_load_si512(kCodeBits);
   const uint8_t* codes = group + kMxfp4.codes_at(blocks);

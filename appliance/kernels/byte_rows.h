@@ -9,8 +9,8 @@ namespace {
 
 constexpr float kMostInByte = 127.0f;
 
-// Products of 8 bits take unsigned numbers on one side: the weights. What is added to each to make it such, and whether that is
-// added to twice the weight.
+// Products of 8 bits need unsigned numbers on one side: the weights. kOffset is added to each weight to make it
+// unsigned; with kTwice it is added to twice the weight.
 struct UnsignedMxfp4 {
   static constexpr int kOffset = 12;
   static constexpr bool kTwice = true;
@@ -20,15 +20,16 @@ struct UnsignedInt8 {
   static constexpr bool kTwice = false;
 };
 
-// UnsignedMxfp4 of each E2M1 code.
+// Each E2M1 code as an unsigned number: twice its value, plus UnsignedMxfp4::kOffset.
 alignas(16) constexpr uint8_t kUnsignedE2m1[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
 
 struct ByteBlock {
   int8_t values[kBlock];  // in the order of the weights
   float scale;
-  int32_t start;  // of a block's sums: takes off what the weights' offset adds, the offset times the sum of the values
+  // Where a block's sum starts: minus the offset times the sum of the values, because the weights' offset adds as much.
+  int32_t start;
 
-  // The scale makes up for twice the weights. What is not a number is not kept such.
+  // The scale makes up for twice the weights. A NaN does not stay one.
   template <typename Weights>
   void finish(const WholeScale& block, int32_t sum_of_values) {
     constexpr uint32_t kOffset = Weights::kOffset;

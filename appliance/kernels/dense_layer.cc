@@ -15,7 +15,7 @@ float to_float(uint16_t bits) {
   return value;
 }
 
-// The bfloat16 at or above a non-negative float.
+// The smallest bfloat16 that is not below a non-negative float.
 uint16_t round_up(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
@@ -45,11 +45,11 @@ void pack_bf16_block(const uint16_t* weights, size_t stride, size_t present, uin
       to[k / 2 * 32 + r * 2 + k % 2] = r < present ? weights[r * stride + k] : uint16_t{0};
 }
 
-// Where a pair of groups lies, counted over all parts.
+// The place of a pair of groups that is counted over all parts.
 struct Place {
   const DensePart* part;
   size_t pair;    // counted within the part
-  size_t column;  // of the output, where the part begins
+  size_t column;  // the column of the output at which the part begins
 };
 Place place_of(const std::vector<DensePart>& parts, size_t pair) {
   const DensePart* part = parts.data();
@@ -89,7 +89,7 @@ void dense_layer(const Path& path, DenseKind kind, const std::vector<DensePart>&
   size_t columns = 0;
   for (const DensePart& part : parts) columns += part.shape.rows;
 
-  // 1. Activations in the form the products read: of exact tokens one by one, of the others 32 at a time.
+  // 1. Activations in the form that the products read: exact tokens one by one, the others 32 at a time.
   constexpr size_t kTogether = 32;
   const PromptForm* prompt = kind == DenseKind::kInt8 ? path.int8_prompt : path.bf16_prompt;
   const size_t exact = prompt ? tokens.decoded : tokens.count, others = tokens.count - exact;

@@ -1,4 +1,4 @@
-// A dense layer on weights packed in 8 bits (blocks of 32) or kept in bfloat16.
+// A dense layer with weights packed in 8 bits (blocks of 32) or kept in bfloat16.
 #pragma once
 
 #include "rows.h"
@@ -14,19 +14,19 @@ struct DenseShape {
   size_t bytes(DenseKind kind) const { return groups() * group_bytes(kind); }
 };
 
-// Packs the groups first .. last - 1 of weights (rows, inner), bfloat16 bits. 8-bit: per row and block of 32 the scale
-// is the largest magnitude / 127 as bfloat16, rounded up, and the values are rounded to nearest.
+// Packs the groups first .. last - 1 of weights (rows, inner), given as bfloat16 bits. With 8 bits the scale of each
+// row and block of 32 is the largest magnitude / 127 as bfloat16, rounded up; the values are rounded to nearest.
 void pack_dense(DenseKind kind, const DenseShape& shape, const uint16_t* weights, size_t first, size_t last,
                 uint8_t* out);
 
-// A packed matrix that makes some columns of the output.
+// A packed matrix that computes some columns of the output.
 struct DensePart {
   DenseShape shape;
   const uint8_t* packed;
 };
 
-// out (tokens, all rows of the parts) = x (tokens, inner) * weights^T + bias, part beside part; bias (all rows,) may be
-// null. All parts have the same inner dimension.
+// out (tokens, all rows of the parts) = x (tokens, inner) * weights^T + bias, with the parts side by side; bias (all
+// rows,) may be null. All parts have the same inner dimension.
 void dense_layer(const Path& path, DenseKind kind, const std::vector<DensePart>& parts, const float* bias,
                  const float* x, const Tokens& tokens, float* out, const RunPhases& run);
 

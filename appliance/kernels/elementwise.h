@@ -1,5 +1,5 @@
-// Element-wise steps, written so that each path's compiler flags vectorise them. Internal linkage on purpose: every path
-// compiles its own copy.
+// Element-wise steps, written so that the compiler vectorises them for each path. Internal linkage on purpose: every
+// path compiles its own copy.
 #pragma once
 
 #include "paths.h"
@@ -33,7 +33,7 @@ inline void swiglu(const SwiGlu& form, const float* sums, const float* biases, s
                    size_t stride) {
   const float alpha = form.alpha, limit = form.limit;
   for (; count; --count, sums += 2 * kGroupRows, out += stride) {
-    float results[kGroupRows];  // apart from all that is read, so that the loop vectorises
+    float results[kGroupRows];  // separate from everything that is read, so that the loop vectorises
     for (size_t i = 0; i < kGroupRows; ++i) {
       const float gate = std::min(sums[i] + biases[i], limit);
       const float up = std::min(std::max(sums[kGroupRows + i] + biases[kGroupRows + i], -limit), limit);
@@ -43,16 +43,16 @@ inline void swiglu(const SwiGlu& form, const float* sums, const float* biases, s
   }
 }
 
-// Numbers up to `largest` as whole ones up to `most`: a factor that makes them such, and what makes up for it.
+// Turns numbers up to `largest` into whole numbers up to `most`: multiply by the factor, and later by the scale.
 struct WholeScale {
   float factor, scale;
 };
 inline WholeScale whole_scale(float largest, float most) {
-  constexpr float kNothing = 1e-15f;  // taken for zero: totals divided by such a scale might not be numbers
+  constexpr float kNothing = 1e-15f;  // counts as zero: dividing totals by such a scale could overflow
   return largest > kNothing ? WholeScale{most / largest, largest / most} : WholeScale{0.0f, 1.0f};
 }
 
-// A row of PromptForm: bfloat16, rounded to nearest even.
+// Converts a row to bfloat16, rounded to nearest even, for a PromptForm.
 inline void convert_to_bf16(const float* x, size_t blocks, uint8_t* out) {
   uint16_t* to = reinterpret_cast<uint16_t*>(out);
   for (size_t i = 0; i < blocks * kBlock; ++i) {

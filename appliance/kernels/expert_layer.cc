@@ -12,7 +12,7 @@
 namespace gpt_oss {
 namespace {
 
-// k0 .. k7 in the eight nibbles of a word become k0 k2 k4 k6 k1 k3 k5 k7.
+// Reorders the eight nibbles of a word: k0 .. k7 become k0 k2 k4 k6 k1 k3 k5 k7.
 inline uint32_t shuffle_nibbles(uint32_t x) {
   x = (x & 0xf00ff00fu) | ((x & 0x00f000f0u) << 4) | ((x & 0x0f000f00u) >> 4);
   return (x & 0xff0000ffu) | ((x & 0x0000ff00u) << 8) | ((x & 0x00ff0000u) >> 8);
@@ -42,16 +42,16 @@ struct Assignment {
   float weight;
 };
 
-// What one expert has to do, and where its rows begin in the buffers.
+// The work of one expert, and where its rows begin in the buffers.
 struct Work {
   size_t expert;
   std::vector<Assignment> assignments;  // by token
-  size_t exact;                         // how many of them take exact products; these come first
+  size_t exact;                         // how many of them use exact products; these come first
   size_t padded;                        // rows reserved for the others
-  size_t row, exact_row, prompt_row;    // of activations and results, of exact rows, of those in the prompt's form
+  size_t row, exact_row, prompt_row;    // the first row of activations and results, of exact rows, of prompt rows
 };
 
-// `form`: of the tokens from `exact` on; may be null if there are none.
+// `form` is for the tokens from `exact` on; it may be null if there are none.
 std::vector<Work> route(const PromptForm* form, const float* logits, size_t tokens, size_t exact, size_t experts,
                         size_t top_k) {
   std::vector<std::vector<Assignment>> per_expert(experts);
@@ -121,7 +121,7 @@ void expert_layer(const Path& path, const ExpertWeights& weights, const ExpertFo
   const uint8_t* gate_up = weights.packed;
   const uint8_t* down = weights.packed + shape.experts * shape.gate_up_bytes();
 
-  // 1. Activations in the form the products read.
+  // 1. Activations in the form that the products read.
   ExactBuffer x_exact(path, exact_rows, hidden), inner_exact(path, exact_rows, inner);
   PromptBuffer x_prompt(prompt, prompt_rows, hidden), inner_prompt(prompt, prompt_rows, inner);
   Scratch<float> activation(rows * inner);
@@ -135,7 +135,8 @@ void expert_layer(const Path& path, const ExpertWeights& weights, const ExpertFo
     convert(w, &x_exact, &x_prompt, [&](size_t i) { return x + w.assignments[i].token * hidden; });
   };
 
-  // The products of 32 weight rows with every row of one expert's work, (assignments, 32), until the thread's next call.
+  // The products of 32 weight rows with every row of one expert's work, (assignments, 32), until the thread's next
+  // call.
   const auto products = [&](const Work& w, const uint8_t* first, size_t blocks, const ExactBuffer& exact,
                             const PromptBuffer& others) {
     const uint8_t* second = first + kMxfp4.bytes(blocks);
@@ -166,8 +167,8 @@ void expert_layer(const Path& path, const ExpertWeights& weights, const ExpertFo
     convert(w, &inner_exact, &inner_prompt, [&](size_t i) { return activation.data + (w.row + i) * inner; });
   };
 
-  // 4. Down: 32 outputs of every row of one expert at a time, then the weighted sum of each token's rows in the order of
-  // experts.
+  // 4. Down: 32 outputs of every row of one expert at a time. Then the weighted sum of each token's rows, in the order
+  // of the experts.
   Scratch<float> results(rows * hidden);
   const size_t hidden_pairs = hidden / 32;
   const auto down_product = [&](size_t unit) {
@@ -191,7 +192,7 @@ void expert_layer(const Path& path, const ExpertWeights& weights, const ExpertFo
       for (size_t h = 0; h < hidden; ++h) to[h] += results.data[row * hidden + h];
   };
 
-  // One expert's units follow each other: weights stream, and of a prompt its activations stay in the cache.
+  // The units of one expert are neighbours, so that its weights stream and a prompt's activations stay in the cache.
   run({{work.size(), convert_x},
        {inner_groups * work.size(), gate_and_up},
        {work.size(), narrow},

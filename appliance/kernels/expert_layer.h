@@ -22,19 +22,20 @@ struct ExpertWeights {
 struct ExpertForm {
   SwiGlu swiglu;
   size_t top_k;
-  int prompt_bits;  // a prompt's activations take a PromptForm of so many bits or more (8 or 16), or else ExactRows
+  int prompt_bits;  // a prompt's activations take a PromptForm of at least so many bits (8 or 16), otherwise ExactRows
 };
 
 // Packs one expert's matrices from the checkpoint's layout: blocks (rows, inner / 32, 16), scales (rows, inner / 32).
-// gate_up: group 2p holds the gates of outputs 16p .. 16p + 15, group 2p + 1 their ups.
+// gate_up: group 2p has the gates of outputs 16p .. 16p + 15, group 2p + 1 their ups.
 void pack_gate_up(const ExpertShape& shape, const uint8_t* blocks, const uint8_t* scales, uint8_t* out);
 void pack_down(const ExpertShape& shape, const uint8_t* blocks, const uint8_t* scales, uint8_t* out);
 
-// Packs the experts first .. last - 1 of a layer; `out` is the whole layer's buffer, so that threads can share the work.
+// Packs the experts first .. last - 1 of a layer; `out` is the whole layer's buffer, so that threads can share the
+// work.
 void pack_experts(const ExpertShape& shape, const uint8_t* gate_up, const uint8_t* gate_up_scales, const uint8_t* down,
                   const uint8_t* down_scales, size_t first, size_t last, uint8_t* out);
 
-// out (tokens, hidden) = sum over the top_k experts of each token of softmax weight * expert(x).
+// out (tokens, hidden): for each token the sum of softmax weight * expert(x) over its top_k experts.
 // x (tokens, hidden); router_logits (tokens, experts).
 void expert_layer(const Path& path, const ExpertWeights& weights, const ExpertForm& form, const float* x,
                   const float* router_logits, const Tokens& tokens, float* out, const RunPhases& run);

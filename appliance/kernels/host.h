@@ -1,4 +1,4 @@
-// What the host sets for all sessions: the path, the number of threads and the packed weights that it offers.
+// What the host program sets for all sessions: the path, the number of threads and the packed weights that it offers.
 #pragma once
 
 #include "paths.h"
@@ -22,7 +22,7 @@ bool choose_path(const char* name);
 size_t thread_count();
 void set_thread_count(size_t count);
 
-// Packed weights that the host keeps and that stay mapped while a session uses them.
+// Packed weights that the host owns. They stay mapped while a session uses them.
 struct Offer {
   const uint8_t* bytes;
   size_t size;

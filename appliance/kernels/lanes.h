@@ -1,5 +1,5 @@
-// Vectors of 16 floats that each path's compiler flags turn into its own. Internal linkage on purpose: every path compiles
-// its own copy.
+// Vectors of 16 floats that the compiler turns into each path's own instructions. Internal linkage on purpose: every
+// path compiles its own copy.
 #pragma once
 
 #include <cstddef>

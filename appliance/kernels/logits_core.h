@@ -1,4 +1,4 @@
-// What is wanted of a stretch of logits, in one pass while they are in the cache. Internal linkage on purpose: every path
+// Summarises a part of the logits in one pass, while they are in the cache. Internal linkage on purpose: every path
 // compiles its own copy.
 #pragma once
 

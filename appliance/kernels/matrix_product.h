@@ -1,17 +1,17 @@
-// Products of packed weights with any number of tokens (AVX-512): weights become vectors of pairs, a pair for each of 16
-// rows; a product instruction multiplies them with a pair of one token's activations and adds to its sums. Internal linkage
-// on purpose: every path compiles its own copy.
+// Products of packed weights with any number of tokens (AVX-512). Weights become vectors of pairs, a pair for each of
+// 16 rows; a product instruction multiplies them with a pair of one token's activations and adds to its sums. Internal
+// linkage on purpose: every path compiles its own copy.
 //
-// A kind of weights says how:
-//   kLayout                 where a group keeps them
-//   kPairs                  vectors of pairs in a line of codes; pairs(line, out) makes them
-//   Sum                     what a block is summed in: zero(), multiply(sum, weights, activations)
-//   scale(scales)           of a block's rows
-//   add(sum, scale, total)  the total with a block's sums added
-//   kScaledActivations      whether activations have scales, one a slice
+// A kind of weights defines:
+//   kLayout                 where a group stores them
+//   kPairs                  the number of vectors of pairs in a line of codes; pairs(line, out) makes them
+//   Sum                     the type of a block's sums, with zero() and multiply(sum, weights, activations)
+//   scale(scales)           the scales of a block's rows
+//   add(sum, scale, total)  the total plus a block's sums
+//   kScaledActivations      whether activations have scales, one per slice
 //
-// However many tokens share a call, each gets the same bits: a block is summed from nothing and scaled once, and while a slice
-// is added totals are in its activations' units.
+// Each token gets the same bits however many tokens share a call: every block is summed from zero and scaled once, and
+// totals are in the units of a slice's activations while that slice is added.
 #pragma once
 
 #include "passes.h"
@@ -23,15 +23,16 @@
 namespace gpt_oss {
 namespace {
 
-constexpr size_t kSlice = 8;  // blocks for which activations have one scale
+constexpr size_t kSlice = 8;  // blocks of activations that share one scale
 
-// Tokens that pass a group's weights together, at most: their sums and totals are in registers. The first to pass stream them
-// from memory, the others find them in the cache. All unpack them anew, in units of the processor that products leave idle:
-// to unpack them once for all takes longer (measured with 16 to 256 tokens on Zen 5).
+// The most tokens that pass a group's weights together: their sums and totals are in registers. The first pass streams
+// the weights from memory, the others find them in the cache. Each pass unpacks them anew, in units of the processor
+// that the products leave idle; unpacking them once for all passes takes longer (measured with 16 to 256 tokens on Zen
+// 5).
 constexpr int kPassRows = 12;
 
-// out[32 * t + r]: one group with kRows tokens, rows (kRows, inner), scales[t * blocks + slice]. Not inlined: it needs every
-// register.
+// out[32 * t + r]: one group with kRows tokens, rows (kRows, inner), scales[t * blocks + slice]. Not inlined, because
+// it needs every register.
 template <typename Weights, int kRows, typename Activation>
 [[gnu::noinline]] void group_product(const uint8_t* group, size_t blocks, const Activation* rows, const float* scales,
                                      float* out) {
@@ -66,8 +67,8 @@ template <typename Weights, int kRows, typename Activation>
   for (int i = 0; i < kRows; ++i) _mm512_storeu_ps(out + 32 * i, total[i]);
 }
 
-// out (count, 32): two groups with rows (count, inner), one stream of memory after the other. `scales` may be null where
-// activations have none.
+// out (count, 32): two groups with rows (count, inner), one stream of memory after the other. `scales` may be null if
+// the activations have none.
 template <typename Weights, typename Activation>
 void matrix_product(const uint8_t* first, const uint8_t* second, size_t blocks, const Activation* rows,
                     const float* scales, size_t count, float* out) {

@@ -1,7 +1,7 @@
 // The part of ONNX Runtime's C ABI that this library uses, declared by us.
 //
 // ONNX Runtime hands a plugin a table of function pointers whose order never changes (new functions are appended). No
-// package carries its headers, so the slots this library needs are named here by index; `struct OrtCustomOp` has the
+// package has its headers, so the slots that this library needs are named here by index; `struct OrtCustomOp` has the
 // layout of API version 21. Source: ONNX Runtime's public C API, checked by tests against the installed library.
 #pragma once
 

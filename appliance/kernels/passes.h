@@ -1,4 +1,5 @@
-// How products of packed weights go through weights and tokens. Internal linkage on purpose: every path compiles its own copy.
+// The order in which products go through weights and tokens. Internal linkage on purpose: every path compiles its own
+// copy.
 #pragma once
 
 #include <cstddef>
@@ -9,14 +10,14 @@
 namespace gpt_oss {
 namespace {
 
-// Asks for a line of weights ahead of the stream. Every line is asked for: processors that fetch neighbours by themselves are
-// not to be relied on.
+// Fetches a line of weights ahead of the stream. Every line is fetched, because not every processor fetches neighbours
+// by itself.
 inline void prefetch_line(const uint8_t* at) {
   constexpr size_t kAhead = 8192;
   __builtin_prefetch(at + kAhead);
 }
 
-// Neighbouring activations, two of 16 bits or four of 8, as a lane of a product takes them.
+// Neighbouring activations, two of 16 bits or four of 8, as one lane of a product.
 template <typename Activation>
 inline int32_t lane_of(const Activation* x) {
   int32_t bits;
@@ -24,7 +25,7 @@ inline int32_t lane_of(const Activation* x) {
   return bits;
 }
 
-// Calls product(n, first) with n, 1 .. kMost, as a constant.
+// Calls product(n, first) with n (1 .. kMost) as a compile-time constant.
 template <int kMost, typename Product>
 inline void with_count(size_t n, size_t first, const Product& product) {
   if constexpr (kMost > 1)
@@ -32,8 +33,8 @@ inline void with_count(size_t n, size_t first, const Product& product) {
   product(std::integral_constant<int, kMost>{}, first);
 }
 
-// Calls product(n, first) for the n tokens from each `first` on until `count` have passed: at most kMost at a time, in passes
-// of nearly equal size.
+// Calls product(n, first) for n tokens from `first` on, until all `count` tokens have passed: in passes of at most
+// kMost tokens and of nearly equal size.
 template <int kMost, typename Product>
 inline void in_passes(size_t count, const Product& product) {
   const size_t passes = (count + kMost - 1) / kMost;

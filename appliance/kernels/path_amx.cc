@@ -1,4 +1,4 @@
-// AMX: bf16 tiles for the tokens of prompts (MXFP4 to bf16 is exact), the VNNI products for decoded ones.
+// AMX: bf16 tiles for the tokens of prompts (MXFP4 to bf16 is exact), and the VNNI products for decoded tokens.
 #include "attention_core.h"
 #include "bf16_tiles.h"
 #include "elementwise.h"
@@ -39,12 +39,12 @@ void configure_tiles() {
   _tile_loadconfig(&config);
 }
 
-// Whether the sums in tiles 0 .. 3 go on from `out`, and whether they are wanted there.
+// Whether the sums in tiles 0 .. 3 are loaded from `out` first, and whether they are stored there afterwards.
 struct Sums {
   bool load, store;
 };
 
-// out (32 or 16, 32) of two groups' tiles, `blocks` each, with as many rows, which are row_bytes apart.
+// out (32 or 16, 32): two groups' tiles, `blocks` each, with as many rows, which are row_bytes apart.
 template <bool kHigh>
 void multiply_tiles(const uint16_t* first, const uint16_t* second, size_t blocks, const uint16_t* rows,
                     size_t row_bytes, const Sums& sums, float* out) {
@@ -87,10 +87,10 @@ void zero_sums() {
   _tile_zero(3);
 }
 
-// The blocks from `at` on, whose tiles are given, of all rows (padded, inner).
+// The blocks from `at` on, whose tiles are given, with all rows (padded, inner).
 void multiply_slice(const uint16_t* first, const uint16_t* second, size_t at, size_t blocks, size_t inner,
                     const uint16_t* rows, size_t padded, float* out) {
-  const bool begins = at == 0, ends = (at + blocks) * kBlock == inner, stays = padded <= 32;  // in the tiles all along
+  const bool begins = at == 0, ends = (at + blocks) * kBlock == inner, stays = padded <= 32;  // in the tiles throughout
   const Sums sums{!begins && !stays, ends || !stays};
   for (size_t t = 0; t < padded; t += 32) {
     if (begins) zero_sums();
@@ -99,9 +99,10 @@ void multiply_slice(const uint16_t* first, const uint16_t* second, size_t at, si
   }
 }
 
-// A slice of both groups' tiles stays in the first-level cache while all rows (count a multiple of 16) pass. With whole groups
-// tiles of weights would come from the second, as those of activations do; each product takes in one tile, and the second
-// gives one in that time at best. tiles_of(group, blocks, at, count, room) are a group's `count` blocks from `at` on.
+// A slice of both groups' tiles stays in the first-level cache while all rows (count, a multiple of 16) pass. With
+// whole groups the tiles of weights would come from the second-level cache, as those of activations do. Each product
+// reads one tile, and the second level delivers at most one in that time. tiles_of(group, blocks, at, count, room)
+// returns a group's `count` blocks from `at` on.
 template <typename TilesOf>
 void tile_products(const TilesOf& tiles_of, const uint8_t* first, const uint8_t* second, size_t blocks,
                    const uint8_t* rows, size_t count, float* out) {

@@ -1,4 +1,4 @@
-// AVX2: what most processors of the last ten years have.
+// AVX2, which most processors of the last ten years have.
 #include "avx2_path.h"
 
 namespace gpt_oss {

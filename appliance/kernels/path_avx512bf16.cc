@@ -1,4 +1,4 @@
-// AVX-512 with bfloat16 products, which prompts take where weights are bfloat16; else as AVX-512 VNNI.
+// AVX-512 with bfloat16 products, which prompts use if the weights are bfloat16; everything else is as in AVX-512 VNNI.
 #include "attention_core.h"
 #include "elementwise.h"
 #include "logits_core.h"
@@ -18,7 +18,7 @@ bool supported() {
   return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 5));  // AVX512_BF16
 }
 
-// bfloat16 weights as they are, with activations rounded to bfloat16.
+// Unrounded bfloat16 weights with activations rounded to bfloat16.
 struct Bf16Weights {
   static constexpr GroupLayout kLayout = kBf16;
   static constexpr int kPairs = 1;

@@ -1,5 +1,5 @@
-// AVX-512 VNNI: a 32-bit lane of a vector for each weight row, two products of 16 bits a lane and instruction, or four of 8 bits
-// for prompts.
+// AVX-512 VNNI: a 32-bit lane of a vector for each weight row, with two products of 16 bits per lane and instruction,
+// or four of 8 bits for prompts.
 #include "attention_core.h"
 #include "elementwise.h"
 #include "logits_core.h"

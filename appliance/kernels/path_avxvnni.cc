@@ -1,4 +1,4 @@
-// AVX2 with AVX-VNNI, which processors for desktops and laptops have: products and their sum in one instruction.
+// AVX2 with AVX-VNNI, which desktop and laptop processors have: one instruction multiplies and adds.
 #include "avx2_path.h"
 
 #include <cpuid.h>

@@ -1,4 +1,4 @@
-// The reference path: plain C++ for any machine, in float32 without rounding activations.
+// The reference path: plain C++ for any machine, in float32, which does not round activations.
 #include "attention_core.h"
 #include "elementwise.h"
 #include "logits_core.h"

@@ -1,11 +1,11 @@
 // Weights packed for streaming, and the row-group products that every path (instruction set) implements.
 //
-// A group is 16 rows: first the scales of all its blocks of 32 in the inner dimension, then their codes (GroupLayout).
+// A group has 16 rows: first the scales of all its blocks of 32 in the inner dimension, then their codes (GroupLayout).
 //
-// MXFP4: a block has 16 E8M0 scales, one a row, and four chunks of codes. Word r of chunk j holds the codes of row r at
-// k = 8j + 0, 2, 4, 6, 1, 3, 5, 7, lowest nibble first: shifting its halves right by 4p leaves the pair 8j + 2p, 8j + 2p + 1
-// in them, as two-way products and matrix tiles want it, and the low nibbles of its bytes are those of k = 8j + 0, 4, 1, 5, the
-// high ones of k = 8j + 2, 6, 3, 7, as four-way products want it.
+// MXFP4: a block has 16 E8M0 scales, one per row, and four chunks of codes. Word r of chunk j has the codes of row r at
+// k = 8j + 0, 2, 4, 6, 1, 3, 5, 7, the first in the lowest nibble. Two-way products and matrix tiles shift its halves
+// right by 4p, which leaves the pair 8j + 2p, 8j + 2p + 1 in them. Four-way products take the low nibbles of its bytes,
+// which are k = 8j + 0, 4, 1, 5, and the high ones, which are k = 8j + 2, 6, 3, 7.
 // This is a permutation of the checkpoint's bytes: nothing is rounded.
 #pragma once
 
@@ -16,12 +16,12 @@ namespace gpt_oss {
 
 constexpr size_t kGroupRows = 16;
 constexpr size_t kBlock = 32;
-constexpr size_t kLineBytes = 64;  // of a cache line
+constexpr size_t kLineBytes = 64;  // the size of a cache line
 
-// Where a group keeps what. Scales are padded to whole lines, so that no vector of codes lies across two of them: a kernel
-// that loads such vectors takes half as long again.
+// Where a group stores its scales and codes. Scales are padded to whole lines, so that no vector of codes crosses a
+// line: a kernel that loads such vectors takes half as long again.
 struct GroupLayout {
-  size_t scale_bytes, code_bytes;  // of a block
+  size_t scale_bytes, code_bytes;  // per block
   constexpr size_t codes_at(size_t blocks) const {
     return (blocks * scale_bytes + kLineBytes - 1) / kLineBytes * kLineBytes;
   }
@@ -37,12 +37,12 @@ constexpr int kInt8Offset = 128;
 // bfloat16 weights: no scales; element 32*p + 2*r + i of a block is row r at k = 2p + i, which is an AMX tile.
 constexpr GroupLayout kBf16{0, 1024};
 
-// Activations of neighbouring tokens: as they are, and as whole numbers times a scale, in whatever order and groups the path
-// that made them reads them.
+// Activations of neighbouring tokens: as they are, and as whole numbers with scales. Each path makes and reads the
+// latter in an order of its own.
 struct ExactRows {
   const float* x;         // (count, inner)
   const int16_t* values;  // (count, inner)
-  const float* scale;     // (count, inner / 32), of which some may stay unused
+  const float* scale;     // (count, inner / 32); some may be unused
   size_t count;
 };
 
@@ -52,14 +52,14 @@ struct SwiGlu {
   float limit;
 };
 
-constexpr size_t kMaxRows = 8;  // tokens, or queries, that pass together where weights or keys are float
+constexpr size_t kMaxRows = 8;  // the most tokens or queries that pass together if weights or keys are floats
 
 constexpr size_t kLogitBlock = 64;
 
-constexpr size_t kKeyBlock = 16;  // positions whose keys lie side by side in a cache (attention.h)
+constexpr size_t kKeyBlock = 16;  // positions whose keys are stored side by side (attention.h)
 
-// One token's queries over the positions first .. end - 1 of one key/value head; at most kMaxRows of them at a time.
-// Position p lies where p % capacity says, and end - first is at most capacity.
+// One token's queries over the positions first .. end - 1 of one key/value head, at most kMaxRows queries at a time.
+// Position p is stored at p % capacity, and end - first is at most capacity.
 struct Attend {
   const float* q;  // (queries, head_dim), rotated and scaled
   size_t queries, head_dim, capacity;
@@ -71,20 +71,20 @@ struct Attend {
   float* out;          // (queries, head_dim)
 };
 
-// Products take two neighbouring groups, 32 weight rows, and any number of tokens: out[t * 32 + r] = sum_k weight[r, k] *
-// x[t, k]. A token gets the same bits whoever else is in the call.
+// Products take two neighbouring groups, which are 32 weight rows, and any number of tokens: out[t * 32 + r] = sum_k
+// weight[r, k] * x[t, k]. A token gets the same bits whatever other tokens are in the call.
 using ExactProduct = void (*)(const uint8_t* first, const uint8_t* second, size_t blocks, const ExactRows& rows,
                               float* out);
 
-// A form of a prompt's activations with products that are quicker than those of ExactRows, and round more. 8-bit weights that
-// meet bfloat16 activations are rounded to it, too.
+// A form of a prompt's activations whose products are faster than those of ExactRows, and round more. 8-bit weights are
+// rounded to bfloat16, too, if the activations are.
 struct PromptForm {
-  int bits;            // that an activation takes: 8, or 16 of bfloat16, which keeps 8
-  size_t block_bytes;  // of a block of activations
-  void (*convert)(const float* x, size_t blocks, uint8_t* out);  // a row
+  int bits;            // per activation: 8, or 16 for bfloat16, whose mantissa has 8
+  size_t block_bytes;  // the size of a block of activations
+  void (*convert)(const float* x, size_t blocks, uint8_t* out);  // converts a row
   void (*product)(const uint8_t* first, const uint8_t* second, size_t blocks, const uint8_t* rows, size_t count,
                   float* out);
-  size_t multiple = 1;  // of rows that the product takes
+  size_t multiple = 1;  // the product takes a multiple of so many rows
   size_t padded(size_t count) const { return (count + multiple - 1) / multiple * multiple; }
 };
 
@@ -92,9 +92,9 @@ struct Path {
   const char* name;
   bool (*supported)();
 
-  // 16 outputs of each of `count` rows, which are `stride` apart; sums (count, 32) and biases (32,), the gates' and the ups'.
+  // 16 outputs of each of `count` rows, `stride` apart. sums (count, 32) and biases (32,): the gates, then the ups.
   void (*swiglu)(const SwiGlu& form, const float* sums, const float* biases, size_t count, float* out, size_t stride);
-  // Fills a row of ExactRows, for MXFP4 or 8-bit weights; null on a path that reads x itself.
+  // Fills a row of ExactRows for MXFP4 or 8-bit weights. Null on a path that reads x itself.
   void (*quantise)(const float* x, size_t blocks, bool mxfp4, int16_t* values, float* scale);
   void (*attend)(const Attend& attend);
   // maxima: the largest of each kLogitBlock logits; largest: of all `count`; sum: of exp(x - largest).
@@ -102,7 +102,7 @@ struct Path {
 
   ExactProduct mxfp4_product, int8_product, bf16_product;  // the last reads x itself
 
-  // Of a prompt's activations with each kind of weights; null where ExactRows do as well.
+  // The products of a prompt's activations with each kind of weights. Null where ExactRows are as fast.
   const PromptForm* mxfp4_prompt = nullptr;
   const PromptForm* int8_prompt = nullptr;
   const PromptForm* bf16_prompt = nullptr;

@@ -9,7 +9,7 @@
 namespace gpt_oss {
 namespace {
 
-constexpr size_t kSpins = 20000;  // some 0.2 ms, longer than a unit takes; then others may have the core
+constexpr size_t kSpins = 20000;  // some 0.2 ms, longer than a unit takes; then the thread yields its core
 
 void wait_a_little(size_t turn) {
   if (turn >= kSpins) return std::this_thread::yield();
@@ -23,8 +23,8 @@ void wait_a_little(size_t turn) {
 SharedPhases::SharedPhases(const std::vector<Phase>& phases, size_t threads)
     : phases_(phases), threads_(threads), progress_(phases.size()) {}
 
-// Neighbouring units, for they read neighbouring weights: a part of what is left, so that all threads end together however
-// fast each is.
+// Takes neighbouring units, because they read neighbouring weights. It takes a share of what is left, so that all
+// threads finish together however fast each is.
 bool SharedPhases::claim(size_t phase, size_t* first, size_t* last) {
   std::atomic<size_t>& next = progress_[phase].next;
   const size_t units = phases_[phase].units;
@@ -56,7 +56,7 @@ void SharedPhases::work() {
 }
 
 void SharedPhases::rethrow() const {
-  if (error_) std::rethrow_exception(error_);  // every work() has returned: nobody writes it any more
+  if (error_) std::rethrow_exception(error_);  // every work() has returned, so no thread writes it any more
 }
 
 }  // namespace gpt_oss

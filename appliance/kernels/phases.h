@@ -1,5 +1,5 @@
-// An operator's work in phases, shared by the session's threads with one meeting a phase instead of one call of the
-// runtime each: between two of its own nodes the runtime wakes its threads anew, between two phases nobody sleeps.
+// An operator's work in phases, shared by the session's threads. The threads meet after each phase, and no thread
+// sleeps in between. With one call of the runtime per phase it would wake its threads anew each time.
 #pragma once
 
 #include <atomic>
@@ -11,22 +11,22 @@
 
 namespace gpt_oss {
 
-// Units that any threads may take in any order. All of a phase are done before one of the next begins.
+// Units that any thread may take in any order. All units of a phase are done before the next phase begins.
 struct Phase {
   size_t units;
   std::function<void(size_t unit)> run;
 };
 
-// Runs the phases, one after the other, and returns when the last is done.
+// Runs the phases one after the other and returns when the last is done.
 using RunPhases = std::function<void(const std::vector<Phase>& phases)>;
 
-// Phases in progress. It does not matter how many threads call work(), nor whether one calls it twice: a thread waits only
-// for units that another is at this moment working on.
+// Phases in progress. Any number of threads may call work(), and a thread may call it twice: a thread only waits for
+// units that another thread is working on at that moment.
 class SharedPhases {
  public:
   SharedPhases(const std::vector<Phase>& phases, size_t threads);
   void work();
-  void rethrow() const;  // what a unit threw, if one did; the units after it were not run
+  void rethrow() const;  // throws what a unit has thrown, if one has; the units after it were not run
 
  private:
   struct alignas(64) Progress {

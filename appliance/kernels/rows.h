@@ -1,4 +1,4 @@
-// Buffers of activations in the forms the products read.
+// Buffers of activations in the forms that the products read.
 #pragma once
 
 #include "paths.h"
@@ -14,9 +14,9 @@
 
 namespace gpt_oss {
 
-// The tokens of a call: first those that are decoded, then those of a prompt. The latter take a PromptForm's products where the
-// path has one for the weights in question. Each of the two products gives a token the same bits whoever else is in the call; the two
-// products differ from each other.
+// The tokens of a call: first those that are decoded, then those of a prompt. The latter use the products of a
+// PromptForm if the path has one for these weights. Each of the two products gives a token the same bits whatever other
+// tokens are in the call; the two products differ from each other.
 struct Tokens {
   size_t count;
   size_t decoded;  // at most `count`
@@ -33,9 +33,9 @@ struct Aligned {
   T* data;
 };
 
-// Aligned memory of one call, which the next call on this thread takes again: a prompt's activations take tens of megabytes
-// a layer, and pages that come fresh from the kernel cost a twelfth of the time. A block that is too small gives way to the
-// one that is made in its place, so there are never more blocks than one call uses at once, whatever sizes come.
+// Aligned memory of one call, which the next call on this thread uses again. A prompt's activations take tens of
+// megabytes per layer, and fresh pages from the kernel would cost a twelfth of the time. A block that is too small is
+// replaced by a larger one, so there are never more blocks than one call uses at once, whatever sizes are asked for.
 template <typename T>
 class Scratch {
  public:
@@ -47,7 +47,7 @@ class Scratch {
       block_ = std::move(*found);
       kept().erase(found);
     } else {
-      if (!kept().empty()) kept().pop_back();  // the largest, and still too small
+      if (!kept().empty()) kept().pop_back();  // the largest one is too small
       block_ = {std::make_unique<Aligned<uint8_t>>(count * sizeof(T)), count * sizeof(T)};
     }
     data = reinterpret_cast<T*>(block_.memory->data);
@@ -73,7 +73,7 @@ class Scratch {
   Block block_;
 };
 
-// Memory for ExactRows of a width.
+// Memory for ExactRows of a given width.
 class ExactBuffer {
  public:
   ExactBuffer(const Path& path, size_t rows, size_t width)
@@ -82,7 +82,7 @@ class ExactBuffer {
         x_(path.quantise ? 0 : rows * width),
         values_(path.quantise ? rows * width : 0),
         scale_(rows * (width / kBlock)) {}
-  // `mxfp4`: for the products of such weights.
+  // `mxfp4`: whether the weights are MXFP4.
   void set(size_t row, const float* x, bool mxfp4) {
     const size_t blocks = width_ / kBlock;
     if (path_.quantise)

@@ -1,4 +1,4 @@
-// A block's 16 scales as floats (AVX-512). Internal linkage on purpose: every path compiles its own copy.
+// The 16 scales of a block as floats (AVX-512). Internal linkage on purpose: every path compiles its own copy.
 #pragma once
 
 #include <immintrin.h>

@@ -9,7 +9,7 @@
 namespace gpt_oss {
 namespace {
 
-constexpr size_t kPart = 64 * kLogitBlock;  // logits that one thread takes at a time
+constexpr size_t kPart = 64 * kLogitBlock;  // how many logits a thread takes at a time
 
 }  // namespace
 
@@ -18,14 +18,14 @@ void top_logits(const Path& path, const float* logits, size_t rows, size_t vocab
   const size_t parts = (vocab + kPart - 1) / kPart, blocks = (vocab + kLogitBlock - 1) / kLogitBlock;
   std::vector<float> maxima(rows * blocks), largest(rows * parts), sums(rows * parts);
 
-  // 1. The largest of each block, and each part's share of the normaliser.
+  // 1. The largest logit of each block, and each part's share of the normaliser.
   const auto summarise = [&](size_t unit) {
     const size_t row = unit / parts, part = unit % parts, at = part * kPart;
     path.summarise(logits + row * vocab + at, std::min(kPart, vocab - at),
                    maxima.data() + row * blocks + part * (kPart / kLogitBlock), &largest[unit], &sums[unit]);
   };
 
-  // 2. At least k logits are as large as the k-th largest of the blocks' maxima, and few more are.
+  // 2. At least k logits are as large as the k-th largest block maximum, and few more are.
   const auto choose = [&](size_t row) {
     const float *x = logits + row * vocab, *row_maxima = maxima.data() + row * blocks;
     const float top = *std::max_element(&largest[row * parts], &largest[row * parts] + parts);

@@ -1,5 +1,5 @@
-// The AVX-512 products of whole numbers, and those of bfloat16 weights with activations as they are; of every AVX-512 path.
-// Internal linkage on purpose: each of them compiles its own copy.
+// The products that every AVX-512 path has: those of whole numbers, and those of bfloat16 weights with unrounded
+// activations. Internal linkage on purpose: every path compiles its own copy.
 #pragma once
 
 #include "elementwise.h"
@@ -13,8 +13,9 @@
 namespace gpt_oss {
 namespace {
 
-// Whole numbers of 16 bits in the order of x, with one scale a slice. MXFP4 products multiply with twice each weight: the
-// scale makes up for it. A block's sum is below 2^24 in magnitude, which is a float's, with MXFP4, and 2^27 with 8 bits.
+// Converts x to whole numbers of 16 bits in the same order, with one scale per slice. MXFP4 products multiply with
+// twice each weight; the scale makes up for it. The magnitude of a block's sum is below 2^24 with MXFP4, so a float
+// holds it exactly, and below 2^27 with 8-bit weights.
 inline void quantise(const float* x, size_t blocks, bool mxfp4, int16_t* values, float* scale) {
   for (size_t at = 0; at < blocks; at += kSlice, ++scale) {
     const size_t count = std::min(kSlice, blocks - at) * kBlock;
@@ -31,7 +32,7 @@ inline void quantise(const float* x, size_t blocks, bool mxfp4, int16_t* values,
   }
 }
 
-// What products of whole numbers have in common. GCC moves sums between registers unless they have this type throughout.
+// The common part of products of whole numbers. GCC moves sums between registers unless they have this type throughout.
 struct WholeNumbers {
   static constexpr bool kScaledActivations = true;
   using Sum = __v16si;
@@ -44,7 +45,8 @@ struct WholeNumbers {
   }
 };
 
-// Twice each E2M1 value; only the low 5 bits of a word choose from the permutation's table, so that it holds them twice.
+// Twice each E2M1 value. The low 5 bits of a word choose from the permutation's table, so the table has each value
+// twice.
 alignas(64) constexpr int16_t kTwiceE2m1[32] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12,
                                                 0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
@@ -91,7 +93,7 @@ template <int kCount>
 inline void bf16_group_product(const uint8_t* group, size_t blocks, const float* x, float* out) {
   const size_t inner = blocks * kBlock;
   const __m512i odd = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
-  __m512 total[kCount], other[kCount];  // two sums each, so that additions overlap
+  __m512 total[kCount], other[kCount];  // two sums per token, so that additions overlap
   for (int t = 0; t < kCount; ++t) total[t] = other[t] = _mm512_setzero_ps();
   for (size_t k = 0; k < inner; k += 2, group += 64) {
     prefetch_line(group);

@@ -1,12 +1,12 @@
-// Products of packed weights with a prompt's activations in 8 bits (AVX-512 VNNI): a 32-bit lane of a vector for each weight
-// row, four products a lane and instruction, twice as many as with 16 bits. Internal linkage on purpose: every path compiles
-// its own copy.
+// Products of packed weights with a prompt's activations in 8 bits (AVX-512 VNNI): a 32-bit lane of a vector for each
+// weight row, and four products per lane and instruction, twice as many as with 16 bits. Internal linkage on purpose:
+// every path compiles its own copy.
 //
-// A kind of weights says, besides how it is made unsigned (byte_rows.h):
-//   kLayout          where a group keeps them
-//   kVectors         vectors of fours in a line of codes; fours(line, out) makes them
+// A kind of weights defines how it is made unsigned (byte_rows.h), and:
+//   kLayout          where a group stores them
+//   kVectors         the number of vectors of fours in a line of codes; fours(line, out) makes them
 //   ordered(x)       16 activations in the order of such vectors
-//   scale(scales)    of a block's rows
+//   scale(scales)    the scales of a block's rows
 #pragma once
 
 #include "byte_rows.h"
@@ -59,8 +59,8 @@ struct Int8Bytes : UnsignedInt8 {
   static __m512 scale(const uint8_t* scales) { return int8_scales(scales); }
 };
 
-// out (kRows, 32): one group or two neighbouring ones with kRows tokens, rows (kRows, blocks). Not inlined: it needs every
-// register.
+// out (kRows, 32): one group or two neighbouring ones with kRows tokens, rows (kRows, blocks). Not inlined, because it
+// needs every register.
 template <typename Weights, int kGroups, int kRows>
 [[gnu::noinline]] void byte_group_product(const uint8_t* group, size_t blocks, const ByteBlock* rows, float* out) {
   using Sum = __v16si;  // GCC moves sums between registers unless they have this type throughout
@@ -103,9 +103,9 @@ template <typename Weights, int kGroups, int kRows>
     for (int g = 0; g < kGroups; ++g) _mm512_storeu_ps(out + 32 * i + 16 * g, total[i][g]);
 }
 
-// The first tokens take weights as they come from memory, one group after the other, and as many as registers hold, which
-// gives memory time. The others find both groups, which are neighbours, in the cache and take them together: loads of
-// activations are the limit then, and halved.
+// The first pass takes weights as they come from memory, one group after the other, with as many tokens as registers
+// hold, which gives memory time. The other passes find both groups, which are neighbours, in the cache and take them
+// together: then loads of activations are the limit, and this halves them.
 template <typename Weights>
 void byte_product(const uint8_t* first, const uint8_t* second, size_t blocks, const uint8_t* rows, size_t count,
                   float* out) {

@@ -2,10 +2,11 @@
 //
 // Attention(qkv, past_key, past_value, token_slots, token_positions, cos, sin, sinks)
 //   qkv float [T, (heads + 2 kv_heads) head_dim]; caches float [slots, kv_heads, C, head_dim], C a multiple of 16;
-//   token_slots and token_positions int32 [T]: the slot that a token belongs to, and its place there; tokens of one slot
-//   follow each other; cos and sin float [positions, head_dim / 2]; sinks float [heads]. Attributes: heads, kv_heads, window (int; 0:
-//   none; with one the caches may be rings, attention.h). Outputs: float [T, heads head_dim], and the caches, which are
-//   updated in place where both sides are bound to the same memory. Only this library knows how keys lie in them (attention.h).
+//   token_slots and token_positions int32 [T]: the slot that a token belongs to, and its position there; the tokens of
+//   one slot are neighbours; cos and sin float [positions, head_dim / 2]; sinks float [heads]. Attributes: heads,
+//   kv_heads, window (int; 0: none; with one the caches may be rings, attention.h). Outputs: float [T, heads head_dim],
+//   and the caches, which are updated in place if input and output are bound to the same memory. Only this library
+//   knows the order of keys in them (attention.h).
 #include "attention.h"
 #include "operators/operator.h"
 #include "operators/operators.h"
@@ -73,7 +74,7 @@ class Attention {
   }
 
  private:
-  // Refuses tokens whose place is none of the caches', and a slot that two segments write to at a time.
+  // Refuses tokens whose position is outside the caches, and a slot that two segments write to in one call.
   static void require_places(const std::vector<Segment>& segments, const AttentionShape& shape, size_t slots,
                              size_t positions) {
     std::vector<bool> taken(slots);

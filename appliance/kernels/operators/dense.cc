@@ -1,9 +1,9 @@
 // The operator Dense.
 //
 // Dense(x, decoded_tokens, bias?, weight, weight..)
-//   x float [.., inner]; decoded_tokens int64 []; weights bfloat16 [rows, inner], whose rows follow each other in bias float
-//   [all rows] and in the output float [.., all rows]. Attributes: key (int; the first weight's, the others have the
-//   numbers after it), parts (int; how many weights), kind (0: 8 bits, 1: bfloat16).
+//   x float [.., inner]; decoded_tokens int64 []; weights bfloat16 [rows, inner], whose rows are concatenated in bias
+//   float [all rows] and in the output float [.., all rows]. Attributes: key (int; of the first weight, the others have
+//   the numbers after it), parts (int; how many weights), kind (0: 8 bits, 1: bfloat16).
 #include "dense_layer.h"
 #include "operators/operator.h"
 #include "operators/operators.h"

@@ -1,8 +1,8 @@
 // The operator Embedding.
 //
 // Embedding(ids, weight, weight..)
-//   ids int64 [..]; weights bfloat16 [rows, hidden], whose rows follow each other. Output: float [ids, hidden]. The weights
-//   stay where the session mapped them: only the pages of rows that are asked for take memory.
+//   ids int64 [..]; weights bfloat16 [rows, hidden], whose rows are concatenated. Output: float [ids, hidden]. The
+//   weights stay where the session mapped them, so only the pages of rows that are read take memory.
 #include "operators/operator.h"
 #include "operators/operators.h"
 

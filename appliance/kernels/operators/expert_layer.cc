@@ -3,8 +3,8 @@
 // ExpertLayer(x, decoded_tokens, router_logits, gate_up_blocks, gate_up_scales, gate_up_bias, down_blocks, down_scales,
 //             down_bias)
 //   x float [.., hidden]; decoded_tokens int64 []; router_logits float [.., experts]; blocks and scales uint8 as in the
-//   checkpoint; biases float. Attributes: key (int), top_k (int), alpha (float), limit (float), prompt_bits (int: 8 or 16; a
-//   prompt's activations take a form of at least so many bits, paths.h). Output: float, the shape of x.
+//   checkpoint; biases float. Attributes: key (int), top_k (int), alpha (float), limit (float), prompt_bits (int: 8 or
+//   16; a prompt's activations take a form of at least so many bits, paths.h). Output: float, in the shape of x.
 #include "expert_layer.h"
 #include "operators/operator.h"
 #include "operators/operators.h"

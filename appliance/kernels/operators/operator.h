@@ -1,5 +1,5 @@
-// What every operator needs: errors that become an OrtStatus, shapes, data and threads of a call, and the table of
-// functions that ONNX Runtime calls. An operator is a class that is made from OrtKernelInfo and has compute().
+// What every operator needs: errors that become an OrtStatus, the shapes, data and threads of a call, and the table of
+// functions that ONNX Runtime calls. An operator is a class that is constructed from OrtKernelInfo and has compute().
 #pragma once
 
 #include "host.h"
@@ -15,7 +15,7 @@ namespace gpt_oss {
 
 extern Api api;  // set when ONNX Runtime registers the library, before any operator exists
 
-// Thrown inside this library only; every entry from ONNX Runtime turns it into an OrtStatus.
+// Thrown inside this library only. Every function that ONNX Runtime calls turns it into an OrtStatus.
 struct Failure {
   OrtStatus* status;
 };
@@ -36,7 +36,7 @@ OrtStatus* guarded(const Body& body) {
 
 std::vector<int64_t> shape_of(const OrtValue* value);
 std::string text_of(const std::vector<int64_t>& dims);
-// Fails, naming both shapes, if the value has another shape.
+// Fails if the value has another shape; the error names both shapes.
 void expect(const OrtValue* value, const std::vector<int64_t>& dims, const std::string& name);
 
 template <typename T>
@@ -46,7 +46,7 @@ const T* data_of(const OrtValue* value) {
   return static_cast<const T*>(data);
 }
 
-// The inputs that must be initialisers, each at its own index.
+// The inputs that must be initialisers, by index.
 std::vector<const OrtValue*> constant_inputs(const OrtKernelInfo* info, const std::vector<size_t>& indices);
 
 // The tokens of x and the place for its result, whose last dimension is `columns`.
@@ -57,14 +57,14 @@ struct Rows {
 };
 Rows rows_of(OrtKernelContext* context, size_t inner, size_t columns);
 
-// How the tokens of a call are multiplied, as its second input `decoded_tokens` says: the first so many tokens, or all if
-// there are fewer, are decoded ones, the others a prompt's (rows.h, Tokens).
+// The tokens of a call (rows.h, Tokens): its second input `decoded_tokens` says how many of them, from the first on,
+// are decoded; the others belong to a prompt.
 Tokens tokens_of(OrtKernelContext* context, size_t count);
 
 // Phases on the session's threads.
 RunPhases run_phases_of(OrtKernelContext* context);
 
-// The weights offered under a key, or else those that `pack` writes into memory of the operator's own.
+// The weights offered under a key; without an offer, those that `pack` writes into the operator's own memory.
 template <typename Pack>
 const uint8_t* offered_or_packed(int64_t key, size_t size, std::unique_ptr<Aligned<uint8_t>>* own, const Pack& pack) {
   if (const auto offered = offer_of(key)) {

@@ -1,4 +1,4 @@
-// Run by test_phases.py: prints what went wrong and exits with 1, or exits with 0.
+// test_phases.py runs this. It prints what went wrong and exits with 1, or exits with 0.
 #include "phases.h"
 
 #include <cstdio>

@@ -1,6 +1,6 @@
-// AMX for processors without it: catches the illegal-instruction signal of each tile instruction, does what it says (Intel
-// SDM volume 2, "TILELOADD" and the like) and goes on behind it. Real machine code is run, so that what the compiler makes
-// of the intrinsics is tested too. Slow: a signal for each instruction.
+// AMX for processors without it: catches the illegal-instruction signal of each tile instruction, does what the
+// instruction does (Intel SDM volume 2, "TILELOADD" and others) and continues after it. Real machine code runs, so the
+// code that the compiler makes of the intrinsics is tested, too. It is slow: each instruction takes a signal.
 #include <ucontext.h>
 #include <atomic>
 #include <csignal>
@@ -16,7 +16,7 @@ constexpr int kTiles = 8, kTileRows = 16, kTileBytes = 64;
 struct Tile {
   uint8_t rows[kTileRows][kTileBytes];
 };
-struct Unit {  // of each thread
+struct Unit {  // one per thread
   bool configured = false;
   int rows[kTiles] = {}, bytes[kTiles] = {};
   Tile tiles[kTiles];
@@ -24,14 +24,14 @@ struct Unit {  // of each thread
 thread_local Unit unit;
 struct sigaction before;
 std::atomic<uint64_t> instructions{0};
-bool wrong = false;  // products leave out the last row: a test that still passes tests nothing
+bool wrong = false;  // products leave out the last row; a test that still passes tests nothing
 
 [[noreturn]] void refuse(const char* why) {
   std::fprintf(stderr, "AMX emulator: %s\n", why);
   std::abort();
 }
 
-float flushed(float x) {  // denormal numbers are zeros, before and after
+float flushed(float x) {  // denormal numbers count as zeros, before and after
   uint32_t bits;
   std::memcpy(&bits, &x, sizeof bits);
   if ((bits & 0x7f800000u) == 0) bits &= 0x80000000u;
@@ -46,7 +46,7 @@ float number(uint16_t bf16) {
   return flushed(x);
 }
 
-// A VEX instruction of three-byte prefix, as far as tiles need it.
+// A VEX instruction with a three-byte prefix, as far as tiles need it.
 struct Instruction {
   const uint8_t* code;
   int map, vvvv, prefix, opcode, mod, reg, rm;
@@ -75,8 +75,8 @@ uint64_t value_of(const greg_t* registers, int number) {
 
 struct Memory {
   uint8_t* base;
-  int64_t stride;  // what the index register says; 0 without one
-  int length;      // of the instruction
+  int64_t stride;  // the value of the index register; 0 without one
+  int length;      // the length of the instruction
 };
 
 Memory memory_of(const Instruction& in, const greg_t* registers) {
@@ -114,7 +114,7 @@ void configure(const uint8_t* config) {
   unit.configured = true;
 }
 
-// C (rows, columns) += A (rows, pairs) * B (pairs, columns), of pairs of bfloat16 numbers.
+// C (rows, columns) += A (rows, pairs) * B (pairs, columns), where a pair is two bfloat16 numbers.
 void multiply_bf16(int c, int a, int b) {
   for (int m = 0; m < unit.rows[c] - wrong; ++m) {
     float even[kTileRows] = {}, odd[kTileRows] = {};
@@ -150,7 +150,7 @@ void transfer(const Instruction& in, const Memory& memory) {
   }
 }
 
-// What the instruction does; its length.
+// Does what the instruction does, and returns its length.
 int carry_out(const Instruction& in, const greg_t* registers) {
   constexpr int kNone = 0, kF3 = 2, kF2 = 3, kRegisters = 3;
   if (in.opcode == 0x49 && in.prefix == kNone && in.mod != kRegisters) {
@@ -185,7 +185,7 @@ void on_illegal_instruction(int signal, siginfo_t*, void* context) {
   greg_t* registers = static_cast<ucontext_t*>(context)->uc_mcontext.gregs;
   const Instruction in(reinterpret_cast<const uint8_t*>(registers[REG_RIP]));
   if (!in.of_tiles()) {
-    sigaction(signal, &before, nullptr);  // the instruction is tried again, and the handler before ours called
+    sigaction(signal, &before, nullptr);  // the instruction runs again, and the earlier handler is called
     return;
   }
   ++instructions;

@@ -1,5 +1,5 @@
-// Included before path_amx.cc: the processor and the kernel say yes when they are asked for AMX. The tile instructions
-// themselves stay what they are; emulator.cc catches them.
+// Included before path_amx.cc: makes the processor and the kernel answer that AMX is there. The tile instructions are
+// not changed; emulator.cc catches them.
 #pragma once
 #include <cpuid.h>
 #include <unistd.h>
