@@ -8,13 +8,16 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from appliance.audit.event import ACTIONS
 from tests.conftest import SLOW, TESTS, require
@@ -58,15 +61,35 @@ def test_what_is_installed_is_what_is_locked(name: str) -> None:
     assert version(name).partition("+")[0] == locked()[name], "run `make check`, which installs what is locked"
 
 
+def releases() -> list[tuple[str, str]]:
+    """Each heading of the changelog with the paragraph below it, the newest first."""
+    return re.findall(r"^## (.*)\n\n(.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+
+
 def test_the_changelog_knows_the_version() -> None:
     """A release's heading is its version; between releases the version is the next one's `.dev0`."""
-    headings = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    heading, below = releases()[0]
     number = PROJECT["project"]["version"]
     if number.endswith(".dev0"):
-        assert headings[0] == "Unreleased"
-        assert f"Becomes {number.removesuffix('.dev0')}." in (ROOT / "CHANGELOG.md").read_text()
+        assert (heading, below) == ("Unreleased", f"Becomes {number.removesuffix('.dev0')}.")
     else:
-        assert headings[0] == number
+        assert heading == number
+
+
+def test_every_release_of_the_changelog_has_a_higher_number_than_the_one_before_and_a_date() -> None:
+    released = [(heading, below) for heading, below in releases() if heading != "Unreleased"]
+    numbers = [Version(PROJECT["project"]["version"]), *(Version(heading) for heading, _ in released)]
+    assert len(released) >= 1
+    assert numbers == sorted(numbers, reverse=True)
+    assert len({heading for heading, _ in released}) == len(released)
+    assert [heading for heading, below in released if not re.search(r"\b\d{4}-\d{2}-\d{2}\b", below)] == []
+
+
+@pytest.mark.parametrize("command", sorted(PROJECT["project"]["scripts"]))
+def test_every_command_says_the_version(command: str) -> None:
+    module, name = PROJECT["project"]["scripts"][command].split(":")
+    said = CliRunner().invoke(getattr(import_module(module), name), ["--version"]).output
+    assert said.split()[-1] == PROJECT["project"]["version"]
 
 
 @pytest.fixture
