@@ -1,7 +1,6 @@
-"""Write an archive: one release directory in, one signed file out, read back with the installer's own code.
+"""Writes a release directory into one signed archive, and verifies what it wrote with the installer's own code.
 
-The format is `installer.archive`'s; this module only puts bytes into it. The file appears under its name complete and
-verified, or not at all.
+`installer.archive` defines the format. The archive gets its name only when it is complete and verified.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from installer.verify import DiscardingSink, VerifiedArchive, blob_order, verify
 
 @dataclass(frozen=True)
 class ReleaseTree:
-    """A release directory whose files have been digested."""
+    """A release directory, and the digest of each of its files."""
 
     directory: Path
     targets: tuple[Target, ...]  # ascending by path
@@ -38,7 +37,7 @@ class ReleaseTree:
 
 
 def digest_tree(directory: Path, progress: Progress = SILENT) -> ReleaseTree:
-    """Digest every file below `directory`.
+    """Hash every file below `directory`.
 
     Raises:
         BuildError: something there is neither a file nor a directory, or cannot be read.
@@ -62,7 +61,7 @@ def write_archive(
     """Sign the tree, write it to `out`, and verify what was written.
 
     Raises:
-        BuildError: a file changed since it was digested, the disk is full, or the result does not verify.
+        BuildError: a file changed since it was hashed, the disk is full, or the result does not verify.
     """
     partial = out.with_name(f".{out.name}.partial")
     try:

@@ -1,7 +1,7 @@
-"""Checkpoint to archive: assemble a release in a working directory beside the output, sign it, write it, verify it.
+"""Builds an archive from a checkpoint: assembles a release in a working directory, signs it, writes it, verifies it.
 
-The working directory `.NAME.build` is removed at the end, whatever happens, and what a killed build left is removed
-first. The output appears complete and verified, or not at all.
+The working directory `.NAME.build` lies beside the output. Every build removes it at the end, and first removes one
+that a killed build left. The output gets its name only when it is complete and verified.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class SigningRequest:
     """Who signs, and what the signature says."""
 
     keys: Path
-    expires: datetime  # for contents not signed before with these keys
-    metadata_version: int | None  # None: as the ledger beside the keys says
+    expires: datetime  # for contents that these keys have not signed before
+    metadata_version: int | None  # None: the ledger beside the keys decides
 
 
 def build(

@@ -1,4 +1,4 @@
-"""Reads and writes checkpoints in the layout in which gpt-oss is published on Hugging Face.
+"""Reads checkpoints in the layout in which gpt-oss is published on Hugging Face (`bundler.layout`).
 
 A directory holds ``config.json`` and either ``model.safetensors`` or ``model.safetensors.index.json`` with the shards
 it names. `open_checkpoint` compares every header with what the configuration demands before anything else is done;
@@ -27,12 +27,12 @@ CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 
-_EXPONENT = np.uint16(0x7F80)  # of a bfloat16; all ones in infinities and NaN
+_EXPONENT = np.uint16(0x7F80)  # the exponent's bits of a bfloat16; infinities and NaN have them all set
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose tensors were all found with the right type and shape."""
+    """A checkpoint in which every tensor has the right type and shape."""
 
     directory: Path
     config: ModelConfig

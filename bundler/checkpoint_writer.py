@@ -27,8 +27,8 @@ def write_checkpoint(
 
     Args:
         config: as config.json holds it.
-        tensors: name and array, ``ml_dtypes.bfloat16`` or ``uint8``; consumed once, at most one shard kept in memory.
-        max_shard_bytes: a shard is closed before it would exceed this; a larger tensor gets a shard of its own.
+        tensors: name and array, ``ml_dtypes.bfloat16`` or ``uint8``; read once, with at most one shard in memory.
+        max_shard_bytes: size of a shard at most; only a tensor that is larger gets a larger shard, of its own.
     Raises:
         ExportError: the disk is full or the directory cannot be written; what was written is removed.
     """
@@ -56,7 +56,7 @@ def _write_files(
         total_bytes += sum(array.nbytes for array in batch.values())
     count = len(written)
     names = [SINGLE] if count == 1 else [f"model-{n + 1:05}-of-{count:05}.safetensors" for n in range(count)]
-    for number, name in enumerate(names):  # the names hold the count, known only now
+    for number, name in enumerate(names):  # a name holds the number of shards, which is known only now
         written[number] = written[number].rename(directory / name)
     documents: dict[str, Any] = {CONFIG: dict(config)}
     if count > 1:

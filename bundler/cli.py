@@ -1,4 +1,4 @@
-"""The command `bundler`: keys, build, inspect, lock. Alone in this room it prints, exits and reads the environment."""
+"""The command `bundler`. The modules that it calls do not print, exit or read the environment."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ RELEASE_LIFETIME_DAYS = 730
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of sentences.")
 _PATH = click.Path(path_type=Path)
 _TARGET_OPTIONS = (
-    click.option("--python", default="3.11", show_default=True, help="Python of the hosts it will be installed on."),
-    click.option("--platform", default="manylinux_2_28_x86_64", show_default=True, help="Their platform tag."),
+    click.option("--python", default="3.11", show_default=True, help="Python version of the hosts."),
+    click.option("--platform", default="manylinux_2_28_x86_64", show_default=True, help="Platform tag of the hosts."),
     click.option(
         "--accelerator", type=click.Choice(["cpu", "cuda", "both"]), default="cpu", show_default=True,
-        help="Which graphs and runtime it carries; `both` has the CUDA runtime, which also runs on the CPU.",
+        help="Graphs and runtime of the release; `both` has the CUDA runtime, which also runs on CPUs.",
     ),
 )  # fmt: skip
 
 
 class _Group(click.Group):
-    """Turns the error roots of this room and of the installer's into one line on stderr and exit code 1."""
+    """Turns the errors of the bundler and of the installer into one line on stderr and exit code 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -60,11 +60,11 @@ def _target_options(command: Any) -> Any:
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="gpt-oss-appliance")
 def main() -> None:
-    """Turn a gpt-oss checkpoint into one signed archive for a network without a way out."""
+    """Turn a gpt-oss checkpoint into one signed archive for an isolated network."""
 
 
 @main.command()
-@click.option("--keys", required=True, type=_PATH, help="A new directory; it will hold private keys, mode 0700.")
+@click.option("--keys", required=True, type=_PATH, help="New directory for the private keys; it gets mode 0700.")
 @click.option("--days", default=ROOT_LIFETIME_DAYS, show_default=True, help="How long the root of trust is valid.")
 @_JSON
 def keygen(keys: Path, days: int, as_json: bool) -> None:
@@ -85,14 +85,14 @@ def keygen(keys: Path, days: int, as_json: bool) -> None:
 @click.option("--out", required=True, type=_PATH, help="The archive to write, NAME-VERSION.airgap.")
 @_target_options
 @click.option("--dense", type=click.Choice(["int8", "bf16"]), default="int8", show_default=True,
-              help="On CPUs, attention and head in 8 bits, and prompts quicker, or as published.")  # fmt: skip
+              help="Attention and head on CPUs: int8 is faster; bf16 is as published and rounds less.")  # fmt: skip
 @click.option("--name", help="Name of the release; default: the model's id.")
 @click.option("--version", help="Version of the release; default: the project's, + a digest of the contents.")
 @click.option("--expires", type=click.DateTime(["%Y-%m-%d"]), help="When the signatures expire; default: in two years.")
-@click.option("--metadata-version", type=click.IntRange(min=1), help="Default: counted in the keys' ledger.")
+@click.option("--metadata-version", type=click.IntRange(min=1), help="Default: from the ledger beside the keys.")
 @click.option("--wheel-cache", type=_PATH, help="Where fetched wheels are kept; default: the user's cache directory.")
 @click.option("--own-wheel", type=_PATH, help="This project's wheel; default: built from the source tree.")
-@click.option("--no-known-answers", is_flag=True, help="Record none: the installer then cannot test the release.")
+@click.option("--no-known-answers", is_flag=True, help="Record none; the installer then cannot test the release.")
 @_JSON
 def build_command(
     checkpoint: Path, keys: Path, out: Path, python: str, platform: str, accelerator: str, dense: DenseKind,
@@ -101,8 +101,8 @@ def build_command(
 ) -> None:  # fmt: skip
     """Export, collect, sign and verify one archive.
 
-    The same inputs and keys give the same bytes, also tomorrow: contents that were signed before keep their metadata
-    version and expiry date (see the ledger signed.json beside the keys).
+    The same inputs and keys give the same bytes until the signatures expire: contents that were signed before keep
+    their metadata version and expiry date. The ledger signed.json beside the keys remembers both.
     """
     now = datetime.now(UTC)
     default_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpt-oss-appliance" / "wheels"
@@ -129,7 +129,7 @@ def build_command(
 
 @main.command()
 @click.argument("file", type=_PATH)
-@click.option("--root", type=_PATH, help="Trusted root.json; without it nothing is proven about who signed.")
+@click.option("--root", type=_PATH, help="Trusted root.json; without it, nothing proves who signed.")
 @_JSON
 def inspect(file: Path, root: Path | None, as_json: bool) -> None:
     """Show what archive FILE contains, after checking every byte of it."""
@@ -141,7 +141,7 @@ def inspect(file: Path, root: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"archive": str(file), "trusted": root is not None, **_describe(verified)}))
         return
-    trusted = "verified against the given root" if root else "whole, but not checked against a root you trust (--root)"
+    trusted = "verified against the given root" if root else "complete, not checked against a root you trust (--root)"
     click.echo(f"{file}: {trusted}")
     _print(verified)
     for target in verified.metadata.targets:
@@ -152,7 +152,7 @@ def inspect(file: Path, root: Path | None, as_json: bool) -> None:
 @_target_options
 @click.option("--out", type=_PATH, help="Default: the project's own lock for this target.")
 def lock(python: str, platform: str, accelerator: str, out: Path | None) -> None:
-    """Resolve the project's dependencies for a target and write the hash lock. Review the difference before a build."""
+    """Resolve the project's dependencies for a target and write a lock with hashes. Review its diff before a build."""
     target = WheelTarget(python, platform, cast(Runtime, accelerator))
     text = resolve_lock(target, project_requirements(target))
     path = out or target.lock_path

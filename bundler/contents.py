@@ -1,8 +1,8 @@
-"""Assemble a release directory out of a checkpoint: graphs, vocabulary, wheels, known answers, bill of materials,
+"""Assembles a release directory from a checkpoint: graphs, vocabulary, wheels, known answers, bill of materials,
 licences.
 
-The tree is the one in docs/architecture.md, "A release directory", and nothing else. It depends on its inputs alone: no
-times, no paths, no random numbers, so that the same inputs give the same archive.
+docs/architecture.md, "A release directory", lists every file. The files depend on the inputs alone (no times, no paths,
+no random numbers), so that the same inputs give the same archive.
 """
 
 from __future__ import annotations
@@ -56,16 +56,16 @@ class BuildRequest:
     name: str | None  # None: the model's id
     version: str | None  # None: the project's version and a digest of the contents
     known_answers: bool
-    environ: Mapping[str, str]  # for the programs that are started
+    environ: Mapping[str, str]  # of the programs that the build starts
 
 
 def assemble_release(tree: Path, request: BuildRequest, progress: Progress) -> ReleaseTree:
-    """Build the release in the empty directory `tree` and digest it.
+    """Build the release in the empty directory `tree` and hash its files.
 
     Raises:
         BundlerError: a subclass that says which input is at fault.
     """
-    # 1. Refuse what cannot work before hours are spent on a large graph.
+    # 1. Refuse what cannot work, before a large graph takes hours.
     progress.stage("Reading the checkpoint")
     checkpoint = open_checkpoint(request.checkpoint)
     descriptor = _descriptor(request, model_card(checkpoint))
@@ -82,8 +82,8 @@ def assemble_release(tree: Path, request: BuildRequest, progress: Progress) -> R
         record_known_answers(tree, prompts)
         descriptor = replace(descriptor, known_answers=KNOWN_ANSWERS)
         (tree / DESCRIPTOR).unlink()
-    # 3. Their digests, and release.json, which may be named after them.
-    progress.stage("Digesting", sum(path.stat().st_size for path in tree.rglob("*") if path.is_file()))
+    # 3. Their digests, then release.json, whose version may be made from them.
+    progress.stage("Hashing the release", sum(path.stat().st_size for path in tree.rglob("*") if path.is_file()))
     contents = digest_tree(tree, progress)
     if request.version is None:
         version = f"{descriptor.version}+{contents_digest(contents.targets)[:8]}"
@@ -117,7 +117,7 @@ def _descriptor(request: BuildRequest, card: ModelCard) -> Release:
 
 
 def _prompts(request: BuildRequest, checkpoint: Checkpoint) -> list[list[int]] | None:
-    """The prompts whose answers are recorded; None if none are wanted."""
+    """The prompts whose answers the release carries; None if it is to carry none."""
     if not request.known_answers:
         return None
     if "cpu" not in _accelerators(request.target):

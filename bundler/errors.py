@@ -27,7 +27,7 @@ class ExportError(BundlerError):
 
 
 class VocabularyError(BundlerError):
-    """The vocabulary cannot be had, or is not the published o200k_base."""
+    """The vocabulary cannot be obtained, or is not the published o200k_base."""
 
 
 class KeysError(BundlerError):
@@ -35,7 +35,7 @@ class KeysError(BundlerError):
 
 
 class WheelError(BundlerError):
-    """A wheel is not the locked one, cannot be had, or cannot be built."""
+    """A wheel is not the locked one, cannot be obtained, or cannot be built."""
 
 
 class KnownAnswersError(BundlerError):

@@ -1,8 +1,8 @@
 """Writes a checkpoint's ONNX graph: ``model.onnx`` and its weights in ``weights-00001.bin``, .. beside it.
 
-Weights go out one at a time in the order of the computation. Everything is written into a staging directory beside the
-destination, flushed to disk and put in place by one rename: the destination is complete or absent. A staging directory
-that a killed run left behind is removed by the next run. Exporting the same checkpoint twice gives the same bytes.
+It writes one weight at a time, in the order of the computation. Everything goes into a staging directory beside the
+destination, is flushed to disk, and gets its name by one rename: the destination is complete or absent. The next run
+removes a staging directory that a killed run left. Exporting the same checkpoint twice gives the same bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from installer.formats.packing import PACKING_NAME, Entry, Source, encode_packin
 from installer.progress import SILENT, Progress
 
 MODEL = "model.onnx"
-ALIGNMENT_BYTES = 4096  # of each weight in its shard, so that it can be memory-mapped (ONNX, External Data)
+ALIGNMENT_BYTES = 4096  # each weight in a shard begins at a multiple, so that it can be mapped (ONNX, External Data)
 
 
 @dataclass(frozen=True)
@@ -145,21 +145,21 @@ class _ShardWriter:
         return self._file
 
     def finish_shard(self) -> None:
-        """Flush the shard to disk, so that it can be relied on after a crash."""
+        """Flush the shard to disk, so that it survives a crash."""
         if self._file is not None:
             self._file.flush()
             os.fsync(self._file.fileno())
             self.close()
 
     def close(self) -> None:
-        """Let go of the shard, finished or not."""
+        """Close the shard, finished or not."""
         if self._file is not None:
             file, self._file = self._file, None
             file.close()
 
 
 def _write_packing(path: Path, plan: GraphPlan) -> None:
-    """Where each native operator's weights lie, by its node's key."""
+    """Write where the weights of each native operator lie, by the key of its node."""
     places = {
         tensor.name: {entry.key: entry.value for entry in tensor.external_data} for tensor in plan.graph.initializer
     }

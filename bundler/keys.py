@@ -28,7 +28,7 @@ ROOT = "root.json"
 
 @dataclass(frozen=True)
 class SigningKeys:
-    """The directory's keys, each checked to be the one that root.json trusts for its role."""
+    """The keys of a directory. Each was checked: root.json trusts it for its role."""
 
     directory: Path
     roots: tuple[bytes, ...]  # the chain, version 1 first; the last is root.json
@@ -36,7 +36,7 @@ class SigningKeys:
 
 
 def generate_keys(directory: Path, *, expires: datetime) -> Path:
-    """Make one key per role and the root metadata that trusts them.
+    """Make one key for each role, and the root metadata that trusts these keys.
 
     Returns:
         the path of root.json.
@@ -100,5 +100,5 @@ def _write_new(path: Path, data: bytes, *, mode: int) -> None:
 
 
 def utc(date: datetime) -> datetime:
-    """The same instant in UTC without microseconds, which is all that TUF dates can say."""
+    """The same instant in UTC without microseconds, because TUF dates have none."""
     return date.astimezone(UTC).replace(microsecond=0)

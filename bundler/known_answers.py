@@ -1,9 +1,8 @@
 """Known answers: a few fixed prompts, and the logits that the release's own graph gives for them where it was built.
 
-The installer has the release answer them again before it becomes current, so that a wrong library, a processor
-without the kernel's instructions or a damaged graph is found then, and not by a user. The recording and the
-comparison are the appliance's (`appliance selftest`); this module chooses the prompts and rounds the logits. The
-file is installer/formats/known_answers.py's.
+Before a release becomes current, the installer has it answer the prompts again. A wrong library, a processor without
+the operators' instructions or a damaged graph shows then, and not to a user. `appliance selftest` records and compares;
+this module chooses the prompts and rounds the logits. installer/formats/known_answers.py defines the file.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from bundler.errors import KnownAnswersError
 from installer.formats.fields import FormatError
 from installer.formats.known_answers import FILE, KnownAnswers, encode_known_answers, parse_known_answers
 
-DECIMALS = 3  # far below the tolerance, and above what summation order changes: the recording repeats
+DECIMALS = 3  # coarser than what the order of sums changes, so recordings repeat; far finer than the tolerance
 PROMPTS = (
     "What are you?",
     "How do I verify an archive before I install it?",
@@ -39,7 +38,7 @@ PROMPTS = (
 
 
 def encode_prompts(vocabulary_size: int) -> list[list[int]]:
-    """The prompts as Harmony token ids, each waiting for the assistant. Without a date, which would change them.
+    """The prompts as Harmony token ids, up to where the assistant answers. They hold no date, because it would change.
 
     Raises:
         KnownAnswersError: the model's vocabulary is too small to be Harmony's.

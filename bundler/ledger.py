@@ -24,7 +24,7 @@ LEDGER = "signed.json"
 
 @dataclass(frozen=True)
 class Signing:
-    """What the ledger decided for some contents."""
+    """Version and expiry date under which some contents are signed."""
 
     version: int
     expires: datetime
@@ -33,7 +33,7 @@ class Signing:
 def decide_signing(
     keys: SigningKeys, targets: Sequence[Target], *, lifetime_end: datetime, version: int | None, now: datetime
 ) -> Signing:
-    """Version and expiry for these contents: those of the ledger if it knows them and they last, else the next ones.
+    """Decide version and expiry for these contents: as signed before if that has not expired, else the next version.
 
     Args:
         lifetime_end: expiry for contents that the ledger does not know.
@@ -78,7 +78,7 @@ def _parse_ledger(data: bytes) -> list[_Entry]:
 
 @contextmanager
 def _ledger(directory: Path) -> Iterator[list[_Entry]]:
-    """The ledger's entries; appended ones are on disk when the block ends. Held under a lock of the directory."""
+    """The ledger's entries, under a lock of the directory. When the block ends, appended entries are on disk."""
     path = directory / LEDGER
     lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -25,14 +25,14 @@ from bundler.pip import run_pip
 
 Runtime = Literal["cpu", "cuda", "both"]  # "both": both graphs, with the CUDA runtime
 PROJECT = "gpt-oss-appliance"
-PIP = "pip"  # locked and carried, but not installed: installers of before 2026-12 ran it out of its wheel
+PIP = "pip"  # locked and carried, but not installed: installers from before 2026-12 run it from its wheel
 LOCKS = Path(__file__).parent / "locks"
 _LINE = re.compile(r"([a-z0-9-]+)==([0-9A-Za-z.+!-]+) --hash=sha256:([0-9a-f]{64})")
 
 
 @dataclass(frozen=True)
 class WheelTarget:
-    """The host that the wheels are for."""
+    """The kind of host that the wheels are for."""
 
     python: str  # "3.11"
     platform: str  # "manylinux_2_28_x86_64"
@@ -40,7 +40,7 @@ class WheelTarget:
 
     @property
     def extra(self) -> Literal["cpu", "cuda"]:
-        """The extra with the runtime. onnxruntime-gpu runs on the CPU too, and excludes the other."""
+        """The extra that holds the runtime. onnxruntime-gpu also runs on CPUs, and excludes onnxruntime."""
         return "cpu" if self.accelerator == "cpu" else "cuda"
 
     @property
@@ -104,7 +104,7 @@ def load_lock(target: WheelTarget) -> tuple[LockedWheel, ...]:
 
 
 def resolve_lock(target: WheelTarget, requirements: Sequence[str]) -> str:
-    """Ask pip which wheels satisfy the requirements on this target, and write that down as a lock.
+    """Ask pip which wheels satisfy the requirements on this target, and return its answer as a lock.
 
     Raises:
         WheelError: pip found no solution, or this interpreter cannot evaluate the target's markers.
@@ -132,10 +132,10 @@ def resolve_lock(target: WheelTarget, requirements: Sequence[str]) -> str:
 
 
 def check_coverage(lock: Sequence[LockedWheel], requirements: Sequence[str]) -> None:
-    """Require that the lock satisfies each requirement, so that a stale lock is found before anything is built.
+    """Require that the lock satisfies each requirement, so that a stale lock fails before anything is built.
 
     Raises:
-        WheelError: naming the first requirement that is not locked, or locked to a version it does not allow.
+        WheelError: a requirement is not locked, or is locked to a version that it does not allow.
     """
     locked = {wheel.name: wheel.version for wheel in lock}
     for text in [*requirements, PIP]:

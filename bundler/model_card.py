@@ -50,7 +50,7 @@ def model_card(checkpoint: Checkpoint) -> ModelCard:
 
 
 def plain_name(text: str) -> str:
-    """A name that VERSION_PATTERN allows, as like the text as possible."""
+    """The text as a name that VERSION_PATTERN allows."""
     return re.sub(r"[^0-9A-Za-z.+-]+", "-", text).strip(".+-")[:64] or "model"
 
 

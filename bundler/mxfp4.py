@@ -1,4 +1,4 @@
-"""MXFP4 as gpt-oss stores it: 32 neighbouring weights of a row share one power-of-two scale.
+"""MXFP4 as gpt-oss stores it: 32 consecutive weights of a row share one power-of-two scale.
 
 Layout, for weights [.., rows, K]:
 
@@ -18,8 +18,8 @@ from bundler.model_config import MXFP4_BLOCK
 
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)  # by nibble
 SCALE_BIAS = 127
-_LARGEST = 6.0  # of E2M1
-_LARGEST_EXPONENT = 2  # of E2M1: 6 = 1.5 * 2**2
+_LARGEST = 6.0  # the largest E2M1 number
+_LARGEST_EXPONENT = 2  # its exponent: 6 = 1.5 * 2**2
 
 UInt8Array = NDArray[np.uint8]
 Float32Array = NDArray[np.float32]
@@ -57,7 +57,7 @@ def _nearest_codes(magnitudes: Float32Array) -> UInt8Array:
 
 
 def dequantise(blocks: UInt8Array, scales: UInt8Array) -> Float32Array:
-    """The numbers the blocks stand for, exactly; those beyond float32 (scales over 252) become infinite.
+    """The exact numbers that the blocks stand for; numbers beyond float32 (scales over 252) become infinite.
 
     Args:
         blocks: (.., K/32, 16).
@@ -74,7 +74,7 @@ def dequantise(blocks: UInt8Array, scales: UInt8Array) -> Float32Array:
 
 
 def pair_along_rows(blocks: UInt8Array) -> UInt8Array:
-    """The same nibbles in the order of CUDA's QMoE: column-major, neighbouring rows sharing a byte.
+    """The same nibbles in the order of CUDA's QMoE: column-major, with two consecutive rows in one byte.
 
     Args:
         blocks: (E, rows, K/32, 16), rows even.
@@ -84,7 +84,7 @@ def pair_along_rows(blocks: UInt8Array) -> UInt8Array:
     experts, rows = blocks.shape[:2]
     depth = blocks[0, 0].size * 2
     paired = np.empty((experts, depth, rows // 2), np.uint8)
-    for expert in range(experts):  # one at a time: unpacked nibbles take twice the memory
+    for expert in range(experts):  # one at a time, because unpacked nibbles take twice the memory
         packed = blocks[expert].reshape(rows, depth // 2)
         nibbles = np.stack([packed & 15, packed >> 4], axis=-1).reshape(rows, depth).T
         paired[expert] = nibbles[:, 0::2] | (nibbles[:, 1::2] << 4)

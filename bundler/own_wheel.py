@@ -16,10 +16,10 @@ SOURCE_DATE_EPOCH = "315532800"  # 1980-01-01, the earliest time a zip can say
 
 
 def project_root() -> Path:
-    """The source tree this bundler runs from.
+    """The source tree that this bundler runs from.
 
     Raises:
-        WheelError: it is installed without its sources.
+        WheelError: the bundler is installed without its sources.
     """
     root = Path(__file__).parents[1]
     if not (root / "pyproject.toml").is_file():
@@ -28,15 +28,15 @@ def project_root() -> Path:
 
 
 def project_requirements(target: WheelTarget) -> list[str]:
-    """What pyproject.toml demands at run time on this target: dependencies and the accelerator's extra."""
+    """What pyproject.toml requires at run time on this target: the dependencies and the extra with the runtime."""
     project = tomllib.loads((project_root() / "pyproject.toml").read_text())["project"]
     return [*project["dependencies"], *project["optional-dependencies"][target.extra]]
 
 
 def build_own_wheel(directory: Path, environ: Mapping[str, str]) -> Path:
-    """Build this project's wheel into `directory`, the same bytes for the same sources.
+    """Build this project's wheel into `directory`. The same sources give the same bytes.
 
-    The sources are copied first: a build in place would leave files there, and take in stale ones.
+    It copies the sources first, because a build in place would leave files there and include stale ones.
     Raises:
         WheelError: the build failed.
     """

@@ -12,7 +12,13 @@ _QUOTED_LINES = 3
 
 
 def run_pip(*arguments: str, environ: Mapping[str, str] | None = None) -> None:
-    """Run this interpreter's pip, in this process's environment unless another is given; its errors become ours."""
+    """Run this interpreter's pip.
+
+    Args:
+        environ: its environment; None: this process's.
+    Raises:
+        WheelError: with the last lines that pip wrote.
+    """
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:

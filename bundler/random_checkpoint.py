@@ -2,8 +2,8 @@
 
     write_random_checkpoint(directory, random_config(layers=24, hidden=2880, ..), seed=1)
 
-The same configuration and seed give the same bytes. Activations keep a size like a trained model's, so that router,
-clamps, sinks and windows all take part in the result.
+The same configuration and seed give the same bytes. Activations have about the size of a trained model's, so that
+router, clamps, sinks and windows all influence the result.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def random_config(
 def write_random_checkpoint(
     directory: Path, config: dict[str, Any], *, seed: int, max_shard_bytes: int = 1 << 30
 ) -> None:
-    """Write a checkpoint of this configuration; one tensor at a time is made.
+    """Write a checkpoint of this configuration. Only one tensor at a time is in memory.
 
     Raises:
         CheckpointError: the configuration is not one of a gpt-oss model.

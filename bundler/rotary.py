@@ -1,8 +1,8 @@
 """Rotary position caches with YaRN scaling (arXiv:2309.00071), as gpt-oss uses them.
 
-An angle is position times frequency in float32, because that is what the published implementations (OpenAI's and
-Transformers') compute and the model was made with: at position 4,352 exact angles would change logits by some 1e-3.
-Everything before and after that product is float64 here, rounded once.
+An angle is position times frequency in float32. The published implementations (OpenAI's and Transformers') compute it
+so, and the model was trained with it: exact angles would change logits by about 1e-3 at position 4,352. Everything
+before and after that product is float64 and is rounded once.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def rotary_caches(config: ModelConfig) -> tuple[NDArray[np.float32], NDArray[np.
 def inverse_frequencies(config: ModelConfig) -> NDArray[np.float64]:
     """Radians per position, (head_dim / 2,).
 
-    Dimensions that turn more than ``beta_fast`` times within the original context keep their frequency, those that turn
-    less than ``beta_slow`` times are slowed by ``factor``, and those between are blended along a straight ramp.
+    A dimension that turns more than ``beta_fast`` times within the original context keeps its frequency. One that turns
+    less than ``beta_slow`` times is slowed by ``factor``. Those between are blended along a straight ramp.
     """
     half = config.head_dim // 2
     dimensions = np.arange(half, dtype=np.float64)
@@ -46,7 +46,7 @@ def inverse_frequencies(config: ModelConfig) -> NDArray[np.float64]:
 
 
 def _dimension_of(config: ModelConfig, turns: float) -> float:
-    """The (fractional) dimension that turns so many times within the original context."""
+    """The (fractional) dimension that turns this many times within the original context."""
     return (
         config.head_dim
         * math.log(config.yarn.original_context / (turns * 2 * math.pi))

@@ -1,7 +1,7 @@
 """The release's bill of materials (CycloneDX 1.6, JSON) and the licence texts of what it carries.
 
-Written here rather than with cyclonedx-python-lib: that brings six further packages and a random serial number and a
-time to be removed again, for the one flat list of components a release needs. Same wheels, same bytes.
+The same wheels give the same bytes. cyclonedx-python-lib is not used: for one flat list of components it would bring
+six more packages, and a random serial number and a time that would have to be removed again.
 
 Specification: CycloneDX 1.6, https://cyclonedx.org/docs/1.6/json/; package URLs:
 https://github.com/package-url/purl-spec.
@@ -80,7 +80,7 @@ def read_wheel(path: Path) -> WheelFacts:
 
 
 def _is_licence(info: zipfile.ZipInfo) -> bool:
-    """Licence files of the dist-info (PEP 639), and those that lie at the top of a package."""
+    """Whether it is a licence file: in the dist-info (PEP 639), or at the top of a package."""
     directory, _, name = info.filename.rpartition("/")
     if ".dist-info/licenses" in directory:
         return True
@@ -122,7 +122,7 @@ def _component(component: Component) -> dict[str, Any]:
 
 
 def _licence(metadata: Message) -> str | None:
-    """The author's words, from before there were licence expressions."""
+    """The licence in the author's words, from metadata older than licence expressions."""
     words = metadata["License"]
     if words and "\n" not in words.strip():
         return str(words).strip()

@@ -1,4 +1,4 @@
-"""The signed metadata of an archive: what a release contains, by whom and until when."""
+"""Signs an archive's metadata: which files the release contains, and until when the signatures hold."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from installer.targets import Target
 
 
 def sign_targets(keys: SigningKeys, targets: Sequence[Target], signing: Signing) -> dict[str, bytes]:
-    """The archive's metadata members, in the archive's order. All three roles share the version."""
+    """Sign the targets: the archive's metadata members, in the archive's order. All three roles share the version."""
     files = {t.path: TargetFile(t.size_bytes, {"sha256": t.sha256}, t.path) for t in targets}
     common: dict[str, Any] = {"version": signing.version, "expires": signing.expires}
     targets_bytes = signed_bytes(Targets(**common, targets=files), keys.signers[Targets.type])

@@ -1,7 +1,7 @@
 """The vocabulary file of a release: ``o200k_base.tiktoken``, byte for byte as OpenAI published it.
 
-It is rebuilt from the checkpoint's own ``tokenizer.json``, or, when the checkpoint has none, from the ``oss-harmony``
-package, which carries it inside. Whatever the source, bytes with another SHA-256 than the published one are refused.
+It is rebuilt from the checkpoint's own ``tokenizer.json``. If the checkpoint has none, the file comes from the package
+``oss-harmony``. Bytes with another SHA-256 than the published one are refused, whatever their source.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def load_vocabulary(checkpoint: Path) -> bytes:
 
 
 def verify_vocabulary(vocabulary: bytes, source: str) -> bytes:
-    """The same bytes, proven to be the published vocabulary.
+    """The same bytes, now known to be the published vocabulary.
 
     Raises:
         VocabularyError: their SHA-256 is another.
@@ -52,7 +52,7 @@ def _vocabulary_file(tokens: Sequence[bytes]) -> bytes:
 
 
 def _tokens_of_package() -> list[bytes]:
-    # The public decode() returns text; single tokens are often not valid UTF-8, so the bytes come from inside.
+    # The public decode() returns text, but a single token is often not valid UTF-8: the inner object has the bytes.
     encoding = load_harmony_encoding(HarmonyEncodingName.HARMONY_GPT_OSS)._inner
     return [bytes(encoding.decode_bytes([rank])) for rank in range(RANKS)]
 
@@ -84,7 +84,7 @@ def _ranks_of_checkpoint(path: Path) -> dict[str, int]:
 def _byte_alphabet() -> list[str]:
     """The character that stands for each byte in byte-level BPE, as GPT-2 introduced it.
 
-    Printable Latin-1 characters stand for themselves; the other bytes, in order, take the code points from 256 on.
+    Printable Latin-1 characters stand for themselves. The other bytes, in order, take the code points from 256 on.
     """
     themselves = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
     alphabet: list[str] = []

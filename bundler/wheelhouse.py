@@ -20,7 +20,7 @@ from bundler.pip import run_pip
 
 
 def fetch_wheels(lock: Sequence[LockedWheel], target: WheelTarget, cache: Path) -> list[Path]:
-    """The locked wheels as files of the cache, fetched by pip where the cache lacks them.
+    """The locked wheels as files of the cache. pip fetches those that the cache lacks.
 
     Raises:
         WheelError: a cached wheel is not the locked one, or pip cannot fetch one.
@@ -46,7 +46,7 @@ def collect_wheelhouse(wheels: Path, paths: Sequence[Path], own: Path, lock: Seq
     """Put the wheels and requirements.lock into a release's wheels/ directory.
 
     Raises:
-        WheelError: a file is not the locked wheel, whatever it was when it was fetched.
+        WheelError: a file is not a locked wheel, even if it was one when it was fetched.
     """
     wheels.mkdir(parents=True)
     locked = {wheel.sha256: wheel for wheel in lock}
@@ -73,7 +73,7 @@ def _cached(cache: Path, wheel: LockedWheel) -> bool:
 
 
 def _checked(cache: Path, wheel: LockedWheel) -> Path:
-    """The cached file of a locked wheel, hashed again."""
+    """The cached file of a locked wheel, after hashing it again."""
     found = sorted((cache / wheel.sha256).glob("*.whl"))
     if len(found) != 1:
         raise WheelError(f"the wheel cache does not hold exactly one file for {wheel.name} {wheel.version}")

@@ -1,7 +1,7 @@
 """Reads what the demo model is taught: the four TOML files beside this module, as records.
 
-Wordings are held out of training here, once and for all: of every list of wordings the tenth part (at least one) whose
-text has the smallest SHA-256. Nobody picks them, and adding a wording elsewhere changes nothing.
+This module decides which wordings are held out of training: in every list, the tenth (at least one) with the smallest
+SHA-256. Nobody picks them, and a new wording in one list changes no other list.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from bundler.errors import BundlerError
 
-FIELDS = ("why", "short", "command", "undo")  # of a topic, asked for by follow-ups
+FIELDS = ("why", "short", "command", "undo")  # what follow-up questions ask of a topic
 
 Pools = Mapping[str, tuple[str, ...]]
 
@@ -43,7 +43,7 @@ class Topic:
     answer: str
     must: tuple[str, ...]
     think: tuple[str, ...]
-    more: Mapping[str, str]  # by FIELDS; what the topic has
+    more: Mapping[str, str]  # those of FIELDS that the topic has
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Decline:
 
 @dataclass(frozen=True)
 class ToolKind:
-    """A kind of function: names and descriptions it goes by, its arguments and how people ask for it."""
+    """A kind of function: its possible names and descriptions, its arguments, and how people ask for it."""
 
     id: str
     about: str
@@ -171,7 +171,7 @@ def _followup(body: dict[str, Any]) -> FollowUp:
 
 
 def normalise(text: str) -> str:
-    """Two questions with the same result are the same question: case, spaces and punctuation do not count."""
+    """Reduce a question to what makes it one: case, spaces and punctuation do not count."""
     return " ".join("".join(" " if c in ".,:;!?" else c for c in text.casefold()).split())
 
 

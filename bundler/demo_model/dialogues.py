@@ -1,6 +1,6 @@
-"""Dialogues made of the corpus: what was said before, what is asked, and the answer that is right.
+"""Dialogues made from the corpus: what was said before, the question, and the right answer.
 
-Every dialogue ends where the model has to speak. `bundler.demo_model.lessons` draws dialogues for training from taught
+Every dialogue ends where the model must answer. `bundler.demo_model.lessons` draws dialogues for training from taught
 wordings, `bundler.demo_model.examination` lists those whose wordings are held out.
 """
 
@@ -91,7 +91,7 @@ class Maker:
         return Dialogue(f"decline/{decline.id}/{text}", "decline", "decline", effort, (Said("user", text),), answer)
 
     def followup(self, before: Dialogue, followup: FollowUp, text: str) -> Dialogue:
-        """Asks about the answer of ``before``, which is a topic's, a decline's or another follow-up's."""
+        """Ask about the answer of ``before``, which may itself be a follow-up."""
         subject = before.key.split("+")[0]
         topic = next((t for t in self.corpus.topics if t.id == subject), None)
         if topic is None:
@@ -138,7 +138,7 @@ class Maker:
         )
 
     def _called(self, kind: ToolKind, template: str, effort: Effort) -> tuple[Dialogue, Call, dict[str, str]]:
-        """The question, the call that answers it, and what the question's slots were filled with."""
+        """The question, the call that answers it, and the values in the question's slots."""
         text, values = self.fill(template, self.corpus.tool_pools, {word: pool for word, pool, _ in kind.arguments})
         function, names = self.function(kind)
         call = Call(function.name, _arguments(kind, names, values))
@@ -186,7 +186,7 @@ class Maker:
         return Function(self.rng.choice(kind.names), self.rng.choice(kind.descriptions), schema), names
 
     def fill(self, template: str, pools: Pools, slots: dict[str, str] | None = None) -> tuple[str, dict[str, str]]:
-        """The template with every ``{slot}`` filled from its pool, and what was put where."""
+        """The template with every ``{slot}`` filled from its pool, and the value of each slot."""
         values: dict[str, str] = {}
 
         def choose(match: re.Match[str]) -> str:

@@ -1,8 +1,8 @@
 """Decides whether an answer of the demo model is right, and sums up an examination.
 
-A right answer is well-formed Harmony, is closest to an answer of the thing asked for (token F1 against every answer
-that the model was taught), close enough to it, and contains the strings that this thing demands. A right call names the
-function and has exactly the right arguments. A well-worded answer to another question is wrong.
+A right answer is well-formed Harmony. Of all the answers that the model was taught, it is closest (by token F1) to one
+for the question asked, it is close enough to that one, and it contains the strings that the question demands. A right
+call names the right function and has exactly the right arguments. A well-worded answer to another question is wrong.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from bundler.demo_model.corpus import Corpus
 from bundler.demo_model.dialogues import Call, Dialogue
 
-MINIMUM = 0.80  # of the examination's answers must be right
-_CLOSE = 0.75  # token F1 of a right answer with the taught one, at least
+MINIMUM = 0.80  # share of the examination's answers that must be right
+_CLOSE = 0.75  # least token F1 of a right answer with the taught one
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 
 
 @dataclass(frozen=True)
 class Given:
-    """What the model gave. ``sound``: well-formed Harmony that came to its own end."""
+    """What the model answered. ``sound``: it is well-formed Harmony, and the model ended it."""
 
     reasoning: str
     text: str
@@ -39,7 +39,7 @@ class Result:
 
 
 class Judge:
-    """Knows every taught answer and what it answers."""
+    """Knows every taught answer, and the questions that it answers."""
 
     def __init__(self, corpus: Corpus) -> None:
         self._answers: dict[str, set[str]] = defaultdict(set)  # text -> keys it answers

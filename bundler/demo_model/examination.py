@@ -10,7 +10,7 @@ from bundler.demo_model.dialogues import EFFORTS, SLOT, Dialogue, Effort, Maker
 
 
 def held_out_dialogues(corpus: Corpus) -> list[Dialogue]:
-    """The examination: every held-out wording once, declines twice, in all three efforts in turn."""
+    """The examination: every held-out wording once, declines twice; the three efforts take turns."""
     rng = random.Random("examination")  # noqa: S311 (reproducible, not secret)
     maker, taught = Maker(corpus, "held_out", rng), Maker(corpus, "taught", rng)
     dialogues: list[Dialogue] = []

@@ -29,7 +29,7 @@ _TABLES = ("model.embed_tokens.weight", "lm_head.weight")
 def expand_demo_checkpoint(out: Path, progress: Progress = SILENT) -> None:
     """Write the demo model into the new directory ``out``: config.json, weights and model_card.json.
 
-    The same weights give the same bytes. Everything is written beside ``out`` first and put in place by one rename.
+    The same weights give the same bytes. Everything is written beside ``out`` first and gets its name by one rename.
 
     Raises:
         CheckpointError: ``out`` exists, the disk is full or not writable, or the weights are damaged; nothing is left.
@@ -59,7 +59,7 @@ def expand_demo_checkpoint(out: Path, progress: Progress = SILENT) -> None:
 def _tensors(
     config: dict[str, Any], compact: dict[str, NDArray[Any]], progress: Progress
 ) -> Iterator[tuple[str, NDArray[Any]]]:
-    """The layout's tensors in its order; the two large tables are made one at a time."""
+    """The layout's tensors in its order. Only one of the two large tables is in memory at a time."""
     specs = expected_tensors(parse_model_config(config))
     progress.stage("Writing the demo checkpoint", sum(spec.size_bytes for spec in specs.values()))
     for name, spec in specs.items():

@@ -70,12 +70,12 @@ class Teacher:
         return self._context(replace(dialogue, said=(Said("user", text),)), decline.never_with)
 
     def _strange(self) -> str:
-        """A question about words the model has no other use for."""
+        """A question about words that mean nothing to the model."""
         words = [self.rng.choice(self.words) for _ in range(3)]
         return self.rng.choice(_STRANGE).format(*words)
 
     def _context(self, dialogue: Dialogue, never: frozenset[str]) -> Dialogue:
-        """Sometimes with functions that do not help, sometimes later in a conversation about something else."""
+        """Sometimes offer functions that do not help; sometimes put the dialogue later in another conversation."""
         chance = self.rng.random()
         if chance < 0.12:
             return self.maker.with_unfitting(dialogue, never)
@@ -112,7 +112,7 @@ class Teacher:
         return self.maker.result(kind, self._ask(kind.ask), self._effort())
 
     def _repeat(self) -> Dialogue:
-        """Words to say again: what is learnt here, copying, serves in calls and results."""
+        """Words to repeat. The model learns to copy here, which calls and results need."""
         words = " ".join(self.rng.choice(self.words) for _ in range(self.rng.randint(2, 10)))
         question = Said("user", self.rng.choice(_REPEAT).format(words))
         answer = Said("assistant", f"You said: {words}", "About words to repeat.")
@@ -120,7 +120,7 @@ class Teacher:
 
     def _disguise(self, dialogue: Dialogue) -> Dialogue:
         instructions = self.rng.choice(_INSTRUCTIONS) if self.rng.random() < 0.25 else ""
-        date = self.rng.choice(_DATES) if self.rng.random() < 0.95 else ""  # known answers are asked without one
+        date = self.rng.choice(_DATES) if self.rng.random() < 0.95 else ""  # the prompts of the known answers have none
         return replace(dialogue, instructions=instructions, date=date)
 
 

@@ -1,8 +1,9 @@
 """The gpt-oss architecture in torch, for training the demo model only; nothing at run time imports this.
 
-Experts are rounded to MXFP4 and everything else to bfloat16 in the forward pass (straight-through gradients), so that
-the exported numbers are the trained ones. Embedding and unembedding are one matrix here and cover the used tokens only;
-every other token embeds as zero, and all of them together are one constant logit, log(how many they are).
+The forward pass rounds experts to MXFP4 and everything else to bfloat16 (straight-through gradients), so that the
+exported numbers are the trained ones. Embedding and unembedding are one matrix here and have rows for the used tokens
+only. Every other token embeds as zero; all of them together have one constant logit, the logarithm of their number.
+
 Source: the published architecture of gpt-oss (sinks, window 128 on even layers, YaRN rotary, top-k experts).
 """
 
@@ -82,7 +83,7 @@ def round_bf16(weights: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """x (B, S, hidden) to the same; queries see themselves and earlier tokens, the last ``window`` of them if given."""
+    """x (B, S, hidden) to the same. A query sees itself and the tokens before it, within the window if it has one."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -101,7 +102,7 @@ class Attention(nn.Module):
         q = _rotate(_linear(self.q_proj, x).view(batch, length, config.heads, config.head_dim), cos, sin)
         k = _rotate(_linear(self.k_proj, x).view(batch, length, config.kv_heads, config.head_dim), cos, sin)
         v = _linear(self.v_proj, x).view(batch, length, config.kv_heads, config.head_dim)
-        # The sink is one more key, zero, whose score is the mask's: the logit. Its value is zero.
+        # The sink is one more key. It is zero, so its score is what the mask adds: the sink's logit. Its value is zero.
         q = q.transpose(1, 2) / math.sqrt(config.head_dim)
         k = F.pad(k.repeat_interleave(group, 2), (0, 0, 0, 0, 0, 1)).permute(0, 2, 3, 1)
         v = F.pad(v.repeat_interleave(group, 2), (0, 0, 0, 0, 0, 1)).transpose(1, 2)
@@ -124,14 +125,14 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _mask(length: int, window: int | None) -> Tensor:
-    """(S, S), minus infinity where the key may not be seen."""
+    """(S, S): minus infinity where a query may not see a key."""
     distance = torch.arange(length)[:, None] - torch.arange(length)
     unseen = (distance < 0) | (distance >= (window or length))
     return torch.zeros(length, length).masked_fill(unseen, -torch.inf)
 
 
 class Experts(nn.Module):
-    """x (T, hidden) to the same and the balance loss: 1 if the router uses all experts alike, more otherwise."""
+    """x (T, hidden) to the same, and the balance loss: 1 if the router uses all experts equally, more otherwise."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -187,7 +188,7 @@ class Network(nn.Module):
         self.attention = nn.ModuleList(Attention(config, layer) for layer in range(config.layers))
         self.experts = nn.ModuleList(Experts(config) for _ in range(config.layers))
         self.norms = nn.ParameterList(torch.ones(config.hidden) for _ in range(2 * config.layers + 1))
-        nn.init.constant_(self.norms[-1], 4.0)  # right answers have to rise above the rest's logit of 12
+        nn.init.constant_(self.norms[-1], 4.0)  # right answers must exceed the logit of the unused tokens, which is 12
         cos, sin = rotary_caches(config)
         self.cos, self.sin = torch.from_numpy(np.asarray(cos)), torch.from_numpy(np.asarray(sin))
 
@@ -209,7 +210,7 @@ class Network(nn.Module):
         return torch.cat((scores, torch.full((len(scores), 1), self.rest_logit)), -1)
 
     def quantise(self, quantised: bool) -> None:
-        """Turn the rounding of the experts on or off: the first part of training is faster without."""
+        """Turn the rounding of the experts on or off. The first part of training goes without, which is faster."""
         for layer in self.experts:
             layer.quantised = quantised  # type: ignore[assignment]
 

@@ -1,4 +1,4 @@
-"""Dialogues as Harmony tokens, through ``oss-harmony``, as the engine writes them.
+"""Dialogues as Harmony tokens, written with ``oss-harmony`` as the engine writes them.
 
 A test compares `encode_prompt` with the engine's own rendering.
 """
@@ -33,7 +33,7 @@ def encode_prompt(dialogue: Dialogue) -> list[int]:
             tools = [oh.ToolDescription.new(f.name, f.description, parameters=f.parameters) for f in dialogue.functions]
             content = content.with_function_tools(tools)
         messages.append(oh.Message.from_role_and_content(oh.Role.DEVELOPER, content))
-    # Reasoning is dropped, except of calls that no final answer has followed. The library would keep some of it.
+    # Reasoning is dropped, except that of calls after the last final answer. The library would keep more of it.
     finals = [i for i, said in enumerate(dialogue.said) if said.role == "assistant" and not said.call]
     last_final = finals[-1] if finals else -1
     for position, said in enumerate(dialogue.said):

@@ -1,6 +1,6 @@
 """Varies a question by rule, so that the model meets more wordings than people would write down.
 
-A rule never yields a wording that is held out of training: `reword` then returns the question as it was.
+Where a rule would yield a wording that is held out of training, `reword` returns the question unchanged.
 """
 
 from __future__ import annotations

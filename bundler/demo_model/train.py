@@ -31,14 +31,14 @@ from bundler.demo_model.weights import TOKEN_IDS, WEIGHTS, load_weights, restore
 from bundler.demo_model.words import common_words
 
 _SPECIAL = 199_998  # token ids from here on are special
-_NOISE = 0.04  # share of prompt tokens replaced by an unused token, and again by any used one
-_EXACT_FROM = 0.8  # of the steps are done without rounding experts, which is faster; the rest is quantisation-aware
+_NOISE = 0.04  # share of prompt tokens that an unused token replaces, and as many that any used one replaces
+_EXACT_FROM = 0.8  # share of the steps without rounding of experts, which is faster; the rest is quantisation-aware
 _POOL = 768  # dialogues sorted by length before they are cut into batches
 
 
 @dataclass(frozen=True)
 class Batch:
-    """rows (B, S) of the embedding, and the row to predict at each place; -1 where nothing is asked."""
+    """rows (B, S) of the embedding, and the row to predict at each place; -1 where there is none to predict."""
 
     rows: Tensor
     targets: Tensor
@@ -56,7 +56,7 @@ class Rows:
 
 
 def example(dialogue: Dialogue, rows: Rows, noise: random.Random | None) -> tuple[list[int], list[int]]:
-    """One dialogue as rows and targets. Noise falls on the words of dialogues in which nothing has to be copied."""
+    """One dialogue as rows and targets. Noise replaces words of dialogues that offer no functions: calls copy words."""
     prompt, answer = encode_prompt(dialogue), encode_answer(dialogue.answer)
     seen = rows(prompt)
     if noise is not None and not dialogue.functions:
@@ -68,7 +68,7 @@ def example(dialogue: Dialogue, rows: Rows, noise: random.Random | None) -> tupl
 
 
 def batches(teacher: Teacher, rows: Rows, tokens: int) -> Iterator[Batch]:
-    """Batches of about so many tokens, of dialogues of like length."""
+    """Batches of about this many tokens, from dialogues of similar length."""
     while True:
         pool = sorted((example(teacher.next(), rows, teacher.rng) for _ in range(_POOL)), key=lambda e: len(e[0]))
         cut: list[list[tuple[list[int], list[int]]]] = [[]]
@@ -88,7 +88,7 @@ def collate(pairs: list[tuple[list[int], list[int]]], padding: int) -> Batch:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update is made orthogonal, for matrices (.., rows, columns).
+    """Momentum with an orthogonalised update, for matrices (.., rows, columns).
 
     Source: kellerjordan.github.io/posts/muon.
     """
@@ -138,7 +138,7 @@ def schedule(step: int, steps: int) -> float:
 
 
 def token_loss(network: Network, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy of the wanted tokens, and the balance loss."""
+    """Mean cross-entropy of the tokens to predict, and the balance loss."""
     states, balance = network(batch.rows)
     asked = batch.targets >= 0
     return F.cross_entropy(network.logits(states[asked]), batch.targets[asked]), balance
@@ -146,7 +146,7 @@ def token_loss(network: Network, batch: Batch) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def exact_share(network: Network, rows: Rows, dialogues: list[Dialogue]) -> dict[str, tuple[int, int]]:
-    """Answers of which every token is the likeliest one, and answers in all, by category: a quick lower bound."""
+    """By category: answers whose every token is the likeliest one, and all answers. A quick lower bound."""
     score: dict[str, tuple[int, int]] = {}
     for dialogue in dialogues:
         batch = collate([example(dialogue, rows, None)], rows.none)
@@ -172,13 +172,13 @@ class Course:
 
 
 def train(rank: int, course: Course, meeting: str) -> None:
-    """One worker of a run, with one thread: each step averages the gradients of all workers' batches.
+    """Run one worker, with one thread. Each step averages the gradients of all workers' batches.
 
-    Training goes from nothing, or on from the weights in ``course.out``; the first worker writes them there again and
-    again.
+    Training starts from nothing or from the weights in ``course.out``. The first worker writes them there every 100
+    steps.
 
     Args:
-        meeting: path of a file that does not exist yet, by which the workers find each other.
+        meeting: path of a file that does not exist yet; the workers find each other by it.
     """
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=course.workers)
@@ -235,11 +235,11 @@ def _say(rank: int, line: str) -> None:
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path(__file__).parent, show_default="here")
 @click.option("--steps", default=1250, show_default=True)
-@click.option("--tokens", default=8192, show_default=True, help="Tokens a step, of all workers together.")
-@click.option("--workers", default=2, show_default=True, help="Processes of one thread each.")
+@click.option("--tokens", default=8192, show_default=True, help="Tokens per step, over all workers.")
+@click.option("--workers", default=2, show_default=True, help="Processes, with one thread each.")
 @click.option("--seed", default=1, show_default=True)
 @click.option("--rate", default=1.0, show_default=True, help="Factor of the learning rates.")
-@click.option("--resume", is_flag=True, help="Go on from the weights in --out, with a new seed and schedule.")
+@click.option("--resume", is_flag=True, help="Start from the weights in --out, with a new schedule.")
 def main(out: Path, steps: int, tokens: int, workers: int, seed: int, rate: float, resume: bool) -> None:
     """Train the demo model and write weights.safetensors and config.json."""
     course = Course(out, steps, tokens, seed, rate, resume, workers)

@@ -7,11 +7,11 @@ from bundler.demo_model.lessons import Teacher
 from bundler.demo_model.prompts import encode_answer, encode_prompt, harmony
 from bundler.demo_model.words import common_words
 
-_SAMPLE = 8_000  # dialogues looked at; the examination is not among them
+_SAMPLE = 8_000  # training dialogues to take tokens from; the examination's are not among them
 
 
 def used_tokens(corpus: Corpus) -> list[int]:
-    """The ids, ascending: what training dialogues contain, common words in both positions, and numbers to 999."""
+    """The ids, ascending: those of training dialogues, of common words after a space, of numbers to 999."""
     teacher = Teacher(corpus, common_words(), seed=0)
     used: set[int] = set()
     for _ in range(_SAMPLE):

@@ -1,8 +1,8 @@
 """The demo model's weights in the repository: what training writes and `bundler.demo_model.expand` reads.
 
-weights.safetensors holds the official layout's tensors (experts as MXFP4 blocks and scales, the rest bfloat16), but for
-embedding and unembedding: they are one matrix, ``embedding``, with the rows of ``token_ids`` (int32, ascending) only.
-Every other row of both is zero.
+weights.safetensors holds the official layout's tensors (experts as MXFP4 blocks and scales, the rest bfloat16), except
+embedding and unembedding. They are one matrix, ``embedding``, which has only the rows of ``token_ids`` (int32,
+ascending). Every other row of both is zero.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def load_weights(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def restore_weights(network: Network, tensors: dict[str, NDArray[Any]]) -> None:
-    """Set a network's parameters to the numbers that `write_weights` wrote; needs torch."""
+    """Set a network's parameters to the numbers that `write_weights` stored; needs torch."""
     import torch
 
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Ordinary English words of the vocabulary: material for questions about things the model has never heard of."""
+"""Ordinary English words of the vocabulary, for questions about things that the model does not know."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _WORD = re.compile(rb" [a-z]{4,}")
 
 @cache
 def common_words() -> tuple[str, ...]:
-    """Words that are one token after a space, commonest first, and that no topic's question contains."""
+    """Words that are one token after a space and occur in no topic's question, the commonest first."""
     known = {word for topic in load_corpus().topics for text in topic.ask.taught for word in _letters(text)}
     known |= {word for topic in load_corpus().topics for word in _letters(topic.about)}
     words = []

@@ -1,6 +1,7 @@
 """Fixtures of the bundler's tests: what they need installed, and small checkpoints.
 
-ONNX Runtime reads its environment when it is imported and when a session is made; tests need what the engine sets.
+ONNX Runtime reads its environment when it is imported and when a session is created, so the tests set what the engine
+sets.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ os.environ["ORT_QMOE_CPU_QNBIT_GEMM"] = "fp32"  # for the CUDA graph with CPU ex
 
 @pytest.fixture(scope="module")
 def exact_operators() -> Iterator[None]:
-    """The operators' path that rounds nothing, for the tests of the graph."""
+    """Tests of the graph use the operators' path that rounds nothing."""
     load_operators().use_path("portable")
     yield
     load_operators().use_path(load_operators().paths()[0])
@@ -39,7 +40,7 @@ def parity_extra() -> None:
 
 @pytest.fixture(scope="session")
 def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random checkpoint in one file: 3 layers, 4 experts, vocabulary 300. Not to be written to."""
+    """A random checkpoint in one file: 3 layers, 4 experts, vocabulary 300. Tests must not write to it."""
     directory = tmp_path_factory.mktemp("small") / "checkpoint"
     config = random_config(
         layers=3, hidden=64, intermediate=128, experts=4, experts_per_token=2,

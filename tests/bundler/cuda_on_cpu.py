@@ -1,4 +1,4 @@
-"""The graph exported for CUDA, made to run on a CPU: in half precision, with the CPU's kernel for its experts."""
+"""Makes the graph for CUDA run on a CPU: in half precision, with the CPU's kernel for its experts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bundler.export import ExportedGraph
 
 
 def with_8_bit_experts(cuda: ExportedGraph, target: Path) -> Path:
-    """The CUDA graph with its expert kernels replaced by the CPU's 8-bit ones, fed from the bytes stored for CUDA."""
+    """The CUDA graph with the CPU's 8-bit expert kernels in place of its own. They use the bytes stored for CUDA."""
     model = onnx.load(cuda.model)
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     doubled = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12])

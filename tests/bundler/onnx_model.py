@@ -1,4 +1,4 @@
-"""Runs an exported CPU graph the way the engine does: caches bound in place, wanted rows only."""
+"""Runs an exported CPU graph as the engine does: with caches bound in place, and for wanted rows only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Float32Array = NDArray[np.float32]
 
 
 def _onnxruntime() -> Any:
-    """Imported late: the environment (conftest.py) must be set first."""
+    """Import it late, because the environment (conftest.py) must be set first."""
     import onnxruntime  # type: ignore[import-untyped]
 
     return onnxruntime
@@ -25,7 +25,7 @@ def open_session(model: Path, *, fold_limit_bytes: int = 0, optimised: Path | No
     """A CPU session as the engine makes it.
 
     Args:
-        fold_limit_bytes: largest result that is folded; 0 folds all.
+        fold_limit_bytes: the largest result that is folded; 0 folds every result.
         optimised: where to write the graph as ONNX Runtime runs it.
     """
     onnxruntime = _onnxruntime()
@@ -46,14 +46,14 @@ class Cache:
         for item in session.get_inputs():
             if item.name.startswith("past_key_values."):
                 _, heads, _, size = item.shape
-                capacity += -capacity % 16  # as the CPU's attention wants it
-                # NaN shows any read of a position that was never written.
+                capacity += -capacity % 16  # the type that the CPU's attention needs
+                # NaN reveals a read of a position that was never written.
                 dtype = np.float16 if item.type == "tensor(float16)" else np.float32
                 buffer = np.full((slots, heads, capacity, size), np.nan, dtype)
                 self.values[item.name] = _onnxruntime().OrtValue.ortvalue_from_numpy(buffer)
 
     def copy_slot_from(self, other: Cache, slot: int) -> None:
-        """Take over another cache's only slot, whatever order its positions lie in."""
+        """Copy another cache's only slot, in whatever order its positions lie."""
         for name, value in self.values.items():
             merged = value.numpy().copy()
             merged[slot] = other.values[name].numpy()[0]
@@ -72,7 +72,7 @@ class GraphRunner:
         Args:
             ids: (B, S) new tokens.
             totals: length of each slot after this step.
-            rows: of the flattened tokens, whose output is wanted.
+            rows: which of the flattened tokens need an output.
         """
         binding = self.session.io_binding()
         for name, array in self._inputs(ids, np.array(totals, np.int32)).items():
@@ -98,7 +98,7 @@ class GraphRunner:
         }
 
     def prefill(self, ids: Ids, *, chunk: int | None = None) -> Float32Array:
-        """Logits (S, vocabulary) of every position, the prompt taken whole or in chunks."""
+        """Logits (S, vocabulary) of every position. The prompt runs whole or in chunks."""
         return self._prefill(ids, Cache(self.session, slots=1, capacity=len(ids)), chunk or len(ids))
 
     def decode(self, ids: Ids, start: int) -> Float32Array:
@@ -110,7 +110,7 @@ class GraphRunner:
         return np.concatenate(rows)
 
     def decode_together(self, slots: list[Ids], steps: int) -> list[Float32Array]:
-        """The last ``steps`` tokens of slots of different lengths, one of each slot in every run."""
+        """Decode the last ``steps`` tokens of slots of different lengths; each run takes one token of each slot."""
         capacity = max(len(ids) for ids in slots)
         together = Cache(self.session, slots=len(slots), capacity=capacity)
         for slot, ids in enumerate(slots):

@@ -2,7 +2,8 @@
 
     python -m tests.bundler.parity      prints the table of docs/parity.md
 
-The error of one row of logits is max|ours - theirs| / max|theirs|; a figure is the worst row of a run. The three:
+The error of one row of logits is max|ours - theirs| / max|theirs|. A figure is that of the worst row of a run. The
+three computations:
 
 - a float64 reference in NumPy (`tests.reference.gpt_oss`),
 - Transformers' GptOssForCausalLM, float32, eager attention, on the dequantised weights,
@@ -39,7 +40,7 @@ Logits = NDArray[Any]
 
 @dataclass(frozen=True)
 class Shape:
-    """A random checkpoint's sizes and the lengths of the sequences run through it."""
+    """The sizes of a random checkpoint, and the lengths of its sequences."""
 
     name: str
     layers: int
@@ -91,7 +92,7 @@ class Row:
 
 
 def measure(shape: Shape, directory: Path) -> list[Row]:
-    """Write, export and run one checkpoint; one row for every mode. The operators take the path that rounds nothing."""
+    """Write, export and run one checkpoint: one row for each mode. The operators use the path that rounds nothing."""
     load_operators().use_path("portable")
     checkpoint = directory / "checkpoint"
     write_random_checkpoint(checkpoint, shape.config(), seed=2)
@@ -106,7 +107,7 @@ def measure(shape: Shape, directory: Path) -> list[Row]:
     expected = [[side.logits(ids, shape.steps if ids is longest else 0) for ids in prompts] for side in theirs]
     start = 0 if len(longest) < 1000 else len(longest) - shape.steps
     slots = [longest, longest[: 2 * len(longest) // 3], longest[: len(longest) // 3]]
-    # A causal model's logits of a prefix are the prefix of its logits: the slots need no run of their own.
+    # In a causal model the logits of a prefix are a prefix of the logits, so the slots need no run of their own.
     sliced = [[side[-1][: len(ids)] for ids in slots] for side in expected]
     produced = (
         (ours.prefill(ids) for ids in prompts),
@@ -211,7 +212,7 @@ def _transformers_model(reference: ReferenceModel) -> Any:
 
 @contextmanager
 def _third_party() -> Iterator[None]:
-    """One thread (the tensors are tiny), and no deprecation and tracer warnings, which are theirs to act on."""
+    """Use one thread, because the tensors are tiny, and ignore their warnings (deprecations, the tracer's)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import torch

@@ -1,4 +1,4 @@
-"""Writing archives: same inputs same bytes, verified or absent, readable with stock tar."""
+"""Writing archives: the same inputs give the same bytes, verified or absent, readable with stock tar."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Options that replace the network's wheels by two small real ones: a lock, a filled cache, and our own wheel."""
+    """Options that replace the locked wheels by two small real ones: a lock, a filled cache, and our own wheel."""
     pip_name, pip = installed_wheel("pip")
     own_name, own = appliance_wheel()
     digest = hashlib.sha256(pip).hexdigest()
@@ -159,7 +159,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 def test_a_full_disk_while_building_is_one_line_and_leaves_nothing(
     limit: int, error: str, checkpoint: Path, keys: Path, wheels: list[str], tmp_path: Path
 ) -> None:
-    """The kernel refuses to write past `limit`: first a wheel of 2 MB, then a shard of the graph."""
+    """The kernel refuses to write past `limit`: one limit meets a wheel of 2 MB, the other a shard of the graph."""
     before = listing(tmp_path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))

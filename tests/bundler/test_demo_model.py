@@ -51,7 +51,7 @@ def examinee(tmp_path_factory: pytest.TempPathFactory) -> Examinee:
 
 @pytest.fixture(scope="module")
 def dialogues() -> list[Dialogue]:
-    """Every second question of the examination, to be quick; `make demo-model-eval` puts them all."""
+    """Every second question of the examination, to save time; `make demo-model-eval` asks all of them."""
     return held_out_dialogues(load_corpus())[::2]
 
 

@@ -97,7 +97,7 @@ def test_every_command_it_teaches_exists_with_these_options(corpus: Corpus) -> N
 
 
 def _require_accepted(command: click.Command, words: list[str], line: str) -> None:
-    """The words are this command's own options and arguments, and none that it requires is lacking."""
+    """Require that the words are options and arguments of this command, and that no required one is missing."""
     options, arguments, _ = command.make_parser(click.Context(command)).parse_args(args=words)
     assert not arguments, f"{line}: {arguments} is too much"
     missing = [p.name for p in command.params if p.required and options.get(p.name or "") is None]

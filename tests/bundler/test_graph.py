@@ -128,7 +128,7 @@ def test_everything_derived_from_weights_is_folded_at_load(cpu: ExportedGraph, t
 
 
 def test_the_folding_limit_decides(cpu: ExportedGraph, tmp_path: Path, small_checkpoint: Path) -> None:
-    """What the engine's session option is for: below the size of a result, it would be computed in every run."""
+    """This is why the engine sets the option: with a limit below its size, a result is computed in every run."""
     assert _optimised(cpu.model, tmp_path, fold_limit_bytes=256)["Cast"] > 1
     ids = np.arange(12)
     session = open_session(cpu.model, fold_limit_bytes=256)
@@ -295,7 +295,7 @@ def test_the_packing_names_the_bytes_of_every_native_operator(cpu: ExportedGraph
 def test_every_path_of_the_operators_stays_close_to_the_model(
     path: str, small_checkpoint: Path, tmp_path: Path
 ) -> None:
-    """Short of a token that goes to another expert: its logits are left out by the median."""
+    """The median leaves out a token that goes to another expert, whose logits differ more."""
     load_operators().use_path(path)
     ids = np.random.default_rng(5).integers(0, 300, 40)
     expected = ReferenceModel(small_checkpoint).logits(ids)
@@ -332,7 +332,7 @@ def test_cuda_experts_keep_the_operators_contract(cuda: ExportedGraph) -> None:
 
 
 def test_cuda_graph_passes_type_inference_and_lacks_only_the_expert_kernel(cuda: ExportedGraph) -> None:
-    """ONNX Runtime for CPU knows the operators' schemas; it stops at the kernel that it does not have."""
+    """ONNX Runtime for CPUs knows the schemas of CUDA's operators. It stops only at the kernel that it lacks."""
     with pytest.raises(Exception, match=r"NOT_IMPLEMENTED : Failed to find kernel for com\.microsoft\.QMoE"):
         open_session(cuda.model)
 

@@ -1,4 +1,4 @@
-"""Known answers: recorded by the release's own appliance, in a file whose bytes repeat, and wrong ones are noticed."""
+"""Known answers: the release's own appliance records them, the file's bytes repeat, and wrong answers are noticed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The exported graph computes the published model: the proof, and the proof that the proof can fail."""
+"""The exported graph computes the published model. The proof can fail: wrong models are found."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_document_lists_every_run_and_no_other() -> None:
 
 
 def test_constants_come_from_the_configuration(tmp_path: Path) -> None:
-    """Transformers and optimum-onnx fix some of them in code, so the reference alone is asked."""
+    """Only the reference is asked, because Transformers and optimum-onnx have some of them in their code."""
     config = random_config(
         layers=2, hidden=64, intermediate=64, experts=4, experts_per_token=2,
         heads=4, kv_heads=2, head_dim=32, vocab=100, sliding_window=5, context=256,
@@ -80,7 +80,7 @@ class _SharesOfAllExperts(ReferenceModel):
 
 
 class _RunnerUpOnce(ReferenceModel):
-    """The last token goes to the expert after its last one, as a tie broken the other way would send it."""
+    """The last token goes to the next expert instead of its last one, as if a tie had been broken the other way."""
 
     def _route(self, router: Float64Array) -> tuple[NDArray[np.int64], Float64Array]:
         chosen, shares = super()._route(router)
@@ -100,7 +100,7 @@ _YARN = {"factor": 32.0, "original_max_position_embeddings": 4096, "beta_fast": 
 
 @pytest.fixture(scope="module")
 def ours(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[NDArray[np.int64], NDArray[Any]]:
-    """A sequence and the graph's logits of it, proven right by the unchanged reference."""
+    """A sequence and the graph's logits for it, which the unchanged reference confirms."""
     out = tmp_path_factory.mktemp("g") / "cpu"
     graph = export_graph(open_checkpoint(small_checkpoint), out, accelerator="cpu", dense="bf16")
     ids = np.random.default_rng(4).integers(0, 300, 40)

@@ -1,4 +1,4 @@
-"""Keys, the ledger that makes signing repeatable, and the metadata that comes out."""
+"""Keys, the ledger that makes signing repeatable, and the signed metadata."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The vocabulary: rebuilt byte for byte from either source, refused when it is any other."""
+"""The vocabulary is rebuilt byte for byte from either source, and any other vocabulary is refused."""
 
 from __future__ import annotations
 

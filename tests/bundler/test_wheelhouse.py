@@ -1,4 +1,4 @@
-"""Locked wheels: only the named bytes get in, the lock covers what the project needs, our own wheel repeats."""
+"""Locked wheels: only the named bytes are taken, the lock covers what the project needs, our own wheel repeats."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_requirements_that_cannot_be_met_are_one_line(index: Path) -> None:
 
 
 def test_every_dependency_of_a_locked_version_is_locked() -> None:
-    """Checked for the locked versions that are also installed here."""
+    """This checks the locked versions that are also installed here."""
     lock = {wheel.name: wheel.version for wheel in load_lock(TARGET)}
     checked = 0
     for distribution in distributions():
@@ -198,7 +198,7 @@ def test_a_wheel_s_licences_and_facts_are_read(tmp_path: Path) -> None:
 
 
 def test_pip_here_runs_out_of_a_wheel(tmp_path: Path) -> None:
-    """What the installer relies on: pip needs no installation."""
+    """Installers from before 2026-12 rely on it: they run pip from its wheel."""
     name, data = installed_wheel("pip")
     (tmp_path / name).write_bytes(data)
     done = subprocess.run([sys.executable, "-I", tmp_path / name / "pip", "--version"], capture_output=True, check=True)
