@@ -6,11 +6,11 @@ An archive is an uncompressed POSIX (ustar) tar of plain files, in this order:
     metadata/timestamp.json, metadata/snapshot.json, metadata/targets.json
     targets/<sha256> ..                              release.json's first, then ascending by digest, each digest once
 
-followed by exactly two zero blocks and nothing more. Every header is the one `member_header` makes and padding is zero,
-so that one archive has one encoding and a changed bit anywhere in the file is a refusal.
+followed by exactly two zero blocks and nothing more. Every header is the one that `member_header` makes, and padding is
+zero. So an archive has one encoding only, and a changed bit anywhere in the file is refused.
 
-The reader streams: it needs no seek, holds the metadata and one chunk in memory, and leaves every question of trust to
-`installer.trust` and `installer.verify`. docs/archive-format.md is this page in prose.
+The reader streams: it does not seek, and it keeps the metadata and one chunk in memory. It decides nothing about trust:
+`installer.trust` and `installer.verify` do. docs/archive-format.md says the same in prose.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ BLOCK_BYTES = tarfile.BLOCKSIZE
 END_OF_ARCHIVE = bytes(2 * BLOCK_BYTES)
 CHUNK_BYTES = 1 << 20
 
-# Limits, checked before anything is allocated. The largest release planned (120b, CPU and CUDA) has some 300 targets.
+# Limits, checked before anything is allocated. The largest release (120b, CPU and CUDA) has about 300 targets.
 MAX_TARGETS = 10_000
 MAX_ROOTS = 64
 MAX_METADATA_BYTES = 5_000_000
@@ -74,7 +74,7 @@ def member_header(name: str, size_bytes: int) -> bytes:
 
 
 def padding_bytes(size_bytes: int) -> int:
-    """Zero bytes that follow a member of this size."""
+    """How many zero bytes follow a member of this size."""
     return -size_bytes % BLOCK_BYTES
 
 
@@ -127,7 +127,7 @@ class ArchiveReader:
             later: names that the signed metadata lists; they tell a missing member from an unlisted one.
         Raises:
             ArchiveError: another header stands here, the file ends, or the padding is not zero. The caller must not use
-                what it has read before the iterator has ended and the digest fits.
+                what it read until the iterator has ended and the digest matches.
         """
         block = self._read(BLOCK_BYTES, f"the header of {name}")
         if block != member_header(name, size_bytes):
@@ -141,7 +141,7 @@ class ArchiveReader:
         self._skip_padding(name, size_bytes)
 
     def finish(self) -> None:
-        """Require the end-of-archive blocks and then the end of the file."""
+        """Require the end-of-archive blocks, then the end of the file."""
         end = self._read(len(END_OF_ARCHIVE), "the end-of-archive mark")
         if end != END_OF_ARCHIVE:
             if any(end[:BLOCK_BYTES]):
@@ -151,7 +151,7 @@ class ArchiveReader:
             raise TrailingBytesError
 
     def _metadata_size(self, block: bytes, name: str) -> int | None:
-        """Size of metadata member `name` if `block` is its header, else None. The size is not signed: it is limited."""
+        """Size of metadata member `name` if `block` is its header, else None. It is not signed, so it is limited."""
         try:
             size = tarfile.TarInfo.frombuf(block, "ascii", "surrogateescape").size
         except tarfile.HeaderError:

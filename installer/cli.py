@@ -1,5 +1,4 @@
-"""The command `installer`: verify, install, status, rollback. Alone in this room it prints, exits, reads the
-environment."""
+"""The command `installer`. The modules that it calls do not print or exit."""
 
 from __future__ import annotations
 
@@ -27,16 +26,16 @@ _FILE = click.argument("file", type=click.Path(path_type=Path))
 _ROOT_HELP = "The sender's root.json, brought by another way than the archive."
 _ROOT = click.option("--root", required=True, type=click.Path(path_type=Path), help=_ROOT_HELP)
 _PREFIX = click.option(
-    "--prefix", required=True, type=click.Path(path_type=Path), help="The site directory releases are installed into."
+    "--prefix", required=True, type=click.Path(path_type=Path), help="Directory of the site, which holds the releases."
 )
 _USER = click.option(
-    "--user", help="Name or uid of an unprivileged user to give state/ to.  [default: who has it, else gpt-oss]"
+    "--user", help="Unprivileged user (name or uid) who gets state/.  [default: its present owner, else gpt-oss]"
 )
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of sentences.")
 
 
 class _Group(click.Group):
-    """Turns the room's one error root into one line on stderr and exit code 1."""
+    """Turns the installer's errors into one line on stderr and exit code 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -55,7 +54,7 @@ def main() -> None:
 
     Nothing from an archive is used before its bytes match metadata signed by keys that --root trusts.
     """
-    os.umask(0o022)  # others read a site and never write it; state/ is 0700 whatever this is
+    os.umask(0o022)  # others may read a site and never write it; state/ is 0700 whatever the umask is
 
 
 @main.command()
@@ -66,9 +65,9 @@ def main() -> None:
 def verify(file: Path | None, root: Path | None, prefix: Path | None, as_json: bool) -> None:
     """Check every byte of archive FILE against the trusted root, or everything installed in a site. Writes nothing.
 
-    With --prefix, each file that differs, is missing or is one too many is named, and the exit code is 1. With --root
-    as well, what is installed is compared with the signatures; without it, only with what the installer noted, which
-    whoever can write the site can write, too.
+    With --prefix, the command names each file that differs, is missing or is not listed, and exits with 1 if there is
+    one. With --root as well, it compares what is installed with the signatures. Without --root it compares with the
+    installer's own manifest, which anybody who can write to the site can change, too.
     """
     if (file is None) == (prefix is None):
         raise click.UsageError("give either FILE or --prefix")
@@ -109,7 +108,7 @@ def _verify_prefix(prefix: Path, root: Path | None, as_json: bool) -> None:
 
 
 def _found(inspection: Inspection) -> Iterator[str]:
-    """What was found in one release, a line for each finding."""
+    """The lines about one release, one for each finding."""
     against = "its signatures" if inspection.is_signed else "its manifest (give --root to compare it with signatures)"
     if inspection.is_well:
         yield f"{inspection.version}: as it was installed: {inspection.files:,} files, compared with {against}."
@@ -132,9 +131,9 @@ def _found(inspection: Inspection) -> Iterator[str]:
 def install_command(file: Path, root: Path, prefix: Path, user: str | None, as_json: bool) -> None:
     """Verify archive FILE while copying it, test the release, and make it the current one of the site.
 
-    The release before stays installed; `installer rollback` goes back to it. Interrupted at any moment, the old release
-    keeps working, and running the same command again resumes. Run by root, the release is root's and state/ belongs
-    to an unprivileged user, as whom the appliance then runs.
+    The previous release stays installed; `installer rollback` returns to it. The command may be interrupted at any
+    moment: the old release keeps working, and the same command resumes. If root runs it, the release belongs to root,
+    and state/ to an unprivileged user, as whom the appliance then runs.
     """
     if os.geteuid() == 0:
         os.umask(0o022)  # the release is for another user to read
@@ -164,10 +163,10 @@ def install_command(file: Path, root: Path, prefix: Path, user: str | None, as_j
 @_PREFIX
 @_JSON
 def status(prefix: Path, as_json: bool) -> None:
-    """Show the releases of a site: which is current, which is the one before, which is damaged.
+    """Show the releases of a site: which is current, which is the previous one, which is damaged.
 
-    Damage is found by the sizes and times of weights and the digests of all else; `installer verify --prefix` reads
-    everything. The exit code is 1 if a release is damaged.
+    The command compares weights and wheels by size and time and all other files by digest; `installer verify --prefix`
+    reads everything. The exit code is 1 if a release is damaged.
     """
     site = Site(prefix)
     current, previous = site.pointed("current"), site.pointed("previous")
@@ -193,10 +192,10 @@ def status(prefix: Path, as_json: bool) -> None:
 
 @main.command()
 @_PREFIX
-@click.option("--to", "version", help="Go to this installed version instead of the one before.")
+@click.option("--to", "version", help="Make this installed version current instead of the previous one.")
 @_JSON
 def rollback(prefix: Path, version: str | None, as_json: bool) -> None:
-    """Make the previous release the current one, by one rename. Running it again returns to the newer release."""
+    """Make the previous release the current one, by one rename. Run it again to return to the newer release."""
     if not (prefix / "releases").is_dir():
         raise NoReleaseError(f"no release is installed in {prefix}")
     with open_site(prefix) as site:
@@ -212,7 +211,7 @@ def rollback(prefix: Path, version: str | None, as_json: bool) -> None:
 @_USER
 @_JSON
 def own(prefix: Path, user: str | None, as_json: bool) -> None:
-    """Give the state/ of a site to an unprivileged user and its releases to root. Only root can do so."""
+    """Give the state/ of a site to an unprivileged user, and its releases to root. Only root can do so."""
     if os.geteuid() != 0:
         raise OwnerError("only root can give a site to another user")
     if not (prefix / "state").is_dir() and not (prefix / "releases").is_dir():

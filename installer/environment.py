@@ -1,4 +1,4 @@
-"""The release's own Python environment and its self-test, the one place where the installer starts another program.
+"""The release's own Python environment, and its self-test, which is the only program of a release that is run here.
 
 The environment is a directory of packages and one command, `venv/bin/appliance`, which starts the host's interpreter.
 It holds no interpreter, no `pyvenv.cfg` and nothing else that Python would obey before the command has compared the
@@ -26,7 +26,7 @@ from installer.targets import Target
 from installer.wheels import Member, compiled, environment_members, launcher_bytes, open_members
 
 _QUOTED_LINES = 4
-_LONGEST_INTERPRETER = 120  # characters; Linux before 5.1 reads 127 of a first line
+_LONGEST_INTERPRETER = 120  # characters; Linux before 5.1 reads 127 characters of a script's first line
 SELF_TEST_TIMEOUT_S = 3600  # loading 120b from a slow disk takes many minutes
 
 
@@ -40,7 +40,7 @@ class _User(TypedDict, total=False):
 
 
 def host_interpreter() -> str:
-    """The interpreter that is to run a release: this one, by its real path, outside of any environment.
+    """The interpreter that will run a release: this one, by its real path, outside any virtual environment.
 
     Raises:
         PlatformError: its path cannot stand in the first line of a command.
@@ -54,7 +54,7 @@ def host_interpreter() -> str:
 
 
 def members_of(release: Path, targets: tuple[Target, ...], python: str) -> dict[str, Member]:
-    """What belongs into the environment of a release whose wheels and lock are verified.
+    """The members of wheels that make up the environment of a release. Wheels and lock must be verified.
 
     Args:
         python: "3.11".
@@ -78,8 +78,8 @@ def environment_files(
     Args:
         members: from `members_of`.
         interpreter: path of the host's Python.
-        write_to: the release directory, for an installation; None only computes.
-        with_compiled: whether to compile; ``python`` must then be the running interpreter's version.
+        write_to: the release directory, for an installation; None: write nothing.
+        with_compiled: whether to compile. Then ``python`` must be the running interpreter's version.
     Raises:
         WheelInstallError: a wheel is damaged.
     """
@@ -100,7 +100,7 @@ def run_self_test(release: Path, environ: Mapping[str, str], owner: Owner | None
     """Run the release's own `appliance selftest`: the model must give its known answers on this machine.
 
     Args:
-        owner: the user to run it as; None: the present one. The installed release never runs as root.
+        owner: the user to run it as; None: the present user. An installed release never runs as root.
     Raises:
         SelfTestError: it did not, could not be started, or took longer than an hour.
     """
@@ -130,7 +130,7 @@ def _put(entries: dict[str, Entry], write_to: Path | None, place: str, data: byt
 
 
 def _copy(stream: IO[bytes], write_to: Path | None, place: str) -> Entry:
-    """Copy what may be large (compiled modules) piece by piece."""
+    """Copy a file that may be large (a compiled module) piece by piece."""
     running, size = hashlib.sha256(), 0
     out = None if write_to is None else _made(write_to, place, 0o444)
     try:
@@ -146,7 +146,7 @@ def _copy(stream: IO[bytes], write_to: Path | None, place: str) -> Entry:
 
 
 def _made(release: Path, place: str, mode: int) -> IO[bytes]:
-    """A new file of the release, with directories that nobody else can write whatever the umask is."""
+    """A new file of the release. Its directories are writable for their owner alone, whatever the umask is."""
     path = release / place
     make_directories(release, path.parent)
     file = path.open("xb")

@@ -1,7 +1,7 @@
 """Everything the installer refuses or cannot do. One root, one line each; the facts are fields.
 
-Each way an archive can be wrong has a class of its own, because the operator must do something different about it
-(fetch it again, ask the sender, or raise the alarm) and because the tamper table in docs/tampering.md names it.
+Each way in which an archive can be wrong has a class of its own: the operator must react differently (copy it again,
+ask the sender, or raise the alarm), and the table in docs/tampering.md names the class.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class InstallerError(Exception):
 
 
 class ArchiveError(InstallerError):
-    """The archive's bytes are not what its signed metadata and the format promise."""
+    """The archive's bytes are not what its signed metadata and the format require."""
 
 
 class TruncatedArchiveError(ArchiveError):
@@ -34,7 +34,7 @@ class TrailingBytesError(ArchiveError):
 
 
 class HeaderError(ArchiveError):
-    """A tar header, its padding or the end blocks are not the bytes that this format's writer makes."""
+    """A tar header, padding or the end blocks are not the bytes that this format prescribes."""
 
     def __init__(self, where: str, why: str) -> None:
         super().__init__(f"{where}: {why}")
@@ -66,7 +66,7 @@ class DuplicateMemberError(ArchiveError):
 
 
 class MissingMemberError(ArchiveError):
-    """A member that must come here is absent, or stands somewhere else."""
+    """A member that must come here is absent, or comes elsewhere."""
 
     def __init__(self, name: str, found: str | None) -> None:
         place = "the archive ends" if found is None else f"{found!r} stands"
@@ -126,15 +126,15 @@ class ExpiredError(TrustError):
 
 
 class ClockError(TrustError):
-    """This host's clock has lost its time: whether anything has expired cannot be told."""
+    """This host's clock has lost its time, so nobody can tell whether anything has expired."""
 
 
 class OlderVersionError(TrustError):
-    """The archive's metadata is older than what this site has already accepted."""
+    """The archive's metadata is older than metadata that this site has already accepted."""
 
 
 class MixedMetadataError(TrustError):
-    """Metadata files that do not belong together, or two different files under one version number."""
+    """Metadata files do not belong together, or two different files have one version number."""
 
 
 # --- the host -------------------------------------------------------------------------------------------------------
@@ -157,15 +157,15 @@ class PrefixError(PreflightError):
 
 
 class OwnerError(PreflightError):
-    """The user whom the appliance should run as does not exist, has privileges, or cannot be made here."""
+    """The user as whom the appliance should run does not exist, has privileges, or cannot be created here."""
 
 
 class ReachError(PreflightError):
-    """The user whom the appliance should run as cannot reach the prefix or the interpreter."""
+    """The user as whom the appliance should run cannot reach the prefix or the interpreter."""
 
 
 class StorageFullError(InstallerError):
-    """The disk filled up (or a quota or file size limit was met) while writing; what was staged has been removed."""
+    """The disk (or a quota or file size limit) became full while writing; what was staged has been removed."""
 
 
 class BusyError(InstallerError):
@@ -177,7 +177,7 @@ class ReleaseConflictError(InstallerError):
 
 
 class WheelInstallError(InstallerError):
-    """pip could not install the release's wheels; its last lines are in the message."""
+    """The release's wheels cannot be unpacked into its environment."""
 
 
 class SelfTestError(InstallerError):

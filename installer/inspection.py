@@ -4,12 +4,12 @@ Two questions of different strength:
 
 - `differences_of` compares a release with its own manifest. That finds damage, and changes by somebody who cannot write
   the manifest.
-- `inspect_site` with the operator's root trusts nothing of the site: the kept metadata must be signed by keys of that
-  root, the release's files must be its targets, and the environment must be what the signed wheels unpack to, compiled
-  code and command included. That also finds a manifest that was exchanged together with what it lists.
+- `inspect_site` with the operator's root trusts nothing on the site: keys of that root must have signed the kept
+  metadata, the release's files must be its targets, and the environment must be what the signed wheels unpack to,
+  compiled code and command included. That also finds a manifest that was exchanged together with the files it lists.
 
-Not covered: the host's interpreter and its libraries (`Inspection.interpreter` says which program it is), `state/`, and
-what happens after the look.
+Not covered: the host's interpreter and its libraries (`Inspection.interpreter` names the program), `state/`, and what
+changes after the inspection.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ class Inspection:
 
     version: str
     files: int
-    is_signed: bool  # compared with what the operator's root vouches for; False: with the release's own manifest
+    is_signed: bool  # compared with the signatures; False: with the release's own manifest
     interpreter: str  # the program of the host that runs the release
     differences: tuple[Difference, ...]
-    faults: tuple[str, ...]  # sentences about what is no file of the release: signatures, the receipt
+    faults: tuple[str, ...]  # sentences about anything but the files: signatures, the receipt
 
     @property
     def is_well(self) -> bool:
@@ -71,14 +71,14 @@ class Inspection:
 
 @dataclass(frozen=True)
 class _Expected:
-    """What must lie in a release, and what could not be told."""
+    """The files that a release must have, and sentences about what could not be determined."""
 
     files: dict[str, Entry]
     faults: tuple[str, ...]
 
 
 def differences_of(site: Site, version: str, *, hash_all: bool) -> tuple[Difference, ...]:
-    """What differs between a release and its manifest. ``hash_all``: weights and wheels, too.
+    """The differences between a release and its manifest. ``hash_all``: hash weights and wheels, too.
 
     Raises:
         OSError: the release cannot be read.
@@ -92,7 +92,7 @@ def differences_of(site: Site, version: str, *, hash_all: bool) -> tuple[Differe
 
 
 def inspect_site(site: Site, root: bytes | None) -> tuple[list[Inspection], list[str]]:
-    """Every release of the site, and sentences about what else is wrong with it.
+    """Inspect every release of the site; also sentences about other faults of the site.
 
     Args:
         root: the operator's root metadata; None compares with the manifests alone.
@@ -128,7 +128,7 @@ def _inspect(site: Site, receipt: Receipt, root: bytes | None) -> Inspection:
 
 
 def _differences(release: Path, expected: dict[str, Entry], manifest: Manifest) -> tuple[Difference, ...]:
-    """What lies on the disk, weights included, and what the manifest says, against what is expected."""
+    """Compare the disk (weights included) and the manifest with what is expected."""
     against = Manifest(expected, "")
     found = compare_code(str(release), against) + compare_data(str(release), against, hash_all=True)
     said = {path: (entry.size_bytes, entry.sha256) for path, entry in manifest.files.items()}
@@ -138,7 +138,7 @@ def _differences(release: Path, expected: dict[str, Entry], manifest: Manifest) 
 
 
 def _signed_files(site: Site, receipt: Receipt, root: bytes, manifest: Manifest) -> _Expected:
-    """What must lie in the release by its signed metadata alone.
+    """The files that the release must have according to its signed metadata alone.
 
     Raises:
         TrustError: the metadata is not signed by keys that the root trusts, or is another release's.
@@ -159,7 +159,7 @@ def _signed_files(site: Site, receipt: Receipt, root: bytes, manifest: Manifest)
 def _signed_environment(
     site: Site, receipt: Receipt, described: Release, targets: tuple[Target, ...], manifest: Manifest
 ) -> _Expected:
-    """What the release's wheels unpack to. What they cannot tell is taken from the manifest, and said."""
+    """The files that the wheels unpack to. What they cannot tell comes from the manifest, and a fault says so."""
     release, python = site.release(receipt.version), described.target.python
     said = {path: entry for path, entry in manifest.files.items() if path.startswith(f"{ENVIRONMENT}/")}
     damaged = [t.path for t in targets if t.path.startswith("wheels/") and not _is_signed_file(release, t)]
@@ -197,7 +197,7 @@ def _read_members(release: Path) -> dict[str, bytes]:
 
 
 def _signed_bytes(release: Path, files: dict[str, Entry], name: str) -> bytes:
-    """The contents of a small file of the release, if they are the signed ones.
+    """The contents of a small file of the release, compared with the signed digest.
 
     Raises:
         ReleaseDescriptorError: they are not.
@@ -220,7 +220,7 @@ def _is_signed_file(release: Path, target: Target) -> bool:
 
 
 def _read(path: Path, limit: int) -> bytes:
-    """At most ``limit`` bytes of a plain file; neither a link nor a FIFO in its place does harm."""
+    """At most ``limit`` bytes of a plain file. It follows no link and does not wait for a FIFO in its place."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with open(descriptor, "rb") as file:
         return file.read(limit)
@@ -231,7 +231,7 @@ def _running_python() -> str:
 
 
 def _site_faults(site: Site, receipts: list[Receipt]) -> Iterator[str]:
-    """What is wrong around the releases: where `current` leads, what lies beside them, who may write."""
+    """Faults around the releases: where `current` leads, what lies beside them, who may write."""
     versions = {receipt.version for receipt in receipts}
     for link in ("current", "previous"):
         path = site.prefix / link

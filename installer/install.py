@@ -1,11 +1,11 @@
-"""Install a release into a site, so that a kill at any instant leaves the old one working and the next run resumes.
+"""Installs a release into a site. A kill at any instant leaves the old release working, and the next run resumes.
 
     preflight -> verify while copying into quarantine -> store -> assemble -> wheels -> manifest -> self-test
               -> accepted metadata -> receipt -> the release's name -> switch
 
-Up to the receipt the new release does not count as installed; a refusal or a full disk removes what was made, so that
-the site is as it was. A killed process removes nothing: what it left in quarantine or in the store is hashed again
-and reused.
+Until it has its receipt, the new release does not count as installed. A refusal or a full disk removes what was made,
+so that the site is as it was. A killed process removes nothing: the next run hashes what it left in quarantine or in
+the store again, and reuses it.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Outcome:
 
     receipt: Receipt
     switched: bool  # False: this release was current already
-    assembled: bool  # False: the release was installed before, and is as it was installed; at most `current` moved
+    assembled: bool  # False: the release was installed before and is undamaged; at most `current` changed
     reused_blobs: int
-    repaired: bool  # the release was installed before, but damaged: it was made anew
+    repaired: bool  # the release was installed before but damaged, so it was made anew
 
 
 def install(
@@ -56,7 +56,7 @@ def install(
     """Verify `archive` against `root` and make its release the current one of the site at `prefix`.
 
     Args:
-        user: who `state/` is to belong to when root installs; None: whose it is, else a system user.
+        user: who gets `state/` if root installs; None: its present owner, else a system user.
     Raises:
         InstallerError: refused or impossible; the site is as it was before.
     """
@@ -152,7 +152,7 @@ def _assemble(
 
 
 def _write_manifest(directory: Path, metadata: VerifiedMetadata, interpreter: str, python: str) -> str:
-    """Add the environment and the signed metadata to the release's files, and list all of it from verified bytes.
+    """Add the environment and the signed metadata to the release, and list all files by their verified bytes.
 
     Returns:
         SHA-256 of manifest.json.
@@ -179,7 +179,7 @@ def _write(directory: Path, name: str, data: bytes) -> None:
 
 
 def _remove_unfinished(site: Site) -> None:
-    """Take away the release that was being made and the blobs that only it used."""
+    """Remove the unfinished release, and the blobs that only it used."""
     site.remove_unfinished()
     releases = site.prefix / "releases"
     if releases.is_dir() and not any(releases.iterdir()):

@@ -1,7 +1,7 @@
-"""Whom a site's ``state/`` belongs to. Root installs, and the appliance runs as somebody without privileges: the
-release is root's, readable for that user and not writable.
+"""Who owns what in a site. If root installs, the appliance runs as an unprivileged user. That user owns ``state/``; the
+release belongs to root, and the user can read it but not write it.
 
-    owner = find_owner(None, site.prefix)     # None unless root installs: then everything stays one's own
+    owner = find_owner(None, site.prefix)     # None unless root installs; then everything keeps its owner
     hand_over(site.prefix, owner)
 """
 
@@ -20,8 +20,8 @@ from pathlib import Path
 from installer.errors import OwnerError, ReachError
 
 SERVICE_USER = "gpt-oss"
-_NOBODY = 65534  # has no more rights than a user that was just made
-_ADMINISTRATORS_PATH = "/usr/sbin:/sbin:/usr/local/sbin"  # of programs that an ordinary PATH may lack
+_NOBODY = 65534  # has the rights of a user that was just created
+_ADMINISTRATORS_PATH = "/usr/sbin:/sbin:/usr/local/sbin"  # an ordinary PATH may lack these
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class Owner:
 
 
 def find_owner(user: str | None, prefix: Path) -> Owner | None:
-    """The user named, else the one to whom the site's ``state/`` belongs, else a system user, made if need be.
+    """The named user, else the owner of the site's ``state/``, else a system user, which is created if it is missing.
 
     Returns:
-        None if it is not root who asks.
+        None unless root asks.
     Raises:
-        OwnerError: there is no such user, it is root, only root may choose, or this host cannot make one.
-        ReachError: they could not use the prefix or the interpreter.
+        OwnerError: the user does not exist, is root, or cannot be created; or somebody other than root names one.
+        ReachError: the user could not use the prefix or the interpreter.
     """
     if os.geteuid() != 0:
         if user is not None:
@@ -67,7 +67,7 @@ def _service_user(prefix: Path) -> Owner:
 
 
 def _check_reach(owner: Owner, prefix: Path) -> None:
-    """Refuse a place or an interpreter that ``owner`` could not use, before anything is copied.
+    """Refuse a prefix or an interpreter that ``owner`` could not use, before anything is copied.
 
     Raises:
         ReachError: with the directory that is closed.
@@ -84,10 +84,10 @@ def _check_reach(owner: Owner, prefix: Path) -> None:
 
 
 def hand_over(prefix: Path, owner: Owner) -> None:
-    """Give ``state/`` to ``owner``, all but ``state/trust``; make that and the releases root's, readable for everybody.
+    """Give ``state/`` except ``state/trust`` to ``owner``; give that, store and releases to root, readable for all.
 
-    The present owner of ``state/`` may change it meanwhile. So nothing is reached through a link, and no file with a
-    second name, which may be another user's file, is given away or opened to others.
+    The present owner of ``state/`` may change it at the same time. So this follows no link, and it neither gives away
+    nor opens to others a file with a second name, because that may be another user's file.
 
     Raises:
         OwnerError: such a file lies in ``state/``.
@@ -96,7 +96,7 @@ def hand_over(prefix: Path, owner: Owner) -> None:
     for name in ("releases", "store", "state/trust"):
         for descriptor, status in _everything(prefix / name):
             os.fchown(descriptor, 0, 0)
-            if not _has_second_name(status):  # those of ours, in store and release, are readable
+            if not _has_second_name(status):  # blobs have two names, in store and release, and are readable already
                 os.fchmod(descriptor, _readable(status.st_mode))
     state = prefix / "state"
     state.mkdir(mode=0o700, exist_ok=True)
@@ -118,8 +118,8 @@ def _has_second_name(status: os.stat_result) -> bool:
 
 
 def _everything(top: Path, *, leave_out: str | None = None) -> Iterator[tuple[int, os.stat_result]]:
-    """``top``, the directories and the files beneath it, each open; nothing if it does not exist. Anything else, such
-    as a link, is left out and keeps its owner."""
+    """``top`` and the directories and files below it, each opened; nothing if ``top`` does not exist. It leaves out
+    anything else, such as a link, which keeps its owner."""
     if not top.is_dir():
         return
     parent = os.open(top.parent, os.O_RDONLY | os.O_DIRECTORY)
@@ -140,7 +140,7 @@ def _opened(directory: int, name: str) -> Iterator[tuple[int, os.stat_result]]:
     descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
     try:
         status = os.fstat(descriptor)
-        if _is_plain(status):  # what lies there may have been exchanged since
+        if _is_plain(status):  # somebody may have exchanged it since
             yield descriptor, status
     finally:
         os.close(descriptor)
@@ -194,7 +194,7 @@ def _make_user() -> None:
 
 
 def _first_closed(owner: Owner, goal: Path) -> Path | None:
-    """The outermost directory on the way to ``goal`` (or itself) that is closed to ``owner``, asked as that user."""
+    """The outermost path on the way to ``goal``, or ``goal``, that ``owner`` cannot pass. A child asks as that user."""
     read_end, write_end = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -214,7 +214,7 @@ def _first_closed(owner: Owner, goal: Path) -> Path | None:
 
 
 def _may_pass(path: Path) -> bool:
-    """What does not exist yet will be made by the installer, passable."""
+    """Whether this user can pass. A path that does not exist yet counts: the installer will create it passable."""
     if not os.path.lexists(path):
         return True
     return os.access(path, os.X_OK if path.is_dir() else os.R_OK)

@@ -1,5 +1,5 @@
-"""Whether this host can take a release, asked before anything is written. Each refusal says what to do in one
-sentence."""
+"""Whether this host can take a release, checked before anything is written. Each refusal is one sentence that says what
+to do."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Host:
 
 
 def this_host() -> Host:
-    """The interpreter and C library this process runs on."""
+    """The interpreter and C library that this process runs on."""
     library, version = platform.libc_ver()
     numbers = re.match(r"(\d+)\.(\d+)", version)
     glibc = (int(numbers[1]), int(numbers[2])) if library == "glibc" and numbers else None
@@ -60,7 +60,7 @@ def check_platform(release: Release, host: Host) -> None:
 
 
 def check_executable(prefix: Path) -> None:
-    """Refuse a file system from which nothing may be run: a release lies there with its command and compiled code.
+    """Refuse a file system from which nothing may be run: the release's command and compiled code lie there.
 
     Raises:
         PrefixError: it is mounted noexec.

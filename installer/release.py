@@ -1,4 +1,4 @@
-"""What the installer decides by: release.json of a signed archive, and that the files it needs are in the archive."""
+"""Reads release.json of a signed archive, and requires the files that the installer needs."""
 
 from __future__ import annotations
 

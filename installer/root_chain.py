@@ -1,6 +1,6 @@
 """Metadata in its one spelling, and whether every root is signed by itself and by the one before.
 
-This is a part of `installer.trust`; the numbers of the checks are those of that module.
+This is a part of `installer.trust`, which numbers the checks.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CANONICAL = JSONSerializer(compact=True)
 
 
 def parse_root(data: bytes) -> Metadata[Root]:
-    """The operator's root file; it must be signed by itself, so that a cut or mistaken file is found at once."""
+    """The operator's root file. It must be signed by itself, so that a truncated or wrong file shows at once."""
     try:
         metadata = Metadata[Root].from_bytes(data)
         if not isinstance(metadata.signed, Root):
@@ -41,7 +41,7 @@ def parse_root(data: bytes) -> Metadata[Root]:
 
 
 def parse_canonical(name: str, data: bytes) -> Metadata[Any]:
-    """Check 1: the bytes parse, and are the one spelling of what they say."""
+    """Check 1: the bytes are metadata, in its one spelling."""
     try:
         metadata: Metadata[Any] = Metadata.from_bytes(data)
         canonical = metadata.to_bytes(CANONICAL)
@@ -59,7 +59,7 @@ def parse_canonical(name: str, data: bytes) -> Metadata[Any]:
 def verify_root_chain(
     roots: list[Metadata[Root]], members: Mapping[str, bytes], trusted: Metadata[Root], trusted_bytes: bytes
 ) -> None:
-    """Check 2. Roots newer than the trusted one are also checked by the updater; the older ones only here."""
+    """Check 2. The updater also checks the roots newer than the trusted one; only this checks the older ones."""
     anchor = trusted.signed.version
     if anchor > len(roots):
         raise OlderVersionError(f"the archive ends at root version {len(roots)}, the given root is version {anchor}")

@@ -1,7 +1,7 @@
 """A site: the directory that releases are installed into, its lock, its pointers and its receipts.
 
-The layout is in docs/architecture.md. Two facts make every step safe against a kill: a release counts as installed
-only when its receipt.json exists, which is written last, and `current` changes by one rename.
+The layout is in docs/architecture.md. A kill at any instant does no harm, for two reasons: a release counts as
+installed only if it has its receipt.json, which is written last, and `current` changes by one rename.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @dataclass(frozen=True)
 class Receipt:
-    """What was installed, and what was checked: the file whose presence makes a release complete."""
+    """What was installed and checked. A release is complete if it has this file."""
 
     name: str
     version: str
@@ -40,13 +40,13 @@ class Receipt:
     self_test: str  # "passed" or "not recorded in this release"
     installed_at: str  # UTC, ISO 8601
     format: int = 1
-    manifest_sha256: str = ""  # of manifest.json; "": installed before there was one
+    manifest_sha256: str = ""  # of manifest.json; "": installed by a version that wrote none
     interpreter: str = ""  # the host's Python that runs the release
 
 
 @dataclass(frozen=True)
 class Site:
-    """Paths of a site, and the operations that are one rename each. Making the object touches nothing."""
+    """Paths of a site, and operations that are one rename each. Creating the object touches nothing."""
 
     prefix: Path
 
@@ -56,7 +56,7 @@ class Site:
 
     @property
     def incoming(self) -> Path:
-        """The quarantine: blobs of an archive that is not verified to its end yet."""
+        """The quarantine: blobs of an archive that is not completely verified yet."""
         return self.prefix / ".incoming"
 
     @property
@@ -71,7 +71,7 @@ class Site:
         return self.prefix / "releases" / version
 
     def unfinished(self, version: str) -> Path:
-        """Where a release is made; `put_in_place` gives it its name when it is complete."""
+        """Where a release is assembled; `put_in_place` gives it its name when it is complete."""
         return self.prefix / "releases" / f".{version}.new"
 
     def pointed(self, link: str) -> str | None:
@@ -104,7 +104,7 @@ class Site:
         sync_directory(self.prefix)
 
     def switch(self, version: str) -> None:
-        """Make `version` current and remember the one before. Killed in between, `current` is still the old one."""
+        """Make `version` current and remember the previous one. After a kill in between, `current` is the old one."""
         before = self.pointed("current")
         if before is not None and before != version:
             self.point("previous", before)
@@ -124,7 +124,7 @@ class Site:
             raise NoReleaseError("there is no other release to go back to; `installer status` shows what is installed")
         if version not in [receipt.version for receipt in self.installed()]:
             raise NoReleaseError(f"release {version} is not installed; `installer status` shows what is")
-        self.point("current", version)  # from here on it is done; what follows only remembers the way back
+        self.point("current", version)  # the rollback is done; the rest only remembers the way back
         if now is not None:
             self.point("previous", now)
         return now, version
@@ -146,7 +146,7 @@ class Site:
         path.chmod(0o444)
 
     def put_in_place(self, version: str) -> None:
-        """Give a complete release its name. A damaged one that has the name is moved aside and removed."""
+        """Give a complete release its name. A damaged release of that name is moved aside first and removed last."""
         release, aside = self.release(version), self.prefix / "releases" / f".{version}.old"
         if os.path.lexists(release):
             release.rename(aside)
@@ -164,8 +164,8 @@ class Site:
 
 @contextmanager
 def open_site(prefix: Path) -> Iterator[Site]:
-    """The site at `prefix`, held exclusively; made if it does not exist, and removed again if the block raises
-    and left it empty.
+    """The site at `prefix`, locked. It is created if it does not exist, and removed again if the block raises and the
+    site is empty.
 
     Raises:
         PrefixError: it is not a directory of ours, or cannot be written.
@@ -196,7 +196,7 @@ def open_site(prefix: Path) -> Iterator[Site]:
         finally:
             os.close(lock)
     except (InstallerError, OSError) as exc:
-        with contextlib.suppress(OSError):  # not empty: another installer, or a site from before
+        with contextlib.suppress(OSError):  # not empty: another installer's, or a site that existed before
             for directory in reversed(made):
                 directory.rmdir()
         if isinstance(exc, OSError):
@@ -211,7 +211,7 @@ def _storage_error(exc: OSError) -> InstallerError:
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`: on disk before it has the name."""
+    """Replace the contents of `path`. The data is on disk before it gets the name."""
     fresh = path.with_name(f".{path.name}.new")
     try:
         with fresh.open("wb") as file:
@@ -235,7 +235,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def remove_tree(directory: Path) -> None:
-    """Remove a directory of ours, if it exists, or the link that somebody has put in its place."""
+    """Remove a directory of ours, if it exists, or a link that somebody put in its place."""
     if directory.is_symlink():
         directory.unlink()
     elif directory.is_dir():

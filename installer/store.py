@@ -1,8 +1,8 @@
-"""Blobs by digest: the quarantine they are copied into, the store they move to, the releases they are linked into.
+"""Blobs by digest: the quarantine that they are copied into, the store, and the releases that link to them.
 
-`Staging` is the sink of `verify_archive`. Blobs lie in the site's `.incoming` until the whole archive is verified; then
-`commit` renames them into the store and `assemble` hard-links a release from it. A run that was killed leaves
-complete blobs there, which the next run hashes again and reuses.
+`Staging` is the sink of `verify_archive`. Blobs lie in the site's `.incoming` until the whole archive is verified. Then
+`commit` renames them into the store, and `assemble` hard-links a release from it. A killed run leaves complete blobs
+behind, which the next run hashes again and reuses.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Staging:
         for digest in self._staged:
             path = blob_path(self._site, digest)
             path.parent.mkdir(parents=True, exist_ok=True)
-            remove_tree(path)  # no file could take the place of a directory
+            remove_tree(path)  # a rename cannot replace a directory by a file
             (self._site.incoming / digest).replace(path)
         for directory in {blob_path(self._site, digest).parent for digest in self._staged}:
             sync_directory(directory)
@@ -102,8 +102,8 @@ def blob_path(site: Site, digest: Sha256Hex) -> Path:
 def is_blob(path: Path, digest: Sha256Hex) -> bool:
     """Whether `path` is a file as `Staging` makes them, with exactly the bytes of this digest; reads all of them.
 
-    False also for a file that somebody else could write, because they may still have it open, and for one that the disk
-    cannot read: the archive's bytes then replace it.
+    Also False if somebody else could write the file, because they may still have it open, or if the disk cannot read
+    it. The archive's bytes then replace it.
     """
     running = hashlib.sha256()
     try:
@@ -126,7 +126,7 @@ def _is_as_staged(status: os.stat_result) -> bool:
 
 
 def missing_bytes(site: Site, targets: tuple[Target, ...]) -> int:
-    """Bytes of blobs that are neither in the store nor in quarantine, by their status alone."""
+    """Bytes of blobs that are neither in the store nor in quarantine, judged by size and mode alone."""
     total = 0
     for digest, size in blob_sizes(targets).items():
         here = [path.lstat() for path in (blob_path(site, digest), site.incoming / digest) if os.path.lexists(path)]
@@ -136,10 +136,10 @@ def missing_bytes(site: Site, targets: tuple[Target, ...]) -> int:
 
 
 def assemble(site: Site, version: str, targets: tuple[Target, ...]) -> Path:
-    """Make the release's directory out of hard links to the store's blobs.
+    """Make the release's directory from hard links to the store's blobs.
 
     Returns:
-        `Site.unfinished`; it has no receipt and not its final name yet, so it does not count as installed.
+        `Site.unfinished`. It has neither its receipt nor its final name, so it does not count as installed.
     Raises:
         PrefixError: the file system has no hard links.
     """

@@ -1,4 +1,4 @@
-"""The files of a release as signed metadata lists them: paths that stay inside the release, one digest each."""
+"""The files of a release as signed metadata lists them: each with one digest and a path inside the release."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MADE_ON_THE_HOST = {"venv", "metadata", "manifest.json", "receipt.json"}
 
 @dataclass(frozen=True)
 class Target:
-    """One file of the release: where it belongs, and the only bytes it may have."""
+    """One file of the release: its path, and the only contents it may have."""
 
     path: str
     sha256: Sha256Hex
@@ -34,7 +34,7 @@ def contents_digest(targets: Iterable[Target]) -> Sha256Hex:
 
 
 def parse_targets(targets: Targets) -> tuple[Target, ...]:
-    """The release's files, each with a path that stays inside the release and a size within the limits."""
+    """The release's files. Each has a path inside the release and a size within the limits."""
     if len(targets.targets) > MAX_TARGETS:
         raise LimitError("the number of targets", MAX_TARGETS, len(targets.targets))
     parsed = tuple(_parse_target(path, info) for path, info in sorted(targets.targets.items()))

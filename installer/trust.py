@@ -1,7 +1,8 @@
-"""Whether an archive's metadata is signed by keys the operator trusts, unexpired, whole, and not older than before.
+"""Whether an archive's metadata is signed by keys that the operator trusts, unexpired, complete, and not older than
+what the site accepted before.
 
-The client workflow is python-tuf's (`tuf.ngclient.Updater`; TUF specification, section 5.3), fed from memory. Around it
-stand four checks that a repository on a network does not need but a single file does:
+The client workflow is python-tuf's (`tuf.ngclient.Updater`; TUF specification, section 5.3), fed from memory. Four more
+checks surround it, which a repository on a network does not need but a single file does:
 
 1. every metadata file has exactly one spelling (compact, sorted, lower-case signatures), so that no bit may change;
 2. every root is signed by itself and by the one before, and the one of the operator's version is the operator's;
@@ -64,12 +65,12 @@ _CONFIG = UpdaterConfig(
 
 @dataclass(frozen=True)
 class VerifiedMetadata:
-    """Metadata that passed every check. ``accepted`` is what the site must remember to refuse older ones."""
+    """Metadata that passed every check. The site must remember ``accepted`` to refuse older metadata."""
 
     targets: tuple[Target, ...]  # ascending by path
     version: int  # of the targets role
     expires: str  # the earliest date among timestamp, snapshot and targets, ISO 8601
-    contents: Sha256Hex  # names everything the release contains, whoever signed it and when; see contents_digest
+    contents: Sha256Hex  # the same for the same files, whoever signed them and when; see contents_digest
     accepted: Mapping[str, bytes]  # relative path in the trust directory -> contents
     members: Mapping[str, bytes]  # name in the archive -> contents, kept with the release to be verified again
 
@@ -128,10 +129,10 @@ def _require_time(now: datetime) -> None:
 
 
 def verify_kept_metadata(members: Mapping[str, bytes], root: bytes) -> tuple[Target, ...]:
-    """The targets that a release's kept metadata lists, if the operator's root vouches for them.
+    """The targets that a release's kept metadata lists, if keys that the operator's root trusts signed them.
 
-    Dates are not judged: a release stays what it is when its metadata expires. A root that is newer than the metadata
-    vouches only if its own keys signed the targets.
+    Expiry does not count here: a release stays what it is when its metadata expires. If the root is newer than the
+    metadata, the root's own keys must have signed the targets.
 
     Args:
         members: as `ArchiveReader.read_metadata` returned them when the release was installed.
@@ -153,14 +154,14 @@ def verify_kept_metadata(members: Mapping[str, bytes], root: bytes) -> tuple[Tar
 
 
 def _require_same_root(trust: Path, trusted: Metadata[Root], root: bytes) -> None:
-    """A site belongs to one chain of roots; another root of a version it knows is another sender."""
+    """A site belongs to one chain of roots. Another root under a version that it knows is another sender's."""
     known = trust / "root_history" / f"{trusted.signed.version}.root.json"
     if known.is_file() and known.read_bytes() != root:
         raise UnknownKeyError("the given root is not the one that this site was installed with")
 
 
 def _refresh(trust: Path, members: Mapping[str, bytes], parsed: Mapping[str, Metadata[Any]], root: bytes) -> None:
-    """Run the TUF client workflow on the archive's metadata, in `trust`, and name its refusals."""
+    """Run the TUF client workflow on the archive's metadata, in `trust`, and translate its refusals."""
     try:
         updater = Updater(str(trust), _BASE_URL, fetcher=_MemberFetcher(members), config=_CONFIG, bootstrap=root)
         updater.refresh()
@@ -186,7 +187,7 @@ def _unsigned(parsed: Mapping[str, Metadata[Any]], why: str) -> InstallerError:
 
 
 def _bad_version(trust: Path, parsed: Mapping[str, Metadata[Any]], why: str) -> InstallerError:
-    """A lower version than the site has seen is an old archive; otherwise the files contradict each other."""
+    """A lower version than the site has accepted is an old archive; otherwise the files contradict each other."""
     for name in (TIMESTAMP, SNAPSHOT, TARGETS):
         known = trust / name.removeprefix("metadata/")
         if known.is_file():
@@ -202,7 +203,7 @@ def _require_accepted(trust: Path, members: Mapping[str, bytes]) -> None:
         if name.endswith(".root.json"):
             kept = trust / "root_history" / kept.name
             if not kept.exists():
-                continue  # older than the operator's root: verified by the chain alone
+                continue  # older than the operator's root: check 2 alone verifies it
         if kept.read_bytes() != data:
             raise MixedMetadataError(f"{name} differs from what this site has accepted under the same version number")
 

@@ -1,9 +1,8 @@
-"""Verify an archive in one pass, while its bytes are copied: signed metadata first, then every target against it.
+"""Verifies an archive in one pass, while its bytes are copied: signed metadata first, then every target against it.
 
-`verify_archive` is the only way from a file to a `VerifiedArchive`, for `installer verify`, for `installer install`
-and for the bundler, which checks what it has just written. Nothing leaves it before its bytes match signed metadata:
-a sink is told `accept` for a blob only after its digest fits, and must keep the blob in quarantine until the whole
-call has returned.
+`verify_archive` is the only way from a file to a `VerifiedArchive`: for `installer verify`, for `installer install`,
+and for the bundler, which checks what it has just written. It calls the sink's `accept` for a blob only after the
+digest matched. The sink must keep the blob in quarantine until the whole call has returned.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class BlobSink(Protocol):
     """Where the bytes of targets go while they are verified."""
 
     def prepare(self, release: Release, metadata: VerifiedMetadata) -> None:
-        """Called once, when metadata and release.json are verified and before any blob: refuse here what cannot fit."""
+        """Called once: metadata and release.json are verified, and no blob has come. Refuse here what cannot fit."""
 
     def begin(self, digest: Sha256Hex) -> None:
         """The bytes of this blob follow."""
@@ -36,7 +35,7 @@ class BlobSink(Protocol):
         """The next bytes of the blob, not yet verified."""
 
     def accept(self) -> None:
-        """The blob is complete and its digest fits."""
+        """The blob is complete, and its digest matches."""
 
 
 class DiscardingSink:
@@ -53,7 +52,7 @@ class DiscardingSink:
 
 @dataclass(frozen=True)
 class VerifiedArchive:
-    """Every byte of the archive was read and is what trusted keys signed."""
+    """An archive whose every byte was read and is what trusted keys signed."""
 
     release: Release
     metadata: VerifiedMetadata
@@ -74,7 +73,7 @@ def verify_archive(
         trust_dir: the site's accepted metadata, against which older archives are refused; see `verify_metadata`.
         progress: told the bytes of targets, not the stage: the caller names it.
     Raises:
-        ArchiveError, TrustError: the file is refused. The sink holds unconfirmed bytes then; throw them away.
+        ArchiveError, TrustError: the file is refused. Discard what the sink holds: it is not verified.
         whatever the sink raises.
     """
     reader = ArchiveReader(stream)
@@ -118,7 +117,7 @@ def blob_order(targets: tuple[Target, ...]) -> dict[Sha256Hex, int]:
 def _verified_chunks(
     reader: ArchiveReader, digest: Sha256Hex, size: int, later: dict[str, None], progress: Progress
 ) -> Iterator[bytes]:
-    """The chunks of one blob; ends normally only if the digest fits."""
+    """The chunks of one blob. It ends normally only if the digest matches."""
     name = target_name(digest)
     running = hashlib.sha256()
     for chunk in reader.open_member(name, size, later):

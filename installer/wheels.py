@@ -28,8 +28,8 @@ from installer.errors import WheelInstallError
 _LINE = re.compile(r"([a-z0-9-]+)==([0-9A-Za-z.+!-]+) --hash=sha256:([0-9a-f]{64})")
 _LAUNCHER_SOURCE = "appliance/runtime/launch.py"
 _SCHEME = re.compile(r"[^/]+\.data/(purelib|platlib|[^/]+)/(.+)")
-_UNREFERENCED = 2  # marshal's last version whose bytes do not depend on what else the process holds
-_UNCHECKED_HASH = (0b01).to_bytes(4, "little")  # PEP 552: the source is not looked at; the manifest compares both
+_UNREFERENCED = 2  # the last version of marshal whose bytes do not depend on other objects of the process
+_UNCHECKED_HASH = (0b01).to_bytes(4, "little")  # PEP 552: Python does not compare the source; the manifest covers both
 MAX_FILE_BYTES = 4 << 30
 
 
@@ -44,7 +44,7 @@ class Member:
 
 
 def packages_directory(python: str) -> str:
-    """Where the packages lie, relative to the release. ``python`` is "3.11"."""
+    """Where the packages lie, relative to the release. ``python`` is like "3.11"."""
     return f"venv/lib/python{python}/site-packages"
 
 
@@ -55,8 +55,8 @@ def environment_members(wheels: Mapping[str, Path], lock: str, python: str) -> d
         wheels: SHA-256 -> file, of every wheel that the release carries; the digests are verified.
         lock: requirements.lock.
     Raises:
-        WheelInstallError: a line of the lock is not a locked wheel, its wheel is absent, not a wheel, or would write
-            outside its packages, or two wheels claim one path.
+        WheelInstallError: a line of the lock is not a locked wheel; its wheel is absent, is no wheel, or would write
+            outside its packages; or two wheels claim one path.
     """
     members: dict[str, Member] = {}
     for number, line in enumerate(lock.splitlines(), start=1):
@@ -75,7 +75,7 @@ def environment_members(wheels: Mapping[str, Path], lock: str, python: str) -> d
 
 
 def open_members(members: Mapping[str, Member]) -> Iterator[tuple[str, IO[bytes]]]:
-    """Every member, open for reading until the next one is asked for; each wheel is opened once.
+    """Every member, open for reading until the next one is requested. Each wheel is opened once.
 
     Raises:
         WheelInstallError: a wheel is damaged.
@@ -91,7 +91,7 @@ def open_members(members: Mapping[str, Member]) -> Iterator[tuple[str, IO[bytes]
 
 
 def launcher_bytes(members: Mapping[str, Member], interpreter: str, python: str) -> bytes:
-    """The contents of venv/bin/appliance: a first line that starts the host's interpreter, then the wheel's launch.py.
+    """The contents of venv/bin/appliance: a first line that names the host's interpreter, then the wheel's launch.py.
 
     Raises:
         WheelInstallError: the release has none.
@@ -106,17 +106,17 @@ def launcher_bytes(members: Mapping[str, Member], interpreter: str, python: str)
 def compiled(place: str, source: bytes) -> tuple[str, bytes] | None:
     """Path and contents of the compiled form of a source file, for the running interpreter; None where there is none.
 
-    The bytes depend on the source, its path below the packages and the interpreter's version alone, so that they can be
-    made again to compare. Tests of packages are not compiled: nothing runs them.
+    The bytes depend only on the source, its path below the packages and the interpreter's version, so that they can be
+    made again and compared. Tests of packages are not compiled, because nothing runs them.
     """
     if not place.endswith(".py") or "/tests/" in place:
         return None
     below = place.split("/site-packages/", 1)[1]
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of others' code: invalid escapes and the like
+            warnings.simplefilter("ignore")  # about other people's code: invalid escapes and the like
             code = compile(source, below, "exec", dont_inherit=True)
-    except (SyntaxError, ValueError):  # templates and examples for other versions of Python
+    except (SyntaxError, ValueError):  # a template, or an example for another version of Python
         return None
     head = importlib.util.MAGIC_NUMBER + _UNCHECKED_HASH + importlib.util.source_hash(source)
     return importlib.util.cache_from_source(place, optimization=""), head + marshal.dumps(code, _UNREFERENCED)
@@ -137,7 +137,7 @@ def _canonical(name: str) -> str:
 
 
 def _installed_members(wheel: Path) -> Iterator[tuple[str, Member]]:
-    """Path below the packages and member, of everything that is installed from a wheel."""
+    """Path below the packages and member, for everything that is installed from a wheel."""
     with _opened(wheel) as archive:
         for info in archive.infolist():
             if info.is_dir() or "__pycache__" in info.filename.split("/") or info.filename.endswith(".pyc"):

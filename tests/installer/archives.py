@@ -1,4 +1,4 @@
-"""Small real archives for the tests: real keys, real wheels, a real self-test; and means to take them apart again."""
+"""Small real archives for the tests, with real keys, real wheels and a real self-test; and tools to unpack them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NOW = datetime.now(UTC).replace(microsecond=0)
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 PLATFORM = f"manylinux_2_17_{os.uname().machine}"
 
-# The fixture's `appliance/cli.py`: its "model" is a file of numbers and a known answer is the sum of some of them.
+# The fixture's `appliance/cli.py`. Its "model" is a file of numbers; a known answer is the sum of some of them.
 _APPLIANCE = """
 import json, pathlib, sys
 
@@ -50,7 +50,7 @@ def main():
 
 @dataclass(frozen=True)
 class Sender:
-    """A connected side: a directory with keys, and what it makes with them."""
+    """A sender on the connected side: a directory with keys, and the archives made with them."""
 
     directory: Path
 
@@ -88,7 +88,7 @@ class Sender:
 def release_files(
     version: str = "1.0", *, passes: bool = True, extra: Mapping[str, bytes] | None = None, bulk_bytes: int = 0
 ) -> dict[str, bytes]:
-    """The files of a small release that can really be installed and really tests itself.
+    """The files of a small release that can be installed and that tests itself.
 
     Args:
         passes: whether the model gives its known answers.
@@ -126,7 +126,7 @@ def small_files(version: str = "9.9") -> dict[str, bytes]:
 
 @functools.cache
 def appliance_wheel(bulk_bytes: int = 0) -> tuple[str, bytes]:
-    """A wheel with a package `appliance` and what the installed command runs before it."""
+    """A wheel with a package `appliance`, and with what the installed command runs before that package."""
     info = "appliance_fixture-1.0.dist-info"
     ours = (
         *("appliance/runtime/launch.py", "appliance/runtime/inherited.py", "appliance/errors.py"),
@@ -147,7 +147,7 @@ def appliance_wheel(bulk_bytes: int = 0) -> tuple[str, bytes]:
 
 @functools.cache
 def installed_wheel(name: str) -> tuple[str, bytes]:
-    """A pure wheel, put together again from what is installed in this environment."""
+    """A pure wheel, rebuilt from what is installed in this environment."""
     distribution = importlib.metadata.distribution(name)
     files = {
         str(path): Path(str(distribution.locate_file(path))).read_bytes()

@@ -1,4 +1,4 @@
-"""The reader: one pass over any stream, bounded, and never anything but an archive or a named refusal."""
+"""The reader makes one bounded pass over any stream and returns an archive or refuses by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Installing, going back, and what may go wrong on the host: kills, full disks, wrong hosts, two installers."""
+"""Installing, rolling back, and what may go wrong on the host: kills, full disks, wrong hosts, two installers."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def run_install(archive: Path, sender: Sender, prefix: Path, progress: Progress 
 
 @pytest.fixture(scope="module")
 def installed(release_1: Path, sender: Sender, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A site with release 1.0 current; tests must leave it as it is."""
+    """A site whose current release is 1.0. Tests must not change it."""
     prefix = tmp_path_factory.mktemp("installed") / "site"
     run_install(release_1, sender, prefix)
     return prefix
@@ -246,7 +246,7 @@ def test_a_kill_leaves_the_old_release_working_and_the_next_run_resumes(
 
 
 def _install_until(point: str, archive: Path, sender: Sender, prefix: Path) -> None:
-    """In a child: install and die by SIGKILL at the named point. Never returns."""
+    """In a child process: install, and die by SIGKILL at the named point. Never returns."""
 
     def die(name: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -277,7 +277,7 @@ def _install_until(point: str, archive: Path, sender: Sender, prefix: Path) -> N
 def test_a_full_disk_is_a_clear_error_and_the_old_release_still_works(
     limit: int, bulk: int, sender: Sender, installed: Path
 ) -> None:
-    """The kernel refuses to write past `limit`: first a blob in quarantine, then a file of a wheel."""
+    """The kernel refuses to write past `limit`: one limit meets a blob in quarantine, the other a file of a wheel."""
     shard = {"model/weights-00002.bin": os.urandom(600_000)}
     archive = sender.archive(
         release_files(f"3.{bulk}", bulk_bytes=bulk, extra=shard), f"full-{bulk}", version=20 + bool(bulk)
@@ -320,7 +320,7 @@ def test_a_file_system_without_hard_links_is_refused_by_name(
     release_1: Path, sender: Sender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(source: Path, target: Path) -> None:
-        raise OSError(errno.EPERM, os.strerror(errno.EPERM), str(source))  # what vfat answers
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM), str(source))  # vfat's answer
 
     monkeypatch.setattr(os, "link", refuse)
     with pytest.raises(PrefixError, match="hard links"):

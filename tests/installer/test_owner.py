@@ -1,4 +1,4 @@
-"""Root installs for somebody else: whose files they are, under which umask, and what is refused before it is copied."""
+"""Root installs for another user: who owns the files, under any umask, and what is refused before the copy."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def as_service_user(*command: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def faults(site: Path) -> list[str]:
-    """What is not the service user's to read, or is theirs to write, outside of state/."""
+    """Paths outside state/ that the service user cannot read, or can write."""
     found = []
     for path in (site, *(path for top in ("releases", "store") for path in (site / top, *(site / top).rglob("*")))):
         if path.is_symlink():
@@ -62,7 +62,7 @@ def faults(site: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def site(release_1: Path, sender: Sender, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Installed by root under the umask that hides most."""
+    """A site that root installed under the strictest umask."""
     require(WAY_IS_OPEN, "a mount namespace in which an unprivileged user can reach this checkout")
     site = tmp_path_factory.mktemp("owned") / "site"
     let_through(site)
@@ -107,7 +107,7 @@ def test_a_site_that_an_older_installer_made_for_root_is_mended_by_one_command(p
 
 @as_root
 def test_what_the_user_put_in_the_way_of_root_is_not_followed(place: Path) -> None:
-    """Links in a state/ that an intruder may write: the files behind them stay whose they are."""
+    """An intruder may put links into state/. The files behind them keep their owners."""
     victim = place / "victim"
     victim.mkdir()
     (victim / "file").write_text("root's")
@@ -125,7 +125,7 @@ def test_what_the_user_put_in_the_way_of_root_is_not_followed(place: Path) -> No
 
 @as_root
 def test_a_second_name_of_another_s_file_is_not_given_away_or_opened(place: Path) -> None:
-    """Where fs.protected_hardlinks is 0, anybody can give root's files a name below their own directory."""
+    """Where fs.protected_hardlinks is 0, anybody can give a file of root a second name in their own directory."""
     secret = place / "secret"
     secret.touch(mode=0o600)
     site, owner = place / "site", Owner("nobody", SERVICE_UID, SERVICE_UID)
@@ -142,7 +142,7 @@ def test_a_second_name_of_another_s_file_is_not_given_away_or_opened(place: Path
 
 @as_root
 def test_what_the_site_has_accepted_is_roots_again(place: Path) -> None:
-    """After `chown -R` of state/, as people do it by hand."""
+    """Somebody ran `chown -R` on state/ by hand."""
     site = place / "site"
     (site / "state" / "trust" / "root_history").mkdir(parents=True)
     (site / "state" / "trust" / "timestamp.json").touch(mode=0o666)

@@ -1,4 +1,4 @@
-"""Which signed metadata is accepted: keys, versions, dates, rotation. Every refusal has its name."""
+"""Which signed metadata is accepted: keys, versions, dates, rotation. Every refusal has a class of its own."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ EARLIER = NOW - timedelta(days=1)
 
 
 class Repository:
-    """A TUF repository in memory, with every knob that an attacker or a careless sender could turn."""
+    """A TUF repository in memory. Tests can change whatever an attacker or a careless sender could change."""
 
     def __init__(self, *, threshold: int = 1, root_expires: datetime = LATER) -> None:
         self.signers = {role: [CryptoSigner.generate_ed25519() for _ in range(threshold)]
@@ -159,7 +159,7 @@ def test_refuses_an_expired_root() -> None:
 def test_refuses_a_clock_that_has_lost_its_time(
     now: str, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By which everything that has expired would be valid again."""
+    """By such a clock, everything that has expired would be valid again."""
 
     class Stopped(datetime):
         @classmethod
@@ -254,7 +254,7 @@ def test_metadata_has_one_spelling(name: str, respell: Callable[[bytes], bytes],
 
 
 def _upper_case_signature(data: bytes) -> tuple[bytes, bytes]:
-    """The signature, and the signature with its letters in upper case: the same number, other bytes."""
+    """The signature, and the same number in upper-case letters: other bytes."""
     signature = data.split(b'"sig":"', 1)[1].split(b'"', 1)[0]
     return signature, signature.upper()
 

@@ -1,4 +1,4 @@
-"""How wheels become an environment: exactly the locked ones, nothing outside their packages, the same each time."""
+"""Wheels become an environment: exactly the locked ones, nothing outside their packages, the same every time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PACKAGES = f"venv/lib/python{PYTHON}/site-packages"
 
 
 def wheel(directory: Path, name: str, files: dict[str, bytes]) -> tuple[str, Path, str]:
-    """Digest, file and line of the lock of a wheel `NAME-1.0`."""
+    """Digest, file and lock line of a wheel `NAME-1.0`."""
     data = make_wheel(files, f"{name}-1.0.dist-info")
     path = directory / f"{name}-1.0-py3-none-any.whl"
     path.write_bytes(data)
@@ -106,7 +106,7 @@ def test_a_damaged_wheel_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_environment_is_the_same_whoever_makes_it_and_is_what_is_written(tmp_path: Path) -> None:
-    """Compiled code, too: in another process, with other hashes, in another place."""
+    """This includes compiled code, from another process with another hash seed, in another place."""
     name, data = our_wheel()
     (tmp_path / name).write_bytes(data)
     digest = hashlib.sha256(data).hexdigest()
