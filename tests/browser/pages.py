@@ -84,6 +84,17 @@ def wait_for_answer(page: Page) -> Locator:
     return answer
 
 
+def set_hidden(page: Page, hidden: bool) -> None:
+    """Tell the page that it is in a tab that nobody sees, or is seen again: headless browsers show every page."""
+    page.evaluate(
+        """(hidden) => {
+          Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+          document.dispatchEvent(new Event("visibilitychange"));
+        }""",
+        hidden,
+    )
+
+
 def open_review(page: Page, address: str, **filters: str) -> Locator:
     """The review page's rows, newest first."""
     query = "&".join(f"{name}={value}" for name, value in filters.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -10,7 +11,7 @@ from playwright.sync_api import Page, expect
 from tests.browser import pages
 from tests.browser.conftest import Server
 from tests.browser.pages import Watched
-from tests.browser.scripts import RICH_ANSWER
+from tests.browser.scripts import REASONING, RICH_ANSWER
 
 QUESTION = "How do I check an archive?"
 FIRST_WORDS = "three steps"
@@ -120,6 +121,42 @@ def test_a_lost_connection_is_taken_up_again(asked: Page, server: Server, watche
     assert_answered_once(server)
     watched.forgive("Failed to load resource")
     watched.forgive("ERR_")
+
+
+def test_seven_tabs_of_one_conversation_all_load_and_show_the_answer(asked: Page, server: Server) -> None:
+    """A browser opens six connections to one site: tabs that nobody sees must not hold them."""
+    tabs = [asked]
+    for _ in range(6):
+        pages.set_hidden(tabs[-1], True)
+        tabs.append(asked.context.new_page())
+        tabs[-1].goto(asked.url)
+        expect_running(tabs[-1])
+    server.pace.release()
+    expect_whole(tabs[-1])
+    for tab in tabs[:-1]:
+        pages.set_hidden(tab, False)
+        expect_whole(tab)
+    assert_answered_once(server)
+
+
+def test_a_tab_that_nobody_sees_reads_nothing_and_goes_on_where_it_stopped(asked: Page, server: Server) -> None:
+    pages.set_hidden(asked, True)
+    read = list[str]()
+    asked.on("request", lambda request: read.append(urlsplit(request.url).query))
+    seen = asked.context.new_page()
+    seen.goto(asked.url)
+    server.pace.release()
+    expect_whole(seen)
+    expect(pages.last_answer(asked).get_by_text(FIRST_WORDS)).to_be_visible()
+    expect(asked.get_by_text(LAST_WORDS)).to_have_count(0)
+    assert read == []
+    pages.set_hidden(asked, False)
+    expect_whole(asked)
+    (after,) = [query.removeprefix("after=") for query in read if query.startswith("after=")]
+    assert int(after) > 0
+    reasoning = asked.get_by_label("Reasoning").text_content() or ""
+    assert reasoning.split() == REASONING.split()
+    assert_answered_once(server)
 
 
 def test_answering_again_outlives_a_reload_too(asked: Page, server: Server) -> None:

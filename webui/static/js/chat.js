@@ -7,13 +7,13 @@ import { fragment, hooked, isTyping } from "./dom.js";
 import { Column, LiveAnswer, drawWords } from "./draw.js";
 import { copied } from "./frame.js";
 import * as net from "./net.js";
+import { readToTheEnd } from "./reading.js";
 import { TurnState } from "./state.js";
 
 const page = hooked("data-chat");
 const state = new TurnState();
 const column = new Column();
 const tabs = new BroadcastChannel("chat");
-const MOST_RECONNECTS = 60;
 let conversation = page.dataset.chat ?? "";
 /** How many turns this page has drawn. */
 let turns = 0;
@@ -50,7 +50,7 @@ async function send() {
     hooked("data-welcome").hidden = true;
     words = drawWords(text);
     column.toBottom();
-    await run((receive) => net.beginTurn(conversation, { text, effort }, receive));
+    await run((...reading) => net.beginTurn(conversation, { text, effort }, ...reading));
   } catch (error) {
     state.finish();
     if (!state.accepted) {
@@ -69,7 +69,7 @@ async function regenerate() {
   composer.showError("");
   if (last instanceof HTMLElement) last.hidden = true;
   try {
-    await run((receive) => net.beginTurn(conversation, { regenerate: true, effort }, receive));
+    await run((...reading) => net.beginTurn(conversation, { regenerate: true, effort }, ...reading));
     last?.remove();
   } catch (error) {
     if (last instanceof HTMLElement && !state.accepted) last.hidden = false;
@@ -84,7 +84,7 @@ async function regenerate() {
 async function resume(turn) {
   state.begin(turn);
   try {
-    await run((receive) => net.followTurn(conversation, turn, 0, receive));
+    await run((...reading) => net.followTurn(conversation, turn, 0, ...reading));
   } catch (error) {
     fail(error);
   }
@@ -92,13 +92,13 @@ async function resume(turn) {
 
 /**
  * Draw one turn to its end.
- * @param {(receive: (event: import("./types.js").StreamEvent) => void) => Promise<void>} start
+ * @param {import("./types.js").Read} start
  */
 async function run(start) {
   turns += 1;
   const answer = new LiveAnswer(state, column);
   try {
-    await readToTheEnd(start);
+    await readToTheEnd(state, conversation, start);
   } finally {
     answer.leave();
     const answers = /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("[data-turns] > [data-answer]"));
@@ -107,41 +107,6 @@ async function run(start) {
     decorate();
     void list.refresh();
   }
-}
-
-/**
- * The turn goes on without this page: after each loss of the connection, continue from the last event that came.
- * @param {Parameters<typeof run>[0]} start
- */
-async function readToTheEnd(start) {
-  let read = start;
-  for (let tries = 0; ; ) {
-    const { seen } = state;
-    try {
-      await read((event) => state.receive(event));
-    } catch (error) {
-      if (!state.accepted || !(error instanceof net.RequestError)) throw error;
-      if (error.status === 404) location.reload();
-      if (!error.isPassing) throw error;
-    }
-    if (state.ended) return;
-    tries = state.seen > seen ? 0 : tries + 1;
-    if (tries > MOST_RECONNECTS) throw new net.RequestError("The connection is lost. The answer goes on without this page; reload to see it.", 0);
-    state.lose();
-    await pause(Math.min(250 * 2 ** tries, 10_000));
-    read = (receive) => net.followTurn(conversation, state.turn, state.seen, receive);
-  }
-}
-
-/**
- * Wait, or stop waiting as soon as the network is back.
- * @param {number} ms
- */
-function pause(ms) {
-  return new Promise((resolve) => {
-    setTimeout(resolve, ms);
-    addEventListener("online", resolve, { once: true });
-  });
 }
 
 /** Show what has happened in this conversation elsewhere: in another tab, or on another machine. */

@@ -69,9 +69,10 @@ export async function createConversation(text) {
  * @param {string} conversation
  * @param {{text?: string, regenerate?: boolean, effort: Effort}} turn
  * @param {(event: StreamEvent) => void} receive
+ * @param {AbortSignal} signal
  */
-export async function beginTurn(conversation, turn, receive) {
-  await readLines(await ask(`/chat/${conversation}/turns`, { method: "POST", ...json(turn) }), receive);
+export async function beginTurn(conversation, turn, receive, signal) {
+  await readLines(await ask(`/chat/${conversation}/turns`, { method: "POST", signal, ...json(turn) }), receive);
 }
 
 /**
@@ -80,9 +81,10 @@ export async function beginTurn(conversation, turn, receive) {
  * @param {string} turn
  * @param {number} after the last event that is known
  * @param {(event: StreamEvent) => void} receive
+ * @param {AbortSignal} signal
  */
-export async function followTurn(conversation, turn, after, receive) {
-  await readLines(await ask(`/chat/${conversation}/turns/${turn}?after=${after}`), receive);
+export async function followTurn(conversation, turn, after, receive, signal) {
+  await readLines(await ask(`/chat/${conversation}/turns/${turn}?after=${after}`, { signal }), receive);
 }
 
 /**

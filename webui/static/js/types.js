@@ -20,4 +20,9 @@
 /** @typedef {"idle" | "waiting" | "reading" | "thinking" | "answering" | "stopping" | "reconnecting"} Phase */
 /** @typedef {"low" | "medium" | "high"} Effort */
 
+/**
+ * Reads one stream: hands over each event as it comes, and ends early when the signal says so.
+ * @typedef {(receive: (event: StreamEvent) => void, signal: AbortSignal) => Promise<void>} Read
+ */
+
 export {};
