@@ -48,8 +48,9 @@ def prepare_site(site: Path, graph: Path, config: Path, accelerator: str, dense:
     vocabulary.parent.mkdir()
     vocabulary.write_bytes(vocabulary_file(release))
     described = Release(
-        "random", VERSION, (accelerator,), {accelerator: f"model/{accelerator}/{graph.name}"}, dense,
-        config="model/config.json", vocabulary=VOCABULARY, known_answers=None, target=Target("3.11", "any"),
+        name="random", version=VERSION, accelerators=(accelerator,), dense=dense,
+        graphs={accelerator: f"model/{accelerator}/{graph.name}"}, config="model/config.json",
+        vocabulary=VOCABULARY, known_answers=None, target=Target("3.11", "any"),
         model=ModelCard("random", "Random", "Random weights.", context_tokens, (), None),
     )  # fmt: skip
     (release / DESCRIPTOR).write_bytes(encode_release(described))

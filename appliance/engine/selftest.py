@@ -22,7 +22,7 @@ from appliance.engine.model.load import load_model
 from appliance.engine.sampling import Float32Array, TopLogits
 from appliance.errors import ApplianceError
 from appliance.release import Release, ReleaseError
-from installer.formats.fields import FormatError, whole_number
+from installer.formats.fields import FormatError, Whole, parse_fields
 from installer.formats.known_answers import (
     TOP,
     KnownAnswer,
@@ -112,11 +112,10 @@ def load_prompts(path: Path) -> list[list[int]]:
         ReleaseError: the file is missing or something else.
     """
     try:
-        prompts = json.loads(path.read_bytes())
-        return [[whole_number(token, "a token id") for token in prompt] for prompt in prompts]
+        return parse_fields(list[list[Whole]], json.loads(path.read_bytes()))
     except OSError as exc:
         raise ReleaseError(f"{path}: cannot be read: {exc.strerror}") from exc
-    except (ValueError, TypeError) as exc:
+    except (ValueError, RecursionError) as exc:
         raise ReleaseError(f"{path}: is not a JSON list of lists of token ids") from exc
 
 

@@ -1,24 +1,32 @@
-"""Typed fields of a JSON object. What has another type or form is refused by the name of the field."""
+"""The JSON files that rooms hand each other, read as declared records; a field of another type or form is named."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Final, TypeVar
 
-Fields = Mapping[str, Any]
+from installer.formats.checks import FaultError, Must, check
+
+T = TypeVar("T")
+
+Text = Annotated[str, Must("must be a text", min_length=1)]
+Texts = Annotated[tuple[Text, ...], Must("must be a list of texts")]
+Whole = Annotated[int, Must("must be a whole number from 0 on", ge=0)]
+Positive = Annotated[int, Must("must be a whole number from 1 on", ge=1)]
+Real = Annotated[float, Must("must be a finite number")]
+
+_SHOWN_CHARS: Final = 40  # of a wrong value
 
 
 class FormatError(ValueError):
     """A file is not of the format that it should be; the message says where."""
 
 
-def parse_object(data: bytes, *, version: int) -> Fields:
-    """The object of a file whose field `format` has this number.
+def parse_file(kind: type[T], data: bytes, *, version: int) -> T:
+    """The record in a file whose field `format` has this number.
 
     Raises:
-        FormatError: the file is no JSON object, or of another format.
+        FormatError: the file is no JSON object, of another format, or not such a record.
     """
     try:
         body = json.loads(data)
@@ -29,65 +37,21 @@ def parse_object(data: bytes, *, version: int) -> Fields:
     found = body.get("format")
     if type(found) is not int or found != version:
         raise FormatError(f"its format is {found!r:.40}, not {version}")
-    return body
+    return parse_fields(kind, body)
 
 
-def value(body: Fields, key: str) -> Any:
-    if key not in body:
-        raise FormatError(f"{key} is missing")
-    return body[key]
+def parse_fields(kind: type[T], body: Any) -> T:
+    """The record in JSON that is parsed already.
+
+    Raises:
+        FormatError: it is not such a record.
+    """
+    try:
+        return check(kind, body)
+    except FaultError as exc:
+        raise FormatError(_sentence(exc)) from exc
 
 
-def text(body: Fields, key: str) -> str:
-    found = value(body, key)
-    if not isinstance(found, str) or not found:
-        raise FormatError(f"{key} must be a text")
-    return found
-
-
-def optional_text(body: Fields, key: str) -> str | None:
-    return None if body.get(key) is None else text(body, key)
-
-
-def whole(body: Fields, key: str, *, least: int = 0) -> int:
-    return whole_number(value(body, key), key, least=least)
-
-
-def whole_number(found: object, what: str, *, least: int = 0) -> int:
-    if type(found) is not int or found < least:
-        raise FormatError(f"{what} must be a whole number from {least} on, not {found!r:.40}")
-    return found
-
-
-def real_number(found: object, what: str) -> float:
-    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
-        raise FormatError(f"{what} must be a finite number, not {found!r:.40}")
-    return float(found)
-
-
-def nested(body: Fields, key: str) -> Fields:
-    found = value(body, key)
-    if not isinstance(found, dict):
-        raise FormatError(f"{key} must be an object")
-    return found
-
-
-def items(body: Fields, key: str) -> list[Any]:
-    found = value(body, key)
-    if not isinstance(found, list):
-        raise FormatError(f"{key} must be a list")
-    return found
-
-
-def texts(body: Fields, key: str) -> tuple[str, ...]:
-    found = items(body, key)
-    if not all(isinstance(item, str) and item for item in found):
-        raise FormatError(f"{key} must be a list of texts")
-    return tuple(found)
-
-
-def objects(body: Fields, key: str) -> list[Fields]:
-    found = items(body, key)
-    if not all(isinstance(item, dict) for item in found):
-        raise FormatError(f"{key} must be a list of objects")
-    return found
+def _sentence(fault: FaultError) -> str:
+    shown = f", not {fault.value!r:.{_SHOWN_CHARS}}" if fault.kind == "type" else ""
+    return f"{fault.where or 'it'} {fault.said}{shown}"

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated
 
-from installer.formats.fields import FormatError, items, objects, parse_object, real_number, value, whole_number
+from installer.formats.checks import Length, Must
+from installer.formats.fields import Real, Whole, parse_file
 
 FORMAT = 1
 FILE = "known_answers.json"
@@ -20,17 +21,17 @@ TOP = 5
 class KnownAnswer:
     """The ``TOP`` largest logits after a prompt, largest first."""
 
-    prompt_ids: list[int]
-    top_ids: list[int]
-    top_logits: list[float]
+    prompt_ids: Annotated[list[Whole], Length(least=1)]
+    top_ids: Annotated[list[Whole], Length(least=TOP, most=TOP)]
+    top_logits: Annotated[list[Real], Length(least=TOP, most=TOP)]
 
 
 @dataclass(frozen=True)
 class KnownAnswers:
     """``tolerance`` is relative to max(1, |logit|)."""
 
-    cases: tuple[KnownAnswer, ...]
-    tolerance: float
+    cases: Annotated[tuple[KnownAnswer, ...], Length(least=1)]
+    tolerance: Annotated[float, Must("must be a number between 0 and 1", gt=0, lt=1)]
 
 
 def encode_known_answers(answers: KnownAnswers) -> bytes:
@@ -42,22 +43,6 @@ def parse_known_answers(data: bytes) -> KnownAnswers:
     """Read the file's bytes.
 
     Raises:
-        FormatError: it is not such a file, holds no case, or a number that is not finite.
+        FormatError: it is not such a file, or has no case, or a number that is not finite.
     """
-    body = parse_object(data, version=FORMAT)
-    cases = tuple(_case(case) for case in objects(body, "cases"))
-    tolerance = real_number(value(body, "tolerance"), "tolerance")
-    if not cases or not 0 < tolerance < 1:
-        raise FormatError("it holds no case, or a tolerance that is not between 0 and 1")
-    return KnownAnswers(cases, tolerance)
-
-
-def _case(body: Any) -> KnownAnswer:
-    case = KnownAnswer(
-        [whole_number(token, "a token id") for token in items(body, "prompt_ids")],
-        [whole_number(token, "a token id") for token in items(body, "top_ids")],
-        [real_number(logit, "a logit") for logit in items(body, "top_logits")],
-    )
-    if not case.prompt_ids or len(case.top_ids) != TOP or len(case.top_logits) != TOP:
-        raise FormatError(f"a case needs a prompt and {TOP} tokens with their logits")
-    return case
+    return parse_file(KnownAnswers, data, version=FORMAT)

@@ -13,9 +13,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal
 
-from installer.formats.fields import Fields, FormatError, objects, parse_object, text, whole
+from installer.formats.checks import Choose, FaultError, Length, Must, Rule
+from installer.formats.fields import Positive, Text, Whole, parse_file
 
 FORMAT = 1
 PACKING_NAME = "packing.json"
@@ -25,7 +26,6 @@ SIZES: Final[Mapping[PackedKind, tuple[str, ...]]] = {
     "int8": ("rows", "inner"),
     "bf16": ("rows", "inner"),
 }
-_SOURCES: Final[Mapping[PackedKind, int]] = {"mxfp4": 4, "int8": 1, "bf16": 1}
 
 
 @dataclass(frozen=True)
@@ -66,26 +66,54 @@ def parse_packing(data: bytes) -> tuple[Entry, ...]:
     Raises:
         FormatError: it is not such a plan, or names a file that is not beside the graph.
     """
-    return tuple(_entry(entry) for entry in objects(parse_object(data, version=FORMAT), "entries"))
+    return parse_file(_Plan, data, version=FORMAT).entries
 
 
-def _entry(body: Fields) -> Entry:
-    kind = _kind(text(body, "kind"))
-    sources = tuple(_source(source) for source in objects(body, "sources"))
-    if len(sources) != _SOURCES[kind]:
-        raise FormatError(f"an entry of kind {kind} has {_SOURCES[kind]} sources, not {len(sources)}")
-    return Entry(whole(body, "key"), kind, {name: whole(body, name, least=1) for name in SIZES[kind]}, sources)
-
-
-def _kind(name: str) -> PackedKind:
-    for kind in get_args(PackedKind):
-        if name == kind:
-            return kind  # type: ignore[no-any-return]  # one of the literals
-    raise FormatError(f"unknown kind {name!r:.40}")
-
-
-def _source(body: Fields) -> Source:
-    name = text(body, "file")
+def _beside(name: str) -> str:
     if "/" in name or name in (".", ".."):
-        raise FormatError(f"the source {name!r:.80} is not a file beside the graph")
-    return Source(name, whole(body, "offset"), whole(body, "bytes", least=1))
+        raise FaultError(f"is {name!r:.80}, which is not a file beside the graph")
+    return name
+
+
+@dataclass(frozen=True)
+class _Source:
+    file: Annotated[Text, Rule(_beside)]
+    offset: Whole
+    bytes: Positive
+
+
+_SOURCE = Rule(lambda source: Source(source.file, source.offset, source.bytes), takes=_Source)
+
+
+@dataclass(frozen=True)
+class _Experts:
+    key: Whole
+    kind: Literal["mxfp4"]
+    experts: Positive
+    hidden: Positive
+    inner: Positive
+    sources: Annotated[tuple[Annotated[Source, _SOURCE], ...], Length(least=4, most=4)]
+
+
+@dataclass(frozen=True)
+class _Dense:
+    key: Whole
+    kind: Annotated[Literal["int8", "bf16"], Must(f"must be one of {', '.join(SIZES)}")]
+    rows: Positive
+    inner: Positive
+    sources: Annotated[tuple[Annotated[Source, _SOURCE], ...], Length(least=1, most=1)]
+
+
+def _form(body: Any) -> str:
+    return "experts" if isinstance(body, dict) and body.get("kind") == "mxfp4" else "dense"
+
+
+def _entry(read: _Experts | _Dense) -> Entry:
+    return Entry(read.key, read.kind, {name: getattr(read, name) for name in SIZES[read.kind]}, read.sources)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The file."""
+
+    entries: tuple[Annotated[Entry, Choose(_form, {"experts": _Experts, "dense": _Dense}), Rule(_entry)], ...]

@@ -23,9 +23,17 @@ from installer.formats.release import ModelCard, Release, Target, encode_release
 
 CARD = ModelCard("demo", "Demo", "Small.", 2048, ("a", "b"), None)
 RELEASE = Release(
-    "demo", "1.0+ab", ("cpu",), {"cpu": "model/cpu/model.onnx"}, "int8", "model/config.json", "tokenizer/v",
-    "known.json", Target("3.11", "manylinux_2_28_x86_64"), CARD,
-)  # fmt: skip
+    name="demo",
+    version="1.0+ab",
+    accelerators=("cpu",),
+    graphs={"cpu": "model/cpu/model.onnx"},
+    dense="int8",
+    config="model/config.json",
+    vocabulary="tokenizer/v",
+    known_answers="known.json",
+    target=Target("3.11", "manylinux_2_28_x86_64"),
+    model=CARD,
+)
 ANSWERS = KnownAnswers((KnownAnswer([1, 2], [5, 4, 3, 2, 1], [1.5, 1.0, 0.5, 0.0, -3.0]),), 0.01)
 SOURCE = Source("weights-00001.bin", 4096, 64)
 PLAN = (
@@ -118,7 +126,8 @@ def test_a_release_without_a_field_is_refused(field: str) -> None:
         (["tolerance"], 1), (["tolerance"], float("nan")), (["tolerance"], "0.1"), (["cases"], []), (["cases"], {}),
         (["cases", 0, "prompt_ids"], []), (["cases", 0, "prompt_ids"], [-1]), (["cases", 0, "prompt_ids"], [True]),
         (["cases", 0, "top_ids"], [1]), (["cases", 0, "top_logits"], [1, 2, 3, 4, float("inf")]),
-        (["cases", 0, "top_logits"], [1, 2, 3, 4, "5"]),
+        (["cases", 0, "top_logits"], [1, 2, 3, 4, "5"]), (["cases", 0, "top_logits"], [1, 2, 3, 4, 10**400]),
+        (["tolerance"], 10**400),
     ],
 )  # fmt: skip
 def test_known_answers_of_another_form_are_refused(path: list[str | int], value: object) -> None:
