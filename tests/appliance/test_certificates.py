@@ -20,7 +20,7 @@ from cryptography import x509
 
 from appliance.authority import keep_certificate, names_of
 from appliance.certificates import CertificateError, load_pair
-from appliance.config import Config, ConfigError, init_state, load_config, parse_settings
+from appliance.config import Config, ConfigError, init_state, load_config, parse_config
 from appliance.transport import (
     CertificateFiles,
     Transport,
@@ -219,7 +219,7 @@ def test_a_certificate_below_state_is_found(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_settings_that_cannot_be_meant_are_refused(text: str, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
-        parse_settings(text)
+        parse_config(text, Path("/site"))
 
 
 def test_names_begin_with_the_host_and_hold_no_wildcard_address(config: Config) -> None:

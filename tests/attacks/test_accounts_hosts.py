@@ -10,7 +10,7 @@ import pytest
 from flask.testing import EnvironBuilder
 from werkzeug.test import run_wsgi_app
 
-from appliance.config import ConfigError, init_state, parse_settings
+from appliance.config import ConfigError, init_state, parse_config
 from appliance.site_address import SiteAddress, parse_authority, parse_site_address
 from tests.fakes import FakeEngine
 from tests.webui.conftest import MakeSite, Site
@@ -135,12 +135,13 @@ def test_what_is_no_host_is_refused_and_not_an_error_of_ours(site: Site, host: s
 )  # fmt: skip
 def test_an_address_that_is_none_is_refused_in_one_line(text: object) -> None:
     with pytest.raises(ConfigError, match=r"site\.address must be an address") as caught:
-        parse_settings(f"[site]\naddress = {json.dumps(text)}")
+        parse_config(f"[site]\naddress = {json.dumps(text)}", Path("/site"))
     assert "\n" not in str(caught.value)
 
 
 def test_addresses_are_read_in_one_form() -> None:
-    found = parse_settings('[site]\naddress = ["HTTPS://Chat.Example.", "http://[FD00:0::5]:8080/"]')["site_addresses"]
+    text = '[site]\naddress = ["HTTPS://Chat.Example.", "http://[FD00:0::5]:8080/"]'
+    found = parse_config(text, Path("/site")).site_addresses
     assert found == (SiteAddress("https", "chat.example", 443), SiteAddress("http", "fd00::5", 8080))
     assert [address.url for address in found] == ["https://chat.example", "http://[fd00::5]:8080"]
     assert parse_site_address("https://bücher.example").url == "https://xn--bcher-kva.example"
