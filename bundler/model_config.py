@@ -7,18 +7,17 @@ something the graph can do; fields it does not depend on are left alone.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Final, Literal, get_args
 
 from bundler.errors import CheckpointError
+from installer.formats.checks import FaultError, Must, check, closed, words_of
 
 MXFP4_BLOCK = 32  # weights that share one scale (OCP Microscaling Formats v1.0)
 
 LayerType = Literal["sliding_attention", "full_attention"]
-_ROPE_FIELDS = {
-    "rope_type", "type", "factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "truncate",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,59 @@ class ModelConfig:
     yarn: Yarn
 
 
+_Count = Annotated[int, Must("must be a whole number of at least 1", ge=1)]
+_Positive = Annotated[float, Must("must be a number greater than 0", gt=0)]
+_SHOWN_CHARS: Final = 80  # of a wrong value
+
+
+@closed
+@dataclass(frozen=True, kw_only=True)
+class _Scaling:
+    """`rope_scaling` as published."""
+
+    rope_type: Annotated[Literal["yarn"], Must('must be "yarn"')]
+    type: Any = None  # an older name of rope_type
+    factor: Annotated[float, Must("must be a number of at least 1", ge=1)]
+    original_max_position_embeddings: _Count
+    beta_fast: _Positive = 32.0
+    beta_slow: _Positive = 1.0
+    truncate: bool = True
+
+
+@dataclass(frozen=True)
+class _Quantization:
+    """`quantization_config` as published."""
+
+    quant_method: Annotated[Literal["mxfp4"], Must('must be "mxfp4"')]
+
+
+@dataclass(frozen=True)
+class _Published:
+    """config.json as published, as far as the graph depends on it. Defaults are those of the published model type."""
+
+    model_type: Annotated[Literal["gpt_oss"], Must('must be "gpt_oss"')]
+    quantization_config: _Quantization
+    num_hidden_layers: _Count
+    hidden_size: _Count
+    intermediate_size: _Count
+    num_local_experts: _Count
+    num_experts_per_tok: _Count
+    num_attention_heads: _Count
+    num_key_value_heads: _Count
+    head_dim: _Count
+    vocab_size: _Count
+    max_position_embeddings: _Count
+    layer_types: Any
+    sliding_window: _Count
+    swiglu_limit: _Positive
+    rms_norm_eps: _Positive
+    rope_theta: _Positive
+    rope_scaling: _Scaling
+    hidden_act: Annotated[Literal["silu"], Must('must be "silu"')] = "silu"
+    attention_bias: Annotated[Literal[True], Must("must be true")] = True
+    tie_word_embeddings: Annotated[Literal[False], Must("must be false")] = False
+
+
 def load_model_config(path: Path) -> tuple[ModelConfig, bytes]:
     """The record of a config.json and the file's bytes.
 
@@ -66,14 +118,14 @@ def load_model_config(path: Path) -> tuple[ModelConfig, bytes]:
         body = json.loads(text)
     except OSError as exc:
         raise CheckpointError(path, exc.strerror or str(exc), expected) from exc
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise CheckpointError(path, f"not valid JSON ({exc})", expected) from exc
     if not isinstance(body, dict):
         raise CheckpointError(path, "not a JSON object", expected)
     return parse_model_config(body, path), text
 
 
-def parse_model_config(body: dict[str, Any], path: Path = Path("config.json")) -> ModelConfig:
+def parse_model_config(body: Mapping[str, Any], path: Path = Path("config.json")) -> ModelConfig:
     """The record of a configuration.
 
     Args:
@@ -81,102 +133,69 @@ def parse_model_config(body: dict[str, Any], path: Path = Path("config.json")) -
     Raises:
         CheckpointError: a field is missing or of the wrong kind, or the architecture is not gpt-oss's.
     """
-    fields = _Fields(body, path, "")
-    _require_gpt_oss(fields)
+    try:
+        published = check(_Published, _with_rope_type(body))
+    except FaultError as fault:
+        raise _refusal(fault, path) from fault
     config = ModelConfig(
-        layers=fields.count("num_hidden_layers"),
-        hidden=fields.count("hidden_size"),
-        intermediate=fields.count("intermediate_size"),
-        experts=fields.count("num_local_experts"),
-        experts_per_token=fields.count("num_experts_per_tok"),
-        heads=fields.count("num_attention_heads"),
-        kv_heads=fields.count("num_key_value_heads"),
-        head_dim=fields.count("head_dim"),
-        vocab=fields.count("vocab_size"),
-        context=fields.count("max_position_embeddings"),
-        layer_types=_layer_types(fields),
-        sliding_window=fields.count("sliding_window"),
-        swiglu_limit=fields.number("swiglu_limit"),
-        rms_norm_eps=fields.number("rms_norm_eps"),
-        rope_theta=fields.number("rope_theta"),
-        yarn=_yarn(fields.section("rope_scaling")),
+        layers=published.num_hidden_layers,
+        hidden=published.hidden_size,
+        intermediate=published.intermediate_size,
+        experts=published.num_local_experts,
+        experts_per_token=published.num_experts_per_tok,
+        heads=published.num_attention_heads,
+        kv_heads=published.num_key_value_heads,
+        head_dim=published.head_dim,
+        vocab=published.vocab_size,
+        context=published.max_position_embeddings,
+        layer_types=_layer_types(published, path),
+        sliding_window=published.sliding_window,
+        swiglu_limit=published.swiglu_limit,
+        rms_norm_eps=published.rms_norm_eps,
+        rope_theta=published.rope_theta,
+        yarn=Yarn(
+            factor=published.rope_scaling.factor,
+            original_context=published.rope_scaling.original_max_position_embeddings,
+            beta_fast=published.rope_scaling.beta_fast,
+            beta_slow=published.rope_scaling.beta_slow,
+            truncate=published.rope_scaling.truncate,
+        ),
     )
     _require_consistent(config, path)
     return config
 
 
-class _Fields:
-    """Typed access to a JSON object; a wrong field is named with its value."""
-
-    def __init__(self, body: dict[str, Any], path: Path, prefix: str) -> None:
-        self.body = body
-        self.path = path
-        self.prefix = prefix
-
-    def refuse(self, name: str, expected: str) -> CheckpointError:
-        found = f"is {json.dumps(self.body[name])[:80]}" if name in self.body else "is missing"
-        return CheckpointError(self.path, f'"{self.prefix}{name}" {found}', expected)
-
-    def count(self, name: str) -> int:
-        value = self.body.get(name)
-        if type(value) is not int or value < 1:
-            raise self.refuse(name, "a whole number of at least 1")
-        return value
-
-    def number(self, name: str, default: float | None = None) -> float:
-        value = self.body.get(name, default)
-        if type(value) not in (int, float) or not 0 < cast(float, value) < float("inf"):
-            raise self.refuse(name, "a number greater than 0")
-        return float(cast(float, value))
-
-    def fixed(self, name: str, wanted: object, *, default: object = None) -> None:
-        if self.body.get(name, default) != wanted:
-            raise self.refuse(name, json.dumps(wanted))
-
-    def section(self, name: str) -> _Fields:
-        value = self.body.get(name)
-        if not isinstance(value, dict):
-            raise self.refuse(name, "a JSON object")
-        return _Fields(value, self.path, f"{self.prefix}{name}.")
+def _with_rope_type(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with `rope_type` where it has the older `type` alone."""
+    scaling = body.get("rope_scaling")
+    if isinstance(scaling, dict) and "type" in scaling:
+        scaling = {"rope_type": scaling["type"], **scaling}
+    return dict(body) if scaling is None else {**body, "rope_scaling": scaling}
 
 
-def _require_gpt_oss(fields: _Fields) -> None:
-    """Refuse what the graph does not compute. Defaults are those of the published model type."""
-    fields.fixed("model_type", "gpt_oss")
-    fields.fixed("hidden_act", "silu", default="silu")
-    fields.fixed("attention_bias", True, default=True)
-    fields.fixed("tie_word_embeddings", False, default=False)
-    fields.section("quantization_config").fixed("quant_method", "mxfp4")
+def _refusal(fault: FaultError, path: Path) -> CheckpointError:
+    *section, name = map(str, fault.at)
+    record: type = {"rope_scaling": _Scaling, "quantization_config": _Quantization}.get("".join(section), _Published)
+    if fault.kind == "missing":
+        expected = words_of(record, name) or "an object"
+        return CheckpointError(path, f'"{fault.where}" is missing', expected.removeprefix("must be "))
+    if fault.kind == "unknown":
+        expected = f"none but {', '.join(sorted(field.name for field in fields(record)))}"
+    else:
+        expected = fault.said.removeprefix("must be ")
+    return CheckpointError(path, _is(fault.where, fault.value), expected)
 
 
-def _layer_types(fields: _Fields) -> tuple[LayerType, ...]:
-    layers = fields.count("num_hidden_layers")
-    value = fields.body.get("layer_types")
-    known = ("sliding_attention", "full_attention")
-    if not isinstance(value, list) or len(value) != layers or any(item not in known for item in value):
-        raise fields.refuse("layer_types", f'{layers} times "sliding_attention" or "full_attention"')
-    return tuple(value)
+def _layer_types(published: _Published, path: Path) -> tuple[LayerType, ...]:
+    layers, found = published.num_hidden_layers, published.layer_types
+    if not isinstance(found, list) or len(found) != layers or any(kind not in get_args(LayerType) for kind in found):
+        expected = f'{layers} times "sliding_attention" or "full_attention"'
+        raise CheckpointError(path, _is("layer_types", found), expected)
+    return tuple(found)
 
 
-def _yarn(fields: _Fields) -> Yarn:
-    kind = "type" if "type" in fields.body and "rope_type" not in fields.body else "rope_type"
-    fields.fixed(kind, "yarn")
-    unknown = sorted(set(fields.body) - _ROPE_FIELDS)
-    if unknown:
-        raise fields.refuse(unknown[0], f"none but {', '.join(sorted(_ROPE_FIELDS))}")
-    truncate = fields.body.get("truncate", True)
-    if not isinstance(truncate, bool):
-        raise fields.refuse("truncate", "true or false")
-    factor = fields.number("factor")
-    if factor < 1:
-        raise fields.refuse("factor", "a number of at least 1")
-    return Yarn(
-        factor=factor,
-        original_context=fields.count("original_max_position_embeddings"),
-        beta_fast=fields.number("beta_fast", 32.0),
-        beta_slow=fields.number("beta_slow", 1.0),
-        truncate=truncate,
-    )
+def _is(name: str, value: object) -> str:
+    return f'"{name}" is {json.dumps(value)[:_SHOWN_CHARS]}'
 
 
 def _require_consistent(config: ModelConfig, path: Path) -> None:

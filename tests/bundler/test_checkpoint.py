@@ -130,7 +130,7 @@ def _set(field: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("hidden_act", "gelu", '"silu"'),
         ("attention_bias", False, "true"),
         ("tie_word_embeddings", True, "false"),
-        ("quantization_config", None, "a JSON object"),
+        ("quantization_config", None, "an object"),
         ("quantization_config.quant_method", "awq", '"mxfp4"'),
         ("num_hidden_layers", 0, "a whole number of at least 1"),
         ("num_hidden_layers", "3", "a whole number of at least 1"),
@@ -150,7 +150,9 @@ def _set(field: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("swiglu_limit", -7, "a number greater than 0"),
         ("rms_norm_eps", "1e-5", "a number greater than 0"),
         ("rope_theta", 0, "a number greater than 0"),
-        ("rope_scaling", None, "a JSON object"),
+        ("rope_scaling", None, "an object"),
+        ("rope_scaling", 7, "an object"),
+        ("rope_theta", 10**400, "a number greater than 0"),
         ("rope_scaling.rope_type", "linear", '"yarn"'),
         ("rope_scaling.factor", 0.5, "a number of at least 1"),
         ("rope_scaling.original_max_position_embeddings", 4096.5, "a whole number"),
@@ -170,7 +172,7 @@ def test_names_the_field_at_fault(checkpoint: Path, field: str, value: Any, expe
     assert expected in refusal.value.expected
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff\xfe", b"null"])
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff\xfe", b"null", b"[" * 100_000])
 def test_refuses_a_configuration_that_is_no_json_object(checkpoint: Path, text: bytes) -> None:
     (checkpoint / CONFIG).write_bytes(text)
     with pytest.raises(CheckpointError) as refusal:
