@@ -6,7 +6,7 @@ from flask import Flask, request
 
 import webui.account.routes
 import webui.admin.routes
-import webui.api.views
+import webui.api.routes
 import webui.chat.routes
 import webui.chat.watchers
 import webui.frame
@@ -46,7 +46,7 @@ def create_app(services: Services) -> Flask:
     for blueprint in (
         webui.frame.blueprint, webui.account.routes.strangers, webui.account.routes.blueprint,
         webui.chat.routes.blueprint, webui.review.routes.blueprint, webui.admin.routes.blueprint,
-        webui.api.views.blueprint, webui.health.blueprint,
+        webui.api.routes.blueprint, webui.health.blueprint,
     ):  # fmt: skip
         app.register_blueprint(blueprint)
     proxies = TrustedProxies.of(services.config)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from appliance.turns.events import FAILURES
-from webui.api import errors, messages, tools, validation
+from webui.api import body, errors, messages, tools, validation
 from webui.serving.limits import MAX_BODY_BYTES
 
 PAGE = Path(__file__).parents[2] / "docs" / "api.md"
@@ -21,14 +21,14 @@ def page() -> str:
 
 def test_the_table_of_fields_is_the_one_the_server_checks(page: str) -> None:
     table = page.partition("| field | what is taken |\n|---|---|\n")[2].partition("\n\n")[0]
-    assert table.splitlines() == [f"| `{name}` | {field.takes} |" for name, field in validation.FIELDS.items()]
+    assert table.splitlines() == [f"| `{name}` | {sentence} |" for name, sentence in body.FIELDS.items()]
 
 
 def test_every_code_the_sources_raise_is_documented(page: str) -> None:
     documented = set(re.findall(r"`([a-z_]+)`", page.partition("## Errors")[2]))
     sources = Path(errors.__file__).parent.glob("*.py")
     raised = {code for source in sources for code in re.findall(r'ApiError\(\s*\d+,\s*"([a-z_]+)"', source.read_text())}
-    raised |= {failure.api_code for failure in FAILURES.values()}
+    raised |= {failure.api_code for failure in FAILURES.values()} | set(validation.CODES.values())
     assert len(raised) > 15
     assert raised - {"bad_request"} <= documented  # bad_request: an HTTP error before the API is reached
 

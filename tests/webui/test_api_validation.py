@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from appliance.engine.wire import decode, encode
 from appliance.turns.request import Message, Tool, ToolCall, TurnRequest
+from webui.api.body import FIELDS
 from webui.api.errors import ApiError
-from webui.api.validation import FIELDS, ChatRequest, parse_chat_request
+from webui.api.validation import ChatRequest, parse_chat_request
 
 USER = {"role": "user", "content": "Hello"}
 CALL = {"id": "call_1", "type": "function", "function": {"name": "now", "arguments": "{}"}}
@@ -82,6 +83,7 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"messages": [{"role": "user", "content": "a\ud800b"}]}, "messages[0].content", "invalid_value"),
     ({"messages": [{"role": "user", "content": "a\0b"}]}, "messages[0].content", "invalid_value"),
     ({"messages": [{**USER, "name": 5}]}, "messages[0].name", "invalid_type"),
+    ({"messages": [{**USER, "\ud800": 5}]}, "messages[0]", "invalid_value"),
     ({"messages": [{"role": "assistant"}]}, "messages[0].content", "missing_required_parameter"),
     (
         {"messages": [{"role": "assistant", "content": "x", "function_call": {"name": "f"}}]},

@@ -1,106 +1,121 @@
-"""Checks of single JSON values, shared by the modules that read a request. Each returns the value or raises `ApiError`.
+"""The types that fields of a request are made of: text, ranges, choices, and what this server cannot honour.
 
-``bool`` is not a number here, NaN and infinities are refused, and text must be Unicode that can be stored: no lone
-surrogate (JSON's ``"\\ud800"`` alone), no NUL.
+Text must be Unicode that can be stored: no lone surrogate (JSON's ``"\\ud800"`` alone), no NUL.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, Final, NoReturn
+from collections.abc import Callable
+from typing import Annotated, Any, Final, TypeVar, get_args
 
 from appliance.audit.event import check_storable
-from webui.api.errors import ApiError
+from installer.formats.checks import FaultError, Rule
+
+T = TypeVar("T")
 
 MAX_JSON_DEPTH: Final = 64
 MAX_JSON_INT: Final = 2**63 - 1
 
-
-def missing(param: str) -> NoReturn:
-    raise ApiError(400, "missing_required_parameter", f"{param} is required.", param=param)
-
-
-def wrong_type(param: str, expected: str) -> NoReturn:
-    raise ApiError(400, "invalid_type", f"{param} must be {expected}.", param=param)
+UNSUPPORTED: Final = "unsupported"  # kinds of fault beside those of `installer.formats.checks`
+REFUSED: Final = "refused"
 
 
-def invalid(param: str, must: str) -> NoReturn:
-    raise ApiError(400, "invalid_value", f"{param} {must}.", param=param)
+def storable(text: str) -> str:
+    """The text, if it can be kept and sent on.
 
-
-def unsupported(param: str, why: str) -> NoReturn:
-    raise ApiError(400, "unsupported_value", f"{param}: {why}.", param=param)
-
-
-def text(value: Any, param: str) -> str:
-    """A string that can be stored and sent on."""
-    if not isinstance(value, str):
-        wrong_type(param, "a string")
+    Raises:
+        FaultError: it cannot.
+    """
     try:
-        check_storable(value)
+        check_storable(text)
     except ValueError as exc:
-        invalid(param, f"cannot be taken: {exc}")
-    return value
+        raise FaultError(f"cannot be taken: {exc}") from exc
+    return text
 
 
-def flag(value: Any, param: str) -> bool:
-    if not isinstance(value, bool):
-        wrong_type(param, "true or false")
-    return value
+Text = Annotated[str, Rule(storable)]
 
 
-def whole(value: Any, param: str, low: int, high: int) -> int:
-    if type(value) is not int:
-        wrong_type(param, "a whole number")
-    if not low <= value <= high:
-        invalid(param, f"must be from {low} to {high}")
-    return value
-
-
-def number(value: Any, param: str, low: float, high: float) -> float:
-    if type(value) not in (int, float):
-        wrong_type(param, "a number")
-    if not low <= value <= high:  # also refuses NaN, infinities and integers no float can hold
-        invalid(param, f"must be from {low:g} to {high:g}")
-    return float(value)
-
-
-def choice(value: Any, param: str, known: tuple[str, ...]) -> str:
-    if not isinstance(value, str):
-        wrong_type(param, "a string")
-    if value not in known:
-        invalid(param, "must be one of " + ", ".join(known))
-    return value
-
-
-def items(value: Any, param: str, max_items: int) -> list[Any]:
-    if not isinstance(value, list):
-        wrong_type(param, "a list")
-    if len(value) > max_items:
-        invalid(param, f"must have at most {max_items} entries")
-    return value
-
-
-def fields(value: Any, param: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        wrong_type(param, "an object")
-    return value
-
-
-def json_tree(value: Any, param: str, depth: int = 0) -> None:
-    """Any JSON value, as long as each string in it is `text`, each number finite, and the nesting moderate."""
-    if depth > MAX_JSON_DEPTH:
-        invalid(param, f"is nested more than {MAX_JSON_DEPTH} deep")
+def form_of(value: Any) -> str:
+    """For `Choose`: which of "text", "list" and "other" the value is."""
     if isinstance(value, str):
-        text(value, param)
+        return "text"
+    return "list" if isinstance(value, list) else "other"
+
+
+def between(low: int, high: int) -> Rule:
+    """A number from ``low`` to ``high``."""
+
+    def check(value: float) -> float:
+        if not low <= value <= high:
+            raise FaultError(f"must be from {low} to {high}")
+        return value
+
+    return Rule(check)
+
+
+def one_of(names: Any, *, only: tuple[str, ...] = (), why: str = "") -> Rule:
+    """One of the names of a Literal. With ``only``, the others are known, but not to be had here."""
+    known = get_args(names)
+
+    def check(value: str) -> str:
+        if value not in known:
+            raise FaultError("must be one of " + ", ".join(known))
+        if only and value not in only:
+            raise FaultError(why, kind=UNSUPPORTED)
+        return value
+
+    return Rule(check, takes=str)
+
+
+def only(is_possible: Callable[[Any], bool], why: str) -> Rule:
+    """A value with which this server can do what the field asks for."""
+
+    def check(value: T) -> T:
+        if not is_possible(value):
+            raise FaultError(why, kind=UNSUPPORTED)
+        return value
+
+    return Rule(check)
+
+
+def never(why: str, *, kind: str = UNSUPPORTED) -> Rule:
+    """A field that only null may stand in."""
+
+    def check(value: object) -> None:
+        if value is not None:
+            raise FaultError(why, kind=kind)
+
+    return Rule(check, takes=Any)
+
+
+def chars(least: int, most: int, said: str) -> Rule:
+    """Text of so many characters."""
+
+    def check(text: str) -> str:
+        if not least <= len(text) <= most:
+            raise FaultError(said)
+        return text
+
+    return Rule(check)
+
+
+def json_tree(value: Any, depth: int = 0) -> Any:
+    """Any JSON value, as long as each string in it can be stored, each number is finite, and the nesting moderate."""
+    if depth > MAX_JSON_DEPTH:
+        raise FaultError(f"is nested more than {MAX_JSON_DEPTH} deep")
+    if isinstance(value, str):
+        storable(value)
     elif isinstance(value, float) and not math.isfinite(value):
-        invalid(param, "contains a number that is not finite")
+        raise FaultError("contains a number that is not finite")
     elif isinstance(value, int) and not -MAX_JSON_INT <= value <= MAX_JSON_INT:
-        invalid(param, "contains a whole number of more than 63 bits")
+        raise FaultError("contains a whole number of more than 63 bits")
     elif isinstance(value, list):
         for entry in value:
-            json_tree(entry, param, depth + 1)
+            json_tree(entry, depth + 1)
     elif isinstance(value, dict):
         for key, entry in value.items():
-            text(key, param)
-            json_tree(entry, param, depth + 1)
+            storable(key)
+            json_tree(entry, depth + 1)
+    return value

@@ -22,7 +22,7 @@ from appliance.turns.permits import permitted
 from appliance.turns.request import TurnRequest, new_request
 from appliance.turns.run import Turn, run_turn
 from webui.allowances import allowance
-from webui.api import errors, mapping
+from webui.api import errors, present
 from webui.api.auth import api_user, demand_key, key_permit, say_when_the_key_ends
 from webui.api.errors import ApiError
 from webui.api.validation import ChatRequest, parse_chat_request
@@ -61,7 +61,7 @@ def create_chat_completion() -> Response:
     _check_model(chat.model)
     turn_request = _turn_request(chat)
     created = int(services().clock().timestamp())
-    envelope = mapping.Envelope(turn_request.id, created, chat.model, services().release.version)
+    envelope = present.Envelope(turn_request.id, created, chat.model, services().release.version)
     actor = api_user().actor("api", client_address())
     engine = permitted(services().engine, key_permit())
     turn = run_turn(services().record, engine, actor, turn_request, conversation_id=None, allowance=allowance())
@@ -107,7 +107,7 @@ def _appliance_error(error: ApplianceError) -> Response:
 
 
 def _model() -> dict[str, Any]:
-    return mapping.model_object(services().model.id, int(services().clock().timestamp()))
+    return present.model_object(services().model.id, int(services().clock().timestamp()))
 
 
 def _check_model(model_id: str) -> None:
@@ -131,7 +131,7 @@ def _turn_request(chat: ChatRequest) -> TurnRequest:
     )
 
 
-def _whole(turn: Turn, envelope: mapping.Envelope) -> Response:
+def _whole(turn: Turn, envelope: present.Envelope) -> Response:
     """The answer when it is complete.
 
     Raises:
@@ -141,7 +141,7 @@ def _whole(turn: Turn, envelope: mapping.Envelope) -> Response:
         for event in turn:
             if isinstance(event, Done):
                 _check_finished(event)
-                return jsonify(mapping.completion(envelope, turn.answer.words, event))
+                return jsonify(present.completion(envelope, turn.answer.words, event))
             if isinstance(event, Failed):
                 raise errors.from_failed(event)
             if client_is_gone():
@@ -149,7 +149,7 @@ def _whole(turn: Turn, envelope: mapping.Envelope) -> Response:
     return make_response("", _CLIENT_GONE_STATUS)
 
 
-def _streamed(turn: Turn, envelope: mapping.Envelope, chat: ChatRequest) -> Response:
+def _streamed(turn: Turn, envelope: present.Envelope, chat: ChatRequest) -> Response:
     """The answer as it is written. A turn that fails at once is an HTTP error; one that fails later, an error object.
 
     Raises:
@@ -167,23 +167,23 @@ def _streamed(turn: Turn, envelope: mapping.Envelope, chat: ChatRequest) -> Resp
     return response
 
 
-def _stream(first: TurnEvent, turn: Turn, envelope: mapping.Envelope, *, include_usage: bool) -> Iterator[str]:
-    yield _sse(mapping.chunk(envelope, {"role": "assistant", "content": ""}))
+def _stream(first: TurnEvent, turn: Turn, envelope: present.Envelope, *, include_usage: bool) -> Iterator[str]:
+    yield _sse(present.chunk(envelope, {"role": "assistant", "content": ""}))
     event: TurnEvent | None = first
     has_text = False
     while event is not None and not client_is_gone():
         if isinstance(event, Done) and event.notice is not None:
-            yield _sse(mapping.chunk(envelope, mapping.notice_delta(event.notice, after_text=has_text)))
+            yield _sse(present.chunk(envelope, present.notice_delta(event.notice, after_text=has_text)))
         if isinstance(event, Done | Failed):
             yield from _ending(event, envelope, include_usage=include_usage)
             return
         has_text |= isinstance(event, AnswerDelta)
-        change = mapping.delta(event)
-        yield _sse(mapping.chunk(envelope, change)) if change else ": waiting\n\n"
+        change = present.delta(event)
+        yield _sse(present.chunk(envelope, change)) if change else ": waiting\n\n"
         event = next(turn, None)
 
 
-def _ending(end: Done | Failed, envelope: mapping.Envelope, *, include_usage: bool) -> Iterator[str]:
+def _ending(end: Done | Failed, envelope: present.Envelope, *, include_usage: bool) -> Iterator[str]:
     try:
         if isinstance(end, Failed):
             raise errors.from_failed(end)
@@ -191,9 +191,9 @@ def _ending(end: Done | Failed, envelope: mapping.Envelope, *, include_usage: bo
     except ApiError as error:
         yield _sse(errors.body_of(error))
         return
-    yield _sse(mapping.chunk(envelope, {}, end.finish_reason))
+    yield _sse(present.chunk(envelope, {}, end.finish_reason))
     if include_usage:
-        yield _sse(mapping.usage_chunk(envelope, end))
+        yield _sse(present.usage_chunk(envelope, end))
     yield "data: [DONE]\n\n"
 
 

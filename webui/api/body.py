@@ -1,0 +1,164 @@
+"""The fields of POST /v1/chat/completions: what each may hold, and what docs/api.md says of it.
+
+Source: OpenAI API reference, "Create chat completion".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal, get_args, get_type_hints
+
+from appliance.turns.request import Effort, TurnRequest
+from installer.formats.checks import Choose, FaultError, Length, Must, Rule
+from webui.api.messages import Messages
+from webui.api.tools import ToolChoice, Tools
+from webui.api.values import REFUSED, UNSUPPORTED, Text, between, chars, form_of, never, one_of, only, storable
+
+MAX_STOPS: Final = 4
+MAX_STOP_CHARS: Final = 256
+MAX_TOKENS: Final = 2**31 - 1
+MAX_LABEL_CHARS: Final = 512
+MAX_METADATA: Final = 16
+
+
+@dataclass(frozen=True)
+class Takes:
+    """The sentence of docs/api.md on a field."""
+
+    sentence: str
+
+
+def _above_zero(top_p: float) -> float:
+    if top_p == 0:
+        raise FaultError("must be above 0; for the likeliest token always, send temperature 0")
+    return top_p
+
+
+def _include_usage(options: dict[str, Any]) -> bool:
+    for name, value in options.items():
+        if name not in ("include_usage", "include_obfuscation"):
+            why = "only include_usage (and include_obfuscation, ignored) is known"
+            raise FaultError(why, kind=UNSUPPORTED)
+        if value is not None and not isinstance(value, bool):
+            raise FaultError("must be true or false", kind="type", at=(name,))
+    return bool(options.get("include_usage"))
+
+
+def _metadata(entries: dict[str, Any]) -> None:
+    if len(entries) > MAX_METADATA:
+        raise FaultError(f"must have at most {MAX_METADATA} entries")
+    for entry in entries.values():
+        if not isinstance(entry, str):
+            raise FaultError("must be a string", kind="type")
+        storable(entry)
+
+
+_Stop = Annotated[Text, chars(1, MAX_STOP_CHARS, f"must consist of strings of 1 to {MAX_STOP_CHARS} characters")]
+_STOPS = Choose(
+    form_of,
+    {
+        "text": Annotated[tuple[str, ...], Rule(lambda stop: (stop,), takes=_Stop)],
+        "list": Annotated[tuple[_Stop, ...], Length(most=MAX_STOPS)],
+        "other": Annotated[str, Must(f"must be a string or a list of at most {MAX_STOPS} strings")],
+    },
+)
+_Limit = Annotated[int, between(1, MAX_TOKENS)]
+_Label = Annotated[Text, chars(0, MAX_LABEL_CHARS, f"must have at most {MAX_LABEL_CHARS} characters")]
+_Penalty = Annotated[
+    float, between(-2, 2), only(lambda value: value == 0, "penalties are not applied; only 0 is taken")
+]
+_Verbosity = Literal["low", "medium", "high"]
+_Tier = Literal["auto", "default", "flex", "scale", "priority"]
+
+_ONE_ANSWER: Final = only(lambda n: n == 1, "one answer per request is made; send 1 and ask again for more")
+_ONLY_TEXT: Final = only(
+    lambda form: form.get("type") == "text",
+    'only {"type": "text"} is available; answers cannot be held to JSON or a schema',
+)
+_NO_PROBABILITIES: Final = only(lambda value: not value, "token probabilities are not given out")
+_NO_BIAS: Final = only(lambda biases: not biases, "biases are not applied; only an empty object is taken")
+_TEXT_ALONE: Final = only(lambda kinds: kinds == ["text"], 'this model writes text only; only ["text"] is taken')
+_MEDIUM: Final = one_of(_Verbosity, only=("medium",), why="this model has no such setting; only medium is taken")
+_ONE_TIER: Final = one_of(
+    _Tier, only=("auto", "default"), why="there is one tier here; only auto and default are taken"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Body:
+    """The body. Null fields are left out before it is checked; fields that nothing reads are ignored, or refused."""
+
+    model: Annotated[Text, Takes("required; the id that /v1/models gives, anything else is 404 `model_not_found`")]
+    messages: Annotated[Messages, Takes("required; see below")]
+    tools: Annotated[Tools, Takes("up to 128 functions; `strict: true` is refused")] = TurnRequest.tools
+    tool_choice: Annotated[ToolChoice, Takes('"auto" or "none"; "required" and named functions are refused')] = True
+    parallel_tool_calls: Annotated[bool, Takes("ignored: the model makes one call at a time")] = False
+    reasoning_effort: Annotated[Effort, one_of(Effort), Takes("low, medium (default) or high")] = TurnRequest.effort
+    temperature: Annotated[float, between(0, 2), Takes("0 to 2, default 1; 0 is greedy")] = TurnRequest.temperature
+    top_p: Annotated[float, between(0, 1), Rule(_above_zero), Takes("above 0, at most 1 (default)")] = TurnRequest.top_p
+    seed: Annotated[
+        int | None,
+        between(-(2**63), 2**63 - 1),
+        Takes("a 64-bit whole number; chosen by the server and recorded when absent"),
+    ] = None
+    max_completion_tokens: Annotated[
+        _Limit | None, Takes("1 or more, reasoning included; default: what the context leaves")
+    ] = None
+    max_tokens: Annotated[_Limit | None, Takes("older name of max_completion_tokens")] = None
+    stop: Annotated[
+        tuple[str, ...], _STOPS, Takes(f"a string or up to {MAX_STOPS}, each of 1 to {MAX_STOP_CHARS} characters")
+    ] = TurnRequest.stop
+    stream: Annotated[bool, Takes("true or false (default)")] = False
+    stream_options: Annotated[
+        bool | None,
+        Rule(_include_usage, takes=dict[str, Any]),
+        Takes("`include_usage`; `include_obfuscation` is ignored; only with stream"),
+    ] = None
+    n: Annotated[int, between(1, 128), _ONE_ANSWER, Takes("only 1")] = 1
+    response_format: Annotated[dict[str, Any] | None, _ONLY_TEXT, Takes('only {"type": "text"}')] = None
+    logprobs: Annotated[bool, _NO_PROBABILITIES, Takes("only false")] = False
+    top_logprobs: Annotated[int, between(0, 20), _NO_PROBABILITIES, Takes("only 0")] = 0
+    frequency_penalty: Annotated[_Penalty, Takes("only 0")] = 0
+    presence_penalty: Annotated[_Penalty, Takes("only 0")] = 0
+    logit_bias: Annotated[dict[str, Any] | None, _NO_BIAS, Takes("only empty")] = None
+    modalities: Annotated[list[Any] | None, Length(most=8), _TEXT_ALONE, Takes('only ["text"]')] = None
+    verbosity: Annotated[_Verbosity, _MEDIUM, Takes("only medium")] = "medium"
+    service_tier: Annotated[_Tier, _ONE_TIER, Takes("only auto or default")] = "auto"
+    store: Annotated[bool, Takes("ignored: every turn is recorded, and none is served again by id")] = False
+    metadata: Annotated[
+        None, Rule(_metadata, takes=dict[str, Any]), Takes(f"ignored; up to {MAX_METADATA} strings")
+    ] = None
+    user: Annotated[_Label, Takes("ignored: the record names the key's owner")] = ""
+    safety_identifier: Annotated[_Label, Takes("ignored, as user")] = ""
+    prompt_cache_key: Annotated[_Label, Takes("ignored: prefixes are cached by their content")] = ""
+    prompt_cache_retention: Annotated[_Label, Takes("ignored, as prompt_cache_key")] = ""
+    functions: Annotated[
+        None, never("this is the old form, use tools", kind=REFUSED), Takes("refused: this is the old form, use tools")
+    ] = None
+    function_call: Annotated[
+        None,
+        never("this is the old form, use tool_choice", kind=REFUSED),
+        Takes("refused: this is the old form, use tool_choice"),
+    ] = None
+    audio: Annotated[
+        None, never("this model writes text only", kind=REFUSED), Takes("refused: this model writes text only")
+    ] = None
+    prediction: Annotated[
+        None,
+        never("predicted output is not available", kind=REFUSED),
+        Takes("refused: predicted output is not available"),
+    ] = None
+    web_search_options: Annotated[
+        None,
+        never("this machine has no way out to search", kind=REFUSED),
+        Takes("refused: this machine has no way out to search"),
+    ] = None
+
+
+def _sentences() -> dict[str, str]:
+    hints = get_type_hints(Body, include_extras=True)
+    found = ((name, part) for name, hint in hints.items() for part in get_args(hint))
+    return {name: part.sentence for name, part in found if isinstance(part, Takes)}
+
+
+FIELDS: Final = _sentences()  # every field a request may have, with what docs/api.md says of it
