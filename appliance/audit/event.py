@@ -35,6 +35,7 @@ Action = Literal[
     "engine_restarted",  # written by releases before process_ended
     "disk_filling", "disk_full", "disk_freed",
     "record_finding", "finding_acknowledged", "signing_key_replaced", "index_rebuilt",
+    "schema_upgraded",
 ]  # fmt: skip
 ACTIONS: tuple[Action, ...] = get_args(Action)
 SALT_BYTES = 32

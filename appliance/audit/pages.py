@@ -91,7 +91,8 @@ def check_accounts(connection: sa.Connection) -> list[Fault]:
     roles, disabled, unknown = _said_of_accounts(connection)
     faults = []
     present = set()
-    found = read_rows(connection, sa.select(users).order_by(users.c.name), users.c.name, lambda row: row)
+    query = sa.select(users.c.name, users.c.roles, users.c.disabled)  # an earlier release's copy has no other columns
+    found = read_rows(connection, query.order_by(users.c.name), users.c.name, lambda row: row)
     for damaged in found.damaged:
         present.add(damaged.name)
         faults.append(Fault(0, 0, f"the account {damaged.name} is damaged: {damaged}"))

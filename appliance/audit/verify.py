@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import sqlalchemy as sa
+
 from appliance.audit.daily import daily_notes
 from appliance.audit.fault import Fault
 from appliance.audit.heirs import keys_after
@@ -85,31 +87,49 @@ def verify_log(
         DatabaseError: the database cannot be read at all.
         CheckpointError: the ledger cannot be read now.
     """
+    with database.read() as connection:
+        return verify_within(
+            connection, state_dir, against=against, key=key, database=database, processes=processes,
+            progress=progress, clock_us=clock_us,
+        )  # fmt: skip
+
+
+def verify_within(
+    connection: sa.Connection,
+    state_dir: Path | None,
+    *,
+    against: Sequence[Against] = (),
+    key: Verifier | None = None,
+    database: Database | None = None,
+    processes: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+    clock_us: Callable[[], int] = now_us,
+) -> VerificationReport:
+    """The same for what one transaction sees. Other processes (`database`) can only read what is committed."""
     began_s = time.perf_counter()
     audit_dir = None if state_dir is None else state_dir / "audit"
     faults: list[Fault] = []
-    with database.read() as connection:
-        with unchanging(audit_dir):  # the snapshot of the database begins with its first query
-            size, files = log_size(connection), daily_notes(audit_dir) if audit_dir else {}
-            expected = Expected(note_hash(note) for note in files.values())
-            state = read_ledger(audit_dir, after_checkpoint=expected.add) if audit_dir else None
-        trusted, problem = _trusted(state_dir, key)
-        faults += [Fault(0, 0, problem)] if problem else []
-        origin = read_setting(connection, "audit_origin") or ""
-        if state is None:
-            faults += check_without_ledger(connection, state_dir, trusted, files, origin, expected)
-        else:
-            expected.keep_chain(state.chain)
-            faults += _ledger_faults(state, trusted, origin) + compare_with_ledger(connection, state, files, expected)
-        keys = [parse_verifier(text) for text in state.keys] if state else []
-        keys += keys_after(trusted, key_notes_in_log(connection)) if trusted else []
-        faults += _add_exported(expected, against, keys)
-        comparison = _Comparison(expected)
-        tree = check_tree(
-            connection, sizes=expected.sizes_in_order(), reached=comparison.compare,
-            database=database, processes=processes, progress=progress,
-        )  # fmt: skip
-        faults += comparison.finish(size)
+    with unchanging(audit_dir):  # the snapshot of the database begins with its first query
+        size, files = log_size(connection), daily_notes(audit_dir) if audit_dir else {}
+        expected = Expected(note_hash(note) for note in files.values())
+        state = read_ledger(audit_dir, after_checkpoint=expected.add) if audit_dir else None
+    trusted, problem = _trusted(state_dir, key)
+    faults += [Fault(0, 0, problem)] if problem else []
+    origin = read_setting(connection, "audit_origin") or ""
+    if state is None:
+        faults += check_without_ledger(connection, state_dir, trusted, files, origin, expected)
+    else:
+        expected.keep_chain(state.chain)
+        faults += _ledger_faults(state, trusted, origin) + compare_with_ledger(connection, state, files, expected)
+    keys = [parse_verifier(text) for text in state.keys] if state else []
+    keys += keys_after(trusted, key_notes_in_log(connection)) if trusted else []
+    faults += _add_exported(expected, against, keys)
+    comparison = _Comparison(expected)
+    tree = check_tree(
+        connection, sizes=expected.sizes_in_order(), reached=comparison.compare,
+        database=database, processes=processes, progress=progress,
+    )  # fmt: skip
+    faults += comparison.finish(size)
     return _report(tree, faults, state, expected, clock_us(), time.perf_counter() - began_s)
 
 

@@ -1,4 +1,4 @@
-"""The tables of the database, and what each version of the schema changed.
+"""The tables of the database as this release uses them; `migrations/` says how an earlier release's become these.
 
 Times are integers, microseconds since 1970-01-01 UTC. Text is stored as every database takes it (`storable`).
 """
@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import TSVECTOR
 
 from appliance.database.stored_values import check_what_is_read
 
-SCHEMA_VERSION = 2
+SCHEMA = "0003"  # the revision that `metadata` is, the newest in migrations/versions
 
 
 def storable(text: str) -> str:
@@ -199,17 +199,9 @@ AUDIT_WORDS_SQLITE = (
     "CREATE VIRTUAL TABLE audit_words USING fts5(words, content='', tokenize='unicode61 remove_diacritics 2')"
 )
 
-
-# What each schema version changed in existing tables. New tables need no entry: `metadata` makes them.
-UPGRADES: dict[int, tuple[str, ...]] = {
-    2: (
-        "ALTER TABLE users ADD COLUMN vouched_by TEXT",
-        "ALTER TABLE users ADD COLUMN admin_ended_us BIGINT",
-        "ALTER TABLE links ADD COLUMN ended TEXT",
-        "ALTER TABLE links ADD COLUMN made_by TEXT",
-        "ALTER TABLE api_keys ADD COLUMN expires_us BIGINT",
-        # Keys made without an end get one, a year after they were made.
-        "UPDATE api_keys SET expires_us = created_us + 31536000000000",
-        "DROP TABLE IF EXISTS sign_in_failures",
-    ),
-}
+# Alembic's own table, with one row: the revision of this database.
+alembic_version = sa.Table(
+    "alembic_version", sa.MetaData(),
+    sa.Column("version_num", sa.String(32), nullable=False),
+    sa.PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
+)  # fmt: skip

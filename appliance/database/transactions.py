@@ -1,6 +1,6 @@
-"""How the database is opened and written: transactions, the schema's version, the appliance's own notes, and time.
+"""How the database is opened and written: transactions, the appliance's own notes, and time.
 
-The tables are in tables.py.
+The tables are in tables.py, the revision of the schema is in schema.py.
 
 SQLite by default (WAL, every commit synced), PostgreSQL by URL. Times are integers, microseconds since 1970-01-01 UTC.
 
@@ -16,7 +16,7 @@ import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,15 +25,9 @@ from urllib.parse import quote
 import sqlalchemy as sa
 
 from appliance.database.presence import Presence
+from appliance.database.schema import Standing, create_tables, schema_of
 from appliance.database.stored_values import LAST_US, DamagedValueError
-from appliance.database.tables import (
-    AUDIT_WORDS_SQLITE,
-    SCHEMA_VERSION,
-    UPGRADES,
-    audit_words_postgresql,
-    metadata,
-    settings,
-)
+from appliance.database.tables import SCHEMA, settings
 from appliance.database.write_queue import StillLockedError, WriteQueue
 from appliance.errors import ApplianceError
 
@@ -44,6 +38,10 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 class DatabaseError(ApplianceError):
     """The database cannot be opened, read or written."""
+
+
+class SchemaError(DatabaseError):
+    """This release cannot use the database as it is: trying again does not help."""
 
 
 class ClockError(ApplianceError):
@@ -142,6 +140,29 @@ class Database:
             DatabaseError: nothing was written.
             sqlalchemy.exc.IntegrityError: a constraint refused; nothing was written.
         """
+        with self._writing() as connection, self._transaction(connection, serial=serial):
+            yield connection
+
+    @contextmanager
+    def rebuild(self) -> Iterator[sa.Connection]:
+        """A serial transaction that may change tables.
+
+        SQLite changes most of a table by making another, copying the rows and dropping the old one, which would also
+        delete every row that refers to them. So foreign keys are not enforced; the caller checks them at the end.
+
+        Raises:
+            DatabaseError: nothing was changed.
+        """
+        with (
+            self._writing() as connection,
+            _without_foreign_keys(connection),
+            self._transaction(connection, serial=True),
+        ):
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        """A connection whose transactions write, and on SQLite the lock of the one writer."""
         if getattr(self._local, "writing", False):
             raise RuntimeError("internal error: a write transaction inside another one would wait for itself")
         self._local.writing = True
@@ -149,13 +170,16 @@ class Database:
             with _translated(), ExitStack() as stack:
                 if self._queue is not None:
                     stack.enter_context(self._queue.turn())
-                connection = stack.enter_context(self.engine.connect().execution_options(appliance_write=True))
-                with connection.begin():
-                    if serial and not self.is_sqlite:
-                        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SERIAL_LOCK_ID)))
-                    yield connection
+                yield stack.enter_context(self.engine.connect().execution_options(appliance_write=True))
         finally:
             self._local.writing = False
+
+    @contextmanager
+    def _transaction(self, connection: sa.Connection, *, serial: bool) -> Iterator[None]:
+        with connection.begin():
+            if serial and not self.is_sqlite:
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SERIAL_LOCK_ID)))
+            yield
 
     def close(self) -> None:
         """Close the connections that are not in use. Turns of this process end before: it no longer stands for them."""
@@ -164,11 +188,15 @@ class Database:
             self.presence.disappear()
 
 
-def open_database(url: str) -> Database:
+def open_database(url: str, *, upgrade: Callable[[Database], None] | None = None) -> Database:
     """The database at `url` (``sqlite:///PATH`` or ``postgresql://..``), made on first use.
 
+    Args:
+        upgrade: brings a database of an earlier release up to date; None: such a database is refused. Only one process
+            upgrades, the recorder (appliance/audit/upgrade.py): another release may serve the site at this moment.
     Raises:
-        DatabaseError: it cannot be opened, or a newer release wrote it.
+        SchemaError: the tables are not those of this release, and are not to be upgraded or cannot be.
+        DatabaseError: it cannot be opened.
     """
     try:
         parsed = sa.make_url(url)
@@ -183,8 +211,8 @@ def open_database(url: str) -> Database:
     else:
         raise DatabaseError("the database URL must be sqlite:///PATH or postgresql://..")
     try:
-        _prepare_schema(database)
-    except DatabaseError:
+        _prepare_schema(database, upgrade)
+    except ApplianceError:
         database.close()
         raise
     return database
@@ -198,7 +226,8 @@ def open_copy(path: Path) -> Iterator[Database]:
     temporary directory first.
 
     Raises:
-        DatabaseError: it cannot be read, or a newer release wrote it.
+        SchemaError: its tables are not those of this release or an earlier one.
+        DatabaseError: it cannot be read.
     """
     log = path.with_name(path.name + "-wal")
     with ExitStack() as stack:
@@ -214,9 +243,10 @@ def open_copy(path: Path) -> Iterator[Database]:
             raise DatabaseError(f"cannot read the database {path}: {exc.strerror}") from exc
         stack.callback(database.close)
         with database.read() as connection:
-            found = read_number(connection, "schema")
-        if found is None or not 1 <= found <= SCHEMA_VERSION:
-            raise DatabaseError(f"{path} has schema {found or '(none)'}, and this release knows 1 to {SCHEMA_VERSION}")
+            schema = schema_of(connection)
+        if schema.standing not in (Standing.CURRENT, Standing.OLDER):
+            has = f"the schema {schema.revision}" if schema.revision else "no schema"
+            raise SchemaError(f"{path} has {has}, and this release reads those up to {SCHEMA}")
         yield database
 
 
@@ -287,35 +317,34 @@ def _open_sqlite(url: sa.URL, path: Path) -> Database:
     return Database(engine, path.with_name(path.name + ".lock"))
 
 
-def _prepare_schema(database: Database) -> None:
-    """Make the tables of a new database, bring those of an older release up to date, refuse those of a newer one."""
-    with database.write(serial=True) as connection:
-        if not sa.inspect(connection).has_table(settings.name):
-            metadata.create_all(connection)
-            if database.is_sqlite:
-                connection.exec_driver_sql(AUDIT_WORDS_SQLITE)
-            else:
-                audit_words_postgresql.create(connection)
-            write_setting(connection, "schema", str(SCHEMA_VERSION))
-            return
-        found = read_number(connection, "schema")
-        if found is None or not 1 <= found <= SCHEMA_VERSION:
-            raise DatabaseError(
-                f"the database has schema {found or '(none)'}, and this release knows 1 to {SCHEMA_VERSION}; "
-                "serve it with the release that wrote it, or a newer one"
-            )
-        _upgrade(connection, found)
+def _prepare_schema(database: Database, upgrade: Callable[[Database], None] | None) -> None:
+    """Make the tables of a new database, and see that those of another are this release's."""
+    with database.read() as connection:
+        schema = schema_of(connection)
+    if schema.standing is Standing.EMPTY:
+        with database.write(serial=True) as connection:
+            schema = schema_of(connection)  # somebody else may have made them meanwhile
+            if schema.standing is Standing.EMPTY:
+                create_tables(connection)
+                return
+    if schema.standing is Standing.OLDER and upgrade is not None:
+        upgrade(database)
+    elif schema.standing is not Standing.CURRENT:
+        raise SchemaError(schema.problem())
 
 
-def _upgrade(connection: sa.Connection, found: int) -> None:
-    """Bring the schema from version ``found`` to SCHEMA_VERSION, within the caller's transaction."""
-    if found == SCHEMA_VERSION:
+@contextmanager
+def _without_foreign_keys(connection: sa.Connection) -> Iterator[None]:
+    """Have SQLite not enforce them in the next transaction; within one, this could no longer be changed."""
+    if connection.dialect.name != "sqlite":
+        yield
         return
-    metadata.create_all(connection)  # tables that a later version added; existing ones are left as they are
-    for version in range(found + 1, SCHEMA_VERSION + 1):
-        for statement in UPGRADES[version]:
-            connection.exec_driver_sql(statement)
-    write_setting(connection, "schema", str(SCHEMA_VERSION))
+    cursor = connection.connection.cursor()
+    cursor.execute("PRAGMA foreign_keys = OFF")
+    try:
+        yield
+    finally:
+        cursor.execute("PRAGMA foreign_keys = ON")
 
 
 @contextmanager

@@ -25,6 +25,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,10 +34,11 @@ from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.log import AuditLog
 from appliance.audit.rows import newest_of
 from appliance.audit.signer import LogSigner
+from appliance.audit.upgrade import upgrade
 from appliance.certificates import CertificateError, now_utc
 from appliance.config import Config, load_config
-from appliance.database.transactions import as_iso, open_database
-from appliance.errors import ApplianceError
+from appliance.database.transactions import SchemaError, as_iso, open_database
+from appliance.errors import CANNOT_SERVE, ApplianceError
 from appliance.isolation.confinement import seal
 from appliance.isolation.refused import UNWATCHED, Refused
 from appliance.runtime.disk_watch import DiskWatch
@@ -61,10 +63,11 @@ def run_recorder(
         tell_ready: called each time that a note is durably in the record.
         keep_certificate: called with every checkpoint; renews the server's certificate when that is due.
     Raises:
+        SchemaError: the database is another release's, and cannot be upgraded.
         DatabaseError, RecordError: the record cannot be opened or written.
     """
     disk = DiskWatch(config.record_dir)  # before the database, which cannot be opened on a full disk
-    database = open_database(config.database_url)
+    database = open_database(config.database_url, upgrade=partial(upgrade, state_dir=config.state_dir))
     try:
         log = AuditLog(database)
         stopping: dict[str, Any] | None = None
@@ -226,6 +229,7 @@ def main() -> None:
     """The entry: APPLIANCE_HOME and APPLIANCE_READY_FD in the environment, notes on standard input."""
     seal(os.environ)
     logging.basicConfig(format="%(asctime)s %(levelname)s recorder: %(message)s", level=logging.INFO)
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # an upgrade says in its own words what it does
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     ready_fd = int(os.environ["APPLIANCE_READY_FD"])
     try:
@@ -238,7 +242,7 @@ def main() -> None:
         )  # fmt: skip
     except ApplianceError as exc:
         _log.error("%s", exc if exc.__cause__ is None else f"{exc}: {exc.__cause__}")
-        sys.exit(1)
+        sys.exit(CANNOT_SERVE if isinstance(exc, SchemaError) else 1)
 
 
 if __name__ == "__main__":

@@ -191,7 +191,7 @@ class _Supervisor:
 
     def _told_to_end(self) -> bool:
         """Wait for a signal or the next thing to do; True for the signals that end the appliance."""
-        due = [child.start_at_s for child in self._children if not child.pid]
+        due = [child.start_at_s for child in self._children if not child.pid and not self._waits(child)]
         wait_s = min([_LOOK_S if self._announced else _TICK_S, *(at_s - time.monotonic() for at_s in due)])
         received = signal.sigtimedwait(_SIGNALS, max(wait_s, 0.0))
         if received is None or received.si_signo == signal.SIGCHLD:
@@ -201,8 +201,12 @@ class _Supervisor:
 
     def _start_due(self) -> None:
         for child in self._children:
-            if not child.pid and time.monotonic() >= child.start_at_s:
+            if not child.pid and not self._waits(child) and time.monotonic() >= child.start_at_s:
                 self._start(child)
+
+    def _waits(self, child: _Child) -> bool:
+        """Web workers use the database only after the recorder has made or upgraded it."""
+        return child is self._web and not self._recorder_probe.is_answered()
 
     def _start(self, child: _Child) -> None:
         child.started_s = time.monotonic()

@@ -6,9 +6,7 @@ What such a note would decide is kept elsewhere: in the memory of the process th
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +23,7 @@ from appliance.audit.signer import LogSigner
 from appliance.audit.verify import verify_log
 from appliance.config import Config, init_state, load_config
 from appliance.database.tables import audit_contents, audit_events
-from appliance.database.transactions import Database, DatabaseError, now_us, open_database, write_setting
+from appliance.database.transactions import Database, now_us, open_database, write_setting
 from appliance.turns.interrupted import LostTurns
 from tests.appliance.records import SYSTEM, fill
 from tests.appliance.runtime.test_recorder import ADA, STARTED, Recorder, opened
@@ -202,19 +200,3 @@ def test_the_badge_believes_what_an_event_tells_of_and_no_more(sqlite: Database,
     assert integrity(log, tmp_path).checked is None
     put(sqlite, "audit_checked", claims(9, true.checked.time_us, intact=False))
     assert integrity(log, tmp_path).checked is None
-
-
-@pytest.mark.parametrize("value", ["1", "0", "99", "-1", "two", "9" * 5000, "", None])
-def test_a_version_of_the_schema_that_is_not_the_tables_is_refused_in_words_and_changes_nothing(
-    tmp_path: Path, value: str | None
-) -> None:
-    url = f"sqlite:///{tmp_path}/site.sqlite3"
-    database = open_database(url)
-    log = AuditLog(database)
-    fill(log, 3)
-    put(database, "schema", value)
-    database.close()
-    with pytest.raises(DatabaseError):
-        open_database(url)
-    with closing(sqlite3.connect(tmp_path / "site.sqlite3")) as connection:
-        assert connection.execute("SELECT count(*) FROM audit_events").fetchone() == (3,)

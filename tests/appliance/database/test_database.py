@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import re
 import stat
 import threading
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from appliance.database.tables import SCHEMA_VERSION, UPGRADES, api_keys, storable, users
+from appliance.database.tables import storable, users
 from appliance.database.transactions import (
     Database,
     DatabaseError,
@@ -32,47 +31,6 @@ def test_opening_twice_keeps_what_was_written(database: Database, database_url: 
     with again.read() as connection:
         assert read_setting(connection, "colour") == "green"
     again.close()
-
-
-def test_schema_of_a_newer_release_is_refused(database: Database, database_url: str) -> None:
-    with database.write() as connection:
-        write_setting(connection, "schema", str(SCHEMA_VERSION + 1))
-    with pytest.raises(DatabaseError, match=f"schema {SCHEMA_VERSION + 1}.*newer"):
-        open_database(database_url)
-
-
-def make_schema_1(connection: sa.Connection) -> None:
-    """Undo what schema 2 added to existing tables."""
-    for statement in UPGRADES[2]:
-        added = re.fullmatch(r"ALTER TABLE (\w+) ADD COLUMN (\w+) .+", statement)
-        if added:
-            connection.exec_driver_sql(f"ALTER TABLE {added[1]} DROP COLUMN {added[2]}")
-    write_setting(connection, "schema", "1")
-
-
-def test_schema_of_an_older_release_is_brought_up_to_date(database: Database, database_url: str) -> None:
-    with database.write() as connection:
-        write_setting(connection, "colour", "green")
-        connection.execute(users.insert().values(
-            id="1", name="ada", display_name="Ada", roles="user", disabled=False, created_us=0))  # fmt: skip
-        connection.execute(api_keys.insert().values(
-            id="k", user_id="1", label="x", secret_hash=b"x", created_us=1_795_398_974_000_000))  # fmt: skip
-        make_schema_1(connection)
-    again = open_database(database_url)
-    with again.read() as connection:
-        assert read_setting(connection, "schema") == str(SCHEMA_VERSION)
-        assert read_setting(connection, "colour") == "green"
-        ends_us = connection.scalar(sa.select(api_keys.c.expires_us))
-        assert ends_us == 1_795_398_974_000_000 + 365 * 24 * 3600 * 1_000_000  # keys of before end, too
-    again.close()
-
-
-@pytest.mark.parametrize("schema", ["0", "-1", "two", None])
-def test_a_schema_that_nobody_wrote_is_refused(database: Database, database_url: str, schema: str | None) -> None:
-    with database.write() as connection:
-        write_setting(connection, "schema", schema)
-    with pytest.raises(DatabaseError, match="this release knows 1 to"):
-        open_database(database_url)
 
 
 def test_many_processes_may_open_a_new_database_at_once(database_url: str) -> None:

@@ -173,6 +173,31 @@ def test_a_note_that_a_dying_recorder_had_read_goes_to_its_successor(tmp_path: P
         assert [note["event"] for note in site.recorded()][:1] == ["started"]
 
 
+WAITING_RECORDER = """
+import os, sys, time
+out = open("state/audit/recorded", "a", buffering=1)
+for line in sys.stdin:
+    out.write(line)
+    while not os.path.exists("state/audit/go"):
+        time.sleep(0.02)
+    os.write(int(os.environ["APPLIANCE_READY_FD"]), b"1")
+"""
+
+
+def test_web_workers_wait_until_the_recorder_has_the_database_ready(tmp_path: Path) -> None:
+    def running() -> list[str]:
+        return [Path(f"/proc/{pid}/cmdline").read_text() for pid in site.descendants() if is_alive(pid)]
+
+    with supervised(tmp_path, recorder=WAITING_RECORDER) as site:
+        deadline_s = time.monotonic() + 20
+        while not any("import decode, encode" in line for line in running()):  # the engine
+            assert time.monotonic() < deadline_s, site.said()
+            time.sleep(0.02)
+        assert not any("gunicorn" in line for line in running())
+        (tmp_path / "state" / "audit" / "go").touch()
+        assert site.ask()
+
+
 def test_gives_up_on_an_engine_that_never_starts(tmp_path: Path) -> None:
     with supervised(tmp_path, engine="raise SystemExit(7)") as site:
         check_gave_up(site, "engine")

@@ -50,6 +50,7 @@ ACTION_WORDS: Final[dict[Action, str]] = {
     "finding_acknowledged": "Acknowledged a finding",
     "signing_key_replaced": "Replaced the signing key",
     "index_rebuilt": "Made the search index anew",
+    "schema_upgraded": "Upgraded the database",
 }
 
 
@@ -85,7 +86,7 @@ ACTION_GROUPS: Final[tuple[tuple[str, str, tuple[Action, ...]], ...]] = (
         "appliance", "The appliance",
         ("settings_changed", "appliance_started", "appliance_stopped", "engine_restarted", "process_ended",
          "process_paused", "disk_filling", "disk_full", "disk_freed", "release_compared", "weights_packed",
-         "weights_compared",
+         "weights_compared", "schema_upgraded",
          "attempt_refused", "watch_ended"),
     ),
 )  # fmt: skip
