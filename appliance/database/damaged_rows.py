@@ -3,8 +3,8 @@
     found = read_rows(connection, query, users.c.name, user_of_row)
     found, found.damaged            # the accounts that are whole, and what is wrong with the others
 
-Only SQLite keeps damaged rows (`appliance.database.stored_values`). Code that needs just one row, to sign in or to
-change it, gets an error that names the row instead: nothing may be decided by what somebody else has written.
+Only SQLite keeps damaged rows (`appliance.database.stored_values`). Code that needs one row, to sign somebody in or to
+change the row, gets an error that names the row instead: a value that the appliance did not write must decide nothing.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _MAX_NAME_CHARS: Final = 64
 
 @dataclass(frozen=True)
 class DamagedRow:
-    """A row that is not as the appliance writes it. ``number`` is SQLite's own, by which the row can be found;
-    ``name`` is the value by which people know the row, as far as it can be shown."""
+    """A row that is not as the appliance writes it. ``number`` is SQLite's row id, ``name`` the value by which people
+    know the row, as far as it can be shown."""
 
     table: str
     number: int
@@ -38,7 +38,7 @@ class DamagedRow:
 
 
 class Rows(list[T]):
-    """What was made of the rows that are whole, in order; ``damaged`` are the others."""
+    """What `make` returned for each whole row, in order; ``damaged`` are the other rows."""
 
     def __init__(self, rows: Iterable[T | DamagedRow]) -> None:
         self.damaged: list[DamagedRow] = []
@@ -52,16 +52,16 @@ class Rows(list[T]):
 def read_rows(
     connection: sa.Connection, query: sa.Select[Any], named: sa.Column[Any], make: Callable[[sa.Row[Any]], T]
 ) -> Rows[T]:
-    """What `make` makes of each row of `query`, in its order.
+    """What `make` returns for each row of `query`, in its order.
 
     Args:
-        named: the column, of the table whose rows these are, by which people know a row.
-        make: may raise DatabaseError of a value that the appliance does not write.
+        named: the column by which people know a row of this table.
+        make: may raise DatabaseError for a value that the appliance does not write.
     """
     try:
         return Rows([make(row) for row in connection.execute(query).all()])
     except (DamagedValueError, DatabaseError):
-        if connection.dialect.name != "sqlite":  # whose rows have a number of their own
+        if connection.dialect.name != "sqlite":  # only SQLite numbers its rows
             raise
     except sa.exc.DBAPIError as exc:
         if not is_undecodable_value(exc):

@@ -1,11 +1,11 @@
 """Which processes that run turns are alive, as the kernel knows it: each holds a lock on a file of its own.
 
 A prompt is recorded with the id of the process that runs its turn. However that process dies, the kernel releases its
-lock, and then nobody is left who could record the answer. An id is never used twice.
+lock, and then no process is left that could record the answer. An id is never used twice.
 
-    presence.own_id()        of this process, from its first turn on
+    presence.own_id()        the id of this process, made for its first turn
     presence.is_alive(id)    whether that process still holds its lock
-    presence.forget_dead()   removes the files of those that do not
+    presence.forget_dead()   removes the files of processes that have ended
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from appliance.errors import ApplianceError
 from appliance.file_lock import is_owned_at, own
 
-_MOST_TRIES = 100  # to lock a file of its own before anybody else does
+_MOST_TRIES = 100  # at making a file and locking it before any other process does
 
 
 class PresenceError(ApplianceError):
@@ -27,7 +27,7 @@ class PresenceError(ApplianceError):
 
 
 class Presence:
-    """The processes that share one directory; thread-safe. Make it after a fork, as the database it belongs to."""
+    """The processes that share one directory; thread-safe. Make it after a fork, like its database."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -55,15 +55,15 @@ class Presence:
 
     def is_alive(self, process_id: str) -> bool:
         """Whether the process with this id still runs."""
-        if not process_id.isalnum():  # no id of ours, and not to become a path
+        if not process_id.isalnum():  # not an id of ours, and it must not become a path
             return False
         try:
             return is_owned_at(self._directory / process_id)
-        except OSError:  # no process of ours puts that there
+        except OSError:  # not a file that a process of ours made
             return False
 
     def forget_dead(self) -> None:
-        """Remove the files of processes that have ended; what else somebody has put there stays."""
+        """Remove every file that no living process has locked; directories stay."""
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             for path in self._directory.iterdir():
                 if not self.is_alive(path.name):
@@ -79,12 +79,12 @@ class Presence:
             self._own_id = ""
 
     def _try_to_appear(self) -> str:
-        """A new id with its locked file; "" if another process removed it as a dead one's, or locked it, first."""
+        """A new id with its locked file; "" if another process was quicker to lock the file or to remove it as dead."""
         process_id = secrets.token_hex(8)
         path = self._directory / process_id
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
-            is_ours = own(descriptor)  # somebody else may have it, and hold it for ever
+            is_ours = own(descriptor)  # another process may hold it for ever
             if is_ours and path.stat().st_ino == os.fstat(descriptor).st_ino:
                 self._descriptor = descriptor
                 return process_id

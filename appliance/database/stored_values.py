@@ -1,11 +1,11 @@
-"""Columns that give out only what the appliance writes: SQLite keeps a value of any type in any column.
+"""Column types that return only values as the appliance writes them: SQLite keeps a value of any type in any column.
 
-Whoever can write the database can put anything into a row of an account. Read as it stands it would end a page in the
-middle of something else, or be taken for another value. Here such a value raises `DamagedValueError`, which
-`appliance.database.transactions` makes a `DatabaseError`: the page says what is damaged and shows nothing of it.
+Anybody who can write the database can put anything into a row of an account. Such a value would break a page halfway,
+or be taken for another value. Here it raises `DamagedValueError`, which `appliance.database.transactions` turns into a
+`DatabaseError`: the page says what is damaged and shows nothing of it.
 
-Not for the record, whose damage is shown (`appliance.audit.rows`), nor for conversations, of which one may be damaged
-without hiding the others. PostgreSQL keeps no such values.
+The record does not use these types, because its damage is shown (`appliance.audit.rows`). Neither do conversations: a
+damaged one must not hide the others. PostgreSQL keeps no such values.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ LAST_US: Final = 253_402_300_799_999_999  # the end of the year 9999
 
 
 class DamagedValueError(Exception):
-    """A value that the appliance has not written; the text names its column."""
+    """The appliance did not write this value; the text names its column."""
 
     def __init__(self, where: str) -> None:
         super().__init__(f"{where} holds a value that the appliance does not write; somebody has changed the database")
 
 
 class _Stored(sa.types.TypeDecorator[Any]):
-    """A type whose values are looked at when they are read."""
+    """A type that checks each value when it is read."""
 
     impl: type[sa.types.TypeEngine[Any]] = sa.Text
     cache_ok = True
@@ -43,7 +43,7 @@ class _Stored(sa.types.TypeDecorator[Any]):
         if dialect.name != "sqlite":
             return super().result_processor(dialect, coltype)
 
-        def checked(value: object) -> object:  # in the place of the type's own: it makes n zeros of an integer n
+        def checked(value: object) -> object:  # replaces the type's own, which makes n zero bytes of a number n
             if (value is None and self.optional) or self.is_right(value):
                 return value
             raise DamagedValueError(self.where)
@@ -62,7 +62,7 @@ class StoredNumber(_Stored):
 
 
 class StoredTime(StoredNumber):
-    """Microseconds since 1970 that a calendar has."""
+    """Microseconds since 1970, up to the end of the year 9999."""
 
     cache_ok = True
 
@@ -71,7 +71,7 @@ class StoredTime(StoredNumber):
 
 
 class StoredFlag(_Stored):
-    """Yes or no, which SQLite keeps as 1 or 0."""
+    """Yes or no; SQLite keeps it as 1 or 0."""
 
     impl = sa.Boolean
     cache_ok = True
@@ -91,7 +91,7 @@ class StoredBytes(_Stored):
 
 
 class StoredText(_Stored):
-    """Text; what is written goes through the type that the column had."""
+    """Text. Values are written through the column's original type."""
 
     cache_ok = True
 
@@ -105,10 +105,10 @@ class StoredText(_Stored):
 
 
 def check_what_is_read(*tables: sa.Table) -> None:
-    """Give every column of these tables a type that looks at what is read.
+    """Give every column of these tables a type that checks what is read.
 
     Raises:
-        TypeError: a column has a type that nothing here stands for.
+        TypeError: there is no checking type for a column's type.
     """
     for table in tables:
         for column in table.c:

@@ -1,6 +1,6 @@
-"""The tables of the database as this release uses them; `migrations/` says how an earlier release's become these.
+"""The tables of the database as this release uses them; `migrations/` turns those of an earlier release into these.
 
-Times are integers, microseconds since 1970-01-01 UTC. Text is stored as every database takes it (`storable`).
+Times are integers, microseconds since 1970-01-01 UTC. Text is stored in a form that every database takes (`storable`).
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ SCHEMA = "0003"  # the revision that `metadata` is, the newest in migrations/ver
 
 
 def storable(text: str) -> str:
-    """`text` with what some database cannot hold, NUL and halves of surrogate pairs, replaced."""
+    """`text` without NUL and halves of surrogate pairs, which some database cannot hold; U+FFFD takes their place."""
     text = text.replace("\0", "\N{REPLACEMENT CHARACTER}")
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 class _Text(sa.types.TypeDecorator[str]):
-    """Text that every database takes, in what is written and in what is looked for."""
+    """Text that every database takes, in stored values and in the values of a query."""
 
     impl = sa.Text
     cache_ok = True
@@ -68,7 +68,8 @@ audit_checkpoints = sa.Table(
     sa.Column("note", _Text, nullable=False),
 )  # fmt: skip
 
-# What each person has recorded in each day (days since 1970 UTC); ``refused``: that it was too much has been said.
+# The bytes that each person has recorded on each day (days since 1970 UTC). ``refused``: the record has the day's one
+# event about the limit.
 recorded_bytes = sa.Table(
     "recorded_bytes", metadata,
     sa.Column("user_id", _Text, primary_key=True),
@@ -87,7 +88,7 @@ users = sa.Table(
     sa.Column("disabled", sa.Boolean, nullable=False),
     sa.Column("created_us", sa.BigInteger, nullable=False),
     sa.Column("vouched_by", _Text),  # the id of the user whose one-time link set the password (four_eyes.py)
-    sa.Column("admin_ended_us", sa.BigInteger),  # when another administrator ended this one's being one
+    sa.Column("admin_ended_us", sa.BigInteger),  # when another administrator took its administration away
 )  # fmt: skip
 
 # How much of each allowance for wrong passwords is used up (sign_in_limits.py).
@@ -97,7 +98,7 @@ sign_in_limits = sa.Table(
     sa.Column("full_us", sa.BigInteger, nullable=False, index=True),
 )  # fmt: skip
 
-# From where an account was signed in to before (sign_in_limits.py).
+# The networks from which an account was signed in to before (sign_in_limits.py).
 known_addresses = sa.Table(
     "known_addresses", metadata,
     sa.Column("user_id", _Text, sa.ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
@@ -105,7 +106,7 @@ known_addresses = sa.Table(
     sa.Column("seen_us", sa.BigInteger, nullable=False),
 )  # fmt: skip
 
-# What an administrator has asked another one to confirm (four_eyes.py).
+# Requests of one administrator that another one has to confirm (four_eyes.py).
 approvals = sa.Table(
     "approvals", metadata,
     sa.Column("id", _Text, primary_key=True),
@@ -186,8 +187,8 @@ check_what_is_read(
     settings, recorded_bytes, users, sign_in_limits, known_addresses, approvals, sessions, api_keys, links
 )
 
-# The search index holds no text, only words: on SQLite an FTS5 table of its own kind (DDL below), on PostgreSQL rows of
-# word vectors, several for a long text because one vector is limited to 1 MiB.
+# The search index holds words and no text: an FTS5 table on SQLite (DDL below), rows of word vectors on PostgreSQL.
+# A long text has several rows, because a vector is limited to 1 MiB.
 audit_words_postgresql = sa.Table(
     "audit_words", sa.MetaData(),
     sa.Column("sequence", sa.BigInteger, primary_key=True, autoincrement=False),

@@ -49,7 +49,7 @@ class ClockError(ApplianceError):
 
 
 def is_undecodable(exc: DatabaseError) -> bool:
-    """Whether the driver refused a text that is not UTF-8: SQLite keeps such, somebody else wrote it."""
+    """Whether the driver refused a text that is not UTF-8. SQLite keeps such text; the appliance never writes it."""
     return isinstance(exc.__cause__, sa.exc.DBAPIError) and is_undecodable_value(exc.__cause__)
 
 
@@ -58,8 +58,8 @@ def is_undecodable_value(exc: sa.exc.DBAPIError) -> bool:
     return "decode" in str(exc.orig).lower()
 
 
-# The clock may be set back by so much. What was begun later than that from now was begun under a clock that was wrong,
-# and would not end in its time.
+# How far the clock may be set back. Whatever has a beginning later than this after now began under a wrong clock, and
+# would not end in time.
 CLOCK_SLACK_US = 3600 * 1_000_000
 
 
@@ -67,7 +67,7 @@ def now_us() -> int:
     """The time, in microseconds since 1970-01-01 UTC.
 
     Raises:
-        ClockError: it is before that, so nothing could be read again that is written now.
+        ClockError: the clock is before 1970; such a time could be written and not read again.
     """
     time_us = time.time_ns() // 1000
     if time_us < 0:
@@ -115,7 +115,7 @@ class Database:
 
     @property
     def directory(self) -> Path | None:
-        """Where its files lie, and others may lie that the processes share; None for a server's."""
+        """The directory of its files, where processes may keep other files that they share; None for a server."""
         return None if self._lock_path is None else self._lock_path.parent
 
     @contextmanager
@@ -182,7 +182,7 @@ class Database:
             yield
 
     def close(self) -> None:
-        """Close the connections that are not in use. Turns of this process end before: it no longer stands for them."""
+        """Close the connections that are not in use. End the turns of this process first: from now on they are lost."""
         self.engine.dispose()
         if self.presence is not None:
             self.presence.disappear()
@@ -220,10 +220,10 @@ def open_database(url: str, *, upgrade: Callable[[Database], None] | None = None
 
 @contextmanager
 def open_copy(path: Path) -> Iterator[Database]:
-    """An SQLite database that is only read: not a byte is written beside it, also on read-only media.
+    """Open an SQLite database to read it, without writing a byte beside it; read-only media will do.
 
-    A write-ahead log beside it is part of it. SQLite cannot read one without writing, so both are then copied to a
-    temporary directory first.
+    A write-ahead log beside the file is part of the database. SQLite cannot read one without writing, so both are then
+    copied to a temporary directory first.
 
     Raises:
         SchemaError: its tables are not those of this release or an earlier one.
@@ -269,7 +269,7 @@ def read_setting(connection: sa.Connection, name: str) -> str | None:
 
 
 def read_number(connection: sa.Connection, name: str) -> int | None:
-    """A note that is a number or a time in microseconds; None where there is none or it is neither."""
+    """A note that is a number or a time in microseconds; None if it is missing or something else."""
     return as_number(read_setting(connection, name))
 
 
@@ -357,7 +357,7 @@ def _translated() -> Iterator[None]:
         raise DatabaseError(str(exc)) from exc
     except sa.exc.SQLAlchemyError as exc:
         reason = getattr(exc, "orig", None) or exc
-        words = str(reason).partition(" with text ")[0]  # what cannot be decoded may be content, and logs hold none
+        words = str(reason).partition(" with text ")[0]  # that text may be content, which logs must not hold
         raise DatabaseError(f"the database failed: {type(reason).__name__}: {words}") from exc
     except OSError as exc:
         raise DatabaseError(f"the database failed: {exc.strerror}") from exc

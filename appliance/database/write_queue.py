@@ -1,9 +1,9 @@
-"""One writer at a time, of all threads and processes, and nobody waits for ever.
+"""One writer at a time among all threads and processes, and nobody waits for ever.
 
-A writer holds a lock on a file. The kernel wakes those who wait for it in their order, but it cannot be asked to wait
-for a limited time; and whoever may open the file, a backup that hangs or an intruder, can hold the lock without an end.
-So one thread of this process waits in the kernel, for the first in the queue of this process, and each writer waits
-for that thread as long as it wants to. A writer that gives up leaves the queue, and the thread serves the next one.
+A writer holds a lock on a file. The kernel serves waiting threads in their order, but the wait has no time limit, and
+any process that may open the file (a backup that hangs, an intruder) can hold the lock for ever. So one thread of this
+process waits in the kernel for the first writer of this process's queue, and each writer waits for that thread with a
+time limit. A writer that gives up leaves the queue, and the thread serves the next one.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Final
 
 LONGEST_WAIT_S: Final = 10.0
-_IDLE_S: Final = 5.0  # the thread ends when nobody has waited for so long
+_IDLE_S: Final = 5.0  # the thread ends after this time without a waiting writer
 
 
 class StillLockedError(Exception):
-    """Somebody else has held the lock all the time."""
+    """Another process held the lock until the wait ended."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(f"another process holds {path.name} and does not give it back")
@@ -37,13 +37,13 @@ class _Waiting:
 
 
 class WriteQueue:
-    """The queue of this process for the lock on one file; thread-safe. Made after a fork."""
+    """The queue of this process for the lock on one file; thread-safe. Make it after a fork."""
 
     def __init__(self, path: Path, *, longest_wait_s: float = LONGEST_WAIT_S) -> None:
         self._path = path
         self._longest_wait_s = longest_wait_s
         self._changed = threading.Condition()
-        self._queue: list[_Waiting] = []  # guarded by _changed, as is the next
+        self._queue: list[_Waiting] = []  # guarded by _changed, like _has_thread
         self._has_thread = False
 
     @contextmanager
@@ -112,7 +112,7 @@ class WriteQueue:
     def _lock(self) -> tuple[int, OSError | None]:
         try:
             descriptor = self._opened()
-        except OSError as exc:  # for the first in the queue, who would have met it, too
+        except OSError as exc:  # goes to the first in the queue, who would have met it too
             return -1, exc
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
