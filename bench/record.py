@@ -21,6 +21,7 @@ import threading
 import time
 from pathlib import Path
 
+from appliance.audit.details.codec import Details
 from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.log import AuditLog
 from appliance.audit.review import Filter, search
@@ -33,7 +34,8 @@ ACTOR = Actor("", "bench", "system")
 def event(number: int) -> NewEvent:
     """A prompt of ordinary size: about 60 words."""
     text = f"Question {number}: " + "how does this appliance record what was asked, and who can read it? " * 4
-    return NewEvent(ACTOR, "prompt", subject=f"turn-{number}", content=Content(text, {"conversation": "c", "seed": 1}))
+    details = Details(unknown={"conversation": "c", "seed": 1})
+    return NewEvent(ACTOR, "prompt", subject=f"turn-{number}", content=Content(text, details))
 
 
 def append_for(url: str, seconds: float, threads: int) -> tuple[int, float]:

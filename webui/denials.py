@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from flask import Flask, Response, current_app, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
+from appliance.audit.details.codec import Details
+from appliance.audit.details.denials import BodyTooLarge
 from appliance.audit.event import Actor
 from appliance.audit.log import RecordError
 from appliance.audit.repeated import WINDOW_S, RepeatedDenials
@@ -39,7 +41,7 @@ def install(app: Flask, services: Services) -> None:
     app.register_error_handler(RequestEntityTooLarge, _respond_too_large)
 
 
-def record_denial(actor: Actor, code: str, details: dict[str, Any] | None = None) -> None:
+def record_denial(actor: Actor, code: str, details: Details | None = None) -> None:
     """Record that `actor` was refused this request. The address of a page is not kept: it may hold a link's token.
 
     Raises:
@@ -75,7 +77,7 @@ class _Recorder:
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None  # guarded by _lock
 
-    def record(self, actor: Actor, code: str, subject: str, details: dict[str, Any] | None) -> None:
+    def record(self, actor: Actor, code: str, subject: str, details: Details | None) -> None:
         self.denials.record(actor, code, subject, details)
         with self._lock:
             if self._timer is None and self.denials.has_counts():
@@ -123,7 +125,7 @@ def _respond_refused(error: RefusedError) -> Response:
 def _respond_too_large(_: RequestEntityTooLarge) -> Response:
     """A body that is refused unread."""
     try:
-        record_denial(current_actor(), "body_too_large", {"size_bytes": request.content_length})
+        record_denial(current_actor(), "body_too_large", BodyTooLarge(size_bytes=request.content_length))
     except RecordError:
         return errors.respond(errors.UnavailableError("record_failed"))
     return errors.respond(errors.TooLargeError())

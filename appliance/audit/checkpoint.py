@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from appliance.audit.details.review import VerificationDetails
 from appliance.audit.event import Actor, Content, Header, NewEvent
 from appliance.audit.fault import Fault, LogBrokenError
 from appliance.audit.findings import keep_fault, marked_fault
@@ -98,7 +99,7 @@ def keep_verdict(log: AuditLog, report: VerificationReport, *, by: Actor, other_
     faults = [*report.faults, *other_faults]
     words = f"broken: {faults[0]}" if faults else "intact"
     signed = None if report.newest is None else report.newest.size
-    details = {"events": report.size, "erased": report.erased, "signed_to": signed, "faults": len(faults)}
+    details = VerificationDetails(events=report.size, erased=report.erased, signed_to=signed, faults=len(faults))
     if faults:
         keep_fault(log.database, str(LogBrokenError(faults)))
     event = NewEvent(by, "record_verified", "failed" if faults else "ok", content=Content(words, details))

@@ -21,10 +21,11 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from appliance.audit.details.indexed import indexed_text
 from appliance.audit.event import Action, Actor, Content, NewEvent, SealedContent
 from appliance.audit.log import AuditLog, Event
 from appliance.audit.rows import load_events
-from appliance.audit.words import indexed_text, merge_words, remove_words
+from appliance.audit.words import merge_words, remove_words
 from appliance.database.tables import audit_contents, audit_events
 from appliance.errors import ApplianceError
 from appliance.turns.interrupted import running_prompts

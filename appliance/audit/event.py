@@ -14,8 +14,9 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast, get_args
+from typing import Literal, cast, get_args
 
+from appliance.audit.details.codec import Details
 from appliance.database.transactions import as_iso, from_iso
 
 Via = Literal["web", "api", "cli", "system"]
@@ -55,10 +56,13 @@ class Actor:
 
 @dataclass(frozen=True)
 class Content:
-    """What was said or done: ``text`` in words for people, ``details`` as JSON values for everything else."""
+    """What was said or done: ``text`` in words for people, ``details`` for everything else.
+
+    `appliance.audit.details.kinds` says which details the events of an action have.
+    """
 
     text: str
-    details: dict[str, Any] = field(default_factory=dict)
+    details: Details = field(default_factory=Details)
 
 
 @dataclass(frozen=True)
@@ -93,10 +97,6 @@ class SealedContent:
     text: str
     details: str
 
-    def content(self) -> Content:
-        """The content, decoded."""
-        return Content(self.text, json.loads(self.details))
-
     def content_bytes(self) -> bytes:
         """The bytes behind the salt in the commitment."""
         return encode_content(self.text, self.details)
@@ -117,7 +117,7 @@ def seal_content(content: Content, salt: bytes) -> SealedContent:
     Raises:
         ValueError: the content cannot be stored exactly (NUL, a lone surrogate, a value that is not JSON).
     """
-    sealed = SealedContent(salt, content.text, _canonical(content.details))
+    sealed = SealedContent(salt, content.text, _canonical(content.details.values()))
     check_storable(sealed.text)
     check_storable(sealed.details)
     return sealed

@@ -18,6 +18,8 @@ from typing import Any
 
 from appliance.audit import merkle
 from appliance.audit.checkpoint import mark_exported, write_checkpoint
+from appliance.audit.details.kinds import details_of
+from appliance.audit.details.review import EventsExported
 from appliance.audit.event import Actor, Content, Header, NewEvent, encode_header, parse_header
 from appliance.audit.fault import LogBrokenError
 from appliance.audit.heirs import keys_after
@@ -150,7 +152,8 @@ def export_evidence(
         if sequence not in found:
             raise EventNotFoundError(sequence)
     events = [found[sequence] for sequence in sequences]
-    chosen = Content(f"{len(events)} events", {"sequences": list(sequences), "with_content": with_content})
+    details = EventsExported(sequences=tuple(sequences), with_content=with_content)
+    chosen = Content(f"{len(events)} events", details)
     exported = log.append(NewEvent(by, "evidence_exported", content=chosen))
     signed = sign_for_evidence(log, state_dir, max(sequences, default=0), clock_us=clock_us)
     body = {
@@ -262,7 +265,7 @@ def _verified(item: dict[str, Any], checkpoint: Checkpoint) -> VerifiedEvent | i
     if sha256(base64.b64decode(item["salt"], validate=True) + content).digest() != header.commitment:  # 3
         raise EvidenceError("its content is not what was recorded", header.sequence)
     decoded = json.loads(content)
-    return VerifiedEvent(header, Content(decoded["text"], decoded["details"]))
+    return VerifiedEvent(header, Content(decoded["text"], details_of(header.action, decoded["details"])))
 
 
 def _base64(value: bytes) -> str:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from appliance.audit.checkpoint import mark_exported
+from appliance.audit.details.review import RangeExported
 from appliance.audit.event import Actor, Content, NewEvent, encode_header
 from appliance.audit.evidence import EvidenceError, SignedLog, sign_for_evidence
 from appliance.audit.log import AuditLog, Event
@@ -55,7 +56,7 @@ def write_extract(
     last = min(last, log.size())
     if not 1 <= first <= last:
         raise EvidenceError("no event exists in this range")
-    chosen = Content(f"events {first} to {last}", {"first": first, "last": last, "with_content": with_content})
+    chosen = Content(f"events {first} to {last}", RangeExported(first=first, last=last, with_content=with_content))
     event = log.append(NewEvent(by, "evidence_exported", content=chosen))
     signed = sign_for_evidence(log, state_dir, last, clock_us=clock_us)
     lines = _lines(log, signed, first, last, by=by, with_content=with_content, made_us=clock_us())

@@ -10,6 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from appliance.audit.details.review import FindingDetails
 from appliance.audit.event import Actor, Content, Header, NewEvent
 from appliance.audit.ledger import Finding
 from appliance.audit.log import AuditLog, Event
@@ -55,7 +56,7 @@ def record_finding(log: AuditLog, finding: Finding) -> None:
         RecordError: the log cannot be written.
     """
     if _event_of(log, "record_finding", finding.id) is None:
-        content = Content("\n".join(finding.faults), {"finding": finding.id, "faults": list(finding.faults)})
+        content = Content("\n".join(finding.faults), FindingDetails(finding=finding.id, faults=finding.faults))
         log.append(NewEvent(_SYSTEM, "record_finding", "failed", finding.id, content))
 
 
@@ -73,7 +74,7 @@ def acknowledge(log: AuditLog, finding: Finding | None, finding_id: str, reason:
         raise AcknowledgementError(f"The open finding is {finding.id}. Read it, then acknowledge it by this name.")
     if not 3 <= len(reason) <= MAX_REASON_CHARS:
         raise AcknowledgementError(f"Give a reason of 3 to {MAX_REASON_CHARS} characters.")
-    details = {"finding": finding.id, "faults": list(finding.faults)}
+    details = FindingDetails(finding=finding.id, faults=finding.faults)
     return log.append(NewEvent(by, "finding_acknowledged", subject=finding.id, content=Content(reason, details)))
 
 

@@ -14,6 +14,8 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from appliance.audit.details.kinds import parse_details
+from appliance.audit.details.review import VerificationDetails
 from appliance.audit.event import Action
 from appliance.database.damaged_rows import read_rows
 from appliance.database.tables import audit_contents, audit_events
@@ -75,9 +77,7 @@ def _events_about(
     yield from ((row.outcome, row.details) for row in found)
 
 
-def _events_of(details: object) -> object:
+def _events_of(stored: object) -> int | None:
     """How many events a verification says that it has checked."""
-    try:
-        return json.loads(details)["events"]  # type: ignore[arg-type]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return None
+    details = parse_details("record_verified", stored)
+    return details.events if isinstance(details, VerificationDetails) else None

@@ -23,6 +23,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from appliance.audit import merkle
+from appliance.audit.details.indexed import indexed_text
+from appliance.audit.details.kinds import check_details, parse_details
 from appliance.audit.event import (
     SALT_BYTES,
     Actor,
@@ -34,7 +36,7 @@ from appliance.audit.event import (
     encode_header,
     seal_content,
 )
-from appliance.audit.words import index_words, indexed_text
+from appliance.audit.words import index_words
 from appliance.database.tables import audit_contents, audit_events
 from appliance.database.transactions import Database, DatabaseError, now_us, read_setting, write_setting
 from appliance.errors import ApplianceError
@@ -76,7 +78,10 @@ class Event:
 
     @property
     def content(self) -> Content | None:
-        return None if self.sealed is None else self.sealed.content()
+        """What was said or done; of details that cannot be read, why."""
+        if self.sealed is None:
+            return None
+        return Content(self.sealed.text, parse_details(self.header.action, self.sealed.details))
 
 
 class AuditLog:
@@ -238,6 +243,7 @@ class AuditLog:
             check_storable(text)
         if event.content is None:
             return _Waiting(event, None, "")
+        check_details(event.action, event.content.details)
         sealed = seal_content(event.content, self._random_bytes(SALT_BYTES))
         return _Waiting(event, sealed, indexed_text(sealed.text, sealed.details))
 

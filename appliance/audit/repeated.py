@@ -15,9 +15,11 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
 from appliance.addresses import network_of
+from appliance.audit.details.codec import Details
+from appliance.audit.details.denials import RepeatedDenial
 from appliance.audit.event import Actor, Content, NewEvent
 
 WINDOW_S: Final = 60.0
@@ -54,7 +56,7 @@ class RepeatedDenials:
         self._lock = threading.Lock()
         self._sources: OrderedDict[tuple[Actor, str], _Counted] = OrderedDict()  # oldest first; guarded by _lock
 
-    def record(self, actor: Actor, code: str, subject: str, details: dict[str, Any] | None = None) -> None:
+    def record(self, actor: Actor, code: str, subject: str, details: Details | None = None) -> None:
         """Record one denial, or count it.
 
         Raises:
@@ -71,7 +73,7 @@ class RepeatedDenials:
                 return
             self._sources[source] = _Counted(actor, code, self._clock_s())
         try:
-            self._append(NewEvent(actor, "denied", "denied", subject, Content(code, details or {})))
+            self._append(NewEvent(actor, "denied", "denied", subject, Content(code, details or Details())))
         except BaseException:
             with self._lock:
                 self._sources.pop(source, None)
@@ -122,11 +124,10 @@ def _source_of(actor: Actor, code: str) -> tuple[Actor, str]:
 
 
 def _event(counted: _Counted, seconds: float) -> NewEvent:
-    details: dict[str, Any] = {
-        "count": counted.count, "within_s": round(seconds, 1), "subjects": sorted(counted.subjects)
-    }  # fmt: skip
-    if counted.addresses:
-        details["addresses"] = sorted(counted.addresses)
+    details = RepeatedDenial(
+        count=counted.count, within_s=round(seconds, 1), subjects=tuple(sorted(counted.subjects)),
+        addresses=tuple(sorted(counted.addresses)),
+    )  # fmt: skip
     subject = next(iter(counted.subjects)) if len(counted.subjects) == 1 else ""
     text = f"{counted.code}, {counted.count:,} more times"
     return NewEvent(counted.actor, "denied", "denied", subject, Content(text, details))

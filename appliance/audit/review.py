@@ -6,11 +6,12 @@ the first one. An event that was damaged behind the appliance's back is shown as
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import sqlalchemy as sa
 
+from appliance.audit.details.review import SearchDetails
 from appliance.audit.event import Action, Actor, Content, NewEvent
 from appliance.audit.log import AuditLog, Event, EventNotFoundError, LogDamagedError
 from appliance.audit.rows import DamagedEvent, EventRow, load_events, load_rows
@@ -132,12 +133,14 @@ _NAMES_IN_LOG: Final = {
 }
 
 
-def _look(wanted: Filter, before: int | None, shown: list[int]) -> dict[str, Any]:
+def _look(wanted: Filter, before: int | None, shown: list[int]) -> SearchDetails:
     """What is recorded of a look at the list: the filter, the page, and which events it showed."""
-    asked = {key: value for key, value in asdict(wanted).items() if value}
-    if before is not None:
-        asked["before"] = before
-    return {**asked, "shown": len(shown)} | ({"newest": shown[0], "oldest": shown[-1]} if shown else {})
+    newest, oldest = (shown[0], shown[-1]) if shown else (None, None)
+    since_us, until_us = wanted.since_us or None, wanted.until_us or None
+    return SearchDetails(
+        user=wanted.user, since_us=since_us, until_us=until_us, text=wanted.text, actions=wanted.actions,
+        subject=wanted.subject, before=before, shown=len(shown), newest=newest, oldest=oldest,
+    )  # fmt: skip
 
 
 def _find(log: AuditLog, wanted: Filter, before: int | None, limit: int) -> list[int]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import sqlalchemy as sa
 
+from appliance.audit.details.kinds import parse_details
+from appliance.audit.details.review import KeyReplaced
+from appliance.audit.details.site import ApplianceStarted
 from appliance.database.tables import audit_contents, audit_events
 
 
@@ -14,13 +15,10 @@ def signing_key_in_log(connection: sa.Connection) -> str | None:
     events, contents = audit_events.c, audit_contents.c
     query = sa.select(contents.details).join(audit_events, events.sequence == contents.sequence)
     query = query.where(events.action == "appliance_started").order_by(events.sequence.desc())
-    for details in connection.scalars(query):
-        try:
-            key = json.loads(details).get("signing_key")
-        except (ValueError, AttributeError, TypeError):
-            continue
-        if key:
-            return str(key)
+    for stored in connection.scalars(query):
+        details = parse_details("appliance_started", stored)
+        if isinstance(details, ApplianceStarted) and details.signing_key:
+            return details.signing_key
     return None
 
 
@@ -35,11 +33,10 @@ def handovers_in_log(connection: sa.Connection) -> list[tuple[str, str]]:
     query = sa.select(contents.text, contents.details).join(audit_events, events.sequence == contents.sequence)
     query = query.where(events.action == "signing_key_replaced").order_by(events.sequence)
     handovers = []
-    for text, details in connection.execute(query):
-        try:
-            handovers.append((str(text).partition(" -> ")[0], str(json.loads(details)["note"])))
-        except (ValueError, KeyError, TypeError):
-            continue
+    for text, stored in connection.execute(query):
+        details = parse_details("signing_key_replaced", stored)
+        if isinstance(details, KeyReplaced):
+            handovers.append((str(text).partition(" -> ")[0], details.note))
     return handovers
 
 

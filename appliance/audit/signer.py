@@ -26,6 +26,7 @@ from pathlib import Path
 
 from appliance.audit import ledger_file
 from appliance.audit.daily import daily_notes, daily_path, write_daily
+from appliance.audit.details.review import KeyReplaced
 from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.fault import Fault, LogBrokenError
 from appliance.audit.findings import (
@@ -140,7 +141,7 @@ class LogSigner:
             new = stage_key(self._state_dir, state.origin)
             self._state_kind(present, "key", {"key": str(new.verifier)})
             settle_key(self._state_dir, state.origin, state.key)
-            content = Content(f"{present.verifier} -> {new.verifier}", {"note": state.key_notes[-1]})
+            content = Content(f"{present.verifier} -> {new.verifier}", KeyReplaced(note=state.key_notes[-1]))
             self._log.append(NewEvent(by, "signing_key_replaced", subject=str(new.verifier), content=content))
             self._sign()
             return new.verifier

@@ -21,9 +21,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from appliance.audit.details.indexed import indexed_text
 from appliance.audit.fault import MAX_FAULTS, Fault
 from appliance.audit.fts_pages import WayError, check_way
-from appliance.audit.words import indexed_text, vectors_of
+from appliance.audit.words import vectors_of
 from appliance.database.tables import AUDIT_WORDS_SQLITE, audit_contents, audit_events, audit_words_postgresql
 from appliance.database.transactions import Database
 from appliance.errors import ApplianceError

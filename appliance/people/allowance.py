@@ -15,10 +15,12 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 
+from appliance.audit.details.codec import Details
+from appliance.audit.details.denials import PromptTooLarge, QuotaSpent
 from appliance.audit.event import Content
 from appliance.database.tables import recorded_bytes
 from appliance.database.transactions import Database, now_us
@@ -37,7 +39,7 @@ class RefusedError(ApplianceError):
     """The turn must not be run or recorded. ``details`` are facts for the event that says so."""
 
     code = "refused"
-    details: dict[str, Any]
+    details: Details
 
     @property
     def sentence(self) -> str:
@@ -53,7 +55,7 @@ class PromptTooLargeError(RefusedError):
 
     def __init__(self, size_bytes: int, limit_bytes: int, sha256: str) -> None:
         super().__init__(f"the prompt has {size_bytes:,} bytes, and more than {limit_bytes:,} cannot fit")
-        self.details = {"size_bytes": size_bytes, "limit_bytes": limit_bytes, "sha256": sha256}
+        self.details = PromptTooLarge(size_bytes=size_bytes, limit_bytes=limit_bytes, sha256=sha256)
 
 
 class QuotaSpentError(RefusedError):
@@ -63,7 +65,7 @@ class QuotaSpentError(RefusedError):
 
     def __init__(self, limit_bytes: int, *, is_first: bool, retry_after_s: float) -> None:
         super().__init__(f"{limit_bytes // MIB:,} MiB were recorded for this account today, and that is its limit")
-        self.details = {"limit_bytes": limit_bytes}
+        self.details = QuotaSpent(limit_bytes=limit_bytes)
         self.is_first = is_first
         self.retry_after_s = retry_after_s
 
@@ -120,7 +122,7 @@ class Allowance:
         """
         if content is None:
             return
-        details = json.dumps(content.details, ensure_ascii=False)
+        details = json.dumps(content.details.values(), ensure_ascii=False)
         size_bytes = EVENT_BYTES + len(content.text.encode()) + len(details.encode())
         key = (user_id, self._clock_us() // DAY_US)
         with self._lock:

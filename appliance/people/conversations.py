@@ -1,17 +1,17 @@
 """Conversations as people see them: titles, messages, branches. Each is one user's, and every call names that user.
 
-A conversation's messages form a tree: asking again, or editing a question, adds a sibling. One branch is shown, the one
-that ends with the conversation's leaf. What is deleted here is gone here; the record keeps its events.
+A conversation's messages form a tree (messages.py): asking again, or editing a question, adds a sibling. A deleted
+conversation is gone with its messages; the record keeps its events.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, get_args
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -21,17 +21,24 @@ from appliance.database.damaged_rows import read_rows
 from appliance.database.tables import conversations, messages
 from appliance.database.transactions import Database, DatabaseError, as_datetime, is_undecodable, now_us
 from appliance.errors import ApplianceError
-from appliance.turns.request import Message, Role, ToolCall
+from appliance.people.messages import (
+    ConversationNotFoundError,
+    NewMessage,
+    StoredMessage,
+    all_messages,
+    branch_of,
+    check_message,
+    insert_message,
+    newest_leaf,
+)
+
+__all__ = [
+    "Conversation", "ConversationDamagedError", "ConversationNotFoundError", "Conversations", "NewMessage",
+    "StoredMessage",
+]  # fmt: skip
 
 MAX_TITLE_CHARS = 120
 _NEW_TITLE = "New conversation"
-
-
-class ConversationNotFoundError(ApplianceError):
-    """This user has no such conversation, or the conversation no such message."""
-
-    def __init__(self) -> None:
-        super().__init__("There is no such conversation.")
 
 
 @dataclass(frozen=True)
@@ -44,43 +51,6 @@ class Conversation:
     pinned: bool
     created_at: datetime
     updated_at: datetime
-
-
-@dataclass(frozen=True)
-class StoredMessage:
-    """One message on the branch that is shown.
-
-    ``siblings`` are the ids of all messages in its place, itself included, oldest first ("branch 2/3"). ``details`` of
-    an answer: model, effort, tokens, tok_s, event (its number in the record) and whatever else the page wants to show.
-    """
-
-    id: str
-    parent_id: str | None
-    role: Role
-    content: str
-    reasoning: str | None
-    tool_calls: tuple[ToolCall, ...]
-    details: dict[str, Any]
-    created_at: datetime
-    siblings: tuple[str, ...]
-
-    def as_message(self) -> Message:
-        """The message as the engine takes it."""
-        return Message(
-            self.role, self.content, self.reasoning, self.tool_calls,
-            tool_call_id=self.details.get("tool_call_id"), name=self.details.get("name"),
-        )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class NewMessage:
-    """A message to be stored."""
-
-    role: Role
-    content: str
-    reasoning: str | None = None
-    tool_calls: tuple[ToolCall, ...] = ()
-    details: dict[str, Any] = field(default_factory=dict)
 
 
 class ConversationDamagedError(ApplianceError):
@@ -158,7 +128,7 @@ class Conversations:
         """
         with _telling_damage(), self._database.read() as connection:
             conversation = _own(connection, user_id, conversation_id)
-            return _branch(_all_messages(connection, conversation_id), conversation.leaf_id)
+            return branch_of(all_messages(connection, conversation_id), conversation.leaf_id)
 
     def append(
         self, user_id: str, conversation_id: str, message: NewMessage, *, parent_id: str | None = "leaf"
@@ -170,25 +140,14 @@ class Conversations:
         Raises:
             ConversationNotFoundError: the conversation or the parent does not exist or is someone else's.
         """
-        now = self._clock_us()
-        message_id = secrets.token_hex(8)
         with self._database.write() as connection:
             conversation = _own(connection, user_id, conversation_id)
             parent_id = conversation.leaf_id if parent_id == "leaf" else parent_id
             if parent_id is not None:
-                _check_message(connection, conversation_id, parent_id)
-            connection.execute(
-                messages.insert().values(
-                    id=message_id, conversation_id=conversation_id, parent_id=parent_id, role=message.role,
-                    content=message.content, created_us=now, details=message.details,
-                    reasoning=message.reasoning,
-                    tool_calls=[asdict(call) for call in message.tool_calls],
-                )
-            )  # fmt: skip
-            mine = conversations.c.id == conversation_id
-            connection.execute(conversations.update().where(mine).values(leaf_id=message_id, updated_us=now))
-            rows = _all_messages(connection, conversation_id)
-        return _branch(rows, message_id)[-1]
+                check_message(connection, conversation_id, parent_id)
+            message_id = insert_message(connection, conversation_id, parent_id, message, self._clock_us())
+            rows = all_messages(connection, conversation_id)
+        return branch_of(rows, message_id)[-1]
 
     def show_branch(self, user_id: str, conversation_id: str, message_id: str) -> list[StoredMessage]:
         """Show the newest branch through `message_id`; returns it.
@@ -198,15 +157,12 @@ class Conversations:
         """
         with self._database.write() as connection:
             _own(connection, user_id, conversation_id)
-            _check_message(connection, conversation_id, message_id)
-            rows = _all_messages(connection, conversation_id)
-            leaf_id = message_id
-            for row in rows:  # oldest first, so the last child seen is the newest
-                if row.parent_id == leaf_id:
-                    leaf_id = row.id
+            check_message(connection, conversation_id, message_id)
+            rows = all_messages(connection, conversation_id)
+            leaf_id = newest_leaf(rows, message_id)
             mine = conversations.c.id == conversation_id
             connection.execute(conversations.update().where(mine).values(leaf_id=leaf_id))
-        return _branch(rows, leaf_id)
+        return branch_of(rows, leaf_id)
 
     def _update(self, user_id: str, conversation_id: str, **values: object) -> None:
         with self._database.write() as connection:
@@ -244,28 +200,6 @@ def _damaged(conversation_id: str, user_id: str) -> Conversation:
     return Conversation(conversation_id, user_id, "Damaged conversation", False, epoch, epoch)
 
 
-def append_interruption(
-    connection: sa.Connection, conversation_id: str, question: str, details: dict[str, Any], now: int
-) -> None:
-    """Put an empty answer under `question`, in the caller's transaction; `details` say what happened.
-
-    Nothing is done where the branch that is shown does not end with that question: it has an answer, or is gone.
-    """
-    leaf = sa.select(messages.c.id, messages.c.role, messages.c.content).join(
-        conversations, conversations.c.leaf_id == messages.c.id
-    )
-    row = connection.execute(leaf.where(conversations.c.id == conversation_id)).one_or_none()
-    if row is None or row.role != "user" or not question.endswith(row.content):
-        return
-    values = {
-        "id": secrets.token_hex(8), "conversation_id": conversation_id, "parent_id": row.id, "role": "assistant",
-        "content": "", "reasoning": None, "tool_calls": [], "details": details, "created_us": now,
-    }  # fmt: skip
-    connection.execute(messages.insert().values(values))
-    mine = conversations.c.id == conversation_id
-    connection.execute(conversations.update().where(mine).values(leaf_id=values["id"], updated_us=now))
-
-
 def _own(connection: sa.Connection, user_id: str, conversation_id: str) -> sa.Row[Any]:
     table = conversations.c
     query = sa.select(conversations).where(table.id == conversation_id, table.user_id == user_id)
@@ -273,42 +207,6 @@ def _own(connection: sa.Connection, user_id: str, conversation_id: str) -> sa.Ro
     if row is None:
         raise ConversationNotFoundError
     return row
-
-
-def _check_message(connection: sa.Connection, conversation_id: str, message_id: str) -> None:
-    mine = sa.and_(messages.c.id == message_id, messages.c.conversation_id == conversation_id)
-    if connection.execute(sa.select(messages.c.id).where(mine)).first() is None:
-        raise ConversationNotFoundError
-
-
-def _all_messages(connection: sa.Connection, conversation_id: str) -> Sequence[sa.Row[Any]]:
-    query = sa.select(messages).where(messages.c.conversation_id == conversation_id).order_by(messages.c.number)
-    return connection.execute(query).all()
-
-
-def _branch(rows: Sequence[sa.Row[Any]], leaf_id: str | None) -> list[StoredMessage]:
-    by_id = {row.id: row for row in rows}
-    children: dict[str | None, list[str]] = {}
-    for row in rows:
-        children.setdefault(row.parent_id, []).append(row.id)
-    branch: list[StoredMessage] = []
-    while leaf_id is not None:
-        row = by_id.pop(leaf_id)  # each once, or a damaged parent makes a circle
-        branch.append(_stored_message(row, tuple(children[row.parent_id])))
-        leaf_id = row.parent_id
-    return branch[::-1]
-
-
-def _stored_message(row: sa.Row[Any], siblings: tuple[str, ...]) -> StoredMessage:
-    if not (isinstance(row.content, str) and isinstance(row.reasoning, str | None) and isinstance(row.details, dict)):
-        raise TypeError("a message whose values have other types")
-    if row.role not in get_args(Role):
-        raise ValueError("a message from nobody")
-    calls = tuple(ToolCall(**call) for call in row.tool_calls)
-    return StoredMessage(
-        row.id, row.parent_id, row.role, row.content, row.reasoning, calls, row.details, as_datetime(row.created_us),
-        siblings,
-    )  # fmt: skip
 
 
 def _conversation(row: sa.Row[Any]) -> Conversation:

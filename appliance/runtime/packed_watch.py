@@ -29,10 +29,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import sqlalchemy as sa
 
+from appliance.audit.details.kinds import parse_details
+from appliance.audit.details.site import PackedWeights
 from appliance.audit.event import Action, Actor, Content, NewEvent
 from appliance.audit.log import AuditLog, Event
 from appliance.audit.rows import load_events
@@ -58,8 +60,13 @@ class Packed:
     manifest_sha256: str
     sha256: Mapping[str, str]
 
-    def details(self) -> dict[str, Any]:
-        return {"manifest_sha256": self.manifest_sha256, "sha256": dict(self.sha256)}
+    def details(self, expected: tuple[int, Mapping[str, str]] | None = None) -> PackedWeights:
+        """For an event; ``expected`` are the number and the digests of another one that these do not fit."""
+        event, sha256 = expected or (None, None)
+        return PackedWeights(
+            manifest_sha256=self.manifest_sha256, sha256=dict(self.sha256), event=event,
+            expected=None if sha256 is None else dict(sha256),
+        )  # fmt: skip
 
 
 def read_packed(release: Path, packed_dir: Path, pace: Pace | None = None) -> Packed | None:
@@ -104,7 +111,7 @@ def packed_event(log: AuditLog, release: Path, packed: Packed, *, anew: bool) ->
     if not differ:
         text = f"{name} are those of event {sequence}"
         return _event(release, "weights_compared", text, packed.details())
-    details = {**packed.details(), "expected": sha256, "event": sequence}
+    details = packed.details(expected)
     if anew:
         text = f"{name} were packed anew, and are not those of event {sequence}: one of the two packings was wrong"
         return _event(release, "weights_packed", text, details, outcome_ok=False)
@@ -181,11 +188,11 @@ def _recorded(log: AuditLog, release: Path) -> tuple[int, Mapping[str, str]] | N
         event = load_events(log.database, [number]).get(number)
         if not isinstance(event, Event) or event.sealed is None:
             continue
-        sha256 = event.sealed.content().details.get("sha256")
-        if event.sealed.commitment() == event.header.commitment and isinstance(sha256, dict):
-            return number, sha256
+        details = parse_details(event.header.action, event.sealed.details)
+        if event.sealed.commitment() == event.header.commitment and isinstance(details, PackedWeights):
+            return number, details.sha256
     return None
 
 
-def _event(release: Path, action: Action, text: str, details: dict[str, Any], *, outcome_ok: bool = True) -> NewEvent:
+def _event(release: Path, action: Action, text: str, details: PackedWeights, *, outcome_ok: bool = True) -> NewEvent:
     return NewEvent(_SYSTEM, action, "ok" if outcome_ok else "failed", release.name, Content(text, details))

@@ -30,6 +30,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from appliance import authority
+from appliance.audit.details.site import (
+    ApplianceStarted,
+    AttemptRefused,
+    ProcessEnded,
+    ProcessPaused,
+    StartedRelease,
+)
 from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.log import AuditLog
 from appliance.audit.rows import newest_of
@@ -149,23 +156,25 @@ def _event_of(note: dict[str, Any], log: AuditLog, signing_key: str) -> NewEvent
         last_run = _last_run(log)
         if last_run is not None:
             text += f". {last_run}"
-        details = {"silence": note["silence"], "release": note.get("release"), "last_run": last_run}
-        details["signing_key"] = signing_key
+        release = note.get("release")
+        details = ApplianceStarted(
+            silence=note["silence"], release=None if release is None else StartedRelease(**release),
+            last_run=last_run, signing_key=signing_key,
+        )  # fmt: skip
         subject = "" if note["watched"] else UNWATCHED
         return NewEvent(_SYSTEM, "appliance_started", subject=subject, content=Content(text, details))
     if note["event"] == "attempt_refused":
         refused = Refused(**{name: value for name, value in note.items() if name != "event"})
-        return NewEvent(
-            _SYSTEM, "attempt_refused", "denied", refused.subject, Content(refused.words(), asdict(refused))
-        )
+        content = Content(refused.words(), AttemptRefused(**asdict(refused)))
+        return NewEvent(_SYSTEM, "attempt_refused", "denied", refused.subject, content)
     if note["event"] == "watch_ended":
         return NewEvent(_SYSTEM, "watch_ended", "failed", UNWATCHED)
     if note["event"] == "process_paused":
-        paused = Content(f"{note['how']}; it goes on", {"how": note["how"]})
+        paused = Content(f"{note['how']}; it goes on", ProcessPaused(how=note["how"]))
         return NewEvent(_SYSTEM, "process_paused", "failed", note["process"], paused)
     text = f"{note['how']}, after {note['ran_s']:.0f} s"
-    details = {"how": note["how"], "ran_s": note["ran_s"]}
-    return NewEvent(_SYSTEM, "process_ended", "failed", note["process"], Content(text, details))
+    ended = Content(text, ProcessEnded(how=note["how"], ran_s=note["ran_s"]))
+    return NewEvent(_SYSTEM, "process_ended", "failed", note["process"], ended)
 
 
 def _stopped(stopping: dict[str, Any] | None) -> NewEvent:

@@ -18,11 +18,11 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 import sqlalchemy as sa
 
+from appliance.audit.details.site import FileDifference, ReleaseDiffers, ReleaseIntact
 from appliance.audit.event import Action, Actor, Content, NewEvent
 from appliance.audit.log import AuditLog, Event
 from appliance.audit.rows import load_events
@@ -74,12 +74,12 @@ def comparison(release: Path, pace: Pace | None = None) -> NewEvent:
         found = compare_data(str(release), manifest, hash_all=True, pace=pace)  # first what the start did not read
         found += compare_code(str(release), manifest, pace=pace)
     except (ManifestError, OSError) as exc:
-        return _found(release, str(exc), {"differences": [], "count": 0})
+        return _found(release, str(exc), ReleaseDiffers(differences=(), count=0))
     if found:
-        listed = [asdict(difference) for difference in found[:_LISTED]]
-        return _found(release, damage(found), {"differences": listed, "count": len(found)})
+        listed = tuple(FileDifference(difference.path, difference.fault) for difference in found[:_LISTED])
+        return _found(release, damage(found), ReleaseDiffers(differences=listed, count=len(found)))
     text = f"{len(manifest.files)} files of release {release.name} are as they were installed"
-    details = {"manifest_sha256": manifest.sha256, "files": len(manifest.files)}
+    details = ReleaseIntact(manifest_sha256=manifest.sha256, files=len(manifest.files))
     return NewEvent(_SYSTEM, "release_compared", subject=release.name, content=Content(text, details))
 
 
@@ -113,7 +113,7 @@ def finding_of(log: AuditLog, release: Path, actions: Sequence[Action], otherwis
     return f"{words[:1].upper()}{words[1:]}"
 
 
-def _found(release: Path, why: str, details: dict[str, object]) -> NewEvent:
+def _found(release: Path, why: str, details: ReleaseDiffers) -> NewEvent:
     text = f"Release {release.name} is not as it was installed: {why}"
     return NewEvent(_SYSTEM, "release_compared", "failed", release.name, Content(text, details))
 

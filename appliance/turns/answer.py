@@ -1,21 +1,20 @@
 """The answer of a turn: the one fold of its events, and the forms in which an answer is stored.
 
-    answer = Answer()
-    for event in turn: answer.add(event, at_s)
-    answer.words, answer.end, answer.problem
-    answer.content(conversation_id)          what the record holds of it; read by `words_of`
-    answer.facts(..).details()               what a conversation keeps beside the words; read by `facts_of`
-
-Stored answers stay readable: a reader treats every key that was added later as optional.
+answer = Answer()
+for event in turn: answer.add(event, at_s)
+answer.words, answer.end, answer.problem
+answer.content(conversation_id)          what the record holds of it; read by `words_of`
+answer.facts(..)                         what a conversation keeps beside the words; read by `facts_of`
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Final
+from dataclasses import dataclass, field, replace
 
+from appliance.audit.details.codec import ALWAYS, SPREAD, Details, UnreadableDetails, read_first, spread_without
+from appliance.audit.details.indexed import INDEX_VERSION
+from appliance.audit.details.turns import AnswerDetails, FinishedAnswer, TurnFailure, UnfinishedAnswer
 from appliance.audit.event import Content
-from appliance.audit.words import INDEX_VERSION
 from appliance.database.tables import storable
 from appliance.turns.events import (
     ENDINGS,
@@ -30,7 +29,6 @@ from appliance.turns.events import (
     TurnEvent,
 )
 from appliance.turns.request import Effort, ToolCall
-from appliance.turns.typed import checked, hints_of
 
 
 @dataclass(frozen=True)
@@ -51,60 +49,35 @@ class About:
     effort: Effort
 
 
-@dataclass(frozen=True)
-class Facts:
+@dataclass(frozen=True, kw_only=True)
+class Facts(Details):
     """What a conversation keeps of an answer beside its words.
 
     ``prompt_event`` and ``event`` are numbers in the record. ``about`` and ``done`` are None for an answer that was
     interrupted; ``done`` is without its tokens.
     """
 
-    about: About | None = None
+    about: About | None = field(default=None, metadata=SPREAD)
     turn: str | None = None
-    prompt_event: int | None = None
-    event: int | None = None
+    prompt_event: int | None = field(default=None, metadata=ALWAYS)
+    event: int | None = field(default=None, metadata=ALWAYS)
     thought_s: float | None = None
-    done: Done | None = None
+    done: Done | None = field(default=None, metadata=spread_without("token_ids"))
     failure: FailureCode | None = None
     problem: str | None = None  # what happened, what was kept, what to do; None for a complete answer
 
-    def details(self) -> dict[str, Any]:
-        """As it is stored."""
-        details: dict[str, Any] = {} if self.about is None else asdict(self.about)
-        details |= {"prompt_event": self.prompt_event, "event": self.event}
-        if self.done is not None:
-            details |= {name: value for name, value in asdict(self.done).items() if name != "token_ids"}
-        optional = {"turn": self.turn, "thought_s": self.thought_s, "failure": self.failure, "problem": self.problem}
-        return details | {name: value for name, value in optional.items() if value is not None}
+
+def facts_of(stored: object) -> Facts | UnreadableDetails:
+    """The facts that were stored, by this release or an earlier one."""
+    return read_first((Facts,), stored)
 
 
-_FIGURES: Final = tuple(field.name for field in fields(Done) if field.name != "token_ids")
-_FACTS: Final = ("turn", "prompt_event", "event", "thought_s", "failure", "problem")
-
-
-def facts_of(details: dict[str, Any]) -> Facts:
-    """The facts that were stored, by this release or an earlier one.
-
-    Raises:
-        ValueError, TypeError, KeyError: somebody else wrote them.
-    """
-    hints = hints_of(Facts)
-    facts: dict[str, Any] = {name: checked(hints[name], details[name]) for name in _FACTS if name in details}
-    if "model" in details:
-        facts["about"] = checked(About, {field.name: details[field.name] for field in fields(About)})
-    if "finish_reason" in details:
-        facts["done"] = checked(Done, {name: details[name] for name in _FIGURES if name in details})
-    return Facts(**facts)
-
-
-def words_of(content: Content) -> Words:
-    """The words of an answer's event in the record.
-
-    Raises:
-        ValueError, TypeError, KeyError: it is not an answer as the appliance records it.
-    """
-    calls = checked(tuple[ToolCall, ...], content.details["tool_calls"])
-    return Words(content.text, checked(str, content.details["reasoning"]), calls)
+def words_of(content: Content) -> Words | None:
+    """The words of an answer's event in the record; None where it is not an answer as the appliance records it."""
+    details = content.details
+    if not isinstance(details, AnswerDetails):
+        return None
+    return Words(content.text, details.reasoning, details.tool_calls)
 
 
 class Answer:
@@ -164,7 +137,7 @@ class Answer:
         """What a conversation keeps beside the words. Numbers of the two events in the record, where it has them."""
         end = self.end
         return Facts(
-            about, turn, prompt_event, event,
+            about=about, turn=turn, prompt_event=prompt_event, event=event,
             thought_s=None if self.thought_s is None else round(self.thought_s, 1),
             done=replace(end, token_ids=()) if isinstance(end, Done) else None,
             failure=end.code if isinstance(end, Failed) else None,
@@ -174,21 +147,23 @@ class Answer:
     def content(self, conversation_id: str | None) -> Content:
         """What the record holds. A model can write what cannot be stored; then ``token_ids`` alone are exact."""
         words = self.words
-        calls = [{name: storable(value) for name, value in asdict(call).items()} for call in words.calls]
-        details: dict[str, Any] = {
-            "conversation": conversation_id, "index": INDEX_VERSION, "reasoning": storable(words.reasoning),
-            "tool_calls": calls,
-        }  # fmt: skip
-        return Content(storable(words.text), {**details, **self._ending()})
+        calls = tuple(ToolCall(storable(c.id), storable(c.name), storable(c.arguments)) for c in words.calls)
+        return Content(storable(words.text), self._details(conversation_id, storable(words.reasoning), calls))
 
-    def _ending(self) -> dict[str, Any]:
+    def _details(self, conversation: str | None, reasoning: str, calls: tuple[ToolCall, ...]) -> AnswerDetails:
+        end = self.end
+        if isinstance(end, Done):
+            return FinishedAnswer(
+                conversation=conversation, reasoning=reasoning, tool_calls=calls, done=end, index=INDEX_VERSION
+            )
+        failure = None
+        if end is not None:
+            failure = TurnFailure(code=end.code, message=end.message, retry_after_s=end.retry_after_s)
         prompt_tokens = None if self.started is None else self.started.prompt_tokens
-        match self.end:
-            case Done():
-                return {**asdict(self.end), "token_ids": list(self.end.token_ids)}
-            case Failed():
-                return {"failure": asdict(self.end), "prompt_tokens": prompt_tokens}
-        return {"prompt_tokens": prompt_tokens}
+        return UnfinishedAnswer(
+            conversation=conversation, reasoning=reasoning, tool_calls=calls, prompt_tokens=prompt_tokens,
+            failure=failure, index=INDEX_VERSION,
+        )  # fmt: skip
 
     def _finish_thinking(self, at_s: float) -> None:
         if self._thinking_since_s is not None and self.thought_s is None:

@@ -23,6 +23,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from appliance.audit.details.turns import Failure, LostAnswer, PromptDetails
 from appliance.audit.event import Content, Header, NewEvent
 from appliance.audit.log import AuditLog, Event
 from appliance.audit.rounds import Rounds
@@ -30,7 +31,8 @@ from appliance.audit.rows import load_events
 from appliance.audit.tree import log_size
 from appliance.database.tables import audit_events
 from appliance.database.transactions import Database
-from appliance.people.conversations import append_interruption
+from appliance.people.messages import append_interruption
+from appliance.turns.answer import Facts
 
 INTERRUPTED: Final = (
     "Interrupted: the process that answered ended before the answer was recorded. What was generated is not known."
@@ -136,14 +138,15 @@ def _is_running(database: Database, event: Event) -> bool:
     presence, content = database.presence, event.content
     if presence is None or content is None:
         return False
-    process = content.details.get("process")
-    return isinstance(process, str) and presence.is_alive(process)
+    details = content.details
+    return isinstance(details, PromptDetails) and details.process is not None and presence.is_alive(details.process)
 
 
 def _close(log: AuditLog, prompt: Event) -> bool:
     """Record the prompt's answer unless somebody has meanwhile; True if this call did."""
     header, content = prompt.header, prompt.content
-    details = {} if content is None else content.details
+    details = None if content is None else content.details
+    conversation = details.conversation if isinstance(details, PromptDetails) else None
     with log.database.write(serial=True) as connection:
         answers = sa.select(audit_events.c.sequence).where(
             audit_events.c.subject == header.subject, audit_events.c.action == "answer",
@@ -151,23 +154,19 @@ def _close(log: AuditLog, prompt: Event) -> bool:
         )  # fmt: skip
         if connection.execute(answers.limit(1)).first() is not None:
             return False
-        answer = log.append_in(connection, _answer(header, details.get("conversation")))
-        conversation = details.get("conversation")
-        if isinstance(conversation, str) and content is not None:
-            facts = {
-                "turn": header.subject, "problem": INTERRUPTED, "prompt_event": header.sequence,
-                "event": answer.sequence,
-            }  # fmt: skip
+        answer = log.append_in(connection, _answer(header, conversation))
+        if conversation is not None and content is not None:
+            facts = Facts(turn=header.subject, problem=INTERRUPTED, prompt_event=header.sequence, event=answer.sequence)
             append_interruption(connection, conversation, content.text, facts, answer.time_us)
     return True
 
 
-def _answer(prompt: Header, conversation: object) -> NewEvent:
-    details = {
-        "conversation": conversation,
-        "failure": {"code": "interrupted", "message": INTERRUPTED},
-        "prompt_event": prompt.sequence,
-        "reasoning": "",
-        "tool_calls": [],
-    }
+def _answer(prompt: Header, conversation: str | None) -> NewEvent:
+    details = LostAnswer(
+        conversation=conversation,
+        reasoning="",
+        tool_calls=(),
+        failure=Failure(code="interrupted", message=INTERRUPTED),
+        prompt_event=prompt.sequence,
+    )
     return NewEvent(prompt.actor, "answer", "interrupted", prompt.subject, Content(INTERRUPTED, details))

@@ -11,11 +11,12 @@ import json
 import logging
 import time
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
+from appliance.audit.details.indexed import INDEX_VERSION
+from appliance.audit.details.turns import Beside, PromptDetails
 from appliance.audit.event import Actor, Content, NewEvent, Outcome
 from appliance.audit.log import AuditLog, RecordError
-from appliance.audit.words import INDEX_VERSION
 from appliance.database.presence import PresenceError
 from appliance.database.transactions import DatabaseError
 from appliance.people.allowance import Allowance
@@ -195,34 +196,30 @@ def _prompt_event(actor: Actor, request: TurnRequest, conversation_id: str | Non
     asked = max((i for i, m in enumerate(messages) if m.role in ("user", "tool")), default=-1)
     answered = max((i for i, m in enumerate(messages[: asked + 1]) if m.role == "assistant"), default=-1)
     said = [m.content for m in messages[answered + 1 : asked + 1] if m.role in ("user", "tool")]
-    details = {
-        "beside": _beside(request, answered, asked, is_conversation=conversation_id is not None),
-        "conversation": conversation_id,
-        "index": INDEX_VERSION,
-        "process": process,
-        "request": asdict(request),
-    }
+    beside = _beside(request, answered, asked, is_conversation=conversation_id is not None)
+    details = PromptDetails(
+        conversation=conversation_id, request=request, beside=beside, index=INDEX_VERSION, process=process
+    )
     return NewEvent(actor, "prompt", "ok", request.id, Content("\n\n".join(said), details))
 
 
-def _beside(request: TurnRequest, answered: int, asked: int, *, is_conversation: bool) -> dict[str, int]:
-    """How much of the request reaches the model beside the event's text, so that a list can say it; in characters.
+def _beside(request: TurnRequest, answered: int, asked: int, *, is_conversation: bool) -> Beside:
+    """How much of the request reaches the model beside the event's text.
 
     The earlier messages of a conversation have events of their own and are not counted.
     """
     instructions = [m for m in request.messages if m.role in ("system", "developer")]
     earlier = [m for m in request.messages[: answered + 1] if m.role not in ("system", "developer")]
     begun = [m for m in request.messages[asked + 1 :] if m.role == "assistant"]
-    counts = {
-        "system": sum(len(m.content) for m in instructions),
-        "earlier": 0 if is_conversation else len(earlier),
-        "earlier_characters": 0 if is_conversation else sum(_length(m) for m in earlier),
-        "begun": sum(_length(m) for m in begun),
-        "tools": len(request.tools),
-        "tool_characters": sum(_tool_length(tool) for tool in request.tools),
-        "stop": sum(map(len, request.stop)),
-    }
-    return {name: count for name, count in counts.items() if count}
+    return Beside(
+        system=sum(len(m.content) for m in instructions),
+        earlier=0 if is_conversation else len(earlier),
+        earlier_characters=0 if is_conversation else sum(_length(m) for m in earlier),
+        begun=sum(_length(m) for m in begun),
+        tools=len(request.tools),
+        tool_characters=sum(_tool_length(tool) for tool in request.tools),
+        stop=sum(map(len, request.stop)),
+    )
 
 
 def _length(message: Message) -> int:

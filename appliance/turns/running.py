@@ -208,7 +208,7 @@ class RunningTurns:
         """Put the answer under its question; the value is the message's id."""
         words = turn.answer.words
         facts = turn.answer.facts(about, turn=turn.request.id, prompt_event=turn.prompt_event, event=turn.answer_event)
-        new = NewMessage("assistant", words.text, words.reasoning or None, words.calls, facts.details())
+        new = NewMessage("assistant", words.text, words.reasoning or None, words.calls, facts)
         try:
             return self._conversations.append(place.user_id, place.conversation_id, new, parent_id=question_id).id
         except ConversationNotFoundError:  # deleted meanwhile; the record has the answer

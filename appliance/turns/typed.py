@@ -7,7 +7,12 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-hints_of = cache(get_type_hints)
+_hints = cache(get_type_hints)
+
+
+def hints_of(kind: Any) -> dict[str, Any]:
+    """The declared types of a dataclass's fields."""
+    return _hints(kind)
 
 
 def checked(kind: Any, value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from appliance.audit.details.codec import Details
 from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.log import AuditLog
 
@@ -13,7 +14,13 @@ def fill(log: AuditLog, count: int) -> None:
     events = []
     for number in range(1, count + 1):
         actor = Actor("a1", "ada", "web", "10.0.0.1") if number % 2 else Actor("b2", "bob", "api", "10.0.0.2")
-        content = None if number % 4 == 0 else Content(f"word{number} said", {"number": number})
+        content = None if number % 4 == 0 else Content(f"word{number} said", Details(unknown={"number": number}))
         events.append(NewEvent(actor, "prompt", subject=f"turn-{number}", content=content))
     with log.database.write(serial=True) as connection:
         log.append_many_in(connection, events)
+
+
+def asked(**changes: object) -> Details:
+    """The details of a prompt, as any release, or anybody else, may have stored them."""
+    request = {"id": "t", "user": "a1", "messages": [{"role": "user", "content": "?"}], "seed": 5}
+    return Details(unknown={"conversation": None, "request": request, **changes})

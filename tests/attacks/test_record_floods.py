@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from appliance.audit.details.denials import PromptTooLarge
 from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.log import AuditLog, RecordError
 from appliance.audit.repeated import MAX_SOURCES, WINDOW_S, RepeatedDenials
@@ -61,8 +62,8 @@ def test_prompts_that_cannot_fit_are_refused_by_size_and_not_kept(site: Site) ->
     record_counts(site.app)
     first, rest = denials(site.services.record)
     digest = hashlib.sha256(text.encode()).hexdigest()
-    assert first == Content("prompt_too_large", {"size_bytes": 65_537, "limit_bytes": 65_536, "sha256": digest})
-    assert rest.details["count"] == 23
+    assert first == Content("prompt_too_large", PromptTooLarge(size_bytes=65_537, limit_bytes=65_536, sha256=digest))
+    assert rest.details.values()["count"] == 23
     assert ask(site, key, text[1:]) == (200, "")
 
 
@@ -100,7 +101,7 @@ def test_a_body_that_is_refused_unread_is_recorded_with_its_size(site: Site) -> 
     assert (status, code) == (413, "request_too_large")
     (content,) = denials(site.services.record)
     assert content.text == "body_too_large"
-    assert content.details["size_bytes"] > 1_000_000
+    assert content.details.values()["size_bytes"] > 1_000_000
 
 
 @contextmanager
@@ -129,7 +130,7 @@ def test_a_flood_of_strangers_is_two_events_and_costs_one_read_each(site: Site, 
     record_counts(site.app)
     first, rest = denials(site.services.record)
     assert first.text == "invalid_api_key"
-    assert (rest.text, rest.details["count"]) == ("invalid_api_key, 200 more times", 200)
+    assert (rest.text, rest.details.values()["count"]) == ("invalid_api_key, 200 more times", 200)
 
 
 def test_a_role_that_is_missing_floods_no_more_than_a_key(site: Site) -> None:
@@ -138,8 +139,8 @@ def test_a_role_that_is_missing_floods_no_more_than_a_key(site: Site) -> None:
         assert browser.get(path).status_code == 403
     record_counts(site.app)
     first, rest = denials(site.services.record)
-    assert (first.text, rest.details["count"]) == ("missing_role", 59)
-    assert rest.details["subjects"] == ["admin.index", "review.event", "review.index"]
+    assert (first.text, rest.details.values()["count"]) == ("missing_role", 59)
+    assert rest.details.values()["subjects"] == ["admin.index", "review.event", "review.index"]
 
 
 class Clock:
@@ -164,7 +165,7 @@ def test_the_rest_of_a_minute_is_one_event_when_the_minute_is_over() -> None:
     repeated.record_due()
     assert len(events) == 3
     assert events[2].content is not None
-    assert events[2].content.details == {"count": 4, "within_s": 60.0, "subjects": ["api.list_models"]}
+    assert events[2].content.details.values() == {"count": 4, "within_s": 60.0, "subjects": ["api.list_models"]}
     assert (events[2].actor, events[2].subject) == (STRANGER, "api.list_models")
     repeated.record(STRANGER, "invalid_api_key", "x")  # a new minute, a new first event
     assert len(events) == 4
@@ -181,8 +182,8 @@ def test_a_stranger_with_many_addresses_gets_no_event_for_each() -> None:
     repeated.record_due(all_of_it=True)
     assert len(events) == MAX_SOURCES + 1
     assert events[-1].content is not None
-    assert events[-1].content.details["count"] == 5000 - MAX_SOURCES
-    assert len(events[-1].content.details["addresses"]) == 16
+    assert events[-1].content.details.values()["count"] == 5000 - MAX_SOURCES
+    assert len(events[-1].content.details.values()["addresses"]) == 16
 
 
 @pytest.mark.parametrize("address", ["10.0.0.9", "2001:db8::9", "::ffff:10.0.0.9"])
@@ -207,7 +208,7 @@ def test_what_cannot_be_recorded_is_neither_answered_nor_forgotten(address: str)
         repeated.record_due()
     broken[0] = False
     repeated.record_due()
-    assert [event.content.details.get("count") for event in events if event.content] == [None, 2]
+    assert [event.content.details.values().get("count") for event in events if event.content] == [None, 2]
 
 
 def test_a_worker_that_ends_in_order_records_what_it_has_counted(site: Site) -> None:
@@ -220,7 +221,7 @@ def test_a_worker_that_ends_in_order_records_what_it_has_counted(site: Site) -> 
             assert connection.getresponse().status == 401
             connection.close()
     first, rest = denials(site.services.record)
-    assert (first.text, rest.details["count"]) == ("invalid_api_key", 3)
+    assert (first.text, rest.details.values()["count"]) == ("invalid_api_key", 3)
 
 
 def test_a_days_bytes_are_one_limit_for_all_workers_and_its_refusal_one_event(make_site: MakeSite) -> None:

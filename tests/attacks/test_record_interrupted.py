@@ -20,6 +20,7 @@ from appliance.people.conversations import NewMessage
 from appliance.turns.interrupted import LostTurns, running_prompts
 from appliance.turns.request import Message, TurnRequest
 from appliance.turns.run import run_turn
+from tests.appliance.records import asked
 from tests.fakes import FakeEngine
 from tests.webui.conftest import Site
 
@@ -96,7 +97,7 @@ def test_the_turn_of_a_killed_worker_is_closed_once(url: str) -> None:
         assert answer.header.actor == ADA
         assert answer.content is not None
         assert "What was generated is not known" in answer.content.text
-        assert answer.content.details["prompt_event"] == 1
+        assert answer.content.details.values()["prompt_event"] == 1
 
 
 def test_a_living_workers_turn_is_left_alone_and_recorded_by_itself(url: str) -> None:
@@ -167,7 +168,7 @@ def test_prompts_of_earlier_releases_are_closed_and_damaged_ones_are_no_obstacle
 @pytest.mark.parametrize("process", ["../../etc/passwd", "", "0" * 16, 7, None, ["x"]])
 def test_a_process_that_never_was_keeps_no_turn_open(url: str, process: object) -> None:
     with opened(url) as log:
-        log.append(NewEvent(ADA, "prompt", subject="t", content=Content("?", {"process": process})))
+        log.append(NewEvent(ADA, "prompt", subject="t", content=Content("?", asked(process=process))))
         assert LostTurns(log).close() == 1
 
 

@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from appliance.audit.checkpoint import integrity, keep_verdict, mark_exported
+from appliance.audit.details.review import VerificationDetails
 from appliance.audit.event import Content, NewEvent
 from appliance.audit.fault import LogBrokenError
 from appliance.audit.log import AuditLog
@@ -25,7 +26,7 @@ from appliance.config import Config, init_state, load_config
 from appliance.database.tables import audit_contents, audit_events
 from appliance.database.transactions import Database, now_us, open_database, write_setting
 from appliance.turns.interrupted import LostTurns
-from tests.appliance.records import SYSTEM, fill
+from tests.appliance.records import SYSTEM, asked, fill
 from tests.appliance.runtime.test_recorder import ADA, STARTED, Recorder, opened
 
 VALUES = ("0", "1", "3", "999999", "9" * 30, "-1", "soon", None)
@@ -51,7 +52,7 @@ def put(database: Database, name: str, value: str | None) -> None:
 
 def ask(log: AuditLog, turn: str) -> None:
     """A prompt of a process that has died."""
-    log.append(NewEvent(ADA, "prompt", subject=turn, content=Content("?", {"process": "0123456789abcdef"})))
+    log.append(NewEvent(ADA, "prompt", subject=turn, content=Content("?", asked(process="0123456789abcdef"))))
 
 
 def outcomes(log: AuditLog) -> list[tuple[str, str]]:
@@ -148,7 +149,14 @@ def test_a_failed_verification_whose_words_were_damaged_is_a_finding_all_the_sam
     fill(log, 9)
     signer = LogSigner(log, tmp_path)
     signer.sign()
-    log.append(NewEvent(SYSTEM, "record_verified", "failed", content=Content("9 events, 1 fault", {"events": 9})))
+    log.append(
+        NewEvent(
+            SYSTEM,
+            "record_verified",
+            "failed",
+            content=Content("9 events, 1 fault", VerificationDetails(events=9, erased=0, signed_to=9, faults=1)),
+        )
+    )
     with sqlite.write() as connection:
         connection.execute(audit_contents.update().where(audit_contents.c.sequence == 10).values(text=NOT_UTF8))
     with pytest.raises(LogBrokenError, match="event 10 tells of a verification that failed"):

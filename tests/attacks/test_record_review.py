@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from appliance.audit.details.codec import Details
 from appliance.audit.event import Actor, Content, NewEvent
 from appliance.people.accounts import Role
 from appliance.people.conversations import NewMessage
@@ -146,7 +147,9 @@ def test_a_damaged_conversation_hides_no_other_and_says_so(site: Site, table: st
     for title in ("Mine", "Other"):
         conversation = conversations.create(ada.id, title=title)
         conversations.append(ada.id, conversation.id, NewMessage("user", "Hello"))
-        conversations.append(ada.id, conversation.id, NewMessage("assistant", "There", details={"model": "m"}))
+        conversations.append(
+            ada.id, conversation.id, NewMessage("assistant", "There", facts=Details(unknown={"model": "m"}))
+        )
     path = database_file(site)
     allow_any_value(path)
     with closing(sqlite3.connect(path)) as connection:
@@ -323,7 +326,7 @@ def test_every_look_at_the_list_is_one_event(site: Site, reviewer: Browser, path
     (event,) = site.events()[before:]
     assert (event.header.action, event.header.actor.name) == ("review_search", "rita")
     assert event.content is not None
-    details = event.content.details
+    details = event.content.details.values()
     shown = [int(n) for n in re.findall(r'data-row="(\d+)"', page)]
     if method == "GET":
         assert details["shown"] == len(shown)

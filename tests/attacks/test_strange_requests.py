@@ -203,8 +203,8 @@ def test_a_subscriber_with_many_addresses_gets_one_event_a_minute_and_not_one_fo
     denials.record_due(all_of_it=True)
     assert [event.actor.address for event in events] == ["2001:db8::1"] * 2
     assert events[1].content is not None
-    assert events[1].content.details["count"] == 999
-    assert events[1].content.details["addresses"][0] == "2001:db8::10"
+    assert events[1].content.details.values()["count"] == 999
+    assert events[1].content.details.values()["addresses"][0] == "2001:db8::10"
 
 
 @pytest.mark.parametrize(

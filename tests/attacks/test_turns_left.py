@@ -175,10 +175,10 @@ def test_a_worker_that_is_killed_in_mid_answer_is_said_at_once_and_closed_in_the
         assert INTERRUPTED in end["html"]
         assert end["complete"] is False
     wait_for(lambda: ada.last(conversation).role == "assistant")  # by whoever met it first, without a recorder
-    assert ada.last(conversation).details["problem"] == INTERRUPTED
+    assert ada.last(conversation).facts.values()["problem"] == INTERRUPTED
     answers = [event for event in site.events() if event.header.action == "answer"]
     assert [event.header.outcome for event in answers] == ["interrupted"]
-    assert ada.last(conversation).details["turn"] == answers[0].header.subject
+    assert ada.last(conversation).facts.values()["turn"] == answers[0].header.subject
     again = ada.send("POST", f"/chat/{conversation}/turns", {"regenerate": True, "effort": "low"})
     with closing(again):
         read_half(again)
@@ -198,5 +198,5 @@ def test_a_stop_of_the_server_records_every_answer(site: Site, gate: Gate) -> No
     assert [event.header.outcome for event in answers] == ["cancelled"] * len(begun)
     for person, conversation, _ in begun:
         kept = person.last(conversation)
-        assert (kept.content, kept.details["failure"]) == ("Half ", "closing")
+        assert (kept.content, kept.facts.values()["failure"]) == ("Half ", "closing")
     assert list((site.services.config.home / "state" / "tmp" / "web" / "turns").iterdir()) == []

@@ -16,6 +16,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from appliance.audit.details.denials import RepeatedDenial
 from appliance.audit.event import Actor
 from appliance.audit.log import AuditLog, Event
 from appliance.config import Config, init_state
@@ -80,8 +81,8 @@ class Site:
         """The codes of what was denied, oldest first, each as often as it was."""
         record_counts(self.app)
         found = [event.content for event in self.events() if event.header.action == "denied"]
-        codes = [[content.text.split(",")[0]] * content.details.get("count", 1) for content in found if content]
-        return [code for repeated in codes for code in repeated]
+        counts = [(c.text, c.details.count if isinstance(c.details, RepeatedDenial) else 1) for c in found if c]
+        return [text.split(",")[0] for text, count in counts for _ in range(count)]
 
 
 class Browser:

@@ -8,6 +8,7 @@ import re
 import pytest
 
 from appliance.audit.checkpoint import write_checkpoint
+from appliance.audit.details.site import AttemptRefused
 from appliance.audit.event import Action, Content, NewEvent
 from appliance.database.tables import audit_events
 from appliance.isolation.refused import UNWATCHED, Refused
@@ -158,7 +159,7 @@ def test_a_site_that_does_not_know_its_address_says_so_where_strangers_reach_it(
 
 def attempt(site: Site, call: str, *, kind: str = "web", arguments: tuple[int, ...] = (5, 41, 57, 0, 0, 0)) -> int:
     refused = Refused(kind, call, 4711, arguments, 3, 1)
-    content = Content(refused.words(), dataclasses.asdict(refused))
+    content = Content(refused.words(), AttemptRefused(**dataclasses.asdict(refused)))
     return site.services.record.append(NewEvent(SYSTEM, "attempt_refused", "denied", refused.subject, content)).sequence
 
 

@@ -109,10 +109,10 @@ def test_question_and_answer_are_kept_with_what_was_measured(chat: Chat) -> None
     assert (answer.role, answer.content) == ("assistant", "You said: Hello there")
     assert answer.reasoning == "The user said something; I repeat it."
     prompt_event, answer_event = chat.site.events()[-2:]
-    assert answer.details["prompt_event"] == prompt_event.header.sequence
-    assert answer.details["event"] == answer_event.header.sequence
-    assert answer.details["effort"] == "high"
-    assert answer.details["completion_tokens"] == 7
+    assert answer.facts.values()["prompt_event"] == prompt_event.header.sequence
+    assert answer.facts.values()["event"] == answer_event.header.sequence
+    assert answer.facts.values()["effort"] == "high"
+    assert answer.facts.values()["completion_tokens"] == 7
     assert chat.site.engine.requests[-1].effort == "high"
 
 
@@ -122,7 +122,7 @@ def test_the_record_says_whether_the_turn_was_held_to_the_grammar(make_site: Mak
     chat.ask(chat.create())
     (prompt,) = [event for event in chat.site.events() if event.header.action == "prompt"]
     assert prompt.content is not None
-    assert prompt.content.details["request"]["grammar"] is grammar
+    assert prompt.content.details.values()["request"]["grammar"] is grammar
     assert chat.site.engine.requests[-1].grammar is grammar
 
 
@@ -188,8 +188,8 @@ def test_a_failed_turn_says_what_was_kept_and_what_to_do(make_site: MakeSite, co
     assert end["complete"] is False
     answer = chat.messages(conversation)[-1]
     assert answer.content == "Half"
-    assert answer.details["failure"] == code
-    assert answer.details["problem"] in end["html"]
+    assert answer.facts.values()["failure"] == code
+    assert answer.facts.values()["problem"] in end["html"]
     assert "internal words" not in end["html"]
 
 
@@ -210,9 +210,9 @@ def test_a_turn_without_an_answer_says_so_and_the_record_keeps_the_models_words_
     assert "Hm." in end["html"]
     kept = chat.messages(conversation)[-1]
     assert kept.content == ""
-    event = chat.site.services.record.get(kept.details["event"])
+    event = chat.site.services.record.get(kept.facts.values()["event"])
     assert event.content is not None
-    assert (event.content.text, event.content.details["notice"]) == ("", notice)
+    assert (event.content.text, event.content.details.values()["notice"]) == ("", notice)
     chat.ask(conversation, "two")
     assert notice not in str(chat.site.engine.requests[-1].messages)
 

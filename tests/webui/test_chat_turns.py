@@ -94,7 +94,7 @@ def test_a_reader_who_leaves_takes_nothing_along(chat: Chat, gate: Gate) -> None
     gate.go_on.set()
     answer = answered(chat, conversation)
     assert answer.content == "# Half\n\nan answer to Hello"
-    assert "problem" not in answer.details
+    assert "problem" not in answer.facts.values()
     assert [event.header.outcome for event in chat.site.events()[-2:]] == ["ok", "ok"]
     assert chat.site.engine.cancelled == []
 
@@ -178,11 +178,11 @@ def test_stop_ends_it_and_what_came_is_kept_and_recorded(chat: Chat) -> None:
     assert chat.send("DELETE", f"/chat/{conversation}/turns/{seen[0]['turn']}").status_code == 204
     answer = answered(chat, conversation)
     assert answer.content.startswith("# Half")
-    assert answer.details["failure"] == "stopped"
-    assert "Stopped before the end" in answer.details["problem"]
+    assert answer.facts.values()["failure"] == "stopped"
+    assert "Stopped before the end" in answer.facts.values()["problem"]
     event = chat.site.events()[-1]
     assert (event.header.action, event.header.outcome) == ("answer", "cancelled")
-    assert answer.details["event"] == event.header.sequence
+    assert answer.facts.values()["event"] == event.header.sequence
     response.close()
 
 
@@ -287,7 +287,7 @@ def test_the_end_of_access_ends_a_turn_that_nobody_watches(chat: Chat) -> None:
     response.close()
     chat.site.services.accounts.disable(chat.user.id, by=SYSTEM)
     answer = answered(chat, conversation)
-    assert answer.details["failure"] == "access_ended"
+    assert answer.facts.values()["failure"] == "access_ended"
 
 
 def test_a_turn_that_nobody_watches_keeps_no_session_alive(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:

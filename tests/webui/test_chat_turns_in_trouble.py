@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from appliance.people.conversations import Conversations, NewMessage, StoredMessage
+from appliance.turns.answer import Facts
 from appliance.turns.interrupted import INTERRUPTED
 from tests.webui.test_chat import Chat, lines_of
 from tests.webui.test_chat_turns import Gate, answered, begin, chat, follow, gate, until, wait_for
@@ -40,7 +41,7 @@ def test_a_full_disk_takes_the_words_from_the_page_and_nothing_from_the_answer(
     chat: Chat, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     conversation = chat.create()
-    earlier = NewMessage("assistant", "", details={"problem": INTERRUPTED})
+    earlier = NewMessage("assistant", "", facts=Facts(problem=INTERRUPTED))
     chat.site.services.conversations.append(chat.user.id, conversation, NewMessage("user", "Anyone?"))
     chat.site.services.conversations.append(chat.user.id, conversation, earlier)
     response = chat.start(conversation, text="Hello")
@@ -106,4 +107,4 @@ def test_what_dead_workers_left_goes_and_what_is_no_file_stops_nobody(chat: Chat
     assert turns.stop(chat.user.id, conversation)
     turns.clear_dead()
     answered(chat, conversation)
-    assert chat.messages(conversation)[-1].details["failure"] == "stopped"
+    assert chat.messages(conversation)[-1].facts.values()["failure"] == "stopped"

@@ -97,7 +97,7 @@ def test_a_search_is_recorded_with_what_was_looked_for(site: Site, reviewer: Bro
     event = site.events()[-1]
     assert (event.header.action, event.header.actor.name) == ("review_search", "rita")
     assert event.content is not None
-    assert event.content.details["user"] == "ada"
+    assert event.content.details.values()["user"] == "ada"
     assert event.content.text == "archive"
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 from flask import Blueprint, Response, current_app, jsonify, make_response, request, stream_with_context
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
+from appliance.audit.details.denials import BodyTooLarge
 from appliance.audit.log import RecordError
 from appliance.errors import ApplianceError
 from appliance.people.allowance import QuotaSpentError, RefusedError
@@ -85,7 +86,7 @@ def _http_error(error: HTTPException) -> Response:
 def _too_large(_: RequestEntityTooLarge) -> Response:
     """A body that is refused unread."""
     actor = api_user().actor("api", client_address())
-    record_denial(actor, "body_too_large", {"size_bytes": request.content_length})
+    record_denial(actor, "body_too_large", BodyTooLarge(size_bytes=request.content_length))
     return errors.respond(ApiError(413, "request_too_large", "The body is larger than this server accepts."))
 
 

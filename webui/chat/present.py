@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from appliance.people.conversations import Conversation, StoredMessage
-from appliance.turns.answer import Facts, Words, facts_of
+from appliance.turns.answer import Facts, Words
 from appliance.turns.events import Done
 from appliance.turns.request import ToolCall
 from webui.rendering import render_markdown
@@ -84,11 +84,10 @@ def page_message(message: StoredMessage) -> PageMessage:
     }
     if message.role != "assistant":
         return PageMessage(message.id, message.content)
-    words = Words(message.content, message.reasoning or "", message.tool_calls)
-    try:
-        return page_answer(message.id, words, facts_of(message.details), **branch)
-    except (KeyError, TypeError, ValueError, OverflowError):  # details that the appliance did not write
+    if not isinstance(message.facts, Facts):
         return page_answer(message.id, Words(message.content), Facts(problem=_DAMAGED), **branch)
+    words = Words(message.content, message.reasoning or "", message.tool_calls)
+    return page_answer(message.id, words, message.facts, **branch)
 
 
 def page_answer(message_id: str, words: Words, facts: Facts, **branch: Any) -> PageMessage:

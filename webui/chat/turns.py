@@ -144,7 +144,7 @@ def _end(
 def _kept(service: Services, user: User, conversation: Conversation, turn_id: str) -> StoredMessage | None:
     """The answer of a turn, if the branch that is shown has it; of a file that a full disk cut off only this tells."""
     messages = service.conversations.messages(user.id, conversation.id)
-    return next((one for one in reversed(messages) if one.details.get("turn") == turn_id), None)
+    return next((one for one in reversed(messages) if isinstance(one.facts, Facts) and one.facts.turn == turn_id), None)
 
 
 def _end_line(shown: PageMessage, conversation: Conversation) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from appliance.audit.checkpoint import keep_verdict
+from appliance.audit.details.denials import BodyTooLarge
 from appliance.audit.event import Actor, NewEvent
 from appliance.audit.evidence import export_evidence
 from appliance.audit.extract import write_extract
@@ -101,8 +102,8 @@ def _denials(log: AuditLog) -> None:
     )  # fmt: skip
     for refusal in refusals:
         denials.record(ADA, refusal.code, "chat.ask", refusal.details)
-    denials.record(ADA, "body_too_large", "chat.ask", {"size_bytes": 77})
-    denials.record(second, "body_too_large", "chat.ask", {"size_bytes": None})
+    denials.record(ADA, "body_too_large", "chat.ask", BodyTooLarge(size_bytes=77))
+    denials.record(second, "body_too_large", "chat.ask", BodyTooLarge(size_bytes=None))
     denials.record_due(all_of_it=True)
 
 

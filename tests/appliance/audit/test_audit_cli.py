@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.audit.details.review import KeyReplaced
 from appliance.audit.event import Content, NewEvent
 from appliance.audit.keys import stage_key
 from appliance.audit.ledger import read_ledger
@@ -251,7 +252,7 @@ def test_a_key_that_hands_over_to_the_trusted_one_signs_nothing_beyond_it(home: 
     trusted = copy.with_name("audit.pub").read_text().strip()
     forger = stage_key(home.parent / "forger", log.origin)
     body = Statement(forger.name, "key", NOON, "0" * 64, {"key": trusted}).body()
-    content = Content(f"{forger.verifier} -> {trusted}", {"note": forger.sign_text(body)})
+    content = Content(f"{forger.verifier} -> {trusted}", KeyReplaced(note=forger.sign_text(body)))
     log.append(NewEvent(SYSTEM, "signing_key_replaced", subject=trusted, content=content))
     size = log.size()
     store_note(database, size, forger.sign(Checkpoint(log.origin, size, log.root(size), NOON)))

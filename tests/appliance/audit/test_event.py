@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from appliance.audit.details.codec import Details
 from appliance.audit.event import Actor, Content, Header, SealedContent, encode_header, parse_header, seal_content
 
 HEADER = Header(7, 1_795_398_974_059_955, Actor("u1", "zoë", "web", "10.0.0.1"), "prompt", "ok", "t-1", bytes(32))
@@ -41,7 +42,7 @@ def test_rejects_header_in_any_other_form(change) -> None:  # type: ignore[no-un
 
 
 def test_commitment_is_sha256_of_salt_and_canonical_content() -> None:
-    sealed = seal_content(Content('say "é"\n', {"b": 1.5, "a": [None, True]}), b"s" * 32)
+    sealed = seal_content(Content('say "é"\n', Details(unknown={"b": 1.5, "a": [None, True]})), b"s" * 32)
     expected = b'{"details":{"a":[null,true],"b":1.5},"text":"say \\"\xc3\xa9\\"\\n"}'
     assert sealed.content_bytes() == expected
     assert sealed.commitment() == hashlib.sha256(b"s" * 32 + expected).digest()
@@ -54,7 +55,12 @@ def test_same_content_has_another_commitment_under_another_salt() -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [Content("a\0b"), Content("\ud800"), Content("x", {"k": "\udfff"}), Content("x", {"k": float("nan")})],
+    [
+        Content("a\0b"),
+        Content("\ud800"),
+        Content("x", Details(unknown={"k": "\udfff"})),
+        Content("x", Details(unknown={"k": float("nan")})),
+    ],
     ids=["nul", "surrogate", "surrogate in details", "nan"],
 )
 def test_rejects_content_that_cannot_be_stored_exactly(content: Content) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from appliance.audit.checkpoint import integrity
+from appliance.audit.details.review import EventsExported
 from appliance.audit.erasure import erase
-from appliance.audit.event import Content
 from appliance.audit.evidence import EvidenceError, export_evidence, verify_evidence
 from appliance.audit.keys import stage_key
 from appliance.audit.log import AuditLog, EventNotFoundError, RecordError
@@ -35,7 +35,8 @@ def test_file_proves_its_events(log: AuditLog, tmp_path: Path) -> None:
     proven = verify_evidence(data, (tmp_path / "keys" / "audit.pub").read_text())
     assert [event.header for event in proven.events] == [log.get(n).header for n in (2, 4, 9)]
     assert [event.content for event in proven.events] == [log.get(n).content for n in (2, 4, 9)]
-    assert proven.events[0].content == Content("word2 said", {"number": 2})
+    assert proven.events[0].content is not None
+    assert proven.events[0].content.text == "word2 said"
     assert (proven.checkpoint.size, proven.checkpoint.root) == (10, log.root(10))
 
 
@@ -46,7 +47,7 @@ def test_export_is_an_event_and_shows_in_the_integrity_state(log: AuditLog, tmp_
     event = log.get(3)
     assert event.header.action == "evidence_exported"
     assert event.content is not None
-    assert event.content.details == {"sequences": [1, 2], "with_content": True}
+    assert event.content.details == EventsExported(sequences=(1, 2), with_content=True)
     assert integrity(log, tmp_path).exported_us == 77
 
 

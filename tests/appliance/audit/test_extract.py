@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from appliance.audit.details.codec import Details
+from appliance.audit.details.review import RangeExported
 from appliance.audit.erasure import erase
 from appliance.audit.event import Content, NewEvent
 from appliance.audit.evidence import EvidenceError, ProvenEvents
@@ -84,7 +86,7 @@ def test_the_export_is_an_event_with_its_range(log: AuditLog, tmp_path: Path) ->
     written(log, tmp_path, 2, 3, with_content=False)
     event = log.get(4)
     assert (event.header.action, event.header.actor) == ("evidence_exported", SYSTEM)
-    assert event.content == Content("events 2 to 3", {"first": 2, "last": 3, "with_content": False})
+    assert event.content == Content("events 2 to 3", RangeExported(first=2, last=3, with_content=False))
 
 
 def test_absent_contents_are_counted_with_who_left_them_out(log: AuditLog, tmp_path: Path) -> None:
@@ -247,10 +249,14 @@ def test_memory_stays_flat_however_much_is_exported(sqlite: Database, tmp_path: 
     """64 contents of 1 MiB, in a process that may have little more than the interpreter needs."""
     log = AuditLog(sqlite)
     for number in range(64):
-        log.append(NewEvent(SYSTEM, "prompt", content=Content("", {"n": number, "token_ids": "x" * 2**20})))
+        log.append(
+            NewEvent(SYSTEM, "prompt", content=Content("", Details(unknown={"n": number, "token_ids": "x" * 2**20})))
+        )
     code = f"""
 import resource
 from pathlib import Path
+from appliance.audit.details.codec import Details
+from appliance.audit.details.review import RangeExported
 from appliance.audit.event import Actor
 from appliance.audit.extract import write_extract
 from appliance.audit.extract_check import verify_extract

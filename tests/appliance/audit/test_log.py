@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from appliance.audit import merkle
+from appliance.audit.details.turns import UnfinishedAnswer
 from appliance.audit.event import Actor, Content, NewEvent, encode_header
 from appliance.audit.log import AuditLog, EventNotFoundError, RecordError
 from appliance.audit.verify import verify_log
@@ -22,6 +23,7 @@ from tests.appliance.records import SYSTEM, fill
 
 APPENDER = """
 import sys, threading
+from appliance.audit.details.turns import UnfinishedAnswer
 from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.erasure import erase
 from appliance.audit.log import AuditLog
@@ -46,7 +48,9 @@ for worker in workers: worker.join()
 
 def test_event_reads_back_as_it_was_appended(log: AuditLog) -> None:
     actor = Actor("u1", "zoë", "api", "10.0.0.9")
-    content = Content("naïve ☃ text", {"tokens": [1, 2], "rate": 0.1, "none": None})
+    content = Content(
+        "naïve ☃ text", UnfinishedAnswer(conversation=None, reasoning="☃", tool_calls=(), prompt_tokens=None)
+    )
     header = log.append(NewEvent(actor, "answer", "cancelled", "turn-1", content))
     event = log.get(1)
     assert header.sequence == 1

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from appliance.audit import merkle
+from appliance.audit.details.codec import Details
+from appliance.audit.details.review import SearchDetails
 from appliance.audit.erasure import erase
 from appliance.audit.event import Actor, Content, NewEvent, encode_header
 from appliance.audit.log import AuditLog, EventNotFoundError, RecordError
@@ -18,7 +22,7 @@ ADA = Actor("a1", "ada", "web")
 
 
 def say(log: AuditLog, text: str, **details: object) -> int:
-    return log.append(NewEvent(ADA, "prompt", content=Content(text, details))).sequence
+    return log.append(NewEvent(ADA, "prompt", content=Content(text, Details(unknown=details)))).sequence
 
 
 def found(log: AuditLog, wanted: Filter) -> list[int]:
@@ -85,9 +89,9 @@ def test_every_word_of_a_query_must_occur_whole_or_as_a_beginning(log: AuditLog,
 
 def test_reasoning_tool_arguments_and_messages_sent_by_programs_are_found(log: AuditLog) -> None:
     answer = log.append(
-        NewEvent(ADA, "answer", content=Content("fine", {
+        NewEvent(ADA, "answer", content=Content("fine", Details(unknown={
             "reasoning": "pondering deeply", "tool_calls": [{"id": "c", "name": "f", "arguments": '{"city":"Oslo"}'}],
-        }))
+        })))
     ).sequence  # fmt: skip
     request = {"messages": [{"content": "hidden early"}, {"content": "last"}]}
     api = say(log, "last", conversation=None, request=request)
@@ -139,10 +143,10 @@ def test_every_page_of_a_search_is_recorded_with_what_was_looked_for_and_shown(l
     search(log, REVIEWER, Filter(text="word", user="ada"), before=page.older, limit=1)
     events = [log.get(number) for number in (6, 7)]
     assert [(event.header.action, event.header.actor) for event in events] == [("review_search", REVIEWER)] * 2
-    asked: dict[str, object] = {"text": "word", "user": "ada", "shown": 1}
+    asked = SearchDetails(text="word", user="ada", shown=1)
     assert [event.content for event in events] == [
-        Content("word", {**asked, "newest": 5, "oldest": 5}),
-        Content("word", {**asked, "before": 5, "newest": 3, "oldest": 3}),
+        Content("word", replace(asked, newest=5, oldest=5)),
+        Content("word", replace(asked, before=5, newest=3, oldest=3)),
     ]
 
 

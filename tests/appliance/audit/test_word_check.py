@@ -11,6 +11,8 @@ import pytest
 import sqlalchemy as sa
 
 from appliance.audit import word_check
+from appliance.audit.details.indexed import INDEX_VERSION
+from appliance.audit.details.turns import Beside, PromptDetails
 from appliance.audit.erasure import erase
 from appliance.audit.event import Content, NewEvent
 from appliance.audit.log import AuditLog
@@ -18,9 +20,10 @@ from appliance.audit.pages import check_pages
 from appliance.audit.reindex import reindex
 from appliance.audit.review import Filter, search
 from appliance.audit.word_check import NoRoomError
-from appliance.audit.words import INDEX_VERSION, index_words, remove_words
+from appliance.audit.words import index_words, remove_words
 from appliance.database.tables import audit_contents, audit_events
 from appliance.database.transactions import Database
+from appliance.turns.request import Tool, TurnRequest
 from tests.appliance.records import SYSTEM, fill
 
 TOOL = {"type": "object", "properties": {"zone": {"type": "string"}, "area": {"type": "string"}}}
@@ -250,9 +253,9 @@ def test_pages_that_were_filled_in_another_order_are_no_fault(sqlite: Database) 
 def test_parameters_of_a_tool_are_indexed_as_they_are_stored(database: Database) -> None:
     """Their keys are sorted when they are stored: a client that sorts them otherwise must not break the record."""
     log = AuditLog(database)
-    request = {"messages": [], "stop": [], "tools": [{"name": "clock", "description": "the time", "parameters": TOOL}]}
-    asked = {"beside": {}, "conversation": None, "index": INDEX_VERSION, "process": None, "request": request}
-    sequence = log.append(NewEvent(SYSTEM, "prompt", subject="turn", content=Content("hi", asked))).sequence
+    request = TurnRequest("t", "a1", (), seed=5, tools=(Tool("clock", "the time", TOOL),))
+    details = PromptDetails(conversation=None, request=request, beside=Beside(), index=INDEX_VERSION)
+    sequence = log.append(NewEvent(SYSTEM, "prompt", subject="turn", content=Content("hi", details))).sequence
     assert hits(log, "properties") == [sequence]
     assert found(log) == []
     erase(log, sequence, sequence, by=SYSTEM, reason="retention")

@@ -14,6 +14,7 @@ from appliance.database.transactions import Database
 from appliance.people.accounts import Accounts, Role, User
 from appliance.people.conversations import ConversationNotFoundError, Conversations, NewMessage
 from appliance.people.passwords import Passwords
+from appliance.turns.answer import Facts
 from appliance.turns.request import Message, ToolCall
 from tests.appliance.records import SYSTEM
 
@@ -44,12 +45,12 @@ def test_message_reads_back_as_it_was_stored(store: Conversations, people: tuple
     ada, _ = people
     conversation = store.create(ada.id, title="A talk")
     new = NewMessage(
-        "assistant", "**hi** ☃", "thinking", (ToolCall("c0", "clock", '{"a": 1}'),), {"tok_s": 7.5, "event": 12}
+        "assistant", "**hi** ☃", "thinking", (ToolCall("c0", "clock", '{"a": 1}'),), Facts(event=12, thought_s=7.5)
     )
     stored = store.append(ada.id, conversation.id, new)
     assert store.messages(ada.id, conversation.id) == [stored]
     assert (stored.role, stored.content, stored.reasoning) == ("assistant", "**hi** ☃", "thinking")
-    assert (stored.tool_calls, stored.details) == (new.tool_calls, new.details)
+    assert (stored.tool_calls, stored.facts) == (new.tool_calls, new.facts)
     assert stored.as_message() == Message("assistant", "**hi** ☃", "thinking", new.tool_calls)
 
 

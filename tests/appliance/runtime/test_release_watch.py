@@ -80,7 +80,9 @@ def test_a_flipped_bit_of_weights_is_an_event_and_a_finding_until_it_is_mended(
     (event,) = recorded(log, release, monkeypatch)
     assert (event.action, event.outcome, event.subject) == ("release_compared", "failed", "1.0")
     assert event.content is not None
-    assert event.content.details["differences"] == [{"path": "model/cpu/weights-00001.bin", "fault": "differs"}]
+    assert event.content.details.values()["differences"] == [
+        {"path": "model/cpu/weights-00001.bin", "fault": "differs"}
+    ]
     assert newest_finding(log, release) == event.content.text
     assert "model/cpu/weights-00001.bin differs" in event.content.text
     assert newest_finding(log, release.with_name("2.0")) is None, "another release is not meant"

@@ -50,7 +50,7 @@ class FailingLog(AuditLog):
 def content_of(log: AuditLog, number: int) -> tuple[str, dict[str, object]]:
     content = log.get(number).content
     assert content is not None
-    return content.text, content.details
+    return content.text, content.details.values()
 
 
 def test_prompt_and_answer_are_recorded_with_everything_that_decided_them(log: AuditLog) -> None:

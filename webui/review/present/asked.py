@@ -9,25 +9,18 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Any, Final
+from typing import Final
 
 import openai_harmony as oh
 from markupsafe import Markup
 
+from appliance.audit.details.codec import UNREADABLE
+from appliance.audit.details.turns import read_beside
 from appliance.engine.harmony import ConversationError, conversation_of
-from appliance.engine.wire import ProtocolError, decode
 from appliance.turns.request import Tool, TurnRequest
 from webui.review.present.unseen import visible
 
 MAX_SHOWN_CHARS: Final = 50_000  # of one message on the page; the source has all
-_SOMEWHERE_ELSE: Final = (  # key in a prompt's "beside", its words for one and for many
-    ("system", "system {:,} character", "system {:,} characters"),
-    ("earlier", "{:,} earlier message", "{:,} earlier messages"),
-    ("begun", "an answer begun with {:,} character", "an answer begun with {:,} characters"),
-    ("tools", "{:,} tool", "{:,} tools"),
-    ("stop", "stop texts of {:,} character", "stop texts of {:,} characters"),
-)
-_LENGTHS: Final = {"earlier": "earlier_characters", "tools": "tool_characters"}
 
 
 @dataclass(frozen=True)
@@ -48,14 +41,8 @@ class AskedRequest:
     problem: str | None = None
 
 
-def asked_request(details: dict[str, Any], when: datetime) -> AskedRequest | None:
-    """The request in a prompt's details; None where there is none in a form that this release reads."""
-    try:
-        request = decode(json.dumps({"type": "TurnRequest", **details["request"]}).encode())
-    except (ProtocolError, KeyError, TypeError, ValueError, RecursionError):
-        return None
-    if not isinstance(request, TurnRequest):
-        return None
+def asked_request(request: TurnRequest, when: datetime) -> AskedRequest:
+    """The request of a prompt that was recorded at `when`."""
     messages, problem = _messages(request, when.astimezone(UTC).date())
     stops = [_part("Stop text", text) for text in request.stop]
     parts = (*messages, *map(_tool, request.tools), *stops)
@@ -64,20 +51,24 @@ def asked_request(details: dict[str, Any], when: datetime) -> AskedRequest | Non
 
 def beside_words(beginning: str) -> str:
     """What reaches the model beside a prompt's own words, from the beginning of its details; "" when nothing does."""
-    prefix = '{"beside":'
-    if not beginning.startswith(prefix):
-        return ""
     try:
-        counts, _ = json.JSONDecoder().raw_decode(beginning, len(prefix))
-        words = [
-            (one if counts[key] == 1 else many).format(counts[key])
-            + (f" ({counts[_LENGTHS[key]]:,} characters)" if key in _LENGTHS else "")
-            for key, one, many in _SOMEWHERE_ELSE
-            if key in counts
-        ]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        beside = read_beside(beginning)
+    except UNREADABLE:
         return "more than can be counted"
-    return ", ".join(words)
+    if beside is None:
+        return ""
+    told = (
+        (beside.system, "system {:,} character", "system {:,} characters", None),
+        (beside.earlier, "{:,} earlier message", "{:,} earlier messages", beside.earlier_characters),
+        (beside.begun, "an answer begun with {:,} character", "an answer begun with {:,} characters", None),
+        (beside.tools, "{:,} tool", "{:,} tools", beside.tool_characters),
+        (beside.stop, "stop texts of {:,} character", "stop texts of {:,} characters", None),
+    )
+    return ", ".join(
+        (one if count == 1 else many).format(count) + ("" if length is None else f" ({length:,} characters)")
+        for count, one, many, length in told
+        if count
+    )
 
 
 def _messages(request: TurnRequest, today: date) -> tuple[list[AskedPart], str | None]:

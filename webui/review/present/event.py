@@ -6,13 +6,15 @@ A damaged event is shown with what stands in its row. Characters that are not se
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from markupsafe import Markup
 
+from appliance.audit.details.codec import Details, UnreadableDetails
+from appliance.audit.details.turns import FinishedAnswer, PromptDetails
 from appliance.audit.event import Content, Header, encode_header
 from appliance.audit.log import Event
 from appliance.audit.merkle import leaf_hash
@@ -20,7 +22,7 @@ from appliance.audit.review import ReadEvent
 from appliance.audit.rows import DamagedEvent
 from appliance.database.transactions import as_datetime, as_iso
 from appliance.turns.answer import words_of
-from appliance.turns.request import ToolCall
+from appliance.turns.request import ToolCall, TurnRequest
 from webui.chat.present import PageMessage
 from webui.rendering import render_markdown
 from webui.review.present.asked import AskedRequest, asked_request
@@ -30,7 +32,6 @@ from webui.review.present.written import WrittenAnswer, written_answer
 
 MAX_SOURCE_CHARS: Final = 20_000  # of the exact details on the page; the file has all
 _NO_FACTS: Final = ("beside", "index", "searchable", "reasoning", "tool_calls", "token_ids")  # details shown elsewhere
-_UNREADABLE: Final = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -85,29 +86,28 @@ def page_event(read: ReadEvent, turn: Sequence[Event | DamagedEvent]) -> PageEve
         return PageDamagedEvent(read.event.sequence, read.event.problem, raw)
     header, content = read.event.header, read.event.content
     word, kind = OUTCOME_WORDS[header.outcome]
-    try:
-        facts, unread = _facts(header, content.details if content else {}), None
-    except _UNREADABLE:
-        facts, unread = _facts(header, {}), "Its details are not in the form that this release writes."
+    unread = None
+    if content is not None and isinstance(content.details, UnreadableDetails):
+        unread = "Its details are not in the form that this release writes."
     seen = tuple(view for event in turn if isinstance(event, Event) and (view := _seen(event)) is not None)
-    details = "" if read.event.sealed is None else read.event.sealed.details
+    stored = "" if read.event.sealed is None else read.event.sealed.details
     return PageEvent(
         sequence=header.sequence, title=title_of(header.action, header.outcome), who=visible(header.actor.name),
         moment=as_datetime(header.time_us), outcome=word, outcome_kind=kind, seen=seen,
         text=visible(content.text if content and not seen else ""), erased=read.event.erased,
-        facts=tuple((name, visible(value)) for name, value in facts), turn=read.turn,
+        facts=tuple((name, visible(value)) for name, value in _facts(header, content)), turn=read.turn,
         leaf_index=header.sequence - 1, leaf_hash=leaf_hash(encode_header(header)).hex(),
         commitment=header.commitment.hex() if header.commitment else "", tree_size=read.tree_size,
         proof=tuple(value.hex() for value in read.proof), asked=_asked(header, content),
-        source=visible(details[:MAX_SOURCE_CHARS]), source_left_out=max(0, len(details) - MAX_SOURCE_CHARS),
+        source=visible(stored[:MAX_SOURCE_CHARS]), source_left_out=max(0, len(stored) - MAX_SOURCE_CHARS),
         unread=unread,
     )  # fmt: skip
 
 
 def _asked(header: Header, content: Content | None) -> AskedRequest | None:
-    if content is None or header.action != "prompt":
+    if content is None or not isinstance(content.details, PromptDetails):
         return None
-    return asked_request(content.details, as_datetime(header.time_us))
+    return asked_request(content.details.request, as_datetime(header.time_us))
 
 
 def _seen(event: Event) -> SeenMessage | None:
@@ -120,16 +120,15 @@ def _seen(event: Event) -> SeenMessage | None:
         return SeenMessage(number, visible(content.text))
     rendered = render_markdown(content.text)
     html, written = visible_html(rendered), written_answer(content.text, rendered)
-    try:
-        words = words_of(content)
-        calls = tuple(ToolCall(call.id, visible(call.name), visible(call.arguments)) for call in words.calls)
-        view = PageMessage(str(number), None, html, words.text, visible(words.reasoning), "Reasoning", calls)
-    except _UNREADABLE:
-        view = PageMessage(str(number), None, html, content.text)
-    return SeenMessage(number, None, view, written)
+    words = words_of(content)
+    if words is None:
+        return SeenMessage(number, None, PageMessage(str(number), None, html, content.text), written)
+    calls = tuple(ToolCall(call.id, visible(call.name), visible(call.arguments)) for call in words.calls)
+    shown = PageMessage(str(number), None, html, words.text, visible(words.reasoning), "Reasoning", calls)
+    return SeenMessage(number, None, shown, written)
 
 
-def _facts(header: Header, details: dict[str, Any]) -> list[tuple[str, str]]:
+def _facts(header: Header, content: Content | None) -> list[tuple[str, str]]:
     """The event's facts for the table; what does not apply is left out."""
     actor = header.actor
     facts = [
@@ -142,26 +141,32 @@ def _facts(header: Header, details: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if header.subject:
         facts.append(("Turn" if header.action in ("prompt", "answer") else "About", header.subject))
-    for name, value in details.items():
-        if name == "request" and header.action == "prompt":
-            facts += _request_facts(value)
+    return facts if content is None else [*facts, *_detail_facts(content.details)]
+
+
+def _detail_facts(details: Details) -> Iterator[tuple[str, str]]:
+    """The details by their names, whatever action they belong to; none that cannot be read."""
+    if isinstance(details, UnreadableDetails):
+        return
+    for name, value in sorted(details.values().items()):
+        if name == "request" and isinstance(details, PromptDetails):
+            yield from _request_facts(details.request)
         elif name not in _NO_FACTS and value is not None:
-            facts.append(_fact(name, value))
-    if "token_ids" in details:
-        facts.append(("Sampled tokens", f"{len(details['token_ids']):,}, kept for replay"))
-    return facts
+            yield _fact(name, value)
+    if isinstance(details, FinishedAnswer):
+        yield "Sampled tokens", f"{len(details.done.token_ids):,}, kept for replay"
 
 
-def _request_facts(asked: dict[str, Any]) -> list[tuple[str, str]]:
+def _request_facts(asked: TurnRequest) -> Iterator[tuple[str, str]]:
     """The settings that decided the answer."""
-    names = ("effort", "temperature", "top_p", "seed", "max_tokens", "stop")
-    given = [(name, asked[name]) for name in names if asked[name] not in (None, [])]
-    facts = [_fact(name, value) for name, value in given]
-    if asked["tools"]:
-        facts.append(("Tools", ", ".join(tool["name"] for tool in asked["tools"])))
-    if len(asked["messages"]) > 1:
-        facts.append(("Before it", f"{len(asked['messages']) - 1} earlier messages went with it"))
-    return facts
+    for name in ("effort", "temperature", "top_p", "seed", "max_tokens", "stop"):
+        value = getattr(asked, name)
+        if value not in (None, ()):
+            yield _fact(name, value)
+    if asked.tools:
+        yield "Tools", ", ".join(tool.name for tool in asked.tools)
+    if len(asked.messages) > 1:
+        yield "Before it", f"{len(asked.messages) - 1} earlier messages went with it"
 
 
 def _fact(name: str, value: object) -> tuple[str, str]:
