@@ -20,6 +20,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from appliance.audit.details.site import SchemaUpgraded
 from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.log import AuditLog
 from appliance.audit.verify import VerificationReport, verify_within
@@ -90,7 +91,7 @@ def _facts(report: VerificationReport) -> tuple[object, ...]:
 
 def _event(revision: str, verified: VerificationReport) -> NewEvent:
     root = None if verified.root is None else verified.root.hex()
-    details = {"from": revision, "to": SCHEMA, "events": verified.size, "root": root}
+    details = SchemaUpgraded(before=revision, after=SCHEMA, events=verified.size, root=root)
     text = (
         f"The database was upgraded from the schema {revision} to {SCHEMA}. The {verified.size} events before this one "
         "were verified before and after; their number and the root of their tree are the same."

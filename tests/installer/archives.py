@@ -100,7 +100,7 @@ def release_files(
     prompts = [[1, 2, 3], [250, 251]]
     cases = [{"prompt": p, "answer": sum(weights[i] for i in p) + (not passes)} for p in prompts]
     described = Release(
-        "test", version, ("cpu",), {"cpu": "model/cpu/model.onnx"}, "int8",
+        name="test", version=version, accelerators=("cpu",), graphs={"cpu": "model/cpu/model.onnx"}, dense="int8",
         config="model/config.json", vocabulary=VOCABULARY, known_answers=KNOWN_ANSWERS, target=Target(PYTHON, PLATFORM),
         model=ModelCard("test", "Test model", "A file of numbers.", 16, (), None),
     )  # fmt: skip

@@ -29,6 +29,7 @@ from appliance.audit.details.site import (
     ProcessPaused,
     ReleaseDiffers,
     ReleaseIntact,
+    SchemaUpgraded,
 )
 from appliance.audit.details.turns import FinishedAnswer, LostAnswer, PromptDetails, UnfinishedAnswer
 from appliance.audit.event import Action
@@ -51,6 +52,7 @@ KINDS: Final[Mapping[Action, tuple[type[Details], ...]]] = {
     "release_compared": (ReleaseIntact, ReleaseDiffers),
     "weights_packed": (PackedWeights,),
     "weights_compared": (PackedWeights,),
+    "schema_upgraded": (SchemaUpgraded,),
 }
 
 

@@ -89,3 +89,13 @@ class PackedWeights(Details):
     sha256: dict[str, str]
     expected: dict[str, str] | None = None
     event: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchemaUpgraded(Details):
+    """Names of the schema before and after, and what was verified both times: number of events and root (hex)."""
+
+    before: str
+    after: str
+    events: int
+    root: str | None = field(default=None, metadata=ALWAYS)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from appliance.audit.checkpoint import keep_verdict
 from appliance.audit.details.denials import BodyTooLarge
-from appliance.audit.event import Actor, NewEvent
+from appliance.audit.details.site import SchemaUpgraded
+from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.evidence import export_evidence
 from appliance.audit.extract import write_extract
 from appliance.audit.findings import acknowledge, record_finding
@@ -28,6 +29,7 @@ from appliance.turns.interrupted import _close
 from appliance.turns.request import Message, Tool, ToolCall, TurnRequest
 from appliance.turns.run import run_turn
 from installer.formats.manifest import MANIFEST, RECEIPT, Entry, encode_manifest
+from tests.appliance.records import SYSTEM
 from tests.fakes import FakeEngine, done
 
 ADA = Actor("a1", "ada", "web", "10.0.0.1")
@@ -166,3 +168,5 @@ def _findings(log: AuditLog, directory: Path) -> None:
     record_finding(log, finding)
     acknowledge(log, finding, "00112233", "seen", by=ADA)
     log.append(NewEvent(ADA, "conversation_deleted", subject="c1"))
+    upgraded = SchemaUpgraded(before="0002", after="0003", events=5, root="root")
+    log.append(NewEvent(SYSTEM, "schema_upgraded", content=Content("The database was upgraded.", upgraded)))

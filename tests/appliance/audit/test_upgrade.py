@@ -15,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from appliance.audit.checkpoint import integrity
+from appliance.audit.details.site import SchemaUpgraded
 from appliance.audit.findings import acknowledge
 from appliance.audit.ledger import read_ledger, read_tail
 from appliance.audit.log import AuditLog
@@ -93,7 +94,7 @@ def test_an_upgrade_is_an_event_that_says_what_was_verified(database_url: str, v
     assert (event.sequence, event.header.action, event.header.subject) == (6, "schema_upgraded", SCHEMA)
     assert event.header.actor == SYSTEM
     assert event.content is not None
-    assert event.content.details == {"from": f"000{version}", "to": SCHEMA, "events": 5, "root": root.hex()}
+    assert event.content.details == SchemaUpgraded(before=f"000{version}", after=SCHEMA, events=5, root=root.hex())
     assert "The 5 events before this one were verified before and after" in event.content.text
     assert log.root(5) == root
     assert verify_log(database, None).faults == ()
