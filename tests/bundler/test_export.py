@@ -28,7 +28,7 @@ from tests.reference.gpt_oss import decode_mxfp4
 
 SHARD_BYTES = 20_000  # several shards, and matrices that do not fit into one
 
-pytestmark = pytest.mark.usefixtures("exact_kernels")
+pytestmark = pytest.mark.usefixtures("exact_operators")
 
 
 @pytest.fixture(scope="module")

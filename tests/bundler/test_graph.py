@@ -29,7 +29,7 @@ from tests.bundler.onnx_model import Cache, GraphRunner, open_session
 from tests.bundler.parity import relative_error
 from tests.reference.gpt_oss import ReferenceModel
 
-pytestmark = pytest.mark.usefixtures("exact_kernels")
+pytestmark = pytest.mark.usefixtures("exact_operators")
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from tests.reference.gpt_oss import Float64Array, ReferenceModel
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "parity.md"
 
-pytestmark = pytest.mark.usefixtures("exact_kernels")
+pytestmark = pytest.mark.usefixtures("exact_operators")
 
 
 @pytest.fixture(scope="session", params=SHAPES, ids=str)
