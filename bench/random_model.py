@@ -1,4 +1,4 @@
-"""Random models of named shapes, for the benches that need no answer that makes sense."""
+"""Random models of named shapes, for benchmarks whose answers need not make sense."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ _20B = {
     "hidden": 2880, "intermediate": 2880, "experts": 32, "experts_per_token": 4,
     "heads": 64, "kv_heads": 8, "head_dim": 64, "vocab": 201_088,
 }  # fmt: skip
+# "tiny" tries a benchmark out: its figures mean nothing.
 SHAPES: dict[str, dict[str, int]] = {
     "20b": {"layers": 24, **_20B},
-    "20b-4": {"layers": 4, **_20B},  # the same layers, fewer: for a quick look
+    "20b-4": {"layers": 4, **_20B},  # fewer of the same layers, for a quick look
     "120b-1": {"layers": 1, **_20B, "experts": 128},
+    "tiny": {**_20B, "layers": 2, "hidden": 128, "intermediate": 128, "experts": 8, "heads": 4, "kv_heads": 2},
 }
-VERSION = "0.0.1"  # of the release that is made of it
+VERSION = "0.0.1"  # the version of the release that is made of it
 
 
 def prepare(work: Path, shape: str, accelerator: Accelerator, dense: DenseKind) -> Path:
-    """The graph of the shape's random checkpoint, made if it is not there. The checkpoint goes when it is exported."""
+    """The graph of the shape's random checkpoint, made if it is missing. The checkpoint is removed after the export."""
     kind = accelerator if accelerator == "cuda" else f"{accelerator}-{dense}"
     out = work / f"{shape}-{kind}-format{FORMAT}"
     if not (out / MODEL).exists():
