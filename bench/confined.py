@@ -1,4 +1,4 @@
-"""Run a program as the supervisor would: under the file rules and system call filters of its kind.
+"""Runs a program as the supervisor does: under the file rules and system call filters of its kind.
 
     python -m bench.confined KIND SITE PROGRAM ARGUMENT..
 
@@ -20,7 +20,7 @@ from appliance.isolation.seccomp import Refusal, install_filter
 
 
 def main() -> None:
-    """Become the program. Both filters are on it: the supervisor's, which every program inherits, and its own."""
+    """Become the program. It has both filters: the supervisor's, which every program inherits, and its own."""
     kind, site, *argv = sys.argv[1:]
     config = load_config(Path(site))
     scratch = scratch_dir(config.state_dir, Kind(kind))

@@ -1,7 +1,8 @@
-"""Puts the demo model's examination to the real engine: ``python -m bench.demo_model_eval``.
+"""Examines the demo model in the real engine: ``python -m bench.demo_model_eval``.
 
-The compact weights are expanded, exported to the ONNX graph and answered by the appliance's own scheduler, sampler and
-parser. It may import both rooms because it is part of neither. Exit code 1 if too few answers are right.
+The compact weights are expanded and exported to the ONNX graph; the appliance's own scheduler, sampler and parser
+answer the questions. This module may import both rooms because it is part of neither. Exit code 1 if too few answers
+are right.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Examinee:
         self.vocabulary = vocabulary
 
     def answer(self, dialogues: Sequence[Dialogue], *, temperature: float, grammar: bool = True) -> list[Given]:
-        """Every dialogue's answer; turn N has the seed N. Without ``grammar`` the model may write any Harmony."""
+        """The answers to all dialogues; turn N has the seed N. Without ``grammar`` the model may write any tokens."""
         scheduler = Scheduler(self.model, self.vocabulary, queue_limit=len(dialogues))
         events: list[list[TurnEvent]] = [[] for _ in dialogues]
         for number, dialogue in enumerate(dialogues):
@@ -66,7 +67,7 @@ def open_examinee(directory: Path) -> Examinee:
 
 
 def turn_request(dialogue: Dialogue, *, seed: int, temperature: float, grammar: bool = True) -> TurnRequest:
-    """The dialogue as the pages and the API would send it."""
+    """The dialogue as the pages and the API send it."""
     messages = [Message("developer", dialogue.instructions)] if dialogue.instructions else []
     messages += [_message(said) for said in dialogue.said]
     return TurnRequest(
@@ -92,7 +93,7 @@ def _message(said: Said) -> Message:
 
 
 def given_by(events: Sequence[TurnEvent]) -> Given:
-    """What a turn's events add up to."""
+    """The answer that a turn's events add up to."""
     reasoning = "".join(e.text for e in events if isinstance(e, ReasoningDelta))
     text = "".join(e.text for e in events if isinstance(e, AnswerDelta))
     pieces = [e for e in events if isinstance(e, ToolCallDelta)]
@@ -109,10 +110,10 @@ def given_by(events: Sequence[TurnEvent]) -> Given:
 
 
 @click.command()
-@click.option("--temperature", default=0.0, show_default=True, help="1 is what the pages and the API use by default.")
+@click.option("--temperature", default=0.0, show_default=True, help="The pages and the API use 1 by default.")
 @click.option("--wrong", is_flag=True, help="Also print every wrong answer.")
 def main(temperature: float, wrong: bool) -> None:
-    """Examine the demo model on wordings it was never trained on."""
+    """Examine the demo model with wordings that it was never trained on."""
     corpus = load_corpus()
     dialogues, judge = held_out_dialogues(corpus), Judge(corpus)
     with tempfile.TemporaryDirectory() as directory:

@@ -1,10 +1,10 @@
-"""How fast the engine is on a random model of a named shape, and how near to what memory allows.
+"""How fast the engine is with a random model of a named shape, and how near to what memory allows.
 
     python -m bench.engine --shape 20b --json
 
-writes the model once (``--work``), measures the engine itself, then the appliance through its HTTP API. Every decode
-figure stands beside its bound: the bytes a step must read, over what this machine reads a second. ``--accelerator
-cuda`` measures the same on a GPU. The last line of ``--json`` is one object.
+The command writes the model once (``--work``), measures the engine itself, then the appliance through its HTTP API.
+Beside every decode figure stands its bound: what this machine reads per second, over the bytes that a step must read.
+``--accelerator cuda`` measures the same on a GPU. With ``--json`` the last line is one object.
 """
 
 from __future__ import annotations
@@ -44,8 +44,10 @@ _SLOTS = {"cpu": 8, "cuda": 32}
 
 
 def step_bytes(config: dict[str, int], dense: DenseKind, accelerator: str, sequences: int) -> float:
-    """Bytes of weights that one decode step reads: the experts that are drawn (expected, for independent routing),
-    attention and head, as the kernels hold them."""
+    """Bytes of weights that one decode step reads: attention, head and the expected number of experts, as packed.
+
+    The number of experts is that of independent routing.
+    """
     layers, experts, hidden, inner = (config[name] for name in ("layers", "experts", "hidden", "intermediate"))
     drawn = experts * (1 - (1 - config["experts_per_token"] / experts) ** sequences)
     expert_bytes = 3 * hidden * inner * 17 / 32  # 32 codes of 4 bits and one scale
@@ -56,7 +58,7 @@ def step_bytes(config: dict[str, int], dense: DenseKind, accelerator: str, seque
 
 
 class Bench:
-    """One loaded model and what was measured of it."""
+    """One loaded model and its figures."""
 
     def __init__(self, model: OnnxModel, bytes_of: Callable[[int], float], memory: MemoryBound) -> None:
         self.model = model
@@ -69,15 +71,15 @@ class Bench:
         return [int(token) for token in self.rng.integers(0, self.model.shape.vocab, count)]
 
     def prefill(self, slot: int, length: int) -> float:
-        """Seconds that a random prompt takes."""
+        """Prefill a random prompt; the seconds that it took."""
         ids = self.tokens(length)
         started = time.perf_counter()
         self.model.prefill_prompt(slot, ids)
         return time.perf_counter() - started
 
     def decode(self, name: str, sequences: int, depth: int) -> None:
-        """Random tokens for so many slots that hold ``depth`` tokens; the figure is of all together, and beside it what
-        memory allowed just before or after."""
+        """Decode random tokens in so many slots that hold ``depth`` tokens. The figure is that of all slots together,
+        with its share of what memory allowed just before or after."""
 
         def step_s(step: int) -> float:
             appends = [Append(slot, token, depth + step) for slot, token in enumerate(self.tokens(sequences))]
@@ -89,8 +91,8 @@ class Bench:
         self.say(name, best.tok_s, f"tok/s, {best.share:.0%} of what memory allowed then")
         self.figures[name.replace("_tok_s", "_share")] = round(best.share, 3)
 
-    def read(self, name: str, length: int) -> None:
-        """Prefill, the better of two."""
+    def prefill_rate(self, name: str, length: int) -> None:
+        """Prefill a prompt twice; the better figure counts."""
         self.say(name, length / min(self.prefill(0, length) for _ in range(2)), "tok/s")
 
     def say(self, name: str, figure: float, unit: str) -> None:
@@ -99,12 +101,12 @@ class Bench:
 
 
 def longest_wait_s(model: OnnxModel, vocabulary: Vocabulary) -> float:
-    """The longest step of a stream while another's prompt of 400 tokens is prefilled, through the scheduler."""
+    """The longest step of a stream while a prompt of 400 tokens is prefilled beside it, through the scheduler."""
     scheduler = Scheduler(model, vocabulary, queue_limit=2)
     rng = np.random.default_rng(11)
     events: dict[str, list[EngineEvent]] = {"stream": [], "prompt": []}
     for user, length, answer in (("stream", 32, 2000), ("prompt", 400, 1)):
-        # A random model's logits are so flat that sampling would need all of them at every step; a real one's are not.
+        # Temperature 0: a random model's logits are so flat that sampling would need all of them at every step.
         messages = (Message("user", "x"),)
         request = TurnRequest(id=user, user=user, messages=messages, seed=1, max_tokens=answer, temperature=0.0)
         ids = [int(token) for token in rng.integers(0, 190_000, length)]
@@ -126,36 +128,36 @@ def measure_model(bench: Bench, sequences: tuple[int, ...]) -> None:
     bench.decode("decode_tok_s", 1, 32)
     for count in sequences:
         bench.decode(f"decode_x{count}_tok_s", count, 32)
-    bench.read("prefill_512_tok_s", 512)
-    bench.read("prefill_4096_tok_s", 4096)
+    bench.prefill_rate("prefill_512_tok_s", 512)
+    bench.prefill_rate("prefill_4096_tok_s", 4096)
     bench.decode("decode_4096_tok_s", 1, 4096)
     vocabulary = Vocabulary(load_harmony_encoding(HarmonyEncodingName.HARMONY_GPT_OSS))
     wait_s = longest_wait_s(bench.model, vocabulary)
-    bench.say("longest_wait_s", wait_s, "s that a stream waits while another prompt is read")
+    bench.say("longest_wait_s", wait_s, "s that a stream waits while another prompt is prefilled")
 
 
 @click.command()
 @click.option("--shape", type=click.Choice(list(SHAPES)), default="20b", show_default=True)
 @click.option("--accelerator", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-@click.option("--dense", type=click.Choice(["int8", "bf16"]), default="int8", show_default=True, help="CPU alone.")
-@click.option("--path", "kernel_path", help="Instruction set to take; default: the best one.")
+@click.option("--dense", type=click.Choice(["int8", "bf16"]), default="int8", show_default=True, help="On a CPU only.")
+@click.option("--path", help="Path of the operators; default: the best that the processor has.")
 @click.option("--work", type=click.Path(path_type=Path), default=Path(".bench"), show_default=True)
 @click.option("--http/--no-http", default=True, help="Also measure the appliance, through its API.")
 @click.option("--against", type=click.Choice(["llama"]), help="Also measure llama.cpp and print the ratios (CPU).")
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 def main(
-    shape: str, accelerator: Accelerator, dense: DenseKind, kernel_path: str | None, work: Path, http: bool,
+    shape: str, accelerator: Accelerator, dense: DenseKind, path: str | None, work: Path, http: bool,
     against: str | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Measure the engine; see the module's text."""
+    """Measure the engine, as the module's docstring says."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     work.mkdir(parents=True, exist_ok=True)
     graph = prepare(work, shape, accelerator, dense)
     quiet = wait_for_quiet(_QUIET_LIMIT_S)
     if not quiet:
-        click.echo("The machine is NOT quiet: the figures below are lower than it can do.")
-    if kernel_path is not None:
-        load_operators().use_path(kernel_path)
+        click.echo("The machine is NOT quiet: the figures below are lower than they could be.")
+    if path is not None:
+        load_operators().use_path(path)
     config = SHAPES[shape]
     free_bytes = query_device().free_bytes if accelerator == "cuda" else 0
     site = work / f"{graph.parent.name}-site"
@@ -176,17 +178,17 @@ def main(
         held = (free_bytes - query_device().free_bytes) / 2**30
         cache = model.slots * model.shape.cache.slot_bytes(model.capacity) / 2**30
         bench.say("gpu_memory_gib", held, f"GiB, {cache:.2f} of them for {model.slots} x {model.capacity:,} tokens")
-    del model, bench.model  # the appliance, and the other engine, load their own
+    del model, bench.model  # the appliance and llama.cpp load models of their own
     figures: dict[str, Any] = {"shape": shape, "accelerator": accelerator, "dense": dense, "quiet": quiet}
-    figures |= {"threads": physical_cores(), "kernels": kernel_path or _best_path(accelerator)}
+    figures |= {"threads": physical_cores(), "path": path or _best_path(accelerator)}
     if http:
-        from bench.served import measure_served, prepare_site  # what the web needs is not on every machine with a GPU
+        from bench.served import measure_served, prepare_site  # a machine with a GPU may lack what the web needs
 
         key = prepare_site(site, graph, work / f"{shape}-config.json", accelerator, dense, _CONTEXT_TOKENS)
         for name, figure, unit in measure_served(site, key):
             bench.say(name, figure, unit)
     if against is not None:
-        from bench.llama import measure_llama  # the extra [bench]
+        from bench.llama import measure_llama  # needs the extra [bench]
 
         theirs = measure_llama(
             work / f"{shape}.gguf", config, memory, lambda count: step_bytes(config, "int8", "cpu", count),
@@ -202,7 +204,7 @@ def main(
 
 
 def _bandwidth(accelerator: str) -> Callable[[], float]:
-    """Measures memory when asked; a GPU's, which is nobody else's, once."""
+    """Measures memory at each call; on a GPU, which no other program uses, only once."""
     if accelerator == "cpu":
         return MemoryProbe(physical_cores()).gb_s
     return cache(device_copy_gb_s)

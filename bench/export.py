@@ -2,7 +2,7 @@
 
     python -m bench.export [--layers 1]
 
-The exporter goes tensor by tensor, so that its peak depends on the largest tensor and not on how many layers there are:
+The exporter works tensor by tensor, so its peak depends on the largest tensor and not on the number of layers:
 what one layer takes, 36 take. Prints one line for each accelerator, and what the complete model amounts to.
 """
 
@@ -30,7 +30,7 @@ _ACCELERATORS: tuple[Accelerator, ...] = ("cpu", "cuda")
 
 
 def _export(checkpoint: Path, out: Path, accelerator: Accelerator) -> tuple[float, float, int]:
-    """Seconds, peak resident GB of this process, and bytes written."""
+    """Export; the seconds, the peak resident GB of this process, and the bytes written."""
     started = time.perf_counter()
     graph = export_graph(open_checkpoint(checkpoint), out, accelerator=accelerator)
     peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

@@ -1,11 +1,11 @@
-"""What an extract takes: `python -m bench.extract [--events N] [--erase]` prints one JSON line.
+"""How much time and memory an extract takes: `python -m bench.extract [--events N] [--erase]` prints one JSON line.
 
 write_s, check_s      writing the extract of all events, and proving it
-write_mb, check_mb    how much memory each took beyond what the process had before (a process of its own each)
+write_mb, check_mb    the memory that each took beyond what its process had before (each has its own process)
 extract_mb            size of the file
 erase_s               erasing all contents (with --erase)
-longest_append_ms     how long another process waited for an append meanwhile, at most
-longest_alone_ms      the same in five seconds without an erasure, for comparison
+longest_append_ms     the longest that another process waited for an append meanwhile
+longest_alone_ms      the same in five seconds without an erasure
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from bench.record import ACTOR, append_for, fill
 
 
 def measured(step: str, url: str, state: Path, events: int) -> dict[str, float]:
-    """Run one step in this process: its seconds, and the memory it took beyond what was there."""
+    """Run one step in this process; its seconds, and the memory it took beyond what the process had."""
     log = AuditLog(open_database(url))
     path = state / "extract.jsonl"
     if step == "write":
-        write_extract(log, state, io.BytesIO(), 1, 1, by=ACTOR)  # everything is signed and imported
+        write_extract(log, state, io.BytesIO(), 1, 1, by=ACTOR)  # so that everything is signed and imported
     before, began_s = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
     if step == "write":
         with path.open("wb") as file:
@@ -57,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=1_000_000, help="how many events to export")
     parser.add_argument("--dir", default=".", help="where the database and the file are made")
-    parser.add_argument("--erase", action="store_true", help="erase all contents afterwards, too")
+    parser.add_argument("--erase", action="store_true", help="also erase all contents afterwards")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:

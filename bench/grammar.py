@@ -1,8 +1,8 @@
-"""What the Harmony grammar costs of a decode step: ``python -m bench.grammar``.
+"""How much of a decode step the Harmony grammar costs: ``python -m bench.grammar``.
 
 The demo model answers questions at temperature 1, one after the other. Each step's logits are kept, and the tokens are
-drawn from them again, with the grammar and without, in turn. The best of many rounds stands beside the best decode step
-of the same model, so that other work on the machine does not decide.
+drawn from them again, in turn with the grammar and without. The best of many rounds is compared with the best decode
+step of the same model, so that other work on the machine does not change the result.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _DAY = date(2026, 11, 30)
 
 @dataclass(frozen=True)
 class Steps:
-    """One answer: what each of its tokens was drawn from, and the seconds that the quickest decode step took."""
+    """One answer: the logits that each token was drawn from, and the seconds of the fastest decode step."""
 
     tops: list[TopLogits]
     best_step_s: float
@@ -60,7 +60,7 @@ def answer(model: OnnxModel, vocabulary: Vocabulary, question: str) -> Steps:
 
 
 def _kept(top: TopLogits) -> TopLogits:
-    """The same logits, which the next step leaves alone."""
+    """A copy of the logits, which the next step does not overwrite."""
     row = top.all_logits().copy()
     return replace(top, ids=top.ids.copy(), logits=top.logits.copy(), all_logits=lambda: row)
 
@@ -84,7 +84,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 @click.command()
 def main() -> None:
-    """Measure the grammar; see the module's text."""
+    """Measure the grammar, as the module's docstring says."""
     with tempfile.TemporaryDirectory() as directory:
         examinee = open_examinee(Path(directory))
         answers = [answer(examinee.model, examinee.vocabulary, question) for question in _QUESTIONS]

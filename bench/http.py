@@ -1,10 +1,10 @@
-"""What the web application costs: requests a second beside a bare WSGI program in the same server, and a recorded turn
-beside the two synced writes that its record needs.
+"""How much the web application costs: requests per second beside a bare WSGI program in the same server, and a recorded
+turn beside the two synced writes that its record needs.
 
     python -m bench.http [--seconds 5] [--callers 8]
 
-The engine is a fake that answers at once, so that everything measured is ours. References: `bare`, below, for pages;
-fdatasync of two small writes on the same disk for a turn.
+The engine is a fake that answers at once, so that only the web application is measured. The reference for pages is
+`bare`, below; the reference for a turn is fdatasync of two small writes on the same disk.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ Call = tuple[str, str, dict[str, str], str | None]  # method, path, headers, bod
 
 
 def bare(environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
-    """The least a WSGI program can do."""
+    """The least that a WSGI program can do."""
     without_delay(environ)
     start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", "15")])
     return [b'{"status":"ok"}']
 
 
 def in_threads() -> Callable[[dict[str, Any], Any], Iterable[bytes]]:
-    """The application for gunicorn's own threaded worker, which it ran in before."""
+    """The application for gunicorn's own threaded worker, in which it ran before."""
     from webui.wsgi import app
 
     def served(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -71,7 +71,7 @@ def first_byte_ms(port: int, headers: dict[str, str], body: str) -> float:
 
 
 def per_second(port: int, call: Call, *, seconds: float, callers: int) -> float:
-    """Completed requests a second, from `callers` connections at once, each after one that does not count."""
+    """Completed requests per second from `callers` connections at once; the first of each does not count."""
     counts = [0] * callers
     ready = threading.Barrier(callers)
 
@@ -100,7 +100,7 @@ def per_second(port: int, call: Call, *, seconds: float, callers: int) -> float:
 
 
 def synced_pairs_per_second(directory: Path, *, seconds: float) -> float:
-    """How often a second two small writes in a row reach the disk, one caller."""
+    """How often per second two small writes in a row reach the disk, for one caller."""
     count = 0
     deadline_s = time.monotonic() + seconds
     with (directory / "synced").open("wb", buffering=0) as out:
@@ -115,7 +115,7 @@ def synced_pairs_per_second(directory: Path, *, seconds: float) -> float:
 def worker_against_threads(
     home: Path, engine: FakeEngine, headers: dict[str, str], body: str, *, seconds: float, callers: int
 ) -> None:
-    """The appliance's worker beside gunicorn's threaded one, both running, measured in turns."""
+    """The appliance's worker beside gunicorn's threaded one. Both run, and are measured in turns."""
     streamed = json.dumps({**json.loads(body), "stream": True})
     health: Call = ("GET", "/healthz", {}, None)
     rates: tuple[list[float], list[float]] = ([], [])
@@ -142,7 +142,7 @@ def worker_against_threads(
 @click.option("--seconds", default=5.0, help="How long each line is measured.")
 @click.option("--callers", default=8, help="Connections at once.")
 def main(seconds: float, callers: int) -> None:
-    """Measure and print one line each: what, requests a second, ratio to its reference."""
+    """Measure and print a line for each: name, requests per second, ratio to its reference."""
     with tempfile.TemporaryDirectory() as directory, FakeEngine() as engine:
         home = Path(directory)
         init_state(home)

@@ -1,4 +1,4 @@
-"""The same shape in llama.cpp, through the package llama-cpp-python: what people would use instead.
+"""The same shape in llama.cpp, through the package llama-cpp-python: the engine that people would use instead.
 
 The model is a GGUF of random weights: experts in MXFP4, attention, embedding and head in Q8_0, which is 8 bits in
 blocks of 32 as ours. Only the library's low level is used, so that no tokenizer is needed; speed does not depend on
@@ -17,13 +17,13 @@ import numpy as np
 
 from bench.machine import Decoded, MemoryBound
 
-_MXFP4_BLOCK_BYTES, _Q8_0_BLOCK_BYTES = 17, 34  # of 32 weights
+_MXFP4_BLOCK_BYTES, _Q8_0_BLOCK_BYTES = 17, 34  # per 32 weights
 _CHUNK_TOKENS = 512
 
 
 def write_gguf(path: Path, shape: dict[str, int]) -> None:
-    """Write the model if it is not there."""
-    import gguf  # the extra [bench]
+    """Write the model if it is missing."""
+    import gguf  # needs the extra [bench]
 
     if path.exists():
         return
@@ -61,7 +61,7 @@ def write_gguf(path: Path, shape: dict[str, int]) -> None:
 
 
 def _tensors(shape: dict[str, int], kinds: Any) -> Iterator[tuple[str, np.ndarray[Any, np.dtype[Any]], Any]]:
-    """Name, data and kind, one at a time; quantised ones as bytes (.., row bytes)."""
+    """The name, data and kind of each tensor, one at a time. Quantised data are bytes (.., row bytes)."""
     rng = np.random.default_rng(3)
     hidden, inner, experts = shape["hidden"], shape["intermediate"], shape["experts"]
     queries, keys = shape["heads"] * shape["head_dim"], shape["kv_heads"] * shape["head_dim"]
@@ -127,14 +127,14 @@ class Llama:
         self.batch = llama_cpp.llama_batch_init(_CHUNK_TOKENS, 0, 1)
 
     def run(self, entries: list[tuple[int, int]]) -> float:
-        """Seconds that one batch of random tokens takes; entries are (sequence, position). The last wants logits."""
+        """Seconds that one batch of random tokens takes. Entries are (sequence, position); the last wants logits."""
         self.batch.n_tokens = len(entries)
         for at, (sequence, position) in enumerate(entries):
             self.batch.token[at] = int(self.rng.integers(0, self.vocab))
             self.batch.pos[at] = position
             self.batch.n_seq_id[at] = 1
             self.batch.seq_id[at][0] = sequence
-            # Of a prompt the last token's logits, of a step every sequence's.
+            # A prompt wants the logits of its last token, a step those of every sequence.
             self.batch.logits[at] = at + 1 == len(entries) or entries[at + 1][0] != sequence
         started = time.perf_counter()
         if self.api.llama_decode(self.context, self.batch) != 0:
@@ -143,7 +143,7 @@ class Llama:
         return time.perf_counter() - started
 
     def prefill(self, sequence: int, length: int) -> float:
-        """Seconds that a random prompt takes, from nothing."""
+        """Seconds that a random prompt takes in an empty context."""
         self.api.llama_memory_seq_rm(self.api.llama_get_memory(self.context), sequence, -1, -1)
         return sum(
             self.run([(sequence, position) for position in range(start, min(length, start + _CHUNK_TOKENS))])
@@ -151,7 +151,7 @@ class Llama:
         )
 
     def decode(self, sequences: int, depth: int, memory: MemoryBound, step_bytes: float) -> Decoded:
-        """Of so many sequences together that hold ``depth`` tokens, measured as ours are."""
+        """The decode figure of so many sequences that hold ``depth`` tokens, measured as ours is."""
 
         def step_s(step: int) -> float:
             return self.run([(sequence, depth + step) for sequence in range(sequences)])

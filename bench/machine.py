@@ -14,14 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-_QUIET_SHARE = 0.05  # of all cores, busy with something else
-_BANDWIDTH_BYTES = 1 << 29  # a thread
-_WINDOWS = 3  # in which a decode figure is measured; the best counts: neighbours on shared hardware come and go
-_STEPS, _WARM_STEPS = 24, 4  # of a window
+_QUIET_SHARE = 0.05  # a quiet machine has at most this share of its cores busy
+_BANDWIDTH_BYTES = 1 << 29  # per thread
+_WINDOWS = 3  # a decode figure is measured so often, and the best counts: neighbours on shared hardware come and go
+_STEPS, _WARM_STEPS = 24, 4  # steps in a window, and steps before them that do not count
 
 
 class MemoryProbe:
-    """Measures what so many threads read together, each from memory of its own, many times any cache."""
+    """Measures how fast so many threads read, each from memory of its own that no cache can hold."""
 
     def __init__(self, threads: int) -> None:
         # A dot product of a vector with itself reads it once and keeps up with memory.
@@ -45,21 +45,21 @@ def _read(array: np.ndarray[tuple[int], np.dtype[np.float32]]) -> None:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A decode figure, and its share of what memory allowed just before or after."""
+    """A decode figure, and its share of what memory allowed just before or after it."""
 
     tok_s: float
     share: float
 
 
 class MemoryBound:
-    """Decode figures beside what memory allows, which ``gb_s`` measures; ``most_gb_s`` is the most it has said."""
+    """Decode figures beside what memory allows. ``gb_s`` measures that; ``most_gb_s`` is its highest result."""
 
     def __init__(self, gb_s: Callable[[], float]) -> None:
         self._gb_s = gb_s
         self.most_gb_s = 0.0
 
     def decoded(self, sequences: int, step_bytes: float, step_s: Callable[[int], float]) -> Decoded:
-        """``step_s`` makes step 0, 1, .. of so many sequences and says what it took; each reads so many bytes."""
+        """``step_s`` runs step 0, 1, .. of so many sequences and returns its seconds; each reads ``step_bytes``."""
         best, gb_s = Decoded(0.0, 0.0), self._gb_s()
         for window in range(_WINDOWS):
             first = window * (_WARM_STEPS + _STEPS)
@@ -74,7 +74,7 @@ class MemoryBound:
 
 
 def device_copy_gb_s() -> float:
-    """GB/s of a copy within the GPU's memory, counting bytes read and bytes written. Source: CUDA driver API."""
+    """GB/s of a copy within the GPU's memory; bytes read and bytes written both count. Source: CUDA driver API."""
     driver = ctypes.CDLL("libcuda.so.1")
     context, first, second = ctypes.c_void_p(), ctypes.c_uint64(), ctypes.c_uint64()
     size = 2 << 30
@@ -98,7 +98,7 @@ def device_copy_gb_s() -> float:
 
 
 def wait_for_quiet(limit_s: float) -> bool:
-    """Wait until nothing else keeps the machine busy; False if that did not come to pass."""
+    """Wait until nothing else keeps the machine busy; False if that did not happen in time."""
     deadline = time.monotonic() + limit_s
     while True:
         if _busy_share(1.0) < _QUIET_SHARE:
@@ -108,7 +108,7 @@ def wait_for_quiet(limit_s: float) -> bool:
 
 
 def _busy_share(seconds: float) -> float:
-    """Share of all cores that worked during the next seconds, in which this process sleeps."""
+    """The share of all cores that is busy in the next seconds, during which this process sleeps."""
     before = _cpu_times()
     time.sleep(seconds)
     spent = [after - start for after, start in zip(_cpu_times(), before, strict=True)]
@@ -117,15 +117,15 @@ def _busy_share(seconds: float) -> float:
 
 
 def _cpu_times() -> list[int]:
-    """user, nice, system, idle, iowait, .. of all cores, in ticks (proc(5))."""
+    """The times user, nice, system, idle, iowait, .. of all cores, in ticks (proc(5))."""
     return [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
 
 
 @contextlib.contextmanager
 def peak_memory(pid: int) -> Iterator[list[float]]:
-    """The most that a process and all below it held together, in bytes: the list's one value, once the block ends.
+    """The peak memory of a process and all its descendants together, in bytes: the list's one value after the block.
 
-    Pages that several share count once (Pss).
+    Shared pages count once (Pss).
     """
     peak = [0.0]
     stop = threading.Event()
@@ -144,7 +144,7 @@ def peak_memory(pid: int) -> Iterator[list[float]]:
 
 
 def descendants(pid: int) -> list[int]:
-    """Process ids below a process, at any depth."""
+    """The process ids of all descendants of a process."""
     parents: dict[int, int] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):

@@ -1,11 +1,11 @@
-"""What the appliance holds with default settings, within a limit, when every conversation is as long as it may be.
+"""How much memory the appliance holds with default settings, within a limit, when every conversation is full.
 
     python -m bench.memory --shape 20b --limit-gb 16
 
-The first start packs the model's weights; then it starts within a control group of that limit (needs a hierarchy of
-control groups that can be written), fills every slot with a prompt of nearly the whole context and prints each
-process's own memory, beside what is counted for it, and how fast a full slot decodes afterwards:
-weights that did not stay in memory would be read from the disk then.
+The first start packs the model's weights. The second is within a control group of that limit (it needs a hierarchy of
+control groups that it can write). Every slot is filled with a prompt of nearly the whole context. Printed are each
+process's own memory, beside what is counted for it, and how fast a full slot decodes afterwards: weights that did not
+stay in memory would be read from the disk then.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from bundler.demo_model.words import common_words
 
 _GROUPS = (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max"))  # version 1, 2
 _CHOSEN = re.compile(r"(\d+) conversations? of ([\d,]+) tokens;.*")
-_ROOM_TOKENS = 600  # of a slot, for what the appliance adds, for the answer, and for words of several tokens
+_ROOM_TOKENS = 600  # left free in a slot: for what the appliance adds, the answer, and words of several tokens
 _ANSWER_LIMIT_S = 3600.0
 
 
 @contextmanager
 def limited(limit_gb: float) -> Iterator[str]:
-    """A control group with this limit, for this process and its children; its name."""
+    """Put this process and its children into a control group with this limit; the value is its name."""
     root, name = next((root, name) for root, name in _GROUPS if Path(root, name.split(".")[0] + ".stat").exists())
     group = Path(root, f"bench-memory-{os.getpid()}")
     group.mkdir()
@@ -51,7 +51,7 @@ def limited(limit_gb: float) -> Iterator[str]:
 
 
 def own_bytes(pid: int) -> dict[str, int]:
-    """Anonymous memory of a process and its descendants, by what they are."""
+    """The anonymous memory of a process and its descendants, by kind of process."""
     held: dict[str, int] = {}
     for one in {pid, *descendants(pid)}:
         status = dict(line.split(":", 1) for line in Path(f"/proc/{one}/status").read_text().splitlines())
@@ -80,7 +80,7 @@ def ask(url: str, key: str, words: int, seed: int, max_tokens: int) -> dict[str,
 @click.option("--fill", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="Share of each slot to fill.")
 @click.option("--work", type=click.Path(path_type=Path, file_okay=False), default=Path(".bench"), show_default=True)
 def main(shape: str, limit_gb: float | None, fill: float, work: Path) -> None:
-    """Start with defaults, fill every slot, print what is held; see the module's text."""
+    """Start with defaults, fill every slot and print what is held, as the module's docstring says."""
     graph = prepare(work, shape, "cpu", "int8")
     site = (work / f"{shape}-defaults-site").absolute()
     key = prepare_site(site, graph, work / f"{shape}-config.json", "cpu", "int8", 131_072)
@@ -109,11 +109,12 @@ def main(shape: str, limit_gb: float | None, fill: float, work: Path) -> None:
         click.echo(f"{'':20} for snapshots, which the plan counts with the slots; caches are shared memory, not here")
         begun_s = time.perf_counter()
         usage = ask(url, key, 8, 99, 32)["usage"]
-        click.echo(f"{usage['completion_tokens'] / (time.perf_counter() - begun_s):.1f} tok/s afterwards, 8 words read")
+        tok_s = usage["completion_tokens"] / (time.perf_counter() - begun_s)
+        click.echo(f"{tok_s:.1f} tok/s afterwards, with a prompt of 8 words")
 
 
 def _drop(site: Path) -> None:
-    """Have the kernel forget the weights, so that the pages read next count in the control group."""
+    """Make the kernel drop the weights, so that pages that are read next count in the control group."""
     for path in [*site.glob("state/packed/*/packed.bin"), *site.glob("releases/*/model/cpu/*")]:
         descriptor = os.open(path, os.O_RDONLY)
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -121,11 +122,11 @@ def _drop(site: Path) -> None:
 
 
 def _fill(url: str, key: str, slots: int, words: int) -> None:
-    """Have every slot hold a conversation of so many words."""
+    """Fill every slot with a conversation of so many words."""
 
     def one(seed: int) -> None:
         usage = ask(url, key, words, seed, 8)["usage"]
-        click.echo(f"conversation {seed}: {usage['prompt_tokens']:,} tokens read")
+        click.echo(f"conversation {seed}: {usage['prompt_tokens']:,} tokens prefilled")
 
     threads = [threading.Thread(target=one, args=(seed,)) for seed in range(slots)]
     for thread in threads:

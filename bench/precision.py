@@ -1,12 +1,12 @@
-"""How far the native operators' roundings carry: logits of a random model, and what the demo model makes of them.
+"""What the native operators' rounding changes: the logits of a random model, and what the demo model expects.
 
     python -m bench.precision        prints the table of docs/performance.md
 
-Logits are compared with the tests' float64 reference, row by row: max|ours - theirs| / max|theirs|. Every token of
-the random model goes to all of its experts: a choice between two that lie closer than a rounding would be counted as an
-error of the whole row. The demo model reads the right answers of its examination, each token after the right ones
-before it: their perplexity, and the mean divergence (Kullback-Leibler, nats a token) of what it expects next from what
-it expects on the portable path with dense weights as published, which rounds nothing but float32.
+Logits are compared with the tests' float64 reference, row by row: max|ours - theirs| / max|theirs|. The random model
+routes every token to all of its experts, because a choice between two experts that differ by less than a rounding would
+count as an error of the whole row. The demo model is given the right answers of its examination, token by token.
+Printed are their perplexity and the mean divergence (Kullback-Leibler, nats per token) of what the model expects next
+from what it expects on the portable path with dense weights as published, which rounds nothing but float32 sums.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ from bundler.random_checkpoint import random_config, write_random_checkpoint
 from bundler.tokenizer import load_vocabulary as vocabulary_file
 from tests.reference.gpt_oss import ReferenceModel
 
-_LENGTH, _DECODED = 192, 64  # tokens of the random model, the last of them decoded
+_LENGTH, _DECODED = 192, 64  # tokens given to the random model; how many of them, the last ones, are decoded
 _DIALOGUES = 40
 _KINDS: tuple[DenseKind, ...] = ("bf16", "int8")
 
 
 def logit_errors(model: OnnxModel, ids: list[int], expected: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> str:
-    """Worst row of a prompt's last tokens, whole and one by one."""
+    """The worst row of a prompt's last tokens, prefilled and decoded."""
     prompt = len(ids) - _DECODED
     errors: dict[str, list[float]] = {"prompt": [], "decode": []}
-    for length in range(prompt - _DECODED, prompt):  # each prompt in one step, so that its last row is seen
+    for length in range(prompt - _DECODED, prompt):  # each prompt in one step, which gives its last row
         top = model.prefill(0, ids[:length], 0, want_logits=True)
         errors["prompt"].append(_error(top, expected[length - 1]))
     model.prefill(0, ids[:prompt], 0, want_logits=False)
@@ -69,7 +69,7 @@ def _error(top: TopLogits | None, expected: np.ndarray[tuple[int], np.dtype[np.f
 def expectations(
     model: OnnxModel, vocabulary: Vocabulary, dialogues: list[Dialogue]
 ) -> Iterator[tuple[int, TopLogits]]:
-    """Each token of the right answers, and what the model expects there, which holds until the next is asked for."""
+    """Each token of the right answers, and the logits there, which are valid until the next token is asked for."""
     for dialogue in dialogues:
         request = turn_request(dialogue, seed=0, temperature=1.0)
         prompt = render_prompt(vocabulary, request, today=date.fromisoformat(dialogue.date))
@@ -94,7 +94,7 @@ def log_probabilities(top: TopLogits, ids: NDArray[np.int64]) -> NDArray[np.floa
 
 
 def perplexity_and_divergence(expected: list[Expected], found: Iterator[tuple[int, TopLogits]]) -> tuple[float, float]:
-    """exp of the mean negative log probability of the right tokens; mean divergence from what was expected there."""
+    """exp of the mean negative log probability of the right tokens, and the mean divergence from ``expected``."""
     costs, divergences = [], []
     for (token, top), known in zip(found, expected, strict=True):
         costs.append(-log_probabilities(top, np.array([token]))[0])
@@ -104,7 +104,7 @@ def perplexity_and_divergence(expected: list[Expected], found: Iterator[tuple[in
 
 @click.command()
 def main() -> None:
-    """Measure every path of this processor with both kinds of dense weights; a line of Markdown each."""
+    """Measure every path of this processor with both kinds of dense weights; print a line of Markdown for each."""
     operators = load_operators()
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     config = random_config(

@@ -2,7 +2,7 @@
 
     python -m bench.profile --shape 20b
 
-ONNX Runtime times each node, which itself takes some microseconds for each: small operators look larger than they are.
+ONNX Runtime times each node. That takes some microseconds per node, so small operators look larger than they are.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _NAMES = {
 @click.option("--shape", type=click.Choice(list(SHAPES)), default="20b", show_default=True)
 @click.option("--work", type=click.Path(path_type=Path), default=Path(".bench"), show_default=True)
 def main(shape: str, work: Path) -> None:
-    """Print what the operators of a decode step and of a prompt's chunk take."""
+    """Print how much time each operator takes of a decode step and of a chunk of a prompt."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     work.mkdir(parents=True, exist_ok=True)
     graph = prepare(work, shape, "cpu", "int8")
     packed = work / f"{graph.parent.name}-site" / "state" / "packed" / VERSION
     if not wait_for_quiet(120):
-        click.echo("The machine is NOT quiet: the figures below are higher than they need be.")
+        click.echo("The machine is NOT quiet: the figures below are higher than they could be.")
     model = load_model(
         graph, accelerator="cpu", slots=_SLOTS, context_tokens=_CONTEXT_TOKENS, packed_dir=packed,
         profile=work / "profile",

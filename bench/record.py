@@ -2,10 +2,10 @@
 
 append_per_s      durable appends by one process of 16 threads, as the appliance runs by default
 append_4x4_per_s  the same by 4 processes of 4 threads each
-single_per_s      by one thread alone: bounded by the disk
-fdatasync_ms      what the disk takes for one small durable write, the reference for all three
-appends_per_sync  append_per_s against one append per durable write: what sharing transactions gains
-verify_per_s      events that a whole verification checks in a second
+single_per_s      appends by one thread alone, which the disk bounds
+fdatasync_ms      the time of one small durable write, the reference for all three
+appends_per_sync  append_per_s over the rate of one append per durable write: what sharing transactions gains
+verify_per_s      events per second of a whole verification
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def event(number: int) -> NewEvent:
 
 
 def append_for(url: str, seconds: float, threads: int) -> tuple[int, float]:
-    """(events, longest wait in s) that `threads` threads append in `seconds`."""
+    """The events that `threads` threads append in `seconds`, and the longest wait in s."""
     database = open_database(url)
     log, counts, longest = AuditLog(database), [0] * threads, [0.0] * threads
     end_s = time.perf_counter() + seconds
@@ -60,7 +60,7 @@ def append_for(url: str, seconds: float, threads: int) -> tuple[int, float]:
 
 
 def append_in_processes(url: str, seconds: float, processes: int, threads: int) -> tuple[float, float]:
-    """(events a second, longest wait in s) of all together."""
+    """The events per second of all processes together, and the longest wait in s."""
     command = [sys.executable, __file__, "--url", url, "--seconds", str(seconds), "--child", str(threads)]
     children = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(processes)]
     results = [json.loads(child.communicate()[0]) for child in children]
@@ -68,7 +68,7 @@ def append_in_processes(url: str, seconds: float, processes: int, threads: int) 
 
 
 def fdatasync_ms(directory: str) -> float:
-    """Median of 50 small durable writes."""
+    """The median time of 50 small durable writes."""
     times = []
     with tempfile.NamedTemporaryFile(dir=directory) as file:
         for _ in range(50):
@@ -81,7 +81,7 @@ def fdatasync_ms(directory: str) -> float:
 
 
 def fill(url: str, count: int) -> None:
-    """Bring the log to `count` events, many to a transaction."""
+    """Fill the log to `count` events, many per transaction."""
     database = open_database(url)
     log = AuditLog(database)
     for start in range(log.size(), count, 5000):

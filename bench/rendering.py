@@ -1,12 +1,12 @@
-"""How long the worst messages take to render: every language that is coloured, and Markdown itself, under attack.
+"""How long the worst messages take to render: attacks on Markdown itself and on every language that is coloured.
 
     python -m bench.rendering                  every message, some minutes
     python -m bench.rendering --language java  one language
     python -m bench.rendering --chars 20000    as long as a block may be
 
-A message is one short text repeated, alone or in a block of code. Besides texts written here, each language's own
-regular expressions are taken apart for the literals they begin with: what a rule looks for, over and over and never
-complete, is what makes it slow. Exit status 1 if a message takes more processor time than ``LIMIT_S``.
+A message is one short text repeated, alone or in a block of code. Some texts are written here. The others are the
+literals with which the rules of each language's lexer begin: a rule is slow when what it looks for begins again and
+again and is never complete. Exit status 1 if a message takes more processor time than ``LIMIT_S``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from webui.rendering import render_blocks
 from webui.rendering.code_colours import LANGUAGES
 
 CHARS = 12_000
-LIMIT_S = 2.5  # of the processor: the budget of a message, one step beyond it, and what escaping and cleaning take
+LIMIT_S = 2.5  # processor time: the budget of a message, one step beyond it, and escaping and cleaning
 CODE = [
     "a", "a ", "A", "é", "_", "0", "0.", "0x", "1e", "1_", "(", "[", "{", "<", "<a", "<a ", "</", "/*", "//", '"', "'",
     "`", "\\", "#", "$", "$(", "${", "@", "@a ", "a.", "a::", "a,", "a<", "a(", "a[", "a=", "a:", "a -> ", "a b ",
@@ -50,7 +50,7 @@ MARKDOWN = [
 
 
 def hostile_messages(chars: int = CHARS, only: str | None = None) -> Iterator[tuple[str, str]]:
-    """Every message: its name, and its text of so many characters."""
+    """Every message: its name and its text, which has so many characters."""
     for language in sorted(LANGUAGES) if only is None else [only]:
         for unit in dict.fromkeys([*CODE, *_pieces(language)]):
             yield f"{language} {unit!r}", f"```{language}\n{_repeated(unit, chars)}\n```"
@@ -60,7 +60,7 @@ def hostile_messages(chars: int = CHARS, only: str | None = None) -> Iterator[tu
 
 
 def rendering_s(text: str) -> float:
-    """Processor time of this thread; nothing is taken from what was rendered before."""
+    """The processor time of rendering in this thread; nothing is reused from an earlier rendering."""
     begin_s = time.thread_time()
     render_blocks(text)
     return time.thread_time() - begin_s
@@ -100,7 +100,7 @@ def _literals(pattern: Any) -> Iterator[str]:
 
 
 def _branches(parsed: Any, depth: int = 4) -> Iterator[list[tuple[Any, Any]]]:
-    """Ways through the beginning of a parsed expression, its first groups and repeats opened."""
+    """The paths through the beginning of a parsed expression, with its first groups and repeats expanded."""
     items = list(parsed)
     yield items
     if not items or depth == 0:

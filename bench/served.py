@@ -1,4 +1,4 @@
-"""The appliance on a benchmark's model, as a client sees it: time to ready, to the first byte, and what it holds."""
+"""The appliance with a benchmark's model, as a client sees it: time to ready, to the first byte, and its memory."""
 
 from __future__ import annotations
 
@@ -36,8 +36,10 @@ _ANSWER_LIMIT_S = 900.0
 
 
 def prepare_site(site: Path, graph: Path, config: Path, accelerator: str, dense: str, context_tokens: int) -> str:
-    """An installed release of the graph in ``site``, its files shared with it; the value is a user's API key. Made by
-    root, it is served as nobody."""
+    """Make a site with a release of the graph, whose files it shares; the value is a user's API key.
+
+    If root makes it, it is served as nobody.
+    """
     release = site / "releases" / VERSION
     shutil.rmtree(release, ignore_errors=True)
     shutil.rmtree(site / "state" / "database", ignore_errors=True)
@@ -69,7 +71,7 @@ def prepare_site(site: Path, graph: Path, config: Path, accelerator: str, dense:
 
 @contextmanager
 def serving(site: Path) -> Iterator[tuple[int, str]]:
-    """The appliance, started by its own command: its process and its address, once it is ready."""
+    """Start the appliance by its own command. The value is its process and its address, when it is ready."""
     program = [str(Path(sys.executable).with_name("appliance")), "serve", "--home", str(site), "--port", "0"]
     output = site / "output"
     with output.open("w") as stream:
@@ -86,7 +88,7 @@ def serving(site: Path) -> Iterator[tuple[int, str]]:
 
 
 def measure_served(site: Path, key: str) -> list[tuple[str, float, str]]:
-    """Start it twice, the second time with everything packed and in the page cache, and ask."""
+    """Start it twice, the second time with everything packed and in the page cache, then send requests."""
     with serving(site):
         pass
     started = time.perf_counter()
@@ -105,7 +107,7 @@ def measure_served(site: Path, key: str) -> list[tuple[str, float, str]]:
 
 
 def _prompts(site: Path, count: int) -> list[str]:
-    """Texts that share no beginning and whose whole prompts have the same length."""
+    """Texts with different beginnings whose complete prompts have the same length."""
     vocabulary = load_vocabulary(site / "current" / "tokenizer" / "o200k_base.tiktoken")
     rng, words = np.random.default_rng(5), common_words()
     texts: list[str] = []
@@ -124,7 +126,7 @@ def _rendered(vocabulary: Vocabulary, text: str) -> list[int]:
 
 
 def _first_byte_s(url: str, key: str, prompts: list[str]) -> float:
-    """Seconds until every prompt's one-token answer is complete, all asked at once."""
+    """Seconds until the one-token answers to all prompts are complete. All prompts are sent at once."""
     started = time.perf_counter()
     threads = [threading.Thread(target=_ask, args=(url, key, prompt)) for prompt in prompts]
     for thread in threads:
@@ -135,7 +137,7 @@ def _first_byte_s(url: str, key: str, prompts: list[str]) -> float:
 
 
 def _ask(url: str, key: str, prompt: str) -> None:
-    # The largest token: a random model's logits are so flat that a draw would need all of them, unlike a real one's.
+    # Temperature 0: a random model's logits are so flat that a draw would need all of them, unlike a real model's.
     messages = [{"role": "user", "content": prompt}]
     body = {"model": "random", "messages": messages, "max_tokens": 1, "temperature": 0}
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}

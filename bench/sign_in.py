@@ -1,5 +1,5 @@
-"""What a flood of wrong passwords leaves of the appliance: pages, a stream and memory, beside the same without a flood;
-and how long a stream goes on after its owner was disabled.
+"""What a flood of wrong passwords leaves of the appliance: pages, a stream and memory, beside the same without a flood.
+Also how long a stream goes on after its owner was disabled.
 
     python -m bench.sign_in [--seconds 5] [--strangers 32]
 
@@ -50,7 +50,7 @@ def words(request: TurnRequest) -> Iterable[TurnEvent]:
 
 
 def page_times_ms(port: int, seconds: float) -> list[float]:
-    """How long the sign-in page takes, asked for again and again."""
+    """Asks for the sign-in page again and again, and keeps the times."""
     times, deadline_s = [], time.monotonic() + seconds
     while time.monotonic() < deadline_s:
         with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
@@ -62,7 +62,7 @@ def page_times_ms(port: int, seconds: float) -> list[float]:
 
 
 class Stream:
-    """A stream that is read all the while; ``gaps_ms`` between its pieces."""
+    """A stream that is read throughout; ``gaps_ms`` are the times between its pieces."""
 
     def __init__(self, port: int, key: str) -> None:
         self.gaps_ms: list[float] = []
@@ -91,7 +91,7 @@ class Stream:
 
 @contextmanager
 def flood(port: int, strangers: int) -> Iterator[Counter[int]]:
-    """Wrong passwords as fast as they are answered; the value counts the statuses."""
+    """Send wrong passwords as fast as they are answered; the value counts the statuses."""
     statuses: Counter[int] = Counter()
     stop = threading.Event()
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
@@ -133,16 +133,16 @@ def summary(times_ms: list[float]) -> dict[str, float]:
 
 
 def memory_mib() -> float:
-    """Of all processes that this one has started."""
+    """The memory of all processes that this one has started."""
     children = psutil.Process().children(recursive=True)
     return round(sum(int(child.memory_info().rss) for child in children) / 2**20, 1)
 
 
 @click.command()
-@click.option("--seconds", default=5.0, show_default=True, help="How long each half takes.")
+@click.option("--seconds", default=5.0, show_default=True, help="The length of each half.")
 @click.option("--strangers", default=32, show_default=True, help="Connections that try passwords at once.")
 def main(seconds: float, strangers: int) -> None:
-    """Measure the pages and one stream, first in peace, then in the flood."""
+    """Measure the pages and one stream, first without a flood, then with it."""
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)
         write_release(home / "release", "gpt-oss-fake")

@@ -1,10 +1,10 @@
-"""What the filters cost: processor time of the system calls that a decoded token and a request are made of, with and
-without the two filters of the program that makes them, as a ratio.
+"""How much the filters cost: the processor time of the system calls of a decoded token and of a request, as a ratio
+with and without the two filters of the program that makes them.
 
     python -m bench.silence [--calls 200000] [--rounds 7]
 
-Each round makes both in new processes, one after the other in turn, so that a busy machine slows both alike; the median
-of the rounds counts. Counts of calls: strace of the demo model, a token and a request for a page, rounded up.
+Each round measures both in new processes, one after the other, so that a busy machine slows both alike; the median of
+the rounds counts. The numbers of calls come from strace with the demo model, for a token and for a page, rounded up.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from appliance.isolation.kernel import PR_SET_NO_NEW_PRIVS, prctl
 from appliance.isolation.policy import Kind, call_policy
 from appliance.isolation.seccomp import Refusal, install_filter
 
-# Calls of one decoded token (engine) and of one page (web worker), beside those that take no filter's time to speak of.
+# The calls of one decoded token (engine) and of one page (web worker), without those that no filter slows noticeably.
 PER_TOKEN = {"send": 1, "poll": 1, "write": 1}
 PER_REQUEST = {"send": 3, "receive": 9, "poll": 8, "write": 2, "fcntl": 4, "ioctl": 6}
-TOKEN_US, REQUEST_US = 5_000, 500  # assumed processor time of a quick model's token, and of a request for a small page
+TOKEN_US, REQUEST_US = 5_000, 500  # assumed processor time of a fast model's token, and of a request for a small page
 
 
 def calls() -> dict[str, Callable[[], object]]:
-    """One of each sort, on descriptors of its own."""
+    """One call of each sort, on descriptors of its own."""
     one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     other.setblocking(False)
     null = os.open(os.devnull, os.O_RDWR)
@@ -52,7 +52,7 @@ def calls() -> dict[str, Callable[[], object]]:
 
 
 def nanoseconds(kind: Kind | None, count: int) -> dict[str, float]:
-    """Processor time of each sort of call, in a child that is under the filters of `kind`, or under none."""
+    """The processor time of each sort of call, in a child with the filters of `kind` or with none."""
     read_end, write_end = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -79,10 +79,10 @@ def nanoseconds(kind: Kind | None, count: int) -> dict[str, float]:
 
 
 @click.command()
-@click.option("--calls", "count", default=200_000, show_default=True, help="Of each sort, in each round.")
+@click.option("--calls", "count", default=200_000, show_default=True, help="Calls of each sort in each round.")
 @click.option("--rounds", default=7, show_default=True, help="More rounds take longer and vary less.")
 def main(count: int, rounds: int) -> None:
-    """Print what each sort of call takes, and what the filters add to a token and to a request."""
+    """Print the time of each sort of call, and what the filters add to a token and to a request."""
     for kind, per, unit, us in (
         (Kind.ENGINE_CPU, PER_TOKEN, "token", TOKEN_US), (Kind.WEB, PER_REQUEST, "request", REQUEST_US),
     ):  # fmt: skip

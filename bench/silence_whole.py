@@ -1,11 +1,11 @@
-"""What silence costs end to end: requests a second and decoded tokens a second of a program under the rules and filters
-of its kind, as a ratio to the same program without them.
+"""How much silence costs end to end: requests and decoded tokens per second of a program under the rules and filters of
+its kind, as a ratio to the same program without them.
 
     python -m bench.silence_whole [--rounds 60] [--seconds 0.25]
 
 Both programs run at once and are asked in turns, so that whatever slows the machine slows both; the median of the
-rounds' ratios counts. The web application answers with a fake engine, so that all its time is its own; the engine runs
-the demo model, whose tokens are quick, so that a system call weighs more in them than in any model that people use.
+rounds' ratios counts. The web application has a fake engine, so that all the time is its own. The engine runs the demo
+model, whose tokens are fast, so that a system call weighs more in them than in any model that people use.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def engine(site: Path, prefix: tuple[str, ...] = ()) -> Iterator[EngineClient]:
 def decoded_per_second(client: EngineClient, seed: int) -> float:
     """Tokens a second of one stream, without its prefill."""
     text = "Write about the weather, the sea, the forest and the stars, at length."
-    # Likely words only at temperature 1: the answer would end soon. Any word: it goes on until its limit.
+    # At temperature 2 any word may come, so the answer goes on until its limit; at 1 it would end soon.
     request = TurnRequest(
         id="t", user="ann", messages=(Message("user", text),), seed=seed, max_tokens=_TOKENS, temperature=2.0
     )
@@ -87,7 +87,7 @@ def decoded_per_second(client: EngineClient, seed: int) -> float:
 
 
 def compare(name: str, unit: str, rounds: int, plain: Callable[[int], float], within: Callable[[int], float]) -> None:
-    """Print the medians of both and of their ratio."""
+    """Print the median of each, and that of their ratio."""
     pairs = []
     for number in range(rounds + 1):
         first, second = (plain, within) if number % 2 else (within, plain)
@@ -101,7 +101,7 @@ def compare(name: str, unit: str, rounds: int, plain: Callable[[int], float], wi
 
 
 def prepare(directory: Path) -> tuple[Path, str]:
-    """A site that serves the demo model, and an API key of it."""
+    """A site that serves the demo model, and an API key for it."""
     expand_demo_checkpoint(directory / "checkpoint")
     graph = directory / "graph"
     export_graph(open_checkpoint(directory / "checkpoint"), graph, accelerator="cpu", dense="int8")

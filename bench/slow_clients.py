@@ -1,12 +1,12 @@
-"""What a crowd of slow clients does to somebody who just wants a page.
+"""How a crowd of slow clients slows a client that wants a page.
 
     python -m bench.slow_clients [--connections 10000] [--tls]
     python -m bench.slow_clients --connections 300 --command "waitress-serve --port {port} bench.http:bare"
 
 A third of the connections is idle, a third has sent half a head, a third half a body, from addresses 127.0.1.x. Then
-one client asks again and again, each time on a new connection; the same before the crowd came is the reference. Without
---command it is the appliance's own worker with sign-in, health and a chat; with it any server of a WSGI program, asked
-for its first page.
+one client sends requests, each on a new connection; the reference is the same before the crowd came. Without --command
+the server is the appliance's own worker with sign-in, health and a chat; with it, it is the server of any WSGI program,
+and the client asks for its first page.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Call:
     key: str = ""
 
     def took_ms(self) -> float | None:
-        """Milliseconds on a connection of its own; None: not answered within five seconds."""
+        """Milliseconds of a request on a connection of its own; None: no answer within five seconds."""
         begin_s = time.monotonic()
         connection = http.client.HTTPConnection("localhost", self.port, timeout=_GIVE_UP_S)
         if self.context is not None:
@@ -71,7 +71,7 @@ class Call:
 
 
 def percentiles(call: Call, requests: int) -> str:
-    """p50 and p99 of so many requests, and how many had no answer; gives up after five of those."""
+    """p50 and p99 of so many requests, and how many had no answer. After five of those it gives up."""
     found: list[float] = []
     lost = 0
     for _ in range(requests):
@@ -91,7 +91,7 @@ def percentiles(call: Call, requests: int) -> str:
 
 @contextlib.contextmanager
 def crowd(port: int, connections: int, context: ssl.SSLContext | None) -> Iterator[None]:
-    """Hold so many connections; over TLS every tenth has a finished handshake, the others have begun none."""
+    """Hold so many connections. Over TLS every tenth has finished its handshake, the others have not begun one."""
     held: list[socket.socket] = []
     try:
         for number in range(connections):
@@ -120,7 +120,7 @@ def compare(calls: list[Call], connections: int, requests: int) -> None:
 
 @contextlib.contextmanager
 def started(command: str) -> Iterator[int]:
-    """A server started by `command`, once it answers; gives its port."""
+    """Start a server by `command`; the value is its port, when it answers."""
     with socket.create_server(("127.0.0.1", 0)) as found:
         port = int(found.getsockname()[1])
     process = subprocess.Popen(shlex.split(command.format(port=port)))
@@ -136,12 +136,12 @@ def started(command: str) -> Iterator[int]:
 
 
 @click.command()
-@click.option("--connections", default=10_000, help="How many are held.")
-@click.option("--requests", default=300, help="How many are asked of each address.")
+@click.option("--connections", default=10_000, help="How many connections are held.")
+@click.option("--requests", default=300, help="How many requests are sent to each address.")
 @click.option("--tls", is_flag=True, help="Over TLS, with a certificate of the site's own.")
-@click.option("--command", help="Start this server instead; {port} is put in.")
+@click.option("--command", help="Start this server instead; {port} is replaced.")
 def main(connections: int, requests: int, tls: bool, command: str | None) -> None:
-    """Measure and print one line each: address, alone or in the crowd, percentiles."""
+    """Measure and print a line for each: address, alone or in the crowd, percentiles."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if command is not None:

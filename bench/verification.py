@@ -1,4 +1,4 @@
-"""What it takes to check a million events: `python bench/verification.py [--events N]` prints one JSON line.
+"""The cost of checking a million events: `python bench/verification.py [--events N]` prints one JSON line.
 
 built_s            making N prompts with contents, signed every 20,000, by bulk insert
 verify             the full verification of events, contents and signatures: wall and CPU seconds, peak memory
@@ -41,7 +41,7 @@ def url(directory: Path) -> str:
 
 
 def build(directory: Path, count: int) -> None:
-    """A site whose log has `count` events."""
+    """Make a site whose log has `count` events."""
     database = open_database(url(directory))
     log = AuditLog(database)
     signer = LogSigner(log, directory)
@@ -85,7 +85,7 @@ def check(directory: Path, _: Database) -> dict[str, object]:
 
 
 def measured(part: Part, directory: Path) -> dict[str, object]:
-    """What the part says, and what it took, its own processes included."""
+    """The part's result, with its time and memory, its own processes included."""
     began_s = time.perf_counter()
     database = open_database(url(directory))
     try:
@@ -114,7 +114,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.dir) as name:
         directory = Path(name)
         began_s = time.perf_counter()
-        with multiprocessing.get_context("spawn").Pool(1) as pool:  # a peak is inherited: this process stays small
+        # A child inherits its parent's peak, so this process stays small.
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
             pool.apply(build, (directory, options.events))
         result: dict[str, object] = {"events": options.events, "built_s": round(time.perf_counter() - began_s, 1)}
         result["database_mib"] = (directory / "database" / "bench.sqlite3").stat().st_size >> 20
