@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from bundler.sign import sign_targets
 from installer.archive import CHUNK_BYTES, END_OF_ARCHIVE, Sha256Hex, member_header, padding_bytes, target_name
 from installer.errors import InstallerError
 from installer.progress import SILENT, Progress
+from installer.site import FULL
 from installer.targets import Target
 from installer.verify import DiscardingSink, VerifiedArchive, blob_order, verify_archive
 
@@ -76,7 +76,7 @@ def write_archive(
         finally:
             partial.unlink(missing_ok=True)
     except OSError as exc:
-        full = exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        full = exc.errno in FULL
         why = "the disk is full" if full else exc.strerror
         raise BuildError(f"cannot write {out}: {why}; nothing was left behind") from exc
     except InstallerError as exc:

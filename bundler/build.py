@@ -6,7 +6,6 @@ that a killed build left. The output gets its name only when it is complete and 
 
 from __future__ import annotations
 
-import errno
 import shutil
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +17,7 @@ from bundler.errors import BuildError
 from bundler.keys import load_keys
 from bundler.ledger import decide_signing
 from installer.progress import SILENT, Progress
+from installer.site import FULL
 from installer.verify import VerifiedArchive
 
 
@@ -54,7 +54,7 @@ def build(
         finally:
             _remove(tree)
     except OSError as exc:
-        full = exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        full = exc.errno in FULL
         why = "the disk is full" if full else f"{exc.strerror} ({exc.filename})"
         raise BuildError(f"cannot build {out}: {why}; nothing was left behind") from exc
 

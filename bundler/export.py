@@ -27,6 +27,7 @@ from bundler.graph.cpu import KERNEL_DOMAIN, DenseKind
 from bundler.graph.plan import IR_VERSION, MAX_SHARD_BYTES, OPSET, Accelerator, GraphPlan, plan_graph
 from installer.formats.packing import PACKING_NAME, Entry, Source, encode_packing
 from installer.progress import SILENT, Progress
+from installer.site import sync_directory
 
 MODEL = "model.onnx"
 ALIGNMENT_BYTES = 4096  # each weight in a shard begins at a multiple, so that it can be mapped (ONNX, External Data)
@@ -96,7 +97,7 @@ def _staging(out: Path) -> Iterator[Path]:
         staging.mkdir(parents=True)
         yield staging
         staging.rename(out)
-        _sync_directory(out.parent)
+        sync_directory(out.parent)
     except OSError as exc:
         shutil.rmtree(staging, ignore_errors=True)
         raise ExportError(f"{out}: the graph could not be written: {exc.strerror or exc}") from exc
@@ -192,11 +193,3 @@ def _write_bytes(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -22,12 +22,12 @@ from packaging.utils import canonicalize_name
 
 from bundler.errors import WheelError
 from bundler.pip import run_pip
+from installer.wheels import LOCKED_WHEEL
 
 Runtime = Literal["cpu", "cuda", "both"]  # "both": both graphs, with the CUDA runtime
 PROJECT = "gpt-oss-appliance"
 PIP = "pip"  # locked and carried, but not installed: installers from before 2026-12 run it from its wheel
 LOCKS = Path(__file__).parent / "locks"
-_LINE = re.compile(r"([a-z0-9-]+)==([0-9A-Za-z.+!-]+) --hash=sha256:([0-9a-f]{64})")
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def parse_lock(text: str, origin: str) -> tuple[LockedWheel, ...]:
     for number, line in enumerate(text.splitlines(), start=1):
         if not line or line.startswith("#"):
             continue
-        fields = _LINE.fullmatch(line)
+        fields = LOCKED_WHEEL.fullmatch(line)
         if fields is None or fields[1] in wheels:
             raise WheelError(f"{origin}, line {number}: not one locked wheel with its SHA-256, or named before")
         wheels[fields[1]] = LockedWheel(fields[1], fields[2], fields[3])

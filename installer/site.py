@@ -21,7 +21,7 @@ from installer.errors import BusyError, InstallerError, NoReleaseError, PrefixEr
 
 RECEIPT = "receipt.json"
 OURS = {"store", "releases", "state", "current", "previous", ".incoming"}
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a full disk, a quota or a file size limit answers
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from typing import IO
 
 from installer.errors import WheelInstallError
 
-_LINE = re.compile(r"([a-z0-9-]+)==([0-9A-Za-z.+!-]+) --hash=sha256:([0-9a-f]{64})")
+LOCKED_WHEEL = re.compile(r"([a-z0-9-]+)==([0-9A-Za-z.+!-]+) --hash=sha256:([0-9a-f]{64})")  # a line of a lock
 _LAUNCHER_SOURCE = "appliance/runtime/launch.py"
 _SCHEME = re.compile(r"[^/]+\.data/(purelib|platlib|[^/]+)/(.+)")
 _UNREFERENCED = 2  # the last version of marshal whose bytes do not depend on other objects of the process
@@ -60,7 +60,7 @@ def environment_members(wheels: Mapping[str, Path], lock: str, python: str) -> d
     """
     members: dict[str, Member] = {}
     for number, line in enumerate(lock.splitlines(), start=1):
-        fields = _LINE.fullmatch(line)
+        fields = LOCKED_WHEEL.fullmatch(line)
         if fields is None:
             raise WheelInstallError(f"requirements.lock, line {number}: not a wheel with its version and SHA-256 hash")
         for path, member in _installed_members(_locked_wheel(wheels, *fields.groups())):
