@@ -1,10 +1,10 @@
 """The operator's settings: state/config/appliance.toml of a site, read once into one frozen ``Config``.
 
-Every setting has a default, so an absent file is a valid one. An unknown section or key, a wrong type and a value out
-of range are each refused with one sentence naming the file and the setting. Only the command line and the entry modules
-of child processes load a Config; everything else is given one.
+Every setting has a default, so the file may be absent. An unknown section or key, a wrong type and a value out of range
+are each refused with one sentence that names the file and the setting. Only the command line and the entry modules of
+child processes load a Config; everybody else is given one.
 
-A field's annotation says where the file has it (`Setting`), what it may hold, and the words for everything else.
+The annotation of a field says where the file has it (`Setting`), what it may hold, and how anything else is refused.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class ConfigError(ApplianceError):
 class Config:
     """What an operator may decide. Paths are absolute; seconds and hours are in the names.
 
-    ``release_dir`` is where ``current`` pointed when the Config was made, so that a switch to another release cannot
-    mix two releases in one process. It need not exist: accounts and the record work without a release.
+    ``release_dir`` is the release that ``current`` named when the Config was made, so that a switch to another release
+    cannot mix two releases in one process. It need not exist: accounts and the record work without a release.
     """
 
     home: Path
@@ -66,7 +66,7 @@ class Config:
 
     # [site]
     site_name: Annotated[str, Setting("site", "name"), line(80)] = "gpt-oss appliance"
-    # under which people reach the site; empty: any
+    # at which people reach the site; empty: any
     site_addresses: Annotated[tuple[SiteAddress, ...], Setting("site", "address"), SITE_ADDRESSES] = ()
     # classification banner; None: no banner
     banner_text: Annotated[str | None, Setting("site", "banner_text"), line(120)] = None
@@ -81,14 +81,14 @@ class Config:
     # PEM, with its chain; None: one from an authority of this site's own
     tls_certificate: Annotated[Path | None, Setting("tls", "certificate"), FILE] = None
     tls_key: Annotated[Path | None, Setting("tls", "key"), FILE] = None
-    # further names and addresses in the site's own certificate
+    # further names and addresses that the site's own certificate holds
     tls_names: Annotated[tuple[str, ...], Setting("tls", "names"), HOSTS] = ()
     tls_plain_http: Annotated[bool, Setting("tls", "plain_http")] = False  # serve a network without TLS
 
     # [proxy]
-    # whose word about the client is taken
+    # reverse proxies that may name the client
     proxy_trusted: Annotated[tuple[Network, ...], Setting("proxy", "trusted"), NETWORKS] = ()
-    # in which headers they give it
+    # headers in which they name it
     proxy_headers: Annotated[ProxyHeaders, Setting("proxy", "headers"), one_of(ProxyHeaders)] = "any"
 
     # [engine]
@@ -97,18 +97,18 @@ class Config:
     slots: Annotated[int | None, Setting("engine", "slots"), whole(1, 256)] = None
     # per slot; None: as memory allows, at most what the release says
     context_tokens: Annotated[int | None, Setting("engine", "context_tokens"), whole(256, 131_072)] = None
-    # turns waiting for a slot before the engine answers "overloaded" to who has one waiting
+    # turns that may wait for a slot; beyond it, a user who has one waiting is answered "overloaded"
     queue_limit: Annotated[int, Setting("engine", "queue_limit"), whole(0, 10_000)] = 32
-    # turns of one user waiting before the engine answers "too_many_waiting"
+    # turns of one user that may wait; beyond it, the user is answered "too_many_waiting"
     queue_limit_per_user: Annotated[int, Setting("engine", "queue_limit_per_user"), whole(1, 10_000)] = 8
-    # of a streaming answer while another's prompt is read
+    # how long a streaming answer may pause while another prompt is prefilled
     longest_pause_s: Annotated[float, Setting("engine", "longest_pause_s"), number(0.05, 60)] = 0.3
     # keep the model from writing malformed headers (engine/harmony_grammar.py)
     harmony_grammar: Annotated[bool, Setting("engine", "harmony_grammar")] = True
 
     # [web]
     web_workers: Annotated[int, Setting("web", "workers"), whole(1, 64)] = 1
-    # per worker; an answer that waits for a slot holds one, one that streams does not
+    # per worker; an answer that waits for a slot holds a thread, an answer that streams does not
     web_threads: Annotated[int, Setting("web", "threads"), whole(2, 1024)] = 48
     # a sign-in lasts this long without use
     session_hours: Annotated[float, Setting("web", "session_hours"), number(0.1, 720)] = 12.0
@@ -119,9 +119,9 @@ class Config:
 
     # [record]
     database_url: Annotated[str, Setting("record", "database_url"), DATABASE_URL]
-    # signed checkpoints of the record
+    # between signed checkpoints of the record
     checkpoint_interval_s: Annotated[float, Setting("record", "checkpoint_interval_s"), number(1, 60)] = 60.0
-    # recorded for one person in a day (UTC); more is refused
+    # bytes that the record takes for one person in a day (UTC); more is refused
     daily_mib_per_user: Annotated[int, Setting("record", "daily_mib_per_user"), whole(1, 1_000_000)] = 1024
 
     @property

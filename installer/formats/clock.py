@@ -1,7 +1,7 @@
-"""The earliest time that a clock can rightly show: this code was written later.
+"""The earliest time that a right clock can show: this code is younger.
 
-A host whose clock is before it has lost its time (an empty battery gives 1970, or the year of the board). Expiry dates
-and the times of events then prove nothing.
+A host whose clock shows an earlier time has lost it (an empty battery gives 1970, or the year of the board). Expiry
+dates and the times of events then prove nothing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What a graph says of itself in its metadata (`metadata_props` of the ONNX model), and which format that is.
+"""What the metadata of a graph say (`metadata_props` of the ONNX model), and which format the graph has.
 
-The nodes are another matter: docs/architecture.md, "The ONNX graph". A graph whose format is another is refused.
+docs/architecture.md, "The ONNX graph", describes the nodes. A graph of another format is refused.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""manifest.json of an installed release: every file that lies in it, and the comparison of a release with it.
+"""manifest.json of an installed release: lists every file, and a release is compared with it.
 
     {"format": 1, "files": {"venv/bin/appliance": [size, sha256], "model/cpu/weights-00001.bin": [size, sha256, time]}}
 
@@ -24,7 +24,7 @@ from typing import Literal
 
 FORMAT = 1
 MANIFEST, RECEIPT = "manifest.json", "receipt.json"
-ENVIRONMENT = "venv"  # all that can run lies below it
+ENVIRONMENT = "venv"  # everything that can run lies below it
 LAUNCHER = f"{ENVIRONMENT}/bin/appliance"  # the one file that the host's kernel must be allowed to start
 MAX_MANIFEST_BYTES = 64 << 20
 _READ_BYTES = 256 << 10  # a multiple of this is read at once; hashlib releases the interpreter's lock for each piece
@@ -35,7 +35,7 @@ _NAMED = 3  # differences that a sentence names
 Fault = Literal["differs", "is missing", "is not part of the release", "is no plain file", "can be written by others",
                 "runs with its owner's rights", "belongs to another user", "cannot be read",
                 "cannot be used"]  # fmt: skip
-Pace = Callable[[int], None]  # told the bytes of each piece that was read; may wait
+Pace = Callable[[int], None]  # is called with the bytes of each piece after reading it; may wait
 
 
 class ManifestError(Exception):
@@ -61,7 +61,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Difference:
-    """A file or directory that is not as it was installed. ``path`` is made printable: somebody else chose the name."""
+    """A file or directory that is not as it was installed. ``path`` is printable, whoever chose the name."""
 
     path: str
     fault: Fault
@@ -119,7 +119,7 @@ def load_manifest(release: str, *, has_receipt: bool = True) -> Manifest:
 
 
 def _at_once(path: str, flags: int) -> int:
-    """Open it without waiting: a named pipe in its place would otherwise block until somebody writes."""
+    """Open without waiting: a named pipe in the file's place would block until somebody writes."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
@@ -146,7 +146,7 @@ def compare_data(
 
 
 def is_bulk(path: str) -> bool:
-    """Whether a file is too large to be hashed at every start: weights, and wheels, which nothing reads later."""
+    """Whether a file is too large to be hashed at every start: weights and wheels. Nothing reads wheels later."""
     is_wheel = path.startswith("wheels/") and path.endswith(".whl")
     return is_wheel or (path.startswith("model/") and path.endswith(".bin"))
 
@@ -163,8 +163,10 @@ def _is_code(path: str) -> bool:
 
 
 def _walk(release: str, top: str) -> dict[str, os.stat_result]:
-    """Everything at and below ``top`` without following links: path relative to the release -> its status. Of the
-    environment only its own directory, unless it is the top."""
+    """Status of everything at and below ``top``, by path relative to the release; links are not followed.
+
+    The environment counts as one directory, unless it is the top.
+    """
     found: dict[str, os.stat_result] = {}
     if top:
         try:
@@ -285,8 +287,11 @@ def _hash_faults(release: str, expected: Mapping[str, Entry], paths: list[str], 
 
 @contextmanager
 def _threads(count: int, work: Callable[[], None]) -> Iterator[None]:
-    """Threads that work beside the block. At its end the kernel has let all of them go, as `join` alone does not say:
-    `appliance.isolation` refuses a process of two threads."""
+    """Threads that work beside the block.
+
+    After the block the kernel, too, has ended them, which `join` alone does not ensure: `appliance.isolation` refuses a
+    process of two threads.
+    """
     before = _thread_count()
     threads = [threading.Thread(target=work) for _ in range(count)]
     started = []
@@ -304,7 +309,7 @@ def _threads(count: int, work: Callable[[], None]) -> Iterator[None]:
 
 
 def _thread_count() -> int:
-    """Threads of this process; 0 where a confined process may not ask, which has shut its door already."""
+    """Threads of this process; 0 in a process that may not ask, because it is confined already."""
     try:
         return len(os.listdir("/proc/self/task"))
     except OSError:

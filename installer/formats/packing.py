@@ -4,8 +4,8 @@
         {"key": 0, "kind": "mxfp4", "experts": .., "hidden": .., "inner": .., "sources": [four]},
         {"key": 1, "kind": "int8" or "bf16", "rows": .., "inner": .., "sources": [one]}]}
 
-A source is {"file": name, "offset": bytes, "bytes": bytes}, a file beside the graph. Those of experts are gate_up
-blocks, gate_up scales, down blocks, down scales; the one of a dense weight is its bfloat16 matrix.
+A source is {"file": name, "offset": bytes, "bytes": bytes}: part of a file beside the graph. Experts have four: gate_up
+blocks, gate_up scales, down blocks, down scales. A dense weight has one: its bfloat16 matrix.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who calls the API: a Bearer key that belongs to a person with the role ``user``. No cookie is read under /v1."""
+"""Who calls the API: somebody with the Bearer key of a person with the role ``user``. Cookies are ignored under /v1."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def demand_key() -> None:
 
 
 def key_permit() -> Permit:
-    """Whether the key still opens what it opened: asked again while an answer is under way."""
+    """Says whether the key is still valid; it is asked again and again while an answer is being written."""
     api_keys, secret = services().api_keys, _secret()
 
     def why_ended() -> str | None:
@@ -58,7 +58,7 @@ def key_permit() -> Permit:
 
 
 def say_when_the_key_ends(response: Response) -> Response:
-    """Programs can warn their owner before the key ends."""
+    """Name the key's end in a header, so that programs can warn their owner before it."""
     expires_at: datetime | None = g.get("api_key_expires_at")
     if expires_at is not None:
         response.headers[EXPIRY_HEADER] = format_datetime(expires_at, usegmt=True)

@@ -1,7 +1,7 @@
 """Errors of the API under /v1, in OpenAI's shape: ``{"error": {"message", "type", "param", "code"}}``.
 
-The official client turns the status into a typed exception, so the status is chosen by what the caller can do: 400 and
-404 change the request, 401 and 403 change the key, 429 wait ``Retry-After`` seconds, 5xx try later.
+The official client turns the status into a typed exception, so the status tells the caller what to do: 400 and 404,
+change the request; 401 and 403, change the key; 429, wait ``Retry-After`` seconds; 5xx, try later.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _TYPES: Final = {401: "authentication_error", 403: "permission_error", 429: "rat
 
 
 class ApiError(Exception):
-    """An answer that is not 200. `message` is one plain sentence; `param` names the field at fault."""
+    """Becomes an answer that is not 200. `message` is one plain sentence; `param` names the field at fault."""
 
     def __init__(
         self, status: int, code: str, message: str, *, param: str | None = None, retry_after_s: float | None = None
@@ -54,7 +54,7 @@ def respond(error: ApiError) -> Response:
 
 
 def is_api(path: str) -> bool:
-    """Whether a path belongs to the API, even if no view takes it."""
+    """Whether a path belongs to the API, even if no route takes it."""
     return path == "/v1" or path.startswith("/v1/")
 
 

@@ -1,8 +1,8 @@
-"""The ``messages`` of a request: each by its role, then the conversation: every tool call answered once, in place.
+"""The ``messages`` of a request: first each message by its role, then the conversation as a whole.
 
-Keys of a message that are not declared here are ignored, because clients send back whole messages as servers gave them
-(``refusal``, ``annotations``, ``audio``..). What carries content that the model cannot take (images, audio, files) is
-refused.
+In a conversation, results of tools follow the calls at once, and each call has exactly one. Keys of a message that are
+not declared here are ignored, because clients send back whole messages as servers gave them (``refusal``,
+``annotations``..). Content that the model cannot take (images, audio, files) is refused.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def _as_conversation(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     return tuple(conversation)
 
 
-_FORMS: Final[dict[str, str]] = {  # role: which of the forms below
+_FORMS: Final[dict[str, str]] = {  # role -> form below
     "system": "statement",
     "developer": "statement",
     "user": "statement",

@@ -1,6 +1,6 @@
-"""What the API says of a turn: whole answers, chunks of a stream, usage. Pure: turn events in, JSON objects out.
+"""What the API answers about a turn: whole answers, chunks of a stream, usage. Pure: turn events in, JSON objects out.
 
-Reasoning is given both as ``reasoning_content`` (llama.cpp, older vLLM, DeepSeek) and ``reasoning`` (vLLM, OpenRouter):
+``reasoning_content`` (llama.cpp, older vLLM, DeepSeek) and ``reasoning`` (vLLM, OpenRouter) both hold the reasoning:
 clients read one or the other, and OpenAI's own shape has neither.
 
 Source: OpenAI API reference, "The chat completion object" and "The chat completion chunk object".
@@ -79,7 +79,7 @@ def delta(event: TurnEvent) -> dict[str, Any] | None:
 
 
 def notice_delta(notice: str, *, after_text: bool) -> dict[str, Any]:
-    """Says that there is no answer: as text for people, and in the field by which programs recognise it."""
+    """Says that there is no answer: as text for people, and in ``refusal`` for programs."""
     return {"content": f"\n\n{notice}" if after_text else notice, "refusal": notice}
 
 

@@ -1,7 +1,7 @@
 """The OpenAI-compatible API: /v1/models and /v1/chat/completions. docs/api.md is its reference.
 
-Every turn goes through `appliance.turns.run`, so the prompt is recorded before the engine sees it. A caller that
-goes away ends its turn: the socket is asked at every event, and the engine's client makes one at least each second.
+Every turn goes through `appliance.turns.run`, so the prompt is recorded before the engine sees it. If the caller
+goes away, the turn ends: the socket is checked at each event, and the engine's client makes one at least each second.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def unknown(rest: str = "") -> Response:
 
 @blueprint.errorhandler(HTTPException)
 def _http_error(error: HTTPException) -> Response:
-    """Werkzeug's own errors; Flask hands an unexpected exception over as a 500, after logging it."""
+    """Werkzeug's own errors. Flask logs an unexpected exception and then passes it on as a 500."""
     return errors.respond_http(error)
 
 
@@ -92,7 +92,7 @@ def _too_large(_: RequestEntityTooLarge) -> Response:
 
 @blueprint.errorhandler(RefusedError)
 def _refused(error: RefusedError) -> Response:
-    """A turn that is not run: it was recorded that it was refused, not what it said."""
+    """A turn that is not run. The record says that it was refused, and keeps nothing of its text."""
     record_refusal(api_user().actor("api", client_address()), error)
     message = error.sentence
     if isinstance(error, QuotaSpentError):
