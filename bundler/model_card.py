@@ -58,7 +58,7 @@ def _parse_card(path: Path) -> ModelCard:
     expected = f"an object with {', '.join(sorted(_CARD_FIELDS))}"
     try:
         body = json.loads(path.read_bytes())
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         raise CheckpointError(path, f"not readable as JSON ({exc})", expected) from exc
     if not isinstance(body, dict) or set(body) != _CARD_FIELDS:
         raise CheckpointError(path, "not the fields of a model card", expected)

@@ -1,0 +1,73 @@
+"""model_card.json of a checkpoint: every field of a card, no other, and four prompts; otherwise one sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bundler.checkpoint import Checkpoint
+from bundler.errors import CheckpointError
+from bundler.model_card import MODEL_CARD, model_card
+from bundler.model_config import parse_model_config
+from bundler.random_checkpoint import random_config
+from installer.formats.release import ModelCard
+
+CARD: dict[str, Any] = {
+    "id": "tiny", "title": "Tiny", "description": "Small.", "context_tokens": 256,
+    "example_prompts": ["a", "b", "c", "d"], "notice": None,
+}  # fmt: skip
+EXPECTED = "an object with context_tokens, description, example_prompts, id, notice, title"
+CONFIG = parse_model_config(
+    random_config(
+        layers=2,
+        hidden=64,
+        intermediate=64,
+        experts=4,
+        experts_per_token=2,
+        heads=4,
+        kv_heads=2,
+        head_dim=16,
+        vocab=300,
+    )
+)
+
+
+def card_of(directory: Path, text: bytes) -> ModelCard:
+    (directory / MODEL_CARD).write_bytes(text)
+    return model_card(Checkpoint(directory, CONFIG, b"", {}, {}))
+
+
+def test_a_card_is_taken_as_it_is(tmp_path: Path) -> None:
+    card = card_of(tmp_path, json.dumps(CARD).encode())
+    assert card == ModelCard("tiny", "Tiny", "Small.", 256, ("a", "b", "c", "d"), None)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (b"", "not readable as JSON"),
+        (b"[" * 100_000, "not readable as JSON"),
+        (b"[]", "not the fields of a model card"),
+        (json.dumps({**CARD, "more": 1}).encode(), "not the fields of a model card"),
+        (
+            json.dumps({name: CARD[name] for name in CARD if name != "notice"}).encode(),
+            "not the fields of a model card",
+        ),
+        (
+            json.dumps({**CARD, "context_tokens": True}).encode(),
+            "context_tokens must be a whole number from 1 on, not True",
+        ),
+        (json.dumps({**CARD, "title": ""}).encode(), "title must be a text"),
+        (json.dumps({**CARD, "example_prompts": ["a"]}).encode(), '"example_prompts" is not right'),
+    ],
+    ids=["empty", "deep", "list", "more", "less", "true", "blank", "prompts"],
+)
+def test_another_card_is_refused_with_what_is_expected(tmp_path: Path, text: bytes, fault: str) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        card_of(tmp_path, text)
+    assert caught.value.path == tmp_path / MODEL_CARD
+    assert fault in caught.value.fault
+    assert caught.value.expected == ("4 texts" if "example_prompts" in fault else EXPECTED)
