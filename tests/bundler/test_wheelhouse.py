@@ -14,6 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from appliance.database.schema import MIGRATIONS
 from bundler.errors import WheelError
 from bundler.lock import LOCKS, LockedWheel, WheelTarget, check_coverage, load_lock, parse_lock, resolve_lock
 from bundler.own_wheel import build_own_wheel, project_requirements, project_root
@@ -104,6 +105,9 @@ def test_our_own_wheel_carries_every_room_and_its_licence(own: Path) -> None:
     for name in ("appliance/cli.py", "bundler/cli.py", "installer/cli.py", "webui/__init__.py", "bundler/py.typed"):
         assert name in names
     assert any(name.startswith("bundler/locks/") for name in names)
+    migrations = [path.name for path in MIGRATIONS.glob("versions/*.py")]
+    assert migrations
+    assert all(f"appliance/database/migrations/versions/{name}" in names for name in migrations)
     assert not any(name.startswith("tests/") or "__pycache__" in name for name in names)
     assert "LICENSE" in read_wheel(own).licences
 
