@@ -18,7 +18,9 @@ from appliance.database.transactions import open_database
 from tests.appliance.audit.test_upgrade import EARLIER_SITE
 from tests.appliance.earlier import everything_in
 from tests.appliance.supervised import ENGINE, supervised
+from tests.appliance.test_cli import run
 from tests.attacks.test_strange_ends import RECORDER
+from tests.unprivileged import give_to_user
 from tests.webui.served import write_release
 
 
@@ -46,6 +48,20 @@ def test_the_recorder_upgrades_the_database_before_anything_else_uses_it(home: P
     assert "process_ended" not in actions
     assert verify_log(database, config.state_dir).faults == ()
     database.close()
+
+
+@pytest.mark.parametrize("command", [("users", "list"), ("audit", "verify"), ("doctor",)])
+def test_a_command_leaves_the_database_of_an_earlier_release_and_says_what_upgrades_it(
+    home: Path, command: tuple[str, ...]
+) -> None:
+    """The earlier release may be serving it: a new one is installed before it is started."""
+    config = load_config(home)
+    give_to_user(home)
+    before = everything_in(config.database_url)
+    done = run(*command, "--home", home)
+    assert done.exit_code == 1
+    assert f"has the schema 0001 of an earlier release, and this release uses {SCHEMA}: start the" in done.output
+    assert everything_in(config.database_url) == before
 
 
 def change_an_event(connection: sqlite3.Connection) -> None:
