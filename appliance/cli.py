@@ -293,9 +293,10 @@ class _People:
 @contextmanager
 def _people(home: Path) -> Iterator[_People]:
     with record_of(home) as (config, log, actor):
+        from appliance.people.account_store import AccountStore
         from appliance.people.accounts import Accounts
 
-        yield _People(config, Accounts(log.database, log), actor)
+        yield _People(config, Accounts(AccountStore(log)), actor)
 
 
 def _owner_of_site(release: Path) -> tuple[int, int] | None:

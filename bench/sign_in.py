@@ -31,6 +31,7 @@ from appliance.audit.event import Actor
 from appliance.audit.log import AuditLog
 from appliance.config import init_state
 from appliance.database.transactions import open_database
+from appliance.people.account_store import AccountStore
 from appliance.people.accounts import Accounts
 from appliance.turns.events import AnswerDelta, Started, TurnEvent
 from appliance.turns.request import TurnRequest
@@ -157,7 +158,7 @@ def main(seconds: float, strangers: int) -> None:
             gaps, events = len(stream.gaps_ms), log.size()
             with flood(port, strangers) as statuses:
                 flooded, flooded_mib = page_times_ms(port, seconds), memory_mib()
-            accounts = Accounts(database, log)
+            accounts = Accounts(AccountStore(log))
             ada = accounts.find("ada")
             ended_ms = stream.end_after_ms(lambda: accounts.disable(ada.id, by=Actor("", "bench", "cli")))
             result = {

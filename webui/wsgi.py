@@ -30,6 +30,7 @@ from appliance.engine.client import EngineClient
 from appliance.errors import ApplianceError
 from appliance.isolation.files import scratch_dir
 from appliance.isolation.policy import Kind
+from appliance.people.account_store import AccountStore
 from appliance.people.accounts import Accounts
 from appliance.people.api_keys import ApiKeys
 from appliance.people.approvals import Approvals
@@ -65,13 +66,13 @@ def make_services(
     disk = config.record_dir
     record = AuditLog(database, refusal=partial(refusal, disk), make_room=Reserve(disk).give_back)
     conversations = Conversations(database, record)
-    passwords = Passwords(slots=HashingSlots(database.directory, cores=cores))
+    store = AccountStore(record, passwords=Passwords(slots=HashingSlots(database.directory, cores=cores)))
     return Services(
         config=config,
         release=load_release(config.release_dir),
-        accounts=Accounts(database, record, passwords=passwords),
-        approvals=Approvals(database, record),
-        sign_in=SignIn(database, record, passwords=passwords),
+        accounts=Accounts(store),
+        approvals=Approvals(store),
+        sign_in=SignIn(store),
         sessions=Sessions(database, record, idle_s=config.session_hours * 3600),
         api_keys=ApiKeys(database, record, allow_endless=config.endless_api_keys),
         conversations=conversations,

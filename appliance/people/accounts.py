@@ -10,16 +10,14 @@ the roles of the link, which the record names.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import sqlalchemy as sa
 
 from appliance.audit.event import Actor, Via
-from appliance.audit.log import AuditLog
 from appliance.database.damaged_rows import Rows
 from appliance.database.tables import users
-from appliance.database.transactions import Database, now_us
 from appliance.people import links
 from appliance.people.account_changes import (
     Transaction,
@@ -30,9 +28,10 @@ from appliance.people.account_changes import (
     insert_user,
     replace_password,
 )
+from appliance.people.account_store import AccountStore
 from appliance.people.four_eyes import Change, check_alone
 from appliance.people.links import LINK_LIFETIME_S, Link, LinkError
-from appliance.people.passwords import Passwords, check_password
+from appliance.people.passwords import check_password
 from appliance.people.users import (
     ALL_ROLES,
     AccountError,
@@ -57,22 +56,12 @@ __all__ = [
 class Accounts:
     """Users and links of one database; thread-safe."""
 
-    def __init__(
-        self,
-        database: Database,
-        record: AuditLog,
-        *,
-        passwords: Passwords | None = None,
-        clock_us: Callable[[], int] = now_us,
-    ) -> None:
-        self._database = database
-        self._record = record
-        self._passwords = passwords or Passwords()
-        self._clock_us = clock_us
+    def __init__(self, store: AccountStore) -> None:
+        self._store = store
 
     def list_users(self) -> Rows[User]:
         """Everyone, by name, and what is damaged."""
-        with self._database.read() as connection:
+        with self._store.database.read() as connection:
             return read_users(connection, sa.select(users).order_by(users.c.name))
 
     def get(self, user_id: str) -> User:
@@ -81,7 +70,7 @@ class Accounts:
         Raises:
             UserNotFoundError: there is none.
         """
-        with self._database.read() as connection:
+        with self._store.database.read() as connection:
             return find_user(connection, users.c.id == user_id)
 
     def find(self, name: str) -> User:
@@ -90,7 +79,7 @@ class Accounts:
         Raises:
             UserNotFoundError: there is none.
         """
-        with self._database.read() as connection:
+        with self._store.database.read() as connection:
             return find_user(connection, users.c.name == name.strip().lower())
 
     def create_user(
@@ -158,7 +147,7 @@ class Accounts:
             PasswordRuleError: the password is not accepted.
         """
         encoded = self._hashed(password, self.get(user_id).name)
-        with self._change(by) as change:
+        with self._store.change(by) as change:
             user = find_user(change.connection, users.c.id == user_id)
             replace_password(change, user, encoded, end_keys=end_keys)
 
@@ -166,7 +155,7 @@ class Accounts:
         """A new token for the first account, which ends earlier ones; None if an administrator exists or may exist: a
         damaged row must not make somebody else the first."""
         wanted = checked_roles(roles) | {Role.ADMIN}
-        with self._change(by or Actor("", "appliance", "system")) as change:
+        with self._store.change(by or Actor("", "appliance", "system")) as change:
             if active_admins(change.connection) or has_damaged_user(change.connection):
                 return None
             token = links.make_link(change.connection, None, wanted, made_by="", now_us=change.now_us)
@@ -188,8 +177,8 @@ class Accounts:
 
     def has_link(self, user_id: str) -> bool:
         """Whether a one-time link of the account still works."""
-        with self._database.read() as connection:
-            return links.has_link(connection, user_id, now_us=self._clock_us())
+        with self._store.database.read() as connection:
+            return links.has_link(connection, user_id, now_us=self._store.clock_us())
 
     def link_user(self, token: str) -> User | None:
         """Whose password the link sets; None when it makes a new account.
@@ -197,7 +186,7 @@ class Accounts:
         Raises:
             LinkError: the link is unknown or has ended.
         """
-        with self._database.read() as connection:
+        with self._store.database.read() as connection:
             link = self._link(connection, token)
             return None if link.user_id is None else find_user(connection, users.c.id == link.user_id)
 
@@ -215,7 +204,7 @@ class Accounts:
         name = target.name if target else checked_name(name)
         encoded = self._hashed(password, name)
         by = target.actor(via, address) if target else Actor("", name, via, address)
-        with self._change(by) as change:
+        with self._store.change(by) as change:
             link = self._link(change.connection, token)
             links.use_link(change.connection, link)
             if target is None:
@@ -228,21 +217,16 @@ class Accounts:
 
     @contextmanager
     def _change_by_admin(self, by: Actor) -> Iterator[Transaction]:
-        with self._change(by) as change:
+        with self._store.change(by) as change:
             check_still_admin(change.connection, by)
             yield change
 
-    @contextmanager
-    def _change(self, by: Actor) -> Iterator[Transaction]:
-        with self._database.write(serial=True) as connection:
-            yield Transaction(connection, self._record, by, self._clock_us())
-
     def _link(self, connection: sa.Connection, token: str) -> Link:
-        link = links.find_link(connection, token, now_us=self._clock_us())
+        link = links.find_link(connection, token, now_us=self._store.clock_us())
         if link.user_id is None and (active_admins(connection) or has_damaged_user(connection)):
             raise LinkError("admin_exists")
         return link
 
     def _hashed(self, password: str, name: str) -> str:
         check_password(password, name=name)
-        return self._passwords.hash(password)
+        return self._store.passwords.hash(password)

@@ -10,7 +10,7 @@ Asking, confirming, refusing and expiring are events; what is carried out is rec
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,13 +19,13 @@ from typing import Any, Final, Literal, get_args
 import sqlalchemy as sa
 
 from appliance.audit.event import Actor
-from appliance.audit.log import AuditLog
 from appliance.database.damaged_rows import Rows, read_rows
 from appliance.database.stored_values import LAST_US
 from appliance.database.tables import approvals, users
-from appliance.database.transactions import CLOCK_SLACK_US, Database, DatabaseError, as_datetime, now_us
+from appliance.database.transactions import CLOCK_SLACK_US, DatabaseError, as_datetime
 from appliance.people import outlook
 from appliance.people.account_changes import Transaction, apply_enable, apply_roles, give_link, insert_user
+from appliance.people.account_store import AccountStore
 from appliance.people.four_eyes import Change, Kind, is_guarded, why_not_second
 from appliance.people.users import (
     AccountError,
@@ -77,10 +77,8 @@ class Second:
 class Approvals:
     """Requests of one database; thread-safe."""
 
-    def __init__(self, database: Database, record: AuditLog, *, clock_us: Callable[[], int] = now_us) -> None:
-        self._database = database
-        self._record = record
-        self._clock_us = clock_us
+    def __init__(self, store: AccountStore) -> None:
+        self._store = store
 
     def ask(self, change: Change, *, by: Actor) -> Request:
         """Ask the other administrators for a change; asking for the same again changes nothing.
@@ -106,9 +104,9 @@ class Approvals:
 
     def open_requests(self) -> Rows[Request]:
         """Requests that wait for a decision or for their link, the oldest first, and the damaged ones."""
-        with self._database.read() as connection:
+        with self._store.database.read() as connection:
             found = _open_requests(connection)
-        now = as_datetime(self._clock_us())
+        now = as_datetime(self._store.clock_us())
         slack = timedelta(microseconds=CLOCK_SLACK_US)
         if found and (found[0].expires_at <= now or found[-1].created_at > now + slack):
             with self._transaction(Actor("", "appliance", "system")) as looking:
@@ -117,7 +115,7 @@ class Approvals:
 
     def seconds(self, request: Request) -> list[Second]:
         """Every administrator, with why this one's eyes do or do not count."""
-        with self._database.read() as connection:
+        with self._store.database.read() as connection:
             return [
                 Second(admin, why_not_second(
                     connection, admin, requester_id=request.requester_id, subject_id=request.change.subject_id
@@ -127,13 +125,13 @@ class Approvals:
 
     def outlook(self, change: Change, *, by: Actor) -> str:
         """What will happen when somebody asks for this, in a sentence; "" if it needs nobody else."""
-        with self._database.read() as connection:
-            return outlook.of_change(connection, change, by, now_us=self._clock_us())
+        with self._store.database.read() as connection:
+            return outlook.of_change(connection, change, by, now_us=self._store.clock_us())
 
     def outlook_of_enabling_again(self, user: User, *, by: Actor) -> str:
         """What it will take to enable an account again, in a sentence; "" if any administrator can."""
-        with self._database.read() as connection:
-            return outlook.of_enabling_again(connection, user, by, now_us=self._clock_us())
+        with self._store.database.read() as connection:
+            return outlook.of_enabling_again(connection, user, by, now_us=self._store.clock_us())
 
     def confirm(self, request_id: str, *, by: Actor) -> Request:
         """Agree, and carry the change out.
@@ -189,9 +187,8 @@ class Approvals:
 
     @contextmanager
     def _transaction(self, by: Actor) -> Iterator[Transaction]:
-        with self._database.write(serial=True) as connection:
-            change = Transaction(connection, self._record, by, self._clock_us())
-            check_still_admin(connection, by)
+        with self._store.change(by) as change:
+            check_still_admin(change.connection, by)
             _expire(change)
             yield change
 

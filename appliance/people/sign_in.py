@@ -26,12 +26,11 @@ import sqlalchemy as sa
 
 from appliance.addresses import network_of
 from appliance.audit.event import Actor, Content, NewEvent, Via
-from appliance.audit.log import AuditLog
 from appliance.database.tables import users
-from appliance.database.transactions import Database, now_us
 from appliance.errors import ApplianceError
+from appliance.people.account_store import AccountStore
 from appliance.people.hashing_slots import HashingBusyError
-from appliance.people.passwords import MAX_CHARS, PasswordRuleError, Passwords
+from appliance.people.passwords import MAX_CHARS, PasswordRuleError
 from appliance.people.refusal_notes import RefusalNotes
 from appliance.people.sessions import Sessions
 from appliance.people.sign_in_limits import (
@@ -87,18 +86,8 @@ class _Attempt:
 class SignIn:
     """Checks names and passwords of one database; thread-safe."""
 
-    def __init__(
-        self,
-        database: Database,
-        record: AuditLog,
-        *,
-        passwords: Passwords | None = None,
-        clock_us: Callable[[], int] = now_us,
-    ) -> None:
-        self._database = database
-        self._record = record
-        self._passwords = passwords or Passwords()
-        self._clock_us = clock_us
+    def __init__(self, store: AccountStore) -> None:
+        self._store = store
         self._notes = RefusalNotes()
 
     def authenticate(self, name: str, password: str, *, via: Via, address: str, device: str = "") -> User:
@@ -131,7 +120,7 @@ class SignIn:
         Raises:
             SignInError, PasswordRuleError, HashingBusyError: as `authenticate`.
         """
-        with self._database.read() as connection:
+        with self._store.database.read() as connection:
             row = connection.execute(sa.select(users).where(users.c.id == user.id)).one_or_none()
         allowances = {f"confirmation {user.id}": CONFIRMATION}
         network = network_of(address)
@@ -140,7 +129,7 @@ class SignIn:
 
     def device_cookie(self, user: User) -> str:
         """What a browser that has just proved to be this user's is given to keep."""
-        with self._database.read() as connection:
+        with self._store.database.read() as connection:
             encoded = connection.scalar(sa.select(users.c.password_hash).where(users.c.id == user.id))
         nonce = secrets.token_urlsafe(12)
         return f"{nonce}.{_device_mac(encoded, user.id, nonce)}"
@@ -154,16 +143,16 @@ class SignIn:
         attempt = self._attempt(name, via, address, device)
 
         def conclude(connection: sa.Connection, user: User) -> None:
-            remember_address(connection, user.id, attempt.network, now_us=self._clock_us())
-            self._record.append_in(connection, NewEvent(user.actor(via, address), "sign_in", subject=name))
+            remember_address(connection, user.id, attempt.network, now_us=self._store.clock_us())
+            self._store.record.append_in(connection, NewEvent(user.actor(via, address), "sign_in", subject=name))
             then(connection, user)
 
         return self._checked(attempt, password, conclude)
 
     def _attempt(self, name: str, via: Via, address: str, device: str) -> _Attempt:
-        network, now = network_of(address), self._clock_us()
+        network, now = network_of(address), self._store.clock_us()
         nonce, _, mac = device[:200].partition(".")
-        with self._database.read() as connection:
+        with self._store.database.read() as connection:
             row = connection.execute(sa.select(users).where(users.c.name == name)).one_or_none()
             user_id, encoded = ("", None) if row is None else (row.id, row.password_hash)
             is_own = hmac.compare_digest(mac.encode(errors="replace"), _device_mac(encoded, user_id, nonce).encode())
@@ -178,18 +167,18 @@ class SignIn:
         if len(password) > MAX_CHARS:  # 1
             self._refuse(attempt, "a password longer than any")
             raise PasswordRuleError(f"A password has at most {MAX_CHARS} characters.")
-        with self._database.read() as connection:  # 2
+        with self._store.database.read() as connection:  # 2
             both = {**attempt.allowances, **attempt.of_right_ones}
-            self._check_wait(attempt, seconds_to_wait(connection, both, now_us=self._clock_us()))
+            self._check_wait(attempt, seconds_to_wait(connection, both, now_us=self._store.clock_us()))
         try:
-            with self._passwords.slot(known=attempt.is_known):  # 3
-                with self._database.write(serial=True) as connection:  # 4
-                    wait_s = take(connection, attempt.allowances, now_us=self._clock_us())
+            with self._store.passwords.slot(known=attempt.is_known):  # 3
+                with self._store.database.write(serial=True) as connection:  # 4
+                    wait_s = take(connection, attempt.allowances, now_us=self._store.clock_us())
                 self._check_wait(attempt, wait_s)
                 encoded = None if attempt.row is None else attempt.row.password_hash
-                right = self._passwords.is_right(password, encoded)  # 5
-                if right and encoded is not None and self._passwords.is_outdated(encoded):
-                    encoded = self._passwords.hash_in_slot(password)
+                right = self._store.passwords.is_right(password, encoded)  # 5
+                if right and encoded is not None and self._store.passwords.is_outdated(encoded):
+                    encoded = self._store.passwords.hash_in_slot(password)
         except HashingBusyError:
             self._refuse(attempt, "too many attempts by everybody")
             raise
@@ -200,20 +189,20 @@ class SignIn:
     ) -> User:
         """Record a failure, or give back what the right password took; keep a hash that was renewed."""
         row, reason = attempt.row, "wrong name or password"
-        with self._database.write(serial=True) as connection:
+        with self._store.database.write(serial=True) as connection:
             if row is not None and right:
                 now_row = connection.execute(sa.select(users).where(users.c.id == row.id)).one_or_none()
                 # The account as it is now: the password may have been changed while this one was compared.
                 if now_row is not None and now_row.password_hash == row.password_hash and not now_row.disabled:
-                    give_back(connection, attempt.allowances, now_us=self._clock_us())
-                    take(connection, attempt.of_right_ones, now_us=self._clock_us())
+                    give_back(connection, attempt.allowances, now_us=self._store.clock_us())
+                    take(connection, attempt.of_right_ones, now_us=self._store.clock_us())
                     connection.execute(users.update().where(users.c.id == row.id).values(password_hash=encoded))
                     user = user_of_row(now_row)
                     then(connection, user)
                     return user
                 reason = "disabled account" if now_row is not None and now_row.disabled else "an old password"
             denied = Actor("", attempt.name, attempt.actor.via, attempt.actor.address)
-            self._record.append_in(connection, _denied(denied, reason))
+            self._store.record.append_in(connection, _denied(denied, reason))
         raise SignInError
 
     def _check_wait(self, attempt: _Attempt, wait_s: float) -> None:
@@ -223,22 +212,22 @@ class SignIn:
 
     def _refuse(self, attempt: _Attempt, reason: str) -> None:
         """Record attempts that are refused without looking at the password: a few events a minute for each source."""
-        due = self._notes.count(attempt.network, self._clock_us())
+        due = self._notes.count(attempt.network, self._store.clock_us())
         if due is None:
             return
         if due.more:
             self._record_more(due.source, due.more)
         else:
             actor = Actor("", attempt.name, attempt.actor.via, attempt.actor.address)
-            self._record.append(_denied(actor, reason))
+            self._store.record.append(_denied(actor, reason))
 
     def _record_ended_notes(self) -> None:
-        for source, count in self._notes.ended(self._clock_us()):
+        for source, count in self._notes.ended(self._store.clock_us()):
             self._record_more(source, count)
 
     def _record_more(self, source: str, count: int) -> None:
         actor = Actor("", "(several)", "web", source)
-        self._record.append(_denied(actor, f"{count} more attempts within a minute, refused unseen"))
+        self._store.record.append(_denied(actor, f"{count} more attempts within a minute, refused unseen"))
 
 
 def _denied(actor: Actor, reason: str) -> NewEvent:

@@ -16,6 +16,7 @@ from appliance.audit.log import AuditLog
 from appliance.config import init_state
 from appliance.database.tables import api_keys, sessions
 from appliance.database.transactions import DatabaseError, now_us, open_database
+from appliance.people.account_store import AccountStore
 from appliance.people.accounts import Accounts, Role, User
 from appliance.people.api_keys import ApiKeys
 from appliance.people.passwords import Passwords
@@ -405,7 +406,7 @@ def test_disabling_from_the_command_line_ends_a_stream_of_another_process(tmp_pa
     init_state(tmp_path)
     database = open_database(f"sqlite:///{tmp_path}/state/database/appliance.sqlite3")
     log = AuditLog(database)
-    accounts = Accounts(database, log)
+    accounts = Accounts(AccountStore(log))
     user = accounts.create_user("ada", None, [Role.USER], by=SYSTEM)
     _, secret = ApiKeys(database, log).create(user, "test", by=SYSTEM)
     with FakeEngine(silent) as engine, gunicorn(tmp_path, engine.doorbell) as port:

@@ -11,11 +11,12 @@ from appliance.audit.event import Actor
 from appliance.database.tables import approvals as approvals_table
 from appliance.database.tables import links, users
 from appliance.database.transactions import now_us
+from appliance.people.account_store import AccountStore
 from appliance.people.accounts import Role, User
 from appliance.people.approvals import LIFETIME_S, Approvals, Request
 from appliance.people.four_eyes import Change, SecondNeededError
 from appliance.people.users import AccountError
-from tests.webui.conftest import PASSWORD, SYSTEM, Browser, Site
+from tests.webui.conftest import FAST_PASSWORDS, PASSWORD, SYSTEM, Browser, Site
 
 NEW = "another quite long phrase"
 DAY_US = 24 * 3600 * 1_000_000
@@ -443,7 +444,7 @@ def test_the_command_line_needs_nobody_and_the_record_says_where(office: Office)
 
 def test_requests_survive_a_restart(office: Office) -> None:
     become_reviewer(office)
-    fresh = Approvals(office.site.services.record.database, office.site.services.record)
+    fresh = Approvals(AccountStore(office.site.services.record, passwords=FAST_PASSWORDS))
     (request,) = fresh.open_requests()
     assert request.change.roles == {Role.ADMIN, Role.REVIEWER}
     assert request.created_at.timestamp() * 1e6 <= now_us()

@@ -19,6 +19,7 @@ from appliance.database.tables import sign_in_limits as limits_table
 from appliance.database.transactions import Database, open_database
 from appliance.errors import ApplianceError
 from appliance.people import sign_in_limits
+from appliance.people.account_store import AccountStore
 from appliance.people.accounts import Accounts, Role, User
 from appliance.people.hashing_slots import HashingBusyError, HashingSlots
 from appliance.people.passwords import MAX_CHARS, PasswordRuleError, Passwords
@@ -84,8 +85,8 @@ def door(tmp_path: Path, empty_database: Path) -> Iterator[Door]:
     sa.event.listen(database.engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
     database.close()
     log, clock = AuditLog(database), Clock()
-    accounts = Accounts(database, log, passwords=FAST_PASSWORDS, clock_us=clock)
-    yield Door(database, log, clock, accounts, SignIn(database, log, passwords=FAST_PASSWORDS, clock_us=clock))
+    store = AccountStore(log, passwords=FAST_PASSWORDS, clock_us=clock)
+    yield Door(database, log, clock, Accounts(store), SignIn(store))
     database.close()
 
 
@@ -441,8 +442,7 @@ def crowded(make_site: MakeSite) -> Iterator[Site]:
     site = make_site()
     slots = HashingSlots(None, cores=2, longest_wait_s=0.01)
     passwords = Passwords(argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1), slots)
-    database, record = site.services.record.database, site.services.record
-    crowd = SignIn(database, record, passwords=passwords)
+    crowd = SignIn(AccountStore(site.services.record, passwords=passwords))
     object.__setattr__(site.services, "sign_in", crowd)
     held = hold_all(slots, known=False, count=slots.of_strangers)
     yield site

@@ -16,6 +16,7 @@ from appliance.database.transactions import ClockError, open_database
 from appliance.engine.harmony import Vocabulary
 from appliance.engine.jobs import Job
 from appliance.engine.scheduler import Scheduler
+from appliance.people.account_store import AccountStore
 from appliance.people.accounts import Accounts, LinkError, Role, User
 from appliance.people.approvals import Approvals
 from appliance.people.four_eyes import Change
@@ -42,8 +43,8 @@ def door(tmp_path: Path, empty_database: Path) -> Iterator[Door]:
     path.write_bytes(empty_database.read_bytes())
     database = open_database(f"sqlite:///{path}")
     log, clock = AuditLog(database), Clock()
-    accounts = Accounts(database, log, passwords=FAST_PASSWORDS, clock_us=clock)
-    yield Door(database, log, clock, accounts, SignIn(database, log, passwords=FAST_PASSWORDS, clock_us=clock))
+    store = AccountStore(log, passwords=FAST_PASSWORDS, clock_us=clock)
+    yield Door(database, log, clock, Accounts(store), SignIn(store))
     database.close()
 
 
@@ -100,7 +101,7 @@ def test_a_link_of_the_future_opens_nothing(door: Door, ada: User) -> None:
 
 
 def test_a_request_of_the_future_is_not_confirmed(door: Door, ada: User) -> None:
-    approvals = Approvals(door.database, door.log, clock_us=door.clock)
+    approvals = Approvals(AccountStore(door.log, passwords=FAST_PASSWORDS, clock_us=door.clock))
     mallory, trent = (door.accounts.create_user(name, PASSWORD, [Role.ADMIN], by=SYSTEM) for name in ("mal", "trent"))
     wanted = Change("roles", ada.id, "ada", ada.roles, ada.roles | {Role.REVIEWER})
     approvals.ask(wanted, by=mallory.actor("web"))
@@ -161,7 +162,7 @@ def test_before_1970_nothing_is_written_that_could_not_be_read_again(
     door: Door, ada: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One account made under such a clock stopped every command and page that lists the accounts."""
-    accounts = Accounts(door.database, door.log, passwords=FAST_PASSWORDS)
+    accounts = Accounts(AccountStore(door.log, passwords=FAST_PASSWORDS))
     monkeypatch.setattr(time, "time_ns", lambda: -1_000)
     for write in (
         lambda: accounts.create_user("bob", PASSWORD, [Role.USER], by=SYSTEM),

@@ -22,6 +22,7 @@ from appliance.engine.sampling import TopLogits
 from appliance.engine.scheduler import Scheduler
 from appliance.engine.server import EngineServer
 from appliance.engine.steps import Append
+from appliance.people.account_store import AccountStore
 from appliance.people.accounts import Accounts, Role
 from appliance.people.api_keys import ApiKeys
 from tests.appliance.engine.conftest import vocabulary, vocabulary_file  # noqa: F401 - fixtures
@@ -114,7 +115,7 @@ def clients(home: Path, engine: Engine, names: Sequence[str]) -> Iterator[list[o
     write_release(home / "current", "gated")
     database = open_database(f"sqlite:///{home}/state/database/appliance.sqlite3")
     record = AuditLog(database)
-    accounts, keys = Accounts(database, record, passwords=FAST_PASSWORDS), ApiKeys(database, record)
+    accounts, keys = Accounts(AccountStore(record, passwords=FAST_PASSWORDS)), ApiKeys(database, record)
     people = [accounts.create_user(name, None, [Role.USER], by=SYSTEM) for name in names]
     secrets = [keys.create(one, "test", by=SYSTEM)[1] for one in people]
     database.close()

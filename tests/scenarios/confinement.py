@@ -167,6 +167,7 @@ def chat(options: Options, home: Path, url: str) -> str:
     make_key = """
 import sys
 from pathlib import Path
+from appliance.people.account_store import AccountStore
 from appliance.people.accounts import Accounts, Role
 from appliance.audit.event import Actor
 from appliance.audit.log import AuditLog
@@ -175,7 +176,7 @@ from appliance.database.transactions import (open_database)
 from appliance.people.api_keys import ApiKeys
 database = open_database(load_config(Path(sys.argv[1])).database_url)
 log, actor = AuditLog(database), Actor("", "test", "cli")
-user = Accounts(database, log).create_user("ann", None, [Role.USER], by=actor)
+user = Accounts(AccountStore(log)).create_user("ann", None, [Role.USER], by=actor)
 print(ApiKeys(database, log).create(user, "test", by=actor)[1])
 """
     made = [*options.launcher, options.python, "-c", make_key, str(home)]

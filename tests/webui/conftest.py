@@ -21,6 +21,7 @@ from appliance.audit.event import Actor
 from appliance.audit.log import AuditLog, Event
 from appliance.config import Config, init_state
 from appliance.database.transactions import Database, open_database
+from appliance.people.account_store import AccountStore
 from appliance.people.accounts import Accounts, Role, User
 from appliance.people.api_keys import ApiKeys
 from appliance.people.approvals import Approvals
@@ -152,12 +153,13 @@ def make_site(tmp_path: Path, empty_database: Path) -> Iterator[MakeSite]:
             home / "state" / "tmp" / "web" / "turns", record, conversations, most_per_person=config.queue_limit_per_user
         )
         running_turns.append(turns)
+        store = AccountStore(record, passwords=FAST_PASSWORDS)
         services = Services(
             config=config,
             release=release,
-            accounts=Accounts(database, record, passwords=FAST_PASSWORDS),
-            approvals=Approvals(database, record),
-            sign_in=SignIn(database, record, passwords=FAST_PASSWORDS),
+            accounts=Accounts(store),
+            approvals=Approvals(store),
+            sign_in=SignIn(store),
             sessions=Sessions(database, record, idle_s=config.session_hours * 3600),
             api_keys=ApiKeys(database, record, allow_endless=config.endless_api_keys),
             conversations=conversations,

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from appliance.audit.log import AuditLog
+from appliance.people.account_store import AccountStore
 from appliance.people.accounts import Accounts, Role
 from appliance.people.api_keys import ApiKeys
 from appliance.transport import Transport
@@ -64,6 +65,6 @@ def gunicorn(
 
 def add_user_with_key(record: AuditLog) -> str:
     """A person who may chat; the value is an API key of theirs."""
-    accounts = Accounts(record.database, record, passwords=FAST_PASSWORDS)
+    accounts = Accounts(AccountStore(record, passwords=FAST_PASSWORDS))
     user = accounts.create_user("ada", None, [Role.USER], by=SYSTEM)
     return ApiKeys(record.database, record).create(user, "test", by=SYSTEM)[1]

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from appliance.audit.log import AuditLog
 from appliance.audit.pages import check_pages
 from appliance.database.transactions import Database
+from appliance.people.account_store import AccountStore
 from appliance.people.accounts import Accounts, Role
 from tests.appliance.records import SYSTEM, fill
 from tests.webui.conftest import FAST_PASSWORDS
@@ -19,7 +20,7 @@ from tests.webui.conftest import FAST_PASSWORDS
 def house(sqlite: Database) -> Accounts:
     """Ada, a disabled user, and Bob, whose roles were changed; and 30 events."""
     log = AuditLog(sqlite)
-    accounts = Accounts(sqlite, log, passwords=FAST_PASSWORDS)
+    accounts = Accounts(AccountStore(log, passwords=FAST_PASSWORDS))
     root = accounts.create_user("root", None, [Role.ADMIN, Role.USER], by=SYSTEM)
     ada = accounts.create_user("ada", None, [Role.USER], by=SYSTEM)
     accounts.disable(ada.id, by=SYSTEM)

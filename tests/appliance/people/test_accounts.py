@@ -13,6 +13,7 @@ from appliance.audit.event import Actor, Content
 from appliance.audit.log import AuditLog, RecordError
 from appliance.database.tables import api_keys, links, sessions, users
 from appliance.database.transactions import Database, DatabaseError
+from appliance.people.account_store import AccountStore
 from appliance.people.accounts import (
     ALL_ROLES,
     LINK_LIFETIME_S,
@@ -75,10 +76,11 @@ class House:
 def house(database: Database, log: AuditLog) -> House:
     clock = Clock()
     passwords = Passwords(argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+    store = AccountStore(log, passwords=passwords, clock_us=clock)
     return House(
         database, log, clock,
-        Accounts(database, log, passwords=passwords, clock_us=clock),
-        SignIn(database, log, passwords=passwords, clock_us=clock),
+        Accounts(store),
+        SignIn(store),
         Sessions(database, log, idle_s=3600, clock_us=clock),
         ApiKeys(database, log, clock_us=clock),
     )  # fmt: skip
@@ -490,7 +492,7 @@ def test_unknown_link_is_refused(house: House, token: str) -> None:
 
 
 def test_a_change_that_needs_two_is_asked_for_confirmed_and_recorded(house: House) -> None:
-    approvals = Approvals(house.database, house.log, clock_us=house.clock)
+    approvals = Approvals(AccountStore(house.log, clock_us=house.clock))
     root, trent, ada = house.add("root", Role.ADMIN), house.add("trent", Role.ADMIN), house.add()
     with pytest.raises(SecondNeededError) as caught:
         house.accounts.set_roles(ada.id, {Role.REVIEWER}, by=root.actor("web"))
@@ -507,7 +509,7 @@ def test_a_change_that_needs_two_is_asked_for_confirmed_and_recorded(house: Hous
 
 
 def test_a_request_that_nobody_decides_expires(house: House) -> None:
-    approvals = Approvals(house.database, house.log, clock_us=house.clock)
+    approvals = Approvals(AccountStore(house.log, clock_us=house.clock))
     root, ada = house.add("root", Role.ADMIN), house.add()
     house.add("trent", Role.ADMIN)
     approvals.ask(Change("roles", ada.id, "ada", ada.roles, frozenset({Role.ADMIN})), by=root.actor("web"))

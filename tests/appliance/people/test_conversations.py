@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from appliance.audit.log import AuditLog
 from appliance.database.tables import messages
 from appliance.database.transactions import Database
+from appliance.people.account_store import AccountStore
 from appliance.people.accounts import Accounts, Role, User
 from appliance.people.conversations import ConversationNotFoundError, Conversations, NewMessage
 from appliance.people.passwords import Passwords
@@ -22,7 +23,7 @@ from tests.appliance.records import SYSTEM
 @pytest.fixture
 def people(database: Database, log: AuditLog) -> tuple[User, User]:
     fast = Passwords(argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
-    accounts = Accounts(database, log, passwords=fast)
+    accounts = Accounts(AccountStore(log, passwords=fast))
     ada, bob = (accounts.create_user(name, None, {Role.USER}, by=SYSTEM) for name in ("ada", "bob"))
     return ada, bob
 
