@@ -1,12 +1,13 @@
 """Unpacks a release's wheels into its Python environment: exactly the locked ones, and exactly their packages.
 
-`environment_members` says which file comes from which member of which wheel; `installer install` writes these files,
+`environment_members` says which file comes from which member of which wheel. `installer install` writes these files,
 and `installer verify --prefix` compares an installed release with the same members. So an environment is a function of
-signed bytes, and nothing of the host (pip, its configuration, an index) has a say in it.
+signed bytes alone: nothing of the host (pip, its configuration, an index) has a say in it.
 
-Formats: binary distribution format 1 (PyPA specification), requirements.lock as `bundler` writes it. Left out on
-    purpose: console scripts, `.data` scripts, headers and data, which no part of the appliance uses, and compiled code,
-    which is made here.
+Formats: binary distribution format 1 (PyPA specification), and requirements.lock as `bundler` writes it.
+
+Left out on purpose: console scripts and `.data` scripts, headers and data, which no part of the appliance uses. The
+compiled code of a wheel is left out as well, because it is made here.
 """
 
 from __future__ import annotations
