@@ -87,9 +87,10 @@ def keygen(keys: Path, days: int, as_json: bool) -> None:
 @click.option("--dense", type=click.Choice(["int8", "bf16"]), default="int8", show_default=True,
               help="Attention and head on CPUs: int8 is faster; bf16 is as published and rounds less.")  # fmt: skip
 @click.option("--name", help="Name of the release; default: the model's id.")
-@click.option("--version", help="Version of the release; default: the project's, + a digest of the contents.")
+@click.option("--version", help="Version of the release; default: the project's and a digest of the contents.")
 @click.option("--expires", type=click.DateTime(["%Y-%m-%d"]), help="When the signatures expire; default: in two years.")
-@click.option("--metadata-version", type=click.IntRange(min=1), help="Default: from the ledger beside the keys.")
+@click.option("--metadata-version", type=click.IntRange(min=1),
+              help="Version of the signed metadata; default: what the ledger beside the keys says.")  # fmt: skip
 @click.option("--wheel-cache", type=_PATH, help="Where fetched wheels are kept; default: the user's cache directory.")
 @click.option("--own-wheel", type=_PATH, help="This project's wheel; default: built from the source tree.")
 @click.option("--no-known-answers", is_flag=True, help="Record none; the installer then cannot test the release.")
