@@ -1,4 +1,4 @@
-"""The command `installer`. The modules that it calls do not print or exit."""
+"""The command `installer`. The modules that it calls do not print, exit or read the environment."""
 
 from __future__ import annotations
 

@@ -175,7 +175,7 @@ def _unprivileged(owner: Owner) -> Owner:
 
 
 def _make_user() -> None:
-    useradd = shutil.which("useradd", path=os.pathsep.join((os.environ.get("PATH", ""), _ADMINISTRATORS_PATH)))
+    useradd = shutil.which("useradd") or shutil.which("useradd", path=_ADMINISTRATORS_PATH)
     if useradd is None:
         raise OwnerError(
             f"this host has no useradd to make the user {SERVICE_USER}: make one (with busybox: adduser -S -D -H "

@@ -223,7 +223,7 @@ def test_a_host_without_useradd_is_told_what_to_do(place: Path, monkeypatch: pyt
         raise KeyError(name)
 
     monkeypatch.setattr(pwd, "getpwnam", look_up)
-    monkeypatch.setattr(shutil, "which", lambda name, path: None)
+    monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
     with pytest.raises(OwnerError, match=rf"adduser -S -D -H {DEFAULT_USER}\), then run this again with --user"):
         find_owner(None, place / "site")
 
