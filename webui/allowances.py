@@ -1,4 +1,4 @@
-"""The allowance of everybody who asks through this process, made from the settings and the release's context."""
+"""How much each person may ask through this process, from the settings and the context of the release's model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def install(app: Flask, services: Services) -> Allowance:
 
 
 def allowance() -> Allowance:
-    """The running application's; needs an application context."""
+    """The running application's allowance; needs an application context."""
     return allowance_of(current_app)
 
 

@@ -28,7 +28,7 @@ _SMALL_BODY_BYTES = 256 * 1024  # forms and settings fit, however short the cont
 def create_app(services: Services) -> Flask:
     """The WSGI application over `services`."""
     app = Flask("webui")
-    app.json.sort_keys = False  # type: ignore[attr-defined]  # of the default provider; objects read as they were written
+    app.json.sort_keys = False  # type: ignore[attr-defined]  # the default provider has it; keys keep their order
     service_records.install(app, services)
     limits = allowances.install(app, services).limits
     longest = min(MAX_BODY_BYTES, _SMALL_BODY_BYTES + _JSON_GROWTH * limits.prompt_bytes)
@@ -55,13 +55,13 @@ def create_app(services: Services) -> Flask:
 
 
 def _limit_forms() -> None:
-    """A form for strangers holds a name and a password: no more of it is read, let alone kept."""
+    """Read no more of a form than a name and a password need: strangers may post it."""
     if request.blueprint in _SMALL_FORMS:
         request.max_content_length = MAX_SMALL_FORM_BYTES
 
 
 def _check_csrf_of_pages() -> None:
-    """Every changing request outside /v1, which reads no cookie, must come from our own pages. A request that no
-    view takes changes nothing and gets 404 or 405."""
+    """Demand that every changing request comes from our own pages. /v1 is exempt, because it reads no cookie. A request
+    that no view takes changes nothing and gets 404 or 405."""
     if request.url_rule is not None and request.blueprint != "api":
         security.check_csrf()

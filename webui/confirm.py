@@ -1,7 +1,7 @@
-"""A page between a click and what cannot be taken back: it names what will happen and asks once.
+"""A page between a click and a change that cannot be taken back. It says what will happen and asks once.
 
-A form is posted as usual. Without the field ``confirmed`` the view answers with this page, which posts the same form
-again with it. It needs no script, and the way back is the first thing the keyboard reaches after the button.
+The browser posts a form as usual. Without the field ``confirmed`` the view answers with this page, which posts the same
+form again with that field. The page needs no script, and the keyboard begins on the way back.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _NOT_REPEATED = ("csrf_token", "confirmed")
 
 @dataclass(frozen=True)
 class Option:
-    """A choice on the page, ticked at first."""
+    """A box on the page. It is ticked at first."""
 
     name: str
     words: str
@@ -24,7 +24,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked: a title, sentences that say what will happen, the button's words, and the way back."""
+    """What the page asks: a title, sentences that say what will happen, the button's words, and the way back."""
 
     title: str
     consequences: Sequence[str]
@@ -44,7 +44,7 @@ def is_chosen(name: str) -> bool:
 
 
 def ask(question: Question) -> Response:
-    """The page; it posts to the address of this request, with what this form held."""
+    """The page. It posts the fields of this form to the address of this request."""
     offered = {option.name for option in question.options}
     fields = [
         (name, value)

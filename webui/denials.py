@@ -1,11 +1,10 @@
-"""Every denied attempt is in the record before it is answered; when it cannot be, the answer is 503.
+"""Every denied attempt is recorded before it is answered. If it cannot be recorded, the answer is 503.
 
 Covers: a missing role, a request that is not from our own page, a one-time link or an API key that is not valid, a
-body or a prompt that is too large, a day's allowance that is spent. A wrong name or password is recorded by
-`appliance.people.accounts`, with its counters. A visit without a session is no denial: the browser is sent to
-the sign-in page.
+body or a prompt that is too large, a day's allowance that is spent. `appliance.people.sign_in` records a wrong name or
+password, with its counters. A visit without a session is no denial: the browser is sent to the sign-in page.
 
-What repeats is counted (`appliance.audit.repeated`): a flood of denials costs a look into a table in memory.
+Repeated denials are counted (`appliance.audit.repeated`), so in a flood each one costs a look into a table in memory.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 def install(app: Flask, services: Services) -> None:
-    """Record every refusal of `app`."""
+    """Have every refusal of `app` recorded."""
     denials = RepeatedDenials(lambda event: services.record.append(event))
     app.extensions[_KEY] = _Recorder(denials)
     app.before_request(denials.record_due)
@@ -42,7 +41,7 @@ def install(app: Flask, services: Services) -> None:
 
 
 def record_denial(actor: Actor, code: str, details: Details | None = None) -> None:
-    """Record that `actor` was refused this request. The address of a page is not kept: it may hold a link's token.
+    """Record that `actor` was refused this request. The page's address is not recorded: it may hold a link's token.
 
     Raises:
         RecordError: it is not recorded.
@@ -51,7 +50,7 @@ def record_denial(actor: Actor, code: str, details: Details | None = None) -> No
 
 
 def record_refusal(actor: Actor, error: RefusedError) -> None:
-    """Record that a turn of `actor` was refused; that a day's allowance is spent, once a day.
+    """Record that a turn of `actor` was refused. A spent allowance is recorded once a day.
 
     Raises:
         RecordError: it is not recorded.
@@ -61,16 +60,16 @@ def record_refusal(actor: Actor, error: RefusedError) -> None:
 
 
 def record_counts(app: Flask) -> None:
-    """Record what is only counted so far: the process ends.
+    """Record the counts that are not recorded yet. Call it before the process ends.
 
     Raises:
-        RecordError: some is not recorded.
+        RecordError: some counts are not recorded.
     """
     _recorder(app).denials.record_due(all_of_it=True)
 
 
 class _Recorder:
-    """Denials, and a timer that records their counts when no request does."""
+    """Records denials. A timer records their counts if no request comes that would do it."""
 
     def __init__(self, denials: RepeatedDenials) -> None:
         self.denials = denials
@@ -108,7 +107,7 @@ def respond(error: errors.ForbiddenError) -> Response:
 
 
 def _respond_refused(error: RefusedError) -> Response:
-    """A turn of the chat pages that is not run."""
+    """Answer a question of the chat pages that is not asked."""
     try:
         record_refusal(current_actor(), error)
     except RecordError:
@@ -123,7 +122,7 @@ def _respond_refused(error: RefusedError) -> Response:
 
 
 def _respond_too_large(_: RequestEntityTooLarge) -> Response:
-    """A body that is refused unread."""
+    """Answer a request whose body is refused unread."""
     try:
         record_denial(current_actor(), "body_too_large", BodyTooLarge(size_bytes=request.content_length))
     except RecordError:

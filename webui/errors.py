@@ -1,4 +1,4 @@
-"""What can go wrong in a page, and how it is shown: a whole page to a browser, a JSON object to a script.
+"""What can go wrong in a page, and how it is shown: a browser gets a page, a script a JSON object.
 
 A script asks for JSON with ``Accept: application/json`` and gets ``{"error": {"code": .., "message": ..}}``. The API
 under /v1 has the OpenAI shape instead (`webui.api.errors`). No response names a path, a prompt, a key or a traceback.
@@ -37,7 +37,7 @@ class WebError(Exception):
 
 
 class BadRequestError(WebError):
-    """The request cannot be understood."""
+    """The server cannot understand the request."""
 
     status = 400
     code = "bad_request"
@@ -47,7 +47,7 @@ class BadRequestError(WebError):
 
 
 class SignInNeededError(WebError):
-    """Nobody is signed in; a browser is sent to the sign-in page and comes back afterwards."""
+    """Nobody is signed in. A browser is sent to the sign-in page and comes back afterwards."""
 
     status = 401
     code = "sign_in_needed"
@@ -57,7 +57,7 @@ class SignInNeededError(WebError):
 
 
 class ForbiddenError(WebError):
-    """The person may not do this, or the request may not come from our own page. Always an audit event."""
+    """The person may not do this, or the request may not come from our own page. Each one is recorded."""
 
     status = 403
     code = "forbidden"
@@ -67,7 +67,7 @@ class ForbiddenError(WebError):
 
 
 class ForeignRequestError(ForbiddenError):
-    """A changing request that does not come from a page of ours, or from one that is out of date."""
+    """A changing request that comes from another site's page, or from a page of ours that is out of date."""
 
     code = "foreign_request"
     title = "This page is out of date"
@@ -96,7 +96,7 @@ class UnknownHostError(ForbiddenError):
 
 
 class NotFoundError(WebError):
-    """No such page or object, or it is somebody else's."""
+    """There is no such page or object, or it belongs to somebody else."""
 
     status = 404
     code = "not_found"
@@ -116,7 +116,7 @@ class TooLargeError(WebError):
 
 
 class ConflictError(WebError):
-    """Something else is going on there just now."""
+    """Something else must end first, for example a running turn."""
 
     status = 409
     code = "conflict"
@@ -126,7 +126,7 @@ class ConflictError(WebError):
 
 
 class TooManyError(WebError):
-    """The person already does as much at once as is allowed."""
+    """The person already does as much at once as one person may."""
 
     status = 429
     code = "too_many"
@@ -136,7 +136,7 @@ class TooManyError(WebError):
 
 
 class QuotaSpentError(WebError):
-    """The person has recorded as much as a day allows."""
+    """The record already holds as much of this person today as one day allows."""
 
     status = 429
     code = "quota_spent"
@@ -146,7 +146,7 @@ class QuotaSpentError(WebError):
 
 
 class UnavailableError(WebError):
-    """A part that must work does not: the record cannot be written, or the engine is down."""
+    """A part of the appliance does not work: the record cannot be written, or the engine is down."""
 
     status = 503
     code = "unavailable"
@@ -161,7 +161,7 @@ _BY_STATUS: Final[dict[int, type[WebError]]] = {
 
 
 def install(app: Flask) -> None:
-    """Show errors of `app` outside /v1 as this module says, and those under /v1 in the API's shape."""
+    """Have errors of `app` shown as this module says, and those under /v1 in the API's shape."""
     app.register_error_handler(api_errors.ApiError, api_errors.respond)
     app.register_error_handler(WebError, respond)
     app.register_error_handler(HTTPException, _respond_http)
@@ -175,7 +175,7 @@ def wants_json() -> bool:
 
 
 def respond(error: WebError) -> Response:
-    """The error as a page, as JSON, or as the way to the sign-in page."""
+    """The error as a page, as JSON, or as a redirect to the sign-in page."""
     if isinstance(error, SignInNeededError) and not wants_json() and request.method == "GET":
         return make_response(redirect(url_for("auth.sign_in", next=request.full_path.rstrip("?"))))
     if wants_json():
@@ -184,13 +184,13 @@ def respond(error: WebError) -> Response:
     if isinstance(error, UnknownHostError):
         return make_response(_plain_page(error), error.status)
     if error.status >= 500:
-        g.user = None  # as for a stranger: the frame of a signed-in person's page asks the parts that may be broken
+        g.user = None  # the frame of a signed-in person's page asks parts that may be broken
     page = render_template("error.html", title=error.title, message=error.message, what_to_do=error.what_to_do)
     return make_response(page, error.status)
 
 
 def _plain_page(error: WebError) -> str:
-    """A page without our styles and links: under a name that is not ours the browser would get none of them."""
+    """A page without our styles and links. The browser could load none of them: the site refuses this host name."""
     body = f"<h1>{escape(error.title)}</h1><p>{escape(error.message)}</p><p>{escape(error.what_to_do)}</p>"
     return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(error.title)}</title>{body}</html>'
 
@@ -203,7 +203,7 @@ def _respond_unavailable(error: ApplianceError) -> Response:
 
 def _respond_http(error: HTTPException) -> Response:
     """Werkzeug's own errors; Flask hands an unexpected exception over as a 500, after logging it."""
-    if api_errors.is_api(request.path):  # no view of the API was chosen: its own handlers are not asked
+    if api_errors.is_api(request.path):  # without a view of the API, Flask does not ask the API's handlers
         return api_errors.respond_http(error)
     status = error.code or 500
     shown = _BY_STATUS.get(status, WebError if status >= 500 else BadRequestError)()

@@ -51,7 +51,7 @@ def _integrity() -> PageIntegrity:
 
 @blueprint.get("/banner.css")
 def banner_stylesheet() -> Response:
-    """The administrator's colour, with black or white words, whichever contrasts more."""
+    """The banner in the administrator's colour, with the words in black or white, whichever contrasts more."""
     colour = services().config.banner_colour
     if colour is None:
         return Response("", mimetype="text/css")

@@ -1,4 +1,4 @@
-"""What strangers may ask: is the process alive, can it answer people, and whom to trust for its certificate."""
+"""What anybody may ask: does the process live, can it answer questions, what certificate has the site's authority."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from appliance.turns.engine import EngineUnavailableError
 from webui.errors import NotFoundError
 from webui.services import services
 
-# A write that is no older says that the record can be written: strangers may ask as often as they like.
+# A write this recent proves that the record can be written: a stranger who asks often causes no write each time.
 WRITTEN_WITHIN_S: Final = 3.0
 
 blueprint = Blueprint("health", __name__)
@@ -26,7 +26,7 @@ def alive() -> Response:
 
 @blueprint.get("/authority.pem")
 def authority() -> Response:
-    """The certificate of the site's own authority, for whoever compares its fingerprint; 404 where there is none."""
+    """The certificate of the site's own authority, so that people can compare its fingerprint; 404 without one."""
     if services().transport is not Transport.LOCAL_AUTHORITY:
         raise NotFoundError
     pem = authority_certificate(services().config).read_bytes()

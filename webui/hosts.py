@@ -1,10 +1,10 @@
-"""The site answers under its own addresses alone, once the operator has named them (``[site] address``). Until then it
-answers under any, but not under what is no host at all.
+"""The site answers only under its own addresses, once the operator has named them (``[site] address``). Before that it
+answers under any valid host name.
 
 Covers: a Host header, or the host of an absolute request target, that names another site (DNS rebinding, poisoned links
-and caches, a second name that nobody meant to serve). Whoever watches the appliance on the machine itself may ask
-/healthz and /readyz under a loopback name.
-Does not cover: X-Forwarded-Host, which is not read here; no address of a link is made from the request at all
+and caches, a second name that nobody meant to serve). A monitor on the machine itself may ask /healthz and /readyz
+under a loopback name.
+Does not cover: X-Forwarded-Host, which this module does not read. No link is made from a request
 (`webui.services.Services.site_url`).
 """
 
@@ -47,10 +47,10 @@ def check_host() -> None:
 
 
 def _named_hosts() -> list[str]:
-    """The Host header, and the host of a request target in absolute form, of which both must be ours."""
+    """The Host header, and the host of a request target in absolute form. Both must be ours."""
     named = [request.environ["HTTP_HOST"]] if "HTTP_HOST" in request.environ else []
     if not named and services().config.site_addresses and request.path not in _HEALTH_PATHS:
-        named = [""]  # HTTP/1.0 without a Host header: no name at all, so not ours; load balancers check health so
+        named = [""]  # HTTP/1.0 without a Host header names nothing of ours; load balancers check health that way
     target = request.environ.get("RAW_URI") or request.environ.get("REQUEST_URI") or "/"
     if not target.startswith("/") and target != "*":
         named.append(urlsplit(target).netloc)

@@ -11,8 +11,8 @@ WsgiApp = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 
 class PlainPaths:
-    """WSGI middleware: several slashes in a row are one, and one at the end is none, in every path alike, before
-    anything decides by the path. No address of the application ends with a slash but the first page's."""
+    """WSGI middleware: joins slashes in a row and drops a slash at the end, before anything decides by the path. Only
+    the first page's address ends with a slash."""
 
     def __init__(self, app: WsgiApp) -> None:
         self._app = app

@@ -1,19 +1,18 @@
-"""Who asks, and by which address, when a reverse proxy stands between.
+"""Who asks, and under which address, when a reverse proxy stands in between.
 
-Only the word of peers named in ``[proxy] trusted`` is taken; anybody else's headers are served as if they were absent.
-The rules, in order:
+Only peers named in ``[proxy] trusted`` are believed. Forwarding headers of other peers are ignored. The rules:
 
-1. The client is found from the right of X-Forwarded-For (or of ``for`` in Forwarded, RFC 7239): each trusted proxy
-   vouches for the address that it added. The first one that is not itself a trusted proxy is the client. What cannot be
-   read as an address ends the search at the last one that could.
-2. Scheme and host are those that the same proxy gave: of as many values as there are addresses the one at the client's
-   place, otherwise the last value, which is the nearest proxy's own.
+1. The search for the client goes through X-Forwarded-For (or ``for`` in Forwarded, RFC 7239) from the right: each
+   trusted proxy vouches for the address that it added. The first address that is not a trusted proxy's is the client's.
+   A value that is no address ends the search at the address before it.
+2. Scheme and host come from the proxy that named the client: if there are as many values as addresses, the value at the
+   client's place counts. Otherwise the last value counts, which the nearest proxy wrote.
 3. When both kinds of header are present, X-Forwarded-* count and Forwarded does not, because a proxy that sets one kind
    passes the other on as the client sent it. ``[proxy] headers`` names the kind where it is the other way round.
-4. Lists are read from the right, so that a quotation or a length that a client chose hides nothing of a proxy's words.
-5. What is not a scheme (http, https), a host or an address is ignored; nothing here raises.
+4. Lists are read from the right, so no quotation and no length that a client chose can hide what a proxy wrote.
+5. A value that is no scheme (http, https), no host or no address is ignored. Nothing here raises.
 
-The WSGI environ afterwards is what it would be without the proxy: REMOTE_ADDR, wsgi.url_scheme and HTTP_HOST.
+Afterwards REMOTE_ADDR, wsgi.url_scheme and HTTP_HOST are what they would be without the proxy.
 """
 
 from __future__ import annotations
@@ -31,16 +30,16 @@ from appliance.config import Config, ProxyHeaders
 
 _log = logging.getLogger(__name__)
 
-PROXY_REMARK: Final = "appliance.proxy"  # environ: a `Remark` for whoever explains a refusal
+PROXY_REMARK: Final = "appliance.proxy"  # key in the environ; webui.security explains refused forms with this `Remark`
 SAY_AGAIN_S: Final = 600.0
-_MOST_HOPS: Final = 50  # more is no chain of proxies
+_MOST_HOPS: Final = 50  # a longer list is no chain of proxies
 _WRITTEN: Final = re.compile(  # RFC 7239 section 6: alone or with a port, IPv6 then in brackets
     r"\[([0-9A-Fa-f:.%A-Za-z_-]+)\](?::[0-9A-Za-z._-]{1,20})?|([0-9.]+)(?::[0-9A-Za-z._-]{1,20})?|([0-9A-Za-z:.%_-]+)"
 )
 _HOST: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::[0-9]{1,5})?")
 _PAIR: Final = re.compile(r'\s*([A-Za-z]+)=("(?:[^"\\]|\\.)*"|[^\s";,]*)\s*')
-_PART: Final = re.compile(r'(?:"(?:[^"\\]|\\.)*+"|[^;"])*')  # of an element, up to a semicolon
-_ELEMENT_BACKWARDS: Final = re.compile(r'(?:"(?:"\\|[^"])*+"|[^,"])*')  # from its end, up to a comma
+_PART: Final = re.compile(r'(?:"(?:[^"\\]|\\.)*+"|[^;"])*')  # a parameter of an element, up to a semicolon
+_ELEMENT_BACKWARDS: Final = re.compile(r'(?:"(?:"\\|[^"])*+"|[^,"])*')  # an element, read from its end up to a comma
 _MOST_FORWARDED_CHARS: Final = 4096
 _HEADERS: Final = (
     "HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_PROTO", "HTTP_X_FORWARDED_HOST", "HTTP_X_FORWARDED_PORT",
@@ -51,8 +50,8 @@ WsgiApp = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 @dataclass(frozen=True)
 class Remark:
-    """What was seen of a proxy: the peer, whether it is trusted, and whether it said anything. ``say`` logs a sentence
-    about it, seldom."""
+    """What the server noticed of a proxy: the peer, whether it is trusted, whether it sent forwarding headers. ``say``
+    logs a sentence about it, at most once in ten minutes."""
 
     peer: str
     is_trusted: bool
@@ -62,7 +61,7 @@ class Remark:
 
 @dataclass(frozen=True)
 class _Word:
-    """What proxies say, the nearest last."""
+    """What the proxies say. The nearest proxy's values come last."""
 
     addresses: Sequence[str] = ()
     schemes: Sequence[str] = ()
@@ -71,7 +70,7 @@ class _Word:
 
 @dataclass(frozen=True)
 class TrustedProxies:
-    """The peers whose word is taken, and the kind of header in which they give it."""
+    """The peers that are believed, and the kind of header that they use."""
 
     networks: tuple[Network, ...] = ()
     headers: ProxyHeaders = "any"
@@ -133,7 +132,7 @@ class ThroughProxies:
             environ["HTTP_HOST"] = _with_port(host, port, environ["wsgi.url_scheme"])
 
     def _say(self, about: str, sentence: str) -> None:
-        """Once for each `about` in ten minutes; a stranger cannot fill the log from many addresses."""
+        """Log once for each `about` in ten minutes. A stranger with many addresses cannot fill the log."""
         now_s = self._clock_s()
         self._say_at_s = {each: at_s for each, at_s in self._say_at_s.items() if at_s > now_s}
         if about not in self._say_at_s and len(self._say_at_s) < 20:
@@ -142,7 +141,7 @@ class ThroughProxies:
 
 
 def _word_of(environ: dict[str, Any], headers: ProxyHeaders) -> _Word:
-    """Rule 3: the header kind that counts."""
+    """The values of the kind of header that counts (rule 3)."""
     x_forwarded = _Word(*(_listed(environ.get(name, "")) for name in _HEADERS[:3]))
     if headers == "x-forwarded" or (headers == "any" and x_forwarded != _Word([], [], [])):
         return x_forwarded
@@ -150,12 +149,12 @@ def _word_of(environ: dict[str, Any], headers: ProxyHeaders) -> _Word:
 
 
 def _listed(value: str) -> list[str]:
-    return [item.strip() for item in value.split(",") if item.strip()]  # RFC 9110 section 5.6.1: without empty ones
+    return [item.strip() for item in value.split(",") if item.strip()]  # RFC 9110 section 5.6.1: no empty ones
 
 
 def _forwarded(value: str) -> _Word:
-    """RFC 7239's header, read from the right, so that nothing that a client wrote changes how its proxy's words are
-    read. An element that cannot be read, and everything before it, is as if it were absent."""
+    """The values of RFC 7239's header. It is read from the right, so nothing that a client wrote changes how its
+    proxy's values are read. An element that cannot be read is ignored, with everything before it."""
     addresses, schemes, hosts = list[str](), list[str](), list[str]()
     for backwards in _pieces(_ELEMENT_BACKWARDS, value[: -_MOST_FORWARDED_CHARS - 1 : -1]):
         if not backwards.strip():  # RFC 9110 section 5.6.1, as in `_listed`
@@ -170,7 +169,7 @@ def _forwarded(value: str) -> _Word:
 
 
 def _pairs(element: str) -> dict[str, str] | None:
-    """The parameters of one element; None when it cannot be read."""
+    """The parameters of one element; None if it cannot be read."""
     pairs, read_chars = dict[str, str](), 0
     for part in _pieces(_PART, element):
         read_chars += len(part) + 1
@@ -184,10 +183,10 @@ def _pairs(element: str) -> dict[str, str] | None:
 
 
 def _pieces(pattern: re.Pattern[str], text: str) -> Iterator[str]:
-    """What lies between the separators, one character each, up to what cannot be read. Takes time in proportion."""
+    """The texts between separators of one character, up to a text that cannot be read. The time is linear."""
     at = 0
     while (piece := pattern.match(text, at)) is not None and (at := piece.end() + 1):
-        if at <= len(text) and text[at - 1] == '"':  # a quotation that has no other end
+        if at <= len(text) and text[at - 1] == '"':  # a quotation without an end
             return
         yield piece[0]
         if at > len(text):
@@ -195,14 +194,14 @@ def _pieces(pattern: re.Pattern[str], text: str) -> Iterator[str]:
 
 
 def _of_client(values: Sequence[str], place: int | None, addresses: int) -> str:
-    """Rule 2."""
+    """The value that belongs to the client (rule 2)."""
     if not values:
         return ""
     return values[place] if place is not None and len(values) == addresses else values[-1]
 
 
 def _address(text: str) -> Address | None:
-    """An address as proxies write it: alone, with a port, in brackets, with a zone, or IPv4 within IPv6."""
+    """The address in a text as proxies write it: alone, with a port, in brackets, with a zone, or IPv4 within IPv6."""
     written = _WRITTEN.fullmatch(text.strip())
     if written is None:
         return None
@@ -213,7 +212,7 @@ def _address(text: str) -> Address | None:
 
 
 def _with_port(host: str, port: str, scheme: str) -> str:
-    """The host with X-Forwarded-Port, where that says more than the host and the scheme do."""
+    """The host, with X-Forwarded-Port unless the host has a port or the port is the scheme's default."""
     has_port = host.rpartition("]")[2].count(":") == 1
     if has_port or not re.fullmatch(r"[0-9]{1,5}", port) or port == {"http": "80", "https": "443"}[scheme]:
         return host

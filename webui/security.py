@@ -1,4 +1,4 @@
-"""What every response and every changing request has in common: headers, cookies and the CSRF check.
+"""What all responses and all changing requests share: headers, cookies and the CSRF check.
 
 Covers: framing, script injection (CSP), MIME sniffing, cross-site requests that ride on a signed-in browser, caching of
 pages on shared machines, referrers leaving the site.
@@ -53,12 +53,12 @@ def install(app: Flask) -> None:
 
 
 def cookie_name(kind: str) -> str:
-    """The cookie's name: with the ``__Host-`` prefix over https, where browsers then refuse another host's."""
+    """The cookie's name. Over https it begins with ``__Host-``, so browsers accept it from this host alone."""
     return f"__Host-{kind}" if request.is_secure else kind
 
 
 def set_cookie(response: Response, kind: str, value: str, *, max_age_s: int | None) -> None:
-    """Set one of our cookies; `max_age_s` None lasts until the browser closes."""
+    """Set one of our cookies. With `max_age_s` None it lasts until the browser closes."""
     name, secure = cookie_name(kind), request.is_secure
     response.set_cookie(name, value, max_age=max_age_s, path="/", secure=secure, httponly=True, samesite="Strict")
 
@@ -69,7 +69,7 @@ def drop_cookie(response: Response, kind: str) -> None:
 
 
 def csrf_token() -> str:
-    """The form token of this browser; a browser without a cookie is given a visit cookie with the response."""
+    """The form token of this browser. A browser without a cookie gets a visit cookie with the response."""
     holders = _holders()
     if not holders:
         if "new_visit" not in g:
@@ -82,8 +82,8 @@ def check_csrf() -> None:
     """Refuse a changing request that may not come from our own page.
 
     Raises:
-        ForeignRequestError: (1) Origin is another site's; (2) the browser says that it is another site's; (3) the form
-            token is absent or hangs on no cookie of this browser.
+        ForeignRequestError: (1) Origin names another site; (2) the browser says that another site sent it; (3) the form
+            token is absent or was made from no cookie of this browser.
     """
     if request.method in _SAFE_METHODS:
         return
@@ -97,7 +97,7 @@ def check_csrf() -> None:
 
 
 def _advice(origin: str) -> str | None:
-    """What the administrator of a proxy in front must change, if it is the proxy that makes the origins differ."""
+    """What to change at a proxy in front, if the proxy makes the origins differ; else None."""
     remark = request.environ.get(PROXY_REMARK)
     if not isinstance(remark, Remark) or not (remark.is_trusted or remark.has_headers or "Via" in request.headers):
         return None
@@ -116,13 +116,13 @@ def _advice(origin: str) -> str | None:
 
 
 def own_origin() -> str:
-    """This site as a browser names it in Origin: in lower case, however a proxy writes the name."""
+    """This site's origin as a browser writes it: in lower case, however a proxy writes the name."""
     return f"{request.scheme}://{request.host.lower()}"
 
 
 def _holders() -> list[str]:
-    """The cookies a form token may hang on. Both count: a browser that follows a link from another site withholds its
-    session (SameSite=Strict), gets a visit cookie with the sign-in form, and sends both with the form."""
+    """The cookies that a form token may be made from. Both count: a browser that follows a link from another site
+    withholds its session (SameSite=Strict), gets a visit cookie with the sign-in form, and sends both with the form."""
     cookies = (request.cookies.get(cookie_name(kind)) for kind in ("session", "visit"))
     return [cookie for cookie in cookies if cookie]
 

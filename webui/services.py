@@ -1,4 +1,4 @@
-"""What every view is given: one frozen record of services, made once by `webui.wsgi` and handed to `create_app`.
+"""What every view may use: one frozen record of services, which `webui.wsgi` makes once and hands to `create_app`.
 
 Views reach it with `services()`; nothing in this package holds state of its own.
 """
@@ -50,7 +50,7 @@ class Services:
 
     @property
     def site_url(self) -> str:
-        """The beginning of every link that is handed out; never made from a request, which may name any host."""
+        """The beginning of every link that is handed out. It is never made from a request: that may name any host."""
         addresses = self.config.site_addresses
         return addresses[0].url if addresses else self.listener_url
 

@@ -1,8 +1,8 @@
-"""Who is asking: the session cookie becomes ``current_user()``; roles are demanded here and nowhere else.
+"""Who is asking: the session cookie becomes ``current_user()``. Only this module demands roles.
 
 Views are guarded with ``@require_role(Role.USER)``, or a whole blueprint with
-``blueprint.before_request(lambda: demand_role(Role.REVIEWER))``. A refusal is recorded before it is answered
-(`webui.denials`).
+``blueprint.before_request(lambda: demand_role(Role.REVIEWER))``. `webui.denials` records a refusal before it is
+answered.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _DEVICE_KEPT_S: Final = 180 * 24 * 3600
 
 
 def current_user() -> User | None:
-    """The signed-in person, or None. Looked up once per request; /v1 has its own keys and never asks."""
+    """The signed-in person, or None. One request looks it up once; /v1 has keys of its own and never does."""
     if "user" not in g:
-        g.user = None  # stays so when the look-up raises, so that the error's own page can be shown
+        g.user = None  # if the look-up raises, the error's own page is drawn for nobody
         token = own_token()
         if token:
             g.user = services().sessions.user(token)
@@ -66,7 +66,7 @@ def demand_role(role: Role) -> None:
 
 
 def require_role(role: Role) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A view only for people with `role`."""
+    """Let only people with `role` use a view."""
 
     def decorate(view: Callable[P, R]) -> Callable[P, R]:
         @wraps(view)
@@ -80,11 +80,11 @@ def require_role(role: Role) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 def session_permit(role: Role) -> Permit:
-    """Whether this session still stands and its owner has `role`: asked again while an answer is under way."""
+    """A check that the turn repeats while it runs: the session still stands, and its owner has `role`."""
     service, token, user_id = services(), own_token(), demand_user().id
 
     def why_ended() -> str | None:
-        user = service.sessions.user(token, is_used=False)  # an answer that nobody watches keeps no session alive
+        user = service.sessions.user(token, is_used=False)  # a running turn alone keeps no session alive
         if user is None:
             return "The account was disabled" if service.accounts.get(user_id).disabled else "The session has ended"
         return None if role in user.roles else "The role that this needs was taken away"
@@ -93,7 +93,7 @@ def session_permit(role: Role) -> Permit:
 
 
 def client_address() -> str:
-    """Where the request comes from, as the server sees it; a proxy in front hides more."""
+    """The address that the request comes from; behind a trusted proxy, the one that the proxy names."""
     return request.remote_addr or ""
 
 
@@ -104,12 +104,12 @@ def current_actor(via: Via = "web") -> Actor:
 
 
 def begin_session(response: Response, user: User, *, token: str | None = None) -> None:
-    """Sign `user` in: a new token, never one the browser brought along; an earlier session of it ends.
+    """Sign `user` in with a new token, never with one that the browser sent. The browser's earlier session ends.
 
-    The browser is also given its device cookie, by which it is known when it signs in to this account again.
+    The browser also gets its device cookie, which identifies it when it signs in to this account again.
 
     Args:
-        token: that of a session which has just been begun; None: begin one.
+        token: the token of a session that was just begun; None begins one.
     """
     _end_own_session()
     token = token or services().sessions.create(user, address=client_address())
@@ -119,7 +119,7 @@ def begin_session(response: Response, user: User, *, token: str | None = None) -
 
 
 def device_of(name: str) -> str:
-    """This browser's device cookie for the account of that name; "" without one."""
+    """This browser's device cookie for the account called `name`; "" without one."""
     return request.cookies.get(cookie_name(_device_kind(name.strip().lower())), "")
 
 
@@ -136,5 +136,5 @@ def _end_own_session() -> None:
 
 
 def _device_kind(name: str) -> str:
-    """One cookie for each account: people share browsers. The name itself is not written into it."""
+    """The cookie's kind. Each account has one, because people share browsers; it does not contain the name."""
     return "device-" + hashlib.sha256(name.encode(errors="replace")).hexdigest()[:12]

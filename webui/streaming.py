@@ -1,4 +1,4 @@
-"""What the server tells a request about its connection and itself; a failed write would tell it too late."""
+"""What the server tells a request about its connection and itself. A failed write would tell it too late."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from webui.serving.environ import CLIENT_IS_GONE, SERVER_IS_ENDING
 
 
 def client_is_gone() -> bool:
-    """Whether the other side has closed the connection; False under a server that does not say.
+    """Whether the client has closed the connection; False under a server that does not say so.
 
-    The server knows it also behind TLS, and without a look at the socket here: it reads the connection all the time.
+    Our server reads the connection all the time, so it knows, behind TLS too.
     """
     return watch_client()()
 
@@ -24,7 +24,7 @@ def watch_client() -> Callable[[], bool]:
 
 
 def server_ending() -> Callable[[], bool]:
-    """A function that says whether the server wants to end, for work that outlives the request."""
+    """A function that says whether the server is ending. It works after the request has ended."""
     return _ask_of(request.environ, SERVER_IS_ENDING)
 
 

@@ -1,9 +1,9 @@
-"""What gunicorn serves: ``webui.wsgi:app``. With `webui.serving.worker` the one module here that reads the environment.
+"""What gunicorn serves: ``webui.wsgi:app``. Only this module and `webui.serving.worker` read the environment.
 
-Imported once in each worker, after the fork: the database's connections and the doorbell are the worker's own.
+Each worker imports it once, after the fork, so the database's connections and the doorbell are the worker's own.
 
     APPLIANCE_HOME           the site directory
-    APPLIANCE_TRANSPORT      how requests come, one of `appliance.transport.Transport`; absent: plain, over loopback
+    APPLIANCE_TRANSPORT      how requests arrive, one of `appliance.transport.Transport`; absent: plain, over loopback
     APPLIANCE_DOORBELL_FD    inherited descriptor, the web's end of the engine's doorbell
     APPLIANCE_URL            where the supervisor listens; the configured address when it is not set
 """
@@ -49,7 +49,7 @@ from webui.denials import record_counts
 from webui.services import Services
 
 _log = logging.getLogger(__name__)
-_END_TURNS_S: Final = 2.0  # turns notice the end within half a second
+_END_TURNS_S: Final = 2.0  # a turn notices within half a second that it must end
 
 
 def make_services(
@@ -58,7 +58,7 @@ def make_services(
     """The services of one site.
 
     Args:
-        cores: for hashing passwords; None: those of this process's affinity.
+        cores: how many cores may hash passwords; None: the cores that this process may use.
     Raises:
         ReleaseError, DatabaseError, RecordError: the site cannot be served.
     """
@@ -99,7 +99,7 @@ def _app_of(environ: Mapping[str, str]) -> Flask:
     listener_url = given or site_url((), config.listen_host, config.listen_port, transport.scheme)
     cores = int(environ["APPLIANCE_CPUS"]) if "APPLIANCE_CPUS" in environ else None
     services = make_services(config, doorbell, listener_url, transport, cores=cores)
-    services.turns.clear_dead()  # perhaps of the worker that this one replaces
+    services.turns.clear_dead()  # the worker that this one replaces may have left some
     app = create_app(services)
     atexit.register(_end, app, services.turns)
     return app

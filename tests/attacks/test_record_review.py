@@ -301,7 +301,7 @@ def test_a_word_cut_by_unseen_characters_is_found(site: Site, reviewer: Browser)
 
 def test_a_very_long_message_is_in_the_source_to_its_end(site: Site, reviewer: Browser) -> None:
     prompt, _ = ask(site, question("word " * 30_000 + SECRET))
-    assert "more characters stand in the" in reviewer.get(f"/review/{prompt}").text
+    assert "source</a> has" in reviewer.get(f"/review/{prompt}").text
     assert SECRET in reviewer.get(f"/review/{prompt}/source").text
     assert f'data-row="{prompt}"' in reviewer.get(f"/review?text={SECRET}").text
 

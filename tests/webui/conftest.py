@@ -1,4 +1,4 @@
-"""A whole web application over a fresh SQLite site and a fake engine, and people who sign in to it."""
+"""A whole web application on a fresh SQLite site with a fake engine, and people who sign in to it."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Site:
         return [record.get(number) for number in range(1, record.size() + 1)]
 
     def denials(self) -> list[str]:
-        """The codes of what was denied, oldest first, each as often as it was."""
+        """The codes of all denials, oldest first, each as often as it occurred."""
         record_counts(self.app)
         found = [event.content for event in self.events() if event.header.action == "denied"]
         counts = [(c.text, c.details.count if isinstance(c.details, RepeatedDenial) else 1) for c in found if c]
@@ -113,12 +113,12 @@ MakeSite = Callable[..., Site]
 
 @pytest.fixture(autouse=True)
 def without_alarms_of_the_disk(roomy_disk: None) -> None:
-    """Pages show what a test is about, and nothing of the machine's disk."""
+    """Keep alarms of this machine's disk off the pages."""
 
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with its tables, to be copied: making them takes a while."""
+    """A database with its tables, to be copied, because making them takes a while."""
     path = tmp_path_factory.mktemp("database") / "empty.sqlite3"
     database = open_database(f"sqlite:///{path}")
     AuditLog(database)
@@ -128,7 +128,7 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make_site(tmp_path: Path, empty_database: Path) -> Iterator[MakeSite]:
-    """Make sites; keyword arguments are changes of their Config, or the engine."""
+    """Make sites. Keyword arguments change their Config or set the engine."""
     engines: list[FakeEngine] = []
     databases: list[Database] = []
     running_turns: list[RunningTurns] = []

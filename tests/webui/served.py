@@ -40,7 +40,7 @@ def gunicorn(
     transport: Transport = Transport.LOOPBACK, worker: str = "webui.serving.worker.SiteWorker",
     prefix: tuple[str, ...] = (), messages: Path | None = None,
 ) -> Iterator[int]:  # fmt: skip
-    """The application of the site at `home`, on an inherited listener as under the supervisor; gives its port.
+    """Serve the site at `home` on an inherited listener, as under the supervisor. The value is the port.
 
     Args: prefix: a command that starts the rest; messages: a file for what it says.
     """
@@ -64,7 +64,7 @@ def gunicorn(
 
 
 def add_user_with_key(record: AuditLog) -> str:
-    """A person who may chat; the value is an API key of theirs."""
+    """Add a person who may chat. The value is an API key of that person."""
     accounts = Accounts(AccountStore(record, passwords=FAST_PASSWORDS))
     user = accounts.create_user("ada", None, [Role.USER], by=SYSTEM)
     return ApiKeys(record.database, record).create(user, "test", by=SYSTEM)[1]

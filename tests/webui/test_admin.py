@@ -1,4 +1,4 @@
-"""The administrator's pages: accounts come and go, the last administrator stays, and no content is in sight."""
+"""The administrator's pages: accounts are made and disabled, one administrator always remains, no content is shown."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_disabled_person_is_out_at_once_and_in_again_when_enabled(site: Site, 
     ada = site.add_user("ada")
     browser = site.browser(ada)
     assert "Disable ada?" in admin.post(f"/admin/users/{ada.id}/disable").text
-    assert browser.get("/chat").status_code == 200  # so far it was a question
+    assert browser.get("/chat").status_code == 200  # the first request only asked
     admin.post(f"/admin/users/{ada.id}/disable", confirmed="yes")
     assert browser.get("/chat").status_code == 302
     assert "Disabled" in admin.get("/admin").text
@@ -113,7 +113,7 @@ def test_a_person_who_is_not_there_is_not_found(admin: Browser, path: str) -> No
 
 
 def test_the_page_says_how_the_engine_stands(admin: Browser) -> None:
-    assert "0 of 2 places busy" in admin.get("/admin").text
+    assert "0 of 2 slots busy" in admin.get("/admin").text
 
 
 def test_the_page_says_when_the_engine_does_not_answer(make_site: MakeSite) -> None:

@@ -1,4 +1,4 @@
-"""What every response has in common, and how errors look."""
+"""What all responses share, and how errors look."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signing in and out, sessions, one-time links, and where a browser goes afterwards."""
+"""Signing in and out, sessions, one-time links, and where a browser is sent afterwards."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_link_from_another_site_finds_the_session_on_the_second_look(site: Sit
     client = site.browser(site.add_user("ada")).client
     session = client.get_cookie("session")
     assert session is not None
-    client.delete_cookie("session")  # withheld by the browser
+    client.delete_cookie("session")  # the browser withholds it
     response = client.get("/sign-in?next=/account", headers={"Sec-Fetch-Site": "cross-site"})
     assert response.headers["Refresh"] == "0; url=/sign-in?next=/account"
     client.set_cookie("session", session.value)
@@ -169,7 +169,7 @@ def test_the_first_administrator_is_made_through_a_link_that_works_once(site: Si
     assert token is not None
     browser = site.browser()
     assert browser.get(f"/welcome/{token}").status_code == 200
-    assert browser.get(f"/welcome/{token}").status_code == 200  # looking does not use it up
+    assert browser.get(f"/welcome/{token}").status_code == 200  # a look does not use it up
     response = browser.post(f"/welcome/{token}", name="Root", password=PASSWORD, password_again=PASSWORD)
     assert (response.status_code, response.headers["Location"]) == (303, "/")
     assert "root" in browser.get("/account").text

@@ -1,4 +1,4 @@
-"""The chat's requests: what is streamed, what is kept, what is refused. The pages in a browser are tests/browser."""
+"""The chat's requests: what is streamed, kept and refused. tests/browser drives the pages in a browser."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from webui.chat.stream import Drawing
 
 
 class Chat:
-    """One person's browser, its requests made as our own modules make them."""
+    """One person's browser. It makes requests as our own modules make them."""
 
     def __init__(self, site: Site, name: str = "ada") -> None:
         self.site = site
@@ -48,7 +48,7 @@ class Chat:
         return str(response.json["id"])  # type: ignore[index]
 
     def start(self, conversation: str, **body: object) -> TestResponse:
-        """A turn whose stream the test reads itself."""
+        """Begin a turn. The test reads its stream."""
         return self.send("POST", f"/chat/{conversation}/turns", {"effort": "medium", **body})
 
     def ask(self, conversation: str, text: str = "Hello there", **body: object) -> list[dict[str, Any]]:
@@ -72,7 +72,7 @@ def lines_of(response: TestResponse) -> Iterator[dict[str, Any]]:
 
 
 def shown(lines: list[dict[str, Any]]) -> str:
-    """The answer's HTML as the page has it before the end."""
+    """The answer's HTML as the page shows it before the end."""
     blocks: list[str] = []
     for line in lines:
         if line["type"] == "answer":
@@ -236,7 +236,7 @@ def test_no_question_reaches_the_engine_that_is_not_recorded(chat: Chat, monkeyp
     assert response.status_code == 503
     assert "record could not be written" in response.json["error"]["message"]  # type: ignore[index]
     assert chat.site.engine.requests == []
-    assert chat.messages(conversation) == []  # nor is the question kept: it would look as if it had been asked
+    assert chat.messages(conversation) == []  # a kept question would look as if it had been asked
     monkeypatch.undo()
     assert chat.ask(conversation)[-1]["complete"] is True  # nothing is left running
 
@@ -262,7 +262,7 @@ def test_rendering_again_and_again_stays_at_ten_times_a_second() -> None:
     now = [0.0]
     drawing = Drawing(lambda: now[0])
     sent = []
-    for _ in range(1000):  # one second of a thousand pieces
+    for _ in range(1000):  # a thousand pieces in one second
         sent += list(drawing.lines(AnswerDelta("word ")))
         now[0] += 0.001
     assert 9 <= len(sent) <= 11
@@ -395,4 +395,4 @@ def test_conversations_stand_under_today_this_week_and_older() -> None:
 def test_the_page_says_what_cannot_be_done_without_scripts(chat: Chat) -> None:
     page = chat.browser.get("/chat").text
     (said,) = re.findall("<noscript>.*</noscript>", page)
-    assert "Without JavaScript nothing can be asked here." in said
+    assert "This page needs JavaScript to send a question." in said

@@ -1,4 +1,4 @@
-"""Turns outlive their readers: whoever comes back reads on, in any tab, and only Stop and the limits end them."""
+"""A turn outlives its readers: they come back and read on in any tab, and only Stop and the limits end it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WAIT_S = 0.02
 
 
 class Gate:
-    """An engine's script that says half of an answer, and the rest when it is let go."""
+    """An engine's script that sends half of an answer, and the rest once `go_on` is set."""
 
     def __init__(self) -> None:
         self.go_on = threading.Event()
@@ -54,7 +54,7 @@ def chat(make_site: MakeSite, gate: Gate) -> Chat:
 
 
 def begin(chat: Chat, conversation: str, text: str = "Hello") -> tuple[TestResponse, list[dict[str, Any]]]:
-    """A turn that stands still: its stream, and the lines of it up to there."""
+    """Begin a turn that stops half-way: its stream, and the lines up to there."""
     response = chat.start(conversation, text=text)
     return response, until(lines_of(response), "tool_call")
 
@@ -155,7 +155,7 @@ def test_two_readers_are_told_the_same(chat: Chat, gate: Gate) -> None:
     one_told, other_told = (
         [line for line in lines if line["type"] not in ("accepted", "answer")] for lines in (all_of_one, all_of_other)
     )
-    assert one_told == other_told  # when words are drawn is each page's own affair
+    assert one_told == other_told  # the pages may draw the text at different times
     assert all_of_one[-1] == all_of_other[-1]
     assert all_of_one[-1]["complete"] is True
     response.close()

@@ -1,4 +1,4 @@
-"""The design system's colours have the contrast that its rules promise, in both themes, computed from the tokens."""
+"""The colours have the contrast that the design rules demand, in both themes, computed from the tokens."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CONTROL_PAIRS = [(line, ground) for line in ("line-strong", "accent", "bad", "go
 
 
 def tokens() -> dict[str, tuple[str, str]]:
-    """Name of each colour token to its light and dark value."""
+    """Each colour token's name with its light and its dark value."""
     pattern = r"--([a-z-]+): light-dark\((#[0-9a-f]{6}), (#[0-9a-f]{6})\);"
     return {name: (light, dark) for name, light, dark in re.findall(pattern, (STATIC / "tokens.css").read_text())}
 
@@ -46,7 +46,7 @@ def luminance(colour: str) -> float:
 
 def test_the_measure_agrees_with_known_values() -> None:
     assert contrast("#000000", "#ffffff") == pytest.approx(21)
-    assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)  # WCAG's own example of just too little
+    assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)  # WCAG's own example of slightly too little
 
 
 @pytest.mark.parametrize("theme", THEMES)

@@ -1,4 +1,4 @@
-"""Rules that every address of the application keeps, whoever adds one."""
+"""Rules for every address of the application, new ones included."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pages' own modules: types, behaviour, and that nothing on a page comes from elsewhere or stands inline."""
+"""The pages' own modules: types and behaviour; nothing on a page is inline or comes from another site."""
 
 from __future__ import annotations
 

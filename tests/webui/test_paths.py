@@ -1,4 +1,4 @@
-"""Case double-slash, and addresses that are nearly right: answered, or refused in the form that the client reads."""
+"""Addresses that are nearly right (case double-slash) are answered, or refused in a form that the client reads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CHAT = {"model": "gpt-oss-fake", "messages": [{"role": "user", "content": "Hello
 
 
 def ask(site: Site, method: str, path: str) -> TestResponse:
-    """With a valid key, as OpenAI's client does. The test client would take two slashes for a host."""
+    """A request with a valid key, as OpenAI's client makes it. The test client would take two slashes for a host."""
     headers = {"Authorization": f"Bearer {site.add_key(site.add_user('ada'))}", "Accept": "application/json"}
     body = CHAT if method == "POST" else None
     return site.app.test_client().open(

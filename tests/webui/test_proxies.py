@@ -1,4 +1,4 @@
-"""Who asks, when proxies stand between: whose word is taken, and which."""
+"""Who asks behind proxies: which peers are believed, and which of their values count."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TRUSTED = tuple(ipaddress.ip_network(text) for text in ("127.0.0.1", "10.0.0.5",
 
 
 def seen(peer: str, headers: dict[str, str], kind: Any = "any", scheme: str = "http") -> tuple[str, str, str]:
-    """Address, scheme and host that the application sees."""
+    """The address, scheme and host that the application sees."""
     environ: dict[str, Any] = {"REMOTE_ADDR": peer, "wsgi.url_scheme": scheme, "HTTP_HOST": "inner:8080"}
     environ |= {"HTTP_" + name.upper().replace("-", "_"): value for name, value in headers.items()}
     found: list[tuple[str, str, str]] = []
@@ -39,10 +39,10 @@ def address(peer: str, chain: str) -> str:
     ("chain", "client"),
     [
         ("10.2.0.1", "10.2.0.1"),
-        ("6.6.6.6, 10.2.0.1", "10.2.0.1"),  # the first was written by the client
+        ("6.6.6.6, 10.2.0.1", "10.2.0.1"),  # the client wrote the first
         ("10.2.0.1, 10.1.9.9", "10.2.0.1"),  # through two proxies of ours
         ("6.6.6.6, 10.2.0.1, 10.1.9.9, 10.0.0.5", "10.2.0.1"),
-        ("10.1.0.1, 10.1.0.2", "10.1.0.1"),  # proxies alone: the farthest
+        ("10.1.0.1, 10.1.0.2", "10.1.0.1"),  # only proxies: the farthest
         ("10.2.0.1:4711", "10.2.0.1"),
         ("[2001:db8::1]:4711", "2001:db8::1"),
         ("2001:db8::1", "2001:db8::1"),
@@ -147,7 +147,7 @@ def test_rubbish_never_raises_and_gives_an_address(headers: dict[str, str]) -> N
 
 
 def test_the_record_holds_the_persons_address(make_site: MakeSite) -> None:
-    """Case proxy-client-address."""
+    """The case proxy-client-address."""
     for trusted, expected in (((), "127.0.0.1"), (TRUSTED, "10.1.2.3")):
         site = make_site(proxy_trusted=tuple(n for n in trusted if str(n) != "10.1.0.0/16"))
         site.add_user("ada")
@@ -159,7 +159,7 @@ def test_the_record_holds_the_persons_address(make_site: MakeSite) -> None:
 
 @pytest.mark.parametrize("host", ["chat.corp", "Chat.CORP", "chat.corp:443"])
 def test_a_proxy_that_rewrites_the_host_is_served_when_it_is_trusted(make_site: MakeSite, host: str) -> None:
-    """Case proxy-host-rewritten, also by a proxy whose configuration writes the name in capitals."""
+    """The case proxy-host-rewritten, also with a proxy whose configuration writes the name in capitals."""
     site = make_site(proxy_trusted=TRUSTED)
     site.add_user("ada")
     client = site.app.test_client()

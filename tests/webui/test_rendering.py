@@ -1,4 +1,4 @@
-"""Untrusted text becomes harmless HTML, in bounded time, and the same whether it comes at once or in pieces."""
+"""Untrusted text becomes harmless HTML in bounded time; whole or in pieces, it becomes the same HTML."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from webui.rendering import MAX_MARKDOWN_CHARS, GrowingMarkdown, render_blocks, render_markdown
 from webui.rendering.code_colours import MAX_HIGHLIGHT_CHARS
 
-# Written here once more, and not taken from the module: a widened list there must be widened here, too.
+# Repeated here on purpose: whoever widens the list in the module must widen this one too.
 HARMLESS_TAGS = {
     "a", "blockquote", "br", "code", "div", "em", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "li", "ol", "p",
     "pre", "s", "span", "strong", "table", "tbody", "td", "th", "thead", "tr", "ul", "math", "mfrac", "mi",
@@ -233,7 +233,7 @@ PIECES = st.sampled_from(
 
 
 @given(st.lists(PIECES, max_size=40))
-@example(["$$", "\n", "> ", "\n", "a", "$$"])  # the end of a formula swallows blocks that stood before
+@example(["$$", "\n", "> ", "\n", "a", "$$"])  # the end of a formula swallows earlier blocks
 @example(["\\[", "\n", "> ", "\n", "a", "\\]"])
 @settings(max_examples=150, deadline=None)
 def test_a_growing_answer_always_shows_what_its_text_so_far_would(pieces: list[str]) -> None:

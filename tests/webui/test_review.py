@@ -1,4 +1,4 @@
-"""The reviewer's pages: what is found, shown and proved, that looking is itself recorded, and that damage is loud."""
+"""The reviewer's pages: what they find, show and prove, that every look is recorded, and that damage stands out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ADA = Actor("u1", "ada", "web", "10.0.0.7")
 
 
 def record_turn(site: Site, text: str, actor: Actor = ADA, *, effort: str = "high") -> tuple[int, int]:
-    """Run one turn as the chat does; the numbers of its two events."""
+    """Run one turn as the chat does. The values are the numbers of its two events."""
     request = TurnRequest(
         f"turn of {text}"[:60],
         actor.user_id,
@@ -250,7 +250,7 @@ def test_the_badge_goes_from_unverified_to_verified(site: Site, reviewer: Browse
 def test_verifying_finds_a_change_names_the_event_and_the_badge_stays_broken(site: Site, reviewer: Browser) -> None:
     _, answer = record_turn(site, "Where is it?")
     checkpoint(site)
-    assert "it holds" in reviewer.post("/review/integrity").text
+    assert "and is intact" in reviewer.post("/review/integrity").text
     change_content(site, answer)
     page = reviewer.post("/review/integrity").text
     assert f"event {answer}: its content is not what was recorded" in page

@@ -1,4 +1,4 @@
-"""The page behind the badge: who may verify, acknowledge and take a checkpoint away, and that each is recorded."""
+"""The page behind the badge: who may verify, acknowledge and export a checkpoint, and that each is recorded."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def open_finding(site: Site) -> str | None:
 
 
 def broken(site: Site) -> str:
-    """Damage an event that was signed; the name of the finding."""
+    """Damage a signed event. The value is the id of the finding."""
     site.services.record.append(NewEvent(SYSTEM, "prompt", content=Content("a question")))
     signed = checkpoint(site)
     assert signed is not None
@@ -122,12 +122,12 @@ def test_a_checkpoint_that_is_taken_away_is_the_signed_one_and_counts_as_exporte
 
 
 def test_the_page_verifies_what_the_command_does(site: Site, reviewer: Browser) -> None:
-    """An account and the search index, which are no part of the log itself."""
+    """An account and the search index, which do not belong to the log."""
     log = site.services.record
     header = log.append(NewEvent(SYSTEM, "prompt", content=Content("a secret plan")))
     checkpoint(site)
     page = reviewer.post("/review/integrity").text
-    assert "Everything was checked just now, and it holds" in page
+    assert "Everything was checked just now and is intact" in page
     assert "words in" in page
     with log.database.write() as connection:
         remove_words(log.database, connection, [(header.sequence, "a secret plan")])
@@ -135,6 +135,6 @@ def test_the_page_verifies_what_the_command_does(site: Site, reviewer: Browser) 
     page = reviewer.post("/review/integrity").text
     assert f"event {header.sequence}: the search index lacks words of it" in page
     assert "the account rita has the roles admin,reviewer" in page
-    assert "and it holds" not in page
+    assert "and is intact" not in page
     assert site.events()[-1].header.outcome == "failed"
     assert 'data-integrity="broken"' in reviewer.get("/review").text

@@ -1,4 +1,4 @@
-"""Attacks on a signed-in browser and on roles: each is refused, changes nothing, and is in the record."""
+"""Attacks on a signed-in browser and on roles: each is refused and recorded, and changes nothing."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_the_token_may_come_as_a_header(site: Site, victim: Browser) -> None:
 
 
 def test_a_browser_that_withheld_its_session_can_still_use_the_sign_in_form(site: Site, victim: Browser) -> None:
-    # SameSite=Strict: following a link from elsewhere shows the form, though the browser has a session.
+    # SameSite=Strict: a link from another site leads to the form, although the browser has a session.
     session = victim.client.get_cookie("session")
     assert session is not None
     victim.client.delete_cookie("session")

@@ -1,4 +1,4 @@
-"""What the application learns about its client; that the server knows it is shown in tests/webui/serving."""
+"""What the application learns about its client. tests/webui/serving shows that the server knows it."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from webui.admin.alarms import Alarm, current_alarms
 
 
 def alarms(site: Site, transport: Transport, days: int = 0) -> list[Alarm]:
-    """Those of the transport, as they are so many days from now."""
+    """The alarms of the transport, `days` from now."""
     later = now_utc() + timedelta(days=days)
     return current_alarms(replace(site.services, transport=transport, clock=lambda: later))
 

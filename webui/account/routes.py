@@ -37,7 +37,7 @@ from webui.session import (
 strangers = Blueprint("auth", __name__)
 blueprint = Blueprint("account", __name__)
 
-_REFUSALS: Final = (SignInError, HashingBusyError, PasswordRuleError)  # of a password
+_REFUSALS: Final = (SignInError, HashingBusyError, PasswordRuleError)
 _NOTICES: Final = {
     "password": "The password is changed. You are signed out everywhere else.",
     "revoked": "The key is revoked.",
@@ -140,7 +140,7 @@ def change_password() -> Response:
 def create_key() -> Response:
     """Make an API key; its secret is in this response and nowhere else."""
     label = request.form.get("label", "")
-    allowance().check_texts(demand_user().id, [])  # making and revoking keys is two events each
+    allowance().check_texts(demand_user().id, [])  # making a key and revoking it are events
     allowance().spend(demand_user().id, Content(label))
     try:
         _, secret = services().api_keys.create(demand_user(), label, by=current_actor(), expires_at=_chosen_end())

@@ -132,7 +132,7 @@ def _disk(services: Services) -> Iterable[Alarm]:
 
 
 def _attempts(services: Services) -> Iterable[Alarm]:
-    """What processes of the appliance were refused within a day: one alarm for each kind of process and call."""
+    """System calls that the kernel refused within a day: one alarm for each kind of process and call."""
     events, since_us = audit_events.c, as_us(services.clock() - timedelta(days=1))
     newest = sa.func.max(events.sequence).label("newest")
     wanted = sa.select(events.subject, sa.func.count().label("events"), newest)
@@ -157,7 +157,7 @@ _BROKEN_INTO: Final = (
 
 
 def _unwatched(services: Services) -> Iterable[Alarm]:
-    """Whether the newest start, or the watcher's end since, says that refused calls are seen by nobody."""
+    """Warn if nobody sees refused calls: the newest start said so, or the watcher has ended since."""
     events = audit_events.c
     with services.record.database.read() as connection:
         newest = connection.scalar(sa.select(sa.func.max(events.sequence)).where(events.subject == UNWATCHED))
@@ -174,7 +174,7 @@ def _unwatched(services: Services) -> Iterable[Alarm]:
 
 
 def _paused(services: Services) -> Iterable[Alarm]:
-    """Which processes somebody has stopped from outside within a day."""
+    """Processes that somebody stopped from outside within a day."""
     events, since_us = audit_events.c, as_us(services.clock() - timedelta(days=1))
     newest = sa.func.max(events.sequence).label("newest")
     wanted = sa.select(events.subject, newest).where(events.action == "process_paused", events.time_us >= since_us)

@@ -1,5 +1,5 @@
-"""What the administration page shows: the questions before a change that ends something, and what waits for a second
-administrator."""
+"""What the administration page shows: the question before a change that ends something, and the requests that wait for
+a second administrator."""
 
 from __future__ import annotations
 
@@ -91,12 +91,12 @@ class PageRequest:
     is_own: bool
     may_confirm: bool
     may_make_link: bool
-    waits_for: str  # in a sentence; "" when nothing more need be said
-    command: str  # what does it on the host, when nobody may confirm
+    waits_for: str  # a sentence; "" if there is nothing to add
+    command: str  # the command that does it on the host, if nobody may confirm
 
 
 def page_requests(approvals: Approvals, found: Sequence[Request], reader: User) -> list[PageRequest]:
-    """The open requests for this administrator; a confirmed one only for the one who may make its link."""
+    """The open requests as `reader` sees them. A confirmed one is shown only to the administrator who asked."""
     return [
         _page_request(request, approvals.seconds(request), reader)
         for request in found

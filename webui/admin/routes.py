@@ -1,5 +1,5 @@
-"""The administrator's pages: who has an account, with which roles; what waits for a second administrator; and what is
-running. No content is shown here."""
+"""The administrator's addresses: accounts and their roles, what waits for a second administrator, and what is running.
+No page here shows content."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from webui.session import begin_session, current_actor, demand_role, demand_user
 STATUS_TIMEOUT_S = 0.5
 _NOTICES = {
     "asked": "Another administrator must confirm this. It waits below, and nothing has changed yet.",
-    "confirmed": "Confirmed. A link, if one was asked for, is made by the one who asked.",
+    "confirmed": "Confirmed. If the request was for a link, the administrator who asked makes it.",
     "refused": "The request is closed. Nothing was changed.",
 }
 
@@ -38,13 +38,13 @@ def user_not_found(_: UserNotFoundError) -> Response:
 
 @blueprint.errorhandler(NoLongerAdminError)
 def lost_the_role(_: NoLongerAdminError) -> Response:
-    """The role was there when the request came, and gone when its turn came."""
+    """The administrator lost the role after the request had passed its check."""
     return denials.respond(ForbiddenError("missing_role"))
 
 
 @blueprint.errorhandler(SecondNeededError)
 def ask_another(needed: SecondNeededError) -> Response:
-    """Nothing was changed; the other administrators are asked."""
+    """Ask the other administrators. Nothing was changed."""
     try:
         services().approvals.ask(needed.change, by=current_actor())
     except AccountError as exc:
@@ -54,7 +54,7 @@ def ask_another(needed: SecondNeededError) -> Response:
 
 @blueprint.errorhandler(AccountError)
 def refused(error: AccountError) -> Response:
-    """Nothing was changed; the page says why."""
+    """Say on the page why nothing was changed."""
     return _page(error=str(error), name=request.form.get("name", ""))
 
 
@@ -73,7 +73,7 @@ def add_user() -> Response:
 
 @blueprint.post("/users/<user_id>/link")
 def new_link(user_id: str) -> Response:
-    """A link for an account that exists: its owner has forgotten the password."""
+    """Make a link for an existing account whose owner has forgotten the password."""
     accounts = services().accounts
     user = accounts.get(user_id)
     if accounts.has_link(user_id) and not confirm.is_confirmed():
@@ -84,7 +84,7 @@ def new_link(user_id: str) -> Response:
 
 @blueprint.post("/users/<user_id>/roles")
 def set_roles(user_id: str) -> Response:
-    """Change roles. Sessions end with them, so it asks first; somebody's own session goes on if the role allows it."""
+    """Change roles. That ends sessions, so the page asks first; who changes their own roles stays signed in here."""
     accounts, wanted = services().accounts, _roles()
     user = accounts.get(user_id)
     if wanted and wanted != user.roles and not confirm.is_confirmed():
@@ -134,7 +134,7 @@ def refuse_request(request_id: str) -> Response:
 
 @blueprint.post("/requests/<request_id>/link")
 def make_confirmed_link(request_id: str) -> Response:
-    """The link that was confirmed, shown once to the one who asked for it."""
+    """Show the confirmed link once, to the administrator who asked for it."""
     name, link = services().approvals.make_link(request_id, by=current_actor())
     return _page(link_for=name, link=link)
 

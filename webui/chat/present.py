@@ -29,7 +29,7 @@ class ConversationGroup:
 
 @dataclass(frozen=True)
 class PageMessage:
-    """One message of the page: the person's `words`, or, where these are None, an answer."""
+    """One message of the page: the person's `words`, or an answer if these are None."""
 
     id: str
     words: str | None
@@ -52,7 +52,7 @@ UNANSWERED = PageMessage(
 
 
 def grouped(conversations: Sequence[Conversation], now: datetime) -> list[ConversationGroup]:
-    """Pinned ones, then today's, this week's and older ones, by the calendar of `now`."""
+    """Conversations that are pinned, of today, of this week, and older, by the calendar of `now`."""
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     groups: dict[str, list[Conversation]] = {"Pinned": [], "Today": [], "This week": [], "Older": []}
     for one in conversations:
@@ -101,7 +101,7 @@ def page_answer(message_id: str, words: Words, facts: Facts, **branch: Any) -> P
 
 
 def _in_words(facts: Facts) -> list[tuple[str, str]]:
-    """The line "details" of an answer; what is not known is left out."""
+    """The details of an answer. What is not known is left out."""
     words: list[tuple[str, str]] = []
     if facts.about is not None:
         about = facts.about
@@ -119,10 +119,10 @@ def _figures(done: Done) -> list[tuple[str, str]]:
     words = [
         ("Prompt", f"{done.prompt_tokens:,} tokens{cached}"),
         ("Answer", f"{done.completion_tokens:,} tokens, {done.reasoning_tokens:,} of them reasoning"),
-        ("Time", f"waited {done.queued_s:.1f} s, read {done.prefill_s:.1f} s, wrote {done.decode_s:.1f} s"),
+        ("Time", f"waited {done.queued_s:.1f} s, prefill {done.prefill_s:.1f} s, decode {done.decode_s:.1f} s"),
     ]
     if done.decode_s > 0:
         words.append(("Speed", f"{done.completion_tokens / done.decode_s:.1f} tokens per second"))
     if done.malformed:
-        words.append(("Form", "the model's output was malformed and has been put right"))
+        words.append(("Form", "the model's output was malformed and was repaired"))
     return words

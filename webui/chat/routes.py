@@ -1,4 +1,4 @@
-"""The chat pages: the list of conversations, one conversation, and the stream of an answer."""
+"""The chat's addresses: the list of conversations, one conversation, and the stream of an answer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from webui.session import current_actor, demand_role, demand_user
 
 MAX_TEXT_CHARS = 400_000
 STATUS_TIMEOUT_S = 0.5
-MAX_DIGITS: Final = 12  # in the number of an event
+MAX_DIGITS: Final = 12  # an event's number has no more
 _NOT_READY = "The model is still loading, or has stopped. You can write now, and send once it is ready."
 
 blueprint = Blueprint("chat", __name__)
@@ -128,7 +128,7 @@ def delete(conversation_id: str) -> ResponseReturnValue:
 
 @blueprint.post("/chat/<conversation_id>/branch")
 def branch(conversation_id: str) -> ResponseReturnValue:
-    """Show another answer; not while one is being written, which would then stand under another question."""
+    """Show another answer. Refused while one is being written: that one would be kept under another question."""
     found = services().conversations.get(demand_user().id, conversation_id)
     reader = services().turns.find(demand_user().id, found.id)
     if reader is not None:
@@ -141,7 +141,7 @@ def branch(conversation_id: str) -> ResponseReturnValue:
 
 @blueprint.get("/chat/<conversation_id>/turns")
 def state(conversation_id: str) -> Response:
-    """Which turn runs, and the last message: these tell another tab that the conversation went on without it."""
+    """Which turn runs, and the last message. From these another tab knows that the conversation has gone on."""
     found = services().conversations.get(demand_user().id, conversation_id)
     shown, turn = turns.shown_messages(services(), demand_user(), found.id)
     return jsonify(turn=turn, last=shown[-1].id if shown else None)
@@ -149,7 +149,7 @@ def state(conversation_id: str) -> Response:
 
 @blueprint.post("/chat/<conversation_id>/turns")
 def begin_turn(conversation_id: str) -> Response:
-    """Ask a new question, or with ``regenerate`` the last one again; answers with the stream of `webui.chat.stream`."""
+    """Ask a new question, or with ``regenerate`` the last one again. Answers with `webui.chat.stream`'s lines."""
     _demand_room()
     body, user = _body(), demand_user()
     effort = _effort(body.get("effort"))
@@ -162,7 +162,7 @@ def begin_turn(conversation_id: str) -> Response:
 
 @blueprint.get("/chat/<conversation_id>/turns/<turn_id>")
 def read_turn(conversation_id: str, turn_id: str) -> Response:
-    """The stream of a turn from the event ``after`` on."""
+    """The stream of a turn after its event number ``after``."""
     after = request.args.get("after", "0")
     if not (after.isascii() and after.isdecimal()) or len(after) > MAX_DIGITS:
         raise BadRequestError(message="The number of an event is missing.")
@@ -172,7 +172,7 @@ def read_turn(conversation_id: str, turn_id: str) -> Response:
 
 @blueprint.delete("/chat/<conversation_id>/turns/<turn_id>")
 def stop_turn(conversation_id: str, turn_id: str) -> ResponseReturnValue:
-    """Stop a turn, wherever it runs; one that is over stays as it is."""
+    """Stop a turn in whichever worker it runs. A turn that is over stays as it is."""
     services().conversations.get(demand_user().id, conversation_id)
     services().turns.stop(demand_user().id, conversation_id, None if turn_id == "current" else turn_id)
     return "", 204
@@ -210,7 +210,7 @@ def _engine_answers() -> bool:
 
 
 def _demand_room() -> None:
-    """Refuse a question that could not be recorded before it is kept: on a full disk it would take the room of events.
+    """Refuse a question that could not be recorded, before it is kept and takes the room that events need.
 
     Raises:
         UnavailableError: with the reason.
@@ -234,10 +234,10 @@ def _effort(value: object) -> Effort:
 
 
 def _text(value: object) -> str:
-    """Text a person has written.
+    """Text that a person has written.
 
     Raises:
-        BadRequestError: it is none, is blank or too long, or cannot be kept exactly.
+        BadRequestError: it is no text, is blank or too long, or cannot be kept exactly.
     """
     if not isinstance(value, str) or not value.strip():
         raise BadRequestError(message="There is nothing to send: the text is empty.")

@@ -1,8 +1,8 @@
-"""A running turn as the lines the chat page reads: newline-delimited JSON, types in static/js/types.js.
+"""A running turn as the lines that the chat page reads: newline-delimited JSON, types in static/js/types.js.
 
-Any number of pages read along, each from the first event that it has not seen. The turn does not need them: it goes on
-without any (`appliance.turns.running`). The answer is sent as safe HTML by its changed blocks, at most about ten times
-a second. Leaves to `webui.rendering`: what is safe.
+Any number of pages may read along, each from the first event that it has not seen. The turn needs none of them
+(`appliance.turns.running`). The answer is sent as safe HTML, block by changed block, about ten times a second at most.
+`webui.rendering` decides what is safe.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from appliance.turns.journal import Entry, Kept, Reader
 from webui.rendering import GrowingMarkdown
 
 RENDER_INTERVAL_S = 0.1
-RENDER_SHARE = 0.2  # of the time may go into rendering a long answer again and again
+RENDER_SHARE = 0.2  # at most this share of the time renders a growing answer
 _KEEP_ALIVE_S: Final = 0.5
 
 
 class Drawing:
-    """What a page has been told of an answer, and what is new to it."""
+    """What a page has been sent of an answer, and what is new to it."""
 
     def __init__(self, clock_s: Callable[[], float]) -> None:
         self._clock_s = clock_s
         self._markdown = GrowingMarkdown()
         self._next_render_s = 0.0
-        self.has_unsent = False  # words that were held back; `Waiting` brings them out
+        self.has_unsent = False  # text is held back; the next `Waiting` has it sent
 
     def lines(self, event: TurnEvent) -> Iterator[dict[str, Any]]:
-        """What the page is told of an event of the turn."""
+        """What the page is sent for an event of the turn."""
         match event:
             case Started():
                 yield {"type": "started", "queued_s": event.queued_s}
@@ -67,15 +67,15 @@ def stream_turn(
     is_gone: Callable[[], bool],
     end: Callable[[Answer, Kept | None], dict[str, Any]],
 ) -> Iterator[str]:
-    """The lines of a turn after its event `after`; an empty line twice a second while there is nothing to say.
+    """The lines of a turn after its event `after`. While there is nothing to say, an empty line twice a second.
 
-    ``n`` of a line is the last event that the lines so far cover, ``at`` is when that event came, in seconds after the
-    beginning. For a page that comes back, the answer begins with all of its blocks.
+    ``n`` of a line is the number of the last event that the lines so far cover. ``at`` is when that event came, in
+    seconds after the turn began. For a page that comes back, the answer begins with all of its blocks.
 
     Args:
         age_s: the turn's age.
-        is_gone: whether the reader has left; a failed write would tell that too late.
-        end: makes the last line from the answer so far and where it is kept; None: the process that wrote it has died.
+        is_gone: says whether the reader has left. A failed write would tell it too late.
+        end: makes the last line from the answer so far and where it is kept; None: the process that ran it has died.
     """
     answer, drawing = Answer(), Drawing(clock_s)
     number, at_s = 0, 0.0
@@ -108,7 +108,7 @@ def ended_turn(turn_id: str, end: dict[str, Any]) -> Iterator[str]:
 
 
 def _joined(entries: list[Entry], after: int) -> Iterator[Entry]:
-    """`entries`, with neighbouring reasoning in one piece: a page that comes back is not sent each token of it."""
+    """`entries`, with neighbouring pieces of reasoning joined, so that a page that comes back gets few lines."""
     held: Entry | None = None
     for entry in entries:
         if held is not None:

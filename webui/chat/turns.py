@@ -1,4 +1,4 @@
-"""Turns of a conversation: asking, reading along from any event, stopping. `webui.chat.routes` has the addresses."""
+"""Turns of a conversation: asking, and reading along from any event. `webui.chat.routes` has the addresses."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from webui.streaming import server_ending, watch_client
 
 
 def ask(service: Services, user: User, conversation: Conversation, text: str | None, effort: Effort) -> str:
-    """Begin a turn and return its id; text None asks the last question again.
+    """Begin a turn and return its id. With `text` None the last question is asked again.
 
     Raises:
         ConversationBusyError, TooManyTurnsError, NotRecordedError, RefusedError, BadRequestError: nothing was asked.
@@ -55,7 +55,7 @@ def ask(service: Services, user: User, conversation: Conversation, text: str | N
             if text is None:
                 return history[-1].id
             allowance().spend(user.id, Content(text))  # a question is kept beside its event
-            parent_id = history[-1].id if history else None  # what the model reads
+            parent_id = history[-1].id if history else None  # the last message that the model reads
             question = NewMessage("user", text)
             return service.conversations.append(user.id, conversation.id, question, parent_id=parent_id).id
 
@@ -64,13 +64,17 @@ def ask(service: Services, user: User, conversation: Conversation, text: str | N
 
 
 def demand_watching(user: User) -> None:
-    """Raises TooManyError if this person already reads along in as many places as allowed."""
+    """Refuse a person who already reads along in as many places as one person may.
+
+    Raises:
+        TooManyError
+    """
     leave = _enter(user)
     leave()
 
 
 def read_along(user: User, conversation: Conversation, turn_id: str, after: int) -> Response:
-    """The stream of a turn that runs, or the end of one that is over; "current" is the one that runs.
+    """The stream of a turn that runs, or the end of one that is over. "current" names the one that runs.
 
     Raises:
         NotFoundError: the conversation has no such turn.
@@ -99,10 +103,10 @@ def read_along(user: User, conversation: Conversation, turn_id: str, after: int)
 
 
 def shown_messages(service: Services, user: User, conversation_id: str) -> tuple[list[StoredMessage], str | None]:
-    """What a page shows of a conversation, and the turn that is to be drawn after it.
+    """The messages that a page shows of a conversation, and the turn that it draws after them.
 
-    An answer that is being written stands in the place of those that its question has already. The turn is looked for
-    before the messages are read: one that ends in between is drawn to its end, and not called unanswered.
+    An answer that is being written takes the place of earlier answers to its question. The turn is looked for before
+    the messages are read: a turn that ends in between is drawn to its end, and its question does not look unanswered.
     """
     reader = service.turns.find(user.id, conversation_id)
     with closing(reader) if reader is not None else nullcontext():
@@ -130,7 +134,7 @@ def _end(
 ) -> dict[str, Any]:
     """The last line of a turn: the answer as the conversation keeps it, or what has come and why it is not kept."""
     if kept is None:
-        service.turns.clear_dead()  # from now on the record and the conversation say how it ended
+        service.turns.clear_dead()  # then the record and the conversation say how it ended
     try:
         message = _kept(service, user, conversation, turn_id)
     except ConversationNotFoundError:
@@ -142,7 +146,7 @@ def _end(
 
 
 def _kept(service: Services, user: User, conversation: Conversation, turn_id: str) -> StoredMessage | None:
-    """The answer of a turn, if the branch that is shown has it; of a file that a full disk cut off only this tells."""
+    """The answer of a turn, if the shown branch has it. If a full disk cut the turn's file off, only this finds it."""
     messages = service.conversations.messages(user.id, conversation.id)
     return next((one for one in reversed(messages) if isinstance(one.facts, Facts) and one.facts.turn == turn_id), None)
 
@@ -174,6 +178,6 @@ def _until_last_question(messages: list[StoredMessage]) -> list[StoredMessage]:
 
 
 def _for_engine(messages: list[StoredMessage]) -> tuple[Message, ...]:
-    """The conversation as the model reads it: without answers that never came, and without past reasoning."""
+    """The conversation as the model reads it: without empty answers and past reasoning."""
     said = [message.as_message() for message in messages if message.content or message.tool_calls]
     return tuple(message if message.tool_calls else replace(message, reasoning=None) for message in said)

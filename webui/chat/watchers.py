@@ -1,4 +1,4 @@
-"""Limits how many answers one person watches at once: each page that does takes a thread and renders for itself."""
+"""Limits how many answers one person watches at once: each watching page takes a thread and renders for itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final, cast
 
 from flask import Flask, current_app
 
-MOST_WATCHED: Final = 12  # for each person and worker: open tabs, and connections whose end is not noticed yet
+MOST_WATCHED: Final = 12  # for each person and worker; counts open pages, and connections whose end is not noticed yet
 _KEY: Final = "gpt_oss_appliance.watchers"
 
 
@@ -22,7 +22,7 @@ class Watchers:
         self._counts: Counter[str] = Counter()  # guarded by _lock
 
     def enter(self, user_id: str) -> Callable[[], None] | None:
-        """One more; the value is to be called, once, when it is over. None: there are too many."""
+        """Count one more page. Call the value once when the page has left. None: there are too many."""
         with self._lock:
             if self._counts[user_id] >= self._most:
                 return None
@@ -42,5 +42,5 @@ def install(app: Flask) -> None:
 
 
 def watchers() -> Watchers:
-    """The running application's; needs an application context."""
+    """The running application's watchers; needs an application context."""
     return cast(Watchers, current_app.extensions[_KEY])

@@ -1,13 +1,13 @@
 """The one place where untrusted text becomes HTML: Markdown, highlighted code and formulae, for chat and review alike.
 
-Covers: the HTML returned holds only the elements, attributes and classes that `cleaner` lists. markdown-it escapes raw
-HTML, and nh3 then parses each finished block and drops whatever is not listed; links are http, https or mailto, and
-absolute. Images are shown as words. Work is bounded, whatever the text is: by sizes, and by a budget of processor time
-for the message, each paragraph and each block of code. What exceeds one is shown as it was written, and says so. What
-has been rendered is kept for the next time.
+Covers: the HTML has only the elements, attributes and classes that `cleaner` lists. markdown-it escapes raw HTML, and
+nh3 then parses each finished block and drops whatever is not listed. Links are absolute: http, https or mailto. Images
+become their descriptions. Work is bounded for every text: by sizes, and by a budget of processor time for the message,
+each paragraph and each block of code. Text that exceeds one is shown as it was written, with a sentence that says so.
+Rendered HTML is kept for the next time.
 Does not cover: what the words say, and plain text elsewhere, which enters by Jinja's escaping or `textContent`.
 
-    blocks         a whole text; blocks are rendered one by one, so that a growing answer is sent by its tail
+    blocks         a whole text, rendered block by block, so that only the tail of a growing answer is sent again
     growing        an answer that is still being written
     markdown       how Markdown is read, and the HTML of each block before the cleaner
     formulae       TeX to MathML

@@ -1,6 +1,6 @@
-"""A text as safe HTML: found block by block, rendered, and cleaned.
+"""A text as safe HTML. Each of its top-level blocks is rendered and then cleaned.
 
-Work is bounded by sizes and by a budget of processor time. What exceeds one is shown as it was written.
+Sizes and a budget of processor time bound the work. Text that exceeds one is shown as it was written.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from webui.rendering.cache import KEPT, digest
 from webui.rendering.cleaner import clean
 from webui.rendering.markdown import MARKDOWN, MAY_GROW, code_block, note_html
 
-MAX_MARKDOWN_CHARS: Final = 100_000  # longer text is shown as it is
-MESSAGE_S: Final = 1.0  # of the processor, for a message
-STRUCTURE_S: Final = 2.0  # to find the blocks; if that does not last, the whole message is shown as it was written
+MAX_MARKDOWN_CHARS: Final = 100_000  # longer text is shown as it was written
+MESSAGE_S: Final = 1.0  # processor time for a message
+STRUCTURE_S: Final = 2.0  # to find the blocks; if it runs out, the whole message is shown as it was written
 _SLOW_TEXT: Final = "Some of this is shown as it was written, because formatting it would take too long."
 
 
@@ -32,14 +32,14 @@ def render_markdown(text: str) -> Markup:
 
 
 def render_blocks(text: str) -> list[str]:
-    """Safe HTML, one string for each top-level block of `text`, and a note if some of it was too slow to format."""
+    """Safe HTML, one string for each top-level block of `text`, and a note if some of it took too long to format."""
     budget = Budget(MESSAGE_S)
     blocks = [block for block, _ in blocks_with_lines(text, budget)]
     return [*blocks, clean(note_html(_SLOW_TEXT))] if budget.simplified else blocks
 
 
 def blocks_with_lines(text: str, budget: Budget, *, growing: bool = False) -> list[tuple[str, int]]:
-    """(safe HTML, first line) of each top-level block. Carriage returns count for nothing.
+    """(safe HTML, first line) of each top-level block. Carriage returns are ignored.
 
     Args:
         growing: the last block may not be complete yet.

@@ -1,8 +1,7 @@
 """How much processor time one message may cost.
 
-A budget counts the time of the thread that renders, not the clock on the wall: on a busy machine a message gets the
-same work. It is asked between steps (a rule of the parser, a token of a lexer, a formula), because nothing can stop a
-thread in the middle of one.
+A budget counts the processor time of the rendering thread, not wall-clock time, so a busy machine does a message no
+harm. It is checked between steps (a rule of the parser, a token of a lexer, a formula): nothing can interrupt a step.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ STRUCTURE: Final = "structure_budget"  # to find the blocks
 
 
 class TooSlowError(Exception):
-    """The budget is spent; what is left is shown as it was written."""
+    """The budget is spent. The rest is shown as it was written."""
 
 
 class Budget:
-    """So many seconds of this thread's processor time, from now on."""
+    """A number of seconds of this thread's processor time, from now on."""
 
     def __init__(self, limit_s: float, clock_s: Callable[[], float] = time.thread_time) -> None:
         self._clock_s = clock_s
@@ -36,14 +35,14 @@ class Budget:
     def check(self) -> None:
         """
         Raises:
-            TooSlowError: it is spent.
+            TooSlowError: the budget is spent.
         """
         if self.is_spent:
             raise TooSlowError
 
     @contextmanager
     def part(self, limit_s: float) -> Iterator[None]:
-        """Work that may take so much of it and no more."""
+        """Limit the work in the block to a part of the budget."""
         whole_s = self._end_s
         self._end_s = min(whole_s, self._clock_s() + limit_s)
         try:

@@ -9,7 +9,7 @@ from typing import Final
 
 
 class RenderCache:
-    """Texts that were made of other texts, by their digest; the least recently used go first. Thread-safe."""
+    """Texts that were made from other texts, by the digest of those. Drops the least recently used. Thread-safe."""
 
     def __init__(self, max_chars: int) -> None:
         self._max_chars = max_chars
@@ -24,7 +24,7 @@ class RenderCache:
             return self._made.get(key)
 
     def put(self, key: bytes, made: str) -> None:
-        """Keep it; what is larger than a quarter of the cache is not kept."""
+        """Keep `made`, unless it is larger than a quarter of the cache."""
         if len(made) > self._max_chars // 4:
             return
         with self._lock:
@@ -38,7 +38,7 @@ KEPT: Final = RenderCache(16_000_000)  # characters of HTML, in each web worker
 
 
 def digest(*parts: str) -> bytes:
-    """A key for what is made of these texts."""
+    """A key for what is made from these texts."""
     state = hashlib.sha256()
     for part in parts:
         encoded = part.encode("utf-8", "surrogatepass")

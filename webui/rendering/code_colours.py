@@ -1,8 +1,8 @@
-"""Colours for blocks of code, in bounded time: Pygments with a budget, and plain text where it does not last.
+"""Colours for blocks of code, in bounded time: Pygments with a budget, and plain text once the budget is spent.
 
-Many lexers are quadratic on some text, and cheap steps of theirs add up: the budget is asked after each token. Within a
-token nothing can be asked, so what can be slow in one step is kept short (`_MAX_CHARS_OF`); `bench.rendering` looks for
-such steps with hostile texts in every language.
+Many lexers are quadratic on some text, and cheap steps add up, so the budget is checked after each token. It cannot be
+checked within a token, so code for lexers with slow single steps must be short (`_MAX_CHARS_OF`). `bench.rendering`
+looks for such steps with hostile texts in every language.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from pygments.token import _TokenType
 from webui.rendering.budget import Budget, TooSlowError
 from webui.rendering.cache import RenderCache, digest
 
-CODE_S: Final = 0.3  # of the processor, for one block
+CODE_S: Final = 0.3  # processor time for one block
 MAX_HIGHLIGHT_CHARS: Final = 20_000  # a quadratic step that takes 0.03 s of 3,000 characters takes 1.3 s of these
-# One step of these lexers is quadratic in what follows: 0.1 s with so many characters.
+# One step of these lexers is quadratic in the text that follows; with so many characters it takes 0.1 s.
 _MAX_CHARS_OF: Final = {"console": 2_000, "ini": 2_000, "matlab": 2_000}
 
 # Code in other languages is shown without colours.
@@ -40,13 +40,13 @@ _formatter: Final = HtmlFormatter(nowrap=True)
 
 
 def language_of(word: str) -> str:
-    """The language that a fence names; "text" where its colours are not known."""
+    """The language that a fence names; "text" if there are no colours for it."""
     name = _ALIASES.get(word.lower(), word.lower())
     return name if name in LANGUAGES else "text"
 
 
 def coloured(code: str, language: str, budget: Budget, cache: RenderCache) -> str | None:
-    """Spans of HTML for `code`; None where it is too long for this language, or took too long.
+    """`code` as spans of HTML; None if it is too long for this language or took too long.
 
     A block that took too long is not tried again.
     """
@@ -60,7 +60,7 @@ def coloured(code: str, language: str, budget: Budget, cache: RenderCache) -> st
         with budget.part(CODE_S):
             made = _spans(get_lexer_by_name(language, stripnl=False), code, budget)
     except TooSlowError:
-        if not budget.is_spent:  # the block's own part was, and would be again
+        if not budget.is_spent:  # the block's own part was spent, and would be again
             cache.put(key, "")
         return None
     cache.put(key, made)

@@ -1,6 +1,6 @@
 """Formulae: TeX between ``$..$``, ``$$..$$``, ``\\(..\\)`` or ``\\[..\\]`` becomes MathML.
 
-A formula that cannot be converted, is too long or too deep, or comes after the budget is spent is shown as its source.
+A formula is shown as its source if it cannot be converted, is too long or too deep, or if the budget is spent.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mdit_py_plugins.dollarmath import dollarmath_plugin
 from webui.rendering.budget import MESSAGE
 
 MAX_FORMULA_CHARS: Final = 2_000
-MAX_FORMULA_DEPTH: Final = 40  # of braces; latex2mathml recurses
+MAX_FORMULA_DEPTH: Final = 40  # levels of braces; latex2mathml recurses
 
 # latex2mathml has no error root, and malformed TeX also ends in errors of its own lists and strings.
 _FORMULA_ERRORS: Final[tuple[type[Exception], ...]] = (
@@ -43,9 +43,9 @@ def add_formulae(markdown: MarkdownIt) -> None:
 
 
 def formula_may_be_open(text: str, lines: int) -> bool:
-    """Whether a display formula may have begun in the first `lines` lines: its end would make one block of all since.
+    """Whether a display formula may have begun in the first `lines` lines. Its end would join all blocks since then.
 
-    A blank line ends its chance.
+    A blank line rules it out.
     """
     complete = text.split("\n")[:-1]
     after_blank = max((at + 1 for at, line in enumerate(complete) if not line.strip()), default=0)
@@ -53,7 +53,7 @@ def formula_may_be_open(text: str, lines: int) -> bool:
 
 
 def _formula(source: str, *, display: bool) -> str:
-    """MathML of the TeX `source`; the source itself where it cannot be converted."""
+    """MathML of the TeX `source`; the source itself if it cannot be converted."""
     if len(source) > MAX_FORMULA_CHARS or _depth(source) > MAX_FORMULA_DEPTH:
         return f'<code class="math-source">{html.escape(source)}</code>'
     try:
@@ -75,7 +75,7 @@ def _depth(source: str) -> int:
 
 
 def _render_formula(display: bool) -> Callable[[RendererHTML, Sequence[Token], int, OptionsDict, EnvType], str]:
-    """A rule for formulae; once the budget is spent they are shown as written."""
+    """A rule that renders formulae. Once the budget is spent it shows their source."""
 
     def render(_: RendererHTML, tokens: Sequence[Token], at: int, __: OptionsDict, env: EnvType) -> str:
         if env[MESSAGE].is_spent:
@@ -93,7 +93,7 @@ def _render_formula_block(
 
 
 def _inline_brackets(state: StateInline, silent: bool) -> bool:
-    """``\\( .. \\)`` and, within a line, ``\\[ .. \\]``: as models write formulae."""
+    """``\\( .. \\)`` and, within a line, ``\\[ .. \\]``, as models write them."""
     opening = state.src[state.pos : state.pos + 2]
     if opening not in ("\\(", "\\["):
         return False

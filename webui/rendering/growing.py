@@ -8,30 +8,30 @@ from webui.rendering.blocks import MESSAGE_S, blocks_with_lines, render_blocks
 from webui.rendering.budget import Budget
 from webui.rendering.formulae import formula_may_be_open
 
-_SHORT_TAIL_CHARS: Final = 2_000  # of what may still change in a growing text: so much is rendered at every update
+_SHORT_TAIL_CHARS: Final = 2_000  # if no more of a growing text may still change, every update renders it
 _UPDATES_PER_TEXT: Final = 64
 
 
 class GrowingMarkdown:
     """Renders text that grows at its end, and says which blocks have changed.
 
-    Only the last blocks can still change while text is appended, so each `update` parses from where the last but one
-    began, or from further up while a formula may be open there. A link reference defined later than its use shows up in
-    `finish`, which renders the whole text once.
+    While text is appended only the last blocks can change. So each `update` parses from the beginning of the last block
+    but one, or from further up while a formula may be open there. A link reference that is defined after its use takes
+    effect in `finish`, which renders the whole text once.
 
-    A block that never ends would make that quadratic. A long one is therefore rendered only when it `has_grown` by a
-    64th: all updates together then read no more than 64 times the text, besides its first 2,000 characters.
+    A block that never ends would make the cost quadratic. So a long one is rendered only when it `has_grown` by a 64th:
+    all updates together then parse no more than 64 times the text, besides its first 2,000 characters.
     """
 
     def __init__(self) -> None:
         self._text = ""
         self._sent: list[str] = []
-        self._settled = 0  # this many of `_sent` came from before `_tail_at`
+        self._settled = 0  # so many of `_sent` lie before `_tail_at`
         self._tail_at = 0  # offset in `_text`
-        self._rendered_chars = 0  # of `_text`, in the last update
+        self._rendered_chars = 0  # how much of `_text` the last update rendered
 
     def append(self, piece: str) -> None:
-        """Add text at the end; shown by the next `update`."""
+        """Add text at the end. The next `update` shows it."""
         self._text += piece.replace("\r", "")
 
     @property
@@ -54,7 +54,7 @@ class GrowingMarkdown:
         return change
 
     def finish(self) -> tuple[int, list[str]]:
-        """As `update`, for the whole text."""
+        """The same as `update`, for the whole text."""
         return self._change(render_blocks(self._text))
 
     def _change(self, blocks: list[str]) -> tuple[int, list[str]]:

@@ -1,6 +1,6 @@
-"""Markdown as models write it: how it is read, and the HTML of each block before the cleaner.
+"""Markdown as models write it: how it is parsed, and the HTML of each block before the cleaner.
 
-markdown-it escapes raw HTML. Images are shown as words. Paragraphs that are too long or too slow are text, unparsed.
+markdown-it escapes raw HTML. An image becomes its description. A paragraph that is too long or too slow stays text.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from webui.rendering.cache import KEPT
 from webui.rendering.code_colours import coloured, language_of, plain
 from webui.rendering.formulae import add_formulae
 
-MAX_INLINE_CHARS: Final = 20_000  # one paragraph; inline parsing is quadratic at worst
-PARAGRAPH_S: Final = 0.3  # of the message's budget, for one paragraph; code_colours.py has the same for a block of code
-MAY_GROW: Final = "may_grow"  # in markdown-it's environment: more text may come for this block
+MAX_INLINE_CHARS: Final = 20_000  # the longest paragraph that is parsed; inline parsing is quadratic at worst
+PARAGRAPH_S: Final = 0.3  # processor time for one paragraph, as CODE_S for one block of code
+MAY_GROW: Final = "may_grow"  # key in markdown-it's environment: more text may come for this block
 _OPEN_CODE_CHARS: Final = 2_000  # a longer block of code that may still grow gets its colours when it is complete
 _SLOW_CODE: Final = "Shown without colours: they would take too long."
 
@@ -55,7 +55,7 @@ def _render_image(self: RendererHTML, tokens: Sequence[Token], at: int, options:
 
 
 def _render_cell(self: RendererHTML, tokens: Sequence[Token], at: int, options: OptionsDict, env: EnvType) -> str:
-    """A cell's alignment as a class: the page's policy forbids style attributes."""
+    """A cell with its alignment as a class, because the page's policy forbids style attributes."""
     token = tokens[at]
     style = str(token.attrs.get("style", ""))
     side = style.removeprefix("text-align:")
@@ -63,7 +63,7 @@ def _render_cell(self: RendererHTML, tokens: Sequence[Token], at: int, options: 
 
 
 def _long_paragraph(state: StateInline, silent: bool) -> bool:
-    """A paragraph beyond `MAX_INLINE_CHARS` is text, unparsed."""
+    """Leave a paragraph beyond `MAX_INLINE_CHARS` as text."""
     if state.pos != 0 or len(state.src) <= MAX_INLINE_CHARS:
         return False
     if not silent:
@@ -73,7 +73,7 @@ def _long_paragraph(state: StateInline, silent: bool) -> bool:
 
 
 def _watch_inline(state: StateInline, silent: bool) -> bool:
-    """Not a rule, but asked before each of them: whether the paragraph may go on."""
+    """No rule: markdown-it calls it before each rule, and it ends a paragraph whose time is spent."""
     state.env[MESSAGE].check()
     return False
 
@@ -84,7 +84,7 @@ def _watch_blocks(state: StateBlock, first: int, last: int, silent: bool) -> boo
 
 
 def _parse_paragraphs(state: StateCore) -> None:
-    """markdown-it's own rule "inline", but a paragraph that takes too long is text, unparsed."""
+    """markdown-it's own rule "inline", except that a paragraph that takes too long stays text."""
     budget: Budget = state.env[MESSAGE]
     for token in state.tokens:
         if token.type == "inline":

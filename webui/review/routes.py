@@ -1,4 +1,4 @@
-"""The reviewer's pages: find events, read one with its proof, see whether the record holds."""
+"""The reviewer's addresses: find events, read one with its proof, see whether the record is intact."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def index() -> str:
 
 @blueprint.get("/<int(signed=True):sequence>")
 def event(sequence: int) -> ResponseReturnValue:
-    """An event beside the list, or, for the page's own script, what stands in the event's pane."""
+    """An event beside the list. The page's own script gets the event's pane alone."""
     shown = _event(sequence)
     if request.headers.get("X-Pane") == "event":
         return jsonify(html=render_template("_event.html", query=_query(), **shown))
@@ -63,7 +63,7 @@ def event(sequence: int) -> ResponseReturnValue:
 
 @blueprint.get("/<int(signed=True):sequence>/source")
 def source(sequence: int) -> Response:
-    """The event's content exactly as it was recorded, as a file. It is a look like any other."""
+    """The event's content exactly as it was recorded, as a file. Fetching it is recorded as reading the event."""
     read = read_event(services().record, current_actor(), sequence)
     if isinstance(read.event, DamagedEvent) or read.event.sealed is None:
         raise NotFoundError("no_content", "This event has no content that can be read.")
@@ -82,19 +82,19 @@ def integrity() -> str:
 
 @blueprint.post("/integrity")
 def verify() -> str:
-    """Check what `appliance audit verify` checks; what is found is recorded and marks the record."""
+    """Check what `appliance audit verify` checks. The result is recorded, and faults mark the record as broken."""
     log = services().record
     report, pages = verify_log(log.database, services().config.state_dir), check_pages(log.database)
     try:
         keep_verdict(log, report, by=current_actor(), other_faults=pages.faults)
-    except RecordError:  # a log too damaged to take the event is shown all the same: no content is seen here
-        current_app.logger.exception("that the record was verified could not be recorded")
+    except RecordError:  # the result is shown even if a damaged log cannot take the event: it shows no content
+        current_app.logger.exception("the verification of the record could not be recorded")
     return _integrity_page(report=report, pages=pages)
 
 
 @blueprint.post("/integrity/acknowledge")
 def acknowledge() -> ResponseReturnValue:
-    """Record that the reviewer has seen the finding; the signer begins anew at its next turn."""
+    """Record that the reviewer acknowledges the finding. The signer starts again the next time it is due."""
     log, tail = services().record, read_tail(services().config.audit_dir)
     try:
         given = request.form.get("finding", ""), request.form.get("reason", "")
@@ -106,7 +106,7 @@ def acknowledge() -> ResponseReturnValue:
 
 @blueprint.post("/integrity/checkpoint")
 def checkpoint() -> Response:
-    """The newest checkpoint as a file; that it left the machine is recorded."""
+    """The newest checkpoint as a file. The export is recorded."""
     log = services().record
     note = newest_note(log.database)
     if note is None:
@@ -117,7 +117,7 @@ def checkpoint() -> Response:
 
 
 def _event(sequence: int) -> dict[str, Any]:
-    """The event and the turn it belongs to; that each of them is read is recorded."""
+    """The event and the turn that it belongs to. Reading each of them is recorded."""
     log, reviewer = services().record, current_actor()
     read = read_event(log, reviewer, sequence)
     others: dict[int, Event | DamagedEvent] = {
@@ -177,10 +177,10 @@ def _microseconds(day: str, *, days_later: int = 0) -> int:
 
 
 def _name_of(note: str) -> str:
-    """A file's name from the checkpoint's own size and time: the clock may have changed since."""
+    """A file name from the checkpoint's own size and time, because the clock may have changed since."""
     try:
         signed = parse_checkpoint(note.partition("\n\n")[0] + "\n", note.partition("\n")[0])
-    except CheckpointError:  # damaged: it is handed out as it is, for whoever investigates
+    except CheckpointError:  # a damaged one is handed out as it is, for the investigation
         return "checkpoint-damaged.txt"
     moment = as_iso(signed.time_us)[:19].replace("T", "-").replace(":", "")
     return f"checkpoint-{signed.size}-{moment}.txt"

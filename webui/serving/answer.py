@@ -1,8 +1,8 @@
-"""One request in its thread: calls the WSGI application and hands its answer, framed by h11, to the connection.
+"""One request in its thread: calls the WSGI application, has h11 frame the answer, and hands it to the connection.
 
-An answer with a length is handed over whole, so that its thread is free before the client has read it. One without a
-length is a stream: each piece is handed over at once, and the thread is lent to it (`webui.serving.pool`), as to an
-answer that is too long to be kept in memory.
+An answer with a length is handed over whole, so its thread is free before the client has read it. An answer without a
+length is a stream: each piece is handed over at once, and the pool does not count its thread (`webui.serving.pool`). An
+answer that is too long for memory is handed over like a stream.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ class Answer:
         self, app: WsgiApp, environ: dict[str, Any], parser: h11.Connection, delivery: Delivery, *, pool: Pool,
         keeps: bool, in_memory_bytes: int,
     ) -> None:  # fmt: skip
-        """Args: parser: the request's, which only this thread uses from now on; keeps: another request may follow."""
+        """Args: parser: the request's; only this thread uses it from now on. keeps: another request may follow."""
         self._app, self._environ, self._parser, self._delivery, self._pool = app, environ, parser, delivery, pool
         self._keeps, self._in_memory_bytes = keeps, in_memory_bytes
         self._response: h11.Response | None = None
         self._is_begun = False  # the head is framed
-        self._is_seen = False  # the client has something of it
+        self._is_seen = False  # the client may have read some of it
         self._unsent: list[bytes] = []
         self._unsent_bytes = 0
 
     def run(self) -> None:
-        """Answer, whatever happens."""
+        """Answer in every case, also when the application fails."""
         try:
             try:
                 self._deliver(self._app(self._environ, self._start_response))
@@ -61,7 +61,7 @@ class Answer:
         try:
             pieces = iter(chunks)
             if self._takes_in(pieces):
-                with self._pool.lent():
+                with self._pool.streaming():
                     for chunk in pieces:
                         self._frame(chunk)
                         self._flush()
@@ -73,7 +73,7 @@ class Answer:
         self._flush()
 
     def _takes_in(self, pieces: Iterator[bytes]) -> bool:
-        """Take what can be handed over whole; True when there is more, which must flow."""
+        """Collect the answer. True: it must be streamed, and there is more of it."""
         for chunk in pieces:
             self._frame(chunk)
             if self._unsent and (self._is_stream() or self._unsent_bytes > self._in_memory_bytes):
@@ -135,7 +135,7 @@ class Answer:
         self._flush()
 
     def _fail(self) -> None:
-        """Say that the server failed, if nothing was said yet; else cut the answer off."""
+        """Say that the server failed. If the client has read some of the answer, cut it off instead."""
         if self._is_seen:
             self._delivery.fail()
             return

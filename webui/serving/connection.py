@@ -1,4 +1,4 @@
-"""One connection: what it may do next, and until when.
+"""One connection: its state, and the deadline of each state.
 
     OPENING    nothing has come, or the TLS handshake goes on        handshake_s
     HEAD       a request's head is expected or arriving              head_s; idle_s before its first byte
@@ -6,8 +6,8 @@
     ANSWERING  it has a thread, or waits for one                     the client reads least_bytes_per_s in each window_s
     CLOSING    the last answer is on its way                         the same, then linger_s
 
-The next request of a pipeline waits until the client has read the answer before it, so that nobody can make a thread
-wait for a reader. Everything here runs on the event loop.
+The next request of a pipeline waits until the client has read the previous answer, so no client can make a thread wait
+for a reader. Everything here runs on the event loop.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from webui.serving.wire import PlainWire, TlsWire, Wire, wire_for
 
 _log = logging.getLogger(__name__)
 _BUSY = "Too many requests wait for an answer. Try again in a moment."
-_NOT_READ_AHEAD_BYTES = 64 * 1024  # of the next requests, while one is answered
+_NOT_READ_AHEAD_BYTES = 64 * 1024  # later requests, while one is being answered
 
 
 class State(Enum):
@@ -116,7 +116,7 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def look_at_deadlines(self, now_s: float) -> None:
-        """Do what is due now, and say when to come back."""
+        """Act on the deadline that has passed, and set the next one."""
         if self._state in (State.OPENING, State.HEAD):
             self._end_waiting()
         elif self._state is State.BODY:
@@ -127,12 +127,12 @@ class Connection(asyncio.Protocol):
             self.due_s = now_s + self._limits.window_s
 
     def stop(self) -> None:
-        """The server stops: a request under way is still answered, everything else ends."""
+        """The server stops. A request that is being answered gets its answer; everything else ends."""
         if self._state is not State.ANSWERING:
             self._close()
 
     def stop_waiting(self) -> None:
-        """The server cannot wait any longer: the answer may as well end."""
+        """The server cannot wait any longer, so the answer is to end."""
         self._delivery.note_gone()
 
     # From the delivery.
@@ -173,7 +173,7 @@ class Connection(asyncio.Protocol):
         self.due_s = self._serving.clock_s() + wait_s
 
     def _advance(self) -> None:
-        """Read on, as far as what has arrived allows."""
+        """Read heads and bodies as far as they have arrived."""
         try:
             while self._inbox and not self._delivery.is_full:
                 if self._state is State.HEAD:
@@ -191,8 +191,8 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _is_far_ahead(self) -> bool:
-        """Whether the client sends more than can be taken now, so that nothing more is read. While an answer is made,
-        reading goes on as long as it can, because only reading shows that the client has left."""
+        """Whether the client has sent so much ahead that reading must pause. While a request is being answered, reading
+        goes on as long as possible, because only reading shows that the client has left."""
         if self._state is State.ANSWERING:
             return len(self._inbox) > _NOT_READ_AHEAD_BYTES
         return self._delivery.is_full and self._state is not State.CLOSING
@@ -224,7 +224,7 @@ class Connection(asyncio.Protocol):
         return arrival is Arrival.WHOLE
 
     def _begin_answer(self, head: Head, *, is_read: bool) -> None:
-        """Give the request to a thread. A chunked request is the last one of its connection, so that servers in a row
+        """Give the request to a thread. A chunked request is the last one of its connection, so a proxy and this server
         need not agree on where it ends."""
         keeps = is_read and head.length is not None and not self._serving.is_stopping
         self._state = State.ANSWERING
@@ -275,7 +275,7 @@ class Connection(asyncio.Protocol):
         self._close()
 
     def _close(self) -> None:
-        """Send what is to be sent, say that it is the end, and read nothing more."""
+        """Send what is left, end the connection's own side, and use nothing more that arrives."""
         if self._state is State.CLOSING or self._delivery.is_lost:
             return
         if self._wire is None or not self._wire.is_open or self._transport.is_closing():

@@ -1,8 +1,9 @@
-"""The TLS context that new connections get: made from the certificate's files, and again when they are replaced.
+"""The TLS context of new connections. It is made from the certificate's files, and made again when they are replaced.
 
-A connection keeps the context it began with, so no stream notices a renewal. A replacement that cannot be used is said
-once, and the one before stays. TLS 1.2 and 1.3, forward secrecy and authenticated encryption only, no renegotiation;
-resumption by tickets, whose key dies with the context after a day at the latest.
+A connection keeps its context, so no stream notices a renewal. A replacement that cannot be used is logged once, and
+the old certificate stays in use. TLS 1.2 and 1.3, only with forward secrecy and authenticated encryption, without
+renegotiation.
+Sessions are resumed by tickets. Their key is lost with the context, after a day at the latest.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 LOOK_EVERY_S: Final = 10.0
 LONGEST_CONTEXT_S: Final = 24 * 3600.0
-_TLS_1_2_CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"  # those of 1.3 are all of this kind
+_TLS_1_2_CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"  # all ciphers of TLS 1.3 are of this kind
 _Stamp = tuple[tuple[int, int, int], ...]
 
 
@@ -29,7 +30,7 @@ def make_context(files: CertificateFiles) -> ssl.SSLContext:
     """A server's context with this certificate, its chain and its key.
 
     Raises:
-        CertificateError: one sentence on what is wrong with them.
+        CertificateError: says in one sentence what is wrong with them.
     """
     load_pair(files)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -45,7 +46,7 @@ def make_context(files: CertificateFiles) -> ssl.SSLContext:
 
 
 class Contexts:
-    """Belongs to the event loop's thread."""
+    """The present context. Belongs to the event loop's thread."""
 
     def __init__(
         self, files: CertificateFiles, *, clock_s: Callable[[], float] = time.monotonic,
@@ -78,7 +79,7 @@ class Contexts:
             _log.warning("new connections use the certificate that now lies in %s", self._files.certificate)
 
     def _make(self) -> ssl.SSLContext:
-        """At the start, at a renewal and once a day; the log then says what people meet, 30 days ahead of an end."""
+        """Made at the start, at a renewal and once a day, so the log warns 30 days before the certificate ends."""
         context = make_context(self._files)
         problem = load_certificate(self._files.certificate).problem(self._now())
         if problem is not None:
@@ -92,7 +93,7 @@ def wait_for_files(
     """Wait until another process has made the files.
 
     Raises:
-        CertificateError: it has not.
+        CertificateError: it has not made them in time.
     """
     for _ in range(int(limit_s / step_s)):
         if files.certificate.exists() and files.key.exists():
@@ -102,7 +103,7 @@ def wait_for_files(
 
 
 def _stamp_of(files: CertificateFiles) -> _Stamp:
-    """Changes when a file is replaced or rewritten; zeros for one that is missing just now."""
+    """A value that changes when a file is replaced or rewritten; zeros for a missing file."""
     found = []
     for path in (files.certificate, files.key):
         try:

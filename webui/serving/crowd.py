@@ -1,9 +1,9 @@
-"""The connections of one process, and which of them must go when there are too many.
+"""The connections of one process, and which are closed when there are too many.
 
 A connection is quiet while no request of it is being answered: it handshakes, sends a head or a body, idles between two
-requests, or closes. Only quiet ones are closed to make room, the one that has been quiet for longest first. An honest
-client is quiet for milliseconds, or idle and asks again on a new connection, which HTTP expects of it; one that holds
-connections to hold them loses them first.
+requests, or closes. Only quiet ones are closed to make room; the one that has been quiet for longest is the first. An
+honest client is quiet for milliseconds, or it is idle and can ask again on a new connection, as HTTP expects. A client
+that only occupies connections loses them first.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from webui.serving.limits import Limits
 
 
 class Member(Protocol):
-    """What the crowd knows of a connection. ``due_s``: when its deadlines are to be looked at next."""
+    """What the crowd knows of a connection. ``due_s`` is its next deadline."""
 
     source: str
     is_exempt: bool  # a trusted proxy, which may have any number of connections
     due_s: float
 
     def give_way(self) -> None:
-        """Close at once, for lack of room."""
+        """Close at once to make room."""
 
     def look_at_deadlines(self, now_s: float) -> None: ...
 
@@ -31,17 +31,17 @@ M = TypeVar("M", bound=Member)
 
 
 class Crowd(Generic[M]):
-    """Belongs to the event loop's thread."""
+    """All connections. Belongs to the event loop's thread."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._members: dict[M, None] = {}
         self._counts: dict[str, int] = {}
-        self._quiet: dict[M, None] = {}  # the longest quiet first
+        self._quiet: dict[M, None] = {}  # the first has been quiet for longest
         self._quiet_of: dict[str, dict[M, None]] = {}
-        self._bodies: dict[M, int] = {}  # bytes of bodies that are arriving, the longest under way first
+        self._bodies: dict[M, int] = {}  # bytes of arriving bodies; the first has been arriving for longest
         self._held: dict[M, int] = {}  # bytes of bodies that wait for a thread or have one
-        self._bodies_bytes = 0  # of both
+        self._bodies_bytes = 0  # the sum of _bodies and _held
 
     def __len__(self) -> int:
         return len(self._members)
@@ -50,7 +50,7 @@ class Crowd(Generic[M]):
         return iter(tuple(self._members))
 
     def admit(self, member: M) -> bool:
-        """Take a new connection in, quiet, in another's place if need be; False: no place can be cleared."""
+        """Take a new connection in as quiet, if need be in another's place. False: there is no place for it."""
         source = member.source
         is_one_too_many = self._counts.get(source, 0) >= self._limits.connections_per_address and not member.is_exempt
         if is_one_too_many and not self._clear_one(self._quiet_of.get(source, {})):
@@ -63,15 +63,15 @@ class Crowd(Generic[M]):
         return True
 
     def note_quiet(self, member: M) -> None:
-        """`member` waits for a request from now on."""
-        if member not in self._members:  # it had to go, and does not know yet
+        """From now on `member` waits for a request."""
+        if member not in self._members:  # it was closed, and does not know yet
             return
         self._forget(member)
         self._quiet[member] = None
         self._quiet_of.setdefault(member.source, {})[member] = None
 
     def note_busy(self, member: M) -> None:
-        """A request of `member` is whole and is being answered; its body is in memory until `note_quiet` or `leave`."""
+        """A whole request of `member` is being answered. Its body is in memory until `note_quiet` or `leave`."""
         body_bytes = self._bodies.get(member, 0)
         self._forget(member)
         if body_bytes and member in self._members:
@@ -79,7 +79,7 @@ class Crowd(Generic[M]):
             self._bodies_bytes += body_bytes
 
     def note_body(self, member: M, size_bytes: int) -> None:
-        """More of a body has arrived; when all of them are too much, the one that takes longest to arrive gives way."""
+        """More of a body has arrived. If all bodies together are too large, the one that began first gives way."""
         if member not in self._members:
             return
         self._bodies[member] = self._bodies.get(member, 0) + size_bytes

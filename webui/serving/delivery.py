@@ -1,4 +1,4 @@
-"""From a request's thread to the event loop: an answer's bytes, and how much of them may be under way."""
+"""Hands an answer's bytes from its thread to the event loop, and limits how many may be on their way."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 
 
 class ClientGoneError(Exception):
-    """The connection is closed; nothing of the answer can be delivered any more."""
+    """The connection is closed, so no more of the answer can be delivered."""
 
 
 class Loop(Protocol):
@@ -23,19 +23,19 @@ class Loop(Protocol):
 
 
 class Delivery:
-    """One connection's. ``send``, ``finish`` and ``fail`` are for the thread, everything else for the event loop."""
+    """One for each connection. The thread uses ``send``, ``finish`` and ``fail``, the event loop everything else."""
 
     def __init__(self, connection: Loop, most_bytes: int) -> None:
-        """Args: most_bytes: that a thread may hand over before the kernel has taken what came before."""
+        """Args: most_bytes: how much a thread may hand over before the transport has taken it."""
         self._loop = asyncio.get_running_loop()
         self._connection = connection
         self._most_bytes = most_bytes
         self._changed = threading.Condition()
-        self._handed_bytes = 0  # and not yet with the transport
+        self._handed_bytes = 0  # handed over, and not yet with the transport
         self._is_full = self._is_lost = self._is_gone = False
 
     def send(self, data: bytes) -> None:
-        """Deliver; waits while the client does not read.
+        """Deliver `data`. Waits while the client does not read.
 
         Raises:
             ClientGoneError: the connection is closed.
@@ -48,11 +48,11 @@ class Delivery:
         self._on_loop(self._deliver, data)
 
     def finish(self, *, keeps: bool) -> None:
-        """The answer is complete; `keeps`: another request may follow on this connection."""
+        """The answer is complete. Args: keeps: another request may follow on this connection."""
         self._on_loop(lambda: self._connection.finish(keeps=keeps))
 
     def fail(self) -> None:
-        """The answer ends without being complete, and the client must see that."""
+        """The answer ends incomplete, and the client must see that."""
         self._on_loop(self._connection.abort)
 
     def is_gone(self) -> bool:
@@ -61,12 +61,12 @@ class Delivery:
 
     @property
     def is_full(self) -> bool:
-        """The kernel takes no more for now: the client does not read."""
+        """Whether the kernel takes no more for now, because the client does not read."""
         return self._is_full
 
     @property
     def is_lost(self) -> bool:
-        """Nothing can be sent any more."""
+        """Whether nothing can be sent any more."""
         return self._is_lost
 
     def note_full(self, is_full: bool) -> None:

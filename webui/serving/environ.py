@@ -1,10 +1,10 @@
-"""A request as the WSGI environ of PEP 3333, with keys of our own that the application reads.
+"""A request as the WSGI environ of PEP 3333, with two keys of our own for the application.
 
     appliance.client_is_gone      a callable: whether the peer of this request's connection has closed it
     appliance.server_is_ending    a callable: whether this process has stopped, and what still runs is to end
 
-Headers whose names contain an underscore are left out: WSGI could not tell ``X_Forwarded_For`` from
-``X-Forwarded-For``, and a proxy replaces only the second.
+Headers with an underscore in their names are left out: WSGI cannot tell ``X_Forwarded_For`` from ``X-Forwarded-For``,
+and a proxy replaces only the second.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def peers_of(transport: asyncio.BaseTransport) -> Peers:
 
 
 def _host_and_port(name: object) -> tuple[str, str]:
-    """Of an IP socket; an IPv4 client of an IPv6 socket has its IPv4 address."""
+    """The parts of an IP socket's name. An IPv4 client of an IPv6 socket gets its IPv4 address."""
     if not isinstance(name, tuple):
         return "", ""
     host = str(name[0])
@@ -54,7 +54,7 @@ def make_environ(
     head: Head, body: bytes | bytearray, peers: Peers, *, scheme: str, is_multiprocess: bool,
     is_gone: Callable[[], bool], is_ending: Callable[[], bool],
 ) -> dict[str, Any]:  # fmt: skip
-    """The environ of a request whose body is complete, or too large to be read and then empty."""
+    """The environ of a request. Args: body: the whole body; empty if it was too large to be read."""
     path, _, query = head.target.partition("?")
     environ: dict[str, Any] = {
         "REQUEST_METHOD": head.method,

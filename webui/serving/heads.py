@@ -1,12 +1,12 @@
-"""A request's head: exactly one reading of it, or a refusal.
+"""A request's head: read in the only possible way, or refused.
 
-h11 parses. The checks here come before it and refuse what two servers in a row could read differently, which is how
-requests are smuggled past a proxy (RFC 9112 sections 2.2, 5.2, 6.1 and 11.2):
+h11 parses. The checks here come first and refuse heads that a proxy and this server could read differently, because
+that is how requests are smuggled past a proxy (RFC 9112 sections 2.2, 5.2, 6.1 and 11.2):
 
-(1) a line that ends with LF alone, and CR or NUL inside a line; (2) a line that continues the one before; (3) a length
-and a transfer coding together, and a transfer coding in HTTP/1.0; (4) more than one length, also the same one twice;
-(5) a method in small letters, which WSGI programs take for the one in capitals, though it is another one (RFC 9110
-section 9.1): the answer to "head" would have no body, where a proxy waits for one.
+(1) a line that ends with LF alone, and CR or NUL inside a line; (2) a line that continues the previous one; (3) a
+length together with a transfer coding, and a transfer coding in HTTP/1.0; (4) more than one length, equal or not;
+(5) a method in small letters. It is another method than the one in capitals (RFC 9110 section 9.1), but WSGI programs
+take it for that one: the answer to "head" would have no body, and a proxy would wait for one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FOLDED_LINE = re.compile(rb"\r\n[ \t]")
 
 
 class RefusedRequestError(Exception):
-    """The request is not read any further; ``status`` and one sentence for the client."""
+    """The request is refused and not read any further. ``sentence`` is for the client."""
 
     def __init__(self, status: int, sentence: str) -> None:
         self.status = status
@@ -36,23 +36,23 @@ class RefusedRequestError(Exception):
 
 @dataclass(frozen=True)
 class Head:
-    """What a head says. ``target`` is a path with its query; ``host`` comes from the target where that names one."""
+    """What a head says. ``target`` is a path with its query. ``host`` comes from the target if that names one."""
 
     method: str
     target: str
     version: str  # "1.0" or "1.1"
     host: str | None
     fields: tuple[tuple[str, str], ...]  # names in lower case, in order, without "host"
-    length: int | None  # of the body, as declared; None: chunked
+    length: int | None  # the body's declared length; None: chunked
     expects_continue: bool
 
 
 def check_beginning(received: bytes | bytearray, max_bytes: int, *, checked_bytes: int = 0) -> None:
-    """Refuse a head that is not complete yet and never can be.
+    """Refuse an incomplete head that can never become a valid one.
 
     Args:
-        checked_bytes: so many bytes at the beginning were checked before. Otherwise a client that sends a byte at a
-            time would have the whole head checked again for each.
+        checked_bytes: so many bytes at the beginning were checked before. Without it, a client that sends one byte at a
+            time would have the whole head checked for each byte.
     Raises:
         RefusedRequestError
     """
@@ -66,7 +66,7 @@ def parse_head(raw: bytes, parser: h11.Connection) -> Head:
     """Read a complete head.
 
     Args:
-        raw: up to and with the empty line.
+        raw: the head with its empty line.
         parser: a new one; it is left where the body begins.
     Raises:
         RefusedRequestError
@@ -117,7 +117,7 @@ def _head_of(request: h11.Request, parser: h11.Connection) -> Head:
 
 
 def _target_of(request: h11.Request) -> tuple[str, str | None]:
-    """Path with query, and the host where the target names it (RFC 9112 section 3.2).
+    """The path with its query, and the host if the target names one (RFC 9112 section 3.2).
 
     Raises:
         RefusedRequestError: it is neither a path nor a whole URL.

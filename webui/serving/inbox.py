@@ -1,7 +1,7 @@
-"""What a client has sent and the server has not used yet: requests one after the other, each a head and then its body.
+"""The bytes that a client has sent and the server has not used yet: requests in a row, each a head and then a body.
 
-It says how far the present request has arrived. What follows from that, and until when it must have arrived, is
-`webui.serving.connection`'s.
+It says how far the present request has arrived. `webui.serving.connection` decides what follows from that, and has the
+deadlines.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import h11
 from webui.serving.heads import END_OF_HEAD, Head, RefusedRequestError, check_beginning, parse_head
 from webui.serving.limits import Limits
 
-# Each chunk costs the event loop some 15 microseconds, whatever it holds: small ones would hold up everybody.
+# Each chunk costs the event loop some 15 microseconds, however small it is, so many small ones would delay everybody.
 _FREE_CHUNKS, _LEAST_CHUNK_BYTES = 256, 256
 _MOST_EMPTY_LINES = 8
 
@@ -28,13 +28,13 @@ class Arrival(Enum):
 
 
 class Inbox:
-    """The bytes of one connection. `head`, `body` and `parser` are those of the present request, once it has a head."""
+    """The bytes of one connection. `head`, `body` and `parser` belong to the present request, once its head is read."""
 
     def __init__(self, limits: Limits, note_body: Callable[[int], None]) -> None:
-        """Args: note_body: told of the bytes that are added to a body."""
+        """Args: note_body: is told how many bytes were added to a body."""
         self._limits, self._note_body = limits, note_body
         self._unread = bytearray()
-        self._searched_bytes = 0  # so much of _unread does not hold the end of the head
+        self._searched_bytes = 0  # so many bytes of _unread do not hold the end of the head
         self._chunks = 0
         self.body = bytearray()
         self.head: Head
@@ -54,7 +54,7 @@ class Inbox:
         """Take the next head out; False if it is not whole yet.
 
         Raises:
-            RefusedRequestError: it is no head that this server takes, or can never become one.
+            RefusedRequestError: this server does not take the head, or what has come of it can never become one.
         """
         self._skip_empty_lines()
         end = self._unread.find(END_OF_HEAD, max(0, self._searched_bytes - len(END_OF_HEAD) + 1)) + len(END_OF_HEAD)
@@ -74,7 +74,7 @@ class Inbox:
         """Move what has arrived into `body`.
 
         Raises:
-            RefusedRequestError: it is not framed as a body is.
+            RefusedRequestError: the body is not framed as HTTP wants it.
         """
         try:
             if self._unread:
@@ -95,18 +95,18 @@ class Inbox:
         return Arrival.WHOLE
 
     def take_body(self) -> bytearray:
-        """The body, which is then no longer kept here."""
+        """Hand the body out and forget it."""
         body, self.body = self.body, bytearray()
         return body
 
     def _skip_empty_lines(self) -> None:
-        """Before a request they are allowed (RFC 9112 section 2.2)."""
+        """Skip a few empty lines, which are allowed before a request (RFC 9112 section 2.2)."""
         for _ in range(_MOST_EMPTY_LINES):
             if self._unread[:2] == b"\r\n":
                 del self._unread[:2]
                 self._searched_bytes = max(0, self._searched_bytes - 2)
 
     def _check_chunks(self) -> None:
-        whole = self._chunks - 1  # the last one may have begun only
+        whole = self._chunks - 1  # the last one may be incomplete
         if whole > _FREE_CHUNKS and len(self.body) < whole * _LEAST_CHUNK_BYTES:
             raise RefusedRequestError(400, "The chunks of the body are too small.")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 
 class Pace:
-    """Of one connection. `unread_bytes` is what the client had not read yet at the last look."""
+    """The pace of one connection. `unread_bytes`: so much the client had not read yet at the last look."""
 
     def __init__(self, least_bytes: float) -> None:
-        """Args: least_bytes: the share of a window."""
+        """Args: least_bytes: the share of one window."""
         self._least_bytes = least_bytes
         self.unread_bytes = 0
         self._written_bytes = 0
@@ -17,7 +17,7 @@ class Pace:
         self._body_bytes = 0
 
     def is_sent(self, body_bytes: int) -> bool:
-        """Whether the client sent its share since the last look. Args: body_bytes: so much of the body is here."""
+        """Whether the client sent its share since the last look. Args: body_bytes: so much of the body has arrived."""
         sent, self._body_bytes = body_bytes - self._body_bytes, body_bytes
         return sent >= self._least_bytes
 

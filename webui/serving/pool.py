@@ -1,7 +1,7 @@
 """The threads in which requests are answered, shared fairly between the addresses that ask.
 
-At most `threads` requests are worked on at once; the others wait, and each address has its turn, however many it sent.
-An answer that streams is taken out of that count: its thread is lent to the stream, and another takes its place.
+At most `threads` requests run at once. The others wait, and the addresses are served in rotation, however many requests
+each has sent. A streaming answer does not count: another thread takes the place of its thread.
 """
 
 from __future__ import annotations
@@ -17,48 +17,48 @@ Job = Callable[[], None]
 
 
 class Pool:
-    """Threads that are started when they are needed; thread-safe."""
+    """Threads that are started as they are needed; thread-safe."""
 
     def __init__(self, *, threads: int, streams: int, waiting: int) -> None:
-        """Args: waiting: requests that may wait in all; one address may have half of them."""
+        """Args: waiting: how many requests may wait in all; one address may have half of them."""
         self._most_threads, self._most_streams, self._most_waiting = threads, streams, waiting
         self._changed = threading.Condition()
-        self._jobs: OrderedDict[str, deque[Job]] = OrderedDict()  # by address, the next to be served first
+        self._jobs: OrderedDict[str, deque[Job]] = OrderedDict()  # by address; the first is served next
         self._waiting = 0
         self._idle = 0
-        self._threads = 0  # not counting those that are lent
-        self._lent = 0
+        self._threads = 0  # without those that stream
+        self._streams = 0
 
     def submit(self, source: str, job: Job, *, is_exempt: bool = False) -> bool:
-        """Have `job` run in a thread; False: too many wait, in all or from this address, unless it `is_exempt`."""
+        """Have `job` run in a thread. False: too many wait in all, or from this address if it is not exempt."""
         with self._changed:
             share = self._most_waiting if is_exempt else max(1, self._most_waiting // 2)
             if self._waiting >= self._most_waiting or len(self._jobs.get(source, ())) >= share:
                 return False
             self._jobs.setdefault(source, deque()).append(job)
             self._waiting += 1
-            self._see_to_it()
+            self._serve_waiting()
         return True
 
     @contextmanager
-    def lent(self) -> Iterator[None]:
-        """While this thread streams it does not count; where too many stream already it goes on counting."""
+    def streaming(self) -> Iterator[None]:
+        """Do not count this thread in the block. If too many stream already, it still counts."""
         with self._changed:
-            is_lent = self._lent < self._most_streams
-            if is_lent:
-                self._lent += 1
+            is_uncounted = self._streams < self._most_streams
+            if is_uncounted:
+                self._streams += 1
                 self._threads -= 1
-                self._see_to_it()
+                self._serve_waiting()
         try:
             yield
         finally:
-            if is_lent:
+            if is_uncounted:
                 with self._changed:
-                    self._lent -= 1
+                    self._streams -= 1
                     self._threads += 1  # may be one too many until this thread's job has ended
 
-    def _see_to_it(self) -> None:
-        """Wake a thread for what waits, or start one. Held under `_changed`."""
+    def _serve_waiting(self) -> None:
+        """Wake or start a thread for the waiting jobs. Call it with `_changed` held."""
         if self._idle >= self._waiting:
             self._changed.notify()
         elif self._waiting and self._threads < self._most_threads:
@@ -75,7 +75,7 @@ class Pool:
                 _log.exception("a request failed outside the application")
 
     def _next(self) -> Job | None:
-        """The next job; None when there are too many threads."""
+        """The next job; None if there are too many threads."""
         with self._changed:
             while not self._waiting or self._threads > self._most_threads:
                 if self._threads > self._most_threads:
@@ -89,5 +89,5 @@ class Pool:
             self._waiting -= 1
             del self._jobs[source]
             if jobs:
-                self._jobs[source] = jobs  # at the end: the other addresses come first
+                self._jobs[source] = jobs  # at the end, so that the other addresses come first
             return job

@@ -1,4 +1,4 @@
-"""An answer that the server gives by itself, without the application: a status, one sentence, and the end."""
+"""Answers that the server gives without the application: a status, one sentence, and the end of the connection."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def refusal(status: int, sentence: str, fields: str = "") -> bytes:
 
 
 def https_only(head: Head) -> bytes:
-    """What a plain request on a TLS port gets: a page is sent to its https address, everything else is told."""
+    """The answer to a plain request on a TLS port: a page is redirected to its https address, all else is refused."""
     sentence = "This address speaks HTTPS only. Use https:// instead of http://."
     if head.method in ("GET", "HEAD") and _is_authority(head.host or ""):
         return refusal(308, sentence, f"Location: https://{head.host}{head.target}\r\n")

@@ -1,4 +1,4 @@
-"""The server on its listeners: takes connections, looks at the deadlines, and stops in order."""
+"""The server on its listeners: accepts connections, checks their deadlines, and stops in order."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ _LAST_LOOKS_S = 0.02
 
 
 class _Listener(socket.socket):
-    """A listener whose flags all its holders share: a worker that was taken over can make it blocking.
+    """A listener that blocks nobody, even if another process makes it blocking.
 
-    So `accept` runs only if somebody has connected, and makes the listener non-blocking each time. Otherwise the loop
-    of every worker would stand still until the next person connects.
+    All workers share its flags, so a worker that was taken over can make it blocking. Every worker's loop would then
+    stand still until the next person connects. So `accept` runs only if somebody has connected, and makes the listener
+    non-blocking each time.
     """
 
     def accept(self) -> tuple[socket.socket, Any]:
@@ -46,8 +47,8 @@ class Server:
         self, app: WsgiApp, limits: Limits, *, threads: int, tls: Callable[[], ssl.SSLContext | None],
         is_exempt: Callable[[str], bool], is_multiprocess: bool = False, clock_s: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        """Args: tls: the context for a new connection, None for plain HTTP; is_exempt: sources that may have any number
-        of connections."""
+        """Args: tls: the context for a new connection, None for plain HTTP; is_exempt: says whether an address may have
+        any number of connections."""
         pool = Pool(threads=threads, streams=limits.streams, waiting=limits.waiting_requests)
         crowd: Crowd[Connection] = Crowd(limits)
         self._serving = Serving(app, limits, crowd, pool, clock_s, tls, is_exempt, is_multiprocess)
@@ -55,7 +56,7 @@ class Server:
         self._sweeping: asyncio.Task[None] | None = None
 
     async def start(self, listeners: Iterable[socket.socket]) -> None:
-        """Take connections from now on."""
+        """Accept connections from now on."""
         loop = asyncio.get_running_loop()
         for shared in listeners:
             listener = _Listener(fileno=os.dup(shared.fileno()))
@@ -64,17 +65,17 @@ class Server:
                 self._listening.append(await loop.create_unix_server(make, sock=listener, backlog=ACCEPTS_AT_ONCE))
             else:
                 self._listening.append(await loop.create_server(make, sock=listener, backlog=ACCEPTS_AT_ONCE))
-            # asyncio accepts as many at once as it is told to queue, before it hands over the first of them. More may
-            # queue in the kernel, where they cost no file.
+            # asyncio accepts `backlog` connections at once, before it hands over the first of them. More may queue in
+            # the kernel, where they take no file descriptor.
             listener.listen(_BACKLOG)
         self._sweeping = asyncio.create_task(self._sweep())
 
     async def stop(self, *, answer_s: float, record_s: float) -> None:
-        """Take no more connections; end the others.
+        """Accept no more connections, and end the open ones.
 
         Args:
-            answer_s: how long requests under way may still take.
-            record_s: how long their threads then have to notice that nobody waits, and to record so.
+            answer_s: how long running requests may still take.
+            record_s: how long their threads then have to notice the end and to record it.
         """
         self._serving.is_stopping = True
         for listening in self._listening:
@@ -94,7 +95,7 @@ class Server:
             connection.give_way()
 
     async def _until_answered(self, limit_s: float) -> None:
-        """Wait until all connections have ended, at most so long."""
+        """Wait until all connections have ended, at most for `limit_s`."""
         deadline_s = time.monotonic() + limit_s
         while len(self._serving.crowd) and time.monotonic() < deadline_s:
             await asyncio.sleep(_LAST_LOOKS_S)

@@ -1,8 +1,8 @@
-"""The bytes of a connection: as they are, or through TLS. Both are driven by what arrives and never block.
+"""The bytes of a connection: plain, or through TLS. Both react to what arrives and never block.
 
-TLS is OpenSSL's over two memory buffers (`ssl.SSLObject`), rather than asyncio's own transport, because that one keeps
-256 KiB per connection, does not say that the peer has closed while nothing is read, and cannot tell a browser that
-speaks plain HTTP to it what is wrong.
+TLS is OpenSSL over two memory buffers (`ssl.SSLObject`). asyncio's own TLS transport is not used: it keeps 256 KiB per
+connection, does not say that the peer has closed while nothing is read, and cannot answer a browser that speaks plain
+HTTP to it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _READ_BYTES = 64 * 1024
 
 
 class Wire(Protocol):
-    """What a connection needs of its bytes."""
+    """What a connection needs for its bytes."""
 
     is_ended: bool  # the peer sends no more
     is_open: bool  # requests can be read
@@ -65,10 +65,10 @@ class TlsWire:
         self.written_bytes = 0
 
     def feed(self, data: bytes) -> bytes:
-        """What `data` brings, after the handshake.
+        """The plain bytes that `data` brings, once the handshake is over.
 
         Raises:
-            ssl.SSLError: it is no TLS, or none that we speak; what OpenSSL had to say to the peer is sent.
+            ssl.SSLError: it is no TLS, or no TLS that we speak. OpenSSL's alert to the peer has been sent.
         """
         self._incoming.write(data)
         try:
@@ -93,8 +93,8 @@ class TlsWire:
         self._flush()
 
     def end(self) -> None:
-        """Send TLS's own notice of the end, without which a peer cannot tell it from a cut, and then TCP's."""
-        with contextlib.suppress(ssl.SSLError):  # most often: the peer's notice has not come yet, and need not
+        """Send TLS's notice of the end, without which the peer cannot tell the end from a cut, and then TCP's."""
+        with contextlib.suppress(ssl.SSLError):  # usually the peer's notice has not come yet, and it need not
             self._tls.unwrap()
         self._flush()
         self._transport.write_eof()
@@ -119,7 +119,7 @@ class TlsWire:
 
 
 def wire_for(first: bytes, transport: asyncio.Transport, context: ssl.SSLContext | None) -> Wire:
-    """TLS where the server offers it and the client begins it. Args: first: what came first of a new connection."""
+    """TLS if the server offers it and the client begins it. Args: first: the first bytes of a connection."""
     if context is not None and first[0] == _TLS_HANDSHAKE_RECORD:  # no HTTP request begins so
         return TlsWire(transport, context)
     return PlainWire(transport)

@@ -1,9 +1,9 @@
-"""The server as a gunicorn worker: gunicorn starts the workers, restarts those that die and stops them in order.
+"""The server as a gunicorn worker. gunicorn starts the workers, restarts those that die and stops them in order.
 
-Like `webui.wsgi`, whose process this is, it reads the environment:
+Like `webui.wsgi`, which runs in the same process, it reads the environment:
 
     APPLIANCE_HOME         the site directory
-    APPLIANCE_TRANSPORT    how requests come, one of `appliance.transport.Transport`; absent: plain, over loopback
+    APPLIANCE_TRANSPORT    how requests arrive, one of `appliance.transport.Transport`; absent: plain, over loopback
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from webui.serving.limits import limits_of_this_process
 from webui.serving.server import Server
 
 _HEARTBEAT_S: Final = 1.0
-_SWITCH_S: Final = 0.0005  # after which a thread that computes gives way to the event loop; 5 ms would delay each piece
-_RECORD_S: Final = 1.5  # of the time for stopping, for answers that were cut off to be recorded as such
+_SWITCH_S: Final = 0.0005  # a computing thread gives way to the event loop so often; every 5 ms would delay each piece
+_RECORD_S: Final = 1.5  # the last part of the time for stopping, in which cut-off answers are recorded as such
 _FIRST_CERTIFICATE_S: Final = 30.0  # the recorder makes it while this process starts
 
 
@@ -42,7 +42,7 @@ class SiteWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
     alive: bool  # gunicorn's: False once it was told to end
 
     def init_process(self) -> None:
-        """Prepare what can fail before the worker says that it is ready, and say it in one sentence."""
+        """Prepare what can fail, before the worker says that it is ready. A failure is one sentence in the log."""
         try:
             config = load_config(Path(os.environ["APPLIANCE_HOME"]))
             self._proxies = TrustedProxies.of(config)
@@ -54,13 +54,13 @@ class SiteWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         super().init_process()
 
     def init_signals(self) -> None:
-        """Replaces gunicorn's own, which would restore the defaults of signals that nobody is meant to send."""
+        """Replace gunicorn's own method, which would restore the defaults of signals that nobody should send."""
         ignore_all_but({signal.SIGTERM})
         signal.signal(signal.SIGTERM, self.handle_exit)  # until the event loop takes it over
-        signal.signal(signal.SIGABRT, self.handle_abort)  # gunicorn has waited for the heartbeat in vain
+        signal.signal(signal.SIGABRT, self.handle_abort)  # gunicorn sends it when the heartbeat is missing
 
     def run(self) -> None:
-        """The worker's life, called by gunicorn."""
+        """Serve until the end. gunicorn calls it."""
         asyncio.run(self._serve())
 
     async def _serve(self) -> None:

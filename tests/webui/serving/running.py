@@ -19,7 +19,7 @@ LONG_S = 60.0  # how long a test waits for what must come; it never decides what
 
 
 class Clock:
-    """Stands still until a test moves it."""
+    """A clock that stands still until a test moves it."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0
@@ -29,12 +29,12 @@ class Clock:
 
 
 def limits(**changes: Any) -> Limits:
-    """Limits of a test: deadlines of 10 s by the test's clock, looked at all the time."""
+    """A test's limits: deadlines of 10 s by the test's clock, checked all the time."""
     return Limits(**{"tick_s": 0.005, "connections": 200, "connections_per_address": 200, **changes})
 
 
 def hello(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """Says what it was sent."""
+    """An application that answers with the request it got."""
     body = environ["wsgi.input"].read()
     text = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']} {len(body)}".encode()
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(text)))])
@@ -47,7 +47,7 @@ def running(
     tls: Callable[[], ssl.SSLContext | None] = lambda: None, is_exempt: Callable[[str], bool] = lambda _: False,
     host: str = "127.0.0.1",
 ) -> Iterator[int]:  # fmt: skip
-    """Serve `app`; gives the port. At the end all connections are closed."""
+    """Serve `app` on the port that is yielded. At the end all connections are closed."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.create_server((host, 0), backlog=1024, family=family, dualstack_ipv6=host == "::")
     listener.setblocking(False)
@@ -71,12 +71,12 @@ def running(
 
 
 def connect(port: int, source: str = "127.0.0.1") -> socket.socket:
-    """A connection from an address of this host's own."""
+    """A connection from one of this host's own addresses."""
     return socket.create_connection(("127.0.0.1", port), timeout=LONG_S, source_address=(source, 0))
 
 
 def read_all(connection: socket.socket) -> bytes:
-    """Everything until the server closes; a reset ends it too."""
+    """Everything until the server closes or resets the connection."""
     received = b""
     with contextlib.suppress(ConnectionResetError):
         while piece := connection.recv(65536):

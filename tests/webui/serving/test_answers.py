@@ -23,7 +23,7 @@ def answer_to(app: Any, request: bytes = CLOSING) -> bytes:
 
 
 def test_keeps_the_rules_of_wsgi() -> None:
-    """As wsgiref's own validator checks them, of the environ and of every call."""
+    """wsgiref's validator checks the environ and every call."""
 
     def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "2")])

@@ -1,4 +1,4 @@
-"""What is read as a request, what is refused, and that nothing can be read in two ways."""
+"""What is read as a request, what is refused, and that no request can be read in two ways."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("raw", "status"), REFUSED.values(), ids=REFUSED.keys())
 def test_refuses(raw: bytes, status: int) -> None:
-    """Also: the connection ends, so nothing behind it is read as another request."""
+    """The connection ends too, so nothing after it is read as another request."""
     with running() as port, connect(port) as client:
         client.sendall(raw + b"GET /smuggled HTTP/1.1\r\nHost: t\r\n\r\n")
         answer = read_all(client)
@@ -102,7 +102,7 @@ def test_answers_a_pipeline_in_order() -> None:
 
 
 def test_a_chunked_request_is_the_last_of_its_connection() -> None:
-    """Where its end is read differently by a proxy, nothing can follow."""
+    """If a proxy reads its end differently, nothing can follow it."""
     with running() as port, connect(port) as client:
         client.sendall(CHUNKED + b"0\r\n\nGET /smuggled HTTP/1.1\r\nHost: t\r\n\r\n")
         assert b"smuggled" not in read_all(client)
@@ -157,6 +157,6 @@ def test_a_chunk_that_has_only_begun_is_no_small_one() -> None:
     with running() as port, connect(port) as client, connect(port) as other:
         client.sendall(CHUNKED + whole * 270 + whole[:15])
         other.sendall(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
-        assert read_answer(other) == (200, b"GET / 0")  # by now the loop has read what came before
+        assert read_answer(other) == (200, b"GET / 0")  # by now the loop has read the earlier bytes
         client.sendall(whole[15:] + b"0\r\n\r\n")
         assert read_answer(client) == (200, b"POST / 69376")

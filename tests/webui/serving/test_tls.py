@@ -1,4 +1,4 @@
-"""TLS as clients meet it: versions, names, renewal, deadlines, and plain HTTP on its port."""
+"""TLS as clients see it: versions, names, renewal, deadlines, and plain HTTP on its port."""
 
 from __future__ import annotations
 

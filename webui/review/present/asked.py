@@ -1,7 +1,7 @@
 """A whole request as the model read it: every message with its role and channel, the tools, the stop texts. Pure.
 
-What the list and the chat show of a prompt is what the person said last. An instruction, an earlier message or a tool's
-description reaches the model just as well; here nothing is left out but the model's own system message.
+The list and the chat show only what the person said last. Instructions, earlier messages and descriptions of tools
+reach the model too. Here only the appliance's own system message is left out.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from appliance.engine.harmony import ConversationError, conversation_of
 from appliance.turns.request import Tool, TurnRequest
 from webui.review.present.unseen import visible
 
-MAX_SHOWN_CHARS: Final = 50_000  # of one message on the page; the source has all
+MAX_SHOWN_CHARS: Final = 50_000  # the page shows so much of one message; the source has all
 
 
 @dataclass(frozen=True)
 class AskedPart:
-    """One message or tool: who it is from and to whom, and its text."""
+    """One message or tool: its sender and recipient as a title, and its text."""
 
     title: str
     text: Markup
-    left_out: int  # characters of a very long text that only the source shows
+    left_out: int  # so many characters of a very long text stand in the source alone
 
 
 @dataclass(frozen=True)
 class AskedRequest:
-    """The request; ``problem`` where it could not be put in the model's form."""
+    """The request. ``problem`` says why it could not be put into the model's form."""
 
     parts: tuple[AskedPart, ...]
     summary: str
@@ -50,7 +50,7 @@ def asked_request(request: TurnRequest, when: datetime) -> AskedRequest:
 
 
 def beside_words(beginning: str) -> str:
-    """What reaches the model beside a prompt's own words, from the beginning of its details; "" when nothing does."""
+    """What reaches the model beside a prompt's own words, by the beginning of its details; "" if nothing does."""
     try:
         beside = read_beside(beginning)
     except UNREADABLE:

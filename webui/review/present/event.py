@@ -1,6 +1,6 @@
 """One event as the page shows it: what was seen, the facts, the exact source. Pure. All times are UTC.
 
-A damaged event is shown with what stands in its row. Characters that are not seen are named in every text.
+A damaged event is shown with the values of its row. In every text, invisible characters are named.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from webui.review.present.unseen import visible, visible_html
 from webui.review.present.words import OUTCOME_WORDS, title_of
 from webui.review.present.written import WrittenAnswer, written_answer
 
-MAX_SOURCE_CHARS: Final = 20_000  # of the exact details on the page; the file has all
-_NO_FACTS: Final = ("beside", "index", "searchable", "reasoning", "tool_calls", "token_ids")  # details shown elsewhere
+MAX_SOURCE_CHARS: Final = 20_000  # the page shows so much of the exact details; the file has all
+_NO_FACTS: Final = ("beside", "index", "searchable", "reasoning", "tool_calls", "token_ids")  # shown elsewhere
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class SeenMessage:
     """A question or an answer as the person saw it."""
 
     sequence: int
-    words: Markup | None  # of a question
+    words: Markup | None  # None for an answer
     answer: PageMessage | None = None
-    written: WrittenAnswer | None = None  # of an answer: rendering leaves things out
+    written: WrittenAnswer | None = None  # an answer's text as written, because rendering leaves things out
 
 
 @dataclass(frozen=True)
@@ -54,25 +54,25 @@ class PageEvent:
     moment: datetime
     outcome: str
     outcome_kind: str
-    seen: tuple[SeenMessage, ...]  # the question and the answer, as the person saw them
-    text: Markup  # of an event that is neither
+    seen: tuple[SeenMessage, ...]  # question and answer as the person saw them
+    text: Markup  # the text of an event that is neither
     erased: bool
     facts: tuple[tuple[str, Markup], ...]
-    turn: tuple[int, ...]  # numbers of question and answer
+    turn: tuple[int, ...]  # the numbers of question and answer
     leaf_index: int
     leaf_hash: str
-    commitment: str  # empty: it never had content
+    commitment: str  # "" if it never had content
     tree_size: int
     proof: tuple[str, ...]
-    asked: AskedRequest | None = None  # of a question
-    source: Markup | str = ""  # its exact details
+    asked: AskedRequest | None = None  # the whole request; None if the event is no question
+    source: Markup | str = ""  # the exact details
     source_left_out: int = 0
-    unread: str | None = None  # why its content is shown as its source alone
+    unread: str | None = None  # why only the source of its content is shown
 
 
 @dataclass(frozen=True)
 class PageDamagedEvent:
-    """A row that is no event any more."""
+    """A row that cannot be read as an event."""
 
     sequence: int
     problem: str
@@ -80,7 +80,7 @@ class PageDamagedEvent:
 
 
 def page_event(read: ReadEvent, turn: Sequence[Event | DamagedEvent]) -> PageEvent | PageDamagedEvent:
-    """The event that was read; `turn` are the question and answer it belongs to, itself among them."""
+    """The event that was read. Args: turn: the question and the answer that it belongs to, itself included."""
     if isinstance(read.event, DamagedEvent):
         raw = tuple((name, visible(value)) for name, value in read.event.raw)
         return PageDamagedEvent(read.event.sequence, read.event.problem, raw)
@@ -111,7 +111,7 @@ def _asked(header: Header, content: Content | None) -> AskedRequest | None:
 
 
 def _seen(event: Event) -> SeenMessage | None:
-    """A question or an answer as the person saw it; None for what is neither, or erased."""
+    """A question or an answer as the person saw it; None if the event is neither or is erased."""
     content = event.content
     if content is None or event.header.action not in ("prompt", "answer"):
         return None
@@ -129,7 +129,7 @@ def _seen(event: Event) -> SeenMessage | None:
 
 
 def _facts(header: Header, content: Content | None) -> list[tuple[str, str]]:
-    """The event's facts for the table; what does not apply is left out."""
+    """The event's facts for the table. What does not apply is left out."""
     actor = header.actor
     facts = [
         ("Event", f"{header.sequence:,}"),
@@ -170,7 +170,7 @@ def _request_facts(asked: TurnRequest) -> Iterator[tuple[str, str]]:
 
 
 def _fact(name: str, value: object) -> tuple[str, str]:
-    """A recorded detail in words; a name that ends in _s is a number of seconds."""
+    """A recorded detail in words. A name that ends in _s is a number of seconds."""
     words = name.removesuffix("_s").replace("_", " ").capitalize()
     if isinstance(value, float):
         return words, f"{value:g}" + (" s" if name.endswith("_s") else "")

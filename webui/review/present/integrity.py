@@ -1,4 +1,4 @@
-"""How the record stands, in words: for the badge in the bar and the page behind it. Pure."""
+"""The state of the record in words, for the badge in the bar and the page behind it. Pure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class PageIntegrity:
 def page_integrity(found: Integrity, now: datetime) -> PageIntegrity:
     """What is known of the record at `now`."""
     exported = f"A checkpoint left this machine {_ago(found.exported_us, now)}." if found.exported_us else (
-        "No checkpoint has left this machine yet: who can write here could still rewrite everything unseen."
+        "No checkpoint has left this machine yet: whoever can write here could still rewrite everything unseen."
     )  # fmt: skip
     if found.state == "broken":
         return PageIntegrity(
@@ -62,11 +62,12 @@ def page_integrity(found: Integrity, now: datetime) -> PageIntegrity:
 
 
 def _checked(found: Integrity, now: datetime) -> str:
-    """When every event was last checked, and what no check can say."""
+    """When every event was last checked, and with which result."""
     if found.checked is None:
         return "No verification of every event has been made yet."
     outcome = "all were intact" if found.checked.intact else "faults were found"
-    return f"All {found.checked.size:,} events of then were checked {_ago(found.checked.time_us, now)}: {outcome}."
+    when = _ago(found.checked.time_us, now)
+    return f"Events 1 to {found.checked.size:,} were last checked one by one {when}: {outcome}."
 
 
 def _utc(moment_us: int) -> str:
@@ -78,7 +79,7 @@ def _sentence(words: str) -> str:
 
 
 def _ago(moment_us: int | None, now: datetime) -> str:
-    """How long ago that was, or its time if that lies ahead because the clock was set back since."""
+    """How long ago that was; the time itself if it lies ahead, because the clock was set back since."""
     if moment_us is None:
         return "never"
     seconds = int((now - as_datetime(moment_us)).total_seconds())

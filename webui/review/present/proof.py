@@ -1,4 +1,4 @@
-"""Whether one event is proved, checked now, in words for the reviewer."""
+"""Checks now whether one event is proved, and says so in words."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class PageProof:
 
 
 def prove(log: AuditLog, state_dir: Path, read: ReadEvent) -> PageProof:
-    """Check the event now.
+    """Check three things of the event.
 
-    (1) The content is the one it commits to. (2) It is a leaf of the present tree. (3) It is a leaf of the tree whose
-    root the newest checkpoint signs, once that reaches it.
+    (1) Its content is the content that it commits to. (2) It is a leaf of the present tree. (3) It is a leaf of the
+    tree whose root the newest checkpoint signs, once a checkpoint covers it.
     """
     if read.unproved is not None:
         return PageProof(problem=f"The record lacks what would prove it: {read.unproved}.")
@@ -54,15 +54,15 @@ def prove(log: AuditLog, state_dir: Path, read: ReadEvent) -> PageProof:
 
 
 def _leaf_of(event: Event | DamagedEvent) -> bytes | None:
-    """The hash of the header as it stands now; None where it cannot be encoded."""
+    """The hash of the header as it is now; None if it cannot be encoded."""
     try:
         return None if event.header is None else leaf_hash(encode_header(event.header))
-    except (ValueError, TypeError, OverflowError, AttributeError):  # a damaged header holds anything
+    except (ValueError, TypeError, OverflowError, AttributeError):  # a damaged header may hold anything
         return None
 
 
 def _content_fits(event: Event | DamagedEvent) -> bool:
-    """Whether content that is there is what the header commits to."""
+    """Whether the content is what the header commits to. Erased content fits."""
     if isinstance(event, DamagedEvent):
         return event.content_fits
     if event.sealed is None:
@@ -74,7 +74,7 @@ def _signed(log: AuditLog, state_dir: Path) -> Checkpoint | None:
     """The newest checkpoint, its signature checked; None before the first.
 
     Raises:
-        CheckpointError: its signature is not good, or the public key is missing.
+        CheckpointError: its signature is wrong, or the public key is missing.
     """
     note, verifier = newest_note(log.database), load_verifier(state_dir / "keys")
     if note is None:

@@ -23,7 +23,7 @@ _MARKDOWN_MARKS: Final = re.compile(r"\*\*(?=\S)|(?<=\S)\*\*|`+|(?:^|(?<= ))#{1,
 
 @dataclass(frozen=True)
 class PageRow:
-    """One line of the list. A damaged event has no moment where its time cannot be read."""
+    """One line of the list. A damaged event has no moment if its time cannot be read."""
 
     sequence: int
     moment: datetime | None
@@ -44,7 +44,7 @@ class PageDay:
 
 
 def page_days(rows: Sequence[EventRow | DamagedEvent]) -> list[PageDay]:
-    """Rows under their days, in the order given; one without a readable time stands where its number puts it."""
+    """Rows under their days, in the given order. A row without a readable time stays at the place of its number."""
     shown: list[tuple[str, PageRow]] = []
     title = ""
     for row in rows:
@@ -65,7 +65,7 @@ def _row(row: EventRow) -> PageRow:
 
 
 def _row_words(row: EventRow) -> Markup:
-    """What the row is about and the beginning of its content; the page's own words come first, in marks."""
+    """What the row is about and the beginning of its content. The page's own words come first, marked as such."""
     about = _about(row.header)
     words = visible(": ".join(part for part in (about, _first_words(row)) if part))
     own = _own_words(row)
@@ -84,13 +84,13 @@ def _damaged_row(row: DamagedEvent) -> PageRow:
 
 
 def _first_words(row: EventRow) -> str:
-    """The beginning of the content on one line; of an answer without the marks of its Markdown."""
+    """The beginning of the content on one line. An answer loses the marks of its Markdown."""
     words = " ".join(row.excerpt.split())
     return _MARKDOWN_MARKS.sub("", words) if row.header.action == "answer" else words
 
 
 def _own_words(row: EventRow) -> Markup:
-    """What the row cannot show: that content was erased, how long it is, what of a question stands elsewhere."""
+    """What the row does not show: that content was erased, how long it is, what else reached the model."""
     if row.erased:
         return own_words("content erased")
     notes = []
@@ -103,7 +103,7 @@ def _own_words(row: EventRow) -> Markup:
 
 
 def _about(header: Header) -> str:
-    """What was acted on, where it says something to people: ids of turns do not, nor does one's own name."""
+    """What was acted on; "" if it is a turn's id or the person's own name, which tell a reviewer nothing."""
     if header.action == "review_read":
         return f"event {header.subject}"
     if header.action in ("prompt", "answer", "conversation_deleted") or header.subject == header.actor.name:

@@ -1,6 +1,6 @@
-"""Text for reviewers, as safe HTML in which characters that are not seen, and what hides others, are named in marks.
+"""Text for reviewers as safe HTML. Marks name invisible characters and characters that hide others.
 
-A mark is of a class of its own, which no text can have: nobody can write one.
+A mark has an HTML class that no text can have, so nobody can write one.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from markupsafe import Markup, escape
 from appliance.audit.unseen import BLANKS, STACKED, UNSEEN, names_of
 
 _MARKED: Final = re.compile(f"(?P<blanks>{BLANKS.pattern})|(?P<stacked>{STACKED.pattern})|(?:{UNSEEN.pattern})")
-_TAG: Final = re.compile(r'(<(?:[^>"]|"[^"]*")*>)')  # as the cleaner writes them: values in double quotes
+_TAG: Final = re.compile(r'(<(?:[^>"]|"[^"]*")*>)')  # the cleaner writes values in double quotes
 
 
 def visible(text: str) -> Markup:
-    """`text`, escaped, with each character that a reader would not see as its name in a mark."""
+    """`text`, escaped. A mark with its name replaces each character that a reader would not see."""
     parts: list[Markup] = []
     position = 0
     for run in _MARKED.finditer(text):
@@ -27,12 +27,12 @@ def visible(text: str) -> Markup:
 
 
 def visible_html(html: Markup | str) -> Markup:
-    """The same for HTML that has left the cleaner: in its text, not within tags."""
+    """The same for HTML that has left the cleaner. Its text is changed, its tags are not."""
     return Markup("").join(Markup(part) if part.startswith("<") else _marked(part) for part in _TAG.split(html))  # noqa: S704
 
 
 def own_words(words: str) -> Markup:
-    """Words of the page beside those of people: only the page can write them so."""
+    """Words of the page itself, in a form that no person's text can have."""
     return Markup('<span class="review-own">{}</span>').format(words)
 
 
@@ -49,5 +49,5 @@ def _mark(name: str) -> Markup:
 
 
 def _marked(text: str) -> Markup:
-    """Text that is escaped already."""
+    """The same for text that is escaped already."""
     return Markup(_MARKED.sub(lambda run: str(_marks(run)), text))  # noqa: S704

@@ -49,13 +49,13 @@ ACTION_WORDS: Final[dict[Action, str]] = {
     "record_finding": "Found the record broken",
     "finding_acknowledged": "Acknowledged a finding",
     "signing_key_replaced": "Replaced the signing key",
-    "index_rebuilt": "Made the search index anew",
+    "index_rebuilt": "Rebuilt the search index",
     "schema_upgraded": "Upgraded the database",
 }
 
 
 def title_of(action: Action, outcome: Outcome) -> str:
-    """What was done; for a refused attempt, that it was tried."""
+    """What was done. A refused sign-in was only tried."""
     return "Tried to sign in" if (action, outcome) == ("sign_in", "denied") else ACTION_WORDS[action]
 
 

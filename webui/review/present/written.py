@@ -1,8 +1,8 @@
-"""Whether a rendered answer shows all that was written. Pure.
+"""Whether a rendered answer shows everything that was written. Pure.
 
-Markdown has many places that are read by nobody but the model and whoever opens the source: link addresses and titles,
-link definitions, the rest of a code block's first line, phantoms and tiny letters in formulae. Only the text as it was
-written is certain. It always stands on the page; where rendering has left letters out it stands there open.
+Markdown has many places that a rendered answer does not show: link addresses and titles, link definitions, the rest of
+a code block's first line, phantoms and tiny letters in formulae. Only the text as it was written is certain, so the
+page always has it. If rendering has left letters out, the page shows it open.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from webui.review.present.unseen import visible
 
 _LIST_NUMBER: Final = re.compile(r"^[ \t>]*\d{1,9}[.)](?=\s)", re.MULTILINE)  # the browser writes it
 _LANGUAGE: Final = re.compile(r'<div class="code-block" data-language="([^"]*)">')  # shown by the style sheet
-# What is in the HTML and not seen, or seen and never written.
+# What is in the HTML but invisible, or visible but never written.
 _NOT_WRITTEN: Final = re.compile(
     r'<mphantom>.*?</mphantom>|<p class="render-note">.*?</p>|(?<=<span class="image-absent">)\[image: ', re.DOTALL
 )
@@ -28,7 +28,7 @@ _TAG: Final = re.compile(r'<(?:[^>"]|"[^"]*")*>')
 
 @dataclass(frozen=True)
 class WrittenAnswer:
-    """The text of an answer as it was written; ``is_hidden``: not all of it can be read in the rendered one."""
+    """The text of an answer as it was written. ``is_hidden``: the rendered answer does not show all of it."""
 
     text: Markup
     is_hidden: bool
@@ -37,7 +37,7 @@ class WrittenAnswer:
 def written_answer(text: str, rendered: str) -> WrittenAnswer:
     """Compare `text` with the HTML that the cleaner made of it, by counting letters and digits.
 
-    The letters of a formula are there and may still be too small to read: with one, the text as written is open.
+    The letters of a formula are in the HTML and may still be too small to read, so a formula counts as hiding.
     """
     lacks = bool(_letters(_LIST_NUMBER.sub("", text)) - _letters(_shown(rendered)))
     return WrittenAnswer(visible(text), lacks or "<math" in rendered)

@@ -1,5 +1,5 @@
 // @ts-check
-// The chat page: joins the state of the turn, its drawing, the composer and the list.
+// The chat page: connects the state of the turn, its drawing, the composer and the list.
 
 import { Composer } from "./composer.js";
 import { ConversationList } from "./conversations.js";
@@ -109,7 +109,7 @@ async function run(start) {
   }
 }
 
-/** Show what has happened in this conversation elsewhere: in another tab, or on another machine. */
+/** Show what another tab or machine has changed in this conversation. */
 async function catchUp() {
   if (state.busy || !conversation) return;
   const before = turns;

@@ -1,5 +1,5 @@
 // @ts-check
-// Everything that asks the server: the only module that calls fetch.
+// All requests to the server. Only this module calls fetch.
 
 import { StreamParser } from "./stream.js";
 
@@ -17,7 +17,7 @@ export class RequestError extends Error {
     this.status = status;
   }
 
-  /** Whether another try may succeed. */
+  /** Whether the same request may succeed later. */
   get isPassing() {
     return this.status === 0 || this.status >= 500;
   }

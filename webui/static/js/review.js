@@ -4,7 +4,7 @@
 import { fragment, hooked, isTyping } from "./dom.js";
 import * as net from "./net.js";
 
-const OPEN_DELAY_MS = 150; // an event that is only passed by with j or k is not opened, and so not recorded as read
+const OPEN_DELAY_MS = 150; // j and k pass over events: only one that stays current is opened, and so recorded as read
 
 const pane = hooked("data-event-pane");
 let opening = new AbortController();

@@ -1,5 +1,5 @@
 // @ts-check
-// What the chat page knows about the turn in progress. Holds and tells; draws nothing, asks nothing.
+// What the chat page knows about the turn in progress. It holds state and emits events; it neither draws nor asks.
 
 /** @typedef {import("./types.js").StreamEvent} StreamEvent */
 /** @typedef {import("./types.js").Phase} Phase */
@@ -14,9 +14,9 @@ export class TurnState extends EventTarget {
   since = 0;
   /** How long the model thought, ms; null while it has not finished. @type {number | null} */
   thoughtFor = null;
-  /** The turn's id, from the server's first word on: then the question is kept there. */
+  /** The turn's id once the server has accepted the question, which is then kept there. */
   turn = "";
-  /** The last event of the turn that this page knows. */
+  /** The number of the last event that this page knows. */
   seen = 0;
   /** Whether the last line has come. */
   ended = false;
@@ -59,12 +59,12 @@ export class TurnState extends EventTarget {
     this.dispatchEvent(new CustomEvent(event.type, { detail: event }));
   }
 
-  /** The person has had enough; what came is being kept. */
+  /** The person stops the turn. The server keeps what has come. */
   stop() {
     if (this.busy) this.#enter("stopping", this.#now());
   }
 
-  /** The connection is gone; the turn goes on at the server. */
+  /** The connection is lost. The turn goes on at the server. */
   lose() {
     if (this.phase === "stopping" || this.phase === "reconnecting") return;
     this.#held = { phase: this.phase, since: this.since };

@@ -1,5 +1,5 @@
 // @ts-check
-// Bytes of the answer's stream to events: one JSON object a line. Pure; keeps what is half here until the rest comes.
+// Turns the bytes of a stream into events, one JSON object a line. Pure; keeps half a line until the rest comes.
 
 /** @typedef {import("./types.js").StreamEvent} StreamEvent */
 
@@ -8,7 +8,7 @@ export class StreamParser {
   #rest = "";
 
   /**
-   * The events that `bytes` completes, in order.
+   * The events that `bytes` complete, in order.
    * @param {Uint8Array} bytes
    * @returns {StreamEvent[]}
    * @throws {SyntaxError | TypeError} the stream is not what the server writes

@@ -1,9 +1,9 @@
 // @ts-check
-// The shapes that travel between the server and the modules here. No code.
+// The types of what the server and the modules here exchange. No code.
 
 /**
- * Where a line stands: `n` is the last event of the turn that the lines so far cover, `at` when it came, in seconds
- * after the turn began.
+ * The place of a line: `n` is the number of the last event that the lines so far cover, `at` when that event came, in
+ * seconds after the turn began.
  * @typedef {{n: number, at: number}} Place
  */
 
