@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from appliance.command import (
     progress_bar,
     record_of,
     say,
+    site_of,
 )
 from appliance.config import Config, init_state, load_config
 from appliance.errors import ApplianceError
@@ -118,6 +120,32 @@ def doctor(home: Path, as_json: bool) -> None:
             say(line)
     if not report.is_well:
         sys.exit(1)
+
+
+@main.command()
+@home_option
+@click.option("--despite-damage", "reason", metavar="REASON",
+              help="Upgrade even a damaged record; the damage stays as it is, and REASON is recorded.")  # fmt: skip
+def upgrade(home: Path, reason: str | None) -> None:
+    """Upgrade the database of an earlier release, which `serve` does by itself. The site must not be served."""
+    from appliance.runtime.site_lock import lock_site
+
+    if reason is not None and not reason.strip():
+        raise click.UsageError("--despite-damage needs a reason, which is recorded")
+    name = login_name()
+    config = load_config(home)
+    init_state(config.home)
+    lock_site(config)  # until this process ends
+    config = site_of(home)
+    from appliance.audit.event import Actor
+    from appliance.audit.upgrade import upgrade as run
+    from appliance.database.tables import SCHEMA
+    from appliance.database.transactions import open_database
+
+    actor = Actor("", name, "cli")
+    to_this = partial(run, state_dir=config.state_dir, by=actor, despite=reason)
+    open_database(config.database_url, upgrade=to_this).close()
+    say(f"The database has the schema {SCHEMA}, which this release uses.")
 
 
 @main.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 from collections.abc import Callable
@@ -14,7 +15,8 @@ from appliance.audit.log import AuditLog
 from appliance.audit.verify import verify_log
 from appliance.config import init_state, load_config
 from appliance.database.tables import SCHEMA
-from appliance.database.transactions import open_database
+from appliance.database.transactions import DatabaseError, open_database
+from appliance.runtime.site_lock import lock_site
 from tests.appliance.audit.test_upgrade import EARLIER_SITE
 from tests.appliance.earlier import everything_in
 from tests.appliance.supervised import ENGINE, supervised
@@ -62,6 +64,39 @@ def test_a_command_leaves_the_database_of_an_earlier_release_and_says_what_upgra
     assert done.exit_code == 1
     assert f"has the schema 0001 of an earlier release, and this release uses {SCHEMA}: start the" in done.output
     assert everything_in(config.database_url) == before
+
+
+def test_the_command_upgrades_without_serving_and_only_a_site_that_is_not_served(home: Path) -> None:
+    give_to_user(home)
+    url = load_config(home).database_url
+    locks = lock_site(load_config(home))
+    try:
+        refused = run("upgrade", "--home", home)
+        assert (refused.exit_code, refused.stderr) == (1, f"Error: {home} is already being served by another process\n")
+    finally:
+        for lock in locks:
+            os.close(lock)
+    with pytest.raises(DatabaseError, match="of an earlier release"):
+        open_database(url)
+    for _ in range(2):
+        done = run("upgrade", "--home", home)
+        assert (done.exit_code, done.stdout) == (0, f"The database has the schema {SCHEMA}, which this release uses.\n")
+    database = open_database(url)
+    assert AuditLog(database).get(5).header.actor.via == "cli"
+    assert AuditLog(database).size() == 5
+    database.close()
+
+
+def test_the_command_upgrades_a_damaged_record_only_for_a_reason(home: Path) -> None:
+    give_to_user(home)
+    path = home / "state" / "database" / "appliance.sqlite3"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        change_an_event(connection)
+    give_to_user(home)  # what SQLite made beside it
+    assert "the record is damaged" in run("upgrade", "--home", home).stderr
+    assert run("upgrade", "--home", home, "--despite-damage", " ").exit_code == 2
+    assert run("upgrade", "--home", home, "--despite-damage", "a disk died").exit_code == 0
+    assert "FAULT  event 3" in run("audit", "verify", "--home", home).stdout
 
 
 def change_an_event(connection: sqlite3.Connection) -> None:

@@ -93,9 +93,15 @@ class PackedWeights(Details):
 
 @dataclass(frozen=True, kw_only=True)
 class SchemaUpgraded(Details):
-    """Names of the schema before and after, and what was verified both times: number of events and root (hex)."""
+    """The schema before and after, and what was verified both times: the events before this one and their tree's root.
+
+    ``root`` is None where events are missing. ``faults`` counts those of a damaged record, and ``reason`` is why an
+    operator upgraded it all the same.
+    """
 
     before: str
     after: str
     events: int
     root: str | None = field(default=None, metadata=ALWAYS)
+    faults: int = 0
+    reason: str | None = None

@@ -5,20 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from appliance.audit.checkpoint import keep_verdict
 from appliance.audit.details.denials import BodyTooLarge
-from appliance.audit.details.site import SchemaUpgraded
-from appliance.audit.event import Actor, Content, NewEvent
+from appliance.audit.event import Actor, NewEvent
 from appliance.audit.evidence import export_evidence
 from appliance.audit.extract import write_extract
+from appliance.audit.fault import Fault
 from appliance.audit.findings import acknowledge, record_finding
 from appliance.audit.ledger import Finding
 from appliance.audit.log import AuditLog
 from appliance.audit.repeated import RepeatedDenials
 from appliance.audit.review import Filter, read_event, search
 from appliance.audit.signer import LogSigner
+from appliance.audit.upgrade import _event as _upgraded
 from appliance.audit.verify import verify_log
 from appliance.people.allowance import PromptTooLargeError, QuotaSpentError, RefusedError
 from appliance.runtime.packed_watch import packed_event, read_packed
@@ -29,7 +31,6 @@ from appliance.turns.interrupted import _close
 from appliance.turns.request import Message, Tool, ToolCall, TurnRequest
 from appliance.turns.run import run_turn
 from installer.formats.manifest import MANIFEST, RECEIPT, Entry, encode_manifest
-from tests.appliance.records import SYSTEM
 from tests.fakes import FakeEngine, done
 
 ADA = Actor("a1", "ada", "web", "10.0.0.1")
@@ -168,5 +169,6 @@ def _findings(log: AuditLog, directory: Path) -> None:
     record_finding(log, finding)
     acknowledge(log, finding, "00112233", "seen", by=ADA)
     log.append(NewEvent(ADA, "conversation_deleted", subject="c1"))
-    upgraded = SchemaUpgraded(before="0002", after="0003", events=5, root="root")
-    log.append(NewEvent(SYSTEM, "schema_upgraded", content=Content("The database was upgraded.", upgraded)))
+    intact = replace(verify_log(log.database, None), faults=())
+    log.append(_upgraded("0002", intact, ADA, None))
+    log.append(_upgraded("0002", replace(intact, root=None, faults=(Fault(1, 2, "gone"),)), ADA, "it is known"))

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from appliance.audit.checkpoint import integrity
 from appliance.audit.details.site import SchemaUpgraded
+from appliance.audit.event import Actor
 from appliance.audit.findings import acknowledge
 from appliance.audit.ledger import read_ledger, read_tail
 from appliance.audit.log import AuditLog
@@ -134,10 +135,65 @@ def test_a_damaged_record_is_not_upgraded_and_the_sentence_says_what_to_do(
     said = str(refused.value)
     assert said.startswith("the record is damaged, so the database stays at the schema 0001 of the earlier release: ")
     assert said.endswith(
-        "Make the earlier release current (installer rollback), run `appliance audit verify` there, and have a "
-        "reviewer acknowledge what it finds; then start this release again"
+        "Have a reviewer acknowledge it under the earlier release (installer rollback, then appliance audit verify and "
+        "appliance audit acknowledge), or run `appliance upgrade --despite-damage REASON`, which changes nothing of "
+        "the damage and stays in the record"
     )
     assert everything_in(url) == before
+
+
+def test_an_operator_may_upgrade_a_damaged_record_which_hides_nothing(earlier_site: Config) -> None:
+    """Release 0.1.0 has no acknowledgement that would come before the upgrade."""
+    state_dir, url = earlier_site.state_dir, earlier_site.database_url
+    earlier = open_as_it_is(url)
+    with earlier.write() as connection:
+        remove_a_content(connection)
+    faults = verify_log(earlier, state_dir).faults
+    assert len(faults) == 1
+    earlier.close()
+    database = open_database(
+        url, upgrade=partial(upgrade, state_dir=state_dir, by=Actor("", "root", "cli"), despite="a disk\udcff died")
+    )
+    log = AuditLog(database)
+    event = log.get(5)
+    assert (event.header.actor.name, event.header.outcome) == ("root", "failed")
+    assert event.content is not None
+    assert f"still is. Faults: 1; the first: {faults[0]}. Reason: a disk" in event.content.text
+    assert isinstance(event.content.details, SchemaUpgraded)
+    assert (event.content.details.faults, event.content.details.reason) == (1, "a disk\N{REPLACEMENT CHARACTER} died")
+    assert verify_log(database, state_dir).faults == faults
+    with pytest.raises(ApplianceError, match="event 2"):
+        LogSigner(log, state_dir).sign()
+    assert read_tail(earlier_site.audit_dir) is not None
+    database.close()
+
+
+def test_a_reason_is_not_recorded_where_nothing_was_damaged(earlier_site: Config) -> None:
+    database = open_database(
+        earlier_site.database_url, upgrade=partial(upgrade, state_dir=earlier_site.state_dir, despite="just in case")
+    )
+    event = AuditLog(database).get(5)
+    assert event.header.outcome == "ok"
+    assert event.content is not None
+    assert isinstance(event.content.details, SchemaUpgraded)
+    assert event.content.details.reason is None
+    assert "just in case" not in event.content.text
+    database.close()
+
+
+def test_a_reason_does_not_excuse_an_upgrade_that_would_change_the_record(sqlite_url: str, tmp_path: Path) -> None:
+    make_earlier(sqlite_url, 2)
+    database = open_as_it_is(sqlite_url)
+    with database.write() as connection:
+        remove_a_content(connection)
+    database.close()
+    before = everything_in(sqlite_url)
+    statement = "UPDATE audit_events SET subject = 'turn-x' WHERE sequence = 3"
+    migrations = with_migration(tmp_path / "trial", MORE.format(statement=statement))
+    run = partial(upgrade, state_dir=tmp_path, despite="for a test", migrations=migrations)
+    with pytest.raises(SchemaError, match=r"would have changed the record \(event 3: its header does not fit its hash"):
+        open_database(sqlite_url, upgrade=run)
+    assert everything_in(sqlite_url) == before
 
 
 def test_damage_that_a_reviewer_acknowledged_does_not_keep_a_database_from_its_upgrade(earlier_site: Config) -> None:

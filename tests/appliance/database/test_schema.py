@@ -203,7 +203,8 @@ def test_a_copy_of_a_newer_or_an_empty_database_is_refused(tmp_path: Path, sqlit
 
 
 def test_alembic_is_loaded_only_for_an_upgrade() -> None:
-    code = "import sys, appliance.runtime.recorder, webui.app; print({m.partition('.')[0] for m in sys.modules})"
+    code = "import sys, appliance.cli, appliance.people.accounts, appliance.runtime.recorder, webui.app"
+    code += "; print({name.partition('.')[0] for name in sys.modules})"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "'sqlalchemy'" in loaded
     assert "'alembic'" not in loaded
