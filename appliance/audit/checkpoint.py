@@ -19,11 +19,12 @@ from appliance.audit.findings import keep_fault, marked_fault
 from appliance.audit.full_check import CHECKED, EXPORTED, FullCheck, last_check, last_export
 from appliance.audit.keys import has_key
 from appliance.audit.ledger import Finding, read_tail
-from appliance.audit.log import AuditLog, LogDamagedError
+from appliance.audit.log import AuditLog
 from appliance.audit.note import Checkpoint, CheckpointError, load_verifier, verify_checkpoint
 from appliance.audit.signed_by import signing_key_in_log, words_of_foreign_database
 from appliance.audit.signer import LogSigner
 from appliance.audit.stored import newest_note
+from appliance.audit.stored_tree import LogDamagedError
 from appliance.audit.verify import VerificationReport
 from appliance.database.transactions import Database, now_us, write_setting
 

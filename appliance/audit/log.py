@@ -1,8 +1,7 @@
 """The append-only log: an event is durable when `append` returns, or the caller gets an error and must not go on.
 
-Appends of many threads share transactions: while one thread commits, the others gather, and the first of them writes
-all of theirs. Appends of many processes queue in `Database.write`. Each transaction adds rows whose hashes continue the
-Merkle tree, so that at every instant the rows are a complete tree.
+Appends of many threads share transactions (group_commit.py); appends of many processes queue in `Database.write`. Each
+transaction adds rows whose hashes continue the Merkle tree, so that at every instant the rows are a complete tree.
 
 What this covers: no acknowledged event is lost by a crash; numbers are dense and in order; a change of a stored row is
 found by verify.py. What it does not: someone who may write the database can build another consistent log; only a
@@ -17,7 +16,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -36,6 +35,8 @@ from appliance.audit.event import (
     encode_header,
     seal_content,
 )
+from appliance.audit.group_commit import GroupCommit, Waiting
+from appliance.audit.stored_tree import LogDamagedError, check_inserted, log_size, stored_hashes
 from appliance.audit.words import index_words
 from appliance.database.tables import audit_contents, audit_events
 from appliance.database.transactions import Database, DatabaseError, now_us, read_setting, write_setting
@@ -54,10 +55,6 @@ class EventNotFoundError(ApplianceError):
     def __init__(self, sequence: int) -> None:
         super().__init__(f"the log has no event {sequence}")
         self.sequence = sequence
-
-
-class LogDamagedError(DatabaseError):
-    """A stored hash that is needed is missing."""
 
 
 @dataclass(frozen=True)
@@ -111,11 +108,9 @@ class AuditLog:
         self._random_bytes = random_bytes
         self.refusal = refusal
         self._make_room = make_room
-        self._lock = threading.Lock()
-        self._waiting: list[_Waiting] = []  # guarded by _lock
+        self._group = GroupCommit(self._commit)
         self._probing = threading.Lock()
         self._written_s = -math.inf  # when the last append or probe went well; an append that fails forgets it
-        self._committing = False  # guarded by _lock: some thread writes, and will wake the next one
         self.origin = _load_origin(database)
         self.damage = self._edge_damage()
 
@@ -127,13 +122,7 @@ class AuditLog:
             ValueError: it cannot be stored exactly (NUL, a lone surrogate, a value that is not JSON).
         """
         waiting = self._prepared(event)
-        with self._lock:
-            self._waiting.append(waiting)
-            follows, self._committing = self._committing, True
-        if follows:
-            waiting.woken.wait()
-        if not waiting.ended:
-            self._commit_waiting()
+        self._group.write(waiting)
         if waiting.header is None:
             raise RecordError("the record could not be written") from waiting.error
         return waiting.header
@@ -171,7 +160,7 @@ class AuditLog:
     def size(self) -> int:
         """How many events there are, which is also the number of the last."""
         with self.database.read() as connection:
-            return _size(connection)
+            return log_size(connection)
 
     def check_writable(self, *, max_age_s: float = 0.0) -> None:
         """Write to the log's database, durably and without an event, unless something was written so lately.
@@ -235,43 +224,31 @@ class AuditLog:
             return str(exc)
         return None
 
-    def _prepared(self, event: NewEvent) -> _Waiting:
+    def _prepared(self, event: NewEvent) -> Waiting:
         """What can be done, and refused, before the transaction that others share."""
         if self.damage:
             raise RecordError(f"the log is damaged: {self.damage}")
         for text in (event.subject, event.actor.user_id, event.actor.name, event.actor.address):
             check_storable(text)
         if event.content is None:
-            return _Waiting(event, None, "")
+            return Waiting(event, None, "")
         check_details(event.action, event.content.details)
         sealed = seal_content(event.content, self._random_bytes(SALT_BYTES))
-        return _Waiting(event, sealed, indexed_text(sealed.text, sealed.details))
+        return Waiting(event, sealed, indexed_text(sealed.text, sealed.details))
 
-    def _commit_waiting(self) -> None:
-        """Write all that waits in one transaction; wake those it was for, and one to write what came meanwhile."""
-        with self._lock:
-            batch, self._waiting = self._waiting, []
+    def _commit(self, batch: list[Waiting]) -> list[Header]:
+        """Write what several threads append in one transaction."""
         try:
             with self.database.write(serial=True) as connection:
                 headers = self._insert(connection, batch)
-            self._written_s = time.monotonic()
-            for waiting, header in zip(batch, headers, strict=True):
-                waiting.header = header
-        except (DatabaseError, sa.exc.IntegrityError) as exc:
+        except (DatabaseError, sa.exc.IntegrityError):
             self._written_s = -math.inf
-            for waiting in batch:
-                waiting.error = exc
-        finally:
-            with self._lock:
-                next_one = self._waiting[:1]
-                self._committing = bool(next_one)
-            for waiting in batch:
-                waiting.ended = True
-            for waiting in next_one + batch:
-                waiting.woken.set()
+            raise
+        self._written_s = time.monotonic()
+        return headers
 
-    def _insert(self, connection: sa.Connection, batch: list[_Waiting]) -> list[Header]:
-        size = _size(connection)
+    def _insert(self, connection: sa.Connection, batch: list[Waiting]) -> list[Header]:
+        size = log_size(connection)
         edge = merkle.RightEdge(size, stored_hashes(connection, merkle.covering(0, size)))
         headers, rows = [], []
         for waiting in batch:
@@ -296,7 +273,7 @@ class AuditLog:
         connection.execute(audit_events.insert(), rows)
         if contents:
             connection.execute(audit_contents.insert(), contents)
-        _check_inserted(connection, size, len(rows), len(contents))
+        check_inserted(connection, size, len(rows), len(contents))
         words = [(h.sequence, w.words) for h, w in zip(headers, batch, strict=True) if w.words]
         index_words(self.database, connection, words)
         return headers
@@ -307,35 +284,6 @@ class AuditLog:
             hashes = stored_hashes(connection, [subtree for part in parts for subtree in part])
         remaining = iter(hashes)
         return [merkle.fold([next(remaining) for _ in part]) for part in parts]
-
-
-def _check_inserted(connection: sa.Connection, size: int, events: int, contents: int) -> None:
-    """Believe that events are in the database only if they can be read there: a trigger, or a constraint that ignores
-    conflicts, swallows an insertion without an error, and the next event would take the same number.
-
-    Raises:
-        LogDamagedError: some are not.
-    """
-    for table, expected in ((audit_events, events), (audit_contents, contents)):
-        query = sa.select(sa.func.count()).select_from(table).where(table.c.sequence.between(size + 1, size + events))
-        if connection.scalar(query) != expected:
-            raise LogDamagedError(
-                f"the database does not keep what is written into {table.name}: somebody has changed what the database "
-                "does; see: appliance audit verify"
-            )
-
-
-@dataclass
-class _Waiting:
-    """An event on its way. Its thread is ``woken`` when its transaction has ``ended``, or to begin one."""
-
-    event: NewEvent
-    sealed: SealedContent | None
-    words: str
-    header: Header | None = None
-    error: Exception | None = None
-    ended: bool = False
-    woken: threading.Event = field(default_factory=threading.Event)
 
 
 def select_events() -> sa.Select[Any]:
@@ -371,30 +319,6 @@ def _row_of(header: Header, subtrees: bytes) -> dict[str, object]:
         "commitment": header.commitment,
         "subtrees": subtrees,
     }
-
-
-def _size(connection: sa.Connection) -> int:
-    return connection.scalar(sa.select(sa.func.max(audit_events.c.sequence))) or 0
-
-
-def stored_hashes(connection: sa.Connection, subtrees: list[merkle.Subtree]) -> list[bytes]:
-    """The stored hashes of complete subtrees, each kept with the event that completed it.
-
-    Raises:
-        LogDamagedError: one is missing.
-    """
-    columns = audit_events.c
-    query = sa.select(columns.sequence, columns.subtrees).where(columns.sequence.in_([s.end for s in subtrees]))
-    rows = {row.sequence: row.subtrees for row in connection.execute(query)}
-    hashes = []
-    for subtree in subtrees:
-        start = subtree.level * merkle.HASH_BYTES
-        stored = rows.get(subtree.end)
-        value = stored[start : start + merkle.HASH_BYTES] if isinstance(stored, bytes) else b""
-        if len(value) != merkle.HASH_BYTES:
-            raise LogDamagedError(f"the hash of {1 << subtree.level} events ending with event {subtree.end} is missing")
-        hashes.append(value)
-    return hashes
 
 
 def _load_origin(database: Database) -> str:

@@ -20,8 +20,8 @@ import sqlalchemy as sa
 
 from appliance.audit import merkle
 from appliance.audit.fault import MAX_FAULTS, Fault
-from appliance.audit.log import LogDamagedError, stored_hashes
-from appliance.audit.tree import MAX_REMARKS, Marks, TreeCheck, check_rows, erased_ranges, log_size, strays
+from appliance.audit.stored_tree import LogDamagedError, log_size, stored_hashes
+from appliance.audit.tree import MAX_REMARKS, Marks, TreeCheck, check_rows, erased_ranges, strays
 from appliance.database.tables import audit_events
 from appliance.database.transactions import Database, DatabaseError
 

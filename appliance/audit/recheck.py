@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from appliance.audit.fault import Fault, LogBrokenError
-from appliance.audit.log import AuditLog, LogDamagedError
+from appliance.audit.log import AuditLog
 from appliance.audit.rounds import Rounds
+from appliance.audit.stored_tree import LogDamagedError
 from appliance.audit.tree import TreeCheck, check_rows, erased_ranges, is_accepted
 
 RECHECKED_EVENTS = 20_000  # older events checked again at each checkpoint: about a quarter of a second

@@ -13,8 +13,9 @@ import sqlalchemy as sa
 
 from appliance.audit.details.review import SearchDetails
 from appliance.audit.event import Action, Actor, Content, NewEvent
-from appliance.audit.log import AuditLog, Event, EventNotFoundError, LogDamagedError
+from appliance.audit.log import AuditLog, Event, EventNotFoundError
 from appliance.audit.rows import DamagedEvent, EventRow, load_events, load_rows
+from appliance.audit.stored_tree import LogDamagedError
 from appliance.audit.words import searching
 from appliance.database.tables import audit_events, storable, users
 

@@ -40,7 +40,7 @@ from appliance.audit.findings import (
 from appliance.audit.keys import has_key, load_any_signer, publish_key, settle_key, stage_key
 from appliance.audit.ledger import LedgerReader, LedgerState, read_ledger
 from appliance.audit.ledger_file import Stamp
-from appliance.audit.log import AuditLog, LogDamagedError, RecordError
+from appliance.audit.log import AuditLog, RecordError
 from appliance.audit.note import Checkpoint, CheckpointError, Signer, Verifier, note_hash, verify_checkpoint
 from appliance.audit.parts import check_tree
 from appliance.audit.recheck import RECHECKED_EVENTS
@@ -59,6 +59,7 @@ from appliance.audit.signing_checks import (
 )
 from appliance.audit.statement import Kind, Statement
 from appliance.audit.stored import forget_notes, newest_note, store_note
+from appliance.audit.stored_tree import LogDamagedError
 from appliance.audit.tree import accepted_ranges
 from appliance.database.transactions import now_us
 

@@ -13,12 +13,13 @@ from appliance.audit.fault import Fault, LogBrokenError
 from appliance.audit.keys import KeyUnreadableError, load_signer
 from appliance.audit.ledger import LedgerState, read_ledger, stray_mark
 from appliance.audit.ledger_file import NAME
-from appliance.audit.log import AuditLog, LogDamagedError
+from appliance.audit.log import AuditLog
 from appliance.audit.note import CheckpointError, Signer, note_hash, parse_verifier, verify_checkpoint
 from appliance.audit.recheck import check_stretch, recheck_older
 from appliance.audit.rounds import Rounds
 from appliance.audit.signed_by import signing_key_in_log
 from appliance.audit.stored import largest_size, note_of_size, store_note
+from appliance.audit.stored_tree import LogDamagedError
 
 
 def broken(message: str) -> LogBrokenError:

@@ -256,11 +256,6 @@ def check_rows(
         check.add_missing(end, "they are missing" if end > check.size + 1 else "it is missing")
 
 
-def log_size(connection: sa.Connection) -> int:
-    """The number of the last event."""
-    return connection.scalar(sa.select(sa.func.max(audit_events.c.sequence))) or 0
-
-
 def accepted_ranges(faults: Sequence[Fault], size: int) -> list[tuple[int, int]]:
     """The events that `faults` are about, as few ranges; what is said of numbers after `size` is left out."""
     ranges: list[tuple[int, int]] = []

@@ -29,7 +29,8 @@ from appliance.audit.note import Checkpoint, CheckpointError, Verifier, load_ver
 from appliance.audit.parts import TreeReport, check_tree
 from appliance.audit.signatures import Expected, check_without_ledger, compare_with_ledger, verified_by_any
 from appliance.audit.signed_by import key_notes_in_log
-from appliance.audit.tree import is_accepted, log_size
+from appliance.audit.stored_tree import log_size
+from appliance.audit.tree import is_accepted
 from appliance.database.transactions import Database, as_iso, now_us, read_setting
 
 AHEAD_US = 300 * 1_000_000  # a newest time this far after the clock is a clock that was wrong, then or now

@@ -28,7 +28,7 @@ from appliance.audit.event import Content, Header, NewEvent
 from appliance.audit.log import AuditLog, Event
 from appliance.audit.rounds import Rounds
 from appliance.audit.rows import load_events
-from appliance.audit.tree import log_size
+from appliance.audit.stored_tree import log_size
 from appliance.database.tables import audit_events
 from appliance.database.transactions import Database
 from appliance.people.messages import append_interruption

@@ -120,7 +120,7 @@ def test_waiting_appends_share_a_transaction(sqlite: Database) -> None:
         with sqlite.write():  # while the database is busy, appends pile up
             waiting = [pool.submit(log.append, NewEvent(SYSTEM, "denied", "denied", str(n))) for n in range(20)]
             deadline_s = time.monotonic() + 10
-            while len(log._waiting) < 10 and time.monotonic() < deadline_s:
+            while len(log._group._waiting) < 10 and time.monotonic() < deadline_s:
                 time.sleep(0.01)
         assert sorted(future.result(10).sequence for future in waiting) == list(range(1, 21))
     assert len(commits) < 20

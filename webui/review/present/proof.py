@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.audit.event import encode_header
-from appliance.audit.log import AuditLog, Event, LogDamagedError
+from appliance.audit.log import AuditLog, Event
 from appliance.audit.merkle import ProofError, leaf_hash, verify_inclusion
 from appliance.audit.note import Checkpoint, CheckpointError, load_verifier, verify_checkpoint
 from appliance.audit.review import ReadEvent
 from appliance.audit.rows import DamagedEvent
 from appliance.audit.stored import newest_note
+from appliance.audit.stored_tree import LogDamagedError
 from appliance.database.transactions import as_iso
 
 
