@@ -58,8 +58,9 @@ def measure(checkout: Path, arguments: Sequence[str]) -> dict[str, object]:
 
 
 def compare(this: Sequence[Figures], other: Sequence[Figures]) -> list[Ratio]:
-    """Every figure that both have and that says how fast something is, one value of each for each round."""
-    names = [name for name in this[0] if name in other[0] and name.endswith(("_tok_s", "_s", "_share"))]
+    """Every speed and time that both have. The speed of memory is the machine's, so it is left out."""
+    speeds = [name for name in this[0] if name.endswith(("_s", "_share")) and not name.endswith("_gb_s")]
+    names = [name for name in speeds if name in other[0]]
     compared = []
     for name in names:
         ours, theirs = [one[name] for one in this], [one[name] for one in other]

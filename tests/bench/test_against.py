@@ -20,9 +20,9 @@ def test_more_tokens_a_second_and_fewer_seconds_both_count_as_faster() -> None:
     assert decode.line().split() == ["decode_tok_s", "25.000", "10.000", "2.50", "2.00", "..", "3.00"]
 
 
-def test_figures_of_one_checkout_alone_and_those_that_are_no_speed_are_left_out() -> None:
-    this = [{"decode_tok_s": 1.0, "peak_rss_gb": 2.0, "new_tok_s": 3.0}]
-    other = [{"decode_tok_s": 1.0, "peak_rss_gb": 2.0, "old_tok_s": 3.0}]
+def test_figures_of_one_checkout_alone_and_those_that_say_nothing_of_its_speed_are_left_out() -> None:
+    this = [{"decode_tok_s": 1.0, "peak_rss_gb": 2.0, "read_gb_s": 40.0, "new_tok_s": 3.0}]
+    other = [{"decode_tok_s": 1.0, "peak_rss_gb": 2.0, "read_gb_s": 30.0, "old_tok_s": 3.0}]
     assert [ratio.name for ratio in compare(this, other)] == ["decode_tok_s"]
 
 
