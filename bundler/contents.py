@@ -56,7 +56,7 @@ class BuildRequest:
     name: str | None  # None: the model's id
     version: str | None  # None: the project's version and a digest of the contents
     known_answers: bool
-    environ: Mapping[str, str]  # of the programs that the build starts
+    environ: Mapping[str, str]  # the environment of the programs that the build starts
 
 
 def assemble_release(tree: Path, request: BuildRequest, progress: Progress) -> ReleaseTree:

@@ -40,7 +40,7 @@ class Receipt:
     self_test: str  # "passed" or "not recorded in this release"
     installed_at: str  # UTC, ISO 8601
     format: int = 1
-    manifest_sha256: str = ""  # of manifest.json; "": installed by a version that wrote none
+    manifest_sha256: str = ""  # empty: installed by a version that wrote no manifest
     interpreter: str = ""  # the host's Python that runs the release
 
 

@@ -68,7 +68,7 @@ class VerifiedMetadata:
     """Metadata that passed every check. The site must remember ``accepted`` to refuse older metadata."""
 
     targets: tuple[Target, ...]  # ascending by path
-    version: int  # of the targets role
+    version: int  # the version of the targets role
     expires: str  # the earliest date among timestamp, snapshot and targets, ISO 8601
     contents: Sha256Hex  # the same for the same files, whoever signed them and when; see contents_digest
     accepted: Mapping[str, bytes]  # relative path in the trust directory -> contents

@@ -45,7 +45,7 @@ def encode_prompt(dialogue: Dialogue) -> list[int]:
 
 
 def encode_answer(said: Said) -> list[int]:
-    """What the model has to write after the prompt, ``<|return|>`` or ``<|call|>`` included."""
+    """What the model must write after the prompt, ``<|return|>`` or ``<|call|>`` included."""
     text = f"<|channel|>analysis<|message|>{said.reasoning}<|end|><|start|>assistant" if said.reasoning else ""
     if said.call is not None:
         header = f"<|channel|>commentary to=functions.{said.call.name} <|constrain|>json<|message|>"

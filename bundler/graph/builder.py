@@ -44,7 +44,7 @@ class Weight:
 
 @dataclass(frozen=True)
 class Packing:
-    """What one native operator reads: the stored weights that the target packs for its processor, by the node's key."""
+    """The stored weights that one native operator reads and the host packs for its processor, by the node's key."""
 
     key: int
     kind: PackedKind
@@ -84,7 +84,7 @@ class GraphBuilder:
         return name
 
     def stored(self, name: str) -> str:
-        """A checkpoint tensor as published, under its own name; in parts if it is too large for one shard."""
+        """A checkpoint tensor as published, under its own name; joined from parts if it is too large for one shard."""
         parts = [part.name for part in self.stored_parts(name)]
         return name if len(parts) == 1 else self.node("Concat", parts, name, axis=0)
 
@@ -112,7 +112,7 @@ class GraphBuilder:
         return self.node("Cast", [value], f"{value}.{TensorProto.DataType.Name(to).lower()}", to=to)
 
     def converted(self, value: str, have: int, want: int) -> str:
-        """The value in the type wanted; the same value where it has that type."""
+        """The value in the wanted type; unchanged if it already has that type."""
         return value if have == want else self.cast(value, want)
 
     def linear(self, x: str, weight: str, bias: str | None, output: str) -> str:

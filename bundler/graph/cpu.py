@@ -1,9 +1,13 @@
 """The CPU's graph: the operators of appliance/kernels, in float32.
 
-The operators take MXFP4 blocks and scales and bfloat16 matrices as stored: Embedding reads rows where they lie,
-ExpertLayer computes router choice and experts, and Dense multiplies for attention and head, whose weights the target
-holds in 8 bits or in bfloat16 as the graph says. `packing.json` lists what the last two read. Attention and TopLogits
-are the others.
+The operators take MXFP4 blocks and scales and bfloat16 matrices as stored:
+
+    Embedding      reads rows where they lie
+    Dense          multiplies for attention and head; the graph says whether the host holds them in 8 bits or bfloat16
+    ExpertLayer    chooses experts by the router's logits, and computes them
+    Attention, TopLogits
+
+`packing.json` lists the weights that Dense and ExpertLayer read.
 """
 
 from __future__ import annotations
@@ -21,14 +25,14 @@ from bundler.model_config import MXFP4_BLOCK, ModelConfig
 from installer.formats.packing import PackedKind
 
 DenseKind = Literal["int8", "bf16"]  # how the operators hold attention and head
-KERNEL_DOMAIN = "gpt_oss"  # of the operators in appliance/kernels
+KERNEL_DOMAIN = "gpt_oss"  # the domain of the operators in appliance/kernels
 
-_DECODED_TOKENS = "decoded_tokens"  # the input that says how many of a step's tokens, the first, are decoded ones
+_DECODED_TOKENS = "decoded_tokens"  # an input: this many of the step's tokens, from the first, are decoded tokens
 _DENSE_KINDS: dict[DenseKind, int] = {"int8": 0, "bf16": 1}
 # Bits of a prompt's activations in the experts' products. 8 bits cost about as much precision as 8-bit attention and
 # head weights do (docs/performance.md), so a graph that keeps those as published gets 16.
 _PROMPT_BITS: dict[DenseKind, int] = {"int8": 8, "bf16": 16}
-_HEAD_MULTIPLE = 16  # lanes of appliance/kernels
+_HEAD_MULTIPLE = 16  # the lanes of a vector in appliance/kernels
 
 
 class CpuGraph(ModelGraph):
@@ -72,7 +76,7 @@ class CpuGraph(ModelGraph):
     def projection(
         self, x: str, names: list[str], output: str, *, biased: bool = True, decoded: str = _DECODED_TOKENS
     ) -> str:
-        """As in `ModelGraph`. `decoded` names an int64: how many rows, from the first, are of decoded tokens."""
+        """As in `ModelGraph`. `decoded` names an int64: this many rows, from the first, belong to decoded tokens."""
         if self.specs[f"{names[0]}.weight"].shape[1] % MXFP4_BLOCK == 0:
             return self._native_dense(x, names, output, biased, decoded)
         weight = self.joined(names, "weight", output)

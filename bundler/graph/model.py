@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from bundler.graph.builder import GraphBuilder
 from bundler.rotary import rotary_caches
 
-CONTRIB_DOMAIN = "com.microsoft"  # of ONNX Runtime's own operators
+CONTRIB_DOMAIN = "com.microsoft"  # the domain of ONNX Runtime's own operators
 TOP_K = 256
 SWIGLU_ALPHA = 1.702
 
@@ -26,7 +26,7 @@ class ModelGraph(GraphBuilder, ABC):
     """
 
     residual_type: ClassVar[int]  # ONNX type of the residual stream and the norms
-    cache_type: ClassVar[int]  # and of keys and values
+    cache_type: ClassVar[int]  # ONNX type of keys and values
 
     @abstractmethod
     def require_sizes(self) -> None:
@@ -54,11 +54,11 @@ class ModelGraph(GraphBuilder, ABC):
 
     @abstractmethod
     def add_attention(self, layer: int, qkv: str, sinks: str) -> tuple[str, str | None]:
-        """Attention and its output projection, [T, hidden], and the bias that the norm after it is to add."""
+        """Attention and its output projection, [T, hidden]; and the bias that the next norm must add, if any."""
 
     @abstractmethod
     def add_experts(self, stem: str, x: str, router: str) -> str:
-        """The experts of one layer, [T, hidden], by the router's logits."""
+        """Experts of one layer, chosen by the router's logits, [T, hidden]."""
 
     @abstractmethod
     def add_head(self, wanted: str) -> None:

@@ -18,7 +18,7 @@ from bundler.random_checkpoint import random_config, write_random_checkpoint
 from tests.conftest import require
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-os.environ["ORT_QMOE_CPU_QNBIT_GEMM"] = "fp32"  # for the CUDA graph with CPU experts in its place (test_graph.py)
+os.environ["ORT_QMOE_CPU_QNBIT_GEMM"] = "fp32"  # test_graph.py runs the CUDA graph with CPU experts
 
 
 @pytest.fixture(scope="module")

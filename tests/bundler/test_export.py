@@ -1,4 +1,4 @@
-"""What is written: the checkpoint's own bytes, in shards, the same every time, complete or not at all."""
+"""The export writes the checkpoint's own bytes, in shards, the same every time, completely or not at all."""
 
 from __future__ import annotations
 
