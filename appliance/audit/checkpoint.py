@@ -1,6 +1,6 @@
 """How the log stands, at a glance: for the badge on every page, the doctor and the administrator.
 
-What is said here was checked before: the signer checks what is new at each checkpoint (signer.py), a full verification
+The checks were made before: the signer checks new events at each signed checkpoint (signer.py), and a full verification
 checks every event (verify.py). A glance only compares the newest checkpoint with the log and with the clock.
 """
 
@@ -20,7 +20,7 @@ from appliance.audit.full_check import CHECKED, EXPORTED, FullCheck, last_check,
 from appliance.audit.keys import has_key
 from appliance.audit.ledger import Finding, read_tail
 from appliance.audit.log import AuditLog
-from appliance.audit.note import Checkpoint, CheckpointError, load_verifier, verify_checkpoint
+from appliance.audit.note import CheckpointError, SignedCheckpoint, load_verifier, verify_checkpoint
 from appliance.audit.signed_by import signing_key_in_log, words_of_foreign_database
 from appliance.audit.signer import LogSigner
 from appliance.audit.stored import newest_note
@@ -53,8 +53,10 @@ class Integrity:
     ahead: bool = False
 
 
-def write_checkpoint(log: AuditLog, state_dir: Path, *, clock_us: Callable[[], int] = now_us) -> Checkpoint | None:
-    """Sign the log once, as `LogSigner.sign`; who signs repeatedly keeps a `LogSigner`, which remembers."""
+def write_checkpoint(
+    log: AuditLog, state_dir: Path, *, clock_us: Callable[[], int] = now_us
+) -> SignedCheckpoint | None:
+    """Sign the log once, as `LogSigner.sign`. A process that signs repeatedly keeps a `LogSigner`, which remembers."""
     return LogSigner(log, state_dir, clock_us=clock_us).sign()
 
 
@@ -90,10 +92,10 @@ def integrity(log: AuditLog, state_dir: Path, *, clock_us: Callable[[], int] = n
 
 
 def keep_verdict(log: AuditLog, report: VerificationReport, *, by: Actor, other_faults: Sequence[Fault] = ()) -> None:
-    """Record what a full verification found. What is broken stays marked until a reviewer acknowledges it.
+    """Record what a full verification found. A broken log stays marked until a reviewer acknowledges the finding.
 
     Args:
-        other_faults: of what the pages read beside the log.
+        other_faults: those in what the pages read beside the log.
     Raises:
         RecordError: it could not be recorded.
     """
@@ -115,7 +117,7 @@ def mark_exported(database: Database, event: Header) -> None:
         write_setting(connection, EXPORTED, str(event.time_us))
 
 
-def _newest(log: AuditLog, state_dir: Path) -> tuple[Checkpoint | None, Finding | None]:
+def _newest(log: AuditLog, state_dir: Path) -> tuple[SignedCheckpoint | None, Finding | None]:
     """The newest checkpoint, and the finding that nobody has acknowledged yet.
 
     Raises:
@@ -141,8 +143,8 @@ def _newest(log: AuditLog, state_dir: Path) -> tuple[Checkpoint | None, Finding 
         raise
 
 
-def _disagreement(log: AuditLog, checkpoint: Checkpoint, size: int) -> str | None:
-    """What of the checkpoint the stored hashes contradict."""
+def _disagreement(log: AuditLog, checkpoint: SignedCheckpoint, size: int) -> str | None:
+    """How the stored hashes contradict the checkpoint; None where they do not."""
     origin = log.stored_origin()
     if checkpoint.origin != origin:
         return f"the database holds the log {origin or '(without a name)'}, and {checkpoint.origin} was signed here"

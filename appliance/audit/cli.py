@@ -35,7 +35,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 @click.option("--home", type=click.Path(path_type=Path, file_okay=False, exists=True), envvar="APPLIANCE_HOME",
               help="The site directory (the installer's prefix).")  # fmt: skip
 @click.option("--against", type=_FILE, multiple=True,
-              help="A checkpoint that was exported earlier, which the log must continue; may be repeated.")  # fmt: skip
+              help="A signed checkpoint exported earlier, which the log must continue; may be repeated.")  # fmt: skip
 @click.option("--database", "copy", type=_FILE,
               help="Check a copy of an SQLite database instead of a site, without writing; needs --key.")  # fmt: skip
 @click.option("--key", type=_FILE, help="Trust this public key, a copy of audit.pub, instead of the site's own.")
@@ -242,7 +242,7 @@ def audit_erase(
 @home_option
 @json_option
 def audit_reindex(home: Path, as_json: bool) -> None:
-    """Make the search index anew of the contents, where verify says that it does not fit them."""
+    """Rebuild the search index from the contents, where verify says that it does not fit them."""
     with record_of(home) as (_, log, actor):
         from appliance.audit.reindex import reindex
 
@@ -258,7 +258,7 @@ def audit_reindex(home: Path, as_json: bool) -> None:
               help="The log's public key, a copy of state/keys/audit.pub that you trust.")  # fmt: skip
 @json_option
 def audit_check(evidence: Path, key: Path, as_json: bool) -> None:
-    """Say what an EVIDENCE file proves, and what not, by the log's public key; needs no site."""
+    """Say what an EVIDENCE file proves and what it does not, with the log's public key. Needs no site."""
     from appliance.isolation.administration import confine_reader
 
     try:
@@ -292,7 +292,7 @@ def _in_json(proven: ProvenEvents) -> dict[str, object]:
 
 
 def _in_words(proven: ProvenEvents) -> Iterator[str]:
-    """What the file proves first, then everything it does not prove."""
+    """First what the file proves, then everything that it does not prove."""
     from appliance.database.transactions import as_iso
 
     checkpoint = proven.checkpoint

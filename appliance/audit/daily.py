@@ -1,4 +1,4 @@
-"""checkpoint-DATE.txt: each day's last checkpoint as a file of its own, to be copied to media or printed.
+"""checkpoint-DATE.txt: each day's last signed checkpoint as a file of its own, to be copied to media or printed.
 
 A file is only ever replaced by a checkpoint of the same chain that is not smaller. After an acknowledged finding the
 names carry the finding, so that what was signed before it stays as it was.
@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from appliance.audit.keys import sync_directory
-from appliance.audit.note import Checkpoint, CheckpointError, Verifier, verify_checkpoint
+from appliance.audit.note import CheckpointError, SignedCheckpoint, Verifier, verify_checkpoint
 from appliance.database.transactions import as_datetime
 from appliance.plain_file import read_plain
 
@@ -29,13 +29,13 @@ def daily_notes(audit_dir: Path) -> dict[str, str]:
         raise CheckpointError(f"{audit_dir}: cannot be read: {exc.strerror}") from exc
 
 
-def daily_path(audit_dir: Path, checkpoint: Checkpoint, chain: str) -> Path:
+def daily_path(audit_dir: Path, checkpoint: SignedCheckpoint, chain: str) -> Path:
     """Where the checkpoint belongs."""
     after = f"-after-finding-{chain}" if chain else ""
     return audit_dir / f"checkpoint-{as_datetime(checkpoint.time_us):%Y-%m-%d}{after}.txt"
 
 
-def present_checkpoint(path: Path, verifiers: list[Verifier]) -> Checkpoint | None:
+def present_checkpoint(path: Path, verifiers: list[Verifier]) -> SignedCheckpoint | None:
     """The checkpoint that the file holds now; None when there is no file.
 
     Raises:

@@ -1,7 +1,7 @@
 """Erases the content of events for good, as retention rules demand, while the tree still verifies.
 
-1. The event ``content_erased`` names the range, cut to the events that exist, and the reason; then a verification
-   misses nothing that it covers. It excuses no event after itself.
+1. The event ``content_erased`` names the range, cut to the events that exist, and the reason. From then on a
+   verification misses no content in that range. The event excuses no event after itself.
 2. The contents go in small transactions, so that no writer waits for long; after a kill, the same command goes on.
 3. The search index is merged, in small transactions, too, because until then it only marks words as deleted.
 4. SQLite's write-ahead log, which holds what was there before, is cut to nothing.

@@ -1,7 +1,7 @@
 """Evidence: chosen events, each with its proof, under one signed checkpoint, in a file that another machine can check.
 
 The file is JSON. Each event carries the exact bytes of its header (what the tree holds) and, if wanted and not erased,
-salt and exact bytes of its content (what the header commits to). Whoever checks it needs this package, the file and the
+salt and exact bytes of its content (what the header commits to). To check it one needs this package, the file and the
 log's public key, which should have come by another way than the file.
 """
 
@@ -26,8 +26,8 @@ from appliance.audit.heirs import keys_after
 from appliance.audit.ledger import read_ledger
 from appliance.audit.log import AuditLog, Event, EventNotFoundError
 from appliance.audit.note import (
-    Checkpoint,
     CheckpointError,
+    SignedCheckpoint,
     load_verifier,
     parse_verifier,
     verify_checkpoint,
@@ -60,7 +60,7 @@ class VerifiedEvent:
 class ProvenEvents:
     """What a file proves of the events ``first`` to ``last``, and what it does not."""
 
-    checkpoint: Checkpoint
+    checkpoint: SignedCheckpoint
     signed_by: str  # the public key's line
     first: int
     last: int
@@ -90,7 +90,7 @@ class ProvenEvents:
 class VerifiedEvidence:
     """What a file proves: chosen events, which need not be neighbours, and the same in numbers."""
 
-    checkpoint: Checkpoint
+    checkpoint: SignedCheckpoint
     events: tuple[VerifiedEvent, ...]
     proven: ProvenEvents
 
@@ -140,7 +140,7 @@ def export_evidence(
     with_content: bool = True,
     clock_us: Callable[[], int] = now_us,
 ) -> bytes:
-    """The file for the events with these numbers; that it was made is recorded before.
+    """The file for the events with these numbers. The export is recorded first.
 
     Raises:
         EventNotFoundError: there is no such event.
@@ -194,7 +194,7 @@ def verify_evidence(data: bytes, public_key: str) -> VerifiedEvidence:
         raise EvidenceError(f"not an evidence file: {type(exc).__name__}") from exc
 
 
-def proved_checkpoint(body: dict[str, Any], public_key: str) -> tuple[Checkpoint, str]:
+def proved_checkpoint(body: dict[str, Any], public_key: str) -> tuple[SignedCheckpoint, str]:
     """The checkpoint of a file, and the key that signed it: the trusted one, or one to which that handed over.
 
     Raises:
@@ -222,7 +222,7 @@ def _exported(log: AuditLog, event: Event | DamagedEvent, size: int, *, with_con
 
 
 def _in_numbers(
-    body: dict[str, Any], events: list[VerifiedEvent | int], checkpoint: Checkpoint, signed_by: str
+    body: dict[str, Any], events: list[VerifiedEvent | int], checkpoint: SignedCheckpoint, signed_by: str
 ) -> ProvenEvents:
     """What is proven and what is not; holes between the events are named, so that nobody takes them for a range."""
     numbers = sorted(event if isinstance(event, int) else event.header.sequence for event in events)
@@ -240,7 +240,7 @@ def _in_numbers(
     return proven
 
 
-def _verified(item: dict[str, Any], checkpoint: Checkpoint) -> VerifiedEvent | int:
+def _verified(item: dict[str, Any], checkpoint: SignedCheckpoint) -> VerifiedEvent | int:
     """Numbered checks: 1 the header is one, 2 it is in the tree, 3 the content is what the header commits to.
 
     Returns the number alone of an event that was damaged before it was exported.

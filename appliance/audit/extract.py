@@ -46,7 +46,7 @@ def write_extract(
     log: AuditLog, state_dir: Path, out: BinaryIO, first: int, last: int, *, by: Actor, with_content: bool = True,
     progress: Callable[[int, int], None] | None = None, clock_us: Callable[[], int] = now_us,
 ) -> Extract:  # fmt: skip
-    """Write the events `first` to `last`; that it is done is recorded before.
+    """Write the events `first` to `last`. The export is recorded first.
 
     Raises:
         EvidenceError: the log has no such events, they are not signed, or one cannot be put into the tree.

@@ -1,8 +1,8 @@
 """Proves an extract (`appliance.audit.extract`) on any machine, line by line, and says what it does not prove.
 
-Numbered checks: 1 the checkpoint is signed by the key, or by one that it handed over to; 2 each line is an event with
-the next number; 3 a content is what its header commits to; 4 with the hashes before and after them the events make the
-root that is signed; 5 the file ends where it says.
+Numbered checks: 1 the signed checkpoint has a signature by the key, or by one that it handed over to; 2 each line is
+an event with the next number; 3 a content is what its header commits to; 4 with the hashes before and after them the
+events make the root that is signed; 5 the file ends where it says.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _verified(lines: Iterator[dict[str, Any]], public_key: str) -> ProvenEvents:
 
 
 def _leaf(line: dict[str, Any], sequence: int, proven: ProvenEvents) -> bytes:
-    """The event's hash; what is known of its content is counted."""
+    """The event's hash; counts whether its content is proven."""
     if "damaged" in line:
         if line["sequence"] != sequence:
             raise EvidenceError("another event stands in its place", sequence)

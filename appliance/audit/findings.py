@@ -116,8 +116,9 @@ def marked_fault(connection: sa.Connection) -> str | None:
 
 
 def failed_verification(connection: sa.Connection, after: int) -> str | None:
-    """What a full verification found after event `after`, in the words of its event. Whoever can write the database can
-    remove the mark, but not the event."""
+    """What a full verification found after event `after`, in the words of its event. Somebody with the database can
+    remove
+    the mark, but not the event."""
     events, contents = audit_events.c, audit_contents.c
     query: sa.Select[Any] = sa.select(events.sequence, contents.text)
     query = query.select_from(audit_events.outerjoin(audit_contents, events.sequence == contents.sequence))

@@ -50,7 +50,7 @@ def _check_segment(index: sqlite3.Connection, segment: int, first_page: int) -> 
 
 
 def _blob(value: object) -> bytes:
-    """SQLite keeps values of any type here, and bytes(n) would be n zeros."""
+    """The bytes of a value. SQLite keeps values of any type here, and bytes(n) would be n zeros."""
     if not isinstance(value, bytes):
         raise TypeError("a word is no blob")
     return value

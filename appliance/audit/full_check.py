@@ -1,8 +1,9 @@
-"""Notes in the database that the badge tells of: the last verification of every event, and the last export.
+"""The last verification of every event and the last export, as the badge reports them.
 
-A note is believed only together with the event that tells of the same: who can write the database could else have the
-badge claim what never was. The note has the time of its event, by which that is found without a look at others; an
-earlier release wrote a verification's note up to a minute before the event, and an export's up to an hour after it.
+The database has a setting for each. A setting counts only together with an event that says the same: otherwise anybody
+who can write the database could make the badge claim what never happened. The setting has the time of its event, so
+the event is found without reading others. Earlier releases wrote that of a verification up to a minute before the
+event, and that of an export up to an hour after it.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class FullCheck:
 
 
 def last_check(connection: sa.Connection) -> FullCheck | None:
-    """The last verification of every event; None when there was none, or no event tells of what the note says."""
+    """The last verification of every event; None when there was none, or no event confirms the setting."""
     noted = _parse_check(read_setting(connection, CHECKED))
     if noted is None:
         return None
@@ -47,7 +48,7 @@ def last_check(connection: sa.Connection) -> FullCheck | None:
 
 
 def last_export(connection: sa.Connection) -> int | None:
-    """When something last left the machine; None when nothing did, or no event tells of it."""
+    """When something last left the machine; None when nothing did, or no event confirms the setting."""
     noted = read_number(connection, EXPORTED)
     if noted is None:
         return None
@@ -68,7 +69,7 @@ def _parse_check(stored: str | None) -> FullCheck | None:
 def _events_about(
     connection: sa.Connection, actions: Sequence[Action], first_us: int, last_us: int
 ) -> Iterator[tuple[object, object]]:
-    """Outcome and details of the events of these kinds and times; one that is damaged tells of nothing."""
+    """Outcome and details of the events of these kinds and times; a damaged one confirms nothing."""
     events, contents = audit_events.c, audit_contents.c
     query: sa.Select[Any] = sa.select(events.outcome, contents.details)
     query = query.select_from(audit_events.outerjoin(audit_contents, events.sequence == contents.sequence))

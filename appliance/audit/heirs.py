@@ -1,4 +1,5 @@
-"""Which keys a trusted key has handed over to: each hand-over is a note that the key before signed (statement.py)."""
+"""The keys to which a trusted key has handed over. Each hand-over is a note that the earlier key signed
+(statement.py)."""
 
 from __future__ import annotations
 

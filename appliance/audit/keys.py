@@ -1,4 +1,4 @@
-"""The signing key: signer/audit.key, which only who signs may open, and keys/audit.pub for whoever verifies.
+"""The signing key: signer/audit.key, which only a signer may open, and keys/audit.pub, with which others verify.
 
 A new key takes effect when the ledger names it (ledger.py). Until then it waits as audit.key.new, so that a power cut
 at any instant leaves either the old key in force or the new one: `settle_key` finishes or undoes what was begun.
@@ -31,7 +31,7 @@ def has_key(state_dir: Path) -> bool:
 
 
 def load_any_signer(state_dir: Path, origin: str) -> Signer | None:
-    """The private key whatever audit.pub says; None when there is no usable one."""
+    """The private key, also where audit.pub does not match; None when there is no usable one."""
     try:
         return _load(state_dir / _KEY, origin)
     except KeyUnreadableError:

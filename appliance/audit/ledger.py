@@ -1,8 +1,8 @@
 """The signer's own file, state/audit/ledger.txt: everything it ever signed, in order, outside the database.
 
-Each line is one signed note as a JSON string: a checkpoint, or a statement (statement.py). Each names the hash of the
-note before it, so that whoever has one checkpoint can tell whether anything before it was changed or taken out. The
-file is only appended to and is on the disk before what it holds is published.
+Each line is one signed note as a JSON string: a signed checkpoint, or a statement (statement.py). Each names the hash
+of the note before it, so that whoever has one checkpoint can tell whether anything before it was changed or taken out.
+The file is only appended to and is on the disk before what it holds is published.
 
 `read_ledger` goes through the whole file. It recomputes every hash; of a run of entries by one key it checks the last
 signature, which covers all of them through their hashes, and that of every statement but findings.
@@ -22,8 +22,8 @@ from pathlib import Path
 
 from appliance.audit.ledger_file import NAME
 from appliance.audit.note import (
-    Checkpoint,
     CheckpointError,
+    SignedCheckpoint,
     note_hash,
     parse_checkpoint,
     parse_verifier,
@@ -36,7 +36,7 @@ from appliance.plain_file import open_plain
 _TAIL_BYTES = 200_000  # a finding may be long
 MAX_LEDGER_FAULTS = 100
 
-AfterCheckpoint = Callable[[Checkpoint, str, str], None]
+AfterCheckpoint = Callable[[SignedCheckpoint, str, str], None]
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class LedgerReader:
         else:
             self._add_checkpoint(found, note)
 
-    def _add_checkpoint(self, checkpoint: Checkpoint, note: str) -> None:
+    def _add_checkpoint(self, checkpoint: SignedCheckpoint, note: str) -> None:
         """Numbered checks: 1 the log's name, 2 the size, 3 the time, 4 no finding is open."""
         state = self.state
         where = f"entry {state.entries} of state/audit/{NAME}"
@@ -198,7 +198,7 @@ class LedgerReader:
             state.signed_size, state.signed_root = int(facts["size"]), bytes.fromhex(facts["root"])
             state.adopted_size = state.signed_size
             if self._after_checkpoint:
-                base = Checkpoint(state.origin, state.signed_size, state.signed_root, statement.time_us)
+                base = SignedCheckpoint(state.origin, state.signed_size, state.signed_root, statement.time_us)
                 self._after_checkpoint(base, state.last_hash, "")
             state.remarks.append(f"an earlier release signed the first {state.signed_size} events without a ledger")
 

@@ -1,6 +1,6 @@
 """The file of the ledger, state/audit/ledger.txt: durable lines, who may write, and whether somebody else has written.
 
-Callers that write hold `locked`. What the lines say is ledger.py's.
+Callers that write hold `locked`. ledger.py says what the lines mean.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def unchanging(audit_dir: Path | None) -> Iterator[None]:
 
 @contextmanager
 def locked(state_dir: Path) -> Iterator[None]:
-    """Exclude other signers, of this process and others; and readers, for as long as they do not take too long.
+    """Exclude other signers, in this process and in others, and readers as long as they do not take too long.
 
     There are two locks, because whoever may read a file can lock it. Signers exclude each other with one that only
     signers may open, so nobody else keeps them from signing. A reader who holds the other lock for longer than any

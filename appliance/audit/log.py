@@ -3,9 +3,9 @@
 Appends of many threads share transactions (group_commit.py); appends of many processes queue in `Database.write`. Each
 transaction adds rows whose hashes continue the Merkle tree, so that at every instant the rows are a complete tree.
 
-What this covers: no acknowledged event is lost by a crash; numbers are dense and in order; a change of a stored row is
-found by verify.py. What it does not: someone who may write the database can build another consistent log; only a
-signed checkpoint kept elsewhere shows that (checkpoint.py).
+What this covers: a crash loses no acknowledged event; numbers are dense and in order; verify.py finds a changed row.
+What it does not: whoever can write the database can build another consistent log. Only a signed checkpoint that is
+kept elsewhere shows that (note.py).
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class AuditLog:
         refusal: Callable[[], str | None] = lambda: None,
         make_room: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Open the log. One that is damaged is read, verified and continued; what is wrong is the signer's to say.
+        """Open the log. A damaged log is read, verified and continued; the signer says what is wrong with it.
 
         Only a log whose tree cannot be continued, because a hash at its right edge is gone, refuses to append.
 

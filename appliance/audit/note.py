@@ -1,8 +1,8 @@
 """The form of a checkpoint: what the log was, at a time, signed with the log's key.
 
-A checkpoint is a C2SP signed note (c2sp.org/signed-note, c2sp.org/tlog-checkpoint): the log's name, its size and root,
-one line with the time, one with the hash of the note that its signer wrote before it (ledger.py; notes of earlier
-releases lack this line), and an Ed25519 signature.
+A signed checkpoint is a C2SP signed note (c2sp.org/signed-note, c2sp.org/tlog-checkpoint): the log's name, its size
+and root, one line with the time, one with the hash of the note that its signer wrote before it (ledger.py; notes of
+earlier releases lack this line), and an Ed25519 signature.
 
     gpt-oss-appliance/audit/0123456789abcdef
     12402
@@ -12,8 +12,8 @@ releases lack this line), and an Ed25519 signature.
 
     — gpt-oss-appliance/audit/0123456789abcdef d8pPtB...
 
-What this covers: who has a checkpoint can tell whether the log still holds what it held then. What it does not: who
-holds the signing key can sign another history; only a checkpoint that has left the machine shows that.
+What this covers: a checkpoint shows whether the log still holds what it held then. What it does not: the holder of the
+signing key can sign another history; only a checkpoint that has left the machine shows that.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class CheckpointError(ApplianceError):
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class SignedCheckpoint:
     """The first ``size`` events had ``root``, said at ``time_us``.
 
     ``previous`` is the `note_hash` of the entry before it in its signer's ledger; empty in notes of earlier releases.
@@ -91,7 +91,7 @@ class Signer:
     def verifier(self) -> Verifier:
         return Verifier(self.name, self.key.public_key())
 
-    def sign(self, checkpoint: Checkpoint) -> str:
+    def sign(self, checkpoint: SignedCheckpoint) -> str:
         """The signed note."""
         return self.sign_text(checkpoint.body())
 
@@ -101,7 +101,7 @@ class Signer:
         return f"{body}\n\N{EM DASH} {self.name} {signature}\n"
 
 
-def verify_checkpoint(note: str, verifier: Verifier) -> Checkpoint:
+def verify_checkpoint(note: str, verifier: Verifier) -> SignedCheckpoint:
     """The checkpoint of a note that `verifier` signed; signatures by other keys are ignored.
 
     Raises:
@@ -170,7 +170,7 @@ def load_verifier(keys_dir: Path) -> Verifier | None:
         raise CheckpointError(f"{path}: cannot be read: {exc}") from exc
 
 
-def parse_checkpoint(body: str, origin: str) -> Checkpoint:
+def parse_checkpoint(body: str, origin: str) -> SignedCheckpoint:
     """The checkpoint that the text of a note states, for the log called `origin`.
 
     Raises:
@@ -179,7 +179,9 @@ def parse_checkpoint(body: str, origin: str) -> Checkpoint:
     try:
         name, size, root, time_line, *more, _ = body.split("\n")
         previous = more[0].removeprefix("previous ") if more else ""
-        checkpoint = Checkpoint(name, int(size), _unbase64(root), from_iso(time_line.removeprefix("time ")), previous)
+        checkpoint = SignedCheckpoint(
+            name, int(size), _unbase64(root), from_iso(time_line.removeprefix("time ")), previous
+        )
     except ValueError as exc:
         raise CheckpointError("the signed text is not a checkpoint") from exc
     if len(checkpoint.root) != HASH_BYTES or checkpoint.body() != body:

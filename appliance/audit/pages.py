@@ -1,14 +1,14 @@
-"""Checks what the pages read beside the log itself: indexes, that could hide an event, and accounts, that could lie.
+"""Checks what the pages read beside the log itself: an index could hide an event, and an account could lie.
 
 1. The database's structure: `PRAGMA integrity_check` compares every index with its table; indexes and tables of the
    record are defined as this release defines them; no trigger and no view stands between the pages and the tables.
-2. What the badge says was verified and exported has events; a database that says more was written by others.
-   Accounts: roles and whether they are disabled are what the log said last.
+2. Events confirm what the badge says of verification and export; otherwise somebody else wrote it. Each account has the
+   roles and the state that the log gave it last.
 3. The search index has the words of the contents (word_check.py).
-4. Every prompt has its answer; which has none, though no process answers it, is remarked and no fault: the recorder
+4. Every prompt has its answer. One that has none, and that no process answers, is a remark and no fault: the recorder
    closes such prompts in turn (interrupted.py), within an hour of its start.
 
-What this does not cover: passwords, keys and links, whose values are never in the log.
+What this does not cover: passwords, keys and links. Their values are never in the log.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def check_pages(database: Database, *, processes: int = 1) -> PagesReport:
 
 
 def check_claims(connection: sa.Connection) -> list[Fault]:
-    """Notes of the last verification and the last export of which no event tells; the badge does not believe them."""
+    """A last verification or a last export that no event confirms; the badge does not believe them."""
     faults = []
     if read_setting(connection, CHECKED) and last_check(connection) is None:
         faults.append(Fault(0, 0, "the database says that every event was checked, and no event tells of it"))
@@ -121,7 +121,8 @@ _Said = dict[str, tuple[int, str]]
 
 
 def _said_of_accounts(connection: sa.Connection) -> tuple[_Said, dict[str, tuple[int, bool]], set[str]]:
-    """Of each account: the event that gave roles, the one that disabled or enabled; and whose roles were erased."""
+    """For each account the event that gave its roles and the one that set its state; and the accounts whose roles were
+    erased."""
     events, contents = audit_events.c, audit_contents.c
     query = sa.select(events.sequence, events.action, events.subject, contents.text)
     query = query.select_from(audit_events.outerjoin(audit_contents, events.sequence == contents.sequence))

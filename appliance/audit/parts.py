@@ -115,7 +115,7 @@ def _check(connection: sa.Connection, part: _Part, progress: Callable[[int, int]
     marks = Marks(iter(part.sizes), lambda _, root: roots.append(root))
     try:
         hashes = stored_hashes(connection, merkle.covering(0, part.begin))
-    except LogDamagedError:  # the part before says so; what follows has no known root
+    except LogDamagedError:  # the part before reports it; later parts have no known root
         hashes = []
     before = sa.select(audit_events.c.time_us).where(audit_events.c.sequence == part.begin)
     last_us = connection.scalar(before) if part.begin else None

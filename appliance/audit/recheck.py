@@ -1,4 +1,4 @@
-"""What the signer checks of the events before each signature: the new ones, and a stretch of older ones in turn."""
+"""The events that the signer checks before each signature: the new ones, and a stretch of older ones in turn."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def check_stretch(log: AuditLog, begin: int, end: int, accepted: Sequence[tuple[
         check_rows(connection, check, end)
     faults = [fault for fault in check.faults if not is_accepted(fault, accepted)]
     root = check.root()
-    if root is None and not faults:  # the accepted damage is at the edge: what is stored there was signed since
+    if root is None and not faults:  # the accepted damage is at the edge, whose stored hashes were signed since
         root = log.root(end)
     if faults or root is None:
         raise LogBrokenError(faults)

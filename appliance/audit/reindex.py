@@ -1,4 +1,4 @@
-"""Makes the search index anew of the contents, in small transactions, so that answers go on meanwhile.
+"""Rebuilds the search index from the contents in small transactions, so that answers go on meanwhile.
 
 Until it is done a search finds only what is indexed already. A rebuild that was killed is finished by another one.
 """
@@ -23,7 +23,7 @@ _EVENTS = 200  # in one transaction: some tens of milliseconds
 
 @dataclass(frozen=True)
 class Reindexed:
-    """Contents that are in the index now, of the events 1 to ``last``."""
+    """How many contents of the events 1 to ``last`` are in the index now."""
 
     contents: int
     last: int
@@ -46,7 +46,7 @@ def reindex(
     with log.database.write(serial=True) as connection:  # a damaged index may refuse every event until it is emptied
         forget_words(log.database, connection)
         last = connection.scalar(_LAST) or 0
-        log.append_in(connection, event)  # which, like all that follow, goes into the new index
+        log.append_in(connection, event)  # like all that follow, it goes into the new index
     contents = 0
     for after in range(0, last, _EVENTS):
         began_s = time.perf_counter()

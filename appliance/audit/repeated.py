@@ -1,6 +1,6 @@
 """Denials that repeat are counted: the first of a source is an event at once, the rest of its minute one event more.
 
-A source is an address (an IPv6 /64 is one), an actor and a code. What is counted is recorded when its minute is over:
+A source is an address (an IPv6 /64 is one), an actor and a code. A count is recorded when its minute is over:
 by the next request, a timer, or the end of the process. A process that is killed takes the counts of its last minute
 with it, never the first event of a source. Each process counts for itself.
 
@@ -48,7 +48,7 @@ class _Counted:
 
 
 class RepeatedDenials:
-    """Records denials; thread-safe. Where ``append`` raises, because nothing can be recorded, so do the methods."""
+    """Records denials; thread-safe. The methods raise what ``append`` raises where nothing can be recorded."""
 
     def __init__(self, append: Callable[[NewEvent], object], *, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._append = append

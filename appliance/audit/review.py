@@ -1,7 +1,7 @@
 """What a reviewer does: find events, read one. Every look is an event itself, because content is seen.
 
 Results are newest first, a page at a time; ``Page.older`` is the cursor of the next page. Turning a page is a look like
-the first one. An event that was damaged behind the appliance's back is shown as damaged (`appliance.audit.rows`).
+the first one. An event that somebody damaged in the database is shown as damaged (`appliance.audit.rows`).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class ReadEvent:
 
 
 def search(log: AuditLog, reviewer: Actor, wanted: Filter, *, before: int | None = None, limit: int = 50) -> Page:
-    """One page of the events that fit; what was looked for and which events were shown is recorded, page by page.
+    """One page of the events that fit. The filter and the shown events are recorded, page by page.
 
     Raises:
         RecordError: the look could not be recorded; nothing is shown.
@@ -83,7 +83,7 @@ def search(log: AuditLog, reviewer: Actor, wanted: Filter, *, before: int | None
 
 
 def read_event(log: AuditLog, reviewer: Actor, sequence: int) -> ReadEvent:
-    """One event in full; that it was read is recorded first.
+    """One event in full. The reading is recorded first.
 
     Raises:
         EventNotFoundError: there is no such event.

@@ -2,8 +2,8 @@
 
 SQLite keeps a value of any type in any column, and nothing here trusts one: a row that cannot be an event of this
 release becomes a `DamagedEvent`, which says what is wrong and shows what stands in the row. No content of a row makes
-a function of this module raise; a database that cannot be read does. Whether a whole event is the one that was recorded
-is another question, which its proof answers.
+a function of this module raise; a database that cannot be read does. Only the proof of a whole event shows that it is
+the one that was recorded.
 """
 
 from __future__ import annotations

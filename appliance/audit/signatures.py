@@ -1,4 +1,4 @@
-"""Which checkpoints a verification expects the tree to fit, and whether those in database and files were signed.
+"""Which signed checkpoints the tree must fit, and whether those in the database and in files were really signed.
 
 `Expected` keeps a hundred bytes for each checkpoint, not an object: a year has half a million of them.
 """
@@ -19,8 +19,8 @@ from appliance.audit.keys import has_key
 from appliance.audit.ledger import LedgerState, stray_mark
 from appliance.audit.merkle import HASH_BYTES
 from appliance.audit.note import (
-    Checkpoint,
     CheckpointError,
+    SignedCheckpoint,
     Verifier,
     note_hash,
     parse_verifier,
@@ -42,14 +42,14 @@ class Expected:
         self._sizes, self._times = array("q"), array("q")
         self._roots, self._hashes = bytearray(), bytearray()
         self._single: list[tuple[int, bytes, int, str]] = []  # size, root, time, where from
-        self._newest: Checkpoint | None = None
+        self._newest: SignedCheckpoint | None = None
 
-    def add(self, checkpoint: Checkpoint, mark: str, chain: str) -> None:
+    def add(self, checkpoint: SignedCheckpoint, mark: str, chain: str) -> None:
         """A checkpoint of the ledger, whose note has the hash `mark`."""
         self.unseen.discard(mark)
         self.keep_chain(chain)
         if self._sizes and checkpoint.size < self._sizes[-1]:
-            return  # out of order: the ledger's reader says so
+            return  # out of order, which the ledger's reader reports
         self._sizes.append(checkpoint.size)
         self._times.append(checkpoint.time_us)
         self._roots += checkpoint.root
@@ -65,8 +65,8 @@ class Expected:
         self._roots, self._hashes = bytearray(), bytearray()
         self._newest = None
 
-    def add_single(self, checkpoint: Checkpoint, name: str = "") -> None:
-        """A checkpoint that is not in the ledger; ``name`` says where one is from that left the site."""
+    def add_single(self, checkpoint: SignedCheckpoint, name: str = "") -> None:
+        """A checkpoint that is not in the ledger. ``name`` says where an exported one comes from."""
         self._single.append((checkpoint.size, checkpoint.root, checkpoint.time_us, name))
         self._single.sort()
         if not name and (self._newest is None or checkpoint.size >= self._newest.size):
@@ -95,7 +95,7 @@ class Expected:
             found.append((self._sizes[-1], self._times[-1], ""))
         return max(found, default=None, key=lambda item: item[0])
 
-    def newest(self) -> Checkpoint | None:
+    def newest(self) -> SignedCheckpoint | None:
         """The site's newest."""
         return self._newest
 
@@ -154,7 +154,8 @@ def check_without_ledger(
     connection: sa.Connection, state_dir: Path | None, trusted: Verifier | None, files: dict[str, str], origin: str,
     expected: Expected,
 ) -> list[Fault]:  # fmt: skip
-    """Faults of the checkpoints of a database alone, or of a site that an earlier release signed or nobody ever did."""
+    """Faults of the checkpoints where there is no ledger: a database alone, or a site that an earlier release signed or
+    that nobody has signed."""
     faults = _signed_notes(connection, trusted, files, expected, with_ledger=state_dir is None)
     if trusted is not None and expected.count() and trusted.name != origin:
         faults.append(Fault(0, 0, f"the database holds the log {origin}, and {trusted} signs {trusted.name}"))
@@ -168,7 +169,7 @@ def check_without_ledger(
     return faults
 
 
-def verified_by_any(note: str, keys: Sequence[Verifier]) -> Checkpoint:
+def verified_by_any(note: str, keys: Sequence[Verifier]) -> SignedCheckpoint:
     """The checkpoint of a note that one of the keys signed.
 
     Raises:
@@ -212,7 +213,7 @@ def _signed_notes(
         return [Fault(0, 0, missing)] if sources else []
     handovers = handovers_in_log(connection)
     keys, older = keys_after(trusted, [note for _, note in handovers]), keys_before(trusted, handovers)
-    for where, size, note in reversed(sources):  # largest first: what an older key signed is below what the trusted did
+    for where, size, note in reversed(sources):  # largest first: an older key signed smaller sizes than the trusted one
         try:
             checkpoint = verified_by_any(note, keys if size is None or not expected.count() else [*older, *keys])
         except CheckpointError as exc:

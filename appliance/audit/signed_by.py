@@ -11,7 +11,7 @@ from appliance.database.tables import audit_contents, audit_events
 
 
 def signing_key_in_log(connection: sa.Connection) -> str | None:
-    """The key that the newest start which names one says."""
+    """The key in the newest start that names one."""
     events, contents = audit_events.c, audit_contents.c
     query = sa.select(contents.details).join(audit_events, events.sequence == contents.sequence)
     query = query.where(events.action == "appliance_started").order_by(events.sequence.desc())
@@ -23,12 +23,12 @@ def signing_key_in_log(connection: sa.Connection) -> str | None:
 
 
 def key_notes_in_log(connection: sa.Connection) -> list[str]:
-    """The notes with which one key handed over to the next, as the events of it hold them."""
+    """The notes with which one key handed over to the next, from the events that hold them."""
     return [note for _, note in handovers_in_log(connection)]
 
 
 def handovers_in_log(connection: sa.Connection) -> list[tuple[str, str]]:
-    """The key that handed over, and its note, of each event that tells of it."""
+    """The key that handed over and its note, from each event of a replacement."""
     events, contents = audit_events.c, audit_contents.c
     query = sa.select(contents.text, contents.details).join(audit_events, events.sequence == contents.sequence)
     query = query.where(events.action == "signing_key_replaced").order_by(events.sequence)

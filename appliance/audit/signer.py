@@ -7,14 +7,14 @@ Numbered checks before each signature (signing_checks.py repeats the numbers):
 1. The ledger is the one this signer remembers, or, when it starts, a whole one by itself.
 2. The database's log has the name that the ledger has.
 3. The key is the one that the ledger names.
-4. The log has what the last checkpoint signed: not fewer events, and the same root.
+4. The log has what the last signed checkpoint covers: not fewer events, and the same root.
 5. The events since then, recomputed, give the new root, and a consistency proof leads from the old root to it.
 6. A stretch of older events, in turn, is as it was.
 7. The checkpoints in the database and in files are ones that were signed.
 
-What does not fit is a finding: it goes into the ledger and the log, and nothing is signed until a reviewer acknowledges
-it (findings.py). What is left: who stops the appliance and puts every file of state/ back to an older state shows an
-older site. Only a checkpoint that left the machine tells (`appliance audit verify --against`).
+A failed check is a finding: it goes into the ledger and the log, and nothing is signed until a reviewer acknowledges it
+(findings.py). Not covered: somebody who stops the appliance and puts every file of state/ back to an older state shows
+an older site. Only a checkpoint that has left the machine reveals that (`appliance audit verify --against`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from appliance.audit.keys import has_key, load_any_signer, publish_key, settle_k
 from appliance.audit.ledger import LedgerReader, LedgerState, read_ledger
 from appliance.audit.ledger_file import Stamp
 from appliance.audit.log import AuditLog, RecordError
-from appliance.audit.note import Checkpoint, CheckpointError, Signer, Verifier, note_hash, verify_checkpoint
+from appliance.audit.note import CheckpointError, SignedCheckpoint, Signer, Verifier, note_hash, verify_checkpoint
 from appliance.audit.parts import check_tree
 from appliance.audit.recheck import RECHECKED_EVENTS
 from appliance.audit.rounds import Rounds
@@ -109,7 +109,7 @@ class LogSigner:
                 self._report(exc)
                 return ""
 
-    def sign(self) -> Checkpoint | None:
+    def sign(self) -> SignedCheckpoint | None:
         """Check what is new, sign the log as it is, keep the note in ledger, database and file; None for an empty log.
 
         Raises:
@@ -147,7 +147,7 @@ class LogSigner:
             self._sign()
             return new.verifier
 
-    def _sign(self) -> Checkpoint | None:
+    def _sign(self) -> SignedCheckpoint | None:
         state = self._ready()
         if state.open_finding:
             state = self._past_finding(state)
@@ -161,7 +161,7 @@ class LogSigner:
         if size == 0:
             return None
         self._state_clock(signer, state)
-        checkpoint = Checkpoint(state.origin, size, root, max(self._clock_us(), state.newest_us), state.last_hash)
+        checkpoint = SignedCheckpoint(state.origin, size, root, max(self._clock_us(), state.newest_us), state.last_hash)
         path = daily_path(self._audit_dir, checkpoint, state.chain)
         check_daily(self._log, path, state)
         note = signer.sign(checkpoint)

@@ -28,7 +28,7 @@ def broken(message: str) -> LogBrokenError:
 
 
 def check_copies(state: LedgerState, audit_dir: Path, newest: str | None, unseen: dict[str, str]) -> None:
-    """What a ledger that was just read disagrees with. (1)
+    """Refuse a ledger that disagrees with the copies of its notes. (1)
 
     Args:
         newest: the newest checkpoint in the database.
@@ -65,7 +65,8 @@ def strays(audit_dir: Path) -> list[str]:
 
 
 def signer_of_earlier_release(log: AuditLog, state_dir: Path, newest: str | None) -> Signer:
-    """The key that made the checkpoints of a site without a ledger, all of which must be of that time. (1)"""
+    """The key that signed a site which has no ledger yet. All of its checkpoints must come from an earlier release.
+    (1)"""
     missing = f"the signer's own file, state/audit/{NAME}, is missing"
     if key_named_in_log(log) is not None:
         raise broken(missing)
@@ -82,13 +83,13 @@ def signer_of_earlier_release(log: AuditLog, state_dir: Path, newest: str | None
 
 
 def key_named_in_log(log: AuditLog) -> str | None:
-    """The key that the log says signs it."""
+    """The key that the log names as its signer."""
     with log.database.read() as connection:
         return signing_key_in_log(connection)
 
 
 def key_in_force(log: AuditLog, state_dir: Path, state: LedgerState) -> Signer:
-    """The key with which the log that the ledger speaks of goes on. (2, 3)"""
+    """The key that signs next, of the log that the ledger belongs to. (2, 3)"""
     origin = log.stored_origin()
     if origin != state.origin:
         raise broken(f"the database holds the log {origin}, and {state.origin} was signed here")
@@ -142,7 +143,7 @@ def check_published(log: AuditLog, state: LedgerState, *, may_be_missing: bool) 
 
 
 def check_daily(log: AuditLog, path: Path, state: LedgerState) -> None:
-    """The file that is about to be replaced holds what the log continues. (7)"""
+    """Refuse to replace a file whose checkpoint the log does not continue. (7)"""
     try:
         present = present_checkpoint(path, [parse_verifier(key) for key in state.keys])
         if present is None:

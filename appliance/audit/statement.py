@@ -1,4 +1,4 @@
-"""What the signer writes in its ledger beside checkpoints: signed notes whose first line says that they are none.
+"""The signer's other notes in its ledger, beside signed checkpoints. Their first line says what kind they are.
 
     gpt-oss-appliance/audit/0123456789abcdef finding
     time 2026-11-23T01:37:24.123456Z

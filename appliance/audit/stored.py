@@ -1,6 +1,6 @@
-"""The checkpoints in the database: one for each size, the newest that was signed for it.
+"""The signed checkpoints in the database: for each size the newest.
 
-They are a copy, for the pages and for evidence. What counts is the ledger (ledger.py).
+They are a copy for the pages and for evidence; the ledger decides (ledger.py).
 """
 
 from __future__ import annotations

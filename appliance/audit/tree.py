@@ -257,7 +257,7 @@ def check_rows(
 
 
 def accepted_ranges(faults: Sequence[Fault], size: int) -> list[tuple[int, int]]:
-    """The events that `faults` are about, as few ranges; what is said of numbers after `size` is left out."""
+    """The events that `faults` are about, as few ranges; numbers after `size` are left out."""
     ranges: list[tuple[int, int]] = []
     for first, last in sorted((fault.first, fault.last) for fault in faults if fault.last <= size):
         if ranges and first <= ranges[-1][1] + 1:
@@ -273,7 +273,7 @@ def is_accepted(fault: Fault, accepted: Sequence[tuple[int, int]]) -> bool:
 
 
 def erased_ranges(connection: sa.Connection) -> list[tuple[int, int]]:
-    """What the events say was erased, as disjoint ranges in order. An event speaks only of those before it."""
+    """The erased events as disjoint ranges in order. An event excuses only events before itself."""
     ranges: list[tuple[int, int]] = []
     columns = audit_events.c
     query = sa.select(columns.sequence, columns.subject).where(columns.action == "content_erased")
@@ -294,7 +294,7 @@ def _erased_by(sequence: int, subject: object) -> tuple[int, int]:
 
 
 def _content(row: Row) -> bytes:
-    """The bytes that the content commits to; what cannot be bytes of a content has no right digest."""
+    """The bytes that the header commits to. A value that cannot be a content has no right digest."""
     try:
         return encode_content(row[12], row[13])
     except (TypeError, ValueError):
@@ -319,7 +319,7 @@ def _read_rows(connection: sa.Connection, after: int, end: int, limit: int) -> l
 
 
 def _check_one_by_one(connection: sa.Connection, check: TreeCheck, end: int) -> None:
-    """Check a chunk that cannot be read as a whole: one bad row spoils it."""
+    """Check a chunk row by row, because one bad row keeps the driver from reading the whole."""
     columns = audit_events.c
     query = sa.select(columns.sequence).where(columns.sequence > check.size, columns.sequence <= end)
     numbers = connection.scalars(query.order_by(columns.sequence).limit(CHUNK_EVENTS)).all()

@@ -30,14 +30,14 @@ _TAGS: Final = range(0xE0020, 0xE007F)  # each spells the ASCII character 0xE000
 
 
 def seen_only(text: str) -> str:
-    """`text` without what is not seen; what tags spell stands after it."""
+    """`text` without the characters that are not seen; the words that tags spell stand after it."""
     spelt = "".join(chr(ord(char) - 0xE0000) for run in UNSEEN.findall(text) for char in run if ord(char) in _TAGS)
     seen = UNSEEN.sub("", text)
     return f"{seen}\n{spelt}" if spelt else seen
 
 
 def plain_words(text: str) -> list[str]:
-    """Words that `text` holds only in disguise: cut by what is not seen or by marks above letters, in bold, full-width
+    """Words that `text` holds only in disguise: cut by unseen characters or by marks above letters, in bold, full-width
     or other forms of letters that Unicode calls compatible. They are given as they would be typed, each once."""
     plain = _COMBINED.sub("", unicodedata.normalize("NFKC", seen_only(text)))
     if plain == text:
@@ -47,7 +47,7 @@ def plain_words(text: str) -> list[str]:
 
 
 def names_of(run: str) -> Iterator[str]:
-    """Names for a run of such characters: what tags spell, else the code point and how often it stands there."""
+    """Names for a run of such characters: the words that tags spell, else the code point and its number."""
     for is_tag, group in groupby(run, key=lambda char: ord(char) in _TAGS):
         chars = list(group)
         if is_tag:

@@ -2,7 +2,8 @@
 
 1. The tree of the events (tree.py).
 2. The signer's ledger (ledger.py): whole, of this log, by the key in state/keys/audit.pub.
-3. Each checkpoint of the ledger, of an earlier release, or brought by the caller: the tree had its root at its size.
+3. Each signed checkpoint of the ledger, of an earlier release, or brought by the caller: the tree had its root at its
+   size.
 4. Each checkpoint in the database and in files is one that the ledger holds; none was taken away.
 5. A log that names its signer, or a key that has signed, has a ledger.
 
@@ -25,7 +26,7 @@ from appliance.audit.fault import Fault
 from appliance.audit.heirs import keys_after
 from appliance.audit.ledger import Finding, LedgerState, read_ledger
 from appliance.audit.ledger_file import unchanging
-from appliance.audit.note import Checkpoint, CheckpointError, Verifier, load_verifier, note_hash, parse_verifier
+from appliance.audit.note import CheckpointError, SignedCheckpoint, Verifier, load_verifier, note_hash, parse_verifier
 from appliance.audit.parts import TreeReport, check_tree
 from appliance.audit.signatures import Expected, check_without_ledger, compare_with_ledger, verified_by_any
 from appliance.audit.signed_by import key_notes_in_log
@@ -47,7 +48,7 @@ class VerificationReport:
     root: bytes | None  # None when events are missing
     erased: int
     checkpoints: int
-    newest: Checkpoint | None
+    newest: SignedCheckpoint | None
     faults: tuple[Fault, ...]
     remarks: tuple[Fault, ...]
     findings: tuple[Finding, ...]

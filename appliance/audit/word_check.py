@@ -68,12 +68,12 @@ def check_words(
         return _check_postgresql(connection)
     if database is not None and processes > 1 and not _check_sqlite(connection, helped_by=database):
         return []
-    # Another process may read a moment later, and an erasure in between is no fault. So one process alone names faults.
+    # Another process may read a moment later, and an erasure in between is no fault. So only one process names faults.
     return _check_sqlite(connection)
 
 
 def words_of_contents(connection: sa.Connection, after: int, last: int) -> Iterator[tuple[int, str]]:
-    """Number and indexed text of the contents of the events after `after`; what is no content is passed over."""
+    """Number and indexed text of the contents after event `after`; values that are no content are passed over."""
     position = after
     while rows := _contents(connection, position, last):
         position = rows[-1][0]
@@ -114,7 +114,7 @@ def _raw_contents(connection: sa.Connection, which: str) -> list[tuple[int, obje
 
 
 def _indexed(text: object, details: object) -> str | None:
-    """None where it is no content any more, of which the check of the tree tells."""
+    """The indexed text; None where this is no content any more, which the check of the tree reports."""
     try:
         return indexed_text(text, details)  # type: ignore[arg-type]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -274,7 +274,7 @@ def _places(index: sqlite3.Connection) -> Iterator[Place]:
 
 
 def _counts(connection: sa.Connection, fault: Fault) -> bool:
-    """Whether words too many are a fault: not where the content is gone, or is none, because its words are unknown."""
+    """Whether extra words are a fault. They are none where the content is gone or damaged: its words are not known."""
     columns = audit_events.c
     row = connection.execute(sa.select(columns.commitment).where(columns.sequence == fault.first)).one_or_none()
     if row is None or row.commitment is None:

@@ -27,7 +27,7 @@ from appliance.audit.findings import acknowledge
 from appliance.audit.keys import settle_key, stage_key
 from appliance.audit.ledger import Finding, read_ledger, read_tail
 from appliance.audit.log import AuditLog
-from appliance.audit.note import Checkpoint, CheckpointError, Signer
+from appliance.audit.note import CheckpointError, SignedCheckpoint, Signer
 from appliance.audit.signer import LogSigner
 from appliance.audit.verify import verify_log
 from appliance.config import init_state, load_config
@@ -221,7 +221,7 @@ def delete_the_keys(site: Site) -> None:
 
 
 def replace_the_newest_checkpoint(site: Site) -> None:
-    forged = forger(site).sign(Checkpoint(site.log.origin, SIZE, bytes(32), 1, "0" * 64))
+    forged = forger(site).sign(SignedCheckpoint(site.log.origin, SIZE, bytes(32), 1, "0" * 64))
     with closing(sqlite3.connect(site.file)) as connection:
         connection.execute("UPDATE audit_checkpoints SET note = ? WHERE size = ?", (forged, SIZE))
         connection.commit()
@@ -236,7 +236,7 @@ def add_a_checkpoint(site: Site) -> None:
 
 def replace_the_daily_file(site: Site) -> None:
     (path,) = (site.state / "audit").glob("checkpoint-*")
-    path.write_text(forger(site).sign(Checkpoint(site.log.origin, SIZE, bytes(32), 1, "0" * 64)))
+    path.write_text(forger(site).sign(SignedCheckpoint(site.log.origin, SIZE, bytes(32), 1, "0" * 64)))
 
 
 def take_the_daily_file_of_another_day(site: Site) -> None:
@@ -294,7 +294,7 @@ def forger(site: Site) -> Signer:
 def append_forged(site: Site, signer: Signer) -> None:
     state = read_ledger(site.state / "audit")
     assert state is not None
-    note = signer.sign(Checkpoint(state.origin, SIZE + 1, bytes(32), state.newest_us + 1, state.last_hash))
+    note = signer.sign(SignedCheckpoint(state.origin, SIZE + 1, bytes(32), state.newest_us + 1, state.last_hash))
     with site.ledger.open("a") as file:
         file.write(json.dumps(note) + "\n")
 

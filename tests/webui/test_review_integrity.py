@@ -8,7 +8,7 @@ from appliance.audit.checkpoint import integrity, write_checkpoint
 from appliance.audit.event import Content, NewEvent
 from appliance.audit.fault import LogBrokenError
 from appliance.audit.ledger import read_tail
-from appliance.audit.note import Checkpoint, load_verifier, verify_checkpoint
+from appliance.audit.note import SignedCheckpoint, load_verifier, verify_checkpoint
 from appliance.audit.words import remove_words
 from appliance.database.tables import audit_events
 from appliance.people.accounts import Role
@@ -20,7 +20,7 @@ def reviewer(site: Site) -> Browser:
     return site.browser(site.add_user("rita", Role.REVIEWER))
 
 
-def checkpoint(site: Site) -> Checkpoint | None:
+def checkpoint(site: Site) -> SignedCheckpoint | None:
     return write_checkpoint(site.services.record, site.services.config.state_dir)
 
 

@@ -18,7 +18,7 @@ from appliance.audit.event import Content, NewEvent
 from appliance.audit.keys import stage_key
 from appliance.audit.ledger import read_ledger
 from appliance.audit.log import AuditLog
-from appliance.audit.note import Checkpoint
+from appliance.audit.note import SignedCheckpoint
 from appliance.audit.statement import Statement
 from appliance.audit.stored import store_note
 from appliance.config import load_config
@@ -255,7 +255,7 @@ def test_a_key_that_hands_over_to_the_trusted_one_signs_nothing_beyond_it(home: 
     content = Content(f"{forger.verifier} -> {trusted}", KeyReplaced(note=forger.sign_text(body)))
     log.append(NewEvent(SYSTEM, "signing_key_replaced", subject=trusted, content=content))
     size = log.size()
-    store_note(database, size, forger.sign(Checkpoint(log.origin, size, log.root(size), NOON)))
+    store_note(database, size, forger.sign(SignedCheckpoint(log.origin, size, log.root(size), NOON)))
     database.close()
     done = run("audit", "verify", "--database", copy, "--key", copy.with_name("audit.pub"))
     assert done.exit_code == 1

@@ -20,8 +20,8 @@ from appliance.audit.keys import load_signer, settle_key, stage_key
 from appliance.audit.ledger import read_tail
 from appliance.audit.log import AuditLog
 from appliance.audit.note import (
-    Checkpoint,
     CheckpointError,
+    SignedCheckpoint,
     Signer,
     load_verifier,
     parse_verifier,
@@ -38,7 +38,7 @@ from tests.appliance.records import SYSTEM, fill
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 SIGNER = Signer("example.org/log", KEY)
 SIGNED_US = from_iso("2026-11-23T01:37:24.000001Z")
-CHECKPOINT = Checkpoint("example.org/log", 12402, hashlib.sha256(b"root").digest(), SIGNED_US)
+CHECKPOINT = SignedCheckpoint("example.org/log", 12402, hashlib.sha256(b"root").digest(), SIGNED_US)
 
 
 def test_note_has_the_form_of_c2sp() -> None:

@@ -18,7 +18,7 @@ from appliance.audit.findings import AcknowledgementError, acknowledge, find_ack
 from appliance.audit.keys import load_signer, settle_key, stage_key
 from appliance.audit.ledger import LedgerState, read_ledger, read_tail
 from appliance.audit.log import AuditLog
-from appliance.audit.note import Checkpoint, CheckpointError, Verifier, load_verifier, verify_checkpoint
+from appliance.audit.note import CheckpointError, SignedCheckpoint, Verifier, load_verifier, verify_checkpoint
 from appliance.audit.signer import LogSigner
 from appliance.audit.statement import Statement, is_statement, parse_statement
 from appliance.audit.stored import newest_note, store_note
@@ -351,7 +351,7 @@ def sign_as_before(log: AuditLog, state_dir: Path) -> None:
     (state_dir / "audit").mkdir()
     for count in (3, 2):
         fill(log, count)
-        checkpoint = Checkpoint(log.origin, log.size(), log.root(log.size()), NOON)
+        checkpoint = SignedCheckpoint(log.origin, log.size(), log.root(log.size()), NOON)
         store_note(log.database, log.size(), signer.sign(checkpoint))
         (state_dir / "audit" / "checkpoint-2026-11-23.txt").write_text(signer.sign(checkpoint))
 
@@ -473,7 +473,7 @@ def test_copy_of_another_site_was_not_signed_by_this_key(log: AuditLog, tmp_path
 def test_exported_checkpoint_by_another_key_is_refused(log: AuditLog, tmp_path: Path) -> None:
     fill(log, 5)
     write_checkpoint(log, tmp_path)
-    forged = stage_key(tmp_path / "other", log.origin).sign(Checkpoint(log.origin, 5, log.root(5), NOON))
+    forged = stage_key(tmp_path / "other", log.origin).sign(SignedCheckpoint(log.origin, 5, log.root(5), NOON))
     (fault,) = verify_log(log.database, tmp_path, against=[Against("brought.txt", forged)]).faults
     assert str(fault).startswith("brought.txt: the checkpoint is not signed by")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from appliance.audit.event import encode_header
 from appliance.audit.log import AuditLog, Event
 from appliance.audit.merkle import ProofError, leaf_hash, verify_inclusion
-from appliance.audit.note import Checkpoint, CheckpointError, load_verifier, verify_checkpoint
+from appliance.audit.note import CheckpointError, SignedCheckpoint, load_verifier, verify_checkpoint
 from appliance.audit.review import ReadEvent
 from appliance.audit.rows import DamagedEvent
 from appliance.audit.stored import newest_note
@@ -71,7 +71,7 @@ def _content_fits(event: Event | DamagedEvent) -> bool:
     return event.sealed.commitment() == event.header.commitment
 
 
-def _signed(log: AuditLog, state_dir: Path) -> Checkpoint | None:
+def _signed(log: AuditLog, state_dir: Path) -> SignedCheckpoint | None:
     """The newest checkpoint, its signature checked; None before the first.
 
     Raises:
