@@ -1,10 +1,10 @@
 """What each change of an account does, in one transaction with its events.
 
-Whoever calls these functions has already decided that the change may be made: `appliance.people.accounts` for what one
-administrator may do alone, `appliance.people.approvals` for what two have agreed on.
+The callers have decided that the change may be made: `appliance.people.accounts` where one administrator may do it
+alone, `appliance.people.approvals` where two have agreed on it.
 
-Whatever changes who may use an account ends what was given out before: a new password or other roles end sessions and
-one-time links and, unless the person chose otherwise, API keys; disabling ends sessions and links, and keys stop.
+A change of who may use an account ends the access that was given out before. A new password or other roles end sessions
+and one-time links and, unless the person chose otherwise, API keys. Disabling ends sessions and links, and keys stop.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def insert_user(
 
 
 def apply_roles(change: Transaction, user: User, roles: frozenset[Role], *, end_keys: bool, why: str = "") -> None:
-    """Give an account exactly these roles; who is signed in to it signs in again.
+    """Give an account exactly these roles; its owner has to sign in again.
 
     Raises:
         AccountError: the last administrator would cease to be one.
@@ -105,7 +105,7 @@ def apply_enable(change: Transaction, user: User, *, why: str = "") -> None:
 def replace_password(
     change: Transaction, user: User, encoded: str, *, end_keys: bool, vouched_by: str | None = None
 ) -> None:
-    """Set a hashed password. ``vouched_by`` names whose one-time link did it; None: the person's own doing."""
+    """Set a hashed password. ``vouched_by`` is the maker of the one-time link that was used; None: no link."""
     _set(change, user, password_hash=encoded, **({} if vouched_by is None else {"vouched_by": vouched_by}))
     change.note("password_changed", user.name)
     end_sessions(change, user)
@@ -129,12 +129,12 @@ def give_link(change: Transaction, user: User, *, why: str = "") -> str:
 
 
 def end_sessions(change: Transaction, user: User) -> None:
-    """End every session of an account; the event is that of the change which does it."""
+    """End every session of an account; the change that does it has the event."""
     change.connection.execute(sessions.delete().where(sessions.c.user_id == user.id))
 
 
 def revoke_keys(change: Transaction, user: User, when: str) -> None:
-    """Stop every API key of an account for good; one event names how many."""
+    """Stop every API key of an account for good; one event says how many."""
     working = sa.and_(api_keys.c.user_id == user.id, api_keys.c.revoked_us.is_(None))
     count = change.connection.execute(api_keys.update().where(working).values(revoked_us=change.now_us)).rowcount
     if count:
@@ -146,6 +146,6 @@ def _set(change: Transaction, user: User, **values: object) -> None:
 
 
 def _note_end_of_admin(change: Transaction, user: User) -> None:
-    # The command line and the person's own doing leave nobody to be suspected of getting rid of a witness.
+    # Only an administrator who acts on another's account can be suspected of getting rid of a witness.
     if change.by.via in ("web", "api") and change.by.user_id != user.id:
         _set(change, user, admin_ended_us=change.now_us)

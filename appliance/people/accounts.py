@@ -1,8 +1,8 @@
 """People: accounts, their roles and passwords, and the one-time links that let people begin.
 
 Every change is an event of the record, written in the same transaction as the change: one cannot happen without the
-other. Signing in is in sign_in.py, sessions in sessions.py, API keys in api_keys.py. What two administrators must agree
-on is refused here with `SecondNeededError` (four_eyes.py) and asked for in approvals.py.
+other. Signing in is in sign_in.py, sessions in sessions.py, API keys in api_keys.py. A change that needs
+a second administrator is refused here with `SecondNeededError` (four_eyes.py) and asked for in approvals.py.
 
 No account exists at first. `make_first_admin_link` gives a token; whoever redeems it chooses name and password and gets
 the roles of the link, which the record names.
@@ -60,7 +60,7 @@ class Accounts:
         self._store = store
 
     def list_users(self) -> Rows[User]:
-        """Everyone, by name, and what is damaged."""
+        """All accounts by name, and the damaged ones."""
         with self._store.database.read() as connection:
             return read_users(connection, sa.select(users).order_by(users.c.name))
 

@@ -30,7 +30,7 @@ from appliance.turns.request import TurnRequest
 MAX_BYTES_PER_TOKEN: Final = 16
 MIB: Final = 1024 * 1024
 DAY_US: Final = 86_400 * 1_000_000
-EVENT_BYTES: Final = 1024  # of an event beside its content: header, hashes, indexes
+EVENT_BYTES: Final = 1024  # an event without its content: header, hashes, indexes
 _PENDING_BYTES: Final = 1 * MIB
 _KEPT_DAYS: Final = 7
 
@@ -59,7 +59,7 @@ class PromptTooLargeError(RefusedError):
 
 
 class QuotaSpentError(RefusedError):
-    """The person has recorded as much as one day allows. ``is_first`` for one refusal of each person and day."""
+    """The person has recorded as much as one day allows. ``is_first`` is true for one refusal a person and day."""
 
     code = "quota_spent"
 
@@ -83,7 +83,7 @@ def limits_of(*, context_tokens: int, daily_mib: int) -> Limits:
 
 
 class Allowance:
-    """What is left to each person; thread-safe, one for each process."""
+    """Counts what each person has used; thread-safe, one for each process."""
 
     def __init__(self, database: Database, limits: Limits, *, clock_us: Callable[[], int] = now_us) -> None:
         self.limits = limits
@@ -162,7 +162,7 @@ class Allowance:
             return connection.scalar(query) or 0
 
     def _is_first_refusal(self, user_id: str, day: int) -> bool:
-        """Whether nobody was told yet, in any process."""
+        """Whether this is the first refusal of the day in any process."""
         columns = recorded_bytes.c
         with self._database.read() as connection:
             if connection.scalar(sa.select(columns.refused).where(_of(user_id, day))):

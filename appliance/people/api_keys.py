@@ -1,4 +1,4 @@
-"""API keys: what a program signs in with for a person.
+"""API keys: programs sign in with them for a person.
 
 A key is 256 random bits, shown once and stored as a SHA-256 hash alone; nobody guesses it, so looking it up needs no
 slow hash. A key ends at the time chosen when it was made, when it is revoked, or with the password or roles of its
@@ -26,8 +26,8 @@ from appliance.people.users import AccountError, User, user_of_row
 
 API_KEY_PREFIX = "gpo_"
 DEFAULT_DAYS: Final = 90
-LONGEST_DAYS: Final = 366  # of a key that ends
-MAX_KEYS: Final = 100  # of one person that still work
+LONGEST_DAYS: Final = 366  # the longest life of a key that ends
+MAX_KEYS: Final = 100  # working keys of one person
 _SEEN_STEP_US: Final = 60_000_000  # how often "last used" is written
 _MAX_LABEL_CHARS: Final = 100
 
@@ -35,7 +35,7 @@ KeyEnd = Literal["unknown", "revoked", "expired", "account_disabled"]
 
 
 class KeyRefusedError(ApplianceError):
-    """The key does not open anything; ``user`` is its owner where it once did."""
+    """The key opens nothing; ``user`` is the owner of a key that once worked."""
 
     def __init__(self, why: KeyEnd, user: User | None = None) -> None:
         super().__init__(f"the API key is refused: {why}")
@@ -115,7 +115,7 @@ class ApiKeys:
             return read_rows(connection, query, api_keys.c.label, _api_key)
 
     def has_working(self, user_id: str) -> bool:
-        """Whether a user has a key that neither was revoked nor is past its end."""
+        """Whether a user has a key that still works."""
         now = as_datetime(self._clock_us())
         return any(key.works_at(now) for key in self.list_keys(user_id))
 

@@ -1,4 +1,4 @@
-"""What one administrator asks and another confirms (four_eyes.py says what, and whose eyes count).
+"""Requests of one administrator that another confirms (four_eyes.py says which need it, and who may confirm).
 
 A request holds for seven days. It is void when what it is about has changed since, or when the one who asked is no
 longer an administrator. Confirming a change of roles, an enabling or a new account carries it out at once. A link is
@@ -68,7 +68,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Second:
-    """An administrator, and why this one's eyes do not count for a request (None: they do)."""
+    """An administrator, and why this one may not confirm a request (None: this one may)."""
 
     admin: User
     why_not: str | None
@@ -114,7 +114,7 @@ class Approvals:
         return found
 
     def seconds(self, request: Request) -> list[Second]:
-        """Every administrator, with why this one's eyes do or do not count."""
+        """Every administrator, with why this one may not confirm."""
         with self._store.database.read() as connection:
             return [
                 Second(admin, why_not_second(
@@ -124,12 +124,12 @@ class Approvals:
             ]  # fmt: skip
 
     def outlook(self, change: Change, *, by: Actor) -> str:
-        """What will happen when somebody asks for this, in a sentence; "" if it needs nobody else."""
+        """A sentence on what happens when somebody asks for this; "" if it needs nobody else."""
         with self._store.database.read() as connection:
             return outlook.of_change(connection, change, by, now_us=self._store.clock_us())
 
     def outlook_of_enabling_again(self, user: User, *, by: Actor) -> str:
-        """What it will take to enable an account again, in a sentence; "" if any administrator can."""
+        """A sentence on what enabling the account again needs; "" if any administrator can."""
         with self._store.database.read() as connection:
             return outlook.of_enabling_again(connection, user, by, now_us=self._store.clock_us())
 
@@ -157,7 +157,7 @@ class Approvals:
         return request
 
     def refuse(self, request_id: str, *, by: Actor) -> Request:
-        """Disagree; the one who asked takes the request back in the same way.
+        """Refuse a request; the one who asked withdraws it in the same way.
 
         Raises:
             AccountError: the request is not open.
@@ -170,7 +170,7 @@ class Approvals:
             return request
 
     def make_link(self, request_id: str, *, by: Actor) -> tuple[str, str]:
-        """The name and the token of a link that was confirmed, once, for the one who asked for it.
+        """The name and the token of a confirmed link, given once to the one who asked for it.
 
         Raises:
             AccountError: it was not confirmed, was somebody else's wish, or the account has changed since.
@@ -247,7 +247,7 @@ def _expire(change: Transaction) -> None:
 
 def _open_requests(connection: sa.Connection) -> Rows[Request]:
     decided = approvals.c.state.in_(("done", "refused", "expired", "void"))
-    # Not only "pending" and "confirmed": a request in a state that the appliance never writes must be seen, too.
+    # All states but the closed ones: a state that the appliance never writes must be seen, too.
     still_open = sa.or_(approvals.c.state.is_(None), sa.not_(decided))
     return _read(connection, sa.select(approvals).where(still_open).order_by(approvals.c.created_us, approvals.c.id))
 

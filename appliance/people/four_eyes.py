@@ -1,21 +1,21 @@
-"""What one administrator may not do alone, and whose eyes count as the second pair.
+"""What one administrator may not do alone, and who counts as the second.
 
-Administrators cannot read what people ask. They could, if one of them alone could make a reviewer, become one, or take
-over the account of one. So these changes need a second administrator where there is one:
+Administrators cannot read what people ask. An administrator who alone could make a reviewer, become one, or take over
+a reviewer's account could. So these changes need a second administrator where there is one:
 
 1. giving the role ``reviewer`` or ``admin`` to an account, new or existing (a second administrator of one's own making
    could confirm whatever one likes);
 2. a one-time link for somebody else's account that has one of these roles;
 3. enabling a disabled account that has one of them.
 
-Whose eyes count. Not the one who asks, and not the one whom the change is about. Nor anybody who may be the same
-person: whoever makes a one-time link could have used it, so an administrator whose password was set by a link of
-another's counts as that other one, and so on. Two accounts that lead to the same one, or in a circle to each other,
-are one person. The first administrator, and everybody whose link was made on the command line, leads to nobody else.
-Whoever has no password yet cannot sign in, and does not count as being there.
+Who counts as the second. Neither the one who asks nor the one whom the change is about, nor anybody who may be the same
+person: the maker of a one-time link could have used it, so an administrator whose password was set with another's link
+counts as that other one, and so on. Two accounts that lead to the same one, or in a circle to each other, are one
+person. The first administrator, and everybody whose link was made on the command line, leads to nobody else. An
+administrator without a password cannot sign in yet and does not count.
 
-Whether there is a second one. An administrator who gets rid of all others is not alone at once: those whom another
-administrator disabled, or took the role from, within the last seven days still count as being there.
+When there is a second one. An administrator who gets rid of all others is not alone at once: those who lost their
+account or their role to another administrator within the last seven days still count.
 
 Not covered: two administrators who agree; whoever has the command line (the owner of state/, or root), who may do all
 of this alone and is recorded with via=cli; an administrator who has always been the only one.
@@ -78,7 +78,7 @@ class SecondNeededError(AccountError):
 
 
 def check_alone(connection: sa.Connection, change: Change, by: Actor, *, now_us: int) -> str:
-    """What the record says of a change that needs nobody else: "" for an ordinary one.
+    """What the record says of a change that one administrator makes alone; "" for an ordinary change.
 
     Raises:
         SecondNeededError: the change needs a second administrator, and there is one.
@@ -121,7 +121,7 @@ def ended_lately(connection: sa.Connection, user_id: str, *, now_us: int) -> boo
 
 
 def why_not_second(connection: sa.Connection, admin: User, *, requester_id: str, subject_id: str | None) -> str | None:
-    """Why this administrator's eyes do not count for a request; None when they do."""
+    """Why this administrator may not confirm a request; None when this one may."""
     if admin.id == requester_id:
         return f"{admin.name} asked for it"
     if admin.id == subject_id:

@@ -1,4 +1,4 @@
-"""How many passwords are hashed at once on this machine, whatever the number of web workers and of people who try.
+"""Limits how many passwords the machine hashes at once, however many web workers and people there are.
 
 A hash takes a core and 64 MiB for a good part of a second. Half of the cores are for strangers; the others, at least
 one, are kept for browsers and addresses that have signed in before, for people who are signed in, and for one-time
@@ -23,7 +23,7 @@ from appliance.errors import ApplianceError
 _MOST_SLOTS: Final = 8  # 512 MiB
 _WAITING: Final = {False: 4, True: 16}  # per process; known: True
 _LONGEST_WAIT_S: Final = 3.0
-_LOOK_AGAIN_S: Final = 0.01  # for a slot that another process gives back
+_LOOK_AGAIN_S: Final = 0.01  # between looks for a slot that another process gives back
 
 
 class HashingBusyError(ApplianceError):

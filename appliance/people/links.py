@@ -21,7 +21,7 @@ from appliance.database.transactions import CLOCK_SLACK_US, DatabaseError
 from appliance.people.users import AccountError, Role, join_roles, parse_roles
 
 LINK_LIFETIME_S = 24 * 3600
-_KEPT_US: Final = 30 * 24 * 3600 * 1_000_000  # after the link's end, for the words
+_KEPT_US: Final = 30 * 24 * 3600 * 1_000_000  # after the link's end, so that its page can say why it ended
 
 LinkEnd = Literal[
     "unknown", "used", "replaced", "expired", "account_disabled", "roles_changed", "password_changed", "admin_exists"
@@ -95,13 +95,13 @@ def find_link(connection: sa.Connection, token: str, *, now_us: int) -> Link:
 
 
 def end_links(connection: sa.Connection, user_id: str | None, why: LinkEnd) -> None:
-    """End what is left of an account's links; None: of those for the first administrator."""
+    """End the links of an account that still work; None: those for the first administrator."""
     whose = links.c.user_id.is_(None) if user_id is None else links.c.user_id == user_id
     connection.execute(links.update().where(whose, links.c.ended.is_(None)).values(ended=why))
 
 
 def use_link(connection: sa.Connection, link: Link) -> None:
-    """The link does its work now, and never again."""
+    """Mark the link as used: it works once."""
     connection.execute(links.update().where(links.c.token_hash == link.token_hash).values(ended="used"))
 
 

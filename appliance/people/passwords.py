@@ -1,4 +1,4 @@
-"""Passwords: which are accepted, and how they are kept (argon2id). How guessing is slowed is in sign_in_limits.py."""
+"""The rules for passwords, and their hashes (argon2id). sign_in_limits.py slows guessing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from appliance.people.hashing_slots import HashingSlots
 MIN_CHARS = 12
 MAX_CHARS = 1024
 
-# Beginnings of what people type when twelve characters are asked for (after lower-casing).
+# Common beginnings of twelve-character passwords, in lower case.
 _COMMON = (
     "password", "passwort", "passw0rd", "p@ssw0rd", "p@ssword", "qwerty", "qwertz", "azerty", "letmein", "welcome",
     "iloveyou", "administrator", "changeme", "1q2w3e4r", "abcdefgh", "12345678", "98765432", "gpt-oss", "gptoss",

@@ -19,7 +19,7 @@ MANY: Final = "(many addresses)"
 
 @dataclass(frozen=True)
 class Due:
-    """What is to be recorded now: the first refusal of the source, or that there were so many more."""
+    """What to record now: the first refusal of a source, or the number of further ones."""
 
     source: str
     more: int = 0
@@ -33,7 +33,7 @@ class _Source:
 
 
 class RefusalNotes:
-    """Says of each refusal whether it is to be recorded now; thread-safe."""
+    """Decides for each refusal whether to record it now; thread-safe."""
 
     def __init__(self) -> None:
         self._sources: dict[str, _Source] = {}  # guarded by _lock

@@ -1,7 +1,7 @@
-"""Sessions: what a signed-in browser carries.
+"""Sessions of signed-in browsers.
 
-A token is 256 random bits and stored as a SHA-256 hash alone. What ends a session takes effect on the next request, and
-on an answer under way, because each looks the session up.
+A token is 256 random bits and stored as a SHA-256 hash alone. The end of a session takes effect on the next request and
+on an answer under way, because both look the session up.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from appliance.database.tables import sessions, users
 from appliance.database.transactions import CLOCK_SLACK_US, Database, as_datetime, now_us
 from appliance.people.users import User, user_of_row
 
-LONGEST_SESSION_S = 7 * 24 * 3600  # however much it is used
+LONGEST_SESSION_S = 7 * 24 * 3600  # even if it is used all the time
 MOST_SESSIONS = 50  # of one person
 _SEEN_STEP_US = 60_000_000  # how often "last seen" is written
 
@@ -60,7 +60,8 @@ class Sessions:
             return self.create_in(connection, user, address=address)
 
     def create_in(self, connection: sa.Connection, user: User, *, address: str) -> str:
-        """As `create`, within the caller's transaction. Of very many sessions of one person the oldest end."""
+        """As `create`, within the caller's transaction. The oldest sessions of a person end when there are very
+        many."""
         token, now = secrets.token_urlsafe(32), self._clock_us()
         connection.execute(sessions.delete().where(self._expired(now)))
         connection.execute(

@@ -75,7 +75,7 @@ class _Attempt:
 
     @property
     def of_right_ones(self) -> Allowances:
-        """What a right password takes from, and a wrong one does not."""
+        """The allowance from which only right passwords take."""
         return {f"sign-ins {self.name}": SIGN_INS}
 
     @property
@@ -115,7 +115,7 @@ class SignIn:
         return self._signed_in(name, password, via, address, device, begin), tokens[0]
 
     def confirm(self, user: User, password: str, *, via: Via, address: str) -> None:
-        """Check the present password of somebody who is signed in. Whoever guesses elsewhere does not hinder it.
+        """Check the present password of somebody who is signed in. Guesses made elsewhere do not hinder it.
 
         Raises:
             SignInError, PasswordRuleError, HashingBusyError: as `authenticate`.
@@ -128,7 +128,7 @@ class SignIn:
         self._checked(attempt, password, lambda connection, user: None)
 
     def device_cookie(self, user: User) -> str:
-        """What a browser that has just proved to be this user's is given to keep."""
+        """The device cookie for a browser that has just signed in to this account."""
         with self._store.database.read() as connection:
             encoded = connection.scalar(sa.select(users.c.password_hash).where(users.c.id == user.id))
         nonce = secrets.token_urlsafe(12)
@@ -162,7 +162,7 @@ class SignIn:
         return _Attempt(name, network, actor, row, standing, allowances_of(standing, name, network, nonce))
 
     def _checked(self, attempt: _Attempt, password: str, then: Callable[[sa.Connection, User], None]) -> User:
-        """Steps 1 to 5; what a right password leads to is done in the transaction that finds the account unchanged."""
+        """Steps 1 to 5. ``then`` runs in the transaction that finds the account unchanged after a right password."""
         self._record_ended_notes()
         if len(password) > MAX_CHARS:  # 1
             self._refuse(attempt, "a password longer than any")
@@ -192,7 +192,7 @@ class SignIn:
         with self._store.database.write(serial=True) as connection:
             if row is not None and right:
                 now_row = connection.execute(sa.select(users).where(users.c.id == row.id)).one_or_none()
-                # The account as it is now: the password may have been changed while this one was compared.
+                # Read the account again: its password may have changed during the comparison.
                 if now_row is not None and now_row.password_hash == row.password_hash and not now_row.disabled:
                     give_back(connection, attempt.allowances, now_us=self._store.clock_us())
                     take(connection, attempt.of_right_ones, now_us=self._store.clock_us())

@@ -1,18 +1,18 @@
-"""How guessing passwords is slowed, without a lock that a stranger could close on somebody else.
+"""Slows the guessing of passwords without a lock that a stranger could use to keep somebody else out.
 
 Each wrong password takes from allowances that fill up again with time (generic cell rate algorithm, ITU-T I.371: one
-number each, the time at which it is full again). Which ones depends on what is known of the one who tries:
+number each, the time at which it is full again). What is known of the person who tries decides which:
 
 - a **device** that has signed in to this account before (its cookie says so) has an allowance of its own;
 - an **address** from which this account was signed in to before has one for account and address together;
-- a **stranger** takes from three: account and address; the address, for whatever accounts; and the account, which all
-  strangers of the world share. So many addresses together guess no faster than one a minute at one account, while its
-  owner signs in from where she always does.
+- a **stranger** takes from three: account and address; the address, for all accounts; and the account, for all
+  strangers together. So many addresses together guess no faster than one a minute at one account, while its owner
+  signs in from where she always does.
 
 Names that do not exist have allowances like those that do. An IPv6 address counts as its /64, which is what one
-subscriber has. What is full again is forgotten, and of the rest the fullest beyond a fixed number of rows.
+subscriber has. Full allowances are forgotten, and the fullest of the others beyond a fixed number of rows.
 
-A clock that is set back finds allowances that would be full again in a year, which none can be. Those count as full:
+After a clock was set back, an allowance may claim to be full again in a year, which none can be. It counts as full:
 guessing begins anew, once for each time that the clock is set back, and nobody is locked out.
 """
 
@@ -28,7 +28,7 @@ from appliance.database.tables import known_addresses, sign_in_limits
 
 _SECOND_US: Final = 1_000_000
 _MOST_ROWS: Final = 30_000
-_MOST_ADDRESSES: Final = 20  # known ones, of an account
+_MOST_ADDRESSES: Final = 20  # known addresses of one account
 _ADDRESS_KEPT_US: Final = 90 * 24 * 3600 * _SECOND_US
 
 Standing = Literal["device", "address", "stranger"]
@@ -51,15 +51,15 @@ DEVICE: Final = Allowance(10, 30)
 PAIR: Final = Allowance(5, 60)
 ADDRESS: Final = Allowance(30, 10)
 ACCOUNT: Final = Allowance(20, 60)
-CONFIRMATION: Final = Allowance(5, 60)  # of the present password, by somebody signed in; right ones count as well
-SIGN_INS: Final = Allowance(20, 15)  # right ones, of one account: whoever has the password keeps nobody else waiting
+CONFIRMATION: Final = Allowance(5, 60)  # somebody signed in gives the present password; right ones count as well
+SIGN_INS: Final = Allowance(20, 15)  # right passwords of one account, so that its owner cannot keep others waiting
 _LONGEST_US: Final = max(each.empty_us for each in (DEVICE, PAIR, ADDRESS, ACCOUNT, CONFIRMATION, SIGN_INS))
 
 Allowances = Mapping[str, Allowance]  # by their keys in the table
 
 
 def allowances_of(standing: Standing, name: str, network: str, device: str) -> Allowances:
-    """What a wrong password takes from."""
+    """The allowances from which a wrong password takes."""
     pair = {f"pair {name} {network}": PAIR}
     match standing:
         case "device":
@@ -96,7 +96,7 @@ def take(connection: sa.Connection, allowances: Allowances, *, now_us: int) -> f
 
 
 def give_back(connection: sa.Connection, allowances: Allowances, *, now_us: int) -> None:
-    """The password was right: what only this person takes from is full again; strangers' failures still count."""
+    """Refill after a right password: the person's own allowances are full again; strangers' failures still count."""
     for key, (of, full) in _levels(connection, allowances, now_us).items():
         if of is not CONFIRMATION:
             _write(connection, key, now_us if of in (DEVICE, PAIR) else full - of.every_s * _SECOND_US)

@@ -39,7 +39,7 @@ class AccountError(ApplianceError):
 
 
 class NoLongerAdminError(AccountError):
-    """Whoever asked has ceased to be an administrator."""
+    """The one who asked is no administrator any more."""
 
 
 class UserNotFoundError(AccountError):
@@ -94,7 +94,7 @@ def active_admins(connection: sa.Connection) -> list[User]:
 
 
 def able_admins(connection: sa.Connection) -> list[User]:
-    """Those of them who can sign in: whoever has not used the first one-time link yet has no password."""
+    """The active administrators who can sign in. An unused first one-time link means that there is no password yet."""
     query = sa.select(users).where(sa.not_(users.c.disabled), users.c.password_hash.is_not(None))
     return [user for user in read_users(connection, query.order_by(users.c.name)) if Role.ADMIN in user.roles]
 
@@ -105,7 +105,7 @@ def has_damaged_user(connection: sa.Connection) -> bool:
 
 
 def check_not_last_admin(connection: sa.Connection, user: User) -> None:
-    """Refuse what would leave nobody to administer.
+    """Refuse a change that would leave no administrator.
 
     Raises:
         AccountError: `user` is the only administrator who can sign in.
@@ -115,8 +115,8 @@ def check_not_last_admin(connection: sa.Connection, user: User) -> None:
 
 
 def check_still_admin(connection: sa.Connection, by: Actor) -> None:
-    """Refuse a change by somebody who has ceased to be an administrator since the page looked: the change waited for
-    its turn, and the role or the account may have ended in the meantime.
+    """Refuse a change by somebody who is no administrator any more: while the change waited for its turn, the role or
+    the account may have ended.
 
     Raises:
         NoLongerAdminError: a person acts who is none.
