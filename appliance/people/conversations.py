@@ -31,6 +31,7 @@ from appliance.people.messages import (
     insert_message,
     newest_leaf,
 )
+from appliance.turns.answer import Facts, facts_of
 
 __all__ = [
     "Conversation", "ConversationDamagedError", "ConversationNotFoundError", "Conversations", "NewMessage",
@@ -139,15 +140,34 @@ class Conversations:
             parent_id: the message it follows; "leaf" is the last one shown, None makes it a first message.
         Raises:
             ConversationNotFoundError: the conversation or the parent does not exist or is someone else's.
+            ConversationDamagedError: a stored value is not one that was stored.
         """
-        with self._database.write() as connection:
-            conversation = _own(connection, user_id, conversation_id)
-            parent_id = conversation.leaf_id if parent_id == "leaf" else parent_id
-            if parent_id is not None:
-                check_message(connection, conversation_id, parent_id)
-            message_id = insert_message(connection, conversation_id, parent_id, message, self._clock_us())
-            rows = all_messages(connection, conversation_id)
-        return branch_of(rows, message_id)[-1]
+        with _telling_damage():
+            with self._database.write() as connection:
+                conversation = _own(connection, user_id, conversation_id)
+                parent_id = conversation.leaf_id if parent_id == "leaf" else parent_id
+                if parent_id is not None:
+                    check_message(connection, conversation_id, parent_id)
+                message_id = insert_message(connection, conversation_id, parent_id, message, self._clock_us())
+                rows = all_messages(connection, conversation_id)
+            return branch_of(rows, message_id)[-1]
+
+    def has_answer(self, user_id: str, conversation_id: str, question_id: str, *, turn: str) -> bool:
+        """Whether the question has the answer of this turn.
+
+        Raises:
+            ConversationNotFoundError: there is no such conversation of this user, or no such question in it.
+            ConversationDamagedError: a stored value is not one that was stored.
+        """
+        columns = messages.c
+        query = sa.select(columns.details).where(
+            columns.conversation_id == conversation_id, columns.parent_id == question_id
+        )
+        with _telling_damage(), self._database.read() as connection:
+            _own(connection, user_id, conversation_id)
+            check_message(connection, conversation_id, question_id)
+            found = [facts_of(stored) for stored in connection.scalars(query)]
+        return any(isinstance(facts, Facts) and facts.turn == turn for facts in found)
 
     def show_branch(self, user_id: str, conversation_id: str, message_id: str) -> list[StoredMessage]:
         """Show the newest branch through `message_id`; returns it.

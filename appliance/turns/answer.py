@@ -80,6 +80,16 @@ def words_of(content: Content) -> Words | None:
     return Words(content.text, details.reasoning, details.tool_calls)
 
 
+def end_of(content: Content) -> Done | Failed | None:
+    """How an answer ended, by its event in the record; None for one that nobody listened to any more."""
+    match content.details:
+        case FinishedAnswer(done=done):
+            return done
+        case UnfinishedAnswer(failure=TurnFailure(code=code, message=message, retry_after_s=retry_after_s)):
+            return next((Failed(known, message, retry_after_s) for known in FAILURES if known == code), None)
+    return None
+
+
 class Answer:
     """What a turn has said so far."""
 
@@ -133,7 +143,7 @@ class Answer:
                 return self.end.notice or ENDINGS.get(self.end.finish_reason)
         return ENDINGS["cancelled"]
 
-    def facts(self, about: About, *, turn: str, prompt_event: int | None, event: int | None) -> Facts:
+    def facts(self, about: About | None, *, turn: str, prompt_event: int | None, event: int | None) -> Facts:
         """What a conversation keeps beside the words. Numbers of the two events in the record, where it has them."""
         end = self.end
         return Facts(

@@ -25,6 +25,7 @@ from typing import Any, Final, get_args
 
 from appliance.errors import ApplianceError
 from appliance.file_lock import is_owned, own
+from appliance.turns.answer import About
 from appliance.turns.events import Done, EngineEvent
 from appliance.turns.typed import checked
 
@@ -44,14 +45,16 @@ class ConversationBusyError(ApplianceError):
 
 @dataclass(frozen=True)
 class Head:
-    """Which turn it is, which message of the conversation it answers, and when it began, on `time.monotonic`.
+    """Which turn it is, which message of the conversation it answers, when it began, and what makes the answer.
 
-    Linux counts that from the start of the machine, for all processes alike: setting the clock makes no turn older.
+    ``began_s`` is on `time.monotonic`, which counts from the start of the machine for all processes alike: setting the
+    clock makes no turn older.
     """
 
     turn: str
     question: str
     began_s: float
+    about: About | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,10 @@ class Journal:
     def is_stopped(self) -> bool:
         """Whether somebody wants the turn to end."""
         return self._stop is not self._path and self._stop.exists()
+
+    def leave(self) -> None:
+        """Release the lock and leave the file to the next process that finds it, as if this one had died."""
+        os.close(self._descriptor)
 
     def close(self) -> None:
         """Remove the file and release the lock. Readers that have it open can still read all of it."""

@@ -9,8 +9,8 @@
         ..
 
 A turn ends when its answer is complete or reaches a limit, when the asker's access ends, when somebody stops it, and
-when the process ends. A process that dies leaves its files; the next one that finds them closes the turn
-(`appliance.turns.interrupted`).
+when the process ends. A process that dies leaves its files. The next one that finds them closes the turn
+(`appliance.turns.interrupted`), or puts the recorded answer into the conversation (`appliance.turns.unkept`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -44,10 +45,13 @@ from appliance.turns.journal import (
 )
 from appliance.turns.permits import ended_by
 from appliance.turns.run import Turn
+from appliance.turns.unkept import keep_recorded
 
 _log = logging.getLogger(__name__)
 _STOP_CHECK_S: Final = 0.1
 _STOP_LIMIT_S: Final = 10.0  # a stopped turn ends within a second, unless the disk or the engine stands still
+_KEEP_LIMIT_S: Final = 30.0  # each try waits up to ten seconds for the database already
+_KEEP_AGAIN_S: Final = 1.0
 _ID: Final = re.compile(r"[0-9A-Za-z]{1,64}")  # of users, conversations and turns: these become names of files
 
 
@@ -70,10 +74,16 @@ class RunningTurns:
     """The turns of this process, and access to those of the other web workers; thread-safe."""
 
     def __init__(
-        self, directory: Path, record: AuditLog, conversations: Conversations, *, most_per_person: int
-    ) -> None:
-        """Args: directory: one for all web workers."""
+        self, directory: Path, record: AuditLog, conversations: Conversations, *, most_per_person: int,
+        keep_limit_s: float = _KEEP_LIMIT_S,
+    ) -> None:  # fmt: skip
+        """Args:
+        directory: one for all web workers.
+        keep_limit_s: how long a recorded answer is tried to be put into its conversation.
+        """
         self._directory = directory
+        self._record = record
+        self._keep_limit_s = keep_limit_s
         self._database = record.database
         self._conversations = conversations
         self._most_per_person = most_per_person
@@ -94,7 +104,7 @@ class RunningTurns:
             OSError: the directory cannot be written.
         """
         path = self._path(user_id, conversation_id)
-        place = Place(self, claim(path, self._bury), user_id, conversation_id)
+        place = Place(self, claim(path, partial(self._bury, path)), user_id, conversation_id)
         try:
             if self._count(user_id) > self._most_per_person:
                 raise TooManyTurnsError(self._most_per_person)
@@ -116,7 +126,7 @@ class RunningTurns:
         if reader.head is not None and reader.has_owner():
             return reader
         reader.close()
-        remove_dead(path, self._bury)
+        remove_dead(path, partial(self._bury, path))
         return None
 
     def stop(self, user_id: str, conversation_id: str, turn_id: str | None = None) -> bool:
@@ -150,7 +160,7 @@ class RunningTurns:
         stops = list(self._directory.glob("*.stop"))  # before the turns: each of these belongs to one, or to none
         for path in self._files():
             try:
-                remove_dead(path, self._bury)
+                remove_dead(path, partial(self._bury, path))
             except (RecordError, DatabaseError, OSError):
                 _log.exception("a turn whose process died is not closed yet")
         running = self._running()
@@ -198,14 +208,32 @@ class RunningTurns:
             _log.exception("turn %s failed", turn.request.id)
             turn.answer.add(failed("engine_failed"))
         finally:
-            kept = self._keep(place, turn, question_id, about)
-            journal.write(Kept(kept))
-            journal.close()
+            self._end(place, turn, question_id, about)
             with self._lock:
                 self._threads.discard(threading.current_thread())
 
+    def _end(self, place: Place, turn: Turn, question_id: str, about: About) -> None:
+        """Put the answer under its question. While the database is busy, try again for a limited time; after that the
+        file is left, and who finds it puts the recorded answer there."""
+        journal, deadline_s = place.journal, time.monotonic() + self._keep_limit_s
+        while True:
+            try:
+                journal.write(Kept(self._keep(place, turn, question_id, about)))
+                journal.close()
+            except DatabaseError:
+                if time.monotonic() < deadline_s and not self._ending.wait(_KEEP_AGAIN_S):
+                    continue
+                _log.exception("turn %s: its answer is not in the conversation yet", turn.request.id)
+                journal.write(Kept(None))
+                journal.leave()
+            return
+
     def _keep(self, place: Place, turn: Turn, question_id: str, about: About) -> str | None:
-        """Put the answer under its question; the value is the message's id."""
+        """The id of the new message; None where the conversation cannot take it.
+
+        Raises:
+            DatabaseError: the database is busy.
+        """
         words = turn.answer.words
         facts = turn.answer.facts(about, turn=turn.request.id, prompt_event=turn.prompt_event, event=turn.answer_event)
         new = NewMessage("assistant", words.text, words.reasoning or None, words.calls, facts)
@@ -213,6 +241,8 @@ class RunningTurns:
             return self._conversations.append(place.user_id, place.conversation_id, new, parent_id=question_id).id
         except ConversationNotFoundError:  # deleted meanwhile; the record has the answer
             return None
+        except DatabaseError:
+            raise
         except Exception:  # also of damaged rows: the file must be closed, or the conversation takes no more questions
             _log.exception("turn %s: its answer is not in the conversation", turn.request.id)
             return None
@@ -222,7 +252,7 @@ class RunningTurns:
         while True:
             self.stop(user_id, conversation_id)  # again each time: a turn that is being prepared cannot be stopped yet
             try:
-                return claim(path, self._bury)
+                return claim(path, partial(self._bury, path))
             except ConversationBusyError:
                 if time.monotonic() > deadline_s:
                     raise
@@ -245,20 +275,34 @@ class RunningTurns:
 
     def _running(self) -> set[str]:
         """The turns that have a file, by their ids."""
-        turns = set[str]()
-        for path in self._files():
-            reader = open_reader(path)
-            if reader is not None:
-                with closing(reader), suppress(OSError, ValueError, TypeError, KeyError):  # written by nobody of ours
-                    if reader.head is not None:
-                        turns.add(reader.head.turn)
-        return turns
+        heads = [_head_of(path) for path in self._files()]
+        return {head.turn for head in heads if head is not None}
 
-    def _bury(self) -> None:
-        """Close the turns of dead processes in the record and in their conversations."""
+    def _bury(self, path: Path) -> None:
+        """Close the turns of dead processes in the record and in their conversations, then the one of this file."""
         if self._database.presence is not None:  # without it, nobody knows which turns are still running
             with self._burying:
                 self._lost.close()
+        head = _head_of(path)
+        user_id, _, conversation_id = path.name.partition(".")
+        if head is None:
+            return
+        try:
+            keep_recorded(self._record, self._conversations, user_id, conversation_id, head)
+        except DatabaseError:
+            raise
+        except Exception:  # of damaged rows: the file must go, or the conversation takes no more questions
+            _log.exception("turn %s: its answer is in the record alone", head.turn)
+
+
+def _head_of(path: Path) -> Head | None:
+    """Which turn a file belongs to; None where it does not say."""
+    reader = open_reader(path)
+    if reader is None:
+        return None
+    with closing(reader), suppress(OSError, ValueError, TypeError, KeyError):  # written by nobody of ours
+        return reader.head
+    return None
 
 
 class Place:
@@ -294,7 +338,7 @@ class Place:
             raise NotRecordedError(refused)
         try:
             question_id = keep_question()
-            self.journal.begin(Head(turn.request.id, question_id, time.monotonic()))
+            self.journal.begin(Head(turn.request.id, question_id, time.monotonic(), about))
             self._turns.run(self, turn, question_id, about)
         except BaseException:
             turn.close()

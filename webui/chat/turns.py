@@ -15,11 +15,13 @@ from appliance.audit.event import Content
 from appliance.people.accounts import Role, User
 from appliance.people.conversations import Conversation, ConversationNotFoundError, NewMessage, StoredMessage
 from appliance.turns.answer import About, Answer, Facts
+from appliance.turns.events import failed
 from appliance.turns.interrupted import INTERRUPTED
 from appliance.turns.journal import Kept
 from appliance.turns.permits import permitted
 from appliance.turns.request import Effort, Message, new_request
 from appliance.turns.run import run_turn
+from appliance.turns.unkept import NOT_KEPT
 from webui.allowances import allowance
 from webui.chat.present import PageMessage, page_answer, page_message
 from webui.chat.stream import ended_turn, stream_turn
@@ -133,16 +135,18 @@ def _end(
     service: Services, user: User, conversation: Conversation, turn_id: str, answer: Answer, kept: Kept | None
 ) -> dict[str, Any]:
     """The last line of a turn: the answer as the conversation keeps it, or what has come and why it is not kept."""
-    if kept is None:
+    if kept is None or kept.message is None:
         service.turns.clear_dead()  # then the record and the conversation say how it ended
+    problem = INTERRUPTED if kept is None else answer.problem
     try:
         message = _kept(service, user, conversation, turn_id)
+        if kept is not None and kept.message is None and answer.end != failed("record_failed"):
+            problem = NOT_KEPT
     except ConversationNotFoundError:
         message = None
     if message is not None:
         return _end_line(page_message(message), conversation)
-    facts = Facts(problem=INTERRUPTED if kept is None else answer.problem)
-    return _end_line(page_answer("", answer.words, facts), conversation)
+    return _end_line(page_answer("", answer.words, Facts(problem=problem)), conversation)
 
 
 def _kept(service: Services, user: User, conversation: Conversation, turn_id: str) -> StoredMessage | None:

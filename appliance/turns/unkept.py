@@ -1,0 +1,70 @@
+"""Puts an answer into its conversation that is in the record and not there.
+
+The record has an answer first. The conversation gets it afterwards, and misses it where the database stays busy or the
+process ends in between. The turn's file then stays behind, and names the conversation, the question and the turn. Who
+finds the file calls `keep_recorded`, as the only one: it holds the file's lock.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import sqlalchemy as sa
+
+from appliance.audit.log import AuditLog, Event
+from appliance.audit.rows import load_events
+from appliance.database.tables import audit_events
+from appliance.people.conversations import ConversationNotFoundError, Conversations, NewMessage
+from appliance.turns.answer import Answer, Facts, end_of, words_of
+from appliance.turns.journal import Head
+
+NOT_KEPT: Final = (
+    "This answer is in the record, but could not be put into the conversation just now. "
+    "Copy it if you need it; reload the page in a minute."
+)
+NOT_READABLE: Final = "The answer was recorded, and its words can no longer be read there. Ask again."
+
+
+def keep_recorded(log: AuditLog, conversations: Conversations, user_id: str, conversation_id: str, head: Head) -> bool:
+    """Add the recorded answer under its question, unless it is there; whether this call did.
+
+    Raises:
+        DatabaseError: the database cannot be read or written now.
+        ConversationDamagedError: a stored value is not one that was stored.
+    """
+    events = _events_of(log, head.turn)
+    answer = events.get("answer")
+    if answer is None or answer.header.outcome == "interrupted":  # its conversation was told in the same transaction
+        return False
+    try:
+        if conversations.has_answer(user_id, conversation_id, head.question, turn=head.turn):
+            return False
+        message = _message(head, events.get("prompt"), answer)
+        conversations.append(user_id, conversation_id, message, parent_id=head.question)
+    except ConversationNotFoundError:  # deleted meanwhile
+        return False
+    return True
+
+
+def _events_of(log: AuditLog, turn: str) -> dict[str, Event]:
+    """The newest whole event of each action of a turn."""
+    columns = audit_events.c
+    query = sa.select(columns.sequence).where(columns.subject == turn, columns.action.in_(("prompt", "answer")))
+    with log.database.read() as connection:
+        numbers = list(connection.scalars(query.order_by(columns.sequence)))
+    found = sorted(load_events(log.database, numbers).items())
+    return {event.header.action: event for _, event in found if isinstance(event, Event)}
+
+
+def _message(head: Head, prompt: Event | None, event: Event) -> NewMessage:
+    prompt_event = None if prompt is None else prompt.sequence
+    words = None if event.content is None else words_of(event.content)
+    if event.content is None or words is None:  # erased, or recorded by nobody of ours
+        facts = Facts(
+            about=head.about, turn=head.turn, prompt_event=prompt_event, event=event.sequence, problem=NOT_READABLE
+        )
+        return NewMessage("assistant", "", facts=facts)
+    answer = Answer()
+    answer.end = end_of(event.content)
+    facts = answer.facts(head.about, turn=head.turn, prompt_event=prompt_event, event=event.sequence)
+    return NewMessage("assistant", words.text, words.reasoning or None, words.calls, facts)
