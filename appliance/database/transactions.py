@@ -24,7 +24,7 @@ from urllib.parse import quote
 
 import sqlalchemy as sa
 
-from appliance.database.presence import Presence
+from appliance.database.presence import FilePresence, Presence, SessionPresence
 from appliance.database.schema import Standing, create_tables, schema_of
 from appliance.database.stored_values import LAST_US, DamagedValueError
 from appliance.database.tables import SCHEMA, settings
@@ -110,7 +110,9 @@ class Database:
         self.is_sqlite = lock_path is not None
         self._lock_path = lock_path
         self._queue = None if lock_path is None else WriteQueue(lock_path)
-        self.presence = None if lock_path is None else Presence(lock_path.with_suffix(".turns"))
+        self.presence: Presence = (
+            SessionPresence(engine, self.read) if lock_path is None else FilePresence(lock_path.with_suffix(".turns"))
+        )
         self._local = threading.local()
 
     @property
@@ -184,8 +186,7 @@ class Database:
     def close(self) -> None:
         """Close the connections that are not in use. End the turns of this process first: from now on they are lost."""
         self.engine.dispose()
-        if self.presence is not None:
-            self.presence.disappear()
+        self.presence.disappear()
 
 
 def open_database(url: str, *, upgrade: Callable[[Database], None] | None = None) -> Database:

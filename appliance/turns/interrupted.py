@@ -55,8 +55,7 @@ class LostTurns:
         self._log = log
         self._newest = newest
         self._rounds = rounds or Rounds(STRETCH_EVENTS)
-        self._first_size: int | None = None  # the log's size at the first call
-        self._closed_to = 0  # up to here every prompt that `newest` covers has its answer
+        self._closed_to: int | None = None  # up to here every prompt that `newest` covers has its answer
 
     def close(self) -> int:
         """Record an answer for each lost prompt among the events of this call; returns how many.
@@ -65,15 +64,12 @@ class LostTurns:
             DatabaseError, RecordError: the record cannot be read or written; what is done is done.
         """
         size = self._log.size()
-        if self._first_size is None:
-            self._first_size, self._closed_to = size, max(0, size - self._newest)
-        if self._log.database.presence is None:  # without locks, nobody can tell lost turns from running ones
-            size = min(size, self._first_size)
+        if self._closed_to is None:
+            self._closed_to = max(0, size - self._newest)
         closed, first_open = self._close_between(min(self._closed_to, size), size)
         self._closed_to = first_open - 1
         older, _ = self._close_between(*self._rounds.next(self._closed_to))
-        if self._log.database.presence is not None:
-            self._log.database.presence.forget_dead()
+        self._log.database.presence.forget_dead()
         return closed + older
 
     def _close_between(self, after: int, last: int) -> tuple[int, int]:
@@ -135,11 +131,9 @@ def _unanswered(database: Database, after: int, last: int) -> list[int]:
 
 
 def _is_running(database: Database, event: Event) -> bool:
-    presence, content = database.presence, event.content
-    if presence is None or content is None:
-        return False
-    details = content.details
-    return isinstance(details, PromptDetails) and details.process is not None and presence.is_alive(details.process)
+    details = None if event.content is None else event.content.details
+    process = details.process if isinstance(details, PromptDetails) else None
+    return process is not None and database.presence.is_alive(process)
 
 
 def _close(log: AuditLog, prompt: Event) -> bool:

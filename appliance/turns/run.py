@@ -110,7 +110,7 @@ class _Run:
             _log.error("turn %s: %s", self.request.id, refusal)
             return Failed("record_failed", f"{refusal} Tell your administrator.")
         try:
-            process = _process_id(self.record)
+            process = self.record.database.presence.own_id()  # gives the turn an end if it dies (turns/interrupted.py)
             prompt = _prompt_event(self.actor, self.request, self.conversation_id, process)
             self.prompt_event = self.record.append(prompt).sequence
             self._spend(prompt)
@@ -184,13 +184,7 @@ def _outcome(end: Done | Failed | None, *, is_abandoned: bool) -> Outcome:
     return "ok"
 
 
-def _process_id(record: AuditLog) -> str | None:
-    """Who runs the turn, so that it is given an end if this process dies (`appliance.turns.interrupted`)."""
-    presence = record.database.presence
-    return None if presence is None else presence.own_id()
-
-
-def _prompt_event(actor: Actor, request: TurnRequest, conversation_id: str | None, process: str | None) -> NewEvent:
+def _prompt_event(actor: Actor, request: TurnRequest, conversation_id: str | None, process: str) -> NewEvent:
     """The prompt event; its text is what people and tools have said since the last answer before it."""
     messages = request.messages
     asked = max((i for i, m in enumerate(messages) if m.role in ("user", "tool")), default=-1)

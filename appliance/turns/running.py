@@ -84,7 +84,6 @@ class RunningTurns:
         self._directory = directory
         self._record = record
         self._keep_limit_s = keep_limit_s
-        self._database = record.database
         self._conversations = conversations
         self._most_per_person = most_per_person
         self._lost = LostTurns(record)
@@ -280,9 +279,8 @@ class RunningTurns:
 
     def _bury(self, path: Path) -> None:
         """Close the turns of dead processes in the record and in their conversations, then the one of this file."""
-        if self._database.presence is not None:  # without it, nobody knows which turns are still running
-            with self._burying:
-                self._lost.close()
+        with self._burying:
+            self._lost.close()
         head = _head_of(path)
         user_id, _, conversation_id = path.name.partition(".")
         if head is None:

@@ -22,7 +22,7 @@ from appliance.audit.log import AuditLog
 from appliance.audit.note import CheckpointError
 from appliance.audit.signer import LogSigner
 from appliance.audit.verify import verify_log
-from appliance.database.presence import Presence, PresenceError
+from appliance.database.presence import FilePresence, PresenceError
 from appliance.database.transactions import Database, DatabaseError, open_database
 from appliance.file_lock import own
 from appliance.people.hashing_slots import HashingBusyError, HashingSlots
@@ -95,7 +95,7 @@ def test_who_locks_each_new_process_keeps_it_from_turns_in_words(
         assert own(taken[-1])
         return descriptor
 
-    presence = Presence(tmp_path / "turns")
+    presence = FilePresence(tmp_path / "turns")
     with monkeypatch.context() as patch:
         patch.setattr("appliance.database.presence.os.open", open_and_be_late)
         with pytest.raises(PresenceError, match="another process locks every file"):

@@ -14,16 +14,19 @@ import pytest
 
 from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.log import AuditLog, RecordError
+from appliance.database.presence import PresenceError
 from appliance.database.transactions import open_database
 from appliance.people.accounts import Role
 from appliance.people.conversations import NewMessage
 from appliance.turns.interrupted import LostTurns, running_prompts
 from appliance.turns.request import Message, TurnRequest
 from appliance.turns.run import run_turn
+from tests.appliance.conftest import PostgreSQL, database_url, postgresql
 from tests.appliance.records import asked
 from tests.fakes import FakeEngine
 from tests.webui.conftest import Site
 
+__all__ = ["database_url", "postgresql"]  # fixtures, used here
 ADA = Actor("a1", "ada", "web", "10.0.0.1")
 WORKER = """
 import sys, time
@@ -84,8 +87,8 @@ def outcomes(log: AuditLog) -> list[str]:
     return [log.get(number).header.outcome for number in range(1, log.size() + 1)]
 
 
-def test_the_turn_of_a_killed_worker_is_closed_once(url: str) -> None:
-    with worker(url) as process, opened(url) as log:
+def test_the_turn_of_a_killed_worker_is_closed_once(database_url: str) -> None:
+    with worker(database_url) as process, opened(database_url) as log:
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert LostTurns(log).close() == 1
@@ -100,8 +103,8 @@ def test_the_turn_of_a_killed_worker_is_closed_once(url: str) -> None:
         assert answer.content.details.values()["prompt_event"] == 1
 
 
-def test_a_living_workers_turn_is_left_alone_and_recorded_by_itself(url: str) -> None:
-    with worker(url) as living, worker(url, turn="turn-2") as dying, opened(url) as log:
+def test_a_living_workers_turn_is_left_alone_and_recorded_by_itself(database_url: str) -> None:
+    with worker(database_url) as living, worker(database_url, turn="turn-2") as dying, opened(database_url) as log:
         assert running_prompts(log.database, 1, log.size()) == [1, 2]
         dying.kill()
         dying.wait()
@@ -116,14 +119,14 @@ def test_a_living_workers_turn_is_left_alone_and_recorded_by_itself(url: str) ->
         assert outcomes(log) == ["ok", "ok", "interrupted", "failed"]
 
 
-def test_many_who_close_at_once_close_each_turn_once(url: str) -> None:
-    with worker(url) as process:
+def test_many_who_close_at_once_close_each_turn_once(database_url: str) -> None:
+    with worker(database_url) as process:
         process.kill()
         process.wait()
     start, closed = threading.Barrier(4), list[int]()
 
     def close() -> None:
-        with opened(url) as log:
+        with opened(database_url) as log:
             start.wait()
             closed.append(LostTurns(log).close())
 
@@ -133,7 +136,7 @@ def test_many_who_close_at_once_close_each_turn_once(url: str) -> None:
     for thread in threads:
         thread.join()
     assert sorted(closed) == [0, 0, 0, 1]
-    with opened(url) as log:
+    with opened(database_url) as log:
         assert outcomes(log) == ["ok", "interrupted"]
 
 
@@ -165,15 +168,17 @@ def test_prompts_of_earlier_releases_are_closed_and_damaged_ones_are_no_obstacle
         assert LostTurns(log).close() == 0
 
 
-@pytest.mark.parametrize("process", ["../../etc/passwd", "", "0" * 16, 7, None, ["x"]])
-def test_a_process_that_never_was_keeps_no_turn_open(url: str, process: object) -> None:
-    with opened(url) as log:
+@pytest.mark.parametrize(
+    "process", ["../../etc/passwd", "", "0" * 16, "f" * 16, "f" * 40, "\uff11" * 16, 7, None, ["x"]]
+)
+def test_a_process_that_never_was_keeps_no_turn_open(database_url: str, process: object) -> None:
+    with opened(database_url) as log:
         log.append(NewEvent(ADA, "prompt", subject="t", content=Content("?", asked(process=process))))
         assert LostTurns(log).close() == 1
 
 
-def test_a_turn_that_runs_in_this_process_is_alive(url: str) -> None:
-    with opened(url) as log, opened(url) as recorder, FakeEngine() as engine:
+def test_a_turn_that_runs_in_this_process_is_alive(database_url: str) -> None:
+    with opened(database_url) as log, opened(database_url) as recorder, FakeEngine() as engine:
         request = TurnRequest("t", "a1", (Message("user", "Hi"),), seed=1)
         turn = run_turn(log, engine.client, ADA, request, conversation_id=None)
         next(turn)
@@ -214,9 +219,7 @@ def test_closing_leaves_a_conversation_alone_that_has_gone_on(site: Site) -> Non
 
 def test_files_of_dead_processes_are_removed_and_those_of_living_ones_stay(tmp_path: Path, url: str) -> None:
     with worker(url) as living, worker(url, turn="turn-2") as dying, opened(url) as log:
-        presence = log.database.presence
-        assert presence is not None
-        own = presence.own_id()
+        own = log.database.presence.own_id()
         dying.kill()
         dying.wait()
         LostTurns(log).close()
@@ -224,3 +227,42 @@ def test_files_of_dead_processes_are_removed_and_those_of_living_ones_stay(tmp_p
         assert own in left
         assert len(left) == 2
         assert living.poll() is None
+
+
+def test_a_recorder_of_postgresql_closes_a_lost_turn_at_its_next_checkpoint(postgresql: PostgreSQL) -> None:
+    """Not at its next start only: it has looked before the worker dies."""
+    url = postgresql.empty_database()
+    with opened(url) as log:
+        lost = LostTurns(log)
+        with worker(url) as process:
+            assert lost.close() == 0
+            process.kill()
+            process.wait()
+        assert lost.close() == 1
+
+
+def test_a_server_that_ends_the_session_of_a_lock_gives_it_back_with_the_next_turn(postgresql: PostgreSQL) -> None:
+    url = postgresql.empty_database()
+    with opened(url) as log, opened(url) as other:
+        own = log.database.presence.own_id()
+        assert other.database.presence.is_alive(own)
+        with other.database.write() as connection:
+            others = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"
+            assert connection.exec_driver_sql(others).all() == [(True,)]
+        assert log.database.presence.own_id() == own
+        assert other.database.presence.is_alive(own)
+    with opened(url) as log:
+        assert not log.database.presence.is_alive(own)
+
+
+def test_a_lock_of_this_process_that_another_session_holds_refuses_turns_in_words(
+    postgresql: PostgreSQL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = postgresql.empty_database()
+    with opened(url) as log, opened(url) as other:
+        own = log.database.presence.own_id()
+        monkeypatch.setattr("appliance.database.presence.secrets.token_hex", lambda _: own)
+        with pytest.raises(PresenceError, match="another session of the database holds"):
+            other.database.presence.own_id()
+        monkeypatch.undo()
+        assert other.database.presence.own_id() != own

@@ -32,8 +32,9 @@ class Beside(Details):
 class PromptDetails(Details):
     """Everything that decided an answer.
 
-    ``conversation`` is None for a request through the API. ``process`` names the process that runs the turn, None on
-    PostgreSQL. ``index`` says which version of the search index has its words (`appliance.audit.details.indexed`).
+    ``conversation`` is None for a request through the API. ``process`` names the process that runs the turn; prompts of
+    earlier releases may have none. ``index`` says which version of the search index has its words
+    (`appliance.audit.details.indexed`).
     """
 
     conversation: str | None
