@@ -72,7 +72,7 @@ def serve(home: Path, host: str | None, port: int | None, plain_http: bool) -> N
     """Serve the site until Ctrl-C or SIGTERM."""
     from appliance.runtime.installed import verify_installed
     from appliance.runtime.processes import programs_of
-    from appliance.runtime.supervisor import serve as run
+    from appliance.runtime.serve import serve as run
 
     config = load_config(home)
     installed = verify_installed(config.release_dir)

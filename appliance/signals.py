@@ -25,10 +25,13 @@ def ignore_all_but(meant: Collection[signal.Signals]) -> None:
 
 
 def how_ended(code: int) -> str:
-    """What ended a process, in words, by its ``os.waitstatus_to_exitcode``. Not every signal has a name."""
-    if code >= 0:
-        return f"exit status {code}"
+    """What ended a process, in words, by its ``os.waitstatus_to_exitcode``."""
+    return f"exit status {code}" if code >= 0 else f"signal {name_of(-code)}"
+
+
+def name_of(number: int) -> str:
+    """SIGTERM, say; SIG and the number for a signal without a name, such as most of the real-time signals."""
     try:
-        return f"signal {signal.Signals(-code).name}"
+        return signal.Signals(number).name
     except ValueError:
-        return f"signal SIG{-code}"
+        return f"SIG{number}"

@@ -19,7 +19,7 @@ from typing import Any
 from gunicorn import util  # type: ignore[import-untyped, unused-ignore]
 
 from appliance.isolation.confinement import seal
-from appliance.signals import how_ended
+from appliance.signals import how_ended, name_of
 
 _statuses: dict[int, int] = {}  # of processes that ended, until `child_exit` asks
 
@@ -33,7 +33,7 @@ def on_starting(server: Any) -> None:
     def waitpid(pid: int, options: int) -> tuple[int, int]:
         changed, status = collect(pid, options | os.WUNTRACED)
         while changed and os.WIFSTOPPED(status):
-            _go_on(server, changed, signal.Signals(os.WSTOPSIG(status)))
+            _go_on(server, changed, name_of(os.WSTOPSIG(status)))
             changed, status = collect(pid, options | os.WUNTRACED)
         if changed:
             _statuses[changed] = status
@@ -43,9 +43,9 @@ def on_starting(server: Any) -> None:
     util.get_username = _name_of
 
 
-def _go_on(server: Any, worker: int, stopped_by: signal.Signals) -> None:
+def _go_on(server: Any, worker: int, stopped_by: str) -> None:
     os.kill(worker, signal.SIGCONT)
-    server.log.warning("the web worker was stopped by %s and goes on", stopped_by.name)
+    server.log.warning("the web worker was stopped by %s and goes on", stopped_by)
 
 
 def _name_of(uid: int) -> str:

@@ -144,6 +144,8 @@ def _write(data: bytes) -> None:
 
 def wait_for_end(outputs: Outputs, limit_s: float) -> None:
     """After `Outputs.close`: give the process time for what is left; then end it."""
+    if not outputs.pid:  # it could not be started again
+        return
     deadline_s = time.monotonic() + limit_s
     with contextlib.suppress(ChildProcessError):  # reaped already
         while os.waitpid(outputs.pid, os.WNOHANG)[0] == 0:

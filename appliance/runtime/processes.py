@@ -19,8 +19,9 @@ from appliance.config import Config
 from appliance.cpus import logical_cpus
 from appliance.engine.host import wants_cuda
 from appliance.isolation import SilenceError, Watch
+from appliance.isolation.administration import CONFINED_ENVIRON
 from appliance.isolation.confinement import HIDE_ENVIRON, SEAL_ENVIRON, confine
-from appliance.isolation.files import Places, scratch_dir
+from appliance.isolation.files import Places, library_path, scratch_dir
 from appliance.isolation.kernel import PR_SET_PDEATHSIG, prctl
 from appliance.isolation.policy import Kind
 from appliance.runtime.installed import is_launched
@@ -104,6 +105,21 @@ def _gunicorn_options(config: Config) -> tuple[str, ...]:
         "log-level": "warning",  # and no access log: addresses and paths belong into the record alone
     }
     return (*(f"--{name}={value}" for name, value in options.items()), "--no-control-socket")
+
+
+def program_for(
+    kind: Kind, argv: tuple[str, ...], programs: Programs, places: Places | None, named_fds: Mapping[str, int],
+    *fds: int, death_signal: signal.Signals = signal.SIGTERM,
+) -> Program:  # fmt: skip
+    """A program that learns the numbers of ``named_fds`` from its environment; ``fds`` it knows by agreement."""
+    scratch = str(scratch_dir(Path(programs.environ["APPLIANCE_HOME"], "state"), kind))
+    environ = {**programs.environ, "TMPDIR": scratch, **{name: str(fd) for name, fd in named_fds.items()}}
+    if "LD_LIBRARY_PATH" in environ:
+        environ["LD_LIBRARY_PATH"] = library_path(kind, environ["LD_LIBRARY_PATH"])
+    if kind is Kind.ADMINISTRATION:
+        environ[CONFINED_ENVIRON] = "1"
+    name = kind.value.partition("-")[0]
+    return Program(name, kind, argv, environ, (*fds, *named_fds.values()), death_signal, places)
 
 
 def engine_kind(config: Config) -> Kind:

@@ -59,14 +59,14 @@ class EndedWorkers:
             self._pending += os.read(self._read_end, self.MOST_AT_ONCE * self._MAX_LINE_BYTES)
         *lines, self._pending = self._pending.split(b"\n")
         self._pending = self._pending[: self._MAX_LINE_BYTES]
-        return [note for line in lines[: self.MOST_AT_ONCE] if (note := _worker_note(line)) is not None]
+        return [end for line in lines[: self.MOST_AT_ONCE] if (end := _worker_end(line)) is not None]
 
 
 _HOW = re.compile(r"exit status [0-9]{1,3}|signal SIG[A-Z0-9+]{1,12}")
 _LONGEST_RUN_S = 1e9  # 31 years
 
 
-def _worker_note(line: bytes) -> dict[str, object] | None:
+def _worker_end(line: bytes) -> dict[str, object] | None:
     try:
         body = json.loads(line)
         how, ran_s = body["how"], float(body["ran_s"])

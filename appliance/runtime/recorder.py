@@ -1,7 +1,7 @@
 """The recorder process: puts the appliance's own life into the record, signs a checkpoint of it regularly and watches
 the disk it is on.
 
-It reads the supervisor's notes, one JSON object a line, on standard input: ``started`` (with the proof of silence),
+It reads the supervisor's messages, one JSON object a line, on standard input: ``started`` (with the proof of silence),
 ``process_ended``, ``process_paused`` (somebody stopped one), ``packer_ended`` (there are packed weights to be
 compared), ``attempt_refused`` (what a process of the appliance was refused), ``watch_ended`` (nobody sees such attempts
 any more) and, last of all, ``stopping``. The end of the input means that everything else has stopped: the last event
@@ -56,18 +56,18 @@ from appliance.turns.interrupted import LostTurns
 
 _log = logging.getLogger(__name__)
 _LOOK_S = 3.0  # between looks at the disk
-_MOST_OF_A_NOTE = 1000  # characters
+_MOST_OF_A_MESSAGE = 1000  # characters
 _SYSTEM = Actor("", "appliance", "system")
 
 
 def run_recorder(
-    config: Config, notes_fd: int, *, tell_ready: Callable[[], None],
+    config: Config, messages_fd: int, *, tell_ready: Callable[[], None],
     keep_certificate: Callable[[], None] = lambda: None,
 ) -> None:  # fmt: skip
-    """Record notes and sign checkpoints until the notes end.
+    """Record messages and sign checkpoints until the messages end.
 
     Args:
-        tell_ready: called each time that a note is durably in the record.
+        tell_ready: called each time that a message is durably in the record.
         keep_certificate: called with every checkpoint; renews the server's certificate when that is due.
     Raises:
         SchemaError: the database is another release's, and cannot be upgraded.
@@ -83,20 +83,20 @@ def run_recorder(
         _close_lost(lost)
         packed = PackedWatch(log, config.release_dir, config.packed_dir)
         with watching(log, config.release_dir), packed:
-            for note in _notes_or_ticks(notes_fd, config.checkpoint_interval_s):
-                if note == "look":
+            for message in _messages_or_ticks(messages_fd, config.checkpoint_interval_s):
+                if message == "look":
                     _try("the disk was not looked at", lambda: disk.look(log, _SYSTEM))
-                elif note == "sign":
+                elif message == "sign":
                     _close_lost(lost)
                     _sign(signer)
                     _try("the certificate was not looked at", keep_certificate)
-                elif note["event"] == "stopping":
-                    stopping = note
-                elif note["event"] == "packer_ended":
-                    packed.packer_ended(anew=note["anew"])
+                elif message["event"] == "stopping":
+                    stopping = message
+                elif message["event"] == "packer_ended":
+                    packed.packer_ended(anew=message["anew"])
                     tell_ready()
                 else:
-                    _record(note, log, key)
+                    _record(message, log, key)
                     tell_ready()
         log.append(_stopped(stopping))
         _sign(signer)
@@ -138,43 +138,43 @@ def _close_and_say(lost: LostTurns) -> None:
         _log.warning("%d turns had no answer, because their process died; now they are interrupted", closed)
 
 
-def _record(note: dict[str, Any], log: AuditLog, signing_key: str) -> None:
-    """Append the event of a note. What the record cannot hold becomes an event that says so: a note that was refused
-    again and again would keep all later ones out of the record."""
-    event = _event_of(note, log, signing_key)
+def _record(message: dict[str, Any], log: AuditLog, signing_key: str) -> None:
+    """Append the event of a message. What the record cannot hold becomes an event that says so: a message that is
+    refused again and again would keep all later ones out of the record."""
+    event = _event_of(message, log, signing_key)
     try:
         log.append(event)
     except ValueError as exc:
-        _log.error("a note cannot be recorded as it is: %s", exc)
-        text = f"The record cannot hold this note of the supervisor ({exc}): {ascii(note)[:_MOST_OF_A_NOTE]}"
+        _log.error("a message cannot be recorded as it is: %s", exc)
+        text = f"The record cannot hold this message of the supervisor ({exc}): {ascii(message)[:_MOST_OF_A_MESSAGE]}"
         log.append(replace(event, subject=ascii(event.subject)[1:-1], content=Content(text)))
 
 
-def _event_of(note: dict[str, Any], log: AuditLog, signing_key: str) -> NewEvent:
-    if note["event"] == "started":
-        text = note["summary"]
+def _event_of(message: dict[str, Any], log: AuditLog, signing_key: str) -> NewEvent:
+    if message["event"] == "started":
+        text = message["summary"]
         last_run = _last_run(log)
         if last_run is not None:
             text += f". {last_run}"
-        release = note.get("release")
+        release = message.get("release")
         details = ApplianceStarted(
-            silence=note["silence"], release=None if release is None else StartedRelease(**release),
+            silence=message["silence"], release=None if release is None else StartedRelease(**release),
             last_run=last_run, signing_key=signing_key,
         )  # fmt: skip
-        subject = "" if note["watched"] else UNWATCHED
+        subject = "" if message["watched"] else UNWATCHED
         return NewEvent(_SYSTEM, "appliance_started", subject=subject, content=Content(text, details))
-    if note["event"] == "attempt_refused":
-        refused = Refused(**{name: value for name, value in note.items() if name != "event"})
+    if message["event"] == "attempt_refused":
+        refused = Refused(**{name: value for name, value in message.items() if name != "event"})
         content = Content(refused.words(), AttemptRefused(**asdict(refused)))
         return NewEvent(_SYSTEM, "attempt_refused", "denied", refused.subject, content)
-    if note["event"] == "watch_ended":
+    if message["event"] == "watch_ended":
         return NewEvent(_SYSTEM, "watch_ended", "failed", UNWATCHED)
-    if note["event"] == "process_paused":
-        paused = Content(f"{note['how']}; it goes on", ProcessPaused(how=note["how"]))
-        return NewEvent(_SYSTEM, "process_paused", "failed", note["process"], paused)
-    text = f"{note['how']}, after {note['ran_s']:.0f} s"
-    ended = Content(text, ProcessEnded(how=note["how"], ran_s=note["ran_s"]))
-    return NewEvent(_SYSTEM, "process_ended", "failed", note["process"], ended)
+    if message["event"] == "process_paused":
+        paused = Content(f"{message['how']}; it goes on", ProcessPaused(how=message["how"]))
+        return NewEvent(_SYSTEM, "process_paused", "failed", message["process"], paused)
+    text = f"{message['how']}, after {message['ran_s']:.0f} s"
+    ended = Content(text, ProcessEnded(how=message["how"], ran_s=message["ran_s"]))
+    return NewEvent(_SYSTEM, "process_ended", "failed", message["process"], ended)
 
 
 def _stopped(stopping: dict[str, Any] | None) -> NewEvent:
@@ -195,8 +195,8 @@ def _last_run(log: AuditLog) -> str | None:
     return f"The last run did not end in order{when}"
 
 
-def _notes_or_ticks(fd: int, interval_s: float) -> Iterator[dict[str, Any] | Literal["look", "sign"]]:
-    """Notes as they come; "sign" every ``interval_s``, first after a second; "look" at once and every few seconds.
+def _messages_or_ticks(fd: int, interval_s: float) -> Iterator[dict[str, Any] | Literal["look", "sign"]]:
+    """Messages as they come; "sign" every ``interval_s``, first after a second; "look" at once and every few seconds.
 
     Ends with the input.
     """
@@ -235,7 +235,7 @@ def _write_byte(fd: int) -> None:
 
 
 def main() -> None:
-    """The entry: APPLIANCE_HOME and APPLIANCE_READY_FD in the environment, notes on standard input."""
+    """The entry: APPLIANCE_HOME and APPLIANCE_READY_FD in the environment, messages on standard input."""
     seal(os.environ)
     logging.basicConfig(format="%(asctime)s %(levelname)s recorder: %(message)s", level=logging.INFO)
     logging.getLogger("alembic").setLevel(logging.WARNING)  # an upgrade says in its own words what it does

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import json
 import logging
@@ -164,21 +165,32 @@ def is_alive(pid: int) -> bool:
 
 def _main(home: Path, options: dict[str, Any]) -> None:
     """Options: ``packer``, ``engine``, ``recorder`` (code), ``web`` (module:app), ``port``, ``leave_out`` (as of
-    shut_the_door), ``still_s`` (as of the supervisor), ``signal_at_first_word`` (sent to itself)."""
+    shut_the_door), ``still_s`` (as of the supervisor), ``signal_at_first_word`` (sent to itself), ``no_process_while`` (a path: while
+    it is there, the kernel refuses to fork)."""
+    import appliance.runtime.serve
     import appliance.runtime.supervisor
     from appliance.config import load_config
     from appliance.errors import ApplianceError
     from appliance.isolation import shut_the_door_for_programs
     from appliance.runtime.inherited import begin_afresh
     from appliance.runtime.processes import programs_of
-    from appliance.runtime.supervisor import serve
+    from appliance.runtime.serve import serve
 
     begin_afresh()  # as the launcher does, before settings are read
     leave_out = options.pop("leave_out", [])
     partial = functools.partial(shut_the_door_for_programs, leave_out=leave_out)
-    appliance.runtime.supervisor.shut_the_door_for_programs = partial  # type: ignore[attr-defined]
+    appliance.runtime.serve.shut_the_door_for_programs = partial  # type: ignore[attr-defined]
     appliance.runtime.supervisor.STILL_S = options.pop("still_s", appliance.runtime.supervisor.STILL_S)
     first_word = options.pop("signal_at_first_word", 0)
+
+    limit, fork = options.pop("no_process_while", ""), os.fork
+
+    def fork_below_limit() -> int:
+        if limit and os.path.exists(limit):
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return fork()
+
+    os.fork = fork_below_limit
 
     def say(line: str) -> None:
         print(line, flush=True)

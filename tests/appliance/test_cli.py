@@ -98,7 +98,7 @@ def test_serve_loads_nothing_heavy_before_the_door_is_shut() -> None:
     code = """
 import sys
 from appliance.cli import main
-import appliance.runtime.supervisor, appliance.runtime.processes
+import appliance.runtime.serve, appliance.runtime.processes
 from tests.appliance.supervised import HEAVY
 print([name for name in HEAVY if name in sys.modules])
 """

@@ -64,7 +64,7 @@ def test_plain_http_can_be_typed_on_the_command_line(tmp_path: Path, monkeypatch
     def serve(config: Config, *_: object, **__: object) -> None:
         seen.append(transport_of(config, config.listen_host))
 
-    monkeypatch.setattr("appliance.runtime.supervisor.serve", serve)
+    monkeypatch.setattr("appliance.runtime.serve.serve", serve)
     for options in ([], ["--plain-http"]):
         result = CliRunner().invoke(main, ["serve", "--home", str(tmp_path), *options])
         assert result.exit_code == 0, result.output

@@ -76,12 +76,12 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(("how", "ran_s"), [("exit status 1", float("nan")), ("\ud800", 1.0), ("\0", 1.0)])
 def test_a_note_that_cannot_be_recorded_does_not_hold_up_the_next(home: Path, how: str, ran_s: float) -> None:
-    """Behind the supervisor's check there is the recorder's own: else it dies of this note at every start."""
+    """Behind the supervisor's check there is the recorder's own: else it dies of this message at every start."""
     note = {"event": "process_ended", "process": "web worker", "how": how, "ran_s": ran_s}
     assert record(home, note, WATCH_ENDED, STOPPING) == 2
     found = recorded(home)[2:]
     assert [action for action, _ in found] == ["process_ended", "watch_ended", "appliance_stopped"]
-    assert found[0][1].startswith("The record cannot hold this note of the supervisor")
+    assert found[0][1].startswith("The record cannot hold this message of the supervisor")
 
 
 def _first_event(home: Path, **values: str) -> None:

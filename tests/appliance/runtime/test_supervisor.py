@@ -107,6 +107,21 @@ def test_restarts_a_dead_web_on_the_same_address(running: Site) -> None:
         assert time.monotonic() < deadline_s
 
 
+def test_waits_where_no_further_process_can_be_started_and_goes_on_afterwards(tmp_path: Path) -> None:
+    """Others of the same user may have taken the last process for a moment: that ends no appliance."""
+    limit = tmp_path / "limit"
+    with supervised(tmp_path, no_process_while=str(limit)) as site:
+        before = site.ask()["pid"]
+        limit.touch()
+        os.kill(before, signal.SIGKILL)
+        site.wait_for("the web does not start: no further process can be started: Resource temporarily unavailable")
+        limit.unlink()
+        wait_gone({before}, 5)
+        deadline_s = time.monotonic() + 20
+        while site.ask()["pid"] in (before, 1):  # an orphaned worker answers until it notices
+            assert time.monotonic() < deadline_s
+
+
 def test_second_supervisor_of_a_site_is_refused(running: Site) -> None:
     assert running.url
     with supervised(running.home) as second:

@@ -1,4 +1,4 @@
-"""What the supervisor has to tell the recorder, kept until it is recorded."""
+"""What the supervisor tells the recorder, kept until it is recorded."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import os
 from appliance.runtime.one_way import one_way_pipe
 
 
-class Notes:
-    """Lines of JSON for the recorder, kept until one has recorded them; the end of the lines tells it to stop.
+class Messages:
+    """Lines of JSON for the recorder, each kept until a recorder has recorded it; their end tells it to stop.
 
-    A recorder that dies between an event and its answer leaves a note that its successor records again: a note may
-    become two events with the same words, never none.
+    A recorder that dies between an event and its answer leaves a message that its successor records again: a message
+    may become two events with the same words, never none.
     """
 
     def __init__(self, first: dict[str, object]) -> None:
@@ -23,7 +23,7 @@ class Notes:
         self._reader = self._writer = -1
 
     def recorded(self, answers: int) -> None:
-        """Forget what was recorded: the recorder has answered so many notes since the start."""
+        """Forget what was recorded: the recorder has answered so many messages since the start."""
         del self._unrecorded[: answers - self._answers]
         self._answers = answers
 
@@ -37,8 +37,8 @@ class Notes:
         os.set_blocking(self._writer, False)
         return self._reader
 
-    def add(self, note: dict[str, object]) -> None:
-        self._unsent.append(note)
+    def add(self, message: dict[str, object]) -> None:
+        self._unsent.append(message)
 
     def send(self) -> None:
         """Write what is unsent, as much as the pipe takes."""
