@@ -6,8 +6,9 @@ No setting is changed. The proof of silence is made in a child process, the only
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from appliance.config import Config
 from appliance.disk import measured, refusal
@@ -24,7 +25,7 @@ from installer.formats.clock import has_lost_its_time
 
 
 @dataclass(frozen=True)
-class Finding:
+class Advice:
     """One thing looked at. ``remedy`` is None when there is nothing to do."""
 
     subject: str
@@ -38,15 +39,20 @@ class Report:
     """Everything found; ``silence`` is None when it could not be had."""
 
     is_well: bool
-    findings: tuple[Finding, ...]
+    advice: tuple[Advice, ...]
     silence: Silence | None
+
+    def in_json(self) -> dict[str, Any]:
+        """For a script; the list kept the name that it had in 0.1.0."""
+        silence = None if self.silence is None else asdict(self.silence)
+        return {"is_well": self.is_well, "findings": [asdict(one) for one in self.advice], "silence": silence}
 
     def lines(self) -> Iterator[str]:
         """For a person at a terminal."""
-        for finding in self.findings:
-            yield f"{'ok  ' if finding.is_well else 'FAIL'}  {finding.subject}: {finding.detail}"
-            if finding.remedy:
-                yield f"      to do: {finding.remedy}"
+        for one in self.advice:
+            yield f"{'ok  ' if one.is_well else 'FAIL'}  {one.subject}: {one.detail}"
+            if one.remedy:
+                yield f"      to do: {one.remedy}"
         if self.silence is not None:
             yield from silence_lines(self.silence)
 
@@ -73,45 +79,45 @@ def proof_lines(silence: Silence) -> Iterator[str]:
 
 
 def examine(config: Config) -> Report:
-    """Look at everything; what cannot be looked at is a finding, never an error. Call before any thread is started.
+    """Look at everything; what cannot be looked at becomes advice, never an error. Call before any thread is started.
 
     Silence is looked at as the service would start; then this process is confined, as the site's owner, for the rest.
 
     Raises:
         SilenceError: it cannot be confined.
     """
-    silence, finding = _examine_silence(config)
-    findings = [finding, _examine_user(config)]
+    silence, about_silence = _examine_silence(config)
+    advice = [about_silence, _examine_user(config)]
     confine_command(config)
     for subject, look in (
         ("release", _look_at_release), ("processor", _look_at_processor), ("memory", _look_at_memory),
         ("record", _look_at_record), ("transport", _look_at_transport),
     ):  # fmt: skip
         try:
-            findings.append(Finding(subject, True, look(config)))
+            advice.append(Advice(subject, True, look(config)))
         except ApplianceError as exc:
-            findings.append(Finding(subject, False, str(exc)))
-    findings += [_examine_disk(config), _examine_clock(datetime.now(UTC))]
-    return Report(all(finding.is_well for finding in findings), tuple(findings), silence)
+            advice.append(Advice(subject, False, str(exc)))
+    advice += [_examine_disk(config), _examine_clock(datetime.now(UTC))]
+    return Report(all(one.is_well for one in advice), tuple(advice), silence)
 
 
-def _examine_user(config: Config) -> Finding:
+def _examine_user(config: Config) -> Advice:
     owner = config.state_dir.stat().st_uid
     try:
         refuse_root(config.state_dir)
     except SilenceError as exc:
-        return Finding("user", False, str(exc))
-    return Finding("user", True, f"the appliance runs as uid {owner}")
+        return Advice("user", False, str(exc))
+    return Advice("user", True, f"the appliance runs as uid {owner}")
 
 
-def _examine_silence(config: Config) -> tuple[Silence | None, Finding]:
+def _examine_silence(config: Config) -> tuple[Silence | None, Advice]:
     try:
         places = places_of(config, engine=engine_kind(config))
         become = owner_to_become(config.state_dir)
         silence = try_silence(become=become, programs=places.kinds, places=places)
     except SilenceError as exc:
-        return None, Finding("silence", False, str(exc))
-    return silence, Finding("silence", True, silence.summary())
+        return None, Advice("silence", False, str(exc))
+    return silence, Advice("silence", True, silence.summary())
 
 
 def _look_at_release(config: Config) -> str:
@@ -200,19 +206,19 @@ def _look_at_transport(config: Config) -> str:
     return f"TLS with {files.certificate} for {names}, until {certificate.ends:%Y-%m-%d}"
 
 
-def _examine_disk(config: Config) -> Finding:
+def _examine_disk(config: Config) -> Advice:
     """The disk of the record and that of ``state/``, which may be others than the releases'."""
     directories = [path for path in (config.record_dir, config.state_dir) if path.exists()] or [config.home]
     use = measured(*directories)
     remedy = "free space there, or make the disk larger; when it is full, nothing is recorded and nothing is answered"
     problem = refusal(config.record_dir)
     if problem is not None:
-        return Finding("disk", False, f"{use.words()}; {problem}", remedy)
-    return Finding("disk", use.level in ("ok", "warning"), use.words(), None if use.level == "ok" else remedy)
+        return Advice("disk", False, f"{use.words()}; {problem}", remedy)
+    return Advice("disk", use.level in ("ok", "warning"), use.words(), None if use.level == "ok" else remedy)
 
 
-def _examine_clock(now: datetime) -> Finding:
+def _examine_clock(now: datetime) -> Advice:
     text = f"{now:%Y-%m-%d %H:%M:%S} UTC"
     if not has_lost_its_time(now):
-        return Finding("clock", True, text)
-    return Finding("clock", False, text, "set the clock; the record would bear false times")
+        return Advice("clock", True, text)
+    return Advice("clock", False, text, "set the clock; the record would bear false times")

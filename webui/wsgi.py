@@ -35,7 +35,7 @@ from appliance.people.accounts import Accounts
 from appliance.people.api_keys import ApiKeys
 from appliance.people.approvals import Approvals
 from appliance.people.conversations import Conversations
-from appliance.people.hashing_slots import HashingSlots
+from appliance.people.hashing_places import HashingPlaces
 from appliance.people.passwords import Passwords
 from appliance.people.sessions import Sessions
 from appliance.people.sign_in import SignIn
@@ -66,7 +66,7 @@ def make_services(
     disk = config.record_dir
     record = AuditLog(database, refusal=partial(refusal, disk), make_room=Reserve(disk).give_back)
     conversations = Conversations(database, record)
-    store = AccountStore(record, passwords=Passwords(slots=HashingSlots(database.directory, cores=cores)))
+    store = AccountStore(record, passwords=Passwords(places=HashingPlaces(database.directory, cores=cores)))
     return Services(
         config=config,
         release=load_release(config.release_dir),

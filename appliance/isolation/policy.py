@@ -21,8 +21,9 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
+from appliance.isolation.dangers import dangerous_to_cuda
 from appliance.isolation.kernel import CLONE_NEW_ANY
-from appliance.isolation.rules import CallPolicy, Danger, Group, Only, Rules
+from appliance.isolation.rules import CallPolicy, Group, Only, Rules
 
 
 class Kind(StrEnum):
@@ -198,50 +199,6 @@ GROUPS: Final = (
     ),
 )
 
-FOREIGN: Final = ("32-bit call", "x32 call")  # how calls of other ABIs are named, with their number
-DANGERS: Final = (
-    Danger("reach somebody by a socket", "connect bind io_uring_setup io_uring_enter io_uring_register"),
-    Danger("open a socket or address somebody", "socket socketpair sendto sendmsg sendmmsg", cuda=False),
-    Danger("set an option of a connection that could send or re-route", "setsockopt", cuda=False),
-    Danger("wait for connections", "listen accept accept4", cuda=False),
-    Danger("shut a socket for all who share it", "shutdown", cuda=False),
-    Danger("control a device, an interface or a terminal", "ioctl", cuda=False),
-    Danger("run another program", "execve execveat"),
-    Danger("start a process or enter a namespace", "clone fork vfork", cuda=False),
-    Danger(
-        "enter another namespace or change what is mounted",
-        "setns unshare mount umount2 pivot_root chroot open_tree open_tree_attr move_mount fsopen fsconfig fsmount "
-        "fspick mount_setattr open_by_handle_at swapon swapoff quotactl quotactl_fd",
-    ),
-    Danger(
-        "reach into another process",
-        "ptrace process_vm_readv process_vm_writev process_madvise process_mrelease pidfd_open pidfd_getfd "
-        "pidfd_send_signal kcmp move_pages migrate_pages rt_sigqueueinfo rt_tgsigqueueinfo",
-    ),
-    Danger("signal another process", "kill tkill tgkill", cuda=False),
-    Danger("use the kernel's keyrings, which resolve names", "add_key request_key keyctl"),
-    Danger(
-        "run code in the kernel or take it over",
-        "bpf perf_event_open userfaultfd init_module finit_module delete_module kexec_load kexec_file_load iopl ioperm "
-        "modify_ldt personality",
-    ),
-    Danger("make memory that can be run without a file", "memfd_create memfd_secret", cuda=False),
-    Danger("make a device", "mknod mknodat", cuda=False),
-    Danger("let others use a file, which Landlock allows", "chmod fchmodat fchmodat2 chown lchown fchownat"),
-    Danger("let others use a file that it may only read, which Landlock allows", "fchmod fchown", cuda=False),
-    Danger(
-        "become somebody else or change its own confinement",
-        "setuid setgid setreuid setregid setresuid setresgid setfsuid setfsgid setgroups capset "
-        "landlock_create_ruleset landlock_add_rule landlock_restrict_self",
-    ),
-    Danger("change its own confinement", "seccomp prctl", cuda=False),
-    Danger(
-        "change the machine",
-        "reboot acct syslog sethostname setdomainname settimeofday clock_settime adjtimex clock_adjtime vhangup "
-        "nfsservctl fanotify_init fanotify_mark lookup_dcookie",
-    ),
-)
-
 # Answered ENOSYS and not reported: libraries try these first and fall back to an older call. clone3's flags lie behind
 # a pointer, where no filter sees them.
 QUIET: Final = frozenset({"clone3", "map_shadow_stack", "futex_wake", "futex_wait", "futex_requeue", "cachestat"})
@@ -273,7 +230,7 @@ def call_policy(kind: Kind, *, engine: Kind = Kind.ENGINE_CPU) -> CallPolicy:
             everything it starts.
     """
     if kind is Kind.ENGINE_CUDA:
-        return CallPolicy(_CUDA_PARTLY, _dangerous_to_cuda(), others=True)
+        return CallPolicy(_CUDA_PARTLY, dangerous_to_cuda(), others=True)
     if kind is not Kind.SUPERVISOR:
         return CallPolicy(_merged(_of(kind)), frozenset(), others=False)
     allowed = _merged(rules for each in _LISTED | _SUPERVISOR for rules in _of(each))
@@ -281,15 +238,8 @@ def call_policy(kind: Kind, *, engine: Kind = Kind.ENGINE_CPU) -> CallPolicy:
         return CallPolicy(allowed, frozenset(), others=False)
     # Where a call is allowed in part to CUDA and nobody needs more, that part; where it is refused, what others need.
     partly = {name: rules + allowed.get(name, ()) for name, rules in _CUDA_PARTLY.items() if allowed.get(name) != ()}
-    refused = _dangerous_to_cuda() - allowed.keys()
+    refused = dangerous_to_cuda() - allowed.keys()
     return CallPolicy(partly, refused, others=True)
-
-
-def danger_of(call: str) -> str | None:
-    """What a call that was refused could have done, if it is one of those that matter; None for the others."""
-    if call.startswith(FOREIGN):
-        return "be another call than the filter takes it for"
-    return next((danger.what for danger in DANGERS if call in danger.calls.split()), None)
 
 
 def _of(kind: Kind) -> Iterable[tuple[str, Rules]]:
@@ -306,7 +256,3 @@ def _merged(entries: Iterable[tuple[str, Rules]]) -> dict[str, Rules]:
         known = merged.get(name)
         merged[name] = () if rules == () or known == () else tuple(dict.fromkeys((*(known or ()), *rules)))
     return merged
-
-
-def _dangerous_to_cuda() -> frozenset[str]:
-    return frozenset(name for danger in DANGERS if danger.cuda for name in danger.calls.split())

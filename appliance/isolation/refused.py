@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass
 
-from appliance.isolation.policy import danger_of
+from appliance.isolation.dangers import danger_of
 
 UNWATCHED = "refused calls are seen by nobody"  # subject of a start on a host that allows no watcher
 

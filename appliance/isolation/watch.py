@@ -33,8 +33,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from appliance.child import fork
+from appliance.isolation.dangers import FOREIGN, danger_of
 from appliance.isolation.kernel import Machine, SilenceError, machine, name_process, syscall
-from appliance.isolation.policy import FOREIGN, Kind, call_policy, danger_of
+from appliance.isolation.policy import Kind, call_policy
 from appliance.isolation.privileges import open_descriptors
 from appliance.isolation.refused import Refused
 from appliance.isolation.seccomp import X32_BIT, Refusal, install_filter, install_watched_filter

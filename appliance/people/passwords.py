@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import argon2
 
 from appliance.errors import ApplianceError
-from appliance.people.hashing_slots import HashingSlots
+from appliance.people.hashing_places import HashingPlaces
 
 MIN_CHARS = 12
 MAX_CHARS = 1024
@@ -44,28 +44,28 @@ def check_password(password: str, *, name: str) -> None:
 
 
 class Passwords:
-    """Hashes and checks passwords, as many at once as there are slots."""
+    """Hashes and checks passwords, as many at once as there are places."""
 
-    def __init__(self, hasher: argon2.PasswordHasher | None = None, slots: HashingSlots | None = None) -> None:
+    def __init__(self, hasher: argon2.PasswordHasher | None = None, places: HashingPlaces | None = None) -> None:
         """Args:
         hasher: argon2id with 64 MiB, three passes and one lane when None: a hash then takes one core, and there are as
-            many slots as there are cores for it. OWASP's least is 19 MiB and two passes.
-        slots: those of this process alone when None.
+            many places as there are cores for it. OWASP's least is 19 MiB and two passes.
+        places: those of this process alone when None.
         """
         self._hasher = hasher or argon2.PasswordHasher(time_cost=3, memory_cost=65_536, parallelism=1)
-        self._slots = slots or HashingSlots(None)
+        self._places = places or HashingPlaces(None)
         self._decoy = self._hasher.hash("no password has this hash")
 
     @contextmanager
-    def slot(self, *, known: bool) -> Iterator[None]:
-        """Room for one hash at a time; inside it `is_right` and `hash_in_slot` may be called.
+    def place(self, *, known: bool) -> Iterator[None]:
+        """Room for one hash at a time; inside it `is_right` and `hash_in_place` may be called.
 
         Args:
-            known: whether this is one of those for whom slots are kept.
+            known: whether this is one of those for whom places are kept.
         Raises:
             HashingBusyError: there is no room, and none in time.
         """
-        with self._slots.slot(known=known):
+        with self._places.take(known=known):
             yield
 
     def hash(self, password: str) -> str:
@@ -74,15 +74,15 @@ class Passwords:
         Raises:
             HashingBusyError: there is no room, and none in time.
         """
-        with self._slots.slot(known=True):
-            return self.hash_in_slot(password)
+        with self._places.take(known=True):
+            return self.hash_in_place(password)
 
-    def hash_in_slot(self, password: str) -> str:
-        """The encoded argon2id hash; within `slot`."""
+    def hash_in_place(self, password: str) -> str:
+        """The encoded argon2id hash; within `place`."""
         return self._hasher.hash(password.encode(errors="surrogatepass"))
 
     def is_right(self, password: str, encoded: str | None) -> bool:
-        """Whether `password` made `encoded`; takes as long when there is no hash to compare with. Within `slot`."""
+        """Whether `password` made `encoded`; takes as long when there is no hash to compare with. Within `place`."""
         try:
             self._hasher.verify(encoded or self._decoy, password.encode(errors="surrogatepass"))
         except argon2.exceptions.VerifyMismatchError:

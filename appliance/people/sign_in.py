@@ -3,7 +3,7 @@
 The steps of an attempt, each of which can end it:
 1. a password longer than any that is accepted is refused unseen;
 2. the allowances of this device, address or account (sign_in_limits.py) must have room: a read, no more;
-3. a slot for hashing must be free (hashing_slots.py);
+3. a place for hashing must be free (hashing_places.py);
 4. one is taken from each allowance, durably;
 5. the password is compared; for a name that does not exist, with a hash that nothing matches.
 
@@ -29,7 +29,7 @@ from appliance.audit.event import Actor, Content, NewEvent, Via
 from appliance.database.tables import users
 from appliance.errors import ApplianceError
 from appliance.people.account_store import AccountStore
-from appliance.people.hashing_slots import HashingBusyError
+from appliance.people.hashing_places import HashingBusyError
 from appliance.people.passwords import MAX_CHARS, PasswordRuleError
 from appliance.people.refusal_notes import RefusalNotes
 from appliance.people.sessions import Sessions
@@ -171,14 +171,14 @@ class SignIn:
             both = {**attempt.allowances, **attempt.of_right_ones}
             self._check_wait(attempt, seconds_to_wait(connection, both, now_us=self._store.clock_us()))
         try:
-            with self._store.passwords.slot(known=attempt.is_known):  # 3
+            with self._store.passwords.place(known=attempt.is_known):  # 3
                 with self._store.database.write(serial=True) as connection:  # 4
                     wait_s = take(connection, attempt.allowances, now_us=self._store.clock_us())
                 self._check_wait(attempt, wait_s)
                 encoded = None if attempt.row is None else attempt.row.password_hash
                 right = self._store.passwords.is_right(password, encoded)  # 5
                 if right and encoded is not None and self._store.passwords.is_outdated(encoded):
-                    encoded = self._store.passwords.hash_in_slot(password)
+                    encoded = self._store.passwords.hash_in_place(password)
         except HashingBusyError:
             self._refuse(attempt, "too many attempts by everybody")
             raise

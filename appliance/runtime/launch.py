@@ -107,9 +107,9 @@ def _refuse(release: str, why: str) -> None:
     """Say that nothing is run; for `doctor` in the form of its report."""
     sentence = f"release {os.path.basename(release)} is not as it was installed: {why}"
     if sys.argv[1:2] == ["doctor"]:
-        finding = {"subject": "release", "is_well": False, "detail": sentence, "remedy": _REMEDY}
+        advice = {"subject": "release", "is_well": False, "detail": sentence, "remedy": _REMEDY}
         if "--json" in sys.argv:
-            print(json.dumps({"is_well": False, "findings": [finding], "silence": None}, indent=2))
+            print(json.dumps({"is_well": False, "findings": [advice], "silence": None}, indent=2))
         else:
             print(f"FAIL  release: {sentence}\n      to do: {_REMEDY}")
         sys.exit(1)

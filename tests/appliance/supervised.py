@@ -165,8 +165,8 @@ def is_alive(pid: int) -> bool:
 
 def _main(home: Path, options: dict[str, Any]) -> None:
     """Options: ``packer``, ``engine``, ``recorder`` (code), ``web`` (module:app), ``port``, ``leave_out`` (as of
-    shut_the_door), ``still_s`` (as of the supervisor), ``signal_at_first_word`` (sent to itself), ``no_process_while`` (a path: while
-    it is there, the kernel refuses to fork)."""
+    shut_the_door), ``still_s`` (as of the supervisor), ``signal_at_first_word`` (sent to itself),
+    ``no_process_while`` (a path: while it is there, the kernel refuses to fork)."""
     import appliance.runtime.serve
     import appliance.runtime.supervisor
     from appliance.config import load_config

@@ -21,7 +21,7 @@ from appliance.errors import ApplianceError
 from appliance.people import sign_in_limits
 from appliance.people.account_store import AccountStore
 from appliance.people.accounts import Accounts, Role, User
-from appliance.people.hashing_slots import HashingBusyError, HashingSlots
+from appliance.people.hashing_places import HashingBusyError, HashingPlaces
 from appliance.people.passwords import MAX_CHARS, PasswordRuleError, Passwords
 from appliance.people.refusal_notes import Due, RefusalNotes
 from appliance.people.sign_in import SignIn, SignInError
@@ -352,12 +352,12 @@ def test_whoever_has_a_password_does_not_keep_hashing_busy_with_it(door: Door, a
 # Hashing, bounded
 
 
-def hold_all(slots: HashingSlots, *, known: bool, count: int) -> tuple[threading.Event, list[threading.Thread]]:
-    """Occupy so many slots until the event is set."""
+def hold_all(places: HashingPlaces, *, known: bool, count: int) -> tuple[threading.Event, list[threading.Thread]]:
+    """Occupy so many places until the event is set."""
     let_go, inside = threading.Event(), threading.Semaphore(0)
 
     def hold() -> None:
-        with slots.slot(known=known):
+        with places.take(known=known):
             inside.release()
             let_go.wait(HELD_S)
 
@@ -376,37 +376,37 @@ def finish(let_go: threading.Event, threads: list[threading.Thread]) -> None:
 
 @pytest.mark.parametrize(("cores", "total", "strangers"), [(1, 2, 1), (2, 2, 1), (4, 4, 2), (64, 8, 4)])
 def test_as_many_at_once_as_there_are_cores_and_half_for_strangers(cores: int, total: int, strangers: int) -> None:
-    slots = HashingSlots(None, cores=cores)
-    assert (slots.total, slots.of_strangers) == (total, strangers)
+    places = HashingPlaces(None, cores=cores)
+    assert (places.total, places.of_strangers) == (total, strangers)
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["one process", "several processes"])
-def test_strangers_cannot_take_the_last_slots(tmp_path: Path, shared: bool) -> None:
-    def another() -> HashingSlots:
+def test_strangers_cannot_take_the_last_places(tmp_path: Path, shared: bool) -> None:
+    def another() -> HashingPlaces:
         """Locks are the file descriptions', so two of these are to each other what two processes are."""
-        return HashingSlots(tmp_path, cores=2, longest_wait_s=0.05) if shared else slots
+        return HashingPlaces(tmp_path, cores=2, longest_wait_s=0.05) if shared else places
 
-    slots = HashingSlots(tmp_path if shared else None, cores=2, longest_wait_s=0.05)
-    held = hold_all(slots, known=False, count=1)
-    with pytest.raises(HashingBusyError), another().slot(known=False):
+    places = HashingPlaces(tmp_path if shared else None, cores=2, longest_wait_s=0.05)
+    held = hold_all(places, known=False, count=1)
+    with pytest.raises(HashingBusyError), another().take(known=False):
         pass
     known = hold_all(another(), known=True, count=1)  # room for one who is known
-    with pytest.raises(HashingBusyError), another().slot(known=True):
+    with pytest.raises(HashingBusyError), another().take(known=True):
         pass
     finish(*held)
-    with another().slot(known=False):
+    with another().take(known=False):
         pass
     finish(*known)
 
 
 def test_a_queue_that_is_full_is_said_at_once() -> None:
-    slots = HashingSlots(None, cores=2, longest_wait_s=HELD_S)
-    held = hold_all(slots, known=False, count=1)
+    places = HashingPlaces(None, cores=2, longest_wait_s=HELD_S)
+    held = hold_all(places, known=False, count=1)
     outcome: list[str] = []
 
     def come() -> None:
         try:
-            with slots.slot(known=False):
+            with places.take(known=False):
                 outcome.append("in")
         except HashingBusyError:
             outcome.append("busy")
@@ -422,29 +422,29 @@ def test_a_queue_that_is_full_is_said_at_once() -> None:
     assert outcome.count("in") == 4
 
 
-def test_a_directory_that_is_gone_is_one_error_and_no_slot_is_lost(tmp_path: Path) -> None:
-    slots = HashingSlots(tmp_path / "gone", cores=2, longest_wait_s=0.05)
+def test_a_directory_that_is_gone_is_one_error_and_no_place_is_lost(tmp_path: Path) -> None:
+    places = HashingPlaces(tmp_path / "gone", cores=2, longest_wait_s=0.05)
     for _ in range(5):
-        with pytest.raises(ApplianceError, match="passwords cannot be checked"), slots.slot(known=False):
+        with pytest.raises(ApplianceError, match="passwords cannot be checked"), places.take(known=False):
             pass
 
 
-def test_a_slot_comes_back_after_an_error() -> None:
-    slots = HashingSlots(None, cores=2, longest_wait_s=0.05)
+def test_a_place_comes_back_after_an_error() -> None:
+    places = HashingPlaces(None, cores=2, longest_wait_s=0.05)
     for _ in range(5):
-        with pytest.raises(ZeroDivisionError), slots.slot(known=False):
+        with pytest.raises(ZeroDivisionError), places.take(known=False):
             raise ZeroDivisionError
 
 
 @pytest.fixture
 def crowded(make_site: MakeSite) -> Iterator[Site]:
-    """A site whose slots for strangers are all taken."""
+    """A site whose places for strangers are all taken."""
     site = make_site()
-    slots = HashingSlots(None, cores=2, longest_wait_s=0.01)
-    passwords = Passwords(argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1), slots)
+    places = HashingPlaces(None, cores=2, longest_wait_s=0.01)
+    passwords = Passwords(argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1), places)
     crowd = SignIn(AccountStore(site.services.record, passwords=passwords))
     object.__setattr__(site.services, "sign_in", crowd)
-    held = hold_all(slots, known=False, count=slots.of_strangers)
+    held = hold_all(places, known=False, count=places.of_strangers)
     yield site
     finish(*held)
 

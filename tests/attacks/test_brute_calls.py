@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 
+from appliance.isolation.dangers import DANGERS
 from appliance.isolation.kernel import machine
-from appliance.isolation.policy import DANGERS, Kind
+from appliance.isolation.policy import Kind
 from tests.attacks.brute import ADDRESSES, KINDS
 from tests.conftest import require
 from tests.unprivileged import PROJECT, let_through

@@ -25,7 +25,7 @@ from appliance.audit.verify import verify_log
 from appliance.database.presence import FilePresence, PresenceError
 from appliance.database.transactions import Database, DatabaseError, open_database
 from appliance.file_lock import own
-from appliance.people.hashing_slots import HashingBusyError, HashingSlots
+from appliance.people.hashing_places import HashingBusyError, HashingPlaces
 from tests.appliance.records import fill
 
 LIMIT_S = 0.1
@@ -106,15 +106,15 @@ def test_who_locks_each_new_process_keeps_it_from_turns_in_words(
     presence.disappear()
 
 
-def test_who_holds_all_slots_of_hashing_keeps_people_from_signing_in_in_words(tmp_path: Path) -> None:
-    slots = HashingSlots(tmp_path, cores=2, longest_wait_s=LIMIT_S)
-    paths = [tmp_path / f"hashing-{number}.lock" for number in range(slots.total)]
+def test_who_holds_all_places_of_hashing_keeps_people_from_signing_in_in_words(tmp_path: Path) -> None:
+    places = HashingPlaces(tmp_path, cores=2, longest_wait_s=LIMIT_S)
+    paths = [tmp_path / f"hashing-{number}.lock" for number in range(places.total)]
     for path in paths:
         path.touch()
     for known in (False, True):
-        with held(*paths), pytest.raises(HashingBusyError), slots.slot(known=known):
+        with held(*paths), pytest.raises(HashingBusyError), places.take(known=known):
             pass
-        with slots.slot(known=known):
+        with places.take(known=known):
             pass
 
 

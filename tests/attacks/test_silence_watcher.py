@@ -134,7 +134,8 @@ def test_a_hundred_harmless_calls_first_hide_no_other_behind_them() -> None:
     attack = """
 from appliance.isolation.calls import X86_64
 from appliance.isolation.confinement import confine
-from appliance.isolation.policy import call_policy, danger_of
+from appliance.isolation.dangers import danger_of
+from appliance.isolation.policy import call_policy
 if os.fork() == 0:
     confine(Kind.RECORDER, places=None, watch=watch)
     policy = call_policy(Kind.RECORDER)

@@ -13,7 +13,7 @@ from flask import Blueprint, Response, make_response, redirect, render_template,
 from appliance.audit.event import Content
 from appliance.people.accounts import AccountError, LinkError, Role, User
 from appliance.people.api_keys import DEFAULT_DAYS
-from appliance.people.hashing_slots import HashingBusyError
+from appliance.people.hashing_places import HashingBusyError
 from appliance.people.passwords import PasswordRuleError
 from appliance.people.sign_in import SignInError
 from webui import confirm

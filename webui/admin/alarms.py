@@ -18,7 +18,7 @@ from appliance.certificates import CertificateError, load_pair
 from appliance.database.tables import audit_events
 from appliance.database.transactions import as_us
 from appliance.disk import measured
-from appliance.isolation.policy import danger_of
+from appliance.isolation.dangers import danger_of
 from appliance.isolation.refused import UNWATCHED, refused_of
 from appliance.runtime.packed_watch import newest_packed_finding
 from appliance.runtime.release_watch import newest_finding

@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.isolation.calls import AARCH64, NEWEST_KNOWN_CALL, X86_64
+from appliance.isolation.dangers import DANGERS, danger_of
 from appliance.isolation.kernel import MACHINES
-from appliance.isolation.policy import DANGERS, GROUPS, QUIET, Kind, call_policy, danger_of
+from appliance.isolation.policy import GROUPS, QUIET, Kind, call_policy
 from appliance.isolation.seccomp import Instruction, Refusal, build_filter, build_refusals
 from tests.conftest import require
 

@@ -4,7 +4,7 @@ A hash takes a core and 64 MiB for a good part of a second. Half of the cores ar
 one, are kept for browsers and addresses that have signed in before, for people who are signed in, and for one-time
 links, so that a flood of strangers does not keep them out. Few may wait, and not long: all others are told at once.
 
-Across processes a slot is a lock on a file, which the kernel gives back when its holder dies.
+Across processes a place is a lock on a file, which the kernel gives back when its holder dies.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import Final
 
 from appliance.errors import ApplianceError
 
-_MOST_SLOTS: Final = 8  # 512 MiB
+_MOST_PLACES: Final = 8  # 512 MiB
 _WAITING: Final = {False: 4, True: 16}  # per process; known: True
 _LONGEST_WAIT_S: Final = 3.0
-_LOOK_AGAIN_S: Final = 0.01  # between looks for a slot that another process gives back
+_LOOK_AGAIN_S: Final = 0.01  # between looks for a place that another process gives back
 
 
 class HashingBusyError(ApplianceError):
@@ -35,15 +35,15 @@ class HashingBusyError(ApplianceError):
         super().__init__("Too many people are signing in just now. Wait a few seconds, then try again.")
 
 
-class HashingSlots:
-    """Slots of one machine, as one of its processes sees them; thread-safe."""
+class HashingPlaces:
+    """Places of one machine, as one of its processes sees them; thread-safe."""
 
     def __init__(
         self, directory: Path | None, *, cores: int | None = None, longest_wait_s: float = _LONGEST_WAIT_S
     ) -> None:
         """Args: directory: where all processes of a site lock files; None: each process counts for itself."""
         cores = cores or len(os.sched_getaffinity(0))
-        self.total = min(max(cores, 2), _MOST_SLOTS)
+        self.total = min(max(cores, 2), _MOST_PLACES)
         self.of_strangers = self.total // 2
         self._directory = directory
         self._longest_wait_s = longest_wait_s
@@ -52,8 +52,8 @@ class HashingSlots:
         self._waiting = {False: 0, True: 0}  # guarded by _changed
 
     @contextmanager
-    def slot(self, *, known: bool) -> Iterator[None]:
-        """Hold a slot.
+    def take(self, *, known: bool) -> Iterator[None]:
+        """Hold a place.
 
         Raises:
             HashingBusyError: too many wait already, or none became free in time.
