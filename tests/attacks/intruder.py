@@ -1,4 +1,4 @@
-"""What somebody tries whose code runs inside a process of the appliance: files, each by a plain call.
+"""What an intruder inside a process of the appliance tries on files, each attempt by a plain call.
 
 ``try_all`` is run inside a web worker and an engine, for which this file is copied into their release; it imports
 nothing of ours. An attempt is [verb, path] and its outcome "done" or the name of an errno.
@@ -43,7 +43,7 @@ def make(path: str) -> None:
 
 
 def remove(path: str) -> None:
-    """Rename it and back: what may not be renamed may not be removed either."""
+    """Rename it and back: a file that may not be renamed may not be removed either."""
     os.rename(path, path + "-")
     os.rename(path + "-", path)
 
@@ -80,7 +80,7 @@ def open_up(path: str) -> None:
 
 
 def give_away(path: str) -> None:
-    """The same, to one of one's groups."""
+    """Open it in the same way, and give it to one of one's own groups."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fchown(descriptor, -1, os.getgid())
@@ -115,7 +115,7 @@ def execute_written(path: str) -> None:
 
 
 def raid_memory(path: str) -> None:
-    """Of the process whose number is in ``path``."""
+    """Open the memory of the process whose number is in ``path``."""
     os.close(os.open(f"/proc/{path}/mem", os.O_RDWR))
 
 

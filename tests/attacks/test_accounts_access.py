@@ -1,4 +1,4 @@
-"""Access that was taken away and is used on: sessions, keys, and answers that are still being written."""
+"""Access that was taken away and is still used: sessions, keys, and answers that are still being written."""
 
 from __future__ import annotations
 
@@ -75,12 +75,12 @@ def test_a_stolen_session_and_a_stolen_key_end_with_the_password(
     copied = site.browser()
     copied.client.set_cookie("session", before.value)
     assert copied.get("/account").status_code == 302
-    if change is change_own_password:  # its own browser goes on, under a new token
+    if change is change_own_password:  # the person's own browser goes on, under a new token
         assert own.get("/account").status_code == 200
 
 
 def test_a_password_that_changes_during_a_sign_in_opens_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever knows the old password signs in at the very moment in which it is changed."""
+    """Somebody who knows the old password signs in at the very moment in which it is changed."""
     ada = site.add_user("ada")
     is_right = Passwords.is_right
 
@@ -224,12 +224,12 @@ def test_a_key_without_an_end_needs_the_setting(make_site: MakeSite) -> None:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every event is checked, so that no test waits for the half second."""
+    """Check access at every event, so that no test waits for half a second."""
     monkeypatch.setattr(permits, "CHECK_INTERVAL_S", 0.0)
 
 
 class Endless:
-    """An engine's script: it goes on writing until nobody listens, and stops where it is told to wait."""
+    """An engine's script that writes until nobody listens; it pauses until its gate opens."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -315,7 +315,7 @@ def test_a_whole_answer_of_the_api_is_not_given_after_the_end_of_access(make_sit
 
     thread = threading.Thread(target=ask)
     thread.start()
-    while not site.engine.requests:  # until the turn is under way
+    while not site.engine.requests:  # until the turn has begun
         thread.join(0.01)
     disable(site, ada)
     script.gate.set()
@@ -358,7 +358,7 @@ def test_an_answer_in_the_chat_ends_with_the_access(
 
 
 def assert_cancelled(site: Site, why: str) -> None:
-    """The answer is recorded as cancelled, with the reason and what was generated, and the engine has stopped."""
+    """The answer is recorded as cancelled, with the reason and the text so far, and the engine has stopped."""
     (answer,) = [event for event in site.events() if event.header.action == "answer"]
     assert answer.header.outcome == "cancelled"
     assert answer.content is not None

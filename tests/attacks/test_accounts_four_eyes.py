@@ -1,4 +1,4 @@
-"""An administrator who wants to read what people ask, and has nobody's help: ways around the second pair of eyes."""
+"""An administrator wants to read what people ask and has no accomplice: ways around the second pair of eyes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Office:
         return [event.header.action for event in self.site.events()]
 
     def later(self, days: float) -> None:
-        """Let so many days pass for what was written so far."""
+        """Make everything in the database so many days older."""
         with self.site.services.record.database.write() as connection:
             past = int(days * DAY_US)
             connection.execute(users.update().values(admin_ended_us=users.c.admin_ended_us - past))
@@ -156,7 +156,7 @@ def test_what_is_ordinary_needs_nobody(office: Office) -> None:
     accounts.make_reset_link(bob.id, by=office.by)
     accounts.disable(bob.id, by=office.by)
     accounts.enable(bob.id, by=office.by)
-    accounts.make_reset_link(office.mallory.id, by=office.by)  # one's own
+    accounts.make_reset_link(office.mallory.id, by=office.by)  # one's own account
     accounts.set_roles(office.mallory.id, [Role.ADMIN, Role.USER], by=office.by)
     assert office.open_requests() == []
 
@@ -180,7 +180,7 @@ def test_the_other_administrator_is_asked_and_confirms(office: Office) -> None:
     assert (confirmed.header.actor.name, confirmed.header.subject) == ("trent", "ada")
     assert confirmed.content is not None
     assert "asked for by mallory" in confirmed.content.text
-    assert confirm(other, request_id) == 400  # once
+    assert confirm(other, request_id) == 400  # it works once
 
 
 def test_a_confirmed_link_is_shown_to_the_one_who_asked_and_once(office: Office) -> None:
@@ -275,7 +275,7 @@ def test_a_puppet_made_while_alone_does_not_count_as_a_second(site: Site, alone:
     assert "No administrator can confirm it now" in page
     assert "appliance users roles mallory --role admin --role reviewer" in page
     assert confirm(puppet, request.id) == 400
-    # Nor the other way round, nor after the puppet has chosen a password of its own.
+    # The other way round neither, nor after the puppet has chosen a password of its own.
     puppet.post("/account/password", current_password=NEW, new_password=NEW + " too")
     of_puppet = site.services.accounts.find("puppet")
     puppet.post(f"/admin/users/{of_puppet.id}/roles", confirmed="yes", **roles(Role.ADMIN, Role.REVIEWER))
@@ -286,7 +286,7 @@ def test_a_puppet_made_while_alone_does_not_count_as_a_second(site: Site, alone:
 
 
 def test_who_has_not_come_yet_is_no_second_and_not_the_last_one(site: Site, alone: Browser) -> None:
-    """A new administrator without a password neither hinders the first one nor lets the first one go."""
+    """A new administrator without a password neither stands in the first one's way nor lets the first one leave."""
     link = link_in(alone.post("/admin/users", name="trent", **roles(Role.ADMIN)).text)
     mallory = site.services.accounts.find("mallory")
     refused = alone.post(f"/admin/users/{mallory.id}/disable", confirmed="yes")
@@ -306,7 +306,7 @@ def test_a_puppet_does_not_become_a_person_by_a_link_of_its_own(site: Site, alon
 
 
 def test_two_puppets_do_not_count_for_each_other(site: Site, alone: Browser) -> None:
-    """Both made by mallory, before there were two."""
+    """Mallory made both, before there were two administrators."""
     puppets = []
     for name in ("punch", "judy"):
         user = site.services.accounts.create_user(name, None, [Role.USER], by=SYSTEM)
@@ -352,20 +352,20 @@ def test_getting_rid_of_the_witness_does_not_make_one_alone(office: Office, get_
     if get_rid is get_rid_by_disabling:
         with pytest.raises(SecondNeededError):
             office.site.services.accounts.enable(office.trent.id, by=office.by)
-    else:  # a link for the former administrator, who is nobody now, gives that account and no more
+    else:  # a link for the former administrator, who is nobody now, gives that account and nothing more
         office.browser.post(f"/admin/users/{office.trent.id}/link")
         with pytest.raises(SecondNeededError):
             office.site.services.accounts.set_roles(office.trent.id, [Role.ADMIN], by=office.by)
     office.later(6.9)
     with pytest.raises(SecondNeededError):
         office.site.services.accounts.set_roles(office.mallory.id, [Role.ADMIN, Role.REVIEWER], by=office.by)
-    office.later(0.2)  # a week in which everybody could see it
+    office.later(0.2)  # for a week everybody could have seen it
     changed = office.site.services.accounts.set_roles(office.mallory.id, [Role.ADMIN, Role.REVIEWER], by=office.by)
     assert Role.REVIEWER in changed.roles
 
 
 def test_a_reviewers_account_is_not_taken_over_by_way_of_a_lesser_role(office: Office) -> None:
-    """Take the role, take the account by a link, and the role does not come back alone."""
+    """Take the role away, then take the account over by a link: the role does not come back without a second person."""
     rex = office.site.add_user("rex", Role.USER, Role.REVIEWER)
     accounts = office.site.services.accounts
     accounts.set_roles(rex.id, [Role.USER], by=office.by)

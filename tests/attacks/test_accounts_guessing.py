@@ -1,4 +1,4 @@
-"""Passwords guessed by strangers: they must not get far, and must not keep anybody out or anything busy."""
+"""Strangers guess passwords. They must not get far, keep anybody out, or keep the machine busy."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ WRONG = "a guess"
 
 
 class Clock:
-    """Time that passes when told to."""
+    """Time that passes only when a test says so."""
 
     def __init__(self) -> None:
         self.now_us = 1_795_398_974_000_000
@@ -49,7 +49,7 @@ class Clock:
 
 @dataclass
 class Door:
-    """A site's sign-in, with time in the test's hands."""
+    """A site's sign-in page, with its time in the test's hands."""
 
     database: Database
     log: AuditLog
@@ -61,7 +61,7 @@ class Door:
         return self.sign_in.authenticate(name, password, via="web", address=address, device=device)
 
     def is_refused_unseen(self, name: str = "ada", address: str = HOME, device: str = "") -> bool:
-        """Guess once; whether the password was not even looked at."""
+        """Guess once. True if the password was not even looked at."""
         try:
             self.knock(name, address=address, device=device)
         except SignInError as exc:
@@ -69,7 +69,7 @@ class Door:
         raise AssertionError("the guess was right")
 
     def guesses(self, count: int, address: Callable[[int], str], name: str = "ada") -> int:
-        """Guess so often; how many of the passwords were looked at."""
+        """Guess so many times. Returns how many of the passwords were looked at."""
         return sum(not self.is_refused_unseen(name, address(number)) for number in range(count))
 
     def rows(self) -> int:
@@ -124,7 +124,7 @@ def test_strangers_at_the_own_address_do_not_keep_a_known_browser_out(door: Door
 
 
 def test_failures_for_others_do_not_keep_a_known_address_out(door: Door, ada: User) -> None:
-    """A neighbour behind the same proxy tries every name there is."""
+    """A neighbour behind the same proxy tries every name."""
     door.knock(password=PASSWORD, address=HOME)
     for number in range(ADDRESS.burst + 5):
         with pytest.raises(SignInError):
@@ -174,7 +174,7 @@ def test_one_address_that_tries_all_names_is_slowed(door: Door) -> None:
 
 
 def test_a_known_browser_is_slowed_too(door: Door, ada: User) -> None:
-    """Whoever steals the cookie gains an allowance of its own, no more."""
+    """Somebody who steals the cookie gains one more allowance and no more."""
     device = door.sign_in.device_cookie(ada)
     assert sum(not door.is_refused_unseen(address=far_away(n), device=device) for n in range(100)) == DEVICE.burst
 
@@ -246,7 +246,7 @@ def test_names_that_do_not_exist_behave_the_same(door: Door, ada: User, name: st
 def test_a_name_that_does_not_exist_is_hashed_and_counted_alike(
     door: Door, ada: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What takes time is the same: as many hashes, transactions and events."""
+    """Everything that takes time is the same: as many hashes, transactions and events."""
     work: list[str] = []
     is_right, write = Passwords.is_right, Database.write
 
@@ -278,7 +278,7 @@ def test_the_table_stays_small(door: Door, monkeypatch: pytest.MonkeyPatch) -> N
     for number in range(60):
         door.is_refused_unseen(f"name{number}", far_away(10_000 + number))
     assert door.rows() <= 53
-    assert door.is_refused_unseen("ada", far_away(99_999))  # the one under attack is not what was forgotten
+    assert door.is_refused_unseen("ada", far_away(99_999))  # the account under attack was not forgotten
 
 
 def test_what_is_full_again_is_forgotten(door: Door) -> None:
@@ -301,7 +301,7 @@ def test_refusals_of_one_source_are_few_events_a_minute_with_numbers(door: Door,
     door.guesses(PAIR.burst, lambda _: ELSEWHERE)
     before = door.log.size()
     door.guesses(500, lambda _: ELSEWHERE)
-    assert door.log.size() == before + 3  # the first, and their number at ten and at a hundred
+    assert door.log.size() == before + 3  # the first refusal, and their number at ten and at a hundred
     door.clock.wait(61)
     door.knock(password=PASSWORD, address=HOME)
     texts = [door.log.get(n).content for n in range(before + 1, door.log.size() + 1)]
@@ -417,7 +417,7 @@ def test_a_queue_that_is_full_is_said_at_once() -> None:
     begin_s = time.monotonic()
     while outcome.count("busy") < 36 and time.monotonic() - begin_s < HELD_S:
         threading.Event().wait(0.01)
-    assert outcome == ["busy"] * 36  # four wait
+    assert outcome == ["busy"] * 36  # the other four wait
     finish(held[0], held[1] + threads)
     assert outcome.count("in") == 4
 
@@ -516,7 +516,7 @@ def test_changing_the_password_over_and_over_is_slowed(site: Site) -> None:
 
 @pytest.mark.parametrize("refused", [1, 2, 9, 10, 11, 99, 100, 101, 5000])
 def test_a_killed_worker_takes_few_of_its_refusals_with_it(refused: int) -> None:
-    """What it has recorded by then: the first at once, and a tenth of all at the least, in few events."""
+    """It has recorded the first one at once, and at least a tenth of all, in few events."""
     notes = RefusalNotes()
     recorded = [due for number in range(refused) if (due := notes.count("10.0.0.9", number)) is not None]
     told = sum(due.more or 1 for due in recorded)
@@ -524,4 +524,4 @@ def test_a_killed_worker_takes_few_of_its_refusals_with_it(refused: int) -> None
     assert told > refused / 10
     assert refused - told <= max(8, refused * 9 // 10)
     assert len(recorded) <= len(str(refused))
-    assert sum(more for _, more in notes.ended(10**9)) == refused - told  # nobody is counted twice, or not at all
+    assert sum(more for _, more in notes.ended(10**9)) == refused - told  # none is counted twice, none is missing

@@ -1,4 +1,4 @@
-"""Requests under names that are not the site's: rebinding, poisoned Host headers, odd spellings."""
+"""Requests under names that are not the site's: DNS rebinding, forged Host headers, odd spellings."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ REQUESTS = [
     ("GET /sign-in HTTP/1.1", "chat.example", 200),
     ("GET /sign-in HTTP/1.1", "evil.example", 421),
     ("GET http://evil.example/sign-in HTTP/1.1", "chat.example", 421),
-    ("GET http://chat.example/sign-in HTTP/1.1", "evil.example", 200),  # the target wins, RFC 9112 section 3.2.2
+    ("GET http://chat.example/sign-in HTTP/1.1", "evil.example", 200),  # the target wins (RFC 9112, section 3.2.2)
     ("GET /healthz HTTP/1.1", "localhost", 200),
 ]
 

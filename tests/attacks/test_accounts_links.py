@@ -1,4 +1,4 @@
-"""One-time links, attacked by whoever holds an old one or can choose the request's Host header."""
+"""Attacks on one-time links, by people who hold an old one or choose the request's Host header."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def link_for(site: Site, user: User) -> str:
 
 
 def use(site: Site, token: str) -> tuple[int, str]:
-    """Try to take the account over with a link; the status and the page."""
+    """Try to take the account over with a link. Returns the status and the page."""
     response = site.browser().post(f"/welcome/{token}", name="eve", password=NEW, password_again=NEW)
     return response.status_code, response.text
 

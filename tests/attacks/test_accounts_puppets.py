@@ -1,4 +1,4 @@
-"""One person whose accounts are to count as several people, and administrators who have ceased to be some."""
+"""One person whose accounts should count as several people, and administrators who have lost the role."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def demote_oneself(site: Site, browser: Browser, name: str) -> None:
 
 
 def test_two_accounts_that_vouched_for_each_other_are_one_person(site: Site, alone: Browser) -> None:
-    """Mallory steps down; the puppet makes a link for her and raises her again. Each vouches for the other."""
+    """Mallory steps down. Her puppet makes a link for her and gives her the role again. Each vouches for the other."""
     puppet = puppet_of(site, alone, "puppet", Role.ADMIN)
     mallory = site.services.accounts.find("mallory")
     demote_oneself(site, alone, "mallory")
@@ -49,7 +49,7 @@ def _ask(site: Site, by: Actor, ada: User) -> None:
     site.services.approvals.ask(wanted, by=by)
 
 
-# What an administrator does; the page looked at the role before, and the change waited for its turn.
+# An administrator's change. The page checked the role before, and the change waited for its turn.
 LATE = {
     "add": lambda site, by, ada: site.services.accounts.create_user("new", None, [Role.USER], by=by),
     "disable": lambda site, by, ada: site.services.accounts.disable(ada.id, by=by),

@@ -1,4 +1,4 @@
-"""What the pages promise before a change is what happens after it: each sentence is read, and then put to the test."""
+"""What a page promises before a change happens after it. Each sentence is read and then put to the test."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class House:
         return self.site.services.accounts.find(name)
 
     def asked_before_disabling(self, name: str, browser: Browser | None = None) -> str:
-        """The sentence of the page, which is one of `EVERY`; then the account is disabled."""
+        """Disable the account. Returns the page's sentence, which is one of `EVERY`."""
         address = f"/admin/users/{self.user(name).id}/disable"
         browser = browser or self.browser
         page = browser.post(address).text
@@ -133,7 +133,7 @@ NONE_CAN = "Nothing changes until another administrator confirms it, and none ca
 @pytest.mark.parametrize("what", ["roles", "link"])
 def test_what_is_said_of_a_change_is_what_comes_of_it(site: Site, second: str, what: str) -> None:
     house = House(site)
-    site.services.accounts.make_reset_link(house.rita.id, by=house.ada.actor("cli"))  # so that another one is asked for
+    site.services.accounts.make_reset_link(house.rita.id, by=house.ada.actor("cli"))  # so that another request is made
     if second == "bob":
         site.add_user("bob", Role.ADMIN)
     if second == "puppet":

@@ -1,6 +1,6 @@
 """Brute force by each kind of process: every number of a system call, every option of a connection, every control of
-every sort of descriptor, every flag and every kind of ancillary data that can be sent. What passes the filter is
-compared with what this file says may pass, and why it does no harm; no packet leaves but replies.
+every sort of descriptor, every flag and every kind of ancillary data that can be sent. This file says what may pass the
+filter, and why it does no harm; everything else must be refused. Only replies may leave.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ COMMANDS = {
 PRCTL = {
     "one's own end and name": {1, 2, 15, 16}, "asks": {3, 21, 23, 39, 51, 64}, "names of one's memory": {0x53564D41},
 }  # fmt: skip
-# Calls that can do harm and that a web worker may make with arguments of which every bit is set.
+# Calls that can do harm, which a web worker may make when every bit of their arguments is set.
 WEB_MAY = {
     "accept": "that is what the listener is for", "accept4": "the same", "tgkill": "test_signals_from_inside.py",
     "listen": "only a socket that is bound can listen, and nobody can bind",
@@ -94,7 +94,9 @@ def test_no_option_of_a_connection_passes_but_those_of_the_table(found: dict[str
 
 
 def test_nothing_leaves_but_replies_whatever_is_set_and_sent(found: dict[str, Any]) -> None:
-    """Ancillary data too: routing headers, packet information, marks, times of sending, credentials, descriptors."""
+    """This includes ancillary data: routing headers, packet information, marks, sending times, credentials,
+    descriptors.
+    """
     assert found["kinds"][Kind.WEB]["sent"] > 10_000
     assert found["dropped"] == 0
     replies = {(address, address, socket.IPPROTO_TCP) for address in (*ADDRESSES.values(), "127.0.0.1")}
@@ -127,7 +129,7 @@ def test_no_command_option_or_flag_passes_but_those_of_the_tables(found: dict[st
 
 
 def test_no_number_of_a_system_call_leads_past_the_table(found: dict[str, Any]) -> None:
-    """Numbers without a name, of other ABIs, negative, huge, with a high half: none is taken for another call."""
+    """The kernel takes no number for another call: unnamed, negative, huge, with a high half, or of another ABI."""
     names = {number: name for name, number in machine().numbers.items()}
     harmful = {name for danger in DANGERS for name in danger.calls.split()}
     for kind in KINDS:
@@ -137,4 +139,4 @@ def test_no_number_of_a_system_call_leads_past_the_table(found: dict[str, Any]) 
         assert max(passed["native"]) <= LAST_CALL
         called = {names[number] for number in passed["native"]}
         assert called & harmful == (WEB_MAY.keys() if kind is Kind.WEB else set())
-        assert len(called) > 100  # the control: what a program needs does pass
+        assert len(called) > 100  # the control: calls that a program needs do pass

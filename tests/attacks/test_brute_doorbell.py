@@ -1,5 +1,5 @@
-"""Code inside a web worker misuses the doorbell, through which turns are handed to the engine: it keeps what it hands
-over, hands over something else, rings without an end, and asks what cannot be read. The engine goes on for the others.
+"""Code inside a web worker misuses the doorbell, which hands turns to the engine. It keeps what it hands over, hands
+over something else, rings without end, and asks what cannot be read. The engine goes on for the others.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ def hand_over(bench: Bench, descriptor: int) -> None:
 
 
 def is_answered(bench: Bench) -> bool:
-    """Whether somebody else's turn goes all the way."""
+    """Whether somebody else's turn runs to its end."""
     ours, connection = bench.accepted()
     connection.send(done())
     return decode(read_all(ours)) == done()
 
 
 def test_who_keeps_the_end_that_was_handed_over_cannot_have_the_engine_wait_for_it(bench: Bench) -> None:
-    """Its flags are shared: the attacker makes it one that waits, and never reads."""
+    """Both ends share their flags. The attacker makes the engine's end blocking, and never reads."""
     ours, theirs = socket.socketpair()
     hand_over(bench, theirs.fileno())
     ours.sendall(b"{}\n")
@@ -59,14 +59,14 @@ def test_who_keeps_the_end_that_was_handed_over_cannot_have_the_engine_wait_for_
 
 
 def test_who_reads_what_the_engine_was_woken_for_cannot_have_it_wait(bench: Bench) -> None:
-    """Both read from one end: the engine is woken, and the attacker has taken the bytes."""
+    """Both read from one end. The engine wakes up, and the attacker has taken the bytes."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         hand_over(bench, theirs.fileno())
         until(lambda: len(bench.loop._open) == 1)
         os.set_blocking(theirs.fileno(), True)
         (connection,) = bench.loop._open
-        bench.loop._read(connection)  # as after such a wake-up; it must come back
+        bench.loop._read(connection)  # as after such a wake-up: the call must return
         assert is_answered(bench)
 
 
@@ -75,12 +75,12 @@ def is_closed(bench: Bench) -> bool:
     try:
         with bench.ring() as ours:
             return ours.recv(1) == b""
-    except ConnectionError:  # before the request was written, or read
+    except ConnectionError:  # before the request was written or read
         return True
 
 
 def odd_descriptors(stack: ExitStack) -> dict[str, int]:
-    """Everything that a process can hold and that is no end of a turn."""
+    """Everything that a process can hold and that is not an end of a turn."""
     listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
     client = stack.enter_context(socket.create_connection(listener.getsockname()))
     accepted = stack.enter_context(listener.accept()[0])
@@ -118,7 +118,7 @@ def test_hundreds_that_ask_nothing_make_way_for_who_asks(bench: Bench, monkeypat
                 hand_over(bench, theirs.fileno())
         assert is_answered(bench)
         assert len(bench.loop._open) <= 16
-        assert bench.gone == []  # nobody who had asked
+        assert bench.gone == []  # none of them had asked
         asking += [stack.enter_context(bench.accepted()[0]) for _ in range(8)]
         assert len(bench.loop._open) == 16
         assert is_closed(bench)
@@ -142,14 +142,14 @@ def test_an_empty_message_does_not_have_the_supervisor_replace_the_doorbell() ->
 
 
 def test_a_worker_reads_nothing_of_what_another_hands_over() -> None:
-    """Both hold the web's end. What is sent there arrives at the engine's alone."""
+    """Both hold the web's end. What a worker sends there arrives only at the engine's end."""
     doorbell = Doorbell()
     ours, theirs = socket.socketpair()
     with doorbell.web_end, doorbell.engine_end, ours, theirs:
         socket.send_fds(doorbell.web_end, [b"\x01"], [theirs.fileno()])
         ours.sendall(encode(TurnRequest(id="t", user="u", messages=(Message("user", "secret"),), seed=1)))
         with socket.socket(fileno=os.dup(doorbell.web_end.fileno())) as of_another_worker:
-            for flags in (0, socket.MSG_PEEK, socket.MSG_OOB, 0x2000):  # and the queue of errors
+            for flags in (0, socket.MSG_PEEK, socket.MSG_OOB, 0x2000):  # and the error queue
                 with pytest.raises(OSError, match=r"unavailable|not supported"):
                     of_another_worker.recvmsg(65536, 1024, flags | socket.MSG_DONTWAIT)
 

@@ -1,4 +1,4 @@
-"""Code inside one web worker uses the listener, which all workers share, against the others."""
+"""Code inside one web worker turns the listener, which all workers share, against the others."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def get(port: int) -> bytes:
 
 
 def test_a_listener_that_is_made_to_wait_has_no_loop_wait(shared: list[int]) -> None:
-    """A loop accepts until nobody is left. The last time it would wait for the next person, and everybody with it."""
+    """An event loop accepts until nobody is left. With a blocking listener the last accept would wait for the next
+    person, and everybody with it.
+    """
     with running() as port:
         assert get(port) == b"GET / 0"
         for descriptor in shared:
@@ -50,7 +52,7 @@ def test_a_listener_that_is_made_to_wait_has_no_loop_wait(shared: list[int]) -> 
 
 
 def test_a_connection_that_another_worker_took_has_no_loop_wait() -> None:
-    """The listener waits, and nobody is there: what a loop meets that was woken together with another worker's."""
+    """The listener blocks and nobody is there. A loop that woke up together with another worker's meets this."""
     with (
         socket.create_server(("127.0.0.1", 0)) as waiting,
         serving._Listener(fileno=os.dup(waiting.fileno())) as shared,

@@ -1,5 +1,5 @@
-"""Code inside a web worker holds every lock that it can take, for ever, and cuts and scribbles over what SQLite shares
-between processes: whom does that stop, and what is lost?
+"""Code inside a web worker holds every lock that it can take, for ever, and truncates and overwrites what SQLite shares
+between processes. Whom does that stop, and what is lost?
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def database(state: Path) -> Iterator[Database]:
 
 @contextmanager
 def held(*paths: Path) -> Iterator[None]:
-    """Locks of a process that may only read these files."""
+    """Locks that a process can hold when it may only read these files."""
     descriptors = [os.open(path, os.O_RDONLY) for path in paths]
     try:
         for descriptor in descriptors:
@@ -57,8 +57,9 @@ def held(*paths: Path) -> Iterator[None]:
 
 
 def test_who_reads_the_ledger_does_not_keep_the_recorder_from_signing(state: Path, database: Database) -> None:
-    """A web worker may read state/audit, and whoever may read a file can lock it: nothing was signed any more, and
-    nothing recorded of what the supervisor had seen."""
+    """A web worker may read state/audit, and a process that may read a file can lock it. Nothing was signed any more,
+    and nothing recorded that the supervisor had seen.
+    """
     log = AuditLog(database)
     signer = LogSigner(log, state)
     fill(log, 3)
@@ -68,11 +69,11 @@ def test_who_reads_the_ledger_does_not_keep_the_recorder_from_signing(state: Pat
         checkpoint = signer.sign()
         assert checkpoint is not None
         assert checkpoint.size == 5
-        assert verify_log(database, state).is_intact  # nor those who look
+        assert verify_log(database, state).is_intact  # readers are not stopped either
 
 
 def test_a_signer_that_does_not_end_is_named(state: Path, database: Database) -> None:
-    """Only who signs can open that lock: a command that somebody has stopped."""
+    """Only signers can open that lock: this one is a command that somebody has stopped."""
     log = AuditLog(database)
     signer = LogSigner(log, state)
     fill(log, 3)
@@ -86,7 +87,7 @@ def test_a_signer_that_does_not_end_is_named(state: Path, database: Database) ->
 def test_who_locks_each_new_process_keeps_it_from_turns_in_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that begins makes a file and locks it. Somebody who watches the directory can be quicker."""
+    """A new process makes a file and locks it. Somebody who watches the directory can be quicker."""
     opened, taken = os.open, list[int]()
 
     def open_and_be_late(path: str | Path, flags: int, mode: int = 0o777) -> int:
@@ -120,8 +121,9 @@ def test_who_holds_all_places_of_hashing_keeps_people_from_signing_in_in_words(t
 
 @contextmanager
 def another_process(path: Path, work: str) -> Iterator[None]:
-    """A child that does ``work`` to a file, says so, and holds what it holds until the block has ended. Locks of
-    SQLite's sort belong to a process."""
+    """A child that does ``work`` to a file, says so, and keeps its locks until the block ends. SQLite's locks belong to
+    a process.
+    """
     said, say = os.pipe()
     stay, leave = os.pipe()
     pid = os.fork()
@@ -145,7 +147,7 @@ def another_process(path: Path, work: str) -> Iterator[None]:
 
 
 class Attack:
-    """On the files that SQLite shares, by a process that has the database open as well."""
+    """Attacks on the files that SQLite shares, by a process that has the database open as well."""
 
     kept: sqlite3.Connection
 
@@ -162,7 +164,7 @@ class Attack:
     @staticmethod
     def opened(database: Path, path: Path) -> int:
         connection = sqlite3.connect(database)
-        connection.execute("SELECT count(*) FROM audit_events").fetchone()  # now the shared files are there
+        connection.execute("SELECT count(*) FROM audit_events").fetchone()  # now the shared files exist
         Attack.kept = connection
         return os.open(path, os.O_RDWR)
 
@@ -189,7 +191,7 @@ def cut(path: Path) -> None:
 
 
 def scribble(path: Path) -> None:
-    """Over every second byte, as through a mapping."""
+    """Overwrite every second byte, as through a mapping."""
     data = bytearray(path.read_bytes())
     data[::2] = b"\xa5" * len(data[::2])
     with path.open("r+b") as file:
@@ -197,7 +199,7 @@ def scribble(path: Path) -> None:
 
 
 def test_who_cuts_the_shared_index_ends_its_users_and_nothing_is_lost(state: Path, database: Database) -> None:
-    """They have it mapped: the kernel ends them with SIGBUS. The supervisor starts them again."""
+    """Its users have it mapped, so the kernel ends them with SIGBUS. The supervisor starts them again."""
     log = AuditLog(database)
     fill(log, 5)
     LogSigner(log, state).sign()
@@ -245,8 +247,9 @@ def test_who_scribbles_over_the_shared_index_makes_nobody_lose_an_event(state: P
 def test_who_destroys_the_files_of_the_database_is_noticed_or_destroys_nothing(
     damage: Callable[[Path], None], name: str, state: Path, database: Database
 ) -> None:
-    """Processes that hold the file go on with what they have. Whoever opens it has every event, says that it is
-    damaged, or finds that what was signed is missing. Nobody takes less than was signed for intact."""
+    """Processes that hold the file go on with what they have. A process that opens it has every event, says that it is
+    damaged, or finds that signed events are missing. None takes less than what was signed for intact.
+    """
     log = AuditLog(database)
     fill(log, 5)
     LogSigner(log, state).sign()

@@ -1,4 +1,5 @@
-"""Somebody who could write into an installed release waits for the next start: nothing planted runs, and each is named.
+"""Somebody who can write into an installed release waits for the next start. Nothing that was planted runs, and each
+planted file is named.
 
 The release is small but its command is the real one: our packages and click, unpacked by the real installer. A planted
 program would write a marker file. Each attack is also tried against `installer verify --prefix`.
@@ -35,7 +36,7 @@ MODULE = f"{PACKAGES}/click/core.py"
 
 @dataclass(frozen=True)
 class Scene:
-    """An installed site, and where a planted program leaves its mark."""
+    """An installed site, and the place where a planted program leaves its mark."""
 
     site: Path
     root: Path
@@ -46,16 +47,16 @@ class Scene:
         return self.site / "releases" / "1.0"
 
     def program(self) -> str:
-        """What the attacker wants to run."""
+        """A program that the attacker wants to run."""
         return f"open({str(self.marker)!r}, 'w').close()\n"
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """The installed command, as the README calls it."""
+        """Run the installed command as the README calls it."""
         appliance = self.site / "current/venv/bin/appliance"
         return subprocess.run([appliance, *command], capture_output=True, text=True, check=False, timeout=60)
 
     def verify(self) -> tuple[int, dict[str, str], list[str]]:
-        """`installer verify --prefix`: exit code, path -> fault, and sentences."""
+        """Run `installer verify --prefix`. Returns the exit code, path -> fault, and the sentences."""
         done = CliRunner().invoke(main, ["verify", "--prefix", str(self.site), "--root", str(self.root), "--json"])
         body = json.loads(done.stdout)
         (found,) = body["releases"]
@@ -97,7 +98,7 @@ def scene(installed: Scene, tmp_path: Path) -> Scene:
 
 
 def write(path: Path, text: str) -> None:
-    """What an attacker with the owner's rights does: the file is made, or exchanged whatever its mode is."""
+    """What an attacker with the owner's rights does: make the file, or exchange it whatever its mode is."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     path.write_text(text)
@@ -114,7 +115,7 @@ def change_keeping_size_and_time(path: Path, change: Callable[[bytes], bytes]) -
 
 
 def plant(name: str) -> Callable[[Scene], str]:
-    """A file that the release does not have."""
+    """Add a file that the release does not have."""
 
     def attack(scene: Scene) -> str:
         text = f"import os; {scene.program()}" if name.endswith(".pth") else scene.program()
@@ -125,14 +126,14 @@ def plant(name: str) -> Callable[[Scene], str]:
 
 
 def change_source(scene: Scene) -> str:
-    """The same size and time; Python would run it, if the compiled file beside it were gone."""
+    """Keep size and time. Python would run this source if the compiled file beside it were gone."""
     program = scene.program().encode()
     change_keeping_size_and_time(scene.release / MODULE, lambda data: program + b"#" * (len(data) - len(program)))
     return MODULE
 
 
 def change_compiled(scene: Scene) -> str:
-    """The file that Python really runs, rightly made from another program."""
+    """Exchange the file that Python really runs; it is compiled correctly, from another program."""
     source = scene.marker.with_suffix(".py")
     source.write_text(scene.program())
     tag = sys.implementation.cache_tag
@@ -145,7 +146,7 @@ def change_compiled(scene: Scene) -> str:
 
 
 def change_checker(scene: Scene) -> str:
-    """The module that compares."""
+    """Change the module that compares."""
     path = scene.release / PACKAGES / "installer/formats/manifest.py"
     write(path, path.read_text() + scene.program())
     return f"{PACKAGES}/installer/formats/manifest.py"
@@ -160,7 +161,7 @@ def remove(name: str) -> Callable[[Scene], str]:
 
 
 def link_out(scene: Scene) -> str:
-    """A package's directory leads to another, outside the release."""
+    """Make a package's directory a link to another one outside the release."""
     outside = scene.marker.parent / "outside"
     write(outside / "__init__.py", scene.program())
     shutil.rmtree(scene.release / PACKAGES / "click")
@@ -177,7 +178,7 @@ def set_mode(name: str, mode: int) -> Callable[[Scene], str]:
 
 
 def give_away(name: str) -> Callable[[Scene], str]:
-    """To the user as whom the appliance runs: they could then open it for writing."""
+    """Give the file to the appliance's user, who could then open it for writing."""
 
     def attack(scene: Scene) -> str:
         os.chown(scene.release / name, SERVICE_UID, SERVICE_UID)
@@ -187,7 +188,7 @@ def give_away(name: str) -> Callable[[Scene], str]:
 
 
 def exchange(name: str, other: Callable[[Path], object]) -> Callable[[Scene], str]:
-    """Something else than a file in its place."""
+    """Put something other than a file in its place."""
 
     def attack(scene: Scene) -> str:
         (scene.release / name).rename(scene.marker.with_suffix(".bin"))
@@ -243,7 +244,7 @@ CODE: dict[str, Callable[[Scene], str]] = {
 
 
 def test_a_name_cannot_forge_the_report(scene: Scene) -> None:
-    """Line ends, terminal escapes and bytes that are not UTF-8 in the name of a planted file."""
+    """The name of a planted file holds line ends, terminal escapes and bytes that are not UTF-8."""
     name = os.fsencode(scene.release / PACKAGES) + b"/a\nok    release\x1b[2K\xff.pth"
     with open(name, "w") as file:
         file.write(scene.program())
@@ -338,7 +339,7 @@ def test_a_file_given_to_another_user_is_named_and_not_served(name: str, scene: 
 
 @pytest.mark.skipif("os.geteuid() != 0", reason="only root can give away files")
 def test_a_whole_site_of_another_user_is_well_to_root_with_the_root(scene: Scene) -> None:
-    """Installed by that user: who compares it need not be who installed it."""
+    """Another user installed it: the user who verifies need not be the one who installed."""
     for directory, names, files in os.walk(scene.site):
         for name in ("", *names, *files):
             os.chown(os.path.join(directory, name), SERVICE_UID, SERVICE_UID, follow_symlinks=False)
@@ -367,7 +368,7 @@ def test_a_flipped_byte_of_weights_under_its_old_time_is_found_by_verify(scene: 
 
 
 def seal_anew(scene: Scene) -> None:
-    """Write the manifest and the receipt that fit what lies there now, as whoever can write the whole release would."""
+    """Write a manifest and a receipt that fit the present files, as somebody who can write the whole release would."""
     found = {}
     for path in scene.release.rglob("*"):
         name = str(path.relative_to(scene.release))
@@ -413,7 +414,7 @@ def test_a_named_pipe_in_the_place_of_what_compares_has_nobody_wait(name: str, s
 
 
 def seal_as(scene: Scene, manifest: str) -> None:
-    """Put this manifest there, and a receipt that names it."""
+    """Write this manifest, and a receipt that names it."""
     write(scene.release / MANIFEST, manifest)
     receipt = json.loads((scene.release / RECEIPT).read_bytes())
     receipt["manifest_sha256"] = hashlib.sha256(manifest.encode()).hexdigest()
@@ -428,7 +429,7 @@ ODD_PATHS = {
 
 @pytest.mark.parametrize("name", ODD_PATHS)
 def test_a_path_that_is_no_file_s_own_is_missing(name: str, scene: Scene) -> None:
-    """Whatever the manifest names, what is looked at are the files that lie in the release."""
+    """Whatever the manifest names, the comparison looks at the files that lie in the release."""
     write(scene.site / "outside", "outside")
     body = json.loads((scene.release / MANIFEST).read_bytes())
     body["files"][ODD_PATHS[name]] = body["files"]["release.json"]
@@ -441,7 +442,7 @@ def test_a_path_that_is_no_file_s_own_is_missing(name: str, scene: Scene) -> Non
 
 @pytest.mark.parametrize("true_one", ["first", "last"])
 def test_of_two_entries_for_one_file_both_readers_take_the_last(true_one: str, scene: Scene) -> None:
-    """The launcher reads the manifest itself for the module that compares; that module reads it again."""
+    """The launcher reads the manifest for the module that compares, and that module reads it again."""
     checker = f"{PACKAGES}/installer/formats/manifest.py"
     entries = json.loads((scene.release / MANIFEST).read_bytes())["files"]
     lines = [f"{json.dumps(path)}: {json.dumps(entry)}" for path, entry in entries.items()]
@@ -463,7 +464,7 @@ def test_a_release_without_its_seal_is_not_run(name: str, scene: Scene) -> None:
 
 
 def test_an_exchanged_launcher_is_found_with_the_root(scene: Scene) -> None:
-    """The one file that the start cannot judge: it is what starts."""
+    """The start cannot judge this one file, because it is what starts."""
     launcher = scene.release / "venv/bin/appliance"
     write(launcher, f"#!{sys.executable}\n{scene.program()}")
     seal_anew(scene)

@@ -1,5 +1,6 @@
-"""The clock of the machine jumps: a battery that died, a time server that was wrong. Nobody is locked out for it, and
-nothing that ends with time is endless for it."""
+"""The machine's clock jumps, because a battery died or a time server was wrong. Nobody is locked out, and nothing that
+should end lasts for ever.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +57,7 @@ def ada(door: Door) -> User:
 @pytest.mark.parametrize("back_s", [3600.0, YEAR_S, 30 * YEAR_S])
 @pytest.mark.parametrize("address", [HOME, "203.0.113.9"])
 def test_a_clock_that_is_set_back_locks_nobody_out(door: Door, ada: User, back_s: float, address: str) -> None:
-    """As it did everybody who had signed in, or failed to, in the minutes before."""
+    """It used to lock out everybody who had signed in, or failed to, in the minutes before."""
     door.knock(password=PASSWORD)
     with contextlib.suppress(SignInError):
         door.knock(address=address)
@@ -79,7 +80,7 @@ def test_the_own_password_is_confirmed_after_the_clock_was_set_back(door: Door, 
 
 
 def test_a_session_of_the_future_opens_nothing(door: Door, ada: User) -> None:
-    """It would last until then. A clock that is set right by minutes ends no session."""
+    """It would last until then. A correction by minutes ends no session."""
     sessions = Sessions(door.database, door.log, clock_us=door.clock)
     token = sessions.create(ada, address=HOME)
     door.clock.wait(-600)
@@ -113,7 +114,7 @@ def test_a_request_of_the_future_is_not_confirmed(door: Door, ada: User) -> None
 
 
 def test_refusals_are_recorded_again_after_the_clock_was_set_back() -> None:
-    """Else their sources would be counted, and never recorded, until the clock is where it was."""
+    """Otherwise they would be counted but not recorded until the clock has caught up."""
     notes, now_us = RefusalNotes(), int(YEAR_S * 2e6)
     assert notes.count(HOME, now_us) == Due(HOME)
     assert notes.count(HOME, now_us) is None
@@ -130,7 +131,7 @@ def test_a_clock_that_jumps_within_a_turn_leaves_it_whole(door: Door, jump_s: fl
         turn = run_turn(log, engine.client, Actor("a1", "ada", "web"), request, conversation_id=None)
         next(turn)
         door.clock.wait(jump_s)
-        assert LostTurns(log).close() == 0  # it runs
+        assert LostTurns(log).close() == 0  # the turn runs
         assert isinstance(list(turn)[-1], Done)
     assert LostTurns(log).close() == 0
     assert turn.prompt_event is not None
@@ -161,7 +162,7 @@ def test_who_waits_in_the_queue_waits_by_a_clock_that_nobody_sets(
 def test_before_1970_nothing_is_written_that_could_not_be_read_again(
     door: Door, ada: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One account made under such a clock stopped every command and page that lists the accounts."""
+    """One account made under such a clock stopped every command and page that lists accounts."""
     accounts = Accounts(AccountStore(door.log, passwords=FAST_PASSWORDS))
     monkeypatch.setattr(time, "time_ns", lambda: -1_000)
     for write in (

@@ -1,4 +1,6 @@
-"""Code inside a web worker shuts what web and engine share: nobody would be answered again until a restart."""
+"""Code inside a web worker shuts what web and engine share: without a new doorbell, nobody would get an answer until a
+restart.
+"""
 
 from __future__ import annotations
 
@@ -45,13 +47,13 @@ def intruder(tmp_path: Path) -> str:
 def test_a_doorbell_that_was_shut_is_replaced(tmp_path: Path, intruder: str) -> None:
     with supervised(tmp_path, web=intruder) as site:
         before = site.ask()
-        assert shut(site, "write") != "[]"  # the doorbell alone: of a listener this cannot be asked
+        assert shut(site, "write") != "[]"  # only the doorbell: a listener cannot be shut for writing
         deadline_s = time.monotonic() + 60
         while (after := site.ask())["engine"] == before["engine"] or after["pid"] == before["pid"]:
             assert time.monotonic() < deadline_s, site.said()
         assert "the doorbell was shut" in site.said()
         engine = site.ask()["engine"]
-        assert site.ask()["engine"] == engine  # and it stays
+        assert site.ask()["engine"] == engine  # and the new one stays
 
 
 def test_neither_listener_nor_doorbell_is_shut_for_reading(tmp_path: Path, intruder: str) -> None:

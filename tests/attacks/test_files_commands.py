@@ -1,5 +1,5 @@
-"""Code that runs inside an administrator's command, started by root: it reaches no network and no file but those of the
-command's work, on a host without Landlock no network.
+"""Code that runs inside an administrator's command, started by root, reaches no network and only the files that the
+command works on. On a host without Landlock it still reaches no network.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from appliance.isolation.landlock import TRUNCATE_ABI, landlock_abi
 from tests.conftest import require
 from tests.unprivileged import PROJECT, give_to_user
 
-# What each command calls when it does its work; the intruder takes that call's place.
+# What each command calls to do its work. The intruder takes the place of that call.
 COMMANDS = {
     "users list": ("appliance.people.accounts", "Accounts.list_users"),
     "audit verify": ("appliance.audit.verify", "verify_log"),
@@ -76,7 +76,7 @@ def attempts_on(home: Path, *, signs: bool) -> list[list[str]]:
 
 
 def intruded(home: Path, command: str, *, without_landlock: bool = False) -> dict[str, Any]:
-    """What somebody found who got into this command."""
+    """What an intruder in this command found."""
     settings = home / "state" / "config" / "appliance.toml"
     settings.parent.mkdir(parents=True)
     settings.touch()
@@ -106,7 +106,7 @@ def test_a_command_reaches_nothing_but_its_work(tmp_path: Path, command: str) ->
 def test_without_landlock_a_command_works_and_has_no_way_out(tmp_path: Path, command: str) -> None:
     found = intruded(tmp_path, command, without_landlock=True)
     assert (found["network"], found["capabilities"], found["no_new_privs"]) == ("refused", 0, 1)
-    assert found["files"]["read /etc/hosts"] == "done"  # so the refusals above are Landlock's
+    assert found["files"]["read /etc/hosts"] == "done"  # so Landlock made the refusals above
 
 
 def test_selftest_reaches_nothing_but_the_release(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_evidence_is_written_where_the_caller_may_and_the_owner_of_the_site_may_
     appliance = [sys.executable, "-m", "appliance.cli"]
     subprocess.run([*appliance, "users", "add", "ann", "--home", home], check=True, capture_output=True)
     out = closed / "evidence.json"
-    out.write_text("x" * 1_000_000)  # what was there is written over, none of it left
+    out.write_text("x" * 1_000_000)  # the old file is overwritten completely
     subprocess.run([*appliance, "audit", "export", "--home", home, "--out", out], check=True, capture_output=True)
     assert json.loads(out.read_text())["events"]
     key = home / "state" / "keys" / "audit.pub"
@@ -136,7 +136,7 @@ def test_evidence_is_written_where_the_caller_may_and_the_owner_of_the_site_may_
 
 
 def test_a_command_is_not_talked_out_of_its_confinement(tmp_path: Path) -> None:
-    """The supervisor tells a command that it is confined already; from anybody else that is checked."""
+    """The supervisor tells a command that it is confined already. When anybody else says so, the command checks it."""
     give_to_user(tmp_path)
     done = subprocess.run(
         [sys.executable, "-m", "appliance.cli", "users", "list", "--home", tmp_path],

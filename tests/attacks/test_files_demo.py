@@ -1,4 +1,4 @@
-"""`make demo` by root: the site is served by somebody without privileges, wherever the checkout lies."""
+"""`make demo` by root: a user without privileges serves the site, wherever the checkout lies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ as_root = pytest.mark.skipif("os.geteuid() != 0", reason="only root needs anothe
 
 
 def place_of_demo(checkout: Path) -> str:
-    """Where `make demo` of this checkout builds and serves."""
+    """The directory in which `make demo` of this checkout builds and serves."""
     (checkout / ".ci").mkdir(parents=True)
     shutil.copy(PROJECT / ".ci" / "demo-dir", checkout / ".ci" / "demo-dir")
     command = [str(checkout / ".ci" / "demo-dir")]

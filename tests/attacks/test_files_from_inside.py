@@ -25,7 +25,7 @@ INTRUDER = Path(__file__).with_name("intruder.py")
 SITE_PACKAGES = Path(sys.prefix, "lib", f"python{sys.version_info.major}.{sys.version_info.minor}", "site-packages")
 REFUSED = {"EACCES", "EPERM", "ENOENT", "EXDEV", "EROFS"}
 
-# The engine tells the web's request for a status what it tried; the web tries on its own.
+# The engine reports what it tried in its status, which the web asks for. The web tries on its own.
 TRYING = """
 import json, os, sys
 sys.path.insert(0, {release!r})
@@ -44,7 +44,7 @@ ATTACKED_WEB = (
 
 @dataclass(frozen=True)
 class Attacked:
-    """What became of each attempt, inside and outside."""
+    """The outcome of each attempt, inside and outside."""
 
     state: Path
     release: Path
@@ -54,7 +54,7 @@ class Attacked:
 
 
 def host_attempts() -> list[list[str]]:
-    """Of the host, by anybody."""
+    """Attempts on the host, by any process."""
     return [
         ["write", "/proc/sys/kernel/core_pattern"], ["write", "/proc/sysrq-trigger"],
         ["write", "/proc/1/oom_score_adj"],
@@ -70,7 +70,7 @@ def host_attempts() -> list[list[str]]:
 
 
 def site_attempts(state: Path, release: Path) -> list[list[str]]:
-    """Of the site, by the web and by the engine: neither signs, neither installs."""
+    """Attempts on the site, by web and engine: neither signs, neither installs."""
     return [
         ["look-into", f"{state}/signer"], ["read", f"{state}/signer/audit.key"], ["write", f"{state}/signer/audit.key"],
         ["link", f"{state}/signer/audit.key"], ["remove", f"{state}/signer"], ["cut", f"{state}/signer/audit.key"],
@@ -88,7 +88,7 @@ def site_attempts(state: Path, release: Path) -> list[list[str]]:
 
 
 def engine_attempts(state: Path) -> list[list[str]]:
-    """What the web may do and the engine may not."""
+    """Attempts that the web is allowed and the engine is not."""
     return [
         ["look-into", f"{state}/database"], ["read", f"{state}/database/appliance.sqlite3"],
         ["write", f"{state}/database/appliance.sqlite3"], ["make", f"{state}/database/new"],
@@ -97,7 +97,7 @@ def engine_attempts(state: Path) -> list[list[str]]:
 
 
 def prepare(home: Path) -> tuple[Path, Path]:
-    """The files that are attacked, and the attacks, where each process can read them."""
+    """Put the attacked files, and the attacks, where each process can read them."""
     state, release = home / "state", home / "current"
     for name in ("signer/audit.key", "trust/timestamp.json", "config/appliance.toml", "database/appliance.sqlite3"):
         (state / name).parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +119,7 @@ def tried_by_web(site: Site) -> dict[str, str]:
 
 
 def tried_outside(state: Path, release: Path) -> dict[str, str]:
-    """The engine's attempts in a process of the same user that nothing confines, after the appliance has ended."""
+    """The engine's attempts by an unconfined process of the same user, after the appliance has ended."""
     code = f"import json, sys; sys.path.insert(0, {str(release)!r})\nfrom intruder import try_all\n"
     code += f"print(json.dumps(try_all(json.load(open({str(release / 'engine.json')!r})))))"
     user = {"user": SERVICE_UID, "group": SERVICE_UID, "extra_groups": ()} if os.geteuid() == 0 else {}
@@ -155,7 +155,7 @@ def test_a_file_that_was_written_cannot_be_executed(attacked: Attacked) -> None:
 
 
 def test_the_same_attempts_unconfined_succeed(attacked: Attacked) -> None:
-    """So it is no missing file, and no mode of the file system, that refuses them above."""
+    """So neither a missing file nor a file's mode makes the refusals above."""
     state = attacked.state
     succeeding = {
         f"open-up {state}/config/appliance.toml", f"open-up {state}/config",

@@ -1,4 +1,4 @@
-"""Links that the owner of state/ puts into it, who then waits for root to start the appliance or a command."""
+"""The owner of state/ puts links into it and waits for root to start the appliance or a command."""
 
 from __future__ import annotations
 

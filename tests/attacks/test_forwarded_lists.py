@@ -1,5 +1,6 @@
-"""Clients behind a proxy that sets Forwarded (RFC 7239): what they wrote stands left of the proxy's own words, and
-must not change how those are read."""
+"""Clients behind a proxy that sets Forwarded (RFC 7239). Their own words stand left of the proxy's, and must not change
+how the proxy's are read.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.webui.test_proxies import seen
 
-# As proxies append themselves: nginx's and HAProxy's documents, and an address with a port.
+# As proxies append: the forms that the manuals of nginx and HAProxy show, and an address with a port.
 OWN_WORDS = [
     ("for=10.2.0.1", "10.2.0.1"),
     ("for=10.2.0.1;proto=https", "10.2.0.1"),
@@ -37,7 +38,7 @@ def test_an_open_quotation_hides_nobody(written: str, own: str, client: str) -> 
 @pytest.mark.parametrize("length", [4083, 4096, 8179, 8192, 8193, 20_000])
 @pytest.mark.parametrize(("own", "client"), OWN_WORDS)
 def test_a_long_list_forges_no_address(length: int, own: str, client: str) -> None:
-    """What stands last counts, however much stands before it; the list may end in any of its places."""
+    """The last entry counts, however much stands before it and wherever the list is cut."""
     forged = "for=6.6.6.6"
     written = f"x={'y' * (length - len(forged) - 3)},{forged}"
     assert len(written) == length

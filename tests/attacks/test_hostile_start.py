@@ -1,5 +1,5 @@
-"""Somebody starts the appliance from a prepared environment: with descriptors closed, signals ignored, limits so low
-that the record would end, variables that have libraries load code, a socket that leads out in the listener's place.
+"""Somebody starts the appliance from a prepared environment: closed descriptors, ignored signals, limits so low that
+the record would end, variables that make libraries load code, a socket that leads out in place of the listener.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["installed", "scene"]
 _PR_SET_PDEATHSIG = 1
 _IPPROTO_MPTCP, _IPPROTO_SCTP = 262, 132
 
-# Run before the supervisor's file is: what a caller does to the process that it then turns into ours.
+# Runs before the supervisor's file: what a caller does to the process that then becomes ours.
 _PREPARE = {
     "no descriptors": "for fd in (0, 1, 2): os.close(fd)",
     "no output": "os.close(1); os.close(2)",
@@ -46,7 +46,7 @@ _PREPARE = {
 
 
 def prepared(how: str, *command: str) -> list[str]:
-    """The command, by a caller that has done this before."""
+    """The command of a caller who has done this first."""
     code = f"import os, resource, signal, sys\n{how}\nos.execv(sys.argv[1], sys.argv[1:])"
     return [sys.executable, "-c", code, *command]
 
@@ -87,7 +87,7 @@ def test_serves_notices_deaths_and_ends_however_it_was_started(
             prepared("", sys.executable, str(Path(__file__).parents[1] / "appliance" / "supervised.py"),
                      str(site.home), "{}"), capture_output=True, text=True, check=False, timeout=30,
         )  # fmt: skip
-        assert "already being served" in again.stderr  # the lock is still what it was
+        assert "already being served" in again.stderr  # the lock is still the same file
         os.kill(engine, signal.SIGKILL)
         wait_for(lambda: recorded(site, "process_ended"), site)
         made = [path for path in (site.home / "state").rglob("*") if not path.is_symlink()]
@@ -143,7 +143,7 @@ def test_a_limit_that_the_caller_may_raise_is_raised() -> None:
 
 
 def listeners() -> Iterator[tuple[str, socket.socket]]:
-    """Sockets that listen, or seem to, and that a service manager could hand over; those that this kernel has."""
+    """Sockets that listen, or seem to, and that a service manager could hand over; only those that this kernel has."""
     made: dict[str, Callable[[], socket.socket]] = {
         "Multipath TCP": lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM, _IPPROTO_MPTCP),
         "SCTP": lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM, _IPPROTO_SCTP),
@@ -164,7 +164,7 @@ def listeners() -> Iterator[tuple[str, socket.socket]]:
 
 
 def test_a_socket_that_leads_out_is_no_listener(tmp_path: Path) -> None:
-    """SCTP's sends to any address; connections of Multipath TCP open others, to addresses that the peer names."""
+    """An SCTP socket sends to any address. A Multipath TCP connection opens others, to addresses the peer names."""
     config, tried = load_config(tmp_path), []
     for name, sock in listeners():
         with sock:
@@ -198,7 +198,7 @@ activate = 1
 
 @pytest.fixture
 def openssl_conf(tmp_path: Path, scene: Scene) -> Path:
-    """A configuration that has OpenSSL load code, which leaves a mark when it arrives."""
+    """A configuration that makes OpenSSL load code, which leaves a mark."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     require(compiler is not None, "a C compiler")
     assert compiler is not None
@@ -266,7 +266,7 @@ for name, read in readers:
 
 
 def test_what_is_no_plain_file_in_state_has_no_command_wait(tmp_path: Path) -> None:
-    """Its owner can put a named pipe or a link to a device in the place of what root's commands read."""
+    """The owner of state/ can put a named pipe or a link to a device where root's commands read."""
     done = subprocess.run(
         [sys.executable, "-c", _READ_ALL, str(tmp_path)], capture_output=True, text=True, check=False, timeout=60
     )

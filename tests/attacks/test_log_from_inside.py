@@ -1,5 +1,6 @@
-"""Code inside a web worker uses what a program prints to: to erase or forge the log, to reach the terminal behind it,
-to fill the disk. And it reaches for the memory of its neighbours, with every layer and with the filter alone.
+"""Code inside a web worker misuses the output that programs print to: it tries to erase or forge the log, to reach the
+terminal behind it, and to fill the disk. It also reaches for the memory of other processes. Tried with every layer and
+with the filter alone.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def release(tmp_path: Path) -> Path:
 
 
 def put(release: Path, weights: bytes) -> Path:
-    """Packed weights with a description that fits them, as the packer makes them and as anybody can."""
+    """Write packed weights and a description that fits them, as the packer does and anybody can."""
     directory = release.parent.parent / "packed" / release.name
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "packed.bin").write_bytes(weights)
@@ -130,7 +130,7 @@ def test_whatever_lies_in_the_place_of_the_files_is_a_finding(
 def test_a_packer_that_packs_otherwise_is_a_finding_and_what_it_made_is_expected_later(
     log: AuditLog, release: Path
 ) -> None:
-    """Packing the same weights again gives the same bytes: a damaged file that is packed anew is no finding."""
+    """Packing the same weights again gives the same bytes, so a damaged file that is packed anew is no finding."""
     put(release, b"right" * 1000)
     looked(log, release, anew=True)
     assert words(looked(log, release, anew=True))[:2] == ("weights_compared", "ok")
@@ -156,7 +156,7 @@ def test_weights_packed_before_this_was_recorded_are_recorded_when_they_are_firs
 
 
 def test_an_event_whose_content_was_changed_says_nothing_of_what_was_packed(log: AuditLog, release: Path) -> None:
-    """Who can write the database puts other digests into the event; the true ones of an older event count."""
+    """Somebody who can write the database puts other digests into the event. The true ones of an older event count."""
     put(release, b"right" * 1000)
     looked(log, release, anew=True)
     put(release, b"wrong" * 1000)
@@ -188,7 +188,7 @@ def test_a_damaged_event_of_the_comparison_ends_no_page(log: AuditLog, release: 
 
 
 def test_nothing_is_recorded_where_nothing_was_packed(log: AuditLog, release: Path) -> None:
-    """As on CUDA. The watch is told, looks, and ends in order."""
+    """As on CUDA: the watch is told, looks, and ends in order."""
     with PackedWatch(log, release, release.parent.parent / "packed", rates_bytes_s=QUICKLY) as watch:
         watch.packer_ended(anew=False)
     assert log.size() == 0

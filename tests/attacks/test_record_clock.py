@@ -1,5 +1,6 @@
-"""A clock that jumps, seen from the reviewer's side: no page fails, the order is that of the numbers, and no sentence
-about time is untrue."""
+"""A clock that jumps, as the reviewer sees it: no page fails, events stand in the order of their numbers, and no
+sentence about time is untrue.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +80,7 @@ def test_integrity_verification_and_exports_hold_with_events_of_any_time(site: S
 
 
 def test_the_file_of_a_checkpoint_is_named_after_the_checkpoint(site: Site, jumped: AuditLog) -> None:
-    """Not after what the clock says when somebody takes it."""
+    """The clock at the time of the download does not matter."""
     signed = LogSigner(jumped, site.services.config.state_dir, clock_us=lambda: LAST_US).sign()
     assert signed is not None
     answer = site.browser(site.add_user("rita", Role.REVIEWER)).post("/review/integrity/checkpoint")
@@ -89,7 +90,7 @@ def test_the_file_of_a_checkpoint_is_named_after_the_checkpoint(site: Site, jump
 
 
 def test_an_erasure_before_a_day_takes_nothing_that_comes_after_an_event_of_the_future(jumped: AuditLog) -> None:
-    """The range ends before the first event that is not older, whatever the clock said later."""
+    """The range ends before the first event that is too new, whatever the clock said later."""
     first = jumped.size() - len(TIMES) + 1
     last = last_before(jumped, NOW + 1)
     assert last < first + 1

@@ -1,4 +1,4 @@
-"""Attacks by somebody who damages one row of the database: lists show the others, and the damaged one as damaged."""
+"""Somebody damages one row of the database. Lists show the other rows, and show the damaged one as damaged."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROOT = Actor("", "root", "cli")
 
 
 class House:
-    """Ada uses every page; of each kind of row there is one of hers, or of somebody else, that is damaged."""
+    """Ada uses every page. Of each kind of row, one is damaged: hers or somebody else's."""
 
     def __init__(self, site: Site) -> None:
         self.site, services = site, site.services
@@ -44,7 +44,7 @@ class House:
         services.record.database.engine.dispose()  # connections know the old definitions
 
 
-# Of each list: its table, which row is damaged, the page, and what of the other rows must be on it.
+# For each list: its table, the damaged row, the page, and what the page must show of the other rows.
 LISTS = {
     "users": ("name = 'eve'", "/admin", (">ada<", ">bob<")),
     "approvals": ("subject = 'eve'", "/admin", (">bob<", "change the roles of bob")),
@@ -54,7 +54,7 @@ LISTS = {
     "conversations": ("title = 'Talk 1'", "/chat", ("Talk 2",)),
 }
 CONVERSATION = ("id", "title", "pinned", "created_us", "updated_us", "leaf_id")
-# What cannot be what the appliance wrote, whatever else is a value of the column.
+# Values that the appliance cannot have written, whatever else the column holds.
 DAMAGE: dict[str, list[tuple[str, object]]] = {
     "users": [("created_us", "xyz"), ("roles", "emperor"), ("name", b"\xff"), ("id", b"7"), ("disabled", 5)],
     "approvals": [("state", "perhaps"), ("roles", "emperor"), ("created_us", LAST_US), ("subject", NOT_UTF8)],
@@ -65,7 +65,7 @@ DAMAGE: dict[str, list[tuple[str, object]]] = {
 
 @contextmanager
 def damaged(path: Path, table: str, where: str, column: str, value: object) -> Iterator[None]:
-    """`value` in `column` of one row, put right again afterwards."""
+    """Put `value` into `column` of one row; undo it afterwards."""
     with closing(sqlite3.connect(path)) as connection:
         rowid, before = connection.execute(f"SELECT rowid, {column} FROM {table} WHERE {where}").fetchone()  # noqa: S608
         is_sql = value is NOT_UTF8

@@ -1,5 +1,6 @@
-"""Attacks by somebody who writes the database beside the appliance: values of any type in the tables of accounts and
-settings, and a lock that is never given back. Every page and command answers in words."""
+"""Somebody writes to the database beside the appliance: values of any type in the tables of accounts and settings, and
+a lock that is never released. Every page and command answers in words.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +44,7 @@ SETTINGS = ("9" * 5000, "9" * 30, "[" * 60_000, '{"time_us": 1e30, "size": 1, "i
 
 
 class Inhabited:
-    """A site where every table has rows, and everybody who uses it."""
+    """A site where every table has rows, with everybody who uses it."""
 
     def __init__(self, site: Site) -> None:
         self.site, services = site, site.services
@@ -69,7 +70,7 @@ class Inhabited:
         return self.site.app.test_client().post("/v1/chat/completions", json=body, headers=headers).status_code
 
     def statuses(self) -> dict[str, int]:
-        """What every page answers."""
+        """The status of every page."""
         stranger = self.site.app.test_client()
         form = {"name": "ada", "password": PASSWORD}
         return {
@@ -82,7 +83,7 @@ class Inhabited:
 
 @contextmanager
 def damaged(path: Path, table: str, column: str, value: object) -> Iterator[None]:
-    """`value` in `column` of every row (of a key: of one), put right again afterwards."""
+    """Put `value` into `column` of every row (for a key: of one row); undo it afterwards."""
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA foreign_keys = OFF")
         rows = connection.execute(f"SELECT rowid, {column} FROM {table} ORDER BY rowid").fetchall()  # noqa: S608
@@ -110,7 +111,7 @@ def test_any_value_in_a_table_beside_the_record_is_answered_in_words(site: Site,
     site.services.record.database.engine.dispose()  # connections know the old definitions
     for column in COLUMNS[table]:
         if (table, column) == ("audit_checkpoints", "size"):
-            continue  # SQLite keeps nothing but whole numbers in a row's own number
+            continue  # SQLite stores only whole numbers in a rowid
         for value in (*VALUES, *(SETTINGS if table == "settings" else ())):
             with damaged(path, table, column, value):
                 wrong = {what: status for what, status in home.statuses().items() if status == 500}
@@ -120,7 +121,7 @@ def test_any_value_in_a_table_beside_the_record_is_answered_in_words(site: Site,
 
 @contextmanager
 def locked_for_ever(site: Site) -> Iterator[None]:
-    """Another process's lock on the file on which writers queue; the site waits a moment instead of ten seconds."""
+    """Another process locks the file on which writers queue. The site waits a moment instead of ten seconds."""
     path = database_file(site)
     lock = path.with_name(path.name + ".lock")
     database = site.services.record.database
@@ -137,7 +138,7 @@ def test_a_lock_that_is_never_given_back_is_said_and_not_waited_for(site: Site) 
         assert home.browser.get("/review").status_code == 503  # a look that cannot be recorded shows nothing
         assert "not available just now" in home.browser.get("/review").text.lower()
         assert home.ask() == 503
-    assert answered["/account"] == 200  # what only reads goes on
+    assert answered["/account"] == 200  # pages that only read still work
     assert {status for status in answered.values() if status not in (200, 503)} == set()
     assert home.ask() == 200
     assert home.browser.get("/review").status_code == 200

@@ -1,4 +1,4 @@
-"""Floods: nobody fills the record, with prompts that cannot be answered, with denials, or with a day's turns."""
+"""Floods: nobody fills the record with prompts that cannot be answered, with denials, or with a day's turns."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_body_that_is_refused_unread_is_recorded_with_its_size(site: Site) -> 
 
 @contextmanager
 def statements(database: Database) -> Iterator[list[str]]:
-    """The statements that the database is given meanwhile."""
+    """The statements that the database gets meanwhile."""
     seen: list[str] = []
 
     def note(_c: object, _cursor: object, statement: str, *_: object) -> None:
@@ -263,7 +263,7 @@ def test_a_new_day_begins_with_nothing_spent(sqlite: Database) -> None:
 def test_small_turns_are_counted_in_memory_until_the_process_ends(sqlite: Database) -> None:
     first, second = (Allowance(sqlite, Limits(1000, 1000)) for _ in range(2))
     first.spend("u", Content("x" * 2000))
-    second.check_texts("u", [b"x"])  # what the first worker holds back, at most a mebibyte
+    second.check_texts("u", [b"x"])  # the first worker still holds back at most a mebibyte
     first.keep()
     with pytest.raises(QuotaSpentError):
         second.check_texts("u", [b"x"])
@@ -301,7 +301,7 @@ def test_questions_of_a_conversation_that_is_too_long_are_not_kept(site: Site) -
     browser = site.browser(ada)
     conversation = site.services.conversations.create(ada.id, title="Long")
     path, headers = f"/chat/{conversation.id}/turns", chat_headers(browser)
-    body = {"text": "x" * 22_000, "effort": "low"}  # the answer repeats it, and a third does not fit
+    body = {"text": "x" * 22_000, "effort": "low"}  # the answer repeats it, and a third one does not fit
     answers = [browser.client.post(path, json=body, headers=headers, buffered=True) for _ in range(6)]
     assert [answer.status_code for answer in answers] == [200, 413, 413, 413, 413, 413]
     kept = site.services.conversations.messages(ada.id, conversation.id)
@@ -323,7 +323,7 @@ def test_questions_whose_answer_nobody_waits_for_are_counted(make_site: MakeSite
     assert statuses[0] == 200
     assert statuses[-1] == 429
     prompts = [event for event in site.events() if event.header.action == "prompt"]
-    assert len(prompts) == statuses.count(200)  # nothing of what was refused was asked
+    assert len(prompts) == statuses.count(200)  # none of the refused questions was asked
     assert database_bytes(site) < 4 * MIB
 
 

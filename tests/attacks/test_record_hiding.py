@@ -1,5 +1,6 @@
-"""Attacks on the reviewer's eyes: words that are written and not seen, rows that look like the page's own, words in
-disguise that a search should find."""
+"""Attacks on the reviewer's eyes: words that are written but not seen, rows that look like the page's own, and
+disguised words that a search should find.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ SECRET = "xanthippe"
 
 
 class Answering:
-    """A site whose model says what it is told to say, and a reviewer."""
+    """A site whose model says what it is told, and a reviewer."""
 
     def __init__(self, make_site: MakeSite) -> None:
         self.events: list[TurnEvent] = []
@@ -64,7 +65,7 @@ def answering(make_site: MakeSite) -> Answering:
 
 
 def written(page: str) -> tuple[bool, str]:
-    """Whether the answer as it was written stands open, and what it says."""
+    """Whether the answer's source stands open, and what it says."""
     found = re.search(r'<details class="event-written"( open)?>.*?<pre[^>]*>(.*?)</pre>', page, re.DOTALL)
     assert found is not None, page
     return found[1] is not None, found[2]

@@ -72,7 +72,7 @@ def opened(url: str) -> Iterator[AuditLog]:
 def worker(
     url: str, *, user: str = "a1", conversation: str = "", turn: str = "turn-1"
 ) -> Iterator[subprocess.Popen[str]]:
-    """A process in the middle of a turn, as a web worker: its prompt is recorded, its answer is not."""
+    """A process in the middle of a turn, like a web worker: its prompt is recorded, its answer is not."""
     command = [sys.executable, "-c", WORKER, url, user, conversation, turn]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

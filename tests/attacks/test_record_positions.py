@@ -1,7 +1,4 @@
-"""Attacks by somebody who writes the database: notes of how far something was done, put forward, back or away.
-
-What such a note would decide is kept elsewhere: in the memory of the process that did it, or in an event.
-"""
+"""Somebody who writes the database moves the notes of how far something was done: forward, back, or away."""
 
 from __future__ import annotations
 
@@ -51,7 +48,7 @@ def put(database: Database, name: str, value: str | None) -> None:
 
 
 def ask(log: AuditLog, turn: str) -> None:
-    """A prompt of a process that has died."""
+    """Record a prompt whose process has died."""
     log.append(NewEvent(ADA, "prompt", subject=turn, content=Content("?", asked(process="0123456789abcdef"))))
 
 
@@ -83,7 +80,7 @@ def test_a_lost_prompt_far_back_is_closed_in_turn_and_said_until_then(sqlite: Da
     calls = 0
     while not lost.close():
         calls += 1
-    assert 0 < calls <= 61 // 7 + 1  # not at once, and within a round
+    assert 0 < calls <= 61 // 7 + 1  # not at once, but within a round
     assert outcomes(log)[-1] == ("answer", "interrupted")
     assert check_pages(sqlite).remarks == ()
 
@@ -122,7 +119,7 @@ def test_a_process_that_is_started_again_and_again_comes_to_every_stretch() -> N
 def test_the_mark_of_a_failed_verification_that_was_taken_away_is_a_finding_all_the_same(
     sqlite: Database, tmp_path: Path
 ) -> None:
-    """Also where the damage is mended before the signer looks."""
+    """This holds even if the damage is mended before the signer looks."""
     log = AuditLog(sqlite)
     fill(log, 9)
     signer = LogSigner(log, tmp_path)

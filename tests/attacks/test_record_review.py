@@ -1,5 +1,6 @@
-"""Attacks on the reviewer's view: rows damaged by somebody who can write the database, substance hidden in a request,
-and looks that leave no trace."""
+"""Attacks on the reviewer's view: rows damaged by somebody who can write the database, content hidden in a request, and
+looks that leave no trace.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +64,7 @@ def database_file(site: Site) -> Path:
 
 
 def allow_any_value(path: Path) -> None:
-    """Take NOT NULL out of the schema, as somebody can who owns the file."""
+    """Remove NOT NULL from the schema, as somebody who owns the file can."""
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("PRAGMA writable_schema = ON")
         connection.execute("UPDATE sqlite_master SET sql = replace(sql, ' NOT NULL', '') WHERE type = 'table'")
@@ -71,7 +72,7 @@ def allow_any_value(path: Path) -> None:
 
 @contextmanager
 def damaged(path: Path, table: str, sequence: int, column: str, value: object, *, sql: str = "?") -> Iterator[None]:
-    """The row with `value` in `column`, put right again afterwards."""
+    """Put `value` into `column` of the row; undo it afterwards."""
     with closing(sqlite3.connect(path)) as connection:
         (before,) = connection.execute(f"SELECT {column} FROM {table} WHERE sequence = ?", [sequence]).fetchone()  # noqa: S608
         update = f"UPDATE {table} SET {column} = {{}} WHERE sequence = {sequence}"  # noqa: S608
@@ -85,7 +86,7 @@ def damaged(path: Path, table: str, sequence: int, column: str, value: object, *
 
 
 def check_every_page(site: Site, reviewer: Browser, sequence: int, what: object) -> str:
-    """No page fails, and the event is in the list; returns its page."""
+    """Check that no page fails and that the list has the event. Returns the event's page."""
     listed = ""
     for path in ("/review", "/review?text=archive", "/review?action=turns&since=2000-01-01"):
         response = reviewer.get(path)
@@ -103,7 +104,7 @@ def check_every_page(site: Site, reviewer: Browser, sequence: int, what: object)
 @pytest.mark.parametrize("column", HEADER_COLUMNS)
 def test_any_value_in_a_column_of_an_event_is_shown_as_damage(site: Site, reviewer: Browser, column: str) -> None:
     _, answer = ask(site, question())
-    for _ in range(16):  # so that the damaged hashes are not at the tree's right edge, where every append needs them
+    for _ in range(16):  # so that the damaged hashes are not at the tree's right edge, which every append needs
         site.services.record.append(NewEvent(ADA, "sign_in"))
     path = database_file(site)
     allow_any_value(path)
@@ -210,7 +211,7 @@ def test_damaged_event_hides_no_other_event(site: Site, reviewer: Browser) -> No
     assert [n for n in map(int, re.findall(r'data-row="(\d+)"', page)) if n in numbers] == numbers[::-1]
 
 
-SECRET = "xanthippe"  # a word that stands nowhere else
+SECRET = "xanthippe"  # a word that occurs nowhere else
 HIDDEN: dict[str, dict[str, Any]] = {
     "system": {"messages": (Message("system", f"Do {SECRET}"), Message("user", "Please continue"))},
     "developer": {

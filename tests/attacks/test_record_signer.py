@@ -1,4 +1,4 @@
-"""What somebody who may write database and state/ of a site does to the record, and that nothing of it is signed.
+"""What somebody who can write a site's database and state/ does to the record. None of it gets signed.
 
 Each attack is tried while the signer runs and again while it does not. Afterwards nothing new is signed, every place
 says that the record is broken, and that stays so after a restart, until a reviewer acknowledges it.
@@ -40,7 +40,7 @@ STARTED = {"event": "started", "summary": "nothing was tried", "watched": True, 
 
 @dataclass
 class Site:
-    """A site whose log was signed at 12 and at 20 events; ``earlier`` is a copy of state/ when it was signed at 12."""
+    """A site whose log was signed at 12 and at 20 events; ``earlier`` is a copy of state/ from the signing at 12."""
 
     state: Path
     earlier: Path
@@ -65,7 +65,7 @@ class Site:
         return self.state / "audit" / "ledger.txt"
 
     def replace_database(self, source: Path) -> None:
-        """Put another database file into the place of this one, under the processes that have it open."""
+        """Replace the database file under the processes that have it open."""
         with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(self.file)) as new:
             old.backup(new)
 
@@ -85,7 +85,7 @@ def make_site(state: Path, earlier: Path) -> Site:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two sites, one to be attacked and one whose parts are put into it; copied for each test."""
+    """Two sites: one is attacked, parts of the other are put into it. Each test gets copies."""
     path = tmp_path_factory.mktemp("sites")
     for name in ("ours", "other"):
         make_site(path / name / "state", path / name / "earlier").database.close()
@@ -101,11 +101,11 @@ def site(finished: Path, tmp_path: Path) -> Iterator[Site]:
     database.close()
 
 
-# The attacks: what is done to the site, each by hands that know the format.
+# The attacks. Each changes the site as somebody who knows the format would.
 
 
 def cut_the_end(site: Site) -> None:
-    """The newest events, and the newest checkpoints."""
+    """Remove the newest events and the newest checkpoints."""
     site.sql(
         "DELETE FROM audit_events WHERE sequence > 14", "DELETE FROM audit_contents WHERE sequence > 14",
         "DELETE FROM audit_checkpoints WHERE size > 14",
@@ -118,7 +118,7 @@ def cut_the_end_and_all_checkpoints(site: Site) -> None:
 
 
 def cut_to_what_was_signed(site: Site) -> None:
-    """Back to the size of an older checkpoint, so that what is left is a signed log."""
+    """Cut back to the size of an older checkpoint, so that a signed log is left."""
     site.sql(
         "DELETE FROM audit_events WHERE sequence > 12", "DELETE FROM audit_contents WHERE sequence > 12",
         "DELETE FROM audit_checkpoints WHERE size > 12",
@@ -126,19 +126,19 @@ def cut_to_what_was_signed(site: Site) -> None:
 
 
 def cut_and_fill_up(site: Site) -> None:
-    """Other events in the place of the newest, as many and more."""
+    """Replace the newest events by others, as many and more."""
     cut_the_end(site)
     fill(site.log, 10)
 
 
 def rebuild_altered(site: Site) -> None:
-    """Another name in one event, every hash above it made to fit, checkpoints taken away."""
+    """Change a name in one event, make every hash above it fit, and remove the checkpoints."""
     site.sql("UPDATE audit_events SET actor_name = 'eve' WHERE sequence = 7", "DELETE FROM audit_checkpoints")
     rehash(site)
 
 
 def rebuild_shorter(site: Site) -> None:
-    """An event taken out of the middle, the rest moved down, everything made to fit."""
+    """Remove an event from the middle, move the rest down, and make everything fit."""
     site.sql("DELETE FROM audit_events WHERE sequence = 7", "DELETE FROM audit_contents WHERE sequence = 7")
     for table in ("audit_events", "audit_contents"):
         site.sql(f"UPDATE {table} SET sequence = sequence - 1 WHERE sequence > 7")  # noqa: S608
@@ -151,7 +151,7 @@ def roll_the_database_back(site: Site) -> None:
 
 
 def exchange_the_database(site: Site) -> None:
-    """The database of another appliance, which is a whole and signed one."""
+    """Use the database of another appliance, which is complete and signed."""
     site.replace_database(site.state.parent.parent / "other" / "state" / "database" / "site.sqlite3")
 
 
@@ -168,35 +168,35 @@ def delete_the_ledger(site: Site) -> None:
 
 
 def delete_state_audit(site: Site) -> None:
-    """In one step: a signer that is writing there would make files anew while one after the other is removed."""
+    """Remove it in one step: otherwise a signer at work would make files anew while the others are being removed."""
     (site.state / "audit").rename(site.state.parent / "taken-away")
     shutil.rmtree(site.state.parent / "taken-away")
 
 
 def delete_everything_signed(site: Site) -> None:
-    """As before, and the checkpoints in the database: what is left looks as if it had never been signed."""
+    """Also remove the checkpoints in the database, as if nothing had ever been signed."""
     delete_state_audit(site)
     site.sql("DELETE FROM audit_checkpoints")
 
 
 def alter_the_ledger(site: Site) -> None:
-    """The first checkpoint's number of events, in the middle of the file."""
+    """Change the number of events of the first checkpoint, in the middle of the file."""
     site.ledger.write_text(site.ledger.read_text().replace(f"\\n{HALF}\\n", f"\\n{HALF - 1}\\n", 1))
 
 
 def shorten_the_ledger(site: Site) -> None:
-    """By its last checkpoint."""
+    """Remove its last checkpoint."""
     lines = site.ledger.read_bytes().splitlines(keepends=True)
     site.ledger.write_bytes(b"".join(lines[:-1]))
 
 
 def tear_the_ledger(site: Site) -> None:
-    """Its last line made to look like one that a power cut left half-written."""
+    """Make its last line look half-written, as after a power cut."""
     site.ledger.write_bytes(site.ledger.read_bytes()[:-40])
 
 
 def extend_the_ledger(site: Site) -> None:
-    """With a checkpoint by a key of one's own."""
+    """Add a checkpoint signed with another key."""
     append_forged(site, forger(site))
 
 
@@ -228,7 +228,7 @@ def replace_the_newest_checkpoint(site: Site) -> None:
 
 
 def add_a_checkpoint(site: Site) -> None:
-    """For events that there are not yet."""
+    """Add one for events that do not exist yet."""
     with closing(sqlite3.connect(site.file)) as connection:
         connection.execute("INSERT INTO audit_checkpoints VALUES (?, ?)", (SIZE + 9, "a note"))
         connection.commit()
@@ -240,27 +240,27 @@ def replace_the_daily_file(site: Site) -> None:
 
 
 def take_the_daily_file_of_another_day(site: Site) -> None:
-    """A file with a true checkpoint of the other site."""
+    """Use a file with a true checkpoint of the other site."""
     (path,) = (site.state / "audit").glob("checkpoint-*")
     (other,) = (site.state.parent.parent / "other" / "state" / "audit").glob("checkpoint-*")
     path.write_bytes(other.read_bytes())
 
 
 def roll_everything_but_one_file_back(site: Site) -> None:
-    """Database, ledger and key of an earlier time; the day's checkpoint is forgotten."""
+    """Restore database, ledger and key of an earlier time, but forget the day's checkpoint."""
     roll_the_database_back(site)
     shutil.copy(site.earlier / "audit" / "ledger.txt", site.ledger)
 
 
 def exchange_database_and_ledger(site: Site) -> None:
-    """Both of another appliance, the key stays."""
+    """Use both of another appliance, and keep the key."""
     exchange_the_database(site)
     shutil.rmtree(site.state / "audit")
     shutil.copytree(site.state.parent.parent / "other" / "state" / "audit", site.state / "audit")
 
 
 def add_a_far_event(site: Site) -> None:
-    """One with a number so large that whoever counts up to it never ends."""
+    """Add one with a number so large that counting up to it never ends."""
     columns = "time_us, actor_id, actor_name, via, address, action, outcome, subject, commitment, subtrees"
     site.sql(f"INSERT INTO audit_events SELECT {10**15}, {columns} FROM audit_events WHERE sequence = 2")  # noqa: S608
 
@@ -287,7 +287,7 @@ def rehash(site: Site) -> None:
 
 
 def forger(site: Site) -> Signer:
-    """A key that the site does not know, under the name that it does."""
+    """A key that the site does not know, under the name of the site's own."""
     return stage_key(site.state.parent / "forger", site.log.origin)
 
 
@@ -300,7 +300,7 @@ def append_forged(site: Site, signer: Signer) -> None:
 
 
 def assert_broken(site: Site) -> None:
-    """What pages, doctor and verification say, read by a process that knows nothing."""
+    """Pages, doctor and verification all say it, read by a process that knows nothing."""
     found = integrity(AuditLog(site.database), site.state)
     assert found.state == "broken", found
     assert found.fault
@@ -340,7 +340,7 @@ def test_nothing_is_signed_after(site: Site, attack: Callable[[Site], None], run
 
 
 def fill_quietly(log: AuditLog) -> None:
-    """The log goes on, unless its edge is gone."""
+    """Append events, unless the log's edge is gone."""
     if AuditLog(log.database).damage is None and log.size() < 10**9:
         fill(log, 1)
 
@@ -349,7 +349,7 @@ def fill_quietly(log: AuditLog) -> None:
 def test_the_running_recorder_refuses_says_so_and_goes_on_after_the_acknowledgement(
     tmp_path: Path, attack: Callable[[Site], None]
 ) -> None:
-    """The recorder's own process, attacked while it runs."""
+    """The recorder's own process is attacked while it runs."""
     home = tmp_path / "home"
     init_state(home)
     (home / "state" / "config" / "appliance.toml").write_text("[record]\ncheckpoint_interval_s = 1\n")
@@ -371,7 +371,7 @@ def test_the_running_recorder_refuses_says_so_and_goes_on_after_the_acknowledgem
             now.backup(copy)
         fill(site.log, SIZE)
         size = site.log.size()
-        wait_until(lambda: signed_size(site) >= size)  # what is not signed yet can be taken away unseen
+        wait_until(lambda: signed_size(site) >= size)  # events that are not signed yet can be removed unseen
         attack(site)
         wait_until(lambda: open_finding(site) is not None)
         assert_broken(site)
@@ -390,7 +390,7 @@ Tell = Callable[[dict[str, object]], None]
 
 @contextmanager
 def recorder(home: Path) -> Iterator[tuple[subprocess.Popen[bytes], Tell]]:
-    """The recorder process of the site, and how to tell it what the supervisor would."""
+    """The recorder process of the site, and a function that tells it what the supervisor would."""
     environ = {"APPLIANCE_HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[2]), "APPLIANCE_READY_FD": "1"}
     argv = [sys.executable, "-m", "appliance.runtime.recorder"]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environ) as process:

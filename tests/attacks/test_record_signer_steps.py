@@ -1,4 +1,4 @@
-"""Attacks that strike while the signer is at work, between any two of its steps.
+"""Attacks that strike while the signer works, between any two of its steps.
 
 A step is a place where the signer reads or writes. The attack happens just before or just after it; what the signer
 then does is left to it. By its next turn it must have refused, and it must be able to go on after an acknowledgement.
@@ -47,7 +47,7 @@ ATTACKS = [
 def strike_at(
     step: tuple[ModuleType, str], when: str, strike: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Have `strike` called once, before or after the signer's next step of this kind."""
+    """Call `strike` once, before or after the signer's next step of this kind."""
     module, name = step
     real = getattr(module, name)
     waiting = [strike]
@@ -89,7 +89,7 @@ def test_an_attack_within_a_turn_of_the_signer_is_found_and_can_be_acknowledged(
 
 
 def assert_signed_again(site: Site, finding: str) -> None:
-    """Everything is as it should be after one acknowledged finding."""
+    """One acknowledged finding later, everything is as it should be."""
     state = read_ledger(site.state / "audit")
     assert state is not None
     assert [found.id for found in state.findings] == [finding]
@@ -99,7 +99,7 @@ def assert_signed_again(site: Site, finding: str) -> None:
 def test_a_change_that_leaves_no_trace_in_the_files_times_is_found_within_a_day(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where two writes fall into one tick of the kernel's clock."""
+    """Two writes can fall into one tick of the kernel's clock."""
     running = LogSigner(site.log, site.state)
     running.sign()
     stamp = ledger_file.stamp_of(site.state / "audit")

@@ -1,5 +1,5 @@
-"""A web worker that was taken over silences the recorder: by what it writes into the pipe by which gunicorn tells how
-workers ended, into the database, and beside it. The recorder must go on, and say so where the database swallows events.
+"""A compromised web worker tries to silence the recorder. It writes into the pipe by which gunicorn reports how workers
+ended, into the database, and beside it. The recorder must go on, and must say where the database swallows events.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ WATCH_ENDED = {"event": "watch_ended"}
 
 
 def record(home: Path, *notes: dict[str, Any]) -> int:
-    """Have a recorder record notes; how many of them it calls recorded."""
+    """Have a recorder record notes. Returns how many it calls recorded."""
     read_end, write_end = os.pipe()
     os.write(write_end, "".join(json.dumps(note) + "\n" for note in notes).encode())
     os.close(write_end)
@@ -129,7 +129,7 @@ SWALLOWING = {
 
 @pytest.mark.parametrize("name", SWALLOWING)
 def test_a_trigger_that_swallows_events_is_an_error_and_not_a_success(home: Path, name: str) -> None:
-    """The next event would have taken the same number: nothing in the record would have shown it."""
+    """The next event would have taken the same number, and nothing in the record would have shown it."""
     database_of(home).execute(SWALLOWING[name])
     attempt = {
         "event": "attempt_refused", "kind": "web", "call": "socket", "pid": 1, "arguments": [2, 1, 0], "count": 1,

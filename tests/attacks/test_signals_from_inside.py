@@ -1,5 +1,5 @@
-"""Code inside a real web worker, engine and recorder, under the real supervisor, sends signals: whoever could stop the
-watcher would try unseen, and whoever could stop the recorder or the supervisor would not be recorded.
+"""Code inside a real web worker, engine and recorder, under the real supervisor, sends signals. An attacker who could
+stop the watcher would act unseen; one who could stop recorder or supervisor would not be recorded.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tests.attacks.test_silence_watcher import watcher_of
 from tests.conftest import require
 
 _SIGNALS_ABI = 6
-# Signal 0 asks whether a signal could be sent. The attacker knows of no filter and of no process id.
+# Signal 0 asks whether a signal could be sent. The attacker knows no filter and no process id.
 _TRY = """
 import ctypes, errno, json, os
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -42,7 +42,7 @@ print("{name} tried:", json.dumps(try_all([os.getppid()])), flush=True)
 
 
 def asked(site: Site, pids: list[int]) -> dict[str, list[str]]:
-    """What the web's kill, tgkill and tkill were answered, for each of these processes."""
+    """The outcome of the web's kill, tgkill and tkill for each of these processes."""
     query = ",".join(map(str, pids))
     with urllib.request.urlopen(f"{site.url}/?{query}", timeout=30) as answer:  # noqa: S310
         found: dict[str, list[str]] = json.load(answer)

@@ -1,5 +1,5 @@
-"""Somebody with the appliance's own user, or root, sends signals to its processes from outside, also by mistake: storms
-of them, standstills, and stops at the worst moment.
+"""Somebody with the appliance's own user, or root, sends signals to its processes from outside, perhaps by mistake:
+storms of signals, stopped processes, and stops at the worst moment.
 
 None may change how many workers there are, start other code or a second server, or leave a process behind.
 """
@@ -17,12 +17,12 @@ import pytest
 
 from tests.appliance.supervised import ENGINE, Site, is_alive, supervised
 
-# All but those that tell a process to end, kill or stop it, or stand for a fault of its own.
+# All signals but those that end, kill or stop a process, or report a fault of its own.
 STORM = signal.valid_signals() - {
     *(signal.SIGTERM, signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT, signal.SIGCHLD, signal.SIGABRT, signal.SIGSEGV),
     *(signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS),
 }
-ENDING = {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT}  # the supervisor: a terminal that is closed, and its keys
+ENDING = {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT}  # for the supervisor: a closed terminal, and its keys
 HUNG = """
 import signal, threading
 signal.signal(signal.SIGUSR1, lambda *_: threading.Event().wait())
@@ -38,7 +38,7 @@ def until(condition: Callable[[], bool], site: Site, timeout_s: float = 60.0) ->
 
 
 def state_of(pid: int) -> str:
-    """As of proc_pid_stat(5); "gone" when there is no such process."""
+    """The state as in proc_pid_stat(5), or "gone" if there is no such process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
@@ -53,12 +53,12 @@ def children_of(pid: int) -> list[int]:
 
 
 def processes_of(site: Site) -> dict[str, int]:
-    """What the supervisor has started, by what it is."""
+    """The processes that the supervisor has started, by what they are."""
     words = {"gunicorn": "web", "APPLIANCE_DOORBELL_FD": "engine", "recorder": "recorder", "recorded": "recorder"}
     found = {}
     for pid in children_of(site.process.pid):
         name, line = Path(f"/proc/{pid}/comm").read_text().strip(), Path(f"/proc/{pid}/cmdline").read_text()
-        if name not in ("watcher", "log relay"):  # which have the supervisor's command line
+        if name not in ("watcher", "log relay"):  # these have the supervisor's command line
             name = next(what for word, what in words.items() if word in line)
         found[name] = pid
     return found
@@ -80,7 +80,7 @@ def test_storms_of_signals_change_nothing(tmp_path: Path) -> None:
                 for number in STORM - (ENDING if pid == site.process.pid else set()):
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, number)
-        # gunicorn works through its signals in their order: this end comes after all of them.
+        # gunicorn handles its signals in order, so this end comes after all of them.
         os.kill(before["web worker"], signal.SIGKILL)
         until(lambda: children_of(before["web"]) not in ([], [before["web worker"]]), site)
         after = processes(site)
@@ -143,7 +143,7 @@ def test_a_stop_finds_stopped_processes_and_ends_them_in_order(tmp_path: Path) -
 
 
 def test_two_supervisors_of_one_site_never_run_together(tmp_path: Path) -> None:
-    """Both begin at once; later a third, after somebody has removed the file of the lock."""
+    """Two begin at once. Later a third begins, after somebody has removed the lock file."""
     with supervised(tmp_path) as first, supervised(tmp_path, release=False) as second:
         until(lambda: first.process.poll() is not None or second.process.poll() is not None, _running(first, second))
         loser, winner = (first, second) if first.process.poll() is not None else (second, first)

@@ -1,6 +1,6 @@
 """Code inside a real web worker, engine and recorder, under the real supervisor, tries to get out, to run a program and
-to free itself: nothing arrives anywhere, each try is refused, and each is in the record. Unconfined, the same code gets
-through. With every layer, and with the system call filter alone.
+to free itself. Nothing arrives anywhere, each attempt is refused, and each is in the record. Unconfined, the same code
+gets through. Tried with every layer and with the system call filter alone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.unprivileged import PROJECT
 
 HOSTS = ["every layer", "filter alone"]
 KINDS = {"web": "web", "engine": "engine-cpu", "recorder": "recorder"}
-# What the filter sees of the tries of `inside.tries` and `inside.tries_on`.
+# What the filter sees of the attempts of `inside.tries` and `inside.tries_on`.
 CALLS = Counter({
     "socket": 4, "execve": 1, "io_uring_setup": 1, "unshare": 1, "ptrace": 1, "pidfd_open": 1, "process_vm_readv": 1,
     "bpf": 1, "perf_event_open": 1, "userfaultfd": 1, "keyctl": 1, "memfd_create": 1, "seccomp": 1, "ioctl": 1,
@@ -75,7 +75,7 @@ def test_each_try_is_in_the_record_with_its_process_and_call(found: dict[str, An
         assert f"Process {event['pid']} ({KINDS[name]}) called {event['call']}" in event["text"]
         seen[event["call"]] += event["count"]
     tried = CALLS + (CALLS_ON_CONNECTION if name == "web" else Counter())
-    # Calls of one name within a minute after the first are counted, and told when the minute is over.
+    # After the first, calls of one name are counted for a minute and reported at its end.
     assert seen.keys() == tried.keys()
     assert all(1 <= seen[call] <= tried[call] for call in tried), seen
 

@@ -1,4 +1,4 @@
-"""Attacks on the watcher itself: to blind it, to drown it, to answer in its place, to run a program where it is not."""
+"""Attacks on the watcher itself: to blind it, to flood it, to answer in its place, to run a program without it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _SHUT = (
 
 
 def run(attack: str, *, shut: str = _SHUT) -> dict[str, Any]:
-    """What an attack in the supervisor's place prints."""
+    """What an attack prints that runs in the supervisor's place."""
     code = _IN_SUPERVISOR.format(shut=shut, attack=attack)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30)
     assert done.returncode == 0, done.stderr
@@ -43,7 +43,7 @@ def run(attack: str, *, shut: str = _SHUT) -> dict[str, Any]:
     return found
 
 
-# A filter of its own that asks a listener about socket(2), which the attacker then lets pass.
+# A second filter, which asks a listener about socket(2); the attacker then lets the call pass.
 _FREE_ITSELF = """
 def free():
     code = b"".join(struct.pack("=HBBI", *step) for step in (
@@ -73,13 +73,13 @@ print(json.dumps({"receive": receive, "send": send, "socket": os.read(ours, 100)
 
 @pytest.mark.skipif("platform.machine() != 'x86_64'", reason="the attacker's code is written for x86-64")
 def test_who_breaks_into_the_supervisor_cannot_answer_for_a_filter_of_its_own() -> None:
-    """RET_TRACE, by which the supervisor's filter refuses, gives way to a listener that lets a call pass."""
+    """The supervisor's filter refuses with RET_TRACE, which yields to a listener that lets a call pass."""
     assert run(_FREE_ITSELF) == {"receive": "ENOSYS", "send": "ENOSYS", "socket": "ENOSYS"}
 
 
 @pytest.mark.skipif("platform.machine() != 'x86_64'", reason="the attacker's code is written for x86-64")
 def test_without_that_rule_it_would_let_itself_out() -> None:
-    """The attack works where the supervisor's filter lets it answer: what follows is the door shut but for ioctl."""
+    """The control: where the supervisor's filter allows ioctl, the attack works."""
     shut = (
         "from appliance.isolation.policy import call_policy\n"
         "from appliance.isolation.seccomp import Refusal, install_filter\n"
@@ -90,7 +90,7 @@ def test_without_that_rule_it_would_let_itself_out() -> None:
 
 
 def test_a_watched_process_cannot_have_a_second_listener_or_another_program() -> None:
-    """execve passes once for each listener, by our own code; the proof's children have had none."""
+    """Each listener lets execve pass once, for the program that we start; the proof starts none."""
     attack = """
 from appliance.isolation.confinement import confine
 read_end, write_end = os.pipe()
@@ -130,7 +130,7 @@ print(json.dumps({"sockets": len(sockets), "counted": sockets[0].count, "reports
 
 
 def test_a_hundred_harmless_calls_first_hide_no_other_behind_them() -> None:
-    """Reports have a limit. What could do harm keeps its name, by which the administrator's page tells it."""
+    """Reports are limited. A dangerous call keeps its name, and the administrator's page shows it."""
     attack = """
 from appliance.isolation.calls import X86_64
 from appliance.isolation.confinement import confine
@@ -160,7 +160,7 @@ print(json.dumps(sorted({report.call for report in reports})))
 
 
 def watcher_of(site: Site) -> int:
-    """By the name that it gives itself."""
+    """The watcher's pid, found by the name that it gives itself."""
     (watcher,) = (pid for pid in site.descendants() if Path(f"/proc/{pid}/comm").read_text() == "watcher\n")
     return watcher
 
@@ -184,7 +184,7 @@ def test_a_killed_watcher_is_noted_and_calls_stay_refused(tmp_path_factory: pyte
         assert "refused calls are seen by nobody until the appliance is restarted" in site.said()
         assert not is_alive(watcher)
         assert site.ask()["way_out"] == "OSError"  # ENOSYS: nobody answers, and nothing passes
-        os.kill(site.ask()["engine"], signal.SIGKILL)  # what is started now has no watcher
+        os.kill(site.ask()["engine"], signal.SIGKILL)  # a program that starts now has no watcher
         assert site.ask()["engine"] != before["engine"]
 
 

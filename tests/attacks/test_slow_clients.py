@@ -1,4 +1,4 @@
-"""Strangers who hold connections: half requests, drips, idlers, readers who do not read, and very many of them.
+"""Strangers who hold connections: half requests, slow drips, idlers, clients that never read, and very many of each.
 
 In each test somebody else asks at the same time and must be answered.
 """
@@ -35,7 +35,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 class Answers:
-    """Counts what runs in threads, and holds it until it is let go."""
+    """Counts what runs in threads, and holds it until ``go_on`` is set."""
 
     def __init__(self) -> None:
         self.running = 0
@@ -100,14 +100,14 @@ def test_a_head_that_drips_ends_ten_seconds_after_its_first_byte(piece: bytes) -
         dripping.sendall(start + piece)
         ended = False
         for _ in range(12):
-            assert ask(port)[0] == 200  # what was sent has been read by then
+            assert ask(port)[0] == 200  # everything sent so far has been read by then
             clock.now_s += 1
             try:
                 dripping.sendall(piece)
             except OSError:
                 ended = True
                 break
-        # 400 where many empty lines were read at once, because a busy machine read them late.
+        # 400 if many empty lines were read at once, because a busy machine read them late.
         assert ended or read_all(dripping)[:12] in (b"HTTP/1.1 408", b"HTTP/1.1 400", b"")
 
 
@@ -165,7 +165,7 @@ def test_connections_that_say_nothing_end() -> None:
 
 
 def pass_time_until(clock: Clock, condition: Callable[[], bool]) -> None:
-    """First the kernel's buffers fill, then nothing moves any more, and time alone ends it."""
+    """First fill the kernel's buffers; then nothing moves any more, and only time can end it."""
     while not condition():
         clock.now_s += 10.1
         threading.Event().wait(0.02)
@@ -205,7 +205,7 @@ def test_a_stream_that_is_read_lasts() -> None:
 
 
 def test_unread_answers_of_a_pipeline_make_no_thread_wait() -> None:
-    """Each answer alone is handed over at once; the next request waits until it is read."""
+    """Each answer alone is handed over at once. The next request waits until it is read."""
     answers = Answers()
     with running(answers, threads=1) as port, connect(port) as pipelining:
         pipelining.sendall(REQUEST.replace(b" / ", b" /large ") + REQUEST * 50)
@@ -231,7 +231,7 @@ def test_one_address_cannot_take_all_connections() -> None:
     with running(given=given) as port, ExitStack() as open_ones:
         kept = open_ones.enter_context(connect(port, "127.0.0.3"))
         held = [open_ones.enter_context(connect(port, "127.0.0.2")) for _ in range(50)]
-        assert ask(port, source="127.0.0.2")[0] == 200  # in the place of its own oldest
+        assert ask(port, source="127.0.0.2")[0] == 200  # in place of its own oldest one
         for lost in held[:40]:
             assert read_all(lost) == b""
         kept.sendall(REQUEST)
@@ -274,7 +274,7 @@ def test_bodies_on_their_way_cannot_fill_the_memory() -> None:
 
 
 def test_bodies_that_wait_for_a_thread_count_too() -> None:
-    """Whole requests with large bodies, while every thread is taken: what arrives later gives way."""
+    """Whole requests with large bodies arrive while every thread is taken. Later ones give way."""
     answers = Answers()
     with running(answers, threads=1, given=limits(bodies_bytes=1 << 20)) as port, ExitStack() as open_ones:
         holding = open_ones.enter_context(connect(port))
@@ -315,7 +315,7 @@ def test_a_crowd_of_requests_from_one_address_does_not_hold_up_another() -> None
 
 
 def test_two_thousand_connections_do_not_stop_sign_in_and_chat(make_site: MakeSite) -> None:
-    """On the real worker: a third idle, a third with half a request, a third with half a body, from many addresses."""
+    """On the real worker, from many addresses: a third idle, a third with half a request, a third with half a body."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     number = min(2000, hard - 500)
@@ -349,7 +349,7 @@ def _status(port: int, method: str, path: str, body: str | None = None, headers:
 
 
 def test_half_open_sockets_of_clients_that_vanished_end() -> None:
-    """A client that resets its connection in the midst of everything leaves nothing behind."""
+    """A client resets its connection in the middle of everything and leaves nothing behind."""
     answers = Answers()
     with running(answers) as port:
         with connect(port) as vanishing:

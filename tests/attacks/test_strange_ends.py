@@ -1,5 +1,5 @@
-"""Turns that end strangely, on a real appliance: supervisor, gunicorn with the web application, and recorder are the
-real ones; the engine speaks the real protocol and stands still where a test wants it to.
+"""Turns that end strangely, on a real appliance. Supervisor, gunicorn with the web application, and recorder are the
+real ones. The engine speaks the real protocol and stands still where a test wants it to.
 
 Whatever happens, each prompt has exactly one answer in the record, and whoever waits is told.
 """
@@ -26,7 +26,7 @@ from tests.attacks.test_signals_from_outside import children_of, processes_of, s
 from tests.webui.served import add_user_with_key, write_release
 
 MODEL = "gpt-oss-fake"
-# Answers a status; a turn goes as far as its question says, and then stands still until the engine ends.
+# Answers a status. A turn runs as far as its question says, and then stands still until the engine ends.
 ENGINE = """
 import os, signal, socket, threading
 from appliance.engine.wire import StatusRequest, decode, encode
@@ -71,19 +71,19 @@ SAID = {"prefill": "", "decode": "Half ", "last": "Half and half."}
 
 
 class Appliance:
-    """A running one, and a person's key."""
+    """A running appliance, and a person's key."""
 
     def __init__(self, site: Site, key: str) -> None:
         self.site, self._key = site, key
         self.host = urlsplit(site.url).netloc
 
     def begin(self, where: str, open_ones: ExitStack) -> HTTPResponse:
-        """A stream whose turn stands still there; its head has arrived."""
+        """The stream of a turn that stands still at that point. Its head has arrived."""
         connection = open_ones.enter_context(closing(HTTPConnection(self.host, timeout=60)))
         body = {"model": MODEL, "messages": [{"role": "user", "content": where}], "stream": True}
         headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
         connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
-        if where == "prefill":  # nothing is answered before the model has begun
+        if where == "prefill":  # no answer begins before the model does
             return HTTPResponse(connection.sock)
         response = connection.getresponse()
         assert response.status == 200, response.read()
@@ -133,12 +133,12 @@ def turns(home: Path) -> dict[str, list[Event]]:
 
 
 def outcomes(home: Path) -> list[list[str]]:
-    """Of each turn: the action and the outcome of each of its events."""
+    """For each turn, the action and outcome of each of its events."""
     return [[f"{event.header.action} {event.header.outcome}" for event in events] for events in turns(home).values()]
 
 
 def rest_of(response: HTTPResponse) -> str:
-    """What is still to come, as far as it comes."""
+    """The rest of the stream, as far as it comes."""
     try:
         if response.headers is None:
             response.begin()
@@ -157,7 +157,7 @@ def test_a_dead_or_hung_engine_ends_the_turn_once_and_says_so(tmp_path: Path, wh
         running.site.wait_for(f"asked {where}")
         engine = processes_of(running.site)["engine"]
         os.kill(engine, signal.SIGKILL if how == "killed" else signal.SIGUSR1)
-        if how == "hung":  # a dead one is there again before anybody could ask
+        if how == "hung":  # a dead engine is back before anybody could ask
             until(lambda: not running.is_ready(), running.site)
         said = rest_of(response)
         assert "engine_stopped" in said
@@ -205,7 +205,7 @@ def test_the_turns_of_a_killed_worker_are_closed_once_while_others_are_answered(
 
 @pytest.mark.parametrize("name", ["engine", "web", "web worker"])
 def test_a_stray_sigterm_costs_answers_under_way_and_nothing_else(tmp_path: Path, name: str) -> None:
-    """Recorder and log relay do not heed it at all: they end with what they read."""
+    """Recorder and log relay ignore it: they end when what they read ends."""
     with appliance(tmp_path) as running, ExitStack() as open_ones:
         running.begin("decode", open_ones)
         pids = processes_of(running.site)
@@ -225,7 +225,7 @@ def test_a_stray_sigterm_costs_answers_under_way_and_nothing_else(tmp_path: Path
 
 @pytest.mark.parametrize("is_stopped", [False, True])
 def test_a_stop_with_fifty_streams_records_every_answer_and_leaves_nothing(tmp_path: Path, is_stopped: bool) -> None:
-    """`is_stopped`: somebody has stopped engine and gunicorn just before, as a careless hand would."""
+    """With `is_stopped`, somebody has just stopped engine and gunicorn (SIGSTOP), as a careless hand would."""
     with appliance(tmp_path) as running, ExitStack() as open_ones:
         streams = [running.begin(where, open_ones) for where in ("decode", "prefill", "last") * 17][:50]
         until(lambda: running.site.said().count("asked ") == 51, running.site)

@@ -37,7 +37,9 @@ def addresses(site: Site) -> Iterator[str]:
 
 
 def test_no_address_takes_a_method_that_it_does_not_have(site: Site) -> None:
-    """405 with the methods that it has; under /v1 in the API's shape; nothing is recorded as an attempt."""
+    """The answer is 405 with the methods that the address has; under /v1 in the API's shape. Nothing is recorded as an
+    attempt.
+    """
     client = site.app.test_client()
     paths = set(addresses(site))
     assert len(paths) > 30
@@ -117,7 +119,7 @@ def test_a_body_that_unpacks_to_a_gigabyte_is_not_unpacked(site: Site) -> None:
 
 
 class Looks:
-    """In the place of a pattern: counts the bytes that are looked at."""
+    """Stands in for a pattern, and counts the bytes that it looks at."""
 
     def __init__(self, pattern: re.Pattern[bytes]) -> None:
         self._pattern, self.count = pattern, 0
@@ -128,7 +130,7 @@ class Looks:
 
 
 def test_a_head_that_arrives_byte_by_byte_is_not_read_again_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It cost 0.8 ms of the event loop for each byte: one client with a thousand packets a second stopped the site."""
+    """Each byte used to cost 0.8 ms of the event loop: one client with a thousand packets a second stopped the site."""
     looks = Looks(heads._BROKEN_LINE_SO_FAR)
     monkeypatch.setattr(heads, "_BROKEN_LINE_SO_FAR", looks)
     beginning = b"GET / HTTP/1.1\r\nHost: t\r\nX: " + b"a" * 30_000
@@ -136,7 +138,7 @@ def test_a_head_that_arrives_byte_by_byte_is_not_read_again_for_each(monkeypatch
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         client.sendall(beginning)
         for _ in range(100):
-            assert ask(port)[0] == 200  # what was sent is read by then
+            assert ask(port)[0] == 200  # everything sent so far has been read by then
             client.sendall(b"a")
         client.sendall(b"\n")
         assert read_all(client).startswith(b"HTTP/1.1 400 ")  # a broken line is still found
@@ -158,7 +160,7 @@ def large(_: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
     ids=["rubbish", "pipeline", "body"],
 )
 def test_who_does_not_read_answers_is_not_read_either(flood: bytes) -> None:
-    """What came after unread answers was kept, as much as a client could send in ten seconds."""
+    """The server kept everything that followed unread answers, as much as a client could send in ten seconds."""
     sent_bytes, quiet_rounds = 0, 0
     with running(large) as port, socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -171,7 +173,7 @@ def test_who_does_not_read_answers_is_not_read_either(flood: bytes) -> None:
                 sent_bytes += client.send(flood)
                 quiet_rounds = 0
             except BlockingIOError:
-                ask(port)  # the event loop has been everywhere meanwhile
+                ask(port)  # meanwhile the event loop has served every connection
                 quiet_rounds += 1
             except OSError:
                 break

@@ -40,7 +40,7 @@ def still_answers(port: int, context: ssl.SSLContext) -> None:
 
 
 def test_half_handshakes_keep_nobody_out(config: Config, contexts: Contexts) -> None:
-    """Ten times as many as there is room for: the oldest give way, and somebody else gets through at any time."""
+    """Ten times as many as there is room for: the oldest give way, and others get through at any time."""
     hello, trusted = hello_of_a_client(), trusting(config)
     with running(tls=contexts.current, given=limits(connections=50), threads=1) as port, ExitStack() as open_ones:
         for number in range(500):
@@ -51,7 +51,7 @@ def test_half_handshakes_keep_nobody_out(config: Config, contexts: Contexts) -> 
 
 
 def openssl(port: int, *options: str) -> subprocess.Popen[bytes]:
-    """OpenSSL's client, which takes R and K at the beginning of what it reads as orders."""
+    """OpenSSL's client. It takes R and K at the start of its input as commands."""
     program = shutil.which("openssl")
     require(program is not None, "openssl")
     argv = ["timeout", "-k", "5", "60", str(program), "s_client", "-connect", f"127.0.0.1:{port}", *options]
@@ -117,7 +117,7 @@ def test_broken_records_end_their_connection_alone(
             connection.sendall(hello_of_a_client() if place == "amidst" else b"")
         connection.settimeout(LONG_S)
         with connection:
-            with contextlib.suppress(ConnectionError):  # it may be closed before all is sent
+            with contextlib.suppress(ConnectionError):  # the connection may be closed before everything is sent
                 connection.sendall(record)
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_WR)

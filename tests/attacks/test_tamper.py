@@ -1,4 +1,4 @@
-"""Every way we know to tamper with an archive, the error it meets, and that the site is untouched afterwards.
+"""Every way we know to tamper with an archive, the error that it meets, and a site that stays untouched.
 
 Each attack is tried on `install` against a site with a working release; afterwards the site is compared file by file.
 docs/tampering.md holds the table that `test_the_table_in_the_documentation_is_this_one` prints.
@@ -56,13 +56,13 @@ from tests.installer.archives import NOW, Sender, listing, member_bytes, members
 from tests.unprivileged import SERVICE_USER, let_through
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "tampering.md"
-FULL_ATTEMPTS = 6  # of one attack's variants that go through a complete `install`
-STRIDE = 5  # of the bytes of each region, the one in which a bit is flipped; the bit moves along
+FULL_ATTEMPTS = 6  # how many variants of an attack go through a complete `install`
+STRIDE = 5  # every fifth byte of a region is tried with one flipped bit, each time the next of its eight
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What an attacker has: a genuine archive, an older one, and a sender of his own. Beside them, the victim."""
+    """What an attacker has: a genuine archive, an older one, and a sender of his own. And the victim."""
 
     sender: Sender
     stranger: Sender
@@ -109,7 +109,7 @@ def flips(genuine: bytes, regions: Iterable[range]) -> Iterator[bytes]:
 
 
 def regions(archive: bytes) -> dict[str, list[range]]:
-    """Byte ranges of the archive by what they hold."""
+    """Byte ranges of the archive, by what they hold."""
     found: dict[str, list[range]] = {kind: [] for kind in ("metadata header", "metadata", "header", "blob", "padding")}
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         for info in tar:
@@ -129,7 +129,7 @@ def odd_member(kind: bytes, name: str, link: str = "") -> bytes:
 
 
 def in_place_of(scene: Scene, blob: int, header: bytes) -> bytes:
-    """The archive with a header of the attacker's in place of a blob's."""
+    """The archive with the attacker's header in place of a blob's."""
     offset = scene.genuine.index(member_header(scene.blobs[blob], len(dict(scene.parts)[scene.blobs[blob]])))
     return scene.genuine[:offset] + header + scene.genuine[offset + 512 :]
 
@@ -144,7 +144,7 @@ def pax(scene: Scene) -> bytes:
 
 
 def repacked(scene: Scene) -> bytes:
-    """The same members as Python's own tarfile writes them: right contents, other headers and padding."""
+    """The same members as Python's tarfile writes them: right contents, other headers and padding."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as tar:
         for name, data in scene.parts:
@@ -280,14 +280,14 @@ def test_is_refused_by_name_and_leaves_the_site_untouched(attack: str, scene: Sc
         assert type(refused.value) in errors, f"{type(refused.value).__name__}: {refused.value}"
         assert "\n" not in str(refused.value)
     assert listing(scene.site) == before
-    with pytest.raises(InstallerError):  # and a prefix that did not exist does not exist afterwards
+    with pytest.raises(InstallerError):  # and a prefix that did not exist still does not
         attempt(archive, scene.sender, tmp_path / "new")
     assert not (tmp_path / "new").exists()
     print(f"{attack}: {tried} archives refused")
 
 
 def test_the_genuine_archive_is_not_refused_as_tampered(scene: Scene, tmp_path: Path) -> None:
-    """The control: the same archive, unchanged, gets as far as wanting its wheels."""
+    """The control: the same archive, unchanged, gets as far as asking for its wheels."""
     with pytest.raises(InstallerError, match="no wheel of the release has"):
         attempt(scene.genuine, scene.sender, tmp_path / "new")
 

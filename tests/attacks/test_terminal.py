@@ -1,5 +1,5 @@
-"""Names and words in the database are other people's, a web worker's that was taken over among them. An administrator's
-command shows them at a terminal, which must not obey them.
+"""Other people choose the names and words in the database, and a compromised web worker can. An administrator's command
+shows them at a terminal, which must not obey them.
 """
 
 from __future__ import annotations

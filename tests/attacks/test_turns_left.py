@@ -1,4 +1,4 @@
-"""People who ask and leave, and workers that die in mid-answer: real web workers, two of them."""
+"""People who ask and leave, and workers that die in mid-answer: with two real web workers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Gate:
 
 
 class Person:
-    """Somebody signed in, without a browser: each request is a connection of its own, which any worker may take."""
+    """Somebody signed in, without a browser. Each request has a connection of its own, which any worker may take."""
 
     def __init__(self, site: Site, port: int, name: str) -> None:
         self.site, self._port = site, port
@@ -62,7 +62,7 @@ class Person:
         return connection.getresponse()
 
     def begin(self) -> tuple[str, HTTPResponse]:
-        """A turn in a new conversation: the conversation, and the stream."""
+        """Begin a turn in a new conversation. Returns the conversation and the stream."""
         conversation = json.load(self.send("POST", "/chat", {"text": "Hello"}))["id"]
         return conversation, self.send("POST", f"/chat/{conversation}/turns", {"text": "Hello", "effort": "low"})
 
@@ -151,7 +151,7 @@ def test_any_worker_reads_along_and_stops_the_turn_of_another(site: Site, port: 
     ada = Person(site, port, "ada")
     conversation, response = ada.begin()
     own = read_half(response)
-    others = [read_half(ada.follow(conversation)) for _ in range(8)]  # some of them come to the other worker
+    others = [read_half(ada.follow(conversation)) for _ in range(8)]  # some of them reach the other worker
     assert ada.send("DELETE", f"/chat/{conversation}/turns/current").status == 204
     ends = [list(lines)[-1] for lines in (own, *others)]
     assert all("Stopped before the end" in end["html"] for end in ends)
@@ -169,12 +169,12 @@ def test_a_worker_that_is_killed_in_mid_answer_is_said_at_once_and_closed_in_the
     for lines in followers:
         try:
             ends += [line for line in lines if line["type"] == "end"]
-        except OSError:  # it came to the worker that was killed
+        except OSError:  # this one was read from the killed worker
             continue
     for end in ends:
         assert INTERRUPTED in end["html"]
         assert end["complete"] is False
-    wait_for(lambda: ada.last(conversation).role == "assistant")  # by whoever met it first, without a recorder
+    wait_for(lambda: ada.last(conversation).role == "assistant")  # whoever finds it first closes it, without a recorder
     assert ada.last(conversation).facts.values()["problem"] == INTERRUPTED
     answers = [event for event in site.events() if event.header.action == "answer"]
     assert [event.header.outcome for event in answers] == ["interrupted"]
@@ -192,7 +192,7 @@ def test_a_stop_of_the_server_records_every_answer(site: Site, gate: Gate) -> No
         begun = [(person, *person.begin()) for person in people for _ in range(MOST)]
         for _, _, response in begun:
             read_half(response)
-        for _, _, response in begun[::2]:  # some are watched until the end, the others left
+        for _, _, response in begun[::2]:  # some are read to the end, the others are left
             response.close()
     answers = [event for event in site.events() if event.header.action == "answer"]
     assert [event.header.outcome for event in answers] == ["cancelled"] * len(begun)

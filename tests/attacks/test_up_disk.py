@@ -1,4 +1,4 @@
-"""A disk that fills up for real: prompts are refused in words, nothing is lost, and answers come again by themselves.
+"""A disk really fills up: prompts are refused in words, nothing is lost, and answers come back by themselves.
 
 The file systems are real and small: a tmpfs for space and inodes, one that is made read-only, one with a quota.
 """
@@ -39,7 +39,7 @@ ADA = Actor("1", "ada", "web")
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, of 64 MiB and 256 inodes."""
+    """A file system of its own, with 64 MiB and 256 inodes."""
     with mounted(tmp_path / "disk", "size=64m,nr_inodes=256,mode=0755") as path:
         yield path
 
@@ -124,7 +124,7 @@ def test_a_disk_filled_by_something_else_is_survived(appliance: Appliance, disk:
     ballast = fill(disk)
     appliance.look()
     assert_refused(appliance.ask(), "The disk of the appliance is full")
-    assert appliance.asked == 1  # the second never reached the engine
+    assert appliance.asked == 1  # the second prompt never reached the engine
     assert appliance.actions() == ["prompt", "answer", "disk_full"]
     assert "prompts are refused" in appliance.texts("disk_full")[0]
     for _ in range(3):
@@ -140,7 +140,7 @@ def test_a_disk_filled_by_something_else_is_survived(appliance: Appliance, disk:
 
 
 def test_a_disk_filled_by_prompts_alone_loses_none_of_them(appliance: Appliance) -> None:
-    """Without any look in between: what the watch has not seen yet is seen by each prompt."""
+    """The watch does not look in between: each prompt sees what the watch has not seen yet."""
     answered = 0
     while isinstance(end := appliance.ask("word " * 40_000), Done):
         answered += 1
@@ -195,7 +195,7 @@ def test_marks_are_recorded_once_for_each_crossing(appliance: Appliance, disk: P
 
 def test_a_read_only_disk_refuses_in_words_and_says_so_afterwards(appliance: Appliance, disk: Path) -> None:
     assert isinstance(appliance.ask(), Done)
-    appliance.database.close()  # the kernel remounts no disk on which files are open for writing; errors do it anyway
+    appliance.database.close()  # the kernel does not remount a disk with files open for writing; disk errors do
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     try:
         appliance.look()
@@ -223,7 +223,7 @@ def test_an_appliance_starts_on_a_full_disk_and_says_why_it_does_not_answer(appl
 
 
 def test_a_quota_is_a_full_disk_though_the_disk_is_not(appliance: Appliance, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel's answer is put in its place: few kernels have a file system with quotas that a test can make."""
+    """The test injects the kernel's answer: on few kernels can a test make a file system with quotas."""
     allocate, exceeded = os.posix_fallocate, True
 
     def within_quota(descriptor: int, offset: int, length: int) -> None:
@@ -244,7 +244,7 @@ def test_a_quota_is_a_full_disk_though_the_disk_is_not(appliance: Appliance, mon
 
 
 def test_the_end_of_an_answer_is_recorded_with_the_room_of_the_reserve(appliance: Appliance, disk: Path) -> None:
-    """The disk fills while the model answers: what was generated is recorded, and the next prompt is refused."""
+    """The disk fills while the model answers. The text so far is recorded, and the next prompt is refused."""
 
     def answer(request: TurnRequest) -> Iterator[TurnEvent]:
         yield Started(20, 0.0)
@@ -268,7 +268,7 @@ def test_the_end_of_an_answer_is_recorded_with_the_room_of_the_reserve(appliance
 
 @pytest.fixture
 def site(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
-    """A web application whose site is on a small disk of its own, with a recorder's watch."""
+    """A web application whose site is on a small disk of its own, with the recorder's watch."""
     with mounted(tmp_path / "site-0", "size=64m,mode=0755"):
         make_site: MakeSite = request.getfixturevalue("make_site")
         made = make_site()
@@ -304,7 +304,7 @@ def test_a_full_disk_is_said_wherever_somebody_looks(site: Site) -> None:
     ballast = fill(home)
     look(site, watch)
     assert ready(site) == (503, "disk_full")
-    admin = site.browser(site.services.accounts.find("root"))  # signing in is recorded, with the room of the reserve
+    admin = site.browser(site.services.accounts.find("root"))  # signing in is recorded, in the room of the reserve
     page = admin.get("/admin")
     assert page.status_code == 200
     assert "The disk of the appliance is full, so nothing can be recorded and nothing is answered." in page.text
@@ -344,7 +344,7 @@ def test_a_disk_that_fills_warns_first(site: Site, share: float, severity: str |
 
 
 def test_not_ready_while_the_database_takes_nothing(site: Site) -> None:
-    """A database that can be read and not written: its directory went read-only, or another holds it locked."""
+    """The database can be read but not written: its directory became read-only, or another process locks it."""
     record = site.services.record
     assert ready(site) == (200, "ready")
     record._written_s = float("-inf")  # as after WRITTEN_WITHIN_S
@@ -373,7 +373,7 @@ def test_strangers_who_ask_often_cause_one_write(site: Site, monkeypatch: pytest
      (500, 75, False, "warning"), (500, 16, False, "alarm"), (500, 15, False, "full")],
 )  # fmt: skip
 def test_levels(free: int, inodes: int, read_only: bool, level: str) -> None:
-    """Of 1,000 MiB, of which 20 are the least, and 300 inodes."""
+    """For a disk of 1,000 MiB, 20 of which are the least, and 300 inodes."""
     scaled = inodes if inodes < 100 else 300
     assert DiskUse(1000 * MIB, free * MIB, 300, scaled, read_only).level == level
 

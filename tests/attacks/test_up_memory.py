@@ -1,4 +1,4 @@
-"""It starts: limits that are set on a machine are seen, and what does not fit is refused once, in words."""
+"""At the start: limits that are set on a machine are seen, and settings that do not fit are refused once, in words."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from tests.conftest import require
 GB = 1_000_000_000
 PACKER = "from appliance.engine.packer import main; raise SystemExit(main())"
 ENGINE = "from appliance.engine.server import main; raise SystemExit(main())"
-# A process joins the group before it asks.
+# The process joins the group before it asks.
 JOIN = "import os, sys; open(sys.argv[1] + '/cgroup.procs', 'w').write(str(os.getpid()))\n"
 
 
 @pytest.fixture
 def group(request: pytest.FixtureRequest) -> Iterator[tuple[int, Path]]:
-    """A real control group of the controller named by the parameter, below the one we are in: (version, path)."""
+    """A real control group of the parameter's controller, below our own: (version, path)."""
     controller: str = request.param
     made = None
     for inner in control_groups(controller):
@@ -51,7 +51,7 @@ def group(request: pytest.FixtureRequest) -> Iterator[tuple[int, Path]]:
 
 
 def told(inside: Path, question: str) -> str:
-    """What a process says that has joined the group."""
+    """What a process prints that has joined the group."""
     program = [sys.executable, "-c", JOIN + question, str(inside)]
     return subprocess.run(program, check=True, capture_output=True, text=True).stdout.strip()
 
@@ -78,7 +78,7 @@ def test_a_limit_of_memory_is_believed_also_from_below(group: tuple[int, Path]) 
 
 
 def test_settings_that_do_not_fit_are_refused_once_and_not_three_times(tmp_path: Path) -> None:
-    """The real engine's refusal under the real supervisor, at the sizes of gpt-oss-20b: 1.7 TB of caches."""
+    """The real engine refuses under the real supervisor, at the sizes of gpt-oss-20b: 1.7 TB of caches."""
     write_release(tmp_path / "current", "gpt-oss-20b")
     (tmp_path / "current" / "tinyweb.py").write_text(WEB)
     (tmp_path / "state" / "config").mkdir(parents=True)
@@ -93,7 +93,7 @@ def test_settings_that_do_not_fit_are_refused_once_and_not_three_times(tmp_path:
 
 
 def test_what_will_be_refused_is_not_packed_first(tmp_path: Path) -> None:
-    release = write_release(tmp_path / "current", "gpt-oss-20b")  # whose weights are not there to be packed
+    release = write_release(tmp_path / "current", "gpt-oss-20b")  # its weights are not there to be packed
     settings = {"slots": 256, "context_tokens": 131_072, "accelerator": "cpu"}
     config = Config(home=tmp_path, release_dir=release, database_url="sqlite://", **settings)  # type: ignore[arg-type]
     with pytest.raises(MemoryPlanError, match="256 conversations"):

@@ -1,4 +1,4 @@
-"""Strangers who use up the open files of a process, so that others are refused and the log fills."""
+"""Strangers use up a process's open files, so that others are refused and the log fills."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NUMBER = 2 * LEAST_FILES
 
 @pytest.fixture
 def many_files() -> Iterator[None]:
-    """Room for this many sockets in the test's own process."""
+    """Allow the test's own process this many sockets."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     require(hard > NUMBER + 500, f"{NUMBER + 500} open files")
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -34,7 +34,7 @@ def many_files() -> Iterator[None]:
 
 @pytest.mark.usefixtures("many_files")
 def test_a_burst_of_connections_uses_up_no_files(make_site: MakeSite, tmp_path: Path) -> None:
-    """Twice as many as the process may have open: each error would be some lines of log, thousands in a second."""
+    """Twice as many as the process may have open. Each error would be some lines of log, thousands a second."""
     site = make_site(FakeEngine())
     key = site.add_key(site.add_user("ada", Role.USER))
     home, messages = site.services.config.home, tmp_path / "messages"

@@ -64,7 +64,9 @@ class Engine:
         self._thread.start()
 
     def wait_for(self, turns: int) -> None:
-        """Until so many turns have a slot or wait: while the model stands still, it is given no second one to read."""
+        """Wait until so many turns have a slot or a place in the queue. While the model stands still, it gets no second
+        turn to prefill.
+        """
         waited = threading.Event()
         for _ in range(int(LIMIT_S / 0.02)):
             load = self.scheduler.load()
@@ -82,7 +84,7 @@ class Engine:
 
 
 class Asked(threading.Thread):
-    """One request of a client in a thread of its own, and what came of it."""
+    """One request of a client in a thread of its own, and its outcome."""
 
     def __init__(self, client: openai.OpenAI) -> None:
         super().__init__()
@@ -110,7 +112,7 @@ def engine(vocabulary: Vocabulary) -> Iterator[Engine]:  # noqa: F811
 
 @contextmanager
 def clients(home: Path, engine: Engine, names: Sequence[str]) -> Iterator[list[openai.OpenAI]]:
-    """A client with a key of its own for each person, of one appliance."""
+    """A client with a key of its own for each person of one appliance."""
     init_state(home)
     write_release(home / "current", "gated")
     database = open_database(f"sqlite:///{home}/state/database/appliance.sqlite3")

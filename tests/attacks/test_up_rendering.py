@@ -39,7 +39,7 @@ SLOWEST = {  # seconds of the processor before there was a budget
 
 @pytest.mark.parametrize("name", SLOWEST)
 def test_a_message_that_took_longest_is_rendered_in_time(name: str) -> None:
-    assert rendering_s(SLOWEST[name]) < 2 * LIMIT_S  # twice, for a machine that is half as fast
+    assert rendering_s(SLOWEST[name]) < 2 * LIMIT_S  # doubled, for a machine that is half as fast
 
 
 SAMPLE = random.Random(11).sample(list(hostile_messages()), 80)
@@ -84,7 +84,7 @@ def test_ordinary_code_keeps_its_colours() -> None:
 
 @pytest.fixture
 def lexed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many characters each block had that was coloured."""
+    """The number of characters of each block that was coloured."""
     lengths, spans = list[int](), code_colours._spans
 
     def record(lexer: Lexer, code: str, budget: Budget) -> str:
@@ -122,7 +122,7 @@ def test_a_growing_block_of_code_is_coloured_when_it_is_complete(lexed: list[int
 
 
 def test_a_streamed_answer_costs_no_more_than_its_length_allows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Characters that are parsed, of a block that never ends, on a clock by which rendering takes no time."""
+    """Counts the characters that are parsed for a block that never ends, on a clock that gives rendering no time."""
     parsed = list[int]()
 
     def record(text: str, budget: Budget, *, growing: bool = False) -> list[tuple[str, int]]:

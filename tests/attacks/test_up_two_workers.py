@@ -1,4 +1,4 @@
-"""Two web workers (`[web] workers = 2`): what is counted, locked or taken away in one holds in the other."""
+"""Two web workers (`[web] workers = 2`): what one counts, locks or takes away holds in the other."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def open_ones() -> Iterator[ExitStack]:
 
 
 def workers_that_serve(site: Site) -> set[int]:
-    """The processes that run turns; each holds a lock of its own on a file, and /proc/locks names them."""
+    """The processes that run turns. Each holds a lock on a file of its own."""
     home = site.services.config.home
     files = {path.stat().st_ino for path in home.rglob("*") if path.is_file()}
     locks = (line.split() for line in Path("/proc/locks").read_text().splitlines())
@@ -79,7 +79,7 @@ def workers_that_serve(site: Site) -> set[int]:
 
 
 def begin_in_both(site: Site, port: int, key: str, open_ones: ExitStack) -> list[HTTPResponse]:
-    """Streams until both workers have some."""
+    """Begin streams until both workers have some."""
     streams = [begin_stream(port, key, open_ones) for _ in range(STREAMS)]
     while len(workers_that_serve(site)) < 2:
         assert len(streams) < 300, "one worker takes every connection"
@@ -103,7 +103,7 @@ def test_a_killed_worker_takes_its_own_streams_and_no_others(
     streams = begin_in_both(site, port, key, open_ones)
     killed, _ = sorted(workers_that_serve(site))
     os.kill(killed, signal.SIGKILL)
-    begin_stream(port, key, open_ones)  # somebody else's, meanwhile
+    begin_stream(port, key, open_ones)  # somebody else's stream, meanwhile
     site.services.accounts.disable(ada.id, by=SYSTEM)
     ended = [_end_of(stream) for stream in streams]
     assert "cut off" in ended
@@ -118,7 +118,7 @@ def _end_of(stream: HTTPResponse) -> str:
 
 
 def guess(port: int, number: int) -> int:
-    """One wrong password, on a new connection; the status of the answer."""
+    """Try one wrong password on a new connection. Returns the status."""
     connection = HTTPConnection("127.0.0.1", port, timeout=HELD_S)
     connection.request("GET", "/sign-in")
     response = connection.getresponse()
