@@ -25,14 +25,14 @@ __all__ = ["empty_database", "make_site"]  # fixtures of tests/webui, used here
 
 
 class QuietHandler(WSGIRequestHandler):
-    """Logs no requests: pytest would show hundreds with each failure."""
+    """Logs no requests, because pytest would show hundreds with each failure."""
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         pass
 
 
 class Server:
-    """A site that is served, and the pace of its engine."""
+    """A served site, and the pace of its engine."""
 
     def __init__(self, site: Site, pace: Pace) -> None:
         self.site = site
@@ -50,7 +50,7 @@ class Server:
         self._server.server_close()
 
     def drop_streams(self) -> None:
-        """End every connection that is being answered, at its next piece, as a network does."""
+        """End every connection that is being answered at its next piece, as a network can."""
         self._dropped += 1
 
     def _droppable(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
@@ -66,7 +66,7 @@ class Server:
                 answer.close()
 
     def sign_checkpoint(self) -> None:
-        """What the supervisor does every minute."""
+        """Do what the supervisor does every minute."""
         write_checkpoint(self.site.services.record, self.site.services.config.state_dir)
 
     @property
@@ -85,7 +85,7 @@ def server(make_site: MakeSite) -> Iterator[Server]:
 
 @pytest.fixture
 def page(browser: Browser, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Page]:
-    """A page of a thin client's size; with BROWSER_SHOTS=DIR it leaves a picture of its end there."""
+    """A page of a thin client's size. With BROWSER_SHOTS=DIR it leaves a picture of its last state there."""
     context = browser.new_context(viewport={"width": 1280, "height": 720}, color_scheme="light", locale="en-GB")
     page = context.new_page()
     page.set_default_timeout(10_000)
@@ -97,7 +97,7 @@ def page(browser: Browser, request: pytest.FixtureRequest, tmp_path: Path) -> It
 
 @pytest.fixture
 def watched(page: Page, server: Server) -> Iterator[Watched]:
-    """The page, watched; what no page may do fails the test at its end."""
+    """The page, watched: what no page may do fails the test at its end."""
     watched = Watched(page, server.address)
     yield watched
     watched.assert_clean()

@@ -29,7 +29,7 @@ class Watched:
         page.on("request", self._request)
 
     def _console(self, message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning"):  # a violated Content-Security-Policy is a console error, too
+        if message.type in ("error", "warning"):  # a violated Content-Security-Policy is also a console error
             self.problems.append(f"console: {message.text}")
 
     def _request(self, request: Request) -> None:
@@ -37,7 +37,7 @@ class Watched:
             self.problems.append(f"request to another host: {request.url}")
 
     def forgive(self, words: str) -> None:
-        """Drop what the test has brought about itself."""
+        """Drop the errors that the test itself has caused."""
         self.problems = [problem for problem in self.problems if words not in problem]
 
     def assert_clean(self) -> None:
@@ -45,7 +45,7 @@ class Watched:
 
 
 def redeem(page: Page, link: str, password: str, *, name: str | None = None) -> None:
-    """Follow a one-time link, choose the password (and the name, where it is free), and be signed in."""
+    """Follow a one-time link, choose the password (and the name where it is free), and be signed in."""
     page.goto(link)
     if name is not None:
         page.get_by_label("Name").fill(name)
@@ -55,7 +55,7 @@ def redeem(page: Page, link: str, password: str, *, name: str | None = None) -> 
 
 
 def sign_in(page: Page, address: str, name: str, password: str) -> None:
-    """From anywhere to the first page."""
+    """Go from anywhere to the first page."""
     page.goto(f"{address}/sign-in")
     page.get_by_label("Name").fill(name)
     page.get_by_label("Password").fill(password)
@@ -72,7 +72,7 @@ def ask(page: Page, text: str, *, effort: str | None = None) -> None:
 
 
 def last_answer(page: Page) -> Locator:
-    """The answer at the end of the conversation, whether it is being written or kept."""
+    """The last answer of the conversation, whether it is being written or kept."""
     return page.get_by_role("article", name="Answer").last
 
 
@@ -108,5 +108,5 @@ def integrity_state(page: Page) -> str:
 
 
 def overflows_sideways(page: Page) -> bool:
-    """Whether the page can be scrolled horizontally."""
+    """Whether the page scrolls horizontally."""
     return bool(page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"))

@@ -1,4 +1,4 @@
-"""What the fake engine says in the browser tests, in steps: a test can look at an answer while it is written."""
+"""What the fake engine says in the browser tests, in steps, so that a test can look at an unfinished answer."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ HOLD_S = 30.0  # a test that forgets to release fails, and does not hang
 
 
 class Pace:
-    """The engine's script: a rich answer, or the question itself after the word ECHO; waits half-way while held."""
+    """The engine's script: a rich answer, or the question itself after the word ECHO. While held it waits half-way."""
 
     def __init__(self) -> None:
         self._gate = threading.Event()

@@ -1,4 +1,4 @@
-"""Accounts as people meet them in a browser: confirming by keyboard and without script, on screens wide and narrow."""
+"""Accounts as people meet them in a browser: confirming by keyboard and without scripts, on wide and narrow screens."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ QUESTION = "How do I check an archive?"
 
 @pytest.fixture
 def signed_in(page: Page, server: Server, watched: Watched) -> Page:
-    """The page of someone who may do everything, at the empty chat."""
+    """The empty chat of somebody who may do everything."""
     server.site.add_user("ada", *Role)
     pages.sign_in(page, server.address, "ada", server.password)
     return page

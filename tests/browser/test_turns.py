@@ -20,7 +20,7 @@ LAST_WORDS = "What is not signed is not used."
 
 @pytest.fixture
 def asked(page: Page, server: Server, watched: Watched) -> Page:
-    """A page on which an answer is being written, and stands still after its first words."""
+    """A page whose answer is being written, held after its first words."""
     server.site.add_user("ada")
     pages.sign_in(page, server.address, "ada", server.password)
     server.pace.hold()

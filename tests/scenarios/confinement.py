@@ -1,4 +1,4 @@
-"""A network of the test's own, sinks that notice every arrival, and the real supervisor in it; run in a new namespace.
+"""A network of the test's own, sinks that notice every arrival, and the real supervisor. Run it in new namespaces:
 
     unshare --net python confinement.py OPTIONS        (--mount as well when root starts it for an ordinary user)
 
@@ -35,7 +35,7 @@ _ETH_P_ALL, _PACKET_OUTGOING = 3, 4
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """``launcher`` is put before every command of the appliance and of the probe; ``python`` runs them.
+    """``launcher`` precedes every command of the appliance and of the probe; ``python`` runs them.
 
     ``owner`` is the uid to whom root gives the state, for the appliance to leave root for; None: keep it as made.
     """
@@ -75,11 +75,11 @@ class Sinks:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def ignore(self, port: int) -> None:
-        """The appliance's own listener: people may come in."""
+        """Ignore the appliance's own listener: people may come in."""
         self._ignored_ports.add(port)
 
     def take(self) -> list[str]:
-        """What arrived since the last call, after a moment for what is under way."""
+        """What arrived since the last call, after a moment for what is still on its way."""
         time.sleep(0.3)
         arrived, self._arrived = self._arrived, []
         return sorted(set(arrived))
@@ -131,7 +131,7 @@ def ports_of(packet: bytes) -> set[int]:
 
 
 def make_network() -> None:
-    """Loopback, and a link to nowhere that takes everything else; the kernel's own IPv6 chatter is off."""
+    """Set up loopback, and a link to nowhere that takes everything else. Turns off the kernel's own IPv6 chatter."""
     for command in (
         "ip link set lo up",
         "ip link add quiet0 type veth peer name quiet1",
@@ -146,7 +146,7 @@ def make_network() -> None:
 
 @contextmanager
 def serving(options: Options, home: Path) -> Iterator[str]:
-    """The real command on the site ``home``; its address."""
+    """Run the real command on the site ``home``. Gives its address."""
     command = [*options.launcher, options.python, "-m", "appliance.cli", "serve", "--home", str(home), "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -163,7 +163,7 @@ def serving(options: Options, home: Path) -> Iterator[str]:
 
 
 def chat(options: Options, home: Path, url: str) -> str:
-    """One turn through the API, with a key made beside the running appliance; the finish reason."""
+    """Take one turn through the API, with a key made beside the running appliance. Returns the finish reason."""
     make_key = """
 import sys
 from pathlib import Path
@@ -192,7 +192,7 @@ print(ApiKeys(database, log).create(user, "test", by=actor)[1])
 
 
 def attempts_in_record(home: Path) -> list[str]:
-    """What the appliance's own programs were refused by the kernel, which must be nothing."""
+    """What the kernel refused to the appliance's own programs, which must be nothing."""
     with contextlib.closing(sqlite3.connect(home / "state" / "database" / "appliance.sqlite3")) as database:
         rows = database.execute("SELECT subject FROM audit_events WHERE action = 'attempt_refused'").fetchall()
     return [str(subject) for (subject,) in rows]
@@ -232,7 +232,7 @@ print("outcomes:", json.dumps(try_all({options.directory!r}, {sinks.port})), flu
     launched = [*options.launcher, options.python]
     with supervised(home, launched=launched, engine=engine, leave_out=options.leave_out) as site:
         sinks.ignore(int(site.url.rpartition(":")[2]))
-        # The proof of silence used loopback before the door was shut. What counts is what a new engine can do.
+        # The proof of silence used loopback before the door was shut. Only what a new engine can do counts.
         first = site.ask()["engine"]
         sinks.take()
         os.kill(first, signal.SIGKILL)

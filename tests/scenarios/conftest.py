@@ -24,7 +24,7 @@ START_LIMIT_S = 120.0
 
 
 def command(*argv: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run one of the project's commands as a person would, and show what it said when it fails."""
+    """Run one of the project's commands as a person would. If it fails, show what it said."""
     name, *rest = argv
     done = subprocess.run([BIN / str(name), *map(str, rest)], capture_output=True, text=True, check=False, timeout=600)
     if check and done.returncode != 0:
@@ -34,7 +34,7 @@ def command(*argv: str | Path, check: bool = True) -> subprocess.CompletedProces
 
 @dataclass
 class Installation:
-    """What the bundler and the installer made."""
+    """What bundler and installer made."""
 
     archive: Path
     root: Path
@@ -78,7 +78,7 @@ class Served:
 
 @contextlib.contextmanager
 def serving(installation: Installation, *, until: str = "Appliance ready at ") -> Iterator[Served]:
-    """`appliance serve` on a free port, until the block ends."""
+    """Run `appliance serve` on a free port until the block ends."""
     process = subprocess.Popen(
         [installation.appliance, "serve", "--home", installation.site, "--port", "0"],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,

@@ -1,4 +1,4 @@
-"""Tries to get a byte to the sinks of `confinement.py` by every way that plain Python has; prints what became of each.
+"""Tries to get a byte to the sinks of `confinement.py` in every way that plain Python has. Prints each outcome.
 
 Alone it is the unconfined probe; `confinement.py` also runs it in the place of the engine, under the real supervisor.
 Arguments: the directory of the Unix sinks and the port of the others.
@@ -52,7 +52,7 @@ def try_all(directory: str, port: int) -> dict[str, str]:
         try:
             way()
             outcomes[name] = "sent"
-        except BrokenPipeError:  # the sink took the connection, and was quicker to close it
+        except BrokenPipeError:  # the sink took the connection and closed it faster
             outcomes[name] = "sent"
         except OSError as exc:
             outcomes[name] = type(exc).__name__

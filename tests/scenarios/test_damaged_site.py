@@ -1,4 +1,4 @@
-"""A real site whose weights were altered on the disk: every command that matters says so, the archive repairs it."""
+"""A real site whose weights were altered on disk: every command that matters says so, and the archive repairs it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FOUND_WITHIN_S = 120.0
 
 @pytest.fixture
 def site(installation: Installation, tmp_path: Path) -> Installation:
-    """The installed site once more, of hard links. What a test alters it must exchange, see `alter`."""
+    """A second installed site, made of hard links. A test must exchange what it alters, see `alter`."""
     copy = tmp_path / "site"
     copy.mkdir()
     for name in ("store", "releases"):
@@ -31,7 +31,7 @@ def site(installation: Installation, tmp_path: Path) -> Installation:
 
 
 def alter(site: Installation, *, keep_time: bool) -> None:
-    """Write into a shard of the weights, which the store and the release share."""
+    """Write into a shard of the weights, which store and release share."""
     path = (site.site / "current").resolve() / SHARD
     before = path.stat()
     (blob,) = (found for found in (site.site / "store").rglob("*") if found.samefile(path))

@@ -37,13 +37,13 @@ from tests.webui.served import PROJECT, gunicorn, write_release
 
 __all__ = ["empty_database", "make_site"]  # fixtures of tests/webui, used here
 
-PERSON = "127.0.0.7"  # whence people come; the proxy itself asks from 127.0.0.1
+PERSON = "127.0.0.7"  # people come from here; the proxy itself asks from 127.0.0.1
 PROXIES = ("nginx", "apache2", "haproxy")
 MODULES = "/usr/lib/apache2/modules"
 
 
 def example(proxy: str) -> str:
-    """The part of the configuration that the page shows for a proxy."""
+    """The part of a proxy's configuration that the page shows."""
     page = (PROJECT / "docs" / "tls-and-proxies.md").read_text()
     found = re.search(rf"<!-- {proxy} -->\n```\w*\n(.*?)```", page, re.DOTALL)
     assert found is not None, proxy
@@ -51,7 +51,7 @@ def example(proxy: str) -> str:
 
 
 def whole_configuration(proxy: str, shown: str, directory: Path) -> str:
-    """What the page shows, with the surroundings that a distribution's package brings."""
+    """The page's part, inside what a distribution's package brings."""
     if proxy == "nginx":
         paths = "".join(
             f"{name}_temp_path {directory}/{name};\n" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -79,7 +79,7 @@ class Front:
     context: ssl.SSLContext
 
     def connect(self) -> http.client.HTTPSConnection:
-        """As a person does, from an address of their own."""
+        """Connect as a person does, from an address of their own."""
         return http.client.HTTPSConnection(
             "localhost", self.port, context=self.context, timeout=30, source_address=(PERSON, 0)
         )
@@ -87,7 +87,7 @@ class Front:
 
 @contextlib.contextmanager
 def front(proxy: str, config: Config, directory: Path, backend: int, *, without: str = "") -> Iterator[Front]:
-    """Run `proxy` before the appliance on port `backend`, leaving out the lines that match `without`."""
+    """Run `proxy` before the appliance on port `backend`, without the lines that match `without`."""
     directory.mkdir()
     directory.chmod(0o755)
     keep_certificate(config, datetime.now(UTC), "box")
@@ -172,7 +172,7 @@ FORGED = {
 
 
 def sign_in(front: Front, headers: dict[str, str]) -> tuple[int, str, str]:
-    """Fill the form in as a browser does: status, cookies and page."""
+    """Fill in the form as a browser does. Returns status, cookies and page."""
     connection = front.connect()
     connection.request("GET", "/sign-in", headers=headers)
     response = connection.getresponse()
@@ -206,7 +206,7 @@ def test_people_sign_in_through_a_proxy_and_the_record_knows_them(proxied: Site,
 def stream_through(
     proxy: str, site: Site, directory: Path
 ) -> Iterator[tuple[http.client.HTTPConnection, http.client.HTTPResponse]]:
-    """The answer to a chat as it streams through this proxy, and the connection that it comes by."""
+    """The streaming answer to a chat through this proxy, and its connection."""
     require(shutil.which(proxy) is not None, proxy)
     config = site.services.config
     key = site.add_key(site.services.accounts.find("ada"))

@@ -1,4 +1,4 @@
-"""The installed appliance under a storm of signals, and with its engine stopped: it goes on as it was."""
+"""The installed appliance goes on as it was after a storm of signals and with a stopped engine."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_storm_of_signals_and_a_stopped_engine_change_nothing(appliance: Serve
     engine = appliance.pid_of("appliance.engine.server")
     os.kill(engine, signal.SIGSTOP)
     until(lambda: state_of(engine) != "T", appliance)
-    os.kill(worker, signal.SIGKILL)  # gunicorn learns of it after all the signals before
+    os.kill(worker, signal.SIGKILL)  # gunicorn handles this one after all the signals before
     until(lambda: children_of(gunicorn) not in ([], [worker]), appliance)
     until(lambda: is_ready(appliance), appliance)
     (another,) = children_of(gunicorn)

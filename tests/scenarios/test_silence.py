@@ -1,5 +1,5 @@
-"""Silence, seen from outside: in a network of the test's own, the appliance answers and nothing arrives anywhere, while
-the same probe unconfined is seen by every sink. As root and as an ordinary user, also where the host grants nothing.
+"""Silence, seen from outside. In a network of the test's own the appliance answers and nothing arrives anywhere, while
+every sink sees the same probe unconfined. As root and as an ordinary user, also on a host that grants nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SINKS = {
     "tcp loopback", "tcp outside", "tcp6 loopback", "udp loopback", "udp outside", "udp6 loopback",
     "unix path", "unix path datagram", "unix abstract",
 }  # fmt: skip
-# A host whose administrator forbids namespaces, made by limits of a user namespace around the appliance.
+# A host whose administrator forbids namespaces: limits of a user namespace around the appliance.
 FORBID_NAMESPACES = [
     "unshare", "--user", "--map-current-user", "--keep-caps", "sh", "-c",
     "echo 0 > /proc/sys/user/max_user_namespaces; echo 0 > /proc/sys/user/max_net_namespaces; "
@@ -37,7 +37,7 @@ FORBID_NAMESPACES = [
 
 @dataclass(frozen=True)
 class Stage:
-    """A directory that every user can read, with the appliance in it: ``setup`` mounts what is only root's to read."""
+    """A directory with the appliance that every user can read; ``setup`` mounts what only root can read."""
 
     directory: Path
     python: Path
@@ -46,7 +46,7 @@ class Stage:
 
 @pytest.fixture(scope="module")
 def stage(release_dir: Path) -> Iterator[Stage]:  # noqa: F811
-    """The interpreter, the code and a release, reachable for an ordinary user wherever this checkout lies."""
+    """Interpreter, code and a release, where an ordinary user can reach them wherever this checkout lies."""
     require(shutil.which("ip") is not None and shutil.which("setpriv") is not None, "iproute2 and util-linux")
     directory = Path(tempfile.mkdtemp(prefix="silence-"))
     directory.chmod(0o755)
@@ -71,7 +71,7 @@ def stage(release_dir: Path) -> Iterator[Stage]:  # noqa: F811
 
 
 def confine(stage: Stage, user: str, host: str) -> dict[str, Any]:
-    """Run confinement.py in new namespaces, the appliance as ``user``; what it found."""
+    """Run confinement.py in new namespaces, with the appliance as ``user``. Returns what it found."""
     with tempfile.TemporaryDirectory(prefix="sinks-", dir=stage.directory) as name:
         directory = Path(name)
         directory.chmod(0o755)
@@ -126,7 +126,7 @@ def test_appliance_answers_and_nothing_arrives_but_an_unconfined_probe_does(stag
     assert any("53" in packet for packet in unconfined["arrived"] if packet.startswith("packet on quiet0"))
     assert set(unconfined["outcomes"].values()) == {"sent"}
 
-    assert found["attempts"] == []  # the programs make no call but those of their lists
+    assert found["attempts"] == []  # the programs make only the calls of their lists
     assert found["chat"] == {"finish_reason": "length", "arrived": []}
 
     confined = found["confined"]

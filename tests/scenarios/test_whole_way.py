@@ -23,7 +23,7 @@ PASSWORD = "correct horse battery staple 7"
 QUESTION = "What is this appliance?"
 
 
-# However quick the model is: every change of the page tells how long the answer then is.
+# However fast the model is: at every change of the page, note how long the answer is.
 RECORD_GROWTH = """() => {
     window.answerLengths = [];
     new MutationObserver(() => {
@@ -35,7 +35,7 @@ RECORD_GROWTH = """() => {
 
 @pytest.fixture(scope="module")
 def page(browser: Browser, appliance: Served) -> Iterator[Page]:
-    """The first administrator, who redeemed the printed link and is signed in."""
+    """The first administrator, signed in after redeeming the printed link."""
     page = browser.new_page(viewport={"width": 1280, "height": 800})
     pages.redeem(page, appliance.link(), PASSWORD, name="ada")
     page.wait_for_url(lambda url: "/welcome" not in url)
@@ -45,7 +45,7 @@ def page(browser: Browser, appliance: Served) -> Iterator[Page]:
 
 @pytest.fixture(scope="module")
 def client(page: Page, appliance: Served) -> openai.OpenAI:
-    """The official client with a key made on the account page."""
+    """The official client, with a key made on the account page."""
     page.goto(f"{appliance.url}/account")
     page.get_by_label("What is the new key for?").fill("scenario")
     page.get_by_role("button", name="Make a key").click()
