@@ -28,7 +28,7 @@ class PostgreSQL:
     directory: str
 
     def empty_database(self) -> str:
-        """URL of the one database, emptied: making one anew for each test takes ten times as long."""
+        """Empty the one database. Returns its URL. A new database for each test would take ten times as long."""
         with psycopg.connect(host=self.directory, user="postgres", dbname="postgres") as connection:
             connection.execute("DROP SCHEMA public CASCADE")
             connection.execute("CREATE SCHEMA public")
@@ -37,7 +37,7 @@ class PostgreSQL:
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[PostgreSQL]:
-    """A cluster of our own, run as an unprivileged user, reachable only through its socket."""
+    """A cluster of our own, run by an unprivileged user and reachable only through its socket."""
     found = sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"))
     require(bool(found), "PostgreSQL (initdb)")
     binaries = Path(found[-1]).parent
@@ -71,7 +71,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def _opened(url: str) -> Iterator[Database]:
-    """A database that does not wait for the disk; tests of durability use processes of their own."""
+    """A database that does not wait for the disk. Tests of durability use processes of their own."""
     opened = open_database(url)
     opened.close()
     if opened.is_sqlite:
@@ -97,5 +97,5 @@ def sqlite_url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def sqlite(sqlite_url: str) -> Iterator[Database]:
-    """SQLite alone, where the kind of database does not matter or is the point."""
+    """SQLite alone, for tests where the kind of database does not matter or is the point."""
     yield from _opened(sqlite_url)

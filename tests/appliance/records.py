@@ -10,7 +10,7 @@ SYSTEM = Actor("", "appliance", "system")
 
 
 def fill(log: AuditLog, count: int) -> None:
-    """Append events with content, of two people, every fourth without content."""
+    """Append events with content, by two people; every fourth has no content."""
     events = []
     for number in range(1, count + 1):
         actor = Actor("a1", "ada", "web", "10.0.0.1") if number % 2 else Actor("b2", "bob", "api", "10.0.0.2")

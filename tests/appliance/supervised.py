@@ -1,4 +1,4 @@
-"""A site under the real supervisor, with small programs in the place of engine and web, for tests of the supervisor.
+"""A site under the real supervisor, with small programs in place of engine and web, for tests of the supervisor.
 
 Run as a script it is the supervisor's process: ``python supervised.py HOME OPTIONS`` where OPTIONS is a JSON object of
 argument lists to put in the place of the programs' own.
@@ -72,7 +72,7 @@ out.write(json.dumps({"event": "ended", "at": time.time()}) + chr(10))
 
 @dataclasses.dataclass
 class Site:
-    """A supervisor that runs, and what it printed."""
+    """A running supervisor and what it printed."""
 
     home: Path
     process: subprocess.Popen[str]
@@ -127,7 +127,8 @@ class Site:
 def supervised(
     home: Path, *, release: bool = True, launched: Sequence[str] = (sys.executable,), **options: str | float | list[str]
 ) -> Iterator[Site]:
-    """Start the supervisor of the site ``home``, made if need be; it and all it started are gone afterwards.
+    """Start the supervisor of the site ``home``, which is made if need be. It ends afterwards, with all that it
+    started.
 
     Started by root, it leaves root for an unprivileged user, to whom ``state/`` is given.
 

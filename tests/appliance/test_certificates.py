@@ -1,4 +1,4 @@
-"""The site's own authority, and every fault of a certificate in one sentence."""
+"""The site's own authority, and one sentence for every fault of a certificate."""
 
 from __future__ import annotations
 
@@ -235,7 +235,7 @@ def test_the_pair_loads_into_openssl(config: Config) -> None:
 
 
 def _with_other_bytes(pem: str, dice: random.Random) -> str:
-    """The first block of a PEM file, which still is one, with a few bytes of its contents changed."""
+    """The first block of a PEM file, still PEM, with a few bytes of its contents changed."""
     first, _, rest = pem.partition("\n")
     body, _, last = rest.partition("-----END")
     der = bytearray(base64.b64decode(body))
@@ -245,10 +245,10 @@ def _with_other_bytes(pem: str, dice: random.Random) -> str:
     return f"{first}\n{lines}\n-----END{last.partition(chr(10))[0]}\n"
 
 
-@pytest.mark.filterwarnings("ignore")  # of the parser, about what it reads in spite of everything
+@pytest.mark.filterwarnings("ignore")  # the parser warns about what it reads all the same
 @pytest.mark.parametrize("damaged", ["certificate", "key"])
 def test_whatever_lies_in_the_files_is_one_error(config: Config, damaged: str) -> None:
-    """The parser has errors of many kinds; one that is not foreseen would be a page that fails, or a traceback."""
+    """The parser has errors of many kinds. An unforeseen one would be a page that fails, or a traceback."""
     keep_certificate(config, datetime.now(UTC), "box")
     files = local_files(config)
     path: Path = getattr(files, damaged)

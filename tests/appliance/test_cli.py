@@ -46,7 +46,7 @@ class Done:
 
 
 def run(*args: str | Path) -> Done:
-    """The command in a child of this process: it confines itself for ever."""
+    """Run the command in a child of this process, because it confines itself for ever."""
     read_end, write_end = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -163,12 +163,12 @@ def test_log_is_verified_signed_exported_and_checked(tmp_path: Path) -> None:
     assert note.stdout.startswith("gpt-oss-appliance/audit/")
     verified = run_json("audit", "verify", "--home", tmp_path)
     assert (verified["intact"], verified["faults"]) == (True, [])
-    assert verified["signed_up_to"] == verified["events"] - 1  # the last tells that the checkpoint was taken out
+    assert verified["signed_up_to"] == verified["events"] - 1  # the last one says that the checkpoint was exported
     out = tmp_path / "evidence.json"
     run("audit", "export", "--home", tmp_path, "--out", out, "--without-content")
     key = tmp_path / "state" / "keys" / "audit.pub"
     proven = run_json("audit", "check", out, "--key", key)
-    assert proven["events"] == verified["events"] + 1  # that it was verified is one
+    assert proven["events"] == verified["events"] + 1  # the verification is one of them
     out.write_bytes(out.read_bytes().replace(b"ann", b"bob"))
     assert run("audit", "check", out, "--key", key).exit_code == 1
 

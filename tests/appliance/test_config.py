@@ -1,4 +1,4 @@
-"""Settings: an absent file is valid, everything else that is not understood is refused with one sentence."""
+"""Settings: an absent file is valid; anything else that is not understood is refused with one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A release directory is read as docs/architecture.md describes it, and refused with one sentence otherwise."""
+"""A release directory is read as docs/architecture.md describes it, and otherwise refused with one sentence."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MODEL = {
 
 @pytest.fixture
 def described(tmp_path: Path) -> dict[str, Any]:
-    """A description all of whose files exist under tmp_path."""
+    """A description, with all of its files under tmp_path."""
     for name in (GRAPH, "model/config.json", "tokenizer/o200k_base.tiktoken", "known_answers.json"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")

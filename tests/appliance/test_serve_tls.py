@@ -1,4 +1,4 @@
-"""`appliance serve` on a network address: TLS without being asked, and plain HTTP only when it is typed."""
+"""`appliance serve` on a network address: TLS by default, plain HTTP only when it is typed."""
 
 from __future__ import annotations
 

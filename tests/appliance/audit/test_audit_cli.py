@@ -1,4 +1,4 @@
-"""The commands of the record, as an administrator or whoever checks a copy calls them: words and exit status."""
+"""The record's commands, called by an administrator or by somebody who checks a copy: words and exit status."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def cli(home: Path, *words: str | Path) -> Done:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A site with eight events, signed."""
+    """A signed site with eight events."""
     home = tmp_path / "site"
     home.mkdir()
     assert cli(home, "audit", "checkpoint").exit_code == 1  # nothing to sign yet
@@ -110,7 +110,7 @@ def test_an_exported_checkpoint_is_continued_by_the_site_and_by_a_copy(home: Pat
 
 
 def test_a_copy_of_a_cut_site_does_not_continue_the_exported_checkpoint(home: Path) -> None:
-    """The events that the checkpoint covers are gone, and with them every checkpoint in the database."""
+    """The events that the checkpoint covers are gone, and so are all checkpoints in the database."""
     against = exported(home, "first.txt")
     copy = copied(home, "media")
     database = open_database(f"sqlite:///{copy}")
@@ -153,7 +153,7 @@ READ_ONLY = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && shift &&
 
 
 def test_a_copy_on_read_only_media_is_checked_and_nothing_is_written_beside_it(home: Path) -> None:
-    """A file system that is mounted read-only, with a database that was copied while its write-ahead log was in use."""
+    """The file system is mounted read-only. The database was copied while its write-ahead log was in use."""
     unshare = shutil.which("unshare")
     require(os.geteuid() == 0 and unshare is not None, "root, for a mount of one's own")
     exported(home, "first.txt")
@@ -185,7 +185,7 @@ def test_acknowledge_needs_the_name_of_the_open_finding_and_a_reason(home: Path)
     name = state.open_finding.id
     for finding, reason in (("00000000", "a reason"), (name, " "), (name, "x" * 501)):
         assert cli(home, "audit", "acknowledge", finding, "--reason", reason).exit_code == 1
-    assert cli(home, "audit", "acknowledge", name).exit_code == 2  # no reason at all
+    assert cli(home, "audit", "acknowledge", name).exit_code == 2  # without a reason
     assert cli(home, "audit", "checkpoint").exit_code == 1
     done = cli(home, "audit", "acknowledge", name, "--reason", "it was the test")
     assert done.exit_code == 0, done.output

@@ -122,7 +122,7 @@ def test_key_comes_into_force_when_it_is_named_and_only_its_owner_can_read_it(tm
     assert str(load_signer(tmp_path, "log").verifier) == str(load_verifier(tmp_path / "keys")) == str(first.verifier)
     assert stat.S_IMODE((tmp_path / "signer" / "audit.key").stat().st_mode) == 0o600
     stage_key(tmp_path, "log")
-    settle_key(tmp_path, "log", str(first.verifier))  # the second was never named: a crash before it was
+    settle_key(tmp_path, "log", str(first.verifier))  # a crash came before the second key was named
     assert str(load_signer(tmp_path, "log").verifier) == str(first.verifier)
     assert [path.name for path in (tmp_path / "signer").iterdir()] == ["audit.key"]
     assert [path.name for path in (tmp_path / "keys").iterdir()] == ["audit.pub"]
@@ -231,7 +231,7 @@ def test_integrity_goes_from_stale_to_verified_and_back(log: AuditLog, tmp_path:
 
 
 def test_finding_stays_until_a_reviewer_acknowledges_it(log: AuditLog, tmp_path: Path) -> None:
-    """That somebody put the row back, and that a verification then finds nothing, does not undo that it was changed."""
+    """The row was changed. Putting it back, so that a verification finds nothing, does not undo that."""
     fill(log, 7)
     break_header(log.database)
     with pytest.raises(LogBrokenError):

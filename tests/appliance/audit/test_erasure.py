@@ -1,4 +1,4 @@
-"""Erasing: what was asked for is gone, nothing else is, and a verification knows the difference."""
+"""Erasing removes what was named and nothing else, and a verification knows the difference."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_erased_text_is_no_longer_in_the_files(sqlite: Database, sqlite_url: str
     secret = "xylophonequartz" * 400
     path = Path(sqlite_url.removeprefix("sqlite:///"))
     number = log.append(NewEvent(SYSTEM, "prompt", content=Content(secret))).sequence
-    for count in range(30):  # later segments of the index, to be merged
+    for count in range(30):  # later segments of the index, which are merged
         log.append(NewEvent(SYSTEM, "prompt", content=Content(f"word{count} stays")))
     files = [path, path.with_name(path.name + "-wal")]
     assert any(b"xylophonequartz" * 100 in file.read_bytes() for file in files)
@@ -75,7 +75,7 @@ def test_an_erasure_excuses_no_event_that_comes_after_it(log: AuditLog, tmp_path
 def test_an_event_that_claims_more_than_existed_excuses_nothing_later(
     log: AuditLog, tmp_path: Path, subject: str
 ) -> None:
-    """Such as an earlier release recorded, which took any range."""
+    """An earlier release, which took any range, recorded such events."""
     log.append(NewEvent(SYSTEM, "content_erased", subject=subject))
     number = log.append(NewEvent(ADA, "prompt", content=Content("later"))).sequence
     with log.database.write() as connection:
@@ -186,7 +186,7 @@ def test_damaged_contents_are_erased_too(sqlite: Database) -> None:
 def test_by_age_everything_before_the_first_newer_event_is_meant(log: AuditLog) -> None:
     fill(log, 6)
     with log.database.write() as connection:
-        for number, time_us in enumerate((10, 20, 50, 30, 60, 70), 1):  # a clock that went back once
+        for number, time_us in enumerate((10, 20, 50, 30, 60, 70), 1):  # a clock that was set back once
             mine = audit_events.c.sequence == number
             connection.execute(audit_events.update().where(mine).values(time_us=time_us))
     assert [last_before(log, time_us) for time_us in (5, 15, 40, 55, 100)] == [0, 1, 2, 4, 6]

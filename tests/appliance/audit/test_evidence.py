@@ -22,7 +22,7 @@ from tests.appliance.records import SYSTEM, fill
 
 @pytest.fixture
 def exported(sqlite: Database, tmp_path: Path) -> tuple[dict[str, Any], str]:
-    """A file with the events 2, 3 and 4 (without content) of nine, and the log's public key."""
+    """A file with the events 2, 3 and 4 (the last without content) of nine, and the log's public key."""
     log = AuditLog(sqlite)
     fill(log, 9)
     data = export_evidence(log, tmp_path, [2, 3, 4], by=SYSTEM)
@@ -170,7 +170,7 @@ def test_an_event_twice_is_no_evidence(exported: tuple[dict[str, Any], str]) -> 
 
 
 def test_a_broken_log_is_exported_as_far_as_it_was_signed(sqlite: Database, tmp_path: Path) -> None:
-    """Evidence is needed most when somebody has damaged the log."""
+    """People need evidence most when somebody has damaged the log."""
     log = AuditLog(sqlite)
     fill(log, 5)
     export_evidence(log, tmp_path, [1], by=SYSTEM)  # signs six events

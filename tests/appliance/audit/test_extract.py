@@ -1,4 +1,4 @@
-"""An extract proves a range of events and that none of it is missing, and nothing else."""
+"""An extract proves a range of events and that none of them is missing, and nothing else."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def content_of_another(lines: Lines) -> None:
 
 
 def called_damaged(lines: Lines) -> None:
-    """Somebody hides an event by calling it damaged, with a hash of their own."""
+    """Hide an event by calling it damaged, with a hash of one's own."""
     lines[2] = {"sequence": 4, "damaged": "unreadable", "leaf": base64.b64encode(b"x" * 32).decode()}
 
 

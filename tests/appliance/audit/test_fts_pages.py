@@ -1,4 +1,6 @@
-"""The way to the words of an index: what a search comes to is tried for every word, and compared with what is said."""
+"""How a search finds the words of an index: the test searches for every word and compares the result with what is
+reported.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ SEGMENT, PAGE = "segid", "pgno"
 
 @pytest.fixture
 def index() -> Iterator[sqlite3.Connection]:
-    """Several segments of several pages; words with long beginnings in common, one in all events, one very long."""
+    """Several segments of several pages: words with long common beginnings, a word in all events, a very long word."""
     draw = random.Random(7)
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         connection.execute(AUDIT_WORDS_SQLITE)
@@ -30,7 +32,7 @@ def index() -> Iterator[sqlite3.Connection]:
 
 
 def is_found(index: sqlite3.Connection) -> bool:
-    """Whether a search comes to every word, and to all of its events."""
+    """Whether a search finds every word, in all of its events."""
     index.execute("CREATE VIRTUAL TABLE IF NOT EXISTS temp.known USING fts5vocab('main', 'audit_words', 'row')")
     found = "SELECT count(*) FROM audit_words WHERE audit_words MATCH ?"
     known = index.execute("SELECT term, doc FROM temp.known").fetchall()
@@ -48,7 +50,7 @@ def is_right(index: sqlite3.Connection) -> bool:
 def test_the_way_is_right_in_whatever_shape_the_appliance_leaves_an_index(index: sqlite3.Connection) -> None:
     assert index.execute("SELECT count(DISTINCT segid) FROM audit_words_idx").fetchone()[0] > 3
     assert is_right(index)
-    for number in range(1, 400, 3):  # partly merged, so that a segment begins later than its first page
+    for number in range(1, 400, 3):  # partly merged, so that a segment begins after its first page
         index.execute("INSERT INTO audit_words(audit_words, rank) VALUES ('merge', ?)", (-3 if number == 1 else 3,))
         if number % 30 == 1:
             assert is_right(index), number
@@ -86,7 +88,7 @@ def test_whatever_hides_a_word_from_a_search_is_said(index: sqlite3.Connection, 
 def test_a_record_of_another_form_is_said(index: sqlite3.Connection, structure: object) -> None:
     index.execute("UPDATE audit_words_data SET block = ? WHERE id = 10", (structure,))
     if structure == b"\x00" * 8:
-        check_way(index)  # no segments; that words are missing then, the comparison with the contents says
+        check_way(index)  # no segments; the comparison with the contents reports the missing words
         return
     with pytest.raises(WayError):
         check_way(index)
@@ -96,7 +98,7 @@ def test_a_record_of_another_form_is_said(index: sqlite3.Connection, structure: 
     ("term", "page"), [(10**15, 0), ("text", 0), (b"word", "9e999"), (b"word", float("inf")), (b"word", None)]
 )
 def test_a_row_of_another_type_is_said(index: sqlite3.Connection, term: object, page: object) -> None:
-    """Before the first page, where FTS5's own check passes it over."""
+    """It stands before the first page, where FTS5's own check passes over it."""
     segment = index.execute("SELECT segid FROM audit_words_idx LIMIT 1").fetchone()[0]
     index.execute("INSERT INTO audit_words_idx(segid, term, pgno) VALUES (?, ?, ?)", (segment, term, page))
     with pytest.raises(WayError):

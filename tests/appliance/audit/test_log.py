@@ -1,4 +1,4 @@
-"""Appending: durable, dense, in order, all or nothing."""
+"""Appending: durable, without gaps, in order, all or nothing."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_waiting_appends_share_a_transaction(sqlite: Database) -> None:
     commits: list[int] = []
     sa.event.listen(sqlite.engine, "commit", lambda _connection: commits.append(1))
     with ThreadPoolExecutor(20) as pool:
-        with sqlite.write():  # while the database is busy, appends pile up
+        with sqlite.write():  # appends pile up while the database is busy
             waiting = [pool.submit(log.append, NewEvent(SYSTEM, "denied", "denied", str(n))) for n in range(20)]
             deadline_s = time.monotonic() + 10
             while len(log._group._waiting) < 10 and time.monotonic() < deadline_s:
@@ -142,7 +142,7 @@ def test_kill_in_the_middle_loses_no_acknowledged_event(sqlite_url: str, tmp_pat
     report = verify_log(database, tmp_path)
     assert report.faults == ()
     for fields in acknowledged:
-        if len(fields) == 3:  # the last line may be half a line
+        if len(fields) == 3:  # the last line may be incomplete
             assert log.get(int(fields[0])).header.subject == fields[2].decode()
     assert log.append(NewEvent(SYSTEM, "appliance_started")).sequence == report.size + 1
     database.close()
@@ -187,7 +187,7 @@ def test_append_in_a_transaction_that_fails_is_not_recorded(log: AuditLog, datab
 
 
 def test_log_with_a_missing_row_is_continued(log: AuditLog, database: Database) -> None:
-    """Whoever deletes an event must not stop the record with it; the signer says that it is missing."""
+    """Deleting an event must not stop the record. The signer says that it is missing."""
     fill(log, 6)
     with database.write() as connection:
         connection.execute(audit_events.delete().where(audit_events.c.sequence == 3))

@@ -27,7 +27,7 @@ CT_ROOTS = (
 
 
 def mth(leaves: list[bytes]) -> bytes:
-    """MTH of RFC 6962, section 2.1, as it is written there."""
+    """MTH as section 2.1 of RFC 6962 defines it."""
     if not leaves:
         return hashlib.sha256().digest()
     if len(leaves) == 1:
@@ -37,7 +37,7 @@ def mth(leaves: list[bytes]) -> bytes:
 
 
 def path(m: int, leaves: list[bytes]) -> list[bytes]:
-    """PATH of section 2.1.1."""
+    """PATH as section 2.1.1 defines it."""
     if len(leaves) == 1:
         return []
     k = split(len(leaves))
@@ -47,7 +47,7 @@ def path(m: int, leaves: list[bytes]) -> list[bytes]:
 
 
 def subproof(m: int, leaves: list[bytes], whole: bool) -> list[bytes]:
-    """SUBPROOF of section 2.1.2."""
+    """SUBPROOF as section 2.1.2 defines it."""
     if m == len(leaves):
         return [] if whole else [mth(leaves)]
     k = split(len(leaves))

@@ -71,7 +71,7 @@ def test_what_the_pages_would_believe_is_compared_with_the_log(
 
 
 def hide_row_from_index(database: Database) -> None:
-    """The index is rebuilt while its definition leaves the row out, then defined as before."""
+    """Rebuild the index with a definition that leaves the row out, then restore the definition."""
     with database.write() as connection:
         connection.exec_driver_sql("DROP INDEX ix_audit_events_actor_name")
         connection.exec_driver_sql(
@@ -82,7 +82,7 @@ def hide_row_from_index(database: Database) -> None:
 
 
 def redefine_index(database: Database) -> None:
-    """The index under its own name leaves a row out, and says so only in its definition."""
+    """Replace the index by one of the same name that leaves a row out. Only its definition shows it."""
     with database.write() as connection:
         connection.exec_driver_sql("DROP INDEX ix_audit_events_actor_name")
         connection.exec_driver_sql(

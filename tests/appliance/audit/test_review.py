@@ -189,7 +189,7 @@ def test_names_for_the_filter(log: AuditLog) -> None:
 
 
 def test_text_search_follows_the_index_and_not_the_table(sqlite: Database) -> None:
-    """Ordered by the index's own row id, SQLite need not sort or collect the matches."""
+    """SQLite orders by the index's own row id, so it need not sort or collect the matches."""
     fill(AuditLog(sqlite), 3)
     with sqlite.read() as connection:
         plan = connection.exec_driver_sql(

@@ -1,4 +1,4 @@
-"""The signer's memory: what it repairs and says, how signing begins anew after a finding or with another key."""
+"""The signer's memory: what it repairs and reports, and how signing begins anew after a finding or with another key."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HOUR = 3_600_000_000
 
 @pytest.fixture
 def log(sqlite: Database) -> AuditLog:
-    """A log on SQLite: the signer is the same on both, and its files are the point."""
+    """A log on SQLite. The signer is the same on both databases, and its files are the point."""
     return AuditLog(sqlite)
 
 
@@ -56,7 +56,7 @@ def delete_event(log: AuditLog, sequence: int) -> None:
 
 
 def sign_until_refused(signer: LogSigner, match: str | None = None) -> None:
-    """An older event is found at the latest when its turn has come."""
+    """Sign until it is refused: at the latest when the turn of the older event has come."""
 
     def sign_often() -> None:
         for _ in range(3):
@@ -67,7 +67,7 @@ def sign_until_refused(signer: LogSigner, match: str | None = None) -> None:
 
 
 def acknowledged(log: AuditLog, state_dir: Path) -> str:
-    """Acknowledge the open finding; its name."""
+    """Acknowledge the open finding. Returns its name."""
     _, finding = read_tail(state_dir / "audit") or ("", None)
     assert finding is not None
     acknowledge(log, finding, finding.id, "looked into", by=SYSTEM)
@@ -95,7 +95,7 @@ def test_two_signers_of_one_site_follow_each_other(log: AuditLog, tmp_path: Path
 
 
 def test_half_written_last_line_is_removed_and_said(log: AuditLog, tmp_path: Path) -> None:
-    """A power cut while a note was written: it was not published, so nothing is lost."""
+    """The power failed while a note was written. It was not published, so nothing is lost."""
     fill(log, 3)
     write_checkpoint(log, tmp_path)
     path = tmp_path / "audit" / "ledger.txt"
@@ -112,7 +112,7 @@ def test_half_written_last_line_is_removed_and_said(log: AuditLog, tmp_path: Pat
 def test_note_that_was_never_published_is_published_at_the_next_start(
     log: AuditLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The process died between ledger and database."""
+    """The process died after the ledger and before the database."""
     fill(log, 3)
     with monkeypatch.context() as patch:
         patch.setattr("appliance.audit.signer.store_note", raise_database_error)
@@ -234,7 +234,7 @@ def test_acknowledgement_needs_the_open_finding_and_a_reason(
 
 
 def test_acknowledgement_written_beforehand_does_not_count(log: AuditLog, tmp_path: Path) -> None:
-    """A finding is named after what was signed, so that nobody knows its name before it is there."""
+    """A finding is named after what was signed, so nobody knows its name before it exists."""
     fill(log, 5)
     write_checkpoint(log, tmp_path)
     delete_event(log, 5)

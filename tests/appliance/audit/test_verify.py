@@ -136,7 +136,7 @@ def test_consistently_rewritten_log_is_found_between_two_checkpoints(signed: Aud
 
 
 def test_consistently_rewritten_log_without_checkpoints_is_not_found(log: AuditLog, tmp_path: Path) -> None:
-    """The limit that the documentation states: only a signature, kept elsewhere, shows a rewritten log."""
+    """The documentation states this limit: only a signature that is kept elsewhere shows a rewritten log."""
     fill(log, SIZE)
     rewrite(log.database, 13, "a harmless question")
     assert faults(log, tmp_path) == ()
@@ -179,7 +179,7 @@ def test_value_of_another_type_in_sqlite_is_named(sqlite: Database, tmp_path: Pa
     log = AuditLog(sqlite)
     fill(log, 9)
     with sqlite.write() as connection:
-        connection.exec_driver_sql("PRAGMA writable_schema = ON")  # so that NOT NULL is no shelter
+        connection.exec_driver_sql("PRAGMA writable_schema = ON")  # so that NOT NULL does not protect it
         connection.exec_driver_sql(
             "UPDATE sqlite_schema SET sql = replace(sql, ' NOT NULL', '') WHERE name = 'audit_events'"
         )

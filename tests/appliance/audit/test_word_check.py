@@ -1,4 +1,4 @@
-"""An index that was made blind, or talkative, is found; and made anew. Each attack works on the index alone."""
+"""An index that hides words or invents them is found, and made anew. Each attack changes the index alone."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SECRET = "the secret plan of ada-lovelace"
 
 @pytest.fixture
 def log(database: Database) -> AuditLog:
-    """Sixty events, of which number 31 is what somebody wants to hide."""
+    """Sixty events. Somebody wants to hide number 31."""
     log = AuditLog(database)
     fill(log, 30)
     log.append(NewEvent(SYSTEM, "prompt", subject="turn", content=Content(SECRET)))
@@ -41,7 +41,7 @@ def log(database: Database) -> AuditLog:
 
 
 def found(log: AuditLog) -> list[str]:
-    """What is found, alone and with the help of another process."""
+    """The findings, the same alone and with the help of another process."""
     alone = [str(fault) for fault in check_pages(log.database).faults]
     assert [str(fault) for fault in check_pages(log.database, processes=2).faults] == alone
     return alone
@@ -52,7 +52,7 @@ def hits(log: AuditLog, words: str) -> list[int]:
 
 
 def forget(log: AuditLog) -> None:
-    """As an erasure does, without erasing."""
+    """Remove the words as an erasure does, without erasing."""
     with log.database.write() as connection:
         remove_words(log.database, connection, [(31, SECRET)])
 
@@ -64,21 +64,21 @@ def forget_one_word(log: AuditLog) -> None:
 
 
 def exchange(log: AuditLog) -> None:
-    """Other words, as many, in the place of its own."""
+    """Replace its words by as many others."""
     forget(log)
     with log.database.write() as connection:
         index_words(log.database, connection, [(31, SECRET.replace("secret", "public"))])
 
 
 def move(log: AuditLog) -> None:
-    """The words lead to an event that there is not."""
+    """Let the words lead to an event that does not exist."""
     forget(log)
     with log.database.write() as connection:
         index_words(log.database, connection, [(10**9, SECRET)])
 
 
 def turn_around(log: AuditLog) -> None:
-    """Words that stand together are found by their order: a name with a hyphen is."""
+    """Change the order of words: a search for a name with a hyphen needs it."""
     forget(log)
     with log.database.write() as connection:
         index_words(log.database, connection, [(31, "the secret plan of lovelace-ada")])
@@ -111,7 +111,7 @@ def test_event_that_a_search_no_longer_finds_is_named_and_found_again_after_a_re
 
 
 def test_words_that_an_event_does_not_hold_are_found(log: AuditLog) -> None:
-    """To blame somebody: a search for what was never said leads to their prompt."""
+    """This blames somebody: a search for what was never said leads to their prompt."""
     with log.database.write() as connection:
         if log.database.is_sqlite:
             index_words(log.database, connection, [(7, "treason")])
@@ -122,7 +122,7 @@ def test_words_that_an_event_does_not_hold_are_found(log: AuditLog) -> None:
 
 
 def test_words_of_a_content_that_was_taken_away_are_the_trees_to_tell_of(log: AuditLog) -> None:
-    """What was indexed of it is not known."""
+    """Nobody knows what the index held of it."""
     with log.database.write() as connection:
         connection.execute(audit_contents.delete().where(audit_contents.c.sequence == 31))
     assert found(log) == []
@@ -140,7 +140,7 @@ def test_content_that_is_no_text_any_more_ends_no_check(sqlite: Database) -> Non
     fill(log, 30)
     with sqlite.write() as connection:
         connection.exec_driver_sql("UPDATE audit_contents SET text = CAST(x'ff80' AS TEXT) WHERE sequence = 7")
-    assert found(log) == []  # that it is another content, the check of the tree says
+    assert found(log) == []  # the check of the tree reports that the content is another one
     assert reindex(log, by=SYSTEM, pause=lambda _: None).last == 30
 
 
@@ -214,7 +214,7 @@ def test_a_rebuild_that_was_killed_is_said_and_finished_by_another(log: AuditLog
 def test_index_whose_tables_were_written_is_found_and_mended(sqlite: Database, statement: str) -> None:
     log = AuditLog(sqlite)
     fill(log, 30)
-    many = " ".join(f"w{number}" for number in range(5000))  # several pages, which the index must lead to
+    many = " ".join(f"w{number}" for number in range(5000))  # several pages, to which the index must lead
     log.append(NewEvent(SYSTEM, "prompt", content=Content(many)))
     with sqlite.write() as connection:
         connection.exec_driver_sql(statement)
@@ -226,7 +226,7 @@ def test_index_whose_tables_were_written_is_found_and_mended(sqlite: Database, s
 
 
 def test_index_that_splits_words_in_another_way_is_found(sqlite: Database) -> None:
-    """Its tables hold what they held; a search splits what is looked for otherwise."""
+    """Its tables are unchanged, but a search splits its words differently."""
     log = AuditLog(sqlite)
     fill(log, 5)
     with sqlite.write() as connection:

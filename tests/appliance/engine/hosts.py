@@ -10,7 +10,7 @@ UNLIMITED_V1 = 9223372036854771712
 
 @dataclass
 class Host:
-    """Writes what cgroups.py and host.py read. Mount points lie below ``root``."""
+    """Writes the files that cgroups.py and host.py read. Mount points lie below ``root``."""
 
     root: Path
     memberships: list[str] = field(default_factory=list)
@@ -46,7 +46,7 @@ class Host:
 
     @staticmethod
     def write(group: Path, **files: str | int) -> None:
-        """Files of a control group; ``memory_max=1`` is memory.max."""
+        """Write files of a control group; ``memory_max=1`` is memory.max."""
         group.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
             (group / name.replace("_", ".", 1)).write_text(f"{text}\n")

@@ -1,4 +1,4 @@
-"""What a stream of sampled tokens comes to, gathered for the tests of the parser."""
+"""What the parser makes of a stream of sampled tokens, gathered for its tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from appliance.turns.events import AnswerDelta, FinishReason, ReasoningDelta, To
 
 
 class Parsed:
-    """What a stream of tokens came to."""
+    """What the parser made of a stream of tokens."""
 
     def __init__(
         self, vocabulary: Vocabulary, tokens: Iterable[int], *, functions: Sequence[str] = (), stop: Sequence[str] = ()
@@ -56,7 +56,7 @@ def parse(vocabulary: Vocabulary, text: str, *, functions: Sequence[str] = (), s
 
 
 def headers(vocabulary: Vocabulary, tokens: Sequence[int]) -> list[str]:
-    """The headers of a turn, from the role to <|message|>; one that is cut off at the end is left out."""
+    """The headers of a turn, from the role to <|message|>. One that is cut off at the end is left out."""
     found, header = [], vocabulary.encode("assistant")
     in_header = True
     for token in tokens:
@@ -71,7 +71,7 @@ def headers(vocabulary: Vocabulary, tokens: Sequence[int]) -> list[str]:
 
 
 def unsound(written: Sequence[str], functions: Sequence[str]) -> list[str]:
-    """Those of the headers that are not what the format's guide has for a model that was offered these functions."""
+    """The headers that the format's guide does not have for a model with these functions."""
     to = rf" to=functions\.(?:{'|'.join(functions)})" if functions else "(?!)"
     json = r"(?: <\|constrain\|>json)?"
     sound = re.compile(

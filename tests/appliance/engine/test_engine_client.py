@@ -21,7 +21,7 @@ from tests.fakes import FAKE_STATUS, FakeEngine, done
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No ``Waiting`` on a machine that is slow just now, but where a test asks for it."""
+    """No ``Waiting`` because a machine is slow, except where a test asks for it."""
     monkeypatch.setattr(client_module, "_WAITING_S", 30.0)
 
 

@@ -1,4 +1,4 @@
-"""The engine as a process of its own, with a real graph, reached through a doorbell as the web workers reach it."""
+"""The engine as a process of its own, with a real graph. A doorbell leads to it, as from the web workers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def ask(text: str = "Hello", **changes: Any) -> TurnRequest:
 
 
 class EngineProcess:
-    """A running engine and the web's end of its doorbell; this process keeps both ends, as the supervisor does."""
+    """A running engine and the web's end of its doorbell. This process keeps both ends, as the supervisor does."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -86,7 +86,7 @@ def own(home: Path) -> Iterator[EngineProcess]:
 
 
 def said(events: Iterator[TurnEvent]) -> Iterator[TurnEvent]:
-    """What the engine sent; a slow machine may have ``Waiting`` anywhere in between."""
+    """What the engine sent. On a slow machine ``Waiting`` may come anywhere in between."""
     return (event for event in events if not isinstance(event, Waiting))
 
 
@@ -129,7 +129,7 @@ def test_status_tells_what_is_served(shared: EngineProcess) -> None:
 
 
 def test_the_same_seed_gives_the_same_tokens_and_another_seed_others(shared: EngineProcess) -> None:
-    # Three users, so that each turn computes its whole prompt: in one step or in two, the last bits differ.
+    # Three users, so that each turn computes its whole prompt: the last bits may depend on the number of steps.
     turns = [ask(seed=seed, user=f"user {number}", max_tokens=8) for number, seed in enumerate((7, 7, 8))]
     first, again, other = (finished(run(shared, turn)).token_ids for turn in turns)
     assert first == again
@@ -157,7 +157,7 @@ def test_conversations_at_once_give_what_each_gives_alone(shared: EngineProcess)
 def test_a_follow_up_reuses_what_is_computed_and_answers_the_same(shared: EngineProcess) -> None:
     history = (Message("user", "one " * 60), Message("assistant", "two"), Message("user", "three"))
     fresh = finished(run(shared, ask(messages=history, user="fresh", temperature=0.0)))
-    assert fresh.cached_tokens < 70  # nothing but what every prompt begins with
+    assert fresh.cached_tokens < 70  # only what every prompt begins with
     run(shared, ask(messages=history[:1], user="returning"))
     reused = finished(run(shared, ask(messages=history, user="returning", temperature=0.0)))
     assert reused.cached_tokens > 100

@@ -1,4 +1,4 @@
-"""The server around a scheduler, in this process: what it does when a part of it fails, and which graph it chooses."""
+"""The server around a scheduler, in this process: what happens when a part of it fails, and which graph it chooses."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REQUEST = TurnRequest(id="t", user="u", messages=(Message("user", "Hello"),), se
 
 
 class Served:
-    """A server in a thread of its own, over a model that answers REQUEST with ``reply``."""
+    """A server in a thread, over a model that answers REQUEST with ``reply``."""
 
     def __init__(self, vocabulary: Vocabulary, reply: str, today: Callable[[], date] = lambda: TODAY) -> None:
         tokens = vocabulary.encoding.encode(reply, allowed_special="all")
@@ -108,7 +108,7 @@ def test_a_failed_thread_ends_the_server_and_every_turn(vocabulary: Vocabulary) 
         ("auto", ["cpu"], True, "cpu"),
         ("auto", ["cpu", "cuda"], True, "cuda"),
         ("auto", ["cpu", "cuda"], False, "cpu"),
-        ("auto", ["cuda"], False, "cuda"),  # and loading says what is missing: there is nothing to fall back to
+        ("auto", ["cuda"], False, "cuda"),  # and loading says what is missing, because there is nothing to fall back to
         ("cpu", ["cpu", "cuda"], True, "cpu"),
         ("cuda", ["cpu", "cuda"], False, "cuda"),
         ("cuda", ["cpu"], True, None),

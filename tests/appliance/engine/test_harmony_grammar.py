@@ -1,4 +1,4 @@
-"""Under the grammar no header can be malformed, whatever the model would like to write."""
+"""Under the grammar no header can be malformed, whatever the model tends to write."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def grammar(vocabulary: Vocabulary) -> HarmonyGrammar:
 
 
 def walk(grammar: HarmonyGrammar, tokens: Sequence[int]) -> int | None:
-    """The place of the first token that the grammar forbids; None if it takes them all."""
+    """The position of the first token that the grammar forbids, or None if it takes them all."""
     state = grammar.start
     for place, token in enumerate(tokens):
         if not state.mask.permits(token):
@@ -73,7 +73,7 @@ def test_sound_turns_are_allowed_however_they_are_cut_into_tokens(
         assert not Parsed(vocabulary, pieces, functions=FUNCTIONS).parser.malformed
 
 
-# Sound for a reader, and yet not written: docs/decisions/0007.
+# A reader takes them for sound, but the grammar does not allow them: docs/decisions/0007.
 _READ_ONLY = ("several finals", "parallel calls", "call on the analysis channel")
 
 
@@ -82,7 +82,7 @@ def test_no_malformed_turn_of_the_page_is_allowed(vocabulary: Vocabulary, row: R
     tokens = vocabulary.encoding.encode(row.wrote, allowed_special="all")
     parsed = Parsed(vocabulary, tokens, functions=["get_weather"])
     wrong = walk(HarmonyGrammar(vocabulary, ["get_weather"]), tokens[: parsed.used])
-    # What is right in each header and wrong in the text alone: arguments that are no JSON.
+    # Headers that are right; only the text is wrong, because its arguments are no JSON.
     is_allowed = not parsed.parser.malformed or row.kind == "arguments that are not JSON"
     assert (wrong is None) == (is_allowed and row.kind not in _READ_ONLY)
 
@@ -139,7 +139,7 @@ def test_a_name_that_begins_another_may_end_or_go_on(vocabulary: Vocabulary, gra
 
 
 def test_every_walk_that_the_grammar_allows_is_sound(vocabulary: Vocabulary, grammar: HarmonyGrammar) -> None:
-    """At each place of a header any permitted token at random: also for the library every turn is a sound one."""
+    """At each place of a header take any permitted token at random. The library agrees that every turn is sound."""
     rng = random.Random(5)
     for _ in range(300):
         tokens, parsed = _walk_at_random(grammar, rng, vocabulary)
@@ -148,7 +148,7 @@ def test_every_walk_that_the_grammar_allows_is_sound(vocabulary: Vocabulary, gra
         messages = vocabulary.encoding.parse_messages_from_completion_tokens(tokens, oh.Role.ASSISTANT)
         assert parsed.answer == "\n\n".join(
             m.content[0].text for m in messages if m.channel != "analysis" and "functions." not in (m.recipient or "")
-        )  # the library takes the content type of a final for its recipient
+        )  # the library takes a final's content type for its recipient
 
 
 def _walk_at_random(grammar: HarmonyGrammar, rng: random.Random, vocabulary: Vocabulary) -> tuple[list[int], Parsed]:
@@ -167,7 +167,7 @@ def _walk_at_random(grammar: HarmonyGrammar, rng: random.Random, vocabulary: Voc
 
 
 def test_a_sound_header_means_the_function_that_it_names() -> None:
-    """Also where a name is made of the words that are taken off a malformed recipient."""
+    """This holds even if the name consists of words that are stripped from a malformed recipient."""
     for name in ODD_NAMES:
         called = f" to=functions.{name}"
         for segments in (["assistant", f"commentary{called}"], [f"assistant{called}", "analysis  json"]):
@@ -190,12 +190,12 @@ _TOP = 256
 
 
 class NoisyModel(FakeModel):
-    """Writes noise: at each step the logits of some row drawn at random. ``likely`` tokens are so at every step."""
+    """Writes noise: at each step the logits of a row drawn at random. ``likely`` tokens are likely at every step."""
 
     def __init__(self, likely: Sequence[int], *, slots: int) -> None:
         super().__init__({}, slots=slots, capacity=512)
         rng = np.random.default_rng(3)
-        rows = rng.standard_normal((16, VOCAB)).astype(np.float32) * 8  # so steep that the top decides
+        rows = rng.standard_normal((16, VOCAB)).astype(np.float32) * 8  # so steep that the top logits decide
         rows[:, [*likely, START, CHANNEL, CONSTRAIN, MESSAGE, END, RETURN, CALL, 199_999, 200_500]] += 28
         self._rows = [_top(row) for row in rows]
         self._rng = rng
@@ -241,7 +241,7 @@ def test_without_the_grammar_the_same_noise_does(vocabulary: Vocabulary) -> None
 
 
 def test_a_real_model_of_random_weights_is_held_to_it(release: Release, vocabulary: Vocabulary) -> None:
-    """What is permitted is seldom among its largest logits: the complete rows are fetched from the graph."""
+    """The permitted tokens are seldom among its largest logits, so complete rows are fetched from the graph."""
     model = load_model(release.graphs["cpu"], accelerator="cpu", slots=2, context_tokens=256)
     scheduler = Scheduler(model, vocabulary, queue_limit=10)
     sent: list[EngineEvent] = []

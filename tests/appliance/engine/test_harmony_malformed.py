@@ -1,6 +1,7 @@
-"""Turns with the faults of docs/harmony.md, put together at random. Whatever the faults are: no character of an answer
-is lost, no thought and no argument of a call is shown as an answer, no turn ends in nothing, and the cut into tokens
-does not matter."""
+"""Turns with the faults of docs/harmony.md, combined at random. Whatever the faults are, no character of an answer is
+lost, no thought and no argument of a call is shown as an answer, and no turn ends without a word. How the text is cut
+into tokens does not matter.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +31,13 @@ _UNKNOWN = st.sampled_from(
 _ENDS = st.sampled_from(["<|end|>", "<|end|>", "<|end|>", "", "<|end|><|end|>"])
 _LAST = st.sampled_from(["<|return|>", "<|end|>", "<|call|>", "<|endoftext|>", ""])
 _CALL_END = st.sampled_from(["<|call|>", "<|end|>", "<|return|>"])
-# No word that a header could be made of; letters that take several bytes, so that tokens split them.
+# No word that a header could hold; letters that take several bytes, so that tokens split them.
 _SAID = st.text("xyz äé🌍\n-.{}", min_size=1, max_size=12)
 
 
 @dataclass(frozen=True)
 class Part:
-    """A message, or rubbish between messages: its Harmony, what it says, and to whom."""
+    """A message, or rubbish between messages: its Harmony, what it says, and its recipient."""
 
     kind: str
     wrote: str
@@ -53,7 +54,7 @@ def _heads(draw: st.DrawFn, channel: str) -> str:
 @st.composite
 def _parts(draw: st.DrawFn, number: int) -> Part:
     kind = draw(st.sampled_from(["analysis", "analysis", "final", "commentary", "call", "lost", "unknown", "rubbish"]))
-    text = f"«{number}» {draw(_SAID)}"  # a mark of its own; never like JSON
+    text = f"«{number}» {draw(_SAID)}"  # each text has its own mark, and is never like JSON
     if kind == "rubbish":
         return Part(kind, draw(_RUBBISH), "")
     if kind in ("call", "lost"):

@@ -1,4 +1,6 @@
-"""The stream of sampled tokens becomes events, whatever the model wrote. APPLIANCE_FUZZ_STREAMS: how many streams."""
+"""Whatever the model wrote, the stream of sampled tokens becomes events. APPLIANCE_FUZZ_STREAMS sets the number of
+streams.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +95,7 @@ def _is_text(piece: bytes | None) -> bool:
 )
 def test_stop_texts_end_the_answer_across_tokens(vocabulary: Vocabulary, stop: list[str], shown: str) -> None:
     tokens = [CHANNEL, *vocabulary.encode("final"), MESSAGE]
-    tokens += [vocabulary.encode(character)[0] for character in "One two\n\nQ: three"]  # one token a character
+    tokens += [vocabulary.encode(character)[0] for character in "One two\n\nQ: three"]  # one token for each character
     parsed = Parsed(vocabulary, [*tokens, RETURN], stop=stop)
     assert parsed.answer == shown
     assert parsed.outcome == ("stop", False)

@@ -1,4 +1,4 @@
-"""Conversations become the tokens that Harmony's guide prescribes, from the release's vocabulary and no other."""
+"""Conversations become the tokens that Harmony's guide prescribes, with the release's vocabulary and no other."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_a_lone_surrogate_becomes_the_replacement_character(vocabulary: Vocabula
 def test_a_long_run_is_tokenised_in_reasonable_time_and_whole(vocabulary: Vocabulary, run: str) -> None:
     began = time.perf_counter()
     text = text_of(vocabulary, Message("user", run))
-    assert time.perf_counter() - began < 2.0  # uncut: 2 to 4 s, and quadratic
+    assert time.perf_counter() - began < 2.0  # without a cut: 2 to 4 s, and quadratic
     assert f"<|message|>{run}<|end|>" in text
 
 
@@ -194,7 +194,7 @@ def test_instructions_and_tools_refuse_such_a_run(vocabulary: Vocabulary) -> Non
 def test_the_release_file_is_used_and_the_environment_left_alone(
     vocabulary_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("TIKTOKEN_ENCODINGS_BASE", str(tmp_path))  # an operator's own setting; holds nothing
+    monkeypatch.setenv("TIKTOKEN_ENCODINGS_BASE", str(tmp_path))  # an operator's own setting; the directory is empty
     assert load_vocabulary(vocabulary_file).encode("hello") == [24912]
     import os
 
@@ -238,4 +238,4 @@ def test_the_library_has_no_code_to_reach_a_network() -> None:
     symbols = binary.read_bytes()
     for name in (b"getaddrinfo", b"connect", b"socket", b"sendto"):
         assert b"\0" + name + b"\0" not in symbols, name
-    assert b"\0malloc\0" in symbols  # this is how an imported symbol would look
+    assert b"\0malloc\0" in symbols  # an imported symbol would look like this

@@ -1,4 +1,4 @@
-"""docs/harmony.md, row by row: what the model wrote, and what becomes of it."""
+"""docs/harmony.md, row by row: what the model wrote, and what the user gets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.appliance.engine.parsed_turn import Parsed, parse
 
 PAGE = (Path(__file__).parents[3] / "docs" / "harmony.md").read_text(encoding="utf-8")
 _SPECIAL = re.compile(r"<(start|end|message|channel|constrain|return|call|endoftext)>")
-# What the page must have a rule for; taking a row away from it must not go unnoticed.
+# The kinds that the page must have a rule for: a removed row must not go unnoticed.
 KINDS = (
     "unknown channel", "missing channel", "recipient before the channel", "recipient twice",
     "recipient in place of the role", "glued to the name", "namespace missing", "namespace twice", "role twice",
@@ -69,7 +69,7 @@ def test_what_the_model_wrote_becomes_what_the_page_says(vocabulary: Vocabulary,
     tokens = vocabulary.encoding.encode(row.wrote, allowed_special="all")
     for pieces in (tokens, one_by_one(vocabulary, tokens)):
         parsed = Parsed(vocabulary, pieces, functions=["get_weather"])
-        # Where <|message|> was left out, the blank before the text is the text's.
+        # Where <|message|> is missing, the blank before the text belongs to the text.
         assert (parsed.reasoning.lstrip(), parsed.answer.lstrip()) == (row.reasoning, row.answer)
         assert parsed.calls == [("get_weather", arguments) for arguments in row.calls]
         assert (parsed.parser.finished, parsed.parser.notice) == (row.end, row.notice)
@@ -82,7 +82,7 @@ def _is_sound(row: Row) -> bool:
 
 
 def one_by_one(vocabulary: Vocabulary, tokens: list[int]) -> list[int]:
-    """The same text, one token for each byte."""
+    """The same text, with one token for each byte."""
     single = {vocabulary.token_bytes(token): token for token in range(256)}
     pieces: list[int] = []
     for token in tokens:

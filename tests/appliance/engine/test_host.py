@@ -1,4 +1,4 @@
-"""Cores and memory as the kernel tells them, from copies of its files."""
+"""Cores and memory as the kernel reports them, from copies of its files."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_memory_is_the_least_that_the_machine_or_any_group_above_leaves(
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_files_in_the_page_cache_are_not_used_up(host: Host, version: int) -> None:
-    """Else packed weights, once read, would count twice: as used, and as what the plan still needs."""
+    """Otherwise packed weights would count twice: as used, and as what the plan still needs."""
     point = host.mount("memory" if version == 1 else "", "/a")
     files = f"active_file {GIB}\ninactive_file {GIB}\nshmem {GIB}\n"
     if version == 1:
@@ -141,7 +141,7 @@ def test_every_group_that_can_be_seen_is_found(
 
 
 def test_both_versions_at_once_count(host: Host) -> None:
-    """As on a host in hybrid mode: controllers in version 1, and version 2 mounted beside them."""
+    """A host in hybrid mode has controllers in version 1, and version 2 mounted beside them."""
     first, second = host.mount("memory", "/a"), host.mount("", "/b")
     host.write(first / "a", memory_limit_in_bytes=5 * GIB, memory_usage_in_bytes=0)
     host.write(second / "b", memory_max=4 * GIB, memory_current=0)
@@ -150,7 +150,7 @@ def test_both_versions_at_once_count(host: Host) -> None:
 
 @pytest.mark.parametrize("first", ["/", "/a", "/elsewhere"])
 def test_of_several_mounts_the_one_that_shows_most_counts(host: Host, first: str) -> None:
-    """As where a container's directory is mounted a second time: its ancestors' limits bind all the same."""
+    """A container's directory can be mounted a second time. The limits of its ancestors still bind."""
     whole = host.mount("", "/a/b")
     host.write(whole / "a", memory_max=3 * GIB, memory_current=0)
     (whole / "a" / "b").mkdir()
@@ -162,7 +162,7 @@ def test_of_several_mounts_the_one_that_shows_most_counts(host: Host, first: str
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_limits_of_swap_give_no_memory(host: Host, version: int) -> None:
-    """Weights and caches that lie in swap serve nobody."""
+    """Weights and caches in swap are of no use."""
     if version == 1:
         group = host.mount("memory", "/a") / "a"
         host.write(group, memory_limit_in_bytes=4 * GIB, memory_usage_in_bytes=GIB)

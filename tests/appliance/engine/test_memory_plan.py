@@ -29,7 +29,7 @@ SIZES: dict[str, Any] = {
     "vocab": 201_088,
 }  # fmt: skip
 SHAPES = {"gpt-oss-20b": {"layers": 24, "experts": 32}, "gpt-oss-120b": {"layers": 36, "experts": 128}}
-# Memory that may be taken, in GB, and what comes of it: (conversations, tokens), None where nothing fits. 12 GiB are
+# Memory that may be used, in GB, and the result: (conversations, tokens), or None where nothing fits. 12 GiB are
 # 12.9 GB; a machine sold with 16 GB (GiB) has 16 to 17.
 CHOSEN: dict[str, dict[float, tuple[int, int] | None]] = {
     "gpt-oss-20b": {
@@ -45,7 +45,7 @@ TABLE = [(shape, gb) for shape, rows in CHOSEN.items() for gb in rows]
 
 
 def write_release(directory: Path, shape: str, *, dense: DenseKind = "int8") -> Path:
-    """An installed release of that shape, but for its weights."""
+    """An installed release of that shape, without its weights."""
     config = random_config(**SIZES, **SHAPES[shape])
     plan = plan_graph(parse_model_config(config), "cpu", dense=dense)
     (directory / "model" / "cpu").mkdir(parents=True)
@@ -73,7 +73,7 @@ def needs_of(release: Path, **settings: Any) -> Needs:
 
 
 def limited(host: Host, kind: str, gb: float) -> int:
-    """Memory that may be taken where that many GB are, by a machine's size or by a control group of the kind."""
+    """Memory that may be used when the machine, or a control group of the kind, has that many GB."""
     limit = int(gb * GB)
     match kind:
         case "machine":

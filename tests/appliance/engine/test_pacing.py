@@ -1,4 +1,4 @@
-"""Chunks grow to what fits into the longest pause, and shrink when it no longer does: on a machine made of numbers."""
+"""Chunks grow to what fits into the longest pause and shrink when it no longer does, on a simulated machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def step_s(tokens: int, streams: int) -> float:
 
 
 def read(pacing: Pacing, streams: int, steps: int) -> list[float]:
-    """What so many steps beside the streams take."""
+    """The time of so many steps beside the streams."""
     taken = []
     for _ in range(steps):
         tokens = pacing.chunk_tokens(streams)

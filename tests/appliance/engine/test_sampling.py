@@ -1,4 +1,4 @@
-"""Draws from the top of the logits equal draws from all of them, and follow the distribution."""
+"""Draws from the top logits equal draws from all of them, and follow the distribution."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Known answers recorded by one release are accepted from it and refused from another model."""
+"""Known answers that one release recorded are accepted from it and refused from another model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROMPTS = [[1, 2, 3], list(range(600)), [7]]
 
 @pytest.fixture
 def small_release(release: Release, small_graph: Path) -> Release:
-    """The release with the small graph in its place."""
+    """The release, with the small graph instead of its own."""
     return replace(release, graphs={"cpu": small_graph})
 
 

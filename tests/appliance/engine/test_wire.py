@@ -1,4 +1,4 @@
-"""What one side writes the other reads, and nothing else is taken for a record."""
+"""One side reads what the other wrote, and takes nothing else for a record."""
 
 from __future__ import annotations
 

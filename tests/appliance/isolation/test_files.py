@@ -49,7 +49,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Places:
 
 @pytest.fixture(scope="module")
 def tried(places: Places) -> dict[str, Any]:
-    """The proof as it is, without the rules, and on a host without Landlock."""
+    """The proof with the rules, without them, and on a host without Landlock."""
     require(landlock_abi() >= FILES_ABI, "Landlock")
     command = [sys.executable, "-c", _TRY, str(places.state.parent)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -58,7 +58,7 @@ def tried(places: Places) -> dict[str, Any]:
 
 
 def rows(silence: dict[str, Any]) -> dict[str, str]:
-    """What became of each row on files; the filter answers its own with EPERM, or ENOSYS in the supervisor."""
+    """The outcome of each row on files. The filter answers its own with EPERM, or ENOSYS in the supervisor."""
     return {
         f"{attempt['kind']}: {attempt['way']}": attempt["answer"]
         for attempt in silence["attempts"]
@@ -97,7 +97,7 @@ def covers(outer: Path, inner: Path) -> bool:
 
 
 def overlapping(rules: tuple[Rule, ...], some: Right, others: Right) -> list[tuple[Path, Path]]:
-    """Pairs of places, one in the other, of which one may be used in one way and the other in the other."""
+    """Pairs of places, one inside the other, where one may be used in one way and the other in the other way."""
     wanted = [(rule.path.resolve(), rule.rights) for rule in rules if rule.path.exists()]
     return [
         (one, other)
@@ -169,7 +169,7 @@ def test_database_among_the_keys_is_refused(tmp_path: Path) -> None:
 def test_loader_is_read_from_the_program() -> None:
     loader = loader_of(Path(sys.executable))
     assert loader.name.startswith("ld-")
-    assert loader_of(loader) == loader  # which needs none
+    assert loader_of(loader) == loader  # this program needs none
 
 
 def test_what_is_no_program_is_refused(tmp_path: Path) -> None:

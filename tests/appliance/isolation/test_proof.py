@@ -1,4 +1,4 @@
-"""The proof against the running kernel: it passes when the door is shut, and fails when any part of it is left open."""
+"""The proof against the running kernel: it passes when the door is shut, and fails when any part of it stays open."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from appliance.doctor import proof_lines
 from appliance.isolation import Attempt, Silence
 
 PROGRAMS = ("recorder", "engine-cpu", "web", "packer", "administration")
-# Isolation cannot be undone and wants a process of one thread: it happens in children of one process of its own.
+# Isolation cannot be undone and needs a process of one thread, so it happens in children of a separate process.
 _TRY_ALL = """
 import json, sys
 from dataclasses import asdict
@@ -33,7 +33,7 @@ for name in json.load(sys.stdin):
 json.dump(results, sys.stdout)
 """
 
-# What is left out of the filter: the ways that must then be reported.
+# The parts left out of the filter, and the ways that must then be reported.
 OPENED = {
     "socket": ["netlink (OPEN", "vsock", "every other socket family"],
     "socketpair": ["Unix datagrams (syslog) (OPEN", "Unix raw (datagrams too) (OPEN"],
@@ -74,7 +74,7 @@ OPENED = {
         )
     },
 }  # fmt: skip
-# Calls that the supervisor needs and its programs do not: their own filters refuse them, for the proof of each kind.
+# Calls that the supervisor needs and its programs do not. The programs' own filters refuse them when they prove it.
 OPENED_TO_PROGRAMS = {
     "tgkill": ["signal to who started it"],
     "execve": ["another program (execve)"],
@@ -87,7 +87,7 @@ HOSTS = ["", "namespace", "landlock", "namespace+landlock", "watcher"]  # what a
 
 @pytest.fixture(scope="module")
 def tried() -> dict[str, Any]:
-    """What `shut_the_door` gave, or said, for each part left out."""
+    """The result or the error of `shut_the_door`, for each part left out."""
     names = json.dumps([*OPENED, *OPENED_TO_PROGRAMS, *X86_ONLY, *HOSTS, "cuda"])
     command = [sys.executable, "-c", _TRY_ALL, *PROGRAMS]
     done = subprocess.run(command, input=names, capture_output=True, text=True, check=True)

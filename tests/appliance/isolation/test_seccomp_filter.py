@@ -1,4 +1,4 @@
-"""The filters' programs, run by a small interpreter of classic BPF, for both processors: what they allow and refuse."""
+"""A small interpreter of classic BPF runs the filters' programs for both processors: what they allow and refuse."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def run(
 
 
 def names_of(kind: Kind) -> set[str]:
-    """Calls that the table gives a kind, whole or in part, read without the compiler."""
+    """Calls that the table gives a kind, fully or in part, read without the compiler."""
     groups = [group for group in GROUPS if kind in group.kinds]
     return {name for group in groups for name in (*group.calls.split(), *group.partly)}
 
@@ -99,7 +99,7 @@ def test_numbers_without_a_name_are_refused_and_newer_ones_do_not_exist(machine:
 @EVERY_KIND
 def test_no_program_makes_a_dangerous_call_whatever_its_arguments(machine: str, kind: Kind) -> None:
     if kind is Kind.SUPERVISOR:
-        return  # it starts programs; what it may is said in the table
+        return  # the supervisor starts programs; the table says what it may
     for call in (name for danger in DANGERS if danger.cuda for name in danger.calls.split()):
         if call in MACHINES[machine].numbers:
             for arguments in ([0] * 6, [ANY] * 6):
@@ -112,7 +112,7 @@ VALUES = (0, 1, 2, 5, 6, 9, 13, 41, 0x3D0F00, 0x1200011, 0x5401, 0x5421, 1030, 0
 @BOTH
 @pytest.mark.parametrize("kind", [*PROGRAMS, Kind.ENGINE_CUDA])
 def test_the_supervisor_may_whatever_its_programs_may(machine: str, kind: Kind) -> None:
-    """Filters add up: a call that the supervisor's refuses would be lost to its programs."""
+    """Filters add up: a call that the supervisor's filter refuses would be lost to its programs."""
     policy = call_policy(Kind.SUPERVISOR, engine=kind if kind is Kind.ENGINE_CUDA else Kind.ENGINE_CPU)
     above = tuple(build_filter(MACHINES[machine], policy, Refusal.TRACE))
     by_argument = {name for group in GROUPS for name in group.partly}
@@ -233,7 +233,7 @@ def test_everybody_may_ask_what_a_descriptor_is(machine: str, kind: Kind) -> Non
 
 @BOTH
 def test_only_the_watcher_answers_for_a_filter(machine: str) -> None:
-    """Else whoever breaks into the supervisor puts on a filter of its own and lets everything pass."""
+    """Otherwise an intruder in the supervisor could install a filter of their own and let everything pass."""
     above = tuple(build_filter(MACHINES[machine], call_policy(Kind.SUPERVISOR), Refusal.TRACE))
     for request_number in (0xC0502100, 0xC0182101, 0x40082102, 0x40182103, 0x40082104):  # all of seccomp's own
         assert run(machine, above, "ioctl", 0, request_number) == TRACE

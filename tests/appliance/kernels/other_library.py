@@ -1,4 +1,4 @@
-"""A pytest plugin: every test of the run takes the operator library that OPERATOR_LIBRARY names."""
+"""A pytest plugin: every test of the run uses the operator library that OPERATOR_LIBRARY names."""
 
 from __future__ import annotations
 

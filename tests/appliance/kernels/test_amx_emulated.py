@@ -1,4 +1,5 @@
-"""The AMX path on processors without AMX: its machine code runs, each tile instruction is emulated (amx/emulator.cc).
+"""The AMX path on processors without AMX: its machine code runs, and each tile instruction is emulated
+(amx/emulator.cc).
 
 This says whether results are right, nothing about speed.
 """

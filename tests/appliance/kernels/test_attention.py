@@ -45,7 +45,7 @@ SHAPES = [Shape(8, 1, 64, 0), Shape(16, 2, 64, 128), Shape(6, 3, 16, 5), Shape(4
 
 
 class Attention:
-    """One node over caches that are bound in place; what was never written holds NaN."""
+    """One node over caches that are bound in place. Positions that were never written hold NaN."""
 
     def __init__(self, shape: Shape, *, slots: int = 1, capacity: int = POSITIONS) -> None:
         self.shape = shape
@@ -84,14 +84,14 @@ class Attention:
         self.caches = [onnxruntime.OrtValue.ortvalue_from_numpy(empty.copy()) for _ in range(2)]
 
     def step(self, qkv: Float32, totals: list[int]) -> Float32:
-        """qkv (slots, S, width): the last S of ``totals`` tokens of each slot."""
+        """qkv (slots, S, width): the last S of each slot's ``totals`` tokens."""
         slots, count = qkv.shape[:2]
         positions = np.array(totals)[:, None] - count + np.arange(count)
         out = self.tokens(qkv.reshape(slots * count, -1), np.repeat(np.arange(slots), count), positions.ravel())
         return out.reshape(slots, count, -1)
 
     def tokens(self, qkv: Float32, slots: NDArray[np.int64], positions: NDArray[np.int64]) -> Float32:
-        """qkv (T, width) of tokens at those places."""
+        """qkv (T, width) of tokens at those positions."""
         binding = self.session.io_binding()
         binding.bind_cpu_input("qkv", np.ascontiguousarray(qkv))
         binding.bind_cpu_input("slots", slots.astype(np.int32))
@@ -183,7 +183,7 @@ def test_slots_of_different_lengths_do_not_see_each_other(path: str, shape: Shap
     qkv = [conversation(shape, length + 5, seed) for seed, length in enumerate(lengths)]
     alone = [Attention(shape).step(one[None], [len(one)])[0] for one in qkv]
     together = Attention(shape, slots=3)
-    for slot, length in enumerate(lengths):  # fill each slot by itself, then take five tokens of all three at once
+    for slot, length in enumerate(lengths):  # fill each slot alone, then take five tokens of all three at once
         single = Attention(shape)
         single.step(qkv[slot][None, :length], [length])
         for cache, filled in zip(together.caches, single.caches, strict=True):
@@ -198,7 +198,7 @@ def test_slots_of_different_lengths_do_not_see_each_other(path: str, shape: Shap
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_tokens_of_some_slots_and_a_prompt_share_a_call(path: str, shape: Shape) -> None:
-    """One token of slot 3 and one of slot 0, then a part of the prompt of slot 1; slot 2 stays as it is."""
+    """One token each of slots 3 and 0, then a chunk of the prompt of slot 1. Slot 2 stays as it is."""
     lengths = {3: 140, 0: 33, 1: 70}
     qkv = {slot: conversation(shape, length, slot) for slot, length in lengths.items()}
     alone = {slot: Attention(shape).step(one[None], [len(one)])[0] for slot, one in qkv.items()}

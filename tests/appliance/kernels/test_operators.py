@@ -1,4 +1,4 @@
-"""Every operator has a file of its own, which says what it takes, and is registered with ONNX Runtime."""
+"""Every operator has a file of its own that says what it takes, and is registered with ONNX Runtime."""
 
 from __future__ import annotations
 

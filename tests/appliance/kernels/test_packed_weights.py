@@ -1,4 +1,4 @@
-"""The cache of packed weights: made once, found again, made anew when it is not what it should be."""
+"""The cache of packed weights: made once, found again, and made anew when it is not what it should be."""
 
 from __future__ import annotations
 

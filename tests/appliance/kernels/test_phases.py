@@ -1,4 +1,4 @@
-"""How an operator's work is shared by threads (phases.h), in a C++ program of its own."""
+"""How threads share an operator's work (phases.h), in a C++ program of its own."""
 
 from __future__ import annotations
 

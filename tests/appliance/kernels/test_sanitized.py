@@ -1,5 +1,5 @@
-"""The native operators under AddressSanitizer and UndefinedBehaviorSanitizer: they pass the tests of every path, with
-small sizes, and a call that reads or writes beyond its memory, or has undefined behaviour, ends the program.
+"""The native operators under AddressSanitizer and UndefinedBehaviorSanitizer. They pass the tests of every path, at
+small sizes. A call that reads or writes beyond its memory, or has undefined behaviour, ends the program.
 
 Leaks are not looked for: Python itself keeps memory to its end.
 """
@@ -58,8 +58,9 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def environment() -> dict[str, str]:
-    """With the sanitizers' runtimes first in the process: they take malloc's place. The C++ library must be there
-    before AddressSanitizer looks for the function that throws."""
+    """The sanitizers' runtimes come first in the process and take malloc's place. The C++ library must be there before
+    AddressSanitizer looks for the function that throws.
+    """
     preloaded = " ".join(runtime(name) for name in ("libasan.so", "libubsan.so", "libstdc++.so"))
     options = {"LD_PRELOAD": preloaded, "ASAN_OPTIONS": "detect_leaks=0:malloc_context_size=5"}
     return os.environ | options | {"PYTHONPATH": str(ROOT)}

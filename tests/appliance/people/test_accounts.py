@@ -1,4 +1,4 @@
-"""Accounts, sessions, keys and links: what each lets in, what each refuses, and that all of it is recorded."""
+"""Accounts, sessions, keys and links: what each lets in and refuses, and that all of it is recorded."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SECOND_US = 1_000_000
 
 
 class Clock:
-    """Time that passes when told to; starts now, because sessions are compared with it."""
+    """Time that passes only when a test says so. It starts now, because sessions are compared with it."""
 
     def __init__(self) -> None:
         self.now_us = 1_795_398_974_000_000
@@ -117,7 +117,7 @@ def test_name_can_be_taken_once(house: House) -> None:
 
 
 def test_a_role_of_no_release_is_said_by_whichever_database_holds_it(house: House) -> None:
-    """SQLite has a number for each row, so the others can be listed; PostgreSQL has none, and the list is refused."""
+    """SQLite has a number for each row, so it lists the others. PostgreSQL has none and refuses the list."""
     house.add()
     with house.database.write() as connection:
         connection.execute(users.update().values(roles="emperor"))

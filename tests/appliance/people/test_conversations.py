@@ -1,4 +1,4 @@
-"""Conversations: strictly per user, with branches."""
+"""Conversations: each user's own alone, with branches."""
 
 from __future__ import annotations
 

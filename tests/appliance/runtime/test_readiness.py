@@ -1,4 +1,4 @@
-"""When an engine counts as having come to a standstill."""
+"""When an engine counts as standing still."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LIMIT_S = 60.0
 
 
 class Engine:
-    """An engine's end of the doorbell, its processor time, and the clock of whoever feels its pulse."""
+    """An engine's end of the doorbell, its processor time, and the clock of the one who watches it."""
 
     def __init__(self) -> None:
         self.ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -87,7 +87,7 @@ def test_a_supervisor_that_stood_still_itself_judges_nobody(engine: Engine) -> N
 
 
 def test_an_engine_that_cannot_be_seen_is_not_judged(engine: Engine) -> None:
-    """As with hidepid. What is seen again counts from then on."""
+    """As with hidepid. Once it can be seen again, time counts from then on."""
     engine.used_s = None
     felt(engine)
     assert not any(engine.look(200))

@@ -35,7 +35,7 @@ ATTEMPT = {
 }  # fmt: skip
 ENDED = {"event": "process_ended", "process": "engine", "how": "signal SIGKILL", "ran_s": 3.2}
 STOPPING = {"event": "stopping", "why": "signal SIGTERM"}
-pytestmark = pytest.mark.usefixtures("roomy_disk")  # a full one is an event by itself
+pytestmark = pytest.mark.usefixtures("roomy_disk")  # a full disk is an event of its own
 ADA = Actor("a1", "ada", "web", "10.0.0.1")
 
 
@@ -201,7 +201,7 @@ def test_goes_on_when_a_checkpoint_cannot_be_written(config: Config, caplog: pyt
 def test_an_unexpected_failure_of_a_turn_is_said_and_tried_again(
     config: Config, name: str, words: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each fails the first time, with an error that nobody foresaw."""
+    """Each one fails the first time, with an error that nobody foresaw."""
     owner, _, attribute = name.rpartition(".")
     real = resolve_name(name)
     failed = threading.Event()

@@ -1,4 +1,4 @@
-"""While the appliance serves, the recorder's thread reads the release again: a finding is an event and an alarm."""
+"""While the appliance serves, the recorder's thread reads the release again. A finding is an event and an alarm."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def log(tmp_path: Path) -> AuditLog:
 
 
 def flip(path: Path) -> None:
-    """One bit, and the time that it had."""
+    """Flip one bit, and restore the file's time."""
     before = path.stat()
     path.chmod(0o644)
     path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
@@ -55,7 +55,7 @@ def flip(path: Path) -> None:
 
 
 def recorded(log: AuditLog, release: Path, monkeypatch: pytest.MonkeyPatch) -> list[NewEvent]:
-    """What the thread appended by the time that its first comparison was in the record."""
+    """What the thread had appended when its first comparison was in the record."""
     appended: list[NewEvent] = []
     done = threading.Event()
     append = AuditLog.append

@@ -55,9 +55,9 @@ def test_tells_the_recorder_how_silence_was_proved(running: Site) -> None:
 
 def test_programs_see_only_the_descriptors_meant_for_them(running: Site) -> None:
     engine = Path(f"/proc/{running.ask()['engine']}/fd")
-    time.sleep(0.2)  # for the engine to close the socket of the question
+    time.sleep(0.2)  # until the engine has closed the socket of the question
     sockets = [target for fd in engine.iterdir() if (target := os.readlink(fd)).startswith("socket:")]
-    assert len(sockets) == 1, sockets  # the doorbell: not the listener, not the web's end
+    assert len(sockets) == 1, sockets  # the doorbell: neither the listener nor the web's end
 
 
 def test_restarts_a_dead_engine_at_the_same_doorbell(running: Site) -> None:
@@ -71,7 +71,7 @@ def test_restarts_a_dead_engine_at_the_same_doorbell(running: Site) -> None:
 
 
 def wait_for_death(site: Site, process: str, how: str = "signal SIGKILL") -> None:
-    """Until the recorder has a note of it."""
+    """Wait until the recorder has a note of it."""
     deadline_s = time.monotonic() + 20
     while not any(note.get("process") == process and note["how"] == how for note in site.recorded()):
         assert time.monotonic() < deadline_s, site.recorded()

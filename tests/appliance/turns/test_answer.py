@@ -1,4 +1,4 @@
-"""One fold of a turn's events, and forms of storage that every release after reads."""
+"""One fold of a turn's events, and stored forms that every later release reads."""
 
 from __future__ import annotations
 

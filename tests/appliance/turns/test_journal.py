@@ -1,4 +1,4 @@
-"""A turn's file has one owner, any number of readers, and an owner's death is seen by all of them."""
+"""A turn's file has one owner and any number of readers, and all of them see its owner's death."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def reader_of(path: Path) -> Reader:
 
 
 def leave_a_dead_one(path: Path) -> None:
-    """What a process leaves that was killed in the middle of its turn."""
+    """Leave what a process leaves that was killed in the middle of its turn."""
     command = [sys.executable, "-c", OWNER, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
@@ -151,7 +151,7 @@ def test_the_death_of_the_owner_is_seen_and_buried_once(path: Path) -> None:
     buried = list[int]()
     journal = claim(path, lambda: buried.append(1))
     assert buried == [1]
-    assert reader.read(0) == []  # nothing of the next turn comes to who reads the last one
+    assert reader.read(0) == []  # a reader of the last turn gets nothing of the next one
     journal.begin(HEAD)
     assert reader_of(path).head == HEAD
     assert not remove_dead(path, nobody_died)

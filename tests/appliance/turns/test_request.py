@@ -14,7 +14,7 @@ def test_drawn_seeds_differ_and_survive_a_client_that_reads_numbers_as_doubles()
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**DRAWN_SEED_BITS for seed in seeds)
     assert all(int(float(json.dumps(seed))) == seed for seed in seeds)
-    assert max(seeds) > 2 ** (DRAWN_SEED_BITS - 4)  # the bits are used
+    assert max(seeds) > 2 ** (DRAWN_SEED_BITS - 4)  # all of the bits are used
 
 
 def test_a_chosen_seed_is_kept_and_a_negative_one_becomes_one_that_can_be_recorded() -> None:

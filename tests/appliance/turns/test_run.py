@@ -1,4 +1,4 @@
-"""Nothing reaches the model unrecorded, nothing ends unrecorded."""
+"""Nothing reaches the model unrecorded, and nothing ends unrecorded."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""A pytest plugin beside other_library, for a library that holds the emulator: the report ends with how many
-instructions were emulated."""
+"""A pytest plugin beside other_library, for a library with the emulator: the report ends with the number of emulated
+instructions.
+"""
 
 from __future__ import annotations
 
