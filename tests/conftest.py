@@ -1,5 +1,6 @@
-"""Fixtures for every test, and `require`, by which a test states what it needs from the host: with REQUIRE_ALL=1 a
-missing part fails the test, otherwise it is skipped with the reason."""
+"""Fixtures for every test, and `require`, by which a test says what it needs from the host. If that is missing, the
+test is skipped with the reason; with REQUIRE_ALL=1 it fails.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 _TEMPORARY = own_temporary_directory()
 WAY_IS_OPEN = open_the_way()  # before any thread or program is started
 
-# What `pytest --fast` (`make check`) leaves out: everything that starts the appliance, a browser or a compiler, runs a
-# model, or takes more than about two seconds. A new test is in it until its file is named here.
+# `pytest --fast` (`make check`) leaves these out: every test that starts the appliance, a browser or a compiler, runs a
+# model, or takes more than about two seconds. A new file is part of the fast tests until it is named here.
 SLOW = (
     "appliance/isolation",
     "attacks",
@@ -104,13 +105,13 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """What failed stays to be looked at."""
+    """Keep what failed, to be looked at."""
     if _TEMPORARY is not None and exitstatus == pytest.ExitCode.OK:
         shutil.rmtree(_TEMPORARY, ignore_errors=True)
 
 
 def require(present: bool, what: str) -> None:
-    """Skip the calling test for want of `what`, or fail it under REQUIRE_ALL=1."""
+    """Skip the calling test for lack of `what`, or fail it under REQUIRE_ALL=1."""
     if present:
         return
     if os.environ.get("REQUIRE_ALL") == "1":
@@ -120,7 +121,7 @@ def require(present: bool, what: str) -> None:
 
 @pytest.fixture
 def roomy_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half of every disk is free, however full the machine is; tests/attacks/test_up_disk.py fills a real one."""
+    """Half of every disk is free, however full the machine is. tests/attacks/test_up_disk.py fills a real one."""
     blocks, files = 1 << 30, 1 << 20
     found = os.statvfs_result((4096, 4096, blocks, blocks // 2, blocks // 2, files, files, files, 0, 255))
     monkeypatch.setattr("os.statvfs", lambda path: found)
@@ -137,7 +138,7 @@ def chromium() -> str:
 
 @pytest.fixture(scope="session")
 def browser(chromium: str) -> Iterator[Browser]:
-    """One browser for all tests; each takes a context of its own."""
+    """One browser for all tests of this process; each test takes a context of its own."""
     from playwright.sync_api import sync_playwright  # a machine with a GPU need not have it
 
     with sync_playwright() as playwright:

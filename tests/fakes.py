@@ -1,4 +1,4 @@
-"""Fakes that implement a real interface, shared by the rooms' tests."""
+"""Fakes that implement a real interface, shared by all tests."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def echo(request: TurnRequest) -> Iterable[TurnEvent]:
 
 
 class FakeEngine:
-    """The engine's side of the real protocol, answering each turn with what ``script(request)`` yields.
+    """The engine's side of the real protocol. It answers each turn with what ``script(request)`` yields.
 
     A script may wait on an event of the test's own between two events of the protocol. ``requests`` holds every turn
     that arrived; ``cancelled`` the ids of those whose client went away before their last event.
@@ -65,7 +65,7 @@ class FakeEngine:
     """
 
     def __init__(self, script: Script = echo, status: Status | None = FAKE_STATUS) -> None:
-        """``status=None`` leaves status requests unanswered, as an engine does that is still loading."""
+        """``status=None`` leaves status requests unanswered, like an engine that is still loading."""
         self.script = script
         self.status = status
         self.requests: list[TurnRequest] = []
@@ -78,7 +78,7 @@ class FakeEngine:
         self._acceptor.start()
 
     def die(self) -> None:
-        """Drop every turn in progress, as a killed engine does."""
+        """Drop every running turn, as a killed engine does."""
         with self._lock:
             for turn in self._open:
                 turn.shutdown(socket.SHUT_RDWR)
@@ -145,11 +145,11 @@ class FakeEngine:
                 return
 
 
-CHUNK_TOKENS = 128  # a fake model's prefill step
+CHUNK_TOKENS = 128  # a fake model's chunk of prefill
 
 
 class FakeModel:
-    """What the scheduler needs of a model, without arithmetic: continues each known prompt with its reply.
+    """What the scheduler needs of a model, without arithmetic: it continues each known prompt with its reply.
 
     It keeps what each slot has been given and refuses what would corrupt a real cache: a gap, a token beyond the
     capacity, or one that sees in a windowed layer what is no longer there. ``steps`` records what it did: ("prefill",

@@ -1,4 +1,4 @@
-"""What CONTRIBUTING.md promises: the lock, the hooks before a commit, and lists that are complete."""
+"""What CONTRIBUTING.md promises: the lock, the hooks before a commit, and complete lists."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def locked() -> dict[str, str]:
 
 
 def wanted() -> Iterator[Requirement]:
-    """What the test environment needs, as pyproject.toml and the Makefile say."""
+    """What the test environment needs, according to pyproject.toml and the Makefile."""
     (extras,) = re.findall(r"^TEST_EXTRAS := (.*)$", MAKEFILE, re.MULTILINE)
     optional = PROJECT["project"]["optional-dependencies"]
     for needs in (PROJECT["project"]["dependencies"], *(optional[extra] for extra in extras.split(","))):
@@ -67,7 +67,7 @@ def releases() -> list[tuple[str, str]]:
 
 
 def test_the_changelog_knows_the_version() -> None:
-    """A release's heading is its version; between releases the version is the next one's `.dev0`."""
+    """A release's heading is its version. Between releases the version is the next one's `.dev0`."""
     heading, below = releases()[0]
     number = PROJECT["project"]["version"]
     if number.endswith(".dev0"):
@@ -94,7 +94,7 @@ def test_every_command_says_the_version(command: str) -> None:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A repository of its own with our hooks."""
+    """A separate repository with our hooks."""
     require(shutil.which("git") is not None, "git")
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     for name in (".pre-commit-config.yaml", ".clang-format", "pyproject.toml"):

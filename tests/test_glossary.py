@@ -1,4 +1,4 @@
-"""docs/glossary.md: every word is in use, and every second meaning is still there to be renamed."""
+"""docs/glossary.md: every word is in use, and every second meaning still exists and waits to be renamed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SECOND = rows("## Second meanings, and the word that takes their place")
 
 @cache
 def everything() -> str:
-    """All code and pages but the glossary, with words that are joined by an underscore or a line break apart."""
+    """All code and pages but the glossary, with words split at underscores and line breaks."""
     sources = [path for room in ("appliance", "bundler", "installer", "webui") for path in (ROOT / room).rglob("*.py")]
     sources += [*(ROOT / "appliance" / "kernels").rglob("*.h"), ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
     text = "\n".join(path.read_text(encoding="utf-8") for path in sources if path.name != "glossary.md")
@@ -37,7 +37,7 @@ def file_of(cell: str) -> Path:
 
 
 def stem(word: str) -> str:
-    """What all forms of a word begin with."""
+    """The beginning that all forms of a word share."""
     return re.escape(word.lower().removesuffix("s"))
 
 

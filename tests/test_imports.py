@@ -1,4 +1,4 @@
-"""The table of imports in docs/architecture.md is what the code does, and no import goes round in a circle."""
+"""The table of imports in docs/architecture.md matches the code, and no imports form a circle."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 
 def rules() -> dict[str, set[str]]:
-    """Package to the packages that it may import, from the page."""
+    """Each package, and the packages that the page lets it import."""
     table = PAGE.partition("| package | may import | because |\n|---|---|---|\n")[2].partition("\n\n")[0]
     rows = [line.strip("|").split("|") for line in table.splitlines()]
     return {re.findall(r"`([\w.]+)`", row[0])[0]: set(re.findall(r"`([\w.]+)`", row[1])) for row in rows}
@@ -40,7 +40,7 @@ def modules() -> dict[str, Path]:
 
 
 def statements(tree: ast.Module, *, types: bool) -> Iterator[ast.AST]:
-    """Every node of a source; without `types` none of those that only a type checker reads."""
+    """Every node of a source. Without `types`, leave out those that only a type checker reads."""
     for node in ast.iter_child_nodes(tree):
         if types or not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
             yield from ast.walk(node)
@@ -67,13 +67,13 @@ def imports(*, types: bool = True) -> dict[str, set[str]]:
 
 
 def package_of(module: str) -> str:
-    """The longest package of the table that the module is in."""
+    """The longest package of the table that contains the module."""
     fitting = [package for package in RULES if f"{module}.".startswith(f"{package}.")]
     return max(fitting, key=len)
 
 
 def crossings() -> set[tuple[str, str]]:
-    """Each pair of different packages of which one imports the other, and from where."""
+    """Each pair of different packages of which one imports the other, with the places."""
     pairs = {(module, target) for module, targets in imports().items() for target in targets}
     return {(m, t) for m, t in pairs if m.partition(".")[0] in ROOMS and package_of(m) != package_of(t)}
 
@@ -96,7 +96,7 @@ def test_the_table_grants_nothing_that_nobody_needs() -> None:
 
 
 def test_no_import_goes_round_in_a_circle() -> None:
-    """Imports within functions count, those for type checkers alone do not. Tests are left out."""
+    """Imports within functions count; those for type checkers alone do not. Tests are left out."""
     graph = {name: targets for name, targets in imports(types=False).items() if not name.startswith("tests")}
     try:
         TopologicalSorter(graph).prepare()
@@ -116,7 +116,7 @@ def test_an_import_for_type_checkers_alone_is_told_apart() -> None:
 
 
 def foreign(path: Path) -> set[str]:
-    """The top packages that a source imports and that are neither ours nor Python's."""
+    """The top-level packages that a source imports, without ours and Python's own."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
@@ -136,6 +136,6 @@ def test_one_module_of_the_formats_needs_a_library() -> None:
 
 
 def test_one_module_imports_onnx_runtime() -> None:
-    """It silences telemetry first."""
+    """That module silences telemetry first."""
     importing = {name for name, path in modules().items() if "onnxruntime" in foreign(path)}
     assert {name for name in importing if name.partition(".")[0] in ROOMS} == {"appliance.engine.model.runtime"}

@@ -1,4 +1,4 @@
-"""A site that belongs to an unprivileged user, for tests that run as root: the appliance refuses to serve as root.
+"""A site that belongs to an unprivileged user, for tests run by root: the appliance refuses to serve as root.
 
     give_to_user(home)        # state/ is theirs, everything on the way to it can be passed
 
@@ -19,7 +19,7 @@ from appliance.isolation.kernel import syscall
 
 SERVICE_UID = 65534  # nobody: has no privileges and owns nothing
 SERVICE_USER = str(SERVICE_UID) if os.geteuid() == 0 else None  # for `install`: only root gives a site away
-USER_OPTION = () if SERVICE_USER is None else ("--user", SERVICE_USER)  # of its command
+USER_OPTION = () if SERVICE_USER is None else ("--user", SERVICE_USER)  # options for the installer's command
 PROJECT = Path(__file__).parents[1]
 _CLONE_NEWNS = 0x00020000
 _MS_BIND, _MS_REC, _MS_PRIVATE = 4096, 16384, 1 << 18
@@ -27,10 +27,10 @@ _PASSABLE = 0o001
 
 
 def give_to_user(home: Path) -> None:
-    """Make ``state/`` of the site ``home`` the unprivileged user's, and let them through to it, if we are root."""
+    """If we are root, give ``state/`` of the site ``home`` to the unprivileged user and let them reach it."""
     if os.geteuid() != 0:
         return
-    from tests.conftest import WAY_IS_OPEN, require  # which asks open_the_way of this module
+    from tests.conftest import WAY_IS_OPEN, require  # that module asks open_the_way of this one
 
     require(WAY_IS_OPEN, "a mount namespace in which an unprivileged user can reach this checkout")
     state = home / "state"
@@ -42,7 +42,7 @@ def give_to_user(home: Path) -> None:
 
 
 def let_through(path: Path) -> None:
-    """Let everybody pass the temporary directories on the way to ``path``, and read it if it is there."""
+    """Let everybody pass the temporary directories on the way to ``path``, and read it if it exists."""
     temporary = Path(tempfile.gettempdir())
     for directory in (path, *path.parents):
         if directory == temporary or temporary not in directory.parents:
@@ -52,8 +52,9 @@ def let_through(path: Path) -> None:
 
 
 def own_temporary_directory() -> Path | None:
-    """Have pytest make its directories below one of this run's own, which is the value: the one that all runs of root
-    share is shut for everybody else by each run that begins. None where it is no concern."""
+    """Have pytest make its directories below a directory of this run's own, and return that. All runs of root share
+    pytest's usual one, and each run that begins shuts it for everybody else. None where nothing needs to be done.
+    """
     if os.geteuid() != 0 or "PYTEST_DEBUG_TEMPROOT" in os.environ:
         return None
     directory = Path(tempfile.mkdtemp(prefix="tests-"))
@@ -63,7 +64,9 @@ def own_temporary_directory() -> Path | None:
 
 
 def open_the_way() -> bool:
-    """Let everybody pass to the interpreter and this checkout; False where that is closed and this host forbids it."""
+    """Let everybody reach the interpreter and this checkout. False if the way is closed and this host forbids to open
+    it.
+    """
     if os.geteuid() != 0:
         return True
     wanted = [Path(sys.base_prefix), Path(sys.prefix), PROJECT]
@@ -82,7 +85,7 @@ def _closed_on_the_way(wanted: list[Path]) -> list[Path]:
 
 
 def _show_passable(directory: Path) -> None:
-    """Cover the directory with a passable one in memory, which holds the same entries by bind mounts."""
+    """Cover the directory with a passable one in memory that holds the same entries by bind mounts."""
     syscall("unshare", _CLONE_NEWNS)
     _mount("none", Path("/"), "none", _MS_REC | _MS_PRIVATE)
     covered = os.open(directory, os.O_PATH | os.O_DIRECTORY)
@@ -103,6 +106,6 @@ def _show_passable(directory: Path) -> None:
 
 
 def _mount(source: str, target: Path, kind: str, flags: int) -> None:
-    """mount(2), whose number kernel.py knows for refusing it."""
+    """mount(2): kernel.py knows its number, to refuse it."""
     names = [ctypes.c_char_p(os.fsencode(name)) for name in (source, target, kind)]
     syscall("mount", *names, flags, None)

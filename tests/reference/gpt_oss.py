@@ -1,4 +1,4 @@
-"""A reference gpt-oss in float64 NumPy: the published architecture, step by step, slow and plain.
+"""A reference gpt-oss in float64 NumPy: the published architecture, step by step, slow and simple.
 
 Written from the model card (arXiv:2508.10925), the YaRN paper (arXiv:2309.00071) and the OCP Microscaling
 specification. It shares no code with `bundler`: it reads config.json and the safetensors files itself and has its own
@@ -20,7 +20,7 @@ from safetensors import safe_open
 
 Float64Array = NDArray[np.float64]
 
-_QUERY_BLOCK = 512  # queries attended at once, to bound memory on long sequences
+_QUERY_BLOCK = 512  # queries per step of attention, to bound memory on long sequences
 
 
 class ReferenceModel:
@@ -66,7 +66,7 @@ class ReferenceModel:
         return projected
 
     def _attention(self, layer: int, x: Float64Array) -> Float64Array:
-        """Causal attention with one sink per head; sliding layers see their last ``sliding_window`` positions."""
+        """Causal attention with one sink per head. Sliding layers see only their last ``sliding_window`` positions."""
         name = f"model.layers.{layer}.self_attn"
         heads, kv_heads, size = (
             self.config[field] for field in ("num_attention_heads", "num_key_value_heads", "head_dim")
@@ -112,7 +112,7 @@ class ReferenceModel:
         return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
     def _frequencies(self, half: int) -> Float64Array:
-        """YaRN by parts: fast dimensions as they are, slow ones divided by the factor, a ramp between."""
+        """YaRN by parts: fast dimensions unchanged, slow ones divided by the factor, a ramp between them."""
         scaling, base = self.config["rope_scaling"], self.config["rope_theta"]
         frequencies = np.array([base ** (-i / half) for i in range(half)])
         turns = scaling["original_max_position_embeddings"] * frequencies / (2 * math.pi)
@@ -123,7 +123,7 @@ class ReferenceModel:
         return result
 
     def _route(self, router: Float64Array) -> tuple[NDArray[np.int64], Float64Array]:
-        """The top experts of each token and their shares: a softmax over their logits alone. router: (T, E)."""
+        """Each token's top experts and their shares: a softmax over the logits of these alone. router: (T, E)."""
         chosen = np.argsort(-router, axis=-1, kind="stable")[:, : self.config["num_experts_per_tok"]]
         top = np.take_along_axis(router, chosen, axis=-1)
         shares = np.exp(top - top.max(axis=-1, keepdims=True))
