@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import ConsoleMessage, Locator, Page, Request, expect
 
-ANSWER_TIMEOUT_MS = 30_000
+ANSWER_TIMEOUT_MS = 60_000
 
 
 class Watched:
@@ -65,6 +65,7 @@ def sign_in(page: Page, address: str, name: str, password: str) -> None:
 
 def ask(page: Page, text: str, *, effort: str | None = None) -> None:
     """Write into the composer and send with the keyboard."""
+    page.wait_for_load_state("load")  # before, Enter only breaks the line
     if effort is not None:
         page.get_by_role("radio", name=effort).check(force=True)
     page.get_by_label("Your message").fill(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from appliance.people.accounts import Role
 from tests.browser import pages
@@ -88,6 +88,18 @@ def test_a_draft_survives_a_reload(signed_in: Page) -> None:
     signed_in.get_by_label("Your message").fill("half a thought")
     signed_in.reload()
     expect(signed_in.get_by_label("Your message")).to_have_value("half a thought")
+
+
+def test_words_typed_before_the_scripts_run_stay(signed_in: Page) -> None:
+    held: list[Route] = []
+    signed_in.route("**/composer.js*", lambda route: held.append(route))
+    with signed_in.expect_request("**/composer.js*"):
+        signed_in.reload(wait_until="commit")
+    signed_in.get_by_label("Your message").fill("ECHO early")
+    held[0].continue_()
+    signed_in.wait_for_load_state("load")
+    signed_in.get_by_label("Your message").press("Enter")
+    expect(pages.wait_for_answer(signed_in)).to_contain_text("early")
 
 
 def test_shift_enter_breaks_the_line_and_enter_sends(signed_in: Page, server: Server) -> None:

@@ -37,7 +37,7 @@ export class Composer {
       choice.addEventListener("change", () => localStorage.setItem(EFFORT_KEY, choice.value));
     }
     this.moveTo(conversation);
-    this.text = sessionStorage.getItem(this.#draftKey) ?? "";
+    this.text ||= sessionStorage.getItem(this.#draftKey) ?? ""; // words that were typed before this ran stay
   }
 
   get text() {
