@@ -19,12 +19,14 @@ from appliance.engine.wire import StatusRequest, decode, encode
 from appliance.turns.engine import Status
 from appliance.turns.events import AnswerDelta, Done, Failed, ReasoningDelta, Started, TurnEvent, Waiting
 from appliance.turns.request import TurnRequest
+from tests.waiting import HELD_S
 
 FAKE_STATUS = Status(
     model="gpt-oss-fake", release="0.0.1", accelerator="cpu", context_tokens=4096, slots=2, active=0, queued=0
 )
 
 Script = Callable[[TurnRequest], Iterable[TurnEvent]]
+HALF = (Started(prompt_tokens=20, queued_s=0.0), AnswerDelta("Half "))
 
 
 def done(**changes: object) -> Done:
@@ -52,6 +54,24 @@ def echo(request: TurnRequest) -> Iterable[TurnEvent]:
     yield AnswerDelta("You said: " + text[:middle])
     yield AnswerDelta(text[middle:])
     yield done()
+
+
+def other_half(_: TurnRequest) -> Iterable[TurnEvent]:
+    yield AnswerDelta("and all of it")
+    yield done()
+
+
+class Gate:
+    """An engine's script that yields ``first``, and ``rest(request)`` once ``go_on`` is set."""
+
+    def __init__(self, first: Sequence[TurnEvent] = HALF, rest: Script = other_half) -> None:
+        self.go_on = threading.Event()
+        self._first, self._rest = first, rest
+
+    def script(self, request: TurnRequest) -> Iterable[TurnEvent]:
+        yield from self._first
+        self.go_on.wait(HELD_S)
+        yield from self._rest(request)
 
 
 class FakeEngine:

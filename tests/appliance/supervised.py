@@ -17,14 +17,14 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tests.unprivileged import give_to_user
+from tests.waiting import Found, wait_for
 
 HEAVY = ("numpy", "flask", "sqlalchemy", "onnxruntime", "cryptography", "gunicorn", "openai_harmony")
 
@@ -85,27 +85,29 @@ class Site:
     def said(self) -> str:
         return self.output.read_text()
 
-    def wait_for(self, pattern: str, timeout_s: float = 20.0) -> str:
-        """The first group of ``pattern`` (or all of it) as soon as it was printed."""
-        deadline_s = time.monotonic() + timeout_s
-        while time.monotonic() < deadline_s:
-            found = re.search(pattern, self.said())
-            if found:
-                return found[found.re.groups and 1]
-            assert self.process.poll() is None, self.said()
-            time.sleep(0.02)
-        raise AssertionError(f"{pattern} was not said within {timeout_s} s: {self.said()}")
+    def until(self, condition: Callable[[], Found]) -> Found:
+        """What ``condition`` gives, as soon as that is something; the supervisor runs meanwhile."""
+        return wait_for(condition, alive=lambda: self.process.poll() is None, said=self.said)
 
-    def ask(self, timeout_s: float = 20.0) -> dict[str, Any]:
+    def wait_for(self, pattern: str) -> str:
+        """The first group of ``pattern`` (or all of it) as soon as it was printed."""
+        found = self.until(lambda: re.search(pattern, self.said()))
+        assert found is not None
+        return str(found[found.re.groups and 1])
+
+    def ask(self) -> dict[str, Any]:
         """The web's answer, as soon as it has one from an engine."""
-        deadline_s = time.monotonic() + timeout_s
-        while True:
-            with contextlib.suppress(OSError), urllib.request.urlopen(self.url, timeout=5) as answer:  # noqa: S310
+        url = self.url
+
+        def answered() -> dict[str, Any] | None:
+            with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310
                 body: dict[str, Any] = json.load(answer)
-                if body["engine"] is not None:
-                    return body
-            assert time.monotonic() < deadline_s, self.said()
-            time.sleep(0.05)
+                return body if body["engine"] is not None else None
+            return None
+
+        body = wait_for(answered, said=self.said)
+        assert body is not None
+        return body
 
     def recorded(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.home / "state" / "audit" / "recorded").read_text().splitlines()]

@@ -24,6 +24,7 @@ from appliance.cli import main
 from appliance.database.transactions import open_database
 from appliance.disk import measured
 from appliance.engine.operators import load_operators
+from tests.in_child import in_child
 from tests.unprivileged import SERVICE_UID, give_to_user
 
 SITE_COMMANDS = [
@@ -47,21 +48,12 @@ class Done:
 
 def run(*args: str | Path) -> Done:
     """Run the command in a child of this process, because it confines itself for ever."""
-    read_end, write_end = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            done = CliRunner().invoke(main, [str(arg) for arg in args])
-            fields = (done.exit_code, done.stdout, done.stderr, done.output)
-            with os.fdopen(write_end, "w") as stream:
-                json.dump(fields, stream)
-        finally:
-            os._exit(0)
-    os.close(write_end)
-    with os.fdopen(read_end) as stream:
-        answer = stream.read()
-    os.waitpid(pid, 0)
-    return Done(*json.loads(answer))
+
+    def invoke(_: int) -> tuple[int, str, str, str]:
+        done = CliRunner().invoke(main, [str(arg) for arg in args])
+        return done.exit_code, done.stdout, done.stderr, done.output
+
+    return Done(*in_child(invoke))
 
 
 def run_json(*args: str | Path) -> Any:

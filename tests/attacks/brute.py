@@ -18,7 +18,6 @@ import select
 import socket
 import struct
 import sys
-import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +29,7 @@ from appliance.isolation.kernel import machine
 from appliance.isolation.landlock import landlock_abi
 from appliance.isolation.policy import Kind
 from tests.attacks.attacked_network import make_network
+from tests.in_child import in_child
 from tests.unprivileged import SERVICE_UID, give_to_user
 
 KINDS: Final = (Kind.WEB, Kind.RECORDER, Kind.ENGINE_CPU, Kind.PACKER, Kind.ADMINISTRATION)
@@ -200,30 +200,12 @@ def intrude(kind: Kind, listeners: list[socket.socket]) -> dict[str, Any]:
 def confined(
     kind: Kind, home: Path, places: Places | None, terminal: int, listeners: list[socket.socket]
 ) -> dict[str, Any]:
-    """What a child under the policy of ``kind`` found."""
-    read_end, write_end = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            with descriptors(home, terminal, listeners) as held:
-                confinement.confine(kind, places=places, watch=None, program_follows=False)
-                found = {"small": try_small(held["pipe, reading"])}
-                found["controls"] = try_controls(held, all_of=kind is Kind.WEB)
-                found |= intrude(kind, listeners)
-            with os.fdopen(write_end, "w") as stream:
-                json.dump(found, stream)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(0)
-    os.close(write_end)
-    with os.fdopen(read_end) as stream:
-        text = stream.read()
-    status = os.waitpid(pid, 0)[1]
-    if not text:
-        raise RuntimeError(f"the intruder in the {kind} ended with status {status:#x}")
-    result: dict[str, Any] = json.loads(text)
-    return result
+    """What this process finds under the policy of ``kind``."""
+    with descriptors(home, terminal, listeners) as held:
+        confinement.confine(kind, places=places, watch=None, program_follows=False)
+        found = {"small": try_small(held["pipe, reading"])}
+        found["controls"] = try_controls(held, all_of=kind is Kind.WEB)
+        return found | intrude(kind, listeners)
 
 
 class Packets:
@@ -267,35 +249,26 @@ def main(home: Path, host: str) -> None:
         for address in ADDRESSES.values()
     ]
     clients = [socket.create_connection(listener.getsockname()[:2]) for listener in listeners]
-    read_end, write_end = os.pipe()
     terminal = os.openpty()[1]
-    pid = os.fork()
-    if pid == 0:
-        try:
-            for client in clients:
-                client.close()
-            leave_out = ["watcher", *(["namespace", "landlock"] if host == "filter-alone" else [])]
-            shut_the_door_for_programs(
-                keep=[write_end, terminal, *(listener.fileno() for listener in listeners)],
-                become=(SERVICE_UID, SERVICE_UID) if os.geteuid() == 0 else None,
-                programs=KINDS, places=places, leave_out=leave_out,
-            )  # fmt: skip
-            mark_refusals()
-            granted = places if host == "every-layer" and landlock_abi() else None
-            found = {kind: confined(kind, home, granted, terminal, listeners) for kind in KINDS}
-            with os.fdopen(write_end, "w") as stream:
-                json.dump(found, stream)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(0)
-    os.close(write_end)
-    with os.fdopen(read_end) as stream:
-        text = stream.read()
-    os.waitpid(pid, 0)
-    if not text:
-        raise RuntimeError("the confined process ended without a word")
-    print(json.dumps({"kinds": json.loads(text), "packets": packets.ends(), "dropped": packets.dropped()}))
+
+    def behind_the_door(result: int) -> dict[Kind, Any]:
+        for client in clients:
+            client.close()
+        leave_out = ["watcher", *(["namespace", "landlock"] if host == "filter-alone" else [])]
+        shut_the_door_for_programs(
+            keep=[result, terminal, *(listener.fileno() for listener in listeners)],
+            become=(SERVICE_UID, SERVICE_UID) if os.geteuid() == 0 else None,
+            programs=KINDS, places=places, leave_out=leave_out,
+        )  # fmt: skip
+        mark_refusals()
+        granted = places if host == "every-layer" and landlock_abi() else None
+        return {
+            kind: in_child(lambda _, kind=kind: confined(kind, home, granted, terminal, listeners))  # type: ignore[misc]
+            for kind in KINDS
+        }
+
+    found = in_child(behind_the_door)
+    print(json.dumps({"kinds": found, "packets": packets.ends(), "dropped": packets.dropped()}))
 
 
 if __name__ == "__main__":

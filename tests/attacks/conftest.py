@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.webui.conftest import empty_database, make_site, site
+from tests.webui.conftest import empty_database, gate, make_site, site
 
-__all__ = ["empty_database", "make_site", "site"]
+__all__ = ["empty_database", "gate", "make_site", "site"]

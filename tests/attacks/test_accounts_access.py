@@ -24,13 +24,13 @@ from appliance.people.sessions import MOST_SESSIONS
 from appliance.turns import permits
 from appliance.turns.events import AnswerDelta, Started, TurnEvent
 from appliance.turns.request import TurnRequest
-from tests.fakes import FakeEngine, done
+from tests.fakes import FakeEngine, Gate, done
+from tests.waiting import HELD_S
 from tests.webui.conftest import PASSWORD, SYSTEM, Browser, MakeSite, Site
 from tests.webui.served import gunicorn, write_release
 
 NEW = "another quite long phrase"
 BODY = {"model": "gpt-oss-fake", "messages": [{"role": "user", "content": "Hi"}]}
-HELD_S = 30.0  # a test that forgets to let go fails, and does not hang
 
 
 def as_key(secret: str) -> dict[str, str]:
@@ -399,7 +399,7 @@ def test_a_check_that_fails_ends_the_answer() -> None:
     assert getattr(last, "code", None) == "access_ended"
 
 
-def test_disabling_from_the_command_line_ends_a_stream_of_another_process(tmp_path: Path) -> None:
+def test_disabling_from_the_command_line_ends_a_stream_of_another_process(tmp_path: Path, gate: Gate) -> None:
     """A real gunicorn; the account is disabled through another connection, as `appliance users disable` does it."""
     write_release(tmp_path / "release", "gpt-oss-fake")
     (tmp_path / "current").symlink_to("release")
@@ -409,7 +409,7 @@ def test_disabling_from_the_command_line_ends_a_stream_of_another_process(tmp_pa
     accounts = Accounts(AccountStore(log))
     user = accounts.create_user("ada", None, [Role.USER], by=SYSTEM)
     _, secret = ApiKeys(database, log).create(user, "test", by=SYSTEM)
-    with FakeEngine(silent) as engine, gunicorn(tmp_path, engine.doorbell) as port:
+    with FakeEngine(gate.script) as engine, gunicorn(tmp_path, engine.doorbell) as port:
         connection = HTTPConnection("127.0.0.1", port, timeout=60)
         headers = {**as_key(secret), "Content-Type": "application/json"}
         connection.request("POST", "/v1/chat/completions", json.dumps({**BODY, "stream": True}), headers)
@@ -421,11 +421,3 @@ def test_disabling_from_the_command_line_ends_a_stream_of_another_process(tmp_pa
     assert "The account was disabled. The answer was cancelled." in rest
     assert "[DONE]" not in rest
     database.close()
-
-
-def silent(_: TurnRequest) -> Iterable[TurnEvent]:
-    """Says one word and then nothing, as while a long prompt is read."""
-    yield Started(20, 0.0)
-    yield AnswerDelta("Half ")
-    threading.Event().wait(HELD_S)
-    yield done()

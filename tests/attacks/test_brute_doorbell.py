@@ -17,8 +17,9 @@ from appliance.engine import connections
 from appliance.engine.wire import ProtocolError, decode, encode
 from appliance.turns.events import AnswerDelta
 from appliance.turns.request import Message, TurnRequest
-from tests.appliance.engine.test_connections import Bench, read_all, until
+from tests.appliance.engine.test_connections import Bench, read_all
 from tests.fakes import done
+from tests.waiting import wait_for
 
 PIECE = AnswerDelta("x" * 10_000)
 
@@ -46,7 +47,7 @@ def test_who_keeps_the_end_that_was_handed_over_cannot_have_the_engine_wait_for_
     ours, theirs = socket.socketpair()
     hand_over(bench, theirs.fileno())
     ours.sendall(b"{}\n")
-    until(lambda: bench.asked)
+    wait_for(lambda: bench.asked)
     os.set_blocking(theirs.fileno(), True)
     connection = bench.asked[-1][0]
     for _ in range(60):
@@ -63,7 +64,7 @@ def test_who_reads_what_the_engine_was_woken_for_cannot_have_it_wait(bench: Benc
     ours, theirs = socket.socketpair()
     with ours, theirs:
         hand_over(bench, theirs.fileno())
-        until(lambda: len(bench.loop._open) == 1)
+        wait_for(lambda: len(bench.loop._open) == 1)
         os.set_blocking(theirs.fileno(), True)
         (connection,) = bench.loop._open
         bench.loop._read(connection)  # as after such a wake-up: the call must return
@@ -103,7 +104,7 @@ def test_what_is_no_end_of_a_turn_is_closed(bench: Bench) -> None:
         for descriptor in odd.values():
             hand_over(bench, descriptor)
             assert is_answered(bench)
-        until(lambda: set(os.listdir("/proc/self/fd")) <= held)
+        wait_for(lambda: set(os.listdir("/proc/self/fd")) <= held)
         assert not bench.loop._open
 
 

@@ -4,7 +4,6 @@ restart.
 
 from __future__ import annotations
 
-import time
 import urllib.request
 from pathlib import Path
 
@@ -48,9 +47,7 @@ def test_a_doorbell_that_was_shut_is_replaced(tmp_path: Path, intruder: str) -> 
     with supervised(tmp_path, web=intruder) as site:
         before = site.ask()
         assert shut(site, "write") != "[]"  # only the doorbell: a listener cannot be shut for writing
-        deadline_s = time.monotonic() + 60
-        while (after := site.ask())["engine"] == before["engine"] or after["pid"] == before["pid"]:
-            assert time.monotonic() < deadline_s, site.said()
+        site.until(lambda: all(site.ask()[name] != before[name] for name in ("engine", "pid")))
         assert "the doorbell was shut" in site.said()
         engine = site.ask()["engine"]
         assert site.ask()["engine"] == engine  # and the new one stays

@@ -12,10 +12,8 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -60,15 +58,6 @@ def children_named(site: Site, text: str) -> list[int]:
     return found
 
 
-def wait_for(condition: Callable[[], Any], site: Site) -> Any:
-    deadline_s = time.monotonic() + 20
-    while not (found := condition()):
-        assert time.monotonic() < deadline_s, site.said()
-        assert site.process.poll() is None, site.said()
-        time.sleep(0.02)
-    return found
-
-
 def recorded(site: Site, event: str) -> bool:
     with contextlib.suppress(OSError):
         return any(note["event"] == event for note in site.recorded())
@@ -81,15 +70,15 @@ def test_serves_notices_deaths_and_ends_however_it_was_started(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with supervised(tmp_path / "site", launched=prepared(_PREPARE[how], sys.executable)) as site:
-        wait_for(lambda: recorded(site, "started"), site)
-        (engine,) = wait_for(lambda: children_named(site, "recv_fds"), site)
+        site.until(lambda: recorded(site, "started"))
+        (engine,) = site.until(lambda: children_named(site, "recv_fds"))
         again = subprocess.run(
             prepared("", sys.executable, str(Path(__file__).parents[1] / "appliance" / "supervised.py"),
                      str(site.home), "{}"), capture_output=True, text=True, check=False, timeout=30,
         )  # fmt: skip
         assert "already being served" in again.stderr  # the lock is still the same file
         os.kill(engine, signal.SIGKILL)
-        wait_for(lambda: recorded(site, "process_ended"), site)
+        site.until(lambda: recorded(site, "process_ended"))
         made = [path for path in (site.home / "state").rglob("*") if not path.is_symlink()]
         assert [path for path in made if path.stat().st_mode & 0o077] == []
         site.process.terminate()

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -236,10 +235,8 @@ for line in sys.stdin:
 """
     with supervised(tmp_path, packer="raise SystemExit(10)", recorder=recorder) as site:
         site.wait_for("Appliance ready")
-        deadline_s = time.monotonic() + 20
-        while len(notes := packer_notes(site)) < 2:
-            assert time.monotonic() < deadline_s, site.said()
-            time.sleep(0.05)
+        site.until(lambda: len(packer_notes(site)) >= 2)
+        notes = packer_notes(site)
     assert notes[0] is True
     assert False in notes[1:]
 

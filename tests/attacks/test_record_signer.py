@@ -11,7 +11,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from appliance.audit.verify import verify_log
 from appliance.config import init_state, load_config
 from appliance.database.transactions import Database, open_database
 from tests.appliance.records import SYSTEM, fill
+from tests.waiting import wait_for
 
 HALF, SIZE = 12, 20
 STARTED = {"event": "started", "summary": "nothing was tried", "watched": True, "silence": {"attempts": []}}
@@ -419,8 +419,4 @@ def signed_size(site: Site) -> int:
 
 
 def wait(ready: Callable[[], bool], *, while_lives: subprocess.Popen[bytes]) -> None:
-    deadline_s = time.monotonic() + 120
-    while not ready():
-        assert while_lives.poll() is None, "the recorder died"
-        assert time.monotonic() < deadline_s
-        time.sleep(0.05)
+    wait_for(ready, within_s=120, alive=lambda: while_lives.poll() is None, said=lambda: "the recorder")

@@ -9,13 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.appliance.supervised import ENGINE, Site, is_alive, supervised
+from tests.waiting import wait_for
 
 # All signals but those that end, kill or stop a process, or report a fault of its own.
 STORM = signal.valid_signals() - {
@@ -27,14 +26,6 @@ HUNG = """
 import signal, threading
 signal.signal(signal.SIGUSR1, lambda *_: threading.Event().wait())
 """
-
-
-def until(condition: Callable[[], bool], site: Site, timeout_s: float = 60.0) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s, site.said()
-        assert site.process.poll() is None, site.said()
-        time.sleep(0.02)
 
 
 def state_of(pid: int) -> str:
@@ -82,7 +73,7 @@ def test_storms_of_signals_change_nothing(tmp_path: Path) -> None:
                         os.kill(pid, number)
         # gunicorn handles its signals in order, so this end comes after all of them.
         os.kill(before["web worker"], signal.SIGKILL)
-        until(lambda: children_of(before["web"]) not in ([], [before["web worker"]]), site)
+        site.until(lambda: children_of(before["web"]) not in ([], [before["web worker"]]))
         after = processes(site)
         assert {**after, "web worker": 0} == {**before, "web worker": 0}, site.said()
         assert site.process.poll() is None
@@ -95,10 +86,10 @@ def test_a_process_that_is_stopped_goes_on(tmp_path: Path) -> None:
         before = processes(site)
         for name, pid in before.items():
             os.kill(pid, signal.SIGSTOP)
-            until(lambda name=name: f"the {name} was stopped by SIGSTOP" in site.said(), site)  # type: ignore[misc]
-            until(lambda pid=pid: state_of(pid) != "T", site)  # type: ignore[misc]
+            site.until(lambda name=name: f"the {name} was stopped by SIGSTOP" in site.said())  # type: ignore[misc]
+            site.until(lambda pid=pid: state_of(pid) != "T")  # type: ignore[misc]
         assert processes(site) == before
-        until(lambda: any(note["event"] == "process_paused" for note in site.recorded()), site)
+        site.until(lambda: any(note["event"] == "process_paused" for note in site.recorded()))
         paused = [note for note in site.recorded() if note["event"] == "process_paused"]
         assert {note["process"] for note in paused} >= {"engine", "web", "recorder"}
 
@@ -107,7 +98,7 @@ def test_an_engine_that_hangs_is_started_again(tmp_path: Path) -> None:
     with supervised(tmp_path, engine=HUNG + ENGINE, still_s=1.0) as site:
         engine = site.ask()["engine"]
         os.kill(engine, signal.SIGUSR1)
-        until(lambda: state_of(engine) in ("gone", "Z"), site)
+        site.until(lambda: state_of(engine) in ("gone", "Z"))
         assert site.ask()["engine"] != engine
         how = [note["how"] for note in site.recorded() if note.get("process") == "engine"]
         assert how == ["killed, because it neither answered nor computed"]
@@ -145,7 +136,10 @@ def test_a_stop_finds_stopped_processes_and_ends_them_in_order(tmp_path: Path) -
 def test_two_supervisors_of_one_site_never_run_together(tmp_path: Path) -> None:
     """Two begin at once. Later a third begins, after somebody has removed the lock file."""
     with supervised(tmp_path) as first, supervised(tmp_path, release=False) as second:
-        until(lambda: first.process.poll() is not None or second.process.poll() is not None, _running(first, second))
+        wait_for(
+            lambda: first.process.poll() is not None or second.process.poll() is not None,
+            said=lambda: (first.said(), second.said()),
+        )
         loser, winner = (first, second) if first.process.poll() is not None else (second, first)
         assert loser.process.poll() == 1
         assert "is already being served by another process" in loser.said()
@@ -154,7 +148,3 @@ def test_two_supervisors_of_one_site_never_run_together(tmp_path: Path) -> None:
         with supervised(tmp_path, release=False) as third:
             assert third.process.wait(60) == 1, third.said()
         assert winner.ask()
-
-
-def _running(first: Site, second: Site) -> Site:
-    return first if first.process.poll() is None else second

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -166,11 +165,7 @@ def watcher_of(site: Site) -> int:
 
 
 def notes(site: Site, event: str) -> list[dict[str, Any]]:
-    deadline_s = time.monotonic() + 20
-    while not (found := [note for note in site.recorded() if note["event"] == event]):
-        assert time.monotonic() < deadline_s, site.said()
-        time.sleep(0.05)
-    return found
+    return site.until(lambda: [note for note in site.recorded() if note["event"] == event])
 
 
 def test_a_killed_watcher_is_noted_and_calls_stay_refused(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -18,6 +18,7 @@ import pytest
 
 from appliance.people.accounts import Role
 from tests.fakes import FakeEngine
+from tests.waiting import wait_for
 from tests.webui.conftest import MakeSite, empty_database, make_site
 from tests.webui.served import gunicorn, write_release
 from tests.webui.serving.running import Clock, Environ, ask, connect, limits, read_all, read_answer, running
@@ -26,12 +27,6 @@ __all__ = ["empty_database", "make_site"]  # fixtures of tests/webui, used here
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: t\r\n\r\n"
 HALF = REQUEST[:-4]
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Until another thread has done it; the suite's time limit ends what never comes."""
-    while not condition():
-        threading.Event().wait(0.005)
 
 
 class Answers:
@@ -178,7 +173,7 @@ def test_who_does_not_read_a_whole_answer_holds_no_thread() -> None:
         readers = [open_ones.enter_context(connect(port)) for _ in range(6)]
         for reader in readers:
             reader.sendall(REQUEST.replace(b" / ", b" /large "))
-        wait_until(lambda: answers.running == 6)
+        wait_for(lambda: answers.running == 6)
         assert ask(port)[0] == 200
         pass_time_until(clock, lambda: answers.ended == 6)
         assert ask(port)[0] == 200
@@ -188,7 +183,7 @@ def test_who_stops_reading_a_stream_ends_it() -> None:
     answers, clock = Answers(), Clock()
     with running(answers, clock=clock) as port, connect(port) as reader:
         reader.sendall(REQUEST.replace(b" / ", b" /flood "))
-        wait_until(lambda: answers.running == 1)
+        wait_for(lambda: answers.running == 1)
         pass_time_until(clock, lambda: answers.ended == 1)
         assert ask(port)[0] == 200
 
@@ -221,7 +216,7 @@ def test_three_hundred_streams_leave_room_for_pages() -> None:
         for stream in streams:
             stream.sendall(REQUEST.replace(b" / ", b" /quiet "))
             assert stream.recv(10)
-        wait_until(lambda: answers.running == 300)
+        wait_for(lambda: answers.running == 300)
         assert ask(port)[0] == 200
         answers.go_on.set()
 
@@ -252,7 +247,7 @@ def test_when_all_places_are_taken_the_longest_quiet_goes_and_no_answer() -> Non
     with running(answers, given=limits(connections=20)) as port, ExitStack() as open_ones:
         waiting = open_ones.enter_context(connect(port))
         waiting.sendall(REQUEST.replace(b" / ", b" /hold "))
-        wait_until(lambda: answers.running == 1)
+        wait_for(lambda: answers.running == 1)
         quiet = [open_ones.enter_context(connect(port, f"127.0.0.{2 + number}")) for number in range(60)]
         assert ask(port, source="127.0.0.100")[0] == 200
         assert read_all(quiet[0]) == b""
@@ -279,7 +274,7 @@ def test_bodies_that_wait_for_a_thread_count_too() -> None:
     with running(answers, threads=1, given=limits(bodies_bytes=1 << 20)) as port, ExitStack() as open_ones:
         holding = open_ones.enter_context(connect(port))
         holding.sendall(REQUEST.replace(b" / ", b" /hold "))
-        wait_until(lambda: answers.running == 1)
+        wait_for(lambda: answers.running == 1)
         post = b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 400000\r\n\r\n" + b"x" * 400_000
         waiting = [open_ones.enter_context(connect(port)) for _ in range(2)]
         for sender in waiting:
@@ -303,7 +298,7 @@ def test_a_crowd_of_requests_from_one_address_does_not_hold_up_another() -> None
     with running(answers, threads=1, given=limits(waiting_requests=40)) as port, ExitStack() as open_ones:
         holding = open_ones.enter_context(connect(port, "127.0.0.2"))
         holding.sendall(REQUEST.replace(b" / ", b" /hold "))
-        wait_until(lambda: answers.running == 1)
+        wait_for(lambda: answers.running == 1)
         many = [open_ones.enter_context(connect(port, "127.0.0.2")) for _ in range(60)]
         for one in many:
             one.sendall(REQUEST.replace(b" / ", b" /hold "))
@@ -356,5 +351,5 @@ def test_half_open_sockets_of_clients_that_vanished_end() -> None:
             vanishing.sendall(REQUEST.replace(b" / ", b" /stream "))
             assert vanishing.recv(10)
             vanishing.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        wait_until(lambda: answers.ended == 1)
+        wait_for(lambda: answers.ended == 1)
         assert ask(port)[0] == 200

@@ -22,7 +22,7 @@ from appliance.audit.log import AuditLog, Event
 from appliance.config import init_state
 from appliance.database.transactions import open_database
 from tests.appliance.supervised import Site, is_alive, supervised
-from tests.attacks.test_signals_from_outside import children_of, processes_of, state_of, until
+from tests.attacks.test_signals_from_outside import children_of, processes_of, state_of
 from tests.webui.served import add_user_with_key, write_release
 
 MODEL = "gpt-oss-fake"
@@ -110,7 +110,7 @@ def appliance(home: Path, *, still_s: float = 60.0) -> Iterator[Appliance]:
         home, release=False, engine=ENGINE, recorder=RECORDER, web="webui.wsgi:app", still_s=still_s
     ) as site:
         running = Appliance(site, key)
-        until(running.is_ready, site)
+        site.until(running.is_ready)
         yield running
 
 
@@ -158,12 +158,12 @@ def test_a_dead_or_hung_engine_ends_the_turn_once_and_says_so(tmp_path: Path, wh
         engine = processes_of(running.site)["engine"]
         os.kill(engine, signal.SIGKILL if how == "killed" else signal.SIGUSR1)
         if how == "hung":  # a dead engine is back before anybody could ask
-            until(lambda: not running.is_ready(), running.site)
+            running.site.until(lambda: not running.is_ready())
         said = rest_of(response)
         assert "engine_stopped" in said
         assert "The model stopped before the answer was complete" in said
         assert "[DONE]" not in said
-        until(running.is_ready, running.site)
+        running.site.until(running.is_ready)
         assert rest_of(running.begin("done", open_ones)).count("[DONE]") == 1
     ended, after = turns(tmp_path).values()
     assert [event.header.outcome for event in ended] == ["ok", "failed"]
@@ -194,10 +194,10 @@ def test_the_turns_of_a_killed_worker_are_closed_once_while_others_are_answered(
             running.site.wait_for(f"asked {where}")
         (worker,) = children_of(processes_of(running.site)["web"])
         os.kill(worker, signal.SIGKILL)
-        until(running.is_ready, running.site)
+        running.site.until(running.is_ready)
         assert rest_of(running.begin("done", open_ones)).count("[DONE]") == 1
         interrupted = ["prompt ok", "answer interrupted"]
-        until(lambda: outcomes(tmp_path).count(interrupted) == 3, running.site)
+        running.site.until(lambda: outcomes(tmp_path).count(interrupted) == 3)
         running.site.process.terminate()
         assert running.site.process.wait(60) == 0
     assert outcomes(tmp_path) == [interrupted] * 3 + [["prompt ok", "answer ok"]]
@@ -212,8 +212,8 @@ def test_a_stray_sigterm_costs_answers_under_way_and_nothing_else(tmp_path: Path
         (pids["web worker"],) = children_of(pids["web"])
         for each in (name, "recorder", "log relay"):
             os.kill(pids[each], signal.SIGTERM)
-        until(lambda: state_of(pids[name]) in ("gone", "Z"), running.site)
-        until(running.is_ready, running.site)
+        running.site.until(lambda: state_of(pids[name]) in ("gone", "Z"))
+        running.site.until(running.is_ready)
         assert rest_of(running.begin("done", open_ones)).count("[DONE]") == 1
         assert {each: pids[each] for each in ("recorder", "log relay")}.items() <= processes_of(running.site).items()
         running.site.process.terminate()
@@ -228,7 +228,7 @@ def test_a_stop_with_fifty_streams_records_every_answer_and_leaves_nothing(tmp_p
     """With `is_stopped`, somebody has just stopped engine and gunicorn (SIGSTOP), as a careless hand would."""
     with appliance(tmp_path) as running, ExitStack() as open_ones:
         streams = [running.begin(where, open_ones) for where in ("decode", "prefill", "last") * 17][:50]
-        until(lambda: running.site.said().count("asked ") == 51, running.site)
+        running.site.until(lambda: running.site.said().count("asked ") == 51)
         before = processes_of(running.site)
         for name in ("engine", "web") if is_stopped else ():
             os.kill(before[name], signal.SIGSTOP)

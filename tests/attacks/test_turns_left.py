@@ -6,39 +6,22 @@ import json
 import os
 import re
 import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from http.client import HTTPConnection, HTTPResponse
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from appliance.people.accounts import Role
-from appliance.turns.events import AnswerDelta, Started, TurnEvent
 from appliance.turns.interrupted import INTERRUPTED
-from appliance.turns.request import TurnRequest
-from tests.fakes import FakeEngine, done
+from tests.attacks.locks import who_locks
+from tests.fakes import FakeEngine, Gate
+from tests.waiting import HELD_S, wait_for
 from tests.webui.conftest import MakeSite, Site
 from tests.webui.served import gunicorn, write_release
 
-HELD_S = 60.0  # a test that forgets to let go fails, and does not hang
 MOST = 3
-
-
-class Gate:
-    """Half of an answer; the rest when it is let go."""
-
-    def __init__(self) -> None:
-        self.go_on = threading.Event()
-
-    def script(self, request: TurnRequest) -> Iterable[TurnEvent]:
-        yield Started(20, 0.0)
-        yield AnswerDelta("Half ")
-        self.go_on.wait(HELD_S)
-        yield AnswerDelta("and all of it")
-        yield done()
 
 
 class Person:
@@ -88,22 +71,6 @@ def read_half(response: HTTPResponse) -> Iterator[dict[str, Any]]:
     raise AssertionError("no words came")
 
 
-def wait_for(is_so: Callable[[], bool]) -> None:
-    waiting = threading.Event()
-    for _ in range(int(HELD_S / 0.05)):
-        if is_so():
-            return
-        waiting.wait(0.05)
-    raise AssertionError("it never came to that")
-
-
-@pytest.fixture
-def gate() -> Iterator[Gate]:
-    gate = Gate()
-    yield gate
-    gate.go_on.set()
-
-
 @pytest.fixture
 def site(make_site: MakeSite, gate: Gate) -> Site:
     made = make_site(FakeEngine(gate.script))
@@ -123,9 +90,7 @@ def port(site: Site) -> Iterator[int]:
 def owner_of(site: Site, conversation: str) -> int:
     """The worker that holds the lock of a conversation's turn."""
     (path,) = (site.services.config.home / "state" / "tmp" / "web" / "turns").glob(f"*.{conversation}")
-    inode = path.stat().st_ino
-    locks = (line.split() for line in Path("/proc/locks").read_text().splitlines())
-    (owner,) = {int(one[4]) for one in locks if one[1] == "FLOCK" and int(one[5].split(":")[2]) == inode}
+    (owner,) = who_locks([path])
     return owner
 
 

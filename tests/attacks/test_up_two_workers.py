@@ -6,38 +6,27 @@ import json
 import os
 import re
 import signal
-import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from http.client import HTTPConnection, HTTPResponse, IncompleteRead
-from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
 
 from appliance.people.accounts import Role, User
-from appliance.turns.events import AnswerDelta, Started, TurnEvent
-from appliance.turns.request import TurnRequest
-from tests.fakes import FakeEngine, done
+from tests.attacks.locks import who_locks
+from tests.fakes import FakeEngine, Gate
+from tests.waiting import HELD_S
 from tests.webui.conftest import SYSTEM, MakeSite, Site
 from tests.webui.served import gunicorn, write_release
 
 BODY = json.dumps({"model": "gpt-oss-fake", "messages": [{"role": "user", "content": "Hi"}], "stream": True})
 STREAMS = 6
-HELD_S = 60.0  # a test that forgets to let go fails, and does not hang
-
-
-def silent(_: TurnRequest) -> Iterable[TurnEvent]:
-    """Says one word and then nothing."""
-    yield Started(20, 0.0)
-    yield AnswerDelta("Half ")
-    threading.Event().wait(HELD_S)
-    yield done()
 
 
 @pytest.fixture
-def site(make_site: MakeSite) -> Site:
-    made = make_site(FakeEngine(silent))
+def site(make_site: MakeSite, gate: Gate) -> Site:
+    made = make_site(FakeEngine(gate.script))
     write_release(made.services.config.home / "current", "gpt-oss-fake")
     return made
 
@@ -72,10 +61,7 @@ def open_ones() -> Iterator[ExitStack]:
 def workers_that_serve(site: Site) -> set[int]:
     """The processes that run turns. Each holds a lock on a file of its own."""
     home = site.services.config.home
-    files = {path.stat().st_ino for path in home.rglob("*") if path.is_file()}
-    locks = (line.split() for line in Path("/proc/locks").read_text().splitlines())
-    found = {int(fields[4]) for fields in locks if fields[1] == "FLOCK" and int(fields[5].split(":")[2]) in files}
-    return found - {os.getpid()}
+    return who_locks(path for path in home.rglob("*") if path.is_file()) - {os.getpid()}
 
 
 def begin_in_both(site: Site, port: int, key: str, open_ones: ExitStack) -> list[HTTPResponse]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from appliance.turns.events import AnswerDelta, ReasoningDelta, Started, TurnEvent
 from appliance.turns.request import TurnRequest
 from tests.fakes import done
+from tests.waiting import HELD_S
 
 RICH_ANSWER = """\
 Checking the archive takes **three steps**, and each can fail only loudly.
@@ -43,7 +44,6 @@ REASONING = (
     "The person asks how to check the archive. The installer does it while it copies. "
     "I should name the steps in order, give the command, and say what each check proves."
 )
-HOLD_S = 30.0  # a test that forgets to release fails, and does not hang
 
 
 class Pace:
@@ -69,7 +69,7 @@ class Pace:
         for word in REASONING.split(" "):
             yield ReasoningDelta(word + " ")
         yield AnswerDelta(first + "\n")
-        self._gate.wait(HOLD_S)
+        self._gate.wait(HELD_S)
         for line in rest.splitlines(keepends=True):
             yield AnswerDelta(line)
         yield done(prompt_tokens=48, completion_tokens=412, reasoning_tokens=41, decode_s=3.9, prefill_s=0.2)

@@ -15,9 +15,8 @@ import shutil
 import socket
 import ssl
 import subprocess
-import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,14 +27,13 @@ import pytest
 from appliance.authority import keep_certificate
 from appliance.config import Config
 from appliance.transport import authority_certificate, local_files
-from appliance.turns.events import AnswerDelta, Started, TurnEvent
-from appliance.turns.request import TurnRequest
 from tests.conftest import require
-from tests.fakes import FakeEngine, done
-from tests.webui.conftest import PASSWORD, MakeSite, Site, empty_database, make_site
+from tests.fakes import FakeEngine, Gate
+from tests.waiting import wait_for
+from tests.webui.conftest import PASSWORD, MakeSite, Site, empty_database, gate, make_site
 from tests.webui.served import PROJECT, gunicorn, write_release
 
-__all__ = ["empty_database", "make_site"]  # fixtures of tests/webui, used here
+__all__ = ["empty_database", "gate", "make_site"]  # fixtures of tests/webui, used here
 
 PERSON = "127.0.0.7"  # people come from here; the proxy itself asks from 127.0.0.1
 PROXIES = ("nginx", "apache2", "haproxy")
@@ -137,28 +135,9 @@ def wait_for_port(port: int, process: subprocess.Popen[bytes], directory: Path) 
         time.sleep(0.01)
 
 
-class Gate:
-    """An engine's script that stands still after its first piece until it is opened."""
-
-    def __init__(self) -> None:
-        self.open = threading.Event()
-
-    def __call__(self, request: TurnRequest) -> Iterable[TurnEvent]:
-        yield Started(20, 0.0)
-        yield AnswerDelta("first")
-        assert self.open.wait(30)
-        yield AnswerDelta(" last")
-        yield done()
-
-
-@pytest.fixture
-def gate() -> Gate:
-    return Gate()
-
-
 @pytest.fixture
 def proxied(make_site: MakeSite, gate: Gate) -> Site:
-    site = make_site(FakeEngine(gate))
+    site = make_site(FakeEngine(gate.script))
     site.add_user("ada")
     home = site.services.config.home
     write_release(home / "current", "gpt-oss-fake")
@@ -222,10 +201,10 @@ def stream_through(
 def test_a_stream_flows_through_a_proxy(proxied: Site, gate: Gate, tmp_path: Path, proxy: str) -> None:
     with stream_through(proxy, proxied, tmp_path) as (connection, response):
         received = b""
-        while b"first" not in received:
+        while b"Half" not in received:
             received += response.read1(1000)
-        assert b"last" not in received
-        gate.open.set()
+        assert b"all of it" not in received
+        gate.go_on.set()
         received += response.read()
         assert received.endswith(b"data: [DONE]\n\n")
         connection.close()
@@ -239,9 +218,8 @@ def test_a_reader_who_leaves_a_proxied_stream_ends_the_turn(
         assert response.read1(1000)
         response.close()
         connection.close()
-        while proxied.events()[-1].header.action != "answer":
-            time.sleep(0.02)
-        gate.open.set()
+        wait_for(lambda: proxied.events()[-1].header.action == "answer")
+        gate.go_on.set()
     assert proxied.events()[-1].header.outcome == "abandoned"
 
 

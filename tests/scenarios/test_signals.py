@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 
 from tests.attacks.test_signals_from_outside import ENDING, STORM, children_of, state_of
 from tests.scenarios.conftest import Served
+from tests.waiting import wait_for
 
 LIMIT_S = 120.0
 
@@ -24,10 +24,7 @@ def is_ready(appliance: Served) -> bool:
 
 
 def until(condition: Callable[[], bool], appliance: Served) -> None:
-    deadline_s = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline_s, "\n".join(appliance.lines)
-        time.sleep(0.05)
+    wait_for(condition, within_s=LIMIT_S, said=lambda: "\n".join(appliance.lines))
 
 
 def test_a_storm_of_signals_and_a_stopped_engine_change_nothing(appliance: Served) -> None:

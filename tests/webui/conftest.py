@@ -32,7 +32,7 @@ from appliance.people.sign_in import SignIn
 from appliance.release import Release
 from appliance.turns.running import RunningTurns
 from installer.formats.release import ModelCard
-from tests.fakes import FakeEngine
+from tests.fakes import FakeEngine, Gate
 from webui.app import create_app
 from webui.denials import record_counts
 from webui.services import Services
@@ -178,6 +178,14 @@ def make_site(tmp_path: Path, empty_database: Path) -> Iterator[MakeSite]:
         engine.close()
     for database in databases:
         database.close()
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    """The script of an engine that stands still in the middle of each answer; it is let go at the end of the test."""
+    gate = Gate()
+    yield gate
+    gate.go_on.set()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import http.client
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import openai
@@ -20,6 +20,7 @@ from appliance.database.transactions import open_database
 from appliance.turns.events import AnswerDelta, Failed, FinishReason, ReasoningDelta, Started, ToolCallDelta, TurnEvent
 from appliance.turns.request import TurnRequest
 from tests.fakes import FakeEngine, done, echo
+from tests.waiting import wait_for
 from tests.webui.served import add_user_with_key, gunicorn, write_release
 
 MODEL = "gpt-oss-fake"
@@ -43,15 +44,14 @@ class Server:
         base_url = f"http://127.0.0.1:{self.port}/v1"
         return openai.OpenAI(base_url=base_url, api_key=key or self.key, max_retries=0, timeout=20)
 
-    def answer_to(self, turn: TurnRequest, *, within_s: float) -> Event:
-        """The recorded answer of a turn, which must appear in time."""
+    def answer_to(self, turn: TurnRequest) -> Event:
+        """The recorded answer of a turn."""
 
         def recorded() -> list[Event]:
             events = (self.record.get(number) for number in range(1, self.record.size() + 1))
             return [e for e in events if (e.header.action, e.header.subject) == ("answer", turn.id)]
 
-        wait_for(recorded, within_s=within_s)
-        return recorded()[0]
+        return wait_for(recorded)[0]
 
 
 @pytest.fixture(scope="module")
@@ -77,14 +77,6 @@ def _echo_again(server: Server) -> Iterator[None]:
 
 def play(server: Server, *events: TurnEvent) -> None:
     server.engine.script = lambda _request: events
-
-
-def wait_for(condition: Callable[[], object], *, within_s: float) -> None:
-    """Until `condition()` is true, which must happen in time."""
-    deadline_s = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def test_lists_and_gets_the_model(server: Server) -> None:
@@ -255,8 +247,8 @@ def test_leaving_a_stream_cancels_the_turn_and_keeps_what_came(server: Server) -
             if chunk.choices[0].delta.content:
                 break
     turn = server.engine.requests[0]
-    wait_for(lambda: turn.id in server.engine.cancelled, within_s=10)
-    answer = server.answer_to(turn, within_s=10)
+    wait_for(lambda: turn.id in server.engine.cancelled)
+    answer = server.answer_to(turn)
     assert answer.header.outcome == "abandoned"
     assert answer.content is not None
     assert answer.content.text.startswith("word ")
@@ -267,8 +259,8 @@ def test_leaving_before_the_whole_answer_cancels_the_turn(server: Server) -> Non
     with server.client() as client, pytest.raises(openai.APITimeoutError):
         client.with_options(timeout=0.5).chat.completions.create(model=MODEL, messages=HELLO)
     turn = server.engine.requests[0]
-    wait_for(lambda: turn.id in server.engine.cancelled, within_s=10)
-    assert server.answer_to(turn, within_s=10).header.outcome == "abandoned"
+    wait_for(lambda: turn.id in server.engine.cancelled)
+    assert server.answer_to(turn).header.outcome == "abandoned"
 
 
 @contextlib.contextmanager
@@ -305,8 +297,8 @@ def test_leaving_while_the_engine_is_silent_ends_the_turn(server: Server, stream
     with silent_engine(server):
         with server.client() as client, contextlib.suppress(openai.APITimeoutError):
             client.with_options(timeout=0.3).chat.completions.create(model=MODEL, messages=HELLO, stream=stream)
-        wait_for(lambda: server.engine.requests, within_s=10)
-        assert server.answer_to(server.engine.requests[0], within_s=10).header.outcome == "abandoned"
+        wait_for(lambda: server.engine.requests)
+        assert server.answer_to(server.engine.requests[0]).header.outcome == "abandoned"
 
 
 def test_a_body_over_the_limit_is_refused_by_the_real_server(server: Server) -> None:

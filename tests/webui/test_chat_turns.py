@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -14,36 +14,27 @@ from appliance.people.conversations import Conversations, NewMessage, StoredMess
 from appliance.turns.events import AnswerDelta, ReasoningDelta, Started, ToolCallDelta, TurnEvent
 from appliance.turns.request import TurnRequest
 from appliance.turns.running import RunningTurns
-from tests.fakes import FakeEngine, done
+from tests.fakes import FakeEngine, Gate, done
+from tests.waiting import HELD_S, wait_for
 from tests.webui.conftest import SYSTEM, MakeSite
 from tests.webui.test_chat import Chat, lines_of, shown
 from webui.chat.watchers import MOST_WATCHED
 
-HELD_S = 30.0
-WAIT_S = 0.02
+HALF = (
+    Started(20, 0.25), ReasoningDelta("Let me "), ReasoningDelta("see. "), AnswerDelta("# Half\n\nan "),
+    ToolCallDelta(0, "c1", "clock", "{"),
+)  # fmt: skip
 
 
-class Gate:
-    """An engine's script that sends half of an answer, and the rest once `go_on` is set."""
-
-    def __init__(self) -> None:
-        self.go_on = threading.Event()
-
-    def script(self, request: TurnRequest) -> Iterable[TurnEvent]:
-        yield Started(20, 0.25)
-        yield ReasoningDelta("Let me ")
-        yield ReasoningDelta("see. ")
-        yield AnswerDelta("# Half\n\nan ")
-        yield ToolCallDelta(0, "c1", "clock", "{")
-        self.go_on.wait(HELD_S)
-        yield ToolCallDelta(0, "c1", None, "}")
-        yield AnswerDelta("answer to " + request.messages[-1].content)
-        yield done()
+def rest(request: TurnRequest) -> Iterable[TurnEvent]:
+    yield ToolCallDelta(0, "c1", None, "}")
+    yield AnswerDelta("answer to " + request.messages[-1].content)
+    yield done()
 
 
 @pytest.fixture
 def gate() -> Iterator[Gate]:
-    gate = Gate()
+    gate = Gate(HALF, rest)
     yield gate
     gate.go_on.set()
 
@@ -76,15 +67,6 @@ def answered(chat: Chat, conversation: str) -> StoredMessage:
     """The answer, once it is kept."""
     wait_for(lambda: chat.messages(conversation)[-1].role == "assistant")
     return chat.messages(conversation)[-1]
-
-
-def wait_for(is_so: Callable[[], bool]) -> None:
-    waiting = threading.Event()
-    for _ in range(int(HELD_S / WAIT_S)):
-        if is_so():
-            return
-        waiting.wait(WAIT_S)
-    raise AssertionError("it never came to that")
 
 
 def test_a_reader_who_leaves_takes_nothing_along(chat: Chat, gate: Gate) -> None:

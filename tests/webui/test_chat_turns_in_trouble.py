@@ -15,8 +15,10 @@ from appliance.people.conversations import Conversations, NewMessage, StoredMess
 from appliance.turns.answer import Facts
 from appliance.turns.interrupted import INTERRUPTED
 from appliance.turns.unkept import NOT_KEPT, NOT_READABLE
+from tests.fakes import Gate
+from tests.waiting import wait_for
 from tests.webui.test_chat import Chat, lines_of
-from tests.webui.test_chat_turns import Gate, answered, begin, chat, follow, gate, until, wait_for
+from tests.webui.test_chat_turns import answered, begin, chat, follow, gate, until
 
 __all__ = ["chat", "gate"]  # fixtures, used here
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from appliance.audit.verify import verify_log
 from appliance.database.tables import audit_events
 from appliance.database.transactions import Database, open_database
 from tests.appliance.records import SYSTEM, fill
+from tests.waiting import wait_for
 
 APPENDER = """
 import sys, threading
@@ -119,9 +119,7 @@ def test_waiting_appends_share_a_transaction(sqlite: Database) -> None:
     with ThreadPoolExecutor(20) as pool:
         with sqlite.write():  # appends pile up while the database is busy
             waiting = [pool.submit(log.append, NewEvent(SYSTEM, "denied", "denied", str(n))) for n in range(20)]
-            deadline_s = time.monotonic() + 10
-            while len(log._group._waiting) < 10 and time.monotonic() < deadline_s:
-                time.sleep(0.01)
+            wait_for(lambda: len(log._group._waiting) >= 10)
         assert sorted(future.result(10).sequence for future in waiting) == list(range(1, 21))
     assert len(commits) < 20
 

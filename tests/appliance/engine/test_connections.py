@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -14,6 +14,7 @@ from appliance.engine.connections import MAX_UNSENT_BYTES, Connection, Connectio
 from appliance.engine.wire import MAX_LINE_BYTES, Record, decode, encode
 from appliance.turns.events import AnswerDelta, Failed, Started
 from tests.fakes import FAKE_STATUS, done
+from tests.waiting import HELD_S, wait_for
 
 
 class Bench:
@@ -37,14 +38,18 @@ class Bench:
         ours, theirs = socket.socketpair()
         with theirs:
             socket.send_fds(self.web, [b"\x01"], [theirs.fileno()])
-        ours.settimeout(10)
-        ours.sendall(line)
+        ours.settimeout(HELD_S)
+        try:
+            ours.sendall(line)
+        except OSError:  # the engine was quicker to close it
+            ours.close()
+            raise
         return ours
 
     def accepted(self, line: bytes = b"{}\n") -> tuple[socket.socket, Connection]:
         before = len(self.asked)
         ours = self.ring(line)
-        until(lambda: len(self.asked) > before)
+        wait_for(lambda: len(self.asked) > before)
         return ours, self.asked[-1][0]
 
     def close(self) -> None:
@@ -53,13 +58,6 @@ class Bench:
         self.loop.close()
         self.web.close()
         self.bell.close()
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 @pytest.fixture
@@ -81,7 +79,7 @@ def test_a_request_in_pieces_arrives_whole(bench: Bench) -> None:
     time.sleep(0.02)
     assert bench.asked == []
     ours.sendall(b"\n")
-    until(lambda: bench.asked)
+    wait_for(lambda: bench.asked)
     assert bench.asked[0][1] == b'{"a":1}\n'
     ours.close()
 
@@ -105,7 +103,7 @@ def test_a_status_closes_too(bench: Bench) -> None:
 def test_a_client_that_leaves_is_reported_and_gets_nothing_more(bench: Bench) -> None:
     ours, connection = bench.accepted()
     ours.close()
-    until(lambda: bench.gone)
+    wait_for(lambda: bench.gone)
     assert bench.gone == [connection]
     assert connection.gone
     connection.send(AnswerDelta("x"))
@@ -118,7 +116,7 @@ def test_a_client_that_does_not_read_is_given_up_and_others_go_on(bench: Bench) 
     piece = AnswerDelta("x" * 10_000)
     for _ in range(3 * MAX_UNSENT_BYTES // 10_000):
         slow_connection.send(piece)
-    until(lambda: bench.gone == [slow_connection])
+    wait_for(lambda: bench.gone == [slow_connection])
     quick_connection.send(done())
     assert decode(read_all(quick)) == done()
     slow.close()
@@ -159,7 +157,7 @@ def _send_quietly(stream: socket.socket, data: bytes) -> None:
 def test_a_second_request_on_a_connection_ends_it(bench: Bench) -> None:
     ours, connection = bench.accepted()
     ours.sendall(b"{}\n")
-    until(lambda: bench.gone == [connection])
+    wait_for(lambda: bench.gone == [connection])
     ours.close()
 
 
@@ -182,7 +180,7 @@ def test_no_descriptor_stays_open_after_many_turns(bench: Bench) -> None:
             connection.send(done())
             read_all(ours)
         ours.close()
-    until(lambda: descriptors() == before)
+    wait_for(lambda: descriptors() == before)
 
 
 def test_stop_lets_queued_records_out_first() -> None:

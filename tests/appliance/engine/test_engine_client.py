@@ -17,6 +17,7 @@ from appliance.turns.engine import EngineUnavailableError, Status
 from appliance.turns.events import AnswerDelta, Done, EngineEvent, Failed, Started, Waiting
 from appliance.turns.request import Message, TurnRequest
 from tests.fakes import FAKE_STATUS, FakeEngine, done
+from tests.waiting import wait_for
 
 
 @pytest.fixture(autouse=True)
@@ -58,10 +59,7 @@ def test_leaving_the_block_cancels_the_turn() -> None:
         with engine.client.turn(ask("x")) as events:
             assert isinstance(next(events), Started)
         resume.set()
-        deadline = time.monotonic() + 5
-        while not engine.cancelled and time.monotonic() < deadline:
-            time.sleep(0.005)
-        assert engine.cancelled == ["t1"]
+        assert wait_for(lambda: engine.cancelled) == ["t1"]
 
 
 def test_a_silent_engine_is_reported_as_waiting_until_it_speaks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from appliance.errors import CANNOT_SERVE
 from appliance.turns.engine import EngineUnavailableError, Status
 from appliance.turns.events import AnswerDelta, Done, Failed, ReasoningDelta, Started, TurnEvent, Waiting
 from appliance.turns.request import Message, TurnRequest
+from tests.waiting import wait_for
 
 
 def ask(text: str = "Hello", **changes: Any) -> TurnRequest:
@@ -106,10 +107,11 @@ def failed(events: list[TurnEvent]) -> Failed:
 
 
 def wait_idle(engine: EngineProcess) -> None:
-    deadline = time.monotonic() + 10
-    while (status := engine.client.status()).active or status.queued:
-        assert time.monotonic() < deadline, status
-        time.sleep(0.01)
+    def is_idle() -> bool:
+        status = engine.client.status()
+        return not status.active and not status.queued
+
+    wait_for(is_idle, said=engine.client.status)
 
 
 def test_a_turn_starts_streams_and_ends(shared: EngineProcess) -> None:

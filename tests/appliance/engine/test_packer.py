@@ -1,4 +1,4 @@
-"""The packer: what it makes, when it looks closely, and that an engine finds what it left."""
+"""The packer: what it makes, when it looks closely, and that an engine finds the result."""
 
 from __future__ import annotations
 

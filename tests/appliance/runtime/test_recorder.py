@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,6 +22,7 @@ from appliance.database.transactions import open_database
 from appliance.isolation.refused import UNWATCHED
 from appliance.runtime.recorder import run_recorder
 from tests.appliance.records import SYSTEM
+from tests.waiting import wait_for
 
 SILENCE = {"kernel": "6", "attempts": [{"way": "TCP", "answer": "EPERM"}]}
 STARTED = {
@@ -166,12 +166,8 @@ def test_signs_again_and_again_while_it_runs(config: Config) -> None:
     recorder.note(STARTED)
     database = open_database(config.database_url)
     log = AuditLog(database)
-    deadline_s = time.monotonic() + 10
-    times = set[int | None]()
-    while len(times - {None}) < 2:
-        times.add(integrity(log, config.state_dir).verified_us)
-        assert time.monotonic() < deadline_s
-        time.sleep(0.05)
+    first_us = wait_for(lambda: integrity(log, config.state_dir).verified_us)
+    wait_for(lambda: integrity(log, config.state_dir).verified_us != first_us)
     recorder.end()
     database.close()
 

@@ -16,6 +16,7 @@ from appliance.runtime.processes import programs_of
 from appliance.runtime.supervisor import MAX_FAILED_STARTS
 from appliance.signals import how_ended
 from tests.appliance.supervised import ENGINE, Site, is_alive, supervised
+from tests.waiting import wait_for
 
 STOP_LIMIT_S = 10.0
 
@@ -27,11 +28,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield site
 
 
-def wait_gone(pids: set[int], timeout_s: float) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while left := {pid for pid in pids if is_alive(pid)}:
-        assert time.monotonic() < deadline_s, f"still there: {left}"
-        time.sleep(0.02)
+def wait_gone(pids: set[int]) -> None:
+    wait_for(lambda: not any(map(is_alive, pids)), said=lambda: f"still there: {set(filter(is_alive, pids))}")
 
 
 def test_says_where_it_is_ready_and_how_the_first_administrator_begins(running: Site) -> None:
@@ -72,10 +70,10 @@ def test_restarts_a_dead_engine_at_the_same_doorbell(running: Site) -> None:
 
 def wait_for_death(site: Site, process: str, how: str = "signal SIGKILL") -> None:
     """Wait until the recorder has a note of it."""
-    deadline_s = time.monotonic() + 20
-    while not any(note.get("process") == process and note["how"] == how for note in site.recorded()):
-        assert time.monotonic() < deadline_s, site.recorded()
-        time.sleep(0.05)
+    wait_for(
+        lambda: any(note.get("process") == process and note["how"] == how for note in site.recorded()),
+        said=site.recorded,
+    )
 
 
 def child_of(parent: int) -> int:
@@ -100,11 +98,9 @@ def test_what_ended_a_process_has_words_even_if_the_signal_has_no_name(code: int
 def test_restarts_a_dead_web_on_the_same_address(running: Site) -> None:
     before = running.ask()["pid"]
     os.kill(before, signal.SIGKILL)
-    wait_gone({before}, 5)
+    wait_gone({before})
     wait_for_death(running, "web")
-    deadline_s = time.monotonic() + 20
-    while running.ask()["pid"] in (before, 1):  # an orphaned worker answers until it notices
-        assert time.monotonic() < deadline_s
+    wait_for(lambda: running.ask()["pid"] not in (before, 1))  # an orphaned worker answers until it notices
 
 
 def test_waits_where_no_further_process_can_be_started_and_goes_on_afterwards(tmp_path: Path) -> None:
@@ -165,7 +161,7 @@ def test_nothing_outlives_a_killed_supervisor(tmp_path: Path) -> None:
         assert site.ask()
         started = site.descendants()
         site.process.kill()
-        wait_gone(started, STOP_LIMIT_S)
+        wait_gone(started)
         assert "stopping" not in [note["event"] for note in site.recorded()]
 
 

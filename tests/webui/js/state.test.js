@@ -1,5 +1,5 @@
 // @ts-check
-// The turn's state: its phases, how long the model thought, and from where a page reads on.
+// The turn's state: its phases, how long the model thought, and where a page continues to read.
 import assert from "node:assert/strict";
 import test from "node:test";
 

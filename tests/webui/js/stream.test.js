@@ -1,5 +1,5 @@
 // @ts-check
-// The event stream's parser, on bytes cut in every way.
+// The parser of the event stream, on bytes cut at every place.
 import assert from "node:assert/strict";
 import test from "node:test";
 
