@@ -1,14 +1,16 @@
-# `make demo` and `make test` are the two commands of the README; the rest are their parts.
+# `make demo` and `make test` are the two commands of the README. The other targets are parts of these two, or tools.
 DEMO_PORT ?= 8080
 DEMO_DIR ?= $(shell .ci/demo-dir)
-# The demo never runs as root: started by root it runs as a user that every host has.
+# The demo never runs as root. If root starts it, it runs as a user that every host has.
 DEMO_USER := $(shell test "$$(id -u)" != 0 || echo --user nobody)
 SHELL := /bin/sh
 BIN := .venv/bin
 RUNTIME_EXTRAS := cpu,bundler
 TEST_EXTRAS := cpu,bundler,postgres,parity,test
+# Several workers (tests/conftest.py says how many), each of which takes one file after the other, the longest files first.
+PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 
-# A change in any of these makes a new release of the demo; an unchanged tree starts what is there.
+# A change in any of these makes a new release of the demo. An unchanged tree starts the one that is there.
 SOURCES := pyproject.toml $(shell find appliance bundler installer webui -type f ! -path '*/__pycache__/*')
 
 CXX_SOURCES := $(shell find appliance/kernels tests/appliance/kernels -name '*.cc' -o -name '*.h')
@@ -54,12 +56,12 @@ test:
 	.ci/venv $(TEST_EXTRAS)
 	@test -z "$$(command -v npm)" || npm ci --ignore-scripts --silent
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/pytest -q --durations=15
+	$(BIN)/pytest -q $(PARALLEL) --durations=15
 
 check:
 	.ci/venv $(TEST_EXTRAS)
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/pytest -q --fast
+	$(BIN)/pytest -q --fast $(PARALLEL)
 
 lint:
 	$(BIN)/ruff check .

@@ -4,15 +4,17 @@ test is skipped with the reason; with REQUIRE_ALL=1 it fails.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.unprivileged import open_the_way, own_temporary_directory
+from tests.waiting import HELD_S
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -91,7 +93,40 @@ SLOW = (
     "webui/test_review_integrity.py",
     "webui/test_security.py",
 )
+# Files that take longest. They begin first, so that no worker still runs one when the others have nothing left.
+LONGEST = (
+    "scenarios/test_whole_way.py",
+    "appliance/kernels/test_sanitized.py",
+    "appliance/kernels/test_amx_emulated.py",
+    "bundler/test_demo_model.py",
+    "bundler/test_parity.py",
+    "bundler/test_wheelhouse.py",
+    "attacks/test_clean_start.py",
+    "browser/test_browser.py",
+    "scenarios/test_damaged_site.py",
+    "appliance/engine/test_reuse.py",
+    "attacks/test_strange_ends.py",
+    "scenarios/test_proxies.py",
+    "attacks/test_record_review.py",
+    "browser/test_turns.py",
+    "appliance/runtime/test_supervisor.py",
+    "scenarios/test_silence.py",
+    "scenarios/test_signals.py",
+)
 TESTS = Path(__file__).parent
+MOST_WORKERS = 8  # each takes about a gigabyte
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """`-n auto`: one worker more than there are processors, because many tests wait for another process."""
+    return min(len(os.sched_getaffinity(0)) + 1, MOST_WORKERS)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files."""
+    places = {TESTS / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -115,8 +150,39 @@ def require(present: bool, what: str) -> None:
     if present:
         return
     if os.environ.get("REQUIRE_ALL") == "1":
-        pytest.fail(f"{what} is missing and REQUIRE_ALL=1 forbids to skip")
+        pytest.fail(f"{what} is missing and REQUIRE_ALL=1 forbids skipping")
     pytest.skip(f"{what} is missing")
+
+
+MakeOnce = Callable[[str, Callable[[Path], object]], Path]
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> MakeOnce:
+    """``once(name, make)``: a directory that ``make`` fills once for all workers of this run. Do not write to it."""
+    place = tmp_path_factory.getbasetemp()
+    shared = place.parent if hasattr(pytestconfig, "workerinput") else place
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        directory = shared / name
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (shared / f"{name}.made").exists():
+                directory.mkdir()  # exists if another worker's ``make`` failed, which then says why
+                make(directory)
+                (shared / f"{name}.made").touch()
+        return directory
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def own_wheel(once: MakeOnce) -> Path:
+    """This project's wheel, as `bundler build` makes it: compiling the operators takes half a minute."""
+    from bundler.own_wheel import build_own_wheel  # not for every test
+
+    (wheel,) = once("own-wheel", lambda directory: build_own_wheel(directory, dict(os.environ))).iterdir()
+    return wheel
 
 
 @pytest.fixture
@@ -139,8 +205,9 @@ def chromium() -> str:
 @pytest.fixture(scope="session")
 def browser(chromium: str) -> Iterator[Browser]:
     """One browser for all tests of this process; each test takes a context of its own."""
-    from playwright.sync_api import sync_playwright  # a machine with a GPU need not have it
+    from playwright.sync_api import expect, sync_playwright  # a machine with a GPU need not have it
 
+    expect.set_options(timeout=HELD_S * 1000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-quic"])
         yield browser

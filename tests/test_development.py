@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from appliance.audit.event import ACTIONS
-from tests.conftest import SLOW, TESTS, require
+from tests.conftest import LONGEST, SLOW, TESTS, require
 from webui.review.present.words import ACTION_GROUPS, ACTION_WORDS
 
 ROOT = Path(__file__).parents[1]
@@ -153,7 +153,7 @@ def test_what_is_not_formatted_exists(name: str) -> None:
 
 
 def test_what_is_slow_exists() -> None:
-    assert {name for name in SLOW if not (TESTS / name).exists()} == set()
+    assert {name for name in (*SLOW, *LONGEST) if not (TESTS / name).exists()} == set()
 
 
 def test_every_action_of_the_record_has_words_a_group_and_a_line_on_its_page() -> None:

@@ -16,6 +16,7 @@ from appliance.audit.checkpoint import write_checkpoint
 from tests.browser.pages import Watched
 from tests.browser.scripts import Pace
 from tests.fakes import FakeEngine
+from tests.waiting import HELD_S
 from tests.webui.conftest import PASSWORD, MakeSite, Site, empty_database, make_site
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def page(browser: Browser, request: pytest.FixtureRequest, tmp_path: Path) -> It
     """A page of a thin client's size. With BROWSER_SHOTS=DIR it leaves a picture of its last state there."""
     context = browser.new_context(viewport={"width": 1280, "height": 720}, color_scheme="light", locale="en-GB")
     page = context.new_page()
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(HELD_S * 1000)
     yield page
     if shots := os.environ.get("BROWSER_SHOTS"):
         page.screenshot(path=Path(shots) / f"{request.node.name}.png")

@@ -42,11 +42,6 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return directory
 
 
-@pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_own_wheel(tmp_path_factory.mktemp("own"), dict(os.environ))
-
-
 def test_a_locked_wheel_is_fetched_once_and_then_taken_from_the_cache(index: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     (path,) = fetch_wheels([LOCKED], TARGET, cache)
@@ -79,29 +74,36 @@ def test_a_wheel_that_is_not_locked_does_not_enter_the_wheelhouse(tmp_path: Path
         collect_wheelhouse(tmp_path / "wheels", [stranger], own, [LOCKED])
 
 
-def test_the_wheelhouse_locks_every_wheel_but_pip_by_hash(own: Path, tmp_path: Path) -> None:
+def test_the_wheelhouse_locks_every_wheel_but_pip_by_hash(own_wheel: Path, tmp_path: Path) -> None:
     pip = tmp_path / "pip-1.0-py3-none-any.whl"
     pip.write_bytes(b"pip")
     fixture = tmp_path / NAME
     fixture.write_bytes(DATA)
     lock = [LOCKED, LockedWheel("pip", "1.0", hashlib.sha256(b"pip").hexdigest())]
     wheels = tmp_path / "wheels"
-    collect_wheelhouse(wheels, [fixture, pip], own, lock)
-    assert {path.name for path in wheels.iterdir()} == {NAME, pip.name, own.name, "requirements.lock"}
+    collect_wheelhouse(wheels, [fixture, pip], own_wheel, lock)
+    assert {path.name for path in wheels.iterdir()} == {NAME, pip.name, own_wheel.name, "requirements.lock"}
     lines = (wheels / "requirements.lock").read_text().splitlines()
-    version = own.name.split("-")[1]
-    assert lines == [str(LOCKED), f"gpt-oss-appliance=={version} --hash=sha256:{sha256_file(own)}"]
+    version = own_wheel.name.split("-")[1]
+    assert lines == [str(LOCKED), f"gpt-oss-appliance=={version} --hash=sha256:{sha256_file(own_wheel)}"]
 
 
-def test_our_own_wheel_is_the_same_bytes_each_time_and_leaves_the_sources_alone(own: Path, tmp_path: Path) -> None:
-    before = sorted(path.name for path in project_root().iterdir())
+def visible(directory: Path) -> list[str]:
+    """What lies there, without the caches of tools that run at the same time."""
+    return sorted(path.name for path in directory.iterdir() if not path.name.startswith("."))
+
+
+def test_our_own_wheel_is_the_same_bytes_each_time_and_leaves_the_sources_alone(
+    own_wheel: Path, tmp_path: Path
+) -> None:
+    before = visible(project_root())
     again = build_own_wheel(tmp_path, {**os.environ, "SOURCE_DATE_EPOCH": "1700000000"})
-    assert again.read_bytes() == own.read_bytes()
-    assert sorted(path.name for path in project_root().iterdir()) == before
+    assert again.read_bytes() == own_wheel.read_bytes()
+    assert visible(project_root()) == before
 
 
-def test_our_own_wheel_carries_every_room_and_its_licence(own: Path) -> None:
-    names = zipfile.ZipFile(own).namelist()
+def test_our_own_wheel_carries_every_room_and_its_licence(own_wheel: Path) -> None:
+    names = zipfile.ZipFile(own_wheel).namelist()
     for name in ("appliance/cli.py", "bundler/cli.py", "installer/cli.py", "webui/__init__.py", "bundler/py.typed"):
         assert name in names
     assert any(name.startswith("bundler/locks/") for name in names)
@@ -109,7 +111,7 @@ def test_our_own_wheel_carries_every_room_and_its_licence(own: Path) -> None:
     assert migrations
     assert all(f"appliance/database/migrations/versions/{name}" in names for name in migrations)
     assert not any(name.startswith("tests/") or "__pycache__" in name for name in names)
-    assert "LICENSE" in read_wheel(own).licences
+    assert "LICENSE" in read_wheel(own_wheel).licences
 
 
 @pytest.mark.parametrize("accelerator", ["cpu", "cuda"])

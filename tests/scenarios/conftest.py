@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import MakeOnce
 from tests.unprivileged import USER_OPTION, let_through
 
 BIN = Path(sys.executable).parent
@@ -116,16 +117,38 @@ def serving(installation: Installation, *, until: str = "Appliance ready at ") -
 
 
 @pytest.fixture(scope="session")
-def installation(tmp_path_factory: pytest.TempPathFactory) -> Installation:
-    """The demo archive, built once and installed by the real commands."""
-    here = tmp_path_factory.mktemp("whole-way")
-    archive, keys, site = here / "gpt-oss-demo.airgap", here / "keys", here / "site"
-    command("bundler", "demo-checkpoint", "--out", here / "checkpoint")
-    command("bundler", "keygen", "--keys", keys)
-    command("bundler", "build", "--checkpoint", here / "checkpoint", "--keys", keys, "--out", archive)
-    let_through(here)
-    command("installer", "install", archive, "--root", keys / "root.json", "--prefix", site, *USER_OPTION)
-    return Installation(archive, keys / "root.json", site)
+def demo(once: MakeOnce, own_wheel: Path) -> Installation:
+    """The demo archive, built and installed by the real commands. All workers share it, so nobody serves this site."""
+
+    def make(here: Path) -> None:
+        archive, keys = here / "gpt-oss-demo.airgap", here / "keys"
+        command("bundler", "demo-checkpoint", "--out", here / "checkpoint")
+        command("bundler", "keygen", "--keys", keys)
+        command(
+            "bundler", "build", "--checkpoint", here / "checkpoint", "--keys", keys, "--out", archive,
+            "--own-wheel", own_wheel,
+        )  # fmt: skip
+        let_through(here)
+        command("installer", "install", archive, "--root", keys / "root.json", "--prefix", here / "site", *USER_OPTION)
+
+    here = once("demo", make)
+    return Installation(here / "gpt-oss-demo.airgap", here / "keys" / "root.json", here / "site")
+
+
+def installed_again(demo: Installation, home: Path) -> Installation:
+    """The same site at ``home``, of hard links. A test must exchange what it alters of store and releases."""
+    home.mkdir()
+    for name in ("store", "releases"):
+        subprocess.run(["cp", "-al", demo.site / name, home / name], check=True)
+    subprocess.run(["cp", "-a", demo.site / "state", demo.site / "current", home], check=True)
+    let_through(home)
+    return Installation(demo.archive, demo.root, home)
+
+
+@pytest.fixture(scope="session")
+def installation(demo: Installation, tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    """A site of this worker's own, which `appliance` serves."""
+    return installed_again(demo, tmp_path_factory.mktemp("scenarios") / "site")
 
 
 @pytest.fixture(scope="session")

@@ -11,23 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.scenarios.conftest import Installation, command, serving
-from tests.unprivileged import USER_OPTION, give_to_user
+from tests.scenarios.conftest import Installation, command, installed_again, serving
+from tests.unprivileged import USER_OPTION
 
 SHARD = "model/cpu/weights-00001.bin"
 FOUND_WITHIN_S = 120.0
 
 
 @pytest.fixture
-def site(installation: Installation, tmp_path: Path) -> Installation:
-    """A second installed site, made of hard links. A test must exchange what it alters, see `alter`."""
-    copy = tmp_path / "site"
-    copy.mkdir()
-    for name in ("store", "releases"):
-        subprocess.run(["cp", "-al", installation.site / name, copy / name], check=True)
-    (copy / "current").symlink_to(os.readlink(installation.site / "current"))
-    give_to_user(copy)
-    return Installation(installation.archive, installation.root, copy)
+def site(demo: Installation, tmp_path: Path) -> Installation:
+    return installed_again(demo, tmp_path / "site")
 
 
 def alter(site: Installation, *, keep_time: bool) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import sqlite3
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +15,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browser import pages
-from tests.scenarios.conftest import Installation, Served, command, serving
-from tests.unprivileged import give_to_user, let_through
+from tests.scenarios.conftest import Installation, Served, command, installed_again, serving
 
 PASSWORD = "correct horse battery staple 7"
 QUESTION = "What is this appliance?"
@@ -144,12 +142,7 @@ def test_doctor_finds_a_healthy_site(page: Page, installation: Installation) -> 
 
 
 def test_altered_event_is_named_by_audit_verify(page: Page, installation: Installation, tmp_path: Path) -> None:
-    copy = tmp_path / "site"
-    subprocess.run(["cp", "-a", installation.site / "state", tmp_path / "state"], check=True)
-    copy.mkdir()
-    (tmp_path / "state").rename(copy / "state")
-    (copy / "current").symlink_to(installation.site.resolve() / "current")
-    let_through(copy)
+    copy = installed_again(installation, tmp_path / "site").site
     with sqlite3.connect(copy / "state" / "database" / "appliance.sqlite3") as database:
         changed = database.execute(
             "UPDATE audit_events SET actor_name = 'somebody else' "
@@ -161,13 +154,8 @@ def test_altered_event_is_named_by_audit_verify(page: Page, installation: Instal
     assert "event" in (refused.stdout + refused.stderr).lower()
 
 
-def test_interrupt_ends_every_process(installation: Installation, tmp_path: Path) -> None:
-    second = tmp_path / "site"
-    second.mkdir()
-    for name in ("releases", "current"):
-        (second / name).symlink_to((installation.site / name).resolve())
-    give_to_user(second)
-    with serving(Installation(installation.archive, installation.root, second)) as served:
+def test_interrupt_ends_every_process(demo: Installation, tmp_path: Path) -> None:
+    with serving(installed_again(demo, tmp_path / "site")) as served:
         pids = [served.process.pid, *served.children()]
         assert len(pids) >= 4
         served.process.send_signal(signal.SIGINT)

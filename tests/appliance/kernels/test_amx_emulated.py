@@ -39,17 +39,20 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build / "kernels" / "libgpt_oss_kernels.so"
 
 
-def run_tests(library: Path, *arguments: Path | str, wrongly: bool = False) -> subprocess.CompletedProcess[str]:
+def run_tests(
+    library: Path, directory: Path, *arguments: Path | str, wrongly: bool = False
+) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"OPERATOR_LIBRARY": str(library), "PYTHONPATH": str(ROOT)}
     if wrongly:
         environment["AMX_EMULATED_WRONGLY"] = "1"
     plugins = ["-p", "tests.appliance.kernels.other_library", "-p", "tests.appliance.kernels.amx.emulated"]
-    command = [sys.executable, "-m", "pytest", "-q", *plugins, "-p", "no:cacheprovider", *arguments]
+    apart = ["-p", "no:cacheprovider", f"--basetemp={directory / 'run'}"]  # pytest's own would shut this run's
+    command = [sys.executable, "-m", "pytest", "-q", *plugins, *apart, *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
 
 
-def test_the_amx_path_passes_the_tests_of_every_path(library: Path) -> None:
-    done = run_tests(library, *TESTS, "-k", "amx")
+def test_the_amx_path_passes_the_tests_of_every_path(library: Path, tmp_path: Path) -> None:
+    done = run_tests(library, tmp_path, *TESTS, "-k", "amx")
     assert done.returncode == 0, done.stdout
     passed = re.search(r"^(\d+) passed, \d+ deselected", done.stdout, re.MULTILINE)
     assert passed is not None, done.stdout
@@ -60,7 +63,7 @@ def test_the_amx_path_passes_the_tests_of_every_path(library: Path) -> None:
 
 
 @pytest.mark.skipif("amx" in PATHS, reason="this processor does the instructions itself, and rightly")
-def test_products_that_leave_out_a_row_fail_them(library: Path) -> None:
-    done = run_tests(library, HERE / "test_kernels.py", "-k", "amx and exact_but_for", wrongly=True)
+def test_products_that_leave_out_a_row_fail_them(library: Path, tmp_path: Path) -> None:
+    done = run_tests(library, tmp_path, HERE / "test_kernels.py", "-k", "amx and exact_but_for", wrongly=True)
     assert done.returncode == 1, done.stdout
     assert re.search(r"^\d+ failed", done.stdout, re.MULTILINE), done.stdout

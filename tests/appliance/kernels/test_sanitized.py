@@ -66,10 +66,13 @@ def environment() -> dict[str, str]:
     return os.environ | options | {"PYTHONPATH": str(ROOT)}
 
 
-def test_the_operators_pass_their_tests_without_a_finding(library: Path, environment: dict[str, str]) -> None:
+def test_the_operators_pass_their_tests_without_a_finding(
+    library: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
     plugins = ["-p", "tests.appliance.kernels.other_library", "-p", "tests.appliance.kernels.plain_memory"]
     files = [str(HERE / name) for name in ("test_kernels.py", "test_attention.py")]
-    command = [sys.executable, "-m", "pytest", "-q", "-x", *plugins, "-p", "no:cacheprovider", *files, "-k", SMALL]
+    apart = ["-p", "no:cacheprovider", f"--basetemp={tmp_path / 'run'}"]  # pytest's own would shut this run's
+    command = [sys.executable, "-m", "pytest", "-q", "-x", *plugins, *apart, *files, "-k", SMALL]
     environment = environment | {"OPERATOR_LIBRARY": str(library)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-8000:]
