@@ -9,50 +9,36 @@
         ..
 
 A turn ends when its answer is complete or reaches a limit, when the asker's access ends, when somebody stops it, and
-when the process ends. A process that dies leaves its files. The next one that finds them closes the turn
-(`appliance.turns.interrupted`), or puts the recorded answer into the conversation (`appliance.turns.unkept`).
+when the process ends. `appliance.turns.files` closes the turns of processes that died.
 """
 
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
-from functools import partial
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
-from appliance.audit.log import AuditLog, RecordError
+from appliance.audit.log import AuditLog
 from appliance.database.transactions import DatabaseError
 from appliance.errors import ApplianceError
 from appliance.people.conversations import ConversationNotFoundError, Conversations, NewMessage
 from appliance.turns.answer import About
 from appliance.turns.engine import Engine
 from appliance.turns.events import Failed, Waiting, failed
-from appliance.turns.interrupted import LostTurns
-from appliance.turns.journal import (
-    ConversationBusyError,
-    Head,
-    Journal,
-    Kept,
-    Reader,
-    claim,
-    open_reader,
-    remove_dead,
-)
+from appliance.turns.files import TurnFiles
+from appliance.turns.journal import ConversationBusyError, Head, Journal, Kept, Reader
 from appliance.turns.permits import ended_by
 from appliance.turns.run import Turn
-from appliance.turns.unkept import keep_recorded
 
 _log = logging.getLogger(__name__)
 _STOP_CHECK_S: Final = 0.1
 _STOP_LIMIT_S: Final = 10.0  # a stopped turn ends within a second, unless the disk or the engine stands still
 _KEEP_LIMIT_S: Final = 30.0  # each try waits up to ten seconds for the database already
 _KEEP_AGAIN_S: Final = 1.0
-_ID: Final = re.compile(r"[0-9A-Za-z]{1,64}")  # of users, conversations and turns: these become names of files
 
 
 class TooManyTurnsError(ApplianceError):
@@ -81,13 +67,10 @@ class RunningTurns:
         directory: one for all web workers.
         keep_limit_s: how long a recorded answer is tried to be put into its conversation.
         """
-        self._directory = directory
-        self._record = record
+        self._files = TurnFiles(directory, record, conversations)
         self._keep_limit_s = keep_limit_s
         self._conversations = conversations
         self._most_per_person = most_per_person
-        self._lost = LostTurns(record)
-        self._burying = threading.Lock()  # of _lost
         self._lock = threading.Lock()
         self._threads: set[threading.Thread] = set()  # guarded by _lock
         self._ending = threading.Event()
@@ -102,10 +85,9 @@ class RunningTurns:
             RecordError, DatabaseError: a dead turn of the conversation cannot be closed.
             OSError: the directory cannot be written.
         """
-        path = self._path(user_id, conversation_id)
-        place = Place(self, claim(path, partial(self._bury, path)), user_id, conversation_id)
+        place = Place(self, self._files.claim(user_id, conversation_id), user_id, conversation_id)
         try:
-            if self._count(user_id) > self._most_per_person:
+            if self._files.count(user_id) > self._most_per_person:
                 raise TooManyTurnsError(self._most_per_person)
             yield place
         finally:
@@ -113,20 +95,12 @@ class RunningTurns:
                 place.journal.close()
 
     def find(self, user_id: str, conversation_id: str) -> Reader | None:
-        """A reader of the turn that runs in a conversation, to be closed; None where none runs.
+        """Open a reader of the turn that runs in a conversation; None where none runs. The caller closes the reader.
 
         Raises:
             RecordError, DatabaseError: a dead turn cannot be closed.
         """
-        path = self._path(user_id, conversation_id)
-        reader = open_reader(path)
-        if reader is None:
-            return None
-        if reader.head is not None and reader.has_owner():
-            return reader
-        reader.close()
-        remove_dead(path, partial(self._bury, path))
-        return None
+        return self._files.find(user_id, conversation_id)
 
     def stop(self, user_id: str, conversation_id: str, turn_id: str | None = None) -> bool:
         """Make a turn end within a second; False if it does not run. None: whichever runs in the conversation."""
@@ -155,18 +129,8 @@ class RunningTurns:
             journal.close()
 
     def clear_dead(self) -> None:
-        """Close and remove what dead processes left; what cannot be closed now is left for the next call."""
-        stops = list(self._directory.glob("*.stop"))  # before the turns: each of these belongs to one, or to none
-        for path in self._files():
-            try:
-                remove_dead(path, partial(self._bury, path))
-            except (RecordError, DatabaseError, OSError):
-                _log.exception("a turn whose process died is not closed yet")
-        running = self._running()
-        for stop in stops:
-            if stop.stem not in running:
-                with suppress(OSError):
-                    stop.unlink()
+        """Close the turns of dead processes and remove their files. The next call tries again what fails now."""
+        self._files.clear_dead()
 
     def end_all(self, limit_s: float) -> None:
         """End the turns of this process, and wait at most `limit_s` until their answers are recorded."""
@@ -247,60 +211,15 @@ class RunningTurns:
             return None
 
     def _claim_stopped(self, user_id: str, conversation_id: str) -> Journal:
-        path, deadline_s = self._path(user_id, conversation_id), time.monotonic() + _STOP_LIMIT_S
+        deadline_s = time.monotonic() + _STOP_LIMIT_S
         while True:
             self.stop(user_id, conversation_id)  # again each time: a turn that is being prepared cannot be stopped yet
             try:
-                return claim(path, partial(self._bury, path))
+                return self._files.claim(user_id, conversation_id)
             except ConversationBusyError:
                 if time.monotonic() > deadline_s:
                     raise
             time.sleep(_STOP_CHECK_S)
-
-    def _path(self, user_id: str, conversation_id: str) -> Path:
-        if not (_ID.fullmatch(user_id) and _ID.fullmatch(conversation_id)):
-            raise RuntimeError("internal error: an id that cannot be the name of a file")
-        return self._directory / f"{user_id}.{conversation_id}"
-
-    def _files(self, user_id: str = "*") -> list[Path]:
-        return [path for path in self._directory.glob(f"{user_id}.*") if path.suffix != ".stop"]
-
-    def _count(self, user_id: str) -> int:
-        readers = [reader for path in self._files(user_id) if (reader := open_reader(path)) is not None]
-        owned = sum(reader.has_owner() for reader in readers)
-        for reader in readers:
-            reader.close()
-        return owned
-
-    def _running(self) -> set[str]:
-        """The turns that have a file, by their ids."""
-        heads = [_head_of(path) for path in self._files()]
-        return {head.turn for head in heads if head is not None}
-
-    def _bury(self, path: Path) -> None:
-        """Close the turns of dead processes in the record and in their conversations, then the one of this file."""
-        with self._burying:
-            self._lost.close()
-        head = _head_of(path)
-        user_id, _, conversation_id = path.name.partition(".")
-        if head is None:
-            return
-        try:
-            keep_recorded(self._record, self._conversations, user_id, conversation_id, head)
-        except DatabaseError:
-            raise
-        except Exception:  # of damaged rows: the file must go, or the conversation takes no more questions
-            _log.exception("turn %s: its answer is in the record alone", head.turn)
-
-
-def _head_of(path: Path) -> Head | None:
-    """Which turn a file belongs to; None where it does not say."""
-    reader = open_reader(path)
-    if reader is None:
-        return None
-    with closing(reader), suppress(OSError, ValueError, TypeError, KeyError):  # written by nobody of ours
-        return reader.head
-    return None
 
 
 class Place:

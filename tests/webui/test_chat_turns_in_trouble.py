@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import threading
 from html import unescape
+from pathlib import Path
 
 import pytest
 
 from appliance.audit.erasure import erase
 from appliance.audit.event import Actor
 from appliance.database.transactions import DatabaseError
+from appliance.isolation.files import scratch_dir
+from appliance.isolation.policy import Kind
 from appliance.people.conversations import Conversations, NewMessage, StoredMessage
 from appliance.turns.answer import Facts
 from appliance.turns.interrupted import INTERRUPTED
@@ -21,6 +24,11 @@ from tests.webui.test_chat import Chat, lines_of
 from tests.webui.test_chat_turns import answered, begin, chat, follow, gate, until
 
 __all__ = ["chat", "gate"]  # fixtures, used here
+
+
+def turn_files(chat: Chat) -> list[Path]:
+    """What lies in the directory of the running turns."""
+    return list((scratch_dir(chat.site.services.config.state_dir, Kind.WEB) / "turns").iterdir())
 
 
 def test_a_turn_that_ends_while_the_page_is_made_is_not_called_unanswered(
@@ -145,7 +153,7 @@ def test_an_answer_that_a_busy_database_keeps_out_is_said_and_comes_later_with_i
     assert facts.problem is None
     turns.clear_dead()
     assert [message.role for message in chat.messages(conversation)] == ["user", "assistant"]
-    assert not list(turns._directory.iterdir())
+    assert not turn_files(chat)
 
 
 @pytest.fixture
@@ -181,7 +189,7 @@ def test_a_recorded_answer_of_a_conversation_that_is_gone_leaves_nothing(chat: C
     busy.left = 0
     turns = chat.site.services.turns
     wait_for(lambda: turns.find(chat.user.id, conversation) is None)
-    assert not list(turns._directory.iterdir())
+    assert not turn_files(chat)
 
 
 def test_the_next_question_comes_after_the_answer_that_was_left(chat: Chat, left: tuple[str, Busy]) -> None:
@@ -217,7 +225,7 @@ def test_what_dead_workers_left_goes_and_what_is_no_file_stops_nobody(chat: Chat
     conversation = chat.create()
     begin(chat, conversation)
     turns = chat.site.services.turns
-    (file,) = turns._directory.iterdir()
+    (file,) = turn_files(chat)
     (file.parent / "odd.one").mkdir()
     (file.parent / f"{'0' * 32}.stop").touch()
     turns.clear_dead()
