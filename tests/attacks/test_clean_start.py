@@ -1,8 +1,8 @@
 """Somebody who can write into an installed release waits for the next start. Nothing that was planted runs, and each
 planted file is named.
 
-The release is small but its command is the real one: our packages and click, unpacked by the real installer. A planted
-program would write a marker file. Each attack is also tried against `installer verify --prefix`.
+The release is small but its command is the real one: our packages, click and pydantic, unpacked by the real installer.
+A planted program would write a marker file. Each attack is also tried against `installer verify --prefix`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from tests.installer.archives import PYTHON, Sender, installed_wheel, listing, o
 from tests.unprivileged import SERVICE_UID, SERVICE_USER, give_to_user, let_through
 
 PACKAGES = f"venv/lib/python{PYTHON}/site-packages"
+# What the commands import before they compare the data of a release.
+PACKED = ("click", "pydantic", "pydantic_core", "annotated_types", "typing_extensions", "typing_inspection")
 COMMANDS = [["serve", "--port", "0", "--home"], ["doctor", "--home"], ["users", "list", "--home"]]
 GRAPH, WEIGHTS = "model/cpu/model.onnx", "model/cpu/weights-00001.bin"
 MODULE = f"{PACKAGES}/click/core.py"
@@ -69,7 +71,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     """Installed once; each test takes a copy."""
     here = tmp_path_factory.mktemp("clean")
     sender = Sender.make(here / "sender")
-    wheels = dict([our_wheel(), installed_wheel("click")])
+    wheels = dict([our_wheel(), *map(installed_wheel, PACKED)])
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in wheels.items()}
     lock = [f"{'=='.join(name.replace('_', '-').split('-py3')[0].rsplit('-', 1))} --hash=sha256:{digest}\n"
             for name, digest in hashes.items()]  # fmt: skip
