@@ -54,7 +54,7 @@ class Facts(Details):
     """What a conversation keeps of an answer beside its words.
 
     ``prompt_event`` and ``event`` are numbers in the record. ``about`` and ``done`` are None for an answer that was
-    interrupted; ``done`` is without its tokens.
+    interrupted; ``done`` leaves out the sampled tokens.
     """
 
     about: About | None = field(default=None, metadata=SPREAD)
@@ -73,7 +73,7 @@ def facts_of(stored: object) -> Facts | UnreadableDetails:
 
 
 def words_of(content: Content) -> Words | None:
-    """The words of an answer's event in the record; None where it is not an answer as the appliance records it."""
+    """The words of an answer's event in the record; None where the event is no answer that the appliance recorded."""
     details = content.details
     if not isinstance(details, AnswerDetails):
         return None
@@ -81,7 +81,7 @@ def words_of(content: Content) -> Words | None:
 
 
 def end_of(content: Content) -> Done | Failed | None:
-    """How an answer ended, by its event in the record; None for one that nobody listened to any more."""
+    """How an answer ended, according to its event in the record; None where the asker had left before the end."""
     match content.details:
         case FinishedAnswer(done=done):
             return done
@@ -135,7 +135,7 @@ class Answer:
 
     @property
     def problem(self) -> str | None:
-        """What a person is told of an answer that is not complete."""
+        """What a person is told about an incomplete answer."""
         match self.end:
             case Failed():
                 return FAILURES[self.end.code].words
@@ -144,7 +144,7 @@ class Answer:
         return ENDINGS["cancelled"]
 
     def facts(self, about: About | None, *, turn: str, prompt_event: int | None, event: int | None) -> Facts:
-        """What a conversation keeps beside the words. Numbers of the two events in the record, where it has them."""
+        """What a conversation keeps beside the words; the events are numbers in the record, None if not recorded."""
         end = self.end
         return Facts(
             about=about, turn=turn, prompt_event=prompt_event, event=event,
@@ -155,7 +155,7 @@ class Answer:
         )  # fmt: skip
 
     def content(self, conversation_id: str | None) -> Content:
-        """What the record holds. A model can write what cannot be stored; then ``token_ids`` alone are exact."""
+        """What the record holds. A model can write text that cannot be stored; then only ``token_ids`` are exact."""
         words = self.words
         calls = tuple(ToolCall(storable(c.id), storable(c.name), storable(c.arguments)) for c in words.calls)
         return Content(storable(words.text), self._details(conversation_id, storable(words.reasoning), calls))

@@ -38,14 +38,14 @@ class Engine(Protocol):
     """Runs turns."""
 
     def turn(self, request: TurnRequest) -> AbstractContextManager[Iterator[TurnEvent]]:
-        """Events of one turn, of which the last is ``Done`` or ``Failed``; leaving the context cancels what still runs.
+        """Yield the events of one turn; the last is ``Done`` or ``Failed``. Leaving the context cancels the turn.
 
-        While nothing arrives, ``Waiting`` comes twice a second.
+        While the engine sends nothing, a ``Waiting`` comes twice a second.
         """
 
     def status(self, timeout_s: float = 2.0) -> Status:
         """What the engine serves and how busy it is.
 
         Raises:
-            EngineUnavailableError: no answer within ``timeout_s``, or not a status.
+            EngineUnavailableError: no answer came within ``timeout_s``, or it was not a status.
         """

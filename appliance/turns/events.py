@@ -1,7 +1,7 @@
-"""What a turn says: ``Started``, deltas, then ``Done`` or ``Failed``; and what people are told of each failure.
+"""What a turn says: ``Started``, deltas, then ``Done`` or ``Failed``; and what people are told about each failure.
 
-`FAILURES` is the one place with the words and the HTTP status of each failure. `Failed.message` is the sentence of one
-case, and may hold numbers; where there is nothing to add to the general sentence, `failed` makes it.
+`FAILURES` is the one place with the words and the HTTP status of each failure. `Failed.message` describes one case and
+may hold numbers; `failed` makes a `Failed` with the general sentence of its code.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class ReasoningDelta:
 
 @dataclass(frozen=True)
 class AnswerDelta:
-    """Text for the user: the final channel, preambles, and text that is the answer although its header is not sound."""
+    """Text for the user: the final channel, preambles, and answer text whose header is malformed."""
 
     text: str
 
@@ -53,8 +53,8 @@ class ToolCallDelta:
 class Done:
     """The turn is complete. ``token_ids`` are the sampled tokens, for replay.
 
-    ``notice``: one plain sentence for the user, ours and not the model's, about a turn that brought neither answer nor
-    call, or ended in a call of a function that was not offered.
+    ``notice``: one plain sentence for the user, written by the appliance and not by the model. It says that the turn
+    produced neither an answer nor a call, or that it ended with a call of a function that was not offered.
     """
 
     finish_reason: FinishReason
@@ -66,7 +66,7 @@ class Done:
     prefill_s: float
     decode_s: float
     token_ids: tuple[int, ...] = ()
-    malformed: bool = False  # the model's Harmony had to be put right (docs/harmony.md)
+    malformed: bool = False  # the parser had to repair the model's Harmony (docs/harmony.md)
     notice: str | None = None
 
 
@@ -90,9 +90,9 @@ TurnEvent = EngineEvent | Waiting  # what Engine.turn yields
 
 @dataclass(frozen=True)
 class Failure:
-    """One way of failing: what happened, what a person at the chat page has kept and should do, and the API's answer.
+    """One kind of failure: what happened, what a person at the chat page keeps and should do, and the API's answer.
 
-    ``api_code`` and ``param`` are those of OpenAI's errors.
+    ``api_code`` and ``param`` are the ``code`` and ``param`` of OpenAI's errors.
     """
 
     sentence: str
@@ -109,7 +109,7 @@ class Failure:
 
 FAILURES: Final[dict[FailureCode, Failure]] = {
     "bad_request": Failure(
-        "This cannot be asked as it stands.", "Your question is kept; change it and send it again.",
+        "This question cannot be sent as it stands.", "Your question is kept; change it and send it again.",
         400, "invalid_value",
     ),
     "context_exceeded": Failure(
@@ -121,41 +121,42 @@ FAILURES: Final[dict[FailureCode, Failure]] = {
         429, "overloaded",
     ),
     "too_many_waiting": Failure(
-        "You have as many questions waiting as one person may.",
+        "You already have as many questions waiting as one person may have.",
         "Your question is kept; answer again when one of them is done.",
         429, "too_many_waiting",
     ),
     "engine_failed": Failure(
-        "The model failed.", "Your question and what had come are kept; try again.",
+        "The model failed.", "Your question and the answer so far are kept; try again.",
         500, "engine_failed",
     ),
     "engine_stopped": Failure(
         "The model stopped before the answer was complete.",
-        "Your question and what had come are kept; try again in a minute.",
+        "Your question and the answer so far are kept; try again in a minute.",
         503, "engine_stopped",
     ),
     "record_failed": Failure(
-        "The record could not be written, and nothing is answered without it.", "Tell your administrator.",
+        "The record could not be written, and the appliance answers nothing without it.", "Tell your administrator.",
         503, "record_failed",
     ),
     "access_ended": Failure(
-        "Your access ended while this was being answered.", "What had come is kept. Sign in again to go on.",
+        "Your access ended while this was being answered.", "The answer so far is kept. Sign in again to go on.",
         401, "access_ended",
     ),
     "stopped": Failure(
-        "Stopped before the end.", "What had come by then is kept.",
+        "Stopped before the end.", "The answer so far is kept.",
         503, "cancelled",
     ),
     "closing": Failure(
-        "The appliance was stopped while this was being answered.", "What had come is kept; answer again in a minute.",
+        "The appliance was stopped while this was being answered.",
+        "The answer so far is kept; answer again in a minute.",
         503, "cancelled",
     ),
 }  # fmt: skip
 
-# What the chat page says of a turn that is done but not complete.
+# What the chat page says about a turn that is done but incomplete.
 ENDINGS: Final[dict[FinishReason, str]] = {
-    "length": "The answer is cut off: it reached the longest this model can write here. Ask it to go on.",
-    "cancelled": "Stopped before the end. What had come by then is kept.",
+    "length": "The answer is cut off: it reached the greatest length that this model can write here. Ask it to go on.",
+    "cancelled": "Stopped before the end. The answer so far is kept.",
 }
 
 

@@ -1,18 +1,18 @@
-"""Gives an end to turns whose process died: what it generated is not known, and that is what the record says.
+"""Closes turns whose process died. Nobody knows what they generated, and the record says so.
 
     lost = LostTurns(log)       # one for each recorder
     lost.close()                # at its start, and every minute
 
-A prompt without an answer is either being answered or lost. It is lost when the process that recorded it no longer
-lives (`appliance.database.presence`), which a living sibling's turn never is. The answer recorded for it has the
-outcome ``interrupted``; a conversation shows it in words.
+A prompt without an answer is either being answered or lost. It is lost when the process that recorded it is dead
+(`appliance.database.presence`); a turn of a living process is never taken for lost. The answer recorded for a lost
+prompt has the outcome ``interrupted``, and the conversation shows a sentence in its place.
 
 Exactly once: the search for an answer, the event and the conversation's message are one transaction that excludes
 every other writer. A kill in the middle leaves the turn as it was, for the next call.
 
-Up to which event every prompt has its answer is kept in memory alone: whoever can write the database would put such a
-note forward, and the prompts before it would stay open for ever. So a start looks at the newest events, and each call
-at a stretch of the older ones besides: a million within an hour.
+Only memory holds the number up to which every prompt has its answer. If the database held it, anyone who can write
+there could advance it, and the prompts before it would stay open for ever. So the first call looks at the newest
+events, and every call also looks at a stretch of older ones: a million within an hour.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class LostTurns:
 
         Args:
             newest: how many events the first call looks at.
-            rounds: which older events each call looks at besides.
+            rounds: which older events each call also looks at.
         """
         self._log = log
         self._newest = newest
@@ -58,10 +58,10 @@ class LostTurns:
         self._closed_to: int | None = None  # up to here every prompt that `newest` covers has its answer
 
     def close(self) -> int:
-        """Record an answer for each lost prompt among the events of this call; returns how many.
+        """Record an answer for each lost prompt among the events of this call; return how many.
 
         Raises:
-            DatabaseError, RecordError: the record cannot be read or written; what is done is done.
+            DatabaseError, RecordError: the record cannot be read or written; answers recorded before that stay.
         """
         size = self._log.size()
         if self._closed_to is None:
@@ -73,7 +73,7 @@ class LostTurns:
         return closed + older
 
     def _close_between(self, after: int, last: int) -> tuple[int, int]:
-        """How many were closed, and the first number that is still being answered, or else the one after `last`."""
+        """How many prompts were closed, and the number of the first that is still being answered, else `last` + 1."""
         closed, first_open = 0, last + 1
         for prompt in _open_prompts(self._log.database, after, last):
             if _is_running(self._log.database, prompt):
@@ -81,13 +81,13 @@ class LostTurns:
                 continue
             try:
                 closed += _close(self._log, prompt)
-            except ValueError:  # no appliance wrote that event: an answer with its words would be refused, too
+            except ValueError:  # no appliance wrote that event; the record refuses an answer with its values, too
                 continue
         return closed, first_open
 
 
 def running_prompts(database: Database, first: int, last: int) -> list[int]:
-    """Those of the events `first` to `last` that are prompts which are being answered now.
+    """The prompts among the events `first` to `last` that are being answered now.
 
     Raises:
         DatabaseError: the record cannot be read.
@@ -96,7 +96,7 @@ def running_prompts(database: Database, first: int, last: int) -> list[int]:
 
 
 def lost_prompts(database: Database, limit: int) -> list[int]:
-    """The first prompts of the whole log that have no answer, and that no process is known to answer.
+    """The first prompts of the whole log that have no answer and that no living process is answering.
 
     Raises:
         DatabaseError: the record cannot be read.
@@ -108,8 +108,8 @@ def lost_prompts(database: Database, limit: int) -> list[int]:
 
 
 def _open_prompts(database: Database, after: int, last: int) -> Iterator[Event]:
-    """The prompts after the first number, up to the second, that have no answer. Damaged ones are left out: nobody
-    knows whose they are, and a verification names them."""
+    """The prompts without an answer that come after `after`, up to `last`. Damaged ones are left out: nobody knows
+    whose they are, and a verification names them."""
     while numbers := _unanswered(database, after, last):
         after = numbers[-1]
         for _, event in sorted(load_events(database, numbers).items()):
@@ -137,7 +137,7 @@ def _is_running(database: Database, event: Event) -> bool:
 
 
 def _close(log: AuditLog, prompt: Event) -> bool:
-    """Record the prompt's answer unless somebody has meanwhile; True if this call did."""
+    """Record the prompt's answer unless another process has recorded one; return whether this call did."""
     header, content = prompt.header, prompt.content
     details = None if content is None else content.details
     conversation = details.conversation if isinstance(details, PromptDetails) else None

@@ -1,11 +1,11 @@
-"""The events of a running turn in a file, for whoever reads along: a page, a second tab, another web worker.
+"""The events of a running turn in a file, for every reader: a page, a second tab, another web worker.
 
 The owner, the process that runs the turn, holds a lock on the file until it removes the file. So the file says three
 things: a turn runs (the file exists), its owner is alive (the file is locked; the kernel drops the lock with the
 process), and what the turn has said. Lines are JSON: a `Head`, then one for each event, and `Kept` as the last.
 
-    <directory>/<user>.<conversation>    one turn at a time for a conversation
-    <directory>/<turn>.stop              the turn is to end; made by whoever stops it, in any process
+    <directory>/<user>.<conversation>    one turn at a time in a conversation
+    <directory>/<turn>.stop              asks the turn to end; any process may make it
 
 Readers trust the file: web workers share one directory, and nobody else may write there.
 """
@@ -47,8 +47,8 @@ class ConversationBusyError(ApplianceError):
 class Head:
     """Which turn it is, which message of the conversation it answers, when it began, and what makes the answer.
 
-    ``began_s`` is on `time.monotonic`, which counts from the start of the machine for all processes alike: setting the
-    clock makes no turn older.
+    ``began_s`` is a reading of `time.monotonic`, which is the same in all processes of the machine. Setting the clock
+    does not change a turn's age.
     """
 
     turn: str
@@ -59,14 +59,14 @@ class Head:
 
 @dataclass(frozen=True)
 class Kept:
-    """The turn is over, and its answer lies in the conversation as this message; None: it could not be put there."""
+    """The turn is over, and its answer is this message of the conversation; None: it could not be put there."""
 
     message: str | None
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line after the head: its number, from 1 on, and when it was written, in seconds after the beginning."""
+    """One line after the head: its number, from 1 on, and when it was written, in seconds since the turn began."""
 
     number: int
     at_s: float
@@ -88,7 +88,7 @@ class Journal:
         self._is_writable = True
 
     def begin(self, head: Head) -> None:
-        """Say which turn it is: from now on readers find it.
+        """Write which turn it is; from now on readers find it.
 
         Raises:
             OSError: the file cannot be written.
@@ -100,7 +100,7 @@ class Journal:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
 
     def write(self, event: EngineEvent | Kept) -> None:
-        """Add an event. A full disk ends the file, but not the turn; the record decides whether that ends.
+        """Add an event. A full disk ends the file but not the turn; the record decides whether the turn fails.
 
         The sampled tokens are left out: replay reads them from the record, and no reader of the file needs them.
         """
@@ -166,16 +166,17 @@ class Reader:
         return is_owned(self._descriptor)
 
     def stop(self) -> None:
-        """Have the turn end, unless it is over. Call it only where there is a head.
+        """Ask the turn to end, unless it is over. The caller has seen its head.
 
         Raises:
-            OSError: the wish cannot be left.
+            OSError: the file that asks for it cannot be made.
         """
         if self.head is None:
             raise RuntimeError("internal error: a turn that is being prepared cannot be stopped")
         stop = self._path.with_name(f"{self.head.turn}.stop")
         stop.touch(mode=0o600)
-        if not _is_at(self._path, self._descriptor):  # the owner may have looked for it already: nobody else removes it
+        # If the turn is over, its owner may have looked for this file before it was made; nobody else removes it.
+        if not _is_at(self._path, self._descriptor):
             stop.unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -195,23 +196,23 @@ class Reader:
         return Entry(self._number, checked(float, at_s), checked(_KINDS[kind], values))
 
 
-def claim(path: Path, bury: Callable[[], None]) -> Journal:
-    """Become the owner of a new file at `path`. `bury` is called before a dead owner's file is removed.
+def claim(path: Path, close_turn: Callable[[], None]) -> Journal:
+    """Become the owner of a new file at `path`. Before it removes a dead owner's file, it calls `close_turn`.
 
     Raises:
-        ConversationBusyError: it has an owner.
-        OSError: it cannot be made.
+        ConversationBusyError: the file has a living owner.
+        OSError: the file cannot be made.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     for _ in range(_CLAIM_TRIES):
         try:
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_APPEND | _FLAGS, 0o600)
         except FileExistsError:
-            if remove_dead(path, bury):
+            if remove_dead(path, close_turn):
                 continue
             raise ConversationBusyError from None
         own(descriptor, wait=True)
-        if _is_at(path, descriptor):  # else another process took it for a dead owner's file before it was locked
+        if _is_at(path, descriptor):  # else another process found it unlocked and removed it
             return Journal(path, descriptor)
         os.close(descriptor)
     raise ConversationBusyError
@@ -225,8 +226,8 @@ def open_reader(path: Path) -> Reader | None:
         return None
 
 
-def remove_dead(path: Path, bury: Callable[[], None]) -> bool:
-    """Remove a dead owner's file, after `bury`; False if the owner lives. Only the holder of the lock removes it."""
+def remove_dead(path: Path, close_turn: Callable[[], None]) -> bool:
+    """Call `close_turn` and remove a dead owner's file; False if the owner lives. Only the lock's holder removes it."""
     try:
         descriptor = os.open(path, os.O_RDWR | _FLAGS)
     except OSError:
@@ -235,7 +236,7 @@ def remove_dead(path: Path, bury: Callable[[], None]) -> bool:
         if not own(descriptor):
             return False
         if _is_at(path, descriptor):
-            bury()
+            close_turn()
             path.unlink(missing_ok=True)
     finally:
         os.close(descriptor)

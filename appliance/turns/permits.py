@@ -1,9 +1,9 @@
-"""An answer under way ends when the person may no longer have it: the account was disabled, the session or key ended,
-the role was taken away. So does one that is stopped (`appliance.turns.running`).
+"""Ends a running turn when the person may no longer have its answer: the account was disabled, the session or key
+ended, or the role was removed. `appliance.turns.running` ends stopped turns in the same way.
 
-`ended_by` puts a check between a turn and the engine: it is asked as events come, at most once in an interval. The
-engine's client makes an event at least twice a second, so the turn ends, and is cancelled, within a second of the
-change, whoever made it: another web worker, or the command line.
+`ended_by` puts a check between a turn and the engine. The check runs as events arrive, at most once in an interval. The
+engine's client makes an event at least twice a second, so a turn is cancelled within a second of the change, even if
+another web worker or the command line made the change.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from appliance.turns.events import Done, Failed, TurnEvent
 from appliance.turns.request import TurnRequest
 
 CHECK_INTERVAL_S: Final = 0.5
-_UNKNOWN: Final = "Whether you may still read this could not be looked up"
+_UNKNOWN: Final = "Your access could not be checked"
 
-Permit = Callable[[], str | None]  # why the person may no longer have the answer; None while all is well
+Permit = Callable[[], str | None]  # why the person may no longer have the answer; None while the access holds
 
 
 def permitted(engine: Engine, permit: Permit, *, clock_s: Callable[[], float] = time.monotonic) -> Engine:
-    """`engine`, but its turns end with ``Failed("access_ended")`` once ``permit`` gives a reason."""
+    """An engine like `engine` whose turns end with ``Failed("access_ended")`` once ``permit`` gives a reason."""
 
     def ended() -> Failed | None:
         try:
@@ -41,7 +41,7 @@ def ended_by(
     engine: Engine, check: Callable[[], Failed | None], *, interval_s: float,
     clock_s: Callable[[], float] = time.monotonic,
 ) -> Engine:  # fmt: skip
-    """`engine`, but its turns end with the failure that ``check`` returns, once it returns one."""
+    """An engine like `engine` whose turns end with the failure that ``check`` returns, once it returns one."""
     return _Checked(engine, check, interval_s, clock_s)
 
 

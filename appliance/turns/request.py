@@ -1,7 +1,7 @@
-"""What a turn is asked: the conversation, the functions that are offered, the settings. Only `new_request` makes one.
+"""What a turn is asked: the conversation, the functions that are offered, and the settings.
 
-The wire (`appliance.engine.wire`) and the record store these dataclasses field by field: a field that is renamed makes
-earlier prompts unreadable.
+Only `new_request` makes a request. The wire (`appliance.engine.wire`) and the record store these dataclasses field by
+field, so renaming a field makes earlier prompts unreadable.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ Effort = Literal["low", "medium", "high"]
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 DRAWN_SEED_BITS: Final = 53  # a client that reads JSON numbers as doubles keeps such a seed exactly
-_SEED_VALUES: Final = 2**63  # what a caller may choose from
+_SEED_VALUES: Final = 2**63  # how many seeds a caller may choose from
 
 
 @dataclass(frozen=True)
 class ToolCall:
-    """One call the model asked for, or asked for earlier in the conversation."""
+    """One call that the model makes now or made earlier in the conversation."""
 
     id: str
     name: str
@@ -49,12 +49,12 @@ class Tool:
 
 @dataclass(frozen=True)
 class TurnRequest:
-    """Everything that decides one answer, but for roundings: tokens that an earlier turn decoded, and that are still
-    held, may have been multiplied more finely than those of a prompt (docs/decisions/0004).
+    """Everything that decides one answer, except for rounding: tokens that an earlier turn decoded and the prefix cache
+    still holds may have been computed more precisely than those of a prompt (docs/decisions/0004).
 
     ``user`` serves fair scheduling only. ``seed`` is always set by the caller, so that the record can replay the turn.
-    ``grammar``: only sound Harmony is sampled (docs/harmony.md); turns recorded before there was one are without it.
-    The defaults of all settings are those of this class.
+    ``grammar``: sampling is held to Harmony's grammar (docs/harmony.md); False in turns recorded before it existed.
+    This class holds the defaults of all settings.
     """
 
     id: str
@@ -65,7 +65,7 @@ class TurnRequest:
     effort: Effort = "medium"
     temperature: float = 1.0
     top_p: float = 1.0
-    max_tokens: int | None = None  # completion tokens, reasoning included; None: what the context leaves
+    max_tokens: int | None = None  # completion tokens, reasoning included; None: as many as the context leaves
     stop: tuple[str, ...] = ()
     grammar: bool = False
 

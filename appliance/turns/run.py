@@ -1,8 +1,8 @@
 """The only place that runs a turn: recorded before the engine sees it, recorded before its end is announced.
 
 A turn is two events with the turn's id as subject: ``prompt``, with everything that decides the answer, and ``answer``,
-with everything that was generated, also when it was cancelled, failed, or nobody listened any more. If one of the two
-cannot be recorded the turn fails with ``record_failed``.
+with everything that was generated, even if the turn was cancelled, failed or abandoned. If one of the two cannot be
+recorded, the turn fails with ``record_failed``.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _NOT_RECORDED = failed("record_failed")
 class Turn(Iterator[TurnEvent]):
     """The events of one running turn; closing or dropping it cancels the turn.
 
-    ``answer`` is what has come of it. ``prompt_event`` and ``answer_event`` are the numbers in the record, set once
-    each is durable: the answer's before ``Done`` or ``Failed`` is handed out.
+    ``answer`` is what the turn has said so far. ``prompt_event`` and ``answer_event`` are numbers in the record; each
+    is set once its event is durable, the answer's before ``Done`` or ``Failed`` is handed out.
     """
 
     def __init__(self, run: _Run) -> None:
         self._run = run
-        self._events = run.events()  # must not refer to this object: dropping it is to end the generator at once
+        self._events = run.events()  # must not refer to this object, so that dropping it ends the generator at once
 
     @property
     def request(self) -> TurnRequest:
@@ -57,7 +57,7 @@ class Turn(Iterator[TurnEvent]):
         return self._run.answer_event
 
     def begin(self) -> Failed | None:
-        """Record the prompt; the value says why it was not recorded. Without this call the first `next` does it."""
+        """Record the prompt; return why that failed, else None. Without this call the first `next` records it."""
         return self._run.begin()
 
     def __next__(self) -> TurnEvent:
@@ -76,10 +76,10 @@ def run_turn(
     """Run one turn; its events end with ``Done`` or ``Failed``. Close the result when you stop listening early.
 
     Args:
-        allowance: of the person who asks; None leaves the turn unlimited and uncounted.
+        allowance: the allowance of the person who asks; None leaves the turn unlimited and uncounted.
     Raises:
-        RefusedError: the prompt is larger than what could be answered, or the day's allowance is spent; nothing is
-            recorded and nothing is run.
+        RefusedError: the prompt is too large to be answered, or the day's allowance is spent. Nothing is recorded or
+            run.
     """
     if allowance is not None:
         allowance.check(actor.user_id, request)
@@ -110,7 +110,7 @@ class _Run:
             _log.error("turn %s: %s", self.request.id, refusal)
             return Failed("record_failed", f"{refusal} Tell your administrator.")
         try:
-            process = self.record.database.presence.own_id()  # gives the turn an end if it dies (turns/interrupted.py)
+            process = self.record.database.presence.own_id()  # if it dies, interrupted.py closes the turn
             prompt = _prompt_event(self.actor, self.request, self.conversation_id, process)
             self.prompt_event = self.record.append(prompt).sequence
             self._spend(prompt)
@@ -146,7 +146,7 @@ class _Run:
         yield end if self.answer_event is not None else _NOT_RECORDED
 
     def end_unstarted(self) -> None:
-        """Record the end of a turn whose prompt is recorded and never reached the engine."""
+        """Record the end of a turn whose prompt is recorded but never reached the engine."""
         if self.prompt_event is not None and not self.is_ended:
             self._record_answer("abandoned")
 
@@ -162,7 +162,7 @@ class _Run:
             self.answer.end = _NOT_RECORDED
 
     def _spend(self, event: NewEvent) -> None:
-        """Count an event that is recorded. A count that cannot be kept now is kept with the next."""
+        """Count a recorded event. A count that cannot be stored now is stored with the next one."""
         if self.allowance is None:
             return
         try:
@@ -185,7 +185,7 @@ def _outcome(end: Done | Failed | None, *, is_abandoned: bool) -> Outcome:
 
 
 def _prompt_event(actor: Actor, request: TurnRequest, conversation_id: str | None, process: str) -> NewEvent:
-    """The prompt event; its text is what people and tools have said since the last answer before it."""
+    """The prompt event; its text is what people and tools have said since the previous answer."""
     messages = request.messages
     asked = max((i for i, m in enumerate(messages) if m.role in ("user", "tool")), default=-1)
     answered = max((i for i, m in enumerate(messages[: asked + 1]) if m.role == "assistant"), default=-1)
@@ -198,7 +198,7 @@ def _prompt_event(actor: Actor, request: TurnRequest, conversation_id: str | Non
 
 
 def _beside(request: TurnRequest, answered: int, asked: int, *, is_conversation: bool) -> Beside:
-    """How much of the request reaches the model beside the event's text.
+    """How much of the request, other than the event's text, reaches the model.
 
     The earlier messages of a conversation have events of their own and are not counted.
     """

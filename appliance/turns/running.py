@@ -1,6 +1,6 @@
-"""The turns of conversations: each runs in a thread of its own, and not in the request of the browser that asked.
+"""The turns of conversations. Each runs in a thread of its own, not in the request of the browser that asked.
 
-    with turns.claim(user_id, conversation_id) as place:        # one turn at a time for a conversation
+    with turns.claim(user_id, conversation_id) as place:        # one turn at a time in a conversation
         turn = run_turn(.., place.engine(engine), ..)           # place.engine ends the turn when it is stopped
         place.start(turn, keep_question, about)                 # records it, keeps the question, starts a thread
     turns.find(user_id, conversation_id) -> Reader | None       # in any worker: read along
@@ -36,8 +36,8 @@ from appliance.turns.run import Turn
 
 _log = logging.getLogger(__name__)
 _STOP_CHECK_S: Final = 0.1
-_STOP_LIMIT_S: Final = 10.0  # a stopped turn ends within a second, unless the disk or the engine stands still
-_KEEP_LIMIT_S: Final = 30.0  # each try waits up to ten seconds for the database already
+_STOP_LIMIT_S: Final = 10.0  # a stopped turn ends within a second, unless the disk or the engine hangs
+_KEEP_LIMIT_S: Final = 30.0  # one try may itself wait ten seconds for the database
 _KEEP_AGAIN_S: Final = 1.0
 
 
@@ -45,7 +45,7 @@ class TooManyTurnsError(ApplianceError):
     """One person has as many turns running as one may."""
 
     def __init__(self, most: int) -> None:
-        super().__init__(f"You have {most} questions under way, and that is as many as one person may.")
+        super().__init__(f"You have {most} questions under way, which is as many as one person may have.")
 
 
 class NotRecordedError(ApplianceError):
@@ -64,8 +64,8 @@ class RunningTurns:
         keep_limit_s: float = _KEEP_LIMIT_S,
     ) -> None:  # fmt: skip
         """Args:
-        directory: one for all web workers.
-        keep_limit_s: how long a recorded answer is tried to be put into its conversation.
+        directory: the same for all web workers.
+        keep_limit_s: how long to try to put a recorded answer into its conversation.
         """
         self._files = TurnFiles(directory, record, conversations)
         self._keep_limit_s = keep_limit_s
@@ -80,8 +80,8 @@ class RunningTurns:
         """The place of a turn, given back at the end of the block unless the turn was started.
 
         Raises:
-            ConversationBusyError: one is running there.
-            TooManyTurnsError: this person has too many, in all web workers together.
+            ConversationBusyError: a turn is running there.
+            TooManyTurnsError: this person has too many turns, counted over all web workers.
             RecordError, DatabaseError: a dead turn of the conversation cannot be closed.
             OSError: the directory cannot be written.
         """
@@ -103,7 +103,11 @@ class RunningTurns:
         return self._files.find(user_id, conversation_id)
 
     def stop(self, user_id: str, conversation_id: str, turn_id: str | None = None) -> bool:
-        """Make a turn end within a second; False if it does not run. None: whichever runs in the conversation."""
+        """Make a turn end within a second; return False where it does not run.
+
+        Args:
+            turn_id: None stops whichever turn runs in the conversation.
+        """
         reader = self.find(user_id, conversation_id)
         if reader is None:
             return False
@@ -115,7 +119,7 @@ class RunningTurns:
 
     @contextmanager
     def ended(self, user_id: str, conversation_id: str) -> Iterator[None]:
-        """Stop what runs in a conversation, wait until its answer is recorded, and let no turn begin in the block.
+        """Stop the turn of a conversation, wait until its answer is recorded, and let no turn begin during the block.
 
         Raises:
             ConversationBusyError: the turn does not end.
@@ -148,7 +152,7 @@ class RunningTurns:
         """Run a turn in a thread.
 
         Raises:
-            RuntimeError: there can be no further thread.
+            RuntimeError: no further thread can be started.
         """
         thread = threading.Thread(target=self._run, args=(place, turn, question_id, about), name="turn", daemon=True)
         with self._lock:
@@ -176,8 +180,8 @@ class RunningTurns:
                 self._threads.discard(threading.current_thread())
 
     def _end(self, place: Place, turn: Turn, question_id: str, about: About) -> None:
-        """Put the answer under its question. While the database is busy, try again for a limited time; after that the
-        file is left, and who finds it puts the recorded answer there."""
+        """Put the answer under its question. While the database is busy, try again for a limited time. Then leave the
+        file; the process that finds it puts the recorded answer there."""
         journal, deadline_s = place.journal, time.monotonic() + self._keep_limit_s
         while True:
             try:
@@ -206,7 +210,7 @@ class RunningTurns:
             return None
         except DatabaseError:
             raise
-        except Exception:  # also of damaged rows: the file must be closed, or the conversation takes no more questions
+        except Exception:  # damaged rows, too; if the file stayed, the conversation would take no more questions
             _log.exception("turn %s: its answer is not in the conversation", turn.request.id)
             return None
 
@@ -232,7 +236,11 @@ class Place:
         self._turns = turns
 
     def engine(self, engine: Engine, *, is_ending: Callable[[], bool] = lambda: False) -> Engine:
-        """`engine`, but its turn ends when somebody stops it. Args: is_ending: whether the server wants to end."""
+        """An engine like `engine` whose turn ends when somebody stops it.
+
+        Args:
+            is_ending: whether the server is about to end.
+        """
 
         def why() -> Failed | None:
             if self.journal.is_stopped():
@@ -242,13 +250,14 @@ class Place:
         return ended_by(engine, why, interval_s=_STOP_CHECK_S)
 
     def start(self, turn: Turn, keep_question: Callable[[], str], about: About) -> None:
-        """Record a turn's prompt, then have its question kept, then let it go on by itself.
+        """Record a turn's prompt, keep its question, then run the turn in a thread.
 
-        Args: keep_question: puts the question into the conversation; the value is the message that is answered.
+        Args:
+            keep_question: puts the question into the conversation and returns the id of its message.
         Raises:
             NotRecordedError: the prompt is not recorded; the question is not kept either.
-            OSError, RuntimeError: the turn's file cannot be written, or there is no thread for the turn. These, and
-                errors of `keep_question`, end the turn in the record.
+            OSError, RuntimeError: the turn's file cannot be written, or no thread can be started. These errors, and
+                those of `keep_question`, end the turn in the record.
         """
         refused = turn.begin()
         if refused is not None:

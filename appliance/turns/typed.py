@@ -19,7 +19,7 @@ def checked(kind: Any, value: Any) -> Any:
     """``value`` as an instance of the declared type ``kind``; a whole number is taken where a float is declared.
 
     Raises:
-        ValueError, TypeError, KeyError: it is not one: a field is missing or unknown, or has another type.
+        ValueError, TypeError, KeyError: ``value`` does not fit: a field is missing, is unknown or has another type.
     """
     origin, options = get_origin(kind), get_args(kind)
     if origin is UnionType or origin is Union:  # X | None is the only union in use
@@ -45,4 +45,4 @@ def _as_float(value: int) -> float:
     try:
         return float(value)
     except OverflowError as exc:
-        raise ValueError("a number is beyond all that a float can be") from exc
+        raise ValueError("a number is too large for a float") from exc

@@ -1,8 +1,8 @@
-"""Puts an answer into its conversation that is in the record and not there.
+"""Puts a recorded answer into its conversation where the conversation lacks it.
 
-The record has an answer first. The conversation gets it afterwards, and misses it where the database stays busy or the
-process ends in between. The turn's file then stays behind, and names the conversation, the question and the turn. Who
-finds the file calls `keep_recorded`, as the only one: it holds the file's lock.
+The record gets an answer first, then the conversation. If the database stays busy or the process ends in between, the
+conversation lacks the answer. The turn's file then stays behind; it names the conversation, the question and the turn.
+The process that finds the file calls `keep_recorded`. It holds the file's lock, so no other process does the same.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ NOT_KEPT: Final = (
     "This answer is in the record, but could not be put into the conversation just now. "
     "Copy it if you need it; reload the page in a minute."
 )
-NOT_READABLE: Final = "The answer was recorded, and its words can no longer be read there. Ask again."
+NOT_READABLE: Final = "The answer was recorded, but its words can no longer be read. Ask again."
 
 
 def keep_recorded(log: AuditLog, conversations: Conversations, user_id: str, conversation_id: str, head: Head) -> bool:
-    """Add the recorded answer under its question, unless it is there; whether this call did.
+    """Add the recorded answer under its question unless it is there already; return whether this call did.
 
     Raises:
         DatabaseError: the database cannot be read or written now.
-        ConversationDamagedError: a stored value is not one that was stored.
+        ConversationDamagedError: a stored value is not one that the appliance stored.
     """
     events = _events_of(log, head.turn)
     answer = events.get("answer")
-    if answer is None or answer.header.outcome == "interrupted":  # its conversation was told in the same transaction
+    if answer is None or answer.header.outcome == "interrupted":  # the same transaction told its conversation
         return False
     try:
         if conversations.has_answer(user_id, conversation_id, head.question, turn=head.turn):
@@ -59,7 +59,7 @@ def _events_of(log: AuditLog, turn: str) -> dict[str, Event]:
 def _message(head: Head, prompt: Event | None, event: Event) -> NewMessage:
     prompt_event = None if prompt is None else prompt.sequence
     words = None if event.content is None else words_of(event.content)
-    if event.content is None or words is None:  # erased, or recorded by nobody of ours
+    if event.content is None or words is None:  # erased, or not recorded by the appliance
         facts = Facts(
             about=head.about, turn=head.turn, prompt_event=prompt_event, event=event.sequence, problem=NOT_READABLE
         )
