@@ -1,1 +1,1 @@
-"""The processes of a running site: who starts, watches and ends them."""
+"""Starts, watches and ends the processes of a running site."""

@@ -1,10 +1,10 @@
-"""What the recorder does about a disk that fills: it says so in the record and the log, and holds the reserve.
+"""What the recorder does when the disk fills: it reports the fact in the record and the log, and keeps the reserve.
 
     ok -> warning (75 %) -> alarm (90 %) -> full: the reserve is given back, prompts are refused
-    full -> ok, warning or alarm: when the reserve could be filled again
+    full -> ok, warning or alarm: once the reserve can be filled again
 
-A message comes again only after use has fallen `_SLACK` below the mark. What cannot be recorded, because the disk takes
-nothing at all, is recorded as soon as it does, with the time it happened.
+A message is repeated only after use has fallen `_SLACK` below the mark. If the disk takes no event, the event is
+recorded as soon as the disk does, with the time when it happened.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class DiskWatch:
     def __init__(
         self, record_dir: Path, *, clock_us: Callable[[], int] = now_us, measure: Callable[[Path], DiskUse] = measure
     ) -> None:
-        """Takes the reserve, or gives it back at once if the disk is full: the database must be opened next."""
+        """Take the reserve, or give it back at once if the disk is full, because the database is opened next."""
         self._record_dir = record_dir
         self._clock_us = clock_us
         self._measure = measure
@@ -40,7 +40,7 @@ class DiskWatch:
             self._reserve.give_back()
 
     def look(self, log: AuditLog, actor: Actor) -> None:
-        """Measure, and do what is due. Never raises for what is wrong with the disk."""
+        """Measure the disk and do what is due. Nothing that is wrong with the disk raises an error."""
         try:
             use = self._measure(self._record_dir)
         except OSError as exc:

@@ -1,10 +1,10 @@
-"""gunicorn's configuration module: says when a worker has loaded the application and will answer, and how one ended.
+"""gunicorn's configuration module: reports when a worker is ready to answer, and how a worker ended.
 
-The supervisor sees only gunicorn's own process, and gunicorn's hooks do not say how a worker ended. So the statuses are
-taken in ``os.waitpid``, through which gunicorn collects all of them, and only in gunicorn's first process. There, too,
-a worker that somebody has stopped is made to go on; gunicorn would notice after a minute, and end its streams.
+The supervisor sees only gunicorn's own process, and gunicorn's hooks do not say how a worker ended. gunicorn collects
+every status through ``os.waitpid``, so this module replaces that function, in gunicorn's first process alone. The
+replacement also resumes a worker that somebody has stopped; gunicorn would notice after a minute and end its streams.
 
-Of the signals that mean something to gunicorn only SIGTERM is left. The others change the number of workers, reload the
+Of gunicorn's signals only SIGTERM keeps its meaning. The others would change the number of workers, reload the
 configuration, or start a second server beside this one.
 """
 
@@ -21,13 +21,13 @@ from gunicorn import util  # type: ignore[import-untyped, unused-ignore]
 from appliance.isolation.confinement import seal
 from appliance.signals import how_ended, name_of
 
-_statuses: dict[int, int] = {}  # of processes that ended, until `child_exit` asks
+_statuses: dict[int, int] = {}  # of ended processes, until `child_exit` takes them
 
 
 def on_starting(server: Any) -> None:
-    """Start no other program from here, heed SIGTERM alone, and keep the status of each process that is collected."""
+    """Forbid starting other programs, obey SIGTERM alone, and keep the status of each collected process."""
     seal(os.environ)
-    server.SIGNALS = [signal.SIGTERM]  # the ones it is about to handle; all others are ignored already
+    server.SIGNALS = [signal.SIGTERM]  # those that gunicorn will handle; all others are ignored already
     collect = os.waitpid
 
     def waitpid(pid: int, options: int) -> tuple[int, int]:
@@ -49,13 +49,13 @@ def _go_on(server: Any, worker: int, stopped_by: str) -> None:
 
 
 def _name_of(uid: int) -> str:
-    """gunicorn wants the user's name, for groups that it is not to set. The name service may be a socket away, and
-    asking it would be refused, and reported."""
+    """Say that the user has no name. gunicorn asks for it to set groups, which it must not do. Asking the name service
+    may need a socket, which would be refused and reported."""
     raise KeyError(uid)
 
 
 def post_worker_init(_worker: Any) -> None:
-    """Write one byte to the descriptor that the supervisor reads; it cannot ask over HTTP, having no way to connect."""
+    """Write one byte to the descriptor that the supervisor reads. It cannot connect, so it cannot ask over HTTP."""
     os.write(int(os.environ["APPLIANCE_READY_FD"]), b"\x01")
 
 
@@ -70,7 +70,7 @@ def post_fork(_server: Any, _worker: Any) -> None:
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    """Tell the supervisor how a worker ended. When gunicorn ends, it has closed its listeners and told them to."""
+    """Tell the supervisor how a worker ended, unless gunicorn itself is ending; then its listeners are closed."""
     status = _statuses.pop(worker.pid, None)
     if status is None or not server.LISTENERS:
         return

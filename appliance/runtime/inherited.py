@@ -1,7 +1,7 @@
-"""Turns what a process inherits from its caller into what this code expects: the caller may mean harm, or be an old
+"""Turns what a process inherits from its caller into what this code expects. The caller may be hostile, or an old
 init script.
 
-Not covered: what the dynamic loader was told (``LD_PRELOAD``), which acts before the first line of our code.
+Not covered: the variables of the dynamic loader (``LD_PRELOAD``), which act before the first line of our code.
 `appliance/runtime/launch.py` drops other variables.
 """
 
@@ -19,15 +19,15 @@ _LEAST_FILES: Final = 128  # for the supervisor; web workers check their own nee
 
 
 class InheritedError(ApplianceError):
-    """The caller has set a limit under which nothing could work."""
+    """The caller has set a limit that is too low to serve."""
 
 
 def begin_afresh() -> None:
     """Undo what a caller may have closed, ignored, blocked or opened to others. One thread only.
 
-    Descriptors 0, 1 and 2 are open; otherwise the next socket or lock would take their place and be overwritten or
-    printed to. The ends of children are reported (they vanish if ``SIGCHLD`` is ignored), and signals arrive. SIGHUP
-    stays ignored if it is, because nohup asks for that. Others cannot read new files.
+    Afterwards descriptors 0, 1 and 2 are open; otherwise the next socket or lock would take their place, and programs
+    would print into it. Ends of children are reported (they vanish if ``SIGCHLD`` is ignored), and signals arrive.
+    An ignored SIGHUP stays ignored, because nohup asks for that. Other users cannot read new files.
     """
     for descriptor in range(3):
         try:
@@ -42,10 +42,10 @@ def begin_afresh() -> None:
 
 
 def check_limits() -> None:
-    """Refuse a limit of the caller's under which the supervisor, or the record in time, would fail less clearly.
+    """Refuse a limit under which the supervisor, or later the record, would fail with a less clear message.
 
     Raises:
-        InheritedError: with what to do.
+        InheritedError: a limit is too low; the message says what to do.
     """
     for limit in (resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE):
         most = resource.getrlimit(limit)[1]

@@ -1,9 +1,9 @@
 """Compares an installed release with its manifest, for the commands that use the release's files.
 
 `appliance/runtime/launch.py` has compared all code before this module could be imported. Here `serve`, `selftest` and
-`doctor` compare what the release reads: graph, weights, vocabulary, configuration, known answers. A command of a
-development checkout has no launcher; it compares the code of an installed release here, too, and a directory without a
-manifest (a release that is being built) not at all.
+`doctor` compare the files that the appliance reads: graph, weights, vocabulary, configuration, known answers. A command
+of a development checkout has no launcher. Here it also compares the code of an installed release, and it does not
+compare a directory without a manifest (a release that is being built).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ REMEDY = "install the same archive again to repair it, and tell your security of
 
 @dataclass(frozen=True)
 class InstalledRelease:
-    """A release that is as it was installed, by what a start compares."""
+    """A release that is as it was installed, as far as a start compares it."""
 
     version: str  # the name of its directory
     manifest_sha256: str
@@ -41,12 +41,12 @@ def is_launched() -> bool:
 
 
 def verify_installed(release: Path) -> InstalledRelease | None:
-    """Compare what a start compares: all but the weights by digest, weights by size and time.
+    """Compare what a start compares: the weights by size and time, everything else by digest.
 
     Returns:
-        None for a directory that is not there, and in a development checkout for one that was not installed.
+        None for a missing directory, and in a development checkout for a release that was not installed.
     Raises:
-        ReleaseError: the release is not as it was installed, or not the one whose command this is.
+        ReleaseError: the release is not as it was installed, or this command belongs to another release.
     """
     if not release.is_dir():
         return None

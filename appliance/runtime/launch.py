@@ -1,4 +1,4 @@
-"""What an installed release's `venv/bin/appliance` is: compares the release with its manifest before any of it runs.
+"""The `venv/bin/appliance` of an installed release: compares the release with its manifest before any of it runs.
 
     #!/usr/bin/python3.11 -IS      the installer puts this line, with this host's interpreter, before this file
     appliance serve ..             the command line
@@ -7,12 +7,12 @@
 -I and -S: no environment variable, working directory, `pyvenv.cfg`, `.pth` file, sitecustomize or usercustomize adds
 code. The interpreter and its standard library are the host's and are trusted; so is this file, which only the release's
 owner can write. `installer verify --prefix`, run from a trusted medium, trusts neither the release nor this file.
-The dynamic loader has obeyed its variables (`LD_PRELOAD`, `LD_LIBRARY_PATH`) before the first line of this file; the
-caller decides about those.
+The dynamic loader obeys its variables (`LD_PRELOAD`, `LD_LIBRARY_PATH`) before the first line of this file runs; they
+are up to the caller.
 
-The order: 0. variables that no command needs are dropped, before a library that reads them is loaded (OpenSSL);
-1. the module that compares (`installer/formats/manifest.py`) is hashed and the hashed bytes are run; 2. it compares
-every file below venv/; 3. only then the release's packages become importable.
+The order: 0. drop the variables that no command needs, before a library that reads them is loaded (OpenSSL); 1. hash
+the module that compares (`installer/formats/manifest.py`) and run the hashed bytes; 2. that module compares every file
+below venv/; 3. only then make the release's packages importable.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _KNOWN_VARIABLES = frozenset({
 
 
 class RefusedError(Exception):
-    """The release is not as it was installed; ``str()`` says in what."""
+    """The release is not as it was installed; ``str()`` says what differs."""
 
 
 def main() -> None:
     sys.dont_write_bytecode = True
-    if sys.argv[1:2] != ["-m"]:  # else the supervisor has chosen them
+    if sys.argv[1:2] != ["-m"]:  # the supervisor has chosen its programs' variables already
         _forget_variables()
     release = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -51,8 +51,8 @@ def main() -> None:
 
 
 def _forget_variables() -> None:
-    """Drop all but known variables. If the loader was told to load something, dropping them would gain nothing: that
-    code runs already, under any variables."""
+    """Drop all but the known variables. If the loader was told to load code, dropping them would gain nothing, because
+    that code runs already."""
     if "LD_PRELOAD" in os.environ or "LD_AUDIT" in os.environ:
         return
     for name in set(os.environ) - _KNOWN_VARIABLES:
@@ -80,8 +80,8 @@ def check_code(release: str, packages: str, *, is_installed: bool) -> None:
 
 
 def _load_checker(release: str, path: str) -> ModuleType:
-    """The module that compares, from bytes that the manifest lists."""
-    import hashlib  # not earlier: its OpenSSL reads variables
+    """Load the module that compares, from bytes with the digest that the manifest lists."""
+    import hashlib  # not earlier: OpenSSL, which it loads, reads variables
 
     try:
         with open(os.path.join(release, "manifest.json"), "rb", opener=_at_once) as file:
@@ -99,12 +99,12 @@ def _load_checker(release: str, path: str) -> ModuleType:
 
 
 def _at_once(path: str, flags: int) -> int:
-    """Open it without waiting: a named pipe in its place would otherwise block until somebody writes."""
+    """Open a file without waiting; a named pipe in its place would otherwise block until somebody writes."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _refuse(release: str, why: str) -> None:
-    """Say that nothing is run; for `doctor` in the form of its report."""
+    """Say that nothing runs, and exit; for `doctor`, in the form of its report."""
     sentence = f"release {os.path.basename(release)} is not as it was installed: {why}"
     if sys.argv[1:2] == ["doctor"]:
         advice = {"subject": "release", "is_well": False, "detail": sentence, "remedy": _REMEDY}

@@ -1,4 +1,4 @@
-"""The one door: the listening socket, bound before every other way is shut."""
+"""The one way in: the listening socket, bound before every way out is shut."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LISTENER_FD = 3  # where systemd's socket activation, and so gunicorn, expects t
 
 
 class ListenError(ApplianceError):
-    """The address cannot be listened on."""
+    """The appliance cannot listen on the address."""
 
 
 def listen(config: Config, inherited: int | None) -> socket.socket:
@@ -22,7 +22,7 @@ def listen(config: Config, inherited: int | None) -> socket.socket:
     Args:
         inherited: descriptor of a socket that a service manager bound; None: bind the configured address.
     Raises:
-        ListenError: the address is taken or not this host's, or the inherited socket is none to accept streams from.
+        ListenError: the address is taken or not this host's, or the inherited socket does not accept streams.
     """
     if inherited is not None:
         bound = socket.socket(fileno=inherited)
@@ -45,7 +45,7 @@ def listen(config: Config, inherited: int | None) -> socket.socket:
 
 
 def url_of(listener: socket.socket, scheme: str) -> str:
-    """What to type into a browser; for a socket on every address, with this host's name."""
+    """The address to type into a browser. A socket on every address gets this host's name."""
     if listener.family == socket.AF_UNIX:
         return f"{scheme}://{socket.gethostname()} (by a proxy, through {listener.getsockname()})"
     host, port = listener.getsockname()[:2]

@@ -1,14 +1,15 @@
-"""Everything that the programs print passes through here: a small process copies it, line by line, to the log.
+"""A small process copies everything that the programs print to the log, line by line.
 
     outputs = Outputs(); outputs.start()                # in the supervisor, after the door is shut
     spawn(program, output=outputs.of(Kind.WEB), ..)
 
-A program holds the writing end of a pipe and nothing else. With the log itself, code that broke into it could read what
-is typed at the administrator's terminal and send control sequences there, cut the log file short, write over earlier
-lines, or write lines in another's name. Here each line begins with the kind of process that wrote it, characters that
-are not printed become escapes, and each kind has an allowance of bytes, so that none fills the disk.
+A program holds only the writing end of a pipe. If it held the log itself, code that broke into the program could read
+what the administrator types at the terminal, send control sequences there, truncate the log file, overwrite earlier
+lines, or write lines in another program's name. Here each line begins with the kind of process that wrote it,
+unprintable characters become escapes, and each kind has an allowance of bytes, so that none fills the disk.
 
-The process has a filter of its own, with which it reads and writes what it holds. If it ends, another takes over.
+The process has a filter of its own: it may only read and write the descriptors that it holds. If it ends, another takes
+over.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from appliance.signals import ignore_all_but
 
 _LOG_FD = 2
 _LONGEST_LINE_BYTES = 16 << 10  # a longer one becomes several
-_ALLOWANCE_BYTES, _REFILL_BYTES_S = 1 << 20, 300  # of each kind of process: 1 MiB at once, 1 MiB an hour
+_ALLOWANCE_BYTES, _REFILL_BYTES_S = 1 << 20, 300  # for each kind of process: 1 MiB at once, 1 MiB an hour
 _READ_BYTES = 65536
 
 
@@ -56,14 +57,14 @@ class Outputs:
         self.pid = pid
 
     def close(self) -> None:
-        """Let the process end, which it does when every program has ended and all that they wrote is copied."""
+        """Let the process end. It ends once every program has ended and everything they wrote is copied."""
         for read_end, write_end in self._pipes.values():
             os.close(read_end)
             os.close(write_end)
 
 
 class Lines:
-    """Turns the bytes that one kind of program writes into whole, harmless lines of the log, as far as it may write."""
+    """Turns the bytes that one kind of program writes into whole, harmless lines of the log, within its allowance."""
 
     def __init__(self, kind: str, *, now_s: float) -> None:
         self._kind, self._pending = kind, b""
@@ -71,7 +72,7 @@ class Lines:
         self._left_out = 0
 
     def take(self, piece: bytes, *, now_s: float) -> bytes:
-        """The lines that ``piece`` completes; an empty piece is the end, which completes the last."""
+        """The lines that ``piece`` completes. An empty piece marks the end and completes the last line."""
         *lines, self._pending = (self._pending + piece).split(b"\n")
         if self._pending and (not piece or len(self._pending) >= _LONGEST_LINE_BYTES):
             lines.append(self._pending)
@@ -107,7 +108,7 @@ def _printable(line: bytes) -> str:
 
 def _relay(kinds: dict[int, Kind]) -> None:
     """Copy until every pipe has ended."""
-    os.setsid()  # Ctrl-C in the terminal is the supervisor's to deal with
+    os.setsid()  # Ctrl-C in the terminal reaches the supervisor alone
     ignore_all_but(())  # it ends with the last program
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     name_process("log relay")
@@ -130,7 +131,7 @@ def _relay(kinds: dict[int, Kind]) -> None:
 
 
 def _write(data: bytes) -> None:
-    """To the log, whatever it takes; what a full disk or a closed terminal refuses is lost."""
+    """Write to the log. What a full disk or a closed terminal refuses is lost."""
     while data:
         try:
             data = data[os.write(_LOG_FD, data) :]
@@ -143,7 +144,7 @@ def _write(data: bytes) -> None:
 
 
 def wait_for_end(outputs: Outputs, limit_s: float) -> None:
-    """After `Outputs.close`: give the process time for what is left; then end it."""
+    """After `Outputs.close`: let the process copy what is left for at most `limit_s`, then kill it."""
     if not outputs.pid:  # it could not be started again
         return
     deadline_s = time.monotonic() + limit_s

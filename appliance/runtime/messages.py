@@ -1,4 +1,4 @@
-"""What the supervisor tells the recorder, kept until it is recorded."""
+"""Messages of the supervisor to the recorder, kept until they are recorded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from appliance.runtime.one_way import one_way_pipe
 
 
 class Messages:
-    """Lines of JSON for the recorder, each kept until a recorder has recorded it; their end tells it to stop.
+    """Lines of JSON for the recorder, each kept until a recorder has recorded it; the end of the pipe tells it to stop.
 
     A recorder that dies between an event and its answer leaves a message that its successor records again: a message
     may become two events with the same words, never none.
@@ -19,11 +19,11 @@ class Messages:
         self._unsent = [first]
         self._unrecorded: list[dict[str, object]] = []  # sent, not answered
         self._answers = 0
-        self._sent_bytes = 0  # of the first unsent line: a pipe may take a part of a long one
+        self._sent_bytes = 0  # of the first unsent line: a pipe may take only part of a long one
         self._reader = self._writer = -1
 
     def recorded(self, answers: int) -> None:
-        """Forget what was recorded: the recorder has answered so many messages since the start."""
+        """Forget recorded messages; ``answers`` is how many the recorder has answered since the start."""
         del self._unrecorded[: answers - self._answers]
         self._answers = answers
 
@@ -41,7 +41,7 @@ class Messages:
         self._unsent.append(message)
 
     def send(self) -> None:
-        """Write what is unsent, as much as the pipe takes."""
+        """Write as much of the unsent messages as the pipe takes."""
         self._close_reader()
         while self._unsent and self._writer >= 0:
             line = json.dumps(self._unsent[0]).encode() + b"\n"

@@ -1,8 +1,8 @@
-"""Pipes of which a program gets one end and cannot get the other.
+"""Pipes that keep a program to the end that it was given.
 
-Whoever holds a descriptor of a pipe could otherwise open the pipe again through /proc/self/fd, in the other direction:
-code in a web worker could read, and so swallow, what its siblings print or what gunicorn reports of ended workers. No
-rule on files covers that, because a pipe has no path. It has a mode, which the programs cannot change.
+A process that holds one end of an ordinary pipe can open the other end through /proc/self/fd. Code in a web worker
+could then read, and so swallow, what its siblings print or what gunicorn reports about ended workers. No rule on files
+covers a pipe, because it has no path. But it has a mode, which the programs cannot change.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 
 
 def one_way_pipe() -> tuple[int, int]:
-    """As ``os.pipe``: the reading and the writing end, which nobody can open again."""
+    """Like ``os.pipe``, return the reading and the writing end; nobody can open either again."""
     read_end, write_end = os.pipe()
     os.fchmod(write_end, 0)
     return read_end, write_end

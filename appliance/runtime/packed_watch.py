@@ -3,7 +3,7 @@
     with PackedWatch(log, release, packed_dir) as packed:       # a thread of the recorder
         packed.packer_ended(anew=True)                          # told by the supervisor
 
-The engine compares the packed weights with the description that lies beside them, which does not find an exchange of
+The engine compares the packed weights with the description that lies beside them, which does not detect an exchange of
 both. So the first packing of an installation is an event, ``weights_packed``, with the SHA-256 of both files: the
 record is tamper-evident, and the packer cannot write there. The recorder reads the files itself. It takes nothing from
 the packer; the supervisor tells it that the packer has ended and whether it packed. After each run of the packer, and
@@ -48,8 +48,8 @@ from installer.formats.manifest import MANIFEST, ManifestError, Pace, file_diges
 _log = logging.getLogger(__name__)
 _SYSTEM: Final = Actor("", "appliance", "system")
 PACKED_FILES: Final = ("packed.bin", "packed.json")
-SOON_BYTES_S: Final = 256 << 20  # after the packer: people wait for nothing, but the time in between is unwatched
-_MOST_PACKINGS: Final = 100  # events looked at; more are needed only if somebody damaged some
+SOON_BYTES_S: Final = 256 << 20  # after the packer: fast, because an exchange goes unnoticed until this is done
+_MOST_PACKINGS: Final = 100  # events to look at; more would be needed only if somebody damaged some
 _ACTIONS: Final[tuple[Action, ...]] = ("weights_packed", "weights_compared")
 
 
@@ -61,7 +61,7 @@ class Packed:
     sha256: Mapping[str, str]
 
     def details(self, expected: tuple[int, Mapping[str, str]] | None = None) -> PackedWeights:
-        """For an event; ``expected`` are the number and the digests of another one that these do not fit."""
+        """The details of an event; ``expected``: number and digests of an earlier event that differ from these."""
         event, sha256 = expected or (None, None)
         return PackedWeights(
             manifest_sha256=self.manifest_sha256, sha256=dict(self.sha256), event=event,
@@ -70,7 +70,7 @@ class Packed:
 
 
 def read_packed(release: Path, packed_dir: Path, pace: Pace | None = None) -> Packed | None:
-    """What lies there now; None where nothing was packed, as on CUDA, and for a development checkout.
+    """Read what is packed now; None where nothing was packed, as on CUDA, and in a development checkout.
 
     Raises:
         ManifestError: the manifest of the release cannot be read.
@@ -120,7 +120,7 @@ def packed_event(log: AuditLog, release: Path, packed: Packed, *, anew: bool) ->
 
 
 def newest_packed_finding(log: AuditLog, release: Path) -> str | None:
-    """What the newest look at the packed weights found, a sentence without full stop; None where it found nothing.
+    """What the newest look at the packed weights found, a sentence without a full stop; None where it found nothing.
 
     Raises:
         DatabaseError: the record cannot be read.
@@ -129,7 +129,7 @@ def newest_packed_finding(log: AuditLog, release: Path) -> str | None:
 
 
 class PackedWatch:
-    """Looks whenever the packer has ended, and daily from then on."""
+    """Compares the packed weights whenever the packer has ended, and daily after that."""
 
     def __init__(
         self, log: AuditLog, release: Path, packed_dir: Path, *,
@@ -138,7 +138,7 @@ class PackedWatch:
         self._log, self._release, self._packed_dir = log, release, packed_dir
         self._soon_bytes_s, self._daily_bytes_s = rates_bytes_s
         self._again_s = again_s
-        self._ended: queue.SimpleQueue[bool | None] = queue.SimpleQueue()  # anew or found; None: stop
+        self._ended: queue.SimpleQueue[bool | None] = queue.SimpleQueue()  # whether packed anew; None: stop
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="packed watch")
 
@@ -154,11 +154,11 @@ class PackedWatch:
         self._thread.join()
 
     def packer_ended(self, *, anew: bool) -> None:
-        """The packed weights are there, made now (anew) or found."""
+        """Take note that the packed weights are there, packed just now (anew) or found."""
         self._ended.put(anew)
 
     def _watch(self) -> None:
-        run_last()  # and the rate limits, too
+        run_last()  # in addition to the rate limit
         anew, rate = self._ended.get(), self._soon_bytes_s
         while anew is not None:
             try:
@@ -179,7 +179,7 @@ class PackedWatch:
 
 
 def _recorded(log: AuditLog, release: Path) -> tuple[int, Mapping[str, str]] | None:
-    """The newest event about packing this release whose content is what was recorded, and the digests that it names."""
+    """Number and digests of the newest event about packing this release whose content is as it was recorded."""
     events = audit_events.c
     query = sa.select(events.sequence).where(events.subject == release.name, events.action == "weights_packed")
     with log.database.read() as connection:

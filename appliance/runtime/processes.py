@@ -1,8 +1,8 @@
 """What the supervisor starts: the programs of a running appliance, their environment, and one way of starting them.
 
 A program gets only the descriptors named for it, an environment of known variables, a session of its own (Ctrl-C in the
-terminal reaches the supervisor alone, which then ends its programs in order) and a signal for when the supervisor dies.
-SIGTERM tells it to end; what else might be sent to it means nothing (`appliance.signals`).
+terminal reaches the supervisor alone, which then ends its programs in order) and a signal that it gets when the
+supervisor dies. SIGTERM tells it to end; it ignores other signals (`appliance.signals`).
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from installer.formats.fields import FormatError
 from installer.formats.release import DESCRIPTOR, parse_release
 
 GRACEFUL_STOP_S = 4  # for streams that are still open when gunicorn is asked to stop
-_CANNOT_START = 127  # exit status, as the shell's
+_CANNOT_START = 127  # exit status, the same as a shell's
 
-# Of the supervisor's own environment; proxies, NOTIFY_SOCKET, PYTHON* and TMPDIR are left out on purpose.
+# Passed on from the supervisor's environment. Proxies, NOTIFY_SOCKET, PYTHON* and TMPDIR are left out on purpose.
 _PASSED_ON = (
     *("PATH", "HOME", "LANG", "LC_ALL", "TZ", "APPLIANCE_OPERATOR"),
     *("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"),
@@ -50,7 +50,7 @@ class Program:
     environ: Mapping[str, str]
     fds: tuple[int, ...] = ()
     death_signal: signal.Signals = signal.SIGTERM  # when the supervisor dies
-    places: Places | None = None  # of the files it may use; None: this host has no Landlock
+    places: Places | None = None  # what files it may use; None: this host has no Landlock
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def _python() -> tuple[str, ...]:
 
     -I: neither the working directory nor PYTHON* variables nor the user's site-packages can add code. -B: running a
     release does not write into it. An installed release adds -S and its launcher, which compares the code with the
-    manifest in each process, also in one that is started again; a development checkout is importable through a `.pth`
+    manifest in every process, restarted ones included; a development checkout is importable through a `.pth`
     file, which -S would leave out.
     """
     if is_launched():
@@ -95,14 +95,14 @@ def _python() -> tuple[str, ...]:
 def _gunicorn_options(config: Config) -> tuple[str, ...]:
     options = {
         "config": "python:appliance.runtime.gunicorn_hooks",  # also keeps ./gunicorn.conf.py from being read
-        "chdir": Path(__file__).parents[2],  # gunicorn imports from there first: not from the site's own directory
+        "chdir": Path(__file__).parents[2],  # gunicorn imports from here first, not from the site's directory
         "worker-class": "webui.serving.worker.SiteWorker",
         "workers": config.web_workers,
         "threads": config.web_threads,
         "timeout": 60,  # of the worker's heartbeat, which goes on while answers stream
         "graceful-timeout": GRACEFUL_STOP_S,
         "worker-tmp-dir": scratch_dir(config.state_dir, Kind.WEB),  # heartbeat files
-        "log-level": "warning",  # and no access log: addresses and paths belong into the record alone
+        "log-level": "warning",  # and no access log: addresses and paths belong in the record alone
     }
     return (*(f"--{name}={value}" for name, value in options.items()), "--no-control-socket")
 
@@ -111,7 +111,7 @@ def program_for(
     kind: Kind, argv: tuple[str, ...], programs: Programs, places: Places | None, named_fds: Mapping[str, int],
     *fds: int, death_signal: signal.Signals = signal.SIGTERM,
 ) -> Program:  # fmt: skip
-    """A program that learns the numbers of ``named_fds`` from its environment; ``fds`` it knows by agreement."""
+    """A program that reads the numbers of ``named_fds`` from its environment and knows those of ``fds`` beforehand."""
     scratch = str(scratch_dir(Path(programs.environ["APPLIANCE_HOME"], "state"), kind))
     environ = {**programs.environ, "TMPDIR": scratch, **{name: str(fd) for name, fd in named_fds.items()}}
     if "LD_LIBRARY_PATH" in environ:
@@ -123,8 +123,8 @@ def program_for(
 
 
 def engine_kind(config: Config) -> Kind:
-    """The kind of the engine that will run, found as the engine itself finds it; a release that cannot be read is left
-    for it to complain about."""
+    """The kind of engine that will run, chosen as the engine itself chooses it. If the release cannot be read, the
+    engine says so when it starts."""
     return Kind.ENGINE_CUDA if wants_cuda(config.accelerator, graphs_of(config.release_dir)) else Kind.ENGINE_CPU
 
 
@@ -137,11 +137,11 @@ def graphs_of(release: Path) -> tuple[str, ...]:
 
 
 def spawn(program: Program, *, watch: Watch | None, output: int, stdin: int = 0, stdout: int | None = None) -> int:
-    """Start a program with these descriptors as standard input and output; its pid. The caller must have one thread.
+    """Start a program and return its pid. The caller must have one thread.
 
-    ``output`` is for errors, too, and for standard output where ``stdout`` is None.
-
-    ``watch`` sees what it is refused; None where the host allows no such thing.
+    ``stdin`` and ``stdout`` become its standard input and output. ``output`` takes standard error, and standard output
+    where ``stdout`` is None. ``watch`` sees each call that the program is refused; None where the host allows no
+    watching.
     """
     parent = os.getpid()
     pid = fork()
@@ -162,7 +162,7 @@ def _become_program(
 ) -> None:  # fmt: skip
     os.setsid()
     prctl(PR_SET_PDEATHSIG, program.death_signal)
-    if os.getppid() != parent:  # it died before the line above
+    if os.getppid() != parent:  # the supervisor died before the line above
         return
     os.dup2(stdin, 0)
     os.dup2(stdout, 1)
@@ -177,7 +177,7 @@ def _become_program(
         environ |= {"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid())}  # sd_listen_fds(3)
     if watch is None:
         environ[SEAL_ENVIRON] = "1"
-    if program.kind is not Kind.ENGINE_CUDA:  # whose driver writes into /proc/self, which would no longer be its own
+    if program.kind is not Kind.ENGINE_CUDA:  # CUDA's driver must be able to write into /proc/self
         environ[HIDE_ENVIRON] = "1"
     confine(program.kind, places=program.places, watch=watch)
     os.execve(program.argv[0], program.argv, environ)  # noqa: S606 - no shell wanted

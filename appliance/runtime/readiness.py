@@ -1,4 +1,4 @@
-"""How the supervisor learns that its programs answer, without being able to connect to them."""
+"""How the supervisor learns whether its programs answer, although it cannot connect to them."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ class ReadyPipe:
         self._answers = 0
 
     def answers(self) -> int:
-        """How many bytes came so far."""
+        """How many bytes have come so far."""
         with contextlib.suppress(BlockingIOError):
             self._answers += len(os.read(self._read_end, 4096))
         return self._answers
 
     def is_answered(self) -> bool:
-        """True once a byte came."""
+        """True once a byte has come."""
         return self.answers() > 0
 
 
 class EndedWorkers:
-    """A pipe into which gunicorn writes a line for each web worker that ended by itself: gunicorn alone learns of it.
+    """A pipe into which gunicorn writes a line for each web worker that ended by itself; only gunicorn learns of that.
 
-    A worker closes the writing end as soon as it is forked, and cannot open it again. All the same nothing gets through
-    but what gunicorn_hooks.py writes, and at most `MOST_AT_ONCE` lines each time.
+    A worker closes the writing end as soon as it is forked, and cannot open it again. Even so, this class accepts only
+    lines in the form that gunicorn_hooks.py writes, and at most `MOST_AT_ONCE` of them each time.
     """
 
     MOST_AT_ONCE = 16
@@ -54,7 +54,7 @@ class EndedWorkers:
         self._pending = b""
 
     def ended(self) -> list[dict[str, object]]:
-        """What was said of workers since the last call: ``how`` it ended, after how many seconds (``ran_s``)."""
+        """What gunicorn reported since the last call: ``how`` each worker ended, after how many seconds (``ran_s``)."""
         with contextlib.suppress(BlockingIOError):
             self._pending += os.read(self._read_end, self.MOST_AT_ONCE * self._MAX_LINE_BYTES)
         *lines, self._pending = self._pending.split(b"\n")
@@ -97,9 +97,9 @@ class Answer:
 
 
 class EngineProbe:
-    """One question for the engine's status at a time, so that the doorbell's short queue stays free for turns.
+    """Asks for the engine's status, one question at a time, so that the doorbell's short queue stays free for turns.
 
-    Engine and web workers hold the doorbell, too. Whatever they do to it, this raises nothing: no answer comes.
+    Engine and web workers hold the doorbell, too. Whatever they do to it, the probe raises no error: it gets no answer.
     """
 
     _LONGEST_STATUS_BYTES = 65536
@@ -110,7 +110,7 @@ class EngineProbe:
         self._received = b""
 
     def is_answered(self) -> bool:
-        """Ask if no question is under way; True once a status arrived."""
+        """Ask if no question is under way; True once a status has arrived."""
         if self._ours is None:
             self._ask()
             return False
@@ -144,14 +144,14 @@ class EngineProbe:
 
 
 class EnginePulse:
-    """Whether the engine has come to a standstill: it neither answers nor computes.
+    """Detects an engine at a standstill: it neither answers nor computes.
 
     A busy engine may answer late, because it takes requests one after the other; so silence alone proves nothing.
     Before its first answer an engine loads the model, and there is no limit for that. Where the host hides processes
     from each other, nobody can say whether it computes, and no engine counts as lost.
     """
 
-    _LONGEST_LOOK_S = 2.0  # counts at most between two looks: while the supervisor stood still, nobody asked
+    _LONGEST_LOOK_S = 2.0  # the most that counts between two looks; a stopped supervisor asks nothing
     _LEAST_SHARE = 0.1  # of one core, for an engine that computes
 
     def __init__(
@@ -189,8 +189,10 @@ class EnginePulse:
 
 
 def processor_time_s(pid: int) -> float | None:
-    """Of all threads of a process since its start, in user and kernel mode; proc_pid_stat(5). None where /proc shows
-    nothing of it: with hidepid (proc(5)) a process whose memory is hidden is seen by root alone."""
+    """Processor time of all threads of a process since its start, in user and kernel mode; proc_pid_stat(5).
+
+    None where /proc does not show it: with hidepid (proc(5)) only root sees a process whose memory is hidden.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -1,17 +1,17 @@
-"""The recorder process: puts the appliance's own life into the record, signs a checkpoint of it regularly and watches
-the disk it is on.
+"""The recorder process: records the events of the appliance itself, signs checkpoints of the record regularly, and
+watches the disk of the record.
 
 It reads the supervisor's messages, one JSON object a line, on standard input: ``started`` (with the proof of silence),
 ``process_ended``, ``process_paused`` (somebody stopped one), ``packer_ended`` (there are packed weights to be
 compared), ``attempt_refused`` (what a process of the appliance was refused), ``watch_ended`` (nobody sees such attempts
-any more) and, last of all, ``stopping``. The end of the input means that everything else has stopped: the last event
-and the last checkpoint are written then. Without ``stopping`` before it, the supervisor was killed, and the event says
-so. If the recorder was killed, too, the next start does. SIGTERM is ignored, because a service manager sends it to
-every process at once, before the last answers are recorded.
+any more) and, last of all, ``stopping``. At the end of the input everything else has stopped, and the recorder writes
+the last event and the last checkpoint. If no ``stopping`` came before, the supervisor was killed, and the event says
+so. If the recorder was killed, too, the next start says so. The recorder ignores SIGTERM, because a service manager
+sends it to every process at once, before the last answers are recorded.
 
 Meanwhile threads compare the installed release with its manifest (`appliance.runtime.release_watch`) and the packed
-weights with what the record says of them (`appliance.runtime.packed_watch`). Turns whose process died are given their
-end when the recorder starts and at every checkpoint (`appliance.turns.interrupted`).
+weights with what the record says about them (`appliance.runtime.packed_watch`). At its start and at every checkpoint
+the recorder closes turns whose process died (`appliance.turns.interrupted`).
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ def run_recorder(
     """Record messages and sign checkpoints until the messages end.
 
     Args:
-        tell_ready: called each time that a message is durably in the record.
+        tell_ready: called each time a message is durably in the record.
         keep_certificate: called with every checkpoint; renews the server's certificate when that is due.
     Raises:
-        SchemaError: the database is another release's, and cannot be upgraded.
+        SchemaError: the database belongs to another release and cannot be upgraded.
         DatabaseError, RecordError: the record cannot be opened or written.
     """
     disk = DiskWatch(config.record_dir)  # before the database, which cannot be opened on a full disk
@@ -105,15 +105,15 @@ def run_recorder(
 
 
 def _begin(signer: LogSigner) -> str:
-    """The key that signs, which the log names at each start; empty when it is not known yet."""
+    """Begin to sign; return the public key, which the log names at each start, or "" while it is not known."""
     keys: list[str] = []
     _try("the signer could not begin", lambda: keys.append(signer.begin()))
     return keys[0] if keys else ""
 
 
 def _try(failure: str, work: Callable[[], object]) -> None:
-    """Do what is done again at the next turn. Whatever it fails of is said, and no failure ends the recorder: it is the
-    only one that would notice the next attack."""
+    """Do work that the next round repeats. A failure is logged and does not end the recorder, because only the recorder
+    would notice the next attack."""
     try:
         work()
     except ApplianceError as exc:
@@ -128,7 +128,7 @@ def _sign(signer: LogSigner) -> None:
 
 
 def _close_lost(lost: LostTurns) -> None:
-    """Give lost turns their end."""
+    """Close lost turns."""
     _try("turns without an answer are not closed", lambda: _close_and_say(lost))
 
 
@@ -139,8 +139,8 @@ def _close_and_say(lost: LostTurns) -> None:
 
 
 def _record(message: dict[str, Any], log: AuditLog, signing_key: str) -> None:
-    """Append the event of a message. What the record cannot hold becomes an event that says so: a message that is
-    refused again and again would keep all later ones out of the record."""
+    """Append the event of a message. If the record cannot hold it, an event says so instead: a message that is refused
+    again and again would keep all later ones out of the record."""
     event = _event_of(message, log, signing_key)
     try:
         log.append(event)
@@ -186,7 +186,7 @@ def _stopped(stopping: dict[str, Any] | None) -> NewEvent:
 
 
 def _last_run(log: AuditLog) -> str | None:
-    """That the last run did not end in order, in a sentence; None where it did, or where this is the first."""
+    """A sentence if the last run did not end in order; None if it did, or if this is the first run."""
     last = newest_of(log, ("appliance_started", "appliance_stopped"))
     if last is None or (last.action == "appliance_stopped" and last.outcome == "ok"):
         return None
@@ -220,8 +220,8 @@ def _messages_or_ticks(fd: int, interval_s: float) -> Iterator[dict[str, Any] | 
 
 
 def _keep_certificate(config: Config, transport: Transport) -> None:
-    """Where this process also holds the key of the site's own authority: see that the server has a certificate. A
-    failure is said, and tried again: an expired certificate is an alarm on the administrator's page."""
+    """Keep the server's certificate valid, if this process holds the key of the site's own authority. A failure is
+    logged and tried again; an expired certificate is an alarm on the administration page."""
     if transport is not Transport.LOCAL_AUTHORITY:
         return
     try:

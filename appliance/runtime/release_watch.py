@@ -3,13 +3,14 @@
     with watching(log, config.release_dir):      # a thread of the recorder
         ...
 
-A start compares weights by size and time alone, because reading them takes up to a minute. This reads every file of the
-release after the start and once a day, slowly (`RATE_BYTES_S`), and leaves the page cache to the engine. Each complete
-comparison is one event, ``release_compared``: how many files, or which of them differ. A finding also stands on the
-administration page until a later comparison finds nothing. Answers go on: whether to stop is for people to decide.
+A start compares weights by size and time alone, because reading them takes up to a minute. This thread reads every
+file of the release after the start and once a day, slowly (`RATE_BYTES_S`), and leaves the page cache to the engine.
+Each complete comparison is one event, ``release_compared``: how many files, or which of them differ. A finding also
+stands on the administration page until a later comparison finds nothing. Answers go on, because people decide whether
+to stop.
 
-Not covered: what is altered in the memory of a process; a manifest that was exchanged as well (`installer verify
---prefix --root`).
+Not covered: changes in the memory of a process, and a manifest that was exchanged together with the files (`installer
+verify --prefix --root` finds that).
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ _LISTED = 100  # differences in the details of the event
 
 @contextmanager
 def watching(log: AuditLog, release: Path, *, rate_bytes_s: int = RATE_BYTES_S) -> Iterator[None]:
-    """Compare the release in a thread of its own while the block runs. A directory without a manifest is a development
-    checkout's, which `appliance.runtime.installed` tells at the start; it is not watched."""
+    """Compare the release in a thread of its own while the block runs. A directory without a manifest belongs to
+    a development checkout (`appliance.runtime.installed`) and is not watched."""
     if not (release / MANIFEST).exists():
         yield
         return
@@ -64,10 +65,10 @@ def watching(log: AuditLog, release: Path, *, rate_bytes_s: int = RATE_BYTES_S) 
 
 
 def comparison(release: Path, pace: Pace | None = None) -> NewEvent:
-    """Read every file of the release, and say in an event what was found.
+    """Read every file of the release; the event says what was found.
 
     Args:
-        pace: called for each piece that was read.
+        pace: called after each piece that was read.
     """
     try:
         manifest = load_manifest(str(release))
@@ -84,7 +85,7 @@ def comparison(release: Path, pace: Pace | None = None) -> NewEvent:
 
 
 def newest_finding(log: AuditLog, release: Path) -> str | None:
-    """What the newest comparison of this release found, a sentence without full stop; None where it found nothing.
+    """What the newest comparison of this release found, a sentence without a full stop; None where it found nothing.
 
     Raises:
         DatabaseError: the record cannot be read.
@@ -93,10 +94,10 @@ def newest_finding(log: AuditLog, release: Path) -> str | None:
 
 
 def finding_of(log: AuditLog, release: Path, actions: Sequence[Action], otherwise: str) -> str | None:
-    """What the newest event of these actions says of a release that is not well; None where it is.
+    """What the newest event of these actions found wrong with a release; None where it found nothing.
 
     Args:
-        otherwise: said where the event's own words were erased or damaged.
+        otherwise: the sentence to return where the event's own words were erased or damaged.
     Raises:
         DatabaseError: the record cannot be read.
     """
@@ -119,7 +120,7 @@ def _found(release: Path, why: str, details: ReleaseDiffers) -> NewEvent:
 
 
 def _watch(log: AuditLog, release: Path, stop: threading.Event, rate_bytes_s: int) -> None:
-    run_last()  # and the rate limits, too
+    run_last()  # in addition to the rate limit
     while not stop.is_set():
         try:
             log.append(comparison(release, pace(stop, rate_bytes_s)))

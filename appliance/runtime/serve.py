@@ -2,7 +2,7 @@
 
     serve(config, programs, say=print)      # returns when a signal ends it
 
-Nothing heavy is imported here: the door is shut before any such module is loaded.
+This module imports nothing heavy, because every way out is shut before a heavy module is loaded.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ def serve(
     """Run the appliance until SIGTERM, SIGINT, SIGQUIT or SIGHUP (not under nohup).
 
     Args:
-        say: is given lines for the person at the terminal.
+        say: takes lines for the person at the terminal.
         inherited_listener: descriptor of a listening socket that a service manager bound; None: bind one.
         installed: the release, compared with its manifest, for the record; None in a development checkout.
     Raises:
-        SilenceError: the door cannot be shut.
-        NoProcessError: this user may start no further process.
-        ListenError: the address cannot be listened on.
+        SilenceError: the ways out cannot be shut.
+        NoProcessError: this user may start no more processes.
+        ListenError: the appliance cannot listen on the address.
         SiteLockError: the site is already served.
         StartError: a program does not start.
         InheritedError: the caller's limits are too low.
@@ -83,7 +83,7 @@ def serve(
 
 
 def _take_signals() -> None:
-    """From now on a signal waits for the supervisor: it ends nothing halfway. nohup(1) has SIGHUP ignored."""
+    """Hold signals until the supervisor takes them, so that none ends a start halfway. nohup(1) has SIGHUP ignored."""
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         SIGNALS.discard(signal.SIGHUP)
     ignore_all_but(SIGNALS)
@@ -91,7 +91,7 @@ def _take_signals() -> None:
 
 
 def _check_paths(config: Config) -> None:
-    """Refuse what a program would otherwise fail at less clearly.
+    """Refuse a site on which a program would fail with a less clear message.
 
     Raises:
         StartError: no release is installed.

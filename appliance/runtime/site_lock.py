@@ -20,7 +20,7 @@ class SiteLockError(ApplianceError):
 def lock_site(config: Config) -> tuple[int, int]:
     """Lock the site: a file, which shows others that the site is served, and the directory, which nobody can remove.
 
-    The descriptors hold the locks, for as long as they are open.
+    The descriptors hold the locks as long as they are open.
 
     Raises:
         SiteLockError: the site is served already, or the file is a link.
@@ -46,6 +46,6 @@ def is_served(config: Config) -> bool:
     try:
         return is_owned_at(config.state_dir / _LOCK)
     except OSError as exc:
-        if exc.errno == errno.ELOOP:  # a link, which no supervisor takes for its lock
+        if exc.errno == errno.ELOOP:  # a link, which no supervisor uses as its lock
             return False
         raise

@@ -1,4 +1,4 @@
-"""Reading all of a release, or of its packed weights, beside an appliance that answers: slowly, and once a day."""
+"""Sets how fast and how often the recorder reads a whole release or its packed weights while the appliance answers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ AGAIN_S: Final = 24 * 3600.0
 
 
 class StoppedError(Exception):
-    """The recorder ends while files are being read."""
+    """The recorder ended while files were being read."""
 
 
 def pace(stop: threading.Event, rate_bytes_s: int) -> Pace:
-    """Wait after each piece so long that no more is read in a second; once `stop` is set, raise `StoppedError`."""
+    """Keep to `rate_bytes_s` by waiting after each piece; raise `StoppedError` once `stop` is set."""
 
     def wait(size_bytes: int) -> None:
         if stop.wait(size_bytes / rate_bytes_s):

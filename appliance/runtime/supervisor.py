@@ -1,9 +1,9 @@
 """Starts and watches the programs of the appliance, once the door is shut (`appliance.runtime.serve`).
 
-The supervisor stays small: it imports nothing heavy, holds the sockets that outlive a restart (listener, doorbell), and
-restarts what dies, with growing delays, and an engine that neither answers nor computes. It makes a process go on that
-somebody has stopped (SIGSTOP). It ends when it is told to (SIGTERM, SIGINT, SIGQUIT, SIGHUP), or when a program dies
-again and again before the appliance was ever ready.
+The supervisor stays small: it imports nothing heavy, and it holds the sockets that outlive a restart (listener,
+doorbell). It restarts programs that die, with growing delays, and an engine that neither answers nor computes. It
+resumes a process that somebody has stopped (SIGSTOP). It ends when it is told to (SIGTERM, SIGINT, SIGQUIT, SIGHUP), or
+when a program dies again and again before the appliance was ever ready.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Supervisor:
     ) -> None:  # fmt: skip
         """Args:
         started: the first message to the recorder.
-        places: of the files that programs may use; None: this host has no Landlock.
+        places: what files programs may use; None: this host has no Landlock.
         """
         self._programs, self._say, self._places, self._watch = programs, say, places, watch
         self._link_url = config.site_addresses[0].url if config.site_addresses else url
@@ -70,7 +70,7 @@ class Supervisor:
         self._messages = Messages(started)
         self._outputs = Outputs((Kind.RECORDER, Kind.WEB, Kind.PACKER, engine_kind(config), Kind.ADMINISTRATION))
         self._ended_workers = EndedWorkers()
-        self._why = "an error of the supervisor"  # it stops
+        self._why = "an error of the supervisor"  # why it stops
         bell, ready, workers = "APPLIANCE_DOORBELL_FD", "APPLIANCE_READY_FD", "APPLIANCE_WORKERS_FD"
         recorder_fds, engine_fds = {ready: self._recorder_probe.fd}, {bell: doorbell.engine_end.fileno()}
         web_fds = {bell: doorbell.web_end.fileno(), ready: self._web_probe.fd, workers: self._ended_workers.fd}
@@ -115,7 +115,7 @@ class Supervisor:
         return True
 
     def _start_due(self) -> None:
-        """Start what is to run; what this user may not start now is put off.
+        """Start the programs that are due. If this user may start no process now, the start is put off.
 
         Raises:
             StartError: as `_reap`.
@@ -174,7 +174,7 @@ class Supervisor:
                 self._messages.add({"event": "attempt_refused", **asdict(refused)})
 
     def _ended_processes(self) -> Iterator[tuple[int, int]]:
-        """The processes that ended, with their statuses. Those that somebody has stopped are made to go on."""
+        """The processes that ended, with their statuses. Processes that somebody has stopped are resumed."""
         for pid, status in changed_processes():
             if os.WIFSTOPPED(status):
                 self._go_on(pid, name_of(os.WSTOPSIG(status)))
@@ -192,7 +192,7 @@ class Supervisor:
             self._messages.add({"event": "process_paused", "process": name, "how": how})
 
     def _feel_pulse(self) -> None:
-        """End an engine that has come to a standstill, so that another takes its place and its turns end."""
+        """Kill an engine at a standstill, so that its turns end and another takes its place."""
         if not self._engine.runs_its_program or not self._pulse.is_lost(self._engine.pid, limit_s=STILL_S):
             return
         self._engine.killed_because = "killed, because it neither answered nor computed"
@@ -214,7 +214,7 @@ class Supervisor:
             self._replace_doorbell()
 
     def _put_off(self, child: Child, name: str, how: str, ran_s: float) -> float:
-        """After how many seconds the program is to start again.
+        """Put off the next start of a program; return by how many seconds.
 
         Raises:
             StartError: it keeps failing before the appliance was ever ready.
@@ -226,19 +226,19 @@ class Supervisor:
         return delay_s
 
     def _replace_doorbell(self) -> None:
-        """Who shut it was one of those that hold it: all of them begin again, with a new one."""
+        """Make a new doorbell. A process that holds the old one has shut it, so all that hold it are restarted."""
         _log.error("the doorbell was shut by a web worker or the engine; both begin again with another")
         self._doorbell.replace()
         if self._web.pid:
             os.kill(self._web.pid, signal.SIGTERM)
 
     def _report_ended_workers(self) -> None:
-        """Workers are gunicorn's children: it restarts them, and tells us."""
+        """Pass on what gunicorn reports. Workers are its children, and it restarts them."""
         for ended in self._ended_workers.ended():
             self._messages.add({"event": "process_ended", "process": "web worker", **ended})
 
     def _report_killed(self, child: Child) -> None:
-        """One of ours had to be killed at the end. The recorder's own end is nobody's to record."""
+        """Report that a program had to be killed at the end. Nobody can record that of the recorder itself."""
         if child is not self._recorder:
             ran_s = round(child.ran_s(), 1)
             how = "killed, because it did not stop when it was told to"
@@ -258,8 +258,8 @@ class Supervisor:
             self._say(words)
 
     def _stop(self) -> None:
-        """End engine and web first, so that answers under way end and are recorded; then the recorder, which signs
-        last. If it has just died, start another first: otherwise nobody would record the end."""
+        """End engine and web first, so that running answers end and are recorded; then end the recorder, which signs
+        last. If the recorder has just died, start another first; otherwise nobody would record the end."""
         serving = (self._web, self._engine)
         if not self._recorder.pid and self._recorder_probe.is_answered():
             self._start(self._recorder)
