@@ -1,4 +1,4 @@
-"""What the recorder does when the disk fills: it reports the fact in the record and the log, and keeps the reserve.
+"""What the recorder does when the disk fills: it reports that in the record and the log, and keeps the reserve.
 
     ok -> warning (75 %) -> alarm (90 %) -> full: the reserve is given back, prompts are refused
     full -> ok, warning or alarm: once the reserve can be filled again

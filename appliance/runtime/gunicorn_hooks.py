@@ -55,7 +55,7 @@ def _name_of(uid: int) -> str:
 
 
 def post_worker_init(_worker: Any) -> None:
-    """Write one byte to the descriptor that the supervisor reads. It cannot connect, so it cannot ask over HTTP."""
+    """Tell the supervisor by one byte. The supervisor cannot ask over HTTP, because it has no way to connect."""
     os.write(int(os.environ["APPLIANCE_READY_FD"]), b"\x01")
 
 

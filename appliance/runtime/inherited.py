@@ -26,7 +26,7 @@ def begin_afresh() -> None:
     """Undo what a caller may have closed, ignored, blocked or opened to others. One thread only.
 
     Afterwards descriptors 0, 1 and 2 are open; otherwise the next socket or lock would take their place, and programs
-    would print into it. Ends of children are reported (they vanish if ``SIGCHLD`` is ignored), and signals arrive.
+    would print into that. Ends of children are reported (they vanish if ``SIGCHLD`` is ignored), and signals arrive.
     An ignored SIGHUP stays ignored, because nohup asks for that. Other users cannot read new files.
     """
     for descriptor in range(3):

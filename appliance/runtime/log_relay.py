@@ -1,4 +1,4 @@
-"""A small process copies everything that the programs print to the log, line by line.
+"""A small process copies to the log, line by line, everything that the programs print.
 
     outputs = Outputs(); outputs.start()                # in the supervisor, after the door is shut
     spawn(program, output=outputs.of(Kind.WEB), ..)

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Final
 
 _LOWEST: Final = 19
-_THIS_THREAD: Final = 0  # what the kernel takes 0 for; the filter allows no other value
+_THIS_THREAD: Final = 0  # the calling one; the filter allows no other value
 
 
 def run_last() -> None:

@@ -5,7 +5,7 @@
 
 A prompt without an answer is either being answered or lost. It is lost when the process that recorded it is dead
 (`appliance.database.presence`); a turn of a living process is never taken for lost. The answer recorded for a lost
-prompt has the outcome ``interrupted``, and the conversation shows a sentence in its place.
+prompt has the outcome ``interrupted``; the conversation shows a sentence in place of the answer.
 
 Exactly once: the search for an answer, the event and the conversation's message are one transaction that excludes
 every other writer. A kill in the middle leaves the turn as it was, for the next call.
