@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from appliance.child import fork
+from appliance.isolation.attempts import Props, open_props
 from appliance.isolation.confinement import confine
 from appliance.isolation.file_proof import prove_files
 from appliance.isolation.files import Places, file_rules
@@ -37,14 +38,13 @@ from appliance.isolation.privileges import (
     owner_to_become,
     refuse_root,
 )
-from appliance.isolation.proof import Attempt, prove_kind, prove_self, reach_into_memory
+from appliance.isolation.proof import AttemptResult, prove_kind, prove_self, reach_into_memory
 from appliance.isolation.recipients import keep_signals
 from appliance.isolation.seccomp import Refusal, install_filter
 from appliance.isolation.watch import Watch, start_watch
-from appliance.isolation.ways import Props, open_props
 
 __all__ = [
-    "Attempt",
+    "AttemptResult",
     "Layer",
     "Silence",
     "SilenceError",
@@ -75,7 +75,7 @@ class Silence:
     kernel: str
     uid: int
     layers: tuple[Layer, ...]
-    attempts: tuple[Attempt, ...]
+    attempts: tuple[AttemptResult, ...]
     files_abi: int = 0  # of Landlock, with which each program is to be given its own files; 0: none is
 
     def summary(self) -> str:
@@ -179,7 +179,7 @@ def _outside(
 
 
 def _silence(
-    keep: Collection[int], outside: _Outside, attempts: tuple[Attempt, ...], memory_open: bool, *more: Layer
+    keep: Collection[int], outside: _Outside, attempts: tuple[AttemptResult, ...], memory_open: bool, *more: Layer
 ) -> Silence:
     left = open_descriptors() - {0, 1, 2, *keep}
     if left:

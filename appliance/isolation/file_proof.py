@@ -20,7 +20,7 @@ from appliance.isolation.kernel import SilenceError
 from appliance.isolation.landlock import restrict_program
 from appliance.isolation.policy import Kind
 from appliance.isolation.privileges import check_access
-from appliance.isolation.proof import Attempt
+from appliance.isolation.proof import AttemptResult
 
 # ENOENT: this host has no such file. EROFS: it lies on a file system that nobody can write.
 _REFUSALS = {errno.EACCES, errno.EROFS, errno.ENOENT}
@@ -29,7 +29,7 @@ _NOT_A_TERMINAL = os.O_NONBLOCK | os.O_NOCTTY
 _Row = tuple[str, Callable[[], None]]
 
 
-def prove_files(abi: int, places: Places, *, leave_out: Collection[str] = ()) -> tuple[Attempt, ...]:
+def prove_files(abi: int, places: Places, *, leave_out: Collection[str] = ()) -> tuple[AttemptResult, ...]:
     """Try every row of every kind, each kind in a child under its own rules.
 
     Args:
@@ -39,13 +39,13 @@ def prove_files(abi: int, places: Places, *, leave_out: Collection[str] = ()) ->
     """
     check_access(places.state, os.R_OK | os.W_OK | os.X_OK)
     with _bait(places.state / "signer", places.database_dir) as bait:
-        attempts = tuple(
-            attempt for kind in places.kinds for attempt in _attempts_in_child(kind, abi, places, bait, leave_out)
+        results = tuple(
+            result for kind in places.kinds for result in _results_of_child(kind, abi, places, bait, leave_out)
         )
-    found = [f"{attempt.kind}: {attempt.way} ({attempt.answer})" for attempt in attempts if not attempt.refused]
+    found = [f"{result.kind}: {result.way} ({result.answer})" for result in results if not result.refused]
     if found:
         raise SilenceError(f"files are not closed, nothing may start: {'; '.join(found)}")
-    return attempts
+    return results
 
 
 @contextmanager
@@ -65,14 +65,16 @@ def _bait(*directories: Path) -> Iterator[str]:
                 path.unlink(missing_ok=True)
 
 
-def _attempts_in_child(kind: Kind, abi: int, places: Places, bait: str, leave_out: Collection[str]) -> list[Attempt]:
+def _results_of_child(
+    kind: Kind, abi: int, places: Places, bait: str, leave_out: Collection[str]
+) -> list[AttemptResult]:
     try:
         report = value_of_child(lambda _: _report(kind, abi, places, bait, leave_out))
     except ChildEndedError as exc:
         raise SilenceError(f"the process that tried the files of the {kind} ended ({exc})") from exc
     if isinstance(report, str):
         raise SilenceError(report)
-    return [Attempt(**attempt) for attempt in report]
+    return [AttemptResult(**result) for result in report]
 
 
 def _report(
@@ -81,18 +83,18 @@ def _report(
     try:
         if "files" not in leave_out:
             restrict_program(abi, file_rules(kind, places))
-        return [asdict(_try(kind, what, attempt)) for what, attempt in _rows(kind, places, bait)]
+        return [asdict(_try(kind, name, perform)) for name, perform in _rows(kind, places, bait)]
     except ApplianceError as exc:
         return str(exc)
 
 
-def _try(kind: Kind, way: str, attempt: Callable[[], None]) -> Attempt:
+def _try(kind: Kind, name: str, perform: Callable[[], None]) -> AttemptResult:
     try:
-        attempt()
+        perform()
     except OSError as exc:
         code = exc.errno or 0
-        return Attempt(way, errno.errorcode.get(code, str(code)), code in _REFUSALS, kind)
-    return Attempt(way, "OPEN", False, kind)
+        return AttemptResult(name, errno.errorcode.get(code, str(code)), code in _REFUSALS, kind)
+    return AttemptResult(name, "OPEN", False, kind)
 
 
 def _rows(kind: Kind, places: Places, bait: str) -> Iterator[_Row]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from appliance.child import ChildEndedError, value_of_child
 from appliance.errors import ApplianceError
-from appliance.isolation import Attempt, Layer, Silence, SilenceError, shut_the_door_for_programs
+from appliance.isolation import AttemptResult, Layer, Silence, SilenceError, shut_the_door_for_programs
 from appliance.isolation.files import Places
 from appliance.isolation.policy import Kind
 
@@ -33,7 +33,7 @@ def try_silence(
     if "error" in report:
         raise SilenceError(report["error"])
     layers = tuple(Layer(**layer) for layer in report["layers"])
-    attempts = tuple(Attempt(**attempt) for attempt in report["attempts"])
+    attempts = tuple(AttemptResult(**attempt) for attempt in report["attempts"])
     return Silence(report["kernel"], report["uid"], layers, attempts, report["files_abi"])
 
 

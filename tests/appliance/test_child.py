@@ -10,10 +10,10 @@ import pytest
 
 from appliance.child import ChildEndedError, NoProcessError, errno_of_child, value_of_child
 from appliance.isolation import SilenceError
+from appliance.isolation.attempts import open_props
 from appliance.isolation.policy import Kind
 from appliance.isolation.proof import prove_kind
 from appliance.isolation.trial import try_silence
-from appliance.isolation.ways import open_props
 
 _NAMELESS = 32  # the C library's own: Python knows no name for it
 

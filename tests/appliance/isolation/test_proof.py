@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from appliance.doctor import proof_lines
-from appliance.isolation import Attempt, Silence
+from appliance.isolation import AttemptResult, Silence
 
 PROGRAMS = ("recorder", "engine-cpu", "web", "packer", "administration")
 # Isolation cannot be undone and needs a process of one thread, so it happens in children of a separate process.
@@ -260,7 +260,7 @@ def test_documented_table_is_the_one_that_is_printed(tried: dict[str, Any]) -> N
     page = (Path(__file__).parents[3] / "docs" / "silence.md").read_text()
     page = page.partition("## The proof")[2].partition("\n## ")[0]
     table = [line.strip() for line in page.splitlines() if line.startswith("    ")]
-    attempts = tuple(Attempt(**attempt) for attempt in tried[""]["attempts"])
+    attempts = tuple(AttemptResult(**attempt) for attempt in tried[""]["attempts"])
     printed = [line.strip() for line in proof_lines(Silence("", 0, (), attempts))]
     assert [line for line in table if not line.startswith(("32-bit", "x32"))] == [
         line for line in printed if not line.startswith(("32-bit", "x32"))

@@ -1,8 +1,8 @@
-"""The ways out that the proof tries: each is one call, or one family of calls, that the filter must refuse.
+"""The attempts to get out that the proof makes: each is one call, or one family of calls, that the filter must refuse.
 
-A try that is not refused does no harm: it names loopback's discard port, a descriptor that does not exist, an option
-with a value of the wrong length, or an empty request. Where it can, it is also made so that an unfiltered kernel gives
-another answer than the filter's, for a missing rule to show.
+An attempt that is not refused does no harm: it names loopback's discard port, a descriptor that does not exist, an
+option with a value of the wrong length, or an empty request. Where possible, an unfiltered kernel gives another answer
+than the filter, so that a missing rule shows.
 """
 
 from __future__ import annotations
@@ -71,26 +71,26 @@ _CONTROLS = (
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way out. ``call`` is what the filter sees of it, ``times`` how often; ``spared`` kinds need that call."""
+class Attempt:
+    """One attempt to get out. The filter sees ``call``, ``times`` times; the ``spared`` kinds need that call."""
 
     name: str
     call: str
-    attempt: Callable[[], object]
+    perform: Callable[[], object]
     times: int = 1
-    answer: int = errno.EPERM  # of a filter that refuses; ENOSYS for calls that are said not to exist
+    answer: int = errno.EPERM  # what a refusing filter answers; ENOSYS for calls that it says do not exist
     spared: frozenset[Kind] = frozenset()
 
 
 @dataclass(frozen=True)
 class Props:
-    """Sockets that the appliance would hold anyway, made on loopback before the door was shut, to try to misuse."""
+    """Sockets as the appliance holds them, made on loopback before the door was shut, for attempts to misuse them."""
 
     listener: socket.socket
     accepted: socket.socket
     pair: socket.socket
     unix: socket.socket  # not connected
-    has_32_bit_calls: bool  # of this kernel
+    has_32_bit_calls: bool  # whether this kernel has them
 
 
 @contextmanager
@@ -112,8 +112,8 @@ def open_props() -> Iterator[Props]:
         yield Props(listener, accepted, one, unix, _has_32_bit_calls())
 
 
-def ways_out(props: Props) -> Iterator[Way]:
-    """Every way, in the order of the table in docs/silence.md."""
+def every_attempt(props: Props) -> Iterator[Attempt]:
+    """Every attempt, in the order of the table in docs/silence.md."""
     yield from _sockets()
     yield from _peers(props)
     yield from _options(props)
@@ -121,56 +121,56 @@ def ways_out(props: Props) -> Iterator[Way]:
     yield from _powers()
     # AArch32 code needs a process of its own; the filter's first rule is the same for it.
     if platform.machine() == "x86_64":
-        yield Way("x32 system call", "x32 call 39", lambda: syscall(X32_BIT + 39))  # getpid
+        yield Attempt("x32 system call", "x32 call 39", lambda: syscall(X32_BIT + 39))  # getpid
         if props.has_32_bit_calls:
-            yield Way("32-bit system call", "32-bit call 20", call_32_bit)
+            yield Attempt("32-bit system call", "32-bit call 20", call_32_bit)
 
 
-def _sockets() -> Iterator[Way]:
+def _sockets() -> Iterator[Attempt]:
     """Sockets of one's own."""
     inet, inet6, stream, datagram = socket.AF_INET, socket.AF_INET6, socket.SOCK_STREAM, socket.SOCK_DGRAM
-    yield Way("TCP over IPv4", "socket", lambda: _connect(inet, stream, 0, _DISCARD))
-    yield Way("TCP over IPv6", "socket", lambda: _connect(inet6, stream, 0, ("::1", 9)))
-    yield Way("Multipath TCP", "socket", lambda: _connect(inet, stream, _MPTCP, _DISCARD))
-    yield Way("UDP over IPv4 (DNS)", "socket", lambda: _connect(inet, datagram, 0, _DISCARD))
-    yield Way("UDP over IPv6 (DNS)", "socket", lambda: _connect(inet6, datagram, 0, ("::1", 9)))
+    yield Attempt("TCP over IPv4", "socket", lambda: _connect(inet, stream, 0, _DISCARD))
+    yield Attempt("TCP over IPv6", "socket", lambda: _connect(inet6, stream, 0, ("::1", 9)))
+    yield Attempt("Multipath TCP", "socket", lambda: _connect(inet, stream, _MPTCP, _DISCARD))
+    yield Attempt("UDP over IPv4 (DNS)", "socket", lambda: _connect(inet, datagram, 0, _DISCARD))
+    yield Attempt("UDP over IPv6 (DNS)", "socket", lambda: _connect(inet6, datagram, 0, ("::1", 9)))
     icmp = socket.IPPROTO_ICMP
-    yield Way("ping socket", "socket", lambda: socket.socket(inet, datagram, icmp).close())
-    yield Way("raw IP socket", "socket", lambda: socket.socket(inet, socket.SOCK_RAW, icmp).close())
-    yield Way("packet socket", "socket", lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW).close())
-    yield Way("netlink", "socket", lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW).close())
-    yield Way("vsock (the hypervisor)", "socket", lambda: socket.socket(socket.AF_VSOCK, stream).close())
-    yield Way("every other socket family", "socket", _every_other_family, times=_FAMILIES - 1)
-    yield Way("Unix datagrams (syslog)", "socketpair", lambda: _pair(datagram))
-    yield Way("Unix raw (datagrams too)", "socketpair", lambda: _pair(socket.SOCK_RAW))
+    yield Attempt("ping socket", "socket", lambda: socket.socket(inet, datagram, icmp).close())
+    yield Attempt("raw IP socket", "socket", lambda: socket.socket(inet, socket.SOCK_RAW, icmp).close())
+    yield Attempt("packet socket", "socket", lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW).close())
+    yield Attempt("netlink", "socket", lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW).close())
+    yield Attempt("vsock (the hypervisor)", "socket", lambda: socket.socket(socket.AF_VSOCK, stream).close())
+    yield Attempt("every other socket family", "socket", _every_other_family, times=_FAMILIES - 1)
+    yield Attempt("Unix datagrams (syslog)", "socketpair", lambda: _pair(datagram))
+    yield Attempt("Unix raw (datagrams too)", "socketpair", lambda: _pair(socket.SOCK_RAW))
 
 
-def _peers(props: Props) -> Iterator[Way]:
+def _peers(props: Props) -> Iterator[Attempt]:
     """Naming somebody: the host's own services over Unix sockets, and from sockets that were there before."""
     pair = props.pair
-    yield Way("Unix socket, by path", "connect", lambda: props.unix.connect("/nonexistent/socket"))
-    yield Way("Unix socket, abstract", "connect", lambda: props.unix.connect("\0nonexistent"))
-    yield Way("Unix listener (bind)", "bind", lambda: props.unix.bind(""))  # the kernel picks an abstract name
-    yield Way("sendto with an address", "sendto", lambda: pair.sendto(b"", "\0nonexistent"))
-    yield Way("inherited listener, connected", "connect", lambda: props.listener.connect(_DISCARD))
-    yield Way("accepted socket, dissolved", "connect", lambda: _connect_unspecified(props.accepted))
-    yield Way("accepted socket, connected again", "connect", lambda: props.accepted.connect(_DISCARD))
-    yield Way("TCP Fast Open, sendto", "sendto", lambda: pair.send(b"", _MSG_FASTOPEN))
-    yield Way("TCP Fast Open, sendmsg", "sendmsg", lambda: pair.sendmsg([b""], [], _MSG_FASTOPEN))
-    yield Way("TCP Fast Open, sendmmsg", "sendmmsg", lambda: syscall("sendmmsg", _NO_FD, None, 0, _MSG_FASTOPEN))
+    yield Attempt("Unix socket, by path", "connect", lambda: props.unix.connect("/nonexistent/socket"))
+    yield Attempt("Unix socket, abstract", "connect", lambda: props.unix.connect("\0nonexistent"))
+    yield Attempt("Unix listener (bind)", "bind", lambda: props.unix.bind(""))  # the kernel picks an abstract name
+    yield Attempt("sendto with an address", "sendto", lambda: pair.sendto(b"", "\0nonexistent"))
+    yield Attempt("inherited listener, connected", "connect", lambda: props.listener.connect(_DISCARD))
+    yield Attempt("accepted socket, dissolved", "connect", lambda: _connect_unspecified(props.accepted))
+    yield Attempt("accepted socket, connected again", "connect", lambda: props.accepted.connect(_DISCARD))
+    yield Attempt("TCP Fast Open, sendto", "sendto", lambda: pair.send(b"", _MSG_FASTOPEN))
+    yield Attempt("TCP Fast Open, sendmsg", "sendmsg", lambda: pair.sendmsg([b""], [], _MSG_FASTOPEN))
+    yield Attempt("TCP Fast Open, sendmmsg", "sendmmsg", lambda: syscall("sendmmsg", _NO_FD, None, 0, _MSG_FASTOPEN))
 
 
-def _options(props: Props) -> Iterator[Way]:
+def _options(props: Props) -> Iterator[Attempt]:
     """What an accepted connection or a device could be told to do; every value is too short or too long."""
     fd = props.accepted.fileno()
     for name, level, option in _OPTIONS:
         value = b"\0" * (41 if option == _IP_OPTIONS else 1)
-        yield Way(name, "setsockopt", partial(syscall, "setsockopt", fd, level, option, value, len(value)))
+        yield Attempt(name, "setsockopt", partial(syscall, "setsockopt", fd, level, option, value, len(value)))
     for name, request in _CONTROLS:
-        yield Way(name, "ioctl", partial(syscall, "ioctl", _NO_FD, request, b"\0" * 64))
+        yield Attempt(name, "ioctl", partial(syscall, "ioctl", _NO_FD, request, b"\0" * 64))
 
 
-def _borrowed() -> Iterator[Way]:
+def _borrowed() -> Iterator[Attempt]:
     """Calls that do it on one's behalf, or borrow another's way."""
     pid = os.getpid()
     yield _plain("io_uring_setup", 1, None)
@@ -179,8 +179,8 @@ def _borrowed() -> Iterator[Way]:
     yield _plain("setns", _NO_FD, CLONE_NEWNET)
     yield _plain("unshare", 0)
     contradiction = _CLONE_NEWNS | _CLONE_FS
-    yield Way("clone into a namespace", "clone", lambda: syscall("clone", contradiction, None, None, None, 0))
-    yield Way("clone3", "clone3", lambda: syscall("clone3", None, 0), times=0, answer=errno.ENOSYS)
+    yield Attempt("clone into a namespace", "clone", lambda: syscall("clone", contradiction, None, None, None, 0))
+    yield Attempt("clone3", "clone3", lambda: syscall("clone3", None, 0), times=0, answer=errno.ENOSYS)
     yield _plain("mount", None, None, None, 0, None)
     yield _plain("umount2", None, _UNKNOWN)
     yield _plain("pivot_root", None, None)
@@ -198,15 +198,15 @@ def _borrowed() -> Iterator[Way]:
     yield _plain("process_madvise", _NO_FD, None, 0, 0, 0)
     yield _plain("kcmp", -1, -1, _UNKNOWN, 0, 0)
     signals = frozenset({Kind.SUPERVISOR})  # it ends whole groups of processes
-    yield Way("signal to every process", "kill", lambda: syscall("kill", -1, 0), spared=signals)
+    yield Attempt("signal to every process", "kill", lambda: syscall("kill", -1, 0), spared=signals)
     above = os.getppid()
-    yield Way("signal to who started it", "tgkill", lambda: syscall("tgkill", above, above, 0), spared=signals)
+    yield Attempt("signal to who started it", "tgkill", lambda: syscall("tgkill", above, above, 0), spared=signals)
     programs = frozenset({Kind.SUPERVISOR})  # it starts them
-    yield Way("another program (execve)", "execve", lambda: syscall("execve", None, None, None), spared=programs)
+    yield Attempt("another program (execve)", "execve", lambda: syscall("execve", None, None, None), spared=programs)
     yield _plain("execveat", _NO_FD, None, None, None, 0)
 
 
-def _powers() -> Iterator[Way]:
+def _powers() -> Iterator[Attempt]:
     """Code inside the kernel, the kernel's own helpers, and changing who one is."""
     yield _plain("bpf", _UNKNOWN, None, _TOO_BIG)
     yield _plain("perf_event_open", None, 0, -1, -1, 0)
@@ -214,7 +214,7 @@ def _powers() -> Iterator[Way]:
     yield _plain("finit_module", _NO_FD, None, 0)
     yield _plain("kexec_load", 0, 0, None, 0)
     yield _plain("personality", 0xFFFFFFFF)  # only asks
-    yield Way("request_key (kernel DNS)", "request_key", lambda: syscall("request_key", None, None, None, 0))
+    yield Attempt("request_key (kernel DNS)", "request_key", lambda: syscall("request_key", None, None, None, 0))
     yield _plain("add_key", None, None, None, 0, 0)
     yield _plain("keyctl", _UNKNOWN, 0, 0, 0, 0)
     yield _plain("setresuid", _UNCHANGED, _UNCHANGED, _UNCHANGED)
@@ -222,20 +222,20 @@ def _powers() -> Iterator[Way]:
     yield _plain("fanotify_init", _UNKNOWN, 0)
     cuda = frozenset({Kind.ENGINE_CUDA})  # its driver's calls are not known well enough to refuse these
     spare = cuda | {Kind.SUPERVISOR}
-    yield Way("memfd_create", "memfd_create", lambda: syscall("memfd_create", b"", 0xFFFF), spared=cuda)
-    yield Way("shutdown", "shutdown", lambda: syscall("shutdown", _NO_FD, 2), spared=cuda)
-    yield Way("rights of a file changed (fchmodat)", "fchmodat", lambda: syscall("fchmodat", _NO_FD, None, 0))
-    yield Way("file given away (fchownat)", "fchownat", lambda: syscall("fchownat", _NO_FD, None, 0, 0, 0))
-    yield Way("rights of an open file changed", "fchmod", lambda: syscall("fchmod", _NO_FD, 0o666), spared=cuda)
-    yield Way("open file given away", "fchown", lambda: syscall("fchown", _NO_FD, -1, -1), spared=cuda)
-    yield Way("device node made (mknodat)", "mknodat", lambda: syscall("mknodat", _NO_FD, None, 0, 0), spared=cuda)
-    yield Way("a filter with a listener", "seccomp", lambda: syscall("seccomp", 1, 8, None), spared=spare)
-    yield Way("memory opened to others (prctl)", "prctl", lambda: syscall("prctl", 4, 99, 0, 0, 0), spared=cuda)
-    yield Way("signals from a descriptor (fcntl)", "fcntl", lambda: syscall("fcntl", _NO_FD, 8, 0), spared=cuda)
+    yield Attempt("memfd_create", "memfd_create", lambda: syscall("memfd_create", b"", 0xFFFF), spared=cuda)
+    yield Attempt("shutdown", "shutdown", lambda: syscall("shutdown", _NO_FD, 2), spared=cuda)
+    yield Attempt("rights of a file changed (fchmodat)", "fchmodat", lambda: syscall("fchmodat", _NO_FD, None, 0))
+    yield Attempt("file given away (fchownat)", "fchownat", lambda: syscall("fchownat", _NO_FD, None, 0, 0, 0))
+    yield Attempt("rights of an open file changed", "fchmod", lambda: syscall("fchmod", _NO_FD, 0o666), spared=cuda)
+    yield Attempt("open file given away", "fchown", lambda: syscall("fchown", _NO_FD, -1, -1), spared=cuda)
+    yield Attempt("device node made (mknodat)", "mknodat", lambda: syscall("mknodat", _NO_FD, None, 0, 0), spared=cuda)
+    yield Attempt("a filter with a listener", "seccomp", lambda: syscall("seccomp", 1, 8, None), spared=spare)
+    yield Attempt("memory opened to others (prctl)", "prctl", lambda: syscall("prctl", 4, 99, 0, 0, 0), spared=cuda)
+    yield Attempt("signals from a descriptor (fcntl)", "fcntl", lambda: syscall("fcntl", _NO_FD, 8, 0), spared=cuda)
 
 
-def _plain(call: str, *arguments: int | None) -> Way:
-    return Way(call, call, lambda: syscall(call, *arguments))
+def _plain(call: str, *arguments: int | None) -> Attempt:
+    return Attempt(call, call, lambda: syscall(call, *arguments))
 
 
 def _connect(family: int, kind: int, protocol: int, address: tuple[str, int]) -> None:
