@@ -171,7 +171,7 @@ def selftest(release: Path, record: Path | None, prompts: Path | None, as_json: 
     for path in (Path(__file__), release):
         check_access(path, os.R_OK)
     from appliance.engine.selftest import check_known_answers, load_prompts, record_known_answers
-    from appliance.release import load_release
+    from appliance.installed_release import load_release
 
     found = load_release(release)
     if record is not None and prompts is not None:

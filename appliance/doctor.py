@@ -121,7 +121,7 @@ def _examine_silence(config: Config) -> tuple[Silence | None, Advice]:
 
 
 def _look_at_release(config: Config) -> str:
-    from appliance.release import load_release, verify_vocabulary
+    from appliance.installed_release import load_release, verify_vocabulary
     from appliance.runtime.installed import verify_installed
 
     installed = verify_installed(config.release_dir)
@@ -150,7 +150,7 @@ def _look_at_memory(config: Config) -> str:
         MemoryPlanError: nothing fits.
     """
     from appliance.engine.startup import plan_engine
-    from appliance.release import load_release
+    from appliance.installed_release import load_release
 
     if is_served(config):
         return "the engine that runs has what it needs; its log says how many conversations it chose at its start"

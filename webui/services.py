@@ -14,13 +14,13 @@ from flask import Flask, current_app
 
 from appliance.audit.log import AuditLog
 from appliance.config import Config
+from appliance.installed_release import InstalledRelease
 from appliance.people.accounts import Accounts
 from appliance.people.api_keys import ApiKeys
 from appliance.people.approvals import Approvals
 from appliance.people.conversations import Conversations
 from appliance.people.sessions import Sessions
 from appliance.people.sign_in import SignIn
-from appliance.release import Release
 from appliance.transport import Transport
 from appliance.turns.engine import Engine
 from appliance.turns.running import RunningTurns
@@ -34,7 +34,7 @@ class Services:
     """Everything a view may use."""
 
     config: Config
-    release: Release
+    release: InstalledRelease
     accounts: Accounts
     approvals: Approvals
     sign_in: SignIn

@@ -28,6 +28,7 @@ from appliance.database.transactions import open_database
 from appliance.disk import Reserve, refusal
 from appliance.engine.client import EngineClient
 from appliance.errors import ApplianceError
+from appliance.installed_release import load_release
 from appliance.isolation.files import scratch_dir
 from appliance.isolation.policy import Kind
 from appliance.people.account_store import AccountStore
@@ -39,7 +40,6 @@ from appliance.people.hashing_places import HashingPlaces
 from appliance.people.passwords import Passwords
 from appliance.people.sessions import Sessions
 from appliance.people.sign_in import SignIn
-from appliance.release import load_release
 from appliance.site_address import site_url
 from appliance.transport import Transport
 from appliance.turns.running import RunningTurns

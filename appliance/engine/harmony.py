@@ -21,7 +21,7 @@ from pathlib import Path
 import openai_harmony as oh
 
 from appliance.errors import ApplianceError
-from appliance.release import ReleaseError, verify_vocabulary
+from appliance.installed_release import ReleaseError, verify_vocabulary
 from appliance.turns.request import Effort, Message, Tool, ToolCall, TurnRequest
 
 RETURN, CONSTRAIN, CHANNEL, START, END, MESSAGE, CALL = 200002, 200003, 200005, 200006, 200007, 200008, 200012

@@ -17,7 +17,7 @@ from appliance.engine.cache_memory import CHUNK_TOKENS, CacheShape
 from appliance.engine.memory_plan import Needs
 from appliance.engine.operators import load_operators
 from appliance.engine.packed_weights import load_packing
-from appliance.release import Release, ReleaseError
+from appliance.installed_release import InstalledRelease, ReleaseError
 
 _CACHE_ITEMS: dict[str, np.dtype[Any]] = {"cpu": np.dtype(np.float32), "cuda": np.dtype(np.float16)}
 # What `bench.memory` measures with the 20b shape on a CPU, plus a reserve: the engine (interpreter, runtime, vocabulary
@@ -33,7 +33,7 @@ _CUDA_BYTES = 3 << 30
 _CUDA_WEIGHTS_SHARE = 1.09
 
 
-def read_needs(release: Release, accelerator: str, config: Config) -> Needs:
+def read_needs(release: InstalledRelease, accelerator: str, config: Config) -> Needs:
     """The memory that serving this release on this accelerator takes.
 
     Raises:

@@ -18,8 +18,8 @@ from appliance.engine.operators import load_operators
 from appliance.engine.packed_weights import has_packed, load_packing, open_packed
 from appliance.engine.startup import plan_engine
 from appliance.errors import CANNOT_SERVE, PACKED_ANEW, ApplianceError
+from appliance.installed_release import load_release
 from appliance.isolation.confinement import seal
-from appliance.release import load_release
 
 _log = logging.getLogger("appliance.engine")
 

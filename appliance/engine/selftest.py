@@ -21,7 +21,7 @@ from appliance.engine.model.base import OnnxModel
 from appliance.engine.model.load import load_model
 from appliance.engine.sampling import Float32Array, TopLogits
 from appliance.errors import ApplianceError
-from appliance.release import Release, ReleaseError
+from appliance.installed_release import InstalledRelease, ReleaseError
 from installer.formats.fields import FormatError, Whole, parse_fields
 from installer.formats.known_answers import (
     TOP,
@@ -60,7 +60,7 @@ class SelfTest:
     prompt_distance: float | None
 
 
-def check_known_answers(release: Release, *, progress: Progress | None = None) -> SelfTest:
+def check_known_answers(release: InstalledRelease, *, progress: Progress | None = None) -> SelfTest:
     """Let the release's graph answer the prompts and compare.
 
     Raises:
@@ -85,7 +85,7 @@ def check_known_answers(release: Release, *, progress: Progress | None = None) -
     return SelfTest(model.accelerator, len(known.cases), worst, known.tolerance, distance)
 
 
-def record_known_answers(release: Release, prompts: Sequence[Sequence[int]], out: Path) -> None:
+def record_known_answers(release: InstalledRelease, prompts: Sequence[Sequence[int]], out: Path) -> None:
     """Write the answers that the release's graph gives to ``prompts`` (token ids).
 
     Raises:
@@ -119,7 +119,7 @@ def load_prompts(path: Path) -> list[list[int]]:
         raise ReleaseError(f"{path}: is not a JSON list of lists of token ids") from exc
 
 
-def _model_for(release: Release, prompts: Sequence[Sequence[int]]) -> OnnxModel:
+def _model_for(release: InstalledRelease, prompts: Sequence[Sequence[int]]) -> OnnxModel:
     accelerator = "cpu" if "cpu" in release.graphs else next(iter(release.graphs))
     longest = max(len(prompt) for prompt in prompts)
     model = load_model(release.graphs[accelerator], accelerator=accelerator, slots=1, context_tokens=longest)

@@ -35,9 +35,9 @@ from appliance.engine.scheduler import STOPPED, Scheduler
 from appliance.engine.startup import choose_accelerator, load_engine
 from appliance.engine.wire import ProtocolError, StatusRequest, decode
 from appliance.errors import CANNOT_SERVE, ApplianceError
+from appliance.installed_release import InstalledRelease, load_release
 from appliance.isolation.confinement import seal
 from appliance.isolation.seccomp import pretend
-from appliance.release import Release, load_release
 from appliance.turns.engine import Status
 from appliance.turns.events import Done, EngineEvent, Failed
 from appliance.turns.request import TurnRequest
@@ -160,7 +160,7 @@ class EngineServer:
             self._scheduler.cancel(job)
 
 
-def describe(release: Release, model: OnnxModel, scheduler: Scheduler) -> Status:
+def describe(release: InstalledRelease, model: OnnxModel, scheduler: Scheduler) -> Status:
     """The engine's present status."""
     load = scheduler.load()
     return Status(

@@ -12,12 +12,12 @@ from appliance.engine.memory_plan import MemoryPlan, plan_memory
 from appliance.engine.model import ModelError
 from appliance.engine.model.base import OnnxModel
 from appliance.engine.model.load import free_memory_bytes, load_model
-from appliance.release import Release, load_release
+from appliance.installed_release import InstalledRelease, load_release
 
 _log = logging.getLogger("appliance.engine")
 
 
-def choose_accelerator(config: Config, release: Release) -> str:
+def choose_accelerator(config: Config, release: InstalledRelease) -> str:
     """The accelerator to run on: the configured one. "auto" is CUDA if the release has its graph and a GPU is there.
 
     Raises:
@@ -29,7 +29,7 @@ def choose_accelerator(config: Config, release: Release) -> str:
     return wanted
 
 
-def plan_engine(config: Config, release: Release) -> MemoryPlan:
+def plan_engine(config: Config, release: InstalledRelease) -> MemoryPlan:
     """How many conversations of how many tokens this machine serves now.
 
     Raises:
@@ -42,7 +42,7 @@ def plan_engine(config: Config, release: Release) -> MemoryPlan:
     return plan_memory(needs, available, slots=config.slots, context_tokens=config.context_tokens)
 
 
-def load_engine(config: Config) -> tuple[Release, OnnxModel, Vocabulary]:
+def load_engine(config: Config) -> tuple[InstalledRelease, OnnxModel, Vocabulary]:
     """Load what the configured release needs.
 
     Raises:

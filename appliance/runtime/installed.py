@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from appliance.release import ReleaseError
+from appliance.installed_release import ReleaseError
 from installer.formats.manifest import (
     MANIFEST,
     RECEIPT,
@@ -27,8 +27,8 @@ REMEDY = "install the same archive again to repair it, and tell your security of
 
 
 @dataclass(frozen=True)
-class InstalledRelease:
-    """A release that is as it was installed, as far as a start compares it."""
+class VerifiedRelease:
+    """An installed release that has just been compared with its manifest, and is as it was installed."""
 
     version: str  # the name of its directory
     manifest_sha256: str
@@ -40,7 +40,7 @@ def is_launched() -> bool:
     return bool(sys.flags.no_site)
 
 
-def verify_installed(release: Path) -> InstalledRelease | None:
+def verify_installed(release: Path) -> VerifiedRelease | None:
     """Compare what a start compares: the weights by size and time, everything else by digest.
 
     Returns:
@@ -65,4 +65,4 @@ def verify_installed(release: Path) -> InstalledRelease | None:
         raise ReleaseError(f"release {release.name} is not as it was installed: {exc}; {REMEDY}") from exc
     if found:
         raise ReleaseError(f"release {release.name} is not as it was installed: {damage(found)}; {REMEDY}")
-    return InstalledRelease(release.name, manifest.sha256, len(manifest.files))
+    return VerifiedRelease(release.name, manifest.sha256, len(manifest.files))

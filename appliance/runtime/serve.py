@@ -19,7 +19,7 @@ from appliance.doorbell import Doorbell
 from appliance.isolation import Silence, check_access, owner_to_become, refuse_root, shut_the_door_for_programs
 from appliance.isolation.files import places_of
 from appliance.runtime.inherited import begin_afresh, check_limits
-from appliance.runtime.installed import InstalledRelease
+from appliance.runtime.installed import VerifiedRelease
 from appliance.runtime.listener import listen, url_of
 from appliance.runtime.processes import Programs, engine_kind
 from appliance.runtime.site_lock import lock_site
@@ -34,7 +34,7 @@ def serve(
     *,
     say: Callable[[str], None],
     inherited_listener: int | None = None,
-    installed: InstalledRelease | None = None,
+    installed: VerifiedRelease | None = None,
 ) -> None:
     """Run the appliance until SIGTERM, SIGINT, SIGQUIT or SIGHUP (not under nohup).
 

@@ -112,7 +112,7 @@ def test_without_landlock_a_command_works_and_has_no_way_out(tmp_path: Path, com
 def test_selftest_reaches_nothing_but_the_release(tmp_path: Path) -> None:
     require(landlock_abi() >= TRUNCATE_ABI, "Landlock, ABI 3")
     attempts = [["make", "/tmp/gpt-oss-intruder"], ["read", "/etc/hosts"], ["make", str(tmp_path / "new")]]
-    arguments = ["appliance.release", "load_release", attempts, False, "selftest", "--release", str(tmp_path)]
+    arguments = ["appliance.installed_release", "load_release", attempts, False, "selftest", "--release", str(tmp_path)]
     command = [sys.executable, "-B", "-c", _INTRUDE, json.dumps(arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PROJECT)
     found = json.loads(done.stdout.removeprefix("intruder: "))

@@ -21,6 +21,7 @@ from appliance.audit.event import Actor
 from appliance.audit.log import AuditLog, Event
 from appliance.config import Config, init_state
 from appliance.database.transactions import Database, open_database
+from appliance.installed_release import InstalledRelease
 from appliance.people.account_store import AccountStore
 from appliance.people.accounts import Accounts, Role, User
 from appliance.people.api_keys import ApiKeys
@@ -29,7 +30,6 @@ from appliance.people.conversations import Conversations
 from appliance.people.passwords import Passwords
 from appliance.people.sessions import Sessions
 from appliance.people.sign_in import SignIn
-from appliance.release import Release
 from appliance.turns.running import RunningTurns
 from installer.formats.release import ModelCard
 from tests.fakes import FakeEngine, Gate
@@ -144,7 +144,7 @@ def make_site(tmp_path: Path, empty_database: Path) -> Iterator[MakeSite]:
         databases.append(database)
         config = Config(home=home, release_dir=home, database_url=str(database.engine.url), **changes)  # type: ignore[arg-type]
         record = AuditLog(database)
-        release = Release(
+        release = InstalledRelease(
             path=home, name="gpt-oss-fake", version="0.0.1", graphs=MappingProxyType({}), config=home, vocabulary=home,
             known_answers=None, dense=None, model=MODEL,
         )  # fmt: skip

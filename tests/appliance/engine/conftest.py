@@ -16,7 +16,7 @@ from appliance.engine.harmony import ORDINARY_TOKENS, Vocabulary, load_vocabular
 from appliance.engine.model.base import OnnxModel
 from appliance.engine.model.load import load_model
 from appliance.engine.operators import load_operators
-from appliance.release import Release, load_release
+from appliance.installed_release import InstalledRelease, load_release
 from bundler.checkpoint import open_checkpoint
 from bundler.export import export_graph
 from bundler.random_checkpoint import random_config, write_random_checkpoint
@@ -115,5 +115,5 @@ def release_json(**changes: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def release(release_dir: Path) -> Release:
+def release(release_dir: Path) -> InstalledRelease:
     return load_release(release_dir)

@@ -28,7 +28,7 @@ from appliance.engine.sampling import TopLogits
 from appliance.engine.startup import plan_engine
 from appliance.engine.steps import Append
 from appliance.errors import ApplianceError
-from appliance.release import Release
+from appliance.installed_release import InstalledRelease
 from bundler.checkpoint import open_checkpoint
 from bundler.export import export_graph
 from bundler.random_checkpoint import random_config, write_random_checkpoint
@@ -101,7 +101,7 @@ def test_loading_passes_the_refusal_on(small_graph: Any, monkeypatch: pytest.Mon
 
 
 def test_an_engine_without_a_driver_is_refused_in_words_before_it_loads(
-    release: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    release: InstalledRelease, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The plan of memory asks the driver first; its refusal was a traceback, and the engine was started again."""
     monkeypatch.setattr(device, "_DRIVER", "libcuda-that-is-not-there.so.1")

@@ -19,7 +19,7 @@ from appliance.engine.model import ModelError
 from appliance.engine.scheduler import Scheduler
 from appliance.engine.server import EngineServer
 from appliance.engine.startup import choose_accelerator, load_engine
-from appliance.release import Release
+from appliance.installed_release import InstalledRelease
 from appliance.turns.events import AnswerDelta, Done, EngineEvent, Failed, Waiting
 from appliance.turns.request import Message, Tool, ToolCall, TurnRequest
 from tests.fakes import FAKE_STATUS, FakeModel
@@ -116,7 +116,7 @@ def test_a_failed_thread_ends_the_server_and_every_turn(vocabulary: Vocabulary) 
     ],
 )
 def test_the_configured_graph_is_chosen_and_auto_looks_for_a_gpu(
-    release: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    release: InstalledRelease, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     wanted: Accelerator, graphs: list[str], has_gpu: bool, chosen: str | None,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(host, "CUDA_DEVICE", tmp_path if has_gpu else tmp_path / "none")
@@ -130,7 +130,7 @@ def test_the_configured_graph_is_chosen_and_auto_looks_for_a_gpu(
 
 
 def test_a_model_without_harmonys_vocabulary_is_refused(
-    release: Release, small_graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    release: InstalledRelease, small_graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(startup, "load_release", lambda _path: replace(release, graphs={"cpu": small_graph}))
     with pytest.raises(ModelError, match="1,000 tokens"):

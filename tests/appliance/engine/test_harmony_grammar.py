@@ -18,7 +18,7 @@ from appliance.engine.jobs import Job
 from appliance.engine.model.load import load_model
 from appliance.engine.sampling import TopLogits
 from appliance.engine.scheduler import Scheduler
-from appliance.release import Release
+from appliance.installed_release import InstalledRelease
 from appliance.turns.events import Done, EngineEvent
 from appliance.turns.request import Message, Tool, TurnRequest
 from tests.appliance.engine.parsed_turn import Parsed, headers, unsound
@@ -240,7 +240,7 @@ def test_without_the_grammar_the_same_noise_does(vocabulary: Vocabulary) -> None
     assert sum(done.malformed for done in turns) > 90
 
 
-def test_a_real_model_of_random_weights_is_held_to_it(release: Release, vocabulary: Vocabulary) -> None:
+def test_a_real_model_of_random_weights_is_held_to_it(release: InstalledRelease, vocabulary: Vocabulary) -> None:
     """The permitted tokens are seldom among its largest logits, so complete rows are fetched from the graph."""
     model = load_model(release.graphs["cpu"], accelerator="cpu", slots=2, context_tokens=256)
     scheduler = Scheduler(model, vocabulary, queue_limit=10)

@@ -26,7 +26,7 @@ from appliance.engine.harmony import (
     load_vocabulary,
     render_prompt,
 )
-from appliance.release import ReleaseError
+from appliance.installed_release import ReleaseError
 from appliance.turns.request import Effort, Message, Tool, ToolCall, TurnRequest
 
 TODAY = date(2026, 11, 23)

@@ -14,7 +14,7 @@ from appliance.engine.host import available_memory_bytes
 from appliance.engine.memory_needs import read_needs
 from appliance.engine.memory_plan import MemoryPlanError, Needs, plan_memory
 from appliance.engine.packed_weights import PackingError
-from appliance.release import ReleaseError, load_release
+from appliance.installed_release import ReleaseError, load_release
 from bundler.graph.cpu import DenseKind
 from bundler.graph.plan import plan_graph
 from bundler.model_config import parse_model_config

@@ -9,11 +9,11 @@ import pytest
 from appliance.config import Config
 from appliance.engine.packed_weights import PackingError
 from appliance.engine.packer import pack
-from appliance.release import Release
+from appliance.installed_release import InstalledRelease
 
 
 @pytest.fixture
-def config(tmp_path: Path, release: Release) -> Config:
+def config(tmp_path: Path, release: InstalledRelease) -> Config:
     return Config(home=tmp_path, release_dir=release.path, database_url="sqlite://")
 
 

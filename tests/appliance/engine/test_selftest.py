@@ -15,20 +15,20 @@ from appliance.engine.model.base import OnnxModel
 from appliance.engine.operators import load_operators
 from appliance.engine.sampling import TopLogits
 from appliance.engine.selftest import KnownAnswerError, check_known_answers, load_prompts, record_known_answers
-from appliance.release import Release, ReleaseError
+from appliance.installed_release import InstalledRelease, ReleaseError
 from tests.appliance.engine.conftest import export_random
 
 PROMPTS = [[1, 2, 3], list(range(600)), [7]]
 
 
 @pytest.fixture
-def small_release(release: Release, small_graph: Path) -> Release:
+def small_release(release: InstalledRelease, small_graph: Path) -> InstalledRelease:
     """The release, with the small graph instead of its own."""
     return replace(release, graphs={"cpu": small_graph})
 
 
 @pytest.fixture
-def answers(small_release: Release, tmp_path: Path) -> Path:
+def answers(small_release: InstalledRelease, tmp_path: Path) -> Path:
     record_known_answers(small_release, PROMPTS, tmp_path / "known_answers.json")
     return tmp_path / "known_answers.json"
 
@@ -48,7 +48,7 @@ def test_a_recording_has_five_falling_logits_for_each_prompt(answers: Path) -> N
         assert case["top_logits"] == sorted(case["top_logits"], reverse=True)
 
 
-def test_the_same_release_passes(small_release: Release, answers: Path) -> None:
+def test_the_same_release_passes(small_release: InstalledRelease, answers: Path) -> None:
     seen: list[tuple[int, int]] = []
     result = check_known_answers(
         replace(small_release, known_answers=answers), progress=lambda done, total: seen.append((done, total))
@@ -60,7 +60,7 @@ def test_the_same_release_passes(small_release: Release, answers: Path) -> None:
 
 @pytest.mark.parametrize("path", load_operators().paths())
 def test_answers_recorded_on_one_kind_of_processor_are_given_on_every_other(
-    small_release: Release, answers: Path, path: str
+    small_release: InstalledRelease, answers: Path, path: str
 ) -> None:
     operators = load_operators()
     operators.use_path(path)
@@ -74,7 +74,7 @@ def test_answers_recorded_on_one_kind_of_processor_are_given_on_every_other(
 
 
 def test_a_processor_that_misreads_prompts_fails(
-    small_release: Release, answers: Path, monkeypatch: pytest.MonkeyPatch
+    small_release: InstalledRelease, answers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = OnnxModel.prefill_prompt
 
@@ -86,13 +86,13 @@ def test_a_processor_that_misreads_prompts_fails(
         check_known_answers(replace(small_release, known_answers=answers))
 
 
-def test_other_weights_fail(small_release: Release, answers: Path, tmp_path: Path) -> None:
+def test_other_weights_fail(small_release: InstalledRelease, answers: Path, tmp_path: Path) -> None:
     other = replace(small_release, known_answers=answers, graphs={"cpu": export_random(tmp_path, vocab=1000, seed=9)})
     with pytest.raises(KnownAnswerError, match="known answer 1 differs"):
         check_known_answers(other)
 
 
-def test_a_logit_beyond_the_tolerance_fails(small_release: Release, answers: Path) -> None:
+def test_a_logit_beyond_the_tolerance_fails(small_release: InstalledRelease, answers: Path) -> None:
     def shift(body: dict[str, Any]) -> None:
         body["cases"][2]["top_logits"][4] *= 1.02
 
@@ -101,7 +101,7 @@ def test_a_logit_beyond_the_tolerance_fails(small_release: Release, answers: Pat
         check_known_answers(replace(small_release, known_answers=answers))
 
 
-def test_two_tokens_may_change_places_within_the_tolerance_only(small_release: Release, answers: Path) -> None:
+def test_two_tokens_may_change_places_within_the_tolerance_only(small_release: InstalledRelease, answers: Path) -> None:
     def swap(body: dict[str, Any]) -> None:
         ids, logits = body["cases"][0]["top_ids"], body["cases"][0]["top_logits"]
         ids[0], ids[1], logits[0], logits[1] = ids[1], ids[0], logits[1], logits[0]
@@ -128,27 +128,27 @@ def test_two_tokens_may_change_places_within_the_tolerance_only(small_release: R
     ],
 )
 def test_refuses_a_malformed_file(
-    small_release: Release, answers: Path, change: Callable[[dict[str, Any]], None]
+    small_release: InstalledRelease, answers: Path, change: Callable[[dict[str, Any]], None]
 ) -> None:
     edit(answers, change)
     with pytest.raises(ReleaseError, match="not a file of known answers"):
         check_known_answers(replace(small_release, known_answers=answers))
 
 
-def test_refuses_a_release_without_known_answers(small_release: Release) -> None:
+def test_refuses_a_release_without_known_answers(small_release: InstalledRelease) -> None:
     with pytest.raises(ReleaseError, match="no known answers"):
         check_known_answers(replace(small_release, known_answers=None))
 
 
 @pytest.mark.parametrize("prompts", [[], [[]], [[1], []]])
-def test_refuses_to_record_nothing(small_release: Release, tmp_path: Path, prompts: list[list[int]]) -> None:
+def test_refuses_to_record_nothing(small_release: InstalledRelease, tmp_path: Path, prompts: list[list[int]]) -> None:
     with pytest.raises(ReleaseError, match="at least one prompt"):
         record_known_answers(small_release, prompts, tmp_path / "out.json")
     assert not (tmp_path / "out.json").exists()
 
 
 @pytest.mark.parametrize("token", [-1, 1000])
-def test_refuses_tokens_the_model_does_not_have(small_release: Release, tmp_path: Path, token: int) -> None:
+def test_refuses_tokens_the_model_does_not_have(small_release: InstalledRelease, tmp_path: Path, token: int) -> None:
     with pytest.raises(ModelError, match=f"token {token}"):
         record_known_answers(small_release, [[token]], tmp_path / "out.json")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from appliance.release import ReleaseError, load_release, verify_vocabulary
+from appliance.installed_release import ReleaseError, load_release, verify_vocabulary
 
 GRAPH = "model/cpu/model.onnx"
 MODEL = {

@@ -1,8 +1,8 @@
-"""Reads an installed release directory into one frozen ``Release``; see docs/architecture.md, "A release directory".
+"""Reads the directory of an installed release; see docs/architecture.md, "A release directory".
 
-The installer has verified every byte against signed metadata before this directory existed. What is checked here is
-what a process relies on when it opens the directory: the description's form (installer/formats/release.py), files
-that are there, and the vocabulary's digest (the one file whose right content is known to us, not only to the signer).
+The installer verified every byte against signed metadata before it made this directory. This module checks what a
+process relies on when it opens the directory: the form of the description (installer/formats/release.py), that every
+named file exists, and the digest of the vocabulary (the only file whose content this code knows without the signer).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from installer.formats.vocabulary import check_digest
 
 
 class ReleaseError(ApplianceError):
-    """The release cannot be used: a file is missing, unreadable or not the one it must be."""
+    """The release cannot be used: a file is missing, unreadable or has the wrong content."""
 
 
 @dataclass(frozen=True)
-class Release:
-    """An installed release. Paths are absolute; ``graphs`` maps an accelerator to its graph."""
+class InstalledRelease:
+    """The description of an installed release, with absolute paths. ``graphs`` maps an accelerator to its graph."""
 
     path: Path
     name: str
@@ -37,7 +37,7 @@ class Release:
     model: ModelCard
 
 
-def load_release(path: Path) -> Release:
+def load_release(path: Path) -> InstalledRelease:
     """Read ``release.json`` under ``path``.
 
     Raises:
@@ -51,7 +51,7 @@ def load_release(path: Path) -> Release:
         raise ReleaseError(f"{descriptor}: cannot be read: {exc.strerror}") from exc
     except FormatError as exc:
         raise ReleaseError(f"{descriptor}: is not a release description: {exc}") from exc
-    return Release(
+    return InstalledRelease(
         path=path,
         name=described.name,
         version=described.version,
@@ -68,7 +68,7 @@ def verify_vocabulary(path: Path) -> None:
     """Check that the file is o200k_base.
 
     Raises:
-        ReleaseError: it cannot be read, or its SHA-256 is another.
+        ReleaseError: it cannot be read, or its SHA-256 differs.
     """
     try:
         with path.open("rb") as stream:
