@@ -2,12 +2,13 @@
 
     silence, watch = shut_the_door_for_programs(keep=[listener.fileno()], become=None, programs=[Kind.WEB, ..], ..)
 
-What it guarantees when it returns: this process and all that it starts cannot open, connect, address or borrow a socket
-that leads anywhere; each kind of process tried each way and was refused. It cannot be undone. The system call filter
-(seccomp) is always in force. The other layers (a network namespace, Landlock, the watcher who sees refused calls) are
-added where the host grants them; what it does not grant is in the report.
-Given the site's places, no file is left but those that its programs need, and each kind of program tried the others.
-What it leaves to others: inbound connections (that is what the listener is for). See docs/silence.md.
+What it guarantees when it returns: this process and everything that it starts cannot open, connect, address or borrow a
+socket that leads anywhere. Each kind of process made every attempt and was refused. Nothing can undo this. The system
+call filter (seccomp) is always in force. The other layers (a network namespace, Landlock, the watcher that sees refused
+calls) are added where the host grants them; the report says what the host does not grant.
+If the caller names the places of the site, only the files that its programs need stay open, and each kind of program
+has tried to reach the other files.
+What it leaves to others: inbound connections, which the listener is for. See docs/silence.md.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Layer:
-    """One mechanism of the kernel. ``remedy`` says how to enable what is not in force; None when it is."""
+    """One mechanism of the kernel. ``remedy`` says how to enable it; None if it is in force."""
 
     name: str
     in_force: bool
@@ -76,7 +77,7 @@ class Silence:
     uid: int
     layers: tuple[Layer, ...]
     attempts: tuple[AttemptResult, ...]
-    files_abi: int = 0  # of Landlock, with which each program is to be given its own files; 0: none is
+    files_abi: int = 0  # the Landlock ABI that limits each program to its own files; 0: no program is limited
 
     def summary(self) -> str:
         """The proof in a few words."""
@@ -93,20 +94,20 @@ def shut_the_door(
     rules: tuple[Rule, ...] | None = None,
     leave_out: Collection[str] = (),
 ) -> Silence:
-    """Give up every way out for ever, as a process of ``kind`` that starts no other, prove it, and report.
+    """Give up every way out for ever, prove it, and report: for a process of ``kind`` that starts no other program.
 
     Must be called in a process of one thread. Descriptors other than 0, 1, 2 and ``keep`` are closed.
 
     Args:
-        keep: descriptors to keep; a socket among them must be listening, or a Unix stream or packet one.
-        become: (uid, gid) that root leaves root for; None to stay who one is (root then has no capabilities).
-        rules: the only files to be left; None: all.
-        leave_out: "namespace", "landlock" and "watcher" behave as if the host refused them; "files" leaves out the
-            rules on files and other names are system calls not to filter, with which the proof must fail. For tests and
-            for measuring what one layer does alone.
+        keep: descriptors to keep; a socket among them must be a listener, or a Unix stream or packet socket.
+        become: (uid, gid) that root changes to; None: the ids stay (root then has no capabilities).
+        rules: the only files that stay open; None: all files do.
+        leave_out: "namespace", "landlock" and "watcher" behave as if the host refused them. "files" leaves out the
+            rules on files. Any other name is a system call that stays unfiltered; the proof must then fail. For tests
+            and for measuring what one layer does alone.
     Raises:
         SilenceError: the filter could not be installed or a way out was found open. The process must end.
-        NoProcessError: there can be no child to try from.
+        NoProcessError: no child can be started for the attempts.
     """
     with _outside(keep, become, rules, leave_out) as outside:
         policy = keep_signals(call_policy(kind), kind, never={os.getppid()})
@@ -124,10 +125,10 @@ def shut_the_door_for_programs(
     places: Places | None,
     leave_out: Collection[str] = (),
 ) -> tuple[Silence, Watch | None]:
-    """The same for the supervisor: each kind of its ``programs`` is put under its policy in a child, and tries, too.
+    """Do the same for the supervisor. For each kind of ``programs``, a child under the policy of that kind tries, too.
 
-    ``places`` are those of the site that is to be served. The watcher is for `confine`; None where the host does not
-    allow one, as the report then says.
+    ``places`` are those of the site that will be served. `confine` needs the watcher that this returns; it is None
+    where the host does not allow one, and the report says so.
     """
     engine = Kind.ENGINE_CUDA if Kind.ENGINE_CUDA in programs else Kind.ENGINE_CPU
     rules = None if places is None or "files" in leave_out else file_rules(Kind.SUPERVISOR, places)
@@ -150,7 +151,7 @@ def shut_the_door_for_programs(
 
 @dataclass(frozen=True)
 class _Outside:
-    """A process that stays outside, props for the proof, and which of the other layers are in force."""
+    """A process that stays outside, props for the proof, and the other layers that are in force."""
 
     pid: int
     props: Props
@@ -165,7 +166,7 @@ def _outside(
     rules: tuple[Rule, ...] | None,
     leave_out: Collection[str],
 ) -> Iterator[_Outside]:
-    """Every layer but the filter is on inside of this context, and its means for the proof are gone afterwards."""
+    """Inside this context every layer but the filter is in force. Its end removes what only the proof needed."""
     if len(os.listdir("/proc/self/task")) != 1:
         raise SilenceError("silence must be entered by a process of one thread")
     keep_only(keep)
@@ -183,7 +184,7 @@ def _silence(
 ) -> Silence:
     left = open_descriptors() - {0, 1, 2, *keep}
     if left:
-        raise SilenceError(f"descriptors {sorted(left)} are open that nobody accounts for")
+        raise SilenceError(f"descriptors {sorted(left)} are open and not accounted for")
     layers = (
         _SECCOMP, *more, _namespace_layer(outside.namespace), _landlock_layer(outside.landlock_abi),
         _memory_layer(memory_open), _user_layer(),
@@ -193,7 +194,7 @@ def _silence(
 
 @contextmanager
 def _outside_process(become: tuple[int, int] | None) -> Iterator[int]:
-    """A process of the same user that stays outside, to try to reach into; it ends with the pipe that it reads."""
+    """A process of the same user that stays outside, as a target for attempts; it ends when its pipe is closed."""
     read_end, write_end = os.pipe()
     pid = fork()
     if pid == 0:
@@ -203,7 +204,7 @@ def _outside_process(become: tuple[int, int] | None) -> Iterator[int]:
             if become is not None:
                 os.setresgid(become[1], become[1], become[1])
                 os.setresuid(become[0], become[0], become[0])
-                prctl(PR_SET_DUMPABLE, 1)  # as a program of that user is, which never was root
+                prctl(PR_SET_DUMPABLE, 1)  # as a program of that user has it, if the program never was root
             os.read(read_end, 1)
         finally:
             os._exit(0)
@@ -225,8 +226,8 @@ def _watch_layer(watch: Watch | None) -> Layer:
     return Layer(
         name,
         False,
-        "an intruder's attempts are refused, but nobody learns of them",
-        "run Linux 5.5 or later; a container or service that itself listens to refused calls must leave this one out",
+        "an intruder's attempts are refused, but not reported",
+        "run Linux 5.5 or later; a container or service that listens to refused calls itself must spare the appliance",
     )
 
 
@@ -236,7 +237,7 @@ def _namespace_layer(how: str | None) -> Layer:
     return Layer(
         "network namespace of its own",
         False,
-        "this host does not let this user make one",
+        "this host does not allow this user to make one",
         "allow unprivileged user namespaces (sysctl user.max_user_namespaces; Debian: "
         "kernel.unprivileged_userns_clone=1; Ubuntu: an AppArmor profile with 'userns'), or let root start it, "
         "which then leaves root by itself",
@@ -262,13 +263,13 @@ def _files_layer(abi: int) -> Layer:
         return Layer(
             name,
             False,
-            f"ABI {abi} leaves one thing open: who breaks in could cut short any file that this user may write",
+            f"ABI {abi} leaves one thing open: an intruder could truncate any file that this user may write",
             "run Linux 6.2 or later",
         )
     return Layer(
         name,
         False,
-        "who breaks in could read the signing key, rewrite the record's database and state/trust, and change or run "
+        "an intruder could read the signing key, rewrite the record's database and state/trust, and change or run "
         "any file that this user may",
         "run Linux 5.13 or later with 'landlock' among the boot option lsm=, and give the appliance a user of its own",
     )

@@ -2,8 +2,9 @@
 
     confine_command(config, signs=True)      # then import what is heavy, and work; cannot be undone
 
-Files that the person names on the command line are opened before, with the person's own rights. Nothing is tried here:
-`appliance doctor` tries and says what this host grants; where there is no Landlock, the system call filter is in force.
+The command opens the files that a person names on the command line before this, with the rights of that person. This
+module proves nothing: `appliance doctor` makes the attempts and says what this host grants. Without Landlock, the
+system call filter is still in force.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from appliance.isolation.policy import Kind, call_policy
 from appliance.isolation.privileges import drop_privileges, owner_to_become, process_status
 from appliance.isolation.seccomp import Refusal, install_filter
 
-CONFINED_ENVIRON: Final = "APPLIANCE_CONFINED"  # set for a command that the supervisor starts, confined already
+CONFINED_ENVIRON: Final = "APPLIANCE_CONFINED"  # set for a command that the supervisor starts already confined
 
 
 def confine_command(config: Config, *, signs: bool = False) -> None:
-    """Leave root for the owner of ``state/``, whose site it is, and close everything but the site's record.
+    """Change from root to the owner of ``state/``, whose site it is, and close everything but the record of the site.
 
     Args:
         signs: the command signs checkpoints and so needs the signing key.
@@ -35,12 +36,12 @@ def confine_command(config: Config, *, signs: bool = False) -> None:
     if places.database is None:
         raise SilenceError("a record in PostgreSQL needs a way to connect that this version does not open; use SQLite")
     os.environ["TMPDIR"] = str(places.state / "tmp" / Kind.ADMINISTRATION)
-    tempfile.tempdir = None  # what may have been chosen before is closed to this process now
+    tempfile.tempdir = None  # the directory that Python may have chosen before is closed to this process now
     _close(owner_to_become(config.state_dir), administration_rules(places, signs=signs))
 
 
 def confine_reader() -> None:
-    """The same for a command that needs no site and has read all that it was given: it computes and prints."""
+    """Confine a command that needs no site and has read all its input: from here on it only computes and prints."""
     _close(None, reader_rules())
 
 
@@ -48,7 +49,7 @@ def _close(become: tuple[int, int] | None, rules: tuple[Rule, ...]) -> None:
     if os.environ.get(CONFINED_ENVIRON) == "1":
         _check_confined()
         return
-    if len(os.listdir("/proc/self/task")) != 1:  # Landlock binds the thread that calls it
+    if len(os.listdir("/proc/self/task")) != 1:  # Landlock restricts only the thread that calls it
         raise SilenceError("a command must be confined before it has a second thread")
     drop_privileges(become=become)
     abi = landlock_abi()

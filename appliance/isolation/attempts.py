@@ -119,7 +119,7 @@ def every_attempt(props: Props) -> Iterator[Attempt]:
     yield from _options(props)
     yield from _borrowed()
     yield from _powers()
-    # AArch32 code needs a process of its own; the filter's first rule is the same for it.
+    # AArch32 code needs a process of its own; the filter's first rule refuses it in the same way.
     if platform.machine() == "x86_64":
         yield Attempt("x32 system call", "x32 call 39", lambda: syscall(X32_BIT + 39))  # getpid
         if props.has_32_bit_calls:
@@ -127,7 +127,7 @@ def every_attempt(props: Props) -> Iterator[Attempt]:
 
 
 def _sockets() -> Iterator[Attempt]:
-    """Sockets of one's own."""
+    """Opening a socket."""
     inet, inet6, stream, datagram = socket.AF_INET, socket.AF_INET6, socket.SOCK_STREAM, socket.SOCK_DGRAM
     yield Attempt("TCP over IPv4", "socket", lambda: _connect(inet, stream, 0, _DISCARD))
     yield Attempt("TCP over IPv6", "socket", lambda: _connect(inet6, stream, 0, ("::1", 9)))
@@ -146,7 +146,7 @@ def _sockets() -> Iterator[Attempt]:
 
 
 def _peers(props: Props) -> Iterator[Attempt]:
-    """Naming somebody: the host's own services over Unix sockets, and from sockets that were there before."""
+    """Naming a peer: a service of the host over a Unix socket, or anybody over a socket that was open before."""
     pair = props.pair
     yield Attempt("Unix socket, by path", "connect", lambda: props.unix.connect("/nonexistent/socket"))
     yield Attempt("Unix socket, abstract", "connect", lambda: props.unix.connect("\0nonexistent"))
@@ -161,7 +161,7 @@ def _peers(props: Props) -> Iterator[Attempt]:
 
 
 def _options(props: Props) -> Iterator[Attempt]:
-    """What an accepted connection or a device could be told to do; every value is too short or too long."""
+    """Setting options of an accepted connection or controlling a device; every value is too short or too long."""
     fd = props.accepted.fileno()
     for name, level, option in _OPTIONS:
         value = b"\0" * (41 if option == _IP_OPTIONS else 1)
@@ -171,7 +171,7 @@ def _options(props: Props) -> Iterator[Attempt]:
 
 
 def _borrowed() -> Iterator[Attempt]:
-    """Calls that do it on one's behalf, or borrow another's way."""
+    """Calls that do the work on a process's behalf, or borrow the way out of another process."""
     pid = os.getpid()
     yield _plain("io_uring_setup", 1, None)
     yield _plain("io_uring_enter", _NO_FD, 0, 0, 0, None, 0)
@@ -207,7 +207,7 @@ def _borrowed() -> Iterator[Attempt]:
 
 
 def _powers() -> Iterator[Attempt]:
-    """Code inside the kernel, the kernel's own helpers, and changing who one is."""
+    """Code inside the kernel, the kernel's helpers, and changing the identity of the process."""
     yield _plain("bpf", _UNKNOWN, None, _TOO_BIG)
     yield _plain("perf_event_open", None, 0, -1, -1, 0)
     yield _plain("userfaultfd", _UNKNOWN)
@@ -220,7 +220,7 @@ def _powers() -> Iterator[Attempt]:
     yield _plain("setresuid", _UNCHANGED, _UNCHANGED, _UNCHANGED)
     yield _plain("capset", None, None)
     yield _plain("fanotify_init", _UNKNOWN, 0)
-    cuda = frozenset({Kind.ENGINE_CUDA})  # its driver's calls are not known well enough to refuse these
+    cuda = frozenset({Kind.ENGINE_CUDA})  # the calls of its driver are not known well enough to refuse these
     spare = cuda | {Kind.SUPERVISOR}
     yield Attempt("memfd_create", "memfd_create", lambda: syscall("memfd_create", b"", 0xFFFF), spared=cuda)
     yield Attempt("shutdown", "shutdown", lambda: syscall("shutdown", _NO_FD, 2), spared=cuda)
@@ -254,7 +254,7 @@ def _connect_unspecified(sock: socket.socket) -> None:
 
 
 def _every_other_family() -> None:
-    """Raises the filter's error only if all of them do: an answer from behind the filter ends the loop."""
+    """Raise the filter's error only if every family is refused: an answer from behind the filter ends the loop."""
     refusal: OSError | None = None
     for family in range(_FAMILIES):
         if family == socket.AF_UNIX:
@@ -272,7 +272,7 @@ def _every_other_family() -> None:
 
 
 def call_32_bit() -> None:
-    """getpid as a 32-bit process asks for it: mov eax, 20; int 0x80; ret.
+    """Call getpid as a 32-bit process does: mov eax, 20; int 0x80; ret.
 
     Raises:
         OSError: the kernel's refusal.
@@ -285,7 +285,7 @@ def call_32_bit() -> None:
 
 
 def _has_32_bit_calls() -> bool:
-    """Whether this kernel offers them: without them the instruction ends the process."""
+    """Whether this kernel offers 32-bit calls: without them the instruction ends the process."""
     if platform.machine() != "x86_64":
         return False
     pid = fork()

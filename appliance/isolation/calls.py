@@ -1,6 +1,6 @@
 """The numbers of the kernel's system calls on x86_64 and aarch64.
 
-Once assigned a number never changes. Source: arch/x86/entry/syscalls/syscall_64.tbl and
+A number never changes once it is assigned. Source: arch/x86/entry/syscalls/syscall_64.tbl and
 include/uapi/asm-generic/unistd.h of Linux 6.18; a test compares them with the headers of the host.
 """
 
@@ -60,7 +60,7 @@ kexec_file_load:320:294 bpf:321:280 execveat:322:281 userfaultfd:323:282 membarr
 copy_file_range:326:285 preadv2:327:286 pwritev2:328:287 pkey_mprotect:329:288 pkey_alloc:330:289
 pkey_free:331:290 statx:332:291 io_pgetevents:333:292 rseq:334:293
 """
-# name:x86_64, calls whose work aarch64 does with newer ones, or not at all
+# name:x86_64. aarch64 has newer calls for the same work, or none.
 _X86_ONLY = """
 open:2 stat:4 lstat:6 poll:7 access:21 pipe:22 select:23 dup2:33 pause:34 alarm:37 fork:57 vfork:58 getdents:78
 rename:82 mkdir:83 rmdir:84 creat:85 link:86 unlink:87 symlink:88 readlink:89 chmod:90 chown:92 lchown:94

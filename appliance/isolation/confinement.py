@@ -1,10 +1,10 @@
-"""What a forked child puts on before it becomes its program: the policy of its kind, on top of the supervisor's own.
+"""Puts a forked child under the policy of its kind, on top of the supervisor's, before it becomes its program.
 
     confine(Kind.WEB, places=places, watch=watch)      # then execve; raises SilenceError; cannot be undone
 
-The order is fixed: files (Landlock) first, because the system call filter that follows refuses Landlock's own calls.
-Where nobody can watch, the filter must let the execve pass that follows, and so every other. The program's entry then
-calls `seal`, which refuses them, before it does anything else.
+The order is fixed: files (Landlock) come first, because the system call filter refuses Landlock's own calls. Without a
+watcher the filter must allow the execve that follows, and so every execve. The entry of the program therefore calls
+`seal`, which refuses them, before it does anything else.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from appliance.isolation.recipients import keep_signals
 from appliance.isolation.seccomp import Refusal, install_filter, install_watched_filter, refuse_also
 from appliance.isolation.watch import Watch
 
-SEAL_ENVIRON: Final = "APPLIANCE_SEAL"  # set for a program that nobody watches over
+SEAL_ENVIRON: Final = "APPLIANCE_SEAL"  # set for a program that has no watcher
 HIDE_ENVIRON: Final = "APPLIANCE_HIDE"  # set for a program whose memory is to be hidden
 _UNTIL_SEALED: Final = ("execve", "seccomp")
 _SEALED: Final = (*_UNTIL_SEALED, "execveat")
@@ -40,12 +40,12 @@ def confine(
     """Put this process and its descendants under the policy of ``kind``, for ever. The caller must have one thread.
 
     Args:
-        places: what the rules for files name; None where the kernel has no such rules, which the start has said.
-        watch: answers and reports what is refused; None where the host allows no such thing.
-        program_follows: one execve is still to come; without, this is a proof, and what is refused is only counted.
-        leave_out: system calls not to filter, for tests.
+        places: the places that the rules for files name; None if the kernel has no such rules, as the start reported.
+        watch: the watcher, which answers and reports refused calls; None if the host allows none.
+        program_follows: True if one execve is still to come. False for a proof: refused calls are only counted.
+        leave_out: system calls that stay unfiltered, for tests.
     Raises:
-        SilenceError: the policy cannot be put on. The process must end.
+        SilenceError: the policy cannot be put in force. The process must end.
     """
     if process_status()["NoNewPrivs"] != "1":
         raise SilenceError(f"the process that becomes the {kind} could still gain privileges; shut the door first")
@@ -69,9 +69,10 @@ def confine(
 
 
 def seal(environ: Mapping[str, str]) -> None:
-    """What `confine` could not do before the program began: the first thing that a program's entry does.
+    """Finish what `confine` could not do before the program began. The entry of a program calls this first.
 
-    Its memory is hidden from other processes of its user. Where nobody watches, it may not become another program.
+    This hides the memory of the program from other processes of its user. Without a watcher, it also forbids the
+    program to become another one.
 
     Raises:
         SilenceError: the kernel refuses the filter. The process must end.

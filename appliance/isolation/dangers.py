@@ -1,6 +1,6 @@
-"""What system calls could do for an intruder: in words for whoever reads of a refused one, and to refuse them on CUDA.
+"""What system calls could do for an intruder. Reports of refused calls quote it, and the policy for CUDA refuses them.
 
-Not every refused call is here: most of them are no use to anybody.
+Not every refused call is listed: most are of no use to an intruder.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Final
 
 from appliance.isolation.rules import Danger
 
-FOREIGN: Final = ("32-bit call", "x32 call")  # how calls of other ABIs are named, with their number
+FOREIGN: Final = ("32-bit call", "x32 call")  # calls of other ABIs are named like this, followed by their number
 DANGERS: Final = (
     Danger("reach somebody by a socket", "connect bind io_uring_setup io_uring_enter io_uring_register"),
     Danger("open a socket or address somebody", "socket socketpair sendto sendmsg sendmmsg", cuda=False),
@@ -55,12 +55,12 @@ DANGERS: Final = (
 
 
 def danger_of(call: str) -> str | None:
-    """What a call that was refused could have done, if it is one of those that matter; None for the others."""
+    """What a refused call could have done; None if it could do no harm."""
     if call.startswith(FOREIGN):
         return "be another call than the filter takes it for"
     return next((danger.what for danger in DANGERS if call in danger.calls.split()), None)
 
 
 def dangerous_to_cuda() -> frozenset[str]:
-    """The calls that an engine on CUDA is refused as a whole."""
+    """The calls that are refused to an engine on CUDA whatever their arguments."""
     return frozenset(name for danger in DANGERS if danger.cuda for name in danger.calls.split())

@@ -1,7 +1,7 @@
 """The proof that files are closed: each kind of process tries what it must not reach, and the kernel must refuse it.
 
-A try that is not refused does no harm: a file is opened and closed again, an empty file is made and removed again, and
-what is executed is empty or does nothing.
+An attempt that is not refused does no harm: it opens a file and closes it, or makes an empty file and removes it, or
+executes a file that is empty or does nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from appliance.isolation.policy import Kind
 from appliance.isolation.privileges import check_access
 from appliance.isolation.proof import AttemptResult
 
-# ENOENT: this host has no such file. EROFS: it lies on a file system that nobody can write.
+# ENOENT: this host has no such file. EROFS: the file system is read-only.
 _REFUSALS = {errno.EACCES, errno.EROFS, errno.ENOENT}
 _NOT_A_TERMINAL = os.O_NONBLOCK | os.O_NOCTTY
 
@@ -33,7 +33,7 @@ def prove_files(abi: int, places: Places, *, leave_out: Collection[str] = ()) ->
     """Try every row of every kind, each kind in a child under its own rules.
 
     Args:
-        leave_out: with "files" the children have no rules, and the proof must fail. For tests.
+        leave_out: with "files" the children have no rules, so the proof must fail. For tests.
     Raises:
         SilenceError: ``state/`` is closed to this user, or a row was not refused; all such are named.
     """
@@ -50,7 +50,7 @@ def prove_files(abi: int, places: Places, *, leave_out: Collection[str] = ()) ->
 
 @contextmanager
 def _bait(*directories: Path) -> Iterator[str]:
-    """An empty file in each directory, to try to read, for the time of the proof; its name."""
+    """Keep an empty file in each directory during the proof, for attempts to read it; yields its name."""
     name = f".proof-{os.getpid()}"
     paths = [directory / name for directory in directories]
     try:
@@ -140,14 +140,14 @@ def _open(path: Path | str, flags: int) -> None:
 
 
 def _make(directory: Path | str) -> None:
-    """An empty file under a name that nobody reads, removed at once."""
+    """Make an empty file under a name that no program reads, and remove it at once."""
     path = Path(directory, f".silence-proof-{os.getpid()}")
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     path.unlink()
 
 
 def _execute_written(path: Path) -> None:
-    """An empty file that may be executed: a kernel that would run it answers ENOEXEC."""
+    """Make an empty executable file and execute it: a kernel that allows this answers ENOEXEC."""
     path.unlink(missing_ok=True)
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o700))
     try:
@@ -157,7 +157,7 @@ def _execute_written(path: Path) -> None:
 
 
 def _execute(path: Path) -> None:
-    """In a child, which ends with the errno, or as the program does.
+    """Execute a program in a child, which ends with the errno or with the exit status of the program.
 
     Raises:
         OSError: it was refused.

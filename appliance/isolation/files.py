@@ -3,9 +3,9 @@
     places = places_of(config)
     for rule in file_rules(Kind.WEB, places): ..      # everything else is refused
 
-Three lines hold for every kind. The release and the interpreter can be read and never written. What can be executed is
-the interpreter and the loader it names, nothing else, so nothing that anybody here can write. What others of this user
-own on this host is out of reach.
+Three rules hold for every kind. It can read the release and the interpreter, and never write them. It can execute only
+the interpreter and the loader that the interpreter names, so it can execute nothing that any kind can write. It cannot
+reach the other files of this user on this host.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ WRITE = (
     READ | Right.WRITE_FILE | Right.TRUNCATE
     | Right.MAKE_REG | Right.REMOVE_FILE | Right.MAKE_DIR | Right.REMOVE_DIR
 )  # fmt: skip
-OVERWRITE = Right.READ_FILE | Right.WRITE_FILE | Right.TRUNCATE  # of one file
+OVERWRITE = Right.READ_FILE | Right.WRITE_FILE | Right.TRUNCATE  # one file
 DEVICE = Right.READ_FILE | Right.WRITE_FILE
 _GPU = DEVICE | Right.READ_DIR | Right.IOCTL_DEV
 
-# What every program of ours reads of the host: shared libraries, time zones, the names of users, this machine's shape.
+# Every program of ours reads these: shared libraries, time zones, the names of users, a description of the machine.
 _HOST = (
     *("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache", "/etc/ld.so.preload"),
     *("/etc/localtime", "/etc/timezone", "/usr/share/zoneinfo", "/usr/share/locale", "/etc/ssl/openssl.cnf"),
@@ -45,7 +45,7 @@ _DEVICES = {
     "/dev/null": DEVICE, "/dev/zero": DEVICE, "/dev/full": DEVICE,
     "/dev/urandom": Right.READ_FILE, "/dev/random": Right.READ_FILE,
 }  # fmt: skip
-# For CUDA: the driver's devices and its view of the machine; names of threads are written in /proc/self.
+# CUDA needs the devices of the driver and its view of the machine. It writes the names of threads into /proc/self.
 _GPU_DEVICES = ("/dev/nvidia*",)
 _GPU_READS = ("/proc/driver/nvidia", "/proc/devices", "/proc/modules", "/proc/sys", "/usr/share/nvidia")
 
@@ -55,7 +55,7 @@ class Interpreter:
     """The Python that runs the programs. ``libraries`` are directories that only the environment names, for CUDA."""
 
     program: Path
-    code: tuple[Path, ...]  # what it imports from
+    code: tuple[Path, ...]  # directories that it imports from
     libraries: tuple[Path, ...]
 
 
@@ -66,9 +66,9 @@ class Places:
     interpreter: Interpreter
     release: Path
     state: Path
-    database: Path | None  # the file; None: a server
+    database: Path | None  # None: a database server
     engine: Kind = Kind.ENGINE_CPU  # which engine the site starts
-    web_reads: tuple[Path, ...] = ()  # directories of the operator's choosing: of a certificate and its key
+    web_reads: tuple[Path, ...] = ()  # directories of the operator's own certificate and key
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -77,7 +77,7 @@ class Places:
 
     @property
     def database_dir(self) -> Path:
-        """The directory of the database: SQLite makes files beside it.
+        """The directory of the database. SQLite makes files beside the database.
 
         Raises:
             SilenceError: other things of the site lie in it.
@@ -91,8 +91,8 @@ class Places:
 
 
 def selftest_rules(release: Path, *, engine: Kind, reads: Iterable[Path], writes: Iterable[Path]) -> tuple[Rule, ...]:
-    """What an examination of one release may use: that, what an engine of its kind needs of the host, and files named
-    on the command line, of which those to be written must exist."""
+    """What a self-test of one release may use: the release, what an engine of its kind needs of the host, and the
+    files named on the command line. Files to be written must exist already."""
     return (
         *reader_rules(), *_rules(READ, release, *reads), *_rules(OVERWRITE, *writes),
         *_hardware(engine, _interpreter()),
@@ -114,12 +114,12 @@ def places_of(config: Config, *, engine: Kind = Kind.ENGINE_CPU) -> Places:
 
 
 def _directories_of(path: Path) -> tuple[Path, ...]:
-    """Where a file and what it links to lie: a file that replaces another is a new one, so directories are allowed."""
+    """The directories of a file and of its link target. A rule for the file itself would not cover its replacement."""
     return tuple(dict.fromkeys((path.parent, path.resolve().parent)))
 
 
 def scratch_dir(state: Path, kind: Kind) -> Path:
-    """The directory for temporary files of one kind of process; there are some that have none."""
+    """The directory for temporary files of one kind of process. Some kinds have none."""
     return state / "tmp" / kind.value
 
 
@@ -129,28 +129,28 @@ def file_rules(kind: Kind, places: Places) -> tuple[Rule, ...]:
     Raises:
         SilenceError: the database has no directory of its own, or the interpreter is no program of this machine.
     """
-    if kind is Kind.SUPERVISOR:  # domains nest: it may do what its programs may, each of which has a /proc/self
+    if kind is Kind.SUPERVISOR:  # domains nest: it needs the rights of all its programs, and each has a /proc/self
         programs = tuple(rule for other in places.kinds for rule in file_rules(other, places))
         return (*programs, Rule(Path("/proc"), OVERWRITE if places.engine is Kind.ENGINE_CUDA else READ))
     return (*_common(places.interpreter), *_own(kind, places))
 
 
 def administration_rules(places: Places, *, signs: bool) -> tuple[Rule, ...]:
-    """What a command of an administrator may use; one that ``signs`` also what a recorder may."""
+    """What an administrator's command may use. If it ``signs``, it may also write what a signer writes."""
     rules = file_rules(Kind.ADMINISTRATION, places)
     return (*rules, *_rules(WRITE, *_signing(places))) if signs else rules
 
 
 def _interpreter() -> Interpreter:
-    """The one that runs now."""
+    """The interpreter that runs this process."""
     named = os.environ.get("LD_LIBRARY_PATH", "")
     own = library_path(Kind.WEB, named)
     return Interpreter(Path(sys.executable), (*_code(), *_directories(own)), _directories(named))
 
 
 def library_path(kind: Kind, named: str) -> str:
-    """What a kind of process is given of the caller's ``LD_LIBRARY_PATH``: the engine on CUDA gets all of it, the
-    others only the directory of the interpreter's own library, if that is found in no other way."""
+    """The part of the caller's ``LD_LIBRARY_PATH`` that a kind of process gets: the engine on CUDA gets all of it. The
+    others get only the directory of the interpreter's library, and only if the variable names it."""
     if kind is Kind.ENGINE_CUDA:
         return named
     mapped = {Path(line.split(maxsplit=5)[-1]) for line in Path("/proc/self/maps").read_text().splitlines()}
@@ -163,8 +163,8 @@ def _directories(named: str) -> tuple[Path, ...]:
 
 
 def _code() -> tuple[Path, ...]:
-    """The standard library with what it links, a virtual environment, and what is imported from, except the directory
-    that Python puts first without asking. Of a checkout only our packages: a site may lie in it."""
+    """The standard library with what it links, a virtual environment, and the directories of ``sys.path``, except the
+    one that Python puts first by itself. In a checkout only our packages count, because a site may lie in it."""
     own = Path(__file__).parents[1]
     imported = [Path(entry) for entry in sys.path[0 if sys.flags.safe_path else 1 :] if entry]
     if (own.parent / "pyproject.toml").exists():
@@ -176,14 +176,14 @@ def _code() -> tuple[Path, ...]:
 
 def _common(interpreter: Interpreter) -> list[Rule]:
     rules = _rules(READ, *map(Path, _HOST), *interpreter.code)
-    rules += _rules(Right.READ_DIR, Path(__file__).parents[2])  # Python lists what it imports from
+    rules += _rules(Right.READ_DIR, Path(__file__).parents[2])  # Python lists the directories that it imports from
     rules += _rules(RUN, interpreter.program, loader_of(interpreter.program))
     return rules + [Rule(Path(name), rights) for name, rights in _DEVICES.items()]
 
 
 def _hardware(engine: Kind, interpreter: Interpreter) -> list[Rule]:
-    """What an engine needs of the host beside the common."""
-    rules = _rules(READ, Path("/sys"))  # ONNX Runtime looks which devices there are
+    """What an engine needs of the host besides the common rules."""
+    rules = _rules(READ, Path("/sys"))  # ONNX Runtime looks for devices there
     if engine is Kind.ENGINE_CUDA:
         rules += _rules(READ, *map(Path, _GPU_READS), *interpreter.libraries)
         rules += _rules(_GPU, *(Path(name) for pattern in _GPU_DEVICES for name in glob.glob(pattern)))
@@ -224,7 +224,7 @@ _PT_INTERP = 3
 
 
 def loader_of(program: Path) -> Path:
-    """The dynamic loader that an ELF program names, which the kernel executes with it; of a static one, itself.
+    """The dynamic loader that an ELF program names and the kernel executes with it; the program itself if it is static.
 
     Raises:
         SilenceError: it cannot be read, or is not a 64-bit ELF program.

@@ -1,6 +1,6 @@
-"""The few system calls and constants that isolation needs and Python does not offer, through ctypes.
+"""The few system calls and constants that isolation needs and Python lacks, through ctypes.
 
-Only 64-bit little-endian x86_64 and aarch64 are known; without a table of calls nothing starts.
+It knows 64-bit little-endian x86_64 and aarch64 only; nothing starts on a processor without a table of calls.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def machine() -> Machine:
 
 
 def syscall(number: int | str, *args: Any) -> int:
-    """One system call by number or by name; integers are passed as longs, ctypes objects and bytes as pointers.
+    """Make one system call, by number or by name; integers are passed as longs, ctypes objects and bytes as pointers.
 
     Raises:
         OSError: the kernel's refusal.
@@ -79,12 +79,12 @@ def syscall(number: int | str, *args: Any) -> int:
 
 
 def name_process(name: str) -> None:
-    """The name of this process in lists of processes; at most 15 bytes of it are kept."""
+    """Set the name of this process in process lists; the kernel keeps at most 15 bytes of it."""
     _libc.prctl(ctypes.c_int(_PR_SET_NAME), ctypes.c_char_p(name.encode()), 0, 0, 0)
 
 
 def prctl(option: int, *args: int) -> int:
-    """prctl(2) with unused arguments zero, as the newer options demand.
+    """Call prctl(2) with all unused arguments zero, as the newer options demand.
 
     Raises:
         OSError: the kernel's refusal.

@@ -2,12 +2,12 @@
 
 What each ABI adds (Documentation/userspace-api/landlock.rst): 1 (Linux 5.13) files, and a domain whose processes cannot
 trace or read the memory of any outside it; 2 (5.19) links and renames from one directory to another can be allowed,
-before they are always refused; 3 (6.2) cutting files short; 4 (6.7) no TCP connect and bind; 5 (6.10) ioctl on devices;
-6 (6.12) no abstract Unix socket of, and no signal to, a process outside.
+which ABI 1 always refuses; 3 (6.2) truncating files; 4 (6.7) no TCP connect and bind; 5 (6.10) ioctl on devices;
+6 (6.12) no connection to an abstract Unix socket of a process outside the domain, and no signal to such a process.
 
-What it covers: opening, making, removing, renaming, cutting short and executing. What it does not: looking (`stat`),
-`chmod`, `chown`, times and extended attributes of files that are one's own; descriptors opened before; and mapping a
-file that may be read as code, which gives a process nothing that it cannot do already.
+What it covers: opening, making, removing, renaming, truncating and executing. What it does not cover: `stat`; `chmod`,
+`chown`, times and extended attributes of the user's own files; descriptors that were opened before; and mapping a
+readable file as code, which lets a process do nothing that it could not do before.
 """
 
 from __future__ import annotations
@@ -80,17 +80,17 @@ def landlock_abi() -> int:
 
 
 def handled_rights(abi: int) -> int:
-    """Every right on files that ``abi`` knows: what no rule allows is refused."""
+    """Every right on files that ``abi`` knows. The kernel refuses those that no rule allows."""
     return sum(rights for since, rights in _ADDED_BY_ABI.items() if since <= abi)
 
 
 def restrict_self(abi: int, rules: Collection[Rule] | None) -> None:
-    """Put this thread and its descendants into a domain with every right that ``abi`` knows of above.
+    """Put this thread and its descendants into a domain that uses everything ``abi`` offers (see the list above).
 
-    Domains nest: in a second one only what both allow is allowed. ``no_new_privs`` must be set.
+    Domains nest: inside a second domain, both must allow an action. ``no_new_privs`` must be set.
 
     Args:
-        rules: the only files that may still be used; None: files are as before, but for making device nodes.
+        rules: the only files that stay open; None: all files do, but making device nodes is refused.
     Raises:
         SilenceError: the kernel offers the ABI and refuses the ruleset, or a TCP connection is still possible.
     """
@@ -107,10 +107,10 @@ def restrict_self(abi: int, rules: Collection[Rule] | None) -> None:
 
 
 def restrict_program(abi: int, rules: Collection[Rule]) -> None:
-    """Put this thread and its descendants into a further domain: works behind the system call filter.
+    """Put this thread and its descendants into a further domain. This works behind the supervisor's system call filter.
 
-    Files are those of the rules. Signals stay inside the domain: the one around it holds the supervisor and all its
-    programs, which could otherwise stop each other.
+    Only the files of the rules stay open. Signals stay inside this domain; otherwise the programs, which share the
+    outer domain with the supervisor, could stop each other.
 
     Raises:
         SilenceError: the kernel offers the ABI and refuses the ruleset.
@@ -138,7 +138,7 @@ def _enforce(abi: int, words: Iterable[int], rules: Iterable[Rule]) -> None:
 def _allow(ruleset: int, rule: Rule, handled: int) -> None:
     try:
         beneath = os.open(rule.path, os.O_PATH | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError, PermissionError):  # nothing there, or nothing that one could reach
+    except (FileNotFoundError, NotADirectoryError, PermissionError):  # the path does not exist or cannot be reached
         return
     try:
         rights = rule.rights & handled

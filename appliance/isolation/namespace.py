@@ -1,4 +1,4 @@
-"""An empty network namespace: not even loopback is up in it. The listening socket, bound before, stays where it was."""
+"""An empty network namespace, in which not even loopback is up. The listener was bound before and still works."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from appliance.isolation.kernel import CLONE_NEWNET, CLONE_NEWUSER, SilenceError
 
 
 def enter_network_namespace() -> str | None:
-    """Move to an empty network namespace; say how, or None where the host does not grant one.
+    """Move to an empty network namespace and return how; None where the host does not grant one.
 
-    As root (CAP_SYS_ADMIN) directly; otherwise through a user namespace in which one keeps one's own uid and gid. That
-    cannot be undone when it fails half way, as some hosts make it, so it is first tried in a child.
+    Root (CAP_SYS_ADMIN) enters it directly. Another user enters it through a user namespace that keeps the uid and gid.
+    On some hosts that fails half way and cannot be undone, so a child tries it first.
 
     Raises:
         SilenceError: the namespace was granted, yet a datagram has somewhere to go.

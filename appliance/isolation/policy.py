@@ -1,13 +1,13 @@
-"""What each kind of process of the appliance may do: the one place that the filter, Landlock and the proof read.
+"""What each kind of process of the appliance may do: filter, Landlock and proof all read it here.
 
-System calls: a kind may make the calls of the groups that name it, and no other. Each group says what the calls are
-for. The lists come from what each program was seen to call (strace, over starts, sign-ins, chats, streams, long
-prompts, packing, known answers, exports and kills) and from what CPython, glibc 2.31 to 2.41, NumPy, ONNX Runtime,
-SQLite and argon2 call instead on other kernels and on aarch64, where many older calls do not exist.
+System calls: a kind may make the calls of the groups that name it, and no others. Each group says what the calls are
+for. The lists hold the calls that strace saw each program make (over starts, sign-ins, chats, streams, long prompts,
+packing, known answers, exports and kills). They also hold the calls that CPython, glibc 2.31 to 2.41, NumPy, ONNX
+Runtime, SQLite and argon2 make instead on other kernels and on aarch64, where many older calls do not exist.
 
-What it leaves to others: files, which a filter cannot tell apart (Landlock). Memory that can be run is not refused: a
-filter cannot see what lies in the file that a descriptor names, so it would stop careless code only, and it is no way
-out.
+What it leaves to others: files, which a filter cannot tell apart (Landlock does). Executable memory is not refused: a
+filter cannot see the contents of the file that a descriptor names, so a refusal would stop careless code only, and
+executable memory is no way out.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ class Kind(StrEnum):
 
 _EVERY: Final = frozenset(Kind) - {Kind.ENGINE_CUDA}
 _PROGRAMS: Final = _EVERY - {Kind.WATCHER, Kind.LOG_RELAY}
-_LISTED: Final = _PROGRAMS - {Kind.SUPERVISOR}  # what the supervisor starts and whose calls are listed
+_LISTED: Final = _PROGRAMS - {Kind.SUPERVISOR}  # programs that the supervisor starts and whose calls are listed
 _SUPERVISOR, _ENGINE, _WEB = frozenset({Kind.SUPERVISOR}), frozenset({Kind.ENGINE_CPU}), frozenset({Kind.WEB})
 _COMPUTING: Final = _ENGINE | {Kind.PACKER, Kind.ADMINISTRATION}
 
 _MSG_FASTOPEN: Final = 0x2000_0000  # opens a connection by sending
-_SOCK_TYPE: Final = 0xF  # the rest of a socket's type is SOCK_CLOEXEC and SOCK_NONBLOCK
+_SOCK_TYPE: Final = 0xF  # the other bits of a socket's type are SOCK_CLOEXEC and SOCK_NONBLOCK
 _THREAD, _FORK = 0x003D_0F00, 0x0120_0011  # the flags with which glibc makes a thread and a process
-_THREAD_DETACHED: Final = 0x007D_0F00  # the same, from libraries that still set the flag without a meaning
+_THREAD_DETACHED: Final = 0x007D_0F00  # the same, from libraries that still set a flag that has lost its meaning
 _NOTIFY_RECEIVE, _NOTIFY_SEND = 0xC050_2100, 0xC018_2101  # SECCOMP_IOCTL_NOTIF_RECV and _SEND
 _TCGETS2: Final = 0x802C_542A  # isatty from glibc 2.42 on
 _NO_PEER: Final = (Only(4, (0,)), Only(4, (0,), high=True))  # sendto's address is NULL
@@ -57,19 +57,20 @@ _PAIR: Final = (
     Only(0, (int(socket.AF_UNIX),)), Only(1, (int(socket.SOCK_STREAM), int(socket.SOCK_SEQPACKET)), _SOCK_TYPE),
 )  # fmt: skip
 
-# Of fcntl: descriptors and their flags, locks, a pipe's size. Not who gets signals (F_SETOWN, F_SETSIG), nor F_NOTIFY.
+# fcntl allows descriptors and their flags, locks, and the size of a pipe. It does not allow to choose who gets signals
+# (F_SETOWN, F_SETSIG), nor F_NOTIFY.
 _FCNTL: Final = (
     *(fcntl.F_DUPFD, fcntl.F_DUPFD_CLOEXEC, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_SETFL),
     *(fcntl.F_GETLK, fcntl.F_SETLK, fcntl.F_SETLKW, fcntl.F_OFD_GETLK, fcntl.F_OFD_SETLK, fcntl.F_OFD_SETLKW),
     *(fcntl.F_GETPIPE_SZ, fcntl.F_SETPIPE_SZ),
 )
-# Of ioctl: whether a descriptor blocks or closes, and asking a terminal for its settings and size. No interface
-# (SIOC..), no tunnel (TUN..), no typing into a terminal (TIOCSTI, TIOCLINUX), no device.
+# ioctl may set whether a descriptor blocks or closes, and read the settings and size of a terminal. It may not reach an
+# interface (SIOC..), a tunnel (TUN..) or a device, nor type into a terminal (TIOCSTI, TIOCLINUX).
 _IOCTL: Final = (
     *(termios.FIONBIO, termios.FIOCLEX, termios.FIONCLEX, termios.FIONREAD),
     *(termios.TCGETS, _TCGETS2, termios.TIOCGWINSZ),
 )
-# Of prctl: names, the signal for the parent's end, and reading. Not capabilities, seccomp or memory maps.
+# prctl may set names and the signal for the parent's end, and read. It may not change capabilities, seccomp or maps.
 _PRCTL: Final = (
     *(1, 2),  # PR_SET_PDEATHSIG, PR_GET_PDEATHSIG
     *(3, 15, 16),  # PR_GET_DUMPABLE, PR_SET_NAME, PR_GET_NAME
@@ -78,8 +79,8 @@ _PRCTL: Final = (
     0x53564D41,  # PR_SET_VMA: names of memory areas, from glibc 2.38 on
 )
 _HIDE_MEMORY: Final = (Only(0, (4,)), Only(1, (0,)))  # PR_SET_DUMPABLE, to 0 alone
-# Of a connection's options: what people would find in any HTTP server. None of them sends a packet to anybody but the
-# peer that connected, chooses a route or an interface, or loads code.
+# These options of a connection are those that any HTTP server uses. None of them sends a packet to anybody but the peer
+# that connected, chooses a route or an interface, or loads code.
 _SO: Final = (
     *(socket.SO_REUSEADDR, socket.SO_REUSEPORT, socket.SO_KEEPALIVE, socket.SO_LINGER, socket.SO_RCVLOWAT),
     *(socket.SO_RCVBUF, socket.SO_SNDBUF, socket.SO_RCVTIMEO, socket.SO_SNDTIMEO),
@@ -109,9 +110,9 @@ GROUPS: Final = (
         "unlink unlinkat truncate umask utime utimes "
         "futimesat utimensat getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr",
     ),
-    Group("memory of one's own", _EVERY, "brk mmap munmap mprotect mremap madvise msync mincore mseal membarrier"),
+    Group("the process's own memory", _EVERY, "brk mmap munmap mprotect mremap madvise msync mincore mseal membarrier"),
     Group(
-        "threads, locks, signals, time and one's own end",
+        "threads, locks, signals, time and the process's own end",
         _EVERY,
         "futex futex_waitv set_robust_list get_robust_list rseq set_tid_address arch_prctl sched_yield "
         "rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigtimedwait rt_sigsuspend sigaltstack tgkill "
@@ -120,7 +121,7 @@ GROUPS: Final = (
         {"clone": ((Only(0, (_THREAD, _THREAD_DETACHED)),),)},
     ),
     Group(
-        "what one is and what the machine is",
+        "what the process is and what the machine is",
         _EVERY,
         "getpid gettid getppid getpgid getpgrp getsid getuid geteuid getgid getegid getgroups getresuid getresgid "
         "uname sysinfo getrandom getcpu getrlimit getrusage getpriority sched_getaffinity sched_getparam "
@@ -134,12 +135,12 @@ GROUPS: Final = (
         "eventfd eventfd2",
     ),
     Group(
-        "send a descriptor to who watches over the filter; sendmsg on a connection names no peer",
+        "send the listener of the filter to the watcher; sendmsg on a connection names no peer",
         _EVERY,
         partly={"sendmsg": ((Only(2, (0,), _MSG_FASTOPEN),),)},
     ),
     Group(
-        "talk over sockets that somebody else opened",
+        "talk over sockets that another process opened",
         _SUPERVISOR | _ENGINE | _WEB | {Kind.WATCHER},
         "recvfrom recvmsg getsockname getpeername",
         {
@@ -147,7 +148,7 @@ GROUPS: Final = (
             "getsockopt": ((Only(1, (socket.SOL_SOCKET,)), Only(2, _SO_READ)),),
         },
     ),
-    Group("make a pair of sockets of one's own, for a turn", _SUPERVISOR | _WEB, partly={"socketpair": (_PAIR,)}),
+    Group("make a socket pair for a turn", _SUPERVISOR | _WEB, partly={"socketpair": (_PAIR,)}),
     Group(
         "serve people who connect",
         _WEB,
@@ -162,33 +163,33 @@ GROUPS: Final = (
         },
     ),
     Group(
-        "start processes like itself; administration: to verify with every core, under the same filter",
+        "start copies of itself; administration verifies with every core, under the same filter",
         _SUPERVISOR | _WEB | {Kind.ADMINISTRATION},
         partly={"clone": ((Only(0, (_FORK,)),),)},
     ),
     Group(
-        "end processes; web: gunicorn's workers, never a whole group of processes",
+        "end processes; the web ends gunicorn's workers, never a whole group of processes",
         _SUPERVISOR | _WEB,
         partly={"kill": ((Only(0, (0,), 0x8000_0000), Only(0, (0,), unless=True)),)},
     ),
     Group(
-        "place memory and threads where they are quick",
+        "place memory and threads where they are fast",
         _COMPUTING,
         "get_mempolicy mbind set_mempolicy sched_setaffinity",
     ),
     Group(
-        "let what compares the release run last",
+        "give the comparison of the release the lowest priority",
         frozenset({Kind.RECORDER}),
         partly={"setpriority": ((Only(0, (os.PRIO_PROCESS,)), Only(1, (0,))),)},
     ),
     Group(
-        "become another program, and confine it first",
+        "confine a child and become another program",
         _SUPERVISOR,
         "execve kill setsid seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self",
         {"prctl": ((Only(0, (38,)),),)},  # PR_SET_NO_NEW_PRIVS
     ),
     Group(
-        "shut a pipe of one's own to whoever would open it again",
+        "take all rights from its own pipe, so that no process can open it again",
         _SUPERVISOR,
         partly={"fchmod": ((Only(1, (0,)),),)},
     ),
@@ -199,12 +200,13 @@ GROUPS: Final = (
     ),
 )
 
-# Answered ENOSYS and not reported: libraries try these first and fall back to an older call. clone3's flags lie behind
-# a pointer, where no filter sees them.
+# These are answered ENOSYS and not reported: libraries try them first and fall back to an older call. The flags of
+# clone3 lie behind a pointer, where no filter can see them.
 QUIET: Final = frozenset({"clone3", "map_shadow_stack", "futex_wake", "futex_wait", "futex_requeue", "cachestat"})
 
-# The engine on CUDA: its driver's calls can only be listed on a GPU. It is refused what is dangerous, by argument where
-# the driver needs a part of it: Unix sockets, its devices' controls, threads and processes without a namespace.
+# The calls of the CUDA driver can only be listed on a GPU, so an engine on CUDA is refused dangerous calls instead. If
+# the driver needs part of such a call, the arguments decide: it may use Unix sockets, control its devices, and make
+# threads and processes without a namespace.
 _CUDA_PARTLY: Final[Mapping[str, Rules]] = MappingProxyType({
     "socket": (_PAIR,),
     "socketpair": (_PAIR,),
@@ -212,10 +214,10 @@ _CUDA_PARTLY: Final[Mapping[str, Rules]] = MappingProxyType({
     "sendmsg": ((Only(2, (0,), _MSG_FASTOPEN),),),
     "sendmmsg": ((Only(3, (0,), _MSG_FASTOPEN),),),
     "clone": ((Only(0, (0,), CLONE_NEW_ANY),),),
-    # Credentials over a Unix socket; a confined engine is given no other sort.
+    # SO_PASSCRED: credentials over a Unix socket; a confined engine gets no other sort of socket.
     "setsockopt": ((Only(1, (socket.SOL_SOCKET,)), Only(2, (*_SO, socket.SO_PASSCRED))),),
-    # Type bytes 0x89 (interfaces), 'T' (tunnels, terminals) and '!' (answering for a filter) are refused, but for what
-    # everybody may ask.
+    # Requests of type 0x89 (interfaces), 'T' (tunnels, terminals) and '!' (answering for a filter) are refused, except
+    # those that every kind may make.
     "ioctl": ((Only(1, _IOCTL),), (Only(1, (0x8900, 0x5400, 0x2100), 0xFF00, unless=True),)),
     "kill": ((Only(0, (0,), 0x8000_0000), Only(0, (0,), unless=True)),),
     "prlimit64": ((Only(0, (0,)),),),
@@ -226,8 +228,8 @@ def call_policy(kind: Kind, *, engine: Kind = Kind.ENGINE_CPU) -> CallPolicy:
     """The system calls of ``kind``.
 
     Args:
-        engine: the kind of engine that the supervisor starts: filters add up, so the supervisor may make the calls of
-            everything it starts.
+        engine: the kind of engine that the supervisor starts. Filters add up, so the filter of the supervisor must
+            allow the calls of everything that it starts.
     """
     if kind is Kind.ENGINE_CUDA:
         return CallPolicy(_CUDA_PARTLY, dangerous_to_cuda(), others=True)
@@ -236,7 +238,7 @@ def call_policy(kind: Kind, *, engine: Kind = Kind.ENGINE_CPU) -> CallPolicy:
     allowed = _merged(rules for each in _LISTED | _SUPERVISOR for rules in _of(each))
     if engine is not Kind.ENGINE_CUDA:
         return CallPolicy(allowed, frozenset(), others=False)
-    # Where a call is allowed in part to CUDA and nobody needs more, that part; where it is refused, what others need.
+    # If CUDA may make part of a call, allow that part and what others need. If CUDA may not, allow what others need.
     partly = {name: rules + allowed.get(name, ()) for name, rules in _CUDA_PARTLY.items() if allowed.get(name) != ()}
     refused = dangerous_to_cuda() - allowed.keys()
     return CallPolicy(partly, refused, others=True)
@@ -250,7 +252,7 @@ def _of(kind: Kind) -> Iterable[tuple[str, Rules]]:
 
 
 def _merged(entries: Iterable[tuple[str, Rules]]) -> dict[str, Rules]:
-    """One entry for each call: what any of them allows."""
+    """One entry for each call, which allows what any of the entries allows."""
     merged: dict[str, Rules] = {}
     for name, rules in entries:
         known = merged.get(name)

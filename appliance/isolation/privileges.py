@@ -1,4 +1,4 @@
-"""Giving up what could otherwise be used to undo isolation: inherited descriptors, root, capabilities, core dumps."""
+"""Gives up what could undo the isolation: inherited descriptors, root, capabilities and core dumps."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from appliance.isolation.kernel import (
 )
 
 _CAPABILITY_VERSION_3 = 0x20080522
-# SECBIT_NOROOT, NO_SETUID_FIXUP and NO_CAP_AMBIENT_RAISE, each with its lock: to execve, uid 0 is like any other.
+# SECBIT_NOROOT, NO_SETUID_FIXUP and NO_CAP_AMBIENT_RAISE, each with its lock: execve treats uid 0 like any other.
 _ROOT_IS_NOBODY_SPECIAL = 0b1100_1111
 
 
@@ -37,7 +37,7 @@ def keep_only(descriptors: Collection[int]) -> None:
     An inherited socket is a way out that no filter on ``socket`` sees.
 
     Raises:
-        SilenceError: one that is kept is a socket that leads out: no Unix stream, nor, among those given, listening.
+        SilenceError: a socket that stays open leads out: it is no Unix stream or packet socket and no given listener.
     """
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
@@ -49,8 +49,8 @@ def keep_only(descriptors: Collection[int]) -> None:
 
 
 def open_descriptors() -> set[int]:
-    """The descriptors this process holds."""
-    listed = {int(name) for name in os.listdir("/proc/self/fd")}  # includes the one that looked, closed by now
+    """The open descriptors of this process."""
+    listed = {int(name) for name in os.listdir("/proc/self/fd")}  # includes the one that listed them, closed by now
     return {fd for fd in listed if _is_open(fd)}
 
 
@@ -76,10 +76,10 @@ def _is_harmless(fd: int, *, may_listen: bool) -> bool:
 
 
 def is_listener(sock: socket.socket) -> bool:
-    """Whether this is a socket to accept TCP or Unix streams from, and nothing else.
+    """Whether this is a listener for TCP or Unix streams.
 
-    A listening socket of SCTP sends to any address; connections of Multipath TCP open further ones, to addresses that
-    the peer names; the hypervisor's and a cluster's (AF_VSOCK, AF_TIPC) are in no network namespace.
+    Other listeners lead out. A listening SCTP socket sends to any address. Multipath TCP opens further connections, to
+    addresses that the peer names. Sockets to a hypervisor (AF_VSOCK) or cluster (AF_TIPC) ignore network namespaces.
     """
     if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         return False
@@ -92,7 +92,7 @@ def is_listener(sock: socket.socket) -> bool:
 def drop_privileges(*, become: tuple[int, int] | None) -> None:
     """Give up every capability, the means to gain one, and core dumps (which would carry prompts to a crash collector).
 
-    ``become`` is the (uid, gid) that root leaves root for; None keeps the present ones.
+    ``become`` is the (uid, gid) that root changes to; None keeps the present ids.
 
     Raises:
         SilenceError: this process may not become that user, or a capability is left.
@@ -120,17 +120,17 @@ def drop_privileges(*, become: tuple[int, int] | None) -> None:
 
 
 def hide_memory() -> None:
-    """Let no other process of this user see the memory of this one, or what it has open, through /proc.
+    """Hide the memory and open files of this process, in /proc, from other processes of this user.
 
-    The kernel forgets it when the process becomes another program. Afterwards no user namespace can be entered.
+    The kernel undoes this when the process becomes another program. A hidden process can enter no user namespace.
     """
     prctl(PR_SET_DUMPABLE, 0)
 
 
 def owner_to_become(state_dir: Path) -> tuple[int, int] | None:
-    """The (uid, gid) of the site's owner, for whom root leaves root; None when that is root, or we are not root.
+    """The (uid, gid) of the site's owner, which root changes to; None if the owner is root, or this process is not.
 
-    The group is that of ``state/``, or the owner's first one where that is root's.
+    The group is that of ``state/``, or the owner's first group if ``state/`` has root's.
     """
     owner = state_dir.stat()
     if os.geteuid() != 0 or owner.st_uid == 0:
@@ -146,10 +146,10 @@ def _first_group(uid: int) -> int:
 
 
 def refuse_root(state_dir: Path) -> None:
-    """Refuse to serve as uid 0: as root, with a ``state/`` that is root's or is yet to be made.
+    """Refuse to serve as uid 0, which root would do if ``state/`` is root's or does not exist yet.
 
     Raises:
-        RootError: with the one command that mends it.
+        RootError: names the one command that mends it.
     """
     if os.geteuid() == 0 and (not state_dir.exists() or state_dir.stat().st_uid == 0):
         raise RootError(state_dir.parent)
@@ -168,10 +168,10 @@ class RootError(SilenceError):
 
 
 def become_user(uid: int, gid: int) -> None:
-    """Leave root for good, with the groups that the host gives ``uid``.
+    """Change from root to ``uid`` for good, with the groups that the host gives that user.
 
     Raises:
-        SilenceError: this process may not.
+        SilenceError: this process may not do that.
     """
     try:
         try:
@@ -185,7 +185,7 @@ def become_user(uid: int, gid: int) -> None:
 
 
 def check_access(path: Path, mode: int) -> None:
-    """Refuse a path that only root's privileges, now gone, could reach, before something fails over it less clearly.
+    """Refuse a path that only root's dropped privileges could reach, before a later failure says so less clearly.
 
     Raises:
         SilenceError: it is missing, or this user may not use it in the ``mode`` of os.access.

@@ -1,8 +1,8 @@
-"""To whom a program may send a signal: the part of its policy that needs process ids, which no list of calls has.
+"""Which processes a program may signal: this part of its policy needs process ids, which no list of calls has.
 
-A program that starts no process signals itself alone. One that starts some (gunicorn's workers) must name them, and a
-filter cannot tell its own from others; it is refused the supervisor and the watcher, whose ids are known and whose end
-or standstill would hide what follows. Landlock (ABI 6), where it is there, keeps all signals inside the program.
+A program that starts no process may signal only itself. A program that starts some (gunicorn's workers) must signal
+them, and a filter cannot tell these from other processes. It may not signal the supervisor and the watcher: their ids
+are known, and stopping either would hide what follows. Landlock ABI 6, if present, keeps signals inside the program.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _STARTING_OTHERS: Final = frozenset({Kind.WEB, Kind.ENGINE_CUDA})
 
 
 def keep_signals(policy: CallPolicy, kind: Kind, *, never: Collection[int]) -> CallPolicy:
-    """The policy of the calling process, narrowed: no signal to ``never``, and to others only as its kind may."""
+    """Narrow the policy of the calling process: no signal to ``never``, and to others only if its kind may."""
     spared = Only(0, tuple(sorted(set(never))), unless=True)
     own = spared if kind in _STARTING_OTHERS else Only(0, (os.getpid(),))
     narrowed: dict[str, Rules] = {"tgkill": ((own,),)}

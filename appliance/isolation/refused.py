@@ -1,4 +1,4 @@
-"""A refused call, put into words for the record: who tried what, and what it would have done."""
+"""Describes a refused call for the record: which process tried what, and what the call could have done."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from appliance.isolation.dangers import danger_of
 
-UNWATCHED = "refused calls are seen by nobody"  # subject of a start on a host that allows no watcher
+UNWATCHED = "refused calls are seen by nobody"  # the subject in the record if the host allows no watcher
 
-# The arguments, by their place, that tell what a call was for. None of them is a pointer.
+# The positions of the arguments that tell what a call was for. None of them is a pointer.
 _TELLING = {
     "socket": (0, 1, 2), "socketpair": (0, 1, 2), "setsockopt": (1, 2), "getsockopt": (1, 2), "ioctl": (1,),
     "fcntl": (1,), "prctl": (0,), "clone": (0,), "unshare": (0,), "setns": (1,), "kill": (0, 1), "tkill": (0, 1),
@@ -20,7 +20,7 @@ _TELLING = {
 
 @dataclass(frozen=True)
 class Refused:
-    """Calls of one name that processes of one kind were refused in a minute; ``pid`` and ``arguments`` of the first."""
+    """The refusals of one call to one kind within a minute; ``pid`` and ``arguments`` are those of the first."""
 
     kind: str
     call: str
@@ -31,7 +31,7 @@ class Refused:
 
     @property
     def subject(self) -> str:
-        """For the header of the event: what stays when its content is erased, and what the alarm reads."""
+        """For the header of the event, which stays when the content is erased and which the alarm reads."""
         return f"{self.kind}: {self.call}"
 
     def words(self) -> str:
@@ -52,7 +52,7 @@ class Refused:
 
 
 def refused_of(subject: str) -> tuple[str, str]:
-    """The kind of process and the call of an event's subject."""
+    """The kind of process and the call that an event's subject names."""
     kind, _, call = subject.partition(": ")
     return kind, call
 

@@ -1,4 +1,4 @@
-"""How the system calls of a kind of process are written down: alone or by their arguments, in groups with a reason."""
+"""The notation for the system calls of a kind: groups with a reason, calls as a whole or limited by arguments."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Only:
-    """A condition on one argument: 32 bits of it, masked, are one of ``values``; with ``unless``, none of them.
+    """A condition on 32 bits of one argument: masked, they equal one of ``values``, or none of them with ``unless``.
 
-    The low 32 bits are all of an int: the kernel ignores the rest.
+    The low 32 bits are a whole int, of which the kernel ignores the rest. ``high`` looks at the high 32 bits.
     """
 
     argument: int
@@ -25,7 +25,7 @@ class Only:
 
 
 Rule = tuple[Only, ...]  # every condition must hold
-Rules = tuple[Rule, ...]  # one rule must hold; none: whatever the arguments
+Rules = tuple[Rule, ...]  # one rule must hold; empty: any arguments are allowed
 
 
 @dataclass(frozen=True)
@@ -35,22 +35,22 @@ class Group:
     why: str
     kinds: frozenset[Kind]
     calls: str = ""  # names
-    partly: Mapping[str, Rules] = field(default_factory=dict)  # name -> with which arguments
+    partly: Mapping[str, Rules] = field(default_factory=dict)  # name -> the arguments that are allowed
 
 
 @dataclass(frozen=True)
 class Danger:
-    """Calls that lead out or undo the isolation: whoever tries one means it, or was taken over."""
+    """Calls that lead out or undo the isolation. Our code makes none of them: a process that does was taken over."""
 
     what: str  # completes "It tried to .."
     calls: str
-    cuda: bool = True  # refused to the engine on CUDA, too, for which everything else is allowed
+    cuda: bool = True  # whether the engine on CUDA, which may make all other calls, is refused them too
 
 
 @dataclass(frozen=True)
 class CallPolicy:
-    """The system calls of one kind. ``allowed`` maps a call to its rules; what is in neither follows ``others``."""
+    """The system calls of one kind. ``allowed`` maps a call to its rules; ``others`` decides about unnamed calls."""
 
     allowed: Mapping[str, Rules]
-    refused: frozenset[str]  # says something only where ``others`` are allowed
-    others: bool  # whether calls that nobody named are allowed
+    refused: frozenset[str]  # matters only if ``others`` is True
+    others: bool  # whether calls that neither field names are allowed

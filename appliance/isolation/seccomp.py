@@ -1,18 +1,19 @@
 """The system call filter that makes a process and all its descendants silent, on every kernel in use.
 
-It is the policy of a kind of process (policy.py), compiled: what is listed is allowed, all else is refused. A call
-newer than the table is answered ENOSYS, as an older kernel would. Calls of a foreign ABI (32-bit, x32), whose numbers
-mean other things, are refused like any other.
+This module compiles the policy of a kind of process (policy.py): the filter allows the listed calls and refuses all
+others. It answers ENOSYS to a call that is newer than the table, as an older kernel would. It refuses the calls of a
+foreign ABI (32-bit, x32), because their numbers mean other things.
 
 Filters add up, and of two verdicts the kernel takes the harsher: ERRNO, then NOTIFY, TRACE, ALLOW. So the supervisor's
 own filter, which all programs inherit, refuses by TRACE (without a tracer: ENOSYS), and a program's filter by NOTIFY,
-which comes through to whoever watches over it. docs/decisions/0005 says why.
+which reaches the watcher. docs/decisions/0005 says why.
 
-What it covers: opening any socket, naming any peer, and every call known to do such work on one's behalf or to borrow
-another process's, namespace's or terminal's ways out. What it does not: files; see docs/silence.md.
+What it covers: opening any socket, naming any peer, and every known call that does this on a process's
+behalf or borrows the way out of another process, namespace or terminal. What it does not cover: files; see
+docs/silence.md.
 
 Source: seccomp(2), linux/filter.h (classic BPF), linux/seccomp.h. Classic BPF sees a call's number and its arguments,
-never what a pointer leads to; so datagram sockets are refused outright (sendmsg names a peer behind a pointer).
+never what a pointer points to. So datagram sockets are refused outright (sendmsg names a peer behind a pointer).
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ _ALL_THREADS, _NEW_LISTENER = 1, 8  # SECCOMP_FILTER_FLAG_TSYNC, _NEW_LISTENER
 
 
 class Refusal(IntEnum):
-    """How a filter refuses what matters."""
+    """How a filter refuses a call."""
 
-    ERRNO = RET_ERRNO | errno.EPERM  # for a process that nobody watches over
+    ERRNO = RET_ERRNO | errno.EPERM  # for a process without a watcher
     NOTIFY = 0x7FC00000  # the caller waits for the watcher's answer; without one it is ENOSYS
-    TRACE = 0x7FF00000  # ENOSYS, and gives way to a program's own NOTIFY
+    TRACE = 0x7FF00000  # ENOSYS; the NOTIFY of a program's own filter overrides it
 
 
 Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, k
@@ -55,22 +56,22 @@ def build_filter(
     """The program for one ABI. ``leave_out`` names calls, "32-bit" or "x32" to leave unfiltered, for tests."""
     refuse: Instruction = (_RETURN, 0, 0, refusal)
     program: list[Instruction] = []
-    # 1. Only the native ABI: the numbers below mean other calls in any other.
+    # 1. Only the native ABI: in another ABI the numbers below mean other calls.
     if "32-bit" not in leave_out:
         program += [(_LOAD, 0, 0, _ARCH_OFFSET), (_JUMP_EQUAL, 1, 0, target.audit_arch), refuse]
     program.append((_LOAD, 0, 0, _NUMBER_OFFSET))
     if target.has_x32 and "x32" not in leave_out:
         program += [(_JUMP_AT_LEAST, 0, 1, X32_BIT), refuse]
-    # 2. Calls that did not exist when this was written, and those that libraries only try.
+    # 2. Calls newer than the table, and calls that libraries only try.
     program += [(_JUMP_AT_LEAST, 0, 1, NEWEST_KNOWN_CALL + 1), _NOT_IMPLEMENTED]
     for name in sorted(QUIET - set(leave_out)):
         program += _for_number(target, name, [_NOT_IMPLEMENTED])
-    # 3. Calls by their arguments. Each is a block that returns, so the number is still loaded for the next one.
+    # 3. Calls limited by arguments. Each block returns, so the number is still loaded for the next block.
     allowed = {name: rules for name, rules in policy.allowed.items() if name not in leave_out}
     for name, rules in allowed.items():
         if rules:
             program += _for_number(target, name, [*_any_of(rules), refuse])
-    # 4. Calls whatever their arguments: the allowed ones, or where all others are allowed the refused ones.
+    # 4. Calls with any arguments: the refused ones if all others are allowed, else the allowed ones.
     if policy.others:
         for name in sorted(policy.refused - set(leave_out)):
             program += _for_number(target, name, [refuse])
@@ -82,11 +83,11 @@ def build_filter(
 
 
 def build_refusals(target: Machine, calls: Collection[str], answer: int) -> list[Instruction]:
-    """A program that gives these calls one answer and leaves all others to the filters before it."""
+    """A program that gives one answer to these calls and leaves all others to the filters installed before it."""
     checks = [step for name in calls for step in _for_number(target, name, [(_RETURN, 0, 0, answer)])]
     return [
         (_LOAD, 0, 0, _ARCH_OFFSET),
-        (_JUMP_EQUAL, 0, len(checks) + 1, target.audit_arch),  # a foreign ABI is the first filter's to refuse
+        (_JUMP_EQUAL, 0, len(checks) + 1, target.audit_arch),  # the first filter refuses a foreign ABI
         (_LOAD, 0, 0, _NUMBER_OFFSET),
         *checks,
         _ALLOW,
@@ -94,9 +95,10 @@ def build_refusals(target: Machine, calls: Collection[str], answer: int) -> list
 
 
 def pretend(calls: Collection[str]) -> None:
-    """Have the kernel answer success to these calls of this process, without doing them.
+    """Have the kernel report success for these calls of this process without executing them.
 
-    For a library that gives up when a call is refused which it can do without. Nothing is done, so nobody is told.
+    This serves a library that gives up when such a call is refused, although it does not need its effect. The call has
+    no effect, so no refusal is reported.
 
     Raises:
         SilenceError: the kernel refuses it.
@@ -106,7 +108,7 @@ def pretend(calls: Collection[str]) -> None:
 
 
 def refuse_also(calls: Collection[str]) -> None:
-    """Refuse these calls from now on, too.
+    """Refuse these calls, too, from now on.
 
     Raises:
         SilenceError: the kernel refuses it.
@@ -126,10 +128,10 @@ def install_filter(policy: CallPolicy, refusal: Refusal, *, leave_out: Collectio
 
 
 def install_watched_filter(policy: CallPolicy, *, leave_out: Collection[str] = ()) -> int:
-    """The same for a process of one thread; gives the descriptor at which its refused calls wait for an answer.
+    """Do the same for a process of one thread; return the descriptor at which its refused calls wait for an answer.
 
     Raises:
-        SilenceError: the kernel refuses it: it is older than Linux 5.0, or somebody outside watches already.
+        SilenceError: the kernel refuses it: it is older than Linux 5.0, or another process outside watches already.
     """
     return _install(build_filter(machine(), policy, Refusal.NOTIFY, leave_out=leave_out), _NEW_LISTENER)
 
@@ -151,13 +153,13 @@ def _install(program: Sequence[Instruction], flags: int) -> int:
 
 
 def _for_number(target: Machine, name: str, block: list[Instruction]) -> list[Instruction]:
-    """The block for one call; nothing where the processor has no such call."""
+    """The block for one call; empty if the processor has no such call."""
     number = target.numbers.get(name)
     return [] if number is None else [(_JUMP_EQUAL, 0, len(block), number), *block]
 
 
 def _any_of(rules: Rules) -> list[Instruction]:
-    """ALLOW if every condition of one rule holds; else the next instruction is reached."""
+    """ALLOW if every condition of one rule holds; otherwise go on to the next instruction."""
     program: list[Instruction] = []
     for rule in rules:
         steps: list[Instruction] = [_ALLOW]
@@ -168,7 +170,7 @@ def _any_of(rules: Rules) -> list[Instruction]:
 
 
 def _test(condition: Only, *, if_not: int) -> list[Instruction]:
-    """Go on if the condition holds, else jump over ``if_not`` instructions. Both ABIs are little-endian."""
+    """Go on if the condition holds, otherwise jump over ``if_not`` instructions. Both ABIs are little-endian."""
     offset = _ARGS_OFFSET + 8 * condition.argument + (4 if condition.high else 0)
     load: list[Instruction] = [(_LOAD, 0, 0, offset)]
     if condition.mask != 0xFFFF_FFFF:
@@ -184,7 +186,7 @@ def _test(condition: Only, *, if_not: int) -> list[Instruction]:
 
 
 def _ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
-    """Numbers as runs without a gap, each its first and last."""
+    """The numbers as runs without a gap, each given by its first and last number."""
     runs: list[tuple[int, int]] = []
     for number in sorted(set(numbers)):
         if runs and runs[-1][1] == number - 1:

@@ -1,4 +1,4 @@
-"""What silence this host would grant, found out in a child that ends afterwards: for `appliance doctor`."""
+"""Finds out, in a child, which silence this host would grant; `appliance doctor` reports it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ def try_silence(
     places: Places | None = None,
     leave_out: Collection[str] = (),
 ) -> Silence:
-    """Shut the door in a child and bring its report back; arguments as of ``shut_the_door_for_programs``. One thread
-    only.
+    """Shut the door in a child and return its report. The caller must have one thread.
+
+    The arguments are those of ``shut_the_door_for_programs``.
 
     Raises:
         SilenceError: as ``shut_the_door_for_programs``.

@@ -1,17 +1,17 @@
-"""The watcher: a small process that answers every refused call of the programs, and says which it saw.
+"""The watcher: a small process that answers every refused call of the programs and reports it.
 
     watch = start_watch()                                   # in the supervisor, before its own filter
     watch.adopt(listener, Kind.WEB, programs=1)             # in a forked child that has put on a watched filter
     for refusal in watch.refusals(): ..                     # in the supervisor, now and then
 
-A program's filter (seccomp.py) leaves the caller waiting; the watcher answers EPERM. The one call it ever lets pass is
-the execve by which a child becomes its program: as many as were announced with the listener, by our own code, before
-any other code ran in that child. It reads nothing of the caller's memory, so nothing that another thread could change
-decides anything.
+A program's filter (seccomp.py) makes the caller of a refused call wait, and the watcher answers EPERM. The only call
+that the watcher lets pass is the execve by which a child becomes its program. Our own code announces the number of
+these with the listener, before any other code runs in that child. The watcher reads nothing of the caller's memory, so
+another thread cannot change what it decides by.
 
-It is forked before the supervisor's filter, because that filter refuses to answer notifications: else who breaks into
-the supervisor could put on a filter of its own and let everything pass. If the watcher ends, refused calls fail with
-ENOSYS and nobody sees them; it cannot be started again, so the appliance says so until its next start.
+It is forked before the supervisor's filter is installed, because that filter forbids answering notifications. Otherwise
+an intruder in the supervisor could install a filter of its own and let every call pass. If the watcher ends, refused
+calls fail with ENOSYS and go unseen. It cannot be started again, so the appliance says so until its next start.
 
 Source: seccomp_unotify(2), Linux 5.5 (5.0 without the flag that lets a call pass).
 """
@@ -42,7 +42,7 @@ from appliance.isolation.seccomp import X32_BIT, Refusal, install_filter, instal
 from appliance.signals import ignore_all_but
 
 REPORT_EVERY_S = 60.0  # one report for each kind of process and call
-_MAX_REPORTS = 128  # a minute; then calls that could do no harm are one, "other calls", and foreign ones another
+_MAX_REPORTS = 128  # a minute; beyond it, harmless calls count together as "other calls", and foreign ones together
 _MAX_MESSAGE_BYTES = 65536
 
 _RECEIVE, _SEND = 0xC0502100, 0xC0182101  # SECCOMP_IOCTL_NOTIF_RECV, _SEND
@@ -52,17 +52,17 @@ _CONTINUE = 1  # SECCOMP_USER_NOTIF_FLAG_CONTINUE
 
 
 class Watch:
-    """The supervisor's and its children's side of the watcher."""
+    """The side of the watcher that the supervisor and its children use."""
 
     def __init__(self, pid: int, control: socket.socket) -> None:
         self.pid, self._control = pid, control
 
     def adopt(self, listener: int, label: str, *, programs: int, report: bool = True) -> None:
-        """Have the watcher answer at ``listener``, which is closed here.
+        """Hand ``listener`` to the watcher, which answers there; this process closes it.
 
         Args:
-            programs: how many execve to let pass.
-            report: False for a proof: what is seen is only counted, for `noticed`.
+            programs: how many calls of execve to let pass.
+            report: False for a proof: refused calls are only counted, for `noticed`.
         Raises:
             SilenceError: the watcher has ended.
         """
@@ -88,11 +88,11 @@ class Watch:
         return answer
 
     def refusals(self) -> Iterator[Refused]:
-        """What was refused since the last call."""
+        """The refusals since the last call of this method."""
         while True:
             try:
                 message = self._control.recv(_MAX_MESSAGE_BYTES, socket.MSG_DONTWAIT)
-            except OSError:  # nothing more, or it has ended
+            except OSError:  # nothing more has come, or the watcher has ended
                 return
             if not message:
                 return
@@ -100,7 +100,7 @@ class Watch:
             yield Refused(**{**body, "arguments": tuple(body["arguments"])})
 
     def fileno(self) -> int:
-        """Of the socket to the watcher, which the supervisor keeps."""
+        """The descriptor of the socket to the watcher, which the supervisor keeps."""
         return self._control.fileno()
 
     def stop(self) -> None:
@@ -113,7 +113,7 @@ class Watch:
 
 
 def start_watch() -> Watch | None:
-    """Fork the watcher; None where the kernel, or whoever watches over this process from outside, does not allow it.
+    """Fork the watcher; None if the kernel does not allow it, or another process already watches over this one.
 
     Raises:
         SilenceError: the watcher could not be confined.
@@ -134,7 +134,7 @@ def start_watch() -> Watch | None:
 
 
 def _can_start_programs(watch: Watch) -> bool:
-    """Whether a watched process can become a program: a child tries with a name that no program has."""
+    """Whether a watched process can become a program: a child tries to execute a name that no program has."""
     pid = fork()
     if pid == 0:
         code = 1
@@ -144,14 +144,14 @@ def _can_start_programs(watch: Watch) -> bool:
         except OSError as exc:
             code = 0 if exc.errno == errno.ENOENT else 1
         except SilenceError:
-            pass  # that is the answer
+            pass  # the status says no
         finally:
             os._exit(code)
     return os.waitpid(pid, 0)[1] == 0
 
 
 def call_name(target: Machine, number: int, arch: int) -> str:
-    """What a refused call is called in reports."""
+    """The name of a refused call in reports."""
     if arch != target.audit_arch:
         return f"{FOREIGN[0]} {number}"
     if target.has_x32 and number >= X32_BIT:
@@ -160,8 +160,10 @@ def call_name(target: Machine, number: int, arch: int) -> str:
 
 
 def _without_number(call: str) -> str:
-    """How a call is counted once there are many, so that a hundred harmless calls hide no other. Calls that could do
-    harm are few, and keep their names."""
+    """The name under which a call counts once there are many, so that a hundred harmless calls hide no other call.
+
+    Harmful calls are few and keep their names.
+    """
     if danger_of(call) is None:
         return "other calls"
     return next((f"{foreign} of some number" for foreign in FOREIGN if call.startswith(foreign)), call)
@@ -169,7 +171,7 @@ def _without_number(call: str) -> str:
 
 @dataclass
 class _Tally:
-    """Refusals of one call to one kind that were not yet reported."""
+    """Refusals of one call to one kind that are not reported yet."""
 
     count: int = 0
     pid: int = 0
@@ -245,7 +247,7 @@ class _Watcher:
         self._send(listener, number_id, -errno.EPERM, 0)
 
     def _send(self, listener: int, number_id: int, error: int, flags: int) -> bool:
-        """False where the kernel knows no such answer (before Linux 5.5), True where the caller has it or is gone."""
+        """True if the caller has the answer or is gone; False if the kernel knows no such answer (before Linux 5.5)."""
         try:
             fcntl.ioctl(listener, _SEND, _ANSWER.pack(number_id, 0, error, flags))
         except OSError as exc:
@@ -268,7 +270,7 @@ class _Watcher:
         tally.count += 1
 
     def _send_reports(self) -> None:
-        """What is due. A report that the supervisor cannot take now is tried again, with what came meanwhile."""
+        """Send the due reports. One that the supervisor cannot take now is sent later, with what came since."""
         now_s = time.monotonic()
         for (kind, call), tally in list(self._reported.items()):
             if now_s < tally.next_report_s:
@@ -283,7 +285,7 @@ class _Watcher:
 
 
 def _become_watcher(control: socket.socket) -> None:
-    os.setsid()  # Ctrl-C in the terminal is the supervisor's to deal with
+    os.setsid()  # the supervisor deals with Ctrl-C in the terminal
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     ignore_all_but(())  # it ends with the supervisor, after the programs
     name_process("watcher")
