@@ -1,7 +1,7 @@
-"""IP addresses in one form, and what of them counts as one source.
+"""IP addresses in one form, and which addresses count as one source.
 
-IPv4 within IPv6 (``::ffff:10.0.0.1``) is the IPv4 address; a zone (``%eth0``) names an interface of this host and is no
-part of the address. One subscriber has all 2^64 addresses of an IPv6 /64, so these are one source.
+An IPv4 address within IPv6 (``::ffff:10.0.0.1``) is the IPv4 address. A zone (``%eth0``) names an interface of this
+host and is no part of the address. One subscriber has all 2^64 addresses of an IPv6 /64, so these are one source.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def parse_address(text: str) -> Address:
     """An address in its one form.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is no IP address.
     """
     parsed = ipaddress.ip_address(text.partition("%")[0] if ":" in text else text)
     return getattr(parsed, "ipv4_mapped", None) or parsed
@@ -47,7 +47,7 @@ def parse_network(text: str) -> Network:
 
 
 def network_of(address: str) -> str:
-    """What counts as one source: an IPv4 address, an IPv6 /64."""
+    """The source that an address belongs to: an IPv4 address, or an IPv6 /64."""
     try:
         parsed = parse_address(address)
     except ValueError:

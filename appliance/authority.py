@@ -1,10 +1,10 @@
 """The site's own certificate authority, for sites without a certificate of their organisation.
 
-Made at the first start: a key that signs for this site alone and a certificate that people install once. The server's
-certificate is signed by it, for thirteen months, and signed anew 30 days before its end or when its names change; the
-authority itself stays, so nobody has to install anything again for ten years.
+The first start makes a key that signs for this site only, and a certificate that people install once. The authority
+signs the server's certificate for thirteen months, and signs a new one 30 days before its end or when its names change.
+The authority itself lasts ten years, and for that time nobody has to install anything again.
 
-    state/signer/tls-authority.key  the authority's key; the recorder alone reads it
+    state/signer/tls-authority.key  the authority's key, which only the recorder reads
     state/tls/authority.pem         its certificate, to be given to browsers and clients
     state/tls/server.pem, .key      the server's certificate and key, which the web processes read
 """
@@ -40,12 +40,12 @@ from appliance.plain_file import read_plain
 from appliance.transport import authority_certificate, local_files
 
 AUTHORITY_LIFE: Final = timedelta(days=3650)
-SERVER_LIFE: Final = timedelta(days=397)  # the most that browsers accept of any certificate
-_CLOCK_SKEW: Final = timedelta(days=1)  # of clients whose clock is slow
+SERVER_LIFE: Final = timedelta(days=397)  # the longest life that browsers accept
+_CLOCK_SKEW: Final = timedelta(days=1)  # allows for clients whose clock is slow
 
 
 def names_of(config: Config, host_name: str) -> tuple[str, ...]:
-    """What people may type to reach this site."""
+    """The names that people may type to reach this site."""
     listened = () if config.listen_host in ("0.0.0.0", "::") else (config.listen_host,)  # noqa: S104 - comparing
     named = (address.host for address in config.site_addresses)
     always = ("localhost", "127.0.0.1", "::1")
@@ -76,7 +76,7 @@ def keep_certificate(config: Config, now: datetime, host_name: str | None = None
 
 
 def _authority(config: Config, now: datetime, name: str) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    """The authority, made if there is none. Its key is written first: a certificate without a key is never there.
+    """The authority, which is made if there is none. Its key is written first, so no certificate is ever without a key.
 
     Raises:
         CertificateError
@@ -157,7 +157,7 @@ def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Put a file in its place whole, closed to others.
+    """Write a file whole and then put it in its place, closed to other users.
 
     Raises:
         CertificateError

@@ -1,8 +1,8 @@
 """Certificates of the server: whether one can be used, for how long, and what is wrong with it, in one sentence each.
 
-Covers: files that are missing, unreadable, no PEM, a key with a passphrase or open to others, a key that belongs to
-another certificate, a certificate whose time has not come or is over. Does not cover: whether clients trust its issuer,
-which only they know, and revocation.
+Covers: files that are missing, unreadable or not PEM, a key that has a passphrase or is open to others, a key that
+belongs to another certificate, and a certificate that is not yet valid or has expired. Does not cover: whether clients
+trust the issuer, which only they know, and revocation.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class CertificateError(ApplianceError):
 
 @dataclass(frozen=True)
 class Certificate:
-    """What is known of a certificate. Times are aware, UTC."""
+    """A certificate. Its times are aware, in UTC."""
 
     path: Path
     names: tuple[str, ...]
@@ -44,7 +44,7 @@ class Certificate:
     issuer: str
 
     def problem(self, now: datetime) -> str | None:
-        """What people meet now or within 30 days; None when all is well."""
+        """What is wrong now or will be within 30 days; None if all is well."""
         if now < self.begins:
             return f"the certificate {self.path} is not valid before {_date(self.begins)}; is the clock right?"
         if now >= self.ends:
@@ -55,7 +55,7 @@ class Certificate:
         return None
 
     def is_valid(self, now: datetime) -> bool:
-        """Whether its time has come and is not over."""
+        """Whether ``now`` lies within its period of validity."""
         return self.begins <= now < self.ends
 
 
@@ -73,7 +73,7 @@ def load_pair(files: CertificateFiles) -> Certificate:
 
     Raises:
         CertificateError: (1) a file cannot be read, (2) other users can read the key, (3) it is not a PEM certificate,
-            (4) the key has a passphrase or is none, (5) the key belongs to another certificate.
+            (4) the key has a passphrase or is no key, (5) the key belongs to another certificate.
     """
     parsed = _parsed(files.certificate)  # (1) (3)
     key_pem = _read(files.key)  # (1)
@@ -109,7 +109,7 @@ def _parsed(path: Path) -> x509.Certificate:
 
 @contextmanager
 def _junk_is_said(sentence: str) -> Iterator[None]:
-    """The parser has errors of several kinds, and reads some fields only when they are asked for.
+    """Translate errors of the parser, which raises several kinds and reads some fields only on access.
 
     Raises:
         CertificateError: with the sentence.
@@ -138,7 +138,7 @@ def _described(parsed: x509.Certificate, path: Path) -> Certificate:
 
 
 def general_names(names: tuple[str, ...]) -> list[x509.GeneralName]:
-    """Host names and addresses as a certificate lists them."""
+    """Host names and addresses in the form that a certificate lists."""
     listed: list[x509.GeneralName] = []
     for name in names:
         try:

@@ -1,7 +1,7 @@
-"""The control groups that this process is in: every directory whose limits count, of version 1 and version 2.
+"""The control groups of this process: every directory whose limits apply, of version 1 and version 2.
 
-A limit of any ancestor binds its descendants, so all of them are named, up to the root of the mount. Inside a container
-the ancestors outside it cannot be seen; their limits then show in version 1's ``hierarchical_memory_limit`` alone.
+A limit of an ancestor binds its descendants, so the list includes all ancestors up to the root of the mount. A process
+in a container cannot see the ancestors outside it; only ``hierarchical_memory_limit`` of version 1 shows their limits.
 
 Source: cgroups(7), proc_pid_mountinfo(5), Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/.
 """
@@ -26,7 +26,7 @@ class ControlGroup:
         """The text of one of its files; None where the group has no such file.
 
         Raises:
-            OSError: the file is there and cannot be read. A limit that is not seen must not pass for none.
+            OSError: the file exists and cannot be read. A limit that cannot be read must not count as no limit.
         """
         try:
             return (self.path / name).read_text().strip()
@@ -34,7 +34,7 @@ class ControlGroup:
             return None
 
     def number(self, name: str) -> int | None:
-        """The whole number in one of its files; None where there is no such file, or it says "max"."""
+        """The whole number in one of its files; None if there is no such file, or it says "max"."""
         text = self.read(name)
         return None if text in (None, "max") else int(text or 0)
 
@@ -48,7 +48,7 @@ def control_groups(controller: str, proc: Path = SELF) -> list[ControlGroup]:
     """The groups of ``controller`` ("cpu", "memory") that bind this process, innermost first.
 
     Args:
-        proc: the process's directory below /proc.
+        proc: the directory of the process in /proc.
     """
     try:
         memberships = (proc / "cgroup").read_text().splitlines()
@@ -65,7 +65,7 @@ def control_groups(controller: str, proc: Path = SELF) -> list[ControlGroup]:
 
 
 def _mount_points(mounts: list[str], version: int, controller: str) -> Iterator[tuple[str, Path]]:
-    """Where the hierarchy is mounted: (the group that is the mount's root, the mount point)."""
+    """The mounts of the hierarchy: (the group that is the root of the mount, the mount point)."""
     for line in mounts:
         mount, _, kind = line.partition(" - ")
         fields, (fstype, _source, options) = mount.split(), kind.split(" ", 2)
@@ -76,11 +76,11 @@ def _mount_points(mounts: list[str], version: int, controller: str) -> Iterator[
 
 
 def _visible(group: str, version: int, mounts: list[tuple[str, Path]]) -> list[ControlGroup]:
-    """``group`` and its ancestors, as directories below that mount of its hierarchy which shows most of them."""
+    """``group`` and its ancestors, as directories of the mount that shows most of them."""
     if not mounts:
         return []
     inside = PurePosixPath(group)
-    # A group that is not below the mount's root belongs to another namespace: only what is mounted can be seen.
+    # A group that is not below the mount's root belongs to another namespace: only the mount's own groups can be seen.
     holding = [mount for mount in mounts if inside.is_relative_to(mount[0]) and ".." not in inside.parts]
     root, point = min(holding, key=lambda mount: len(PurePosixPath(mount[0]).parts)) if holding else mounts[0]
     relative = inside.relative_to(root) if holding else PurePosixPath()

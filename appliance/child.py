@@ -1,4 +1,4 @@
-"""Work that only a process of its own may do, because it cannot be undone in this one."""
+"""Does work in a child process, because the work could not be undone in this one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FAILED = 255  # exit status of a child that met anything but an OSError
 
 
 class NoProcessError(ApplianceError):
-    """The kernel starts no further process for this user."""
+    """The kernel starts no more processes for this user."""
 
 
 class ChildEndedError(ApplianceError):
@@ -23,7 +23,7 @@ class ChildEndedError(ApplianceError):
 
 
 def fork() -> int:
-    """As ``os.fork``, for a process that cannot do without.
+    """Fork as ``os.fork`` does, for a process that cannot go on without a child.
 
     Raises:
         NoProcessError: a limit is reached, or memory is short.
@@ -38,12 +38,12 @@ def fork() -> int:
 
 
 def errno_of_child(work: Callable[[], object]) -> int:
-    """Do this in a child that ends afterwards; 0, or the errno of the OSError that it met (255: it failed otherwise).
+    """Do ``work`` in a child; return 0, or the errno of its OSError, or 255 if it failed otherwise.
 
-    Work that becomes another program ends as that does: its exit status, negative for a signal.
+    If the work becomes another program, return its exit status, which is negative for a signal.
 
     Raises:
-        NoProcessError: there can be no child.
+        NoProcessError: no child can be started.
     """
     pid = fork()
     if pid == 0:
@@ -59,13 +59,13 @@ def errno_of_child(work: Callable[[], object]) -> int:
 
 
 def value_of_child(work: Callable[[int], object]) -> Any:
-    """Do this in a child that ends afterwards, and return its value, which must be one that JSON has.
+    """Do ``work`` in a child and return its value, which JSON must be able to hold.
 
     Args:
-        work: is given the descriptor by which the value comes back, which it must leave open.
+        work: gets the descriptor through which the value comes back, and must leave it open.
     Raises:
-        NoProcessError: there can be no child.
-        ChildEndedError: it ended without a value.
+        NoProcessError: no child can be started.
+        ChildEndedError: the child ended without a value.
     """
     read_end, write_end = os.pipe()
     pid = fork()

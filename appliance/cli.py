@@ -1,6 +1,6 @@
 """The `appliance` command: serve, look after, and check an installed site.
 
-Heavy modules are imported inside the commands that need them: `serve` must shut the door before any of them is loaded.
+The commands import heavy modules themselves: `serve` must shut the door before any of them is loaded.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from appliance.people.cli import users
 
 
 class _Group(click.Group):
-    """Turns the one error root into one line and exit status 1."""
+    """Turns any error of the appliance into one line and exit status 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -57,7 +57,7 @@ def main() -> None:
 @home_option
 @click.option("--host", help="Address to listen on instead of the configured one.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on instead of the configured one.")
-@click.option("--plain-http", is_flag=True, help="Serve a network without TLS: anybody on the way reads everything.")
+@click.option("--plain-http", is_flag=True, help="Serve a network without TLS; anybody on the path reads everything.")
 def serve(home: Path, host: str | None, port: int | None, plain_http: bool) -> None:
     """Serve the site until Ctrl-C or SIGTERM."""
     from appliance.runtime.installed import verify_installed
@@ -72,7 +72,7 @@ def serve(home: Path, host: str | None, port: int | None, plain_http: bool) -> N
         config = dataclasses.replace(config, listen_port=port)
     if plain_http:
         config = dataclasses.replace(config, tls_certificate=None, tls_key=None, tls_plain_http=True)
-    # Looked up now: afterwards, asking who somebody is could mean asking a name service over a socket.
+    # The name is looked up now, because a later lookup could need a name service behind a socket.
     environ = {**os.environ, OPERATOR: login_name()}
     run(
         config, programs_of(config, environ), say=_say, inherited_listener=_listener_of_service_manager(),
@@ -81,7 +81,7 @@ def serve(home: Path, host: str | None, port: int | None, plain_http: bool) -> N
 
 
 def _listener_of_service_manager() -> int | None:
-    """systemd's socket activation, sd_listen_fds(3)."""
+    """The listener of systemd's socket activation, sd_listen_fds(3); None without one."""
     if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
         return None
     return 3
@@ -115,7 +115,7 @@ def doctor(home: Path, as_json: bool) -> None:
 @main.command()
 @home_option
 @click.option("--despite-damage", "reason", metavar="REASON",
-              help="Upgrade even a damaged record; the damage stays as it is, and REASON is recorded.")  # fmt: skip
+              help="Upgrade even a damaged record. The damage stays, and the record keeps REASON.")  # fmt: skip
 def upgrade(home: Path, reason: str | None) -> None:
     """Upgrade the database of an earlier release, which `serve` does by itself. The site must not be served."""
     from appliance.runtime.site_lock import lock_site
@@ -146,7 +146,7 @@ def upgrade(home: Path, reason: str | None) -> None:
               help="With --record: a JSON list of lists of token ids.")  # fmt: skip
 @json_option
 def selftest(release: Path, record: Path | None, prompts: Path | None, as_json: bool) -> None:
-    """Have the model give its known answers on this machine, in silence. Exit status 1 if one differs."""
+    """Compare the model's answers on this machine with the known answers, in silence. Exit status 1 if one differs."""
     if (record is None) != (prompts is None):
         raise click.UsageError("--record and --prompts go together")
     from appliance.isolation import check_access, shut_the_door
@@ -158,7 +158,7 @@ def selftest(release: Path, record: Path | None, prompts: Path | None, as_json: 
     release = release.resolve()
     verify_installed(release)
     if record is not None:
-        open_for_writing(record).close()  # while that is still allowed
+        open_for_writing(record).close()  # while this process still may
     graphs = graphs_of(release)
     engine = Kind.ENGINE_CUDA if graphs and "cpu" not in graphs else Kind.ENGINE_CPU
     rules = selftest_rules(
@@ -190,7 +190,7 @@ main.add_command(users)
 
 
 def _owner_of_site(release: Path) -> tuple[int, int] | None:
-    """Whom root leaves root for, to examine an installed release; None for another one."""
+    """The owner that root changes to for a self-test of an installed release; None for any other release."""
     from appliance.isolation import owner_to_become
 
     state = release.absolute().parent.parent / "state"

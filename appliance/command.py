@@ -1,4 +1,4 @@
-"""What the commands of every group share: the site's options, its record, and how results are printed."""
+"""What all groups of commands share: the options of a site, its record, and the printing of results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from appliance.audit.event import Actor
     from appliance.audit.log import AuditLog
 
-OPERATOR = "APPLIANCE_OPERATOR"  # who started the appliance, for what it then does on their behalf
+OPERATOR = "APPLIANCE_OPERATOR"  # who started the appliance; the record names this person for its acts
 
 _REDRAW_S: Final = 0.1
 
@@ -45,15 +45,17 @@ def print_result(as_json: bool, value: object, text: str) -> None:
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Print lines for the person at the terminal. Names and words of others are among them: what a terminal would obey
-    is shown as an escape."""
+    """Print lines for the person at the terminal.
+
+    The lines may hold names and words of other people, so control characters are printed as escapes.
+    """
     letters = (letter if letter.isprintable() or letter in "\n\t" else ascii(letter)[1:-1] for letter in text)
     click.echo("".join(letters), err=err)
 
 
 @contextmanager
 def progress_bar(title: str, *, hidden: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar on the terminal. Calls alone draw it, not a thread: a verification forks, which needs a single thread."""
+    """A bar on the terminal. No thread draws it, only calls do: a verification forks, which needs a single thread."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -74,9 +76,9 @@ def progress_bar(title: str, *, hidden: bool) -> Iterator[Callable[[int, int], N
 
 @contextmanager
 def record_of(home: Path, *, signs: bool = False) -> Iterator[tuple[Config, AuditLog, Actor]]:
-    """The site's log, opened by this command once it is confined, and who is at this terminal.
+    """Confine this command, open the site's log, and name the person at this terminal.
 
-    What is heavy is imported after this: it then runs confined from its first line.
+    Heavy modules are imported after this, so that they run confined from their first line.
     """
     name = login_name()
     config = site_of(home, signs=signs)
@@ -92,7 +94,7 @@ def record_of(home: Path, *, signs: bool = False) -> Iterator[tuple[Config, Audi
 
 
 def site_of(home: Path, *, signs: bool = False) -> Config:
-    """The settings, with state/ made if need be, and this command confined for ever, as the owner of state/."""
+    """Load the settings, make state/ if it is missing, and confine this command for ever as the owner of state/."""
     from appliance.isolation.administration import confine_command
 
     config = load_config(home)
@@ -102,10 +104,10 @@ def site_of(home: Path, *, signs: bool = False) -> Config:
 
 
 def open_for_writing(path: Path) -> BinaryIO:
-    """The file, made or as it was: whoever called may write it, the confined command may not.
+    """Open the file, or make it, with the rights of the caller: the confined command could not open it later.
 
     Raises:
-        ApplianceError: they may not.
+        ApplianceError: the caller may not write it.
     """
     try:
         return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666), "wb")
@@ -115,15 +117,15 @@ def open_for_writing(path: Path) -> BinaryIO:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that is at ``path`` when the block has ended well, and else nowhere, also if this process is killed.
+    """A file that appears at ``path`` when the block ends well; otherwise none is left, even if this process is killed.
 
-    The confined command may neither rename nor remove it. A process made before, which reads nothing and does nothing
-    else, does either: the one when it is told to, the other when the command is gone.
+    The confined command may neither rename nor remove the file. A process that was forked before does this, and nothing
+    else: it renames the file when it is told to, and removes it when the command has gone without a word.
 
     Raises:
-        ApplianceError: it cannot be written.
+        ApplianceError: the file cannot be written.
     """
-    if path.exists() and not path.is_file():  # a device or a pipe: nothing of it can be taken back
+    if path.exists() and not path.is_file():  # a device or a pipe: what was written cannot be taken back
         with open_for_writing(path) as stream:
             yield stream
         return
@@ -141,7 +143,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _putting_in_place(part: Path, path: Path) -> Iterator[Callable[[], None]]:
-    """A call that renames ``part`` to ``path``; without it ``part`` is removed at the end."""
+    """Yield a call that has ``part`` renamed to ``path``; without that call ``part`` is removed at the end."""
     told, tell = os.pipe()
     pid = fork()
     if pid == 0:
@@ -158,7 +160,7 @@ def _putting_in_place(part: Path, path: Path) -> Iterator[Callable[[], None]]:
 
 
 def _put_in_place(told: int, part: Path, path: Path) -> int:
-    """What the other process does; its exit status."""
+    """The work of the other process; return its exit status."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     try:
@@ -176,12 +178,12 @@ def _tell(descriptor: int) -> None:
 
 
 def login_name() -> str:
-    """Whoever called, for the record: the name before sudo, else the user's own."""
+    """The name of the caller for the record: the name before sudo, otherwise the name of this user."""
     import pwd
 
     from appliance.isolation.administration import CONFINED_ENVIRON
 
-    is_ours = os.environ.get(CONFINED_ENVIRON) == "1"  # started by the supervisor, which the kernel must confirm later
+    is_ours = os.environ.get(CONFINED_ENVIRON) == "1"  # the kernel must confirm this later
     name = (os.environ.get(OPERATOR) if is_ours else None) or os.environ.get("SUDO_USER")
     if name is None:
         try:

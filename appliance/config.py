@@ -2,9 +2,9 @@
 
 Every setting has a default, so the file may be absent. An unknown section or key, a wrong type and a value out of range
 are each refused with one sentence that names the file and the setting. Only the command line and the entry modules of
-child processes load a Config; everybody else is given one.
+child processes load a Config and pass it on.
 
-The annotation of a field says where the file has it (`Setting`), what it may hold, and how anything else is refused.
+The annotation of a field says where the file holds it (`Setting`), which values it may have, and how it refuses others.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class ConfigError(ApplianceError):
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What an operator may decide. Paths are absolute; seconds and hours are in the names.
+    """The settings of an operator. Paths are absolute. A name includes the unit.
 
     ``release_dir`` is the release that ``current`` named when the Config was made, so that a switch to another release
     cannot mix two releases in one process. It need not exist: accounts and the record work without a release.
@@ -66,11 +66,11 @@ class Config:
 
     # [site]
     site_name: Annotated[str, Setting("site", "name"), line(80)] = "gpt-oss appliance"
-    # at which people reach the site; empty: any
+    # the addresses at which people reach the site; empty: any
     site_addresses: Annotated[tuple[SiteAddress, ...], Setting("site", "address"), SITE_ADDRESSES] = ()
     # classification banner; None: no banner
     banner_text: Annotated[str | None, Setting("site", "banner_text"), line(120)] = None
-    # "#rrggbb"; None: the pages' own
+    # "#rrggbb"; None: the colour of the pages
     banner_colour: Annotated[str | None, Setting("site", "banner_colour"), COLOUR] = None
 
     # [listen]
@@ -78,24 +78,24 @@ class Config:
     listen_port: Annotated[int, Setting("listen", "port"), whole(0, 65535)] = 8080  # 0: any free port
 
     # [tls]
-    # PEM, with its chain; None: one from an authority of this site's own
+    # PEM, with its chain; None: the site makes one with its own authority
     tls_certificate: Annotated[Path | None, Setting("tls", "certificate"), FILE] = None
     tls_key: Annotated[Path | None, Setting("tls", "key"), FILE] = None
-    # further names and addresses that the site's own certificate holds
+    # more names and addresses for the site's own certificate
     tls_names: Annotated[tuple[str, ...], Setting("tls", "names"), HOSTS] = ()
     tls_plain_http: Annotated[bool, Setting("tls", "plain_http")] = False  # serve a network without TLS
 
     # [proxy]
     # reverse proxies that may name the client
     proxy_trusted: Annotated[tuple[Network, ...], Setting("proxy", "trusted"), NETWORKS] = ()
-    # headers in which they name it
+    # headers in which they name the client
     proxy_headers: Annotated[ProxyHeaders, Setting("proxy", "headers"), one_of(ProxyHeaders)] = "any"
 
     # [engine]
     accelerator: Annotated[Accelerator, Setting("engine", "accelerator"), one_of(Accelerator)] = "auto"
-    # conversations generated at once; None: as memory allows (engine/memory_plan.py)
+    # conversations answered at the same time; None: as memory allows (engine/memory_plan.py)
     slots: Annotated[int | None, Setting("engine", "slots"), whole(1, 256)] = None
-    # per slot; None: as memory allows, at most what the release says
+    # tokens of context per slot; None: as memory allows, at most the release's limit
     context_tokens: Annotated[int | None, Setting("engine", "context_tokens"), whole(256, 131_072)] = None
     # turns that may wait for a slot; beyond it, a user who has one waiting is answered "overloaded"
     queue_limit: Annotated[int, Setting("engine", "queue_limit"), whole(0, 10_000)] = 32
@@ -108,7 +108,7 @@ class Config:
 
     # [web]
     web_workers: Annotated[int, Setting("web", "workers"), whole(1, 64)] = 1
-    # per worker; an answer that waits for a slot holds a thread, an answer that streams does not
+    # threads per worker; an answer that waits for a slot holds one, an answer that streams does not
     web_threads: Annotated[int, Setting("web", "threads"), whole(2, 1024)] = 48
     # a sign-in lasts this long without use
     session_hours: Annotated[float, Setting("web", "session_hours"), number(0.1, 720)] = 12.0
@@ -119,9 +119,9 @@ class Config:
 
     # [record]
     database_url: Annotated[str, Setting("record", "database_url"), DATABASE_URL]
-    # between signed checkpoints of the record
+    # seconds between signed checkpoints of the record
     checkpoint_interval_s: Annotated[float, Setting("record", "checkpoint_interval_s"), number(1, 60)] = 60.0
-    # bytes that the record takes for one person in a day (UTC); more is refused
+    # MiB that the record takes for one person in a day (UTC); more is refused
     daily_mib_per_user: Annotated[int, Setting("record", "daily_mib_per_user"), whole(1, 1_000_000)] = 1024
 
     @property
@@ -159,7 +159,7 @@ class Config:
 
     @property
     def record_dir(self) -> Path:
-        """Where the record is, as far as it is on a disk of this host: what must not fill up."""
+        """The directory whose disk must not fill up: the record's, or state/ if the record is in a database server."""
         return self.state_dir if self.database_file is None else self.database_file.parent
 
 
@@ -195,7 +195,7 @@ def load_config(home: Path) -> Config:
 
 
 def parse_config(text: str, home: Path) -> Config:
-    """The Config of the site at ``home`` whose appliance.toml says ``text``; no file is looked at.
+    """The Config of the site at ``home`` whose appliance.toml holds ``text``. This reads no file.
 
     Raises:
         ConfigError, tomllib.TOMLDecodeError: as ``load_config``, without the file's name.
@@ -216,7 +216,7 @@ def parse_config(text: str, home: Path) -> Config:
 
 
 def _fields(sections: dict[str, Any]) -> dict[str, Any]:
-    """The values of the file by the field of ``Config``."""
+    """The values of the file, by the name of their field in ``Config``."""
     given: dict[str, Any] = {}
     known = settings_by_section()
     for section, body in sections.items():
@@ -232,7 +232,7 @@ def _fields(sections: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sentence(fault: FaultError) -> str:
-    """The fault by the name that the setting has in the file."""
+    """Describe the fault with the name that the setting has in the file."""
     names = {
         field: f"{section}.{key}" for section, keys in settings_by_section().items() for key, field in keys.items()
     }
@@ -247,14 +247,14 @@ def _check_tls(config: Config) -> None:
 
 
 def init_state(home: Path, database: Path | None = None) -> None:
-    """Make ``state/`` and its directories, mode 0700, where they are missing; tighten ``state/`` itself.
+    """Make ``state/`` and its directories with mode 0700 where they are missing, and give ``state/`` this mode.
 
-    Root does so as the owner of ``state/``, whom the appliance becomes. A signing key that an older release kept beside
-    the public one moves to where only who signs may look.
+    Root does this as the owner of ``state/``, which the appliance becomes. A signing key that an older release kept
+    beside the public key moves to the directory that only a signer can read.
 
     Args:
-        database: its file, which gets mode 0600. SQLite copies another mode to the files beside it by a call that a
-            confined process is refused, and that is reported as an attempt. None: leave it alone.
+        database: the database file, which gets mode 0600. SQLite would copy any other mode to the files beside it, by a
+            call that a confined process is refused and that is reported as an attempt. None: leave the file alone.
     Raises:
         ConfigError: the directories cannot be made.
     """
@@ -275,7 +275,7 @@ def init_state(home: Path, database: Path | None = None) -> None:
 def _make_state(state: Path, database: Path | None) -> None:
     for path in (state, *(state / name for name in STATE_DIRS)):
         path.mkdir(mode=0o700, parents=path == state, exist_ok=True)
-    if stat.S_IMODE(state.stat().st_mode) != 0o700:  # a command that is confined may not ask for it
+    if stat.S_IMODE(state.stat().st_mode) != 0o700:  # only if needed: a confined command may not call chmod
         state.chmod(0o700)
     if database is not None:
         _close_to_others(database)
@@ -294,10 +294,10 @@ def _close_to_others(database: Path) -> None:
 
 
 def _as_user(uid: int, gid: int, work: Callable[[], object]) -> None:
-    """Do this as that user, in a child: root must not follow a link which that user may have put in its way.
+    """Do ``work`` as that user, in a child: root must not follow a link that the user may have made.
 
     Raises:
-        OSError: what it met.
+        OSError: the error of the work.
     """
 
     def leave_root_and_work() -> None:
@@ -312,7 +312,7 @@ def _as_user(uid: int, gid: int, work: Callable[[], object]) -> None:
 
 
 def _why_not(state: Path) -> str:
-    """Why its owner, as whom root works there, cannot prepare ``state``, and what mends it."""
+    """Why root, acting as the owner of ``state``, cannot prepare it, and what mends that."""
     owner = state.stat()
     for directory in reversed(state.parents):
         try:

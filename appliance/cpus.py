@@ -1,4 +1,4 @@
-"""How many CPUs a process may use, by its affinity and by the quota of every control group that it is in."""
+"""How many CPUs a process may use, by its affinity and the quotas of all its control groups."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from appliance.cgroups import SELF, ControlGroup, control_groups
 
 
 def logical_cpus(proc: Path = SELF) -> int:
-    """CPUs this process may use, hyper-threads counted twice: for work whose threads do not wait for each other."""
+    """The CPUs that this process may use, counting each hyper-thread: for threads that do not wait for each other."""
     return paid_for(len(os.sched_getaffinity(0)), proc)
 
 
 def paid_for(count: int, proc: Path) -> int:
-    """`count`, or as many whole CPUs as the tightest quota pays for, whichever is less; at least one."""
+    """The smaller of ``count`` and the whole CPUs that the tightest quota pays for; at least 1."""
     quotas = (_quota(group) for group in control_groups("cpu", proc))
     return max(1, min([count, *(int(quota) for quota in quotas if quota is not None)]))
 
 
 def _quota(group: ControlGroup) -> float | None:
-    """CPUs that the group's quota pays for; None where it has none."""
+    """The CPUs that the quota of the group pays for; None without a quota."""
     if group.version == 2:
         quota, _, period = (group.read("cpu.max") or "max").partition(" ")
         return None if quota == "max" else int(quota) / int(period or 100_000)

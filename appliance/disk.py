@@ -1,10 +1,10 @@
-"""How full the disk of the record is, and a reserve on it that lets the record say why nothing is answered any more.
+"""How full the disk of the record is, and a reserve on it that lets the record say why answers have stopped.
 
-The reserve is a file of allocated, unused bytes. When the disk is full its bytes are given back: then there is room for
-the events that say so, and for administrators to sign in. Prompts would fill that room, so they are refused for as long
-as the reserve is empty, by every process that looks at it. It is filled again when there is space again.
+The reserve is a file of allocated, unused bytes. When the disk is full, these bytes are freed. The events that say so
+and the sign-ins of administrators then have room. Prompts would fill this room, so every process that looks at the
+reserve refuses them while it is empty. When there is space again, the reserve is filled again.
 
-This covers space, inodes, quotas and disks that became read-only. A disk that loses what it confirmed is not covered.
+This covers space, inodes, quotas and disks that became read-only. It does not cover a disk that loses confirmed data.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ Level = Literal["ok", "warning", "alarm", "full"]
 LEVELS: tuple[Level, ...] = ("ok", "warning", "alarm", "full")
 
 WARNING_SHARE, ALARM_SHARE = 0.75, 0.90
-_LEAST_FREE_BYTES, _LEAST_FREE_SHARE = 32 << 20, 1 / 50  # the less of the two: below it the disk is full
+_LEAST_FREE_BYTES, _LEAST_FREE_SHARE = 32 << 20, 1 / 50  # the smaller one counts: below it the disk is full
 _LEAST_FREE_INODES = 16
-_RESERVE_BYTES, _RESERVE_SHARE = 64 << 20, 1 / 32  # the less of the two
+_RESERVE_BYTES, _RESERVE_SHARE = 64 << 20, 1 / 32  # the smaller one counts
 _PROBE_BYTES, _PROBE_SHARE = 1 << 20, 1 / 100
 _RESERVE, _PROBE = "reserve", "probe"
 
 
 @dataclass(frozen=True)
 class DiskUse:
-    """One file system, as an ordinary user may use it."""
+    """The use of one file system, with the space that an ordinary user may take."""
 
     total_bytes: int
     free_bytes: int
@@ -39,7 +39,7 @@ class DiskUse:
 
     @property
     def share(self) -> float:
-        """How much is used, of bytes or of inodes, whichever is scarcer."""
+        """The used share of the bytes or of the inodes, whichever is scarcer."""
         bytes_used = 1 - self.free_bytes / self.total_bytes if self.total_bytes else 1.0
         return max(bytes_used, 1 - self.free_inodes / self.inodes if self.inodes else 0.0)
 
@@ -53,7 +53,7 @@ class DiskUse:
         return "warning" if self.share >= WARNING_SHARE else "ok"
 
     def words(self) -> str:
-        """For people: how much is used, and of what."""
+        """A sentence for people: how much is used, and of what."""
         if self.read_only:
             return "the disk is read-only"
         what = "space" if self.share <= 1 - self.free_bytes / max(1, self.total_bytes) else "files (inodes)"
@@ -61,10 +61,10 @@ class DiskUse:
 
 
 def measure(directory: Path) -> DiskUse:
-    """The file system of a directory.
+    """The use of the file system of a directory.
 
     Raises:
-        OSError: it cannot be asked.
+        OSError: the kernel cannot tell.
     """
     found = os.statvfs(directory)
     used = found.f_blocks - found.f_bfree
@@ -78,18 +78,18 @@ def measure(directory: Path) -> DiskUse:
 
 
 def measured(*directories: Path) -> DiskUse:
-    """The scarcest of the disks on which these directories are.
+    """The use of the fullest of the disks that hold these directories.
 
     Raises:
-        OSError: one of them cannot be asked.
+        OSError: the kernel cannot tell for one of them.
     """
     return max((measure(directory) for directory in directories), key=lambda use: (LEVELS.index(use.level), use.share))
 
 
 def refusal(record_dir: Path) -> str | None:
-    """Why nothing more may be recorded than what an administrator needs, as a sentence for people; None if it may.
+    """Why only what an administrator needs may be recorded, as a sentence for people; None if everything may.
 
-    Costs two system calls, so that it can be asked for every prompt.
+    It costs two system calls, which every prompt can afford.
     """
     try:
         use = measure(record_dir)
@@ -105,7 +105,7 @@ def refusal(record_dir: Path) -> str | None:
 
 
 class Reserve:
-    """The reserve of one record. The recorder fills it; whoever must record the end of an answer may give it back."""
+    """The reserve of one record. The recorder fills it; a process that must record the end of an answer may free it."""
 
     def __init__(self, record_dir: Path) -> None:
         self._directory = record_dir
@@ -118,19 +118,19 @@ class Reserve:
         return False
 
     def give_back(self) -> bool:
-        """Empty it, which also tells every process to refuse prompts; whether that made room.
+        """Empty the reserve, which also tells every process to refuse prompts; return whether that made room.
 
-        The file stays, because another might not find an inode.
+        The file stays, because a new file might get no inode.
         """
         made_room = self.is_held
         try:
             os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
-        except OSError:  # a read-only disk, which `refusal` sees by itself
+        except OSError:  # the disk is read-only, which `refusal` notices by itself
             return False
         return made_room
 
     def fill(self) -> bool:
-        """Fill it if that leaves the disk short of full; whether it is filled now."""
+        """Fill the reserve if the disk does not become full by that; return whether it is filled now."""
         if self.is_held:
             return True
         use = measure(self._directory)
@@ -150,9 +150,9 @@ class Reserve:
 
 
 def why_unwritable(directory: Path) -> str | None:
-    """What the kernel says to some bytes that are written there, allocated and flushed; None if it takes them.
+    """Why the kernel refuses to allocate, write and flush some bytes there; None if it does not refuse.
 
-    This is how quotas show, which are not in what `measure` reads.
+    This detects quotas, which `measure` does not see.
     """
     path = directory / _PROBE
     try:

@@ -1,6 +1,6 @@
-"""`appliance doctor`: looks at a host and a site and says what is well, what is not, and what to do about it.
+"""`appliance doctor`: examines a host and a site and says what is well, what is not, and what to do about it.
 
-No setting is changed. The proof of silence is made in a child process, the only way to make it and live on.
+It changes no setting. A child process makes the proof of silence, because the proof cannot be undone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from installer.formats.clock import has_lost_its_time
 
 @dataclass(frozen=True)
 class Advice:
-    """One thing looked at. ``remedy`` is None when there is nothing to do."""
+    """The result of one check. ``remedy`` is None if there is nothing to do."""
 
     subject: str
     is_well: bool
@@ -36,19 +36,19 @@ class Advice:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything found; ``silence`` is None when it could not be had."""
+    """All results; ``silence`` is None if the door could not be shut."""
 
     is_well: bool
     advice: tuple[Advice, ...]
     silence: Silence | None
 
     def in_json(self) -> dict[str, Any]:
-        """For a script; the list kept the name that it had in 0.1.0."""
+        """The report for a script. The list keeps its name of release 0.1.0."""
         silence = None if self.silence is None else asdict(self.silence)
         return {"is_well": self.is_well, "findings": [asdict(one) for one in self.advice], "silence": silence}
 
     def lines(self) -> Iterator[str]:
-        """For a person at a terminal."""
+        """The report for a person at a terminal."""
         for one in self.advice:
             yield f"{'ok  ' if one.is_well else 'FAIL'}  {one.subject}: {one.detail}"
             if one.remedy:
@@ -70,21 +70,21 @@ def silence_lines(silence: Silence) -> Iterator[str]:
 
 
 def proof_lines(silence: Silence) -> Iterator[str]:
-    """The proof, a line for each way: what programs were answered, and the supervisor, where they tried."""
+    """The proof, one line for each attempt: the answers to the programs and to the supervisor, if they made it."""
     yield f"  {'tried':<37} {'programs':<10} supervisor"
-    for way in dict.fromkeys(attempt.way for attempt in silence.attempts):
-        answers = {attempt.kind: attempt.answer for attempt in silence.attempts if attempt.way == way}
+    for name in dict.fromkeys(attempt.way for attempt in silence.attempts):
+        answers = {attempt.kind: attempt.answer for attempt in silence.attempts if attempt.way == name}
         told = {answer for kind, answer in answers.items() if kind != Kind.SUPERVISOR}
-        yield f"  {way:<37} {' / '.join(sorted(told)):<10} {answers.get(Kind.SUPERVISOR, '-')}"
+        yield f"  {name:<37} {' / '.join(sorted(told)):<10} {answers.get(Kind.SUPERVISOR, '-')}"
 
 
 def examine(config: Config) -> Report:
-    """Look at everything; what cannot be looked at becomes advice, never an error. Call before any thread is started.
+    """Check everything. A check that fails becomes advice, never an error. Call this before any thread is started.
 
-    Silence is looked at as the service would start; then this process is confined, as the site's owner, for the rest.
+    A child tries silence as the service would start. Then this process is confined as the site's owner for the rest.
 
     Raises:
-        SilenceError: it cannot be confined.
+        SilenceError: this process cannot be confined.
     """
     silence, about_silence = _examine_silence(config)
     advice = [about_silence, _examine_user(config)]
@@ -144,7 +144,7 @@ def _look_at_processor(_config: Config) -> str:
 
 
 def _look_at_memory(config: Config) -> str:
-    """What an engine that starts now would serve.
+    """What an engine would serve if it started now.
 
     Raises:
         MemoryPlanError: nothing fits.
@@ -158,10 +158,10 @@ def _look_at_memory(config: Config) -> str:
 
 
 def _look_at_record(config: Config) -> str:
-    """The database answers, and the newest signed checkpoint fits the log.
+    """Check that the database answers and the newest signed checkpoint fits the log.
 
     Raises:
-        DatabaseError, RecordError: it cannot be used.
+        DatabaseError, RecordError: the database cannot be used.
         ApplianceError: the log is broken.
     """
     from appliance.audit.checkpoint import integrity
@@ -186,7 +186,7 @@ def _look_at_transport(config: Config) -> str:
     """How people reach the configured address.
 
     Raises:
-        ApplianceError: unencrypted, or with a certificate that they refuse now or within 30 days.
+        ApplianceError: without encryption, or with a certificate that clients refuse now or within 30 days.
     """
     from appliance.certificates import load_pair, now_utc
 
@@ -207,7 +207,7 @@ def _look_at_transport(config: Config) -> str:
 
 
 def _examine_disk(config: Config) -> Advice:
-    """The disk of the record and that of ``state/``, which may be others than the releases'."""
+    """Check the disks of the record and of ``state/``, which may differ from that of the releases."""
     directories = [path for path in (config.record_dir, config.state_dir) if path.exists()] or [config.home]
     use = measured(*directories)
     remedy = "free space there, or make the disk larger; when it is full, nothing is recorded and nothing is answered"

@@ -1,4 +1,4 @@
-"""The pair of sockets through which web workers hand their turns to the engine; the supervisor keeps both ends."""
+"""The socket pair through which web workers hand their turns to the engine. The supervisor keeps both ends."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import socket
 
 
 class Doorbell:
-    """One pair, under descriptors that stay the same when it is replaced.
+    """A socket pair whose descriptors keep their numbers when the pair is replaced.
 
-    Whoever holds an end can shut it for all who hold it: the engine then reads an end of input, and so does every
-    engine after it. Only a new pair helps, and only those who are started with it.
+    Any process that holds an end can shut it for all holders. The engine then reads the end of its input, and so does
+    every later engine. Only a new pair mends this, and only for processes that start with it.
     """
 
     def __init__(self) -> None:
@@ -26,14 +26,14 @@ class Doorbell:
         return is_shut(self.engine_end)
 
     def replace(self) -> None:
-        """Put a new pair in the place of the old one; what has inherited the old one keeps that."""
+        """Put a new pair in the place of the old one. Processes that inherited the old pair keep it."""
         for new, old in zip(_pair(), (self.web_end, self.engine_end), strict=True):
             with new:
                 os.dup2(new.fileno(), old.fileno(), inheritable=False)
 
 
 def is_shut(doorbell: socket.socket) -> bool:
-    """Whether nobody can ring any more. An empty message only looks like the end of the input."""
+    """Whether the doorbell can no longer ring. Unlike a read, this does not mistake an empty message for that."""
     poll = select.poll()
     poll.register(doorbell, select.POLLRDHUP)
     return bool(poll.poll(0))

@@ -5,11 +5,11 @@ The message is one plain sentence for an operator: no traceback, no prompt, no k
 
 from __future__ import annotations
 
-# The exit status of a program that somebody must help before it is started again: EX_CONFIG of sysexits.h. It stands
-# here because every program of the appliance may read this module, and not every one the supervisor's.
+# The exit status of a program that needs a person's help before it can start again: EX_CONFIG of sysexits.h. It is
+# defined here because every program of the appliance may import this module, but not the supervisor's.
 CANNOT_SERVE = 78
 
-# The exit status of a packer that has made the packed weights anew, where 0 says that it found them.
+# The exit status of a packer that has written the packed weights; 0 says that it found them.
 PACKED_ANEW = 10
 
 

@@ -1,11 +1,11 @@
-"""Two kinds of locks on files. The kernel releases either when its holder dies, however it dies.
+"""Two kinds of locks on files. The kernel releases both when the holder dies, however it dies.
 
-Ownership (`own`, `is_owned`, `is_owned_at`): a process shows that it lives and has the file. Somebody who asks takes no
-lock, not even for a moment, so asking never stands in the way of a process that begins. These are write locks of an
-open file description (fcntl(2), F_OFD_SETLK): only a process that may write the file can hold one.
+Ownership (`own`, `is_owned`, `is_owned_at`): a process shows that it lives and has the file. Asking takes no lock, not
+even for a moment, so it never blocks a process that wants to become the owner. These are write locks of an open file
+description (fcntl(2), F_OFD_SETLK): only a process that may write the file can hold one.
 
-Mutual exclusion (`lock_within`): flock(2), for a limited time. Whoever may open a file, even only to read it, can hold
-that lock.
+Mutual exclusion (`lock_within`): flock(2), for a limited time. Any process that may open the file, even only for
+reading, can hold this lock.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _REFUSED: Final = (errno.EAGAIN, errno.EACCES)
 
 
 def own(descriptor: int, *, wait: bool = False) -> bool:
-    """Become the owner of a file that is open for writing, until its description is closed; False if it has another.
+    """Own a file that is open for writing, until its open file description is closed; False if it has another owner.
 
     Args:
-        wait: for the other to end; the value is then True.
+        wait: wait until the other owner has ended; the result is then True.
     """
     try:
         fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK, _whole_file(fcntl.F_WRLCK))
@@ -39,7 +39,7 @@ def own(descriptor: int, *, wait: bool = False) -> bool:
 
 
 def is_owned(descriptor: int) -> bool:
-    """Whether another description of this open file owns it."""
+    """Whether another open file description owns this file."""
     found = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _whole_file(fcntl.F_RDLCK))
     return bool(_FLOCK.unpack(found)[0] != fcntl.F_UNLCK)
 
@@ -48,7 +48,7 @@ def is_owned_at(path: Path) -> bool:
     """Whether the file has an owner; False where there is no such file.
 
     Raises:
-        OSError: what is there cannot be opened, or is a link.
+        OSError: the file cannot be opened, or is a link.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -67,8 +67,8 @@ def _whole_file(kind: int) -> bytes:
 def lock_within(descriptor: int, operation: int, limit_s: float) -> bool:
     """Lock an open file as flock(2) does (``LOCK_EX``, ``LOCK_SH``); False if it did not become free in time.
 
-    The kernel cannot wait for a limited time, so this asks again and again. That suits locks that few processes want;
-    locks that many want have a queue (write_queue.py).
+    The kernel cannot wait for a limited time, so this polls. Polling suits locks that few processes want; locks that
+    many processes want have a queue (write_queue.py).
     """
     deadline_s = time.monotonic() + limit_s
     while True:

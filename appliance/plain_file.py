@@ -1,5 +1,7 @@
-"""Reads files in ``state/`` only if they are plain files. The owner of ``state/`` may have replaced one by a named
-pipe, on which root's command would wait for ever, or by an endless device.
+"""Reads files in ``state/`` only if they are plain files.
+
+The owner of ``state/`` may have replaced a file by a named pipe, for which a command of root would wait for ever, or by
+an endless device.
 """
 
 from __future__ import annotations
@@ -12,10 +14,10 @@ from typing import BinaryIO
 
 
 def open_plain(path: Path) -> BinaryIO:
-    """The file at ``path``, or at what it links to, open for reading.
+    """Open the file at ``path``, or the target of a link there, for reading.
 
     Raises:
-        OSError: it cannot be opened, or is no plain file.
+        OSError: it cannot be opened, or is not a plain file.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -25,7 +27,7 @@ def open_plain(path: Path) -> BinaryIO:
 
 
 def read_plain(path: Path) -> bytes:
-    """All of it.
+    """The contents of the plain file at ``path``.
 
     Raises:
         OSError: as `open_plain`.

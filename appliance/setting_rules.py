@@ -1,4 +1,4 @@
-"""What a setting may hold, and the words for everything else. The annotations of ``Config`` are made of these."""
+"""Which values a setting may have, and the words that refuse others. The annotations of ``Config`` use these rules."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOST_ADDRESSES: Final = 16
 
 @dataclass(frozen=True)
 class Setting:
-    """Where appliance.toml has a field of ``Config``."""
+    """The place of a field of ``Config`` in appliance.toml."""
 
     section: str
     key: str

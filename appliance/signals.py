@@ -1,9 +1,9 @@
 """What signals from outside do to the appliance's processes: one or two end a process, the others do nothing.
 
-By default most signals end or stop a process, and a program that manages others gives some a meaning that nobody wants
-here: gunicorn would change the number of its workers, load its configuration again, or start a second server. Signals
-by which the kernel or the C library reports a fault of the process itself, or the end of a child, keep their meaning:
-sending one of the former kills, as SIGKILL does. So do 32 and 33, which the C library keeps for itself.
+By default most signals end or stop a process. gunicorn gives some of them meanings that this appliance must not have:
+it would change the number of its workers, reload its configuration, or start a second server. The signals by which the
+kernel or the C library reports a fault of the process or the end of a child keep their meaning, so the signal of a
+fault kills, as SIGKILL does. So do 32 and 33, which the C library uses itself.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _OF_THE_KERNEL: Final = frozenset({
 
 
 def ignore_all_but(meant: Collection[signal.Signals]) -> None:
-    """Ignore signals that nobody is meant to send to this process; execve(2) passes that on."""
+    """Ignore all signals that this process should not get; execve(2) passes this on to the next program."""
     for number in signal.valid_signals() - _OF_THE_KERNEL - set(meant):
         signal.signal(number, signal.SIG_IGN)
 
@@ -30,7 +30,7 @@ def how_ended(code: int) -> str:
 
 
 def name_of(number: int) -> str:
-    """SIGTERM, say; SIG and the number for a signal without a name, such as most of the real-time signals."""
+    """The name of a signal, such as SIGTERM. Without a name, as most real-time signals, it is SIG and a number."""
     try:
         return signal.Signals(number).name
     except ValueError:

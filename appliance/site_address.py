@@ -1,7 +1,7 @@
-"""Under which addresses people reach the site (``[site] address``), and which Host headers name one of them.
+"""The addresses at which people reach the site (``[site] address``), and the Host headers that name one of them.
 
-A host is compared in one form: lower case, without the dot at the end, IP addresses in their canonical spelling, names
-with other letters than ASCII as browsers send them (``xn--..``). A port that is left out is the default of the scheme.
+Hosts are compared in one form: lower case, without a final dot, IP addresses in their canonical spelling, and names
+with letters outside ASCII as browsers send them (``xn--..``). A missing port means the default of the scheme.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LOOPBACK_NAME: Final = "localhost"
 
 @dataclass(frozen=True)
 class SiteAddress:
-    """One address of the site; ``host`` in its one form, without brackets."""
+    """One address of the site. ``host`` is in the form described above, without brackets."""
 
     scheme: str
     host: str
@@ -44,7 +44,7 @@ class SiteAddress:
 
 
 def parse_site_address(text: str) -> SiteAddress:
-    """An address that an operator has written.
+    """Parse an address that an operator has written.
 
     Raises:
         ValueError: it is not ``http://HOST`` or ``https://HOST``, with or without a port, and nothing behind it.
@@ -61,7 +61,7 @@ def parse_site_address(text: str) -> SiteAddress:
 
 
 def parse_authority(text: str) -> tuple[str, int | None]:
-    """Host and port of a Host header, the host in its one form.
+    """Split a Host header into the host, in its one form, and the port.
 
     Raises:
         ValueError: it is not a host with or without a port.
@@ -89,14 +89,17 @@ def is_loopback(host: str) -> bool:
 
 
 def site_url(addresses: Iterable[SiteAddress], host: str, port: int, scheme: str) -> str:
-    """The address for links: the first that the operator named, else where the appliance is told to listen."""
+    """The address for links: the first that the operator named, otherwise the address that the appliance listens on."""
     for address in addresses:
         return address.url
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _ascii(host: str) -> str:
-    """The name as browsers send it; refused where IDNA 2003 and 2008 differ, because browsers know the latter."""
+    """The name as browsers send it.
+
+    A name for which IDNA 2003 and IDNA 2008 differ is refused, because browsers use the latter.
+    """
     if host.isascii():
         return host
     sent = host.lower().encode("idna").decode("ascii")

@@ -1,7 +1,7 @@
 """How requests reach the appliance: decided once, from the settings and the listening socket.
 
-TLS everywhere but on loopback, where no wire is; plain HTTP on another address only where the operator has written so.
-Imports nothing heavy: the supervisor decides.
+TLS everywhere except on loopback, which no wire carries. Plain HTTP on another address only if the operator has set it.
+This module imports nothing heavy, because the supervisor decides.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from appliance.site_address import is_loopback
 
 
 class Transport(StrEnum):
-    """The ways. The value goes to the programs as APPLIANCE_TRANSPORT."""
+    """How requests arrive. The programs get the value as APPLIANCE_TRANSPORT."""
 
     LOOPBACK = "loopback"  # plain HTTP on this host, for its people or a proxy on it
     CERTIFICATE = "certificate"  # TLS with the organisation's certificate
-    LOCAL_AUTHORITY = "local-authority"  # TLS with one from an authority of this site's own
-    PLAIN = "plain"  # plain HTTP on a network, because somebody wrote so
+    LOCAL_AUTHORITY = "local-authority"  # TLS with a certificate from the site's own authority
+    PLAIN = "plain"  # plain HTTP on a network, because the operator set tls.plain_http
 
     @property
     def scheme(self) -> str:
@@ -44,7 +44,7 @@ def host_of(listener: socket.socket) -> str | None:
 
 
 def transport_of(config: Config, host: str | None) -> Transport:
-    """How requests come to a listener on `host`; None: a Unix socket, which is a proxy's of this host."""
+    """How requests come to a listener on `host`; None: a Unix socket, for a proxy on this host."""
     if config.tls_certificate is not None:
         return Transport.CERTIFICATE
     if host is None or is_loopback(host):
@@ -53,7 +53,7 @@ def transport_of(config: Config, host: str | None) -> Transport:
 
 
 def certificate_files(config: Config, transport: Transport) -> CertificateFiles | None:
-    """Where the certificate lies; None without TLS."""
+    """The files of the certificate; None without TLS."""
     if transport is Transport.LOCAL_AUTHORITY:
         return local_files(config)
     if transport is Transport.CERTIFICATE and config.tls_certificate is not None and config.tls_key is not None:
@@ -62,7 +62,7 @@ def certificate_files(config: Config, transport: Transport) -> CertificateFiles 
 
 
 def local_files(config: Config) -> CertificateFiles:
-    """The certificate that the site makes for itself."""
+    """The files of the certificate that the site makes for itself."""
     return CertificateFiles(config.tls_dir / "server.pem", config.tls_dir / "server.key")
 
 
@@ -73,5 +73,5 @@ def pem_fingerprint(pem: str) -> str:
 
 
 def authority_certificate(config: Config) -> Path:
-    """The certificate of the site's own authority, which browsers and clients are to trust."""
+    """The certificate of the site's own authority, which browsers and clients must trust."""
     return config.tls_dir / "authority.pem"
