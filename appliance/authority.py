@@ -76,7 +76,7 @@ def keep_certificate(config: Config, now: datetime, host_name: str | None = None
 
 
 def _authority(config: Config, now: datetime, name: str) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    """The authority, which is made if there is none. Its key is written first, so no certificate is ever without a key.
+    """The authority, which is made if there is none. Its key is written first, so no certificate ever lacks its key.
 
     Raises:
         CertificateError

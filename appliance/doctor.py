@@ -207,7 +207,7 @@ def _look_at_transport(config: Config) -> str:
 
 
 def _examine_disk(config: Config) -> Advice:
-    """Check the disks of the record and of ``state/``, which may differ from that of the releases."""
+    """Check the disks of the record and of ``state/``, which may differ from the disk of the releases."""
     directories = [path for path in (config.record_dir, config.state_dir) if path.exists()] or [config.home]
     use = measured(*directories)
     remedy = "free space there, or make the disk larger; when it is full, nothing is recorded and nothing is answered"

@@ -66,4 +66,4 @@ def _check_confined() -> None:
     """
     held = process_status()
     if held["NoNewPrivs"] != "1" or held["Seccomp"] != "2" or int(held["CapEff"], 16) != 0:
-        raise SilenceError(f"{CONFINED_ENVIRON} is set, and this command is not confined; start it without")
+        raise SilenceError(f"{CONFINED_ENVIRON} is set, but this command is not confined; unset the variable")

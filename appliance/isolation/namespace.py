@@ -31,7 +31,7 @@ def enter_network_namespace() -> str | None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         refusal = probe.connect_ex(("127.0.0.1", 9))
     if refusal != errno.ENETUNREACH:
-        raise SilenceError("the network namespace of one's own is not empty: loopback can be reached")
+        raise SilenceError("the new network namespace is not empty: loopback can be reached")
     return how
 
 

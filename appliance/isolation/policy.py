@@ -57,8 +57,8 @@ _PAIR: Final = (
     Only(0, (int(socket.AF_UNIX),)), Only(1, (int(socket.SOCK_STREAM), int(socket.SOCK_SEQPACKET)), _SOCK_TYPE),
 )  # fmt: skip
 
-# fcntl allows descriptors and their flags, locks, and the size of a pipe. It does not allow to choose who gets signals
-# (F_SETOWN, F_SETSIG), nor F_NOTIFY.
+# fcntl may set descriptors and their flags, locks, and the size of a pipe. It may not choose who gets signals
+# (F_SETOWN, F_SETSIG), nor use F_NOTIFY.
 _FCNTL: Final = (
     *(fcntl.F_DUPFD, fcntl.F_DUPFD_CLOEXEC, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_SETFL),
     *(fcntl.F_GETLK, fcntl.F_SETLK, fcntl.F_SETLKW, fcntl.F_OFD_GETLK, fcntl.F_OFD_SETLK, fcntl.F_OFD_SETLKW),
@@ -78,7 +78,7 @@ _PRCTL: Final = (
     *(51, 64),  # PR_SVE_GET_VL, PR_SME_GET_VL: how wide an aarch64 vector is
     0x53564D41,  # PR_SET_VMA: names of memory areas, from glibc 2.38 on
 )
-_HIDE_MEMORY: Final = (Only(0, (4,)), Only(1, (0,)))  # PR_SET_DUMPABLE, to 0 alone
+_HIDE_MEMORY: Final = (Only(0, (4,)), Only(1, (0,)))  # PR_SET_DUMPABLE, only to 0
 # These options of a connection are those that any HTTP server uses. None of them sends a packet to anybody but the peer
 # that connected, chooses a route or an interface, or loads code.
 _SO: Final = (
@@ -148,7 +148,7 @@ GROUPS: Final = (
             "getsockopt": ((Only(1, (socket.SOL_SOCKET,)), Only(2, _SO_READ)),),
         },
     ),
-    Group("make a socket pair for a turn", _SUPERVISOR | _WEB, partly={"socketpair": (_PAIR,)}),
+    Group("make a socket pair for the doorbell or a turn", _SUPERVISOR | _WEB, partly={"socketpair": (_PAIR,)}),
     Group(
         "serve people who connect",
         _WEB,

@@ -143,4 +143,4 @@ def test_a_command_is_not_talked_out_of_its_confinement(tmp_path: Path) -> None:
         capture_output=True, text=True, check=False, cwd=PROJECT, env={**os.environ, "APPLIANCE_CONFINED": "1"},
     )  # fmt: skip
     assert done.returncode == 1
-    assert done.stderr == "Error: APPLIANCE_CONFINED is set, and this command is not confined; start it without\n"
+    assert done.stderr == "Error: APPLIANCE_CONFINED is set, but this command is not confined; unset the variable\n"
