@@ -159,7 +159,7 @@ GROUPS: Final = (
                 (Only(1, (socket.IPPROTO_TCP,)), Only(2, _TCP)),
             ),
             "getsockopt": ((Only(1, (socket.IPPROTO_TCP,)), Only(2, (*_TCP, socket.TCP_INFO))),),
-            "shutdown": ((Only(1, (socket.SHUT_WR,)),),),  # of a connection; for reading it would end a listener
+            "shutdown": ((Only(1, (socket.SHUT_WR,)),),),  # ends a connection; SHUT_RD would end a listener
         },
     ),
     Group(
