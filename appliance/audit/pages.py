@@ -91,7 +91,8 @@ def check_accounts(connection: sa.Connection) -> list[Fault]:
     roles, disabled, unknown = _said_of_accounts(connection)
     faults = []
     present = set()
-    query = sa.select(users.c.name, users.c.roles, users.c.disabled)  # an earlier release's copy has no other columns
+    there = {column["name"] for column in sa.inspect(connection).get_columns(users.name)}  # an earlier copy has fewer
+    query = sa.select(*(column for column in users.c if column.name in there))
     found = read_rows(connection, query.order_by(users.c.name), users.c.name, lambda row: row)
     for damaged in found.damaged:
         present.add(damaged.name)

@@ -107,7 +107,7 @@ def test_ago_is_true_before_and_after_the_clock_is_set_back_by_a_year() -> None:
     view = page_integrity(SIGNED, now)
     assert "were signed 40 s ago" in view.message
     assert "A checkpoint left this machine 1 h ago." in view.message
-    assert "checked 2 h ago" in view.message
+    assert "last checked one by one 2 h ago" in view.message
     back = page_integrity(replace(SIGNED, state="stale", ahead=True), now - YEAR)
     assert " ago" not in f"{back.summary} {back.title} {back.message}"
     for moment in ("2026-11-30 11:00:00 UTC", "2026-11-30 10:00:00 UTC", "2026-11-30 11:59:20 UTC"):
@@ -130,6 +130,6 @@ def test_what_was_verified_and_exported_under_another_clock_is_no_time_ago(site:
     page = site.browser(site.add_user("rita", Role.REVIEWER)).get("/review/integrity").text
     database.close()
     moment = as_iso(later)[:19].replace("T", " ") + " UTC, which the clock of this machine has not reached"
-    assert f"were checked at {moment}" in page
+    assert f"were last checked one by one at {moment}" in page
     assert f"A checkpoint left this machine at {moment}" in page
     assert "; every event checked" not in page  # in the badge, where there is no room for it
