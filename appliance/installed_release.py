@@ -8,6 +8,7 @@ named file exists, and the digest of the vocabulary (the only file whose content
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ class InstalledRelease:
     known_answers: Path | None
     dense: str | None  # how the CPU graph holds attention and head: "int8" or "bf16"
     model: ModelCard
+    installed_s: int  # when release.json was written, in seconds since 1970
 
 
 def load_release(path: Path) -> InstalledRelease:
@@ -47,6 +49,7 @@ def load_release(path: Path) -> InstalledRelease:
     try:
         with descriptor.open("rb") as stream:
             described = parse_release(stream.read(MAX_DESCRIPTOR_BYTES))
+            installed_s = int(os.fstat(stream.fileno()).st_mtime)
     except OSError as exc:
         raise ReleaseError(f"{descriptor}: cannot be read: {exc.strerror}") from exc
     except FormatError as exc:
@@ -61,6 +64,7 @@ def load_release(path: Path) -> InstalledRelease:
         known_answers=None if described.known_answers is None else _file(path, described.known_answers),
         dense=described.dense,
         model=described.model,
+        installed_s=installed_s,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,11 @@ def write(directory: Path, body: object) -> Path:
 
 
 def test_reads_what_the_release_is(tmp_path: Path, described: dict[str, Any]) -> None:
-    release = load_release(write(tmp_path, described))
+    write(tmp_path, described)
+    os.utime(tmp_path / "release.json", (0, 1_790_000_000.5))
+    release = load_release(tmp_path)
     assert (release.name, release.version) == ("gpt-oss-demo", "0.1.0")
+    assert release.installed_s == 1_790_000_000
     assert release.graphs == {"cpu": tmp_path / GRAPH}
     assert release.known_answers == tmp_path / "known_answers.json"
     assert release.model.context_tokens == 2048

@@ -41,6 +41,7 @@ PASSWORD = "correct horse battery staple"
 SYSTEM = Actor("", "test", "system")
 # argon2id at its cheapest: these tests are not about the cost of hashing.
 FAST_PASSWORDS = Passwords(argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+INSTALLED_S = 1_790_000_000
 MODEL = ModelCard(
     id="gpt-oss-fake",
     title="Fake model",
@@ -146,7 +147,7 @@ def make_site(tmp_path: Path, empty_database: Path) -> Iterator[MakeSite]:
         record = AuditLog(database)
         release = InstalledRelease(
             path=home, name="gpt-oss-fake", version="0.0.1", graphs=MappingProxyType({}), config=home, vocabulary=home,
-            known_answers=None, dense=None, model=MODEL,
+            known_answers=None, dense=None, model=MODEL, installed_s=INSTALLED_S,
         )  # fmt: skip
         conversations = Conversations(database, record)
         turns = RunningTurns(

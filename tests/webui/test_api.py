@@ -27,7 +27,7 @@ from appliance.turns.events import (
 )
 from appliance.turns.request import TurnRequest
 from tests.fakes import done
-from tests.webui.conftest import MODEL, MakeSite, Site
+from tests.webui.conftest import INSTALLED_S, MODEL, MakeSite, Site
 
 URL = "/v1/chat/completions"
 BODY: dict[str, Any] = {"model": MODEL.id, "messages": [{"role": "user", "content": "Hello"}]}
@@ -84,6 +84,13 @@ def test_lists_the_one_model(caller: Caller) -> None:
     assert [model["id"] for model in listed["data"]] == [MODEL.id]
     assert caller.get(f"/v1/models/{MODEL.id}").json == listed["data"][0]
     assert listed["data"][0]["object"] == "model"
+
+
+def test_a_model_was_created_when_its_release_was_installed(caller: Caller) -> None:
+    """Not when it is asked for: two answers would differ."""
+    listed = caller.get("/v1/models").json
+    assert listed is not None
+    assert listed["data"][0]["created"] == INSTALLED_S
 
 
 def test_an_answer_has_the_shape_of_a_chat_completion(caller: Caller) -> None:

@@ -108,7 +108,7 @@ def _appliance_error(error: ApplianceError) -> Response:
 
 
 def _model() -> dict[str, Any]:
-    return present.model_object(services().model.id, int(services().clock().timestamp()))
+    return present.model_object(services().model.id, services().release.installed_s)
 
 
 def _check_model(model_id: str) -> None:
