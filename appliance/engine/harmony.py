@@ -4,7 +4,7 @@ The vocabulary is the release's own file, checked by SHA-256 before the library 
 that could fetch another. Text of users, tools and earlier answers can never become a special token: the library encodes
 contents as ordinary text, and the names that stand in message headers are checked here.
 
-Source: github.com/openai/harmony, docs/format.md. What comes out of the model is harmony_parser.py's.
+Source: github.com/openai/harmony, docs/format.md. harmony_parser.py reads what comes out of the model.
 """
 
 from __future__ import annotations
