@@ -25,6 +25,7 @@ from appliance.installed_release import ReleaseError, verify_vocabulary
 from appliance.turns.request import Effort, Message, Tool, ToolCall, TurnRequest
 
 RETURN, CONSTRAIN, CHANNEL, START, END, MESSAGE, CALL = 200002, 200003, 200005, 200006, 200007, 200008, 200012
+ROLE = "assistant"  # the model's own, which every prompt ends with
 FUNCTIONS = "functions."
 ORDINARY_TOKENS = 199_998  # ids below are o200k_base's ranks, ids from here on are special
 ALL_TOKENS = 201_088
@@ -209,7 +210,7 @@ def _tool_result(message: Message, names: dict[str, str]) -> oh.Message:
         raise ConversationError("A tool result answers no call of the conversation and names no function.")
     author = oh.Author.new(oh.Role.TOOL, FUNCTIONS + _function_name(name))
     answer = oh.Message(author=author, content=_pieces(message.content))
-    return answer.with_channel("commentary").with_recipient("assistant")
+    return answer.with_channel("commentary").with_recipient(ROLE)
 
 
 def _function_name(name: str) -> str:

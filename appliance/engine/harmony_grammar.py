@@ -31,13 +31,14 @@ from appliance.engine.harmony import (
     MESSAGE,
     ORDINARY_TOKENS,
     RETURN,
+    ROLE,
     START,
     Vocabulary,
 )
 from appliance.engine.sampling import TokenMask
 
 _MAX_GRAMMARS = 32  # prepared and kept: programs offer the same functions again and again
-_ROLE = b"assistant"
+_ROLE = ROLE.encode()
 
 
 class State(Protocol):

@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from appliance.engine.harmony import FUNCTIONS
+from appliance.engine.harmony import FUNCTIONS, ROLE
 
 Channel = Literal["analysis", "commentary", "final"]
 
@@ -34,17 +34,16 @@ _WORD = re.compile(
     re.VERBOSE,
 )
 _HEADER_WORDS = re.compile(rf"(?i:assistant|analysis|commentary|final)|to\s*=\s*{_NAME}*|functions\.{_NAME}+|json|code")
-_ROLE = "assistant"
-_WORDS = (_ROLE, "analysis", "commentary", "final", "json", "code", "to=", FUNCTIONS)
+_WORDS = (ROLE, "analysis", "commentary", "final", "json", "code", "to=", FUNCTIONS)
 _LOWER_CASE_FOLLOWS = re.compile(r"\s+(?!to\s*=)[a-z]")
 _OTHERS = re.compile(rf"\s*(?:user|system|developer|tool|(?P<function>functions\.{_NAME}*))(?![A-Za-z0-9_])")
 _PREFIX = re.compile(r"^(?i:functions?|tools?|assistant|commentary|analysis)[.:/\s]*")
 _DOUBLED = re.compile(r"(.+?)(?:functions?)?[.:/]*\1")
 _RECIPIENT_BEHIND = re.compile(rf"(?<![A-Za-z0-9_])to\s*=\s*({_WRITTEN}+)")
 _GLUED = re.compile(r"(?i:json|code|analysis|commentary|final|assistant|functions?|[.\-:/])$")
-_NO_FUNCTIONS = {"assistant", "user", "all", "human"}  # recipients that mean no call
+_NO_FUNCTIONS = {ROLE, "user", "all", "human"}  # recipients that mean no call
 _RECIPIENT = rf"( to={FUNCTIONS}{_NAME}+)?"
-_SOUND_ROLE = re.compile(_ROLE + _RECIPIENT)
+_SOUND_ROLE = re.compile(ROLE + _RECIPIENT)
 _SOUND_CHANNEL = re.compile(rf"(analysis|commentary|final){_RECIPIENT}\s*(json|code)?")
 
 
@@ -98,7 +97,7 @@ def read_header(segments: Sequence[str], *, started: bool, complete: bool, funct
     other = _OTHERS.match(segments[0]) if started or complete else None
     recipient = next((name for name in found.recipients if name.casefold() not in _NO_FUNCTIONS), None)
     role_function = _meant(other["function"], functions) if other and other["function"] else None
-    doubtful = role_function is not None and "assistant" not in found.recipients
+    doubtful = role_function is not None and ROLE not in found.recipients
     known = [names for names in found.channels if names]
     channel = next(iter(known[-1])) if known and len(known[-1]) == 1 else None
     if doubtful:
@@ -128,7 +127,7 @@ def _scan(segment: str, found: _Found, *, has_role: bool, bare_text: bool) -> No
     ``has_role``: <|start|> comes before the segment, so the role is complete whatever follows it: "assistanti cannot".
     ``bare_text``: neither <|channel|> nor <|message|> says that this is a header, and "final thoughts" is none.
     """
-    at = len(_ROLE) if has_role and segment.startswith(_ROLE) else 0
+    at = len(ROLE) if has_role and segment.startswith(ROLE) else 0
     found.words += at > 0
     channels: set[str] = set()
     while match := _WORD.match(segment, at):

@@ -52,7 +52,7 @@ def kind_of(header: Header) -> Kind:
         case "analysis":
             return Kind.REASONING
         case "commentary":
-            return Kind.HELD if header.names_json else Kind.PREAMBLE
+            return Kind.HELD if header.names_json or header.function is not None else Kind.PREAMBLE
         case "final":
             return Kind.FINAL
     return Kind.HELD

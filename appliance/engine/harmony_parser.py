@@ -16,7 +16,7 @@ import codecs
 from collections.abc import Collection, Sequence
 from enum import Enum, auto
 
-from appliance.engine.harmony import CALL, CHANNEL, CONSTRAIN, END, MESSAGE, RETURN, START, Vocabulary
+from appliance.engine.harmony import CALL, CHANNEL, CONSTRAIN, END, MESSAGE, RETURN, ROLE, START, Vocabulary
 from appliance.engine.harmony_header import Header, read_header
 from appliance.engine.harmony_message import Kind, PartialMessage, is_json, is_sound_end, kind_of
 from appliance.engine.harmony_output import Delta, TurnOutput
@@ -27,7 +27,8 @@ __all__ = ["Delta", "HarmonyParser"]
 _END_OF_TEXT = 199999
 _ENDS = (END, RETURN, CALL, _END_OF_TEXT)
 _MAX_HEADER_CHARS = 256  # the longest sound header has a channel, a recipient of 74 characters and a content type
-_CALL_BEGINS = ("{", "[", "to=")
+_RECIPIENT_BEGINS = "to="
+_CALL_BEGINS = ("{", "[", _RECIPIENT_BEGINS)
 
 
 class _State(Enum):
@@ -55,7 +56,7 @@ class HarmonyParser:
         self._output = TurnOutput(turn_id, stop)
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._state = _State.HEADER
-        self._segments = ["assistant"]  # the present header, cut at each <|channel|>; the prompt ends with the role
+        self._segments = [ROLE]  # the present header, cut at each <|channel|>; the prompt ends with the role
         self._started = True  # the header began with <|start|>
         self._message: PartialMessage | None = None  # the present one; in a header, the one that it interrupted
         self._unclaimed: PartialMessage | None = None  # complete; the answer if no other message follows
@@ -232,7 +233,8 @@ class HarmonyParser:
 
     def _end_header(self, token: int) -> None:
         header = self._header()
-        if token == CALL and header.recipient is not None and not header.has_text and not header.is_foreign:
+        names_call = header.function is not None if header.recipient is None else not header.has_text
+        if token == CALL and names_call and not header.is_foreign:
             self._open_message(header)  # a call without arguments
         else:
             self._abandon_header()
@@ -258,7 +260,8 @@ class HarmonyParser:
     def _decide(self, message: PartialMessage, end: int | None) -> None:
         """What a held message was, now that its end is known."""
         header, text = message.header, "".join(message.held)
-        if end == CALL and header.function is None and text.lstrip().startswith("to="):  # <|message|> came too early
+        came_too_early = text.lstrip().startswith(_RECIPIENT_BEGINS)  # <|message|>, which stands before the recipient
+        if end == CALL and header.function is None and came_too_early:
             header = read_header(["", text.lstrip()], started=False, complete=False, functions=self._functions)
             text = header.rest.lstrip()
         if end == CALL and header.function is not None:
