@@ -113,9 +113,7 @@ def test_waits_where_no_further_process_can_be_started_and_goes_on_afterwards(tm
         site.wait_for("the web does not start: no further process can be started: Resource temporarily unavailable")
         limit.unlink()
         wait_gone({before})
-        deadline_s = time.monotonic() + 20
-        while site.ask()["pid"] in (before, 1):  # an orphaned worker answers until it notices
-            assert time.monotonic() < deadline_s
+        site.until(lambda: site.ask()["pid"] not in (before, 1))  # an orphaned worker answers until it notices
 
 
 def test_second_supervisor_of_a_site_is_refused(running: Site) -> None:
@@ -200,10 +198,7 @@ def test_web_workers_wait_until_the_recorder_has_the_database_ready(tmp_path: Pa
         return [Path(f"/proc/{pid}/cmdline").read_text() for pid in site.descendants() if is_alive(pid)]
 
     with supervised(tmp_path, recorder=WAITING_RECORDER) as site:
-        deadline_s = time.monotonic() + 20
-        while not any("import decode, encode" in line for line in running()):  # the engine
-            assert time.monotonic() < deadline_s, site.said()
-            time.sleep(0.02)
+        site.until(lambda: any("import decode, encode" in line for line in running()))  # the engine
         assert not any("gunicorn" in line for line in running())
         (tmp_path / "state" / "audit" / "go").touch()
         assert site.ask()
