@@ -1,0 +1,71 @@
+"""`bundler build`."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import cast
+
+import click
+
+from bundler.build import SigningRequest, build
+from bundler.commands.options import JSON, PATH, target_options
+from bundler.commands.show import describe, print_release
+from bundler.contents import BuildRequest
+from bundler.graph.cpu import DenseKind
+from bundler.keys import utc
+from bundler.lock import Runtime, WheelTarget
+from installer.terminal import StageLines
+
+RELEASE_LIFETIME_DAYS = 730
+
+
+@click.command("build")
+@click.option("--checkpoint", required=True, type=PATH, help="Checkpoint directory in the Hugging Face layout.")
+@click.option("--keys", required=True, type=PATH, help="Directory made by `bundler keygen`.")
+@click.option("--out", required=True, type=PATH, help="The archive to write, NAME-VERSION.airgap.")
+@target_options
+@click.option("--dense", type=click.Choice(["int8", "bf16"]), default="int8", show_default=True,
+              help="Attention and head on CPUs: int8 is faster; bf16 is as published and rounds less.")  # fmt: skip
+@click.option("--name", help="Name of the release; default: the model's id.")
+@click.option("--version", help="Version of the release; default: the project's and a digest of the contents.")
+@click.option("--expires", type=click.DateTime(["%Y-%m-%d"]), help="When the signatures expire; default: in two years.")
+@click.option("--metadata-version", type=click.IntRange(min=1),
+              help="Version of the signed metadata; default: what the ledger beside the keys says.")  # fmt: skip
+@click.option("--wheel-cache", type=PATH, help="Where fetched wheels are kept; default: the user's cache directory.")
+@click.option("--own-wheel", type=PATH, help="This project's wheel; default: built from the source tree.")
+@click.option("--no-known-answers", is_flag=True, help="Record none; the installer then cannot test the release.")
+@JSON
+def build_command(
+    checkpoint: Path, keys: Path, out: Path, python: str, platform: str, accelerator: str, dense: DenseKind,
+    name: str | None, version: str | None, expires: datetime | None, metadata_version: int | None,
+    wheel_cache: Path | None, own_wheel: Path | None, no_known_answers: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Export, collect, sign and verify one archive.
+
+    The same inputs and keys give the same bytes until the signatures expire: contents that were signed before keep
+    their metadata version and expiry date. The ledger signed.json beside the keys remembers both.
+    """
+    now = datetime.now(UTC)
+    default_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpt-oss-appliance" / "wheels"
+    request = BuildRequest(
+        checkpoint=checkpoint,
+        target=WheelTarget(python, platform, cast(Runtime, accelerator)),
+        wheel_cache=wheel_cache or default_cache,
+        own_wheel=own_wheel,
+        dense=dense,
+        name=name,
+        version=version,
+        known_answers=not no_known_answers,
+        environ=os.environ,
+    )
+    end = expires.replace(tzinfo=UTC) if expires else utc(now + timedelta(days=RELEASE_LIFETIME_DAYS))
+    with StageLines() as progress:
+        verified = build(out, request, SigningRequest(keys, end, metadata_version), now=now, progress=progress)
+    if as_json:
+        click.echo(json.dumps({"archive": str(out), "size_bytes": out.stat().st_size, **describe(verified)}))
+    else:
+        click.echo(f"{out} written and verified ({out.stat().st_size:,} bytes).")
+        print_release(verified)

@@ -1,0 +1,52 @@
+"""`installer install`."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from installer.commands.options import FILE, JSON, PREFIX, ROOT, USER, open_archive, read_root
+from installer.install import install
+from installer.terminal import StageLines
+
+
+@click.command("install")
+@FILE
+@ROOT
+@PREFIX
+@USER
+@JSON
+def install_command(file: Path, root: Path, prefix: Path, user: str | None, as_json: bool) -> None:
+    """Verify archive FILE while copying it, test the release, and make it the current one of the site.
+
+    The previous release stays installed; `installer rollback` returns to it. The command may be interrupted at any
+    moment: the old release keeps working, and the same command resumes. If root runs it, the release belongs to root,
+    and state/ to an unprivileged user, as whom the appliance then runs.
+    """
+    if os.geteuid() == 0:
+        os.umask(0o022)  # the release is for another user to read
+    with open_archive(file) as stream, StageLines() as progress:
+        outcome = install(
+            stream, read_root(root), prefix, now=datetime.now(UTC), environ=os.environ, progress=progress, user=user
+        )
+    receipt = outcome.receipt
+    if as_json:
+        click.echo(json.dumps({**asdict(outcome), "current": receipt.version}))
+        return
+    if outcome.repaired:
+        click.echo(f"{receipt.name} {receipt.version} was damaged and is repaired. Restart the appliance to serve it.")
+        return
+    if not outcome.switched:
+        click.echo(f"{receipt.name} {receipt.version} is already the current release; nothing was changed.")
+        return
+    done = "installed" if outcome.assembled else "was installed before"
+    click.echo(f"{receipt.name} {receipt.version} ({receipt.model}) {done} and is now the current release.")
+    if receipt.self_test == "passed":
+        click.echo("Its self-test passed: the model gives its known answers on this machine.")
+    else:
+        click.echo("No self-test was run: this release was built without known answers.")

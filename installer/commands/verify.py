@@ -1,0 +1,95 @@
+"""`installer verify`: an archive against a root, or what is installed in a site."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from installer.commands.options import JSON, ROOT_HELP, open_archive, read_root
+from installer.inspection import Inspection, inspect_site
+from installer.site import Site
+from installer.terminal import StageLines
+from installer.verify import DiscardingSink, VerifiedArchive, verify_archive
+
+
+@click.command("verify")
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+@click.option("--root", type=click.Path(path_type=Path), help=ROOT_HELP)
+@click.option("--prefix", type=click.Path(path_type=Path), help="Check what is installed in this site, not an archive.")
+@JSON
+def verify_command(file: Path | None, root: Path | None, prefix: Path | None, as_json: bool) -> None:
+    """Check every byte of archive FILE against the trusted root, or everything installed in a site. Writes nothing.
+
+    With --prefix, the command names each file that differs, is missing or is not listed, and exits with 1 if there is
+    one. With --root as well, it compares what is installed with the signatures. Without --root it compares with the
+    installer's own manifest, which anybody who can write to the site can change, too.
+    """
+    if (file is None) == (prefix is None):
+        raise click.UsageError("give either FILE or --prefix")
+    if file is not None:
+        if root is None:
+            raise click.UsageError("--root is needed to verify an archive")
+        _verify_file(file, root, as_json)
+    elif prefix is not None:
+        _verify_prefix(prefix, root, as_json)
+
+
+def _verify_file(file: Path, root: Path, as_json: bool) -> None:
+    with open_archive(file) as stream, StageLines() as progress:
+        progress.stage("Verifying", file.stat().st_size)
+        verified = verify_archive(stream, read_root(root), sink=DiscardingSink(), progress=progress)
+    if as_json:
+        click.echo(json.dumps(_describe(verified)))
+        return
+    release, signed = verified.release, verified.metadata
+    click.echo(f"{file.name}: verified. {release.name} {release.version} ({release.model.title})")
+    click.echo(
+        f"  {len(signed.targets)} files, {verified.size_bytes:,} bytes, for Python {release.target.python} on "
+        f"{release.target.platform}, {' and '.join(release.accelerators)}; signatures valid until {signed.expires}"
+    )
+
+
+def _verify_prefix(prefix: Path, root: Path | None, as_json: bool) -> None:
+    inspections, site_faults = inspect_site(Site(prefix), None if root is None else read_root(root))
+    is_well = not site_faults and all(inspection.is_well for inspection in inspections)
+    if as_json:
+        releases = [asdict(inspection) for inspection in inspections]
+        click.echo(json.dumps({"is_well": is_well, "faults": site_faults, "releases": releases}))
+    else:
+        for line in (*site_faults, *(line for inspection in inspections for line in _found(inspection))):
+            click.echo(line)
+    if not is_well:
+        sys.exit(1)
+
+
+def _found(inspection: Inspection) -> Iterator[str]:
+    """The lines about one release, one for each finding."""
+    against = "its signatures" if inspection.is_signed else "its manifest (give --root to compare it with signatures)"
+    if inspection.is_well:
+        yield f"{inspection.version}: as it was installed: {inspection.files:,} files, compared with {against}."
+    for fault in inspection.faults:
+        yield f"{inspection.version}: FAIL  {fault}"
+    for difference in inspection.differences:
+        yield f"{inspection.version}: FAIL  {difference}"
+    if inspection.differences:
+        yield f"{inspection.version}: to do: install its archive again, which repairs it."
+    program = inspection.interpreter or "an unknown interpreter"
+    yield f"{inspection.version}: it is run by {program}, which is the host's and was not checked."
+
+
+def _describe(verified: VerifiedArchive) -> dict[str, Any]:
+    """What `verify --json` prints."""
+    return {
+        "release": asdict(verified.release),
+        "metadata_version": verified.metadata.version,
+        "expires": verified.metadata.expires,
+        "contents_sha256": verified.metadata.contents,
+        "size_bytes": verified.size_bytes,
+        "targets": [asdict(target) for target in verified.metadata.targets],
+    }
