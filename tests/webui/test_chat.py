@@ -276,18 +276,27 @@ def test_words_held_back_are_sent_when_the_model_pauses() -> None:
     assert list(drawing.lines(Waiting())) == []
 
 
+_EMPTY, _EFFORT = "There is nothing to send: the text is empty.", "The effort must be low, medium or high."
+_CORRECT = "Go back, correct it and send it again."
+_UNKEPT, _UNREAD = "The text contains characters that cannot be kept.", "The server did not understand what was sent."
+
+
 @pytest.mark.parametrize(
-    "body",
-    [{}, {"effort": "medium"}, {"text": "x", "effort": "enormous"}, {"text": "", "effort": "low"},
-     {"text": 7, "effort": "low"}, {"text": " \n", "effort": "low"}, {"text": "a\0b", "effort": "low"},
-     {"text": "\ud800", "effort": "low"}, {"text": "x" * 400_001, "effort": "low"},
-     {"text": "x", "effort": ["low"]}, ["text"], "text", 3],
+    ("body", "said"),
+    [({}, _EFFORT), ({"effort": "medium"}, _EMPTY), ({"text": "x", "effort": "enormous"}, _EFFORT),
+     ({"text": "", "effort": "low"}, _EMPTY), ({"text": 7, "effort": "low"}, _EMPTY),
+     ({"text": " \n", "effort": "low"}, _EMPTY), ({"text": "a\0b", "effort": "low"}, _UNKEPT),
+     ({"text": "\ud800", "effort": "low"}, _UNKEPT),
+     ({"text": "x" * 400_001, "effort": "low"}, "The text is longer than 400,000 characters."),
+     ({"text": "x", "effort": ["low"]}, _EFFORT),
+     ({"regenerate": "yes", "effort": "low"}, "Whether to ask again must be true or false."),
+     (["text"], _UNREAD), ("text", _UNREAD), (3, _UNREAD)],
 )  # fmt: skip
-def test_a_turn_that_is_not_one_is_refused_with_a_plain_sentence(chat: Chat, body: object) -> None:
+def test_a_turn_that_is_not_one_is_refused_with_a_plain_sentence(chat: Chat, body: object, said: str) -> None:
     conversation = chat.create()
     response = chat.send("POST", f"/chat/{conversation}/turns", body)
     assert response.status_code == 400
-    assert response.json["error"]["message"]  # type: ignore[index]
+    assert response.json["error"]["message"] == f"{said} {_CORRECT}"  # type: ignore[index]
     assert chat.messages(conversation) == []
     assert chat.site.engine.requests == []
 
@@ -341,9 +350,23 @@ def test_conversations_are_renamed_pinned_searched_and_deleted(chat: Chat) -> No
     assert chat.site.events()[-1].header.action == "conversation_deleted"
 
 
-@pytest.mark.parametrize("body", [{"title": ""}, {"title": 5}, {"title": "\ud800"}])
-def test_a_title_that_is_none_is_refused(chat: Chat, body: object) -> None:
+@pytest.mark.parametrize("body", [{"title": ""}, {"title": 5}, {"title": "\ud800"}, {"pinned": "yes"}, {"pinned": 1}])
+def test_a_change_that_is_none_is_refused(chat: Chat, body: object) -> None:
     assert chat.send("PATCH", f"/chat/{chat.create()}", body).status_code == 400
+    assert "Pinned" not in chat.send("GET", "/chat/list?q=").json["html"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("body", [{}, {"message": None}, {"message": 7}])
+def test_a_branch_needs_the_message_to_show(chat: Chat, body: object) -> None:
+    response = chat.send("POST", f"/chat/{chat.create()}/branch", body)
+    assert response.status_code == 400
+    assert response.json["error"]["message"] == f"Which answer to show is missing. {_CORRECT}"  # type: ignore[index]
+
+
+def test_a_conversation_begins_with_a_text(chat: Chat) -> None:
+    response = chat.send("POST", "/chat", {})
+    assert response.status_code == 400
+    assert response.json["error"]["message"] == f"{_EMPTY} {_CORRECT}"  # type: ignore[index]
 
 
 def test_the_empty_page_names_the_model_as_what_it_is_and_says_that_all_is_recorded(chat: Chat) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, cast, get_args
+from typing import Any, Final
 
 from flask import Blueprint, Response, jsonify, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from appliance.audit.event import Content, check_storable
+from appliance.audit.event import Content
 from appliance.people.accounts import Role
 from appliance.people.conversations import (
     Conversation,
@@ -17,15 +17,14 @@ from appliance.people.conversations import (
 )
 from appliance.turns.engine import EngineUnavailableError
 from appliance.turns.journal import ConversationBusyError
-from appliance.turns.request import Effort
 from appliance.turns.running import NotRecordedError, TooManyTurnsError
 from webui.allowances import allowance
 from webui.chat import present, turns
+from webui.chat.bodies import Beginning, Branch, Change, Question, read_body
 from webui.errors import BadRequestError, ConflictError, NotFoundError, TooManyError, UnavailableError, respond
 from webui.services import services
 from webui.session import current_actor, demand_role, demand_user
 
-MAX_TEXT_CHARS = 400_000
 STATUS_TIMEOUT_S = 0.5
 MAX_DIGITS: Final = 12  # an event's number has no more
 _NOT_READY = "The model is still loading, or has stopped. You can write now, and send once it is ready."
@@ -94,7 +93,7 @@ def conversation_list() -> Response:
 @blueprint.post("/chat")
 def create() -> ResponseReturnValue:
     _demand_room()
-    text = _text(_body().get("text"))
+    text = read_body(Beginning).text
     allowance().check_texts(demand_user().id, [])
     allowance().spend(demand_user().id, Content(""))
     made = services().conversations.create(demand_user().id, title=present.title_of(text))
@@ -103,12 +102,11 @@ def create() -> ResponseReturnValue:
 
 @blueprint.patch("/chat/<conversation_id>")
 def change(conversation_id: str) -> ResponseReturnValue:
-    user, conversations, body = demand_user(), services().conversations, _body()
-    title, pinned = body.get("title"), body.get("pinned")
-    if title is not None:
-        conversations.rename(user.id, conversation_id, _text(title))
-    if pinned is not None:
-        conversations.pin(user.id, conversation_id, pinned=pinned is True)
+    user, conversations, wanted = demand_user(), services().conversations, read_body(Change)
+    if wanted.title is not None:
+        conversations.rename(user.id, conversation_id, wanted.title)
+    if wanted.pinned is not None:
+        conversations.pin(user.id, conversation_id, pinned=wanted.pinned)
     return "", 204
 
 
@@ -135,7 +133,7 @@ def branch(conversation_id: str) -> ResponseReturnValue:
         reader.close()
         words = "An answer is being written in this conversation."
         raise ConflictError("conversation_busy", words, "Nothing was changed; look at other answers when it is done.")
-    services().conversations.show_branch(demand_user().id, conversation_id, str(_body().get("message")))
+    services().conversations.show_branch(demand_user().id, conversation_id, read_body(Branch).message)
     return "", 204
 
 
@@ -151,12 +149,11 @@ def state(conversation_id: str) -> Response:
 def begin_turn(conversation_id: str) -> Response:
     """Ask a new question, or with ``regenerate`` the last one again. Answers with `webui.chat.stream`'s lines."""
     _demand_room()
-    body, user = _body(), demand_user()
-    effort = _effort(body.get("effort"))
-    text = None if body.get("regenerate") is True else _text(body.get("text"))
+    question, user = read_body(Question), demand_user()
+    text = None if question.regenerate else question.text
     found = services().conversations.get(user.id, conversation_id)
     turns.demand_watching(user)
-    turn_id = turns.ask(services(), user, found, text, effort)
+    turn_id = turns.ask(services(), user, found, text, question.effort)
     return turns.read_along(user, found, turn_id, after=0)
 
 
@@ -218,33 +215,3 @@ def _demand_room() -> None:
     refusal = services().record.refusal()
     if refusal is not None:
         raise UnavailableError("record_failed", f"{refusal} Your question was not sent.", "Tell your administrator.")
-
-
-def _body() -> dict[str, Any]:
-    body = request.get_json(silent=True)
-    if not isinstance(body, dict):
-        raise BadRequestError
-    return cast("dict[str, Any]", body)
-
-
-def _effort(value: object) -> Effort:
-    if value not in get_args(Effort):
-        raise BadRequestError(message="The effort must be low, medium or high.")
-    return cast("Effort", value)
-
-
-def _text(value: object) -> str:
-    """Text that a person has written.
-
-    Raises:
-        BadRequestError: it is no text, is blank or too long, or cannot be kept exactly.
-    """
-    if not isinstance(value, str) or not value.strip():
-        raise BadRequestError(message="There is nothing to send: the text is empty.")
-    if len(value) > MAX_TEXT_CHARS:
-        raise BadRequestError(message=f"The text is longer than {MAX_TEXT_CHARS:,} characters.")
-    try:
-        check_storable(value)
-    except ValueError as exc:
-        raise BadRequestError(message="The text contains characters that cannot be kept.") from exc
-    return value

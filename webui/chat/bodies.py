@@ -1,0 +1,89 @@
+"""The bodies of the chat's requests: the fields that its script sends, and what is said of wrong ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Final, TypeVar
+
+from flask import request
+
+from appliance.audit.event import check_storable
+from appliance.turns.request import Effort
+from installer.formats.checks import FaultError, Must, Rule, check, words_of
+from webui.errors import BadRequestError
+
+T = TypeVar("T")
+
+MAX_TEXT_CHARS: Final = 400_000
+NOTHING_TO_SEND: Final = "There is nothing to send: the text is empty."
+
+
+def _written(text: str) -> str:
+    """A text that a person has written.
+
+    Raises:
+        FaultError: it is blank or too long, or cannot be kept exactly.
+    """
+    if not text.strip():
+        raise FaultError(NOTHING_TO_SEND)
+    if len(text) > MAX_TEXT_CHARS:
+        raise FaultError(f"The text is longer than {MAX_TEXT_CHARS:,} characters.")
+    try:
+        check_storable(text)
+    except ValueError as exc:
+        raise FaultError("The text contains characters that cannot be kept.") from exc
+    return text
+
+
+Written = Annotated[str, Must(NOTHING_TO_SEND), Rule(_written)]
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """A new conversation, which gets its title from the text."""
+
+    text: Written
+
+
+@dataclass(frozen=True)
+class Question:
+    """A new turn: a text, or with ``regenerate`` the last question again."""
+
+    effort: Annotated[Effort, Must("The effort must be low, medium or high.")]
+    text: Written | None = None
+    regenerate: Annotated[bool, Must("Whether to ask again must be true or false.")] = False
+
+    def __post_init__(self) -> None:
+        if self.text is None and not self.regenerate:
+            raise FaultError(NOTHING_TO_SEND)
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of a conversation in the list; a field that is absent or null stays as it is."""
+
+    title: Written | None = None
+    pinned: Annotated[bool, Must("Whether it is pinned must be true or false.")] | None = None
+
+
+@dataclass(frozen=True)
+class Branch:
+    """The message whose answer is to be shown."""
+
+    message: Annotated[str, Must("Which answer to show is missing.")]
+
+
+def read_body(kind: type[T]) -> T:
+    """The body of the present request.
+
+    Raises:
+        BadRequestError: it is no JSON object, or a field is wrong; the message says which.
+    """
+    given = request.get_json(silent=True)
+    if not isinstance(given, dict):
+        raise BadRequestError
+    try:
+        return check(kind, given)
+    except FaultError as fault:
+        said = words_of(kind, str(fault.at[0])) if fault.kind == "missing" else fault.said
+        raise BadRequestError(message=said) from fault
