@@ -6,7 +6,7 @@ DEMO_USER := $(shell test "$$(id -u)" != 0 || echo --user nobody)
 SHELL := /bin/sh
 BIN := .venv/bin
 RUNTIME_EXTRAS := cpu,bundler
-TEST_EXTRAS := cpu,bundler,postgres,parity,test
+TEST_EXTRAS := cpu,bundler,pkcs11,postgres,parity,test
 # Several workers (tests/conftest.py says how many), each of which takes one file after the other, the longest files first.
 PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 

@@ -44,3 +44,7 @@ class KnownAnswersError(BundlerError):
 
 class BuildError(BundlerError):
     """The release or its archive could not be written; nothing of it is left behind."""
+
+
+class SigningError(BundlerError):
+    """Signatures cannot be added to this file."""

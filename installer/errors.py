@@ -134,7 +134,27 @@ class OlderVersionError(TrustError):
 
 
 class MixedMetadataError(TrustError):
-    """Metadata files do not belong together, or two different files have one version number."""
+    """Metadata files do not belong together."""
+
+
+class VersionConflictError(TrustError):
+    """The site has accepted other contents under the archive's version number."""
+
+
+class RevokedKeyError(TrustError):
+    """The metadata is signed by a key that a later root has revoked."""
+
+
+class UnsoundRootError(TrustError):
+    """A root's thresholds do not count different Ed25519 keys."""
+
+
+class TrustLostError(TrustError):
+    """The site has releases, but nothing that says which metadata it has accepted."""
+
+
+class RootUpdateError(TrustError):
+    """A root file is not the next root of this site."""
 
 
 # --- the host -------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
+from installer.accepted import read_copies
 from installer.environment import environment_files, host_interpreter, members_of, run_self_test
 from installer.errors import InstallerError, ReleaseConflictError
 from installer.formats.manifest import MANIFEST, Entry, encode_manifest, is_bulk
@@ -41,6 +42,7 @@ class Outcome:
     assembled: bool  # False: the release was installed before and is undamaged; at most `current` changed
     reused_blobs: int
     repaired: bool  # the release was installed before but damaged, so it was made anew
+    notes: tuple[str, ...] = ()  # what the operator should know of the site's trust; see VerifiedMetadata
 
 
 def install(
@@ -64,7 +66,9 @@ def install(
         site.remove_unfinished()
         staging = Staging(site, _preflight(site, user, progress))
         try:
-            verified = verify_archive(archive, root, sink=staging, trust_dir=site.trust, progress=progress)
+            verified = verify_archive(
+                archive, root, sink=staging, trust_dir=site.trust, kept=read_copies(site), progress=progress
+            )
         except (InstallerError, OSError):
             staging.discard()
             raise
@@ -90,7 +94,9 @@ def install(
         collect_garbage(site)
         if (owner := find_owner(user, site.prefix)) is not None:
             hand_over(site.prefix, owner)
-        return Outcome(receipt, before != version, known is None or repaired, staging.reused, repaired)
+        return Outcome(
+            receipt, before != version, known is None or repaired, staging.reused, repaired, verified.metadata.notes
+        )
 
 
 def _preflight(site: Site, user: str | None, progress: Progress) -> Callable[[Release, VerifiedMetadata], None]:

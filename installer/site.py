@@ -20,7 +20,7 @@ from pathlib import Path
 from installer.errors import BusyError, InstallerError, NoReleaseError, PrefixError, StorageFullError
 
 RECEIPT = "receipt.json"
-OURS = {"store", "releases", "state", "current", "previous", ".incoming"}
+OURS = {"store", "releases", "state", "trust", "current", "previous", ".incoming"}
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a full disk, a quota or a file size limit answers
 
 
@@ -62,6 +62,11 @@ class Site:
     @property
     def trust(self) -> Path:
         return self.prefix / "state" / "trust"
+
+    @property
+    def trust_copy(self) -> Path:
+        """The same outside `state/`, where the appliance's user cannot write."""
+        return self.prefix / "trust"
 
     @property
     def state(self) -> Path:
@@ -130,14 +135,15 @@ class Site:
         return now, version
 
     def accept_metadata(self, files: Mapping[str, bytes]) -> None:
-        """Remember the accepted metadata; each file by one rename, roots first and the timestamp last."""
+        """Remember the accepted metadata, twice; each file by one rename, roots first and the timestamp last."""
         order = ("root_history/", "targets.json", "snapshot.json", "timestamp.json")
         rank = {name: next(i for i, start in enumerate(order) if name.startswith(start)) for name in files}
-        for name in sorted(files, key=lambda n: (rank[n], n)):
-            path = self.trust / name
-            self.trust.parent.mkdir(mode=0o700, exist_ok=True)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_durably(path, files[name])
+        self.state.mkdir(mode=0o700, exist_ok=True)
+        for directory in (self.trust_copy, self.trust):
+            for name in sorted(files, key=lambda n: (rank[n], n)):
+                path = directory / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_durably(path, files[name])
 
     def write_receipt(self, receipt: Receipt) -> None:
         text = json.dumps(asdict(receipt), indent=2) + "\n"

@@ -8,11 +8,12 @@ digest matched. The sink must keep the blob in quarantine until the whole call h
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from installer.accepted import Place
 from installer.archive import ArchiveReader, Sha256Hex, target_name
 from installer.errors import DigestMismatchError, LimitError, ReleaseDescriptorError
 from installer.formats.release import DESCRIPTOR, MAX_DESCRIPTOR_BYTES, Release
@@ -64,20 +65,31 @@ class VerifiedArchive:
 
 
 def verify_archive(
-    stream: BinaryIO, root: bytes, *, sink: BlobSink, trust_dir: Path | None = None, progress: Progress = SILENT
+    stream: BinaryIO,
+    root: bytes,
+    *,
+    sink: BlobSink,
+    trust_dir: Path | None = None,
+    kept: Sequence[Place] = (),
+    allow_downgrade: bool = False,
+    allow_expired: bool = False,
+    progress: Progress = SILENT,
 ) -> VerifiedArchive:
     """Read `stream` from front to back and verify all of it.
 
     Args:
         root: the operator's root metadata.
-        trust_dir: the site's accepted metadata, against which older archives are refused; see `verify_metadata`.
+        trust_dir, kept, allow_downgrade, allow_expired: see `verify_metadata`.
         progress: told the bytes of targets, not the stage: the caller names it.
     Raises:
         ArchiveError, TrustError: the file is refused. Discard what the sink holds: it is not verified.
         whatever the sink raises.
     """
     reader = ArchiveReader(stream)
-    metadata = verify_metadata(reader.read_metadata(), root, trust_dir)
+    metadata = verify_metadata(
+        reader.read_metadata(), root, trust_dir,
+        kept=kept, allow_downgrade=allow_downgrade, allow_expired=allow_expired,
+    )  # fmt: skip
     order = blob_order(metadata.targets)
     paths = {target.path: target for target in metadata.targets}
     if DESCRIPTOR not in paths:

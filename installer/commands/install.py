@@ -38,6 +38,8 @@ def install_command(file: Path, root: Path, prefix: Path, user: str | None, as_j
     if as_json:
         click.echo(json.dumps({**asdict(outcome), "current": receipt.version}))
         return
+    for note in outcome.notes:
+        click.echo(f"Note: {note}.")
     if outcome.repaired:
         click.echo(f"{receipt.name} {receipt.version} was damaged and is repaired. Restart the appliance to serve it.")
         return

@@ -47,6 +47,7 @@ from installer.errors import (
     TruncatedArchiveError,
     UnexpectedMemberError,
     UnknownKeyError,
+    VersionConflictError,
 )
 from installer.install import install
 from installer.site import Site
@@ -233,7 +234,7 @@ ATTACKS: dict[str, tuple[tuple[type[InstallerError], ...], Attack]] = {
         (EscapingPathError,), lambda s: [s.signed(path=p) for p in ("venv/bin/python", "receipt.json")]),
     "rightly signed, but expired": ((ExpiredError,), lambda s: s.signed(expires=NOW - timedelta(days=1))),
     "rightly signed, but older than what the site has": ((OlderVersionError,), lambda s: s.older),
-    "other contents under a version the site has": ((MixedMetadataError,), lambda s: s.signed(version=5)),
+    "other contents under a version the site has": ((VersionConflictError,), lambda s: s.signed(version=5)),
     "metadata of two genuine archives mixed": (
         (MixedMetadataError, OlderVersionError),
         lambda s: [s.replaced(n, members(s.older)[n]) for n in (SNAPSHOT, TARGETS)]),
