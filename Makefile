@@ -40,7 +40,7 @@ $(DEMO_DIR)/checkpoint/config.json: bundler/demo_model/weights.safetensors
 
 $(DEMO_DIR)/keys/root.json:
 	.ci/venv $(RUNTIME_EXTRAS)
-	$(BIN)/bundler keygen --keys $(DEMO_DIR)/keys
+	$(BIN)/bundler keygen --keys $(DEMO_DIR)/keys --no-passphrase
 
 $(DEMO_DIR)/gpt-oss-demo.airgap: $(DEMO_DIR)/checkpoint/config.json $(DEMO_DIR)/keys/root.json $(SOURCES)
 	.ci/venv $(RUNTIME_EXTRAS)

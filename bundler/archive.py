@@ -15,7 +15,8 @@ from typing import BinaryIO
 from bundler.errors import BuildError
 from bundler.keys import SigningKeys
 from bundler.ledger import Signing
-from bundler.sign import sign_targets
+from bundler.sign import is_complete, sign_targets
+from bundler.signing import read_unsigned, with_earlier_signatures, write_signing_file
 from installer.archive import CHUNK_BYTES, END_OF_ARCHIVE, Sha256Hex, member_header, padding_bytes, target_name
 from installer.errors import InstallerError
 from installer.progress import SILENT, Progress
@@ -58,7 +59,10 @@ def digest_tree(directory: Path, progress: Progress = SILENT) -> ReleaseTree:
 def write_archive(
     out: Path, tree: ReleaseTree, keys: SigningKeys, signing: Signing, progress: Progress = SILENT
 ) -> VerifiedArchive:
-    """Sign the tree, write it to `out`, and verify what was written.
+    """Sign the tree with the keys that are here, write it to `out`, and verify what was written.
+
+    If other people must sign, too, everything but their signatures is verified, and a small file for them to sign is
+    left beside the archive (`bundler.signing`).
 
     Raises:
         BuildError: a file changed since it was hashed, the disk is full, or the result does not verify.
@@ -66,13 +70,15 @@ def write_archive(
     partial = out.with_name(f".{out.name}.partial")
     try:
         try:
+            members = with_earlier_signatures(out, sign_targets(keys, tree.targets, signing))
             with partial.open("wb") as file:
-                _write_members(file, sign_targets(keys, tree.targets, signing), tree, progress)
+                _write_members(file, members, tree, progress)
                 file.flush()
                 os.fsync(file.fileno())
-            with partial.open("rb") as file:
-                verified = verify_archive(file, keys.roots[-1], sink=DiscardingSink(), progress=progress)
+            verified = _verify(partial, members, keys, progress)
             partial.replace(out)
+            if not is_complete(members):
+                write_signing_file(out)
         finally:
             partial.unlink(missing_ok=True)
     except OSError as exc:
@@ -82,6 +88,16 @@ def write_archive(
     except InstallerError as exc:
         raise BuildError(f"the archive just written does not verify: {exc}") from exc
     return verified
+
+
+def _verify(written: Path, members: Mapping[str, bytes], keys: SigningKeys, progress: Progress) -> VerifiedArchive:
+    if not is_complete(members):
+        verified = read_unsigned(written, keys.roots[-1], progress).verified
+        if verified is None:
+            raise RuntimeError("internal error: an archive was taken for a signing file")
+        return verified
+    with written.open("rb") as file:
+        return verify_archive(file, keys.roots[-1], sink=DiscardingSink(), progress=progress)
 
 
 def _write_members(file: BinaryIO, metadata: Mapping[str, bytes], tree: ReleaseTree, progress: Progress) -> None:

@@ -16,6 +16,7 @@ from bundler.contents import BuildRequest, assemble_release
 from bundler.errors import BuildError
 from bundler.keys import load_keys
 from bundler.ledger import decide_signing
+from bundler.private_keys import Secret
 from installer.progress import SILENT, Progress
 from installer.site import FULL
 from installer.verify import VerifiedArchive
@@ -28,6 +29,7 @@ class SigningRequest:
     keys: Path
     expires: datetime  # for contents that these keys have not signed before
     metadata_version: int | None  # None: the ledger beside the keys decides
+    secret: Secret | None = None  # asks for the passphrase of the keys
 
 
 def build(
@@ -38,7 +40,7 @@ def build(
     Raises:
         BundlerError: a subclass; `out` is what it was before.
     """
-    keys = load_keys(signing.keys)
+    keys = load_keys(signing.keys, signing.secret)
     tree = out.with_name(f".{out.name}.build")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,8 @@ from bundler.commands.build import build_command
 from bundler.commands.inputs import demo_checkpoint, lock
 from bundler.commands.inspect import inspect
 from bundler.commands.keys import keygen
+from bundler.commands.sign import sign
+from bundler.commands.trust import trust
 from bundler.errors import BundlerError
 from installer.errors import InstallerError
 
@@ -34,7 +36,15 @@ def main() -> None:
     """Turn a gpt-oss checkpoint into one signed archive for an isolated network."""
 
 
-for command in (keygen, build_command, inspect, lock, demo_checkpoint):
+for command in (
+    keygen,
+    build_command,
+    inspect,
+    lock,
+    demo_checkpoint,
+    sign,
+    trust,
+):
     main.add_command(command)
 
 

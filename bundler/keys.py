@@ -32,6 +32,7 @@ from bundler.private_keys import (
     write_public,
 )
 from bundler.roots import RELEASE_ROLES, ROLES, Group, first_root, is_complete, parse_draft, root_bytes, sign_root
+from bundler.rotation import settle
 from bundler.tokens import TOKEN_SUFFIX, TokenPlace, make_token_key, read_token, write_token
 from installer.signers import KEY_NAME, key_name
 
@@ -134,8 +135,10 @@ def load_keys(directory: Path, secret: Secret | None = None) -> SigningKeys:
     try:
         roots = load_roots(directory)
         newest = parse_draft(roots[-1]).signed
-        signers = tuple(_load_signer(path, secret) for path in _key_files(directory) if path.stem != Root.type)
-        for path, signer in zip([p for p in _key_files(directory) if p.stem != Root.type], signers, strict=True):
+        settle(directory, newest)
+        paths = [path for path in _key_files(directory) if path.stem != Root.type]
+        signers = tuple(_load_signer(path, secret) for path in paths)
+        for path, signer in zip(paths, signers, strict=True):
             _require_trusted(path, signer.public_key, newest)
     except OSError as exc:
         raise KeysError(f"cannot read {exc.filename}: {exc.strerror}; `bundler keygen` makes keys") from exc
@@ -160,6 +163,8 @@ def load_signers(directory: Path, secret: Secret | None = None) -> tuple[Signer,
         KeysError: there is none, or one cannot be used.
     """
     try:
+        if (directory / ROOT).exists():
+            settle(directory, parse_draft((directory / ROOT).read_bytes()).signed)
         signers = tuple(_load_signer(path, secret) for path in _key_files(directory))
     except OSError as exc:
         raise KeysError(f"cannot read {exc.filename}: {exc.strerror}; `bundler keygen` makes keys") from exc
@@ -211,6 +216,7 @@ def put_root(directory: Path, metadata: Metadata[Root]) -> Path:
         write_new(directory / f"{len(roots)}.root.json", roots[-1], mode=0o644)
     path = _replace(directory / ROOT, root_bytes(metadata))
     (directory / DRAFT).unlink(missing_ok=True)
+    settle(directory, metadata.signed)
     return path
 
 

@@ -73,11 +73,16 @@ def read_private(path: Path, name: str | None, secret: Secret | None) -> CryptoS
                 raise KeysError(f"{path} is encrypted: give --passphrase-file, or run this in a terminal") from None
             key = load_pem_private_key(data, secret().encode())
     except ValueError as exc:
-        wrong = "the passphrase does not open it" if b"ENCRYPTED" in data else "it is not a private key in PEM"
+        wrong = "the passphrase does not open it" if _LABEL.encode() in data else "it is not a private key in PEM"
         raise KeysError(f"{path} cannot be used: {wrong}") from exc
     if not isinstance(key, Ed25519PrivateKey):
         raise KeysError(f"{path} is not an Ed25519 key; archives are signed with no other kind")
     return _named_signer(key, name)
+
+
+def is_encrypted(path: Path) -> bool:
+    """Whether a key file needs a passphrase."""
+    return _LABEL.encode() in path.read_bytes()
 
 
 def write_public(path: Path, key: SSlibKey) -> None:

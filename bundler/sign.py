@@ -94,6 +94,18 @@ def is_complete(members: Mapping[str, bytes]) -> bool:
     return all(signers.is_enough for signers in standing(members))
 
 
+def is_unfinished(members: Mapping[str, bytes]) -> bool:
+    """Whether nothing but signatures is missing: what stands in their places are placeholders, not other signatures."""
+    root = roots_of(members)[-1]
+    for name in SIGNED:
+        metadata = parse_canonical(name, members[name])
+        for keyid, signature in metadata.signatures.items():
+            is_good = keyid in root.roles[metadata.signed.type].keyids and fits(root.keys[keyid], metadata)
+            if not is_good and signature.signature != _NO_SIGNATURE:
+                return False
+    return not is_complete(members)
+
+
 def with_signers(members: Mapping[str, bytes], signers: Sequence[Signer]) -> tuple[dict[str, bytes], list[str]]:
     """The members with the signatures of these keys, where the archive's last root wants them.
 

@@ -78,9 +78,9 @@ def make_token_key(place: TokenPlace, label: str, secret: Secret) -> SSlibKey:
         if len(known) > 1:
             raise KeysError(f"the token {place.token} has {len(known)} keys called {label}; choose another name")
         public: Any = known[0] if known else _generate(session, label)
+        if public.key_type is not pkcs11.KeyType.EC_EDWARDS:
+            raise KeysError(f"the key {label} in the token {place.token} is not an Ed25519 key")
         point = bytes(public[pkcs11.Attribute.EC_POINT])
-    if len(point) < _PUBLIC_BYTES or public.key_type is not pkcs11.KeyType.EC_EDWARDS:
-        raise KeysError(f"the key {label} in the token {place.token} is not an Ed25519 key")
     return public_key(Ed25519PublicKey.from_public_bytes(point[-_PUBLIC_BYTES:]), label)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.signer import Key
-from tuf.api.metadata import Metadata, Root
+from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
 from installer.errors import MalformedMetadataError, RevokedKeyError, SignatureError, UnknownKeyError, UnsoundRootError
 
@@ -46,6 +46,8 @@ class Signers:
         parts = [f"{len(self.signed)} of {self.threshold} needed signatures"]
         if self.signed:
             parts.append(f"signed by {', '.join(self.signed)}")
+        if self.unfitting:
+            parts.append(f"the signature does not fit of {', '.join(self.unfitting)}")
         if not self.is_enough and self.missing:
             parts.append(f"not signed by {', '.join(self.missing)}")
         return "; ".join(parts)
@@ -75,7 +77,8 @@ def require_sound(root: Root, what: str) -> None:
         name = key.unrecognized_fields.get(NAME_FIELD)
         if name is not None and not (isinstance(name, str) and KEY_NAME.fullmatch(name)):
             raise MalformedMetadataError(f"{what} gives a key a name of other characters than letters, digits, ._@-")
-    for name, role in root.roles.items():
+    for name in (Root.type, Targets.type, Snapshot.type, Timestamp.type):
+        role = root.roles[name]
         known = {keyid for keyid in role.keyids if keyid in root.keys}
         if len(known) < role.threshold:
             raise UnsoundRootError(f"{what} demands {role.threshold} signatures for {name} and lists {len(known)} keys")

@@ -109,7 +109,7 @@ def verify_metadata(
         require_signed(name, [r.signed for r in roots], parsed[name])  # check 3
     _require_all_roots(chain, trusted, roots, allow_downgrade)
     _require_exact_signatures(parsed, chain[-1].signed)
-    _require_one_release(parsed, chain)  # check 4
+    require_one_release(parsed, chain)  # check 4
     notes = _require_not_older(parsed, roots, accepted, in_state, kept, allow_downgrade)  # check 5
     if not allow_expired:
         _require_unexpired(parsed, roots[-1], now)  # check 6
@@ -191,8 +191,12 @@ def _require_exact_signatures(parsed: Mapping[str, Metadata[Any]], root: Root) -
             raise MalformedMetadataError(f"{name} has {signatures} signatures; its root demands exactly {needed}")
 
 
-def _require_one_release(parsed: Mapping[str, Metadata[Any]], chain: Sequence[Metadata[Root]]) -> None:
-    """The files belong together: each names the next, and the snapshot the last root."""
+def require_one_release(parsed: Mapping[str, Metadata[Any]], chain: Sequence[Metadata[Root]]) -> None:
+    """Check 4: the files belong together. Each names the next, and the snapshot the last root.
+
+    Raises:
+        MixedMetadataError, MalformedMetadataError: they do not.
+    """
     timestamp, snapshot, targets = (parsed[name].signed for name in (TIMESTAMP, SNAPSHOT, TARGETS))
     _require_named(TIMESTAMP, timestamp.snapshot_meta, SNAPSHOT, parsed[SNAPSHOT])
     if set(snapshot.meta) != {"targets.json"} or targets.delegations is not None:

@@ -11,8 +11,8 @@ from typing import cast
 import click
 
 from bundler.build import SigningRequest, build
-from bundler.commands.options import JSON, PATH, target_options
-from bundler.commands.show import describe, print_release
+from bundler.commands.options import JSON, PASSPHRASE_FILE, PATH, secret_of, target_options
+from bundler.commands.show import describe, print_release, print_what_is_missing
 from bundler.contents import BuildRequest
 from bundler.graph.cpu import DenseKind
 from bundler.keys import utc
@@ -37,11 +37,13 @@ RELEASE_LIFETIME_DAYS = 730
 @click.option("--wheel-cache", type=PATH, help="Where fetched wheels are kept; default: the user's cache directory.")
 @click.option("--own-wheel", type=PATH, help="This project's wheel; default: built from the source tree.")
 @click.option("--no-known-answers", is_flag=True, help="Record none; the installer then cannot test the release.")
+@PASSPHRASE_FILE
 @JSON
 def build_command(
     checkpoint: Path, keys: Path, out: Path, python: str, platform: str, accelerator: str, dense: DenseKind,
     name: str | None, version: str | None, expires: datetime | None, metadata_version: int | None,
-    wheel_cache: Path | None, own_wheel: Path | None, no_known_answers: bool, as_json: bool,
+    wheel_cache: Path | None, own_wheel: Path | None, no_known_answers: bool, passphrase_file: Path | None,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Export, collect, sign and verify one archive.
 
@@ -63,9 +65,11 @@ def build_command(
     )
     end = expires.replace(tzinfo=UTC) if expires else utc(now + timedelta(days=RELEASE_LIFETIME_DAYS))
     with StageLines() as progress:
-        verified = build(out, request, SigningRequest(keys, end, metadata_version), now=now, progress=progress)
+        signing = SigningRequest(keys, end, metadata_version, secret_of(passphrase_file))
+        verified = build(out, request, signing, now=now, progress=progress)
     if as_json:
         click.echo(json.dumps({"archive": str(out), "size_bytes": out.stat().st_size, **describe(verified)}))
     else:
         click.echo(f"{out} written and verified ({out.stat().st_size:,} bytes).")
         print_release(verified)
+        print_what_is_missing(out, verified)

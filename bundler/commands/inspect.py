@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import click
 
 from bundler.commands.options import JSON, PATH
-from bundler.commands.show import describe, print_release
+from bundler.commands.show import describe, print_release, print_what_is_missing
+from bundler.errors import SigningError
+from bundler.sign import is_complete, is_unfinished
+from bundler.signing import read_unsigned
 from installer.archive import ArchiveReader, root_name
+from installer.progress import Progress
 from installer.terminal import StageLines
-from installer.verify import DiscardingSink, verify_archive
+from installer.verify import DiscardingSink, VerifiedArchive, verify_archive
 
 
 @click.command()
@@ -19,17 +24,35 @@ from installer.verify import DiscardingSink, verify_archive
 @click.option("--root", type=PATH, help="Trusted root.json; without it, nothing proves who signed.")
 @JSON
 def inspect(file: Path, root: Path | None, as_json: bool) -> None:
-    """Show what archive FILE contains, after checking every byte of it."""
+    """Show what archive FILE contains and who signed it, after checking every byte of it.
+
+    The exit code is 1 if it lacks signatures.
+    """
     with file.open("rb") as stream:
-        root_bytes = root.read_bytes() if root else ArchiveReader(stream).read_metadata()[root_name(1)]
-    with file.open("rb") as stream, StageLines() as progress:
+        members = ArchiveReader(stream).read_metadata()
+        root_bytes = root.read_bytes() if root else members[root_name(1)]
+    with StageLines() as progress:
         progress.stage("Verifying", file.stat().st_size)
-        verified = verify_archive(stream, root_bytes, sink=DiscardingSink(), progress=progress)
+        verified = _verify(file, members, root_bytes, progress)
     if as_json:
         click.echo(json.dumps({"archive": str(file), "trusted": root is not None, **describe(verified)}))
-        return
-    trusted = "verified against the given root" if root else "complete, not checked against a root you trust (--root)"
-    click.echo(f"{file}: {trusted}")
-    print_release(verified)
-    for target in verified.metadata.targets:
-        click.echo(f"  {target.size_bytes:>14,}  {target.sha256[:16]}  {target.path}")
+    else:
+        trusted = "verified against the given root" if root else "not checked against a root you trust (--root)"
+        click.echo(f"{file}: {'complete' if is_complete(members) else 'NOT complete'}, {trusted}")
+        print_release(verified)
+        for target in verified.metadata.targets:
+            click.echo(f"  {target.size_bytes:>14,}  {target.sha256[:16]}  {target.path}")
+        print_what_is_missing(file, verified)
+    if not is_complete(members):
+        sys.exit(1)
+
+
+def _verify(file: Path, members: dict[str, bytes], root: bytes, progress: Progress) -> VerifiedArchive:
+    """Verify the archive; without its signatures if people have still to sign."""
+    if is_unfinished(members):
+        unsigned = read_unsigned(file, root, progress)
+        if unsigned.verified is None:
+            raise SigningError(f"{file} is the part of an archive that people sign; `bundler sign` shows what it says")
+        return unsigned.verified
+    with file.open("rb") as stream:
+        return verify_archive(stream, root, sink=DiscardingSink(), progress=progress)

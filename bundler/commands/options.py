@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
+
+from bundler.errors import KeysError
+from bundler.private_keys import Secret
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of sentences.")
 PATH = click.Path(path_type=Path)
@@ -17,6 +22,31 @@ _TARGET_OPTIONS = (
         help="Graphs and runtime of the release; `both` has the CUDA runtime, which also runs on CPUs.",
     ),
 )  # fmt: skip
+
+
+PASSPHRASE_FILE = click.option(
+    "--passphrase-file", type=PATH, help="File whose first line is the passphrase or PIN of the keys."
+)
+
+
+def secret_of(file: Path | None) -> Secret | None:
+    """How to learn the passphrase of a keys directory: from the file, else once from the terminal, else not at all."""
+    if file is not None:
+        return functools.cache(lambda: first_line(file))
+    if sys.stdin.isatty():
+        return functools.cache(lambda: str(click.prompt("Passphrase (or PIN) of the keys", hide_input=True, err=True)))
+    return None
+
+
+def first_line(file: Path) -> str:
+    """Raises KeysError if there is none."""
+    try:
+        lines = file.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise KeysError(f"cannot read the passphrase file {file}") from exc
+    if not lines or not lines[0]:
+        raise KeysError(f"the passphrase file {file} is empty")
+    return lines[0]
 
 
 def target_options(command: Any) -> Any:

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
+from tuf.api.metadata import Metadata, Root
 
+from bundler.roots import ROLES, group_of, root_signers
+from bundler.roots import is_complete as root_is_complete
+from bundler.sign import is_complete, standing
+from bundler.signing import lines_of, signing_file
+from installer.signers import key_name
 from installer.verify import VerifiedArchive
 
 _DENSE_WORDS = {"int8": "8 bits (blocks of 32), and a prompt's activations", "bf16": "bfloat16 as published"}
@@ -17,6 +24,8 @@ def describe(verified: VerifiedArchive) -> dict[str, Any]:
         "release": asdict(verified.release),
         "metadata_version": verified.metadata.version,
         "expires": verified.metadata.expires,
+        "complete": is_complete(verified.metadata.members),
+        "signers": [asdict(signers) for signers in standing(verified.metadata.members)],
         "targets": [asdict(target) for target in verified.metadata.targets],
     }
 
@@ -28,7 +37,46 @@ def print_release(verified: VerifiedArchive) -> None:
         f"  for Python {release.target.python} on {release.target.platform}; {len(verified.metadata.targets)} files"
     )
     click.echo(f"  metadata version {verified.metadata.version}, valid until {verified.metadata.expires}")
+    for line in lines_of(standing(verified.metadata.members)):
+        click.echo(f"  {line}")
     if release.dense is not None:
         click.echo(f"  on CPUs, attention and head in {_DENSE_WORDS[release.dense]}; experts in MXFP4 as published")
     if release.known_answers is None:
         click.echo("  without known answers: the installer cannot test it")
+
+
+def print_what_is_missing(archive: Path, verified: VerifiedArchive) -> None:
+    """Say that an archive cannot be installed yet, and what to do."""
+    if not is_complete(verified.metadata.members):
+        small = signing_file(archive)
+        click.echo("The archive is NOT complete: it lacks signatures, and nobody can install it yet.")
+        click.echo(f"Here:      bundler sign {archive} --keys DIRECTORY-OF-A-PERSON")
+        click.echo(f"Elsewhere: bundler sign {small.name} --keys DIRECTORY-OF-A-PERSON, then, with the file back here,")
+        click.echo(f"           bundler sign {archive} --signatures {small.name}")
+
+
+def describe_root(metadata: Metadata[Root], before: Root | None) -> dict[str, Any]:
+    """A root for scripts. ``before``: the root that it follows, whose people must sign it, too."""
+    root = metadata.signed
+    groups = {role: group_of(root, role) for role in ROLES}
+    return {
+        "version": root.version,
+        "expires": root.expires.isoformat(),
+        "complete": root_is_complete(metadata, before),
+        "roles": {
+            role: {"threshold": group.threshold, "keys": [key_name(key) for key in group.keys]}
+            for role, group in groups.items()
+        },
+        "signers": [asdict(signers) for signers in root_signers(metadata, before)],
+    }
+
+
+def print_root(metadata: Metadata[Root], before: Root | None) -> None:
+    root = metadata.signed
+    click.echo(f"Root {root.version}, valid until {root.expires:%Y-%m-%d}")
+    for role in ROLES:
+        group = group_of(root, role)
+        names = ", ".join(key_name(key) for key in group.keys)
+        click.echo(f"  {role}: {group.threshold} of {len(group.keys)}: {names}")
+    for of, signers in zip(("itself", f"root {root.version - 1}"), root_signers(metadata, before), strict=False):
+        click.echo(f"  signatures by {of}: {signers}")
