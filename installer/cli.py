@@ -10,6 +10,7 @@ import click
 
 from installer.commands.install import install_command
 from installer.commands.site import own, rollback, status
+from installer.commands.trust import trust
 from installer.commands.verify import verify_command
 from installer.errors import InstallerError
 
@@ -37,7 +38,14 @@ def main() -> None:
     os.umask(0o022)  # others may read a site and never write it; state/ is 0700 whatever the umask is
 
 
-for command in (verify_command, install_command, status, rollback, own):
+for command in (
+    verify_command,
+    install_command,
+    status,
+    rollback,
+    own,
+    trust,
+):
     main.add_command(command)
 
 

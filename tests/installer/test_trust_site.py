@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner, Result
+from securesystemslib.signer import SSlibKey
 
-from installer.errors import OlderVersionError, TrustLostError
+from bundler.cli import main as bundler_main
+from bundler.keys import load_signers
+from bundler.roots import parse_draft, root_bytes, sign_root
+from installer.cli import main as installer_main
+from installer.errors import OlderVersionError, RevokedKeyError, TrustLostError
 from installer.install import Outcome, install
 from installer.site import Site
-from tests.installer.archives import Sender, listing
+from tests.installer.archives import Sender, listing, release_files
 from tests.unprivileged import SERVICE_USER, let_through
 
 
@@ -81,3 +89,122 @@ def test_a_site_that_remembers_nothing_is_refused(site: Site, sender: Sender, re
 def test_the_copy_belongs_to_who_installs(site: Site) -> None:
     assert {path.stat().st_uid for path in site.trust_copy.rglob("*")} == {os.geteuid()}
     assert not any(path.stat().st_mode & 0o022 for path in site.trust_copy.rglob("*"))
+
+
+# --- roots that travel alone ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rotated(sender: Sender, tmp_path: Path) -> Sender:
+    """The sender after a change of the targets key."""
+    shutil.copytree(sender.directory / "keys", tmp_path / "sender" / "keys")
+    command(bundler_main, "trust", "rotate", "--keys", tmp_path / "sender" / "keys", "--role", "targets")
+    return Sender(tmp_path / "sender")
+
+
+def command(main: click.Command, *words: str | Path, code: int = 0) -> Result:
+    result = CliRunner().invoke(main, [str(word) for word in words])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def update(site: Site, *files: Path, code: int = 0) -> Result:
+    return command(installer_main, "trust", "update", *files, "--prefix", site.prefix, code=code)
+
+
+@pytest.mark.parametrize("mail", [lambda d: d, lambda d: b"\xef\xbb\xbf" + d + b"\r\n"], ids=["plain", "mailed"])
+def test_a_root_alone_revokes_a_key(
+    mail: Callable[[bytes], bytes], site: Site, sender: Sender, rotated: Sender, release_2: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "root.json"
+    file.write_bytes(mail(rotated.root))
+    said = update(site, file).stdout
+    assert "This site now has root 2." in said
+    assert "release 2.0 stays installed, and is signed by key" in said
+    with pytest.raises(RevokedKeyError, match="revoked by root 2"):
+        attempt(release_2, sender, site.prefix)
+    move_aside(site)  # the appliance's user cannot undo it
+    with pytest.raises(RevokedKeyError, match="revoked by root 2"):
+        attempt(release_2, sender, site.prefix)
+    assert "already had root 2" in update(site, file).stdout
+    shown = json.loads(command(installer_main, "trust", "show", "--prefix", site.prefix, "--json").stdout)
+    assert (shown["root"], shown["roles"]["targets"]["threshold"]) == (2, 1)
+    assert "Root 2, valid until" in command(installer_main, "trust", "show", "--prefix", site.prefix).stdout
+
+
+def test_several_roots_come_in_any_order(site: Site, rotated: Sender) -> None:
+    keys = rotated.directory / "keys"
+    command(bundler_main, "trust", "rotate", "--keys", keys, "--role", "root")
+    update(site, keys / "root.json", keys / "1.root.json", keys / "2.root.json")
+    assert (site.trust / "root_history" / "3.root.json").read_bytes() == (keys / "root.json").read_bytes()
+    assert (site.trust_copy / "root_history" / "3.root.json").read_bytes() == (keys / "root.json").read_bytes()
+
+
+def gap(rotated: Sender, tmp_path: Path) -> bytes:
+    command(bundler_main, "trust", "expire", "--keys", rotated.directory / "keys", "--days", "9")
+    return rotated.root
+
+
+def stranger_s(rotated: Sender, tmp_path: Path) -> bytes:
+    other = Sender.make(tmp_path / "other")
+    command(bundler_main, "trust", "rotate", "--keys", other.directory / "keys", "--role", "targets")
+    return other.root
+
+
+def expired(rotated: Sender, tmp_path: Path) -> bytes:
+    """The rotated root again, with a date in the past."""
+    root = parse_draft(rotated.root)
+    root.signed.expires = root.signed.expires.replace(year=2026, month=1, day=1)
+    root.signatures.clear()
+    sign_root(root, None, load_signers(rotated.directory / "keys"))
+    return root_bytes(root)
+
+
+def unsigned(rotated: Sender, tmp_path: Path) -> bytes:
+    root = parse_draft(rotated.root)
+    root.signatures.clear()
+    return root_bytes(root)
+
+
+def one_key_twice(rotated: Sender, tmp_path: Path) -> bytes:
+    root = parse_draft(rotated.root)
+    key = next(iter(root.signed.keys.values()))
+    root.signed.keys["e" * 64] = SSlibKey("e" * 64, key.keytype, key.scheme, key.keyval)
+    root.signed.roles["targets"].keyids.append("e" * 64)
+    root.signatures.clear()
+    sign_root(root, None, load_signers(rotated.directory / "keys"))
+    return root_bytes(root)
+
+
+ROOTS: dict[str, tuple[Callable[[Sender, Path], bytes], str]] = {
+    "a gap": (gap, "RootUpdateError: this is root 3, and this site has root 1: give every root from 2 on"),
+    "another sender's": (stranger_s, "RootUpdateError: metadata/2.root.json is not signed by enough keys of root 1"),
+    "another root 1": (lambda r, t: Sender.make(t / "new").root, "RootUpdateError: this is another root 1"),
+    "expired": (expired, "ExpiredError: root 2 expired on 2026-01-01"),
+    "not signed": (unsigned, "SignatureError: the given root file is not signed by enough of its own keys"),
+    "one key twice": (one_key_twice, "UnsoundRootError: the given root lists one key under two ids"),
+    "not a root": (lambda r, t: b"{}", "MalformedMetadataError"),
+}
+
+
+@pytest.mark.parametrize("case", ROOTS)
+def test_a_root_that_does_not_follow_is_refused(case: str, site: Site, rotated: Sender, tmp_path: Path) -> None:
+    make, words = ROOTS[case]
+    file = tmp_path / "root.json"
+    file.write_bytes(make(rotated, tmp_path))
+    before = listing(site.prefix)
+    assert f"installer: {words}" in update(site, file, code=1).stderr
+    assert listing(site.prefix) == before
+
+
+def test_there_is_no_root_without_a_site(tmp_path: Path, rotated: Sender) -> None:
+    refused = update(Site(tmp_path / "none"), rotated.root_path, code=1)
+    assert "NoReleaseError: no release is installed" in refused.stderr
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_next_archive_brings_the_roots_along(site: Site, sender: Sender, rotated: Sender) -> None:
+    archive = rotated.archive(release_files("3.0"), "release-3")
+    attempt(archive, sender, site.prefix)  # the operator still has root 1
+    assert json.loads((site.trust_copy / "targets.json").read_bytes())["signed"]["version"] > 2
+    assert (site.trust_copy / "root_history" / "2.root.json").read_bytes() == rotated.root
