@@ -44,7 +44,8 @@ $(DEMO_DIR)/keys/root.json:
 
 $(DEMO_DIR)/gpt-oss-demo.airgap: $(DEMO_DIR)/checkpoint/config.json $(DEMO_DIR)/keys/root.json $(SOURCES)
 	.ci/venv $(RUNTIME_EXTRAS)
-	$(BIN)/bundler build --checkpoint $(DEMO_DIR)/checkpoint --keys $(DEMO_DIR)/keys --out $@
+	$(BIN)/bundler build --checkpoint $(DEMO_DIR)/checkpoint --keys $(DEMO_DIR)/keys --out $@ \
+		--python $$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 $(DEMO_DIR)/installed: $(DEMO_DIR)/gpt-oss-demo.airgap
 	.ci/venv $(RUNTIME_EXTRAS)

@@ -52,7 +52,7 @@ def prepare_site(site: Path, graph: Path, config: Path, accelerator: str, dense:
     described = Release(
         name="random", version=VERSION, accelerators=(accelerator,), dense=dense,
         graphs={accelerator: f"model/{accelerator}/{graph.name}"}, config="model/config.json",
-        vocabulary=VOCABULARY, known_answers=None, target=Target("3.11", "any"),
+        vocabulary=VOCABULARY, known_answers=None, target=Target(("3.11",), "any"),
         model=ModelCard("random", "Random", "Random weights.", context_tokens, (), None),
     )  # fmt: skip
     (release / DESCRIPTOR).write_bytes(encode_release(described))

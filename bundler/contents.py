@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version as distribution_version
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from bundler.archive import ReleaseTree, digest_tree
 from bundler.checkpoint import Checkpoint, open_checkpoint
@@ -26,7 +26,7 @@ from bundler.model_card import model_card, plain_name
 from bundler.own_wheel import build_own_wheel, project_requirements
 from bundler.sbom import Component, read_wheel, safe_name, write_sbom
 from bundler.tokenizer import load_vocabulary
-from bundler.wheelhouse import collect_wheelhouse, fetch_wheels, sha256_file
+from bundler.wheelhouse import check_unpacking, collect_wheelhouse, fetch_wheels, sha256_file
 from installer.archive import Sha256Hex
 from installer.formats.known_answers import FILE as KNOWN_ANSWERS
 from installer.formats.release import (
@@ -35,6 +35,7 @@ from installer.formats.release import (
     ModelCard,
     Release,
     encode_release,
+    python_number,
 )
 from installer.formats.release import Target as ReleaseTarget
 from installer.formats.vocabulary import PATH as VOCABULARY
@@ -49,7 +50,7 @@ class BuildRequest:
     """Everything that decides a release's contents."""
 
     checkpoint: Path
-    target: WheelTarget
+    targets: tuple[WheelTarget, ...]  # one for each Python of the hosts; else alike
     wheel_cache: Path
     own_wheel: Path | None  # None: built from the source tree
     dense: DenseKind  # how the CPU graph's operators hold attention and head
@@ -57,6 +58,17 @@ class BuildRequest:
     version: str | None  # None: the project's version and a digest of the contents
     known_answers: bool
     environ: Mapping[str, str]  # the environment of the programs that the build starts
+
+    @property
+    def target(self) -> ReleaseTarget:
+        """What the wheels are for, as release.json says it."""
+        pythons = sorted({target.python for target in self.targets}, key=python_number)
+        return ReleaseTarget(tuple(pythons), self.targets[0].platform)
+
+    @property
+    def accelerators(self) -> tuple[Accelerator, ...]:
+        chosen = self.targets[0].accelerator
+        return ("cpu", "cuda") if chosen == "both" else (chosen,)
 
 
 def assemble_release(tree: Path, request: BuildRequest, progress: Progress) -> ReleaseTree:
@@ -101,7 +113,7 @@ def _descriptor(request: BuildRequest, card: ModelCard) -> Release:
     for field in (name, version):
         if not VERSION_PATTERN.fullmatch(field):
             raise BuildError(f"{field!r} is not a usable name or version: letters, digits and .+- only, at most 64")
-    accelerators = _accelerators(request.target)
+    accelerators = request.accelerators
     return Release(
         name=name,
         version=version,
@@ -111,7 +123,7 @@ def _descriptor(request: BuildRequest, card: ModelCard) -> Release:
         config=CONFIG,
         vocabulary=VOCABULARY,
         known_answers=None,
-        target=ReleaseTarget(request.target.python, request.target.platform),
+        target=request.target,
         model=card,
     )
 
@@ -120,19 +132,15 @@ def _prompts(request: BuildRequest, checkpoint: Checkpoint) -> list[list[int]] |
     """The prompts whose answers the release carries; None if it is to carry none."""
     if not request.known_answers:
         return None
-    if "cpu" not in _accelerators(request.target):
+    if "cpu" not in request.accelerators:
         raise KnownAnswersError("known answers are recorded with the CPU graph; --no-known-answers builds without them")
     return encode_prompts(checkpoint.config.vocab)
-
-
-def _accelerators(target: WheelTarget) -> tuple[Accelerator, ...]:
-    return ("cpu", "cuda") if target.accelerator == "both" else (target.accelerator,)
 
 
 def _export(tree: Path, checkpoint: Checkpoint, request: BuildRequest, progress: Progress) -> None:
     (tree / "model").mkdir()
     (tree / CONFIG).write_bytes(checkpoint.config_bytes)
-    for accelerator in _accelerators(request.target):
+    for accelerator in request.accelerators:
         export_graph(
             checkpoint,
             tree / "model" / accelerator,
@@ -145,12 +153,16 @@ def _export(tree: Path, checkpoint: Checkpoint, request: BuildRequest, progress:
 
 
 def _wheels(tree: Path, request: BuildRequest) -> None:
-    lock = load_lock(request.target)
+    locks = {target: load_lock(target) for target in request.targets}
     if request.own_wheel is None:
-        check_coverage(lock, project_requirements(request.target))
+        for target, lock in locks.items():
+            check_coverage(lock, project_requirements(target))
     with tempfile.TemporaryDirectory(prefix="bundler-own-") as scratch:
         own = request.own_wheel or build_own_wheel(Path(scratch), request.environ)
-        collect_wheelhouse(tree / "wheels", fetch_wheels(lock, request.target, request.wheel_cache), own, lock)
+        for target, lock in locks.items():
+            name = PurePath(request.target.lock(target.python)).name
+            collect_wheelhouse(tree / "wheels", fetch_wheels(lock, target, request.wheel_cache), own, lock, name=name)
+            check_unpacking(tree / "wheels", name, target.python)
 
 
 def _bill_of_materials(tree: Path, request: BuildRequest, descriptor: Release) -> None:

@@ -5,6 +5,7 @@
     NAME.token, NAME.pub      the same for a key inside a PKCS#11 token, which never leaves it
     root.json, N.root.json    the newest root and the older ones; root.json is what the operator needs, by another way
     next-root.json            a root that not enough people have signed yet
+    installer-key.pem         public: checks the signature of the kit
 
 A build place holds the chain, the ledger and the keys that may be online. A person's directory holds that person's key,
 and can be anywhere. One passphrase or PIN opens all keys of a directory.
@@ -38,6 +39,7 @@ from installer.signers import KEY_NAME, key_name
 
 ROOT = "root.json"
 DRAFT = "next-root.json"
+INSTALLER_KEY = "installer-key.pem"  # public: checks the signature of the kit
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,8 @@ def load_signers(directory: Path, secret: Secret | None = None) -> tuple[Signer,
 
 
 def _key_files(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.iterdir() if path.suffix in (".pem", TOKEN_SUFFIX) and path.name[0] != ".")
+    paths = (path for path in directory.iterdir() if path.suffix in (".pem", TOKEN_SUFFIX) and path.name[0] != ".")
+    return sorted(path for path in paths if path.name != INSTALLER_KEY)
 
 
 def _load_signer(path: Path, secret: Secret | None) -> Signer:

@@ -1,7 +1,13 @@
-"""This project's own wheel, built from the source tree with fixed times and modes, so that its bytes repeat."""
+"""This project's own wheel, as a release carries it: built from the source tree with fixed times and modes, so that its
+bytes repeat, and without `bundler/`, which the isolated side never runs.
+
+Nothing of the builder's environment reaches the compiler (`CXXFLAGS`, `CXX`, `CPATH`, `CMAKE_..`, `SKBUILD_..`) or pip
+(its variables and configuration files): the build gets only the variables that `_PASSED` names.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import tomllib
@@ -13,6 +19,8 @@ from bundler.lock import WheelTarget
 from bundler.pip import run_pip
 
 SOURCE_DATE_EPOCH = "315532800"  # 1980-01-01, the earliest time a zip can say
+_PASSED = ("PATH", "HOME", "TMPDIR")  # where programs are, and where they may write
+_NOT_CARRIED = "bundler"
 
 
 def project_root() -> Path:
@@ -42,6 +50,7 @@ def build_own_wheel(directory: Path, environ: Mapping[str, str]) -> Path:
     """
     root = project_root()
     packages = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["scikit-build"]["wheel"]["packages"]
+    packages.remove(_NOT_CARRIED)
     with tempfile.TemporaryDirectory(prefix="bundler-wheel-") as scratch:
         copy = Path(scratch, "source")
         copy.mkdir()
@@ -53,8 +62,15 @@ def build_own_wheel(directory: Path, environ: Mapping[str, str]) -> Path:
             path.chmod(0o755 if path.is_dir() else 0o644)
         run_pip(
             "wheel", "--no-deps", "--no-build-isolation", "--no-index", "--no-cache-dir", "--quiet",
-            f"--wheel-dir={scratch}/out", str(copy),
-            environ={**environ, "SOURCE_DATE_EPOCH": SOURCE_DATE_EPOCH},
+            f"--config-settings=wheel.packages={';'.join(packages)}", f"--wheel-dir={scratch}/out", str(copy),
+            environ=_build_environment(environ),
         )  # fmt: skip
         (built,) = Path(scratch, "out").glob("*.whl")
         return Path(shutil.copyfile(built, directory / built.name))
+
+
+def _build_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables of the build. pip reads no configuration file: one could name settings for the build, too."""
+    kept = {name: environ[name] for name in _PASSED if name in environ}
+    fixed = {"SOURCE_DATE_EPOCH": SOURCE_DATE_EPOCH, "PIP_CONFIG_FILE": os.devnull, "LC_ALL": "C.UTF-8"}
+    return kept | fixed

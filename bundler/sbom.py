@@ -71,7 +71,7 @@ def read_wheel(path: Path) -> WheelFacts:
     except (zipfile.BadZipFile, ValueError) as exc:
         raise WheelError(f"{path.name} is not a wheel: {exc}") from exc
     name, version = canonicalize_name(metadata["Name"]), metadata["Version"]
-    purl = f"pkg:pypi/{quote(name)}@{quote(version)}"
+    purl = f"pkg:pypi/{quote(name)}@{quote(version)}?file_name={quote(path.name)}"  # a release has one for each Python
     expression = metadata["License-Expression"]
     component = Component(
         "library", name, version, sha256_file(path), expression or _licence(metadata), purl, spdx=bool(expression)

@@ -1,5 +1,7 @@
 """The wheels that a release carries: exactly the locked ones (`bundler.lock`) and our own (`bundler.own_wheel`).
 
+A release for several Pythons has a lock for each. A wheel that several locks name lies in the release once.
+
 Wheels come from a cache addressed by digest. pip fetches the absent ones with --require-hashes from whatever index the
 user has configured.
 """
@@ -15,11 +17,14 @@ from pathlib import Path
 from packaging.utils import parse_wheel_filename
 
 from bundler.errors import WheelError
-from bundler.lock import PIP, LockedWheel, WheelTarget
+from bundler.lock import KitTarget, LockedWheel, WheelTarget
 from bundler.pip import run_pip
+from installer.environment import environment_files
+from installer.errors import WheelInstallError
+from installer.wheels import environment_members
 
 
-def fetch_wheels(lock: Sequence[LockedWheel], target: WheelTarget, cache: Path) -> list[Path]:
+def fetch_wheels(lock: Sequence[LockedWheel], target: WheelTarget | KitTarget, cache: Path) -> list[Path]:
     """The locked wheels as files of the cache. pip fetches those that the cache lacks.
 
     Raises:
@@ -42,24 +47,52 @@ def fetch_wheels(lock: Sequence[LockedWheel], target: WheelTarget, cache: Path) 
     return [_checked(cache, wheel) for wheel in lock]
 
 
-def collect_wheelhouse(wheels: Path, paths: Sequence[Path], own: Path, lock: Sequence[LockedWheel]) -> None:
-    """Put the wheels and requirements.lock into a release's wheels/ directory.
+def collect_wheelhouse(
+    wheels: Path, paths: Sequence[Path], own: Path, lock: Sequence[LockedWheel], *, name: str = "requirements.lock"
+) -> None:
+    """Put the wheels and the lock of one Python into a release's wheels/ directory, which may hold those of another.
 
+    Args:
+        name: of the lock's file.
     Raises:
-        WheelError: a file is not a locked wheel, even if it was one when it was fetched.
+        WheelError: a file is not a locked wheel, even if it was one when it was fetched, or the release has another
+            wheel of that name.
     """
-    wheels.mkdir(parents=True)
+    wheels.mkdir(parents=True, exist_ok=True)
     locked = {wheel.sha256: wheel for wheel in lock}
     for path in paths:
-        copy = Path(shutil.copyfile(path, wheels / path.name))
-        if sha256_file(copy) not in locked:
+        if _added(wheels, path) not in locked:
             raise WheelError(f"{path.name} is not in the lock")
-    shutil.copyfile(own, wheels / own.name)
-    name, version, _, _ = parse_wheel_filename(own.name)
-    entries = [wheel for wheel in lock if wheel.name != PIP]
-    entries.append(LockedWheel(name, str(version), sha256_file(wheels / own.name)))
+    project, version, _, _ = parse_wheel_filename(own.name)
+    entries = [*lock, LockedWheel(project, str(version), _added(wheels, own))]
     lines = sorted(str(entry) for entry in entries)
-    (wheels / "requirements.lock").write_text("\n".join(lines) + "\n")
+    (wheels / name).write_text("\n".join(lines) + "\n")
+
+
+def check_unpacking(wheels: Path, lock: str, python: str) -> None:
+    """Require that an installer can unpack the wheels for this Python, with its own code, and writes nothing.
+
+    Args:
+        lock: name of the lock's file.
+    Raises:
+        WheelError: a wheel brings names that are another's, or differs from its RECORD.
+    """
+    by_digest = {sha256_file(path): path for path in sorted(wheels.glob("*.whl"))}
+    try:
+        members = environment_members(by_digest, (wheels / lock).read_text(), python)
+        environment_files(members, "/usr/bin/python3", python, with_compiled=False)
+    except WheelInstallError as exc:
+        raise WheelError(f"no installer would take the wheels for Python {python}: {exc}") from exc
+
+
+def _added(wheels: Path, path: Path) -> str:
+    """Copy a wheel into the directory, unless the same one is there; its digest."""
+    copy = wheels / path.name
+    if not copy.exists():
+        shutil.copyfile(path, copy)
+    elif sha256_file(copy) != sha256_file(path):
+        raise WheelError(f"two different wheels are called {path.name}")
+    return sha256_file(copy)
 
 
 def sha256_file(path: Path) -> str:

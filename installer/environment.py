@@ -12,15 +12,16 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import IO, TypedDict
 
 from installer.archive import CHUNK_BYTES, Sha256Hex
-from installer.errors import PlatformError, SelfTestError
+from installer.errors import PlatformError, SelfTestError, WheelInstallError
 from installer.formats.manifest import LAUNCHER, Entry
+from installer.formats.release import Release
 from installer.owner import Owner
-from installer.release import REQUIREMENTS
+from installer.progress import SILENT, Progress
 from installer.store import make_directories
 from installer.targets import Target
 from installer.wheels import Member, compiled, environment_members, launcher_bytes, open_members
@@ -53,16 +54,20 @@ def host_interpreter() -> str:
     return path
 
 
-def members_of(release: Path, targets: tuple[Target, ...], python: str) -> dict[str, Member]:
+def members_of(
+    directory: Path, release: Release, targets: tuple[Target, ...], python: str, *, kept: Container[str] = ()
+) -> dict[str, Member]:
     """The members of wheels that make up the environment of a release. Wheels and lock must be verified.
 
     Args:
-        python: "3.11".
+        python: one of the release's Pythons, such as "3.11".
+        kept: see `environment_members`.
     Raises:
         WheelInstallError: the lock or a wheel cannot be used.
     """
-    wheels: dict[str, Path] = {t.sha256: release / t.path for t in targets if t.path.endswith(".whl")}
-    return environment_members(wheels, (release / REQUIREMENTS).read_text(encoding="utf-8", errors="replace"), python)
+    wheels: dict[str, Path] = {t.sha256: directory / t.path for t in targets if t.path.endswith(".whl")}
+    lock = (directory / release.target.lock(python)).read_text(encoding="utf-8", errors="replace")
+    return environment_members(wheels, lock, python, kept=kept)
 
 
 def environment_files(
@@ -72,6 +77,7 @@ def environment_files(
     *,
     write_to: Path | None = None,
     with_compiled: bool = True,
+    progress: Progress = SILENT,
 ) -> dict[str, Entry]:
     """Path relative to the release -> the content that each file of its environment must have.
 
@@ -80,8 +86,9 @@ def environment_files(
         interpreter: path of the host's Python.
         write_to: the release directory, for an installation; None: write nothing.
         with_compiled: whether to compile. Then ``python`` must be the running interpreter's version.
+        progress: told the bytes of the members, not the stage: the caller names it.
     Raises:
-        WheelInstallError: a wheel is damaged.
+        WheelInstallError: a wheel is damaged, or a file is not what its RECORD says.
     """
     entries: dict[str, Entry] = {}
     for place, stream in open_members(members):
@@ -92,6 +99,10 @@ def environment_files(
                 _put(entries, write_to, *made)
         else:
             entries[place] = _copy(stream, write_to, place)
+        member = members[place]
+        if member.sha256 and entries[place].sha256 != member.sha256:
+            raise WheelInstallError(f"{member.wheel.name}: {member.name!r} is not what its RECORD says")
+        progress.bytes_done(member.size_bytes)
     _put(entries, write_to, LAUNCHER, launcher_bytes(members, interpreter, python), mode=0o555)
     return entries
 

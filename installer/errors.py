@@ -165,7 +165,23 @@ class PreflightError(InstallerError):
 
 
 class PlatformError(PreflightError):
-    """Python version or platform differ from what the release was built for."""
+    """Machine or C library differ from what the release was built for, or no Python of the host fits."""
+
+
+class OtherPythonError(PlatformError):
+    """The release was built for other Pythons than the one that runs the installer."""
+
+    def __init__(self, pythons: tuple[str, ...], running: str) -> None:
+        """
+        Args:
+            running: such as "CPython 3.9".
+        """
+        wanted = pythons[0] if len(pythons) == 1 else f"{', '.join(pythons[:-1])} or {pythons[-1]}"
+        super().__init__(
+            f"the release needs CPython {wanted}, this is {running}: install one of these Pythons (RHEL 9: dnf install "
+            "python3.12; Ubuntu 22.04: apt install python3.11), or name one with --interpreter"
+        )
+        self.pythons = pythons
 
 
 class SpaceError(PreflightError):

@@ -160,7 +160,7 @@ def _signed_environment(
     site: Site, receipt: Receipt, described: Release, targets: tuple[Target, ...], manifest: Manifest
 ) -> _Expected:
     """The files that the wheels unpack to. What they cannot tell comes from the manifest, and a fault says so."""
-    release, python = site.release(receipt.version), described.target.python
+    release, python = site.release(receipt.version), _installed_python(receipt, described)
     said = {path: entry for path, entry in manifest.files.items() if path.startswith(f"{ENVIRONMENT}/")}
     damaged = [t.path for t in targets if t.path.startswith("wheels/") and not _is_signed_file(release, t)]
     if damaged:
@@ -175,12 +175,18 @@ def _signed_environment(
     if not same_python:
         faults.append(f"compiled code can be compared by Python {python} only: run this command again with it")
     try:
-        members = members_of(release, targets, python)
+        members = members_of(release, described, targets, python, kept=manifest.files)
         files = environment_files(members, receipt.interpreter, python, with_compiled=same_python)
     except WheelInstallError as exc:
         return _Expected(said, (str(exc),))
     compiled = {} if same_python else {path: entry for path, entry in said.items() if path.endswith(".pyc")}
     return _Expected(compiled | files, tuple(faults))
+
+
+def _installed_python(receipt: Receipt, described: Release) -> str:
+    """Which of the release's Pythons it was installed for. The receipt is not signed, so another one counts as none."""
+    said = ".".join(receipt.python.split(".")[:2])
+    return said if said in described.target.pythons else described.target.pythons[0]
 
 
 def _read_members(release: Path) -> dict[str, bytes]:

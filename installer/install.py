@@ -31,6 +31,7 @@ from installer.site import Receipt, Site, open_site, write_durably
 from installer.store import Staging, assemble, collect_garbage, make_directories, missing_bytes
 from installer.trust import VerifiedMetadata
 from installer.verify import VerifiedArchive, blob_sizes, verify_archive
+from installer.wheels import Member
 
 
 @dataclass(frozen=True)
@@ -130,9 +131,10 @@ def _assemble(
     release, metadata = verified.release, verified.metadata
     progress.stage("Assembling the release")
     directory = assemble(site, release.version, metadata.targets)
-    progress.stage("Installing its Python packages")
     interpreter = host_interpreter()
-    manifest = _write_manifest(directory, metadata, interpreter, release.target.python)
+    members = members_of(directory, release, metadata.targets, this_host().python)
+    progress.stage("Installing its Python packages", sum(member.size_bytes for member in members.values()))
+    manifest = _write_manifest(directory, metadata, members, interpreter, progress)
     if release.known_answers is not None:
         progress.stage("Testing it with its known answers")
         run_self_test(directory, environ, owner)
@@ -157,15 +159,15 @@ def _assemble(
     return receipt
 
 
-def _write_manifest(directory: Path, metadata: VerifiedMetadata, interpreter: str, python: str) -> str:
+def _write_manifest(
+    directory: Path, metadata: VerifiedMetadata, members: Mapping[str, Member], interpreter: str, progress: Progress
+) -> str:
     """Add the environment and the signed metadata to the release, and list all files by their verified bytes.
 
     Returns:
         SHA-256 of manifest.json.
     """
-    entries = environment_files(
-        members_of(directory, metadata.targets, python), interpreter, python, write_to=directory
-    )
+    entries = environment_files(members, interpreter, this_host().python, write_to=directory, progress=progress)
     for target in metadata.targets:
         mtime_ns = (directory / target.path).stat().st_mtime_ns if is_bulk(target.path) else None
         entries[target.path] = Entry(target.size_bytes, target.sha256, mtime_ns)

@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from installer.errors import PlatformError, PrefixError, SpaceError
+from installer.errors import OtherPythonError, PlatformError, PrefixError, SpaceError
 from installer.formats.release import Release
 
 MARGIN_BYTES = 64 << 20
@@ -41,13 +41,9 @@ def check_platform(release: Release, host: Host) -> None:
     """Refuse a host on which the release's wheels cannot be installed.
 
     Raises:
-        PlatformError: another Python, machine or C library than the release was built for.
+        PlatformError: another machine or C library than the release was built for.
+        OtherPythonError: another Python; the last check, because the installer may continue in another one.
     """
-    if host.implementation != "CPython" or host.python != release.target.python:
-        raise PlatformError(
-            f"the release needs CPython {release.target.python}, this is {host.implementation} {host.python}: "
-            f"run the installer with python{release.target.python}"
-        )
     wanted = re.fullmatch(r"manylinux_(\d+)_(\d+)_(\w+)", release.target.platform)
     if wanted is None:
         raise PlatformError(f"the release is for {release.target.platform}, which this installer does not know")
@@ -57,6 +53,8 @@ def check_platform(release: Release, host: Host) -> None:
     if host.glibc is None or host.glibc < glibc:
         have = "another C library" if host.glibc is None else "glibc {}.{}".format(*host.glibc)
         raise PlatformError(f"the release needs glibc {glibc[0]}.{glibc[1]} or newer, this host has {have}")
+    if host.implementation != "CPython" or host.python not in release.target.pythons:
+        raise OtherPythonError(release.target.pythons, f"{host.implementation} {host.python}")
 
 
 def check_executable(prefix: Path) -> None:

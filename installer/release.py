@@ -9,8 +9,6 @@ from installer.formats import release as formats
 from installer.formats.fields import FormatError
 from installer.formats.release import Release
 
-REQUIREMENTS = "wheels/requirements.lock"
-
 
 def parse_release(data: bytes, paths: Iterable[str]) -> Release:
     """Parse release.json and check that the files the installer needs are among the release's paths.
@@ -22,7 +20,8 @@ def parse_release(data: bytes, paths: Iterable[str]) -> Release:
         release = formats.parse_release(data)
     except FormatError as exc:
         raise ReleaseDescriptorError(f"release.json is not a description that this installer reads: {exc}") from exc
-    needed = {REQUIREMENTS, *([release.known_answers] if release.known_answers else [])}
+    needed = {release.target.lock(python) for python in release.target.pythons}
+    needed |= {release.known_answers} if release.known_answers else set()
     if absent := sorted(needed - set(paths)):
         raise ReleaseDescriptorError(f"the release lacks {', '.join(absent)}")
     return release

@@ -96,7 +96,7 @@ def verify_metadata(
         TrustError: a subclass that says what is wrong.
         EscapingPathError, LimitError: a target's path or size is not allowed.
     """
-    now = datetime.now(timezone.utc)  # noqa: UP017
+    now = datetime.now(timezone.utc)
     _require_time(now)
     parsed = {name: parse_canonical(name, data) for name, data in members.items()}  # check 1
     trusted = parse_root(root)

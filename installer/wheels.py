@@ -6,8 +6,11 @@ signed bytes alone: nothing of the host (pip, its configuration, an index) has a
 
 Formats: binary distribution format 1 (PyPA specification), and requirements.lock as `bundler` writes it.
 
-Left out on purpose: console scripts and `.data` scripts, headers and data, which no part of the appliance uses. The
-compiled code of a wheel is left out as well, because it is made here.
+A wheel may write its own names alone (`installer.wheel_names`), and each of its files must be what its RECORD says
+(`installer.wheel_record`).
+
+Left out on purpose: console scripts and `.data` scripts, headers and data, and the tests of packages, because no part
+of the appliance uses them. The compiled code of a wheel is left out as well, because it is made here.
 """
 
 from __future__ import annotations
@@ -18,13 +21,15 @@ import re
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from installer.errors import WheelInstallError
+from installer.wheel_names import check_names, own_info
+from installer.wheel_record import MAX_RECORD_BYTES, Recorded, compare_with_record, parse_record
 
 LOCKED_WHEEL = re.compile(r"([a-z0-9-]+)==([0-9A-Za-z.+!-]+) --hash=sha256:([0-9a-f]{64})")  # a line of a lock
 _LAUNCHER_SOURCE = "appliance/runtime/launch.py"
@@ -42,6 +47,7 @@ class Member:
     name: str
     size_bytes: int
     crc: int
+    sha256: str  # as RECORD says; empty for RECORD, which cannot say its own
 
 
 def packages_directory(python: str) -> str:
@@ -49,26 +55,38 @@ def packages_directory(python: str) -> str:
     return f"venv/lib/python{python}/site-packages"
 
 
-def environment_members(wheels: Mapping[str, Path], lock: str, python: str) -> dict[str, Member]:
+def environment_members(
+    wheels: Mapping[str, Path], lock: str, python: str, *, kept: Container[str] = ()
+) -> dict[str, Member]:
     """Path relative to the release -> the member of a wheel that belongs there.
 
     Args:
         wheels: SHA-256 -> file, of every wheel that the release carries; the digests are verified.
-        lock: requirements.lock.
+        lock: the lock of this Python.
+        kept: paths that are not left out, if wheels have them: installers before 0.2 also unpacked tests.
     Raises:
-        WheelInstallError: a line of the lock is not a locked wheel; its wheel is absent, is no wheel, or would write
-            outside its packages; or two wheels claim one path.
+        WheelInstallError: a line of the lock is not a locked wheel, or names one twice; its wheel is absent, is no
+            wheel, differs from its RECORD, or would write outside its packages; or two wheels claim one path.
     """
     members: dict[str, Member] = {}
+    names: dict[str, dict[str, int]] = {}
     for number, line in enumerate(lock.splitlines(), start=1):
         fields = LOCKED_WHEEL.fullmatch(line)
         if fields is None:
             raise WheelInstallError(f"requirements.lock, line {number}: not a wheel with its version and SHA-256 hash")
-        for path, member in _installed_members(_locked_wheel(wheels, *fields.groups())):
+        wheel = _locked_wheel(wheels, *fields.groups())
+        if wheel.name in names:
+            raise WheelInstallError(f"requirements.lock, line {number}: names {fields[1]} twice")
+        found = dict(_installed_members(wheel))
+        names[wheel.name] = {path: member.size_bytes for path, member in found.items()}
+        for path, member in found.items():
             place = f"{packages_directory(python)}/{path}"
+            if "/tests/" in f"/{path}" and place not in kept:
+                continue
             other = members.setdefault(place, member)
             if (other.size_bytes, other.crc) != (member.size_bytes, member.crc):
                 raise WheelInstallError(f"{other.wheel.name} and {member.wheel.name} hold different files {path}")
+    check_names(names)
     directories = {str(parent) for place in members for parent in PurePosixPath(place).parents}
     if clash := sorted(directories & members.keys()):
         raise WheelInstallError(f"{clash[0]} is a file in one wheel and a directory in another")
@@ -140,6 +158,7 @@ def _canonical(name: str) -> str:
 def _installed_members(wheel: Path) -> Iterator[tuple[str, Member]]:
     """Path below the packages and member, for everything that is installed from a wheel."""
     with _opened(wheel) as archive:
+        recorded = _record_of(wheel, archive)
         for info in archive.infolist():
             if info.is_dir() or "__pycache__" in info.filename.split("/") or info.filename.endswith(".pyc"):
                 continue
@@ -151,7 +170,24 @@ def _installed_members(wheel: Path) -> Iterator[tuple[str, Member]]:
             kind = info.external_attr >> 28  # the type bits of a Unix mode: 8 a plain file, 0 where no mode was stored
             if not _is_plain(path) or kind not in (0, 8) or info.flag_bits & 1 or info.file_size > MAX_FILE_BYTES:
                 raise WheelInstallError(f"{wheel.name}: {info.filename!r} is not a plain file inside its packages")
-            yield path, Member(wheel, info.filename, info.file_size, info.CRC)
+            said = recorded.get(info.filename)
+            if said is not None and said.size_bytes not in (None, info.file_size):
+                raise WheelInstallError(f"{wheel.name}: {info.filename!r} has not the size that its RECORD says")
+            yield path, Member(wheel, info.filename, info.file_size, info.CRC, "" if said is None else said.sha256)
+
+
+def _record_of(wheel: Path, archive: zipfile.ZipFile) -> dict[str, Recorded]:
+    """What the wheel's RECORD says, which lists exactly its files."""
+    info = own_info(wheel.name)
+    names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
+    if len(set(names)) != len(names):
+        raise WheelInstallError(f"{wheel.name} holds two files of one name")
+    record = f"{info}/RECORD"
+    if record not in names or archive.getinfo(record).file_size > MAX_RECORD_BYTES:
+        raise WheelInstallError(f"{wheel.name} has no RECORD of its files")
+    recorded = parse_record(wheel.name, info, archive.read(record))
+    compare_with_record(wheel.name, info, recorded, names)
+    return recorded
 
 
 def _is_plain(path: str) -> bool:

@@ -11,11 +11,12 @@ from typing import cast
 import click
 
 from bundler.build import SigningRequest, build
-from bundler.commands.options import JSON, PASSPHRASE_FILE, PATH, secret_of, target_options
-from bundler.commands.show import describe, print_release, print_what_is_missing
+from bundler.carrying import write_carriage
+from bundler.commands.options import JSON, PASSPHRASE_FILE, PATH, PYTHONS, secret_of, target_options
+from bundler.commands.show import describe, print_carriage, print_release, print_what_is_missing
 from bundler.contents import BuildRequest
 from bundler.graph.cpu import DenseKind
-from bundler.keys import utc
+from bundler.keys import load_keys, utc
 from bundler.lock import Runtime, WheelTarget
 from installer.terminal import StageLines
 
@@ -26,6 +27,8 @@ RELEASE_LIFETIME_DAYS = 730
 @click.option("--checkpoint", required=True, type=PATH, help="Checkpoint directory in the Hugging Face layout.")
 @click.option("--keys", required=True, type=PATH, help="Directory made by `bundler keygen`.")
 @click.option("--out", required=True, type=PATH, help="The archive to write, NAME-VERSION.airgap.")
+@click.option("--python", "pythons", multiple=True, default=PYTHONS, show_default=True,
+              help="A Python version of the hosts; may be given several times, and adds its wheels.")  # fmt: skip
 @target_options
 @click.option("--dense", type=click.Choice(["int8", "bf16"]), default="int8", show_default=True,
               help="Attention and head on CPUs: int8 is faster; bf16 is as published and rounds less.")  # fmt: skip
@@ -36,16 +39,19 @@ RELEASE_LIFETIME_DAYS = 730
               help="Version of the signed metadata; default: what the ledger beside the keys says.")  # fmt: skip
 @click.option("--wheel-cache", type=PATH, help="Where fetched wheels are kept; default: the user's cache directory.")
 @click.option("--own-wheel", type=PATH, help="This project's wheel; default: built from the source tree.")
+@click.option(
+    "--no-kit", is_flag=True, help="Write neither the installer kit nor the carrying sheet beside the archive."
+)
 @click.option("--no-known-answers", is_flag=True, help="Record none; the installer then cannot test the release.")
 @PASSPHRASE_FILE
 @JSON
 def build_command(
-    checkpoint: Path, keys: Path, out: Path, python: str, platform: str, accelerator: str, dense: DenseKind,
-    name: str | None, version: str | None, expires: datetime | None, metadata_version: int | None,
-    wheel_cache: Path | None, own_wheel: Path | None, no_known_answers: bool, passphrase_file: Path | None,
-    as_json: bool,
+    checkpoint: Path, keys: Path, out: Path, pythons: tuple[str, ...], platform: str, accelerator: str,
+    dense: DenseKind, name: str | None, version: str | None, expires: datetime | None, metadata_version: int | None,
+    wheel_cache: Path | None, own_wheel: Path | None, no_kit: bool, no_known_answers: bool,
+    passphrase_file: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Export, collect, sign and verify one archive.
+    """Export, collect, sign and verify one archive. Write the kit that installs it, and a sheet to print, beside it.
 
     The same inputs and keys give the same bytes until the signatures expire: contents that were signed before keep
     their metadata version and expiry date. The ledger signed.json beside the keys remembers both.
@@ -54,7 +60,7 @@ def build_command(
     default_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpt-oss-appliance" / "wheels"
     request = BuildRequest(
         checkpoint=checkpoint,
-        target=WheelTarget(python, platform, cast(Runtime, accelerator)),
+        targets=tuple(WheelTarget(python, platform, cast(Runtime, accelerator)) for python in dict.fromkeys(pythons)),
         wheel_cache=wheel_cache or default_cache,
         own_wheel=own_wheel,
         dense=dense,
@@ -65,11 +71,17 @@ def build_command(
     )
     end = expires.replace(tzinfo=UTC) if expires else utc(now + timedelta(days=RELEASE_LIFETIME_DAYS))
     with StageLines() as progress:
-        signing = SigningRequest(keys, end, metadata_version, secret_of(passphrase_file))
-        verified = build(out, request, signing, now=now, progress=progress)
+        secret = secret_of(passphrase_file)
+        verified = build(out, request, SigningRequest(keys, end, metadata_version, secret), now=now, progress=progress)
+        carriage = None
+        if not no_kit:
+            carriage = write_carriage([out], verified, load_keys(keys, secret), request.wheel_cache, progress)
     if as_json:
-        click.echo(json.dumps({"archive": str(out), "size_bytes": out.stat().st_size, **describe(verified)}))
-    else:
-        click.echo(f"{out} written and verified ({out.stat().st_size:,} bytes).")
-        print_release(verified)
-        print_what_is_missing(out, verified)
+        body = {"archive": str(out), "size_bytes": out.stat().st_size, **describe(verified)}
+        click.echo(json.dumps(body | ({} if carriage is None else {"carriage": carriage.as_json()})))
+        return
+    click.echo(f"{out} written and verified ({out.stat().st_size:,} bytes).")
+    print_release(verified)
+    print_what_is_missing(out, verified)
+    if carriage is not None:
+        print_carriage(carriage)

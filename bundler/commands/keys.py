@@ -10,10 +10,13 @@ from pathlib import Path
 import click
 
 from bundler.commands.options import JSON, PASSPHRASE_FILE, PATH, first_line, secret_of
+from bundler.commands.show import print_fingerprint
 from bundler.errors import KeysError
-from bundler.keys import generate_in_token, generate_keys, generate_person, utc
+from bundler.keys import INSTALLER_KEY, generate_in_token, generate_keys, generate_person, load_keys, utc
+from bundler.kit import public_key_pem
 from bundler.private_keys import SHORTEST_PASSPHRASE
 from bundler.tokens import TokenPlace
+from installer.fingerprint import root_fingerprint
 
 ROOT_LIFETIME_DAYS = 3650
 
@@ -33,10 +36,11 @@ def keygen(
     keys: Path, person: str | None, token: str | None, module: str | None, days: int, passphrase_file: Path | None,
     no_passphrase: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Make signing keys, and the root.json that the isolated side needs.
+    """Make signing keys, and what the isolated side needs to trust them: root.json and installer-key.pem.
 
-    Keep the directory on the connected side. Bring root.json to the installer by another way than the archives. With
-    --person, make one person's key instead: several people then make the root together (docs/keys.md).
+    Keep the directory on the connected side. Bring the two files to the installer by another way than the archives, and
+    read the fingerprint of root.json over the telephone: `installer verify` prints it there. With --person, make one
+    person's key instead: several people then make the root together (docs/keys.md).
     """
     if (token is None) != (module is None) or (token is not None and person is None):
         raise click.UsageError("a key in a token needs --person, --token and --module")
@@ -54,10 +58,15 @@ def keygen(
         _say({"keys": str(keys), "public": str(made)}, as_json, f"The key of {person} is in {keys}.{plain}", made)
         return
     root = generate_keys(keys, expires=utc(datetime.now(UTC) + timedelta(days=days)), passphrase=passphrase)
+    installer_key = keys / INSTALLER_KEY
+    installer_key.write_bytes(public_key_pem(load_keys(keys, None if passphrase is None else lambda: passphrase)))
+    fingerprint = root_fingerprint(root.read_bytes())
     if as_json:
-        click.echo(json.dumps({"keys": str(keys), "root": str(root), "encrypted": passphrase is not None}))
-    else:
-        click.echo(f"Keys written to {keys}.{plain} Give {root} to the people who install.")
+        body = {"keys": str(keys), "root": str(root), "installer_key": str(installer_key), "fingerprint": fingerprint}
+        click.echo(json.dumps(body | {"encrypted": passphrase is not None}))
+        return
+    click.echo(f"Keys written to {keys}.{plain} Give {root} and {installer_key} to the people who install.")
+    print_fingerprint(fingerprint)
 
 
 def _say(body: dict[str, str], as_json: bool, text: str, public: Path) -> None:

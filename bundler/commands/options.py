@@ -14,8 +14,8 @@ from bundler.private_keys import Secret
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of sentences.")
 PATH = click.Path(path_type=Path)
+PYTHONS = ("3.11", "3.12", "3.13")  # of Debian 12 and 13, Ubuntu 24.04, RHEL 10; RHEL 9 and Ubuntu 22.04 offer one
 _TARGET_OPTIONS = (
-    click.option("--python", default="3.11", show_default=True, help="Python version of the hosts."),
     click.option("--platform", default="manylinux_2_28_x86_64", show_default=True, help="Platform tag of the hosts."),
     click.option(
         "--accelerator", type=click.Choice(["cpu", "cuda", "both"]), default="cpu", show_default=True,

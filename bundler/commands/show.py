@@ -9,10 +9,12 @@ from typing import Any
 import click
 from tuf.api.metadata import Metadata, Root
 
+from bundler.carrying import Carriage
 from bundler.roots import ROLES, group_of, root_signers
 from bundler.roots import is_complete as root_is_complete
 from bundler.sign import is_complete, standing
 from bundler.signing import lines_of, signing_file
+from installer.fingerprint import spoken
 from installer.signers import key_name
 from installer.verify import VerifiedArchive
 
@@ -34,7 +36,8 @@ def print_release(verified: VerifiedArchive) -> None:
     release = verified.release
     click.echo(f"  {release.name} {release.version}: {release.model.title}, {' and '.join(release.accelerators)}")
     click.echo(
-        f"  for Python {release.target.python} on {release.target.platform}; {len(verified.metadata.targets)} files"
+        f"  for Python {', '.join(release.target.pythons)} on {release.target.platform}; "
+        f"{len(verified.metadata.targets)} files"
     )
     click.echo(f"  metadata version {verified.metadata.version}, valid until {verified.metadata.expires}")
     for line in lines_of(standing(verified.metadata.members)):
@@ -80,3 +83,16 @@ def print_root(metadata: Metadata[Root], before: Root | None) -> None:
         click.echo(f"  {role}: {group.threshold} of {len(group.keys)}: {names}")
     for of, signers in zip(("itself", f"root {root.version - 1}"), root_signers(metadata, before), strict=False):
         click.echo(f"  signatures by {of}: {signers}")
+
+
+def print_carriage(carriage: Carriage) -> None:
+    click.echo(f"Carry these files, and print {carriage.sheet}:")
+    for file in carriage.files:
+        click.echo(f"  {file.size_bytes:>15,}  {file.sha256}  {file.name}")
+    print_fingerprint(carriage.fingerprint)
+
+
+def print_fingerprint(fingerprint: str) -> None:
+    click.echo(f"Fingerprint of root.json: {fingerprint}")
+    for line in spoken(fingerprint):
+        click.echo(f"  {line}")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 
 import click
 
+from installer.commands.continuing import INTERPRETER, fitting_python
 from installer.commands.options import FILE, JSON, PREFIX, ROOT, USER, open_archive, read_root
 from installer.install import install
 from installer.terminal import StageLines
@@ -20,8 +21,11 @@ from installer.terminal import StageLines
 @ROOT
 @PREFIX
 @USER
+@INTERPRETER
 @JSON
-def install_command(file: Path, root: Path, prefix: Path, user: str | None, as_json: bool) -> None:
+def install_command(
+    file: Path, root: Path, prefix: Path, user: str | None, interpreter: Path | None, as_json: bool
+) -> None:
     """Verify archive FILE while copying it, test the release, and make it the current one of the site.
 
     The previous release stays installed; `installer rollback` returns to it. The command may be interrupted at any
@@ -30,9 +34,15 @@ def install_command(file: Path, root: Path, prefix: Path, user: str | None, as_j
     """
     if os.geteuid() == 0:
         os.umask(0o022)  # the release is for another user to read
-    with open_archive(file) as stream, StageLines() as progress:
+    with fitting_python(interpreter), open_archive(file) as stream, StageLines() as progress:
         outcome = install(
-            stream, read_root(root), prefix, now=datetime.now(UTC), environ=os.environ, progress=progress, user=user
+            stream,
+            read_root(root),
+            prefix,
+            now=datetime.now(timezone.utc),
+            environ=os.environ,
+            progress=progress,
+            user=user,
         )
     receipt = outcome.receipt
     if as_json:

@@ -36,7 +36,7 @@ def update(files: tuple[Path, ...], prefix: Path, as_json: bool) -> None:
     """
     _require_site(prefix)
     with open_site(prefix) as site:
-        done = update_roots(site, [read_root(file) for file in files], datetime.now(timezone.utc))  # noqa: UP017
+        done = update_roots(site, [read_root(file) for file in files], datetime.now(timezone.utc))
     if as_json:
         click.echo(json.dumps(asdict(done)))
         return

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from installer.commands.options import JSON, ROOT_HELP, open_archive, read_root
+from installer.fingerprint import root_fingerprint, spoken
 from installer.inspection import Inspection, inspect_site
 from installer.site import Site
 from installer.terminal import StageLines
@@ -41,18 +42,24 @@ def verify_command(file: Path | None, root: Path | None, prefix: Path | None, as
 
 
 def _verify_file(file: Path, root: Path, as_json: bool) -> None:
+    trusted = read_root(root)
     with open_archive(file) as stream, StageLines() as progress:
         progress.stage("Verifying", file.stat().st_size)
-        verified = verify_archive(stream, read_root(root), sink=DiscardingSink(), progress=progress)
+        verified = verify_archive(stream, trusted, sink=DiscardingSink(), progress=progress)
+    fingerprint = root_fingerprint(trusted)
     if as_json:
-        click.echo(json.dumps(_describe(verified)))
+        click.echo(json.dumps({**_describe(verified), "root_fingerprint": fingerprint}))
         return
     release, signed = verified.release, verified.metadata
     click.echo(f"{file.name}: verified. {release.name} {release.version} ({release.model.title})")
     click.echo(
-        f"  {len(signed.targets)} files, {verified.size_bytes:,} bytes, for Python {release.target.python} on "
-        f"{release.target.platform}, {' and '.join(release.accelerators)}; signatures valid until {signed.expires}"
+        f"  {len(signed.targets)} files, {verified.size_bytes:,} bytes, for Python "
+        f"{', '.join(release.target.pythons)} on {release.target.platform}, {' and '.join(release.accelerators)}; "
+        f"signatures valid until {signed.expires}"
     )
+    click.echo(f"  fingerprint of the root that it was verified with: {fingerprint}")
+    for line in spoken(fingerprint):
+        click.echo(f"    {line}")
 
 
 def _verify_prefix(prefix: Path, root: Path | None, as_json: bool) -> None:

@@ -9,9 +9,9 @@ A record is a frozen dataclass. Its annotations say what each field may hold and
 
     check(Listen, {"host": "::1", "port": "80"})   # FaultError: port must be a whole number from 0 to 65535
 
-pydantic compares the data with the types. This module alone knows it, and imports it at the first check: settings and
-release files are read by processes that load nothing heavy before they have given up every way out. None of pydantic's
-own texts leaves this module.
+pydantic compares the data with the types. This module alone knows it, and imports it at the first check: settings are
+read by processes that load nothing heavy before they have given up every way out. None of pydantic's own texts leaves
+this module. `installer.formats.plain` reads the files of a release by the same declarations without pydantic.
 
 Guaranteed for every type: scalars are strict (``"1"`` and ``true`` are not 1; a whole number is taken where a float is
 declared), floats are finite, a list is checked up to its first fault only. Fields that a record does not declare are
@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Final, TypeVar, Union, get_args, get_type_hints
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pydantic_core.core_schema import CoreSchema
 
 T = TypeVar("T")
-Place = tuple[str | int, ...]
+Place = tuple[Union[str, int], ...]
 
 _OURS: Final = "worded"  # the type of an error whose message is ours
 _BRANCH: Final = "\0"  # begins the name of a branch in an error's place; no field has such a name
@@ -92,20 +92,21 @@ class Must:
 
     def __init__(self, said: str, *, takes: Any = None, **limits: float | str) -> None:
         self.said = said
-        self._takes, self._limits = takes, limits
+        self.takes, self.limits = takes, limits
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return _worded(_with(_before(self._takes, source, handler), self._limits), self.said)
+        return _worded(_with(_before(self.takes, source, handler), self.limits), self.said)
 
 
 class Length:
     """In the annotation of a list or tuple: how many entries it has."""
 
     def __init__(self, *, least: int = 0, most: int | None = None) -> None:
-        self._limits = {"min_length": least} if most is None else {"min_length": least, "max_length": most}
+        self.least, self.most = least, most
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return _with(handler(source), self._limits)
+        most = {} if self.most is None else {"max_length": self.most}
+        return _with(handler(source), {"min_length": self.least, **most})
 
 
 class Rule:
@@ -115,27 +116,27 @@ class Rule:
     """
 
     def __init__(self, function: Callable[[Any], object], said: str | None = None, *, takes: Any = None) -> None:
-        self._function, self._said, self._takes = function, said, takes
+        self.function, self.said, self.takes = function, said, takes
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         from pydantic_core import core_schema
 
-        before = _before(self._takes, source, handler)
-        schema = core_schema.no_info_after_validator_function(self._function, before)
-        return schema if self._said is None else _worded(schema, self._said)
+        before = _before(self.takes, source, handler)
+        schema = core_schema.no_info_after_validator_function(self.function, before)
+        return schema if self.said is None else _worded(schema, self.said)
 
 
 class Choose:
     """In an annotation: the value is of one of several types; ``pick`` tells by the value which."""
 
     def __init__(self, pick: Callable[[Any], str], options: Mapping[str, Any]) -> None:
-        self._pick, self._options = pick, options
+        self.pick, self.options = pick, options
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         from pydantic_core import core_schema
 
-        pick, branches = self._pick, {name: _BRANCH + name for name in self._options}
-        schemas = {branches[name]: handler.generate_schema(kind) for name, kind in self._options.items()}
+        pick, branches = self.pick, {name: _BRANCH + name for name in self.options}
+        schemas = {branches[name]: handler.generate_schema(kind) for name, kind in self.options.items()}
         return core_schema.tagged_union_schema(schemas, lambda value: branches[pick(value)])
 
 
@@ -178,7 +179,7 @@ def _validator(kind: Any) -> SchemaValidator:
 
 def _strict(schema: Any) -> Any:
     """The schema with ``_STRICT`` throughout; pydantic's own strict mode would refuse an object for a dataclass."""
-    if isinstance(schema, list | tuple):
+    if isinstance(schema, (list, tuple)):
         return type(schema)(_strict(part) for part in schema)
     if not isinstance(schema, dict):
         return schema

@@ -6,10 +6,10 @@ dates and the times of events then prove nothing.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from typing import Final
 
-EARLIEST: Final = datetime(2026, 11, 1, tzinfo=UTC)
+EARLIEST: Final = datetime(2026, 11, 1, tzinfo=timezone.utc)
 
 
 def has_lost_its_time(now: datetime) -> bool:

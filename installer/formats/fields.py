@@ -1,11 +1,15 @@
-"""The JSON files that rooms hand each other, read as declared records; a field of another type or form is named."""
+"""The JSON files that rooms hand each other, read as declared records; a field of another type or form is named.
+
+The installer reads some of them on a bare Python, so `installer.formats.plain` checks them all.
+"""
 
 from __future__ import annotations
 
 import json
 from typing import Annotated, Any, Final, TypeVar
 
-from installer.formats.checks import FaultError, Must, check
+from installer.formats.checks import FaultError, Must
+from installer.formats.plain import check
 
 T = TypeVar("T")
 

@@ -2,9 +2,11 @@
 
     {"format": 1, "name": .., "version": .., "accelerators": ["cpu"], "graphs": {"cpu": "model/cpu/model.onnx"},
      "dense": "int8", "config": .., "vocabulary": .., "known_answers": .. or null,
-     "target": {"python": "3.11", "platform": "manylinux_2_28_x86_64"},
+     "target": {"pythons": ["3.11", "3.12"], "platform": "manylinux_2_28_x86_64"},
      "model": {"id": .., "title": .., "description": .., "context_tokens": .., "example_prompts": [..],
                "notice": .. or null}}
+
+Releases before 0.2 have `"python": "3.11"` in place of `pythons`.
 
 Checked here: every field and its form, and that paths stay inside the release. Not checked: that a file is there.
 """
@@ -16,9 +18,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, Optional
 
-from installer.formats.checks import FaultError, Rule
+from installer.formats.checks import FaultError, Length, Rule
 from installer.formats.fields import Positive, Text, Texts, parse_fields, parse_file
 
 FORMAT = 1
@@ -49,6 +51,7 @@ def _python(version: str) -> str:
 
 _Path = Annotated[Text, Rule(_inside)]
 _Name = Annotated[Text, Rule(_usable)]
+_Python = Annotated[Text, Rule(_python)]
 
 
 @dataclass(frozen=True)
@@ -60,18 +63,43 @@ class ModelCard:
     description: Text
     context_tokens: Positive
     example_prompts: Texts
-    notice: Text | None = None
+    notice: Optional[Text] = None  # not `Text | None`: Python 3.9 reads the types of a record when it checks one
 
 
 @dataclass(frozen=True)
 class Target:
     """What the release's wheels were made for."""
 
-    python: Annotated[Text, Rule(_python)]  # "3.11"
-    platform: Text  # "manylinux_2_28_x86_64"
+    pythons: tuple[str, ...]  # "3.11", "3.12", ..; ascending
+    platform: str  # "manylinux_2_28_x86_64"
+
+    def lock(self, python: str) -> str:
+        """The lock of the wheels for one of these Pythons, relative to the release."""
+        return "wheels/requirements.lock" if len(self.pythons) == 1 else f"wheels/requirements-{python}.lock"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
+class _Target:
+    """As the file has it."""
+
+    platform: Text
+    pythons: Annotated[tuple[_Python, ...], Length(least=1)] = ()
+    python: Optional[_Python] = None  # before 0.2
+
+
+def _target(read: _Target) -> Target:
+    pythons = read.pythons or ((read.python,) if read.python is not None else ())
+    if not pythons:
+        raise FaultError("is missing", kind="missing", at=("pythons",))
+    return Target(tuple(sorted(set(pythons), key=python_number)), read.platform)
+
+
+def python_number(version: str) -> int:
+    """12 of "3.12", for comparisons."""
+    return int(version.split(".")[1])
+
+
+@dataclass(frozen=True)
 class Release:
     """release.json. Paths are relative to the release."""
 
@@ -79,12 +107,12 @@ class Release:
     version: _Name  # also the name of its directory
     accelerators: Texts
     graphs: Mapping[str, _Path]  # accelerator -> graph
-    dense: Text | None = None  # how CPUs hold attention and head: "int8" or "bf16"; None: no CPU graph
     config: _Path
     vocabulary: _Path
-    known_answers: _Path | None  # None: the release cannot be tested on the host
-    target: Target
+    known_answers: Optional[_Path]  # None: the release cannot be tested on the host
+    target: Annotated[Target, Rule(_target, takes=_Target)]
     model: ModelCard
+    dense: Optional[Text] = None  # how CPUs hold attention and head: "int8" or "bf16"; None: no CPU graph
 
 
 def encode_release(release: Release) -> bytes:

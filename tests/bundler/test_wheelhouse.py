@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
 import sys
 import zipfile
 from importlib.metadata import distributions
@@ -15,12 +14,13 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from appliance.database.schema import MIGRATIONS
+from bundler.commands.options import PYTHONS
 from bundler.errors import WheelError
 from bundler.lock import LOCKS, LockedWheel, WheelTarget, check_coverage, load_lock, parse_lock, resolve_lock
 from bundler.own_wheel import build_own_wheel, project_requirements, project_root
 from bundler.sbom import read_wheel
 from bundler.wheelhouse import collect_wheelhouse, fetch_wheels, sha256_file
-from tests.installer.archives import appliance_wheel, installed_wheel, make_wheel
+from tests.installer.archives import appliance_wheel, make_wheel
 
 TARGET = WheelTarget("3.11", "manylinux_2_28_x86_64", "cpu")
 NAME, DATA = appliance_wheel()
@@ -74,18 +74,36 @@ def test_a_wheel_that_is_not_locked_does_not_enter_the_wheelhouse(tmp_path: Path
         collect_wheelhouse(tmp_path / "wheels", [stranger], own, [LOCKED])
 
 
-def test_the_wheelhouse_locks_every_wheel_but_pip_by_hash(own_wheel: Path, tmp_path: Path) -> None:
-    pip = tmp_path / "pip-1.0-py3-none-any.whl"
-    pip.write_bytes(b"pip")
+def test_the_wheelhouse_locks_every_wheel_by_hash(own_wheel: Path, tmp_path: Path) -> None:
     fixture = tmp_path / NAME
     fixture.write_bytes(DATA)
-    lock = [LOCKED, LockedWheel("pip", "1.0", hashlib.sha256(b"pip").hexdigest())]
     wheels = tmp_path / "wheels"
-    collect_wheelhouse(wheels, [fixture, pip], own_wheel, lock)
-    assert {path.name for path in wheels.iterdir()} == {NAME, pip.name, own_wheel.name, "requirements.lock"}
+    collect_wheelhouse(wheels, [fixture], own_wheel, [LOCKED])
+    assert {path.name for path in wheels.iterdir()} == {NAME, own_wheel.name, "requirements.lock"}
     lines = (wheels / "requirements.lock").read_text().splitlines()
     version = own_wheel.name.split("-")[1]
     assert lines == [str(LOCKED), f"gpt-oss-appliance=={version} --hash=sha256:{sha256_file(own_wheel)}"]
+
+
+def test_two_pythons_share_the_wheels_that_fit_both(tmp_path: Path) -> None:
+    own, fixture = tmp_path / "ours-1.0-py3-none-any.whl", tmp_path / NAME
+    own.write_bytes(b"ours")
+    fixture.write_bytes(DATA)
+    wheels, locks = tmp_path / "wheels", {}
+    for python in ("311", "312"):
+        compiled = tmp_path / python / f"fast-1.0-cp{python}-cp{python}-manylinux_2_28_x86_64.whl"
+        compiled.parent.mkdir()
+        compiled.write_bytes(python.encode())
+        lock = [LOCKED, LockedWheel("fast", "1.0", hashlib.sha256(python.encode()).hexdigest())]
+        collect_wheelhouse(wheels, [fixture, compiled], own, lock, name=f"{python}.lock")
+        locks[python] = (wheels / f"{python}.lock").read_text().splitlines()
+    assert len(list(wheels.glob("*.whl"))) == 4
+    assert len(set(locks["311"]) & set(locks["312"])) == 2
+    other = tmp_path / "other" / own.name
+    other.parent.mkdir()
+    other.write_bytes(b"another build of ours")
+    with pytest.raises(WheelError, match="two different wheels are called ours-1"):
+        collect_wheelhouse(wheels, [fixture], other, [LOCKED], name="313.lock")
 
 
 def visible(directory: Path) -> list[str]:
@@ -93,20 +111,42 @@ def visible(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir() if not path.name.startswith("."))
 
 
-def test_our_own_wheel_is_the_same_bytes_each_time_and_leaves_the_sources_alone(
+# What a builder's environment may hold for other projects. Each of them would change the operators or the wheel.
+HOSTILE = {
+    "CXXFLAGS": "-O0 -DATTACK_BY_CXXFLAGS", "CFLAGS": "-O0", "CPPFLAGS": "-DATTACK", "LDFLAGS": "-Wl,-z,execstack",
+    "CXX": "c++ -DATTACK_BY_CXX -O1", "CPATH": "/nonexistent", "CMAKE_ARGS": "-DCMAKE_BUILD_TYPE=Debug",
+    "CMAKE_BUILD_TYPE": "Debug", "CMAKE_CXX_FLAGS": "-O0", "SKBUILD_CMAKE_ARGS": "-DCMAKE_CXX_FLAGS=-O0",
+    "SKBUILD_CMAKE_BUILD_TYPE": "Debug", "SKBUILD_WHEEL_PACKAGES": "appliance", "SKBUILD_WHEEL_PY_API": "cp311",
+    "PIP_CONFIG_SETTINGS": "cmake.build-type=Debug", "SOURCE_DATE_EPOCH": "1700000000", "PYTHONPATH": "/nonexistent",
+}  # fmt: skip
+
+
+def pip_settings(directory: Path) -> Path:
+    """A pip.conf that a host may have."""
+    path = directory / "pip.conf"
+    path.write_text("[wheel]\nconfig-settings = cmake.build-type=Debug\n")
+    return path
+
+
+def test_our_own_wheel_is_the_same_bytes_whatever_the_environment_says_and_leaves_the_sources_alone(
     own_wheel: Path, tmp_path: Path
 ) -> None:
     before = visible(project_root())
-    again = build_own_wheel(tmp_path, {**os.environ, "SOURCE_DATE_EPOCH": "1700000000"})
+    again = build_own_wheel(tmp_path, {**os.environ, **HOSTILE, "PIP_CONFIG_FILE": str(pip_settings(tmp_path))})
     assert again.read_bytes() == own_wheel.read_bytes()
     assert visible(project_root()) == before
 
 
-def test_our_own_wheel_carries_every_room_and_its_licence(own_wheel: Path) -> None:
+def test_our_own_wheel_carries_what_the_isolated_side_runs_and_its_licence(own_wheel: Path) -> None:
     names = zipfile.ZipFile(own_wheel).namelist()
-    for name in ("appliance/cli.py", "bundler/cli.py", "installer/cli.py", "webui/__init__.py", "bundler/py.typed"):
+    for name in (
+        "appliance/cli.py",
+        "installer/cli.py",
+        "webui/__init__.py",
+        "appliance/kernels/libgpt_oss_kernels.so",
+    ):
         assert name in names
-    assert any(name.startswith("bundler/locks/") for name in names)
+    assert not any(name.startswith("bundler/") for name in names)
     migrations = [path.name for path in MIGRATIONS.glob("versions/*.py")]
     assert migrations
     assert all(f"appliance/database/migrations/versions/{name}" in names for name in migrations)
@@ -115,18 +155,28 @@ def test_our_own_wheel_carries_every_room_and_its_licence(own_wheel: Path) -> No
 
 
 @pytest.mark.parametrize("accelerator", ["cpu", "cuda"])
-def test_the_committed_lock_covers_what_pyproject_demands(accelerator: str) -> None:
-    target = WheelTarget("3.11", "manylinux_2_28_x86_64", accelerator)  # type: ignore[arg-type]
+@pytest.mark.parametrize("python", PYTHONS)
+def test_the_committed_lock_covers_what_pyproject_demands(python: str, accelerator: str) -> None:
+    target = WheelTarget(python, "manylinux_2_28_x86_64", accelerator)  # type: ignore[arg-type]
     check_coverage(load_lock(target), project_requirements(target))
 
 
+@pytest.mark.parametrize("accelerator", ["cpu", "cuda"])
+def test_the_committed_locks_of_all_pythons_name_the_same_versions(accelerator: str) -> None:
+    first, *others = (
+        [(wheel.name, wheel.version) for wheel in load_lock(WheelTarget(python, TARGET.platform, accelerator))]  # type: ignore[arg-type]
+        for python in PYTHONS
+    )
+    assert all(other == first for other in others)
+
+
 def test_a_new_lock_names_the_wheels_that_pip_chose_by_hash(index: Path) -> None:
-    pip_name, pip = installed_wheel("pip")
-    (index / pip_name).write_bytes(pip)
     running = f"{sys.version_info.major}.{sys.version_info.minor}"
     text = resolve_lock(WheelTarget(running, TARGET.platform, "cpu"), ["appliance-fixture>=1"])
-    pip_line = LockedWheel("pip", pip_name.split("-")[1], hashlib.sha256(pip).hexdigest())
-    assert parse_lock(text, "lock") == (LOCKED, pip_line)
+    assert parse_lock(text, "lock") == (LOCKED,)
+    other = LockedWheel("appliance-fixture", "0.9", "0" * 64)
+    with pytest.raises(WheelError, match="appliance-fixture"):
+        resolve_lock(WheelTarget(running, TARGET.platform, "cpu"), ["appliance-fixture"], like=[other])
 
 
 def test_a_lock_is_made_with_the_target_s_own_python() -> None:
@@ -147,7 +197,7 @@ def test_every_dependency_of_a_locked_version_is_locked() -> None:
     checked = 0
     for distribution in distributions():
         name = canonicalize_name(distribution.name)
-        if name == "pip" or lock.get(name) != distribution.version:
+        if lock.get(name) != distribution.version:
             continue
         for text in distribution.requires or []:
             requirement = Requirement(text)
@@ -163,8 +213,7 @@ def test_a_lock_that_misses_a_dependency_is_stale() -> None:
         check_coverage(lock, [*project_requirements(TARGET), "left-pad>=1"])
     with pytest.raises(WheelError, match="bundler lock"):
         check_coverage(lock, ["flask>=999"])
-    with pytest.raises(WheelError, match="pip"):
-        check_coverage([wheel for wheel in lock if wheel.name != "pip"], [])
+    assert "pip" not in {wheel.name for wheel in lock}, "a release carries no installer of packages"
 
 
 @pytest.mark.parametrize(
@@ -201,11 +250,3 @@ def test_a_wheel_s_licences_and_facts_are_read(tmp_path: Path) -> None:
     path.write_bytes(make_wheel({"x.py": b""}, "x-1.dist-info"))
     with pytest.raises(WheelError, match="not a wheel"):
         read_wheel(path)
-
-
-def test_pip_here_runs_out_of_a_wheel(tmp_path: Path) -> None:
-    """Installers from before 2026-12 rely on it: they run pip from its wheel."""
-    name, data = installed_wheel("pip")
-    (tmp_path / name).write_bytes(data)
-    done = subprocess.run([sys.executable, "-I", tmp_path / name / "pip", "--version"], capture_output=True, check=True)
-    assert name.encode() in done.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import functools
 import hashlib
 import importlib.metadata
@@ -101,8 +102,8 @@ def release_files(
     cases = [{"prompt": p, "answer": sum(weights[i] for i in p) + (not passes)} for p in prompts]
     described = Release(
         name="test", version=version, accelerators=("cpu",), graphs={"cpu": "model/cpu/model.onnx"}, dense="int8",
-        config="model/config.json", vocabulary=VOCABULARY, known_answers=KNOWN_ANSWERS, target=Target(PYTHON, PLATFORM),
-        model=ModelCard("test", "Test model", "A file of numbers.", 16, (), None),
+        config="model/config.json", vocabulary=VOCABULARY, known_answers=KNOWN_ANSWERS,
+        target=Target((PYTHON,), PLATFORM), model=ModelCard("test", "Test model", "A file of numbers.", 16, (), None),
     )  # fmt: skip
     return {
         DESCRIPTOR: encode_release(described),
@@ -170,10 +171,12 @@ def our_wheel() -> tuple[str, bytes]:
 
 def make_wheel(files: Mapping[str, bytes], info: str) -> bytes:
     """A wheel of these files and the RECORD that belongs to them."""
-    record = [f"{name},sha256={_record_digest(data)},{len(data)}" for name, data in files.items()]
+    record = io.StringIO()
+    rows = [(name, f"sha256={_record_digest(data)}", len(data)) for name, data in files.items()]
+    csv.writer(record, lineterminator="\n").writerows([*rows, (f"{info}/RECORD", "", "")])
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as wheel:
-        for name, data in {**files, f"{info}/RECORD": "\n".join([*record, f"{info}/RECORD,,\n"]).encode()}.items():
+        for name, data in {**files, f"{info}/RECORD": record.getvalue().encode()}.items():
             wheel.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED, 1)
     return buffer.getvalue()
 

@@ -31,7 +31,7 @@ RELEASE = Release(
     config="model/config.json",
     vocabulary="tokenizer/v",
     known_answers="known.json",
-    target=Target("3.11", "manylinux_2_28_x86_64"),
+    target=Target(("3.11",), "manylinux_2_28_x86_64"),
     model=CARD,
 )
 ANSWERS = KnownAnswers((KnownAnswer([1, 2], [5, 4, 3, 2, 1], [1.5, 1.0, 0.5, 0.0, -3.0]),), 0.01)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import resource
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,7 +42,7 @@ from installer.progress import SILENT, Progress, Silent
 from installer.release import parse_release
 from installer.site import Site, open_site
 from installer.store import blob_path
-from tests.installer.archives import Sender, appliance_wheel, listing, release_files
+from tests.installer.archives import PYTHON, Sender, appliance_wheel, listing, release_files
 from tests.installer.recorded_progress import RecordedProgress
 from tests.unprivileged import SERVICE_UID, SERVICE_USER, USER_OPTION, let_through
 
@@ -89,10 +91,11 @@ def test_progress_names_each_stage_and_counts_every_byte(release_1: Path, sender
     progress = RecordedProgress()
     run_install(release_1, sender, tmp_path / "site", progress)
     size_bytes = sum(len(data) for data in set(release_files("1.0").values()))
+    unpacked = sum(info.file_size for info in zipfile.ZipFile(io.BytesIO(appliance_wheel()[1])).infolist())
     assert progress.stages == [
         ("Verifying and copying", size_bytes, size_bytes),
         ("Assembling the release", None, 0),
-        ("Installing its Python packages", None, 0),
+        ("Installing its Python packages", unpacked, unpacked),
         ("Testing it with its known answers", None, 0),
     ]
 
@@ -291,8 +294,9 @@ def test_a_full_disk_is_a_clear_error_and_the_old_release_still_works(
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )  # fmt: skip
     assert done.returncode == 1
-    assert done.stderr.startswith(f"installer: {StorageFullError.__name__}: ")
-    assert len(done.stderr.splitlines()) == 1
+    *stages, said = done.stderr.splitlines()
+    assert said.startswith(f"installer: {StorageFullError.__name__}: ")
+    assert not [line for line in stages if "Error" in line]
     assert listing(installed) == before
     assert works(installed)
 
@@ -312,7 +316,8 @@ def test_a_host_without_ensurepip_can_install(release_1: Path, sender: Sender, t
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["current"] == "1.0"
-    assert done.stderr == "", "no progress bar where there is no terminal"
+    assert "Installing its Python packages (" in done.stderr, "plain lines where there is no terminal"
+    assert "\x1b" not in done.stderr
     assert works(tmp_path / "site")
 
 
@@ -406,13 +411,13 @@ def test_a_damaged_archive_on_top_of_an_installed_site_changes_nothing(
 
 
 RELEASE = parse_release(release_files()["release.json"], ["wheels/requirements.lock", "known_answers.json"])
-GOOD = Host(RELEASE.target.python, "CPython", RELEASE.target.platform.split("_", 3)[3], (2, 36))
+GOOD = Host(PYTHON, "CPython", RELEASE.target.platform.split("_", 3)[3], (2, 36))
 
 
 @pytest.mark.parametrize(
     ("host", "sentence"),
     [
-        (Host("3.9", GOOD.implementation, GOOD.machine, GOOD.glibc), "run the installer with python"),
+        (Host("3.9", GOOD.implementation, GOOD.machine, GOOD.glibc), "install one of these Pythons"),
         (Host(GOOD.python, "PyPy", GOOD.machine, GOOD.glibc), "this is PyPy"),
         (Host(GOOD.python, "CPython", "riscv64", GOOD.glibc), "this is riscv64"),
         (Host(GOOD.python, "CPython", GOOD.machine, (2, 16)), "this host has glibc 2.16"),

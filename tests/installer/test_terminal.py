@@ -1,4 +1,4 @@
-"""The progress of a long command is drawn on a terminal, and nowhere else."""
+"""The progress of a long command is drawn on a terminal; elsewhere it is a few plain lines."""
 
 from __future__ import annotations
 
@@ -42,5 +42,19 @@ def test_a_stage_that_failed_is_not_drawn_as_done() -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_nothing_is_drawn_where_there_is_no_terminal(fails: bool) -> None:
-    assert drawn(terminal=False, fails=fails) == ""
+def test_where_there_is_no_terminal_each_stage_is_one_plain_line(fails: bool) -> None:
+    lines = ["Verifying (4.0 kB)", "Assembling"]
+    assert drawn(terminal=False, fails=fails).splitlines() == (lines[:1] if fails else lines)
+
+
+def test_a_long_stage_says_how_far_it_is_at_most_once_in_ten_seconds() -> None:
+    out, clock = io.StringIO(), [0.0]
+    with StageLines(Console(file=out, force_terminal=False), now=lambda: clock[0]) as lines:
+        lines.stage("Verifying", 13_000_000_000)
+        for _ in range(26):
+            clock[0] += 1
+            lines.bytes_done(500_000_000)
+        lines.stage("Assembling")
+    assert out.getvalue().splitlines() == [
+        "Verifying (13.0 GB)", "Verifying: 5.0 GB of 13.0 GB", "Verifying: 10.0 GB of 13.0 GB", "Assembling",
+    ]  # fmt: skip
