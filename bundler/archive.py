@@ -17,8 +17,9 @@ from bundler.keys import SigningKeys
 from bundler.ledger import Signing
 from bundler.sign import is_complete, sign_targets
 from bundler.signing import read_unsigned, with_earlier_signatures, write_signing_file
-from installer.archive import CHUNK_BYTES, END_OF_ARCHIVE, Sha256Hex, member_header, padding_bytes, target_name
+from installer.archive import CHUNK_BYTES, DELTA, END_OF_ARCHIVE, Sha256Hex, member_header, padding_bytes, target_name
 from installer.errors import InstallerError
+from installer.media.delta import Delta, encode_delta
 from installer.progress import SILENT, Progress
 from installer.site import FULL
 from installer.targets import Target
@@ -57,13 +58,21 @@ def digest_tree(directory: Path, progress: Progress = SILENT) -> ReleaseTree:
 
 
 def write_archive(
-    out: Path, tree: ReleaseTree, keys: SigningKeys, signing: Signing, progress: Progress = SILENT
+    out: Path,
+    tree: ReleaseTree,
+    keys: SigningKeys,
+    signing: Signing,
+    progress: Progress = SILENT,
+    *,
+    delta: Delta | None = None,
 ) -> VerifiedArchive:
     """Sign the tree with the keys that are here, write it to `out`, and verify what was written.
 
     If other people must sign, too, everything but their signatures is verified, and a small file for them to sign is
     left beside the archive (`bundler.signing`).
 
+    Args:
+        delta: what to leave out; the signatures cover the whole tree all the same.
     Raises:
         BuildError: a file changed since it was hashed, the disk is full, or the result does not verify.
     """
@@ -72,7 +81,7 @@ def write_archive(
         try:
             members = with_earlier_signatures(out, sign_targets(keys, tree.targets, signing))
             with partial.open("wb") as file:
-                _write_members(file, members, tree, progress)
+                _write_members(file, members, tree, delta, progress)
                 file.flush()
                 os.fsync(file.fileno())
             verified = _verify(partial, members, keys, progress)
@@ -100,11 +109,17 @@ def _verify(written: Path, members: Mapping[str, bytes], keys: SigningKeys, prog
         return verify_archive(file, keys.roots[-1], sink=DiscardingSink(), progress=progress)
 
 
-def _write_members(file: BinaryIO, metadata: Mapping[str, bytes], tree: ReleaseTree, progress: Progress) -> None:
-    for name, data in metadata.items():
+def _write_members(
+    file: BinaryIO, metadata: Mapping[str, bytes], tree: ReleaseTree, delta: Delta | None, progress: Progress
+) -> None:
+    head = {**metadata, **({} if delta is None else {DELTA: encode_delta(delta)})}
+    for name, data in head.items():
         file.write(member_header(name, len(data)) + data + bytes(padding_bytes(len(data))))
+    left_out = frozenset(delta.absent if delta else ())
     paths = {target.sha256: tree.directory / target.path for target in tree.targets}
     for digest, size in blob_order(tree.targets).items():
+        if digest in left_out:
+            continue
         file.write(member_header(target_name(digest), size))
         _copy_blob(paths[digest], file, digest, progress)
         file.write(bytes(padding_bytes(size)))

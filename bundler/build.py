@@ -11,15 +11,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from bundler.archive import write_archive
+from bundler.archive import ReleaseTree, write_archive
 from bundler.contents import BuildRequest, assemble_release
 from bundler.errors import BuildError
 from bundler.keys import load_keys
 from bundler.ledger import decide_signing
 from bundler.private_keys import Secret
+from installer.archive import Sha256Hex
+from installer.media.contents import opened_contents
+from installer.media.delta import Base, Delta, make_delta
 from installer.progress import SILENT, Progress
 from installer.site import FULL
-from installer.verify import VerifiedArchive
+from installer.targets import contents_digest
+from installer.verify import VerifiedArchive, blob_order, blob_sizes
 
 
 @dataclass(frozen=True)
@@ -33,14 +37,23 @@ class SigningRequest:
 
 
 def build(
-    out: Path, request: BuildRequest, signing: SigningRequest, *, now: datetime, progress: Progress = SILENT
+    out: Path,
+    request: BuildRequest,
+    signing: SigningRequest,
+    *,
+    now: datetime,
+    base: Path | None = None,
+    progress: Progress = SILENT,
 ) -> VerifiedArchive:
     """Build the archive `out`.
 
+    Args:
+        base: the archive of an earlier release, signed with these keys; `out` is a delta that leaves out what it has.
     Raises:
         BundlerError: a subclass; `out` is what it was before.
     """
     keys = load_keys(signing.keys, signing.secret)
+    older = None if base is None else read_base(base, keys.roots[-1])
     tree = out.with_name(f".{out.name}.build")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -51,14 +64,47 @@ def build(
             decision = decide_signing(
                 keys, release.targets, lifetime_end=signing.expires, version=signing.metadata_version, now=now
             )
+            delta = None if older is None else delta_against(older, release)
             progress.stage("Writing and verifying the archive", 2 * release.size_bytes)
-            return write_archive(out, release, keys, decision, progress)
+            return write_archive(out, release, keys, decision, progress, delta=delta)
         finally:
             _remove(tree)
     except OSError as exc:
         full = exc.errno in FULL
         why = "the disk is full" if full else f"{exc.strerror} ({exc.filename})"
         raise BuildError(f"cannot build {out}: {why}; nothing was left behind") from exc
+
+
+@dataclass(frozen=True)
+class OlderRelease:
+    """The base of a delta, and the blobs that a site with it has."""
+
+    base: Base
+    blobs: frozenset[Sha256Hex]
+
+
+def read_base(archive: Path, root: bytes) -> OlderRelease:
+    """Read which files the archive of an earlier release has. It may be in volumes, be a delta itself, or be expired.
+
+    Raises:
+        InstallerError: it is no archive, or not signed by keys that the root trusts.
+    """
+    with opened_contents([archive], [], root) as contents:
+        return OlderRelease(contents.base, frozenset(blob_sizes(contents.targets)))
+
+
+def delta_against(older: OlderRelease, release: ReleaseTree) -> Delta:
+    """What an archive of this release leaves out for a site that has the older one.
+
+    Raises:
+        BuildError: they have nothing in common, or are one release.
+    """
+    if contents_digest(release.targets) == older.base.contents:
+        raise BuildError(f"the base {older.base} is this very release, so there is no delta")
+    delta = make_delta(older.base, older.blobs, list(blob_order(release.targets)))
+    if delta is None:
+        raise BuildError(f"the release has no file in common with the base {older.base}; build it without --base")
+    return delta
 
 
 def _remove(tree: Path) -> None:

@@ -13,6 +13,7 @@ from bundler.commands.inspect import inspect
 from bundler.commands.keys import keygen
 from bundler.commands.sign import sign
 from bundler.commands.trust import trust
+from bundler.commands.volumes import split
 from bundler.errors import BundlerError
 from installer.errors import InstallerError
 
@@ -40,6 +41,7 @@ for command in (
     keygen,
     build_command,
     inspect,
+    split,
     lock,
     demo_checkpoint,
     sign,

@@ -4,6 +4,7 @@ An archive is an uncompressed POSIX (ustar) tar of plain files, in this order:
 
     metadata/1.root.json .. metadata/N.root.json     the chain of roots, without a gap
     metadata/timestamp.json, metadata/snapshot.json, metadata/targets.json
+    metadata/delta.json                              only in a delta: which targets are left out (installer.media.delta)
     targets/<sha256> ..                              release.json's first, then ascending by digest, each digest once
 
 followed by exactly two zero blocks and nothing more. Every header is the one that `member_header` makes, and padding is
@@ -18,15 +19,15 @@ from __future__ import annotations
 import re
 import tarfile
 from collections.abc import Iterator, Mapping
-from typing import BinaryIO, NewType
+from typing import NewType, Protocol
 
 from installer.errors import (
-    ArchiveError,
     DuplicateMemberError,
     EscapingPathError,
     ForbiddenMemberError,
     HeaderError,
     LimitError,
+    MediaError,
     MissingMemberError,
     TrailingBytesError,
     TruncatedArchiveError,
@@ -47,6 +48,7 @@ MAX_TARGET_BYTES = 1 << 32  # weight shards are at most 1 GiB
 
 SUFFIX = ".airgap"
 TIMESTAMP, SNAPSHOT, TARGETS = "metadata/timestamp.json", "metadata/snapshot.json", "metadata/targets.json"
+DELTA = "metadata/delta.json"
 _LAWFUL_NAME = re.compile(r"metadata/[1-9][0-9]{0,5}\.root\.json|targets/[0-9a-f]{64}")
 _KINDS = {
     tarfile.LNKTYPE: "hard link", tarfile.SYMTYPE: "symbolic link", tarfile.CHRTYPE: "character device",
@@ -85,12 +87,21 @@ def _is_canonical(block: bytes, name: str, size: int) -> bool:
         return False
 
 
-class ArchiveReader:
-    """Reads one archive from front to back: `read_metadata`, then each target with `open_member`, then `finish`."""
+class ByteStream(Protocol):
+    """What an archive is read from: a file, a pipe, volumes."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def read(self, count: int, /) -> bytes:
+        """The next ``count`` bytes; fewer only at the end."""
+
+
+class ArchiveReader:
+    """Reads one archive from front to back: `read_metadata`, `read_delta`, each target with `open_member`, `finish`."""
+
+    def __init__(self, stream: ByteStream) -> None:
         self._stream = stream
         self._seen: set[str] = set()
+        self._ahead = b""  # a header that was read and belongs to the next member
+        self.position = 0  # where the next member begins, after `read_delta`
 
     def read_metadata(self) -> dict[str, bytes]:
         """The metadata members by name, in the file's order: roots, timestamp, snapshot, targets.
@@ -119,6 +130,16 @@ class ArchiveReader:
             if name != TARGETS:
                 block = self._read(BLOCK_BYTES, "the next header")
         return metadata
+
+    def read_delta(self) -> bytes | None:
+        """The member metadata/delta.json, which only a delta has. Call it after `read_metadata`."""
+        block = self._read(BLOCK_BYTES, "the next header")
+        size = self._metadata_size(block, DELTA)
+        if size is None:
+            self._ahead = block
+            self.position -= len(block)
+            return None
+        return self._read_body(DELTA, size)
 
     def open_member(self, name: str, size_bytes: int, later: Mapping[str, object]) -> Iterator[bytes]:
         """The chunks of the member that must come next.
@@ -173,12 +194,17 @@ class ArchiveReader:
             raise HeaderError(name, "the padding after it is not zero")
 
     def _read(self, count: int, where: str) -> bytes:
+        ahead, self._ahead = self._ahead, b""
         try:
-            data = self._stream.read(count)
+            data = ahead + self._stream.read(count - len(ahead))
         except OSError as exc:
-            raise ArchiveError(f"{where} cannot be read from the media: {exc.strerror}") from exc
+            raise MediaError(
+                f"{where} cannot be read from the media: {exc.strerror}; put the medium back and run the same command "
+                "again, which goes on with what was verified"
+            ) from exc
         if len(data) < count:
             raise TruncatedArchiveError(where)
+        self.position += len(data)
         return data
 
     def _wrong_header(self, block: bytes, expected: str | None, later: Mapping[str, object] | set[str]) -> Exception:

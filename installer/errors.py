@@ -102,6 +102,70 @@ class ReleaseDescriptorError(ArchiveError):
     """release.json is signed but is not a release description this installer understands."""
 
 
+class DeltaError(ArchiveError):
+    """metadata/delta.json does not say what a delta may leave out."""
+
+
+class BaseNeededError(ArchiveError):
+    """A delta leaves out blobs that the site does not have, or has damaged."""
+
+    def __init__(self, base: str, lacking: int, first: str) -> None:
+        super().__init__(
+            f"this archive is a delta: {lacking} files must be here already, and are absent or damaged ({first} is the "
+            f"first); install the archive of {base}, which also repairs it, and then this one"
+        )
+        self.base, self.lacking, self.first = base, lacking, first
+
+
+class MediaError(ArchiveError):
+    """A medium cannot be read on. What was verified stays in quarantine, and the same command goes on from there."""
+
+
+class MissingVolumeError(MediaError):
+    """A volume is on none of the given media."""
+
+    def __init__(self, name: str, numbers: list[int], count: int, where: str) -> None:
+        named = ", ".join(f"{name}.{number:03}" for number in numbers)
+        super().__init__(f"{len(numbers)} of {count} volumes are missing: {named}; looked at {where}")
+        self.name, self.numbers = name, numbers
+
+
+class DamagedVolumeError(MediaError):
+    """A volume's bytes are not those that its header describes."""
+
+    def __init__(self, path: str, number: int, why: str) -> None:
+        super().__init__(f"volume {number} is damaged: {path}: {why}; copy this volume again")
+        self.path, self.number = path, number
+
+
+class VolumeHeaderError(MediaError):
+    """A volume's header is damaged, or contradicts those of the other volumes."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(f"{path}: {why}")
+        self.path = path
+
+
+class ForeignVolumeError(ArchiveError):
+    """A volume belongs to another archive than the others."""
+
+    def __init__(self, path: str, name: str, expected: str) -> None:
+        super().__init__(f"{path} is a volume of another archive ({name}) than the rest ({expected}); leave it out")
+        self.path = path
+
+
+class RepeatedVolumeError(ArchiveError):
+    """Two different files are the same volume."""
+
+    def __init__(self, number: int, one: str, other: str) -> None:
+        super().__init__(f"volume {number} is given twice: {one} and {other}; leave one out")
+        self.number = number
+
+
+class AmbiguousMediaError(ArchiveError):
+    """The media hold several archives, or none, and no file says which one is meant."""
+
+
 # --- trust ----------------------------------------------------------------------------------------------------------
 
 

@@ -4,8 +4,8 @@
               -> accepted metadata -> receipt -> the release's name -> switch
 
 Until it has its receipt, the new release does not count as installed. A refusal or a full disk removes what was made,
-so that the site is as it was. A killed process removes nothing: the next run hashes what it left in quarantine or in
-the store again, and reuses it.
+so that the site is as it was. If a medium is missing, damaged or pulled out, complete blobs stay in quarantine. A
+killed process removes nothing. The next run hashes what was left in quarantine or in the store again, and reuses it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
 
 from installer.accepted import read_copies
+from installer.archive import ByteStream
 from installer.environment import environment_files, host_interpreter, members_of, run_self_test
-from installer.errors import InstallerError, ReleaseConflictError
+from installer.errors import InstallerError, MediaError, ReleaseConflictError
 from installer.formats.manifest import MANIFEST, Entry, encode_manifest, is_bulk
 from installer.formats.release import Release
 from installer.inspection import differences_of
@@ -47,7 +47,7 @@ class Outcome:
 
 
 def install(
-    archive: BinaryIO,
+    archive: ByteStream,
     root: bytes,
     prefix: Path,
     *,
@@ -61,6 +61,8 @@ def install(
     Args:
         user: who gets `state/` if root installs; None: its present owner, else a system user.
     Raises:
+        MediaError: the archive could not be read to its end; the site is as it was before, but for a quarantine with
+            what was verified, from which the next run goes on.
         InstallerError: refused or impossible; the site is as it was before.
     """
     with open_site(prefix) as site:
@@ -70,6 +72,9 @@ def install(
             verified = verify_archive(
                 archive, root, sink=staging, trust_dir=site.trust, kept=read_copies(site), progress=progress
             )
+        except MediaError:
+            staging.suspend()
+            raise
         except (InstallerError, OSError):
             staging.discard()
             raise
@@ -77,7 +82,8 @@ def install(
         known = site.receipt(version)
         if known is not None:
             progress.stage("Comparing the installed release")
-        repaired = known is not None and bool(differences_of(site, version, hash_all=True))
+        is_damaged = staging.was_needed or bool(known and differences_of(site, version, hash_all=True))
+        repaired = known is not None and is_damaged
         if known is None or repaired:
             try:
                 staging.commit()

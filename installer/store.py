@@ -48,15 +48,21 @@ class Staging:
         for partial in self._site.incoming.glob("*.part"):
             partial.unlink()
 
-    def begin(self, digest: Sha256Hex) -> None:
-        self._digest = digest
-        self._file = None
+    def recall(self, digest: Sha256Hex) -> bool:
+        """Whether the blob is in the store or in quarantine already, judged by its digest."""
         if is_blob(blob_path(self._site, digest), digest):
             self.reused += 1
         elif is_blob(self._site.incoming / digest, digest):
             self.reused += 1
             self._staged.append(digest)
         else:
+            return False
+        return True
+
+    def begin(self, digest: Sha256Hex) -> None:
+        self._digest = digest
+        self._file = None
+        if not self.recall(digest):
             self._file = self._partial(digest).open("wb")
 
     def write(self, chunk: bytes) -> None:
@@ -73,6 +79,11 @@ class Staging:
         self._partial(self._digest).replace(self._site.incoming / self._digest)
         self._staged.append(self._digest)
 
+    @property
+    def was_needed(self) -> bool:
+        """Whether a blob came that the store lacked, or had damaged."""
+        return bool(self._staged)
+
     def commit(self) -> None:
         """Move the staged blobs into the store. Call only after `verify_archive` has returned."""
         for digest in self._staged:
@@ -83,6 +94,15 @@ class Staging:
         for directory in {blob_path(self._site, digest).parent for digest in self._staged}:
             sync_directory(directory)
         remove_tree(self._site.incoming)
+
+    def suspend(self) -> None:
+        """Keep the complete blobs in quarantine for the next run, because the medium could not be read to its end."""
+        if self._file is not None:
+            self._file.close()
+        if self._digest is not None:
+            self._partial(self._digest).unlink(missing_ok=True)
+        if self._site.incoming.is_dir():
+            _remove_if_empty(self._site.incoming)
 
     def discard(self) -> None:
         """Remove the quarantine with everything in it."""

@@ -6,7 +6,8 @@ A log or a serial console gets one line for each stage, and within a stage at mo
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -44,6 +45,12 @@ class StageLines:
     def bytes_done(self, count: int) -> None:
         self._shown.bytes_done(count)
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Draw nothing while somebody is asked something."""
+        with self._shown.paused():
+            yield
+
     def __enter__(self) -> StageLines:
         self._shown.start()
         return self
@@ -74,6 +81,10 @@ class _PlainLines:
             of = "" if self._total_bytes is None else f" of {decimal(self._total_bytes)}"
             self._say(f"{self._name}: {decimal(self._done_bytes)}{of}")
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        yield
+
     def end(self, *, failed: bool) -> None: ...
 
     def _say(self, line: str) -> None:
@@ -102,6 +113,12 @@ class _Bars:
     def bytes_done(self, count: int) -> None:
         if self._task is not None:
             self._lines.advance(self._task, count)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        self._lines.stop()
+        yield
+        self._lines.start()
 
     def _finish(self) -> None:
         """Fill the bar of a stage that has ended, whatever size was expected or known."""

@@ -8,15 +8,25 @@ digest matched. The sink must keep the blob in quarantine until the whole call h
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 from installer.accepted import Place
-from installer.archive import ArchiveReader, Sha256Hex, target_name
-from installer.errors import DigestMismatchError, LimitError, ReleaseDescriptorError
+from installer.archive import ArchiveReader, ByteStream, Sha256Hex, target_name
+from installer.errors import (
+    ArchiveError,
+    BaseNeededError,
+    DigestMismatchError,
+    LimitError,
+    ReleaseDescriptorError,
+    TrustError,
+)
 from installer.formats.release import DESCRIPTOR, MAX_DESCRIPTOR_BYTES, Release
+from installer.media.delta import Delta, read_delta
+from installer.media.stream import VolumeStream
 from installer.progress import SILENT, Progress
 from installer.release import parse_release
 from installer.targets import Target
@@ -29,6 +39,9 @@ class BlobSink(Protocol):
     def prepare(self, release: Release, metadata: VerifiedMetadata) -> None:
         """Called once: metadata and release.json are verified, and no blob has come. Refuse here what cannot fit."""
 
+    def recall(self, digest: Sha256Hex) -> bool:
+        """Called after `prepare` for each blob that a delta leaves out: whether it is here, with these very bytes."""
+
     def begin(self, digest: Sha256Hex) -> None:
         """The bytes of this blob follow."""
 
@@ -40,9 +53,12 @@ class BlobSink(Protocol):
 
 
 class DiscardingSink:
-    """Keeps nothing: verification only."""
+    """Keeps nothing and misses nothing: verification of the file alone."""
 
     def prepare(self, release: Release, metadata: VerifiedMetadata) -> None: ...
+
+    def recall(self, digest: Sha256Hex) -> bool:
+        return True
 
     def begin(self, digest: Sha256Hex) -> None: ...
 
@@ -53,10 +69,11 @@ class DiscardingSink:
 
 @dataclass(frozen=True)
 class VerifiedArchive:
-    """An archive whose every byte was read and is what trusted keys signed."""
+    """An archive whose every byte was read and is what trusted keys signed. A delta lacks some blobs of the release."""
 
     release: Release
     metadata: VerifiedMetadata
+    delta: Delta | None = None  # what it leaves out, and the sink had; None: it is whole
 
     @property
     def size_bytes(self) -> int:
@@ -65,7 +82,7 @@ class VerifiedArchive:
 
 
 def verify_archive(
-    stream: BinaryIO,
+    stream: ByteStream,
     root: bytes,
     *,
     sink: BlobSink,
@@ -82,25 +99,42 @@ def verify_archive(
         trust_dir, kept, allow_downgrade, allow_expired: see `verify_metadata`.
         progress: told the bytes of targets, not the stage: the caller names it.
     Raises:
+        MediaError: the archive cannot be read to its end. What the sink has accepted is verified, and worth keeping.
         ArchiveError, TrustError: the file is refused. Discard what the sink holds: it is not verified.
         whatever the sink raises.
     """
-    reader = ArchiveReader(stream)
-    metadata = verify_metadata(
-        reader.read_metadata(), root, trust_dir,
+    trust = partial(
+        verify_metadata, root=root, trust_dir=trust_dir,
         kept=kept, allow_downgrade=allow_downgrade, allow_expired=allow_expired,
     )  # fmt: skip
+    try:
+        return _verify(stream, trust, sink, progress)
+    except (ArchiveError, TrustError):
+        if isinstance(stream, VolumeStream):
+            stream.require_intact()  # a damaged copy of one volume is named as such
+        raise
+
+
+def _verify(
+    stream: ByteStream, trust: Callable[[dict[str, bytes]], VerifiedMetadata], sink: BlobSink, progress: Progress
+) -> VerifiedArchive:
+    reader = ArchiveReader(stream)
+    metadata = trust(reader.read_metadata())
     order = blob_order(metadata.targets)
+    delta = read_delta(reader, list(order))
+    left_out = frozenset(delta.absent if delta else ())
     paths = {target.path: target for target in metadata.targets}
     if DESCRIPTOR not in paths:
         raise ReleaseDescriptorError("the signed metadata lists no release.json")
     later = {target_name(digest): None for digest in order}
-    first, *rest = order.items()
+    first, *rest = ((digest, size) for digest, size in order.items() if digest not in left_out)
     if first[1] > MAX_DESCRIPTOR_BYTES:
         raise LimitError("the size of release.json", MAX_DESCRIPTOR_BYTES, first[1])
     descriptor = b"".join(_verified_chunks(reader, *first, later, SILENT))
     release = parse_release(descriptor, paths)
     sink.prepare(release, metadata)
+    if delta is not None:
+        _recall(delta, metadata, sink, progress)
     progress.bytes_done(len(descriptor))
     sink.begin(first[0])
     sink.write(descriptor)
@@ -111,7 +145,23 @@ def verify_archive(
             sink.write(chunk)
         sink.accept()
     reader.finish()
-    return VerifiedArchive(release, metadata)
+    return VerifiedArchive(release, metadata, delta)
+
+
+def _recall(delta: Delta, metadata: VerifiedMetadata, sink: BlobSink, progress: Progress) -> None:
+    """Require that the sink has every blob that the delta leaves out.
+
+    Raises:
+        BaseNeededError: it lacks some.
+    """
+    sizes, lacking = blob_sizes(metadata.targets), set()
+    for digest in delta.absent:
+        if not sink.recall(digest):
+            lacking.add(digest)
+        progress.bytes_done(sizes[digest])
+    if lacking:
+        first = next(target.path for target in metadata.targets if target.sha256 in lacking)
+        raise BaseNeededError(str(delta.base), len(lacking), first)
 
 
 def blob_sizes(targets: tuple[Target, ...]) -> dict[Sha256Hex, int]:

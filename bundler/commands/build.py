@@ -6,7 +6,7 @@ import json
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import click
 
@@ -14,10 +14,12 @@ from bundler.build import SigningRequest, build
 from bundler.carrying import write_carriage
 from bundler.commands.options import JSON, PASSPHRASE_FILE, PATH, PYTHONS, secret_of, target_options
 from bundler.commands.show import describe, print_carriage, print_release, print_what_is_missing
+from bundler.commands.volumes import SIZE, SIZE_HELP, describe_volumes, print_volumes
 from bundler.contents import BuildRequest
 from bundler.graph.cpu import DenseKind
 from bundler.keys import load_keys, utc
 from bundler.lock import Runtime, WheelTarget
+from bundler.volumes import split_archive
 from installer.terminal import StageLines
 
 RELEASE_LIFETIME_DAYS = 730
@@ -42,14 +44,21 @@ RELEASE_LIFETIME_DAYS = 730
 @click.option(
     "--no-kit", is_flag=True, help="Write neither the installer kit nor the carrying sheet beside the archive."
 )
+@click.option(
+    "--base",
+    type=PATH,
+    metavar="OLD.airgap",
+    help="Make a delta: leave out what OLD has, and what sites that installed OLD need not be sent again.",
+)
+@click.option("--volume-size", "volume_bytes", type=SIZE, help=f"Write volumes instead of one file. {SIZE_HELP}")
 @click.option("--no-known-answers", is_flag=True, help="Record none; the installer then cannot test the release.")
 @PASSPHRASE_FILE
 @JSON
 def build_command(
     checkpoint: Path, keys: Path, out: Path, pythons: tuple[str, ...], platform: str, accelerator: str,
     dense: DenseKind, name: str | None, version: str | None, expires: datetime | None, metadata_version: int | None,
-    wheel_cache: Path | None, own_wheel: Path | None, no_kit: bool, no_known_answers: bool,
-    passphrase_file: Path | None, as_json: bool,
+    wheel_cache: Path | None, own_wheel: Path | None, base: Path | None, volume_bytes: int | None, no_kit: bool,
+    no_known_answers: bool, passphrase_file: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Export, collect, sign and verify one archive. Write the kit that installs it, and a sheet to print, beside it.
 
@@ -72,15 +81,25 @@ def build_command(
     end = expires.replace(tzinfo=UTC) if expires else utc(now + timedelta(days=RELEASE_LIFETIME_DAYS))
     with StageLines() as progress:
         secret = secret_of(passphrase_file)
-        verified = build(out, request, SigningRequest(keys, end, metadata_version, secret), now=now, progress=progress)
+        signing = SigningRequest(keys, end, metadata_version, secret)
+        verified = build(out, request, signing, now=now, base=base, progress=progress)
+        size_bytes = out.stat().st_size
+        parts: tuple[Path, ...] = (out,)
+        if volume_bytes is not None:
+            parts = split_archive(out, out.parent, volume_bytes, progress)
+            out.unlink()
         carriage = None
         if not no_kit:
-            carriage = write_carriage([out], verified, load_keys(keys, secret), request.wheel_cache, progress)
+            carriage = write_carriage(parts, verified, load_keys(keys, secret), request.wheel_cache, progress)
+    volumes = () if volume_bytes is None else parts
     if as_json:
-        body = {"archive": str(out), "size_bytes": out.stat().st_size, **describe(verified)}
-        click.echo(json.dumps(body | ({} if carriage is None else {"carriage": carriage.as_json()})))
+        more: dict[str, Any] = {"volumes": describe_volumes(volumes)} if volumes else {}
+        more |= {} if carriage is None else {"carriage": carriage.as_json()}
+        click.echo(json.dumps({"archive": str(out), "size_bytes": size_bytes, **more, **describe(verified)}))
         return
-    click.echo(f"{out} written and verified ({out.stat().st_size:,} bytes).")
+    click.echo(f"{out} written and verified ({size_bytes:,} bytes).")
+    if volumes:
+        print_volumes(volumes)
     print_release(verified)
     print_what_is_missing(out, verified)
     if carriage is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from bundler.commands.options import JSON, PATH
+from bundler.commands.options import JSON, PATH, opened
 from bundler.commands.show import describe, print_release, print_what_is_missing
 from bundler.errors import SigningError
 from bundler.sign import is_complete, is_unfinished
@@ -26,13 +26,12 @@ from installer.verify import DiscardingSink, VerifiedArchive, verify_archive
 def inspect(file: Path, root: Path | None, as_json: bool) -> None:
     """Show what archive FILE contains and who signed it, after checking every byte of it.
 
-    The exit code is 1 if it lacks signatures.
+    FILE may be one of an archive's volumes. The exit code is 1 if the archive lacks signatures.
     """
-    with file.open("rb") as stream:
-        members = ArchiveReader(stream).read_metadata()
+    with opened(file) as media:
+        members = ArchiveReader(media.stream).read_metadata()
         root_bytes = root.read_bytes() if root else members[root_name(1)]
     with StageLines() as progress:
-        progress.stage("Verifying", file.stat().st_size)
         verified = _verify(file, members, root_bytes, progress)
     if as_json:
         click.echo(json.dumps({"archive": str(file), "trusted": root is not None, **describe(verified)}))
@@ -50,9 +49,11 @@ def inspect(file: Path, root: Path | None, as_json: bool) -> None:
 def _verify(file: Path, members: dict[str, bytes], root: bytes, progress: Progress) -> VerifiedArchive:
     """Verify the archive; without its signatures if people have still to sign."""
     if is_unfinished(members):
+        progress.stage("Verifying", file.stat().st_size)
         unsigned = read_unsigned(file, root, progress)
         if unsigned.verified is None:
             raise SigningError(f"{file} is the part of an archive that people sign; `bundler sign` shows what it says")
         return unsigned.verified
-    with file.open("rb") as stream:
-        return verify_archive(stream, root, sink=DiscardingSink(), progress=progress)
+    with opened(file) as media:
+        progress.stage("Verifying", media.size_bytes)
+        return verify_archive(media.stream, root, sink=DiscardingSink(), progress=progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import click
 
 from bundler.errors import KeysError
 from bundler.private_keys import Secret
+from installer.media.source import PIPE, Media, open_media
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of sentences.")
 PATH = click.Path(path_type=Path)
@@ -47,6 +49,13 @@ def first_line(file: Path) -> str:
     if not lines or not lines[0]:
         raise KeysError(f"the passphrase file {file} is empty")
     return lines[0]
+
+
+def opened(file: Path) -> AbstractContextManager[Media]:
+    """An archive, or the archive whose volume this is. It can be opened more than once, so it is no pipe."""
+    if file == PIPE:
+        raise click.UsageError("- cannot be read twice; give a file")
+    return open_media([file], [], pipe=sys.stdin.buffer, ask=None)
 
 
 def target_options(command: Any) -> Any:

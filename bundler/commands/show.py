@@ -29,6 +29,7 @@ def describe(verified: VerifiedArchive) -> dict[str, Any]:
         "complete": is_complete(verified.metadata.members),
         "signers": [asdict(signers) for signers in standing(verified.metadata.members)],
         "targets": [asdict(target) for target in verified.metadata.targets],
+        "delta": None if verified.delta is None else asdict(verified.delta),
     }
 
 
@@ -46,6 +47,8 @@ def print_release(verified: VerifiedArchive) -> None:
         click.echo(f"  on CPUs, attention and head in {_DENSE_WORDS[release.dense]}; experts in MXFP4 as published")
     if release.known_answers is None:
         click.echo("  without known answers: the installer cannot test it")
+    if verified.delta is not None:
+        click.echo(f"  a delta: {len(verified.delta.absent)} blobs are left out; a site needs {verified.delta.base}")
 
 
 def print_what_is_missing(archive: Path, verified: VerifiedArchive) -> None:

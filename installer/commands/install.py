@@ -11,22 +11,32 @@ from pathlib import Path
 import click
 
 from installer.commands.continuing import INTERPRETER, fitting_python
-from installer.commands.options import FILE, JSON, PREFIX, ROOT, USER, open_archive, read_root
+from installer.commands.options import FILES, JSON, MEDIA, PREFIX, ROOT, USER, given_media, read_root
 from installer.install import install
 from installer.terminal import StageLines
 
 
 @click.command("install")
-@FILE
+@FILES
+@MEDIA
 @ROOT
 @PREFIX
 @USER
 @INTERPRETER
 @JSON
 def install_command(
-    file: Path, root: Path, prefix: Path, user: str | None, interpreter: Path | None, as_json: bool
+    files: tuple[Path, ...],
+    directories: tuple[Path, ...],
+    root: Path,
+    prefix: Path,
+    user: str | None,
+    interpreter: Path | None,
+    as_json: bool,
 ) -> None:
     """Verify archive FILE while copying it, test the release, and make it the current one of the site.
+
+    FILE is an archive, - for a pipe, or the volumes of an archive in any order. Volumes that lie beside a named one or
+    in a --media directory need not be named. On a terminal, the command asks for the next medium and waits.
 
     The previous release stays installed; `installer rollback` returns to it. The command may be interrupted at any
     moment: the old release keeps working, and the same command resumes. If root runs it, the release belongs to root,
@@ -34,9 +44,9 @@ def install_command(
     """
     if os.geteuid() == 0:
         os.umask(0o022)  # the release is for another user to read
-    with fitting_python(interpreter), open_archive(file) as stream, StageLines() as progress:
+    with fitting_python(interpreter), StageLines() as progress, given_media(files, directories, progress) as media:
         outcome = install(
-            stream,
+            media.stream,
             read_root(root),
             prefix,
             now=datetime.now(timezone.utc),

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 import click
 
 from installer.errors import InstallerError
+from installer.media.source import Media, open_media
+from installer.terminal import StageLines
 
 ROOT_HELP = "The sender's root.json, brought by another way than the archive."
-FILE = click.argument("file", type=click.Path(path_type=Path))
+FILES = click.argument("files", metavar="[FILE]...", nargs=-1, type=click.Path(path_type=Path))
+MEDIA = click.option(
+    "--media", "directories", multiple=True, metavar="DIR", type=click.Path(path_type=Path),
+    help="Directory of a stick or disc with volumes of the archive. May be given several times.",
+)  # fmt: skip
 ROOT = click.option("--root", required=True, type=click.Path(path_type=Path), help=ROOT_HELP)
 PREFIX = click.option(
     "--prefix", required=True, type=click.Path(path_type=Path), help="Directory of the site, which holds the releases."
@@ -21,11 +29,19 @@ USER = click.option(
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of sentences.")
 
 
-def open_archive(file: Path) -> BinaryIO:
-    try:
-        return file.open("rb")
-    except OSError as exc:
-        raise InstallerError(f"cannot read {file}: {exc.strerror}") from exc
+@contextmanager
+def given_media(files: Sequence[Path], directories: Sequence[Path], progress: StageLines) -> Iterator[Media]:
+    """The archive that FILE.. and --media name. On a terminal it asks for media that are not there."""
+
+    def ask(sentence: str) -> None:
+        with progress.paused():
+            click.echo(f"{sentence}, then press Enter.", err=True)
+            if not sys.stdin.readline():
+                raise click.Abort
+
+    is_attended = sys.stdin.isatty() and sys.stderr.isatty()
+    with open_media(files, directories, pipe=sys.stdin.buffer, ask=ask if is_attended else None) as media:
+        yield media
 
 
 def read_root(path: Path) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from installer.commands.options import JSON, ROOT_HELP, open_archive, read_root
+from installer.commands.options import FILES, JSON, MEDIA, ROOT_HELP, given_media, read_root
 from installer.fingerprint import root_fingerprint, spoken
 from installer.inspection import Inspection, inspect_site
 from installer.site import Site
@@ -20,38 +20,43 @@ from installer.verify import DiscardingSink, VerifiedArchive, verify_archive
 
 
 @click.command("verify")
-@click.argument("file", type=click.Path(path_type=Path), required=False)
+@FILES
+@MEDIA
 @click.option("--root", type=click.Path(path_type=Path), help=ROOT_HELP)
 @click.option("--prefix", type=click.Path(path_type=Path), help="Check what is installed in this site, not an archive.")
 @JSON
-def verify_command(file: Path | None, root: Path | None, prefix: Path | None, as_json: bool) -> None:
+def verify_command(
+    files: tuple[Path, ...], directories: tuple[Path, ...], root: Path | None, prefix: Path | None, as_json: bool
+) -> None:
     """Check every byte of archive FILE against the trusted root, or everything installed in a site. Writes nothing.
+
+    FILE is an archive, - for a pipe, or the volumes of an archive in any order.
 
     With --prefix, the command names each file that differs, is missing or is not listed, and exits with 1 if there is
     one. With --root as well, it compares what is installed with the signatures. Without --root it compares with the
     installer's own manifest, which anybody who can write to the site can change, too.
     """
-    if (file is None) == (prefix is None):
+    if bool(files or directories) == (prefix is not None):
         raise click.UsageError("give either FILE or --prefix")
-    if file is not None:
-        if root is None:
-            raise click.UsageError("--root is needed to verify an archive")
-        _verify_file(file, root, as_json)
-    elif prefix is not None:
+    if prefix is not None:
         _verify_prefix(prefix, root, as_json)
+    elif root is None:
+        raise click.UsageError("--root is needed to verify an archive")
+    else:
+        _verify_files(files, directories, root, as_json)
 
 
-def _verify_file(file: Path, root: Path, as_json: bool) -> None:
+def _verify_files(files: tuple[Path, ...], directories: tuple[Path, ...], root: Path, as_json: bool) -> None:
     trusted = read_root(root)
-    with open_archive(file) as stream, StageLines() as progress:
-        progress.stage("Verifying", file.stat().st_size)
-        verified = verify_archive(stream, trusted, sink=DiscardingSink(), progress=progress)
+    with StageLines() as progress, given_media(files, directories, progress) as media:
+        progress.stage("Verifying", media.size_bytes)
+        verified = verify_archive(media.stream, trusted, sink=DiscardingSink(), progress=progress)
     fingerprint = root_fingerprint(trusted)
     if as_json:
         click.echo(json.dumps({**_describe(verified), "root_fingerprint": fingerprint}))
         return
     release, signed = verified.release, verified.metadata
-    click.echo(f"{file.name}: verified. {release.name} {release.version} ({release.model.title})")
+    click.echo(f"{media.name}: verified. {release.name} {release.version} ({release.model.title})")
     click.echo(
         f"  {len(signed.targets)} files, {verified.size_bytes:,} bytes, for Python "
         f"{', '.join(release.target.pythons)} on {release.target.platform}, {' and '.join(release.accelerators)}; "
@@ -60,6 +65,11 @@ def _verify_file(file: Path, root: Path, as_json: bool) -> None:
     click.echo(f"  fingerprint of the root that it was verified with: {fingerprint}")
     for line in spoken(fingerprint):
         click.echo(f"    {line}")
+    if verified.delta is not None:
+        click.echo(
+            f"  It is a delta: {len(verified.delta.absent)} blobs are left out, and could not be checked here. "
+            f"The site must have them, for example from {verified.delta.base}."
+        )
 
 
 def _verify_prefix(prefix: Path, root: Path | None, as_json: bool) -> None:
@@ -99,4 +109,5 @@ def _describe(verified: VerifiedArchive) -> dict[str, Any]:
         "contents_sha256": verified.metadata.contents,
         "size_bytes": verified.size_bytes,
         "targets": [asdict(target) for target in verified.metadata.targets],
+        "delta": None if verified.delta is None else asdict(verified.delta),
     }

@@ -119,6 +119,32 @@ def test_from_a_checkpoint_to_an_installed_release(
     assert "serialNumber" not in sbom
 
 
+def test_a_delta_in_volumes_from_the_checkpoint_to_an_installed_release(
+    checkpoint: Path, keys: Path, wheels: list[str], tmp_path: Path
+) -> None:
+    old, new, prefix, root = tmp_path / "old.airgap", tmp_path / "new.airgap", tmp_path / "site", keys / "root.json"
+    assert build(checkpoint, keys, old, wheels, "--version", "1").exit_code == 0
+    more = ["--version", "2", "--base", old, "--volume-size", "8K", "--json"]
+    built = json.loads(build(checkpoint, keys, new, wheels, *more).stdout)
+    assert not new.exists()
+    volumes = [Path(volume["file"]) for volume in built["volumes"]]
+    assert sum(path.stat().st_size for path in volumes) < old.stat().st_size / 10
+    assert all(path.stat().st_size < 8192 for path in volumes)
+    assert built["delta"]["base"]["version"] == "1"
+    assert "a delta: " in run(bundler_main, "inspect", volumes[0]).stdout
+    verified = run(installer_main, "verify", *volumes[::-1], "--root", root)
+    assert "and could not be checked here" in verified.stdout, verified.stderr
+    let_through(prefix)
+    install = ["--root", root, "--prefix", prefix, *USER_OPTION]
+    refused = run(installer_main, "install", volumes[0], *install)
+    assert refused.stderr.splitlines()[-1].startswith("installer: BaseNeededError: ")
+    assert run(installer_main, "install", old, *install).exit_code == 0
+    assert run(installer_main, "install", volumes[0], *install).exit_code == 0
+    assert json.loads(run(installer_main, "status", "--prefix", prefix, "--json").stdout)["current"] == "2"
+    same = build(checkpoint, keys, new, wheels, "--version", "1", "--base", old)
+    assert (same.exit_code, "very release" in same.stderr) == (1, True)
+
+
 def test_rollback_and_status_of_a_site_without_a_release_are_refused(tmp_path: Path) -> None:
     for command in ("rollback", "status"):
         result = run(installer_main, command, "--prefix", tmp_path / "none")

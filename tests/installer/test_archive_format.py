@@ -51,7 +51,7 @@ def test_an_archive_can_come_through_a_pipe(small: bytes, sender: Sender, tmp_pa
     (tmp_path / "a.airgap").write_bytes(small)
     with subprocess.Popen(["cat", tmp_path / "a.airgap"], stdout=subprocess.PIPE) as source:
         assert source.stdout is not None
-        verified = verify_archive(source.stdout, sender.root, sink=DiscardingSink())  # type: ignore[arg-type]
+        verified = verify_archive(source.stdout, sender.root, sink=DiscardingSink())
     assert verified.release.version == "9.9"
 
 
