@@ -113,6 +113,22 @@ def doctor(home: Path, as_json: bool) -> None:
 
 
 @main.command()
+@json_option
+def about(as_json: bool) -> None:
+    """Show the settings with their defaults, and the schema of the database, of this application."""
+    from appliance.about import about as facts
+    from installer.formats.about import encode_about
+
+    found = facts()
+    if as_json:
+        say(encode_about(found).decode().rstrip())
+        return
+    say(f"database schema {found.schema}")
+    for name, default in found.settings.items():
+        say(f"  {name} = {default}")
+
+
+@main.command()
 @home_option
 @click.option("--despite-damage", "reason", metavar="REASON",
               help="Upgrade even a damaged record. The damage stays, and the record keeps REASON.")  # fmt: skip

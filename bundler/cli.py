@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from bundler.commands.build import build_command
+from bundler.commands.diff import diff
 from bundler.commands.inputs import demo_checkpoint, lock
 from bundler.commands.inspect import inspect
 from bundler.commands.keys import keygen
@@ -41,6 +42,7 @@ for command in (
     keygen,
     build_command,
     inspect,
+    diff,
     split,
     lock,
     demo_checkpoint,

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version as distribution_version
 from pathlib import Path, PurePath
 
+from bundler.about import write_about
 from bundler.archive import ReleaseTree, digest_tree
 from bundler.checkpoint import Checkpoint, open_checkpoint
 from bundler.errors import BuildError, KnownAnswersError
@@ -84,6 +85,7 @@ def assemble_release(tree: Path, request: BuildRequest, progress: Progress) -> R
     prompts = _prompts(request, checkpoint)
     progress.stage("Collecting wheels")
     _wheels(tree, request)
+    write_about(tree)
     # 2. The parts.
     _export(tree, checkpoint, request, progress)
     progress.stage("Writing licences and the bill of materials")

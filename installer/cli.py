@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from installer.commands.diff import diff
 from installer.commands.install import install_command
 from installer.commands.site import own, rollback, status
 from installer.commands.trust import trust
@@ -41,6 +42,7 @@ def main() -> None:
 for command in (
     verify_command,
     install_command,
+    diff,
     status,
     rollback,
     own,

@@ -76,6 +76,7 @@ SLOW = (
     "bundler/test_parity.py",
     "bundler/test_tokenizer.py",
     "bundler/test_wheelhouse.py",
+    "installer/test_comparison.py",
     "installer/test_delta.py",
     "installer/test_install.py",
     "installer/test_media.py",

@@ -206,10 +206,10 @@ def _compare(
         elif path in expected and (hash_all or not is_bulk(path) or status.st_mtime_ns != expected[path].mtime_ns):
             to_hash.append(path)
     faults |= _hash_faults(release, expected, to_hash, pace)
-    return tuple(Difference(_printable(path), fault) for path, fault in sorted(faults.items()))
+    return tuple(Difference(printable(path), fault) for path, fault in sorted(faults.items()))
 
 
-def _printable(path: str) -> str:
+def printable(path: str) -> str:
     """The path with control characters, line ends and bytes that are not UTF-8 as escapes."""
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in path)
 

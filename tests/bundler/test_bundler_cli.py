@@ -92,7 +92,7 @@ def test_from_a_checkpoint_to_an_installed_release(
     trusted = json.loads(run(bundler_main, "inspect", out, "--root", root, "--json").stdout)
     paths = {target["path"] for target in trusted["targets"]}
     assert {
-        "release.json", "model/config.json", "model/cpu/model.onnx", "tokenizer/o200k_base.tiktoken", "sbom.cdx.json",
+        "release.json", "about.json", "model/config.json", "model/cpu/model.onnx", "tokenizer/o200k_base.tiktoken", "sbom.cdx.json",
         "wheels/requirements.lock", "licences/model/LICENSE", "licences/appliance-fixture-1.0/LICENSE",
     } <= paths  # fmt: skip
 
@@ -141,6 +141,10 @@ def test_a_delta_in_volumes_from_the_checkpoint_to_an_installed_release(
     assert run(installer_main, "install", old, *install).exit_code == 0
     assert run(installer_main, "install", volumes[0], *install).exit_code == 0
     assert json.loads(run(installer_main, "status", "--prefix", prefix, "--json").stdout)["current"] == "2"
+    changed = run(bundler_main, "diff", old, volumes[0], "--root", root).stdout
+    assert "  version: 1 -> 2\n" in changed
+    assert "packages: no changes\nweights: the same, " in changed
+    assert "settings: no changes\ndatabase: schema " in changed
     same = build(checkpoint, keys, new, wheels, "--version", "1", "--base", old)
     assert (same.exit_code, "very release" in same.stderr) == (1, True)
 

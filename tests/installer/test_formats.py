@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from installer.formats import manifest
+from installer.formats.about import About, encode_about, parse_about
 from installer.formats.fields import FormatError
 from installer.formats.graph import GraphFacts, encode_graph_facts, parse_graph_facts
 from installer.formats.known_answers import KnownAnswer, KnownAnswers, encode_known_answers, parse_known_answers
@@ -55,6 +56,19 @@ def test_known_answers_are_read_as_they_were_written() -> None:
 
 def test_a_packing_plan_is_read_as_it_was_written() -> None:
     assert parse_packing(encode_packing(PLAN)) == PLAN
+
+
+def test_what_a_release_says_of_its_application_is_read_as_it_was_written() -> None:
+    about = About("0003", {"listen.port": "8080", "site.name": '"x"'})
+    assert parse_about(encode_about(about)) == about
+    for wrong in (
+        b"{}",
+        b"[]",
+        encode_about(about).replace(b"0003", b""),
+        encode_about(about).replace(b'"8080"', b"8"),
+    ):
+        with pytest.raises(FormatError):
+            parse_about(wrong)
 
 
 @pytest.mark.parametrize("facts", [CPU, CUDA])

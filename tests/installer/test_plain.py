@@ -135,12 +135,6 @@ def test_a_changed_file_is_the_same_record_or_the_same_fault(kind: type, body: d
     assert repr(told(plain.check, kind, body)) == repr(told(checks.check, kind, body))
 
 
-def test_a_key_that_is_no_unicode_is_the_same_fault() -> None:
-    body = {**EVERYTHING, "words": {"\ud800": "b"}}
-    assert repr(told(plain.check, Everything, body)) == repr(told(checks.check, Everything, body))
-    assert "has a key that is not Unicode text" in repr(told(plain.check, Everything, body))
-
-
 def test_what_no_file_declares_is_a_fault_of_ours() -> None:
     with pytest.raises(RuntimeError, match="internal error"):
         plain.check(bytes, b"")

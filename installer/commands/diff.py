@@ -1,0 +1,34 @@
+"""`installer diff`: what an archive would change in a site."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from installer.commands.options import FILES, JSON, MEDIA, PREFIX, ROOT, read_root
+from installer.media.comparison import compare, comparison_lines
+from installer.media.contents import opened_contents
+from installer.media.installed import open_installed
+from installer.site import Site
+
+
+@click.command("diff")
+@FILES
+@MEDIA
+@ROOT
+@PREFIX
+@JSON
+def diff(files: tuple[Path, ...], directories: tuple[Path, ...], root: Path, prefix: Path, as_json: bool) -> None:
+    """Show what archive FILE would change: packages, model, settings, database. Writes nothing.
+
+    The command compares signed lists and reads a few small files, so it is quick even for a large archive. It does not
+    check every byte: `installer verify` does.
+    """
+    trusted = read_root(root)
+    installed = open_installed(Site(prefix), trusted)
+    with opened_contents(files, directories, trusted) as contents:
+        found = compare(installed, contents)
+    click.echo(json.dumps(asdict(found)) if as_json else "\n".join(comparison_lines(found)))
