@@ -1,5 +1,5 @@
-"""Assembles a release directory from a checkpoint: graphs, vocabulary, wheels, known answers, bill of materials,
-licences.
+"""Assembles a release directory from a checkpoint: graphs, vocabulary, wheels, known answers, licences, bill of
+materials, provenance.
 
 docs/architecture.md, "A release directory", lists every file. The files depend on the inputs alone (no times, no paths,
 no random numbers), so that the same inputs give the same archive.
@@ -7,9 +7,10 @@ no random numbers), so that the same inputs give the same archive.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version as distribution_version
 from pathlib import Path, PurePath
@@ -17,6 +18,7 @@ from pathlib import Path, PurePath
 from bundler.about import write_about
 from bundler.archive import ReleaseTree, digest_tree
 from bundler.checkpoint import Checkpoint, open_checkpoint
+from bundler.dependencies import Hosts
 from bundler.errors import BuildError, KnownAnswersError
 from bundler.export import MODEL, export_graph
 from bundler.graph.cpu import DenseKind
@@ -24,10 +26,22 @@ from bundler.graph.plan import Accelerator
 from bundler.known_answers import encode_prompts, record_known_answers
 from bundler.lock import PROJECT, WheelTarget, check_coverage, load_lock
 from bundler.model_card import model_card, plain_name
+from bundler.model_licence import licence_of
 from bundler.own_wheel import build_own_wheel, project_requirements
-from bundler.sbom import Component, read_wheel, safe_name, write_sbom
+from bundler.provenance import FILE as PROVENANCE
+from bundler.provenance import (
+    Input,
+    Parameter,
+    checkpoint_inputs,
+    encode_provenance,
+    source_input,
+    wheel_inputs,
+)
+from bundler.sbom import FILE as SBOM
+from bundler.sbom import Materials, encode_sbom
 from bundler.tokenizer import load_vocabulary
-from bundler.wheelhouse import check_unpacking, collect_wheelhouse, fetch_wheels, sha256_file
+from bundler.wheel_facts import WheelFacts, read_wheel, safe_name
+from bundler.wheelhouse import check_unpacking, collect_wheelhouse, fetch_wheels
 from installer.archive import Sha256Hex
 from installer.formats.known_answers import FILE as KNOWN_ANSWERS
 from installer.formats.release import (
@@ -88,24 +102,37 @@ def assemble_release(tree: Path, request: BuildRequest, progress: Progress) -> R
     write_about(tree)
     # 2. The parts.
     _export(tree, checkpoint, request, progress)
-    progress.stage("Writing licences and the bill of materials")
-    _bill_of_materials(tree, request, descriptor)
     if prompts is not None:
         progress.stage("Recording known answers")
         _write_descriptor(tree, descriptor)
         record_known_answers(tree, prompts)
         descriptor = replace(descriptor, known_answers=KNOWN_ANSWERS)
         (tree / DESCRIPTOR).unlink()
-    # 3. Their digests, then release.json, whose version may be made from them.
+    progress.stage("Reading wheels and licences")
+    wheels = tuple(read_wheel(path) for path in sorted((tree / "wheels").glob("*.whl")))
+    _write_licences(tree, request, wheels)
+    inputs = _inputs(request, wheels, progress)
+    # 3. Their digests, then the documents that name them, then release.json. The version may be made from all of them.
     progress.stage("Hashing the release", sum(path.stat().st_size for path in tree.rglob("*") if path.is_file()))
-    contents = digest_tree(tree, progress)
+    files = digest_tree(tree, progress).targets
     if request.version is None:
-        version = f"{descriptor.version}+{contents_digest(contents.targets)[:8]}"
-        descriptor = replace(descriptor, version=version)
-    path = tree / DESCRIPTOR
-    _write_descriptor(tree, descriptor)
-    described = Target(DESCRIPTOR, Sha256Hex(sha256_file(path)), path.stat().st_size)
-    return ReleaseTree(tree, tuple(sorted((*contents.targets, described), key=lambda t: t.path)))
+        drafts = _documents(request, descriptor, files, wheels, inputs)
+        contents = contents_digest((*files, *(target_of(path, data) for path, data in drafts.items())))
+        descriptor = replace(descriptor, version=f"{descriptor.version}+{contents[:8]}")
+    documents = _documents(request, descriptor, files, wheels, inputs)
+    try:
+        documents[DESCRIPTOR] = encode_release(descriptor)
+    except UnicodeEncodeError as exc:
+        raise BuildError(f"{DESCRIPTOR}: a text cannot be written as UTF-8") from exc
+    for path, data in documents.items():
+        (tree / path).write_bytes(data)
+    named = [target_of(path, data) for path, data in documents.items()]
+    return ReleaseTree(tree, tuple(sorted((*files, *named), key=lambda t: t.path)))
+
+
+def target_of(path: str, data: bytes) -> Target:
+    """A file of the release that is in memory."""
+    return Target(path, Sha256Hex(hashlib.sha256(data).hexdigest()), len(data))
 
 
 def _descriptor(request: BuildRequest, card: ModelCard) -> Release:
@@ -167,24 +194,55 @@ def _wheels(tree: Path, request: BuildRequest) -> None:
             check_unpacking(tree / "wheels", name, target.python)
 
 
-def _bill_of_materials(tree: Path, request: BuildRequest, descriptor: Release) -> None:
+def _write_licences(tree: Path, request: BuildRequest, wheels: Sequence[WheelFacts]) -> None:
     licences = tree / "licences"
-    components = [
-        Component("data", "o200k_base", "1", sha256_file(tree / VOCABULARY), "MIT", spdx=True),
-        Component("machine-learning-model", descriptor.model.id, "1", sha256_file(tree / CONFIG), None),
-    ]
-    for wheel in sorted((tree / "wheels").glob("*.whl")):
-        facts = read_wheel(wheel)
-        components.append(facts.component)
-        directory = licences / f"{facts.component.name}-{safe_name(facts.component.version)}"
-        for file, text in facts.licences.items():
+    for wheel in wheels:
+        directory = licences / f"{wheel.name}-{safe_name(wheel.version)}"
+        for file, text in wheel.licences.items():
             directory.mkdir(parents=True, exist_ok=True)
             (directory / file).write_bytes(text)
     for path in sorted(request.checkpoint.glob("LICEN*")):
         (licences / "model").mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, licences / "model" / safe_name(path.name))
-    name, version = descriptor.name, descriptor.version
-    write_sbom(tree / "sbom.cdx.json", name=name, version=version, components=components)
+
+
+def _inputs(request: BuildRequest, wheels: Sequence[WheelFacts], progress: Progress) -> list[Input]:
+    """What the release is made from, by digest."""
+    source = [] if request.own_wheel is not None else [source_input()]
+    return [*checkpoint_inputs(request.checkpoint, progress), *source, *wheel_inputs(wheels)]
+
+
+def _documents(
+    request: BuildRequest,
+    descriptor: Release,
+    files: Sequence[Target],
+    wheels: tuple[WheelFacts, ...],
+    inputs: Sequence[Input],
+) -> dict[str, bytes]:
+    """The files that name the other files by digest: the bill of materials and the provenance."""
+    materials = Materials(
+        name=descriptor.name,
+        version=descriptor.version,
+        bundler=distribution_version(PROJECT),
+        model=descriptor.model.id,
+        model_licence=licence_of(request.checkpoint),
+        targets=tuple(files),
+        wheels=wheels,
+        hosts=Hosts(descriptor.target.pythons, descriptor.target.platform),
+        extra=request.targets[0].extra,
+    )
+    sbom = encode_sbom(materials)
+    parameters: dict[str, Parameter] = {
+        "name": descriptor.name,
+        "version": descriptor.version,
+        "accelerators": list(descriptor.accelerators),
+        "dense": descriptor.dense,
+        "pythons": list(materials.hosts.pythons),
+        "platform": materials.hosts.platform,
+        "known_answers": request.known_answers,
+    }
+    subject = [*files, target_of(SBOM, sbom)]
+    return {SBOM: sbom, PROVENANCE: encode_provenance(subject, inputs, parameters)}
 
 
 def _write_descriptor(tree: Path, descriptor: Release) -> None:

@@ -35,6 +35,12 @@ def project_root() -> Path:
     return root
 
 
+def source_packages() -> list[str]:
+    """The directories of the source tree that the wheel is built from."""
+    project = tomllib.loads((project_root() / "pyproject.toml").read_text())
+    return list(project["tool"]["scikit-build"]["wheel"]["packages"])
+
+
 def project_requirements(target: WheelTarget) -> list[str]:
     """What pyproject.toml requires at run time on this target: the dependencies and the extra with the runtime."""
     project = tomllib.loads((project_root() / "pyproject.toml").read_text())["project"]

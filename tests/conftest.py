@@ -74,6 +74,7 @@ SLOW = (
     "bundler/test_graph.py",
     "bundler/test_known_answers.py",
     "bundler/test_parity.py",
+    "bundler/test_sbom.py",
     "bundler/test_tokenizer.py",
     "bundler/test_wheelhouse.py",
     "installer/test_comparison.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import resource
 import subprocess
@@ -92,8 +93,9 @@ def test_from_a_checkpoint_to_an_installed_release(
     trusted = json.loads(run(bundler_main, "inspect", out, "--root", root, "--json").stdout)
     paths = {target["path"] for target in trusted["targets"]}
     assert {
-        "release.json", "about.json", "model/config.json", "model/cpu/model.onnx", "tokenizer/o200k_base.tiktoken", "sbom.cdx.json",
-        "wheels/requirements.lock", "licences/model/LICENSE", "licences/appliance-fixture-1.0/LICENSE",
+        "release.json", "about.json", "model/config.json", "model/cpu/model.onnx", "tokenizer/o200k_base.tiktoken",
+        "sbom.cdx.json", "provenance.json", "wheels/requirements.lock", "licences/model/LICENSE",
+        "licences/appliance-fixture-1.0/LICENSE",
     } <= paths  # fmt: skip
 
     verified = run(installer_main, "verify", out, "--root", root, "--json")
@@ -116,7 +118,22 @@ def test_from_a_checkpoint_to_an_installed_release(
     sbom = json.loads((release / "sbom.cdx.json").read_bytes())
     assert {c["name"] for c in sbom["components"]} >= {"pip", "appliance-fixture", "o200k_base", "tiny-model"}
     assert "timestamp" not in json.dumps(sbom)
-    assert "serialNumber" not in sbom
+    assert sbom["metadata"]["component"]["version"] == described["version"]
+    (model,) = (c for c in sbom["components"] if c["type"] == "machine-learning-model")
+    assert model["licenses"] == [{"license": {"id": "Apache-2.0"}}]
+    weights = {c["name"]: c["hashes"][0]["content"] for c in model["components"]}
+    shard = release / "model" / "cpu" / "weights-00001.bin"
+    assert weights["model/cpu/weights-00001.bin"] == hashlib.sha256(shard.read_bytes()).hexdigest()
+
+    statement = json.loads((release / "provenance.json").read_bytes())
+    named = {subject["name"]: subject["digest"]["sha256"] for subject in statement["subject"]}
+    assert named.keys() == paths - {"release.json", "provenance.json"}
+    assert all(hashlib.sha256((release / name).read_bytes()).hexdigest() == digest for name, digest in named.items())
+    used = {one["name"]: one["digest"]["sha256"] for one in statement["predicate"]["buildDefinition"][
+        "resolvedDependencies"]}  # fmt: skip
+    for name in ("config.json", "LICENSE", *(path.name for path in checkpoint.glob("*.safetensors"))):
+        assert used[f"checkpoint/{name}"] == hashlib.sha256((checkpoint / name).read_bytes()).hexdigest()
+    assert str(tmp_path) not in json.dumps(statement)
 
 
 def test_a_delta_in_volumes_from_the_checkpoint_to_an_installed_release(

@@ -18,7 +18,7 @@ from bundler.commands.options import PYTHONS
 from bundler.errors import WheelError
 from bundler.lock import LOCKS, LockedWheel, WheelTarget, check_coverage, load_lock, parse_lock, resolve_lock
 from bundler.own_wheel import build_own_wheel, project_requirements, project_root
-from bundler.sbom import read_wheel
+from bundler.wheel_facts import read_wheel
 from bundler.wheelhouse import collect_wheelhouse, fetch_wheels, sha256_file
 from tests.installer.archives import appliance_wheel, make_wheel
 
@@ -242,8 +242,8 @@ def test_a_wheel_s_licences_and_facts_are_read(tmp_path: Path) -> None:
     path.write_bytes(DATA)
     facts = read_wheel(path)
     assert facts.licences == {"LICENSE": b"Apache-2.0\n"}
-    assert (facts.component.name, facts.component.version) == ("appliance-fixture", "1.0")
-    assert (facts.component.licence, facts.component.sha256) == ("Apache-2.0", LOCKED.sha256)
+    assert (facts.name, facts.version) == ("appliance-fixture", "1.0")
+    assert (facts.licence, facts.sha256) == ("Apache-2.0", LOCKED.sha256)
     path.write_bytes(b"PK not a wheel")
     with pytest.raises(WheelError, match="not a wheel"):
         read_wheel(path)

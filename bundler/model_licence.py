@@ -1,0 +1,36 @@
+"""The licence of a model, as its checkpoint states it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+_FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*\n", re.DOTALL)
+_FIELD = re.compile(r"^license:\s*[\"']?([^\"'#\n]+?)[\"']?\s*$", re.MULTILINE)
+_SPELT = {"apache-2.0": "Apache-2.0", "mit": "MIT"}  # Hugging Face writes identifiers in lower case
+_APACHE_TITLE = re.compile(r"\A\s*Apache License\s+Version 2\.0, January 2004\s")
+_READ_CHARACTERS = 64 << 10
+
+
+def licence_of(checkpoint: Path) -> str | None:
+    """SPDX identifier or the publisher's words: from the front matter of README.md, else from the licence text.
+
+    Returns:
+        None if the checkpoint states none; its licence files travel with the release all the same.
+    """
+    front = _FRONT_MATTER.match(_text(checkpoint / "README.md"))
+    if front and (stated := _FIELD.search(front[1])):
+        return _SPELT.get(stated[1].lower(), stated[1])
+    for path in sorted(checkpoint.glob("LICEN*")):
+        text = _text(path)
+        if _APACHE_TITLE.match(text) or text.strip() == "Apache-2.0":
+            return "Apache-2.0"
+    return None
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return file.read(_READ_CHARACTERS)
+    except OSError:
+        return ""
