@@ -180,15 +180,17 @@ def locked(path: Path) -> Iterator[None]:
         SigningError: another one has it, or it cannot be written.
     """
     try:
-        with path.open("r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _journal(path).exists():
-                _write_head(path, _journal(path).read_bytes())
-            yield
-    except BlockingIOError as exc:
-        raise SigningError(f"another `bundler sign` is at work on {path}") from exc
+        file = path.open("r+b")
     except OSError as exc:
         raise SigningError(f"cannot sign {path}: {exc.strerror}") from exc
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise SigningError(f"another `bundler sign` is at work on {path}") from exc
+        if _journal(path).exists():
+            _write_head(path, _journal(path).read_bytes())
+        yield
 
 
 def replace_head(path: Path, before: Mapping[str, bytes], after: Mapping[str, bytes]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from tuf.api import exceptions as tuf_errors
 from tuf.api.metadata import Metadata, Root
-from tuf.api.serialization import DeserializationError
+from tuf.api.serialization import DeserializationError, SerializationError
 from tuf.api.serialization.json import JSONSerializer
 
 from installer.archive import root_name
@@ -21,7 +21,7 @@ from installer.errors import (
     SignatureError,
     UnknownKeyError,
 )
-from installer.signers import require_sound
+from installer.signers import count_signers, fits, require_sound
 
 CANONICAL = JSONSerializer(compact=True)
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -32,32 +32,42 @@ def parse_root(data: bytes) -> Metadata[Root]:
 
     Only its signed content counts: a mail program may have added a byte order mark, a newline or carriage returns.
     """
-    try:
-        metadata = Metadata[Root].from_bytes(data.removeprefix(_BYTE_ORDER_MARK))
-        if not isinstance(metadata.signed, Root):
-            raise MalformedMetadataError("the given root file is TUF metadata of another role")
-        metadata.signed.verify_delegate(Root.type, metadata.signed_bytes, metadata.signatures)
-    except (DeserializationError, RecursionError) as exc:
-        raise MalformedMetadataError("the given root file is not TUF root metadata") from exc
-    except tuf_errors.UnsignedMetadataError as exc:
-        raise SignatureError("the given root file is not signed by enough of its own keys") from exc
+    metadata = _parse("the given root file", data.removeprefix(_BYTE_ORDER_MARK))
+    if not isinstance(metadata.signed, Root):
+        raise MalformedMetadataError("the given root file is TUF metadata of another role")
+    if not is_signed(metadata.signed, metadata):
+        raise SignatureError("the given root file is not signed by enough of its own keys")
     require_sound(metadata.signed, "the given root")
     return metadata
 
 
 def parse_canonical(name: str, data: bytes) -> Metadata[Any]:
     """Check 1: the bytes are metadata, in its one spelling."""
-    try:
-        metadata: Metadata[Any] = Metadata.from_bytes(data)
-        canonical = metadata.to_bytes(CANONICAL)
-    except (DeserializationError, RecursionError) as exc:
-        raise MalformedMetadataError(f"{name} is not TUF metadata") from exc
+    metadata = _parse(name, data)
     lower = all(re.fullmatch(r"[0-9a-f]+", s.signature) for s in metadata.signatures.values())
-    if canonical != data or not lower or list(metadata.signatures) != sorted(metadata.signatures):
+    if metadata.to_bytes(CANONICAL) != data or not lower or list(metadata.signatures) != sorted(metadata.signatures):
         raise MalformedMetadataError(f"{name} is not in the one spelling of this format")
     role = name.rsplit("/", 1)[1].removesuffix(".json").rsplit(".", 1)[-1]
     if metadata.signed.type != role:
         raise MixedMetadataError(f"{name} holds metadata of the role {metadata.signed.type}")
+    return metadata
+
+
+def _parse(what: str, data: bytes) -> Metadata[Any]:
+    """Metadata that can be serialised again and whose signatures are text; python-tuf leaves both unchecked.
+
+    Raises:
+        MalformedMetadataError: it is none.
+    """
+    try:
+        metadata: Metadata[Any] = Metadata.from_bytes(data)
+        metadata.to_bytes(CANONICAL)
+        is_text = all(isinstance(s.signature, str) and isinstance(s.keyid, str) for s in metadata.signatures.values())
+        _ = metadata.signed_bytes
+    except (DeserializationError, SerializationError, RecursionError) as exc:
+        raise MalformedMetadataError(f"{what} is not TUF metadata") from exc
+    if not is_text:
+        raise MalformedMetadataError(f"{what} is not TUF metadata")
     return metadata
 
 
@@ -71,12 +81,27 @@ def verify_root_chain(roots: Sequence[Metadata[Root]], trusted: Metadata[Root]) 
         _require_anchor(roots[anchor - 1], trusted)
     for version, metadata in enumerate(roots, start=1):
         name = root_name(version)
-        signers = [metadata.signed] if version == 1 else [metadata.signed, roots[version - 2].signed]
         if metadata.signed.version != version:
             raise MixedMetadataError(f"{name} says it is version {metadata.signed.version}")
-        if not all(is_signed(signer, metadata) for signer in signers):
-            raise SignatureError(f"{name} is not signed by enough of the chain's keys")
+        if version > 1:
+            _require_root_signed(name, roots[version - 2].signed, metadata)  # first: the new root is not trusted yet
+        _require_root_signed(name, metadata.signed, metadata)
         require_sound(metadata.signed, name)
+        _require_no_others(name, [r.signed for r in roots[max(0, version - 2) : version]], metadata)
+
+
+def _require_root_signed(name: str, by: Root, metadata: Metadata[Root]) -> None:
+    signers = count_signers([by], metadata)
+    if not signers.is_enough:
+        raise SignatureError(f"{name} is not signed by enough keys of root {by.version}: {signers}")
+
+
+def _require_no_others(name: str, counting: Sequence[Root], metadata: Metadata[Root]) -> None:
+    """Every signature counts for something, so that nobody can add one on the way."""
+    for keyid in metadata.signatures:
+        keys = [root.keys[keyid] for root in counting if keyid in root.roles[Root.type].keyids and keyid in root.keys]
+        if not any(fits(key, metadata) for key in keys):
+            raise MalformedMetadataError(f"{name} has a signature that counts for nothing")
 
 
 def _require_anchor(found: Metadata[Root], trusted: Metadata[Root]) -> None:

@@ -54,9 +54,11 @@ class Signers:
 
 
 def key_name(key: Key) -> str:
-    """The key's name, if its root gives one, and the beginning of its id."""
+    """The key's name, if its root gives one that cannot forge output, and the beginning of its id."""
     name = key.unrecognized_fields.get(NAME_FIELD)
-    return f"{name} ({key.keyid[:8]})" if name is not None else f"key {key.keyid[:8]}"
+    is_plain = isinstance(name, str) and KEY_NAME.fullmatch(name) is not None
+    keyid = ascii(key.keyid[:8])[1:-1]
+    return f"{name} ({keyid})" if is_plain else f"key {keyid}"
 
 
 def require_sound(root: Root, what: str) -> None:

@@ -19,9 +19,10 @@ from bundler.roots import is_complete as root_is_complete
 from bundler.roots import parse_draft, root_bytes, sign_root
 from bundler.sign import is_complete, roots_of, standing, with_signatures_of, with_signers
 from bundler.signing import describe, lines_of, locked, read_unsigned, replace_head
-from installer.archive import ArchiveReader
+from installer.archive import ArchiveReader, root_name
 from installer.site import write_durably
 from installer.terminal import StageLines
+from installer.trust import verify_metadata
 
 
 @click.command()
@@ -77,6 +78,8 @@ def _sign_archive(
             if not done:
                 raise SigningError(f"no signature of the keys in {keys} is missing: {_missing(members)}")
             enter_signing(keys, unsigned.targets, unsigned.signing, len(roots_of(members)))
+        if is_complete(members):
+            verify_metadata(members, members[root_name(len(roots_of(members)))], None)  # for example, has it expired?
         replace_head(file, unsigned.members, members)
     if as_json:
         people: list[dict[str, Any]] = [asdict(signers) for signers in standing(members)]

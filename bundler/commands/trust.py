@@ -182,6 +182,8 @@ def _newest(keys: Path) -> Root:
 
 def _sign_and_put(keys: Path, root: Metadata[Root], fresh: FreshKeys, secret: Secret | None, as_json: bool) -> None:
     """Sign the root with the keys that are here, and make it the newest one if it is complete."""
+    if (keys / DRAFT).exists():
+        raise KeysError(f"{keys / DRAFT} still waits for signatures: adopt it, or remove it to make another root")
     before = _newest(keys) if root.signed.version > 1 else None
     here = load_signers(keys, secret) if any(keys.glob("*.pem")) or any(keys.glob("*.token")) else ()
     sign_root(root, before, [*here, *fresh.signers.values()])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from securesystemslib.signer import CryptoSigner, SSlibKey
-from tuf.api.metadata import Metadata, Root
+from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Timestamp
 
 from installer.archive import SNAPSHOT, TARGETS, TIMESTAMP, root_name
 from installer.errors import (
@@ -286,6 +288,19 @@ def test_an_archive_has_exactly_the_signatures_that_its_root_demands(repository:
             verify_metadata(members, repository.roots[0], None)
 
 
+def test_a_root_has_no_signature_that_counts_for_nothing(repository: Repository) -> None:
+    more = [*repository.signers["root"], CryptoSigner.generate_ed25519()]
+    repository.roots.append(repository.sign(next_root_of(repository), "root", more))
+    with pytest.raises(MalformedMetadataError, match=r"2\.root\.json has a signature that counts for nothing"):
+        verify_metadata(repository.members(), repository.roots[0], None)
+
+
+def next_root_of(repository: Repository) -> Root:
+    root = Root.from_dict(repository.root.to_dict())
+    root.version += 1
+    return root
+
+
 def test_signatures_have_one_order() -> None:
     repository = Repository(threshold=2)
     members = repository.members()
@@ -315,6 +330,95 @@ def test_a_file_that_is_named_without_a_digest_is_refused(repository: Repository
 
     with pytest.raises(MalformedMetadataError, match=r"snapshot\.json names metadata/targets\.json without a digest"):
         verify_metadata(repository.members(change=weaken), repository.roots[0], None)
+
+
+# --- metadata of no sense --------------------------------------------------------------------------------------------
+
+ODD: list[object] = [
+    None,
+    True,
+    -1,
+    1.5,
+    1 << 70,
+    "",
+    "\ud800",
+    [],
+    {},
+    ["a", "a"],
+    [["a"]],
+    float("nan"),
+    "2026-13-45T00:00:00Z",
+]
+
+
+def places(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    yield path
+    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield from places(value[key], (*path, key))  # type: ignore[index]
+
+
+def with_value(document: object, path: tuple[str | int, ...], value: object) -> object:
+    if not path:
+        return value
+    copy = json.loads(json.dumps(document))
+    inner = copy
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    return copy
+
+
+@pytest.mark.parametrize("name", [root_name(1), root_name(2), TIMESTAMP, SNAPSHOT, TARGETS])
+def test_any_value_in_any_place_is_refused_in_a_sentence(name: str, repository: Repository) -> None:
+    """Who has no key can still write whatever they like on a stick."""
+    repository.rotate()
+    members, tried = repository.members(), 0
+    document = json.loads(members[name])
+    for path in places(document):
+        for value in ODD:
+            data = json.dumps(with_value(document, path, value), separators=(",", ":"), sort_keys=True).encode()
+            if data == members[name]:
+                continue
+            tried += 1
+            with pytest.raises(TrustError):
+                verify_metadata(members | {name: data}, repository.roots[0], None)
+            if name == root_name(1):
+                with contextlib.suppress(TrustError):  # python-tuf reads null as the default that was signed
+                    assert parse_root(data).signed_bytes == Metadata.from_bytes(members[name]).signed_bytes
+    assert tried > 100
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[2J", "\u202egnp"])
+def test_names_of_a_root_that_nobody_trusts_forge_no_output(name: str, repository: Repository) -> None:
+    """The operator's root is version 2; somebody exchanges the root before it."""
+    repository.rotate()
+    members, thief = repository.members(), Repository()
+    thief.root.keys[thief.root.roles["root"].keyids[0]].unrecognized_fields["name"] = name
+    members[root_name(1)] = thief.sign(thief.root, "root")
+    with pytest.raises(TrustError) as refused:
+        verify_metadata(members, repository.roots[1], None)
+    assert str(refused.value).isprintable()
+
+
+def test_metadata_of_version_0_1_is_accepted(repository: Repository) -> None:
+    """Its files name each other by the length and digest of the whole file, and do not name the root."""
+
+    def old_form(signed: object) -> None:
+        if isinstance(signed, Snapshot):
+            signed.unrecognized_fields.clear()
+            signed.meta["targets.json"] = by_digest(repository.sign(made[0], "targets"))
+        if isinstance(signed, Timestamp):
+            signed.snapshot_meta = by_digest(repository.sign(made[1], "snapshot"))
+        made.append(signed)
+
+    made: list[object] = []
+    members = repository.members(7, change=old_form)
+    assert b"signed_sha256" not in members[TIMESTAMP] + members[SNAPSHOT]
+    assert verify_metadata(members, repository.roots[0], None).version == 7
+
+
+def by_digest(data: bytes) -> MetaFile:
+    return MetaFile(7, len(data), {"sha256": hashlib.sha256(data).hexdigest()})
 
 
 # --- what a mail program does to root.json ---------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from installer.errors import TrustError
 from installer.trust import verify_metadata
 from tests.installer.archives import NOW
 from tests.installer.repository import Repository, accept, forwarded
-from tests.installer.test_trust_attacks import OTHER, THEFTS
+from tests.installer.test_trust_attacks import OTHER, THEFTS, doubled
 
 
 class _Members(FetcherInterface):
@@ -79,4 +79,13 @@ def test_what_we_accept_the_reference_accepts(rotated: tuple[str, ...], tmp_path
     assert not {name for name, (ours, reference) in verdicts.items() if ours and not reference}
     assert verdicts["6 after"] == (True, True)
     if not rotated:
+        assert verdicts["timestamp key: version 2^40"] == (False, True), "the attack works against the reference"
+        assert verdicts["timestamp key: version 2^40"] == verdicts["forwarded"]
         assert not any(reference for name, (_, reference) in verdicts.items() if name in ("4 before", "expired"))
+
+
+def test_the_reference_counts_key_ids(tmp_path: Path) -> None:
+    """The attack that `test_one_key_under_two_ids_does_not_meet_a_threshold_of_two` refuses."""
+    repository, _ = doubled()
+    (tmp_path / "trust").mkdir()
+    assert reference_accepts(repository.members(5), repository.roots[0], tmp_path / "trust")
