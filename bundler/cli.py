@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from bundler.commands.build import build_command
+from bundler.commands.carry import carry
 from bundler.commands.diff import diff
 from bundler.commands.inputs import demo_checkpoint, lock
 from bundler.commands.inspect import inspect
@@ -47,6 +48,7 @@ for command in (
     lock,
     demo_checkpoint,
     sign,
+    carry,
     trust,
 ):
     main.add_command(command)

@@ -23,12 +23,11 @@ from bundler.ledger import Signing
 from bundler.roots import add_signatures
 from installer.archive import SNAPSHOT, TARGETS, TIMESTAMP, root_name
 from installer.root_chain import CANONICAL, parse_canonical
-from installer.signers import Signers, count_signers, fits
+from installer.signers import NO_SIGNATURE, Signers, count_signers, fits
 from installer.targets import Target
 from installer.trust import ROOT_VERSION, SIGNED_DIGEST, signed_digest
 
 SIGNED = (TIMESTAMP, SNAPSHOT, TARGETS)  # the members that people sign, in the archive's order
-_NO_SIGNATURE = "00" * 64
 
 
 def sign_targets(keys: SigningKeys, targets: Sequence[Target], signing: Signing) -> dict[str, bytes]:
@@ -69,7 +68,7 @@ def _sign(metadata: Metadata[Any], root: Root, signers: Iterable[Signer]) -> lis
     names = add_signatures(metadata, useful[: role.threshold - len(good)])
     for number in range(role.threshold - len(metadata.signatures)):
         keyid = f"{number:064x}"
-        metadata.signatures[keyid] = Signature(keyid, _NO_SIGNATURE)
+        metadata.signatures[keyid] = Signature(keyid, NO_SIGNATURE)
     metadata.signatures = dict(sorted(metadata.signatures.items()))
     return names
 
@@ -101,7 +100,7 @@ def is_unfinished(members: Mapping[str, bytes]) -> bool:
         metadata = parse_canonical(name, members[name])
         for keyid, signature in metadata.signatures.items():
             is_good = keyid in root.roles[metadata.signed.type].keyids and fits(root.keys[keyid], metadata)
-            if not is_good and signature.signature != _NO_SIGNATURE:
+            if not is_good and signature.signature != NO_SIGNATURE:
                 return False
     return not is_complete(members)
 

@@ -22,6 +22,7 @@ from installer.errors import MalformedMetadataError, RevokedKeyError, SignatureE
 ED25519 = "ed25519"
 NAME_FIELD = "name"  # of a key, in a root
 KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,39}")
+NO_SIGNATURE = "00" * 64  # stands where somebody has still to sign; see docs/archive-format.md
 _KEY_BYTES = 32
 _FIELD_PRIME = 2**255 - 19  # RFC 8032, section 5.1
 
@@ -159,6 +160,7 @@ def require_signed(name: str, roots: Sequence[Root], metadata: Metadata[Any]) ->
         )
     if signers.unfitting:
         raise SignatureError(f"{name} is not what the signature of {signers.unfitting[0]} was made for")
-    if not signers.signed:
+    is_foreign = any(signature.signature != NO_SIGNATURE for signature in metadata.signatures.values())
+    if not signers.signed and is_foreign:
         raise UnknownKeyError(f"{name} is signed by no key that the root trusts for this role ({signers})")
-    raise SignatureError(f"{name} lacks signatures: {signers}")
+    raise SignatureError(f"{name} lacks signatures, so the archive is not finished: {signers}")

@@ -12,13 +12,22 @@ import click
 
 from bundler.build import SigningRequest, build
 from bundler.carrying import write_carriage
-from bundler.commands.options import JSON, PASSPHRASE_FILE, PATH, PYTHONS, secret_of, target_options
+from bundler.commands.options import (
+    JSON,
+    PASSPHRASE_FILE,
+    PATH,
+    PYTHONS,
+    default_wheel_cache,
+    secret_of,
+    target_options,
+)
 from bundler.commands.show import describe, print_carriage, print_release, print_what_is_missing
 from bundler.commands.volumes import SIZE, SIZE_HELP, describe_volumes, print_volumes
 from bundler.contents import BuildRequest
 from bundler.graph.cpu import DenseKind
 from bundler.keys import load_keys, utc
 from bundler.lock import Runtime, WheelTarget
+from bundler.sign import is_complete
 from bundler.volumes import split_archive
 from installer.terminal import StageLines
 
@@ -62,15 +71,17 @@ def build_command(
 ) -> None:  # fmt: skip
     """Export, collect, sign and verify one archive. Write the kit that installs it, and a sheet to print, beside it.
 
+    If the root demands signatures of people who are elsewhere, the command says whose, and leaves a small file for them
+    to sign (`bundler sign`). Kit and sheet follow when they have signed (`bundler carry`).
+
     The same inputs and keys give the same bytes until the signatures expire: contents that were signed before keep
     their metadata version and expiry date. The ledger signed.json beside the keys remembers both.
     """
     now = datetime.now(UTC)
-    default_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpt-oss-appliance" / "wheels"
     request = BuildRequest(
         checkpoint=checkpoint,
         targets=tuple(WheelTarget(python, platform, cast(Runtime, accelerator)) for python in dict.fromkeys(pythons)),
-        wheel_cache=wheel_cache or default_cache,
+        wheel_cache=wheel_cache or default_wheel_cache(),
         own_wheel=own_wheel,
         dense=dense,
         name=name,
@@ -85,13 +96,14 @@ def build_command(
         verified = build(out, request, signing, now=now, base=base, progress=progress)
         size_bytes = out.stat().st_size
         parts: tuple[Path, ...] = (out,)
-        if volume_bytes is not None:
+        complete = is_complete(verified.metadata.members)
+        if volume_bytes is not None and complete:
             parts = split_archive(out, out.parent, volume_bytes, progress)
             out.unlink()
         carriage = None
-        if not no_kit:
+        if not no_kit and complete:
             carriage = write_carriage(parts, verified, load_keys(keys, secret), request.wheel_cache, progress)
-    volumes = () if volume_bytes is None else parts
+    volumes = () if parts == (out,) else parts
     if as_json:
         more: dict[str, Any] = {"volumes": describe_volumes(volumes)} if volumes else {}
         more |= {} if carriage is None else {"carriage": carriage.as_json()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -29,6 +30,11 @@ _TARGET_OPTIONS = (
 PASSPHRASE_FILE = click.option(
     "--passphrase-file", type=PATH, help="File whose first line is the passphrase or PIN of the keys."
 )
+
+
+def default_wheel_cache() -> Path:
+    """The user's cache directory for wheels."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpt-oss-appliance" / "wheels"
 
 
 def secret_of(file: Path | None) -> Secret | None:

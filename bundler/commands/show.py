@@ -59,6 +59,7 @@ def print_what_is_missing(archive: Path, verified: VerifiedArchive) -> None:
         click.echo(f"Here:      bundler sign {archive} --keys DIRECTORY-OF-A-PERSON")
         click.echo(f"Elsewhere: bundler sign {small.name} --keys DIRECTORY-OF-A-PERSON, then, with the file back here,")
         click.echo(f"           bundler sign {archive} --signatures {small.name}")
+        click.echo(f"Last:      bundler carry {archive} --keys DIRECTORY-OF-THE-BUILD-PLACE, for the kit and the sheet")
 
 
 def describe_root(metadata: Metadata[Root], before: Root | None) -> dict[str, Any]:

@@ -166,6 +166,38 @@ def test_a_delta_in_volumes_from_the_checkpoint_to_an_installed_release(
     assert (same.exit_code, "very release" in same.stderr) == (1, True)
 
 
+def test_people_who_are_elsewhere_sign_what_was_built(checkpoint: Path, wheels: list[str], tmp_path: Path) -> None:
+    """The build place holds the keys of snapshot and timestamp; two people hold root and targets."""
+    out, place = tmp_path / "a.airgap", tmp_path / "place"
+    words: list[object] = []
+    for name in ("ada", "bob", "place"):
+        made = run(bundler_main, "keygen", "--keys", tmp_path / name, "--person", name, "--no-passphrase")
+        assert made.exit_code == 0, made.output
+        words += ["--snapshot-key" if name == "place" else "--root-key", tmp_path / name / f"{name}.pub"]
+    run(bundler_main, "trust", "new", "--keys", place, *words, "--root-threshold", "2")
+    for name in ("ada", "bob"):
+        run(bundler_main, "sign", place / "next-root.json", "--keys", tmp_path / name, "--yes")
+
+    built = build(checkpoint, place, out, wheels)
+    assert built.exit_code == 0, built.output
+    assert "NOT complete" in built.stdout
+    assert not (tmp_path / "installer.pyz").exists()
+    refused = run(installer_main, "verify", out, "--root", place / "root.json")
+    assert "metadata/targets.json lacks signatures, so the archive is not finished: 0 of 2 needed" in sentence(refused)
+    for name in ("bob", "ada"):
+        signed = run(bundler_main, "sign", out, "--keys", tmp_path / name, "--yes")
+        assert signed.exit_code == 0, signed.output
+    assert run(installer_main, "verify", out, "--root", place / "root.json").exit_code == 0
+
+    carry = ["carry", out, "--keys", place, "--wheel-cache", wheels[wheels.index("--wheel-cache") + 1]]
+    assert "which must sign the kit" in sentence(run(bundler_main, *carry))
+    carried = run(bundler_main, *carry, "--signer", tmp_path / "ada", "--json")
+    assert carried.exit_code == 0, carried.output
+    names = {file["name"]: file["sha256"] for file in json.loads(carried.stdout)["files"]}
+    assert names["a.airgap"] == hashlib.sha256(out.read_bytes()).hexdigest()
+    assert names.keys() == {"a.airgap", "installer.pyz", "installer.pyz.sha256", "installer.pyz.sig"}
+
+
 def test_rollback_and_status_of_a_site_without_a_release_are_refused(tmp_path: Path) -> None:
     for command in ("rollback", "status"):
         result = run(installer_main, command, "--prefix", tmp_path / "none")

@@ -272,7 +272,7 @@ def test_the_refusal_says_who_signed_and_who_did_not() -> None:
     with pytest.raises(SignatureError) as refused:
         verify_metadata(repository.members(), repository.roots[0], None)
     assert str(refused.value) == (
-        "metadata/targets.json lacks signatures: 1 of 2 needed signatures; "
+        "metadata/targets.json lacks signatures, so the archive is not finished: 1 of 2 needed signatures; "
         f"signed by {names['alice']}; not signed by {names['bob']}"
     )
 
