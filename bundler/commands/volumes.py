@@ -9,7 +9,10 @@ from typing import Any
 import click
 
 from bundler.commands.options import JSON, PATH
+from bundler.errors import SigningError
+from bundler.sign import is_unfinished
 from bundler.volumes import parse_size, split_archive
+from installer.archive import ArchiveReader
 from installer.terminal import StageLines
 
 
@@ -41,6 +44,9 @@ def split(archive: Path, volume_bytes: int, directory: Path | None, as_json: boo
 
     The archive stays. Each volume says what it is, so one that is missing, damaged or foreign is named.
     """
+    with archive.open("rb") as stream:
+        if is_unfinished(ArchiveReader(stream).read_metadata()):
+            raise SigningError(f"{archive} lacks signatures, and volumes cannot be signed: let people sign it first")
     with StageLines() as progress:
         volumes = split_archive(archive, directory or archive.parent, volume_bytes, progress)
     if as_json:

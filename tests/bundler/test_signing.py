@@ -20,6 +20,8 @@ from bundler.sign import is_complete, is_unfinished, standing, with_signers
 from bundler.signing import encode_head, locked, read_unsigned, replace_head, signing_file
 from installer.archive import SNAPSHOT, TARGETS, TIMESTAMP, ArchiveReader
 from installer.errors import InstallerError, SignatureError
+from installer.media.delta import Base, Delta
+from installer.targets import contents_digest
 from installer.verify import DiscardingSink, verify_archive
 from tests.installer.archives import NOW, small_files, write_tree
 
@@ -172,6 +174,29 @@ def test_a_second_build_loses_no_signature(place: Place) -> None:
     bundler("sign", archive, "--keys", place.person("bob"), "--yes")
     bundler("sign", signing_file(archive), "--keys", place.person("alice"), "--yes")
     assert is_complete(head(place.build()))
+
+
+def test_a_delta_is_signed_like_an_archive(place: Place, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    write_tree(tree, small_files())
+    digested, keys = digest_tree(tree), load_keys(place.keys)
+    absent = sorted(t.sha256 for t in digested.targets if t.path.startswith("model/"))
+    delta = Delta(Base("test", "9.8", contents_digest(digested.targets)), tuple(absent))
+    signing = decide_signing(keys, digested.targets, lifetime_end=NOW.replace(year=2099), version=None, now=NOW)
+    archive = tmp_path / "delta.airgap"
+    write_archive(archive, digested, keys, signing, delta=delta)
+    bundler("sign", signing_file(archive), "--keys", place.person("bob"), "--yes")
+    bundler("sign", archive, "--keys", place.person("alice"), "--signatures", signing_file(archive), "--yes")
+    assert verify(archive, place.root)
+
+
+def test_an_archive_is_cut_into_volumes_only_when_it_is_complete(place: Place) -> None:
+    archive = place.build()
+    refused = bundler("split", archive, "--volume-size", "8K", code=1)
+    assert "volumes cannot be signed: let people sign it first" in refused.stderr
+    for name in ("alice", "bob"):
+        bundler("sign", archive, "--keys", place.person(name), "--yes")
+    bundler("split", archive, "--volume-size", "8K")
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
