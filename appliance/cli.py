@@ -157,14 +157,12 @@ def upgrade(home: Path, reason: str | None) -> None:
 @main.command()
 @click.option("--release", type=click.Path(path_type=Path, file_okay=False, exists=True), required=True,
               help="The release directory.")  # fmt: skip
-@click.option("--record", type=click.Path(path_type=Path, dir_okay=False), help="Write known answers to this file.")
-@click.option("--prompts", type=click.Path(path_type=Path, dir_okay=False, exists=True),
-              help="With --record: a JSON list of lists of token ids.")  # fmt: skip
+@click.option("--record", type=click.Path(path_type=Path, dir_okay=False),
+              help="Write known answers to this file instead; uses every instruction set of this machine.")  # fmt: skip
 @json_option
-def selftest(release: Path, record: Path | None, prompts: Path | None, as_json: bool) -> None:
-    """Compare the model's answers on this machine with the known answers, in silence. Exit status 1 if one differs."""
-    if (record is None) != (prompts is None):
-        raise click.UsageError("--record and --prompts go together")
+def selftest(release: Path, record: Path | None, as_json: bool) -> None:
+    """Compare what each operator of the model gives on this machine with the known answers, in silence. Exit status 1
+    if one differs."""
     from appliance.isolation import check_access, shut_the_door
     from appliance.isolation.files import selftest_rules
     from appliance.isolation.policy import Kind
@@ -180,24 +178,26 @@ def selftest(release: Path, record: Path | None, prompts: Path | None, as_json: 
     rules = selftest_rules(
         release,
         engine=engine,
-        reads=[prompts] if prompts else [],
+        reads=[],
         writes=[record] if record else [],
     )
     shut_the_door(keep=[], become=_owner_of_site(release), kind=engine, rules=rules)
     for path in (Path(__file__), release):
         check_access(path, os.R_OK)
-    from appliance.engine.selftest import check_known_answers, load_prompts, record_known_answers
+    from appliance.engine.selftest.answers import check_known_answers, record_known_answers
     from appliance.installed_release import load_release
 
     found = load_release(release)
-    if record is not None and prompts is not None:
-        record_known_answers(found, load_prompts(prompts), record)
+    with progress_bar("Known answers", hidden=as_json) as progress:
+        if record is not None:
+            record_known_answers(found, record, progress=progress)
+        else:
+            result = check_known_answers(found, progress=progress)
+    if record is not None:
         print_result(as_json, {"recorded": str(record)}, f"Recorded known answers in {record}.")
         return
-    with progress_bar("Known answers", hidden=as_json) as progress:
-        result = check_known_answers(found, progress=progress)
-    text = f"{result.cases} known answers agree on {result.accelerator} (largest deviation {result.worst:.1e}"
-    text += ")." if result.prompt_distance is None else f", {result.prompt_distance:.1e} read as prompts)."
+    text = f"{result.parts} operators give their known answers with {result.path} (at most {result.decoded:.0%} of "
+    text += f"what rounding may change, {result.prompt:.0%} in prompts)."
     print_result(as_json, dataclasses.asdict(result), text)
 
 

@@ -23,7 +23,7 @@ from bundler.errors import BuildError, KnownAnswersError
 from bundler.export import MODEL, export_graph
 from bundler.graph.cpu import DenseKind
 from bundler.graph.plan import Accelerator
-from bundler.known_answers import encode_prompts, record_known_answers
+from bundler.known_answers import record_known_answers, verify_known_answers
 from bundler.lock import PROJECT, WheelTarget, check_coverage, load_lock
 from bundler.model_card import model_card, plain_name
 from bundler.model_licence import licence_of
@@ -96,16 +96,16 @@ def assemble_release(tree: Path, request: BuildRequest, progress: Progress) -> R
     progress.stage("Reading the checkpoint")
     checkpoint = open_checkpoint(request.checkpoint)
     descriptor = _descriptor(request, model_card(checkpoint))
-    prompts = _prompts(request, checkpoint)
+    _require_graph_for_answers(request)
     progress.stage("Collecting wheels")
     _wheels(tree, request)
     write_about(tree)
     # 2. The parts.
     _export(tree, checkpoint, request, progress)
-    if prompts is not None:
+    if request.known_answers:
         progress.stage("Recording known answers")
         _write_descriptor(tree, descriptor)
-        record_known_answers(tree, prompts)
+        record_known_answers(tree)
         descriptor = replace(descriptor, known_answers=KNOWN_ANSWERS)
         (tree / DESCRIPTOR).unlink()
     progress.stage("Reading wheels and licences")
@@ -126,6 +126,10 @@ def assemble_release(tree: Path, request: BuildRequest, progress: Progress) -> R
         raise BuildError(f"{DESCRIPTOR}: a text cannot be written as UTF-8") from exc
     for path, data in documents.items():
         (tree / path).write_bytes(data)
+    # 4. The finished tree, as the installer will test it. What is signed later has the digests from above.
+    if request.known_answers:
+        progress.stage("Testing the release with its known answers")
+        verify_known_answers(tree)
     named = [target_of(path, data) for path, data in documents.items()]
     return ReleaseTree(tree, tuple(sorted((*files, *named), key=lambda t: t.path)))
 
@@ -157,13 +161,10 @@ def _descriptor(request: BuildRequest, card: ModelCard) -> Release:
     )
 
 
-def _prompts(request: BuildRequest, checkpoint: Checkpoint) -> list[list[int]] | None:
-    """The prompts whose answers the release carries; None if it is to carry none."""
-    if not request.known_answers:
-        return None
-    if "cpu" not in request.accelerators:
+def _require_graph_for_answers(request: BuildRequest) -> None:
+    """Refuse known answers for a release without a graph that could give them."""
+    if request.known_answers and "cpu" not in request.accelerators:
         raise KnownAnswersError("known answers are recorded with the CPU graph; --no-known-answers builds without them")
-    return encode_prompts(checkpoint.config.vocab)
 
 
 def _export(tree: Path, checkpoint: Checkpoint, request: BuildRequest, progress: Progress) -> None:

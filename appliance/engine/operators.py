@@ -11,8 +11,9 @@ Weights are read from and written to buffers that the caller maps. Nothing here 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Literal
@@ -57,6 +58,7 @@ class Operators:
     def __init__(self, path: str) -> None:
         self.path = path
         self._library = ctypes.CDLL(path)
+        self._chosen: str | None = None
         size, pointer, integer = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int
         for name, result, arguments in (
             ("gpt_oss_paths", ctypes.c_char_p, ()),
@@ -85,6 +87,27 @@ class Operators:
         """
         if self._library.gpt_oss_use_path(name.encode()) != 0:
             raise OperatorError(f"this processor does not support the path {name}; it has {', '.join(self.paths())}")
+
+        self._chosen = name
+
+    @property
+    def chosen(self) -> str:
+        """The path that sessions use."""
+        return self._chosen or self.paths()[0]
+
+    @contextmanager
+    def using(self, name: str) -> Iterator[None]:
+        """Use this path within the block.
+
+        Raises:
+            OperatorError: the processor lacks it.
+        """
+        before = self.chosen
+        self.use_path(name)
+        try:
+            yield
+        finally:
+            self.use_path(before)
 
     def set_threads(self, count: int) -> None:
         """Set how many threads share a layer: the session's intra-op threads."""

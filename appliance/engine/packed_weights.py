@@ -147,6 +147,19 @@ def has_packed(packing: Packing, cache_dir: Path, operators: Operators) -> bool:
     return _description(packing, cache_dir, operators) is not None
 
 
+def pack_into_memory(
+    entry: ExpertPacking | DensePacking, model_dir: Path, operators: Operators, *, threads: int
+) -> Bytes:
+    """One node's weights, packed into this process's own memory.
+
+    Raises:
+        PackingError: a stored weight is missing.
+    """
+    packed = np.frombuffer(mmap.mmap(-1, entry.packed_bytes(operators)), np.uint8)  # aligned to pages
+    entry.pack(operators, [_stored(model_dir, source) for source in entry.sources], packed, threads)
+    return packed
+
+
 def _packing_of(entry: Entry) -> ExpertPacking | DensePacking:
     if entry.kind == "mxfp4":
         return ExpertPacking(entry.key, ExpertShape(**entry.sizes), entry.sources)

@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 
 import bundler.lock
 from bundler.cli import main as bundler_main
+from bundler.known_answers import record_known_answers
 from bundler.random_checkpoint import random_config, write_random_checkpoint
 from installer.cli import main as installer_main
 from tests.bundler.cached import KIT_PACKAGES, cached_wheel
@@ -252,17 +253,33 @@ def test_a_full_disk_while_building_is_one_line_and_leaves_nothing(
     assert listing(tmp_path) == before
 
 
-def test_known_answers_need_a_model_that_can_read_harmony(
-    checkpoint: Path, keys: Path, wheels: list[str], tmp_path: Path
-) -> None:
-    result = build(checkpoint, keys, tmp_path / "out.airgap", [w for w in wheels if w != "--no-known-answers"])
-    assert result.exit_code == 1
-    assert "--no-known-answers" in result.stderr
+def test_known_answers_need_a_graph_for_cpus(checkpoint: Path, keys: Path, wheels: list[str], tmp_path: Path) -> None:
     wheels[wheels.index("--platform") + 1] = "manylinux_2_28_x86_64"
     more = ["--accelerator", "cuda"]
     result = build(checkpoint, keys, tmp_path / "out.airgap", [w for w in wheels if w != "--no-known-answers"], *more)
     assert result.exit_code == 1
     assert "recorded with the CPU graph" in result.stderr
+
+
+def test_a_release_that_fails_its_self_test_is_not_signed(
+    checkpoint: Path, keys: Path, wheels: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weights change between the recording and the signature."""
+    wheels = [option for option in wheels if option != "--no-known-answers"]
+
+    def record_and_damage(tree: Path) -> None:
+        record_known_answers(tree)
+        with (tree / "model" / "cpu" / "weights-00001.bin").open("r+b") as weights:
+            weights.seek(-1, 2)
+            weights.write(b"\x41")
+
+    monkeypatch.setattr("bundler.contents.record_known_answers", record_and_damage)
+    before, signed = listing(tmp_path), listing(keys)
+    result = build(checkpoint, keys, tmp_path / "out.airgap", wheels)
+    assert result.exit_code == 1
+    assert "KnownAnswersError: the release fails its self-test and is not signed" in result.stderr
+    assert listing(tmp_path) == before
+    assert listing(keys) == signed
 
 
 def test_usage_errors_exit_with_2(tmp_path: Path) -> None:

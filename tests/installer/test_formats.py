@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -35,7 +36,9 @@ RELEASE = Release(
     target=Target(("3.11",), "manylinux_2_28_x86_64"),
     model=CARD,
 )
-ANSWERS = KnownAnswers((KnownAnswer([1, 2], [5, 4, 3, 2, 1], [1.5, 1.0, 0.5, 0.0, -3.0]),), 0.01)
+ANSWERS = KnownAnswers(
+    (KnownAnswer("wanted", "Gather", "ab" * 32, 0.01, 0.5, base64.b64encode(b"1234" * 3).decode()),),
+)
 SOURCE = Source("weights-00001.bin", 4096, 64)
 PLAN = (
     Entry(0, "mxfp4", {"experts": 4, "hidden": 64, "inner": 32}, (SOURCE,) * 4),
@@ -137,11 +140,11 @@ def test_a_release_without_a_field_is_refused(field: str) -> None:
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        (["tolerance"], 1), (["tolerance"], float("nan")), (["tolerance"], "0.1"), (["cases"], []), (["cases"], {}),
-        (["cases", 0, "prompt_ids"], []), (["cases", 0, "prompt_ids"], [-1]), (["cases", 0, "prompt_ids"], [True]),
-        (["cases", 0, "top_ids"], [1]), (["cases", 0, "top_logits"], [1, 2, 3, 4, float("inf")]),
-        (["cases", 0, "top_logits"], [1, 2, 3, 4, "5"]), (["cases", 0, "top_logits"], [1, 2, 3, 4, 10**400]),
-        (["tolerance"], 10**400),
+        (["parts"], []), (["parts"], {}), (["parts", 0, "name"], ""), (["parts", 0, "operator"], None),
+        (["parts", 0, "decoded"], 1), (["parts", 0, "decoded"], float("nan")), (["parts", 0, "prompt"], "0.1"),
+        (["parts", 0, "prompt"], 0), (["parts", 0, "prompt"], 10**400), (["parts", 0, "node_sha256"], 5),
+        (["parts", 0, "answer"], "x"), (["parts", 0, "answer"], ""), (["parts", 0, "answer"], "QUJD"),
+        (["parts", 0, "answer"], [1.5]),
     ],
 )  # fmt: skip
 def test_known_answers_of_another_form_are_refused(path: list[str | int], value: object) -> None:
