@@ -11,7 +11,9 @@ import errno
 import hashlib
 import os
 import stat
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,6 +26,7 @@ from installer.trust import VerifiedMetadata
 from installer.verify import blob_sizes
 
 _BLOB_MODE = 0o444
+_FLUSHED_BEHIND = 2  # blobs that may wait for the disk
 Preflight = Callable[[Release, VerifiedMetadata], None]
 
 
@@ -40,6 +43,8 @@ class Staging:
         self._digest: Sha256Hex | None = None
         self._file: BinaryIO | None = None  # None between begin and accept: the blob is here already
         self._staged: list[Sha256Hex] = []
+        self._flusher = ThreadPoolExecutor(max_workers=1)  # the disk writes a blob while the next one is copied
+        self._flushing: deque[Future[None]] = deque()
         self.reused = 0
 
     def prepare(self, release: Release, metadata: VerifiedMetadata) -> None:
@@ -73,11 +78,14 @@ class Staging:
         if self._file is None or self._digest is None:
             return
         self._file.flush()
-        os.fsync(self._file.fileno())
         os.fchmod(self._file.fileno(), _BLOB_MODE)
-        self._file.close()
+        file, self._file = self._file, None
+        # A crash may leave a blob with its name and without its bytes. The next run hashes what it finds here.
         self._partial(self._digest).replace(self._site.incoming / self._digest)
         self._staged.append(self._digest)
+        self._flushing.append(self._flusher.submit(_flush_and_close, file))
+        if len(self._flushing) > _FLUSHED_BEHIND:
+            self._flushing.popleft().result()
 
     @property
     def was_needed(self) -> bool:
@@ -85,7 +93,14 @@ class Staging:
         return bool(self._staged)
 
     def commit(self) -> None:
-        """Move the staged blobs into the store. Call only after `verify_archive` has returned."""
+        """Move the staged blobs into the store. Call only after `verify_archive` has returned.
+
+        Raises:
+            OSError: the disk could not keep a blob.
+        """
+        while self._flushing:
+            self._flushing.popleft().result()
+        self._flusher.shutdown()
         for digest in self._staged:
             path = blob_path(self._site, digest)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,6 +112,7 @@ class Staging:
 
     def suspend(self) -> None:
         """Keep the complete blobs in quarantine for the next run, because the medium could not be read to its end."""
+        self._flusher.shutdown()
         if self._file is not None:
             self._file.close()
         if self._digest is not None:
@@ -106,12 +122,18 @@ class Staging:
 
     def discard(self) -> None:
         """Remove the quarantine with everything in it."""
+        self._flusher.shutdown()
         if self._file is not None:
             self._file.close()
         remove_tree(self._site.incoming)
 
     def _partial(self, digest: Sha256Hex) -> Path:
         return self._site.incoming / f"{digest}.part"
+
+
+def _flush_and_close(file: BinaryIO) -> None:
+    with file:
+        os.fsync(file.fileno())
 
 
 def blob_path(site: Site, digest: Sha256Hex) -> Path:

@@ -7,7 +7,6 @@ digest matched. The sink must keep the blob in quarantine until the whole call h
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +24,7 @@ from installer.errors import (
     TrustError,
 )
 from installer.formats.release import DESCRIPTOR, MAX_DESCRIPTOR_BYTES, Release
+from installer.hashing import running_digest
 from installer.media.delta import Delta, read_delta
 from installer.media.stream import VolumeStream
 from installer.progress import SILENT, Progress
@@ -181,10 +181,11 @@ def _verified_chunks(
 ) -> Iterator[bytes]:
     """The chunks of one blob. It ends normally only if the digest matches."""
     name = target_name(digest)
-    running = hashlib.sha256()
-    for chunk in reader.open_member(name, size, later):
-        running.update(chunk)
-        progress.bytes_done(len(chunk))
-        yield chunk
-    if running.hexdigest() != digest:
-        raise DigestMismatchError(name, digest, running.hexdigest())
+    with running_digest() as running:
+        for chunk in reader.open_member(name, size, later):
+            running.update(chunk)
+            progress.bytes_done(len(chunk))
+            yield chunk
+        found = running.hexdigest()
+    if found != digest:
+        raise DigestMismatchError(name, digest, found)

@@ -65,8 +65,16 @@ RELEASE: dict[str, Any] = {
     "model": {"id": "a", "title": "b", "description": "c", "context_tokens": 16, "example_prompts": ["d"]},
 }  # fmt: skip
 ANSWERS: dict[str, Any] = {
-    "tolerance": 0.01,
-    "cases": [{"prompt_ids": [1, 2], "top_ids": [5, 4, 3, 2, 1], "top_logits": [1.5, 1, 0.5, 0, -3]}],
+    "parts": [
+        {
+            "name": "wanted",
+            "operator": "Gather",
+            "node_sha256": "ab",
+            "decoded": 0.01,
+            "prompt": 0.5,
+            "answer": "MTIzNA==",
+        }
+    ],
 }
 _SOURCE = {"file": "w.bin", "offset": 0, "bytes": 64}
 PLAN: dict[str, Any] = {
