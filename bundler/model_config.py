@@ -1,7 +1,8 @@
 """A gpt-oss checkpoint's config.json as a checked record: every size comes from here, none is assumed.
 
-Fields are those of the Hugging Face ``gpt_oss`` model type. A field the graph depends on must be present and must say
-something the graph can do; fields it does not depend on are left alone.
+Fields are those of the Hugging Face ``gpt_oss`` model type, as Transformers 4 and 5 write them. A field the graph
+depends on must be present and must say something the graph can do; fields it does not depend on are left alone. A field
+that a version of Transformers leaves out has the value that it computes with: layers take turns, ``swiglu_limit`` is 7.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal
 
+from bundler.checkpoints.recognise import refuse_by_config, refuse_by_content
 from bundler.errors import CheckpointError
-from installer.formats.checks import FaultError, Must, check, closed, words_of
+from bundler.rope_config import LAYER_TYPES, Positive, RopeFields, chosen_theta, rope_section
+from installer.formats.checks import FaultError, Must, check, words_of
 
 MXFP4_BLOCK = 32  # weights that share one scale (OCP Microscaling Formats v1.0)
 
@@ -29,6 +32,7 @@ class Yarn:
     beta_fast: float
     beta_slow: float
     truncate: bool  # round the ramp's ends to whole dimensions
+    concentration: float  # multiplies cosines and sines
 
 
 @dataclass(frozen=True)
@@ -54,29 +58,9 @@ class ModelConfig:
 
 
 _Count = Annotated[int, Must("must be a whole number of at least 1", ge=1)]
-_Positive = Annotated[float, Must("must be a number greater than 0", gt=0)]
+_ROPE: Final = "rope"
+_OPTIONAL: Final = ("layer_types", "swiglu_limit", "swiglu_alpha", "attention_bias", "tie_word_embeddings")
 _SHOWN_CHARS: Final = 80  # of a wrong value
-
-
-@closed
-@dataclass(frozen=True, kw_only=True)
-class _Scaling:
-    """`rope_scaling` as published."""
-
-    rope_type: Annotated[Literal["yarn"], Must('must be "yarn"')]
-    type: Any = None  # an older name of rope_type
-    factor: Annotated[float, Must("must be a number of at least 1", ge=1)]
-    original_max_position_embeddings: _Count
-    beta_fast: _Positive = 32.0
-    beta_slow: _Positive = 1.0
-    truncate: bool = True
-
-
-@dataclass(frozen=True)
-class _Quantization:
-    """`quantization_config` as published."""
-
-    quant_method: Annotated[Literal["mxfp4"], Must('must be "mxfp4"')]
 
 
 @dataclass(frozen=True)
@@ -84,7 +68,6 @@ class _Published:
     """config.json as published, as far as the graph depends on it. Defaults are those of the published model type."""
 
     model_type: Annotated[Literal["gpt_oss"], Must('must be "gpt_oss"')]
-    quantization_config: _Quantization
     num_hidden_layers: _Count
     hidden_size: _Count
     intermediate_size: _Count
@@ -95,12 +78,13 @@ class _Published:
     head_dim: _Count
     vocab_size: _Count
     max_position_embeddings: _Count
-    layer_types: Any
     sliding_window: _Count
-    swiglu_limit: _Positive
-    rms_norm_eps: _Positive
-    rope_theta: _Positive
-    rope_scaling: _Scaling
+    rms_norm_eps: Positive
+    rope: RopeFields  # from either field that may hold it
+    rope_theta: Positive | None = None
+    layer_types: Any = None
+    swiglu_limit: Positive = 7.0
+    swiglu_alpha: Annotated[float, Must("must be 1.702", ge=1.702, le=1.702)] = 1.702
     hidden_act: Annotated[Literal["silu"], Must('must be "silu"')] = "silu"
     attention_bias: Annotated[Literal[True], Must("must be true")] = True
     tie_word_embeddings: Annotated[Literal[False], Must("must be false")] = False
@@ -117,8 +101,10 @@ def load_model_config(path: Path) -> tuple[ModelConfig, bytes]:
         text = path.read_bytes()
         body = json.loads(text)
     except OSError as exc:
+        refuse_by_content(path)
         raise CheckpointError(path, exc.strerror or str(exc), expected) from exc
     except (ValueError, RecursionError) as exc:
+        refuse_by_content(path)
         raise CheckpointError(path, f"not valid JSON ({exc})", expected) from exc
     if not isinstance(body, dict):
         raise CheckpointError(path, "not a JSON object", expected)
@@ -131,12 +117,18 @@ def parse_model_config(body: Mapping[str, Any], path: Path = Path("config.json")
     Args:
         path: where it was read, for messages only.
     Raises:
-        CheckpointError: a field is missing or of the wrong kind, or the architecture is not gpt-oss's.
+        CheckpointError: a field is missing or of the wrong kind, the architecture is not gpt-oss's, or the weights are
+            quantised otherwise than in MXFP4.
     """
+    refuse_by_config(body, path)
+    section, rope = rope_section(body, path)
+    given = {
+        name: value for name, value in body.items() if not (name == _ROPE or (name in _OPTIONAL and value is None))
+    }
     try:
-        published = check(_Published, _with_rope_type(body))
+        published = check(_Published, given if rope is None else {**given, _ROPE: rope})
     except FaultError as fault:
-        raise _refusal(fault, path) from fault
+        raise _refusal(fault, path, section) from fault
     config = ModelConfig(
         layers=published.num_hidden_layers,
         hidden=published.hidden_size,
@@ -152,43 +144,39 @@ def parse_model_config(body: Mapping[str, Any], path: Path = Path("config.json")
         sliding_window=published.sliding_window,
         swiglu_limit=published.swiglu_limit,
         rms_norm_eps=published.rms_norm_eps,
-        rope_theta=published.rope_theta,
+        rope_theta=chosen_theta(published.rope.rope_theta, published.rope_theta, section, path),
         yarn=Yarn(
-            factor=published.rope_scaling.factor,
-            original_context=published.rope_scaling.original_max_position_embeddings,
-            beta_fast=published.rope_scaling.beta_fast,
-            beta_slow=published.rope_scaling.beta_slow,
-            truncate=published.rope_scaling.truncate,
+            factor=published.rope.factor,
+            original_context=published.rope.original_max_position_embeddings,
+            beta_fast=published.rope.beta_fast,
+            beta_slow=published.rope.beta_slow,
+            truncate=published.rope.truncate,
+            concentration=published.rope.concentration,
         ),
     )
-    _require_consistent(config, path)
+    _require_consistent(config, path, section)
     return config
 
 
-def _with_rope_type(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with `rope_type` where it has the older `type` alone."""
-    scaling = body.get("rope_scaling")
-    if isinstance(scaling, dict) and "type" in scaling:
-        scaling = {"rope_type": scaling["type"], **scaling}
-    return dict(body) if scaling is None else {**body, "rope_scaling": scaling}
-
-
-def _refusal(fault: FaultError, path: Path) -> CheckpointError:
-    *section, name = map(str, fault.at)
-    record: type = {"rope_scaling": _Scaling, "quantization_config": _Quantization}.get("".join(section), _Published)
+def _refusal(fault: FaultError, path: Path, section: str) -> CheckpointError:
+    *above, name = map(str, fault.at)
+    where = ".".join([section if part == _ROPE else part for part in map(str, fault.at)])
+    record: type = RopeFields if above else _Published
     if fault.kind == "missing":
         expected = words_of(record, name) or "an object"
-        return CheckpointError(path, f'"{fault.where}" is missing', expected.removeprefix("must be "))
+        return CheckpointError(path, f'"{where}" is missing', expected.removeprefix("must be "))
     if fault.kind == "unknown":
         expected = f"none but {', '.join(sorted(field.name for field in fields(record)))}"
     else:
         expected = fault.said.removeprefix("must be ")
-    return CheckpointError(path, _is(fault.where, fault.value), expected)
+    return CheckpointError(path, _is(where, fault.value), expected)
 
 
 def _layer_types(published: _Published, path: Path) -> tuple[LayerType, ...]:
     layers, found = published.num_hidden_layers, published.layer_types
-    if not isinstance(found, list) or len(found) != layers or any(kind not in get_args(LayerType) for kind in found):
+    if found is None:
+        return tuple("full_attention" if layer % 2 else "sliding_attention" for layer in range(layers))
+    if not isinstance(found, list) or len(found) != layers or any(kind not in LAYER_TYPES for kind in found):
         expected = f'{layers} times "sliding_attention" or "full_attention"'
         raise CheckpointError(path, _is("layer_types", found), expected)
     return tuple(found)
@@ -198,7 +186,7 @@ def _is(name: str, value: object) -> str:
     return f'"{name}" is {json.dumps(value)[:_SHOWN_CHARS]}'
 
 
-def _require_consistent(config: ModelConfig, path: Path) -> None:
+def _require_consistent(config: ModelConfig, path: Path, section: str) -> None:
     rules = (
         (config.heads % config.kv_heads == 0, "num_attention_heads", config.heads,
          f"a multiple of num_key_value_heads ({config.kv_heads})"),
@@ -209,7 +197,7 @@ def _require_consistent(config: ModelConfig, path: Path) -> None:
         (config.experts_per_token <= config.experts, "num_experts_per_tok", config.experts_per_token,
          f"at most num_local_experts ({config.experts})"),
         (config.context <= config.yarn.factor * config.yarn.original_context, "max_position_embeddings", config.context,
-         "at most rope_scaling.factor times rope_scaling.original_max_position_embeddings"),
+         f"at most {section}.factor times {section}.original_max_position_embeddings"),
     )  # fmt: skip
     for holds, name, value, expected in rules:
         if not holds:

@@ -16,14 +16,14 @@ from bundler.model_config import ModelConfig
 
 
 def rotary_caches(config: ModelConfig) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Cosines and sines of every position, times YaRN's concentration 0.1 ln(factor) + 1.
+    """Cosines and sines of every position, times YaRN's concentration (0.1 ln(factor) + 1 unless a model has its own).
 
     Returns:
         two arrays (context, head_dim / 2).
     """
     positions = np.arange(config.context, dtype=np.float32)[:, None]
     angles = (positions * inverse_frequencies(config).astype(np.float32)).astype(np.float64)
-    concentration = 0.1 * math.log(config.yarn.factor) + 1
+    concentration = config.yarn.concentration
     return (np.cos(angles) * concentration).astype(np.float32), (np.sin(angles) * concentration).astype(np.float32)
 
 
