@@ -1,33 +1,34 @@
-"""Reads checkpoints in the layout in which gpt-oss is published on Hugging Face (`bundler.layout`).
+"""Reads gpt-oss checkpoints, and gives every tensor in the layout in which gpt-oss is published (`bundler.layout`).
 
 A directory holds ``config.json`` and either ``model.safetensors`` or ``model.safetensors.index.json`` with the shards
 it names. `open_checkpoint` compares every header with what the configuration demands before anything else is done;
 tensors are then read one at a time, so that the model is never in memory as a whole.
 
+Published tensors are read as they are. Three things are converted while they are read (`bundler.checkpoints`): experts
+in 16 or 32 bits are rounded to MXFP4, other tensors in float16 or float32 to bfloat16, and a LoRA adapter is added to
+the matrices that it changes. `Checkpoint.converted` says what became of them.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-import ml_dtypes  # noqa: F401 (importing it teaches NumPy, and so safetensors, bfloat16)
-import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
-from bundler.errors import CheckpointError
-from bundler.layout import TensorSpec, expected_tensors
+from bundler.checkpoints.adapter import Adapter, open_adapter
+from bundler.checkpoints.files import INDEX, SINGLE, stored_tensors
+from bundler.checkpoints.names import by_published_name
+from bundler.checkpoints.readers import Reader, Readers, find_readers
+from bundler.checkpoints.recognise import refuse_by_names, refuse_by_tensors
+from bundler.layout import TensorSpec
 from bundler.model_config import ModelConfig, load_model_config
+from installer.formats.release import Converted
 
-CONFIG = "config.json"
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
-
-_EXPONENT = np.uint16(0x7F80)  # the exponent's bits of a bfloat16; infinities and NaN have them all set
+CONFIG: Final = "config.json"
+_TYPES: Final = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,9 @@ class Checkpoint:
     directory: Path
     config: ModelConfig
     config_bytes: bytes  # config.json, byte for byte
-    specs: Mapping[str, TensorSpec]
-    _shards: Mapping[str, Path]
+    specs: Mapping[str, TensorSpec]  # in the published layout
+    adapter: Adapter | None
+    _readers: Readers
 
     def read(self, name: str, rows: range | None = None) -> NDArray[Any]:
         """One tensor, or these rows of it: ``ml_dtypes.bfloat16`` or ``uint8``, shaped as ``specs[name]`` says.
@@ -46,80 +48,48 @@ class Checkpoint:
         Raises:
             CheckpointError: the shard changed or vanished since it was opened, or the tensor holds infinities or NaN.
         """
-        path = self._shards[name]
-        try:
-            with safe_open(path, framework="numpy") as shard:
-                tensor: NDArray[Any] = (
-                    shard.get_tensor(name) if rows is None else shard.get_slice(name)[rows.start : rows.stop]
-                )
-        except (OSError, SafetensorError) as exc:
-            raise CheckpointError(path, f"{name} cannot be read ({exc})", str(self.specs[name])) from exc
-        if name.endswith("_scales") and (tensor == 255).any():
-            raise CheckpointError(path, f"{name} holds the scale 255", "0 to 254 (E8M0 reserves 255 for NaN)")
-        if self.specs[name].dtype == "BF16" and ((tensor.view(np.uint16) & _EXPONENT) == _EXPONENT).any():
-            raise CheckpointError(path, f"{name} holds an infinity or NaN", "finite numbers")
-        return tensor
+        reader: Reader = self._readers.by_name[name]
+        return reader(range(self.specs[name].shape[0]) if rows is None else rows)
+
+    @property
+    def is_published(self) -> bool:
+        """Whether every tensor is read as it is stored."""
+        return self.adapter is None and not self._readers.experts_from and not self._readers.dense_from
+
+    def converted(self) -> Converted | None:
+        """How the tensors that were read so far differ from the stored ones; None if every one is read as stored."""
+        if self.is_published:
+            return None
+        return Converted(
+            adapter=self.adapter.name if self.adapter else None,
+            experts_from=_words(self._readers.experts_from),
+            expert_errors=_by_layer(self._readers.log.layer_errors()),
+            adapter_changes=_by_layer(self._readers.log.layer_changes()) if self.adapter else {},
+            dense_from=_words(self._readers.dense_from),
+        )
 
 
-def open_checkpoint(directory: Path) -> Checkpoint:
+def open_checkpoint(directory: Path, adapter: Path | None = None) -> Checkpoint:
     """Read the configuration and check every tensor's header; no tensor's data is read.
 
+    Args:
+        adapter: the directory of a LoRA adapter, which is merged into the weights.
     Raises:
         CheckpointError: naming the first file at fault, the fault and what was expected.
     """
+    refuse_by_names(directory)
     config, config_bytes = load_model_config(directory / CONFIG)
-    specs = expected_tensors(config)
-    shards = _locate(directory)
-    _check_headers(directory, specs, shards)
-    return Checkpoint(directory, config, config_bytes, specs, shards)
-
-
-def _locate(directory: Path) -> dict[str, Path]:
-    """Tensor name -> shard, from the index if there is one."""
-    index_path, single = directory / INDEX, directory / SINGLE
-    if not index_path.exists():
-        return {name: single for name in _header(single)}
-    try:
-        weight_map = json.loads(index_path.read_bytes())["weight_map"]
-        entries = {str(name): str(shard) for name, shard in weight_map.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
-        raise CheckpointError(index_path, f"unreadable ({exc!r})", 'JSON with a "weight_map"') from exc
-    for name, shard in entries.items():
-        if Path(shard).name != shard:
-            raise CheckpointError(index_path, f"{name} is said to be in {shard!r}", "a file name without a directory")
-        if not (directory / shard).is_file():
-            raise CheckpointError(index_path, f"{name} is said to be in {shard}, which is absent", "every shard")
-    return {name: directory / shard for name, shard in entries.items()}
-
-
-def _check_headers(directory: Path, specs: Mapping[str, TensorSpec], shards: Mapping[str, Path]) -> None:
+    stored = stored_tensors(directory)
+    refuse_by_tensors({name: tensor.path for name, tensor in stored.items()})
+    changes = None if adapter is None else open_adapter(adapter, config)
     listing = directory / (INDEX if (directory / INDEX).exists() else SINGLE)
-    for name, spec in specs.items():
-        if name not in shards:
-            raise CheckpointError(listing, f"{name} is missing", str(spec))
-    for name in shards:
-        if name not in specs:
-            raise CheckpointError(listing, f"{name} is not a tensor of this model", f"the {len(specs)} of the layout")
-    headers = {path: _header(path) for path in sorted(set(shards.values()))}
-    for path, header in headers.items():
-        for name in header:
-            if shards.get(name) != path:
-                raise CheckpointError(path, f"holds {name}, which the index does not place there", "what it lists")
-    for name, spec in specs.items():
-        found = headers[shards[name]].get(name)
-        if found is None:
-            raise CheckpointError(shards[name], f"{name} is missing", str(spec))
-        if found != (spec.dtype, spec.shape):
-            raise CheckpointError(shards[name], f"{name} is {found[0]} {list(found[1])}", str(spec))
+    specs, readers = find_readers(listing, config, by_published_name(stored), changes)
+    return Checkpoint(directory, config, config_bytes, specs, changes, readers)
 
 
-def _header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Name -> (type, shape) of a safetensors file; the library checks that the data is complete."""
-    if not path.is_file():
-        raise CheckpointError(path, "no such file", f"the weights, or {INDEX} naming their shards")
-    try:
-        with safe_open(path, framework="numpy") as shard:
-            slices = {name: shard.get_slice(name) for name in shard.keys()}  # noqa: SIM118 (not a mapping)
-            return {name: (item.get_dtype(), tuple(item.get_shape())) for name, item in slices.items()}
-    except (OSError, SafetensorError) as exc:
-        raise CheckpointError(path, f"truncated or corrupt ({exc})", "a complete safetensors file") from exc
+def _by_layer(values: Mapping[int, float]) -> dict[str, float]:
+    return {str(layer): value for layer, value in values.items()}
+
+
+def _words(kinds: frozenset[str]) -> str | None:
+    return " and ".join(sorted(_TYPES.get(kind, kind) for kind in kinds)) or None

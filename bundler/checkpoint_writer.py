@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from bundler.checkpoint import CONFIG, INDEX, SINGLE
+from bundler.checkpoint import CONFIG
+from bundler.checkpoints.files import INDEX, SINGLE
 from bundler.errors import ExportError
 
 

@@ -32,14 +32,14 @@ from bundler.provenance import FILE as PROVENANCE
 from bundler.provenance import (
     Input,
     Parameter,
-    checkpoint_inputs,
     encode_provenance,
+    model_inputs,
     source_input,
     wheel_inputs,
 )
 from bundler.sbom import FILE as SBOM
 from bundler.sbom import Materials, encode_sbom
-from bundler.tokenizer import load_vocabulary
+from bundler.tokenizer import has_tokenizer, load_vocabulary
 from bundler.wheel_facts import WheelFacts, read_wheel, safe_name
 from bundler.wheelhouse import check_unpacking, collect_wheelhouse, fetch_wheels
 from installer.archive import Sha256Hex
@@ -65,6 +65,7 @@ class BuildRequest:
     """Everything that decides a release's contents."""
 
     checkpoint: Path
+    adapter: Path | None  # a LoRA adapter to merge
     targets: tuple[WheelTarget, ...]  # one for each Python of the hosts; else alike
     wheel_cache: Path
     own_wheel: Path | None  # None: built from the source tree
@@ -94,14 +95,18 @@ def assemble_release(tree: Path, request: BuildRequest, progress: Progress) -> R
     """
     # 1. Refuse what cannot work, before a large graph takes hours.
     progress.stage("Reading the checkpoint")
-    checkpoint = open_checkpoint(request.checkpoint)
+    checkpoint = open_checkpoint(request.checkpoint, request.adapter)
     descriptor = _descriptor(request, model_card(checkpoint))
     _require_graph_for_answers(request)
+    vocabulary = load_vocabulary(checkpoint.directory)
+    if request.adapter is not None and has_tokenizer(request.adapter):
+        load_vocabulary(request.adapter)  # refuses tokens that were trained with the adapter
     progress.stage("Collecting wheels")
     _wheels(tree, request)
     write_about(tree)
     # 2. The parts.
-    _export(tree, checkpoint, request, progress)
+    _export(tree, checkpoint, vocabulary, request, progress)
+    descriptor = replace(descriptor, model=replace(descriptor.model, converted=checkpoint.converted()))
     if request.known_answers:
         progress.stage("Recording known answers")
         _write_descriptor(tree, descriptor)
@@ -167,7 +172,7 @@ def _require_graph_for_answers(request: BuildRequest) -> None:
         raise KnownAnswersError("known answers are recorded with the CPU graph; --no-known-answers builds without them")
 
 
-def _export(tree: Path, checkpoint: Checkpoint, request: BuildRequest, progress: Progress) -> None:
+def _export(tree: Path, checkpoint: Checkpoint, vocabulary: bytes, request: BuildRequest, progress: Progress) -> None:
     (tree / "model").mkdir()
     (tree / CONFIG).write_bytes(checkpoint.config_bytes)
     for accelerator in request.accelerators:
@@ -179,7 +184,7 @@ def _export(tree: Path, checkpoint: Checkpoint, request: BuildRequest, progress:
             progress=progress,
         )
     (tree / VOCABULARY).parent.mkdir()
-    (tree / VOCABULARY).write_bytes(load_vocabulary(checkpoint.directory))
+    (tree / VOCABULARY).write_bytes(vocabulary)
 
 
 def _wheels(tree: Path, request: BuildRequest) -> None:
@@ -210,7 +215,8 @@ def _write_licences(tree: Path, request: BuildRequest, wheels: Sequence[WheelFac
 def _inputs(request: BuildRequest, wheels: Sequence[WheelFacts], progress: Progress) -> list[Input]:
     """What the release is made from, by digest."""
     source = [] if request.own_wheel is not None else [source_input()]
-    return [*checkpoint_inputs(request.checkpoint, progress), *source, *wheel_inputs(wheels)]
+    adapter = [] if request.adapter is None else model_inputs("adapter", request.adapter, progress)
+    return [*model_inputs("checkpoint", request.checkpoint, progress), *adapter, *source, *wheel_inputs(wheels)]
 
 
 def _documents(

@@ -14,7 +14,7 @@ from installer.formats.release import ModelCard, parse_model_card
 
 MODEL_CARD = "model_card.json"
 EXAMPLE_PROMPTS = 4
-_CARD_FIELDS = {field.name for field in fields(ModelCard)}
+_CARD_FIELDS = {field.name for field in fields(ModelCard)} - {"converted"}  # which only the bundler can say
 _OFFICIAL = {(24, 32, 2880): "20b", (36, 128, 2880): "120b"}  # layers, experts, hidden
 
 
@@ -28,8 +28,10 @@ def model_card(checkpoint: Checkpoint) -> ModelCard:
     if path.exists():
         return _parse_card(path)
     config = checkpoint.config
-    size = _OFFICIAL.get((config.layers, config.experts, config.hidden))
-    identity = f"gpt-oss-{size}" if size else plain_name(checkpoint.directory.resolve().name)
+    shape = _OFFICIAL.get((config.layers, config.experts, config.hidden))
+    size = shape if checkpoint.is_published else None  # a fine-tune is not OpenAI's model
+    named_after = checkpoint.adapter.name if checkpoint.adapter else checkpoint.directory.resolve().name
+    identity = f"gpt-oss-{size}" if size else plain_name(named_after)
     return ModelCard(
         id=identity,
         title=identity,

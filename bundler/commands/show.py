@@ -43,8 +43,14 @@ def print_release(verified: VerifiedArchive) -> None:
     click.echo(f"  metadata version {verified.metadata.version}, valid until {verified.metadata.expires}")
     for line in lines_of(standing(verified.metadata.members)):
         click.echo(f"  {line}")
+    converted = release.model.converted
+    experts = "rounded to MXFP4 here" if converted and converted.experts_from else "in MXFP4 as published"
     if release.dense is not None:
-        click.echo(f"  on CPUs, attention and head in {_DENSE_WORDS[release.dense]}; experts in MXFP4 as published")
+        click.echo(f"  on CPUs, attention and head in {_DENSE_WORDS[release.dense]}; experts {experts}")
+    if converted is not None:
+        click.echo(f"  {converted.sentences}")
+        for layer, error in converted.expert_errors.items():
+            click.echo(f"    experts of layer {layer}: relative error {100 * error:.2g} %")
     if release.known_answers is None:
         click.echo("  without known answers: the installer cannot test it")
     if verified.delta is not None:

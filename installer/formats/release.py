@@ -4,7 +4,7 @@
      "dense": "int8", "config": .., "vocabulary": .., "known_answers": .. or null,
      "target": {"pythons": ["3.11", "3.12"], "platform": "manylinux_2_28_x86_64"},
      "model": {"id": .., "title": .., "description": .., "context_tokens": .., "example_prompts": [..],
-               "notice": .. or null}}
+               "notice": .. or null, "converted": {..} or null}}
 
 Releases before 0.2 have `"python": "3.11"` in place of `pythons`.
 
@@ -16,12 +16,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Optional
 
 from installer.formats.checks import FaultError, Length, Rule
-from installer.formats.fields import Positive, Text, Texts, parse_fields, parse_file
+from installer.formats.fields import Positive, Real, Text, Texts, parse_fields, parse_file
 
 FORMAT = 1
 DESCRIPTOR = "release.json"
@@ -55,6 +55,40 @@ _Python = Annotated[Text, Rule(_python)]
 
 
 @dataclass(frozen=True)
+class Converted:
+    """How the weights of a release differ from those of the checkpoint that it was built from."""
+
+    adapter: Optional[Text] = None  # the LoRA adapter that was merged
+    experts_from: Optional[Text] = None  # what experts were rounded to MXFP4 from; None: every one is as stored
+    expert_errors: Mapping[str, Real] = field(default_factory=dict)  # layer -> error of its rounded experts, relative
+    adapter_changes: Mapping[str, Real] = field(default_factory=dict)  # layer -> what the adapter adds, relative
+    dense_from: Optional[Text] = None  # what other tensors were rounded to bfloat16 from
+
+    @property
+    def mean_error(self) -> float:
+        """The mean of the layers' errors; layers whose experts were not rounded do not count."""
+        return _mean(self.expert_errors)
+
+    @property
+    def sentences(self) -> str:
+        """What people read about it."""
+        said = [f"The LoRA adapter {self.adapter} was merged into this model here."] if self.adapter else []
+        if self.experts_from:
+            error = f"mean relative error {100 * self.mean_error:.2g} %" if self.mean_error else "no weight changed"
+            said.append(f"This model was requantised here: experts from {self.experts_from} to MXFP4, {error}.")
+        if (change := _mean(self.adapter_changes)) > 0:
+            more = ", less than rounding does" if change < self.mean_error else ""
+            said.append(f"The adapter changes these experts by {100 * change:.2g} %{more}.")
+        if self.dense_from:
+            said.append(f"Its other weights were rounded from {self.dense_from} to bfloat16.")
+        return " ".join(said)
+
+
+def _mean(values: Mapping[str, float]) -> float:
+    return sum(values.values()) / len(values) if values else 0.0
+
+
+@dataclass(frozen=True)
 class ModelCard:
     """What the pages say about the model."""
 
@@ -64,6 +98,7 @@ class ModelCard:
     context_tokens: Positive
     example_prompts: Texts
     notice: Optional[Text] = None  # not `Text | None`: Python 3.9 reads the types of a record when it checks one
+    converted: Optional[Converted] = None  # None: the weights are the checkpoint's own
 
 
 @dataclass(frozen=True)

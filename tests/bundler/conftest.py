@@ -32,7 +32,7 @@ def exact_operators() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def parity_extra() -> None:
     """The packages of the extra `parity`."""
-    for module in ("torch", "transformers", "optimum.exporters.onnx"):
+    for module in ("torch", "transformers", "optimum.exporters.onnx", "peft"):
         root = module.split(".")[0]
         present = importlib.util.find_spec(root) is not None and importlib.util.find_spec(module) is not None
         require(present, f"the Python module {module} (extra `parity`)")

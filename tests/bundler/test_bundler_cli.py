@@ -8,9 +8,11 @@ import resource
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -20,6 +22,8 @@ from bundler.known_answers import record_known_answers
 from bundler.random_checkpoint import random_config, write_random_checkpoint
 from installer.cli import main as installer_main
 from tests.bundler.cached import KIT_PACKAGES, cached_wheel
+from tests.bundler.checkpoint_forms import fused, take_apart, write_wide
+from tests.bundler.lora_adapters import Adapter
 from tests.installer.archives import appliance_wheel, listing
 from tests.unprivileged import USER_OPTION, let_through
 
@@ -197,6 +201,52 @@ def test_people_who_are_elsewhere_sign_what_was_built(checkpoint: Path, wheels: 
     names = {file["name"]: file["sha256"] for file in json.loads(carried.stdout)["files"]}
     assert names["a.airgap"] == hashlib.sha256(out.read_bytes()).hexdigest()
     assert names.keys() == {"a.airgap", "installer.pyz", "installer.pyz.sha256", "installer.pyz.sig"}
+
+
+def test_a_fine_tune_with_an_adapter_says_what_was_converted(
+    checkpoint: Path, keys: Path, wheels: list[str], tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(2)
+    model = take_apart(checkpoint)
+    tuned = {at: (w + rng.standard_normal(w.shape) / 8).astype(np.float32) for at, w in model.weights.items()}
+    wide = write_wide(tmp_path / "tuned", replace(model, weights=tuned), fused)
+    adapter = Adapter(rank=2, alpha=4)
+    adapter.linear("base_model.model.model.layers.0.mlp.router", "router", 4, 32)
+    options = ["--adapter", adapter.write(tmp_path / "style")]
+    out, again = tmp_path / "a.airgap", tmp_path / "b.airgap"
+    built = build(wide, keys, out, wheels, *options)
+    assert built.exit_code == 0, built.stderr
+    assert f"{wide} has no tokenizer: the release has gpt-oss's own, o200k_harmony." in built.stderr
+    assert build(wide, keys, again, wheels, *options).exit_code == 0
+    assert out.read_bytes() == again.read_bytes()
+
+    inspected = run(bundler_main, "inspect", out).stdout
+    release = json.loads(run(bundler_main, "inspect", out, "--json").stdout)["release"]
+    converted = release["model"]["converted"]
+    (error,) = converted["expert_errors"].values()
+    assert 0.05 < error < 0.14
+    assert (converted["adapter"], converted["experts_from"]) == ("style", "bfloat16")
+    assert release["model"]["id"] == "style"
+    for text in (built.stdout, inspected):
+        assert "experts rounded to MXFP4 here" in text
+        assert "The LoRA adapter style was merged into this model here." in text
+        assert f"experts from bfloat16 to MXFP4, mean relative error {100 * error:.2g} %" in text
+        assert f"experts of layer 0: relative error {100 * error:.2g} %" in text
+        assert "as published" not in text
+
+
+def test_an_adapter_whose_tokenizer_is_another_is_refused(
+    checkpoint: Path, keys: Path, wheels: list[str], tmp_path: Path
+) -> None:
+    adapter = Adapter(rank=2)
+    adapter.linear("base_model.model.model.layers.0.mlp.router", "router", 4, 32)
+    directory = adapter.write(tmp_path / "style")
+    added = [{"id": 200019, "content": "<|im_start|>"}]
+    (directory / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {}}, "added_tokens": added}))
+    result = build(checkpoint, keys, tmp_path / "a.airgap", wheels, "--adapter", directory)
+    assert result.exit_code == 1
+    assert "its tokenizer differs from o200k_harmony: it has '<|im_start|>' as token 200019" in result.stderr
+    assert not (tmp_path / "a.airgap").exists()
 
 
 def test_rollback_and_status_of_a_site_without_a_release_are_refused(tmp_path: Path) -> None:

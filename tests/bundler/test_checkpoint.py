@@ -16,8 +16,9 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from bundler.checkpoint import CONFIG, INDEX, SINGLE, open_checkpoint
+from bundler.checkpoint import CONFIG, open_checkpoint
 from bundler.checkpoint_writer import write_checkpoint
+from bundler.checkpoints.files import INDEX, SINGLE
 from bundler.errors import CheckpointError, ExportError
 from bundler.random_checkpoint import random_config, random_tensors, write_random_checkpoint
 
@@ -185,7 +186,7 @@ def _rewrite(path: Path, change: Callable[[Tensors], None]) -> None:
 
 
 def _as_float(tensors: Tensors) -> None:
-    tensors[ROUTER] = tensors[ROUTER].astype(np.float32)
+    tensors[ROUTER] = tensors[ROUTER].astype(np.float64)
 
 
 def _transpose(tensors: Tensors) -> None:
@@ -197,7 +198,7 @@ def _transpose(tensors: Tensors) -> None:
     [
         (lambda t: t.pop(ROUTER), f"{ROUTER} is missing", "BF16 [4, 64]"),
         (_transpose, f"{ROUTER} is BF16 [64, 4]", "BF16 [4, 64]"),
-        (_as_float, f"{ROUTER} is F32 [4, 64]", "BF16 [4, 64]"),
+        (_as_float, f"{ROUTER} is F64 [4, 64]", "BF16 [4, 64]"),
         (lambda t: t.update({BLOCKS: t[BLOCKS].view(np.int8)}), f"{BLOCKS} is I8 [4, 64, 4, 16]", "U8 [4, 64, 4, 16]"),
         (lambda t: t.update(extra=t[ROUTER]), "extra is not a tensor of this model", "the 60 of the layout"),
     ],
@@ -273,7 +274,7 @@ def test_refuses_an_index_that_names_no_shard_of_the_directory(sharded: Path, sh
 
 def test_refuses_an_index_that_omits_a_tensor(sharded: Path) -> None:
     _edit_index(sharded, lambda weight_map: weight_map.__delitem__(ROUTER))
-    with pytest.raises(CheckpointError, match=f"{ROUTER} is missing"):
+    with pytest.raises(CheckpointError, match=f"holds {ROUTER}, which the index does not place there"):
         open_checkpoint(sharded)
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from bundler.checkpoint import Checkpoint
+from bundler.checkpoints.experts import RoundingLog
+from bundler.checkpoints.readers import Readers
 from bundler.errors import CheckpointError
 from bundler.model_card import MODEL_CARD, model_card
 from bundler.model_config import parse_model_config
@@ -35,9 +37,13 @@ CONFIG = parse_model_config(
 )
 
 
+def opened(directory: Path, *, experts_from: frozenset[str] = frozenset()) -> Checkpoint:
+    return Checkpoint(directory, CONFIG, b"", {}, None, Readers({}, RoundingLog(), experts_from, frozenset()))
+
+
 def card_of(directory: Path, text: bytes) -> ModelCard:
     (directory / MODEL_CARD).write_bytes(text)
-    return model_card(Checkpoint(directory, CONFIG, b"", {}, {}))
+    return model_card(opened(directory))
 
 
 def test_a_card_is_taken_as_it_is(tmp_path: Path) -> None:
@@ -71,3 +77,17 @@ def test_another_card_is_refused_with_what_is_expected(tmp_path: Path, text: byt
     assert caught.value.path == tmp_path / MODEL_CARD
     assert fault in caught.value.fault
     assert caught.value.expected == ("4 texts" if "example_prompts" in fault else EXPECTED)
+
+
+def test_a_fine_tune_is_not_called_openais(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bundler.model_card._OFFICIAL", {(CONFIG.layers, CONFIG.experts, CONFIG.hidden): "20b"})
+    directory = tmp_path / "our tune"
+    assert model_card(opened(directory)).id == "gpt-oss-20b"
+    tuned = model_card(opened(directory, experts_from=frozenset({"BF16"})))
+    assert tuned.id == "our-tune"
+    assert "OpenAI" not in tuned.description
+
+
+def test_a_card_cannot_claim_how_the_weights_were_converted(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="not the fields of a model card"):
+        card_of(tmp_path, json.dumps({**CARD, "converted": None}).encode())

@@ -18,7 +18,7 @@ from bundler import provenance
 from bundler.dependencies import Hosts, dependencies_of
 from bundler.errors import WheelError
 from bundler.model_licence import licence_of
-from bundler.provenance import Input, checkpoint_inputs, encode_provenance, source_input
+from bundler.provenance import Input, encode_provenance, model_inputs, source_input
 from bundler.sbom import Materials, encode_sbom
 from bundler.wheel_facts import BundledLibrary, NativePart, WheelFacts, read_wheel
 from installer.archive import Sha256Hex
@@ -209,7 +209,7 @@ def test_the_inputs_of_a_checkpoint_are_the_files_at_its_top(tmp_path: Path) -> 
     (tmp_path / "original").mkdir()
     (tmp_path / "original" / "big.safetensors").write_text("not an input")
     (tmp_path / ".cache").write_text("hidden")
-    assert checkpoint_inputs(tmp_path, SILENT) == [Input("checkpoint/config.json", sha(b"{}"))]
+    assert model_inputs("checkpoint", tmp_path, SILENT) == [Input("checkpoint/config.json", sha(b"{}"))]
 
 
 def test_a_changed_source_file_is_another_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,3 +90,70 @@ def test_one_flipped_bit_is_refused(published: bytes) -> None:
     flipped[1000] ^= 1
     with pytest.raises(VocabularyError, match="SHA-256"):
         verify_vocabulary(bytes(flipped), "a copy")
+
+
+def _added(token: int, content: str) -> dict[str, Any]:
+    return {"id": token, "content": content, "special": True, "normalized": False}
+
+
+PUBLISHED_SPECIALS = [
+    _added(199998, "<|startoftext|>"), _added(199999, "<|endoftext|>"), _added(200000, "<|reserved_200000|>"),
+    _added(200002, "<|return|>"), _added(200003, "<|constrain|>"), _added(200005, "<|channel|>"),
+    _added(200006, "<|start|>"), _added(200007, "<|end|>"), _added(200008, "<|message|>"), _added(200012, "<|call|>"),
+    _added(200017, "<|reserved_200017|>"), _added(200018, "<|endofprompt|>"), _added(201087, "<|reserved_201087|>"),
+]  # fmt: skip
+
+
+def _with_added(directory: Path, tokenizer_json: dict[str, Any], added: object) -> Path:
+    body = {**tokenizer_json, "added_tokens": added}
+    (directory / "tokenizer.json").write_text(json.dumps(body, ensure_ascii=False), encoding="utf-8")
+    return directory
+
+
+def test_harmonys_special_tokens_are_taken(tmp_path: Path, published: bytes, tokenizer_json: dict[str, Any]) -> None:
+    assert load_vocabulary(_with_added(tmp_path, tokenizer_json, PUBLISHED_SPECIALS)) == published
+
+
+@pytest.mark.parametrize(
+    ("added", "fault"),
+    [
+        (_added(200013, "<|im_start|>"), r"'<\|im_start\|>' as token 200013, which is <\|reserved_200013\|>"),
+        (_added(200006, "<|im_start|>"), r"'<\|im_start\|>' as token 200006, which is <\|start\|>"),
+        (_added(201088, "<pad>"), "'<pad>' as token 201088, which o200k_harmony does not have"),
+        (_added(17, "<pad>"), "'<pad>' as token 17, which o200k_harmony does not have"),
+        ({"content": "<pad>"}, "'<pad>' as token -1"),
+        ("<pad>", "'<pad>' as token -1"),
+    ],
+    ids=["reserved-renamed", "harmony-renamed", "beyond", "within", "no-id", "no-object"],
+)
+def test_a_token_of_its_own_is_refused_by_name(added: object, fault: str, tmp_path: Path) -> None:
+    """Before the vocabulary is compared, which takes longer."""
+    with pytest.raises(VocabularyError, match=fault):
+        load_vocabulary(_with_added(tmp_path, {"model": {"vocab": {}}}, [*PUBLISHED_SPECIALS, added]))
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "tokenizer_config.json", "vocab.json", "merges.txt"])
+def test_a_tokenizer_without_its_main_file_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(VocabularyError, match=rf"tokenizer\.json is missing, but {name} is there"):
+        load_vocabulary(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("data", "fault"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\n", "a Git LFS pointer"),
+        (b"<!DOCTYPE html>", "a web page"),
+    ],
+    ids=["lfs", "html"],
+)
+def test_a_file_in_place_of_the_tokenizer_is_named(data: bytes, fault: str, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(data)
+    with pytest.raises(VocabularyError, match=fault):
+        load_vocabulary(tmp_path)
+
+
+def test_a_dangling_tokenizer_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").symlink_to("../../blobs/0123")
+    with pytest.raises(VocabularyError, match=r"is a link to \.\./\.\./blobs/0123, which is absent"):
+        load_vocabulary(tmp_path)

@@ -21,7 +21,7 @@ from installer.formats.graph import GraphFacts, encode_graph_facts, parse_graph_
 from installer.formats.known_answers import KnownAnswer, KnownAnswers, encode_known_answers, parse_known_answers
 from installer.formats.manifest import _fault_of
 from installer.formats.packing import Entry, Source, encode_packing, parse_packing
-from installer.formats.release import ModelCard, Release, Target, encode_release, parse_release
+from installer.formats.release import Converted, ModelCard, Release, Target, encode_release, parse_release
 
 CARD = ModelCard("demo", "Demo", "Small.", 2048, ("a", "b"), None)
 RELEASE = Release(
@@ -48,7 +48,11 @@ CPU = GraphFacts("cpu", 24, 64, 8, 64, 201_088, 131_072, "int8", 128)
 CUDA = GraphFacts("cuda", 24, 64, 8, 64, 201_088, 131_072)
 
 
-@pytest.mark.parametrize("release", [RELEASE, replace(RELEASE, known_answers=None, dense=None)])
+CONVERTED = Converted("tune", "MXFP4", {"0": 0.1, "23": 0.0}, {"0": 0.02, "23": 0.0}, "float16")
+REQUANTISED = replace(RELEASE, model=replace(CARD, converted=CONVERTED))
+
+
+@pytest.mark.parametrize("release", [RELEASE, replace(RELEASE, known_answers=None, dense=None), REQUANTISED])
 def test_a_release_is_read_as_it_was_written(release: Release) -> None:
     assert parse_release(encode_release(release)) == release
 
@@ -122,6 +126,10 @@ def changed(data: bytes, path: list[str | int], value: object) -> bytes:
         (["model", "context_tokens"], 0, "context_tokens must be a whole number from 1 on"),
         (["model", "example_prompts"], [""], "example_prompts must be a list of texts"),
         (["model", "notice"], 4, "notice must be a text"),
+        (["model", "converted"], "no", "model.converted must be an object"),
+        (["model", "converted"], {"adapter": ""}, "model.converted.adapter must be a text"),
+        (["model", "converted"], {"expert_errors": {"0": "1"}}, "expert_errors.0 must be a finite number"),
+        (["model", "converted"], {"expert_errors": [0.1]}, "expert_errors must be an object"),
     ],
 )  # fmt: skip
 def test_a_release_is_refused_by_the_name_of_the_field(path: list[str | int], value: object, says: str) -> None:

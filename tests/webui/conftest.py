@@ -134,7 +134,7 @@ def make_site(tmp_path: Path, empty_database: Path) -> Iterator[MakeSite]:
     databases: list[Database] = []
     running_turns: list[RunningTurns] = []
 
-    def make(engine: FakeEngine | None = None, **changes: object) -> Site:
+    def make(engine: FakeEngine | None = None, model: ModelCard = MODEL, **changes: object) -> Site:
         home = tmp_path / f"site-{len(engines)}"
         init_state(home)
         engine = engine or FakeEngine()
@@ -147,7 +147,7 @@ def make_site(tmp_path: Path, empty_database: Path) -> Iterator[MakeSite]:
         record = AuditLog(database)
         release = InstalledRelease(
             path=home, name="gpt-oss-fake", version="0.0.1", graphs=MappingProxyType({}), config=home, vocabulary=home,
-            known_answers=None, dense=None, model=MODEL, installed_s=INSTALLED_S,
+            known_answers=None, dense=None, model=model, installed_s=INSTALLED_S,
         )  # fmt: skip
         conversations = Conversations(database, record)
         turns = RunningTurns(
