@@ -25,7 +25,7 @@ from installer.formats.manifest import MANIFEST, Entry, encode_manifest, is_bulk
 from installer.formats.release import Release
 from installer.inspection import differences_of
 from installer.owner import Owner, find_owner, hand_over
-from installer.preflight import check_executable, check_platform, check_space, this_host
+from installer.preflight import check_executable, check_host_parts, check_platform, check_space, this_host
 from installer.progress import SILENT, Progress
 from installer.site import Receipt, Site, open_site, write_durably
 from installer.store import Staging, assemble, collect_garbage, make_directories, missing_bytes
@@ -109,6 +109,7 @@ def install(
 def _preflight(site: Site, user: str | None, progress: Progress) -> Callable[[Release, VerifiedMetadata], None]:
     def check(release: Release, metadata: VerifiedMetadata) -> None:
         check_platform(release, this_host())
+        check_host_parts()
         check_executable(site.prefix)
         find_owner(user, site.prefix)
         known = site.receipt(release.version)

@@ -3,6 +3,7 @@ to do."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 from installer.errors import OtherPythonError, PlatformError, PrefixError, SpaceError
 from installer.formats.release import Release
 
+NEEDED_LIBRARIES = ("libstdc++.so.6",)  # that no wheel brings
 MARGIN_BYTES = 64 << 20
 WHEEL_GROWTH = 5  # installed bytes per wheel byte, with compiled modules; measured 3.9 for the CPU wheels of 0.1.0
 
@@ -55,6 +57,27 @@ def check_platform(release: Release, host: Host) -> None:
         raise PlatformError(f"the release needs glibc {glibc[0]}.{glibc[1]} or newer, this host has {have}")
     if host.implementation != "CPython" or host.python not in release.target.pythons:
         raise OtherPythonError(release.target.pythons, f"{host.implementation} {host.python}")
+
+
+def check_host_parts(proc: Path = Path("/proc"), libraries: tuple[str, ...] = NEEDED_LIBRARIES) -> None:
+    """Refuse a host without what a release needs beside Python: every usual system has it, a bare chroot may not.
+
+    Raises:
+        PlatformError: /proc is not mounted, or a library is missing.
+    """
+    if not (proc / "self" / "status").exists():
+        raise PlatformError(
+            "/proc is not mounted here, and the appliance proves by it that it can open no connection: mount it "
+            "(mount -t proc proc /proc), then run this again"
+        )
+    for library in libraries:
+        try:
+            ctypes.CDLL(library)
+        except OSError as exc:
+            raise PlatformError(
+                f"this host lacks the library {library}, which numpy and ONNX Runtime need: install it (Debian and "
+                "Ubuntu: libstdc++6; RHEL: libstdc++)"
+            ) from exc
 
 
 def check_executable(prefix: Path) -> None:

@@ -25,6 +25,8 @@ from installer.signers import count_signers, fits, require_sound
 
 CANONICAL = JSONSerializer(compact=True)
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_ED25519_DIGITS = 128
+_ED25519_ORDER = 2**252 + 27742317777372353535851937790883648493  # RFC 8032, section 5.1
 
 
 def parse_root(data: bytes) -> Metadata[Root]:
@@ -44,8 +46,9 @@ def parse_root(data: bytes) -> Metadata[Root]:
 def parse_canonical(name: str, data: bytes) -> Metadata[Any]:
     """Check 1: the bytes are metadata, in its one spelling."""
     metadata = _parse(name, data)
-    lower = all(re.fullmatch(r"[0-9a-f]+", s.signature) for s in metadata.signatures.values())
-    if metadata.to_bytes(CANONICAL) != data or not lower or list(metadata.signatures) != sorted(metadata.signatures):
+    one_spelling = all(_is_one_spelling(s.signature) for s in metadata.signatures.values())
+    in_order = list(metadata.signatures) == sorted(metadata.signatures)
+    if metadata.to_bytes(CANONICAL) != data or not one_spelling or not in_order:
         raise MalformedMetadataError(f"{name} is not in the one spelling of this format")
     role = name.rsplit("/", 1)[1].removesuffix(".json").rsplit(".", 1)[-1]
     if metadata.signed.type != role:
@@ -69,6 +72,20 @@ def _parse(what: str, data: bytes) -> Metadata[Any]:
     if not is_text:
         raise MalformedMetadataError(f"{what} is not TUF metadata")
     return metadata
+
+
+def _is_one_spelling(signature: str) -> bool:
+    """Whether it is lower-case and, for Ed25519, its second half is smaller than the order of the group.
+
+    RFC 8032 demands the latter and OpenSSL checks it. The Ed25519 in Python that the kit uses does not, so that every
+    signature would have a second form.
+    """
+    if not re.fullmatch(r"[0-9a-f]+", signature):
+        return False
+    if len(signature) != _ED25519_DIGITS:
+        return True
+    scalar = bytes.fromhex(signature[_ED25519_DIGITS // 2 :])
+    return int.from_bytes(scalar, "little") < _ED25519_ORDER
 
 
 def verify_root_chain(roots: Sequence[Metadata[Root]], trusted: Metadata[Root]) -> None:

@@ -37,7 +37,7 @@ from installer.errors import (
 )
 from installer.inspection import differences_of
 from installer.install import Outcome, install
-from installer.preflight import Host, check_platform, check_space
+from installer.preflight import Host, check_host_parts, check_platform, check_space
 from installer.progress import SILENT, Progress, Silent
 from installer.release import parse_release
 from installer.site import Site, open_site
@@ -428,6 +428,14 @@ def test_another_host_than_the_release_was_built_for_is_refused(host: Host, sent
     check_platform(RELEASE, GOOD)
     with pytest.raises(PlatformError, match=sentence):
         check_platform(RELEASE, host)
+
+
+def test_a_host_that_lacks_proc_or_a_library_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    check_host_parts()
+    with pytest.raises(PlatformError, match="mount -t proc proc /proc"):
+        check_host_parts(proc=tmp_path)
+    with pytest.raises(PlatformError, match=r"lacks the library libabsent\.so\.6"):
+        check_host_parts(libraries=("libabsent.so.6",))
 
 
 @pytest.mark.skipif("os.geteuid() != 0", reason="only root mounts file systems")
