@@ -46,6 +46,8 @@ import sys
 if sys.version_info < (3, 9):
     sys.exit("installer: PlatformError: this kit needs Python 3.9 or newer, this is Python %d.%d: "
              "run it with a newer one, such as python3.11" % sys.version_info[:2])
+if not sys.executable:
+    sys.exit("installer: PlatformError: this Python does not know its own path: start it by its full path")
 if not (sys.flags.isolated and sys.flags.no_site and sys.dont_write_bytecode):
     os.execv(sys.executable, [sys.executable, "-I", "-S", "-B", os.path.abspath(sys.argv[0])] + sys.argv[1:])
 

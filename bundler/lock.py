@@ -33,8 +33,9 @@ KIT_LOCK = "kit.txt"
 KIT_PYTHON = "3.9"  # the oldest that the kit runs on
 # All of them are named, also what others need: pip evaluates the conditions of dependencies for its own Python, which
 # is newer. The kit's versions are older than ours where current ones do not support Python 3.9. Left out: what rich
-# needs only to draw source code and Markdown, and cryptography: securesystemslib checks Ed25519 in Python without it.
-KIT_REQUIREMENTS = ("click>=8.1", "rich>=14", "securesystemslib>=1", "tuf>=6", "urllib3>=2")
+# needs only to draw source code and Markdown; urllib3, which tuf needs only to download; cryptography, without which
+# securesystemslib checks Ed25519 in Python.
+KIT_REQUIREMENTS = ("click>=8.1", "rich>=14", "securesystemslib>=1", "tuf>=6")
 
 
 @dataclass(frozen=True)

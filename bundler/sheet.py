@@ -24,13 +24,13 @@ h1 { font-size: 16pt; margin: 0 0 1mm }
 h2 { font-size: 11.5pt; margin: 5mm 0 1.5mm; border-bottom: 0.4mm solid #000 }
 p { margin: 0 0 1.5mm }
 table { border-collapse: collapse; width: 100% }
-th { text-align: left; font-weight: 600 }
+th { text-align: left; font-weight: 600; width: 70% }
 td, th { padding: 0.6mm 3mm 0.6mm 0; vertical-align: top }
 td.size { text-align: right; white-space: nowrap }
 .digest, pre, .words { font-family: "Liberation Mono", "DejaVu Sans Mono", monospace }
-.digest { font-size: 8pt; word-spacing: -0.3ch }
+.digest { font-size: 9pt; word-spacing: -0.3ch }
 .words { font-size: 12pt; line-height: 1.45 }
-pre { font-size: 8.5pt; background: #f1f1f1; padding: 1.5mm 2mm; margin: 0 0 2mm }
+pre { font-size: 7.5pt; background: #f1f1f1; padding: 1.5mm 2mm; margin: 0 0 2mm }
 pre { white-space: pre-wrap; break-inside: avoid }
 .sign td { border-bottom: 0.2mm solid #000; height: 8mm; width: 33% }
 """
@@ -91,7 +91,7 @@ def encode_sheet(sheet: Sheet) -> str:
 <h1>{escape(sheet.release)}</h1>
 <p>{escape(sheet.model)}. For Python {escape(_listed(sheet.pythons))}.
 Signatures valid until {escape(sheet.valid_until[:10])}.</p>
-<h2>On the media</h2>
+<h2>On the media (name, size, SHA-256)</h2>
 {_table(sheet.files)}
 <h2>By another way than the media</h2>
 <p>Whoever can exchange both the media and these two files can exchange everything.</p>
@@ -102,8 +102,8 @@ Signatures valid until {escape(sheet.valid_until[:10])}.</p>
 <p class="words">{lines}</p>
 <p class="digest">{_grouped(sheet.fingerprint)}</p>
 <h2>On the isolated host</h2>
-<p>1. Check the kit before you run it. Without openssl, compare what <code>sha256sum {KIT}</code> prints
-with this page.</p>
+<p>1. Copy the kit and its signature to the host, because media may answer otherwise when they are read again. Check
+the copy before you run it. Without openssl, compare what <code>sha256sum {KIT}</code> prints with this page.</p>
 <pre class="check">{_commands(check_commands())}</pre>
 <p>2. Verify and install. The kit needs Python 3.9 or newer; the release needs one of the Pythons named above.</p>
 <pre class="install">{_commands(install_commands(sheet.archive))}</pre>
@@ -116,11 +116,11 @@ with this page.</p>
 
 def _table(files: Sequence[Carried]) -> str:
     rows = "\n".join(
-        f'<tr><td>{escape(file.name)}</td><td class="size">{file.size_bytes:,} bytes</td></tr>\n'
+        f'<tr><th scope="row">{escape(file.name)}</th><td class="size">{file.size_bytes:,} bytes</td></tr>\n'
         f'<tr><td colspan="2" class="digest">{_grouped(file.sha256)}</td></tr>'
         for file in files
     )
-    return f"<table>\n<tr><th>file and SHA-256</th><th></th></tr>\n{rows}\n</table>"
+    return f"<table>\n{rows}\n</table>"
 
 
 def _grouped(digest: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from bundler.lock import LockedWheel
 from tests.installer.archives import installed_wheel
 
-KIT_PACKAGES = ("click", "rich", "securesystemslib", "tuf", "urllib3")
+KIT_PACKAGES = ("click", "rich", "securesystemslib", "tuf")
 
 
 def cached_wheel(cache: Path, package: str) -> LockedWheel:

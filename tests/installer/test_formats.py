@@ -57,6 +57,32 @@ def test_a_release_is_read_as_it_was_written(release: Release) -> None:
     assert parse_release(encode_release(release)) == release
 
 
+def test_a_release_for_one_python_is_read_as_releases_before_0_2_wrote_it() -> None:
+    body = json.loads(encode_release(RELEASE))
+    body["target"] = {"python": "3.11", "platform": "manylinux_2_28_x86_64"}
+    read = parse_release(json.dumps(body).encode())
+    assert read == RELEASE
+    assert read.target.lock("3.11") == "wheels/requirements.lock"
+    several = Target(("3.11", "3.12"), "any")
+    assert [several.lock(python) for python in several.pythons] == [
+        "wheels/requirements-3.11.lock", "wheels/requirements-3.12.lock",
+    ]  # fmt: skip
+    body["target"] = {"pythons": ["3.13", "3.9", "3.13"], "platform": "any"}
+    assert parse_release(json.dumps(body).encode()).target.pythons == ("3.9", "3.13")
+
+
+@pytest.mark.parametrize(
+    "target",
+    [{"platform": "any"}, {"platform": "any", "pythons": []}, {"platform": "any", "pythons": ["3"]},
+     {"platform": "any", "python": None}, {"pythons": ["3.11"]}, {"platform": "any", "pythons": "3.11"},
+     {"platform": "any", "pythons": ["3.11", "../3.12"]}, []],
+)  # fmt: skip
+def test_a_release_without_a_python_it_was_made_for_is_refused(target: object) -> None:
+    body = json.loads(encode_release(RELEASE)) | {"target": target}
+    with pytest.raises(FormatError, match=r"^target"):
+        parse_release(json.dumps(body).encode())
+
+
 def test_known_answers_are_read_as_they_were_written() -> None:
     assert parse_known_answers(encode_known_answers(ANSWERS)) == ANSWERS
 

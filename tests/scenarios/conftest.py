@@ -22,6 +22,8 @@ from tests.unprivileged import USER_OPTION, let_through
 
 BIN = Path(sys.executable).parent
 START_LIMIT_S = 120.0
+OWN_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+BARE_PYTHONS = ("3.11", "3.13")  # of the hosts of test_bare_hosts.py
 
 
 def command(*argv: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -126,7 +128,7 @@ def demo(once: MakeOnce, own_wheel: Path) -> Installation:
         command("bundler", "keygen", "--keys", keys)
         command(
             "bundler", "build", "--checkpoint", here / "checkpoint", "--keys", keys, "--out", archive,
-            "--own-wheel", own_wheel,
+            "--own-wheel", own_wheel, *(f"--python={python}" for python in {OWN_PYTHON, *BARE_PYTHONS}),
         )  # fmt: skip
         let_through(here)
         command("installer", "install", archive, "--root", keys / "root.json", "--prefix", here / "site", *USER_OPTION)

@@ -1,0 +1,158 @@
+"""Hosts with Python and nothing else: the kit verifies and installs there, and the release serves.
+
+Roots of Debian are unpacked, not set up: no shell is used, and there is no pip, venv, compiler or user database. They
+are kept in the user's cache directory. Debian 11 has Python 3.9, as RHEL 9 does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bundler.keys import INSTALLER_KEY
+from tests.conftest import require
+from tests.scenarios.conftest import START_LIMIT_S, Installation
+from tests.unprivileged import SERVICE_UID
+
+# What python3 depends on, and what every Debian has: its directories, and the library that apt needs, too.
+PACKAGES = "base-files,libstdc++6,python3"
+ORDINARY = f"{SERVICE_UID}:{SERVICE_UID}"
+ROOT = "0:0"
+
+
+def debian(suite: str) -> Path:
+    """The root of a Debian, made once on this machine."""
+    require(os.geteuid() == 0, "root, who may enter another root directory")
+    require(shutil.which("mmdebstrap") is not None, "mmdebstrap")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpt-oss-appliance" / "roots"
+    cache.mkdir(parents=True, exist_ok=True)
+    made = cache / f"{suite}-{PACKAGES}"
+    with (cache / f"{suite}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            fresh = cache / f".{suite}.new"
+            shutil.rmtree(fresh, ignore_errors=True)
+            done = subprocess.run(
+                ["mmdebstrap", "--quiet", "--variant=extract", f"--include={PACKAGES}", suite, fresh],
+                capture_output=True, text=True, check=False, timeout=540,
+            )  # fmt: skip
+            require(done.returncode == 0, f"a root of Debian {suite} ({done.stderr.strip()[-300:]})")
+            fresh.rename(made)
+    return made
+
+
+@contextlib.contextmanager
+def bare_host(suite: str, demo: Installation, place: Path) -> Iterator[Path]:
+    """A copy of the root, of hard links, with the media and what came by another way in /media, and an empty /home."""
+    host = place / suite
+    subprocess.run(["cp", "-al", debian(suite), host], check=True)
+    for directory in (place, *place.parents[:2]):
+        directory.chmod(directory.stat().st_mode | 0o055)
+    host.chmod(0o755)
+    media, home = host / "media" / "stick", host / "home" / "operator"
+    for directory in (media, home):
+        directory.mkdir(parents=True)
+    os.link(demo.archive, media / demo.archive.name)
+    for path in (demo.archive.parent / "installer.pyz", demo.root, demo.root.parent / INSTALLER_KEY):
+        shutil.copyfile(path, media / path.name)
+    for path in (demo.archive.parent / "installer.pyz", demo.root):
+        (media / path.name).chmod(0o644)
+    os.chown(home, SERVICE_UID, SERVICE_UID)
+    try:
+        yield host
+    finally:
+        shutil.rmtree(host)
+
+
+def inside(host: Path, who: str, *command: str, proc: bool) -> list[str]:
+    """The command that runs another in this root as somebody; with ``proc`` /proc is mounted there, for it alone."""
+    enter = ["chroot", f"--userspec={who}", str(host), *command]
+    if not proc:
+        return enter
+    mount = 'mount -t proc proc "$0/proc" && exec "$@"'
+    return ["unshare", "--mount", "--fork", "--kill-child", "sh", "-c", mount, str(host), *enter]
+
+
+def kit(host: Path, who: str, *arguments: str, proc: bool = True) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        inside(host, who, "/usr/bin/python3", "/media/stick/installer.pyz", *arguments, proc=proc),
+        capture_output=True, text=True, check=False, timeout=300, env={"PATH": os.environ["PATH"]},
+    )  # fmt: skip
+
+
+ARCHIVE = ("/media/stick/gpt-oss-demo.airgap", "--root", "/media/stick/root.json")
+SITE = "/home/operator/site"
+
+
+@contextlib.contextmanager
+def served(host: Path, who: str, log: Path) -> Iterator[str]:
+    """Run the installed command until the block ends; the address that it printed."""
+    command = inside(host, who, f"{SITE}/current/venv/bin/appliance", "serve", "--home", SITE, "--port", "0", proc=True)
+    with log.open("w") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env={"PATH": os.environ["PATH"]})
+    try:
+        deadline_s = time.monotonic() + START_LIMIT_S
+        while not (ready := re.search(r"Appliance ready at (\S+)", log.read_text())):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline_s, log.read_text()
+            time.sleep(0.1)
+        yield ready[1]
+    finally:
+        for child in subprocess.run(
+            ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True
+        ).stdout.split():
+            os.kill(int(child), signal.SIGINT)
+        process.wait(timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("suite", "python", "who"),
+    [("bookworm", "3.11", ROOT), ("trixie", "3.13", ORDINARY)],
+    ids=["Debian 12", "Debian 13"],
+)
+def test_the_kit_installs_and_the_release_serves_where_there_is_only_python(
+    suite: str, python: str, who: str, demo: Installation, tmp_path: Path
+) -> None:
+    user = ("--user", str(SERVICE_UID)) if who == ROOT else ()
+    with bare_host(suite, demo, tmp_path) as host:
+        assert list((host / "proc").iterdir()) == []
+        verified = kit(host, ORDINARY, "verify", *ARCHIVE, "--json", proc=False)
+        assert verified.returncode == 0, verified.stderr
+        assert python in json.loads(verified.stdout)["release"]["target"]["pythons"]
+        refused = kit(host, ORDINARY, "install", *ARCHIVE, "--prefix", SITE, proc=False)
+        assert "/proc is not mounted here" in refused.stderr
+        assert not (host / SITE[1:]).exists()
+        installed = kit(host, who, "install", *ARCHIVE, "--prefix", SITE, *user)
+        assert installed.returncode == 0, installed.stderr
+        assert "Its self-test passed" in installed.stdout
+        release = next((host / SITE[1:] / "releases").iterdir())
+        assert json.loads((release / "receipt.json").read_bytes())["python"].startswith(f"{python}.")
+        whole = kit(host, who, "verify", "--prefix", SITE, "--root", "/media/stick/root.json")
+        assert whole.returncode == 0, whole.stdout
+        with served(host, who, tmp_path / "log") as url, urllib.request.urlopen(f"{url}/healthz", timeout=60) as answer:  # noqa: S310
+            assert json.load(answer) == {"status": "ok"}
+
+
+def test_python_3_9_alone_verifies_and_is_told_which_python_to_add(demo: Installation, tmp_path: Path) -> None:
+    with bare_host("bullseye", demo, tmp_path) as host:
+        verified = kit(host, ORDINARY, "verify", *ARCHIVE, proc=False)
+        assert verified.returncode == 0, verified.stderr
+        refused = kit(host, ORDINARY, "install", *ARCHIVE, "--prefix", SITE)
+        assert refused.returncode == 1
+        (said,) = refused.stderr.splitlines()
+        assert re.match(
+            r"installer: OtherPythonError: the release needs CPython 3\.11.* this is CPython 3\.9: install", said
+        )
+        assert not (host / SITE[1:]).exists()
