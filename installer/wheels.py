@@ -70,13 +70,15 @@ def environment_members(
     """
     members: dict[str, Member] = {}
     names: dict[str, dict[str, int]] = {}
+    distributions: set[str] = set()
     for number, line in enumerate(lock.splitlines(), start=1):
-        fields = LOCKED_WHEEL.fullmatch(line)
+        fields, where = LOCKED_WHEEL.fullmatch(line), f"the lock for Python {python}, line {number}"
         if fields is None:
-            raise WheelInstallError(f"requirements.lock, line {number}: not a wheel with its version and SHA-256 hash")
+            raise WheelInstallError(f"{where}: not a wheel with its version and SHA-256 hash")
         wheel = _locked_wheel(wheels, *fields.groups())
-        if wheel.name in names:
-            raise WheelInstallError(f"requirements.lock, line {number}: names {fields[1]} twice")
+        if _canonical(fields[1]) in distributions:
+            raise WheelInstallError(f"{where}: names {fields[1]} twice")
+        distributions.add(_canonical(fields[1]))
         found = dict(_installed_members(wheel))
         names[wheel.name] = {path: member.size_bytes for path, member in found.items()}
         for path, member in found.items():

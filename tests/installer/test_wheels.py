@@ -225,6 +225,12 @@ def test_a_wheel_that_the_lock_names_twice_is_refused(tmp_path: Path) -> None:
     digest, path, line = wheel(tmp_path, "w", {})
     with pytest.raises(WheelInstallError, match="line 2: names w twice"):
         environment_members({digest: path}, line * 2, PYTHON)
+    other = tmp_path / "w-2.0-py3-none-any.whl"
+    other.write_bytes(make_wheel({}, "w-2.0.dist-info"))
+    second = hashlib.sha256(other.read_bytes()).hexdigest()
+    lock = f"{line}w==2.0 --hash=sha256:{second}\n"
+    with pytest.raises(WheelInstallError, match="line 2: names w twice"):
+        environment_members({digest: path, second: other}, lock, PYTHON)
 
 
 def test_a_wheel_of_another_name_or_version_than_the_lock_s_is_refused(tmp_path: Path) -> None:
