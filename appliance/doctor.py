@@ -32,6 +32,7 @@ class Advice:
     is_well: bool
     detail: str
     remedy: str | None = None
+    is_warning: bool = False  # somebody should know it, but nothing here is wrong
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class Report:
     def lines(self) -> Iterator[str]:
         """The report for a person at a terminal."""
         for one in self.advice:
-            yield f"{'ok  ' if one.is_well else 'FAIL'}  {one.subject}: {one.detail}"
+            mark = "FAIL" if not one.is_well else "warn" if one.is_warning else "ok  "
+            yield f"{mark}  {one.subject}: {one.detail}"
             if one.remedy:
                 yield f"      to do: {one.remedy}"
         if self.silence is not None:
@@ -97,7 +99,7 @@ def examine(config: Config) -> Report:
             advice.append(Advice(subject, True, look(config)))
         except ApplianceError as exc:
             advice.append(Advice(subject, False, str(exc)))
-    advice += [_examine_disk(config), _examine_clock(datetime.now(UTC))]
+    advice += [_examine_disk(config), _examine_clock(datetime.now(UTC)), *_advisories(config, datetime.now(UTC))]
     return Report(all(one.is_well for one in advice), tuple(advice), silence)
 
 
@@ -222,3 +224,25 @@ def _examine_clock(now: datetime) -> Advice:
     if not has_lost_its_time(now):
         return Advice("clock", True, text)
     return Advice("clock", False, text, "set the clock; the record would bear false times")
+
+
+def _advisories(config: Config, now: datetime) -> Iterator[Advice]:
+    """What is known about vulnerabilities of the release's packages: a summary, then one line for each."""
+    from appliance.advisories import OLD_DAYS, find_affected
+
+    try:
+        found = find_affected(config.release_dir)
+    except ApplianceError as exc:
+        yield Advice("advisories", True, str(exc), "ask the sender for a new archive", is_warning=True)
+        return
+    if found is None:
+        yield Advice("advisories", True, "the release carries no data about vulnerabilities")
+        return
+    age = found.age_days(now)
+    data = f"{found.packages} packages, compared with data of {found.newest:%Y-%m-%d} ({age} days old)"
+    remedy = f"ask the sender for a release with newer data than {OLD_DAYS} days" if age > OLD_DAYS else None
+    count = len({one.package for one in found.affected})
+    words = f"{data}; {count} with known vulnerabilities" if count else f"{data}; no known vulnerability"
+    yield Advice("advisories", True, words, remedy, is_warning=age > OLD_DAYS or count > 0)
+    for one in found.affected:
+        yield Advice("advisories", True, str(one), "ask the sender for a newer release", is_warning=True)

@@ -16,6 +16,7 @@ from importlib.metadata import version as distribution_version
 from pathlib import Path, PurePath
 
 from bundler.about import write_about
+from bundler.advisories import read_advisories
 from bundler.archive import ReleaseTree, digest_tree
 from bundler.checkpoint import Checkpoint, open_checkpoint
 from bundler.dependencies import Hosts
@@ -41,8 +42,10 @@ from bundler.sbom import FILE as SBOM
 from bundler.sbom import Materials, encode_sbom
 from bundler.tokenizer import has_tokenizer, load_vocabulary
 from bundler.wheel_facts import WheelFacts, read_wheel, safe_name
-from bundler.wheelhouse import check_unpacking, collect_wheelhouse, fetch_wheels
+from bundler.wheelhouse import check_unpacking, collect_wheelhouse, fetch_wheels, sha256_file
 from installer.archive import Sha256Hex
+from installer.formats.advisories import FILE as ADVISORIES
+from installer.formats.advisories import encode_advisories
 from installer.formats.known_answers import FILE as KNOWN_ANSWERS
 from installer.formats.release import (
     DESCRIPTOR,
@@ -74,6 +77,7 @@ class BuildRequest:
     version: str | None  # None: the project's version and a digest of the contents
     known_answers: bool
     environ: Mapping[str, str]  # the environment of the programs that the build starts
+    advisories: Path | None = None  # vulnerability data that travels with the release
 
     @property
     def target(self) -> ReleaseTarget:
@@ -116,6 +120,9 @@ def assemble_release(tree: Path, request: BuildRequest, progress: Progress) -> R
     progress.stage("Reading wheels and licences")
     wheels = tuple(read_wheel(path) for path in sorted((tree / "wheels").glob("*.whl")))
     _write_licences(tree, request, wheels)
+    if request.advisories is not None:
+        known = read_advisories(request.advisories, {wheel.name for wheel in wheels})
+        (tree / ADVISORIES).write_bytes(encode_advisories(known))
     inputs = _inputs(request, wheels, progress)
     # 3. Their digests, then the documents that name them, then release.json. The version may be made from all of them.
     progress.stage("Hashing the release", sum(path.stat().st_size for path in tree.rglob("*") if path.is_file()))
@@ -215,8 +222,12 @@ def _write_licences(tree: Path, request: BuildRequest, wheels: Sequence[WheelFac
 def _inputs(request: BuildRequest, wheels: Sequence[WheelFacts], progress: Progress) -> list[Input]:
     """What the release is made from, by digest."""
     source = [] if request.own_wheel is not None else [source_input()]
-    adapter = [] if request.adapter is None else model_inputs("adapter", request.adapter, progress)
-    return [*model_inputs("checkpoint", request.checkpoint, progress), *adapter, *source, *wheel_inputs(wheels)]
+    given, adapter = request.advisories, []
+    if request.adapter is not None:
+        adapter = model_inputs("adapter", request.adapter, progress)
+    advisories = [] if given is None else [Input("advisories", sha256_file(given))]
+    model = model_inputs("checkpoint", request.checkpoint, progress)
+    return [*model, *adapter, *source, *wheel_inputs(wheels), *advisories]
 
 
 def _documents(

@@ -52,6 +52,9 @@ RELEASE_LIFETIME_DAYS = 730
               help="Version of the signed metadata; default: what the ledger beside the keys says.")  # fmt: skip
 @click.option("--wheel-cache", type=PATH, help="Where fetched wheels are kept; default: the user's cache directory.")
 @click.option("--own-wheel", type=PATH, help="This project's wheel; default: built from the source tree.")
+@click.option("--advisories", type=PATH,
+              help="Vulnerability data for `appliance doctor`: records of OSV (JSON or zip), or grype's JSON.",
+)  # fmt: skip
 @click.option(
     "--no-kit", is_flag=True, help="Write neither the installer kit nor the carrying sheet beside the archive."
 )
@@ -68,9 +71,9 @@ RELEASE_LIFETIME_DAYS = 730
 def build_command(
     checkpoint: Path, adapter: Path | None, keys: Path, out: Path, pythons: tuple[str, ...], platform: str,
     accelerator: str, dense: DenseKind, name: str | None, version: str | None, expires: datetime | None,
-    metadata_version: int | None, wheel_cache: Path | None, own_wheel: Path | None, base: Path | None,
-    volume_bytes: int | None, no_kit: bool,
-    no_known_answers: bool, passphrase_file: Path | None, as_json: bool,
+    metadata_version: int | None, wheel_cache: Path | None, own_wheel: Path | None, advisories: Path | None,
+    base: Path | None, volume_bytes: int | None, no_kit: bool, no_known_answers: bool, passphrase_file: Path | None,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Export, collect, sign and verify one archive. Write the kit that installs it, and a sheet to print, beside it.
 
@@ -92,6 +95,7 @@ def build_command(
         version=version,
         known_answers=not no_known_answers,
         environ=os.environ,
+        advisories=advisories,
     )
     end = expires.replace(tzinfo=UTC) if expires else utc(now + timedelta(days=RELEASE_LIFETIME_DAYS))
     with StageLines() as progress:

@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import bundler.lock
+from appliance.advisories import find_affected
 from bundler.cli import main as bundler_main
 from bundler.known_answers import record_known_answers
 from bundler.random_checkpoint import random_config, write_random_checkpoint
@@ -146,7 +147,10 @@ def test_a_delta_in_volumes_from_the_checkpoint_to_an_installed_release(
 ) -> None:
     old, new, prefix, root = tmp_path / "old.airgap", tmp_path / "new.airgap", tmp_path / "site", keys / "root.json"
     assert build(checkpoint, keys, old, wheels, "--version", "1").exit_code == 0
-    more = ["--version", "2", "--base", old, "--volume-size", "8K", "--json"]
+    advisories = tmp_path / "osv.json"
+    advisories.write_text(json.dumps({"id": "X-1", "modified": "2026-11-20T00:00:00Z", "affected": [
+        {"package": {"ecosystem": "PyPI", "name": "appliance.fixture"}, "versions": ["1.0"]}]}))  # fmt: skip
+    more = ["--version", "2", "--base", old, "--volume-size", "8K", "--json", "--advisories", advisories]
     built = json.loads(build(checkpoint, keys, new, wheels, *more).stdout)
     assert not new.exists()
     volumes = [Path(volume["file"]) for volume in built["volumes"]]
@@ -167,6 +171,15 @@ def test_a_delta_in_volumes_from_the_checkpoint_to_an_installed_release(
     assert "  version: 1 -> 2\n" in changed
     assert "packages: no changes\nweights: the same, " in changed
     assert "settings: no changes\ndatabase: schema " in changed
+    found = find_affected(prefix / "current")
+    assert found is not None
+    assert [(one.package, one.version, one.advisory.id) for one in found.affected] == [
+        ("appliance-fixture", "1.0", "X-1")
+    ]  # fmt: skip
+    used = json.loads((prefix / "current" / "provenance.json").read_bytes())["predicate"]["buildDefinition"]
+    assert {"name": "advisories", "digest": {"sha256": hashlib.sha256(advisories.read_bytes()).hexdigest()}} in used[
+        "resolvedDependencies"
+    ]
     same = build(checkpoint, keys, new, wheels, "--version", "1", "--base", old)
     assert (same.exit_code, "very release" in same.stderr) == (1, True)
 
