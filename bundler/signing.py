@@ -149,7 +149,7 @@ def write_signing_file(archive: Path) -> Path:
     with archive.open("rb") as stream:
         reader = ArchiveReader(stream)
         members = reader.read_metadata()
-        reader.read_delta()
+        reader.read_delta()  # what a delta leaves out is not signed
         digest, size = next(iter(blob_order(parse_targets(parse_canonical(TARGETS, members[TARGETS]).signed)).items()))
         data = b"".join(reader.open_member(target_name(digest), size, {}))
     descriptor = member_header(target_name(digest), size) + data + bytes(padding_bytes(size))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bundler.errors import BuildError
+from bundler.sign import is_unfinished
 from installer.archive import BLOCK_BYTES, CHUNK_BYTES, ArchiveReader, Sha256Hex
 from installer.errors import InstallerError
 from installer.media.volume import (
@@ -100,9 +101,11 @@ def split_archive(archive: Path, directory: Path, volume_bytes: int, progress: P
 
 def _require_archive(file: BinaryIO, archive: Path) -> None:
     try:
-        ArchiveReader(file).read_metadata()
+        members = ArchiveReader(file).read_metadata()
     except InstallerError as exc:
         raise BuildError(f"{archive} is not a whole archive: {exc}") from exc
+    if is_unfinished(members):
+        raise BuildError(f"{archive} lacks signatures, which could not be added to volumes; see `bundler sign`")
     file.seek(0)
 
 

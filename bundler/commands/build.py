@@ -124,5 +124,7 @@ def build_command(
         print_volumes(volumes)
     print_release(verified)
     print_what_is_missing(out, verified)
+    if volume_bytes is not None and not volumes:
+        click.echo(f"It was not cut into volumes. When it is complete: bundler split {out} --volume-size ..")
     if carriage is not None:
         print_carriage(carriage)

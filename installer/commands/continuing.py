@@ -21,11 +21,13 @@ INTERPRETER = click.option(
 
 
 @contextmanager
-def fitting_python(chosen: Path | None) -> Iterator[None]:
+def fitting_python(chosen: Path | None, *, may_begin_again: bool = True) -> Iterator[None]:
     """Run the block in the Python that was chosen or, if the block finds that this one does not fit, in one that does.
 
     Then this process is replaced, and the command begins again.
 
+    Args:
+        may_begin_again: False if the block reads a pipe, of which another process would get the rest only.
     Raises:
         PlatformError: no Python of the host fits, or the chosen one does not.
     """
@@ -36,7 +38,7 @@ def fitting_python(chosen: Path | None) -> Iterator[None]:
     try:
         yield
     except OtherPythonError as exc:
-        found = None if chosen is not None else find_interpreter(exc.pythons, os.environ)
+        found = None if chosen is not None or not may_begin_again else find_interpreter(exc.pythons, os.environ)
         if found is None or is_running(found):
             raise
         _continue_in(found)

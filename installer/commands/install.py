@@ -13,6 +13,7 @@ import click
 from installer.commands.continuing import INTERPRETER, fitting_python
 from installer.commands.options import FILES, JSON, MEDIA, PREFIX, ROOT, USER, given_media, read_root
 from installer.install import install
+from installer.media.source import PIPE
 from installer.terminal import StageLines
 
 
@@ -44,7 +45,11 @@ def install_command(
     """
     if os.geteuid() == 0:
         os.umask(0o022)  # the release is for another user to read
-    with fitting_python(interpreter), StageLines() as progress, given_media(files, directories, progress) as media:
+    with (
+        fitting_python(interpreter, may_begin_again=PIPE not in files),
+        StageLines() as progress,
+        given_media(files, directories, progress) as media,
+    ):
         outcome = install(
             media.stream,
             read_root(root),

@@ -44,7 +44,7 @@ def open_media(
     if PIPE in files:
         if len(files) > 1 or directories:
             raise AmbiguousMediaError("- reads one whole archive from a pipe; give no other file and no --media")
-        if os.isatty(pipe.fileno()):
+        if pipe.isatty():
             raise InstallerError("nothing is piped in: `cat FILE | installer install - ..` pipes an archive")
         yield Media(pipe, "the pipe", None)
         return

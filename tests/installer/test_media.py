@@ -21,6 +21,7 @@ from bundler.errors import BuildError
 from bundler.volumes import parse_size, split_archive
 from installer.archive import ByteStream
 from installer.cli import main
+from installer.commands import continuing
 from installer.errors import (
     AmbiguousMediaError,
     DamagedVolumeError,
@@ -29,11 +30,13 @@ from installer.errors import (
     InstallerError,
     MediaError,
     MissingVolumeError,
+    OtherPythonError,
     RepeatedVolumeError,
     TruncatedArchiveError,
     VolumeHeaderError,
 )
 from installer.install import install
+from installer.interpreters import Interpreter
 from installer.media import stream as media_stream
 from installer.media.shelf import Shelf
 from installer.media.source import open_media
@@ -437,6 +440,28 @@ def test_an_archive_comes_through_a_pipe(command: str, release_1: Path, sender: 
         assert Site(tmp_path / "site").pointed("current") == "1.0"
     else:
         assert done.stdout.startswith("the pipe: verified. test 1.0")
+
+
+@pytest.mark.parametrize(("file", "continues"), [("-", False), (NAME, True)], ids=["a pipe", "a file"])
+def test_a_pipe_is_never_read_on_by_another_python(
+    file: str, continues: bool, release_1: Path, sender: Sender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another Python of the host takes over what it can begin again; of a pipe it would get the rest only."""
+    other = Interpreter("/usr/bin/python3.99", "CPython", "3.99", "/usr/bin/python3.99")
+    taken_over: list[Interpreter] = []
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OtherPythonError(("3.99",), "CPython 3.9")
+
+    monkeypatch.setattr("installer.commands.install.install", refuse)
+    monkeypatch.setattr(continuing, "find_interpreter", lambda pythons, environ: other)
+    monkeypatch.setattr(continuing, "_continue_in", taken_over.append)
+    path = str(release_1) if continues else file
+    arguments = ["install", path, "--root", str(sender.root_path), "--prefix", str(tmp_path / "site")]
+    with release_1.open("rb") as stdin:
+        done = CliRunner().invoke(main, arguments, input=stdin.read())
+    assert taken_over == ([other] if continues else [])
+    assert continues or (done.exit_code, "--interpreter" in done.stderr) == (1, True)
 
 
 def test_a_pipe_that_breaks_is_refused_and_leaves_nothing(release_1: Path, sender: Sender, tmp_path: Path) -> None:
