@@ -2,7 +2,7 @@
 DEMO_PORT ?= 8080
 DEMO_DIR ?= $(shell .ci/demo-dir)
 # The demo never runs as root. If root starts it, it runs as a user that every host has.
-DEMO_USER := $(shell test "$$(id -u)" != 0 || echo --user nobody)
+DEMO_USER := $(shell test "$$(id -u)" != 0 || echo --user nobody --no-service)
 SHELL := /bin/sh
 BIN := .venv/bin
 RUNTIME_EXTRAS := cpu,bundler

@@ -10,6 +10,7 @@ import click
 
 from installer.commands.diff import diff
 from installer.commands.install import install_command
+from installer.commands.service import service
 from installer.commands.site import own, rollback, status
 from installer.commands.trust import trust
 from installer.commands.verify import verify_command
@@ -46,6 +47,7 @@ for command in (
     status,
     rollback,
     own,
+    service,
     trust,
 ):
     main.add_command(command)

@@ -264,6 +264,10 @@ class ReachError(PreflightError):
     """The user as whom the appliance should run cannot reach the prefix or the interpreter."""
 
 
+class ServiceError(InstallerError):
+    """The service of a site cannot be made, changed or started as it was asked for; the release stays installed."""
+
+
 class StorageFullError(InstallerError):
     """The disk (or a quota or file size limit) became full while writing; what was staged has been removed."""
 

@@ -23,6 +23,7 @@ from installer.environment import environment_files, host_interpreter, members_o
 from installer.errors import InstallerError, MediaError, ReleaseConflictError
 from installer.formats.manifest import MANIFEST, Entry, encode_manifest, is_bulk
 from installer.formats.release import Release
+from installer.formats.trial import begin_trial
 from installer.inspection import differences_of
 from installer.owner import Owner, find_owner, hand_over
 from installer.preflight import check_executable, check_host_parts, check_platform, check_space, this_host
@@ -97,6 +98,7 @@ def install(
             site.accept_metadata(verified.metadata.accepted)
             receipt = known
         before = site.pointed("current")
+        begin_trial(site.prefix, version, before)
         site.switch(version)
         collect_garbage(site)
         if (owner := find_owner(user, site.prefix)) is not None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from installer.errors import BusyError, InstallerError, NoReleaseError, PrefixError, StorageFullError
 
 RECEIPT = "receipt.json"
-OURS = {"store", "releases", "state", "trust", "current", "previous", ".incoming"}
+OURS = {"store", "releases", "state", "trust", "current", "previous", "service", ".incoming"}
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a full disk, a quota or a file size limit answers
 
 

@@ -19,7 +19,8 @@ from appliance.isolation.kernel import syscall
 
 SERVICE_UID = 65534  # nobody: has no privileges and owns nothing
 SERVICE_USER = str(SERVICE_UID) if os.geteuid() == 0 else None  # for `install`: only root gives a site away
-USER_OPTION = () if SERVICE_USER is None else ("--user", SERVICE_USER)  # options for the installer's command
+# Options for the installer's command. It must not make a service of the host that runs the tests.
+USER_OPTION = () if SERVICE_USER is None else ("--user", SERVICE_USER, "--no-service")
 PROJECT = Path(__file__).parents[1]
 _CLONE_NEWNS = 0x00020000
 _MS_BIND, _MS_REC, _MS_PRIVATE = 4096, 16384, 1 << 18

@@ -37,6 +37,7 @@ Action = Literal[
     "disk_filling", "disk_full", "disk_freed",
     "record_finding", "finding_acknowledged", "signing_key_replaced", "index_rebuilt",
     "schema_upgraded",
+    "release_returned",
 ]  # fmt: skip
 ACTIONS: tuple[Action, ...] = get_args(Action)
 SALT_BYTES = 32

@@ -12,7 +12,6 @@ import errno
 import mmap
 import os
 import platform
-import signal
 import socket
 import struct
 from collections.abc import Callable, Iterator
@@ -90,7 +89,7 @@ class Props:
     accepted: socket.socket
     pair: socket.socket
     unix: socket.socket  # not connected
-    has_32_bit_calls: bool  # whether this kernel has them
+    foreign: frozenset[str]  # "32-bit", "x32": ABIs whose calls can be tried here
 
 
 @contextmanager
@@ -109,7 +108,7 @@ def open_props() -> Iterator[Props]:
     one, other = socket.socketpair()
     unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with listener, client, accepted, one, other, unix:
-        yield Props(listener, accepted, one, unix, _has_32_bit_calls())
+        yield Props(listener, accepted, one, unix, _foreign_abis())
 
 
 def every_attempt(props: Props) -> Iterator[Attempt]:
@@ -121,8 +120,9 @@ def every_attempt(props: Props) -> Iterator[Attempt]:
     yield from _powers()
     # AArch32 code needs a process of its own; the filter's first rule refuses it in the same way.
     if platform.machine() == "x86_64":
-        yield Attempt("x32 system call", "x32 call 39", lambda: syscall(X32_BIT + 39))  # getpid
-        if props.has_32_bit_calls:
+        if "x32" in props.foreign:
+            yield Attempt("x32 system call", "x32 call 39", _call_x32)
+        if "32-bit" in props.foreign:
             yield Attempt("32-bit system call", "32-bit call 20", call_32_bit)
 
 
@@ -262,7 +262,7 @@ def _every_other_family() -> None:
         try:
             os.close(syscall("socket", family, int(socket.SOCK_STREAM), 0))
         except OSError as exc:
-            if exc.errno not in (errno.EPERM, errno.ENOSYS):
+            if exc.errno not in (errno.EPERM, errno.ENOSYS, errno.ENOANO):
                 raise
             refusal = exc
         else:
@@ -284,15 +284,27 @@ def call_32_bit() -> None:
         raise OSError(-answer, os.strerror(-answer))
 
 
-def _has_32_bit_calls() -> bool:
-    """Whether this kernel offers 32-bit calls: without them the instruction ends the process."""
+def _call_x32() -> None:
+    """Call getpid by its number in the x32 ABI."""
+    syscall(X32_BIT + 39)
+
+
+def _foreign_abis() -> frozenset[str]:
+    """The foreign ABIs whose calls do not end the process.
+
+    A kernel without 32-bit calls ends it, and so does a filter of the host's for every foreign call (the setting
+    SystemCallArchitectures of a service). Such a call needs no further proof, and cannot be tried.
+    """
     if platform.machine() != "x86_64":
-        return False
+        return frozenset()
+    return frozenset(name for name, call in (("32-bit", call_32_bit), ("x32", _call_x32)) if not _kills(call))
+
+
+def _kills(call: Callable[[], object]) -> bool:
     pid = fork()
     if pid == 0:
         try:
-            call_32_bit()
+            call()
         finally:
             os._exit(0)
-    status = os.waitpid(pid, 0)[1]
-    return not (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGSEGV)
+    return os.WIFSIGNALED(os.waitpid(pid, 0)[1])

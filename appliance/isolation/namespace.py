@@ -1,4 +1,8 @@
-"""An empty network namespace, in which not even loopback is up. The listener was bound before and still works."""
+"""A network namespace that leads nowhere. The listener was bound before and still works.
+
+Our own is empty: not even loopback is up. A service manager's (PrivateNetwork) holds loopback alone; its settings also
+forbid to make another one.
+"""
 
 from __future__ import annotations
 
@@ -22,17 +26,24 @@ def enter_network_namespace() -> str | None:
     """
     try:
         syscall("unshare", CLONE_NEWNET)
-        how = "as root"
+        how = "empty, entered as root"
     except OSError:
         if errno_of_child(_unshare_as_user):
-            return None
+            return "made by the service manager: it holds loopback alone" if _is_private() else None
         _unshare_as_user()
-        how = f"in a user namespace, as uid {os.getuid()}"
+        how = f"empty, entered in a user namespace, as uid {os.getuid()}"
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         refusal = probe.connect_ex(("127.0.0.1", 9))
     if refusal != errno.ENETUNREACH:
         raise SilenceError("the new network namespace is not empty: loopback can be reached")
     return how
+
+
+def _is_private() -> bool:
+    """Whether this is not the host's network namespace, and loopback is its only interface. Some settings of the kernel
+    exist in the first network namespace alone."""
+    interfaces = [line.partition(":")[0].strip() for line in Path("/proc/self/net/dev").read_text().splitlines()[2:]]
+    return interfaces == ["lo"] and not Path("/proc/sys/net/core/netdev_max_backlog").exists()
 
 
 def _unshare_as_user() -> None:

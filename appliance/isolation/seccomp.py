@@ -4,7 +4,8 @@ This module compiles the policy of a kind of process (policy.py): the filter all
 others. It answers ENOSYS to a call that is newer than the table, as an older kernel would. It refuses the calls of a
 foreign ABI (32-bit, x32), because their numbers mean other things.
 
-Filters add up, and of two verdicts the kernel takes the harsher: ERRNO, then NOTIFY, TRACE, ALLOW. So the supervisor's
+Filters add up, and of two verdicts the kernel takes the harsher: ERRNO, then NOTIFY, TRACE, ALLOW. Of two equally harsh
+ones it takes the newer. So the supervisor's
 own filter, which all programs inherit, refuses by TRACE (without a tracer: ENOSYS), and a program's filter by NOTIFY,
 which reaches the watcher. docs/decisions/0005 says why.
 
@@ -39,6 +40,7 @@ class Refusal(IntEnum):
     """How a filter refuses a call."""
 
     ERRNO = RET_ERRNO | errno.EPERM  # for a process without a watcher
+    OWN = RET_ERRNO | errno.ENOANO  # for a proof: no other filter gives this answer, and of two errors the newer counts
     NOTIFY = 0x7FC00000  # the caller waits for the watcher's answer; without one it is ENOSYS
     TRACE = 0x7FF00000  # ENOSYS; the NOTIFY of a program's own filter overrides it
 

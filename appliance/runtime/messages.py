@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 
 from appliance.runtime.one_way import one_way_pipe
 
@@ -15,8 +16,8 @@ class Messages:
     may become two events with the same words, never none.
     """
 
-    def __init__(self, first: dict[str, object]) -> None:
-        self._unsent = [first]
+    def __init__(self, first: Sequence[dict[str, object]]) -> None:
+        self._unsent = [*first]
         self._unrecorded: list[dict[str, object]] = []  # sent, not answered
         self._answers = 0
         self._sent_bytes = 0  # of the first unsent line: a pipe may take only part of a long one

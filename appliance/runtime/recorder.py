@@ -4,7 +4,8 @@ watches the disk of the record.
 It reads the supervisor's messages, one JSON object a line, on standard input: ``started`` (with the proof of silence),
 ``process_ended``, ``process_paused`` (somebody stopped one), ``packer_ended`` (there are packed weights to be
 compared), ``attempt_refused`` (what a process of the appliance was refused), ``watch_ended`` (nobody sees such attempts
-any more) and, last of all, ``stopping``. At the end of the input everything else has stopped, and the recorder writes
+any more), ``returned`` (a newer release did not become healthy), ``ready`` (this release serves, which ends its trial)
+and, last of all, ``stopping``. At the end of the input everything else has stopped, and the recorder writes
 the last event and the last checkpoint. If no ``stopping`` came before, the supervisor was killed, and the event says
 so. If the recorder was killed, too, the next start says so. The recorder ignores SIGTERM, because a service manager
 sends it to every process at once, before the last answers are recorded.
@@ -24,6 +25,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -35,16 +37,18 @@ from appliance.audit.details.site import (
     AttemptRefused,
     ProcessEnded,
     ProcessPaused,
+    ReleaseReturned,
     StartedRelease,
 )
 from appliance.audit.event import Actor, Content, NewEvent
-from appliance.audit.log import AuditLog
-from appliance.audit.rows import newest_of
+from appliance.audit.fault import LogBrokenError
+from appliance.audit.log import AuditLog, Event
+from appliance.audit.rows import load_events, newest_of
 from appliance.audit.signer import LogSigner
 from appliance.audit.upgrade import upgrade
 from appliance.certificates import CertificateError, now_utc
 from appliance.config import Config, load_config
-from appliance.database.transactions import SchemaError, as_iso, open_database
+from appliance.database.transactions import Database, SchemaError, as_iso, open_database
 from appliance.errors import CANNOT_SERVE, ApplianceError
 from appliance.isolation.confinement import seal
 from appliance.isolation.refused import UNWATCHED, Refused
@@ -53,6 +57,7 @@ from appliance.runtime.packed_watch import PackedWatch
 from appliance.runtime.release_watch import watching
 from appliance.transport import Transport
 from appliance.turns.interrupted import LostTurns
+from installer.formats.trial import HEALTHY, UPGRADED, Reached, write_reached
 
 _log = logging.getLogger(__name__)
 _LOOK_S = 3.0  # between looks at the disk
@@ -74,7 +79,7 @@ def run_recorder(
         DatabaseError, RecordError: the record cannot be opened or written.
     """
     disk = DiskWatch(config.record_dir)  # before the database, which cannot be opened on a full disk
-    database = open_database(config.database_url, upgrade=partial(upgrade, state_dir=config.state_dir))
+    database = open_database(config.database_url, upgrade=partial(_upgrade, config=config))
     try:
         log = AuditLog(database)
         stopping: dict[str, Any] | None = None
@@ -95,6 +100,12 @@ def run_recorder(
                 elif message["event"] == "packer_ended":
                     packed.packer_ended(anew=message["anew"])
                     tell_ready()
+                elif message["event"] == "ready":
+                    _try("the release stays on trial", lambda: _end_trial(config, signer))
+                    tell_ready()
+                elif message["event"] == "returned":
+                    _record_return(message, log)
+                    tell_ready()
                 else:
                     _record(message, log, key)
                     tell_ready()
@@ -102,6 +113,38 @@ def run_recorder(
         _sign(signer)
     finally:
         database.close()
+
+
+def _upgrade(database: Database, *, config: Config) -> None:
+    """Upgrade the database; a release on trial then says that the release before can no longer use it."""
+    upgrade(database, state_dir=config.state_dir)
+    _reach(config, UPGRADED)
+
+
+def _end_trial(config: Config, signer: LogSigner) -> None:
+    """Say that the release serves: the model answers, a web worker is ready, and the record can be signed."""
+    with suppress(LogBrokenError):  # somebody has changed the log: a finding of its own, under any release
+        signer.sign()
+    _reach(config, HEALTHY)
+
+
+def _reach(config: Config, stage: str) -> None:
+    """Tell the keeper how far this start has come. The record does not depend on it."""
+    try:
+        write_reached(config.home, Reached(config.release_dir.name, stage))
+    except OSError as exc:
+        _log.error("the keeper does not learn that this release is %s: %s", stage, exc)
+
+
+def _record_return(message: dict[str, Any], log: AuditLog) -> None:
+    """Record once that a newer release was left; every later start brings the same message."""
+    details = ReleaseReturned(left=message["left"], to=message["to"], why=message["why"], at=message["at"])
+    newest = newest_of(log, ("release_returned",))
+    known = None if newest is None else load_events(log.database, [newest.sequence]).get(newest.sequence)
+    if isinstance(known, Event) and known.content is not None and known.content.details == details:
+        return
+    text = f"Release {details.left} {details.why}, so release {details.to} is served again"
+    log.append(NewEvent(_SYSTEM, "release_returned", "failed", details.left, Content(text, details)))
 
 
 def _begin(signer: LogSigner) -> str:

@@ -26,6 +26,7 @@ from appliance.runtime.site_lock import lock_site
 from appliance.runtime.supervisor import SIGNALS, StartError, Supervisor
 from appliance.signals import ignore_all_but
 from appliance.transport import Transport, host_of, transport_of
+from installer.formats.trial import is_on_trial, load_returned
 
 
 def serve(
@@ -59,6 +60,7 @@ def serve(
     init_state(config.home, config.database_file)
     listener = listen(config, inherited_listener)
     transport = transport_of(config, host_of(listener))
+    on_trial, returned = is_on_trial(config.home, config.release_dir.name), load_returned(config.home)
     locks = lock_site(config)
     doorbell = Doorbell()
     keep = [listener.fileno(), *locks, *doorbell.fds]
@@ -78,8 +80,15 @@ def serve(
         "event": "started", "summary": silence.summary(), "watched": watch is not None, "silence": asdict(silence),
         "release": release,
     }  # fmt: skip
+    messages = [started]
+    if returned is not None and returned.to == config.release_dir.name:
+        messages.append({"event": "returned", **asdict(returned)})
+    if on_trial:
+        say(f"Release {config.release_dir.name} is on trial: the database is upgraded when the model has loaded.")
     programs = replace(programs, environ=environ)
-    Supervisor(config, programs, listener, doorbell, started, granted, watch, transport, url, say).run()
+    Supervisor(
+        config, programs, listener, doorbell, messages, granted, watch, transport, url, say, on_trial=on_trial
+    ).run()
 
 
 def _take_signals() -> None:

@@ -15,7 +15,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 
 from appliance.child import NoProcessError
@@ -56,18 +56,21 @@ class Supervisor:
 
     def __init__(
         self, config: Config, programs: Programs, listener: socket.socket, doorbell: Doorbell,
-        started: dict[str, object], places: Places | None, watch: Watch | None, transport: Transport, url: str,
-        say: Callable[[str], None],
+        messages: Sequence[dict[str, object]], places: Places | None, watch: Watch | None, transport: Transport,
+        url: str, say: Callable[[str], None], *, on_trial: bool = False,
     ) -> None:  # fmt: skip
         """Args:
-        started: the first message to the recorder.
+        messages: the first ones to the recorder.
+        on_trial: this release has never served. Then the recorder, which upgrades the database, starts only when the
+            model has loaded: until then the release before can be served again.
         places: what files programs may use; None: this host has no Landlock.
         """
         self._programs, self._say, self._places, self._watch = programs, say, places, watch
         self._link_url = config.site_addresses[0].url if config.site_addresses else url
         self._doorbell, self._pulse = doorbell, EnginePulse(doorbell.web_end)
         self._web_probe, self._recorder_probe = ReadyPipe(), ReadyPipe()
-        self._messages = Messages(started)
+        self._messages = Messages(messages)
+        self._on_trial = on_trial
         self._outputs = Outputs((Kind.RECORDER, Kind.WEB, Kind.PACKER, engine_kind(config), Kind.ADMINISTRATION))
         self._ended_workers = EndedWorkers()
         self._why = "an error of the supervisor"  # why it stops
@@ -133,6 +136,8 @@ class Supervisor:
 
     def _waits(self, child: Child) -> bool:
         """Web workers use the database only after the recorder has made or upgraded it."""
+        if child is self._recorder:
+            return self._on_trial and not self._pulse.was_felt
         return child is self._web and not self._recorder_probe.is_answered()
 
     def _start(self, child: Child) -> None:
@@ -254,8 +259,9 @@ class Supervisor:
             os.close(link_fd)
         words = self._announcement.words()
         if self._web_probe.is_answered() and self._pulse.was_felt and words is not None:
-            self._announced = True
+            self._announced, self._on_trial = True, False
             self._say(words)
+            self._messages.add({"event": "ready"})
 
     def _stop(self) -> None:
         """End engine and web first, so that running answers end and are recorded; then end the recorder, which signs

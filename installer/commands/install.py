@@ -12,7 +12,8 @@ import click
 
 from installer.commands.continuing import INTERPRETER, fitting_python
 from installer.commands.options import FILES, JSON, MEDIA, PREFIX, ROOT, USER, given_media, read_root
-from installer.install import install
+from installer.commands.service import after_install
+from installer.install import Outcome, install
 from installer.media.source import PIPE
 from installer.terminal import StageLines
 
@@ -24,6 +25,7 @@ from installer.terminal import StageLines
 @PREFIX
 @USER
 @INTERPRETER
+@click.option("--no-service", is_flag=True, help="Make no systemd service, even if root installs.")
 @JSON
 def install_command(
     files: tuple[Path, ...],
@@ -32,6 +34,7 @@ def install_command(
     prefix: Path,
     user: str | None,
     interpreter: Path | None,
+    no_service: bool,
     as_json: bool,
 ) -> None:
     """Verify archive FILE while copying it, test the release, and make it the current one of the site.
@@ -41,7 +44,7 @@ def install_command(
 
     The previous release stays installed; `installer rollback` returns to it. The command may be interrupted at any
     moment: the old release keeps working, and the same command resumes. If root runs it, the release belongs to root,
-    and state/ to an unprivileged user, as whom the appliance then runs.
+    and state/ to an unprivileged user, as whom the appliance then runs; and systemd gets a service that serves it.
     """
     if os.geteuid() == 0:
         os.umask(0o022)  # the release is for another user to read
@@ -60,9 +63,17 @@ def install_command(
             user=user,
         )
     receipt = outcome.receipt
+    served, lines = after_install(prefix, user, wanted=not no_service)
     if as_json:
-        click.echo(json.dumps({**asdict(outcome), "current": receipt.version}))
+        click.echo(json.dumps({**asdict(outcome), "current": receipt.version, **served}))
         return
+    _say(outcome)
+    for line in lines:
+        click.echo(line)
+
+
+def _say(outcome: Outcome) -> None:
+    receipt = outcome.receipt
     for note in outcome.notes:
         click.echo(f"Note: {note}.")
     if outcome.repaired:

@@ -13,6 +13,7 @@ import click
 from installer.commands.options import JSON, PREFIX, USER
 from installer.errors import NoReleaseError, OwnerError
 from installer.formats.manifest import damage
+from installer.formats.trial import end_trial
 from installer.inspection import differences_of
 from installer.owner import find_owner, hand_over
 from installer.site import Receipt, Site, open_site
@@ -59,6 +60,7 @@ def rollback(prefix: Path, version: str | None, as_json: bool) -> None:
         raise NoReleaseError(f"no release is installed in {prefix}")
     with open_site(prefix) as site:
         before, after = site.roll_back(version)
+        end_trial(site.prefix)  # somebody has decided
     if as_json:
         click.echo(json.dumps({"current": after, "previous": before}))
     else:

@@ -14,6 +14,9 @@ from urllib.parse import urlsplit
 import sqlalchemy as sa
 
 from appliance.audit.checkpoint import integrity
+from appliance.audit.details.site import ReleaseReturned
+from appliance.audit.log import Event
+from appliance.audit.rows import load_events, newest_of
 from appliance.certificates import CertificateError, load_pair
 from appliance.database.tables import audit_events
 from appliance.database.transactions import as_us
@@ -188,6 +191,24 @@ def _paused(services: Services) -> Iterable[Alarm]:
         )
 
 
+def _returned(services: Services) -> Iterable[Alarm]:
+    """A newer release did not become healthy, and the one that is served now was served again in its place."""
+    newest = newest_of(services.record, ("release_returned",))
+    if newest is None:
+        return
+    event = load_events(services.record.database, [newest.sequence]).get(newest.sequence)
+    content = event.content if isinstance(event, Event) else None
+    if content is None or not isinstance(content.details, ReleaseReturned):
+        return
+    if content.details.to == services.config.release_dir.name:
+        yield Alarm(
+            "alarm",
+            f"{content.text}.",
+            f"Event {newest.sequence} says when. The log of the service says what was wrong with the newer release; "
+            "install a mended one, and this alarm ends when it serves.",
+        )
+
+
 _SOURCES: Final[tuple[Callable[[Services], Iterable[Alarm]], ...]] = (
-    _record, _accounts, _attempts, _unwatched, _paused, _release, _disk, _address, _transport,
+    _record, _accounts, _attempts, _unwatched, _paused, _returned, _release, _disk, _address, _transport,
 )  # fmt: skip

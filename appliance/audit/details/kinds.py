@@ -29,6 +29,7 @@ from appliance.audit.details.site import (
     ProcessPaused,
     ReleaseDiffers,
     ReleaseIntact,
+    ReleaseReturned,
     SchemaUpgraded,
 )
 from appliance.audit.details.turns import FinishedAnswer, LostAnswer, PromptDetails, UnfinishedAnswer
@@ -53,6 +54,7 @@ KINDS: Final[Mapping[Action, tuple[type[Details], ...]]] = {
     "weights_packed": (PackedWeights,),
     "weights_compared": (PackedWeights,),
     "schema_upgraded": (SchemaUpgraded,),
+    "release_returned": (ReleaseReturned,),
 }
 
 

@@ -105,3 +105,13 @@ class SchemaUpgraded(Details):
     root: str | None = field(default=None, metadata=ALWAYS)
     faults: int = 0
     reason: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleaseReturned(Details):
+    """A new release did not become healthy, so the one before is served again: which, why, and when that happened."""
+
+    left: str
+    to: str
+    why: str
+    at: str

@@ -51,6 +51,7 @@ ACTION_WORDS: Final[dict[Action, str]] = {
     "signing_key_replaced": "Replaced the signing key",
     "index_rebuilt": "Rebuilt the search index",
     "schema_upgraded": "Upgraded the database",
+    "release_returned": "Returned to the release before",
 }
 
 
@@ -86,7 +87,7 @@ ACTION_GROUPS: Final[tuple[tuple[str, str, tuple[Action, ...]], ...]] = (
         "appliance", "The appliance",
         ("settings_changed", "appliance_started", "appliance_stopped", "engine_restarted", "process_ended",
          "process_paused", "disk_filling", "disk_full", "disk_freed", "release_compared", "weights_packed",
-         "weights_compared", "schema_upgraded",
+         "weights_compared", "schema_upgraded", "release_returned",
          "attempt_refused", "watch_ended"),
     ),
 )  # fmt: skip
