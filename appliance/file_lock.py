@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import os
-import struct
 import time
-from pathlib import Path
 from typing import Final
 
+from installer.formats.serving import is_owned, is_owned_at, whole_file
+
+__all__ = ["is_owned", "is_owned_at", "lock_within", "own"]  # the installer asks, too, so asking is defined with it
+
 _LOOK_AGAIN_S: Final = 0.02
-_FLOCK: Final = struct.Struct("@hhqqi0q")  # struct flock of 64-bit Linux: type, whence, start, length, pid
 _REFUSED: Final = (errno.EAGAIN, errno.EACCES)
 
 
@@ -30,38 +30,12 @@ def own(descriptor: int, *, wait: bool = False) -> bool:
         wait: wait until the other owner has ended; the result is then True.
     """
     try:
-        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK, _whole_file(fcntl.F_WRLCK))
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK, whole_file(fcntl.F_WRLCK))
     except OSError as exc:
         if exc.errno not in _REFUSED:
             raise
         return False
     return True
-
-
-def is_owned(descriptor: int) -> bool:
-    """Whether another open file description owns this file."""
-    found = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _whole_file(fcntl.F_RDLCK))
-    return bool(_FLOCK.unpack(found)[0] != fcntl.F_UNLCK)
-
-
-def is_owned_at(path: Path) -> bool:
-    """Whether the file has an owner; False where there is no such file.
-
-    Raises:
-        OSError: the file cannot be opened, or is a link.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return False
-    try:
-        return is_owned(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _whole_file(kind: int) -> bytes:
-    return _FLOCK.pack(kind, os.SEEK_SET, 0, 0, 0)
 
 
 def lock_within(descriptor: int, operation: int, limit_s: float) -> bool:

@@ -25,9 +25,9 @@ from bundler.errors import ExportError
 from bundler.graph.builder import Weight
 from bundler.graph.cpu import KERNEL_DOMAIN, DenseKind
 from bundler.graph.plan import IR_VERSION, MAX_SHARD_BYTES, OPSET, Accelerator, GraphPlan, plan_graph
+from installer.durable import sync_directory
 from installer.formats.packing import PACKING_NAME, Entry, Source, encode_packing
 from installer.progress import SILENT, Progress
-from installer.site import sync_directory
 
 MODEL = "model.onnx"
 ALIGNMENT_BYTES = 4096  # each weight in a shard begins at a multiple, so that it can be mapped (ONNX, External Data)

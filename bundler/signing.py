@@ -35,13 +35,13 @@ from installer.archive import (
     root_name,
     target_name,
 )
+from installer.durable import write_durably
 from installer.errors import InstallerError
 from installer.formats.release import DESCRIPTOR, Release
 from installer.progress import SILENT, Progress
 from installer.release import parse_release
 from installer.root_chain import parse_canonical, parse_root, verify_root_chain
 from installer.signers import Signers
-from installer.site import write_durably
 from installer.targets import Target, contents_digest, parse_targets
 from installer.trust import VerifiedMetadata, require_one_release
 from installer.verify import DiscardingSink, VerifiedArchive, blob_order, verify_archive

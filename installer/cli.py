@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
+import time
+from pathlib import Path
 from typing import Any
 
 import click
@@ -11,10 +14,15 @@ import click
 from installer.commands.diff import diff
 from installer.commands.install import install_command
 from installer.commands.service import service
-from installer.commands.site import own, rollback, status
+from installer.commands.output import give_up_output, say
+from installer.commands.removal import prune_command, remove_command, uninstall_command
+from installer.commands.repair import repair_command
+from installer.commands.site import own, rollback
+from installer.commands.status import status
 from installer.commands.trust import trust
 from installer.commands.verify import verify_command
 from installer.errors import InstallerError
+from installer.scratch import collect_scratch
 
 
 class _Group(click.Group):
@@ -24,9 +32,13 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except InstallerError as exc:
-            click.echo(f"installer: {type(exc).__name__}: {exc}", err=True)
-        except OSError as exc:  # outside a site: for example no room for temporary files
-            click.echo(f"installer: {exc.strerror}: {exc.filename}", err=True)
+            say(f"installer: {type(exc).__name__}: {exc}", err=True)
+        except OSError as exc:
+            if exc.filename is not None:  # outside a site: for example no room for temporary files
+                say(f"installer: {exc.strerror}: {exc.filename}", err=True)
+            else:
+                give_up_output()
+                say(f"installer: the output cannot be written: {exc.strerror}", err=True)
         sys.exit(1)
 
 
@@ -38,14 +50,19 @@ def main() -> None:
     Nothing from an archive is used before its bytes match metadata signed by keys that --root trusts.
     """
     os.umask(0o022)  # others may read a site and never write it; state/ is 0700 whatever the umask is
+    collect_scratch(Path(tempfile.gettempdir()), time.time())
 
 
 for command in (
     verify_command,
     install_command,
     diff,
+    repair_command,
     status,
     rollback,
+    remove_command,
+    prune_command,
+    uninstall_command,
     own,
     service,
     trust,

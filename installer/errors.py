@@ -288,5 +288,43 @@ class SelfTestError(InstallerError):
     """The assembled release does not give its known answers; it was removed and `current` is unchanged."""
 
 
+class ReceiptError(InstallerError):
+    """An installed release has a receipt by which nothing can be decided."""
+
+
+class DamagedReceiptError(ReceiptError):
+    """receipt.json is not what an installer writes, or is that of another release."""
+
+    def __init__(self, version: str, why: str) -> None:
+        super().__init__(f"the receipt of release {version} is damaged: {why}")
+        self.version, self.why = version, why
+
+
+class NewerReceiptError(ReceiptError):
+    """A newer installer wrote receipt.json, in a format that this one does not read."""
+
+    def __init__(self, version: str, found: int) -> None:
+        super().__init__(
+            f"a newer installer installed release {version} (its receipt has format {found}): use that installer"
+        )
+        self.version, self.found = version, found
+
+
+class ServedError(InstallerError):
+    """The appliance serves what should be removed."""
+
+
+class ExportError(InstallerError):
+    """The record could not be exported before its removal; nothing was removed."""
+
+
+class ProductError(InstallerError):
+    """The archive holds another product than the site serves."""
+
+
+class PublisherError(InstallerError):
+    """The archive comes from another publisher than the site's releases."""
+
+
 class NoReleaseError(InstallerError):
     """There is no release to show or to go back to."""

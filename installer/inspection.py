@@ -27,6 +27,7 @@ from installer.environment import environment_files, host_interpreter, members_o
 from installer.errors import (
     MixedMetadataError,
     NoReleaseError,
+    ReceiptError,
     ReleaseDescriptorError,
     TrustError,
     WheelInstallError,
@@ -42,11 +43,14 @@ from installer.formats.manifest import (
     compare_data,
     file_digest,
     load_manifest,
+    printable,
 )
 from installer.formats.release import DESCRIPTOR, Release
 from installer.preflight import this_host
+from installer.receipt import Receipt, load_receipt
 from installer.release import parse_release
-from installer.site import OURS, Receipt, Site
+from installer.site import Site
+from installer.survey import survey_site
 from installer.targets import Target
 from installer.trust import verify_kept_metadata
 
@@ -100,7 +104,7 @@ def inspect_site(site: Site, root: bytes | None) -> tuple[list[Inspection], list
         NoReleaseError: none is installed.
     """
     receipts = site.installed()
-    if not receipts:
+    if not site.versions():
         raise NoReleaseError(f"no release is installed in {site.prefix}")
     return [_inspect(site, receipt, root) for receipt in receipts], list(_site_faults(site, receipts))
 
@@ -237,19 +241,16 @@ def _running_python() -> str:
 
 
 def _site_faults(site: Site, receipts: list[Receipt]) -> Iterator[str]:
-    """Faults around the releases: where `current` leads, what lies beside them, who may write."""
-    versions = {receipt.version for receipt in receipts}
-    for link in ("current", "previous"):
-        path = site.prefix / link
-        if not os.path.lexists(path):
-            continue
-        if not path.is_symlink() or Path(os.readlink(path)) not in {Path("releases", version) for version in versions}:
-            yield f"{link} does not lead to an installed release"
-    for name in sorted(set(os.listdir(site.prefix)) - OURS - {"lost+found"}):
-        yield f"{ascii(name)[1:-1]} is not part of the site"
-    releases = site.prefix / "releases"
-    for name in sorted(set(os.listdir(releases)) - versions):
-        yield f"releases/{ascii(name)[1:-1]} is no installed release"
-    for directory in (site.prefix, releases):
-        if directory.is_symlink() or directory.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            yield f"{directory} is a link or can be written by others"
+    """Faults around the releases: receipts, where `current` leads, what lies beside them, who may write."""
+    for version in set(site.versions()) - {receipt.version for receipt in receipts}:
+        try:
+            load_receipt(site.release(version))
+        except ReceiptError as exc:
+            yield str(exc)
+    survey = survey_site(site)
+    yield from survey.links
+    for other in survey.others:
+        yield f"{printable(other.path)} is {other.what}"
+    for directory in (site.prefix, site.prefix / "releases"):
+        if directory.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            yield f"{directory} can be written by others"

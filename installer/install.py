@@ -1,7 +1,7 @@
 """Installs a release into a site. A kill at any instant leaves the old release working, and the next run resumes.
 
     preflight -> verify while copying into quarantine -> store -> assemble -> wheels -> manifest -> self-test
-              -> accepted metadata -> receipt -> the release's name -> switch
+              -> accepted metadata -> everything on disk -> receipt -> the release's name -> switch
 
 Until it has its receipt, the new release does not count as installed. A refusal or a full disk removes what was made,
 so that the site is as it was. If a medium is missing, damaged or pulled out, complete blobs stay in quarantine. A
@@ -11,6 +11,7 @@ killed process removes nothing. The next run hashes what was left in quarantine 
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from installer.accepted import read_copies
 from installer.archive import ByteStream
+from installer.durable import remove_tree, sync_file_system, write_durably
 from installer.environment import environment_files, host_interpreter, members_of, run_self_test
 from installer.errors import InstallerError, MediaError, ReleaseConflictError
 from installer.formats.manifest import MANIFEST, Entry, encode_manifest, is_bulk
@@ -26,9 +28,11 @@ from installer.formats.release import Release
 from installer.formats.trial import begin_trial
 from installer.inspection import differences_of
 from installer.owner import Owner, find_owner, hand_over
-from installer.preflight import check_executable, check_host_parts, check_platform, check_space, this_host
+from installer.prefix import check_file_system
+from installer.preflight import check_host_parts, check_platform, check_space, this_host
 from installer.progress import SILENT, Progress
-from installer.site import Receipt, Site, open_site, write_durably
+from installer.receipt import Receipt
+from installer.site import Site, open_site
 from installer.store import Staging, assemble, collect_garbage, make_directories, missing_bytes
 from installer.trust import VerifiedMetadata
 from installer.verify import VerifiedArchive, blob_sizes, verify_archive
@@ -67,7 +71,7 @@ def install(
         InstallerError: refused or impossible; the site is as it was before.
     """
     with open_site(prefix) as site:
-        site.remove_unfinished()
+        site.settle()
         staging = Staging(site, _preflight(site, user, progress))
         try:
             verified = verify_archive(
@@ -84,14 +88,14 @@ def install(
         if known is not None:
             progress.stage("Comparing the installed release")
         is_damaged = staging.was_needed or bool(known and differences_of(site, version, hash_all=True))
-        repaired = known is not None and is_damaged
+        repaired = known is not None and (is_damaged or not _can_run(known))
         if known is None or repaired:
             try:
                 staging.commit()
                 receipt = _assemble(site, verified, now, environ, progress, find_owner(user, site.prefix))
             except (InstallerError, OSError):
                 staging.discard()
-                _remove_unfinished(site)
+                _remove_unfinished(site, version)
                 raise
         else:
             staging.discard()
@@ -108,11 +112,16 @@ def install(
         )
 
 
+def _can_run(receipt: Receipt) -> bool:
+    """Whether the host's Python that the release was installed for is still there."""
+    return os.access(receipt.interpreter, os.X_OK)
+
+
 def _preflight(site: Site, user: str | None, progress: Progress) -> Callable[[Release, VerifiedMetadata], None]:
     def check(release: Release, metadata: VerifiedMetadata) -> None:
         check_platform(release, this_host())
         check_host_parts()
-        check_executable(site.prefix)
+        check_file_system(site.prefix)
         find_owner(user, site.prefix)
         known = site.receipt(release.version)
         if known is not None and known.contents_sha256 != metadata.contents:
@@ -148,7 +157,22 @@ def _assemble(
         progress.stage("Testing it with its known answers")
         run_self_test(directory, environ, owner)
     site.accept_metadata(metadata.accepted)
-    receipt = Receipt(
+    sync_file_system(directory)
+    receipt = make_receipt(verified, manifest, interpreter, now)
+    site.write_receipt(receipt)
+    site.put_in_place(release.version)
+    return receipt
+
+
+def make_receipt(verified: VerifiedArchive, manifest: str, interpreter: str, now: datetime) -> Receipt:
+    """The receipt of a release that was just made and has passed its self-test, if it has one.
+
+    Args:
+        manifest: SHA-256 of its manifest.json.
+        interpreter: the host's Python that runs it.
+    """
+    release, metadata = verified.release, verified.metadata
+    return Receipt(
         name=release.name,
         version=release.version,
         model=release.model.title,
@@ -163,9 +187,6 @@ def _assemble(
         manifest_sha256=manifest,
         interpreter=interpreter,
     )
-    site.write_receipt(receipt)
-    site.put_in_place(release.version)
-    return receipt
 
 
 def _write_manifest(
@@ -195,9 +216,9 @@ def _write(directory: Path, name: str, data: bytes) -> None:
     path.chmod(0o444)
 
 
-def _remove_unfinished(site: Site) -> None:
+def _remove_unfinished(site: Site, version: str) -> None:
     """Remove the unfinished release, and the blobs that only it used."""
-    site.remove_unfinished()
+    remove_tree(site.unfinished(version))
     releases = site.prefix / "releases"
     if releases.is_dir() and not any(releases.iterdir()):
         releases.rmdir()

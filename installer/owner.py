@@ -84,7 +84,8 @@ def _check_reach(owner: Owner, prefix: Path) -> None:
 
 
 def hand_over(prefix: Path, owner: Owner) -> None:
-    """Give ``state/`` except ``state/trust`` to ``owner``; give that, trust, store and releases to root, readable.
+    """Give ``state/`` except ``state/trust`` to ``owner``; give that, the prefix, trust, store and releases to root,
+    readable for all.
 
     The present owner of ``state/`` may change it at the same time. So this follows no link, and it neither gives away
     nor opens to others a file with a second name, because that may be another user's file.
@@ -92,6 +93,7 @@ def hand_over(prefix: Path, owner: Owner) -> None:
     Raises:
         OwnerError: such a file lies in ``state/``.
     """
+    os.chown(prefix, 0, 0)
     prefix.chmod(stat.S_IMODE(prefix.stat().st_mode) & ~0o022 | 0o055)
     for name in ("releases", "store", "trust", "state/trust"):
         for descriptor, status in _everything(prefix / name):

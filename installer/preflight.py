@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from installer.errors import OtherPythonError, PlatformError, PrefixError, SpaceError
+from installer.errors import OtherPythonError, PlatformError, SpaceError
 from installer.formats.release import Release
 
 NEEDED_LIBRARIES = ("libstdc++.so.6",)  # that no wheel brings
@@ -78,19 +78,6 @@ def check_host_parts(proc: Path = Path("/proc"), libraries: tuple[str, ...] = NE
                 f"this host lacks the library {library}, which numpy and ONNX Runtime need: install it (Debian and "
                 "Ubuntu: libstdc++6; RHEL: libstdc++)"
             ) from exc
-
-
-def check_executable(prefix: Path) -> None:
-    """Refuse a file system from which nothing may be run: the release's command and compiled code lie there.
-
-    Raises:
-        PrefixError: it is mounted noexec.
-    """
-    if os.statvfs(prefix).f_flag & os.ST_NOEXEC:
-        raise PrefixError(
-            f"nothing may be run from the file system of {os.fspath(prefix)}, because it is mounted noexec: choose "
-            "another prefix, or mount it without noexec"
-        )
 
 
 def check_space(prefix: Path, *, blob_bytes: int, wheel_bytes: int) -> None:

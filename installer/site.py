@@ -9,39 +9,22 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from installer.errors import BusyError, InstallerError, NoReleaseError, PrefixError, StorageFullError
+from installer.durable import remove_tree, sync_directory, write_durably
+from installer.errors import BusyError, InstallerError, NoReleaseError, ReceiptError, StorageFullError
+from installer.formats.release import VERSION_PATTERN
+from installer.prefix import PROBES, check_name, check_place, unusable
+from installer.receipt import RECEIPT, Receipt, encode_receipt, load_receipt
 
-RECEIPT = "receipt.json"
-OURS = {"store", "releases", "state", "trust", "current", "previous", "service", ".incoming"}
+LINKS = ("current", "previous")
+OURS = {"store", "releases", "state", "trust", *LINKS, "service", ".incoming"}
+PASSING = {".current.new", ".previous.new", ".state.removed", *PROBES}  # in the prefix for a moment, or after a kill
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a full disk, a quota or a file size limit answers
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """What was installed and checked. A release is complete if it has this file."""
-
-    name: str
-    version: str
-    model: str
-    metadata_version: int
-    contents_sha256: str  # see installer.targets.contents_digest
-    expires: str
-    files: int
-    size_bytes: int
-    python: str
-    self_test: str  # "passed" or "not recorded in this release"
-    installed_at: str  # UTC, ISO 8601
-    format: int = 1
-    manifest_sha256: str = ""  # empty: installed by a version that wrote no manifest
-    interpreter: str = ""  # the host's Python that runs the release
 
 
 @dataclass(frozen=True)
@@ -81,24 +64,33 @@ class Site:
 
     def pointed(self, link: str) -> str | None:
         """Version that `current` or `previous` names, if that release is complete."""
+        version = self.named(link)
+        return version if version is not None and self.receipt(version) is not None else None
+
+    def named(self, link: str) -> str | None:
+        """Version that `current` or `previous` names, complete or not; None if it leads anywhere else."""
         try:
-            version = Path(os.readlink(self.prefix / link)).name
-        except FileNotFoundError:
+            goal = Path(os.readlink(self.prefix / link))
+        except OSError:  # it does not exist, or is no link
             return None
-        return version if self.receipt(version) is not None else None
+        return goal.name if goal == Path("releases", goal.name) else None
 
     def receipt(self, version: str) -> Receipt | None:
-        """The release's receipt; None if the release is absent or incomplete. A damaged receipt counts as none."""
+        """The release's receipt; None if the release is absent or incomplete. An unusable receipt counts as none."""
         try:
-            return Receipt(**json.loads((self.release(version) / RECEIPT).read_bytes()))
-        except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
+            return load_receipt(self.release(version))
+        except ReceiptError:
             return None
+
+    def versions(self) -> list[str]:
+        """Names of the directories that have a receipt, usable or not."""
+        releases = self.prefix / "releases"
+        names = sorted(os.listdir(releases)) if releases.is_dir() else []
+        return [n for n in names if VERSION_PATTERN.fullmatch(n) and os.path.lexists(releases / n / RECEIPT)]
 
     def installed(self) -> list[Receipt]:
         """Receipts of all complete releases, by version."""
-        releases = self.prefix / "releases"
-        names = sorted(name for name in os.listdir(releases) if name[0] != ".") if releases.is_dir() else []
-        return [receipt for name in names if (receipt := self.receipt(name)) is not None]
+        return [receipt for name in self.versions() if (receipt := self.receipt(name)) is not None]
 
     def point(self, link: str, version: str) -> None:
         """Make `current` or `previous` name this release, by one atomic rename."""
@@ -144,11 +136,13 @@ class Site:
                 path = directory / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_durably(path, files[name])
+        sync_directory(self.state)  # which may be a file system of its own
+        sync_directory(self.prefix)
 
-    def write_receipt(self, receipt: Receipt) -> None:
-        text = json.dumps(asdict(receipt), indent=2) + "\n"
-        path = self.unfinished(receipt.version) / RECEIPT
-        write_durably(path, text.encode())
+    def write_receipt(self, receipt: Receipt, release: Path | None = None) -> None:
+        """Make a release complete: by default the one that is being assembled."""
+        path = (release or self.unfinished(receipt.version)) / RECEIPT
+        write_durably(path, encode_receipt(receipt))
         path.chmod(0o444)
 
     def put_in_place(self, version: str) -> None:
@@ -156,28 +150,49 @@ class Site:
         release, aside = self.release(version), self.prefix / "releases" / f".{version}.old"
         if os.path.lexists(release):
             release.rename(aside)
-        self.unfinished(version).rename(release)
+        try:
+            self.unfinished(version).rename(release)
+        except OSError:
+            if os.path.lexists(aside):
+                aside.rename(release)
+            raise
         sync_directory(release.parent)
         remove_tree(aside)
 
-    def remove_unfinished(self) -> None:
-        """Remove what killed or refused installations left beside the releases."""
+    def settle(self) -> None:
+        """Finish what a killed command began: a complete release gets its name, everything unfinished is removed."""
         releases = self.prefix / "releases"
-        for name in os.listdir(releases) if releases.is_dir() else []:
-            if name.startswith("."):
+        names = sorted(os.listdir(releases)) if releases.is_dir() else []
+        for name in names:  # killed in `put_in_place`, between its two renames
+            version = name[1:].rpartition(".")[0]
+            is_complete = name == f".{version}.new" and os.path.lexists(releases / name / RECEIPT)
+            if is_complete and not os.path.lexists(self.release(version)):
+                self.put_in_place(version)
+        for name in names:
+            if is_passing(name):
                 remove_tree(releases / name)
+        for name in PASSING:
+            remove_tree(self.prefix / name)
+
+
+def is_passing(name: str) -> bool:
+    """Whether something of this name lies in `releases` only while a command works, or after it was killed."""
+    return name.startswith(".") and name.endswith((".new", ".old", ".removed"))
 
 
 @contextmanager
-def open_site(prefix: Path) -> Iterator[Site]:
+def open_site(prefix: Path, *, may_mend: bool = False) -> Iterator[Site]:
     """The site at `prefix`, locked. It is created if it does not exist, and removed again if the block raises and the
     site is empty.
 
+    Args:
+        may_mend: the caller gives the site to its rightful owners, so it may belong to others now.
     Raises:
-        PrefixError: it is not a directory of ours, or cannot be written.
+        PrefixError: it is not a directory of ours, cannot be written, or others could exchange what is in it.
         BusyError: another installer holds it.
     """
     prefix = Path(os.path.abspath(prefix))
+    check_name(prefix)
     made: list[Path] = []
     try:
         try:
@@ -185,15 +200,12 @@ def open_site(prefix: Path) -> Iterator[Site]:
                 if not directory.exists():
                     directory.mkdir()
                     made.append(directory)
-            entries = set(os.listdir(prefix))
+            entries = set(os.listdir(prefix)) - {"lost+found"}
             lock = os.open(prefix, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as exc:
-            raise PrefixError(f"the prefix {prefix} cannot be used: {exc.strerror}") from exc
+            raise unusable(prefix, exc) from exc
         try:
-            if not os.access(prefix, os.W_OK | os.X_OK, effective_ids=True):
-                raise PrefixError(f"the prefix {prefix} is not writable by this user")
-            if entries and not entries & OURS:
-                raise PrefixError(f"{prefix} is neither empty nor a site; give a directory of its own")
+            check_place(prefix, entries, OURS | PASSING, may_mend=may_mend)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as exc:
@@ -210,39 +222,21 @@ def open_site(prefix: Path) -> Iterator[Site]:
         raise
 
 
+@contextmanager
+def open_existing_site(prefix: Path, *, may_mend: bool = False) -> Iterator[Site]:
+    """As `open_site`, but creates nothing. What a killed command left is finished first.
+
+    Raises:
+        NoReleaseError: nothing of a site lies there.
+    """
+    if not any(os.path.lexists(prefix / name) for name in (*OURS, *PASSING)):
+        raise NoReleaseError(f"{prefix} is not a site")
+    with open_site(prefix, may_mend=may_mend) as site:
+        site.settle()
+        yield site
+
+
 def _storage_error(exc: OSError) -> InstallerError:
     if exc.errno in FULL:
         return StorageFullError("the disk is full (or a quota or file size limit was met); nothing was changed")
     return InstallerError(f"cannot write {exc.filename}: {exc.strerror}")
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Replace the contents of `path`. The data is on disk before it gets the name."""
-    fresh = path.with_name(f".{path.name}.new")
-    try:
-        with fresh.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-    except OSError:
-        fresh.unlink(missing_ok=True)
-        raise
-    sync_directory(path.parent)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make renames and links in `directory` durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def remove_tree(directory: Path) -> None:
-    """Remove a directory of ours, if it exists, or a link that somebody put in its place."""
-    if directory.is_symlink():
-        directory.unlink()
-    elif directory.is_dir():
-        shutil.rmtree(directory)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import stat
 from collections import deque
 from collections.abc import Callable
@@ -18,9 +19,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from installer.archive import CHUNK_BYTES, Sha256Hex
+from installer.durable import remove_tree, sync_directory
 from installer.errors import PrefixError
 from installer.formats.release import Release
-from installer.site import Site, remove_tree, sync_directory
+from installer.site import Site
 from installer.targets import Target
 from installer.trust import VerifiedMetadata
 from installer.verify import blob_sizes
@@ -214,16 +216,28 @@ def make_directories(release: Path, directory: Path) -> None:
 
 
 def collect_garbage(site: Site) -> None:
-    """Remove blobs that no release links to, and directories of the store that are left empty."""
+    """Remove blobs that no release links to, and directories of the store that are left empty.
+
+    Whatever else lies in the store stays: `installer status` names it.
+    """
     if not site.store.is_dir():
         return
-    for directory in list(site.store.iterdir()):
+    for directory in _plain_directories(site.store):
         for blob in list(directory.iterdir()):
-            if blob.stat().st_nlink == 1:
+            status = blob.lstat()
+            if is_blob_name(blob.name) and stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
                 blob.unlink()
         _remove_if_empty(directory)
     _remove_if_empty(site.store)
     _remove_if_empty(site.store.parent)
+
+
+def is_blob_name(name: str) -> bool:
+    return re.fullmatch(r"[0-9a-f]{64}", name) is not None
+
+
+def _plain_directories(parent: Path) -> list[Path]:
+    return [path for path in parent.iterdir() if path.is_dir() and not path.is_symlink()]
 
 
 def _remove_if_empty(directory: Path) -> None:

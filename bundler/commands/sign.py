@@ -20,7 +20,7 @@ from bundler.roots import parse_draft, root_bytes, sign_root
 from bundler.sign import is_complete, roots_of, standing, with_signatures_of, with_signers
 from bundler.signing import describe, lines_of, locked, read_unsigned, replace_head
 from installer.archive import ArchiveReader, root_name
-from installer.site import write_durably
+from installer.durable import write_durably
 from installer.terminal import StageLines
 from installer.trust import verify_metadata
 

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import click
 
+from installer.commands.output import say
 from installer.errors import OtherPythonError
 from installer.interpreters import Interpreter, command_in, find_interpreter, is_running, named_interpreter
 
@@ -46,7 +47,7 @@ def fitting_python(chosen: Path | None, *, may_begin_again: bool = True) -> Iter
 
 def _continue_in(other: Interpreter) -> NoReturn:
     command = command_in(other, sys.argv[1:], os.environ)
-    click.echo(f"Continuing in {other.path} (Python {other.python}).", err=True)
+    say(f"Continuing in {other.path} (Python {other.python}).", err=True)
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(command[0], command, dict(os.environ))  # noqa: S606 - the same command

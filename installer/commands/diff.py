@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from installer.commands.options import FILES, JSON, MEDIA, PREFIX, ROOT, read_root
+from installer.commands.output import say, say_json
 from installer.media.comparison import compare, comparison_lines
 from installer.media.contents import opened_contents
 from installer.media.installed import open_installed
@@ -31,4 +31,8 @@ def diff(files: tuple[Path, ...], directories: tuple[Path, ...], root: Path, pre
     installed = open_installed(Site(prefix), trusted)
     with opened_contents(files, directories, trusted) as contents:
         found = compare(installed, contents)
-    click.echo(json.dumps(asdict(found)) if as_json else "\n".join(comparison_lines(found)))
+    if as_json:
+        say_json(asdict(found))
+        return
+    for line in comparison_lines(found):
+        say(line)

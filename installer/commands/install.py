@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -12,6 +11,7 @@ import click
 
 from installer.commands.continuing import INTERPRETER, fitting_python
 from installer.commands.options import FILES, JSON, MEDIA, PREFIX, ROOT, USER, given_media, read_root
+from installer.commands.output import say, say_json
 from installer.commands.service import after_install
 from installer.install import Outcome, install
 from installer.media.source import PIPE
@@ -65,26 +65,26 @@ def install_command(
     receipt = outcome.receipt
     served, lines = after_install(prefix, user, wanted=not no_service)
     if as_json:
-        click.echo(json.dumps({**asdict(outcome), "current": receipt.version, **served}))
+        say_json({**asdict(outcome), "current": receipt.version, **served})
         return
     _say(outcome)
     for line in lines:
-        click.echo(line)
+        say(line)
 
 
 def _say(outcome: Outcome) -> None:
     receipt = outcome.receipt
     for note in outcome.notes:
-        click.echo(f"Note: {note}.")
+        say(f"Note: {note}.")
     if outcome.repaired:
-        click.echo(f"{receipt.name} {receipt.version} was damaged and is repaired. Restart the appliance to serve it.")
+        say(f"{receipt.name} {receipt.version} was damaged and is repaired. Restart the appliance to serve it.")
         return
     if not outcome.switched:
-        click.echo(f"{receipt.name} {receipt.version} is already the current release; nothing was changed.")
+        say(f"{receipt.name} {receipt.version} is already the current release; nothing was changed.")
         return
     done = "installed" if outcome.assembled else "was installed before"
-    click.echo(f"{receipt.name} {receipt.version} ({receipt.model}) {done} and is now the current release.")
+    say(f"{receipt.name} {receipt.version} ({receipt.model}) {done} and is now the current release.")
     if receipt.self_test == "passed":
-        click.echo("Its self-test passed: the model gives its known answers on this machine.")
+        say("Its self-test passed: the model gives its known answers on this machine.")
     else:
-        click.echo("No self-test was run: this release was built without known answers.")
+        say("No self-test was run: this release was built without known answers.")

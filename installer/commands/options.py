@@ -9,8 +9,11 @@ from pathlib import Path
 
 import click
 
-from installer.errors import InstallerError
+from installer.archive import MAX_METADATA_BYTES
+from installer.commands.output import say
+from installer.errors import InstallerError, LimitError
 from installer.media.source import Media, open_media
+from installer.media.volume import open_file
 from installer.terminal import StageLines
 
 ROOT_HELP = "The sender's root.json, brought by another way than the archive."
@@ -35,7 +38,7 @@ def given_media(files: Sequence[Path], directories: Sequence[Path], progress: St
 
     def ask(sentence: str) -> None:
         with progress.paused():
-            click.echo(f"{sentence}, then press Enter.", err=True)
+            say(f"{sentence}, then press Enter.", err=True)
             if not sys.stdin.readline():
                 raise click.Abort
 
@@ -45,7 +48,12 @@ def given_media(files: Sequence[Path], directories: Sequence[Path], progress: St
 
 
 def read_root(path: Path) -> bytes:
+    """The bytes of the operator's root.json."""
     try:
-        return path.read_bytes()
+        with open_file(path) as file:
+            data = file.read(MAX_METADATA_BYTES + 1)
     except OSError as exc:
         raise InstallerError(f"cannot read the root {path}: {exc.strerror}") from exc
+    if len(data) > MAX_METADATA_BYTES:
+        raise LimitError(f"the size of {path}", MAX_METADATA_BYTES, len(data))
+    return data

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -11,6 +10,7 @@ import click
 from tuf.api.metadata import Root
 
 from installer.commands.options import JSON, PREFIX, read_root
+from installer.commands.output import say, say_json
 from installer.errors import NoReleaseError
 from installer.root_update import site_roots, update_roots
 from installer.signers import key_name
@@ -38,12 +38,12 @@ def update(files: tuple[Path, ...], prefix: Path, as_json: bool) -> None:
     with open_site(prefix) as site:
         done = update_roots(site, [read_root(file) for file in files], datetime.now(timezone.utc))
     if as_json:
-        click.echo(json.dumps(asdict(done)))
+        say_json(asdict(done))
         return
     same = done.before == done.after
-    click.echo(f"This site {'already had' if same else 'now has'} root {done.after}.")
+    say(f"This site {'already had' if same else 'now has'} root {done.after}.")
     for note in done.notes:
-        click.echo(f"Note: {note}.")
+        say(f"Note: {note}.")
 
 
 @trust.command()
@@ -54,13 +54,13 @@ def show(prefix: Path, as_json: bool) -> None:
     _require_site(prefix)
     newest = site_roots(Site(prefix))[-1].signed
     if as_json:
-        click.echo(json.dumps({"root": newest.version, "expires": newest.expires.isoformat(),
-                               "roles": {role: _group(newest, role) for role in _ROLES}}))  # fmt: skip
+        roles = {role: _group(newest, role) for role in _ROLES}
+        say_json({"root": newest.version, "expires": newest.expires.isoformat(), "roles": roles})
         return
-    click.echo(f"Root {newest.version}, valid until {newest.expires:%Y-%m-%d}")
+    say(f"Root {newest.version}, valid until {newest.expires:%Y-%m-%d}")
     for role in _ROLES:
         names = ", ".join(key_name(newest.keys[keyid]) for keyid in newest.roles[role].keyids)
-        click.echo(f"  {role}: {newest.roles[role].threshold} of {len(newest.roles[role].keyids)}: {names}")
+        say(f"  {role}: {newest.roles[role].threshold} of {len(newest.roles[role].keyids)}: {names}")
 
 
 def _group(root: Root, role: str) -> dict[str, object]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from typing import Any
 import click
 
 from installer.commands.options import FILES, JSON, MEDIA, ROOT_HELP, given_media, read_root
+from installer.commands.output import say, say_json
 from installer.fingerprint import root_fingerprint, spoken
 from installer.inspection import Inspection, inspect_site
 from installer.site import Site
@@ -53,20 +53,20 @@ def _verify_files(files: tuple[Path, ...], directories: tuple[Path, ...], root: 
         verified = verify_archive(media.stream, trusted, sink=DiscardingSink(), progress=progress)
     fingerprint = root_fingerprint(trusted)
     if as_json:
-        click.echo(json.dumps({**_describe(verified), "root_fingerprint": fingerprint}))
+        say_json({**_describe(verified), "root_fingerprint": fingerprint})
         return
     release, signed = verified.release, verified.metadata
-    click.echo(f"{media.name}: verified. {release.name} {release.version} ({release.model.title})")
-    click.echo(
+    say(f"{media.name}: verified. {release.name} {release.version} ({release.model.title})")
+    say(
         f"  {len(signed.targets)} files, {verified.size_bytes:,} bytes, for Python "
         f"{', '.join(release.target.pythons)} on {release.target.platform}, {' and '.join(release.accelerators)}; "
         f"signatures valid until {signed.expires}"
     )
-    click.echo(f"  fingerprint of the root that it was verified with: {fingerprint}")
+    say(f"  fingerprint of the root that it was verified with: {fingerprint}")
     for line in spoken(fingerprint):
-        click.echo(f"    {line}")
+        say(f"    {line}")
     if verified.delta is not None:
-        click.echo(
+        say(
             f"  It is a delta: {len(verified.delta.absent)} blobs are left out, and could not be checked here. "
             f"The site must have them, for example from {verified.delta.base}."
         )
@@ -77,10 +77,10 @@ def _verify_prefix(prefix: Path, root: Path | None, as_json: bool) -> None:
     is_well = not site_faults and all(inspection.is_well for inspection in inspections)
     if as_json:
         releases = [asdict(inspection) for inspection in inspections]
-        click.echo(json.dumps({"is_well": is_well, "faults": site_faults, "releases": releases}))
+        say_json({"is_well": is_well, "faults": site_faults, "releases": releases})
     else:
         for line in (*site_faults, *(line for inspection in inspections for line in _found(inspection))):
-            click.echo(line)
+            say(line)
     if not is_well:
         sys.exit(1)
 
@@ -95,7 +95,7 @@ def _found(inspection: Inspection) -> Iterator[str]:
     for difference in inspection.differences:
         yield f"{inspection.version}: FAIL  {difference}"
     if inspection.differences:
-        yield f"{inspection.version}: to do: install its archive again, which repairs it."
+        yield f"{inspection.version}: to do: `installer repair` with its archive, or install the archive again."
     program = inspection.interpreter or "an unknown interpreter"
     yield f"{inspection.version}: it is run by {program}, which is the host's and was not checked."
 

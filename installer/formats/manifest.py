@@ -178,7 +178,13 @@ def _walk(release: str, top: str) -> dict[str, os.stat_result]:
     waiting = [top]
     while waiting:
         directory = waiting.pop()
-        with os.scandir(os.path.join(release, directory)) as entries:
+        try:
+            entries = os.scandir(os.path.join(release, directory))
+        except OSError:
+            if directory == top:
+                raise
+            continue  # what it should hold counts as missing, so a closed directory hides nothing
+        with entries:
             for entry in entries:
                 path = f"{directory}/{entry.name}" if directory else entry.name
                 found[path] = entry.stat(follow_symlinks=False)
@@ -209,9 +215,11 @@ def _compare(
     return tuple(Difference(printable(path), fault) for path, fault in sorted(faults.items()))
 
 
-def printable(path: str) -> str:
-    """The path with control characters, line ends and bytes that are not UTF-8 as escapes."""
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in path)
+def printable(text: str) -> str:
+    """The text with escapes for what is not seen as itself: control characters, line ends, marks that turn the
+    direction of writing, and bytes that are not UTF-8.
+    """
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 def _parents(path: str) -> Iterator[str]:

@@ -12,6 +12,7 @@ its own metadata, after the volumes were put together. `head -c 1024 FILE` shows
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -23,6 +24,7 @@ from typing import BinaryIO
 
 from installer.archive import Sha256Hex
 from installer.errors import DamagedVolumeError, InstallerError, MediaError, VolumeHeaderError
+from installer.prefix import kind_of
 
 FORMAT = 1
 HEADER_BYTES = 1024
@@ -121,10 +123,16 @@ def open_file(path: Path) -> BinaryIO:
         InstallerError: it is no plain file.
         OSError: it cannot be opened.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as exc:
+        if exc.errno == errno.ENXIO:
+            raise InstallerError(f"{path} is a socket, not a file") from exc
+        raise
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
-        raise InstallerError(f"{path} is not a file; give - to read an archive from a pipe")
+        raise InstallerError(f"{path} is {kind_of(status)}, not a file; give - to read an archive from a pipe")
     return os.fdopen(descriptor, "rb")
 
 

@@ -487,7 +487,8 @@ def test_an_interpreter_of_the_attacker_is_named(scene: Scene) -> None:
 def test_current_led_out_of_the_site_is_named(scene: Scene) -> None:
     (scene.site / "current").unlink()
     (scene.site / "current").symlink_to(scene.marker.parent)
-    assert scene.verify() == (1, {}, ["current does not lead to an installed release"])
+    goal = scene.marker.parent
+    assert scene.verify() == (1, {}, [f"current is a link to {goal} and leads to no release of this site"])
 
 
 def test_what_lies_beside_the_releases_is_named(scene: Scene) -> None:
@@ -498,7 +499,7 @@ def test_what_lies_beside_the_releases_is_named(scene: Scene) -> None:
 def test_a_release_beside_the_installed_ones_is_named(scene: Scene) -> None:
     shutil.copytree(scene.release, scene.site / "releases" / "9.9", symlinks=True)
     (scene.site / "releases" / "9.9" / RECEIPT).unlink()
-    assert scene.verify()[2] == ["releases/9.9 is no installed release"]
+    assert scene.verify()[2] == ["releases/9.9 is no installed release, because it has no receipt"]
 
 
 def test_another_sender_s_root_vouches_for_nothing(scene: Scene, tmp_path: Path) -> None:

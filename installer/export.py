@@ -1,0 +1,63 @@
+"""Exports a site's record before its state is removed, by the release's own `appliance audit export`."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from installer.durable import write_durably
+from installer.errors import ExportError
+from installer.formats.manifest import LAUNCHER
+from installer.site import Site
+
+EXPORT_TIMEOUT_S = 24 * 3600  # a record may have hundreds of millions of events
+_KEPT_VARIABLES = ("PATH", "SUDO_USER", "LOGNAME", "USER", "HOME", "TZ")  # the record names who exports
+_MAX_KEY_BYTES = 64 << 10
+_OTHERWISE = "repair the release, or give --without-record to lose the record for good"
+
+
+def export_record(site: Site, out: Path, environ: Mapping[str, str]) -> None:
+    """Write the whole record to `out`, and the log's public key beside it to `out`.pub.
+
+    Raises:
+        ExportError: `out` exists or lies in the site, there is no usable release, or its command fails.
+    """
+    out = Path(os.path.realpath(out))
+    if os.path.lexists(out):
+        raise ExportError(f"{out} exists: name a new file for the record")
+    if Path(os.path.realpath(site.prefix)) in out.parents:
+        raise ExportError(f"{out} lies in the site that is removed: name a file elsewhere")
+    version = site.pointed("current") or site.pointed("previous")
+    if version is None:
+        raise ExportError(f"no release of this site can export its record: {_OTHERWISE}")
+    launcher = site.release(version) / LAUNCHER
+    command = [str(launcher), "audit", "export", "--jsonl", "--home", str(site.prefix), "--out", str(out)]
+    kept = {name: environ[name] for name in _KEPT_VARIABLES if name in environ}
+    try:
+        done = subprocess.run(
+            command, env={**kept, "LC_ALL": "C.UTF-8"}, capture_output=True, text=True, errors="replace", check=False,
+            timeout=EXPORT_TIMEOUT_S,
+        )  # fmt: skip
+    except OSError as exc:
+        raise ExportError(f"release {version} cannot export the record ({exc.strerror}): {_OTHERWISE}") from exc
+    except subprocess.TimeoutExpired as exc:
+        raise ExportError(f"release {version} did not export the record within a day: {_OTHERWISE}") from exc
+    if done.returncode or not out.is_file():
+        said = " ".join((done.stderr or done.stdout).split()) or "no output"
+        raise ExportError(f"release {version} did not export the record ({said}): {_OTHERWISE}")
+    _keep_key(site, out.with_name(f"{out.name}.pub"))
+
+
+def _keep_key(site: Site, out: Path) -> None:
+    """Copy the public key, without which nobody can check the record. `state/` belongs to the appliance's user."""
+    try:
+        descriptor = os.open(site.state / "keys" / "audit.pub", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as exc:
+        raise ExportError(f"the record's public key cannot be read: {exc.strerror}; {_OTHERWISE}") from exc
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ExportError(f"the record's public key is no plain file; {_OTHERWISE}")
+        write_durably(out, file.read(_MAX_KEY_BYTES))

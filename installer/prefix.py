@@ -1,0 +1,162 @@
+"""Whether a prefix can hold a site, checked before anything is written: its name, who could exchange what is in it, the
+kinds of its entries, and what its file system can do. Each refusal is one sentence that says what to do.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import pwd
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from installer.errors import PrefixError
+
+_DIRECTORIES = ("store", "store/sha256", "releases", "state", "state/trust", "trust", ".incoming")
+_LINKS = ("current", "previous")
+_PLAIN = "/._+@,=~-"  # beside letters and digits
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES)
+PROBES = (".probe.new", ".probe.old")  # files of one byte; a killed command may leave them
+_KINDS = (
+    (stat.S_ISLNK, "a link"), (stat.S_ISREG, "a file"), (stat.S_ISDIR, "a directory"), (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"), (stat.S_ISBLK, "a device"), (stat.S_ISCHR, "a device"),
+)  # fmt: skip
+
+
+def kind_of(status: os.stat_result) -> str:
+    """What lies there, in words."""
+    return next(words for is_kind, words in _KINDS if is_kind(status.st_mode))
+
+
+def check_name(prefix: Path) -> None:
+    """Refuse characters that separate, quote or expand something in units, addresses of databases and search paths.
+
+    Raises:
+        PrefixError: with the first of them.
+    """
+    for character in os.fspath(prefix):
+        if not (character.isalnum() or character in _PLAIN):
+            raise PrefixError(
+                f"the prefix {prefix} has the character {character!a}, which services and databases of this host "
+                f"may misread: choose a path of letters, digits and {' '.join(_PLAIN[1:])}"
+            )
+
+
+def unusable(prefix: Path, exc: OSError) -> PrefixError:
+    """The refusal of a prefix that cannot be made or opened."""
+    if exc.errno == errno.EROFS:
+        return _read_only(prefix)
+    return PrefixError(f"the prefix {prefix} cannot be used: {exc.strerror}")
+
+
+def check_place(prefix: Path, entries: set[str], ours: set[str], *, may_mend: bool) -> None:
+    """Refuse an existing directory that is not writable, is not ours, or that others could exchange.
+
+    Args:
+        entries: the names in it.
+        ours: the names that a site has.
+        may_mend: the caller makes root the owner.
+    Raises:
+        PrefixError: with what is wrong.
+    """
+    if os.statvfs(prefix).f_flag & os.ST_RDONLY:
+        raise _read_only(prefix)
+    if not os.access(prefix, os.W_OK | os.X_OK, effective_ids=True):
+        raise PrefixError(f"the prefix {prefix} is not writable by this user")
+    if entries and not entries & ours:
+        raise PrefixError(f"{prefix} is neither empty nor a site; give a directory of its own")
+    for path, kind in _wrong_kinds(prefix):
+        raise PrefixError(
+            f"{path} is {kind}, and nothing of a site may lie elsewhere: move it away (to have it on another disk, "
+            "mount that disk there)"
+        )
+    if not may_mend:
+        _check_owners(Path(os.path.realpath(prefix)))
+
+
+def check_file_system(prefix: Path) -> None:
+    """Refuse a file system from which nothing may be run, that has no hard links, or that is not one file system.
+
+    It writes a file of one byte and removes it.
+
+    Raises:
+        PrefixError: with what to do.
+    """
+    if os.statvfs(prefix).f_flag & os.ST_NOEXEC:
+        raise PrefixError(
+            f"nothing may be run from the file system of {prefix}, because it is mounted noexec: choose another "
+            "prefix, or mount it without noexec"
+        )
+    probe = prefix / PROBES[0]
+    try:
+        probe.unlink(missing_ok=True)
+        probe.write_bytes(b"1")
+        for directory in (prefix, prefix / "store", prefix / "releases"):
+            if directory.is_dir():
+                _check_link(probe, directory / PROBES[1])
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _check_link(probe: Path, name: Path) -> None:
+    try:
+        name.unlink(missing_ok=True)
+        os.link(probe, name)
+    except OSError as exc:
+        if exc.errno == errno.EXDEV:
+            raise PrefixError(
+                f"{name.parent} is mounted by itself: store and releases share their files, so mount one file system "
+                "at the prefix instead"
+            ) from exc
+        if exc.errno in _NO_LINKS:
+            raise PrefixError(f"the file system of {name.parent} has no hard links; choose another prefix") from exc
+        raise
+    name.unlink()
+
+
+def _wrong_kinds(prefix: Path) -> Iterator[tuple[Path, str]]:
+    for name in (*_DIRECTORIES, *_LINKS):
+        path = prefix / name
+        if os.path.lexists(path):
+            status = path.lstat()
+            if not (stat.S_ISLNK if name in _LINKS else stat.S_ISDIR)(status.st_mode):
+                yield path, kind_of(status)
+
+
+def _check_owners(prefix: Path) -> None:
+    """Refuse a prefix in which, or instead of which, another user could put something."""
+    status = prefix.stat()
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PrefixError(f"others may write {prefix}: run `chmod go-w,-t {prefix}`, or choose another prefix")
+    trusted = {0, os.geteuid()}
+    if status.st_uid not in trusted:
+        raise PrefixError(
+            f"{prefix} belongs to {_user(status.st_uid)}, who could exchange what is installed: run `chown "
+            f"{_user(os.geteuid())} {prefix}`, or choose another prefix"
+        )
+    for directory in list(prefix.parents)[:-1]:  # the root directory of a container may show an owner that it has not
+        status = directory.stat()
+        if status.st_uid not in trusted:
+            raise PrefixError(
+                f"{directory} belongs to {_user(status.st_uid)}, who could put another directory in the place of "
+                f"{prefix}: choose a prefix below directories of root's or your own"
+            )
+        if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
+            raise PrefixError(
+                f"everybody may write {directory} and put another directory in the place of {prefix}: run `chmod o-w "
+                f"{directory}`, or choose another prefix"
+            )
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
+
+
+def _read_only(prefix: Path) -> PrefixError:
+    return PrefixError(
+        f"the file system of {prefix} is mounted read-only: mount it for writing, or choose another prefix"
+    )

@@ -1,0 +1,274 @@
+"""`installer remove`, `prune` and `uninstall`: what goes, what stays, what is refused, and kills at every step."""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import json
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+import installer.removal
+from appliance.config import Config
+from appliance.runtime.site_lock import lock_site
+from installer.cli import main
+from installer.durable import remove_tree
+from installer.errors import NoReleaseError, ServedError
+from installer.removal import prune, remove_release, uninstall
+from installer.site import Site, open_existing_site
+from tests.installer.archives import Sender, listing, release_files
+from tests.installer.sites import NOW, die, exchange, install_archive, killed, works
+
+
+def run(*arguments: str | Path, answer: str | None = None) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], input=answer)
+
+
+@pytest.fixture
+def served(site: Path) -> Iterator[Path]:
+    """A site whose current release is served, as far as its lock says."""
+    locks = lock_site(Config(home=site, release_dir=(site / "current").resolve(), database_url="sqlite://"))
+    yield site
+    for descriptor in locks:
+        os.close(descriptor)
+
+
+def test_remove_takes_a_release_its_packed_weights_and_what_only_it_used(site: Path) -> None:
+    for version in ("1.0", "2.0"):
+        (site / "state" / "packed" / version).mkdir(parents=True)
+        (site / "state" / "packed" / version / "weights").write_text("packed")
+    blobs = len(list((site / "store").rglob("*")))
+    done = run("remove", "1.0", "--prefix", site, "--json")
+    assert json.loads(done.stdout)["removed"] == ["1.0"]
+    assert os.listdir(site / "releases") == ["2.0"]
+    assert os.listdir(site / "state" / "packed") == ["2.0"]
+    assert not os.path.lexists(site / "previous")
+    assert len(list((site / "store").rglob("*"))) < blobs
+    assert works(site)
+
+
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [("2.0", "is the current one"), ("7.0", "does not lie here"), ("../state", "does not lie here"), ("", "lie here")],
+)
+def test_what_cannot_be_removed_is_refused(version: str, words: str, site: Path) -> None:
+    before = listing(site)
+    done = run("remove", version, "--prefix", site)
+    assert done.exit_code == 1
+    assert words in done.stderr
+    assert listing(site) == before
+
+
+def test_a_broken_release_can_be_removed(site: Path) -> None:
+    for name in ("manifest.json", "receipt.json"):
+        (site / "releases" / "1.0" / name).unlink()
+    (site / "releases" / "1.0" / "receipt.json").write_text("{")
+    assert run("remove", "1.0", "--prefix", site).exit_code == 0
+    assert os.listdir(site / "releases") == ["2.0"]
+
+
+def test_a_link_in_the_place_of_packed_weights_is_not_followed(site: Path, tmp_path: Path) -> None:
+    """The appliance's user owns state/ and may put a link there; root then removes."""
+    (tmp_path / "1.0").mkdir()
+    (tmp_path / "1.0" / "kept").write_text("another's")
+    (site / "state" / "packed").symlink_to(tmp_path)
+    assert run("remove", "1.0", "--prefix", site).exit_code == 0
+    assert (tmp_path / "1.0" / "kept").read_text() == "another's"
+
+
+def test_prune_keeps_the_current_the_previous_and_then_the_youngest(site: Path, sender: Sender) -> None:
+    for number, hours in ((3, 0.5), (4, 0)):
+        archive = sender.archive(release_files(f"{number}.0"), f"prune-{number}", version=10 + number)
+        install_archive(archive, sender, site, now=NOW - timedelta(hours=hours))
+    assert run("rollback", "--to", "1.0", "--prefix", site).exit_code == 0
+    assert json.loads(run("prune", "--keep", "3", "--prefix", site, "--json").stdout)["removed"] == ["2.0"]
+    assert json.loads(run("prune", "--keep", "1", "--prefix", site, "--json").stdout)["removed"] == ["4.0", "3.0"]
+    assert "nothing to remove" in run("prune", "--keep", "1", "--prefix", site).stdout
+    assert os.readlink(site / "current") == "releases/1.0"
+    assert works(site)
+    assert run("prune", "--keep", "0", "--prefix", site).exit_code == 2
+
+
+def test_uninstall_keeps_state_and_what_is_not_ours(site: Path, release_2: Path, sender: Sender) -> None:
+    (site / "notes.txt").write_text("mine")
+    (site / "state" / "database").mkdir(exist_ok=True)
+    (site / "state" / "database" / "kept").write_text("records")
+    done = run("uninstall", "--prefix", site)
+    assert done.exit_code == 0, done.output
+    assert set(os.listdir(site)) == {"state", "trust", "notes.txt"}
+    assert "still holds notes.txt, state, trust" in done.stdout
+    install_archive(release_2, sender, site)
+    assert works(site)
+    assert (site / "state" / "database" / "kept").read_text() == "records"
+
+
+def test_purge_asks_and_then_leaves_nothing(site: Path, tmp_path: Path) -> None:
+    before = listing(site)
+    done = run("uninstall", "--purge", "--without-record", "--prefix", site, answer="n\n")
+    assert (done.exit_code, listing(site)) == (1, before)
+    assert "nothing was removed" in done.stderr
+    done = run("uninstall", "--purge", "--without-record", "--prefix", site, answer="y\n")
+    assert done.exit_code == 0
+    assert not site.exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--purge"], ["--purge", "--export", "f", "--without-record"], ["--yes"], ["--export", "f"], ["--without-record"]],
+    ids=" ".join,
+)
+def test_purge_without_a_word_about_the_record_is_a_wrong_command(options: list[str], site: Path) -> None:
+    before = listing(site)
+    assert run("uninstall", *options, "--prefix", site).exit_code == 2
+    assert listing(site) == before
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [("{tmp}/there", "exists"), ("{site}/out", "lies in the site"), ("{tmp}/out", "did not export the record")],
+)
+def test_purge_removes_nothing_if_the_record_is_not_exported(
+    place: str, words: str, site: Path, tmp_path: Path
+) -> None:
+    """The fixture's appliance has no `audit export`, so its command fails."""
+    (tmp_path / "there").touch()
+    before = listing(site)
+    out = place.format(tmp=tmp_path, site=site)
+    done = run("uninstall", "--purge", "--yes", "--export", out, "--prefix", site)
+    assert done.exit_code == 1
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert listing(site) == before
+
+
+def test_a_served_site_is_not_removed(served: Path) -> None:
+    before = listing(served)
+    for command in (["uninstall"], ["uninstall", "--purge", "--without-record", "--yes"]):
+        done = run(*command, "--prefix", served)
+        assert done.exit_code == 1
+        assert "serves" in done.stderr
+        assert "stop it" in done.stderr
+    assert listing(served) == before
+
+
+def test_what_is_served_is_not_removed_though_another_release_is_current(served: Path) -> None:
+    """After a rollback the old process runs on until somebody restarts it."""
+    assert run("rollback", "--prefix", served).exit_code == 0
+    with open_existing_site(served) as site:
+        with pytest.raises(ServedError, match=r"serves release 2\.0 now"):
+            remove_release(site, "2.0")
+        with pytest.raises(ServedError):
+            prune(site, 1)
+    assert set(os.listdir(served / "releases")) == {"1.0", "2.0"}
+
+
+def test_an_older_appliance_that_does_not_name_its_release_protects_both(site: Path) -> None:
+    lock = os.open(site / "state" / "supervisor.lock", os.O_RDWR | os.O_CREAT)
+    from appliance.file_lock import own
+
+    assert own(lock)
+    with open_existing_site(site) as opened, pytest.raises(ServedError):
+        remove_release(opened, "1.0")
+    os.close(lock)
+    with open_existing_site(site) as opened:
+        remove_release(opened, "1.0")
+
+
+STEPS = ["rename", "remove_tree", "sync_directory", "_remove_packed", "collect_garbage"]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_killed_removal_is_finished_by_the_next_command(step: str, site: Path) -> None:
+    killed(functools.partial(_remove_until, step, site))
+    assert os.readlink(site / "current") == "releases/2.0"
+    assert works(site)
+    done = run("remove", "1.0", "--prefix", site)
+    assert done.exit_code == 0 or "does not lie here" in done.stderr
+    assert set(os.listdir(site / "releases")) == {"2.0"}
+    assert run("prune", "--keep", "1", "--prefix", site).exit_code == 0
+
+
+def _remove_until(step: str, prefix: Path) -> None:
+    _make_mortal(step)
+    with open_existing_site(prefix) as site:
+        remove_release(site, "1.0")
+
+
+def _make_mortal(step: str) -> None:
+    if step == "rename":
+        exchange(Path, "rename", die)
+    else:
+        exchange(installer.removal, step, die)
+
+
+PURGE_KILLS = [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("number", PURGE_KILLS)
+@pytest.mark.parametrize("purge", [False, True], ids=["uninstall", "purge"])
+def test_a_killed_uninstall_is_finished_by_the_next_one(number: int, purge: bool, site: Path) -> None:
+    killed(functools.partial(_uninstall_until, number, purge, site))
+    if os.path.lexists(site):
+        done = run("uninstall", "--prefix", site, *(["--purge", "--without-record", "--yes"] if purge else []))
+        assert done.exit_code == 0, done.output
+    left = set() if purge else {"state", "trust"}
+    assert (set(os.listdir(site)) if site.exists() else set()) == left
+
+
+def _uninstall_until(number: int, purge: bool, prefix: Path) -> None:
+    """Die at the removal with this number, half of which is done."""
+    calls = iter(range(1, number))
+
+    def mortal(path: Path) -> None:
+        if next(calls, None) is None:
+            for half in list(path.iterdir())[:1] if path.is_dir() and not path.is_symlink() else []:
+                remove_tree(half)
+            die()
+        remove_tree(path)
+
+    exchange(installer.removal, "remove_tree", mortal)
+    with open_existing_site(prefix) as site:
+        uninstall(site, purge=purge)
+    die()  # fewer removals than the number
+
+
+def test_nothing_is_made_where_no_site_is(tmp_path: Path) -> None:
+    for command in (["remove", "1.0"], ["prune", "--keep", "1"], ["uninstall"], ["rollback"], ["status"]):
+        done = run(*command, "--prefix", tmp_path / "absent")
+        assert done.exit_code == 1
+        assert done.stderr.startswith(f"installer: {NoReleaseError.__name__}: ")
+    assert not (tmp_path / "absent").exists()
+
+
+def test_two_commands_do_not_work_on_one_site(site: Path) -> None:
+    descriptor = os.open(site, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    for command in (["remove", "1.0"], ["prune", "--keep", "1"], ["uninstall"]):
+        assert "another installer is working" in run(*command, "--prefix", site).stderr
+    os.close(descriptor)
+
+
+def test_a_deep_tree_is_removed_or_refused_in_one_sentence(site: Path) -> None:
+    """The appliance's user may make one in state/."""
+    here = os.getcwd()
+    os.chdir(site / "state")
+    for _ in range(1500):
+        os.mkdir("d")
+        os.chdir("d")
+    os.chdir(here)
+    done = run("uninstall", "--purge", "--without-record", "--yes", "--prefix", site)
+    assert not isinstance(done.exception, RecursionError)
+    assert done.exit_code in (0, 1)
+    assert len(done.stderr.splitlines()) <= 1
+    os.system(f"rm -rf {site}")  # noqa: S605
+
+
+def test_a_site_without_releases_is_still_a_site(site: Path) -> None:
+    assert run("uninstall", "--prefix", site).exit_code == 0
+    assert Site(site).versions() == []
+    assert run("uninstall", "--prefix", site).exit_code == 0
