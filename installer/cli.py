@@ -15,6 +15,7 @@ from installer.commands.diff import diff
 from installer.commands.install import install_command
 from installer.commands.service import service
 from installer.commands.output import give_up_output, say
+from installer.commands.preflight import preflight_command
 from installer.commands.removal import prune_command, remove_command, uninstall_command
 from installer.commands.repair import repair_command
 from installer.commands.site import own, rollback
@@ -55,6 +56,7 @@ def main() -> None:
 
 for command in (
     verify_command,
+    preflight_command,
     install_command,
     diff,
     repair_command,

@@ -13,8 +13,8 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -29,7 +29,16 @@ from installer.formats.trial import begin_trial
 from installer.inspection import differences_of
 from installer.owner import Owner, find_owner, hand_over
 from installer.prefix import check_file_system
-from installer.preflight import check_host_parts, check_platform, check_space, this_host
+from installer.preflight import (
+    check_clock,
+    check_host_parts,
+    check_platform,
+    check_product,
+    check_space,
+    needed_bytes,
+    publisher_of,
+    this_host,
+)
 from installer.progress import SILENT, Progress
 from installer.receipt import Receipt
 from installer.site import Site, open_site
@@ -37,6 +46,8 @@ from installer.store import Staging, assemble, collect_garbage, make_directories
 from installer.trust import VerifiedMetadata
 from installer.verify import VerifiedArchive, blob_sizes, verify_archive
 from installer.wheels import Member
+
+ALLOWED = ("downgrade", "expired", "switch-product")  # what an operator may type; the receipt keeps it
 
 
 @dataclass(frozen=True)
@@ -60,11 +71,14 @@ def install(
     environ: Mapping[str, str],
     progress: Progress = SILENT,
     user: str | None = None,
+    allowed: Collection[str] = (),
 ) -> Outcome:
     """Verify `archive` against `root` and make its release the current one of the site at `prefix`.
 
     Args:
         user: who gets `state/` if root installs; None: its present owner, else a system user.
+        allowed: of `ALLOWED`: metadata that is older than what the site has accepted, that has expired, or another
+            product than the site serves.
     Raises:
         MediaError: the archive could not be read to its end; the site is as it was before, but for a quarantine with
             what was verified, from which the next run goes on.
@@ -72,11 +86,12 @@ def install(
     """
     with open_site(prefix) as site:
         site.settle()
-        staging = Staging(site, _preflight(site, user, progress))
+        staging = Staging(site, _preflight(site, user, now, allowed, progress))
         try:
             verified = verify_archive(
-                archive, root, sink=staging, trust_dir=site.trust, kept=read_copies(site), progress=progress
-            )
+                archive, root, sink=staging, trust_dir=site.trust, kept=read_copies(site),
+                allow_downgrade="downgrade" in allowed, allow_expired="expired" in allowed, progress=progress,
+            )  # fmt: skip
         except MediaError:
             staging.suspend()
             raise
@@ -92,7 +107,7 @@ def install(
         if known is None or repaired:
             try:
                 staging.commit()
-                receipt = _assemble(site, verified, now, environ, progress, find_owner(user, site.prefix))
+                receipt = _assemble(site, verified, now, environ, progress, find_owner(user, site.prefix), allowed)
             except (InstallerError, OSError):
                 staging.discard()
                 _remove_unfinished(site, version)
@@ -100,7 +115,7 @@ def install(
         else:
             staging.discard()
             site.accept_metadata(verified.metadata.accepted)
-            receipt = known
+            receipt = _keep_allowed(site, known, allowed)
         before = site.pointed("current")
         begin_trial(site.prefix, version, before)
         site.switch(version)
@@ -117,10 +132,23 @@ def _can_run(receipt: Receipt) -> bool:
     return os.access(receipt.interpreter, os.X_OK)
 
 
-def _preflight(site: Site, user: str | None, progress: Progress) -> Callable[[Release, VerifiedMetadata], None]:
+def _keep_allowed(site: Site, receipt: Receipt, allowed: Collection[str]) -> Receipt:
+    """Add what was typed now to the receipt of a release that stays as it is."""
+    fresh = replace(receipt, allowed=tuple(sorted({*receipt.allowed, *allowed})))
+    if fresh != receipt:
+        site.write_receipt(fresh, site.release(receipt.version))
+    return fresh
+
+
+def _preflight(
+    site: Site, user: str | None, now: datetime, allowed: Collection[str], progress: Progress
+) -> Callable[[Release, VerifiedMetadata], None]:
     def check(release: Release, metadata: VerifiedMetadata) -> None:
         check_platform(release, this_host())
         check_host_parts()
+        installed_at = [receipt.installed_at for receipt in site.installed()]
+        check_clock(now, metadata.version, metadata.expires, installed_at)
+        check_product(site, release.name, publisher_of(metadata.members), switch_product="switch-product" in allowed)
         check_file_system(site.prefix)
         find_owner(user, site.prefix)
         known = site.receipt(release.version)
@@ -129,9 +157,7 @@ def _preflight(site: Site, user: str | None, progress: Progress) -> Callable[[Re
                 f"another release {release.version} is already installed here; build this one with another --version"
             )
         if known is None:
-            wheels = sum(t.size_bytes for t in metadata.targets if t.path.startswith("wheels/"))
-            blobs = missing_bytes(site, metadata.targets)
-            check_space(site.prefix, blob_bytes=blobs, wheel_bytes=wheels)
+            check_space(site.prefix, needed_bytes(metadata.targets, missing_bytes(site, metadata.targets)))
         progress.stage("Verifying and copying", sum(blob_sizes(metadata.targets).values()))
 
     return check
@@ -144,6 +170,7 @@ def _assemble(
     environ: Mapping[str, str],
     progress: Progress,
     owner: Owner | None,
+    allowed: Collection[str],
 ) -> Receipt:
     """Make the release directory complete, from its files to its receipt."""
     release, metadata = verified.release, verified.metadata
@@ -158,7 +185,7 @@ def _assemble(
         run_self_test(directory, environ, owner)
     site.accept_metadata(metadata.accepted)
     sync_file_system(directory)
-    receipt = make_receipt(verified, manifest, interpreter, now)
+    receipt = replace(make_receipt(verified, manifest, interpreter, now), allowed=tuple(sorted(allowed)))
     site.write_receipt(receipt)
     site.put_in_place(release.version)
     return receipt
@@ -186,6 +213,7 @@ def make_receipt(verified: VerifiedArchive, manifest: str, interpreter: str, now
         installed_at=now.isoformat(timespec="seconds"),
         manifest_sha256=manifest,
         interpreter=interpreter,
+        publisher=publisher_of(metadata.members),
     )
 
 

@@ -4,19 +4,27 @@ to do."""
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import platform
 import re
 import shutil
 import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 
-from installer.errors import OtherPythonError, PlatformError, SpaceError
+from installer.archive import root_name
+from installer.errors import ClockError, OtherPythonError, PlatformError, ProductError, PublisherError, SpaceError
+from installer.formats.clock import signed_at
 from installer.formats.release import Release
+from installer.site import Site
+from installer.targets import Target
 
 NEEDED_LIBRARIES = ("libstdc++.so.6",)  # that no wheel brings
 MARGIN_BYTES = 64 << 20
+_CLOCKS_DIFFER = timedelta(days=1)
 WHEEL_GROWTH = 5  # installed bytes per wheel byte, with compiled modules; measured 3.9 for the CPU wheels of 0.1.0
 
 
@@ -80,19 +88,88 @@ def check_host_parts(proc: Path = Path("/proc"), libraries: tuple[str, ...] = NE
             ) from exc
 
 
-def check_space(prefix: Path, *, blob_bytes: int, wheel_bytes: int) -> None:
+def check_space(prefix: Path, needed: int) -> None:
     """Refuse a disk on which the release will not fit.
 
     Args:
-        blob_bytes: what has yet to be copied into the store.
-        wheel_bytes: size of the release's wheels, which are unpacked beside it.
+        needed: bytes; see `needed_bytes`.
     Raises:
         SpaceError: with the missing amount.
     """
-    needed = blob_bytes + WHEEL_GROWTH * wheel_bytes + MARGIN_BYTES
     free = shutil.disk_usage(prefix).free
     if free < needed:
         raise SpaceError(
             f"{os.fspath(prefix)} has {free >> 20} MiB free, the release needs about {needed >> 20} MiB: "
             f"free {((needed - free) >> 20) + 1} MiB or choose another prefix"
+        )
+
+
+def needed_bytes(targets: Sequence[Target], blob_bytes: int) -> int:
+    """Bytes that an installation takes, of which ``blob_bytes`` have yet to be copied into the store."""
+    wheels = sum(target.size_bytes for target in targets if target.path.startswith("wheels/"))
+    return blob_bytes + WHEEL_GROWTH * wheels + MARGIN_BYTES
+
+
+def packed_bytes(targets: Sequence[Target]) -> int:
+    """Bytes that the appliance takes in `state/packed` at its first start on a CPU."""
+    return sum(t.size_bytes for t in targets if t.path.startswith("model/cpu/") and t.path.endswith(".bin"))
+
+
+def check_clock(now: datetime, version: int, expires: str, installed_at: Iterable[str]) -> None:
+    """Refuse a clock that shows a time before the archive was signed or a release of the site was installed.
+
+    By such a clock nothing has expired. The clocks of two sites may differ by a day.
+
+    Args:
+        version: of the archive's metadata; tells when it was signed.
+        expires: when the metadata expires; a version after that is no time.
+        installed_at: from the receipts of the site.
+    Raises:
+        ClockError: with the time that the clock is behind.
+    """
+    known = [("a release was installed here", _time(text)) for text in installed_at]
+    signed = signed_at(version)
+    if signed is not None and signed < datetime.fromisoformat(expires):
+        known.append(("the archive was signed", signed))
+    late = [(time, what) for what, time in known if time is not None and now < time - _CLOCKS_DIFFER]
+    if late:
+        time, what = max(late)
+        raise ClockError(
+            f"this host's clock says {now:%Y-%m-%d %H:%M} UTC, but {what} on {time:%Y-%m-%d}, so nobody can tell what "
+            'has expired: set the clock, for example with `date -u -s "2026-12-31 12:00"`, then run this again'
+        )
+
+
+def _time(text: str) -> datetime | None:
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return time if time.tzinfo is not None else None
+
+
+def publisher_of(members: Mapping[str, bytes]) -> str:
+    """Who signs the chain of roots: SHA-256 of its first root, which no rotation of keys changes."""
+    return hashlib.sha256(members[root_name(1)]).hexdigest()
+
+
+def check_product(site: Site, name: str, publisher: str, *, switch_product: bool) -> None:
+    """Refuse another product than the site serves, unless the operator wants it, and any other publisher.
+
+    Raises:
+        ProductError, PublisherError: with both names.
+    """
+    known = site.installed()
+    current = site.pointed("current")
+    pinned = next((r for r in known if r.version == current), max(known, key=lambda r: r.installed_at, default=None))
+    if pinned is None:
+        return
+    if any(receipt.publisher not in ("", publisher) for receipt in known):
+        raise PublisherError(
+            "the archive comes from another publisher than the releases of this site: install it into a prefix of its "
+            "own"
+        )
+    if pinned.name != name and not switch_product:
+        raise ProductError(
+            f"this site serves {pinned.name}, the archive holds {name}: give --switch-product if that is what you want"
         )

@@ -52,7 +52,7 @@ from installer.formats.release import Release
 from installer.install import make_receipt
 from installer.owner import Owner, find_owner, hand_over
 from installer.prefix import check_file_system
-from installer.preflight import check_platform, check_space, this_host
+from installer.preflight import check_platform, check_space, needed_bytes, this_host
 from installer.progress import SILENT, Progress
 from installer.receipt import RECEIPT, Receipt, load_receipt
 from installer.site import Site, open_existing_site
@@ -137,8 +137,7 @@ class _DamagedBlobs:
             target.sha256: target.size_bytes for target in targets
             if not is_blob(blob_path(self._site, target.sha256), target.sha256)
         }  # fmt: skip
-        wheels = sum(target.size_bytes for target in metadata.targets if target.path.startswith("wheels/"))
-        check_space(self._site.prefix, blob_bytes=sum(self.needed.values()), wheel_bytes=wheels)
+        check_space(self._site.prefix, needed_bytes(metadata.targets, sum(self.needed.values())))
         self._progress.stage("Verifying the archive", sum(blob_sizes(metadata.targets).values()))
         self.staging.prepare(release, metadata)
 

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from installer.commands.options import JSON, PREFIX, USER
+from installer.commands.output import say, say_json
 from installer.environment import host_interpreter
 from installer.errors import NoReleaseError, OwnerError, ServiceError
 from installer.formats.fields import FormatError
@@ -53,7 +54,11 @@ def install_service(
     lines = _activate(files, destdir, changed=changed, is_new=present is None)
     body = {"name": files.name, "listen": files.listen, "units": [str(files.socket), str(files.service)],
             "changed": [str(path) for path in changed]}  # fmt: skip
-    click.echo(json.dumps(body) if as_json else "\n".join(lines))
+    if as_json:
+        say_json(body)
+        return
+    for line in lines:
+        say(line)
 
 
 @service.command("show")
@@ -68,10 +73,12 @@ def show_service(prefix: Path, destdir: Path, as_json: bool) -> None:
         raise NoReleaseError(f"no service serves {site.prefix}; make one with: installer service install")
     if as_json:
         units = {"socket": str(found.socket), "service": str(found.service)}
-        click.echo(json.dumps({"name": found.name, "listen": found.listen, **units}))
+        say_json({"name": found.name, "listen": found.listen, **units})
         return
     for path in (found.socket, found.service):
-        click.echo(f"# {path}\n{path.read_text() if path.is_file() else '# is missing'}")
+        say(f"# {path}")
+        for line in path.read_text().splitlines() if path.is_file() else ["# is missing"]:
+            say(line)
 
 
 @service.command("remove")
@@ -88,13 +95,13 @@ def remove_service(prefix: Path, destdir: Path, as_json: bool) -> None:
     if present is not None and destdir == Path("/") and has_systemd():
         Manager.here().reload()
     if as_json:
-        click.echo(json.dumps({"removed": None if present is None else present.name}))
+        say_json({"removed": None if present is None else present.name})
     elif present is None:
-        click.echo(f"No service serves {prefix}; nothing was changed.")
+        say(f"No service serves {prefix}; nothing was changed.")
     else:
-        click.echo(f"The service {present.name} is stopped and removed. {prefix} stays as it is.")
+        say(f"The service {present.name} is stopped and removed. {prefix} stays as it is.")
         for path in present.changed():
-            click.echo(f"Your own changes in {path} stay, too.")
+            say(f"Your own changes in {path} stay, too.")
 
 
 @service.command("fapolicyd")
@@ -103,7 +110,7 @@ def fapolicyd(prefix: Path) -> None:
     """Print what fapolicyd must trust to run the current release, for a file in /etc/fapolicyd/trust.d."""
     site = _site(prefix)
     for line in trust_lines(site.prefix, str(site.pointed("current"))):
-        click.echo(line)
+        say(line)
 
 
 def after_install(prefix: Path, user: str | None, *, wanted: bool) -> tuple[dict[str, Any], list[str]]:

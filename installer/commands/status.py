@@ -85,7 +85,7 @@ def _size(cost: ReleaseCost) -> str:
 
 
 def _typed(allowed: tuple[str, ...]) -> list[str]:
-    return [name if name == "switch-product" else f"allow-{name}" for name in allowed]
+    return [f"--{name}" if name == "switch-product" else f"--allow-{name}" for name in allowed]
 
 
 def _body(site: Site, survey: Survey, damaged: Damaged) -> dict[str, object]:

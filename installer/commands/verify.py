@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ import click
 
 from installer.commands.options import FILES, JSON, MEDIA, ROOT_HELP, given_media, read_root
 from installer.commands.output import say, say_json
+from installer.examination import Question, examine_host
 from installer.fingerprint import root_fingerprint, spoken
+from installer.host import look_at_host
 from installer.inspection import Inspection, inspect_site
 from installer.site import Site
 from installer.terminal import StageLines
@@ -51,9 +55,14 @@ def _verify_files(files: tuple[Path, ...], directories: tuple[Path, ...], root: 
     with StageLines() as progress, given_media(files, directories, progress) as media:
         progress.stage("Verifying", media.size_bytes)
         verified = verify_archive(media.stream, trusted, sink=DiscardingSink(), progress=progress)
+    question = Question(
+        verified.release, verified.metadata, look_at_host(), datetime.now(timezone.utc), os.environ, port=None
+    )
+    troubles = [check for check in examine_host(question) if check.outcome != "ok"]
     fingerprint = root_fingerprint(trusted)
     if as_json:
-        say_json({**_describe(verified), "root_fingerprint": fingerprint})
+        host = [asdict(check) for check in troubles]
+        say_json({**_describe(verified), "root_fingerprint": fingerprint, "host": host})
         return
     release, signed = verified.release, verified.metadata
     say(f"{media.name}: verified. {release.name} {release.version} ({release.model.title})")
@@ -65,6 +74,8 @@ def _verify_files(files: tuple[Path, ...], directories: tuple[Path, ...], root: 
     say(f"  fingerprint of the root that it was verified with: {fingerprint}")
     for line in spoken(fingerprint):
         say(f"    {line}")
+    for check in troubles:
+        say(f"  this host: {check.subject}: {check.detail}")
     if verified.delta is not None:
         say(
             f"  It is a delta: {len(verified.delta.absent)} blobs are left out, and could not be checked here. "

@@ -15,3 +15,14 @@ EARLIEST: Final = datetime(2026, 11, 1, tzinfo=timezone.utc)
 def has_lost_its_time(now: datetime) -> bool:
     """Whether a clock that shows ``now`` is wrong for certain."""
     return now < EARLIEST
+
+
+def signed_at(version: int) -> datetime | None:
+    """When metadata of this version was signed. Bundlers number it by the second of signing: 20261130174500.
+
+    None for a number that is no time: a version that somebody chose, or one by a bundler before 0.2.0.
+    """
+    try:
+        return datetime.strptime(f"{version}", "%Y%m%d%H%M%S").replace(tzinfo=timezone.utc)
+    except ValueError:
+        return None

@@ -456,9 +456,9 @@ def test_a_file_system_from_which_nothing_may_be_run_is_refused_before_anything_
 
 
 def test_too_little_space_is_refused_with_the_missing_amount(tmp_path: Path) -> None:
-    check_space(tmp_path, blob_bytes=0, wheel_bytes=0)
+    check_space(tmp_path, 0)
     with pytest.raises(SpaceError, match=r"free \d+ MiB"):
-        check_space(tmp_path, blob_bytes=1 << 60, wheel_bytes=0)
+        check_space(tmp_path, 1 << 60)
 
 
 @pytest.mark.parametrize(

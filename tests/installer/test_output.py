@@ -27,7 +27,9 @@ def archive(sender: Sender) -> Path:
     files = release_files("5.0")
     described = parse_release(files[DESCRIPTOR])
     title = replace(described.model, title=HOSTILE)
-    return sender.archive({**files, DESCRIPTOR: encode_release(replace(described, model=title))}, "hostile", version=50)
+    return sender.archive(
+        {**files, DESCRIPTOR: encode_release(replace(described, model=title))}, "hostile", version=821
+    )
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +90,7 @@ def test_a_hostile_title_forges_nothing(command: str, archive: Path, hostile_sit
 def test_the_output_of_a_self_test_forges_nothing(sender: Sender, tmp_path: Path) -> None:
     """Its prompt is printed when it fails; the fixture's appliance prints what known_answers.json holds."""
     answers = json.dumps({"cases": [{"prompt": [1], "answer": HOSTILE}]}).encode()
-    bad = sender.archive(release_files("5.1", extra={"known_answers.json": answers}), "hostile-answer", version=51)
+    bad = sender.archive(release_files("5.1", extra={"known_answers.json": answers}), "hostile-answer", version=822)
     let_through(tmp_path)
     done = run("install", bad, "--root", sender.root_path, "--prefix", tmp_path / "site", *USER_OPTION)
     is_plain(done)

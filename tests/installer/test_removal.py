@@ -83,7 +83,7 @@ def test_a_link_in_the_place_of_packed_weights_is_not_followed(site: Path, tmp_p
 
 def test_prune_keeps_the_current_the_previous_and_then_the_youngest(site: Path, sender: Sender) -> None:
     for number, hours in ((3, 0.5), (4, 0)):
-        archive = sender.archive(release_files(f"{number}.0"), f"prune-{number}", version=10 + number)
+        archive = sender.archive(release_files(f"{number}.0"), f"prune-{number}", version=830 + number)
         install_archive(archive, sender, site, now=NOW - timedelta(hours=hours))
     assert run("rollback", "--to", "1.0", "--prefix", site).exit_code == 0
     assert json.loads(run("prune", "--keep", "3", "--prefix", site, "--json").stdout)["removed"] == ["2.0"]

@@ -175,8 +175,8 @@ def test_an_older_archive_is_refused_where_no_receipt_names_the_release(
 def test_another_release_is_not_put_in_its_place(site: Path, sender: Sender) -> None:
     before = listing(site)
     with pytest.raises(NoReleaseError, match="does not lie here: install it"):
-        run_repair(sender.archive(release_files("7.0"), "seven", version=70), sender, site)
-    other = sender.archive(release_files("2.0", extra={"licences/x": b"x"}), "other-two", version=71)
+        run_repair(sender.archive(release_files("7.0"), "seven", version=811), sender, site)
+    other = sender.archive(release_files("2.0", extra={"licences/x": b"x"}), "other-two", version=812)
     with pytest.raises(ReleaseConflictError):
         run_repair(other, sender, site)
     assert listing(site) == before
