@@ -196,5 +196,6 @@ def _activate(files: ServiceFiles, root: Path, *, changed: list[Path], is_new: b
         return [f"The service {files.name} is enabled and started; it listens on {files.listen}."]
     if changed:
         manager.reload()
-    return [f"The service {files.name} listens on {files.listen}. Serve the new state with: "
-            f"{manager.command('restart', files.name)}"]  # fmt: skip
+    unit = files.socket if files.socket in changed else files.service  # a restart of the socket restarts both
+    restart = manager.command("restart", unit.name)
+    return [f"The service {files.name} listens on {files.listen}. Serve the new state with: {restart}"]

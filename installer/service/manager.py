@@ -45,9 +45,9 @@ class Manager:
         """Stop socket and service, and start them no more."""
         self._run("disable", "--now", f"{name}.socket", f"{name}.service")
 
-    def command(self, verb: str, name: str) -> str:
+    def command(self, verb: str, unit: str) -> str:
         """What a person types."""
-        return f"systemctl {'--user ' if self.of_user else ''}{verb} {name}.service"
+        return f"systemctl {'--user ' if self.of_user else ''}{verb} {unit}"
 
     def _run(self, *arguments: str) -> None:
         command = ["systemctl", *(["--user"] if self.of_user else []), *arguments]

@@ -39,7 +39,7 @@ for kept in "$@"; do
     mount --bind "$kept" "/run/kept$kept"
 done
 mount -t tmpfs tmpfs /tmp
-for place in /var/tmp /var/log /srv; do mount -t tmpfs tmpfs "$place"; done
+for place in /var/tmp /var/log /srv /media; do mount -t tmpfs tmpfs "$place"; done
 for kept in "$@"; do
     mkdir -p "$kept"
     mount --bind "/run/kept$kept" "$kept"

@@ -152,8 +152,7 @@ def test_a_release_that_crashes_is_left_for_the_one_before(host: Host, demo: Ins
     assert actions(host).count(("release_returned", "broken")) == 1, "recorded once, not at every start"
 
 
-def test_a_release_that_upgraded_and_then_fails_stays_because_the_one_before_would_refuse(host: Host) -> None:
-    """The older release says so itself, and leads back."""
+def test_the_release_before_refuses_an_upgraded_database_and_names_the_way_back(host: Host) -> None:
     host.run(BIN / "installer", "rollback", "--prefix", SITE, "--to", oldest(host))
     host.run("systemctl", "restart", UNIT, check=False)
     wait_for(
@@ -168,9 +167,9 @@ def test_removing_the_service_leaves_the_site(host: Host) -> None:
     said = host.run(BIN / "installer", "service", "remove", "--prefix", SITE).stdout
     assert "The service gpt-oss is stopped and removed." in said
     assert not is_ready(host)
-    assert host.run("sh", "-c", "ls /etc/systemd/system/gpt-oss.*", check=False).stdout.split() == [
-        "/etc/systemd/system/gpt-oss.service.d:", "quick.conf",
-    ]  # fmt: skip
+    left = host.run("find", "/etc/systemd/system", "-name", "gpt-oss*").stdout.split()
+    assert left == [f"/etc/systemd/system/{UNIT}.d"], "the operator's own change stays"
+    assert f"Your own changes in {left[0]} stay, too." in said
     assert json.loads(appliance(host, "audit", "verify", "--json"))["intact"] is True
     again = host.run(BIN / "installer", "service", "remove", "--prefix", SITE).stdout
     assert "No service serves" in again

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from appliance.audit.checkpoint import write_checkpoint
-from appliance.audit.details.site import AttemptRefused
+from appliance.audit.details.site import AttemptRefused, ReleaseReturned
 from appliance.audit.event import Action, Content, NewEvent
 from appliance.database.tables import audit_events
 from appliance.isolation.refused import UNWATCHED, Refused
@@ -217,4 +217,16 @@ def test_a_process_that_was_stopped_is_a_warning_for_a_day(site: Site, admin: Br
     with record.database.write() as connection:
         later = audit_events.c.time_us - day_us - 60_000_000
         connection.execute(audit_events.update().where(audit_events.c.action == "process_paused").values(time_us=later))
+    assert alarms(admin.get("/admin").text) == []
+
+
+def test_a_return_is_an_alarm_until_another_release_serves(site: Site, admin: Browser) -> None:
+    served = site.services.config.release_dir.name
+    text = f"Release 2.0 did not become ready in 3 starts, so release {served} is served again"
+    details = ReleaseReturned(left="2.0", to=served, why="did not become ready in 3 starts", at="2026")
+    event = NewEvent(SYSTEM, "release_returned", "failed", "2.0", Content(text, details))
+    site.services.record.append(event)
+    assert alarms(admin.get("/admin").text) == [("bad", f"{text}.")]
+    elsewhere = dataclasses.replace(details, to="3.0")
+    site.services.record.append(dataclasses.replace(event, content=Content("Another.", elsewhere)))
     assert alarms(admin.get("/admin").text) == []

@@ -21,6 +21,7 @@ from appliance.config import Config, init_state, load_config
 from appliance.database.transactions import open_database
 from appliance.isolation.refused import UNWATCHED
 from appliance.runtime.recorder import run_recorder
+from installer.formats.trial import HEALTHY, Reached, load_reached
 from tests.appliance.records import SYSTEM
 from tests.waiting import wait_for
 
@@ -216,3 +217,44 @@ def test_an_unexpected_failure_of_a_turn_is_said_and_tried_again(
     assert any(words in record.getMessage() and record.exc_info for record in caplog.records)
     with opened(config) as log:
         assert integrity(log, config.state_dir).state == "verified"
+
+
+RETURNED = {"event": "returned", "left": "2.0", "to": "1.0", "why": "did not become ready in 3 starts", "at": "2026"}
+
+
+def test_a_return_is_recorded_once_however_often_the_appliance_starts(config: Config) -> None:
+    for message in (RETURNED, RETURNED, {**RETURNED, "at": "2027"}):  # two starts, and another return
+        recorder = Recorder(config)
+        recorder.note(STARTED)
+        recorder.note(message)
+        recorder.end()
+    with opened(config) as log:
+        events = [log.get(number) for number in range(1, log.size() + 1)]
+        found = [event for event in events if event.header.action == "release_returned"]
+        assert [(event.header.subject, event.header.outcome) for event in found] == [("2.0", "failed")] * 2
+        content = found[0].content
+        assert content is not None
+        assert content.text == "Release 2.0 did not become ready in 3 starts, so release 1.0 is served again"
+        assert content.details.values() == {name: RETURNED[name] for name in ("left", "to", "why", "at")}
+
+
+def test_a_release_that_is_ready_says_so_when_the_record_is_signed(config: Config) -> None:
+    recorder = Recorder(config)
+    recorder.note(STARTED)
+    assert load_reached(config.home) is None
+    recorder.note({"event": "ready"})
+    assert load_reached(config.home) == Reached(config.release_dir.name, HEALTHY)
+    with opened(config) as log:
+        assert integrity(log, config.state_dir).verified_size == 1
+    recorder.end()
+
+
+def test_a_mark_that_cannot_be_written_does_not_end_the_recorder(config: Config) -> None:
+    (config.state_dir / "audit" / ".reached.json.new").mkdir()
+    recorder = Recorder(config)
+    recorder.note(STARTED)
+    recorder.note({"event": "ready"})
+    recorder.note(ENDED)
+    recorder.end()
+    with opened(config) as log:
+        assert log.size() == 3

@@ -15,6 +15,7 @@ from appliance.config import load_config
 from appliance.runtime.processes import programs_of
 from appliance.runtime.supervisor import MAX_FAILED_STARTS
 from appliance.signals import how_ended
+from installer.formats.trial import Returned, Trial, write_returned, write_trial
 from tests.appliance.supervised import ENGINE, Site, is_alive, supervised
 from tests.waiting import wait_for
 
@@ -202,6 +203,35 @@ def test_web_workers_wait_until_the_recorder_has_the_database_ready(tmp_path: Pa
         assert not any("gunicorn" in line for line in running())
         (tmp_path / "state" / "audit" / "go").touch()
         assert site.ask()
+
+
+@pytest.mark.parametrize("on_trial", [True, False], ids=["on-trial", "proven"])
+def test_on_trial_nothing_touches_the_database_before_the_model_has_loaded(tmp_path: Path, *, on_trial: bool) -> None:
+    """The recorder upgrades the database; after that the release before could not be served again."""
+    (tmp_path / "service").mkdir()
+    if on_trial:
+        write_trial(tmp_path, Trial("current", "1.0", starts=1))
+    with supervised(tmp_path, engine="raise SystemExit(7)") as site:
+        check_gave_up(site, "engine")
+    assert (tmp_path / "state" / "audit" / "recorded").exists() is not on_trial
+
+
+def test_on_trial_everything_is_recorded_when_the_model_has_loaded(tmp_path: Path) -> None:
+    write_trial(tmp_path, Trial("current", "1.0", starts=1))
+    with supervised(tmp_path) as site:
+        assert site.url
+        site.until(lambda: any(message["event"] == "ready" for message in site.recorded()))
+        assert site.recorded()[0]["event"] == "started"
+
+
+def test_tells_the_recorder_of_a_return_to_this_release(tmp_path: Path) -> None:
+    returned = Returned("2.0", "current", "did not become ready in 3 starts", "2026-11-30T12:00:00+00:00")
+    write_returned(tmp_path, returned)
+    with supervised(tmp_path) as site:
+        assert site.url
+        assert site.recorded()[1] == {
+            "event": "returned", "left": "2.0", "to": "current", "why": returned.why, "at": returned.at,
+        }  # fmt: skip
 
 
 def test_gives_up_on_an_engine_that_never_starts(tmp_path: Path) -> None:
