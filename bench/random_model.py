@@ -20,6 +20,7 @@ _20B = {
 SHAPES: dict[str, dict[str, int]] = {
     "20b": {"layers": 24, **_20B},
     "20b-4": {"layers": 4, **_20B},  # fewer of the same layers, for a quick look
+    "120b": {"layers": 36, **_20B, "experts": 128},
     "120b-1": {"layers": 1, **_20B, "experts": 128},
     "tiny": {**_20B, "layers": 2, "hidden": 128, "intermediate": 128, "experts": 8, "heads": 4, "kv_heads": 2},
 }

@@ -70,9 +70,14 @@ def prepare_site(site: Path, graph: Path, config: Path, accelerator: str, dense:
 
 
 @contextmanager
-def serving(site: Path) -> Iterator[tuple[int, str]]:
-    """Start the appliance by its own command. The value is its process and its address, when it is ready."""
-    program = [str(Path(sys.executable).with_name("appliance")), "serve", "--home", str(site), "--port", "0"]
+def serving(site: Path, command: Path | None = None) -> Iterator[tuple[int, str]]:
+    """Start the appliance. The value is its process and its address, when it is ready.
+
+    Args:
+        command: the appliance's command; None: this checkout's.
+    """
+    appliance = command or Path(sys.executable).with_name("appliance")
+    program = [str(appliance), "serve", "--home", str(site), "--port", "0"]
     output = site / "output"
     with output.open("w") as stream:
         process = subprocess.Popen(program, stdout=stream, stderr=subprocess.STDOUT)

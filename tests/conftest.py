@@ -68,6 +68,7 @@ SLOW = (
     "appliance/runtime/test_supervisor.py",
     "appliance/turns/test_run.py",
     "bundler/test_adapter_parity.py",
+    "bench/test_fullsize.py",
     "bundler/test_bundler_cli.py",
     "bundler/test_demo_model.py",
     "bundler/test_demo_model_corpus.py",
