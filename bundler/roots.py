@@ -17,6 +17,7 @@ from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
 
 from bundler.errors import KeysError
+from installer.archive import MAX_ROOTS
 from installer.errors import TrustError
 from installer.root_chain import CANONICAL
 from installer.signers import Signers, count_signers, key_name, require_sound
@@ -39,9 +40,15 @@ def first_root(groups: Mapping[str, Group], *, expires: datetime) -> Metadata[Ro
 
 
 def next_root(newest: Root, groups: Mapping[str, Group], *, expires: datetime | None = None) -> Metadata[Root]:
-    """The root after `newest`, not signed yet: other people for these roles, the same for all others."""
+    """The root after `newest`, not signed yet: other people for these roles, the same for all others.
+
+    Raises:
+        KeysError: thresholds would not count different keys, or there are too many roots.
+    """
     root = Root.from_dict(newest.to_dict())
     root.version += 1
+    if root.version > MAX_ROOTS:
+        raise KeysError(f"an archive can carry {MAX_ROOTS} roots: make new keys, and install the sites anew")
     root.expires = expires or newest.expires
     return Metadata(_with_groups(root, groups))
 

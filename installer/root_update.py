@@ -15,7 +15,7 @@ from tuf.api.metadata import Metadata, Root
 
 from installer.accepted import Place, parse_accepted, read_copies, read_trust
 from installer.archive import MAX_ROOTS, TARGETS, root_name
-from installer.errors import ExpiredError, NoReleaseError, RootUpdateError, TrustError
+from installer.errors import NoReleaseError, RootUpdateError, TrustError
 from installer.root_chain import CANONICAL, continues, parse_canonical, parse_root
 from installer.signers import count_signers
 from installer.site import Site
@@ -27,7 +27,7 @@ class RootUpdate:
 
     before: int  # version of the site's newest root
     after: int
-    notes: tuple[str, ...]  # sentences about releases that today's keys did not sign
+    notes: tuple[str, ...]  # sentences: releases that today's keys did not sign, a root that has expired
 
 
 def site_roots(site: Site) -> list[Metadata[Root]]:
@@ -54,22 +54,23 @@ def update_roots(site: Site, files: Sequence[bytes], now: datetime) -> RootUpdat
 
     Raises:
         RootUpdateError: one does not follow, or is another one than the site has under its version.
-        TrustError: one is no root, is not signed, or the last one has expired. Nothing was accepted.
+        TrustError: one is no root, or is not signed. Nothing was accepted.
     """
     chain = site_roots(site)
     before = chain[-1].signed.version
     for root in sorted((parse_root(data) for data in files), key=lambda r: r.signed.version):
         _follow(chain, root)
     newest = chain[-1].signed
-    if newest.is_expired(now):
-        raise ExpiredError(
-            f"root {newest.version} expired on {newest.expires:%Y-%m-%d}: ask the sender for the next one"
+    notes = list(_releases_of_revoked_keys(site, [root.signed for root in chain]))
+    if newest.is_expired(now):  # it is accepted all the same: whoever comes late must still learn of a revoked key
+        notes.append(
+            f"root {newest.version} expired on {newest.expires:%Y-%m-%d}, so no archive is accepted until the next root"
         )
     if newest.version > MAX_ROOTS:
         raise RootUpdateError(f"root {newest.version} is beyond the {MAX_ROOTS} that an archive can carry")
     fresh = [root for root in chain if root.signed.version > before]
     site.accept_metadata({f"root_history/{r.signed.version}.root.json": r.to_bytes(CANONICAL) for r in fresh})
-    return RootUpdate(before, newest.version, tuple(_releases_of_revoked_keys(site, [r.signed for r in chain])))
+    return RootUpdate(before, newest.version, tuple(notes))
 
 
 def _follow(chain: list[Metadata[Root]], root: Metadata[Root]) -> None:

@@ -6,17 +6,18 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from bundler.errors import KeysError
 from bundler.keys import INSTALLER_KEY, generate_keys, generate_person, load_keys, load_signers
-from bundler.ledger import Signing
-from bundler.roots import parse_draft
+from bundler.ledger import Signing, decide_signing
+from bundler.roots import next_root, parse_draft
 from bundler.sign import sign_targets
 from installer.archive import Sha256Hex
-from installer.errors import OlderVersionError, RevokedKeyError
+from installer.errors import OlderVersionError, RevokedKeyError, VersionConflictError
 from installer.targets import Target
 from installer.trust import VerifiedMetadata, verify_metadata
 from tests.bundler.test_signing import PEOPLE, Place, bundler, group, place, public_keys
@@ -91,6 +92,33 @@ def test_a_kill_between_the_root_and_the_exchange_of_keys_does_no_harm(
     assert not (keys / "targets.pem.until-root-2").exists()
     monkeypatch.undo()
     assert offer(keys, 6, (keys / "root.json").read_bytes()).version == 6
+
+
+def test_there_are_no_more_roots_than_an_archive_can_carry(keys: Path) -> None:
+    root = parse_draft((keys / "root.json").read_bytes()).signed
+    root.version = 63
+    root = next_root(root, {}).signed
+    with pytest.raises(KeysError, match="an archive can carry 64 roots"):
+        next_root(root, {})
+
+
+def test_two_build_places_without_one_ledger(keys: Path, tmp_path: Path) -> None:
+    """The second signs other contents a second later, and then in the same second."""
+    root, elsewhere = (keys / "root.json").read_bytes(), tmp_path / "elsewhere"
+    shutil.copytree(keys, elsewhere)
+    others = (*TARGETS, Target("model/a", Sha256Hex("cd" * 32), 9))
+
+    def signed(directory: Path, targets: tuple[Target, ...], now: datetime) -> dict[str, bytes]:
+        loaded = load_keys(directory)
+        signing = decide_signing(loaded, targets, lifetime_end=LATER, version=None, now=now)
+        return sign_targets(loaded, targets, signing)
+
+    seen = accept(verify_metadata(signed(keys, TARGETS, NOW), root, None), tmp_path / "seen")
+    verify_metadata(signed(elsewhere, others, NOW + timedelta(seconds=1)), root, seen)
+    (elsewhere / "signed.json").unlink()
+    words = "two archives have version [0-9]{14} and differ .*: two build places signed without one ledger"
+    with pytest.raises(VersionConflictError, match=words):
+        verify_metadata(signed(elsewhere, others, NOW), root, seen)
 
 
 # --- several people --------------------------------------------------------------------------------------------------

@@ -70,8 +70,8 @@ class Repository:
         root.version += 1
         for role in roles or ("root",):
             fresh = [CryptoSigner.generate_ed25519() for _ in self.signers[role]]
-            for signer in self.signers[role]:
-                root.revoke_key(signer.public_key.keyid, role)
+            for keyid in list(root.roles[role].keyids):
+                root.revoke_key(keyid, role)
             for signer in fresh:
                 root.add_key(signer.public_key, role)
             self.signers = self.signers | {role: fresh}

@@ -90,6 +90,29 @@ def test_a_stolen_key_of_some_roles_is_not_enough(theft: str, repository: Reposi
     assert verify_metadata(repository.members(6), repository.roots[0], seen).version == 6
 
 
+@pytest.mark.parametrize("role", ["root", "targets", "snapshot", "timestamp"])
+def test_one_of_two_keys_is_not_enough(role: str, tmp_path: Path) -> None:
+    """Two people must sign everything. A thief has one key of each role, and lacks only one signature."""
+    repository = Repository(threshold=2)
+    first = repository.roots[0]
+    seen = accept(verify_metadata(repository.members(5), first, None), tmp_path)
+    lost, stolen = repository.signers[role]
+    repository.signers[role] = [stolen, CryptoSigner.generate_ed25519()]
+    if role == "root":
+        repository.roots.append(repository.sign(next_root_of(repository), "root", [stolen]))
+    with pytest.raises(SignatureError) as refused:
+        verify_metadata(repository.members(6, paths=OTHER), first, seen)
+    assert f"not signed by key {lost.public_key.keyid[:8]}" in str(refused.value)
+
+
+def test_a_thief_of_a_root_key_that_signs_alone_becomes_the_sender(repository: Repository, tmp_path: Path) -> None:
+    """This is what a threshold of one means, and docs/keys.md says so: nothing here refuses it."""
+    seen = accept(verify_metadata(repository.members(5), repository.roots[0], None), tmp_path)
+    thief = repository.stolen("root")
+    thief.rotate("targets", "snapshot", "timestamp")
+    assert verify_metadata(thief.members(6, paths=OTHER), repository.roots[0], seen).version == 6
+
+
 def test_the_sender_recovers_from_a_version_that_a_thief_made_too_high(repository: Repository, tmp_path: Path) -> None:
     """Somebody who held timestamp, snapshot and targets keys. A root with other keys resets what the site accepted."""
     root, high = repository.roots[0], 1 << 40

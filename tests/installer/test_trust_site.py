@@ -180,7 +180,6 @@ ROOTS: dict[str, tuple[Callable[[Sender, Path], bytes], str]] = {
     "a gap": (gap, "RootUpdateError: this is root 3, and this site has root 1: give every root from 2 on"),
     "another sender's": (stranger_s, "RootUpdateError: metadata/2.root.json is not signed by enough keys of root 1"),
     "another root 1": (lambda r, t: Sender.make(t / "new").root, "RootUpdateError: this is another root 1"),
-    "expired": (expired, "ExpiredError: root 2 expired on 2026-01-01"),
     "not signed": (unsigned, "SignatureError: the given root file is not signed by enough of its own keys"),
     "one key twice": (one_key_twice, "UnsoundRootError: the given root lists one key under two ids"),
     "not a root": (lambda r, t: b"{}", "MalformedMetadataError"),
@@ -195,6 +194,17 @@ def test_a_root_that_does_not_follow_is_refused(case: str, site: Site, rotated: 
     before = listing(site.prefix)
     assert f"installer: {words}" in update(site, file, code=1).stderr
     assert listing(site.prefix) == before
+
+
+def test_an_expired_root_is_accepted_and_ends_trust(
+    site: Site, sender: Sender, rotated: Sender, release_2: Path, tmp_path: Path
+) -> None:
+    """Otherwise a root that comes too late would leave a stolen key trusted."""
+    file = tmp_path / "root.json"
+    file.write_bytes(expired(rotated, tmp_path))
+    assert "root 2 expired on 2026-01-01, so no archive is accepted until the next root" in update(site, file).stdout
+    with pytest.raises(RevokedKeyError):
+        attempt(release_2, sender, site.prefix)
 
 
 def test_there_is_no_root_without_a_site(tmp_path: Path, rotated: Sender) -> None:
