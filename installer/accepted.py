@@ -42,8 +42,9 @@ def read_trust(directory: Path) -> dict[str, bytes]:
 
 
 def read_copies(site: Site) -> list[dict[str, bytes]]:
-    """The copies outside `state/`: `PREFIX/trust` if it exists, then one for each installed release, {} if damaged."""
-    copies = [read_trust(site.trust_copy)] if site.trust_copy.is_dir() else []
+    """The copies outside `state/`: `PREFIX/trust` if it says anything, then one for each installed release, {} if
+    that is damaged: a site with releases must remember something."""
+    copies = [copy for copy in [read_trust(site.trust_copy)] if copy]
     for receipt in site.installed():
         directory = site.release(receipt.version) / "metadata"
         names = sorted(os.listdir(directory))[: MAX_ROOTS + len(_ROLES)] if directory.is_dir() else []

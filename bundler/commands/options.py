@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import stat
 import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -47,8 +48,15 @@ def secret_of(file: Path | None) -> Secret | None:
 
 
 def first_line(file: Path) -> str:
-    """Raises KeysError if there is none."""
+    """The passphrase in a file or a pipe.
+
+    Raises:
+        KeysError: there is none, or other users can read it.
+    """
     try:
+        status = file.stat()
+        if stat.S_ISREG(status.st_mode) and status.st_mode & 0o077:
+            raise KeysError(f"the passphrase file {file} can be read by others; set its mode to 0600")
         lines = file.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as exc:
         raise KeysError(f"cannot read the passphrase file {file}") from exc

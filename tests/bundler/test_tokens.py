@@ -59,6 +59,7 @@ def token(tmp_path_factory: pytest.TempPathFactory) -> Token:
         ["softhsm2-util", "--init-token", "--free", "--label", LABEL, "--so-pin", "12345678", "--pin", PIN],
         env=made.environ, check=True, capture_output=True, timeout=60,
     )  # fmt: skip
+    (made.directory / "pin").touch(mode=0o600)
     (made.directory / "pin").write_text(PIN + "\n")
     made.keygen("bob")
     return made
@@ -127,6 +128,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_token_that_cannot_be_used_is_named(case: str, token: Token, tmp_path: Path) -> None:
     words, pin, expected = REFUSED[case]
+    (tmp_path / "pin").touch(mode=0o600)
     (tmp_path / "pin").write_text(pin)
     said = token.run(
         "keygen", "--keys", tmp_path / "new", "--person", "eve", *words, "--passphrase-file", tmp_path / "pin", code=1

@@ -221,6 +221,7 @@ def test_a_root_that_promises_too_much_is_not_made(case: str, place: Place, tmp_
 @pytest.fixture(scope="module")
 def secret_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("secret") / "passphrase"
+    path.touch(mode=0o600)
     path.write_text(f"{PASSPHRASE}\n")
     return path
 
@@ -271,9 +272,18 @@ def test_openssl_reads_an_encrypted_key(tmp_path: Path) -> None:
     ("text", "words"), [("", "is empty"), ("\n", "is empty"), ("short", "the passphrase has 5 characters")]
 )
 def test_a_passphrase_that_protects_nothing_is_refused(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "secret").touch(mode=0o600)
     (tmp_path / "secret").write_text(text)
     refused = bundler("keygen", "--keys", tmp_path / "keys", "--passphrase-file", tmp_path / "secret", code=1)
     assert words in refused.stderr
+
+
+def test_a_passphrase_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(PASSPHRASE)
+    (tmp_path / "secret").chmod(0o640)
+    refused = bundler("keygen", "--keys", tmp_path / "keys", "--passphrase-file", tmp_path / "secret", code=1)
+    assert "can be read by others; set its mode to 0600" in refused.stderr
+    assert not (tmp_path / "keys").exists()
 
 
 def test_without_a_passphrase_the_command_says_so(tmp_path: Path) -> None:

@@ -86,6 +86,12 @@ def test_a_site_that_remembers_nothing_is_refused(site: Site, sender: Sender, re
         attempt(release_2, sender, site.prefix)
 
 
+def test_an_empty_copy_of_a_new_site_is_no_loss(sender: Sender, release_2: Path, tmp_path: Path) -> None:
+    """A kill while the first installation begins to remember."""
+    (tmp_path / "site" / "trust" / "root_history").mkdir(parents=True)
+    assert attempt(release_2, sender, tmp_path / "site").notes == ()
+
+
 def test_the_copy_belongs_to_who_installs(site: Site) -> None:
     assert {path.stat().st_uid for path in site.trust_copy.rglob("*")} == {os.geteuid()}
     assert not any(path.stat().st_mode & 0o022 for path in site.trust_copy.rglob("*"))
