@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from bundler.licence_text import recognised
+
 _FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*\n", re.DOTALL)
 _FIELD = re.compile(r"^license:\s*[\"']?([^\"'#\n]+?)[\"']?\s*$", re.MULTILINE)
 _SPELT = {"apache-2.0": "Apache-2.0", "mit": "MIT"}  # Hugging Face writes identifiers in lower case
-_APACHE_TITLE = re.compile(r"\A\s*Apache License\s+Version 2\.0, January 2004\s")
 _READ_CHARACTERS = 64 << 10
 
 
@@ -22,9 +23,8 @@ def licence_of(checkpoint: Path) -> str | None:
     if front and (stated := _FIELD.search(front[1])):
         return _SPELT.get(stated[1].lower(), stated[1])
     for path in sorted(checkpoint.glob("LICEN*")):
-        text = _text(path)
-        if _APACHE_TITLE.match(text) or text.strip() == "Apache-2.0":
-            return "Apache-2.0"
+        if (found := recognised(_text(path))) is not None:
+            return found
     return None
 
 

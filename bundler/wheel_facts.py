@@ -19,6 +19,7 @@ from typing import Any
 from packaging.utils import canonicalize_name
 
 from bundler.errors import WheelError
+from bundler.licence_text import recognised
 from bundler.wheelhouse import sha256_file
 from installer.archive import CHUNK_BYTES
 
@@ -91,7 +92,7 @@ def read_wheel(path: Path) -> WheelFacts:
         name=canonicalize_name(metadata["Name"]),
         version=metadata["Version"],
         sha256=sha256_file(path),
-        licence=metadata["License-Expression"] or _licence(metadata),
+        licence=metadata["License-Expression"] or _licence(metadata) or _licence_of_texts(licences),
         licences=licences,
         requires=tuple(metadata.get_all("Requires-Dist", [])),
         native=native,
@@ -119,6 +120,12 @@ def _licence(metadata: Message) -> str | None:
         return str(words).strip()
     classifiers = [c.rsplit(" :: ", 1)[-1] for c in metadata.get_all("Classifier", []) if c.startswith("License ::")]
     return " AND ".join(classifiers) or None
+
+
+def _licence_of_texts(licences: dict[str, bytes]) -> str | None:
+    """The licences whose texts the wheel carries, if its metadata names none."""
+    found = {recognised(text.decode(errors="replace")) for text in licences.values()}
+    return " AND ".join(sorted(name for name in found if name)) or None
 
 
 def _native_part(wheel: zipfile.ZipFile, info: zipfile.ZipInfo) -> NativePart | None:

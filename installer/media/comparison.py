@@ -198,8 +198,12 @@ def comparison_lines(found: Comparison) -> Iterator[str]:
         yield "settings and database: one of the releases does not say"
     else:
         yield from _section("settings", found.settings)
-        same = found.schema.old == found.schema.new
-        yield f"database: {f'schema {found.schema.new} in both' if same else printable(str(found.schema))}"
+        before, after = found.schema.old, found.schema.new
+        yield (
+            f"database: schema {after} in both"
+            if before == after
+            else printable(f"database: schema {before} -> {after}")
+        )
     yield from _section("other files", found.files)
     yield f"new bytes: {found.new_bytes:,}"
 

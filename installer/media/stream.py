@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from installer.archive import CHUNK_BYTES
-from installer.errors import DamagedVolumeError
+from installer.errors import DamagedVolumeError, MissingVolumeError
 from installer.media.shelf import Shelf
 from installer.media.volume import HEADER_BYTES, Volume, open_file, unreadable, volume_name
 
@@ -102,8 +102,9 @@ class VolumeStream:
             fault = self._shelf.fault(number)
             if self._ask is None:
                 raise fault
+            wrong = "" if isinstance(fault, MissingVolumeError) else f"{fault}; "
             name, count = volume_name(self._shelf.archive.name, number), self._shelf.archive.count
-            self._ask(f"volume {number} of {count} is needed ({fault}): put in the medium with {name}")
+            self._ask(f"{wrong}put in the medium with volume {number} of {count}, {name}")
         self._volume, self._digest = found[number], None if at else hashlib.sha256()
         return found[number]
 

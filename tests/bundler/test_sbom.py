@@ -29,6 +29,7 @@ from tests.installer.archives import PROJECT, make_wheel
 
 HOSTS = Hosts(("3.11", "3.13"), "manylinux_2_28_x86_64")
 ELF = b"\x7fELF" + b"code"
+MIT = "Permission is hereby granted, free of charge, to any person"
 APACHE = "\n                                 Apache License\n                           Version 2.0, January 2004\n"
 
 
@@ -171,6 +172,7 @@ LICENCES = {
         "other-words",
     ),
     "the text of Apache": ({"LICENSE": APACHE}, "Apache-2.0"),
+    "the text of MIT": ({"LICENSE": f"MIT License\n\nCopyright (c) X\n\n{MIT}"}, "MIT"),
     "a mention is no licence": ({"LICENSE": f"Not under this: {APACHE}", "README.md": "license: mit\n"}, None),
     "nothing": ({}, None),
 }
@@ -182,6 +184,13 @@ def test_a_model_s_licence_is_what_its_checkpoint_states(case: str, tmp_path: Pa
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     assert licence_of(tmp_path) == expected
+
+
+def test_a_wheel_that_names_no_licence_is_told_by_the_texts_that_it_carries(tmp_path: Path) -> None:
+    texts = {"x-1.0.dist-info/licenses/LICENSE": APACHE.encode(), "x-1.0.dist-info/licenses/AUTHORS": b"We."}
+    assert facts(tmp_path, "x", files=texts).licence == "Apache-2.0"
+    assert facts(tmp_path, "y", files={"y-1.0.dist-info/licenses/LICENSE": b"Ours alone."}).licence is None
+    assert facts(tmp_path, "x", metadata="License: Words\n", files=texts).licence == "Words"
 
 
 def test_a_statement_has_the_form_of_in_toto_and_slsa() -> None:

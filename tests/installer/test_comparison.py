@@ -125,6 +125,9 @@ def test_what_changes_between_two_archives(old: Path, new: Path, sender: Sender)
     found = diff_json(bundler_main, old, new, "--root", sender.root_path)
     assert {name: found[name] for name in EXPECTED} == as_json(EXPECTED)
     assert [change["name"] for change in found["files"]] == ["licences/x"]
+    said = run(bundler_main, "diff", old, new, "--root", sender.root_path).stdout
+    assert "\ndatabase: schema 0003 -> 0004\n" in said
+    assert "\n  thing: 1.0 -> 1.1\n" in said
     fresh = {digest for digest in map(_digest, new_files().values())} - set(map(_digest, old_files().values()))
     assert found["new_bytes"] == sum(len(d) for d in {_digest(d): d for d in new_files().values()}.values()
                                      if _digest(d) in fresh)  # fmt: skip

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import io
 import json
 import os
+import pty
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -402,9 +405,53 @@ def test_a_person_at_a_terminal_is_asked_for_each_medium(release_1: Path, volume
     put_in(volumes[2].name)  # the wrong one to begin with
     with open_media([], [drive], pipe=io.BytesIO(), ask=ask) as media:
         assert media.stream.read(1 << 30) == release_1.read_bytes()
-    assert [sentence.split()[:2] for sentence in asked] == [
-        ["volume", "1"], ["volume", "2"], ["volume", "3"], *(["volume", str(n)] for n in range(4, len(volumes) + 1))
-    ]  # fmt: skip
+    count = len(volumes)
+    assert asked == [f"put in the medium with volume {n} of {count}, {NAME}.{n:03}" for n in range(1, count + 1)]
+
+
+def test_one_drive_is_enough_for_the_command_at_a_terminal(volumes: list[Path], sender: Sender, tmp_path: Path) -> None:
+    drive = tmp_path / "drive"
+    drive.mkdir()
+    let_through(tmp_path)
+    (drive / volumes[-1].name).write_bytes(volumes[-1].read_bytes())
+    terminal, side = pty.openpty()
+    command = [sys.executable, "-m", "installer.cli", "install", "--media", drive, "--root", sender.root_path,
+               "--prefix", tmp_path / "site", *USER_OPTION]  # fmt: skip
+    with subprocess.Popen(command, stdin=side, stdout=side, stderr=side) as installer:
+        os.close(side)
+        said, put_in = b"", 0
+        with contextlib.suppress(OSError):  # EIO: nobody has the other side any more
+            while chunk := os.read(terminal, 4096):
+                said += chunk
+                for number in re.findall(rb"airgap\.([0-9]{3}), then press Enter", said)[put_in:]:
+                    for path in drive.iterdir():
+                        path.unlink()
+                    path = volumes[int(number) - 1]
+                    (drive / path.name).write_bytes(path.read_bytes())
+                    put_in += 1
+                    os.write(terminal, b"\n")
+        os.close(terminal)
+    assert installer.returncode == 0, said
+    assert put_in == len(volumes)
+    assert Site(tmp_path / "site").pointed("current") == "1.0"
+
+
+def test_a_person_is_told_what_is_wrong_with_the_medium_that_is_in(
+    release_1: Path, volumes: list[Path], tmp_path: Path
+) -> None:
+    whole = volumes[1].read_bytes()
+    asked: list[str] = []
+
+    def ask(sentence: str) -> None:
+        asked.append(sentence)
+        volumes[1].write_bytes(whole)
+
+    os.truncate(volumes[1], 3000)
+    with open_media([volumes[0]], [], pipe=io.BytesIO(), ask=ask) as media:
+        assert media.stream.read(1 << 30) == release_1.read_bytes()
+    (sentence,) = asked
+    assert sentence.startswith("volume 2 is damaged: ")
+    assert sentence.endswith(f"; put in the medium with volume 2 of {len(volumes)}, {NAME}.002")
 
 
 def test_a_stick_that_is_pulled_while_a_person_is_there_is_asked_for_and_read_on(
