@@ -14,12 +14,13 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final, TypeVar
 
 import numpy as np
 
+from bundler.checkpoints.experts import Changes
 from bundler.checkpoints.files import StoredTensor, header
 from bundler.checkpoints.lowrank import Float32Array, LowRank
 from bundler.checkpoints.names import Projection
@@ -75,10 +76,10 @@ class Adapter:
         factors = self._matrices.get(name)
         return None if factors is None else partial(_of_matrix, factors)
 
-    def experts(self, layer: int, projection: Projection) -> Callable[[int], Sequence[LowRank]] | None:
-        """What is added to each expert's matrix, by expert; None: nothing to any of them."""
+    def experts(self, layer: int, projection: Projection) -> Changes | None:
+        """Reads what is added to the matrices of each expert; None: nothing is added to any of them."""
         found = self._experts.get((layer, projection))
-        return None if found is None else lambda expert: [change for f in found if (change := _of_expert(f, expert))]
+        return None if found is None else partial(_of_experts, found)
 
 
 def open_adapter(directory: Path, config: ModelConfig) -> Adapter:
@@ -151,22 +152,19 @@ def _of_matrix(factors: Factors) -> LowRank:
     return LowRank(_scaled(factors.b, factors.scaling), _float32(factors.a))
 
 
-@lru_cache(maxsize=2)
-def _whole(tensor: StoredTensor) -> Float32Array:
-    """Factors of every expert of a layer: read once, not for each expert."""
-    return _float32(tensor)
+def _of_experts(found: Sequence[ExpertFactors]) -> Callable[[int], Sequence[LowRank]]:
+    """Read the factors once, and give each expert's from them."""
+    whole = [(factors, _float32(factors.a), _scaled(factors.b, factors.scaling)) for factors in found]
+    return lambda expert: [change for each in whole if (change := _of_expert(*each, expert))]
 
 
-def _of_expert(factors: ExpertFactors, expert: int) -> LowRank | None:
+def _of_expert(factors: ExpertFactors, a: Float32Array, b: Float32Array, expert: int) -> LowRank | None:
     """One expert's change. PEFT orders A's rows by expert and then rank, and B's columns by rank and then expert."""
     if factors.expert is not None:
-        if factors.expert != expert:
-            return None
-        return LowRank(_scaled(factors.b, factors.scaling), _float32(factors.a), factors.half)
-    rank = factors.a.shape[0] // factors.count
-    a = _whole(factors.a)[expert * rank : (expert + 1) * rank]
-    b = _whole(factors.b)[:, expert :: factors.count] * np.float32(factors.scaling)
-    return LowRank(a.T, b.T) if factors.is_swapped else LowRank(b, a)
+        return LowRank(b, a, factors.half) if factors.expert == expert else None
+    rank = len(a) // factors.count
+    mine, outer = a[expert * rank : (expert + 1) * rank], b[:, expert :: factors.count]
+    return LowRank(mine.T, outer.T) if factors.is_swapped else LowRank(outer, mine)
 
 
 _HARMLESS: Final = {field.name for field in fields(AdapterConfig)} | {

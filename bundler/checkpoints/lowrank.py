@@ -20,10 +20,12 @@ class LowRank:
     half: Literal["gate", "up"] | None = None  # gate: rows 0, 2, ..; up: rows 1, 3, ..
 
     def add_to(self, weights: Float32Array, first_row: int) -> None:
-        """Add it to consecutive rows of the matrix, of which ``first_row`` (even) is the first. The sum is float32."""
-        if self.half is None:
-            weights += self.left[first_row : first_row + len(weights)] @ self.right
-            return
-        place = 0 if self.half == "gate" else 1
-        rows = self.left[first_row // 2 : (first_row + len(weights)) // 2]
-        weights[place::2] += rows @ self.right
+        """Add it to consecutive rows of the matrix, of which ``first_row`` (even) is the first.
+
+        The product is float64 and is rounded once, so that every processor gives the same sums.
+        """
+        every = 1 if self.half is None else 2
+        rows = self.left[first_row // every : (first_row + len(weights)) // every]
+        product = rows.astype(np.float64) @ self.right.astype(np.float64)
+        with np.errstate(over="ignore"):  # the caller refuses infinities
+            weights[1 if self.half == "up" else 0 :: every] += product.astype(np.float32)

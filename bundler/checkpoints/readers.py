@@ -177,5 +177,5 @@ def _rounded(tensor: StoredTensor, change: Callable[[], LowRank] | None, rows: r
     return result
 
 
-def _unchanged(expert: int) -> Sequence[LowRank]:
-    return ()
+def _unchanged() -> Callable[[int], Sequence[LowRank]]:
+    return lambda expert: ()

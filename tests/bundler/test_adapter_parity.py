@@ -102,11 +102,12 @@ def _differences(adapter: Adapter, base: ReferenceModel, merged: Any) -> tuple[f
         projection = next((p for p in PROJECTIONS if name.endswith(f".experts.{p}")), None)
         weights = tensor.astype(np.float32)
         if projection is not None:
-            changes = adapter.experts(int(name.split(".")[2]), projection)
-            for expert in range(len(weights)) if changes else ():
-                for change in changes(expert) if changes else ():
-                    change.add_to(weights[expert], 0)
-            changed += changes is not None
+            if (read_all := adapter.experts(int(name.split(".")[2]), projection)) is not None:
+                by_expert = read_all()
+                for expert, matrix in enumerate(weights):
+                    for change in by_expert(expert):
+                        change.add_to(matrix, 0)
+                changed += 1
             weights = weights.swapaxes(1, 2)
         elif (read := adapter.matrix(name)) is not None:
             read().add_to(weights, 0)

@@ -95,8 +95,8 @@ def test_the_error_of_each_layer_is_that_of_its_matrices(tuned: Model, tmp_path:
     converted = checkpoint.converted()
     assert converted is not None
     assert converted.experts_from == "bfloat16"
-    assert converted.expert_errors == pytest.approx(expected, rel=1e-4)
-    assert converted.mean_error == pytest.approx(sum(expected.values()) / 3, rel=1e-4)
+    assert converted.expert_errors == pytest.approx(expected, rel=1e-3)
+    assert converted.mean_error == pytest.approx(sum(expected.values()) / 3, rel=1e-3)
     assert 0.08 < converted.mean_error < 0.14
     assert f"mean relative error {100 * converted.mean_error:.2g} %" in converted.sentences
 
@@ -261,7 +261,9 @@ def test_a_number_beyond_bfloat16_is_refused(tuned: Model, tmp_path: Path) -> No
         open_checkpoint(directory).read("model.norm.weight")
 
 
-def test_rounding_holds_one_expert_beside_the_result(tmp_path: Path, published: Model) -> None:
+def test_rounding_holds_one_expert_for_each_thread_beside_the_result(
+    tmp_path: Path, published: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The largest piece in memory is the result; the same tensor in bfloat16 would take four times as much."""
     config = {**published.config, "hidden_size": 512, "intermediate_size": 512, "num_local_experts": 16,
               "num_hidden_layers": 1, "layer_types": ["full_attention"], "vocab_size": 64}  # fmt: skip
@@ -271,6 +273,7 @@ def test_rounding_holds_one_expert_beside_the_result(tmp_path: Path, published: 
     result = checkpoint.specs[f"{stem}_blocks"].size_bytes
     one_expert = 2 * 1024 * 512  # bfloat16
     checkpoint.read(f"{stem}_blocks", range(0, 1))  # whatever is imported late
+    monkeypatch.setattr("bundler.checkpoints.experts._MOST_THREADS", 1)
     tracemalloc.start()
     try:
         checkpoint.read(f"{stem}_blocks")
