@@ -13,11 +13,11 @@ import click
 
 from installer.commands.diff import diff
 from installer.commands.install import install_command
-from installer.commands.service import service
 from installer.commands.output import give_up_output, say
 from installer.commands.preflight import preflight_command
 from installer.commands.removal import prune_command, remove_command, uninstall_command
 from installer.commands.repair import repair_command
+from installer.commands.service import service
 from installer.commands.site import own, rollback
 from installer.commands.status import status
 from installer.commands.trust import trust
