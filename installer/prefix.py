@@ -13,7 +13,7 @@ from pathlib import Path
 
 from installer.errors import PrefixError
 
-_DIRECTORIES = ("store", "store/sha256", "releases", "state", "state/trust", "trust", ".incoming")
+_DIRECTORIES = ("store", "store/sha256", "releases", "state", "state/trust", "trust", "service", ".incoming")
 _LINKS = ("current", "previous")
 _PLAIN = "/._+@,=~-"  # beside letters and digits
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES)

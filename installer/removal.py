@@ -89,7 +89,7 @@ def uninstall(site: Site, *, purge: bool, before: Callable[[], None] = lambda: N
     for link in reversed(LINKS):
         remove_tree(site.prefix / link)
     sync_directory(site.prefix)
-    for name in ("releases", "store", ".incoming"):
+    for name in ("releases", "store", "service", ".incoming"):
         remove_tree(site.prefix / name)
     removed = Removal(
         tuple(versions), max(0, _free_bytes(site.prefix) - free_before), tuple(sorted(os.listdir(site.prefix)))

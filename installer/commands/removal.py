@@ -9,6 +9,7 @@ import click
 
 from installer.commands.options import JSON, PREFIX
 from installer.commands.output import counted_bytes, say, say_json
+from installer.commands.service import stop_and_remove
 from installer.errors import InstallerError
 from installer.export import export_record
 from installer.removal import Removal, prune, remove_release, uninstall
@@ -50,16 +51,17 @@ def prune_command(prefix: Path, keep: int, as_json: bool) -> None:
 def uninstall_command(
     prefix: Path, purge: bool, export: Path | None, without_record: bool, yes: bool, as_json: bool
 ) -> None:
-    """Remove every release, the store and the links. `state/` stays, and with it the record, unless --purge is given.
+    """Remove every release, the store, the links and the service. `state/` stays, and with it the record.
 
-    --purge first exports the record to the file --export, by the release's own `appliance audit export --jsonl`.
+    With --purge nothing stays. The command first exports the record to the file --export, by the release's
+    own `appliance audit export --jsonl`.
     """
     if purge and (export is None) == (not without_record):
         raise click.UsageError("--purge needs either --export FILE or --without-record")
     if not purge and (export is not None or without_record or yes):
         raise click.UsageError("--export, --without-record and --yes belong to --purge")
     with open_existing_site(prefix) as site:
-        removal = uninstall(site, purge=purge, before=lambda: _before_purge(site, purge, export, yes))
+        removal = uninstall(site, purge=purge, before=lambda: _before(site, purge, export, yes))
     if as_json:
         say_json({**_body(removal), "left": list(removal.left), "exported": None if export is None else str(export)})
         return
@@ -68,13 +70,15 @@ def uninstall_command(
         say(f"{prefix} still holds {', '.join(removal.left)}.")
 
 
-def _before_purge(site: Site, purge: bool, export: Path | None, yes: bool) -> None:
-    if not purge or not site.state.is_dir():
-        return
-    if not yes and not click.confirm(f"Remove {site.state} with all accounts, conversations and the record?", err=True):
-        raise InstallerError("nothing was removed")
-    if export is not None:
-        export_record(site, export, os.environ)
+def _before(site: Site, purge: bool, export: Path | None, yes: bool) -> None:
+    """Ask, export the record, then end the service: a connection to its socket would start the appliance again."""
+    if purge and site.state.is_dir():
+        question = f"Remove {site.state} with all accounts, conversations and the record?"
+        if not yes and not click.confirm(question, err=True):
+            raise InstallerError("nothing was removed")
+        if export is not None:
+            export_record(site, export, os.environ)
+    stop_and_remove(site.prefix, Path("/"))
 
 
 def _report(removal: Removal, as_json: bool) -> None:

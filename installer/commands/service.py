@@ -87,12 +87,7 @@ def show_service(prefix: Path, destdir: Path, as_json: bool) -> None:
 def remove_service(prefix: Path, destdir: Path, as_json: bool) -> None:
     """Stop the service of a site and remove its units. Releases and state/ stay as they are."""
     prefix = Path(os.path.abspath(prefix))
-    present = find_service(prefix, destdir)
-    if present is not None and destdir == Path("/") and has_systemd():
-        Manager.here().disable(present.name)
-    remove(prefix, destdir)
-    if present is not None and destdir == Path("/") and has_systemd():
-        Manager.here().reload()
+    present = stop_and_remove(prefix, destdir)
     if as_json:
         say_json({"removed": None if present is None else present.name})
     elif present is None:
@@ -110,6 +105,17 @@ def fapolicyd(prefix: Path) -> None:
     site = _site(prefix)
     for line in trust_lines(site.prefix, str(site.pointed("current"))):
         say(line)
+
+
+def stop_and_remove(prefix: Path, destdir: Path) -> ServiceFiles | None:
+    """Stop the service of a site, if it has one, and remove its units. What the service was."""
+    present = find_service(prefix, destdir)
+    if present is not None and destdir == Path("/") and has_systemd():
+        Manager.here().disable(present.name)
+    remove(prefix, destdir)
+    if present is not None and destdir == Path("/") and has_systemd():
+        Manager.here().reload()
+    return present
 
 
 def after_install(prefix: Path, user: str | None, *, wanted: bool) -> tuple[dict[str, Any], list[str]]:

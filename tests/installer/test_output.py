@@ -100,10 +100,14 @@ def test_the_output_of_a_self_test_forges_nothing(sender: Sender, tmp_path: Path
 
 
 def test_commands_print_in_one_way_only() -> None:
-    """`say` and `say_json` escape; nothing else prints."""
+    """`say` and `say_json` escape; nothing else prints.
+
+    The service's keeper is one file that imports nothing of ours. It prints versions, which it has compared with their
+    pattern.
+    """
     printing = {
         f"{path.relative_to(_ROOM)}:{node.lineno}"
-        for path in _ROOM.rglob("*.py") if path.name != "output.py"
+        for path in _ROOM.rglob("*.py") if path.name not in ("output.py", "keeper.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("click.echo", "click.secho", "print", "echo")
     }  # fmt: skip

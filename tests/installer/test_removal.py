@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+import installer.commands.removal
 import installer.removal
 from appliance.config import Config
 from appliance.runtime.site_lock import lock_site
@@ -156,6 +157,18 @@ def test_a_served_site_is_not_removed(served: Path) -> None:
     assert listing(served) == before
 
 
+def test_the_service_ends_when_nothing_else_stands_in_the_way(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[Path] = []
+    monkeypatch.setattr(installer.commands.removal, "stop_and_remove", lambda prefix, _root: ended.append(prefix))
+    refused = ["uninstall", "--purge", "--prefix", site]
+    assert run(*refused, "--without-record", answer="n\n").exit_code == 1
+    assert run(*refused, "--export", site / "inside", "--yes").exit_code == 1
+    assert ended == []
+    assert run("uninstall", "--prefix", site).exit_code == 0
+    assert ended == [site]
+    assert not (site / "service").exists()
+
+
 def test_what_is_served_is_not_removed_though_another_release_is_current(served: Path) -> None:
     """After a rollback the old process runs on until somebody restarts it."""
     assert run("rollback", "--prefix", served).exit_code == 0
@@ -206,7 +219,7 @@ def _make_mortal(step: str) -> None:
         exchange(installer.removal, step, die)
 
 
-PURGE_KILLS = [1, 2, 3, 4, 5, 6]
+PURGE_KILLS = [1, 2, 3, 4, 5, 6, 7]
 
 
 @pytest.mark.parametrize("number", PURGE_KILLS)
