@@ -29,6 +29,8 @@ _TARGETS = (
     *("slices", "emergency", "rescue", "poweroff", "reboot", "halt", "final"),
 )
 _JOURNAL = ("systemd-journald.service", "systemd-journald.socket", "systemd-journald-dev-log.socket")
+# What root has after signing in; nothing of the environment of the tests.
+_ENVIRON = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8"}
 _BOOT = """
 set -e
 here=$1; shift
@@ -74,9 +76,6 @@ class Host:
 
     pid: int  # of its process 1, outside
 
-    def popen(self, *command: str | Path, **options: object) -> subprocess.Popen[str]:
-        return subprocess.Popen(self._inside(command), text=True, **options)  # type: ignore[call-overload, no-any-return]
-
     def run(self, *command: str | Path, check: bool = True, limit_s: float = 120) -> subprocess.CompletedProcess[str]:
         """Run a command there as root."""
         done = subprocess.run(
@@ -86,6 +85,7 @@ class Host:
             check=False,
             timeout=limit_s,
             stdin=subprocess.DEVNULL,
+            env=_ENVIRON,
         )
         if check and done.returncode:
             words = " ".join(map(str, command))
