@@ -279,7 +279,7 @@ def test_a_signature_that_does_not_fit_is_not_taken_over(place: Place) -> None:
     bundler("sign", small, "--keys", place.person("bob"), "--yes")
     data = small.read_bytes()
     signature = json.loads(head(small)[TARGETS])["signatures"][-1]["sig"].encode()
-    small.write_bytes(data.replace(signature, b"1" * 128))
+    small.write_bytes(data.replace(signature, b"01" * 64))
     bundler("sign", archive, "--signatures", small)
     assert {signers.role: len(signers.signed) for signers in standing(head(archive))} == {
         "timestamp": 1, "snapshot": 1, "targets": 0}  # fmt: skip
@@ -290,7 +290,7 @@ def test_a_damaged_signature_is_no_missing_one(place: Place) -> None:
     bundler("sign", archive, "--keys", place.person("bob"), "--yes")
     assert is_unfinished(head(archive))
     signature = json.loads(head(archive)[TARGETS])["signatures"][-1]["sig"].encode()
-    archive.write_bytes(archive.read_bytes().replace(signature, signature[::-1]))
+    archive.write_bytes(archive.read_bytes().replace(signature, signature[63::-1] + signature[64:]))
     assert not is_unfinished(head(archive))
     assert "SignatureError" in bundler("inspect", archive, code=1).stderr
 

@@ -24,7 +24,7 @@ from appliance.audit.upgrade import _event as _upgraded
 from appliance.audit.verify import verify_log
 from appliance.people.allowance import PromptTooLargeError, QuotaSpentError, RefusedError
 from appliance.runtime.packed_watch import packed_event, read_packed
-from appliance.runtime.recorder import _event_of, _stopped
+from appliance.runtime.recorder import _event_of, _record_return, _stopped
 from appliance.runtime.release_watch import comparison
 from appliance.turns.events import AnswerDelta, EngineEvent, Failed, Started, ToolCallDelta
 from appliance.turns.interrupted import _close
@@ -172,3 +172,6 @@ def _findings(log: AuditLog, directory: Path) -> None:
     intact = replace(verify_log(log.database, None), faults=())
     log.append(_upgraded("0002", intact, ADA, None))
     log.append(_upgraded("0002", replace(intact, root=None, faults=(Fault(1, 2, "gone"),)), ADA, "it is known"))
+    left = {"left": "2.0", "to": "1.0", "why": "did not become ready in 3 starts", "at": "2026-11-30T12:00:00+00:00"}
+    _record_return(left, log)
+    _record_return(left, log)  # every later start brings the same message
