@@ -20,6 +20,7 @@ from installer.errors import BusyError, InstallerError, NoReleaseError, ReceiptE
 from installer.formats.release import VERSION_PATTERN
 from installer.prefix import PROBES, check_name, check_place, unusable
 from installer.receipt import RECEIPT, Receipt, encode_receipt, load_receipt
+from installer.unfollowed import write_below
 
 LINKS = ("current", "previous")
 OURS = {"store", "releases", "state", "trust", *LINKS, "service", ".incoming"}
@@ -133,9 +134,7 @@ class Site:
         self.state.mkdir(mode=0o700, exist_ok=True)
         for directory in (self.trust_copy, self.trust):
             for name in sorted(files, key=lambda n: (rank[n], n)):
-                path = directory / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_durably(path, files[name])
+                write_below(directory.parent, f"{directory.name}/{name}", files[name])
         sync_directory(self.state)  # which may be a file system of its own
         sync_directory(self.prefix)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -22,6 +23,7 @@ from installer.cli import main as installer_main
 from installer.errors import OlderVersionError, RevokedKeyError, TrustLostError
 from installer.install import Outcome, install
 from installer.site import Site
+from installer.unfollowed import write_below
 from tests.installer.archives import Sender, listing, release_files
 from tests.unprivileged import SERVICE_USER, let_through
 
@@ -224,3 +226,68 @@ def test_the_next_archive_brings_the_roots_along(site: Site, sender: Sender, rot
     attempt(archive, sender, site.prefix)  # the operator still has root 1
     assert json.loads((site.trust_copy / "targets.json").read_bytes())["signed"]["version"] > 2
     assert (site.trust_copy / "root_history" / "2.root.json").read_bytes() == rotated.root
+
+
+# --- state/ is another user's -----------------------------------------------------------------------------------------
+
+
+def link_trust(site: Site, victim: Path) -> None:
+    shutil.rmtree(site.trust)
+    site.trust.symlink_to(victim)
+
+
+def link_history(site: Site, victim: Path) -> None:
+    shutil.rmtree(site.trust / "root_history")
+    (site.trust / "root_history").symlink_to(victim)
+
+
+def link_new_file(site: Site, victim: Path) -> None:
+    """The name under which a file was written before it got its own."""
+    (site.trust / ".timestamp.json.new").symlink_to(victim / "passwd")
+
+
+def link_file(site: Site, victim: Path) -> None:
+    (site.trust / "timestamp.json").unlink()
+    (site.trust / "timestamp.json").symlink_to(victim / "passwd")
+
+
+def file_in_place(site: Site, victim: Path) -> None:
+    shutil.rmtree(site.trust)
+    site.trust.write_text("")
+
+
+LINKS = {
+    "trust is a link": link_trust,
+    "root_history is a link": link_history,
+    "a new file is a link": link_new_file,
+    "a file is a link": link_file,
+    "trust is a file": file_in_place,
+}
+
+
+@pytest.mark.parametrize("case", LINKS)
+def test_the_installer_writes_through_no_link_of_the_appliance_s_user(case: str, site: Site, tmp_path: Path) -> None:
+    """`open_site` refuses most of these; the user can still make them while an installation runs."""
+    accepted = {str(p.relative_to(site.trust)): p.read_bytes() for p in site.trust.rglob("*.json")}
+    assert {"timestamp.json", "root_history/1.root.json"} <= accepted.keys()
+    victim = tmp_path / "etc"
+    victim.mkdir()
+    (victim / "passwd").write_text("root:x:0:0\n")
+    before = listing(victim)
+    LINKS[case](site, victim)
+    site.accept_metadata(accepted)
+    assert listing(victim) == before
+    assert not any(path.is_symlink() for path in [site.trust, *site.trust.rglob("*")])
+    assert (site.trust / "timestamp.json").read_bytes() == (site.trust_copy / "timestamp.json").read_bytes()
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write_below(tmp_path, "trust/timestamp.json", b"old")
+    monkeypatch.setattr("installer.unfollowed.os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_below(tmp_path, "trust/timestamp.json", b"new")
+    assert [path.name for path in (tmp_path / "trust").iterdir()] == ["timestamp.json"]
+    assert (tmp_path / "trust" / "timestamp.json").read_bytes() == b"old"
