@@ -10,11 +10,11 @@ import click
 from tuf.api.metadata import Metadata, Root
 
 from bundler.carrying import Carriage
-from bundler.roots import ROLES, group_of, root_signers
+from bundler.roots import ROLES, group_of, root_bytes, root_signers
 from bundler.roots import is_complete as root_is_complete
 from bundler.sign import is_complete, standing
 from bundler.signing import lines_of, signing_file
-from installer.fingerprint import spoken
+from installer.fingerprint import root_fingerprint, spoken
 from installer.signers import key_name
 from installer.verify import VerifiedArchive
 
@@ -90,9 +90,11 @@ def print_root(metadata: Metadata[Root], before: Root | None) -> None:
     for role in ROLES:
         group = group_of(root, role)
         names = ", ".join(key_name(key) for key in group.keys)
-        click.echo(f"  {role}: {group.threshold} of {len(group.keys)}: {names}")
+        click.echo(f"  {role}: {group.threshold} of {len(group.keys)} must sign: {names}")
     for of, signers in zip(("itself", f"root {root.version - 1}"), root_signers(metadata, before), strict=False):
         click.echo(f"  signatures by {of}: {signers}")
+    if root_is_complete(metadata, before):
+        print_fingerprint(root_fingerprint(root_bytes(metadata)))
 
 
 def print_carriage(carriage: Carriage) -> None:

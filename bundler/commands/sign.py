@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from bundler.commands.options import JSON, PASSPHRASE_FILE, PATH, secret_of
-from bundler.commands.show import describe_root, print_root
+from bundler.commands.show import describe_root, print_fingerprint, print_root
 from bundler.errors import SigningError
 from bundler.keys import DRAFT, ROOT, load_signers, put_root
 from bundler.ledger import enter_signing
@@ -21,6 +21,7 @@ from bundler.sign import is_complete, roots_of, standing, with_signatures_of, wi
 from bundler.signing import describe, lines_of, locked, read_unsigned, replace_head
 from installer.archive import ArchiveReader, root_name
 from installer.durable import write_durably
+from installer.fingerprint import root_fingerprint
 from installer.terminal import StageLines
 from installer.trust import verify_metadata
 
@@ -117,6 +118,8 @@ def _sign_root(file: Path, keys: Path, root: Path | None, secret: Secret | None,
     else:
         click.echo(f"Signed as {', '.join(done)}.")
         click.echo(f"Complete: {file}" if complete else f"NOT complete: {file} lacks signatures.")
+        if complete:
+            print_fingerprint(root_fingerprint(root_bytes(draft)))
 
 
 def _confirm(lines: list[str], yes: bool, as_json: bool) -> None:

@@ -60,7 +60,7 @@ def show(prefix: Path, as_json: bool) -> None:
     say(f"Root {newest.version}, valid until {newest.expires:%Y-%m-%d}")
     for role in _ROLES:
         names = ", ".join(key_name(newest.keys[keyid]) for keyid in newest.roles[role].keyids)
-        say(f"  {role}: {newest.roles[role].threshold} of {len(newest.roles[role].keyids)}: {names}")
+        say(f"  {role}: {newest.roles[role].threshold} of {len(newest.roles[role].keyids)} must sign: {names}")
 
 
 def _group(root: Root, role: str) -> dict[str, object]:

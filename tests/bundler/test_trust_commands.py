@@ -127,7 +127,7 @@ def test_two_build_places_without_one_ledger(keys: Path, tmp_path: Path) -> None
 def test_two_of_three_revoke_the_third(place: Place, tmp_path: Path) -> None:
     root = place.root
     said = bundler("trust", "revoke", "bob", "--keys", place.keys)
-    assert "root: 2 of 2: alice" in said.stdout
+    assert "root: 2 of 2 must sign: alice" in said.stdout
     assert "NOT complete" in said.stdout
     assert place.root == root  # nothing is in force yet
     copies = []
