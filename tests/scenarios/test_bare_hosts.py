@@ -139,8 +139,9 @@ def test_the_kit_installs_and_the_release_serves_where_there_is_only_python(
         assert "Its self-test passed" in installed.stdout
         release = next((host / SITE[1:] / "releases").iterdir())
         assert json.loads((release / "receipt.json").read_bytes())["python"].startswith(f"{python}.")
-        whole = kit(host, who, "verify", "--prefix", SITE, "--root", "/media/stick/root.json")
-        assert whole.returncode == 0, whole.stdout
+        if who == ORDINARY:  # once is enough: it compiles every package again
+            whole = kit(host, who, "verify", "--prefix", SITE, "--root", "/media/stick/root.json")
+            assert whole.returncode == 0, whole.stdout
         with served(host, who, tmp_path / "log") as url, urllib.request.urlopen(f"{url}/healthz", timeout=60) as answer:  # noqa: S310
             assert json.load(answer) == {"status": "ok"}
 
