@@ -42,22 +42,23 @@ class Interpreter:
 
 
 def find_interpreter(pythons: Sequence[str], environ: Mapping[str, str]) -> Interpreter | None:
-    """The newest Python of the host that a release can run with, outside relative directories of PATH."""
-    for python in sorted(pythons, key=python_number, reverse=True):
-        for path in _candidates(f"python{python}", environ):
-            found = probe(path, environ)
-            if found is not None and found.fits([python]):
-                return found
+    """The newest Python of the host's system that a release can run with, else the newest on PATH."""
+    newest_first = sorted(pythons, key=python_number, reverse=True)
+    on_path = [name for name in environ.get("PATH", "").split(os.pathsep) if name not in _SYSTEM_DIRECTORIES]
+    for directories in (_SYSTEM_DIRECTORIES, tuple(dict.fromkeys(on_path))):
+        for python in newest_first:
+            for path in _candidates(f"python{python}", directories):
+                found = probe(path, environ)
+                if found is not None and found.fits([python]):
+                    return found
     return None
 
 
-def _candidates(name: str, environ: Mapping[str, str]) -> Iterator[str]:
+def _candidates(name: str, directories: Sequence[str]) -> Iterator[str]:
     """A relative directory of PATH may be the media, from which nothing runs unchecked."""
-    seen = set()
-    for directory in (*_SYSTEM_DIRECTORIES, *environ.get("PATH", "").split(os.pathsep)):
+    for directory in directories:
         path = os.path.join(directory, name)
-        if os.path.isabs(path) and path not in seen and os.access(path, os.X_OK) and os.path.isfile(path):
-            seen.add(path)
+        if os.path.isabs(path) and os.access(path, os.X_OK) and os.path.isfile(path):
             yield path
 
 

@@ -67,6 +67,15 @@ def test_the_newest_fitting_python_is_found(tmp_path: Path) -> None:
     assert find_interpreter(("3.97",), environ) is None
 
 
+def test_the_system_s_python_comes_before_a_newer_one_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The appliance's user can run it; one in somebody's home is often closed to others."""
+    system, newer = fake_python(tmp_path / "system", "3.98"), fake_python(tmp_path / "home", "3.99")
+    monkeypatch.setattr("installer.interpreters._SYSTEM_DIRECTORIES", (str(system.parent),))
+    found = find_interpreter(("3.98", "3.99"), {"PATH": f"{newer.parent}:{system.parent}"})
+    assert found is not None
+    assert found.path == str(system)
+
+
 @pytest.mark.parametrize(
     ("version", "says"),
     [("3.99", '["PyPy", "3.99", "/x"]'), ("3.99", '["CPython", "3.98", "/x"]'), ("3.99", "no JSON"), ("3.99", "[]")],
