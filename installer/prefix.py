@@ -129,13 +129,13 @@ def _check_owners(prefix: Path) -> None:
     status = prefix.stat()
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise PrefixError(f"others may write {prefix}: run `chmod go-w,-t {prefix}`, or choose another prefix")
-    trusted = {0, os.geteuid()}
+    trusted = {0, os.geteuid(), *_nobody_here()}
     if status.st_uid not in trusted:
         raise PrefixError(
             f"{prefix} belongs to {_user(status.st_uid)}, who could exchange what is installed: run `chown "
             f"{_user(os.geteuid())} {prefix}`, or choose another prefix"
         )
-    for directory in list(prefix.parents)[:-1]:  # the root directory of a container may show an owner that it has not
+    for directory in prefix.parents:
         status = directory.stat()
         if status.st_uid not in trusted:
             raise PrefixError(
@@ -147,6 +147,17 @@ def _check_owners(prefix: Path) -> None:
                 f"everybody may write {directory} and put another directory in the place of {prefix}: run `chmod o-w "
                 f"{directory}`, or choose another prefix"
             )
+
+
+def _nobody_here(proc: Path = Path("/proc")) -> set[int]:
+    """The uid that a user namespace shows for owners outside it, such as the host's root: nobody in it can be that."""
+    try:
+        overflow = int((proc / "sys/kernel/overflowuid").read_text())
+        ranges = [line.split() for line in (proc / "self/uid_map").read_text().splitlines()]
+    except (OSError, ValueError):
+        return set()
+    is_mapped = any(int(first) <= overflow < int(first) + int(count) for first, _, count in ranges)
+    return set() if is_mapped else {overflow}
 
 
 def _user(uid: int) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from installer.archive import root_name
 from installer.errors import ClockError, OtherPythonError, PlatformError, ProductError, PublisherError, SpaceError
-from installer.formats.clock import signed_at
+from installer.formats.clock import SET_IT, signed_at
 from installer.formats.release import Release
 from installer.site import Site
 from installer.targets import Target
@@ -127,16 +127,17 @@ def check_clock(now: datetime, version: int, expires: str, installed_at: Iterabl
     Raises:
         ClockError: with the time that the clock is behind.
     """
-    known = [("a release was installed here", _time(text)) for text in installed_at]
+    mistake = "; if the clock was wrong on that day, `installer uninstall` keeps state/ and forgets it"
+    known = [("a release was installed here", _time(text), mistake) for text in installed_at]
     signed = signed_at(version)
     if signed is not None and signed < datetime.fromisoformat(expires):
-        known.append(("the archive was signed", signed))
-    late = [(time, what) for what, time in known if time is not None and now < time - _CLOCKS_DIFFER]
+        known.append(("the archive was signed", signed, ""))
+    late = [(time, what, more) for what, time, more in known if time is not None and now < time - _CLOCKS_DIFFER]
     if late:
-        time, what = max(late)
+        time, what, more = max(late)
         raise ClockError(
             f"this host's clock says {now:%Y-%m-%d %H:%M} UTC, but {what} on {time:%Y-%m-%d}, so nobody can tell what "
-            'has expired: set the clock, for example with `date -u -s "2026-12-31 12:00"`, then run this again'
+            f"has expired: {SET_IT}{more}"
         )
 
 

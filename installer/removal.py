@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from installer.durable import remove_at, remove_tree, sync_directory
-from installer.errors import NoReleaseError, ServedError
+from installer.errors import NoReleaseError, PrefixError, ServedError
 from installer.formats.release import VERSION_PATTERN
 from installer.formats.serving import is_served, served_release
 from installer.site import LINKS, Site
@@ -77,9 +77,12 @@ def uninstall(site: Site, *, purge: bool, before: Callable[[], None] = lambda: N
         before: is called when nothing stands in the way and nothing has been removed; raises to stop.
     Raises:
         ServedError: the appliance serves the site now.
+        PrefixError: `state/` is mounted by itself.
     """
     if is_served(site.state):
         raise ServedError(f"the appliance serves {site.prefix} now: stop it, then run this again")
+    if purge and os.path.ismount(site.state):
+        raise PrefixError(f"{site.state} is a file system of its own: empty it by hand, and leave --purge out")
     before()
     free_before = _free_bytes(site.prefix)
     versions = [receipt.version for receipt in site.installed()]
@@ -103,8 +106,8 @@ def _remove(site: Site, version: str) -> None:
     if site.named("previous") == version:
         remove_tree(site.prefix / "previous")
         sync_directory(site.prefix)
+    _remove_packed(site, version)  # while the release is still there to be removed again after a kill
     _put_aside_and_remove(site.release(version), site.prefix / "releases" / f".{version}.removed")
-    _remove_packed(site, version)
     collect_garbage(site)
 
 

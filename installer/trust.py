@@ -46,7 +46,7 @@ from installer.errors import (
     TrustLostError,
     UnknownKeyError,
 )
-from installer.formats.clock import has_lost_its_time
+from installer.formats.clock import SET_IT, has_lost_its_time
 from installer.root_chain import CANONICAL, parse_canonical, parse_root, root_version, verify_root_chain
 from installer.signers import require_signed
 from installer.targets import Target, contents_digest, parse_targets
@@ -152,7 +152,7 @@ def _require_time(now: datetime) -> None:
     if has_lost_its_time(now):
         raise ClockError(
             f"this host's clock says {now:%Y-%m-%d}, which is before this program was written, so nobody can tell "
-            "whether the signatures have expired: set the clock, then run this again"
+            f"whether the signatures have expired: {SET_IT}"
         )
 
 

@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from typing import Final
 
 EARLIEST: Final = datetime(2026, 11, 1, tzinfo=timezone.utc)
+SET_IT: Final = 'set the clock, for example with `date -u -s "2026-12-31 12:00"`, then run this again'
 
 
 def has_lost_its_time(now: datetime) -> bool:

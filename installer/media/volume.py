@@ -132,7 +132,8 @@ def open_file(path: Path) -> BinaryIO:
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
-        raise InstallerError(f"{path} is {kind_of(status)}, not a file; give - to read an archive from a pipe")
+        hint = "; give - to read an archive from a pipe" if stat.S_ISFIFO(status.st_mode) else ""
+        raise InstallerError(f"{path} is {kind_of(status)}, not a file{hint}")
     return os.fdopen(descriptor, "rb")
 
 

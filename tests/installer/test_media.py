@@ -186,8 +186,8 @@ WRONG_MEDIA: dict[str, tuple[type[InstallerError], str, Callable[[list[Path]], o
     "a volume of another archive": (ForeignVolumeError, "of another archive", _foreign),
     "a volume is there twice": (RepeatedVolumeError, "volume 2 is given twice", _copy),
     "one volume under two names": (RepeatedVolumeError, "volume 3 is given twice", _swap_names),
-    "a pipe in place of a volume": (InstallerError, "is not a file", _pipe),
-    "a directory in place of a volume": (InstallerError, "is not a file", _directory),
+    "a pipe in place of a volume": (InstallerError, "not a file", _pipe),
+    "a directory in place of a volume": (InstallerError, "not a file", _directory),
 }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 
 from installer.cli import main
 from installer.errors import PrefixError
-from installer.prefix import check_file_system
+from installer.prefix import _nobody_here, check_file_system
 from tests.conftest import WAY_IS_OPEN, require
 from tests.installer.archives import Sender, listing
 from tests.installer.sites import works
@@ -215,6 +215,20 @@ def test_a_file_system_without_hard_links_is_refused(
     with pytest.raises(PrefixError, match=f"the file system of {tmp_path} has no hard links"):
         check_file_system(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("uid_map", "trusted"),
+    [("0 0 4294967295", set()), ("0 1000 1\n1 100000 65536", set()), ("0 1000 1", {65534}), ("0 1000 65534", {65534})],
+)
+def test_in_a_user_namespace_the_owners_outside_it_are_nobody_s(
+    uid_map: str, trusted: set[int], tmp_path: Path
+) -> None:
+    (tmp_path / "sys" / "kernel").mkdir(parents=True)
+    (tmp_path / "sys" / "kernel" / "overflowuid").write_text("65534\n")
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self" / "uid_map").write_text(uid_map + "\n")
+    assert _nobody_here(tmp_path) == trusted
 
 
 def bind_socket(path: Path) -> None:

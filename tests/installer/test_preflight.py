@@ -259,6 +259,18 @@ def test_a_clock_before_what_is_known_is_refused(moment: str) -> None:
     assert "set the clock, for example with `date -u -s" in str(refusal.value)
 
 
+def test_a_site_whose_clock_was_once_in_the_future_can_be_left_and_made_again(
+    release_2: Path, sender: Sender, tmp_path: Path
+) -> None:
+    prefix = tmp_path / "site"
+    install_archive(release_2, sender, prefix, now=NOW + 3650 * DAY)
+    with pytest.raises(ClockError, match="if the clock was wrong on that day, `installer uninstall` keeps state/"):
+        install_archive(release_2, sender, prefix)
+    assert run("uninstall", "--prefix", prefix).exit_code == 0
+    install_archive(release_2, sender, prefix)
+    assert works(prefix)
+
+
 def test_versions_of_the_bundler_are_times() -> None:
     assert signed_at(SIGNED) == datetime(2026, 11, 30, 12, tzinfo=UTC)
     for version in (1, 20261399000000, 2**40, -5):

@@ -6,6 +6,8 @@ import fcntl
 import functools
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -178,6 +180,21 @@ def test_what_is_served_is_not_removed_though_another_release_is_current(served:
         with pytest.raises(ServedError):
             prune(site, 1)
     assert set(os.listdir(served / "releases")) == {"1.0", "2.0"}
+
+
+@pytest.mark.skipif("os.geteuid() != 0", reason="only root mounts file systems")
+def test_state_on_a_disk_of_its_own_is_not_purged(site: Path) -> None:
+    script = (
+        'mount -t tmpfs -o mode=700 tmpfs "$1/state" && "$2" -m installer.cli uninstall --purge --without-record --yes '
+        '--prefix "$1"; code=$?; ls "$1"; exit $code'
+    )
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, "sh", site, sys.executable],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "is a file system of its own" in done.stderr
+    assert "releases" in done.stdout.split()
 
 
 def test_an_older_appliance_that_does_not_name_its_release_protects_both(site: Path) -> None:
