@@ -162,7 +162,7 @@ def test_a_served_site_is_not_removed(served: Path) -> None:
 def test_the_service_ends_when_nothing_else_stands_in_the_way(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[Path] = []
     monkeypatch.setattr(installer.commands.removal, "stop_and_remove", lambda prefix, _root: ended.append(prefix))
-    refused = ["uninstall", "--purge", "--prefix", site]
+    refused: list[str | Path] = ["uninstall", "--purge", "--prefix", site]
     assert run(*refused, "--without-record", answer="n\n").exit_code == 1
     assert run(*refused, "--export", site / "inside", "--yes").exit_code == 1
     assert ended == []
