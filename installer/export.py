@@ -19,6 +19,11 @@ _MAX_KEY_BYTES = 64 << 10
 _OTHERWISE = "repair the release, or give --without-record to lose the record for good"
 
 
+def has_record(site: Site) -> bool:
+    """Whether the appliance ever made a record here: its first use makes a database and a key that signs."""
+    return any(any(site.state.glob(f"{name}/*")) for name in ("database", "signer"))
+
+
 def export_record(site: Site, out: Path, environ: Mapping[str, str]) -> None:
     """Write the whole record to `out`, and the log's public key beside it to `out`.pub.
 

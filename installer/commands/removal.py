@@ -11,7 +11,7 @@ from installer.commands.options import JSON, PREFIX
 from installer.commands.output import counted_bytes, say, say_json
 from installer.commands.service import stop_and_remove
 from installer.errors import InstallerError
-from installer.export import export_record
+from installer.export import export_record, has_record
 from installer.removal import Removal, prune, remove_release, uninstall
 from installer.site import Site, open_existing_site
 
@@ -63,8 +63,13 @@ def uninstall_command(
     with open_existing_site(prefix) as site:
         removal = uninstall(site, purge=purge, before=lambda: _before(site, purge, export, yes))
     if as_json:
-        say_json({**_body(removal), "left": list(removal.left), "exported": None if export is None else str(export)})
+        exported = str(export) if export is not None and export.exists() else None
+        say_json({**_body(removal), "left": list(removal.left), "exported": exported})
         return
+    if export is not None:
+        say(
+            f"The record is in {export}." if export.exists() else "The appliance was never used here: no record exists."
+        )
     say(f"{len(removal.versions)} releases and the store were removed; {counted_bytes(removal.freed_bytes)} are free.")
     if removal.left:
         say(f"{prefix} still holds {', '.join(removal.left)}.")
@@ -76,7 +81,7 @@ def _before(site: Site, purge: bool, export: Path | None, yes: bool) -> None:
         question = f"Remove {site.state} with all accounts, conversations and the record?"
         if not yes and not click.confirm(question, err=True):
             raise InstallerError("nothing was removed")
-        if export is not None:
+        if export is not None and has_record(site):
             export_record(site, export, os.environ)
     stop_and_remove(site.prefix, Path("/"))
 

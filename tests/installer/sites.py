@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -39,23 +37,6 @@ def works(prefix: Path, release: str = "current") -> bool:
     path = prefix / release
     command = [str(path / "venv" / "bin" / "appliance"), "selftest", "--release", str(path)]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-
-def killed(work: Callable[[], object]) -> None:
-    """Do this work in a child process, which must end by SIGKILL."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        finally:
-            os._exit(99)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status), "the child was killed where it should be"
-    assert os.WTERMSIG(status) == signal.SIGKILL
-
-
-def die(*_: object, **__: object) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def exchange(where: object, name: str, value: object) -> None:

@@ -1,9 +1,11 @@
-"""`installer remove`, `prune` and `uninstall`: what goes, what stays, what is refused, and kills at every step."""
+"""`installer remove`, `prune` and `uninstall`: what goes, what stays, and what is refused.
+
+tests/attacks/test_kills_leaving.py kills them.
+"""
 
 from __future__ import annotations
 
 import fcntl
-import functools
 import json
 import os
 import subprocess
@@ -16,16 +18,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 import installer.commands.removal
-import installer.removal
 from appliance.config import Config
 from appliance.runtime.site_lock import lock_site
 from installer.cli import main
-from installer.durable import remove_tree
 from installer.errors import NoReleaseError, ServedError
-from installer.removal import prune, remove_release, uninstall
+from installer.removal import prune, remove_release
 from installer.site import Site, open_existing_site
 from tests.installer.archives import Sender, listing, release_files
-from tests.installer.sites import NOW, die, exchange, install_archive, killed, works
+from tests.installer.sites import NOW, install_archive, works
 
 
 def run(*arguments: str | Path, answer: str | None = None) -> Result:
@@ -140,6 +140,7 @@ def test_purge_removes_nothing_if_the_record_is_not_exported(
 ) -> None:
     """The fixture's appliance has no `audit export`, so its command fails."""
     (tmp_path / "there").touch()
+    make_used(site)
     before = listing(site)
     out = place.format(tmp=tmp_path, site=site)
     done = run("uninstall", "--purge", "--yes", "--export", out, "--prefix", site)
@@ -147,6 +148,13 @@ def test_purge_removes_nothing_if_the_record_is_not_exported(
     assert words in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert listing(site) == before
+
+
+def test_a_site_that_was_never_used_has_no_record_to_export(site: Path, tmp_path: Path) -> None:
+    done = run("uninstall", "--purge", "--yes", "--export", tmp_path / "out", "--prefix", site)
+    assert done.exit_code == 0, done.output
+    assert "never used here: no record exists" in done.stdout
+    assert not site.exists()
 
 
 def test_a_served_site_is_not_removed(served: Path) -> None:
@@ -159,7 +167,14 @@ def test_a_served_site_is_not_removed(served: Path) -> None:
     assert listing(served) == before
 
 
+def make_used(site: Path) -> None:
+    """As if the appliance had made a record."""
+    (site / "state" / "signer").mkdir()
+    (site / "state" / "signer" / "audit.key").write_text("key")
+
+
 def test_the_service_ends_when_nothing_else_stands_in_the_way(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_used(site)
     ended: list[Path] = []
     monkeypatch.setattr(installer.commands.removal, "stop_and_remove", lambda prefix, _root: ended.append(prefix))
     refused: list[str | Path] = ["uninstall", "--purge", "--prefix", site]
@@ -207,64 +222,6 @@ def test_an_older_appliance_that_does_not_name_its_release_protects_both(site: P
     os.close(lock)
     with open_existing_site(site) as opened:
         remove_release(opened, "1.0")
-
-
-STEPS = ["rename", "remove_tree", "sync_directory", "_remove_packed", "collect_garbage"]
-
-
-@pytest.mark.parametrize("step", STEPS)
-def test_a_killed_removal_is_finished_by_the_next_command(step: str, site: Path) -> None:
-    killed(functools.partial(_remove_until, step, site))
-    assert os.readlink(site / "current") == "releases/2.0"
-    assert works(site)
-    done = run("remove", "1.0", "--prefix", site)
-    assert done.exit_code == 0 or "does not lie here" in done.stderr
-    assert set(os.listdir(site / "releases")) == {"2.0"}
-    assert run("prune", "--keep", "1", "--prefix", site).exit_code == 0
-
-
-def _remove_until(step: str, prefix: Path) -> None:
-    _make_mortal(step)
-    with open_existing_site(prefix) as site:
-        remove_release(site, "1.0")
-
-
-def _make_mortal(step: str) -> None:
-    if step == "rename":
-        exchange(Path, "rename", die)
-    else:
-        exchange(installer.removal, step, die)
-
-
-PURGE_KILLS = [1, 2, 3, 4, 5, 6, 7]
-
-
-@pytest.mark.parametrize("number", PURGE_KILLS)
-@pytest.mark.parametrize("purge", [False, True], ids=["uninstall", "purge"])
-def test_a_killed_uninstall_is_finished_by_the_next_one(number: int, purge: bool, site: Path) -> None:
-    killed(functools.partial(_uninstall_until, number, purge, site))
-    if os.path.lexists(site):
-        done = run("uninstall", "--prefix", site, *(["--purge", "--without-record", "--yes"] if purge else []))
-        assert done.exit_code == 0, done.output
-    left = set() if purge else {"state", "trust"}
-    assert (set(os.listdir(site)) if site.exists() else set()) == left
-
-
-def _uninstall_until(number: int, purge: bool, prefix: Path) -> None:
-    """Die at the removal with this number, half of which is done."""
-    calls = iter(range(1, number))
-
-    def mortal(path: Path) -> None:
-        if next(calls, None) is None:
-            for half in list(path.iterdir())[:1] if path.is_dir() and not path.is_symlink() else []:
-                remove_tree(half)
-            die()
-        remove_tree(path)
-
-    exchange(installer.removal, "remove_tree", mortal)
-    with open_existing_site(prefix) as site:
-        uninstall(site, purge=purge)
-    die()  # fewer removals than the number
 
 
 def test_nothing_is_made_where_no_site_is(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
-"""`installer repair`: it puts back what differs, only that, from the archive of the release that lies there."""
+"""`installer repair`: it puts back what differs, only that, from the archive of the release that lies there.
+
+tests/attacks/test_kills_leaving.py kills it.
+"""
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import socket
@@ -12,16 +14,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-import installer.repair
 from installer.cli import main
 from installer.errors import InstallerError, NewerReceiptError, NoReleaseError, ReleaseConflictError
 from installer.inspection import inspect_site
 from installer.progress import Silent
 from installer.repair import Repair, repair
 from installer.site import Site
-from installer.store import Staging, make_directories
 from tests.installer.archives import PYTHON, Sender, listing, release_files
-from tests.installer.sites import NOW, copy_site, die, exchange, killed, works
+from tests.installer.sites import NOW, copy_site, works
 from tests.unprivileged import SERVICE_UID
 
 WEIGHTS = "model/weights-00001.bin"
@@ -197,53 +197,6 @@ def test_a_release_that_was_given_to_another_user_is_taken_back(site: Path, rele
         os.chown(path, SERVICE_UID, SERVICE_UID)
     assert run_repair(release_2, sender, site).differences != ()
     assert is_well(site, sender)
-
-
-KILLS = ["compare", "commit", "first file", "packages", "manifest", "receipt"]
-
-
-@pytest.mark.parametrize("step", KILLS)
-def test_a_killed_repair_is_finished_by_the_next_one(step: str, site: Path, release_2: Path, sender: Sender) -> None:
-    release = site / "releases" / "2.0"
-    rewrite(release / WEIGHTS, b"damaged")
-    rewrite(release / CODE, b"damaged")
-    rewrite(release / "manifest.json", b"damaged")
-    killed(functools.partial(_repair_until, step, release_2, sender, site))
-    done = run_repair(release_2, sender, site)
-    assert done.differences != ()
-    assert is_well(site, sender)
-    assert not [path for path in site.rglob("*") if path.name.endswith((".new", ".part"))]
-    assert works(site)
-
-
-def _repair_until(step: str, archive: Path, sender: Sender, prefix: Path) -> None:
-    class Mortal(Silent):
-        def stage(self, name: str, total_bytes: int | None = None) -> None:
-            if (step, name) in (("compare", "Comparing the installed release"),
-                                ("packages", "Installing its Python packages")):  # fmt: skip
-                die()
-
-    module = installer.repair
-    if step == "commit":
-        exchange(Staging, "commit", die)
-    if step == "first file":
-        exchange(module, "make_directories", _after(2, make_directories))
-    if step == "manifest":
-        exchange(module._Repairing, "_write_manifest", die)
-    if step == "receipt":
-        exchange(module, "sync_file_system", die)
-    run_repair(archive, sender, prefix, Mortal())
-
-
-def _after(count: int, work: Callable[..., object]) -> Callable[..., object]:
-    left = iter(range(count))
-
-    def mortal(*arguments: object) -> object:
-        if next(left, None) is None:
-            die()
-        return work(*arguments)
-
-    return mortal
 
 
 def test_the_command_prints_each_file(site: Path, release_2: Path, sender: Sender) -> None:

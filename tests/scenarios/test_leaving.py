@@ -18,7 +18,7 @@ def site(demo: Installation, tmp_path: Path) -> Installation:
 
 def test_a_served_site_stays_and_then_leaves_with_its_record(site: Installation, tmp_path: Path) -> None:
     out, home = tmp_path / "record.jsonl", site.site
-    purge = ["installer", "uninstall", "--purge", "--export", out, "--yes", "--prefix", home]
+    purge: list[str | Path] = ["installer", "uninstall", "--purge", "--export", out, "--yes", "--prefix", home]
     with serving(site):
         for refused in (command(*purge, check=False), command("installer", "uninstall", "--prefix", home, check=False)):
             assert refused.returncode == 1
@@ -38,7 +38,16 @@ def test_weights_and_code_are_put_back_and_served(site: Installation) -> None:
     alter(site, keep_time=False)
     code.unlink()  # it shares its file with the demo's own site
     code.write_text("raise SystemExit('altered')\n")
-    repair = ["installer", "repair", site.archive, "--root", site.root, "--prefix", site.site, "--json"]
+    repair: list[str | Path] = [
+        "installer",
+        "repair",
+        site.archive,
+        "--root",
+        site.root,
+        "--prefix",
+        site.site,
+        "--json",
+    ]
     told = json.loads(command(*repair).stdout)
     assert {(d["path"], d["fault"]) for d in told["repaired"]} == {
         (SHARD, "differs"), (str(code.relative_to(release)), "differs"),
