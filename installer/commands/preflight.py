@@ -14,6 +14,7 @@ import click
 from installer.commands.options import FILES, JSON, MEDIA, ROOT, given_media, read_root
 from installer.commands.output import say, say_json
 from installer.examination import SERVES_ON, Check, Question, examine_host, examine_site, is_well
+from installer.formats.serving import is_served
 from installer.head import read_head
 from installer.host import look_at_host
 from installer.site import Site
@@ -58,7 +59,7 @@ def rehearse(
             media.stream, read_root(root), site, whole=whole, allowed=allowed, progress=progress
         )
     question = Question(
-        release, metadata, look_at_host(), datetime.now(timezone.utc), os.environ, port,
+        release, metadata, look_at_host(), datetime.now(timezone.utc), os.environ, None if _serves(site) else port,
         switch_product="switch-product" in allowed,
     )  # fmt: skip
     checks = [*examine_host(question), *examine_site(question, prefix)]
@@ -69,6 +70,14 @@ def rehearse(
         _print(f"{release.name} {release.version} ({release.model.title})", checks)
     if not is_well(checks):
         sys.exit(1)
+
+
+def _serves(site: Site | None) -> bool:
+    """Whether the site itself has the port now, as far as this user may know."""
+    try:
+        return site is not None and is_served(site.state)
+    except OSError:
+        return False
 
 
 def _print(title: str, checks: list[Check]) -> None:
