@@ -40,6 +40,8 @@ class _Group(click.Group):
             else:
                 give_up_output()
                 say(f"installer: the output cannot be written: {exc.strerror}", err=True)
+        except RecursionError:
+            say("installer: directories are nested too deeply to be walked: remove them by hand", err=True)
         sys.exit(1)
 
 

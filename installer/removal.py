@@ -18,6 +18,7 @@ from installer.formats.release import VERSION_PATTERN
 from installer.formats.serving import is_served, served_release
 from installer.site import LINKS, Site
 from installer.store import collect_garbage
+from installer.survey import disk_bytes
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,9 @@ def remove_release(site: Site, version: str) -> Removal:
             "`installer uninstall`"
         )
     _require_not_served(site, version)
-    free_before = _free_bytes(site.prefix)
+    before = disk_bytes(site.prefix)
     _remove(site, version)
-    return Removal((version,), max(0, _free_bytes(site.prefix) - free_before))
+    return Removal((version,), before - disk_bytes(site.prefix))
 
 
 def prune(site: Site, keep: int) -> Removal:
@@ -63,10 +64,10 @@ def prune(site: Site, keep: int) -> Removal:
     going = order[max(keep, 1) :]
     for version in going:
         _require_not_served(site, version)
-    free_before = _free_bytes(site.prefix)
+    before = disk_bytes(site.prefix)
     for version in going:
         _remove(site, version)
-    return Removal(tuple(going), max(0, _free_bytes(site.prefix) - free_before))
+    return Removal(tuple(going), before - disk_bytes(site.prefix))
 
 
 def uninstall(site: Site, *, purge: bool, before: Callable[[], None] = lambda: None) -> Removal:
@@ -84,7 +85,7 @@ def uninstall(site: Site, *, purge: bool, before: Callable[[], None] = lambda: N
     if purge and os.path.ismount(site.state):
         raise PrefixError(f"{site.state} is a file system of its own: empty it by hand, and leave --purge out")
     before()
-    free_before = _free_bytes(site.prefix)
+    taken = disk_bytes(site.prefix)
     versions = [receipt.version for receipt in site.installed()]
     if purge:  # first, so that a second run after a kill has nothing to export
         _put_aside_and_remove(site.state, site.prefix / ".state.removed")
@@ -94,9 +95,8 @@ def uninstall(site: Site, *, purge: bool, before: Callable[[], None] = lambda: N
     sync_directory(site.prefix)
     for name in ("releases", "store", "service", ".incoming"):
         remove_tree(site.prefix / name)
-    removed = Removal(
-        tuple(versions), max(0, _free_bytes(site.prefix) - free_before), tuple(sorted(os.listdir(site.prefix)))
-    )
+    left = tuple(sorted(os.listdir(site.prefix)))
+    removed = Removal(tuple(versions), taken - disk_bytes(site.prefix), left)
     with suppress(OSError):  # something of somebody else's is in it, or the directory above is not ours
         site.prefix.rmdir()
     return removed
@@ -146,8 +146,3 @@ def _require_not_served(site: Site, version: str) -> None:
     served = served_release(site.state)
     if served == version or (served is None and version in {site.named(link) for link in LINKS}):
         raise ServedError(f"the appliance serves release {version} now: restart or stop it, then run this again")
-
-
-def _free_bytes(directory: Path) -> int:
-    found = os.statvfs(directory)
-    return found.f_bfree * found.f_frsize

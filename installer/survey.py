@@ -73,15 +73,19 @@ def survey_site(site: Site) -> Survey:
             others.append(cost)
         else:
             found.append(cost)
-    everything, _ = _inodes(site.prefix)
     return Survey(
         releases=tuple(found),
         others=tuple(others),
         links=tuple(_links(site)),
         store_bytes=sum(store.values()),
         state_bytes=sum(state.values()) if is_complete else None,
-        total_bytes=sum(everything.values()),
+        total_bytes=disk_bytes(site.prefix),
     )
+
+
+def disk_bytes(top: Path) -> int:
+    """What everything at and below `top` takes on the disk, files with several names once."""
+    return sum(_inodes(top)[0].values())
 
 
 def _release(site: Site, name: str, trees: dict[str, dict[_Inode, int]]) -> ReleaseCost | Other:
@@ -102,10 +106,10 @@ def _release(site: Site, name: str, trees: dict[str, dict[_Inode, int]]) -> Rele
 
 def _others(site: Site) -> Iterator[Other]:
     for name in sorted(set(os.listdir(site.prefix)) - OURS - {"lost+found"}):
-        size = sum(_inodes(site.prefix / name)[0].values())
+        size = disk_bytes(site.prefix / name)
         yield Other(name, LEFT_BY_A_KILL if name in PASSING else NOT_OURS, size)
     if site.incoming.is_dir():
-        size = sum(_inodes(site.incoming)[0].values())
+        size = disk_bytes(site.incoming)
         yield Other(".incoming", "copied by an installation that was interrupted; the next one uses it", size)
     for name in ("store", "releases", "state"):
         path = site.prefix / name
@@ -129,24 +133,21 @@ def _links(site: Site) -> Iterator[str]:
 
 
 def _inodes(top: Path) -> tuple[dict[_Inode, int], bool]:
-    """Bytes on the disk of everything at and below `top`, by inode; False if something could not be read."""
-    found: dict[_Inode, int] = {}
-    failed: list[OSError] = []
-    if not os.path.lexists(top):
-        return found, True
+    """Bytes on the disk of everything at and below `top`, by inode; False if something could not be read.
 
-    def count(path: str | Path) -> None:
+    It does not recurse, because the appliance's user may nest directories in `state/` as deeply as they like.
+    """
+    found: dict[_Inode, int] = {}
+    is_complete, waiting = True, [os.fspath(top)]
+    while waiting:
+        path = waiting.pop()
         try:
             status = os.lstat(path)
-        except OSError as exc:
-            failed.append(exc)
-            return
-        found[status.st_dev, status.st_ino] = status.st_blocks * _BLOCK_BYTES
-
-    count(top)
-    if top.is_symlink() or not top.is_dir():
-        return found, not failed
-    for directory, names, files in os.walk(top, onerror=failed.append):
-        for name in (*names, *files):
-            count(os.path.join(directory, name))
-    return found, not failed
+            found[status.st_dev, status.st_ino] = status.st_blocks * _BLOCK_BYTES
+            if stat.S_ISDIR(status.st_mode):
+                waiting += [os.path.join(path, name) for name in os.listdir(path)]
+        except FileNotFoundError:  # it is gone since, or `top` does not exist
+            continue
+        except OSError:
+            is_complete = False
+    return found, is_complete

@@ -24,6 +24,7 @@ from installer.cli import main
 from installer.errors import NoReleaseError, ServedError
 from installer.removal import prune, remove_release
 from installer.site import Site, open_existing_site
+from installer.survey import disk_bytes
 from tests.installer.archives import Sender, listing, release_files
 from tests.installer.sites import NOW, install_archive, works
 
@@ -46,8 +47,9 @@ def test_remove_takes_a_release_its_packed_weights_and_what_only_it_used(site: P
         (site / "state" / "packed" / version).mkdir(parents=True)
         (site / "state" / "packed" / version / "weights").write_text("packed")
     blobs = len(list((site / "store").rglob("*")))
+    before = disk_bytes(site)
     done = run("remove", "1.0", "--prefix", site, "--json")
-    assert json.loads(done.stdout)["removed"] == ["1.0"]
+    assert json.loads(done.stdout) == {"removed": ["1.0"], "freed_bytes": before - disk_bytes(site)}
     assert os.listdir(site / "releases") == ["2.0"]
     assert os.listdir(site / "state" / "packed") == ["2.0"]
     assert not os.path.lexists(site / "previous")
