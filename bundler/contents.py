@@ -27,7 +27,7 @@ from bundler.graph.plan import Accelerator
 from bundler.known_answers import record_known_answers, verify_known_answers
 from bundler.lock import PROJECT, WheelTarget, check_coverage, load_lock
 from bundler.model_card import model_card, plain_name
-from bundler.model_licence import licence_of
+from bundler.model_licence import licence_of_model
 from bundler.own_wheel import build_own_wheel, project_requirements
 from bundler.provenance import FILE as PROVENANCE
 from bundler.provenance import (
@@ -243,7 +243,7 @@ def _documents(
         version=descriptor.version,
         bundler=distribution_version(PROJECT),
         model=descriptor.model.id,
-        model_licence=licence_of(request.checkpoint),
+        model_licence=licence_of_model(request.checkpoint, request.adapter),
         targets=tuple(files),
         wheels=wheels,
         hosts=Hosts(descriptor.target.pythons, descriptor.target.platform),

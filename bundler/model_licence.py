@@ -13,6 +13,12 @@ _SPELT = {"apache-2.0": "Apache-2.0", "mit": "MIT"}  # Hugging Face writes ident
 _READ_CHARACTERS = 64 << 10
 
 
+def licence_of_model(checkpoint: Path, adapter: Path | None) -> str | None:
+    """The licences of a checkpoint and of the adapter that was merged into it."""
+    found = [licence_of(directory) for directory in (checkpoint, adapter) if directory is not None]
+    return " AND ".join(dict.fromkeys(name for name in found if name is not None)) or None
+
+
 def licence_of(checkpoint: Path) -> str | None:
     """SPDX identifier or the publisher's words: from the front matter of README.md, else from the licence text.
 

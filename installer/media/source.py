@@ -73,8 +73,8 @@ def _archives_in(directories: Sequence[Path]) -> list[Path]:
     if not directories:
         raise AmbiguousMediaError("no archive was given; name a file or a directory with --media")
     paths = [path for directory in directories for path in sorted(directory.glob(f"*{SUFFIX}*"))]
-    whole = [path for path in paths if path.name.endswith(SUFFIX)]
-    if whole and len(whole) < sum(path in whole or is_volume(path, b"") for path in paths):
+    whole = [path for path in paths if path.name.endswith(SUFFIX) and path.name.isprintable()]
+    if whole and any(is_volume(path, b"") for path in paths):
         raise AmbiguousMediaError(f"{whole[0]} lies beside volumes; name the files that you mean")
     return whole
 

@@ -17,7 +17,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from bundler import provenance
 from bundler.dependencies import Hosts, dependencies_of
 from bundler.errors import WheelError
-from bundler.model_licence import licence_of
+from bundler.model_licence import licence_of, licence_of_model
 from bundler.provenance import Input, encode_provenance, model_inputs, source_input
 from bundler.sbom import Materials, encode_sbom
 from bundler.wheel_facts import BundledLibrary, NativePart, WheelFacts, read_wheel
@@ -184,6 +184,18 @@ def test_a_model_s_licence_is_what_its_checkpoint_states(case: str, tmp_path: Pa
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     assert licence_of(tmp_path) == expected
+
+
+def test_a_merged_adapter_s_licence_counts_too(tmp_path: Path) -> None:
+    checkpoint, adapter = tmp_path / "checkpoint", tmp_path / "adapter"
+    checkpoint.mkdir()
+    adapter.mkdir()
+    (checkpoint / "LICENSE").write_text(APACHE)
+    assert licence_of_model(checkpoint, adapter) == licence_of_model(checkpoint, None) == "Apache-2.0"
+    (adapter / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    assert licence_of_model(checkpoint, adapter) == "Apache-2.0"
+    (adapter / "README.md").write_text("---\nlicense: mit\n---\n")
+    assert licence_of_model(checkpoint, adapter) == "Apache-2.0 AND MIT"
 
 
 def test_a_wheel_that_names_no_licence_is_told_by_the_texts_that_it_carries(tmp_path: Path) -> None:

@@ -240,6 +240,17 @@ def test_what_is_meant_must_be_clear(case: str, release_1: Path, release_2: Path
         read(files, [volumes[0].parent] if case.startswith("media") else [])
 
 
+def test_hostile_file_names_on_a_medium_are_never_printed(release_1: Path, volumes: list[Path]) -> None:
+    stick = volumes[0].parent
+    for name in ("\x1b[2J.airgap.002", "x\ny.airgap.001", "\x1b[2J.airgap", "\u202e.airgap.003"):
+        (stick / name).write_bytes(volumes[1].read_bytes())
+    assert read([], [stick]) == release_1.read_bytes()
+    volumes[1].unlink()
+    with pytest.raises(MissingVolumeError) as refused:
+        read([], [stick])
+    assert str(refused.value).isprintable()
+
+
 def test_a_directory_may_hold_one_whole_archive(release_1: Path, tmp_path: Path) -> None:
     with pytest.raises(AmbiguousMediaError, match="no archive and no volume"):
         read([], [tmp_path])
