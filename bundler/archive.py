@@ -10,13 +10,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Protocol
 
 from bundler.errors import BuildError
 from bundler.keys import SigningKeys
 from bundler.ledger import Signing
 from bundler.sign import is_complete, sign_targets
 from bundler.signing import read_unsigned, with_earlier_signatures, write_signing_file
+from bundler.volumes import writing_volumes
 from installer.archive import CHUNK_BYTES, DELTA, END_OF_ARCHIVE, Sha256Hex, member_header, padding_bytes, target_name
 from installer.errors import InstallerError
 from installer.media.delta import Delta, encode_delta
@@ -65,6 +66,7 @@ def write_archive(
     progress: Progress = SILENT,
     *,
     delta: Delta | None = None,
+    volume_bytes: int | None = None,
 ) -> VerifiedArchive:
     """Sign the tree with the keys that are here, write it to `out`, and verify what was written.
 
@@ -73,6 +75,7 @@ def write_archive(
 
     Args:
         delta: what to leave out; the signatures cover the whole tree all the same.
+        volume_bytes: write volumes that are smaller than this, in place of `out`, if nobody else must sign.
     Raises:
         BuildError: a file changed since it was hashed, the disk is full, or the result does not verify.
     """
@@ -80,6 +83,14 @@ def write_archive(
     try:
         try:
             members = with_earlier_signatures(out, sign_targets(keys, tree.targets, signing))
+            if volume_bytes is not None and is_complete(members):
+                with writing_volumes(out, volume_bytes) as volumes:
+                    _write_members(volumes, members, tree, delta, progress)
+                    verified = verify_archive(
+                        volumes.finish(), keys.roots[-1], sink=DiscardingSink(), progress=progress
+                    )
+                out.unlink(missing_ok=True)  # an earlier archive of this name
+                return verified
             with partial.open("wb") as file:
                 _write_members(file, members, tree, delta, progress)
                 file.flush()
@@ -109,8 +120,14 @@ def _verify(written: Path, members: Mapping[str, bytes], keys: SigningKeys, prog
         return verify_archive(file, keys.roots[-1], sink=DiscardingSink(), progress=progress)
 
 
+class _Sink(Protocol):
+    """What an archive is written to: a file, or volumes."""
+
+    def write(self, data: bytes, /) -> int: ...
+
+
 def _write_members(
-    file: BinaryIO, metadata: Mapping[str, bytes], tree: ReleaseTree, delta: Delta | None, progress: Progress
+    file: _Sink, metadata: Mapping[str, bytes], tree: ReleaseTree, delta: Delta | None, progress: Progress
 ) -> None:
     head = {**metadata, **({} if delta is None else {DELTA: encode_delta(delta)})}
     for name, data in head.items():
@@ -126,7 +143,7 @@ def _write_members(
     file.write(END_OF_ARCHIVE)
 
 
-def _copy_blob(path: Path, file: BinaryIO, expected: Sha256Hex, progress: Progress) -> None:
+def _copy_blob(path: Path, file: _Sink, expected: Sha256Hex, progress: Progress) -> None:
     running = hashlib.sha256()
     with path.open("rb") as source:
         while chunk := source.read(CHUNK_BYTES):

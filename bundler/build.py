@@ -43,11 +43,13 @@ def build(
     *,
     now: datetime,
     base: Path | None = None,
+    volume_bytes: int | None = None,
     progress: Progress = SILENT,
 ) -> VerifiedArchive:
     """Build the archive `out`.
 
     Args:
+        volume_bytes: write volumes in place of `out`; see `write_archive`.
         base: the archive of an earlier release, signed with these keys; `out` is a delta that leaves out what it has.
     Raises:
         BundlerError: a subclass; `out` is what it was before.
@@ -66,7 +68,7 @@ def build(
             )
             delta = None if older is None else delta_against(older, release)
             progress.stage("Writing and verifying the archive", 2 * release.size_bytes)
-            return write_archive(out, release, keys, decision, progress, delta=delta)
+            return write_archive(out, release, keys, decision, progress, delta=delta, volume_bytes=volume_bytes)
         finally:
             _remove(tree)
     except OSError as exc:

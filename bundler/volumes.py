@@ -1,7 +1,7 @@
 """Cuts an archive into volumes that file systems with a size limit and discs take; `installer.media` reads them.
 
-The volumes are written beside each other with an empty header, then read back, and get headers and names only if what
-was read is the archive. So a killed run leaves nothing that could be mistaken for a volume.
+`bundler build --volume-size` writes volumes in place of the archive, and `bundler split` cuts one that is there. Both
+read back what they wrote before it gets its place.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,11 +19,12 @@ from bundler.errors import BuildError
 from bundler.sign import is_unfinished
 from installer.archive import BLOCK_BYTES, CHUNK_BYTES, ArchiveReader, Sha256Hex
 from installer.errors import InstallerError
+from installer.media.shelf import Shelf
+from installer.media.stream import VolumeStream
 from installer.media.volume import (
     HEADER_BYTES,
     MAX_VOLUMES,
     PLAIN_NAME,
-    VOLUME_NAME,
     VolumeHeader,
     encode_header,
     read_volume,
@@ -47,56 +49,153 @@ def parse_size(text: str) -> int:
     return size
 
 
-@dataclass(frozen=True)
-class _Part:
-    """A volume that is being written."""
+def payload_bytes(volume_bytes: int) -> int:
+    """Payload of a volume that is smaller than this: 4 GiB fits FAT32, whose limit is one byte less."""
+    return (volume_bytes - 1 - HEADER_BYTES) // BLOCK_BYTES * BLOCK_BYTES
 
-    path: Path  # where it lies until it is complete
-    offset: int
-    size_bytes: int
-    sha256: Sha256Hex
+
+class VolumeWriter:
+    """Takes the bytes of an archive, and writes them as volumes into a directory.
+
+    The headers are empty until `finish`, because they name the digest of the whole archive. So what a killed run leaves
+    cannot be mistaken for volumes.
+    """
+
+    def __init__(self, directory: Path, name: str, volume_bytes: int) -> None:
+        self._directory, self._name = directory, name
+        self._payload_bytes = payload_bytes(volume_bytes)
+        self._file: BinaryIO | None = None
+        self._whole, self._running = hashlib.sha256(), hashlib.sha256()  # of the archive, of the volume being written
+        self._digests: list[Sha256Hex] = []  # of the volumes that are full, or the last
+        self._total = 0
+
+    def write(self, data: bytes) -> int:
+        """Take the next bytes of the archive.
+
+        Raises:
+            BuildError: there would be too many volumes.
+        """
+        rest = memoryview(data)
+        while rest:
+            room = self._payload_bytes - self._total % self._payload_bytes
+            part, rest = rest[:room], rest[room:]
+            self._opened().write(part)
+            self._whole.update(part)
+            self._running.update(part)
+            self._total += len(part)
+            if len(part) == room:
+                self._close()
+        return len(data)
+
+    def finish(self) -> VolumeStream:
+        """Write the headers; return the archive, to be read back from the volumes."""
+        if self._file is not None:
+            self._close()
+        archive, count = Sha256Hex(self._whole.hexdigest()), len(self._digests)
+        for number, digest in enumerate(self._digests, start=1):
+            offset = (number - 1) * self._payload_bytes
+            size = min(self._payload_bytes, self._total - offset)
+            header = VolumeHeader(archive, self._name, number, count, offset, size, self._total, digest)
+            with self._path(number).open("r+b") as file:
+                file.write(encode_header(header))
+                file.flush()
+                os.fsync(file.fileno())
+        return VolumeStream(Shelf([self._path(1)], []))
+
+    def put_in_place(self, directory: Path) -> tuple[Path, ...]:
+        """Move the volumes to where they belong, and remove there those of an earlier archive of this name."""
+        numbers = range(1, len(self._digests) + 1)
+        placed = [self._path(number).replace(directory / volume_name(self._name, number)) for number in numbers]
+        for path in volumes_of(directory / self._name):
+            if path not in placed:
+                path.unlink()
+        return tuple(placed)
+
+    def close(self) -> None:
+        """Close what is open. On a full disk its last bytes cannot be written, and are not wanted any more."""
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.close()
+
+    def _opened(self) -> BinaryIO:
+        if self._file is None:
+            if len(self._digests) == MAX_VOLUMES:
+                raise _too_many(self._name)
+            self._file = self._path(len(self._digests) + 1).open("wb")
+            self._file.write(bytes(HEADER_BYTES))
+            self._running = hashlib.sha256()
+        return self._file
+
+    def _close(self) -> None:
+        file = self._opened()
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()
+        self._file = None
+        self._digests.append(Sha256Hex(self._running.hexdigest()))
+
+    def _path(self, number: int) -> Path:
+        return self._directory / volume_name(self._name, number)
+
+
+@contextmanager
+def writing_volumes(archive: Path, volume_bytes: int) -> Iterator[VolumeWriter]:
+    """A writer of the volumes of `archive`. They appear beside it when the block ends well; otherwise none is left.
+
+    Args:
+        volume_bytes: every volume is smaller than this.
+    Raises:
+        BuildError: the archive's name does not fit volumes.
+        OSError: they cannot be written.
+    """
+    if not PLAIN_NAME.fullmatch(archive.name):
+        raise BuildError(f"{archive.name!r} is no name for volumes: letters, digits and ._+@- only, then .airgap")
+    scratch = archive.with_name(f".{archive.name}.volumes")
+    shutil.rmtree(scratch, ignore_errors=True)  # of a killed run
+    scratch.mkdir(parents=True)
+    writer = VolumeWriter(scratch, archive.name, volume_bytes)
+    try:
+        yield writer
+        writer.put_in_place(archive.parent)
+    finally:
+        writer.close()
+        shutil.rmtree(scratch)
 
 
 def split_archive(archive: Path, directory: Path, volume_bytes: int, progress: Progress = SILENT) -> tuple[Path, ...]:
     """Write the volumes of an archive into a directory. The archive stays.
 
     Args:
-        volume_bytes: every volume is smaller than this, so that 4 GiB fits FAT32, whose limit is one byte less.
+        volume_bytes: see `writing_volumes`.
     Raises:
         BuildError: the file is no archive, the size gives too many volumes, or they cannot be written. None is left.
     """
-    if not PLAIN_NAME.fullmatch(archive.name):
-        raise BuildError(f"{archive.name!r} is no name for volumes: letters, digits and ._+@- only, then .airgap")
-    partial = directory / f".{archive.name}.volumes"
-    parts: list[_Part] = []
     try:
         with archive.open("rb") as file:
-            total = os.fstat(file.fileno()).st_size
             _require_archive(file, archive)
-            payload = (volume_bytes - 1 - HEADER_BYTES) // BLOCK_BYTES * BLOCK_BYTES
-            if -(-total // payload) > MAX_VOLUMES:
-                raise BuildError(f"{archive.name} would have more than {MAX_VOLUMES} volumes; choose a larger size")
+            total = os.fstat(file.fileno()).st_size
+            if total > MAX_VOLUMES * payload_bytes(volume_bytes):
+                raise _too_many(archive.name)
             progress.stage("Writing volumes", 2 * total)
-            directory.mkdir(parents=True, exist_ok=True)
-            whole = hashlib.sha256()
-            for offset in range(0, total, payload):
-                path = partial.with_name(f"{partial.name}.{len(parts) + 1}")
-                parts.append(_Part(path, offset, min(payload, total - offset), Sha256Hex("")))
-                parts[-1] = _write_payload(file, parts[-1], whole, progress)
-        digest = Sha256Hex(whole.hexdigest())
-        headers = [
-            VolumeHeader(digest, archive.name, number, len(parts), p.offset, p.size_bytes, total, p.sha256)
-            for number, p in enumerate(parts, start=1)
-        ]
-        for part, header in zip(parts, headers, strict=True):
-            _finish(part, header, progress)
-        return _put_in_place(directory, parts, headers)
+            with writing_volumes(directory / archive.name, volume_bytes) as writer:
+                while chunk := file.read(CHUNK_BYTES):
+                    writer.write(chunk)
+                    progress.bytes_done(len(chunk))
+                _read_back(writer.finish(), progress)
     except OSError as exc:
         why = "the disk is full" if exc.errno in FULL else exc.strerror
         raise BuildError(f"cannot write the volumes of {archive.name} to {directory}: {why}; none was left") from exc
-    finally:
-        for part in parts:
-            part.path.unlink(missing_ok=True)
+    return volumes_of(directory / archive.name)
+
+
+def volumes_of(archive: Path) -> tuple[Path, ...]:
+    """The volumes of an archive of this name that lie where it belongs, in order."""
+    paths = (archive.with_name(volume_name(archive.name, number)) for number in range(1, MAX_VOLUMES + 1))
+    return tuple(path for path in paths if path.is_file() and _is_volume_of(path, archive.name))
+
+
+def _too_many(name: str) -> BuildError:
+    return BuildError(f"{name} would have more than {MAX_VOLUMES} volumes; choose a larger size")
 
 
 def _require_archive(file: BinaryIO, archive: Path) -> None:
@@ -109,65 +208,17 @@ def _require_archive(file: BinaryIO, archive: Path) -> None:
     file.seek(0)
 
 
-def _write_payload(file: BinaryIO, part: _Part, whole: hashlib._Hash, progress: Progress) -> _Part:
-    """Copy one volume's bytes behind an empty header."""
-    running = hashlib.sha256()
-    with part.path.open("wb") as out:
-        out.write(bytes(HEADER_BYTES))
-        for chunk in _chunks(file, part.size_bytes):
-            running.update(chunk)
-            whole.update(chunk)
-            out.write(chunk)
-            progress.bytes_done(len(chunk))
-        out.flush()
-        os.fsync(out.fileno())
-    return _Part(part.path, part.offset, part.size_bytes, Sha256Hex(running.hexdigest()))
-
-
-def _finish(part: _Part, header: VolumeHeader, progress: Progress) -> None:
-    """Read the payload back, then write the header.
+def _read_back(stream: VolumeStream, progress: Progress) -> None:
+    """Read everything that was written; each volume is compared with its header on the way.
 
     Raises:
         BuildError: the disk gives other bytes than were written.
     """
-    running = hashlib.sha256()
-    with part.path.open("r+b") as file:
-        file.seek(HEADER_BYTES)
-        for chunk in _chunks(file, part.size_bytes):
-            running.update(chunk)
+    try:
+        while chunk := stream.read(CHUNK_BYTES):
             progress.bytes_done(len(chunk))
-        if running.hexdigest() != part.sha256:
-            raise BuildError(f"volume {header.number} does not hold what was written to it; try another disk")
-        file.seek(0)
-        file.write(encode_header(header))
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _chunks(file: BinaryIO, count: int) -> Iterator[bytes]:
-    """The next bytes of a file.
-
-    Raises:
-        BuildError: it ends before.
-    """
-    while count:
-        chunk = file.read(min(count, CHUNK_BYTES))
-        if not chunk:
-            raise BuildError(f"{file.name} became shorter while it was read")
-        count -= len(chunk)
-        yield chunk
-
-
-def _put_in_place(directory: Path, parts: list[_Part], headers: list[VolumeHeader]) -> tuple[Path, ...]:
-    """Give the volumes their names, and remove those of an earlier archive of this name."""
-    name = headers[0].name
-    placed = []
-    for part, header in zip(parts, headers, strict=True):
-        placed.append(part.path.replace(directory / volume_name(name, header.number)))
-    for path in sorted(directory.glob(f"{name}.*")):
-        if path not in placed and VOLUME_NAME.fullmatch(path.name) and _is_volume_of(path, name):
-            path.unlink()
-    return tuple(placed)
+    except InstallerError as exc:
+        raise BuildError(f"the volumes just written do not hold what was written to them: {exc}") from exc
 
 
 def _is_volume_of(path: Path, name: str) -> bool:

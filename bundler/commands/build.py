@@ -29,7 +29,7 @@ from bundler.keys import load_keys, utc
 from bundler.lock import Runtime, WheelTarget
 from bundler.sign import is_complete
 from bundler.tokenizer import has_tokenizer
-from bundler.volumes import split_archive
+from bundler.volumes import volumes_of
 from installer.terminal import StageLines
 
 RELEASE_LIFETIME_DAYS = 730
@@ -101,17 +101,14 @@ def build_command(
     with StageLines() as progress:
         secret = secret_of(passphrase_file)
         signing = SigningRequest(keys, end, metadata_version, secret)
-        verified = build(out, request, signing, now=now, base=base, progress=progress)
-        size_bytes = out.stat().st_size
-        parts: tuple[Path, ...] = (out,)
+        verified = build(out, request, signing, now=now, base=base, volume_bytes=volume_bytes, progress=progress)
         complete = is_complete(verified.metadata.members)
-        if volume_bytes is not None and complete:
-            parts = split_archive(out, out.parent, volume_bytes, progress)
-            out.unlink()
+        volumes = volumes_of(out) if volume_bytes is not None and complete else ()
+        parts = volumes or (out,)
         carriage = None
         if not no_kit and complete:
             carriage = write_carriage(parts, verified, load_keys(keys, secret), request.wheel_cache, progress)
-    volumes = () if parts == (out,) else parts
+    size_bytes = sum(path.stat().st_size for path in parts)
     if not has_tokenizer(checkpoint):
         click.echo(f"{checkpoint} has no tokenizer: the release has gpt-oss's own, o200k_harmony.", err=True)
     if as_json:

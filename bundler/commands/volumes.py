@@ -60,6 +60,6 @@ def describe_volumes(volumes: tuple[Path, ...]) -> list[dict[str, Any]]:
 
 
 def print_volumes(volumes: tuple[Path, ...]) -> None:
-    click.echo(f"{len(volumes)} volumes written and read back:")
+    click.echo(f"{len(volumes)} volumes, read back after they were written:")
     for path in volumes:
         click.echo(f"  {path.stat().st_size:>14,}  {path}")

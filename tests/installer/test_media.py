@@ -10,6 +10,8 @@ import json
 import os
 import pty
 import re
+import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,7 +23,7 @@ import pytest
 from click.testing import CliRunner
 
 from bundler.errors import BuildError
-from bundler.volumes import parse_size, split_archive
+from bundler.volumes import VolumeWriter, parse_size, payload_bytes, split_archive, writing_volumes
 from installer.archive import ByteStream
 from installer.cli import main
 from installer.commands import continuing
@@ -96,8 +98,7 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 
 
 def test_the_limit_of_4g_fits_fat32() -> None:
-    payload = (parse_size("4G") - 1 - HEADER_BYTES) // 512 * 512
-    assert payload + HEADER_BYTES <= (1 << 32) - 1
+    assert payload_bytes(parse_size("4G")) + HEADER_BYTES <= (1 << 32) - 1
 
 
 def test_volumes_in_any_order_on_several_sticks_are_one_archive(
@@ -186,8 +187,8 @@ WRONG_MEDIA: dict[str, tuple[type[InstallerError], str, Callable[[list[Path]], o
     "a volume of another archive": (ForeignVolumeError, "of another archive", _foreign),
     "a volume is there twice": (RepeatedVolumeError, "volume 2 is given twice", _copy),
     "one volume under two names": (RepeatedVolumeError, "volume 3 is given twice", _swap_names),
-    "a pipe in place of a volume": (InstallerError, "not a file", _pipe),
-    "a directory in place of a volume": (InstallerError, "not a file", _directory),
+    "a pipe in place of a volume": (InstallerError, "is a FIFO, not a file", _pipe),
+    "a directory in place of a volume": (InstallerError, "is a directory, not a file", _directory),
 }  # fmt: skip
 
 
@@ -577,18 +578,58 @@ def test_what_cannot_be_split_is_one_sentence_and_leaves_nothing(case: str, rele
 def test_a_disk_that_gives_other_bytes_back_is_noticed(
     release_1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bundler import volumes as module
+    genuine = VolumeWriter.finish
 
-    genuine = module._finish
+    def spoil(writer: VolumeWriter) -> VolumeStream:
+        stream = genuine(writer)
+        _flip(writer._path(2), HEADER_BYTES + 3)
+        return stream
 
-    def spoil(part: Any, *rest: Any) -> None:
-        _flip(part.path, HEADER_BYTES + 3)
-        genuine(part, *rest)
-
-    monkeypatch.setattr(module, "_finish", spoil)
-    with pytest.raises(BuildError, match="does not hold what was written"):
+    monkeypatch.setattr(VolumeWriter, "finish", spoil)
+    with pytest.raises(BuildError, match="do not hold what was written"):
         split_archive(release_1, tmp_path / "out", VOLUME_BYTES)
     assert listing(tmp_path / "out") == {}
+
+
+@pytest.mark.parametrize("cut", [1, 511, 512, 6656, 6657, 100_000])
+def test_volumes_do_not_depend_on_how_their_bytes_come(cut: int, release_1: Path, tmp_path: Path) -> None:
+    data = release_1.read_bytes()
+    made = split_archive(release_1, tmp_path / "one", VOLUME_BYTES)
+    with writing_volumes(tmp_path / "two" / release_1.name, VOLUME_BYTES) as writer:
+        for start in range(0, len(data), cut):
+            writer.write(data[start : start + cut])
+        assert writer.finish().read(len(data) + 1) == data
+    others = sorted((tmp_path / "two").iterdir())
+    assert [path.read_bytes() for path in others] == [path.read_bytes() for path in made]
+
+
+def test_a_full_disk_while_volumes_are_written_leaves_none(release_1: Path, tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import *; from bundler.volumes import *; "
+        "split_archive(Path(sys.argv[1]), Path(sys.argv[2]), 8192)"
+    )
+    (tmp_path / "out").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", program, release_1, tmp_path / "out"], capture_output=True, text=True, check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000)),
+    )  # fmt: skip
+    assert "BuildError" in done.stderr
+    assert "the disk is full; none was left" in done.stderr
+    assert listing(tmp_path / "out") == {}
+
+
+def test_what_a_killed_run_left_is_no_volume_and_is_removed(release_1: Path, tmp_path: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        with writing_volumes(tmp_path / release_1.name, VOLUME_BYTES) as writer:
+            writer.write(release_1.read_bytes())
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    (left,) = tmp_path.iterdir()
+    with pytest.raises(AmbiguousMediaError, match="no archive and no volume"):
+        read([], [left])
+    assert split_archive(release_1, tmp_path, VOLUME_BYTES)[0].parent == tmp_path
+    assert not left.exists()
 
 
 def test_a_digest_that_does_not_fit_in_one_file_is_no_media_error(release_1: Path, sender: Sender) -> None:
