@@ -132,7 +132,8 @@ def _look_at_release(config: Config) -> str:
     graphs = ", ".join(sorted(release.graphs))
     dense = {None: "", "int8": "; attention and head in 8 bits on a CPU", "bf16": "; attention and head as published"}
     compared = "no manifest to compare with" if installed is None else f"{installed.files:,} files as installed"
-    about = f"{release.name} {release.version} ({graphs}){dense[release.dense]}"
+    converted = "" if release.model.converted is None else f"; {release.model.converted.sentences}"
+    about = f"{release.name} {release.version} ({graphs}){dense[release.dense]}{converted}"
     return f"{about}; {compared}; the vocabulary is the known one"
 
 

@@ -214,9 +214,11 @@ def _write_licences(tree: Path, request: BuildRequest, wheels: Sequence[WheelFac
         for file, text in wheel.licences.items():
             directory.mkdir(parents=True, exist_ok=True)
             (directory / file).write_bytes(text)
-    for path in sorted(request.checkpoint.glob("LICEN*")):
-        (licences / "model").mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, licences / "model" / safe_name(path.name))
+    given = {"model": request.checkpoint, **({} if request.adapter is None else {"adapter": request.adapter})}
+    for name, directory in given.items():
+        for path in sorted(directory.glob("LICEN*")):
+            (licences / name).mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, licences / name / safe_name(path.name))
 
 
 def _inputs(request: BuildRequest, wheels: Sequence[WheelFacts], progress: Progress) -> list[Input]:

@@ -8,7 +8,6 @@ DoRA, biases, modules that were trained whole, embeddings, and initialisations t
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -67,7 +66,6 @@ class Adapter:
     """An adapter whose every tensor changes a matrix of the model."""
 
     name: str  # of its directory
-    sha256: str  # of its tensors' file
     _matrices: Mapping[str, Factors]  # by the matrix's published name
     _experts: Mapping[tuple[int, Projection], Sequence[ExpertFactors]]
 
@@ -102,9 +100,7 @@ def open_adapter(directory: Path, config: ModelConfig) -> Adapter:
         matrices, experts = find_targets(tensors, adapter_config, config, weights)
     except re.error as exc:
         raise CheckpointError(path, f"a pattern in it is none ({exc})", "regular expressions") from exc
-    with weights.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Adapter(_shown(directory.resolve().name), digest, matrices, experts)
+    return Adapter(_shown(directory.resolve().name), matrices, experts)
 
 
 def _shown(name: str) -> str:

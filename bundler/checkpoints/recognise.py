@@ -69,7 +69,7 @@ def refuse_by_config(body: Mapping[str, Any], path: Path) -> None:
         raise CheckpointError(path, 'is that of OpenAI\'s own layout (the directory "original")', expected)
     for name in ("quantization_config", "compression_config", "quantization"):
         section = body.get(name)
-        if section is None:
+        if not section:
             continue
         method = section.get("quant_method") if isinstance(section, dict) else None
         if name == "quantization_config" and method == "mxfp4":

@@ -71,6 +71,8 @@ def _verify_files(files: tuple[Path, ...], directories: tuple[Path, ...], root: 
         f"{', '.join(release.target.pythons)} on {release.target.platform}, {' and '.join(release.accelerators)}; "
         f"signatures valid until {signed.expires}"
     )
+    if release.model.converted is not None:
+        say(f"  {release.model.converted.sentences}")
     say(f"  fingerprint of the root that it was verified with: {fingerprint}")
     for line in spoken(fingerprint):
         say(f"    {line}")

@@ -240,6 +240,8 @@ def test_a_fine_tune_with_an_adapter_says_what_was_converted(
     assert 0.05 < error < 0.14
     assert (converted["adapter"], converted["experts_from"]) == ("style", "bfloat16")
     assert release["model"]["id"] == "style"
+    verified = run(installer_main, "verify", out, "--root", keys / "root.json").stdout
+    assert "This model was requantised here" in verified
     for text in (built.stdout, inspected):
         assert "experts rounded to MXFP4 here" in text
         assert "The LoRA adapter style was merged into this model here." in text

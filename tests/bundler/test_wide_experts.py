@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from bundler.checkpoint import Checkpoint, open_checkpoint
+from bundler.checkpoint_writer import write_checkpoint
 from bundler.errors import CheckpointError
+from bundler.export import export_graph
+from bundler.graph.plan import Accelerator
 from bundler.mxfp4 import quantise
 from tests.bundler.checkpoint_forms import (
     BF16,
@@ -31,6 +35,7 @@ from tests.bundler.checkpoint_forms import (
 )
 from tests.reference.gpt_oss import decode_mxfp4
 
+ACCELERATORS: tuple[Accelerator, ...] = ("cpu", "cuda")
 STEM = "model.layers.{}.mlp.experts.{}"
 
 
@@ -69,6 +74,26 @@ def test_widened_experts_keep_every_number(form: Form, dtype: Any, published: Mo
     assert converted is not None
     assert converted.expert_errors == {"0": 0.0, "1": 0.0, "2": 0.0}
     assert "no weight changed" in converted.sentences
+
+
+def test_a_widened_checkpoint_gives_the_published_graph_byte_for_byte(tuned: Model, tmp_path: Path) -> None:
+    """Also for CUDA, which stores nibbles in another order."""
+    published: Tensors = dict(tuned.dense)
+    rounded = {}
+    for (layer, projection), weights in tuned.weights.items():
+        stem = STEM.format(layer, projection)
+        blocks, scales = published[f"{stem}_blocks"], published[f"{stem}_scales"] = quantise(weights)
+        published[f"{stem}_bias"] = tuned.biases[layer, projection]
+        rounded[layer, projection] = decode_mxfp4(blocks, scales).astype(np.float32)
+    write_checkpoint(tmp_path / "published", tuned.config, published.items())
+    wide = write_wide(tmp_path / "wide", replace(tuned, weights=rounded), fused)
+    for accelerator in ACCELERATORS:
+        files = []
+        for directory in (tmp_path / "published", wide):
+            out = tmp_path / f"{directory.name}-{accelerator}"
+            export_graph(open_checkpoint(directory), out, accelerator=accelerator, dense="bf16")
+            files.append({path.name: path.read_bytes() for path in out.iterdir()})
+        assert files[0] == files[1]
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
