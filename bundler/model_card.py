@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from bundler.checkpoint import Checkpoint
+from bundler.checkpoints.recognise import given_name
 from bundler.errors import CheckpointError
 from installer.formats.fields import FormatError
 from installer.formats.release import ModelCard, parse_model_card
@@ -19,19 +20,22 @@ _OFFICIAL = {(24, 32, 2880): "20b", (36, 128, 2880): "120b"}  # layers, experts,
 
 
 def model_card(checkpoint: Checkpoint) -> ModelCard:
-    """What the pages say about the model: the checkpoint's model_card.json, or our words for the official shapes.
+    """What the pages say about the model: a model_card.json, or our words for the official shapes.
+
+    The card of an adapter comes before that of the checkpoint: it is a card of the two together.
 
     Raises:
         CheckpointError: model_card.json is not the object of docs/architecture.md.
     """
-    path = checkpoint.directory / MODEL_CARD
-    if path.exists():
-        return _parse_card(path)
+    given = [checkpoint.adapter.directory] if checkpoint.adapter else []
+    for directory in (*given, checkpoint.directory):
+        if (directory / MODEL_CARD).exists():
+            return _parse_card(directory / MODEL_CARD)
     config = checkpoint.config
     shape = _OFFICIAL.get((config.layers, config.experts, config.hidden))
     size = shape if checkpoint.is_published else None  # a fine-tune is not OpenAI's model
-    named_after = checkpoint.adapter.name if checkpoint.adapter else checkpoint.directory.resolve().name
-    identity = f"gpt-oss-{size}" if size else plain_name(named_after)
+    named_after = checkpoint.adapter.directory if checkpoint.adapter else checkpoint.directory
+    identity = f"gpt-oss-{size}" if size else plain_name(given_name(named_after))
     return ModelCard(
         id=identity,
         title=identity,

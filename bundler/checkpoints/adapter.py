@@ -23,7 +23,7 @@ from bundler.checkpoints.experts import Changes
 from bundler.checkpoints.files import StoredTensor, header
 from bundler.checkpoints.lowrank import Float32Array, LowRank
 from bundler.checkpoints.names import Projection
-from bundler.checkpoints.recognise import refuse_by_content
+from bundler.checkpoints.recognise import given_name, refuse_by_content
 from bundler.checkpoints.targets import ExpertFactors, Factors, find_targets
 from bundler.errors import CheckpointError
 from bundler.model_config import ModelConfig
@@ -65,7 +65,8 @@ class AdapterConfig:
 class Adapter:
     """An adapter whose every tensor changes a matrix of the model."""
 
-    name: str  # of its directory
+    directory: Path
+    name: str  # of the directory, printable
     _matrices: Mapping[str, Factors]  # by the matrix's published name
     _experts: Mapping[tuple[int, Projection], Sequence[ExpertFactors]]
 
@@ -87,6 +88,10 @@ def open_adapter(directory: Path, config: ModelConfig) -> Adapter:
         CheckpointError: it is no LoRA adapter, not one of this model, or it cannot be merged.
     """
     path, weights = directory / ADAPTER_CONFIG, directory / ADAPTER_WEIGHTS
+    if not directory.is_dir():
+        refuse_by_content(directory)
+        fault = "is a file" if directory.exists() else "does not exist"
+        raise CheckpointError(directory, fault, "the directory that PEFT's save_pretrained wrote")
     if not path.is_file():
         refuse_by_content(path)
         whole = (directory / "config.json").is_file()
@@ -100,7 +105,7 @@ def open_adapter(directory: Path, config: ModelConfig) -> Adapter:
         matrices, experts = find_targets(tensors, adapter_config, config, weights)
     except re.error as exc:
         raise CheckpointError(path, f"a pattern in it is none ({exc})", "regular expressions") from exc
-    return Adapter(_shown(directory.resolve().name), matrices, experts)
+    return Adapter(directory, _shown(given_name(directory)), matrices, experts)
 
 
 def _shown(name: str) -> str:

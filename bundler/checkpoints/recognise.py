@@ -20,6 +20,13 @@ _TRAINING: Final = {"training_args.bin", "optimizer.bin", "optimizer.pt", "sched
 _PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt")
 
 
+def given_name(directory: Path) -> str:
+    """What people call a directory: its name, or that of the repository if it is a snapshot of a Hugging Face cache."""
+    path = directory.resolve()
+    cache = path.parent.parent.name if path.parent.name == "snapshots" else ""
+    return cache.rpartition("--")[2] if cache.startswith("models--") else path.name
+
+
 def refuse_by_content(path: Path) -> None:
     """Refuse a file that could not be read as what it should be, if it begins like something else.
 

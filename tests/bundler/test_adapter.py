@@ -383,6 +383,24 @@ def test_what_is_no_adapter_is_refused(case: str, base: Checkpoint, tmp_path: Pa
     assert fault in refusal.value.fault
 
 
+@pytest.mark.parametrize(
+    ("data", "fault"),
+    [
+        (b"GGUF" + bytes(20), "is a GGUF file"),
+        (b"PK\x03\x04", "is a zip"),
+        (b"x", "is a file"),
+        (None, "does not exist"),
+    ],
+    ids=["gguf", "zip", "file", "absent"],
+)
+def test_what_is_no_directory_is_refused(data: bytes | None, fault: str, base: Checkpoint, tmp_path: Path) -> None:
+    if data is not None:
+        (tmp_path / "adapter").write_bytes(data)
+    with pytest.raises(CheckpointError) as refusal:
+        open_checkpoint(base.directory, tmp_path / "adapter")
+    assert fault in refusal.value.fault
+
+
 def test_the_directorys_name_cannot_forge_a_line(base: Checkpoint, tmp_path: Path) -> None:
     directory = _attention(Adapter()).write(tmp_path / "good\n\x1b[2J\udcffverified")
     assert open_checkpoint(base.directory, directory).converted().adapter == "good??[2J?verified"  # type: ignore[union-attr]

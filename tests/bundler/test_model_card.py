@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bundler.checkpoint import Checkpoint
+from bundler.checkpoints.adapter import Adapter
 from bundler.checkpoints.experts import RoundingLog
 from bundler.checkpoints.readers import Readers
 from bundler.errors import CheckpointError
@@ -91,3 +93,21 @@ def test_a_fine_tune_is_not_called_openais(tmp_path: Path, monkeypatch: pytest.M
 def test_a_card_cannot_claim_how_the_weights_were_converted(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="not the fields of a model card"):
         card_of(tmp_path, json.dumps({**CARD, "converted": None}).encode())
+
+
+def test_a_snapshot_of_a_cache_is_called_by_its_repository(tmp_path: Path) -> None:
+    directory = tmp_path / "models--acme--support-20b" / "snapshots" / "6cee5e8"
+    directory.mkdir(parents=True)
+    assert model_card(opened(directory)).id == "support-20b"
+
+
+def test_the_card_of_an_adapter_comes_first(tmp_path: Path) -> None:
+    for name in ("base", "style"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / MODEL_CARD).write_text(json.dumps({**CARD, "id": name}))
+    base = opened(tmp_path / "base")
+    assert model_card(base).id == "base"
+    adapter = Adapter(tmp_path / "style", "style", {}, {})
+    assert model_card(replace(base, adapter=adapter)).id == "style"
+    (tmp_path / "style" / MODEL_CARD).unlink()
+    assert model_card(replace(base, adapter=adapter)).id == "base"
