@@ -32,6 +32,7 @@ from bundler.checkpoints.names import PROJECTIONS, ExpertPart, Part, Projection,
 from bundler.errors import CheckpointError
 from bundler.layout import TensorSpec, expected_tensors
 from bundler.model_config import MXFP4_BLOCK, ModelConfig
+from installer.formats.release import STORED_MXFP4
 
 Reader = Callable[[range], NDArray[Any]]
 _Listed = dict[int, tuple[StoredTensor, ...]]
@@ -126,7 +127,7 @@ class _Search:
             packed = PackedMatrices(self._take(blocks, self.specs[blocks]), self._take(scales, self.specs[scales]))
             if changes is None:
                 return found | {blocks: packed.blocks.read, scales: packed.read_scales}
-            self.experts_from.add("MXFP4")
+            self.experts_from.add(STORED_MXFP4)
             matrices = packed
         _, rows, count, _ = self.specs[blocks].shape
         rounded = RoundedExperts(self.listing, layer, projection, rows, count * MXFP4_BLOCK, matrices,

@@ -54,6 +54,9 @@ _Name = Annotated[Text, Rule(_usable)]
 _Python = Annotated[Text, Rule(_python)]
 
 
+STORED_MXFP4 = "MXFP4"  # what experts are rounded from if only an adapter changed them
+
+
 @dataclass(frozen=True)
 class Converted:
     """How the weights of a release differ from those of the checkpoint that it was built from."""
@@ -75,7 +78,9 @@ class Converted:
         said = [f"The LoRA adapter {self.adapter} was merged into this model here."] if self.adapter else []
         if self.experts_from:
             error = f"mean relative error {100 * self.mean_error:.2g} %" if self.mean_error else "no weight changed"
-            said.append(f"This model was requantised here: experts from {self.experts_from} to MXFP4, {error}.")
+            changed = self.experts_from == STORED_MXFP4
+            what = "the changed experts to MXFP4 again" if changed else f"experts from {self.experts_from} to MXFP4"
+            said.append(f"This model was requantised here: {what}, {error}.")
         if (change := _mean(self.adapter_changes)) > 0:
             more = ", less than rounding does" if change < self.mean_error else ""
             said.append(f"The adapter changes these experts by {100 * change:.2g} %{more}.")

@@ -118,6 +118,7 @@ def test_experts_are_widened_changed_and_rounded(form: str, base: Checkpoint, tm
     converted = merged.converted()
     assert converted is not None
     assert converted.experts_from == "MXFP4"
+    assert "requantised here: the changed experts to MXFP4 again, mean relative error" in converted.sentences
     assert list(converted.expert_errors) == ["1"]
     assert 0.01 < converted.mean_error < 0.14
     sums = np.zeros(2)  # over the matrices of every projection that the adapter changes
