@@ -200,8 +200,8 @@ def _changed(stored: Float32Array, changes: Sequence[LowRank], first_row: int) -
 
 
 def _squares(values: Float32Array) -> float:
-    flat = values.ravel()
-    return float(np.dot(flat, flat))
+    by_row: Float32Array = np.einsum("ij,ij->i", values, values)
+    return float(by_row.sum(dtype=np.float64))
 
 
 def _transposed(matrix: NDArray[Any]) -> NDArray[Any]:

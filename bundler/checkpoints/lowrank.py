@@ -22,10 +22,11 @@ class LowRank:
     def add_to(self, weights: Float32Array, first_row: int) -> None:
         """Add it to consecutive rows of the matrix, of which ``first_row`` (even) is the first.
 
-        The product is float64 and is rounded once, so that every processor gives the same sums.
+        The product is float64 and is rounded once, so that every processor gives the same sums. It is einsum's, because
+        the threads of a BLAS would fight with those that round experts.
         """
         every = 1 if self.half is None else 2
         rows = self.left[first_row // every : (first_row + len(weights)) // every]
-        product = rows.astype(np.float64) @ self.right.astype(np.float64)
+        product = np.einsum("ij,jk->ik", rows.astype(np.float64), self.right.astype(np.float64))
         with np.errstate(over="ignore"):  # the caller refuses infinities
             weights[1 if self.half == "up" else 0 :: every] += product.astype(np.float32)
