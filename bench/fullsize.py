@@ -158,7 +158,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _owner() -> list[str]:
-    return ["--user", _USER] if os.geteuid() == 0 else []
+    return ["--user", _USER, "--no-service"] if os.geteuid() == 0 else []
 
 
 def _command(name: str, *arguments: object) -> str:

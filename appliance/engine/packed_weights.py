@@ -153,9 +153,14 @@ def pack_into_memory(
     """One node's weights, packed into this process's own memory.
 
     Raises:
-        PackingError: a stored weight is missing.
+        PackingError: a stored weight is missing, or there is too little memory.
     """
-    packed = np.frombuffer(mmap.mmap(-1, entry.packed_bytes(operators)), np.uint8)  # aligned to pages
+    size = entry.packed_bytes(operators)
+    try:
+        pages = mmap.mmap(-1, size)
+    except OSError as exc:
+        raise PackingError(f"{size / 1e9:.1f} GB of memory are needed for packed weights: free some") from exc
+    packed = np.frombuffer(pages, np.uint8)
     entry.pack(operators, [_stored(model_dir, source) for source in entry.sources], packed, threads)
     return packed
 

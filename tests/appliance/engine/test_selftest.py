@@ -58,11 +58,14 @@ def release_of(graph: Path, known_answers: Path | None = None) -> InstalledRelea
     )  # fmt: skip
 
 
-def exported(directory: Path, *, seed: int, dense: DenseKind = "int8", **sizes: int) -> Path:
+def exported(
+    directory: Path, *, seed: int, dense: DenseKind = "int8", max_shard_bytes: int = 1 << 30, **sizes: int
+) -> Path:
     write_random_checkpoint(directory / "checkpoint", random_config(**{**SIZES, **sizes}), seed=seed)
     return export_graph(
-        open_checkpoint(directory / "checkpoint"), directory / "cpu", accelerator="cpu", dense=dense
-    ).model
+        open_checkpoint(directory / "checkpoint"), directory / "cpu", accelerator="cpu", dense=dense,
+        max_shard_bytes=max_shard_bytes,
+    ).model  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +118,29 @@ def test_random_weights_never_fail(seed: int, tmp_path: Path, monkeypatch: pytes
                 with subject.operators.using(path):
                     shares = compare(part, rows_of(subject.graph, part, session), answer)
                 assert max(shares.values()) <= 0.7, f"{part.name} on {path}: {shares}"
+
+
+@pytest.mark.parametrize(
+    ("form", "operators"),
+    [
+        (
+            {"max_shard_bytes": 1 << 16, "layers": 2, "context": 600},
+            {"Dense", "Gemm"},
+        ),  # weights in parts, which Concat joins
+        ({"heads": 3, "kv_heads": 1, "head_dim": 16, "layers": 2}, {"Dense", "Gemm"}),  # o_proj is no Dense: 48 columns
+        ({"experts": 4, "experts_per_token": 4, "layers": 2, "context": 40}, {"Dense", "Gemm"}),  # no choice, no room
+    ],
+    ids=["weights in parts", "no native projection", "small"],
+)
+def test_unusual_forms_pass_and_are_tested(form: dict[str, Any], operators: set[str], tmp_path: Path) -> None:
+    graph = exported(tmp_path, seed=3, **form)
+    record_known_answers(release_of(graph), tmp_path / "known_answers.json")
+    release = release_of(graph, tmp_path / "known_answers.json")
+    assert check_known_answers(release).decoded <= 0.5
+    assert operators <= {part.node.operator for part in Subject.of(release).parts}
+    change_weight(graph, "model.layers.1.self_attn.o_proj.weight", at(5, 40, flip=_SIGN))
+    with pytest.raises(KnownAnswerError, match=r"layer 1: .*model\.layers\.1\.self_attn\.output"):
+        check_known_answers(release)
 
 
 def test_a_recording_repeats(recorded: InstalledRelease, tmp_path: Path) -> None:
