@@ -22,12 +22,17 @@ class _Version:
     root: Path
     limit: str
     peak: str
-    own: str  # in memory.stat: anonymous memory
+    own: tuple[str, str]  # in memory.stat: anonymous memory, and memory that is shared and no file's
 
 
 _VERSIONS = (
-    _Version(Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.max_usage_in_bytes", "total_rss"),
-    _Version(Path("/sys/fs/cgroup"), "memory.max", "memory.peak", "anon"),
+    _Version(
+        Path("/sys/fs/cgroup/memory"),
+        "memory.limit_in_bytes",
+        "memory.max_usage_in_bytes",
+        ("total_rss", "total_shmem"),
+    ),
+    _Version(Path("/sys/fs/cgroup"), "memory.max", "memory.peak", ("anon", "shmem")),
 )
 
 
@@ -86,9 +91,9 @@ def _new_group(name: str) -> tuple[_Version, Path]:
     raise RuntimeError("no control group for memory can be made here: run it as root, where groups can be written")
 
 
-def _watch(stat: Path, own: str, held: Held, stop: threading.Event) -> None:
+def _watch(stat: Path, own: tuple[str, str], held: Held, stop: threading.Event) -> None:
     while not stop.wait(_POLL_S):
-        held.own_bytes = max(held.own_bytes, _number(stat, own))
+        held.own_bytes = max(held.own_bytes, sum(_number(stat, name) for name in own))
 
 
 def _faults(group: Path) -> int:

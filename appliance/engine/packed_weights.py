@@ -157,7 +157,7 @@ def pack_into_memory(
     """
     size = entry.packed_bytes(operators)
     try:
-        pages = mmap.mmap(-1, size)
+        pages = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as exc:
         raise PackingError(f"{size / 1e9:.1f} GB of memory are needed for packed weights: free some") from exc
     packed = np.frombuffer(pages, np.uint8)
