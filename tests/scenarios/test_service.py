@@ -87,8 +87,12 @@ def actions(host: Host) -> list[tuple[str, str]]:
     return [(action, subject) for action, subject in json.loads(done.stdout)]
 
 
-def test_install_as_root_makes_a_service_that_serves(host: Host, demo: Installation, sender: Sender) -> None:
-    said = install(host, demo.archive, sender)
+def test_root_makes_a_service_of_a_site_that_serves(host: Host, demo: Installation) -> None:
+    """tests/scenarios/test_operators_guide.py does the same by `installer install`."""
+    host.run("cp", "-a", demo.site, SITE)
+    host.run("chown", "-R", "root:root", SITE)
+    host.run(BIN / "installer", "own", "--prefix", SITE)
+    said = host.run(BIN / "installer", "service", "install", "--prefix", SITE).stdout
     assert "The service gpt-oss is enabled and started; it listens on 127.0.0.1:8080." in said
     wait_for(lambda: is_ready(host), said=host.journal)
     assert host.run("systemctl", "is-enabled", UNIT, "gpt-oss.socket").stdout.split() == ["enabled", "enabled"]
@@ -109,22 +113,17 @@ def test_the_processes_have_the_unit_s_rights_alone(host: Host) -> None:
     assert refused.count("Read-only file system") == 3
 
 
-def test_installing_again_changes_nothing_of_a_service_that_runs(
-    host: Host, demo: Installation, sender: Sender
-) -> None:
+def test_making_it_again_changes_nothing_of_a_service_that_runs(host: Host) -> None:
     pid = host.property(UNIT, "MainPID")
-    said = install(host, demo.archive, sender)
-    assert "already the current release; nothing was changed" in said
-    assert "systemctl restart gpt-oss.service" in said
     again = host.run(BIN / "installer", "service", "install", "--prefix", SITE, "--json").stdout
     assert json.loads(again)["changed"] == []
     assert host.property(UNIT, "MainPID") == pid
 
 
 def test_a_later_release_upgrades_the_database_in_place(host: Host, demo: Installation, sender: Sender) -> None:
-    tables = targets_tables(demo)
-    archive = derived_archive(demo.archive, sender, "later", later(tables))
-    install(host, archive, sender)
+    archive = derived_archive(demo.archive, sender, "later", later())
+    said = install(host, archive, sender)
+    assert "systemctl restart gpt-oss.service" in said
     host.run("systemctl", "restart", UNIT)  # returns when the release on trial serves
     assert is_ready(host)
     assert current(host) == "later"
@@ -138,7 +137,7 @@ def test_a_later_release_upgrades_the_database_in_place(host: Host, demo: Instal
 
 
 def test_a_release_that_crashes_is_left_for_the_one_before(host: Host, demo: Installation, sender: Sender) -> None:
-    broken = {**later(targets_tables(demo)), "appliance/runtime/serve.py": b"raise SystemExit('broken on purpose')\n"}
+    broken = {**later(), "appliance/runtime/serve.py": b"raise SystemExit('broken on purpose')\n"}
     archive = derived_archive(demo.archive, sender, "broken", broken)
     install(host, archive, sender)
     assert current(host) == "broken"
@@ -175,12 +174,9 @@ def test_removing_the_service_leaves_the_site(host: Host) -> None:
     assert "No service serves" in again
 
 
-def targets_tables(demo: Installation) -> bytes:
-    return (PROJECT / TABLES).read_bytes()
-
-
-def later(tables: bytes) -> dict[str, bytes]:
+def later() -> dict[str, bytes]:
     """The sources of a release with another schema."""
+    tables = (PROJECT / TABLES).read_bytes()
     changed = tables.replace(b'SCHEMA = "0003"', b'SCHEMA = "0004"') + NEXT_TABLES.encode()
     assert changed.count(b'"0004"') == 1
     return {TABLES: changed, MIGRATION: NEXT_MIGRATION}
