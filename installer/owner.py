@@ -84,8 +84,8 @@ def _check_reach(owner: Owner, prefix: Path) -> None:
 
 
 def hand_over(prefix: Path, owner: Owner) -> None:
-    """Give ``state/`` except ``state/trust`` to ``owner``; give that, the prefix, trust, store and releases to root,
-    readable for all.
+    """Give ``state/`` except ``state/trust`` to ``owner``; give that, the prefix, trust, store, releases and service to
+    root, readable for all.
 
     The present owner of ``state/`` may change it at the same time. So this follows no link, and it neither gives away
     nor opens to others a file with a second name, because that may be another user's file.
@@ -95,7 +95,7 @@ def hand_over(prefix: Path, owner: Owner) -> None:
     """
     os.chown(prefix, 0, 0)
     prefix.chmod(stat.S_IMODE(prefix.stat().st_mode) & ~0o022 | 0o055)
-    for name in ("releases", "store", "trust", "state/trust"):
+    for name in ("releases", "store", "trust", "service", "state/trust"):
         for descriptor, status in _everything(prefix / name):
             os.fchown(descriptor, 0, 0)
             if not _has_second_name(status):  # blobs have two names, in store and release, and are readable already

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -70,6 +71,8 @@ def serve(
     )
     _check_paths(config)
     _report(silence, say)
+    if inherited_listener is not None:
+        _report_address(config, listener, say)
     if transport is Transport.PLAIN:
         say("NOT ENCRYPTED: passwords and prompts cross the network as plain HTTP, because it was asked for.")
     url = url_of(listener, transport.scheme)
@@ -111,6 +114,21 @@ def _check_paths(config: Config) -> None:
     if not os.path.lexists(config.home / "current"):
         raise StartError(f"no release is installed in {config.home}; install one with: installer install")
     check_access(config.release_dir / "release.json", os.R_OK)
+
+
+def _report_address(config: Config, listener: socket.socket, say: Callable[[str], None]) -> None:
+    """Say that the settings name another address than the one on which a service manager listens."""
+    wanted = (config.listen_host, config.listen_port)
+    if listener.family == socket.AF_UNIX or wanted in (
+        listener.getsockname()[:2],
+        (Config.listen_host, Config.listen_port),
+    ):
+        return
+    host, port = listener.getsockname()[:2]
+    say(
+        f"The service manager listens on {host}, port {port}, so [listen] of appliance.toml does not count; change the "
+        "address with: installer service install --listen"
+    )
 
 
 def _report(silence: Silence, say: Callable[[str], None]) -> None:

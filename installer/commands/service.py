@@ -11,7 +11,7 @@ import click
 from installer.commands.options import JSON, PREFIX, USER
 from installer.commands.output import say, say_json
 from installer.environment import host_interpreter
-from installer.errors import NoReleaseError, OwnerError, ServiceError
+from installer.errors import NoReleaseError, PreflightError, ServiceError
 from installer.formats.fields import FormatError
 from installer.formats.release import DESCRIPTOR, parse_release
 from installer.owner import find_owner
@@ -19,7 +19,7 @@ from installer.service import ServiceFiles, find_service, has_systemd, plan_serv
 from installer.service.fapolicyd import trust_lines
 from installer.service.manager import Manager
 from installer.service.units import LISTEN, NAME
-from installer.site import Site
+from installer.site import Site, open_existing_site
 
 DESTDIR = click.option(
     "--destdir", type=click.Path(path_type=Path, file_okay=False), default=Path("/"),
@@ -138,7 +138,7 @@ def after_install(prefix: Path, user: str | None, *, wanted: bool) -> tuple[dict
     try:
         files, changed = _make(site, user, Path("/"), present, None, None)
         lines = _activate(files, Path("/"), changed=changed, is_new=present is None)
-    except (ServiceError, OwnerError) as exc:
+    except (ServiceError, PreflightError) as exc:
         return {"service": None, "service_error": str(exc)}, [f"No service: {exc}", by_hand]
     return {"service": files.name}, lines
 
@@ -154,6 +154,13 @@ def _make(
     site: Site, user: str | None, root: Path, present: ServiceFiles | None, name: str | None, listen: str | None
 ) -> tuple[ServiceFiles, list[Path]]:
     """Write keeper and units. What the options leave open stays as it is at present."""
+    with open_existing_site(site.prefix):  # refuses a prefix that others could exchange: root runs what lies in it
+        return _write(site, user, root, present, name, listen)
+
+
+def _write(
+    site: Site, user: str | None, root: Path, present: ServiceFiles | None, name: str | None, listen: str | None
+) -> tuple[ServiceFiles, list[Path]]:
     owner = find_owner(user, site.prefix)
     interpreter = _interpreter(site)
     plan = plan_service(

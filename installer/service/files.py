@@ -77,16 +77,26 @@ def write_service(plan: ServicePlan, root: Path = Path("/")) -> list[Path]:
 
 
 def write_keeper(prefix: Path, interpreter: Path) -> bool:
-    """Put `service/keeper` into the site, as one executable file. Returns whether that changed anything."""
+    """Put `service/keeper` into the site, as one executable file. Returns whether that changed anything.
+
+    Root's service manager runs it as root, so it must be this user's, and nobody else may write it. The caller has
+    checked that nobody else can exchange it.
+    """
     data = _keeper_bytes(interpreter)
     path = prefix / KEEPER
-    if not path.is_symlink() and path.is_file() and path.read_bytes() == data:
-        return False
     if not path.parent.is_dir():
         path.parent.mkdir()
-        path.parent.chmod(0o755)
+    os.chown(path.parent, os.geteuid(), -1)
+    path.parent.chmod(0o755)
+    if not path.is_symlink() and path.is_file() and _is_ours(path) and path.read_bytes() == data:
+        return False
     _replace(path, data, 0o555)
     return True
+
+
+def _is_ours(path: Path) -> bool:
+    status = path.stat()
+    return status.st_uid == os.geteuid() and status.st_mode & 0o7777 == 0o555
 
 
 def remove(prefix: Path, root: Path = Path("/")) -> ServiceFiles | None:

@@ -263,7 +263,7 @@ def _run(site: Path, command: str, arguments: list[str]) -> int | str:
     if command == "before":
         _say(before(site))
     elif command == "wait":
-        failure = wait(site, int(os.environ["MAINPID"]))
+        failure = wait(site, int(os.environ.get("MAINPID", "0")))
         _say(failure)
         return 0 if failure is None else 1
     elif command == "after":

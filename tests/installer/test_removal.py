@@ -23,7 +23,6 @@ from appliance.runtime.site_lock import lock_site
 from installer.cli import main
 from installer.errors import NoReleaseError, ServedError
 from installer.removal import prune, remove_release
-from installer.service import write_keeper
 from installer.site import Site, open_existing_site
 from installer.survey import disk_bytes
 from tests.installer.archives import Sender, listing, release_files
@@ -262,10 +261,3 @@ def test_a_site_without_releases_is_still_a_site(site: Path) -> None:
     assert run("uninstall", "--prefix", site).exit_code == 0
     assert Site(site).versions() == []
     assert run("uninstall", "--prefix", site).exit_code == 0
-
-
-def test_uninstall_takes_the_keeper(site: Path) -> None:
-    write_keeper(site, Path(sys.executable).resolve())
-    done = run("uninstall", "--prefix", site, "--json")
-    assert json.loads(done.stdout)["service"] is None
-    assert set(os.listdir(site)) == {"state", "trust"}

@@ -292,3 +292,51 @@ def test_the_keeper_needs_nothing_but_the_standard_library(site: Path, tmp_path:
         "__main__.py", "installer/__init__.py", "installer/formats/__init__.py", "installer/formats/trial.py",
         "installer/service/__init__.py", "installer/service/keeper.py",
     ]  # fmt: skip
+
+
+as_root = pytest.mark.skipif("os.geteuid() != 0", reason="only root gives files away")
+
+
+@as_root
+@pytest.mark.parametrize("what", ["prefix-of-another", "prefix-for-all", "service-a-link", "service-a-file"])
+def test_root_runs_nothing_that_another_user_could_exchange(site: Path, tmp_path: Path, what: str) -> None:
+    """The unit starts the keeper as root."""
+    if what == "prefix-of-another":
+        os.chown(site, SERVICE_UID, SERVICE_UID)
+    elif what == "prefix-for-all":
+        site.chmod(0o777)
+    elif what == "service-a-link":
+        (tmp_path / "elsewhere").mkdir()
+        (site / "service").symlink_to(tmp_path / "elsewhere")
+    else:
+        (site / "service").touch()
+    refused = service("install", site, tmp_path / "image")
+    assert refused.exit_code == 1
+    assert "PrefixError" in refused.stderr
+    assert not (tmp_path / "image").exists()
+    assert not list((tmp_path / "elsewhere").glob("*"))
+
+
+@as_root
+@pytest.mark.parametrize("what", ["owner", "mode", "contents", "link", "directory"])
+def test_a_keeper_that_another_user_left_is_replaced(site: Path, tmp_path: Path, what: str) -> None:
+    service("install", site, tmp_path / "image")
+    keeper = site / "service" / "keeper"
+    right = keeper.read_bytes()
+    if what == "owner":
+        os.chown(keeper, SERVICE_UID, SERVICE_UID)
+    elif what == "mode":
+        keeper.chmod(0o777)
+    elif what == "contents":
+        keeper.write_bytes(b"#!/bin/sh\n")
+    elif what == "link":
+        keeper.unlink()
+        keeper.symlink_to(tmp_path / "theirs")
+        (tmp_path / "theirs").write_bytes(right)
+    else:
+        os.chown(keeper.parent, SERVICE_UID, SERVICE_UID)
+        keeper.parent.chmod(0o777)
+    assert service("install", site, tmp_path / "image").exit_code == 0
+    status, above = keeper.lstat(), keeper.parent.stat()
+    assert (status.st_uid, status.st_mode & 0o7777, keeper.read_bytes()) == (0, 0o555, right)
+    assert (above.st_uid, above.st_mode & 0o7777) == (0, 0o755)
