@@ -2,6 +2,7 @@
 
 write_durably(path, data)        one file, under its name only when it is on disk
 sync_file_system(directory)      thousands of files that were just written, by one call
+require_room(directory, sizes)   room for such files, before the first of them is written
 remove_tree(path)                whatever lies there, if anything
 """
 
@@ -11,7 +12,11 @@ import ctypes
 import errno
 import os
 import stat
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
+
+_BLOCK_BYTES = 4096
 
 
 def write_durably(path: Path, data: bytes) -> None:
@@ -53,6 +58,21 @@ def sync_file_system(directory: Path) -> None:
             raise OSError(number, os.strerror(number), str(directory))
     finally:
         os.close(descriptor)
+
+
+def require_room(directory: Path, sizes: Iterable[int]) -> None:
+    """Refuse to begin where files of these sizes would fill the disk: some would be new, and some would not.
+
+    The room is taken and given back at once, so another program can still take it in between.
+
+    Raises:
+        OSError: the disk is full, or a quota is met.
+    """
+    blocks = sum(size // _BLOCK_BYTES + 2 for size in sizes)  # each has a directory entry, too
+    if not blocks:
+        return
+    with tempfile.TemporaryFile(dir=directory) as file:
+        os.posix_fallocate(file.fileno(), 0, blocks * _BLOCK_BYTES)
 
 
 def remove_tree(path: Path) -> None:

@@ -1,9 +1,9 @@
 """Installs a release into a site. A kill at any instant leaves the old release working, and the next run resumes.
 
     preflight -> verify while copying into quarantine -> store -> assemble -> wheels -> manifest -> self-test
-              -> accepted metadata -> everything on disk -> receipt -> the release's name -> switch
+              -> everything on disk -> receipt -> accepted metadata -> the release's name -> switch
 
-Until it has its receipt, the new release does not count as installed. A refusal or a full disk removes what was made,
+Until it has its name, the new release does not count as installed. A refusal or a full disk removes what was made,
 so that the site is as it was. If a medium is missing, damaged or pulled out, complete blobs stay in quarantine. A
 killed process removes nothing. The next run hashes what was left in quarantine or in the store again, and reuses it.
 """
@@ -183,10 +183,10 @@ def _assemble(
     if release.known_answers is not None:
         progress.stage("Testing it with its known answers")
         run_self_test(directory, environ, owner)
-    site.accept_metadata(metadata.accepted)
     sync_file_system(directory)
     receipt = replace(make_receipt(verified, manifest, interpreter, now), allowed=tuple(sorted(allowed)))
-    site.write_receipt(receipt)
+    site.write_receipt(receipt)  # it counts once the release has its name; what follows needs no more room
+    site.accept_metadata(metadata.accepted)
     site.put_in_place(release.version)
     return receipt
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from installer.durable import remove_tree, sync_directory, write_durably
+from installer.durable import remove_tree, require_room, sync_directory, write_durably
 from installer.errors import BusyError, InstallerError, NoReleaseError, ReceiptError, StorageFullError
 from installer.formats.release import VERSION_PATTERN
 from installer.prefix import PROBES, check_name, check_place, unusable
@@ -131,7 +131,15 @@ class Site:
         """Remember the accepted metadata, twice; each file by one rename, roots first and the timestamp last."""
         order = ("root_history/", "targets.json", "snapshot.json", "timestamp.json")
         rank = {name: next(i for i, start in enumerate(order) if name.startswith(start)) for name in files}
+        is_new = not self.state.is_dir()
         self.state.mkdir(mode=0o700, exist_ok=True)
+        try:
+            for directory in (self.prefix, self.state):  # which may be file systems of their own
+                require_room(directory, 2 * [len(data) for data in files.values()])
+        except OSError:
+            if is_new:
+                self.state.rmdir()
+            raise
         for directory in (self.trust_copy, self.trust):
             for name in sorted(files, key=lambda n: (rank[n], n)):
                 write_below(directory.parent, f"{directory.name}/{name}", files[name])

@@ -15,6 +15,7 @@ import stat
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -114,9 +115,7 @@ class Staging:
 
     def suspend(self) -> None:
         """Keep the complete blobs in quarantine for the next run, because the medium could not be read to its end."""
-        self._flusher.shutdown()
-        if self._file is not None:
-            self._file.close()
+        self._give_up_file()
         if self._digest is not None:
             self._partial(self._digest).unlink(missing_ok=True)
         if self._site.incoming.is_dir():
@@ -124,10 +123,14 @@ class Staging:
 
     def discard(self) -> None:
         """Remove the quarantine with everything in it."""
+        self._give_up_file()
+        remove_tree(self._site.incoming)
+
+    def _give_up_file(self) -> None:
         self._flusher.shutdown()
         if self._file is not None:
-            self._file.close()
-        remove_tree(self._site.incoming)
+            with suppress(OSError):  # it still has bytes to write, and the disk is full
+                self._file.close()
 
     def _partial(self, digest: Sha256Hex) -> Path:
         return self._site.incoming / f"{digest}.part"
