@@ -35,7 +35,7 @@ _FIRST_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can say
 _UNIX = 3  # the system whose modes the zip has
 _FILE, _DIRECTORY = 0o100644, 0o040755
 _WANTED = re.compile(
-    r"(?!.*/tests?/)(.*\.py|[^/]+\.dist-info/(METADATA|licen[cs]es/.*|(LICEN[CS]E|NOTICE|COPYING)[^/]*))"
+    r"(?!(?:.*/)?tests?/)(.*\.py|[^/]+\.dist-info/(METADATA|licen[cs]es/.*|(LICEN[CS]E|NOTICE|COPYING)[^/]*))"
 )
 _COMPILED = (".so", ".pyd", ".a", ".dylib")
 # Python 2.7 and later can read these lines, so that an old one says what is wrong instead of "invalid syntax".
