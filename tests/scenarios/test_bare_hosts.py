@@ -165,8 +165,8 @@ def python_3_9(demo: Installation, tmp_path: Path) -> Iterator[tuple[Run, Path]]
         path for path in (Path("/usr/bin"), *Path.home().glob(".pyenv/versions/*/bin")) if (path / "python3.9").exists()
     ]
     require(bool(here), "Debian 11, or a Python 3.9")
-    command = [here[0] / "python3.9", demo.archive.parent / "installer.pyz"]
-    archive = [demo.archive, "--root", demo.root]
+    command: list[str | Path] = [here[0] / "python3.9", demo.archive.parent / "installer.pyz"]
+    archive: list[str | Path] = [demo.archive, "--root", demo.root]
     yield (
         lambda name, *more: subprocess.run(
             [*command, name, *archive, *more], capture_output=True, text=True, check=False, env={"PATH": "/nonexistent"}
