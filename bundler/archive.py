@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -86,9 +87,8 @@ def write_archive(
             if volume_bytes is not None and is_complete(members):
                 with writing_volumes(out, volume_bytes) as volumes:
                     _write_members(volumes, members, tree, delta, progress)
-                    verified = verify_archive(
-                        volumes.finish(), keys.roots[-1], sink=DiscardingSink(), progress=progress
-                    )
+                    with closing(volumes.finish()) as stream:
+                        verified = verify_archive(stream, keys.roots[-1], sink=DiscardingSink(), progress=progress)
                 out.unlink(missing_ok=True)  # an earlier archive of this name
                 return verified
             with partial.open("wb") as file:

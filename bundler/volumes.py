@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -181,7 +181,8 @@ def split_archive(archive: Path, directory: Path, volume_bytes: int, progress: P
                 while chunk := file.read(CHUNK_BYTES):
                     writer.write(chunk)
                     progress.bytes_done(len(chunk))
-                _read_back(writer.finish(), progress)
+                with closing(writer.finish()) as stream:
+                    _read_back(stream, progress)
     except OSError as exc:
         why = "the disk is full" if exc.errno in FULL else exc.strerror
         raise BuildError(f"cannot write the volumes of {archive.name} to {directory}: {why}; none was left") from exc

@@ -12,6 +12,7 @@ import click
 from installer.commands.continuing import INTERPRETER, fitting_python
 from installer.commands.options import FILES, JSON, MEDIA, PREFIX, ROOT, given_media, read_root
 from installer.commands.output import counted_bytes, say, say_json
+from installer.media.source import PIPE
 from installer.repair import repair
 from installer.terminal import StageLines
 
@@ -39,7 +40,11 @@ def repair_command(
     """
     if os.geteuid() == 0:
         os.umask(0o022)  # the release is for another user to read
-    with fitting_python(interpreter), StageLines() as progress, given_media(files, directories, progress) as media:
+    with (
+        fitting_python(interpreter, may_begin_again=PIPE not in files),
+        StageLines() as progress,
+        given_media(files, directories, progress) as media,
+    ):
         done = repair(
             media.stream, read_root(root), prefix, now=datetime.now(timezone.utc), environ=os.environ, progress=progress
         )

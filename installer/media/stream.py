@@ -1,18 +1,20 @@
 """The bytes of an archive out of its volumes, in order and in place: nothing is joined on a disk.
 
-Each volume is compared with the SHA-256 of its header before the first byte of the next one is passed on. If a medium
-is missing or was pulled, `ask` tells the person, and reading goes on where it stopped. Without `ask` it is an error
-(MediaError), and all missing volumes are named before the first byte is read.
+Each volume is compared with the SHA-256 of its header before the first byte of the next one is passed on; a thread
+hashes it beside the one that reads. If a medium is missing or was pulled, `ask` tells the person, and reading goes on
+where it stopped. Without `ask` it is an error (MediaError), and all missing volumes are named before the first byte is
+read.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from concurrent.futures import ThreadPoolExecutor
+from typing import BinaryIO
 
 from installer.archive import CHUNK_BYTES
 from installer.errors import DamagedVolumeError, MissingVolumeError
+from installer.hashing import RunningDigest
 from installer.media.shelf import Shelf
 from installer.media.volume import HEADER_BYTES, Volume, open_file, unreadable, volume_name
 
@@ -31,7 +33,8 @@ class VolumeStream:
         self._position = 0  # in the archive
         self._volume: Volume | None = None  # the one being read; None at its end
         self._file: BinaryIO | None = None  # None: not opened yet, or lost
-        self._digest: Any = None  # of the payload so far; None if it was not read from its start
+        self._digest: RunningDigest | None = None  # of the payload so far; None if it was not read from its start
+        self._hasher = ThreadPoolExecutor(max_workers=1)
         if ask is None and (error := shelf.missing(shelf.look())) is not None:
             raise error
 
@@ -56,14 +59,14 @@ class VolumeStream:
 
     def seek(self, position: int, /) -> int:
         """Go to a position of the archive. A volume that is not read from its start is not compared with its header."""
-        self.close()
+        self._close_volume()
         self._position = position
         return position
 
     def close(self) -> None:
-        """Close what is open. The next read opens it again."""
-        self._close_file()
-        self._volume = None
+        """Close what is open, and end the thread."""
+        self._close_volume()
+        self._hasher.shutdown()
 
     def require_intact(self) -> None:
         """After bytes were refused: read the rest of their volume, and say so if the medium is at fault.
@@ -105,7 +108,7 @@ class VolumeStream:
             wrong = "" if isinstance(fault, MissingVolumeError) else f"{fault}; "
             name, count = volume_name(self._shelf.archive.name, number), self._shelf.archive.count
             self._ask(f"{wrong}put in the medium with volume {number} of {count}, {name}")
-        self._volume, self._digest = found[number], None if at else hashlib.sha256()
+        self._volume, self._digest = found[number], None if at else RunningDigest(self._hasher)
         return found[number]
 
     def _opened(self, volume: Volume) -> BinaryIO:
@@ -128,9 +131,13 @@ class VolumeStream:
     def _leave(self, volume: Volume) -> None:
         """The end of a volume: compare it with its header."""
         found = None if self._digest is None else self._digest.hexdigest()
-        self.close()
+        self._close_volume()
         if found not in (None, volume.header.sha256):
             raise DamagedVolumeError(str(volume.path), volume.header.number, "its SHA-256 differs from its header's")
+
+    def _close_volume(self) -> None:
+        self._close_file()
+        self._volume = None
 
     def _close_file(self) -> None:
         if self._file is not None:

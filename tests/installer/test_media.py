@@ -501,9 +501,16 @@ def test_an_archive_comes_through_a_pipe(command: str, release_1: Path, sender: 
         assert done.stdout.startswith("the pipe: verified. test 1.0")
 
 
+@pytest.mark.parametrize("command", ["install", "repair"])
 @pytest.mark.parametrize(("file", "continues"), [("-", False), (NAME, True)], ids=["a pipe", "a file"])
 def test_a_pipe_is_never_read_on_by_another_python(
-    file: str, continues: bool, release_1: Path, sender: Sender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: str,
+    file: str,
+    continues: bool,
+    release_1: Path,
+    sender: Sender,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Another Python of the host takes over what it can begin again; of a pipe it would get the rest only."""
     other = Interpreter("/usr/bin/python3.99", "CPython", "3.99", "/usr/bin/python3.99")
@@ -512,11 +519,11 @@ def test_a_pipe_is_never_read_on_by_another_python(
     def refuse(*_: object, **__: object) -> None:
         raise OtherPythonError(("3.99",), "CPython 3.9")
 
-    monkeypatch.setattr("installer.commands.install.install", refuse)
+    monkeypatch.setattr(f"installer.commands.{command}.{command}", refuse)
     monkeypatch.setattr(continuing, "find_interpreter", lambda pythons, environ: other)
     monkeypatch.setattr(continuing, "_continue_in", taken_over.append)
     path = str(release_1) if continues else file
-    arguments = ["install", path, "--root", str(sender.root_path), "--prefix", str(tmp_path / "site")]
+    arguments = [command, path, "--root", str(sender.root_path), "--prefix", str(tmp_path / "site")]
     with release_1.open("rb") as stdin:
         done = CliRunner().invoke(main, arguments, input=stdin.read())
     assert taken_over == ([other] if continues else [])
