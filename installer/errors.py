@@ -112,7 +112,7 @@ class BaseNeededError(ArchiveError):
     def __init__(self, base: str, lacking: int, first: str) -> None:
         super().__init__(
             f"this archive is a delta: {lacking} files must be here already, and are absent or damaged ({first} is the "
-            f"first); install the archive of {base}, which also repairs it, and then this one"
+            f"first); install the archive of {base}, or repair that release with it if it is here, and then this one"
         )
         self.base, self.lacking, self.first = base, lacking, first
 

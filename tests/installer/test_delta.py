@@ -31,6 +31,7 @@ from installer.errors import (
 from installer.install import Outcome, install
 from installer.media.contents import opened_contents
 from installer.media.delta import Base, Delta, encode_delta, parse_delta
+from installer.repair import Repair, repair
 from installer.site import Site
 from installer.store import blob_path
 from installer.verify import DiscardingSink, verify_archive
@@ -173,9 +174,39 @@ def test_a_damaged_blob_of_the_store_is_not_taken_and_its_base_repairs_it(
     with pytest.raises(BaseNeededError, match=r"model/shared\.bin"):
         run_install(delta.read_bytes(), sender, site)
     assert listing(site) == before
-    run_install(base.read_bytes(), sender, site)
+    assert run_install(base.read_bytes(), sender, site).repaired
     run_install(delta.read_bytes(), sender, site)
     assert (site / "current" / SHARED).read_bytes() == SHARED_BYTES
+    assert Site(site).pointed("current") == "2.0"
+
+
+def run_repair(archive: Path, sender: Sender, site: Path) -> Repair:
+    with archive.open("rb") as stream:
+        return repair(stream, sender.root, site, now=NOW, environ=dict(os.environ))
+
+
+def damage_file(site: Path, version: str, name: str) -> None:
+    """Change a file of a release, and so its blob in the store and in every release that shares it."""
+    path = site / "releases" / version / name
+    path.chmod(0o644)
+    path.write_bytes(b"damaged")
+    path.chmod(0o444)
+
+
+def test_a_delta_repairs_what_it_carries_and_its_base_the_rest(
+    base: Path, delta: Path, sender: Sender, site: Path
+) -> None:
+    """The base is older than what the site has accepted since, so it repairs and cannot be installed."""
+    run_install(delta.read_bytes(), sender, site)
+    damage_file(site, "2.0", WEIGHTS)
+    assert [one.path for one in run_repair(delta, sender, site).differences] == [WEIGHTS]
+    damage_file(site, "2.0", SHARED)
+    with pytest.raises(BaseNeededError, match="or repair that release with it"):
+        run_repair(delta, sender, site)
+    run_repair(base, sender, site)
+    for version in ("1.0", "2.0"):
+        assert (site / "releases" / version / SHARED).read_bytes() == SHARED_BYTES
+    assert run_repair(delta, sender, site).differences == ()
     assert Site(site).pointed("current") == "2.0"
 
 

@@ -15,6 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from installer.formats import checks, plain
+from installer.formats.about import About
+from installer.formats.advisories import Advisories
 from installer.formats.checks import Choose, FaultError, Length, Must, Rule
 from installer.formats.known_answers import KnownAnswers
 from installer.formats.packing import _Plan
@@ -83,7 +85,22 @@ PLAN: dict[str, Any] = {
         {"key": 1, "kind": "int8", "rows": 100, "inner": 64, "sources": [_SOURCE]},
     ]
 }
-FILES = [(Everything, EVERYTHING), (Release, RELEASE), (KnownAnswers, ANSWERS), (_Plan, PLAN)]
+ABOUT: dict[str, Any] = {"schema": "0003", "settings": {"listen.port": "8080", "site.name": '"x"'}}
+ADVISORIES: dict[str, Any] = {
+    "source": "osv", "sha256": "ab", "newest": "2026-11-20T00:00:00Z",
+    "advisories": [{
+        "id": "GHSA-1", "aliases": ["CVE-1"], "package": "flask", "summary": "", "severity": None,
+        "ranges": [{"introduced": "0", "fixed": "2", "last_affected": None}, {"introduced": "3"}], "versions": ["1"],
+    }],
+}  # fmt: skip
+FILES = [
+    (Everything, EVERYTHING),
+    (Release, RELEASE),
+    (KnownAnswers, ANSWERS),
+    (_Plan, PLAN),
+    (About, ABOUT),
+    (Advisories, ADVISORIES),
+]
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(-2, 4), st.sampled_from([10**400, 2**63, -(2**70)]), st.floats(),
     st.sampled_from(["", "a", "/etc", "../x", "3.11", "abcd", "mxfp4", "\ud800", "x" * 100]),
