@@ -40,7 +40,7 @@ from installer.preflight import (
     this_host,
 )
 from installer.progress import SILENT, Progress
-from installer.receipt import Receipt
+from installer.receipt import Receipt, usable_receipt
 from installer.site import Site, open_site
 from installer.store import Staging, assemble, collect_garbage, make_directories, missing_bytes
 from installer.trust import VerifiedMetadata
@@ -151,7 +151,7 @@ def _preflight(
         check_product(site, release.name, publisher_of(metadata.members), switch_product="switch-product" in allowed)
         check_file_system(site.prefix)
         find_owner(user, site.prefix)
-        known = site.receipt(release.version)
+        known = usable_receipt(site.release(release.version))
         if known is not None and known.contents_sha256 != metadata.contents:
             raise ReleaseConflictError(
                 f"another release {release.version} is already installed here; build this one with another --version"

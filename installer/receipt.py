@@ -71,6 +71,18 @@ def load_receipt(release: Path) -> Receipt | None:
     return receipt
 
 
+def usable_receipt(release: Path) -> Receipt | None:
+    """The receipt of the release in this directory; None if it is missing or damaged.
+
+    Raises:
+        NewerReceiptError: a newer installer must repair this release.
+    """
+    try:
+        return load_receipt(release)
+    except DamagedReceiptError:
+        return None
+
+
 def _parse(name: str, data: bytes) -> Receipt:
     try:
         body = json.loads(data)

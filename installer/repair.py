@@ -7,34 +7,26 @@ Weights that are right are not copied again. A file is exchanged and never writt
 the old one open. A kill leaves the release with fewer differences, and the same command goes on. Another release that
 shares a damaged blob gets the new one, too.
 
-The archive may have expired, and the site may have accepted a newer one since: a release stays what it is. It must then
-be the very release that the receipt names. Without a usable receipt the archive must pass as if it were installed.
+`installer.damage` says which archives may repair which release, and finds what differs in its files.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from installer.accepted import read_copies
 from installer.archive import ByteStream, Sha256Hex
+from installer.damage import DamagedBlobs, signed_files
+from installer.directories import remove_unlisted
 from installer.durable import remove_tree, sync_directory, sync_file_system, write_durably
 from installer.environment import environment_files, host_interpreter, members_of, run_self_test
-from installer.errors import (
-    DamagedReceiptError,
-    InstallerError,
-    MediaError,
-    NoReleaseError,
-    OtherPythonError,
-    ReleaseConflictError,
-)
+from installer.errors import InstallerError, MediaError
 from installer.formats.manifest import (
-    ENVIRONMENT,
     MANIFEST,
     Difference,
     Entry,
@@ -46,19 +38,15 @@ from installer.formats.manifest import (
     encode_manifest,
     is_bulk,
     load_manifest,
-    printable,
 )
-from installer.formats.release import Release
 from installer.install import make_receipt
 from installer.owner import Owner, find_owner, hand_over
-from installer.prefix import check_file_system
-from installer.preflight import check_platform, check_space, needed_bytes, this_host
+from installer.preflight import this_host
 from installer.progress import SILENT, Progress
-from installer.receipt import RECEIPT, Receipt, load_receipt
+from installer.receipt import RECEIPT, Receipt, usable_receipt
 from installer.site import Site, open_existing_site
-from installer.store import Staging, blob_path, is_blob, make_directories
-from installer.trust import VerifiedMetadata, verify_metadata
-from installer.verify import VerifiedArchive, blob_sizes, verify_archive
+from installer.store import blob_path, is_blob, make_directories
+from installer.verify import VerifiedArchive, verify_archive
 
 
 @dataclass(frozen=True)
@@ -87,7 +75,7 @@ def repair(
         InstallerError: refused or impossible. What was put right before stays right.
     """
     with open_existing_site(prefix) as site:
-        sink = _DamagedBlobs(site, root, progress)
+        sink = DamagedBlobs(site, root, progress)
         try:
             verified = verify_archive(
                 archive, root, sink=sink, trust_dir=site.trust, kept=read_copies(site),
@@ -109,59 +97,10 @@ def repair(
         return done
 
 
-class _DamagedBlobs:
-    """A sink that keeps only the blobs that the release needs and the store has not."""
-
-    def __init__(self, site: Site, root: bytes, progress: Progress) -> None:
-        self._site, self._root, self._progress = site, root, progress
-        self.staging = Staging(site, lambda release, metadata: None)
-        self.differences: tuple[Difference, ...] = ()
-        self.needed: dict[Sha256Hex, int] = {}
-        self._takes = False
-
-    def prepare(self, release: Release, metadata: VerifiedMetadata) -> None:
-        """Find out what is damaged, before the first blob is read."""
-        check_platform(release, this_host())
-        check_file_system(self._site.prefix)
-        _require_the_same_release(self._site, release.version, metadata, self._root)
-        _require_its_python(self._site, release)
-        self._progress.stage("Comparing the installed release")
-        directory = self._site.release(release.version)
-        opened = _open_directories(directory)
-        against = Manifest(_signed_files(metadata), "")
-        damaged = compare_data(str(directory), against, hash_all=True)
-        self.differences = (*opened, *damaged)
-        paths = {difference.path for difference in damaged}
-        targets = [target for target in metadata.targets if target.path in paths]
-        self.needed = {
-            target.sha256: target.size_bytes for target in targets
-            if not is_blob(blob_path(self._site, target.sha256), target.sha256)
-        }  # fmt: skip
-        check_space(self._site.prefix, needed_bytes(metadata.targets, sum(self.needed.values())))
-        self._progress.stage("Verifying the archive", sum(blob_sizes(metadata.targets).values()))
-        self.staging.prepare(release, metadata)
-
-    def recall(self, digest: Sha256Hex) -> bool:
-        return digest not in self.needed or self.staging.recall(digest)
-
-    def begin(self, digest: Sha256Hex) -> None:
-        self._takes = digest in self.needed
-        if self._takes:
-            self.staging.begin(digest)
-
-    def write(self, chunk: bytes) -> None:
-        if self._takes:
-            self.staging.write(chunk)
-
-    def accept(self) -> None:
-        if self._takes:
-            self.staging.accept()
-
-
 class _Repairing:
     """The steps after the archive was verified. Each file is exchanged by one rename from the working directory."""
 
-    def __init__(self, site: Site, verified: VerifiedArchive, sink: _DamagedBlobs) -> None:
+    def __init__(self, site: Site, verified: VerifiedArchive, sink: DamagedBlobs) -> None:
         self._site, self._verified, self._sink = site, verified, sink
         self._release = site.release(verified.release.version)
         self._work = site.unfinished(verified.release.version)
@@ -176,7 +115,7 @@ class _Repairing:
         _keep_times(self._site, self._sink.needed, before)
         remove_tree(self._work)
         make_directories(self._work, self._work)
-        signed = _signed_files(self._verified.metadata)
+        signed = signed_files(self._verified.metadata)
         self._exchange(self._sink.differences, signed)
         environment = self._repair_environment(progress)
         self._write_manifest(signed | environment)
@@ -206,7 +145,7 @@ class _Repairing:
 
     def _exchange(self, differences: tuple[Difference, ...], expected: Mapping[str, Entry]) -> None:
         """Remove what is not listed, then put every listed file that differs in its place."""
-        _remove_unlisted(self._release, expected)
+        remove_unlisted(self._release, expected)
         for path in (difference.path for difference in differences if difference.path in expected):
             place, source = self._release / path, self._source(path)
             make_directories(self._release, place.parent)
@@ -243,7 +182,7 @@ class _Repairing:
         """The receipt, written anew if it does not fit. A release that was never tested under this Python is tested."""
         release, interpreter = self._verified.release, host_interpreter()
         manifest = hashlib.sha256((self._release / MANIFEST).read_bytes()).hexdigest()
-        known = _usable_receipt(self._release)
+        known = usable_receipt(self._release)
         if (known is None or known.interpreter != interpreter) and release.known_answers is not None:
             progress.stage("Testing it with its known answers")
             run_self_test(self._release, environ, owner)
@@ -265,52 +204,6 @@ def _receipt_fault(release: Path, known: Receipt | None) -> Fault:
     return "cannot be used" if os.path.lexists(release / RECEIPT) else "is missing"
 
 
-def _require_the_same_release(site: Site, version: str, metadata: VerifiedMetadata, root: bytes) -> None:
-    """Refuse an archive that is not what lies in the release's place."""
-    release = site.release(version)
-    if release.is_symlink() or not release.is_dir():
-        raise NoReleaseError(f"release {version}, which the archive holds, does not lie here: install it")
-    known = _usable_receipt(release)
-    if known is None:
-        # nothing says that this release was ever accepted
-        verify_metadata(metadata.members, root, site.trust, kept=read_copies(site))
-    elif known.contents_sha256 != metadata.contents:
-        raise ReleaseConflictError(f"the archive holds another release {version} than the one that is installed")
-
-
-def _require_its_python(site: Site, release: Release) -> None:
-    """Refuse another version of Python than the one that the release was installed for, unless that is gone.
-
-    Raises:
-        OtherPythonError: the command goes on in the right one.
-    """
-    known = _usable_receipt(site.release(release.version))
-    if known is None or not os.access(known.interpreter, os.X_OK):
-        return
-    python = ".".join(known.python.split(".")[:2])
-    if python in release.target.pythons and python != this_host().python:
-        raise OtherPythonError((python,), f"CPython {this_host().python}")
-
-
-def _usable_receipt(release: Path) -> Receipt | None:
-    """None if it is missing or damaged.
-
-    Raises:
-        NewerReceiptError: a newer installer must repair this release.
-    """
-    try:
-        return load_receipt(release)
-    except DamagedReceiptError:
-        return None
-
-
-def _signed_files(metadata: VerifiedMetadata) -> dict[str, Entry]:
-    """Every file of the release but its environment, as the archive's metadata lists it."""
-    files = {target.path: Entry(target.size_bytes, target.sha256) for target in metadata.targets}
-    members = metadata.members.items()
-    return files | {name: Entry(len(data), hashlib.sha256(data).hexdigest()) for name, data in members}
-
-
 def _manifest_files(release: Path) -> dict[str, Entry]:
     """What the manifest lists, for its times alone; nothing if it cannot be used."""
     try:
@@ -325,56 +218,6 @@ def _keep_times(site: Site, blobs: Mapping[Sha256Hex, int], before: Mapping[str,
         digest = Sha256Hex(entry.sha256)
         if digest in blobs and entry.mtime_ns is not None:
             os.utime(blob_path(site, digest), ns=(entry.mtime_ns, entry.mtime_ns))
-
-
-def _open_directories(release: Path) -> tuple[Difference, ...]:
-    """Make every directory the installer's own, as it makes them; what was wrong with each.
-
-    It comes first, because nothing below a closed directory can be compared.
-    """
-    found = []
-    waiting = [release]
-    while waiting:
-        directory = waiting.pop()
-        fault = _directory_fault(directory.lstat())
-        if fault is not None:
-            found.append(Difference(printable(os.path.relpath(directory, release)), fault))
-            if os.geteuid() == 0:
-                os.chown(directory, 0, 0)
-            directory.chmod(0o755)
-        with os.scandir(directory) as entries:
-            waiting += [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
-    return tuple(found)
-
-
-def _directory_fault(status: os.stat_result) -> Fault | None:
-    if status.st_uid not in (0, os.geteuid()):
-        return "belongs to another user"
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return "can be written by others"
-    wanted = 0o755 if status.st_uid == 0 else 0o700
-    return None if status.st_mode & wanted == wanted else "cannot be read"
-
-
-def _remove_unlisted(release: Path, expected: Mapping[str, Entry]) -> None:
-    """Remove everything but the listed files, their directories, and what the caller does not compare now."""
-    tops = {path.split("/")[0] for path in expected}
-    kept = {parent for path in expected for parent in (path, *map(str, PurePosixPath(path).parents))}
-    spared = {MANIFEST, RECEIPT, *({ENVIRONMENT} - tops)}
-    top = release / ENVIRONMENT if tops == {ENVIRONMENT} else release
-    waiting = [top]
-    while waiting:
-        with os.scandir(waiting.pop()) as entries:
-            for entry in entries:
-                path = os.path.relpath(entry.path, release)
-                if path in spared:
-                    continue
-                if path not in kept:
-                    remove_tree(Path(entry.path))
-                elif path not in expected and entry.is_dir(follow_symlinks=False):
-                    waiting.append(Path(entry.path))
-                elif path not in expected:  # a file or a link in the place of a directory
-                    remove_tree(Path(entry.path))
 
 
 def _holds(path: Path, data: bytes) -> bool:

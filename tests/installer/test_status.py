@@ -14,10 +14,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from installer.cli import main
+from installer.errors import NewerReceiptError
 from installer.site import Site
 from installer.survey import survey_site
 from tests.conftest import require
-from tests.installer.archives import Sender, appliance_wheel
+from tests.installer.archives import Sender, appliance_wheel, listing
 from tests.installer.sites import copy_site, install_archive, works
 from tests.unprivileged import let_through
 
@@ -78,6 +79,14 @@ def test_a_receipt_that_cannot_be_used_is_named_and_stops_nothing(
     assert not install_archive(release_2, sender, site).switched
     assert run("prune", "--keep", "1", "--prefix", site).exit_code == 0
     assert sorted((site / "releases").rglob("*")) == kept, "nothing decides by a receipt that it cannot use"
+
+
+def test_a_release_of_a_newer_installer_is_not_replaced(site: Path, release_2: Path, sender: Sender) -> None:
+    newer(site / "releases" / "2.0" / "receipt.json")
+    before = listing(site)
+    with pytest.raises(NewerReceiptError, match="use that installer"):
+        install_archive(release_2, sender, site)
+    assert listing(site) == before
 
 
 def test_status_names_everything_that_lies_there_and_what_it_costs(site: Path) -> None:
