@@ -84,6 +84,8 @@ SLOW = (
     "installer/test_install.py",
     "installer/test_media.py",
     "installer/test_owner.py",
+    "installer/test_service.py",
+    "installer/test_keeper.py",
     "webui/serving/test_worker.py",
     "webui/test_admin.py",
     "webui/test_api.py",
@@ -102,6 +104,8 @@ SLOW = (
 )
 # Files that take longest. They begin first, so that no worker still runs one when the others have nothing left.
 LONGEST = (
+    "scenarios/test_operators_guide.py",
+    "scenarios/test_service.py",
     "scenarios/test_whole_way.py",
     "appliance/kernels/test_sanitized.py",
     "appliance/kernels/test_amx_emulated.py",

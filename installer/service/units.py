@@ -24,7 +24,7 @@ from installer.errors import ServiceError
 
 NAME = "gpt-oss"
 LISTEN = "127.0.0.1:8080"
-_PLAIN = re.compile(r"/[A-Za-z0-9._+@,=/-]*")  # needs no quoting in a unit, in any place of it
+_PLAIN = re.compile(r"/[A-Za-z0-9._+@,=~/-]*")  # needs no quoting in a unit, in any place of it
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,47}")
 _ADDRESS = re.compile(r"(?:(?P<host>[0-9.]+)|\[(?P<host6>[0-9a-fA-F:.]+)\]):(?P<port>[0-9]{1,5})")
 # Directories that the sandbox empties; what a site needs of them is bound back.
