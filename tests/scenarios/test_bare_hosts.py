@@ -95,13 +95,14 @@ def kit(host: Path, who: str, *arguments: str, proc: bool = True) -> subprocess.
 
 
 ARCHIVE = ("/media/stick/gpt-oss-demo.airgap", "--root", "/media/stick/root.json")
-SITE = "/home/operator/site"
+SITES = {ORDINARY: "/home/operator/site", ROOT: "/srv/site"}  # root takes no place that another user could exchange
 
 
 @contextlib.contextmanager
 def served(host: Path, who: str, log: Path) -> Iterator[str]:
     """Run the installed command until the block ends; the address that it printed."""
-    command = inside(host, who, f"{SITE}/current/venv/bin/appliance", "serve", "--home", SITE, "--port", "0", proc=True)
+    site = SITES[who]
+    command = inside(host, who, f"{site}/current/venv/bin/appliance", "serve", "--home", site, "--port", "0", proc=True)
     with log.open("w") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env={"PATH": os.environ["PATH"]})
     try:
@@ -127,22 +128,22 @@ def served(host: Path, who: str, log: Path) -> Iterator[str]:
 def test_the_kit_installs_and_the_release_serves_where_there_is_only_python(
     suite: str, python: str, who: str, demo: Installation, tmp_path: Path
 ) -> None:
-    user = ("--user", str(SERVICE_UID)) if who == ROOT else ()
+    user, site = ("--user", str(SERVICE_UID)) if who == ROOT else (), SITES[who]
     with bare_host(suite, demo, tmp_path) as host:
         assert list((host / "proc").iterdir()) == []
         verified = kit(host, ORDINARY, "verify", *ARCHIVE, "--json", proc=False)
         assert verified.returncode == 0, verified.stderr
         assert python in json.loads(verified.stdout)["release"]["target"]["pythons"]
-        refused = kit(host, ORDINARY, "install", *ARCHIVE, "--prefix", SITE, proc=False)
+        refused = kit(host, ORDINARY, "install", *ARCHIVE, "--prefix", SITES[ORDINARY], proc=False)
         assert "/proc is not mounted here" in refused.stderr
-        assert not (host / SITE[1:]).exists()
-        installed = kit(host, who, "install", *ARCHIVE, "--prefix", SITE, *user)
+        assert not (host / SITES[ORDINARY][1:]).exists()
+        installed = kit(host, who, "install", *ARCHIVE, "--prefix", site, *user)
         assert installed.returncode == 0, installed.stderr
         assert "Its self-test passed" in installed.stdout
-        release = next((host / SITE[1:] / "releases").iterdir())
+        release = next((host / site[1:] / "releases").iterdir())
         assert json.loads((release / "receipt.json").read_bytes())["python"].startswith(f"{python}.")
         if who == ORDINARY:  # once is enough: it compiles every package again
-            whole = kit(host, who, "verify", "--prefix", SITE, "--root", "/media/stick/root.json")
+            whole = kit(host, who, "verify", "--prefix", site, "--root", "/media/stick/root.json")
             assert whole.returncode == 0, whole.stdout
         with served(host, who, tmp_path / "log") as url, urllib.request.urlopen(f"{url}/healthz", timeout=60) as answer:  # noqa: S310
             assert json.load(answer) == {"status": "ok"}
@@ -159,7 +160,7 @@ def python_3_9(demo: Installation, tmp_path: Path) -> Iterator[tuple[Run, Path]]
     """
     if isinstance(debian("bullseye"), Path):
         with bare_host("bullseye", demo, tmp_path) as host:
-            yield lambda name, *more: kit(host, ORDINARY, name, *ARCHIVE, *more), host / SITE[1:]
+            yield lambda name, *more: kit(host, ORDINARY, name, *ARCHIVE, *more), host / SITES[ORDINARY][1:]
         return
     here = [
         path for path in (Path("/usr/bin"), *Path.home().glob(".pyenv/versions/*/bin")) if (path / "python3.9").exists()
@@ -171,7 +172,7 @@ def python_3_9(demo: Installation, tmp_path: Path) -> Iterator[tuple[Run, Path]]
         lambda name, *more: subprocess.run(
             [*command, name, *archive, *more], capture_output=True, text=True, check=False, env={"PATH": "/nonexistent"}
         ),
-        Path(SITE),
+        Path(SITES[ORDINARY]),
     )
 
 
@@ -179,7 +180,7 @@ def test_python_3_9_alone_verifies_and_is_told_which_python_to_add(python_3_9: t
     run, site = python_3_9
     verified = run("verify")
     assert verified.returncode == 0, verified.stderr
-    refused = run("install", "--prefix", SITE)
+    refused = run("install", "--prefix", SITES[ORDINARY])
     assert refused.returncode == 1
     (said,) = refused.stderr.splitlines()
     assert re.match(
