@@ -37,15 +37,30 @@ class ServiceFiles:
 
 
 def units_directory(root: Path = Path("/")) -> Path:
-    """Where the units of this user lie: root's for the host, any other user's in their home."""
+    """Where the units of this user lie: root's for the host, any other user's in their home.
+
+    Raises:
+        ServiceError: the host does not know this user, as in containers, so there is no home.
+    """
     if os.geteuid() == 0:
         return root / _SYSTEM_UNITS
-    home = Path(pwd.getpwuid(os.geteuid()).pw_dir)
+    home = _home()
+    if home is None:
+        raise ServiceError(f"uid {os.geteuid()} is no user of this host, so it has no directory for units")
     return root / home.relative_to("/") / _USER_UNITS
+
+
+def _home() -> Path | None:
+    try:
+        return Path(pwd.getpwuid(os.geteuid()).pw_dir)
+    except KeyError:
+        return None
 
 
 def find_service(prefix: Path, root: Path = Path("/")) -> ServiceFiles | None:
     """The units that serve the site ``prefix``; None if there are none."""
+    if os.geteuid() != 0 and _home() is None:
+        return None
     for service in sorted(units_directory(root).glob("*.service")):
         if _site_of(service) == str(prefix):
             socket = service.with_suffix(".socket")

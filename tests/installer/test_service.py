@@ -21,6 +21,7 @@ from installer.cli import main
 from installer.errors import ServiceError
 from installer.formats.manifest import Entry, encode_manifest
 from installer.service import ServicePlan, find_service, plan_service, remove, write_service
+from installer.service.files import units_directory
 from installer.service.units import service_unit, socket_unit
 from tests.conftest import require
 from tests.unprivileged import SERVICE_UID, SERVICE_USER, let_through
@@ -340,3 +341,12 @@ def test_a_keeper_that_another_user_left_is_replaced(site: Path, tmp_path: Path,
     status, above = keeper.lstat(), keeper.parent.stat()
     assert (status.st_uid, status.st_mode & 0o7777, keeper.read_bytes()) == (0, 0o555, right)
     assert (above.st_uid, above.st_mode & 0o7777) == (0, 0o755)
+
+
+def test_a_user_whom_the_host_does_not_know_has_no_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in containers, and on a host whose users were not set up."""
+    monkeypatch.setattr("os.geteuid", lambda: 54_321)
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    assert find_service(Path("/srv/site")) is None
+    with pytest.raises(ServiceError, match="uid 54321 is no user of this host"):
+        units_directory()
