@@ -1,8 +1,9 @@
 """Writes a checkpoint's ONNX graph: ``model.onnx`` and its weights in ``weights-00001.bin``, .. beside it.
 
-It writes one weight at a time, in the order of the computation. Everything goes into a staging directory beside the
-destination, is flushed to disk, and gets its name by one rename: the destination is complete or absent. The next run
-removes a staging directory that a killed run left. Exporting the same checkpoint twice gives the same bytes.
+It writes one weight after the other, in the order of the computation, and each in pieces, so that no weight is in
+memory as a whole. Everything goes into a staging directory beside the destination, is flushed to disk, and gets its
+name by one rename: the destination is complete or absent. The next run removes a staging directory that a killed run
+left. Exporting the same checkpoint twice gives the same bytes.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from installer.progress import SILENT, Progress
 
 MODEL = "model.onnx"
 ALIGNMENT_BYTES = 4096  # each weight in a shard begins at a multiple, so that it can be mapped (ONNX, External Data)
+PIECE_BYTES = 32 << 20  # of a weight in memory: the embedding of gpt-oss-20b alone has 1.2 GB
 
 
 @dataclass(frozen=True)
@@ -121,12 +123,13 @@ class _ShardWriter:
             raise ExportError(
                 f"{weight.name} takes {weight.size_bytes} bytes; a weight shard holds at most {self.limit_bytes}"
             )
-        data = weight.load(checkpoint)
-        if data.nbytes != weight.size_bytes:
-            raise RuntimeError(f"internal error: {weight.name} has {data.nbytes} bytes, planned {weight.size_bytes}")
         file = self._file_for(weight.size_bytes)
         offset = file.tell()
-        file.write(np.ascontiguousarray(data).view(np.uint8).data)
+        for rows in weight.pieces(PIECE_BYTES):
+            file.write(np.ascontiguousarray(weight.load(checkpoint, rows)).view(np.uint8).data)
+        written = file.tell() - offset
+        if written != weight.size_bytes:
+            raise RuntimeError(f"internal error: {weight.name} has {written} bytes, planned {weight.size_bytes}")
         tensor = TensorProto(name=weight.name, data_type=weight.onnx_type, dims=weight.shape)
         tensor.data_location = TensorProto.EXTERNAL
         for key, value in (("location", self.names[-1]), ("offset", offset), ("length", weight.size_bytes)):

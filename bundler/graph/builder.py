@@ -5,7 +5,7 @@ A value is named after what it is; a weight that is a checkpoint tensor keeps th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -30,16 +30,22 @@ _ITEM_BYTES: dict[int, int] = {
 
 @dataclass(frozen=True)
 class Weight:
-    """One initialiser to store, and how to obtain its data."""
+    """One initialiser to store, and how to obtain its data: some rows of it, along the first axis."""
 
     name: str
     onnx_type: int
     shape: tuple[int, ...]
-    load: Callable[[Checkpoint], NDArray[Any]]  # C-contiguous, of exactly size_bytes
+    load: Callable[[Checkpoint, range], NDArray[Any]]  # [rows, ..]
 
     @property
     def size_bytes(self) -> int:
         return int(np.prod(self.shape)) * _ITEM_BYTES[self.onnx_type]
+
+    def pieces(self, limit_bytes: int) -> Iterator[range]:
+        """All rows, in ranges of at most so many bytes, but of at least one row."""
+        rows = self.shape[0]
+        step = max(1, limit_bytes * rows // self.size_bytes)
+        return (range(at, min(at + step, rows)) for at in range(0, rows, step))
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,9 @@ class GraphBuilder:
     def derived(self, name: str, array: NDArray[np.float32]) -> str:
         """A large constant in the compute type, stored like a weight."""
         rounded = array.astype(helper.tensor_dtype_to_np_dtype(self.compute_type))
-        self.weights.append(Weight(name, self.compute_type, array.shape, lambda _checkpoint: rounded))
+        self.weights.append(
+            Weight(name, self.compute_type, array.shape, lambda _, rows: rounded[rows.start : rows.stop])
+        )
         return name
 
     def table(self, name: str, array: NDArray[Any]) -> str:
@@ -123,7 +131,10 @@ class GraphBuilder:
 
 def _published(name: str, tensor: str, spec: TensorSpec, rows: range) -> Weight:
     onnx_type = TensorProto.BFLOAT16 if spec.dtype == "BF16" else TensorProto.UINT8
-    return Weight(name, onnx_type, (len(rows), *spec.shape[1:]), lambda checkpoint: checkpoint.read(tensor, rows))
+    shape = (len(rows), *spec.shape[1:])
+    return Weight(
+        name, onnx_type, shape, lambda checkpoint, some: checkpoint.read(tensor, rows[some.start : some.stop])
+    )
 
 
 def _row_ranges(spec: TensorSpec, limit_bytes: int) -> list[range]:

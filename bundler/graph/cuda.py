@@ -138,7 +138,7 @@ class CudaGraph(ModelGraph):
                 f"{name}_blocks",
                 TensorProto.UINT8,
                 (experts, blocks * MXFP4_BLOCK, rows // 2),
-                lambda checkpoint: pair_along_rows(checkpoint.read(f"{name}_blocks")),
+                lambda checkpoint, some: pair_along_rows(checkpoint.read(f"{name}_blocks", some)),
             )
         )
         self.weights.append(
@@ -146,7 +146,7 @@ class CudaGraph(ModelGraph):
                 f"{name}_scales",
                 TensorProto.FLOAT8E8M0,
                 (experts, rows, blocks),
-                lambda checkpoint: checkpoint.read(f"{name}_scales"),
+                lambda checkpoint, some: checkpoint.read(f"{name}_scales", some),
             )
         )
         return [f"{name}_blocks", f"{name}_scales"]

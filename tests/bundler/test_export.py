@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 from safetensors.numpy import load_file, save_file
 
-from bundler.checkpoint import open_checkpoint
+import bundler.export
+from bundler.checkpoint import Checkpoint, open_checkpoint
 from bundler.errors import CheckpointError, ExportError
 from bundler.export import ALIGNMENT_BYTES, ExportedGraph, export_graph
 from bundler.graph.plan import Accelerator
@@ -70,6 +71,25 @@ def test_cpu_graph_stores_every_tensor_byte_for_byte_and_no_other(small_checkpoi
         assert tuple(proto.dims) == tensor.shape, name
         assert proto.data_type == (TensorProto.UINT8 if tensor.dtype == np.uint8 else TensorProto.BFLOAT16), name
         assert data == tensor.tobytes(), name
+
+
+@pytest.mark.parametrize("accelerator", ["cpu", "cuda"])
+def test_a_weight_is_written_in_pieces_of_a_few_rows(
+    accelerator: Accelerator, small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint, read, taken = open_checkpoint(small_checkpoint), Checkpoint.read, list[NDArray[Any]]()
+
+    def read_noted(of: Checkpoint, name: str, rows: range | None = None) -> NDArray[Any]:
+        taken.append(read(of, name, rows))
+        return taken[-1]
+
+    whole = export_graph(checkpoint, tmp_path / "whole", accelerator=accelerator)
+    monkeypatch.setattr(Checkpoint, "read", read_noted)
+    monkeypatch.setattr(bundler.export, "PIECE_BYTES", 1000)
+    in_pieces = export_graph(checkpoint, tmp_path / "pieces", accelerator=accelerator)
+    assert [f.path.read_bytes() for f in in_pieces.files] == [f.path.read_bytes() for f in whole.files]
+    assert {len(rows) for rows in taken if rows.nbytes > 1000} == {1}, "more than the limit only where one row is more"
+    assert len(taken) > len(checkpoint.specs)
 
 
 def test_split_tensors_are_the_published_bytes_in_order(small_checkpoint: Path, sharded: ExportedGraph) -> None:
@@ -187,7 +207,8 @@ def test_a_corrupt_tensor_leaves_nothing(small_checkpoint: Path, tmp_path: Path)
 
 _KILLED = """
 import os, pathlib, signal, sys
-from bundler.checkpoint import open_checkpoint
+import bundler.export
+from bundler.checkpoint import Checkpoint, open_checkpoint
 from bundler.export import export_graph
 
 class Progress:
