@@ -2,8 +2,8 @@
 
 Python tells an audit hook of each change (PEP 578) before it makes it. A child process runs the command and kills
 itself before the chosen change. Many changes are alike (a file is written after another was written), so of each kind
-after another kind the first two are chosen, and then every twentieth. What the kernel has not yet written when the
-power fails is another matter.
+after another kind the first is chosen, and then every thirtieth; of forty or fewer changes all are. What the kernel has
+not yet written when the power fails is another matter.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 CHANGES = frozenset({
     "os.chmod", "os.chown", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.truncate",
 })  # fmt: skip
-FIRST, EVERY = 2, 20
+FEW, EVERY = 40, 30
 _DONE = 99  # exit status of a child whose command has ended
 
 
@@ -53,11 +53,11 @@ def _changes_of(command: Callable[[Path], object], place: Path) -> list[str]:
 
 
 def _chosen(changes: list[str]) -> Iterator[int]:
-    """Of each kind of change after each kind the first ``FIRST``, and then every ``EVERY``-th."""
+    """All of a few changes; else of each kind of change after each kind the first, and then every ``EVERY``-th."""
     seen: Counter[tuple[str, str]] = Counter()
     for number, pair in enumerate(zip(["", *changes], changes, strict=False)):
         seen[pair] += 1
-        if seen[pair] <= FIRST or seen[pair] % EVERY == 0:
+        if len(changes) <= FEW or seen[pair] == 1 or seen[pair] % EVERY == 0:
             yield number
 
 

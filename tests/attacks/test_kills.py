@@ -160,8 +160,8 @@ def test_kills_that_do_not_come_are_told_from_a_command_that_fails(tmp_path: Pat
 
     with pytest.raises(AssertionError, match="failed by itself"):
         list(kills(fail, copies_of_nothing(tmp_path)))
-    made = [len(list(place.iterdir())) for _, place in kills(make_thirty, copies_of_nothing(tmp_path))]
-    assert made == [0, 1, 2, 20], "before the first, then before the first two after another, and the twentieth"
+    made = [len(list(place.iterdir())) for _, place in kills(make_fifty, copies_of_nothing(tmp_path))]
+    assert made == [0, 1, 30], "before the first, then before the first after another, and the thirtieth of these"
 
 
 def copies_of_nothing(directory: Path) -> Callable[[], Path]:
@@ -173,6 +173,6 @@ def copies_of_nothing(directory: Path) -> Callable[[], Path]:
     return fresh
 
 
-def make_thirty(place: Path) -> None:
-    for number in range(30):
+def make_fifty(place: Path) -> None:
+    for number in range(50):
         (place / str(number)).mkdir()
