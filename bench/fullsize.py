@@ -111,12 +111,16 @@ class FullSize:
         key = self._user()
         program = self.site / "current" / "venv" / "bin" / "appliance"
         with serving(self.site, program) as (_, url):
-            answer = ask(url, key, 8, 1, 8)
+            answer = ask(url, key, 8, 1, 8, self._model())
             if answer["usage"]["completion_tokens"] < 1:
                 raise RuntimeError(f"the model did not answer: {answer}")
         report = json.loads(_checked([str(program), "audit", "verify", "--home", str(self.site), "--json"]))
         if report["intact"] is not True:
             raise RuntimeError(f"the record does not verify: {report}")
+
+    def _model(self) -> str:
+        """The name that the API knows; a checkpoint of an official shape is called as the official one."""
+        return str(json.loads((self.site / "current" / "release.json").read_bytes())["model"]["id"])
 
     def _user(self) -> str:
         """A user's API key."""
@@ -142,7 +146,7 @@ class FullSize:
             took_s = time.perf_counter() - began_s
         size_bytes = sum(path.stat().st_size for path in _files(size_of))
         self.steps.append(Step(name, took_s, size_bytes, held))
-        click.echo(f"{name}: {took_s:.1f} s", err=True)
+        click.echo(f"{name}: {took_s:.1f} s, {held.own_bytes / 1e9:.2f} GB of its own", err=True)
 
     @contextlib.contextmanager
     def _limited(self, name: str) -> Iterator[Held]:

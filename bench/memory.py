@@ -61,11 +61,11 @@ def own_bytes(pid: int) -> dict[str, int]:
     return held
 
 
-def ask(url: str, key: str, words: int, seed: int, max_tokens: int) -> dict[str, Any]:
+def ask(url: str, key: str, words: int, seed: int, max_tokens: int, model: str = "random") -> dict[str, Any]:
     """One conversation of so many words, and its answer."""
     known = common_words()
     text = " ".join(known[(seed + at * 7919) % len(known)] for at in range(words))
-    body = {"model": "random", "messages": [{"role": "user", "content": text}], "max_tokens": max_tokens}
+    body = {"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": max_tokens}
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
     data = json.dumps({**body, "temperature": 0, "seed": seed}).encode()
     request = urllib.request.Request(f"{url}/v1/chat/completions", data, headers)  # noqa: S310
