@@ -52,7 +52,7 @@ def digest_tree(directory: Path, progress: Progress = SILENT) -> ReleaseTree:
             if path.is_symlink() or not (path.is_file() or path.is_dir()):
                 raise BuildError(f"{path} is neither a file nor a directory")
             if path.is_file():
-                digest, size = _digest_file(path, progress)
+                digest, size = digest_file(path, progress)
                 targets.append(Target(path.relative_to(directory).as_posix(), digest, size))
     except OSError as exc:
         raise BuildError(f"cannot read {exc.filename}: {exc.strerror}") from exc
@@ -154,7 +154,8 @@ def _copy_blob(path: Path, file: _Sink, expected: Sha256Hex, progress: Progress)
         raise BuildError(f"{path} changed while the archive was written")
 
 
-def _digest_file(path: Path, progress: Progress) -> tuple[Sha256Hex, int]:
+def digest_file(path: Path, progress: Progress) -> tuple[Sha256Hex, int]:
+    """SHA-256 and size of a file; the progress is told of each chunk."""
     running, size = hashlib.sha256(), 0
     with path.open("rb") as source:
         while chunk := source.read(CHUNK_BYTES):

@@ -11,13 +11,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bundler.archive import digest_file
 from bundler.errors import BuildError
 from bundler.keys import INSTALLER_KEY, ROOT, SigningKeys
 from bundler.kit import KIT, build_kit, public_key_pem, sign_kit
 from bundler.lock import KitTarget, load_kit_lock
 from bundler.sheet import Carried, Sheet, encode_sheet
 from bundler.wheelhouse import fetch_wheels
-from installer.archive import CHUNK_BYTES
+from installer.durable import write_durably
 from installer.fingerprint import root_fingerprint
 from installer.progress import SILENT, Progress
 from installer.verify import VerifiedArchive
@@ -87,27 +88,15 @@ def write_carriage(
     )
     try:
         for name, data in beside.items():
-            _replace(directory / name, data)
+            write_durably(directory / name, data)
         (directory / KIT).chmod(_EXECUTABLE)
-        _replace(sheet, text.encode())
-        _replace(keys.directory / INSTALLER_KEY, pem)
+        write_durably(sheet, text.encode())
+        write_durably(keys.directory / INSTALLER_KEY, pem)
     except OSError as exc:
         raise BuildError(f"the archive is written, but not the kit beside it: {exc.strerror}") from exc
     return Carriage(sheet, files, fingerprint)
 
 
 def _carried(path: Path, progress: Progress) -> Carried:
-    running, size = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            running.update(chunk)
-            size += len(chunk)
-            progress.bytes_done(len(chunk))
-    return Carried(path.name, size, running.hexdigest())
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file under another name first, so that nobody finds half of it."""
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.write_bytes(data)
-    fresh.replace(path)
+    digest, size = digest_file(path, progress)
+    return Carried(path.name, size, digest)

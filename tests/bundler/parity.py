@@ -166,14 +166,14 @@ class _Transformers(_Cached):
     def run(self, ids: Ids, cache: Any) -> tuple[Logits, Any]:
         import torch
 
-        with torch.inference_mode(), _third_party():
+        with torch.inference_mode(), third_party():
             output = self.model(torch.from_numpy(ids)[None], past_key_values=cache, use_cache=True)
         return output.logits[0].numpy(), output.past_key_values
 
 
 class _Optimum(_Cached):
     def __init__(self, model: Any, directory: Path) -> None:
-        with _third_party():
+        with third_party():
             from optimum.exporters.onnx import onnx_export_from_model  # type: ignore[import-untyped]
 
             onnx_export_from_model(model, directory, task="text-generation-with-past", do_validation=False, opset=18)
@@ -193,7 +193,7 @@ class _Optimum(_Cached):
 
 def _transformers_model(reference: ReferenceModel) -> Any:
     """GptOssForCausalLM with the reference's dequantised weights, in float32."""
-    with _third_party():
+    with third_party():
         import torch
         from transformers import GptOssConfig, GptOssForCausalLM
 
@@ -211,7 +211,7 @@ def _transformers_model(reference: ReferenceModel) -> Any:
 
 
 @contextmanager
-def _third_party() -> Iterator[None]:
+def third_party() -> Iterator[None]:
     """Use one thread, because the tensors are tiny, and ignore their warnings (deprecations, the tracer's)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

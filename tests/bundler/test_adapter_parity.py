@@ -9,9 +9,6 @@ logits less than the adapter does.
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +21,7 @@ from bundler.checkpoints.adapter import Adapter, open_adapter
 from bundler.checkpoints.names import PROJECTIONS
 from bundler.export import export_graph
 from tests.bundler.onnx_model import GraphRunner, open_session
-from tests.bundler.parity import TOLERANCE, _transformers_model, relative_error
+from tests.bundler.parity import TOLERANCE, _transformers_model, relative_error, third_party
 from tests.reference.gpt_oss import ReferenceModel, decode_mxfp4
 
 pytestmark = [pytest.mark.usefixtures("exact_operators", "parity_extra")]
@@ -50,23 +47,9 @@ CASES: dict[str, tuple[dict[str, Any], bool, float]] = {
 Ids = NDArray[np.int64]
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import torch
-
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
-
-
 def _adapted(checkpoint: Path, directory: Path, targets: dict[str, Any], *, transposed: bool, size: float) -> Any:
     """Transformers' model with a random adapter of PEFT applied; the adapter is written to `directory`."""
-    with _quiet():
+    with third_party():
         import torch
         from peft import LoraConfig, PeftModel, get_peft_model
         from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
@@ -86,7 +69,7 @@ def _adapted(checkpoint: Path, directory: Path, targets: dict[str, Any], *, tran
 
 
 def _logits(model: Any, ids: Ids) -> NDArray[np.float32]:
-    with _quiet():
+    with third_party():
         import torch
 
         with torch.inference_mode():
@@ -130,7 +113,7 @@ def _nearest_mxfp4(weights: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _rounded(model: Any, adapter: Adapter) -> Any:
     """PEFT's merged model with the one rounding that merging costs."""
-    with _quiet():
+    with third_party():
         import torch
 
         state = model.state_dict()
@@ -155,7 +138,7 @@ def test_logits_are_those_of_transformers_with_the_adapter(case: str, small_chec
     ours = GraphRunner(open_session(graph.model)).prefill(ids)
 
     adapter = open_adapter(tmp_path / "adapter", checkpoint.config)
-    with _quiet():
+    with third_party():
         merged = tuned.merge_and_unload()
     largest, changed = _differences(adapter, reference, merged)
     assert largest < 1e-5
@@ -179,7 +162,7 @@ def _typical(ours: NDArray[Any], theirs: NDArray[Any]) -> float:
 @pytest.mark.parametrize("merged", [False, True], ids=["plain", "after-merging"])
 def test_what_transformers_saves_is_read(merged: bool, small_checkpoint: Path, tmp_path: Path) -> None:
     """The real writer, in bfloat16, also of a model that PEFT merged."""
-    with _quiet():
+    with third_party():
         import torch
 
         if merged:
