@@ -12,14 +12,11 @@ import hashlib
 import os
 import re
 import stat
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
 
 from installer.archive import CHUNK_BYTES, Sha256Hex
+from installer.disk_writer import DiskWriter
 from installer.durable import remove_tree, sync_directory
 from installer.errors import PrefixError
 from installer.formats.release import Release
@@ -29,7 +26,6 @@ from installer.trust import VerifiedMetadata
 from installer.verify import blob_sizes
 
 _BLOB_MODE = 0o444
-_FLUSHED_BEHIND = 2  # blobs that may wait for the disk
 Preflight = Callable[[Release, VerifiedMetadata], None]
 
 
@@ -44,10 +40,8 @@ class Staging:
         self._site = site
         self._preflight = preflight
         self._digest: Sha256Hex | None = None
-        self._file: BinaryIO | None = None  # None between begin and accept: the blob is here already
+        self._writer = DiskWriter()  # no file is open between begin and accept if the blob is here already
         self._staged: list[Sha256Hex] = []
-        self._flusher = ThreadPoolExecutor(max_workers=1)  # the disk writes a blob while the next one is copied
-        self._flushing: deque[Future[None]] = deque()
         self.reused = 0
 
     def prepare(self, release: Release, metadata: VerifiedMetadata) -> None:
@@ -69,26 +63,20 @@ class Staging:
 
     def begin(self, digest: Sha256Hex) -> None:
         self._digest = digest
-        self._file = None
         if not self.recall(digest):
-            self._file = self._partial(digest).open("wb")
+            self._writer.open(self._partial(digest))
 
     def write(self, chunk: bytes) -> None:
-        if self._file is not None:
-            self._file.write(chunk)
+        if self._writer.is_open:
+            self._writer.write(chunk)
 
     def accept(self) -> None:
-        if self._file is None or self._digest is None:
+        if not self._writer.is_open or self._digest is None:
             return
-        self._file.flush()
-        os.fchmod(self._file.fileno(), _BLOB_MODE)
-        file, self._file = self._file, None
+        self._writer.close(_BLOB_MODE)
         # A crash may leave a blob with its name and without its bytes. The next run hashes what it finds here.
         self._partial(self._digest).replace(self._site.incoming / self._digest)
         self._staged.append(self._digest)
-        self._flushing.append(self._flusher.submit(_flush_and_close, file))
-        if len(self._flushing) > _FLUSHED_BEHIND:
-            self._flushing.popleft().result()
 
     @property
     def was_needed(self) -> bool:
@@ -101,9 +89,8 @@ class Staging:
         Raises:
             OSError: the disk could not keep a blob.
         """
-        while self._flushing:
-            self._flushing.popleft().result()
-        self._flusher.shutdown()
+        self._writer.wait()
+        self._writer.stop()
         for digest in self._staged:
             path = blob_path(self._site, digest)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +102,7 @@ class Staging:
 
     def suspend(self) -> None:
         """Keep the complete blobs in quarantine for the next run, because the medium could not be read to its end."""
-        self._give_up_file()
+        self._writer.stop()
         if self._digest is not None:
             self._partial(self._digest).unlink(missing_ok=True)
         if self._site.incoming.is_dir():
@@ -123,22 +110,11 @@ class Staging:
 
     def discard(self) -> None:
         """Remove the quarantine with everything in it."""
-        self._give_up_file()
+        self._writer.stop()
         remove_tree(self._site.incoming)
-
-    def _give_up_file(self) -> None:
-        self._flusher.shutdown()
-        if self._file is not None:
-            with suppress(OSError):  # it still has bytes to write, and the disk is full
-                self._file.close()
 
     def _partial(self, digest: Sha256Hex) -> Path:
         return self._site.incoming / f"{digest}.part"
-
-
-def _flush_and_close(file: BinaryIO) -> None:
-    with file:
-        os.fsync(file.fileno())
 
 
 def blob_path(site: Site, digest: Sha256Hex) -> Path:
