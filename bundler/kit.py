@@ -38,6 +38,19 @@ _WANTED = re.compile(
     r"(?!(?:.*/)?tests?/)(.*\.py|[^/]+\.dist-info/(METADATA|licen[cs]es/.*|(LICEN[CS]E|NOTICE|COPYING)[^/]*))"
 )
 _COMPILED = (".so", ".pyd", ".a", ".dylib")
+# These lines stand before the zip, where Python does not see them. `sh installer.pyz` looks for a Python, and says what
+# to do where there is none.
+_SHELL = b"""\
+#!/bin/sh
+for python in python3 python3.13 python3.12 python3.11 python3.10 python3.9; do
+    if "$python" -I -S -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null; then
+        exec "$python" -I -S -B "$0" "$@"
+    fi
+done
+echo "installer: PlatformError: this host has no Python 3.9 or newer: install python3 from your distribution's medium" \
+     "(Debian and Ubuntu: apt install python3; RHEL: dnf install python3.12), then run this again" >&2
+exit 1
+"""
 # Python 2.7 and later can read these lines, so that an old one says what is wrong instead of "invalid syntax".
 _MAIN = b"""\
 import os
@@ -51,7 +64,13 @@ if not sys.executable:
 if not (sys.flags.isolated and sys.flags.no_site and sys.dont_write_bytecode):
     os.execv(sys.executable, [sys.executable, "-I", "-S", "-B", os.path.abspath(sys.argv[0])] + sys.argv[1:])
 
-from installer.cli import main
+try:
+    from installer.cli import main
+except ImportError as exc:
+    if (exc.name or "").partition(".")[0] in ("", "click", "installer", "rich", "securesystemslib", "tuf"):
+        raise
+    sys.exit("installer: PlatformError: %s lacks the module %s of the standard library: install the whole package "
+             "python3 (python3-minimal is a part of it) from your distribution's medium" % (sys.executable, exc.name))
 
 main(prog_name="installer")
 """
@@ -74,7 +93,7 @@ def build_kit(wheels: Sequence[Path]) -> bytes:
     # Python imports a package without __init__.py from a zip only if the zip has an entry for its directory.
     directories = {f"{parent}/": b"" for name in members for parent in PurePosixPath(name).parents if parent.name}
     out = io.BytesIO()
-    out.write(b"#!/usr/bin/env python3\n")
+    out.write(_SHELL)
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as kit:
         for name, data in sorted((directories | members).items()):
             info = zipfile.ZipInfo(name, _FIRST_TIME)

@@ -17,13 +17,16 @@ from typing import Literal
 
 from installer.errors import ClockError, InstallerError, OtherPythonError
 from installer.formats.release import Release
-from installer.host import PORTABLE, HostFacts, file_system_type
+from installer.host import PORTABLE, HostFacts
 from installer.interpreters import find_interpreter
-from installer.prefix import check_name, check_place
+from installer.prefix import check_kind, check_name, check_place
 from installer.preflight import (
+    NEEDED_LIBRARIES,
     check_clock,
-    check_host_parts,
+    check_libraries,
+    check_modules,
     check_platform,
+    check_proc,
     check_product,
     needed_bytes,
     packed_bytes,
@@ -37,7 +40,6 @@ from installer.trust import VerifiedMetadata
 
 Outcome = Literal["ok", "warn", "FAIL"]
 SERVES_ON = 8080  # as `listen.port` in docs/settings.md
-_NO_LINKS = {"vfat", "msdos", "exfat", "ntfs", "ntfs3", "fuseblk"}  # file systems without hard links or without modes
 _LEAST_DRIVER = 580  # the first that runs CUDA 13, which onnxruntime-gpu needs
 _TCP_LANDLOCK = 4
 # Beside the weights: engine, recorder, supervisor and two web workers (appliance/engine/memory_needs.py).
@@ -69,15 +71,16 @@ class Question:
 
 
 def examine_host(question: Question) -> list[Check]:
-    """What the host alone can tell."""
-    return [
-        _platform(question),
+    """What the host alone can tell. Without /proc it does not tell processor, memory, driver and namespaces."""
+    proc = _outcome("/proc", _examine_proc)
+    told = [] if proc.outcome == "FAIL" else [
         _processor(question),
         _memory(question),
         *_gpu(question),
         *_silence(question.facts),
-        *([] if question.port is None else [_port(question.port)]),
-    ]
+    ]  # fmt: skip
+    port = [] if question.port is None else [_port(question.port)]
+    return [_platform(question), proc, _outcome("libraries", _examine_libraries), *told, *port]
 
 
 def examine_site(question: Question, prefix: Path | None) -> list[Check]:
@@ -103,22 +106,37 @@ def _outcome(subject: str, look: Callable[[], str]) -> Check:
     try:
         return Check(subject, "ok", look())
     except InstallerError as exc:
-        detail, _, remedy = str(exc).partition(": ")
-        return Check(subject, "FAIL", detail, remedy or None)
+        return _refused(subject, exc)
+
+
+def _refused(subject: str, exc: InstallerError) -> Check:
+    """A refusal says what is wrong, a colon, and what to do."""
+    detail, _, remedy = str(exc).partition(": ")
+    return Check(subject, "FAIL", detail, remedy or None)
+
+
+def _examine_proc() -> str:
+    check_proc()
+    return "it is mounted"
+
+
+def _examine_libraries() -> str:
+    check_libraries()
+    return f"{', '.join(NEEDED_LIBRARIES)} can be loaded"
 
 
 def _platform(question: Question) -> Check:
     target, host = question.release.target, this_host()
     try:
-        check_host_parts()
         check_platform(question.release, host)
+        check_modules()
     except OtherPythonError as exc:
         found = find_interpreter(target.pythons, question.environ)
         if found is None:
-            return Check("platform", "FAIL", str(exc), f"install python{target.pythons[-1]}")
+            return _refused("platform", exc)
         return Check("platform", "ok", f"{found.path} (Python {found.python}) will run the release")
     except InstallerError as exc:
-        return Check("platform", "FAIL", str(exc))
+        return _refused("platform", exc)
     library = "glibc {}.{}".format(*host.glibc) if host.glibc else "another C library"
     return Check("platform", "ok", f"{host.machine}, {library}, Python {host.python}")
 
@@ -220,17 +238,15 @@ def _port(port: int) -> Check:
 def _examine_prefix(prefix: Path) -> str:
     check_name(prefix)
     here = _existing(prefix)
-    if here == prefix:
-        check_place(prefix, set(os.listdir(prefix)) - {"lost+found"}, OURS | PASSING, may_mend=False)
-    elif not os.access(here, os.W_OK | os.X_OK):
-        raise InstallerError(f"{prefix} cannot be made, because this user may not write {here}: choose another prefix")
-    flags, kind = os.statvfs(here).f_flag, file_system_type(here)
+    flags, kind = os.statvfs(here).f_flag, check_kind(here)
     if flags & os.ST_RDONLY:
         raise InstallerError(f"the file system of {here} is mounted read-only: mount it for writing")
     if flags & os.ST_NOEXEC:
         raise InstallerError(f"nothing may be run from the file system of {here}: mount it without noexec")
-    if kind in _NO_LINKS:
-        raise InstallerError(f"{here} is on {kind}, which has no hard links: choose a prefix on ext4 or xfs")
+    if here == prefix:
+        check_place(prefix, set(os.listdir(prefix)) - {"lost+found"}, OURS | PASSING, may_mend=False)
+    elif not os.access(here, os.W_OK | os.X_OK):
+        raise InstallerError(f"{prefix} cannot be made, because this user may not write {here}: choose another prefix")
     return f"{prefix} on {kind or 'a file system of unknown type'}"
 
 

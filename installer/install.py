@@ -31,8 +31,10 @@ from installer.owner import Owner, find_owner, hand_over
 from installer.prefix import check_file_system
 from installer.preflight import (
     check_clock,
-    check_host_parts,
+    check_libraries,
+    check_modules,
     check_platform,
+    check_proc,
     check_product,
     check_space,
     needed_bytes,
@@ -145,7 +147,9 @@ def _preflight(
 ) -> Callable[[Release, VerifiedMetadata], None]:
     def check(release: Release, metadata: VerifiedMetadata) -> None:
         check_platform(release, this_host())
-        check_host_parts()
+        check_modules()
+        check_proc()
+        check_libraries()
         installed_at = [receipt.installed_at for receipt in site.installed()]
         check_clock(now, metadata.version, metadata.expires, installed_at)
         check_product(site, release.name, publisher_of(metadata.members), switch_product="switch-product" in allowed)

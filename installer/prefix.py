@@ -12,10 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from installer.errors import PrefixError
+from installer.host import file_system_type
 
 _DIRECTORIES = ("store", "store/sha256", "releases", "state", "state/trust", "trust", "service", ".incoming")
 _LINKS = ("current", "previous")
 _PLAIN = "/._+@,=~-"  # beside letters and digits
+# File systems of sticks, without hard links or without owners and modes; the last two are FAT and exFAT through FUSE.
+_OF_STICKS = {"vfat", "msdos", "exfat", "ntfs", "ntfs3", "fuseblk", "fuse.fusefat", "fuse.exfat"}
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES)
 PROBES = (".probe.new", ".probe.old")  # files of one byte; a killed command may leave them
 _KINDS = (
@@ -50,6 +53,23 @@ def unusable(prefix: Path, exc: OSError) -> PrefixError:
     return PrefixError(f"the prefix {prefix} cannot be used: {exc.strerror}")
 
 
+def check_kind(path: Path) -> str | None:
+    """Refuse a file system that cannot hold a site by its type alone; nothing is written.
+
+    Returns:
+        The type, such as "ext4"; None if it is unknown.
+    Raises:
+        PrefixError: it has no hard links, or no owners and modes.
+    """
+    kind = file_system_type(path)
+    if kind in _OF_STICKS:
+        raise PrefixError(
+            f"{path} is on {kind}, which lacks hard links or the owners and modes of files: choose a prefix on a disk "
+            "with ext4 or xfs"
+        )
+    return kind
+
+
 def check_place(prefix: Path, entries: set[str], ours: set[str], *, may_mend: bool) -> None:
     """Refuse an existing directory that is not writable, is not ours, or that others could exchange.
 
@@ -71,6 +91,7 @@ def check_place(prefix: Path, entries: set[str], ours: set[str], *, may_mend: bo
             f"{path} is {kind}, and nothing of a site may lie elsewhere: move it away (to have it on another disk, "
             "mount that disk there)"
         )
+    check_kind(prefix)
     if not may_mend:
         _check_owners(Path(os.path.realpath(prefix)))
 

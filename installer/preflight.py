@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import importlib
 import os
 import platform
 import re
@@ -23,6 +24,7 @@ from installer.site import Site
 from installer.targets import Target
 
 NEEDED_LIBRARIES = ("libstdc++.so.6",)  # that no wheel brings
+NEEDED_MODULES = ("ctypes", "sqlite3", "ssl")  # that a Python built by hand, or packaged in parts, may lack
 MARGIN_BYTES = 64 << 20
 _CLOCKS_DIFFER = timedelta(days=1)
 WHEEL_GROWTH = 5  # installed bytes per wheel byte, with compiled modules; measured 3.9 for the CPU wheels of 0.1.0
@@ -67,24 +69,48 @@ def check_platform(release: Release, host: Host) -> None:
         raise OtherPythonError(release.target.pythons, f"{host.implementation} {host.python}")
 
 
-def check_host_parts(proc: Path = Path("/proc"), libraries: tuple[str, ...] = NEEDED_LIBRARIES) -> None:
-    """Refuse a host without what a release needs beside Python: every usual system has it, a bare chroot may not.
+def check_modules(modules: Sequence[str] = NEEDED_MODULES) -> None:
+    """Refuse a Python without a part of its standard library that the appliance imports.
 
     Raises:
-        PlatformError: /proc is not mounted, or a library is missing.
+        PlatformError: with the first that is missing.
+    """
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except ImportError as exc:
+            raise PlatformError(
+                f"{sys.executable} lacks the module {name} of the standard library: install the whole package python3 "
+                "from your distribution's medium, or name another Python with --interpreter"
+            ) from exc
+
+
+def check_proc(proc: Path = Path("/proc")) -> None:
+    """Refuse a host without /proc: every usual system has it, a bare chroot or container may not.
+
+    Raises:
+        PlatformError: it is not mounted.
     """
     if not (proc / "self" / "status").exists():
         raise PlatformError(
             "/proc is not mounted here, and the appliance proves by it that it can open no connection: mount it "
             "(mount -t proc proc /proc), then run this again"
         )
+
+
+def check_libraries(libraries: Sequence[str] = NEEDED_LIBRARIES) -> None:
+    """Refuse a host without a library that compiled packages need and do not bring.
+
+    Raises:
+        PlatformError: with the first that is missing.
+    """
     for library in libraries:
         try:
             ctypes.CDLL(library)
         except OSError as exc:
             raise PlatformError(
-                f"this host lacks the library {library}, which numpy and ONNX Runtime need: install it (Debian and "
-                "Ubuntu: libstdc++6; RHEL: libstdc++)"
+                f"this host lacks the library {library}, which numpy and ONNX Runtime need: install the package "
+                "libstdc++6 (RHEL: libstdc++) from your distribution's medium"
             ) from exc
 
 

@@ -235,6 +235,18 @@ def test_a_python_that_is_too_old_is_told_so(carried: Path) -> None:
         assert done.stderr.startswith("installer: PlatformError: this kit needs Python 3.9 or newer, this is Python ")
 
 
+def test_a_shell_finds_a_python_or_says_which_one_to_install(carried: Path, tmp_path: Path) -> None:
+    (tmp_path / "python3").write_text("#!/bin/sh\nexit 1\n")  # too old
+    (tmp_path / "python3").chmod(0o755)
+    done = ran(carried, "/bin/sh", KIT, "--version", PATH=str(tmp_path))
+    assert done.returncode == 1
+    assert re.fullmatch(r"installer: PlatformError: this host has no Python 3\.9 or newer: install .*\n", done.stderr)
+    (tmp_path / "python3.11").symlink_to(sys.executable)
+    done = ran(carried, "/bin/sh", KIT, "--version", PATH=str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("installer, version ")
+
+
 def test_words_of_a_fingerprint_cannot_be_mistaken_for_each_other() -> None:
     assert len(WORDS) == 256
     assert len({word[:3] for word in WORDS}) == 256

@@ -37,7 +37,7 @@ from installer.errors import (
 )
 from installer.inspection import differences_of
 from installer.install import Outcome, install
-from installer.preflight import Host, check_host_parts, check_platform, check_space
+from installer.preflight import Host, check_libraries, check_modules, check_platform, check_proc, check_space
 from installer.progress import SILENT, Progress, Silent
 from installer.release import parse_release
 from installer.site import Site, open_site
@@ -430,12 +430,22 @@ def test_another_host_than_the_release_was_built_for_is_refused(host: Host, sent
         check_platform(RELEASE, host)
 
 
-def test_a_host_that_lacks_proc_or_a_library_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    check_host_parts()
-    with pytest.raises(PlatformError, match="mount -t proc proc /proc"):
-        check_host_parts(proc=tmp_path)
-    with pytest.raises(PlatformError, match=r"lacks the library libabsent\.so\.6"):
-        check_host_parts(libraries=("libabsent.so.6",))
+LACKING: dict[str, tuple[Callable[[], None], str]] = {
+    "no /proc": (lambda: check_proc(Path("/nonexistent")), "mount -t proc proc /proc"),
+    "no libstdc++": (
+        lambda: check_libraries(["libabsent.so.6"]), r"lacks the library libabsent\.so\.6, .*: install the package"),
+    "a Python in parts": (
+        lambda: check_modules(["absent_module"]), "lacks the module absent_module .*: install the whole package"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("host", LACKING)
+def test_a_host_that_lacks_a_part_is_refused_with_what_to_do(host: str) -> None:
+    check, words = LACKING[host]
+    for whole in (check_proc, check_libraries, check_modules):
+        whole()
+    with pytest.raises(PlatformError, match=words):
+        check()
 
 
 @pytest.mark.skipif("os.geteuid() != 0", reason="only root mounts file systems")

@@ -178,8 +178,8 @@ def test_a_rehearsal_writes_nothing_and_says_a_line_for_each_thing(
         assert done.exit_code == 0, done.output
         subjects = [line[6:].partition(":")[0] for line in done.stdout.splitlines() if line[:2] in ("ok", "wa")]
         assert subjects == [
-            "platform", "processor", "memory", "silence", "Landlock", "network namespace", "port", "prefix", "space",
-            "product", "clock",
+            "platform", "/proc", "libraries", "processor", "memory", "silence", "Landlock", "network namespace", "port",
+            "prefix", "space", "product", "clock",
         ]  # fmt: skip
         told = json.loads(
             run(*command, release_1, "--root", sender.root_path, "--prefix", tmp_path / "s", "--json").stdout

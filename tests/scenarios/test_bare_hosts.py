@@ -149,6 +149,48 @@ def test_the_kit_installs_and_the_release_serves_where_there_is_only_python(
             assert json.load(answer) == {"status": "ok"}
 
 
+# What is taken away from Debian 12, the line of preflight that says so (None: the kit does not start), and its words.
+LACKING: dict[str, tuple[str | None, str | None, str]] = {
+    "no /proc": (None, "/proc", "/proc is not mounted here"),
+    "no libstdc++": (
+        "usr/lib/x86_64-linux-gnu/libstdc++.so.6",
+        "libraries",
+        "this host lacks the library libstdc++.so.6",
+    ),
+    "a Python without SQLite": (
+        "usr/lib/python3.11/lib-dynload/_sqlite3.cpython-311-x86_64-linux-gnu.so",
+        "platform",
+        "lacks the module sqlite3 of the",
+    ),
+    "python3-minimal": ("usr/lib/python3.11/gettext.py", None, "lacks the module gettext of the standard library"),
+}
+
+
+@pytest.mark.parametrize("lacking", LACKING)
+def test_what_a_bare_host_lacks_is_a_sentence_before_anything_is_copied(
+    lacking: str, demo: Installation, tmp_path: Path
+) -> None:
+    part, subject, words = LACKING[lacking]
+    site = SITES[ORDINARY]
+    with bare_host("bookworm", demo, tmp_path) as host:
+        if part is not None:
+            (host / part).unlink()  # one of its links: the root in the cache stays whole
+        asked = kit(host, ORDINARY, "preflight", *ARCHIVE, proc=part is not None)
+        refused = kit(host, ORDINARY, "install", *ARCHIVE, "--prefix", site, proc=part is not None)
+        assert (asked.returncode, refused.returncode) == (1, 1)
+        if subject is not None:
+            (line, remedy) = asked.stdout[asked.stdout.index(f"FAIL  {subject}: ") :].splitlines()[:2]
+            assert words in line
+            assert ("processor: " in asked.stdout) == (part is not None), "/proc tells it"
+            assert re.match("      to do: (install the|mount it)", remedy)
+        else:
+            assert asked.stderr == refused.stderr
+        assert re.fullmatch(
+            f"installer: PlatformError: .*{re.escape(words)}.*: (install the|mount it).*\n", refused.stderr
+        )
+        assert not (host / site[1:]).exists()
+
+
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
