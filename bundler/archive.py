@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from bundler.errors import BuildError
+from bundler.errors import BuildError, why_unwritten
 from bundler.keys import SigningKeys
 from bundler.ledger import Signing
 from bundler.sign import is_complete, sign_targets
@@ -23,7 +23,6 @@ from installer.archive import CHUNK_BYTES, DELTA, END_OF_ARCHIVE, Sha256Hex, mem
 from installer.errors import InstallerError
 from installer.media.delta import Delta, encode_delta
 from installer.progress import SILENT, Progress
-from installer.site import FULL
 from installer.targets import Target
 from installer.verify import DiscardingSink, VerifiedArchive, blob_order, verify_archive
 
@@ -102,9 +101,7 @@ def write_archive(
         finally:
             partial.unlink(missing_ok=True)
     except OSError as exc:
-        full = exc.errno in FULL
-        why = "the disk is full" if full else exc.strerror
-        raise BuildError(f"cannot write {out}: {why}; nothing was left behind") from exc
+        raise BuildError(f"cannot write {out}: {why_unwritten(exc)}; nothing was left behind") from exc
     except InstallerError as exc:
         raise BuildError(f"the archive just written does not verify: {exc}") from exc
     return verified

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bundler.archive import ReleaseTree, write_archive
 from bundler.contents import BuildRequest, assemble_release
-from bundler.errors import BuildError
+from bundler.errors import BuildError, why_unwritten
 from bundler.keys import load_keys
 from bundler.ledger import decide_signing
 from bundler.private_keys import Secret
@@ -21,7 +21,6 @@ from installer.archive import Sha256Hex
 from installer.media.contents import opened_contents
 from installer.media.delta import Base, Delta, make_delta
 from installer.progress import SILENT, Progress
-from installer.site import FULL
 from installer.targets import contents_digest
 from installer.verify import VerifiedArchive, blob_order, blob_sizes
 
@@ -72,9 +71,7 @@ def build(
         finally:
             _remove(tree)
     except OSError as exc:
-        full = exc.errno in FULL
-        why = "the disk is full" if full else f"{exc.strerror} ({exc.filename})"
-        raise BuildError(f"cannot build {out}: {why}; nothing was left behind") from exc
+        raise BuildError(f"cannot build {out}: {why_unwritten(exc)}; nothing was left behind") from exc
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,10 @@ The message is one plain sentence for an operator; the command line prints it as
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
+
+from installer.site import FULL
 
 
 class BundlerError(Exception):
@@ -40,6 +43,15 @@ class WheelError(BundlerError):
 
 class KnownAnswersError(BundlerError):
     """The model's known answers could not be recorded."""
+
+
+def why_unwritten(exc: OSError) -> str:
+    """Why a large file was not written, for the middle of a sentence."""
+    if exc.errno == errno.EFBIG:
+        return "the disk is full, or takes no file of this size (FAT32 takes none of 4 GiB: use --volume-size 4G)"
+    if exc.errno in FULL:
+        return "the disk is full"
+    return f"{exc.strerror} ({exc.filename})" if exc.filename else f"{exc.strerror}"
 
 
 class BuildError(BundlerError):

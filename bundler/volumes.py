@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from bundler.errors import BuildError
+from bundler.errors import BuildError, why_unwritten
 from bundler.sign import is_unfinished
 from installer.archive import BLOCK_BYTES, CHUNK_BYTES, ArchiveReader, Sha256Hex
 from installer.errors import InstallerError
@@ -31,7 +31,6 @@ from installer.media.volume import (
     volume_name,
 )
 from installer.progress import SILENT, Progress
-from installer.site import FULL
 
 SMALLEST_BYTES = 4096
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -184,8 +183,8 @@ def split_archive(archive: Path, directory: Path, volume_bytes: int, progress: P
                 with closing(writer.finish()) as stream:
                     _read_back(stream, progress)
     except OSError as exc:
-        why = "the disk is full" if exc.errno in FULL else exc.strerror
-        raise BuildError(f"cannot write the volumes of {archive.name} to {directory}: {why}; none was left") from exc
+        where = f"the volumes of {archive.name} to {directory}"
+        raise BuildError(f"cannot write {where}: {why_unwritten(exc)}; none was left") from exc
     return volumes_of(directory / archive.name)
 
 

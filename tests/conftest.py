@@ -96,6 +96,7 @@ SLOW = (
     "installer/test_repair.py",
     "installer/test_service.py",
     "installer/test_status.py",
+    "installer/test_sticks.py",
     "installer/test_trust_site.py",
     "webui/serving/test_worker.py",
     "webui/test_admin.py",

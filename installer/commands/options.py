@@ -13,16 +13,17 @@ from installer.archive import MAX_METADATA_BYTES
 from installer.commands.output import say
 from installer.errors import InstallerError, LimitError
 from installer.media.source import Media, open_media
-from installer.media.volume import open_file
+from installer.media.volume import reading
 from installer.terminal import StageLines
 
 ROOT_HELP = "The sender's root.json, brought by another way than the archive."
-FILES = click.argument("files", metavar="[FILE]...", nargs=-1, type=click.Path(path_type=Path))
+READ = click.Path(path_type=Path, readable=False)  # what cannot be read is refused in a sentence of our own
+FILES = click.argument("files", metavar="[FILE]...", nargs=-1, type=READ)
 MEDIA = click.option(
-    "--media", "directories", multiple=True, metavar="DIR", type=click.Path(path_type=Path),
+    "--media", "directories", multiple=True, metavar="DIR", type=READ,
     help="Directory of a stick or disc with volumes of the archive. May be given several times.",
 )  # fmt: skip
-ROOT = click.option("--root", required=True, type=click.Path(path_type=Path), help=ROOT_HELP)
+ROOT = click.option("--root", required=True, type=READ, help=ROOT_HELP)
 PREFIX = click.option(
     "--prefix", required=True, type=click.Path(path_type=Path), help="Directory of the site, which holds the releases."
 )
@@ -50,7 +51,7 @@ def given_media(files: Sequence[Path], directories: Sequence[Path], progress: St
 def read_root(path: Path) -> bytes:
     """The bytes of the operator's root.json."""
     try:
-        with open_file(path) as file:
+        with reading(path) as file:
             data = file.read(MAX_METADATA_BYTES + 1)
     except OSError as exc:
         raise InstallerError(f"cannot read the root {path}: {exc.strerror}") from exc

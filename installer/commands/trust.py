@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 from tuf.api.metadata import Root
 
-from installer.commands.options import JSON, PREFIX, read_root
+from installer.commands.options import JSON, PREFIX, READ, read_root
 from installer.commands.output import say, say_json
 from installer.errors import NoReleaseError
 from installer.root_update import site_roots, update_roots
@@ -25,7 +25,7 @@ def trust() -> None:
 
 
 @trust.command()
-@click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.argument("files", type=READ, nargs=-1, required=True)
 @PREFIX
 @JSON
 def update(files: tuple[Path, ...], prefix: Path, as_json: bool) -> None:

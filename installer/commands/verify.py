@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from installer.commands.options import FILES, JSON, MEDIA, ROOT_HELP, given_media, read_root
+from installer.commands.options import FILES, JSON, MEDIA, READ, ROOT_HELP, given_media, read_root
 from installer.commands.output import say, say_json
 from installer.examination import Question, examine_host
 from installer.fingerprint import root_fingerprint, spoken
@@ -26,7 +26,7 @@ from installer.verify import DiscardingSink, VerifiedArchive, verify_archive
 @click.command("verify")
 @FILES
 @MEDIA
-@click.option("--root", type=click.Path(path_type=Path), help=ROOT_HELP)
+@click.option("--root", type=READ, help=ROOT_HELP)
 @click.option("--prefix", type=click.Path(path_type=Path), help="Check what is installed in this site, not an archive.")
 @JSON
 def verify_command(

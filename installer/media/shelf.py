@@ -1,12 +1,14 @@
 """The shelf: all media that a command may read, and which volumes of one archive lie on them now.
 
 Media come and go, so `look` reads the headers again each time. The first look decides which archive is meant: the one
-of the named files or, if none is named, the only one on the media. The order of names and directories means nothing.
+of the named files or, if none is named, the only one on the media. The order of names and directories means nothing,
+and names mean little: FAT may change their case, and discs may shorten them to 8 and 3 characters.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,6 +21,8 @@ from installer.errors import (
     RepeatedVolumeError,
 )
 from installer.media.volume import VOLUME_NAME, Volume, VolumeHeader, read_volume, unreadable, volume_name
+
+_SHORT_NAME = re.compile(r"[A-Z0-9_~-]{1,8}\.[0-9]{3}", re.IGNORECASE | re.ASCII)
 
 
 class Shelf:
@@ -37,7 +41,7 @@ class Shelf:
         named = [_read_named(path) for path in self._files]
         meant = {volume.header.archive_facts: volume.header for volume in named or self._on_media()}
         if not meant:
-            raise AmbiguousMediaError(f"there is no archive and no volume in {self.places}")
+            raise AmbiguousMediaError(f"there is no archive and no volume in {self.places}{self._unreadable()}")
         if named:
             for volume in named:
                 _require_archive(volume, named[0].header)
@@ -62,7 +66,7 @@ class Shelf:
             if volume.header.archive_facts != self.archive.archive_facts:
                 continue
             other = found.setdefault(volume.header.number, volume)
-            if not os.path.samefile(volume.path, other.path):
+            if not _is_same(volume.path, other.path):
                 raise RepeatedVolumeError(volume.header.number, str(other.path), str(volume.path))
         return found
 
@@ -76,11 +80,15 @@ class Shelf:
 
     def fault(self, number: int) -> ArchiveError:
         """Why there is no volume of this number: none is there, or a file with its name is something else."""
-        for path in (directory / volume_name(self.archive.name, number) for directory in self._directories):
+        for path in self._named_like(number):
             try:
                 _require_archive(read_volume(path), self.archive)
             except FileNotFoundError:
                 continue
+            except ForeignVolumeError as exc:
+                if _SHORT_NAME.fullmatch(path.name):
+                    continue  # archives may share such a name
+                return exc
             except OSError as exc:
                 return unreadable(path, exc)
             except ArchiveError as exc:
@@ -88,6 +96,26 @@ class Shelf:
             except InstallerError as exc:
                 return ArchiveError(str(exc))
         return MissingVolumeError(self.archive.name, [number], self.archive.count, self.places)
+
+    def _named_like(self, number: int) -> Iterator[Path]:
+        """Where a volume may lie, by its name: as it was written, in another case, or shortened."""
+        name = volume_name(self.archive.name, number)
+        for directory in self._directories:
+            yield directory / name
+            for path in _volumes_in(directory):
+                is_short = _SHORT_NAME.fullmatch(path.name) and path.name.endswith(name[-4:])
+                if path.name != name and (is_short or path.name.lower() == name.lower()):
+                    yield path
+
+    def _unreadable(self) -> str:
+        """The directories that cannot be listed, for the end of a sentence: their media are gone or damaged."""
+        found = []
+        for directory in self._directories:
+            try:
+                os.listdir(directory)
+            except OSError as exc:
+                found.append(f"{directory} cannot be read: {exc.strerror}")
+        return f" ({'; '.join(found)})" if found else ""
 
     def _on_media(self) -> Iterator[Volume]:
         """Every volume that can be read, of any archive, each file once."""
@@ -98,11 +126,27 @@ class Shelf:
                 continue  # `missing` says what is wrong with it, if it is needed
 
 
-def _volumes_in(directory: Path) -> list[Path]:
+def names_in(directory: Path) -> list[str]:
+    """The names on a medium; none if it is not mounted at the moment."""
     try:
-        return [directory / name for name in sorted(os.listdir(directory)) if VOLUME_NAME.fullmatch(name)]
-    except OSError:  # not mounted at the moment
+        return sorted(os.listdir(directory))
+    except OSError:
         return []
+
+
+def _volumes_in(directory: Path) -> list[Path]:
+    names = (name for name in names_in(directory) if VOLUME_NAME.fullmatch(name) or _SHORT_NAME.fullmatch(name))
+    return [directory / name for name in names]
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    """Whether two paths are one file. A file system that ignores case may number it anew for each spelling."""
+    if path.parent == other.parent and path.name.lower() == other.name.lower():
+        return True
+    try:
+        return os.path.samefile(path, other)
+    except OSError:  # one of the media has just gone
+        return True
 
 
 def _read_named(path: Path) -> Volume:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,11 +12,13 @@ from typing import BinaryIO
 
 from installer.archive import SUFFIX, ByteStream
 from installer.errors import AmbiguousMediaError, InstallerError
-from installer.media.shelf import Shelf
+from installer.media.shelf import Shelf, names_in
 from installer.media.stream import Ask, VolumeStream
-from installer.media.volume import HEADER_BYTES, is_volume, open_file
+from installer.media.volume import HEADER_BYTES, close_file, is_volume, open_file, reading
 
 PIPE = Path("-")
+# FAT may change the case of a name, and discs may shorten it to 8 and 3 characters.
+_ARCHIVE_NAME = re.compile(rf".*{re.escape(SUFFIX)}|[A-Z0-9_~-]{{1,8}}\.AIR", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,11 @@ def open_media(
         named = ", ".join(map(str, (*whole, *volumes)))
         raise AmbiguousMediaError(f"{named}: give one whole archive alone, or the volumes of one")
     if whole:
-        with _opened(whole[0]) as file:
+        file = _opened(whole[0])
+        try:
             yield Media(file, whole[0].name, os.fstat(file.fileno()).st_size)
+        finally:
+            close_file(file)
         return
     stream = VolumeStream(shelf := Shelf(volumes, directories), ask)
     try:
@@ -72,8 +78,8 @@ def _archives_in(directories: Sequence[Path]) -> list[Path]:
     """
     if not directories:
         raise AmbiguousMediaError("no archive was given; name a file or a directory with --media")
-    paths = [path for directory in directories for path in sorted(directory.glob(f"*{SUFFIX}*"))]
-    whole = [path for path in paths if path.name.endswith(SUFFIX) and path.name.isprintable()]
+    paths = [directory / name for directory in directories for name in names_in(directory)]
+    whole = [path for path in paths if _ARCHIVE_NAME.fullmatch(path.name) and path.name.isprintable()]
     if whole and any(is_volume(path, b"") for path in paths):
         raise AmbiguousMediaError(f"{whole[0]} lies beside volumes; name the files that you mean")
     return whole
@@ -87,8 +93,8 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _start(path: Path) -> bytes:
-    with _opened(path) as file:
-        try:
+    try:
+        with reading(path) as file:
             return file.read(HEADER_BYTES)
-        except OSError as exc:
-            raise InstallerError(f"cannot read {path}: {exc.strerror}") from exc
+    except OSError as exc:
+        raise InstallerError(f"cannot read {path}: {exc.strerror}") from exc

@@ -16,7 +16,7 @@ from installer.archive import CHUNK_BYTES
 from installer.errors import DamagedVolumeError, MissingVolumeError
 from installer.hashing import RunningDigest
 from installer.media.shelf import Shelf
-from installer.media.volume import HEADER_BYTES, Volume, open_file, unreadable, volume_name
+from installer.media.volume import HEADER_BYTES, Volume, close_file, open_file, unreadable, volume_name
 
 Ask = Callable[[str], None]  # tells a person what to do, and returns when it was done
 
@@ -141,5 +141,5 @@ class VolumeStream:
 
     def _close_file(self) -> None:
         if self._file is not None:
-            self._file.close()
+            close_file(self._file)
         self._file = None

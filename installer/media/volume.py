@@ -18,6 +18,8 @@ import json
 import os
 import re
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import BinaryIO
@@ -31,7 +33,7 @@ HEADER_BYTES = 1024
 MAX_VOLUMES = 999  # three digits in a file's name
 MAX_TOTAL_BYTES = 1 << 50
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@-]{0,180}\.airgap")  # prints as itself, whoever chose it
-VOLUME_NAME = re.compile(rf"{PLAIN_NAME.pattern}\.[0-9]{{3}}")
+VOLUME_NAME = re.compile(rf"{PLAIN_NAME.pattern}\.[0-9]{{3}}", re.IGNORECASE | re.ASCII)  # FAT may change the case
 _CHECK = "header_sha256"  # of the header with an empty text in this place; so a damaged header is not taken for another
 _START = b'{"airgap_volume":'
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -138,6 +140,22 @@ def open_file(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
+def close_file(file: BinaryIO) -> None:
+    """Close a file of a medium. A medium that was pulled out answers with an error, but nothing was written to it."""
+    with suppress(OSError):
+        file.close()
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[BinaryIO]:
+    """A file of a medium, open as `open_file` opens it."""
+    file = open_file(path)
+    try:
+        yield file
+    finally:
+        close_file(file)
+
+
 def read_volume(path: Path) -> Volume:
     """Read the header of a volume, and check the file's size against it.
 
@@ -147,7 +165,7 @@ def read_volume(path: Path) -> Volume:
         InstallerError: it is no plain file.
         OSError: it cannot be read.
     """
-    with open_file(path) as file:
+    with reading(path) as file:
         header = parse_header(file.read(HEADER_BYTES), str(path))
         size = os.fstat(file.fileno()).st_size - HEADER_BYTES
     if size != header.size_bytes:
