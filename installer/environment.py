@@ -14,9 +14,10 @@ import subprocess
 import sys
 from collections.abc import Container, Mapping
 from pathlib import Path
-from typing import IO, TypedDict
+from typing import IO
 
 from installer.archive import CHUNK_BYTES, Sha256Hex
+from installer.child import run_child
 from installer.errors import PlatformError, SelfTestError, WheelInstallError
 from installer.formats.manifest import LAUNCHER, Entry
 from installer.formats.release import Release
@@ -24,20 +25,10 @@ from installer.owner import Owner
 from installer.progress import SILENT, Progress
 from installer.store import make_directories
 from installer.targets import Target
-from installer.wheels import Member, compiled, environment_members, launcher_bytes, open_members
+from installer.wheels import Member, as_damage, compiled, environment_members, launcher_bytes, open_members
 
-_QUOTED_LINES = 4
 _LONGEST_INTERPRETER = 120  # characters; Linux before 5.1 reads 127 characters of a script's first line
 SELF_TEST_TIMEOUT_S = 3600  # loading 120b from a slow disk takes many minutes
-
-
-class _User(TypedDict, total=False):
-    """Arguments of ``subprocess.run``."""
-
-    user: int
-    group: int
-    extra_groups: tuple[int, ...]
-    cwd: str
 
 
 def host_interpreter() -> str:
@@ -92,14 +83,15 @@ def environment_files(
     """
     entries: dict[str, Entry] = {}
     for place, stream in open_members(members):
-        if place.endswith(".py"):
-            source = stream.read()
-            _put(entries, write_to, place, source)
-            if with_compiled and (made := compiled(place, source)) is not None:
-                _put(entries, write_to, *made)
-        else:
-            entries[place] = _copy(stream, write_to, place)
         member = members[place]
+        with as_damage(member.wheel):
+            if place.endswith(".py"):
+                source = stream.read()
+                _put(entries, write_to, place, source)
+                if with_compiled and (made := compiled(place, source)) is not None:
+                    _put(entries, write_to, *made)
+            else:
+                entries[place] = _copy(stream, write_to, place)
         if member.sha256 and entries[place].sha256 != member.sha256:
             raise WheelInstallError(f"{member.wheel.name}: {member.name!r} is not what its RECORD says")
         progress.bytes_done(member.size_bytes)
@@ -117,20 +109,13 @@ def run_self_test(release: Path, environ: Mapping[str, str], owner: Owner | None
     """
     command = [str(release / LAUNCHER), "selftest", "--release", str(release)]
     try:
-        done = subprocess.run(
-            command, env=_clean(environ), capture_output=True, text=True, errors="replace", check=False,
-            timeout=SELF_TEST_TIMEOUT_S, **_as_user(owner),
-        )  # fmt: skip
+        done = run_child(command, _clean(environ), owner=owner, timeout_s=SELF_TEST_TIMEOUT_S)
     except OSError as exc:
         raise SelfTestError(f"the release's self-test cannot be started: {exc.strerror}") from exc
     except subprocess.TimeoutExpired as exc:
         raise SelfTestError(f"the release's self-test took longer than {SELF_TEST_TIMEOUT_S} s") from exc
-    if done.returncode:
-        raise SelfTestError(f"the release failed its self-test: {_last_lines(done.stderr or done.stdout)}")
-
-
-def _as_user(owner: Owner | None) -> _User:
-    return {} if owner is None else {"user": owner.uid, "group": owner.gid, "extra_groups": (), "cwd": "/"}
+    if done.status:
+        raise SelfTestError(f"the release failed its self-test: {done.said}")
 
 
 def _put(entries: dict[str, Entry], write_to: Path | None, place: str, data: bytes, *, mode: int = 0o444) -> None:
@@ -168,8 +153,3 @@ def _made(release: Path, place: str, mode: int) -> IO[bytes]:
 def _clean(environ: Mapping[str, str]) -> dict[str, str]:
     kept = {key: value for key, value in environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
     return kept | {"LC_ALL": "C.UTF-8"}  # messages are compared and quoted
-
-
-def _last_lines(output: str) -> str:
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    return " | ".join(lines[-_QUOTED_LINES:]) or "no output"

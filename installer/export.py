@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from installer.child import run_child
 from installer.durable import write_durably
 from installer.errors import ExportError
 from installer.formats.manifest import LAUNCHER
@@ -42,17 +43,13 @@ def export_record(site: Site, out: Path, environ: Mapping[str, str]) -> None:
     command = [str(launcher), "audit", "export", "--jsonl", "--home", str(site.prefix), "--out", str(out)]
     kept = {name: environ[name] for name in _KEPT_VARIABLES if name in environ}
     try:
-        done = subprocess.run(
-            command, env={**kept, "LC_ALL": "C.UTF-8"}, capture_output=True, text=True, errors="replace", check=False,
-            timeout=EXPORT_TIMEOUT_S,
-        )  # fmt: skip
+        done = run_child(command, {**kept, "LC_ALL": "C.UTF-8"}, owner=None, timeout_s=EXPORT_TIMEOUT_S)
     except OSError as exc:
         raise ExportError(f"release {version} cannot export the record ({exc.strerror}): {_OTHERWISE}") from exc
     except subprocess.TimeoutExpired as exc:
         raise ExportError(f"release {version} did not export the record within a day: {_OTHERWISE}") from exc
-    if done.returncode or not out.is_file():
-        said = " ".join((done.stderr or done.stdout).split()) or "no output"
-        raise ExportError(f"release {version} did not export the record ({said}): {_OTHERWISE}")
+    if done.status or not out.is_file():
+        raise ExportError(f"release {version} did not export the record ({done.said}): {_OTHERWISE}")
     _keep_key(site, out.with_name(f"{out.name}.pub"))
 
 

@@ -22,7 +22,7 @@ from installer.accepted import read_copies
 from installer.archive import ByteStream
 from installer.durable import remove_tree, sync_file_system, write_durably
 from installer.environment import environment_files, host_interpreter, members_of, run_self_test
-from installer.errors import InstallerError, MediaError, ReleaseConflictError
+from installer.errors import MediaError, ReleaseConflictError
 from installer.formats.manifest import MANIFEST, Entry, encode_manifest, is_bulk
 from installer.formats.release import Release
 from installer.formats.trial import begin_trial
@@ -97,7 +97,7 @@ def install(
         except MediaError:
             staging.suspend()
             raise
-        except (InstallerError, OSError):
+        except Exception:  # a full disk or memory, too
             staging.discard()
             raise
         version = verified.release.version
@@ -110,7 +110,7 @@ def install(
             try:
                 staging.commit()
                 receipt = _assemble(site, verified, now, environ, progress, find_owner(user, site.prefix), allowed)
-            except (InstallerError, OSError):
+            except Exception:  # a full disk or memory, too
                 staging.discard()
                 _remove_unfinished(site, version)
                 raise

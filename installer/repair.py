@@ -84,7 +84,7 @@ def repair(
         except MediaError:
             sink.staging.suspend()
             raise
-        except (InstallerError, OSError):
+        except Exception:  # a full disk or memory, too
             sink.staging.discard()
             raise
         owner = find_owner(None, site.prefix)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import importlib.util
 import marshal
 import re
+import struct
 import warnings
 import zipfile
 import zlib
@@ -34,9 +35,15 @@ from installer.wheel_record import MAX_RECORD_BYTES, Recorded, compare_with_reco
 LOCKED_WHEEL = re.compile(r"([a-z0-9-]+)==([0-9A-Za-z.+!-]+) --hash=sha256:([0-9a-f]{64})")  # a line of a lock
 _LAUNCHER_SOURCE = "appliance/runtime/launch.py"
 _SCHEME = re.compile(r"[^/]+\.data/(purelib|platlib|[^/]+)/(.+)")
+_DAMAGE = (  # what zipfile raises for bytes that are no wheel; ValueError: a name is not the UTF-8 that it says
+    zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, RuntimeError, struct.error, ValueError,
+)  # fmt: skip
 _UNREFERENCED = 2  # the last version of marshal whose bytes do not depend on other objects of the process
 _UNCHECKED_HASH = (0b01).to_bytes(4, "little")  # PEP 552: Python does not compare the source; the manifest covers both
 MAX_FILE_BYTES = 4 << 30
+_COMPRESSED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # as every tool makes wheels
+_MAX_NAME_BYTES = 220  # of one component: a file system takes 255, and the compiled file has a longer name
+_MAX_PATH_BYTES = 1000  # below the packages
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,7 @@ def environment_members(
         if _canonical(fields[1]) in distributions:
             raise WheelInstallError(f"{where}: names {fields[1]} twice")
         distributions.add(_canonical(fields[1]))
-        found = dict(_installed_members(wheel))
+        found = _by_place(wheel)
         names[wheel.name] = {path: member.size_bytes for path, member in found.items()}
         for path, member in found.items():
             place = f"{packages_directory(python)}/{path}"
@@ -111,6 +118,15 @@ def open_members(members: Mapping[str, Member]) -> Iterator[tuple[str, IO[bytes]
                     yield place, stream
 
 
+@contextmanager
+def as_damage(wheel: Path) -> Iterator[None]:
+    """Reading bytes of the wheel in this block fails as `WheelInstallError` where they are damaged."""
+    try:
+        yield
+    except _DAMAGE as exc:
+        raise WheelInstallError(f"{wheel.name} is damaged: {exc}") from exc
+
+
 def launcher_bytes(members: Mapping[str, Member], interpreter: str, python: str) -> bytes:
     """The contents of venv/bin/appliance: a first line that names the host's interpreter, then the wheel's launch.py.
 
@@ -129,6 +145,9 @@ def compiled(place: str, source: bytes) -> tuple[str, bytes] | None:
 
     The bytes depend only on the source, its path below the packages and the interpreter's version, so that they can be
     made again and compared. Tests of packages are not compiled, because nothing runs them.
+
+    Raises:
+        WheelInstallError: the source is nested so deeply that the outcome would depend on this process.
     """
     if not place.endswith(".py") or "/tests/" in place:
         return None
@@ -139,6 +158,8 @@ def compiled(place: str, source: bytes) -> tuple[str, bytes] | None:
             code = compile(source, below, "exec", dont_inherit=True)
     except (SyntaxError, ValueError):  # a template, or an example for another version of Python
         return None
+    except (RecursionError, MemoryError) as exc:
+        raise WheelInstallError(f"{below} is nested too deeply to be compiled") from exc
     head = importlib.util.MAGIC_NUMBER + _UNCHECKED_HASH + importlib.util.source_hash(source)
     return importlib.util.cache_from_source(place, optimization=""), head + marshal.dumps(code, _UNREFERENCED)
 
@@ -157,6 +178,16 @@ def _canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+def _by_place(wheel: Path) -> dict[str, Member]:
+    """What is installed from a wheel, by its path below the packages. Two members must not share one."""
+    found: dict[str, Member] = {}
+    for path, member in _installed_members(wheel):
+        if path in found:
+            raise WheelInstallError(f"{wheel.name} holds two files for the place {path}")
+        found[path] = member
+    return found
+
+
 def _installed_members(wheel: Path) -> Iterator[tuple[str, Member]]:
     """Path below the packages and member, for everything that is installed from a wheel."""
     with _opened(wheel) as archive:
@@ -172,6 +203,8 @@ def _installed_members(wheel: Path) -> Iterator[tuple[str, Member]]:
             kind = info.external_attr >> 28  # the type bits of a Unix mode: 8 a plain file, 0 where no mode was stored
             if not _is_plain(path) or kind not in (0, 8) or info.flag_bits & 1 or info.file_size > MAX_FILE_BYTES:
                 raise WheelInstallError(f"{wheel.name}: {info.filename!r} is not a plain file inside its packages")
+            if not _is_short(path):
+                raise WheelInstallError(f"{wheel.name}: the name {info.filename[:60]!r}.. is too long for a host")
             said = recorded.get(info.filename)
             if said is not None and said.size_bytes not in (None, info.file_size):
                 raise WheelInstallError(f"{wheel.name}: {info.filename!r} has not the size that its RECORD says")
@@ -184,6 +217,8 @@ def _record_of(wheel: Path, archive: zipfile.ZipFile) -> dict[str, Recorded]:
     names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
     if len(set(names)) != len(names):
         raise WheelInstallError(f"{wheel.name} holds two files of one name")
+    if strange := [entry.filename for entry in archive.infolist() if entry.compress_type not in _COMPRESSED]:
+        raise WheelInstallError(f"{wheel.name}: {strange[0]!r} is compressed in a way that no wheel is")
     record = f"{info}/RECORD"
     if record not in names or archive.getinfo(record).file_size > MAX_RECORD_BYTES:
         raise WheelInstallError(f"{wheel.name} has no RECORD of its files")
@@ -197,10 +232,13 @@ def _is_plain(path: str) -> bool:
     return path.isprintable() and "\\" not in path and all(part not in ("", ".", "..") for part in parts)
 
 
+def _is_short(path: str) -> bool:
+    """Whether every file system of a site can hold it."""
+    sizes = [len(part.encode()) for part in path.split("/")]
+    return max(sizes) <= _MAX_NAME_BYTES and sum(sizes) + len(sizes) <= _MAX_PATH_BYTES
+
+
 @contextmanager
 def _opened(wheel: Path) -> Iterator[zipfile.ZipFile]:
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            yield archive
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, RuntimeError) as exc:
-        raise WheelInstallError(f"{wheel.name} is damaged: {exc}") from exc
+    with as_damage(wheel), zipfile.ZipFile(wheel) as archive:
+        yield archive

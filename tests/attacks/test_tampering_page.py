@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 import pytest
 
 from tests.attacks.tampering_page import documented
+from tests.attacks.test_insider_wheels import HOSTILE
 from tests.attacks.test_tamper import ATTACKS as ARCHIVES
 from tests.attacks.test_tamper import said_of
 from tests.installer.test_delta import ATTACKS as DELTAS
@@ -49,6 +50,7 @@ def tables() -> Iterator[tuple[str, list[Row]]]:
         "Wheels that are signed and hostile",
         [
             *((f"a wheel brings: {case}", "WheelInstallError", "writes or brings ..") for case in STRANGERS),
+            *((f"it holds: {case}", "WheelInstallError", words) for case, (_, words) in HOSTILE.items()),
             *((f"its RECORD: {case}", "WheelInstallError", plain(words)) for case, (_, words) in RECORDS.items()),
         ],
     )
