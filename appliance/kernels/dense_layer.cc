@@ -22,20 +22,35 @@ uint16_t round_up(float value) {
   return static_cast<uint16_t>((bits + 0xffff) >> 16);
 }
 
+// The nearest whole number, halves away from zero, for numbers that fit into an int. As std::lround, in instructions
+// that vectorise.
+int rounded(float value) {
+  const int whole = static_cast<int>(value);
+  const float rest = value - static_cast<float>(whole);
+  return whole + (rest >= 0.5f) - (rest <= -0.5f);
+}
+
+// One row's kBlock weights as codes, and their scale.
+uint16_t pack_int8_row(const uint16_t* weights, uint8_t* codes) {
+  int16_t largest = 0;  // without its sign, so bits and numbers have one order
+  for (size_t k = 0; k < kBlock; ++k) largest = std::max(largest, static_cast<int16_t>(weights[k] & 0x7fff));
+  const uint16_t bits = round_up(to_float(static_cast<uint16_t>(largest)) / 127.0f);
+  const float scale = to_float(bits);
+  if (!(scale > 0.0f)) {
+    std::memset(codes, kInt8Offset, kBlock);
+    return bits;
+  }
+  for (size_t k = 0; k < kBlock; ++k)
+    codes[k] = static_cast<uint8_t>(std::clamp(rounded(to_float(weights[k]) / scale), -127, 127) + kInt8Offset);
+  return bits;
+}
+
 void pack_int8_block(const uint16_t* weights, size_t stride, size_t present, uint16_t* scales, uint8_t* codes) {
   for (size_t r = 0; r < kGroupRows; ++r) {
-    float values[kBlock] = {};
-    float largest = 0.0f;
-    for (size_t k = 0; r < present && k < kBlock; ++k) {
-      values[k] = to_float(weights[r * stride + k]);
-      largest = std::max(largest, std::fabs(values[k]));
-    }
-    scales[r] = round_up(largest / 127.0f);
-    const float scale = to_float(scales[r]);
-    for (size_t k = 0; k < kBlock; ++k) {
-      const int q = scale > 0.0f ? static_cast<int>(std::lround(values[k] / scale)) : 0;
-      codes[k / 4 * 64 + r * 4 + k % 4] = static_cast<uint8_t>(std::clamp(q, -127, 127) + kInt8Offset);
-    }
+    uint8_t row[kBlock];
+    std::memset(row, kInt8Offset, sizeof row);
+    scales[r] = r < present ? pack_int8_row(weights + r * stride, row) : uint16_t{0};
+    for (size_t k = 0; k < kBlock; k += 4) std::memcpy(codes + k * kGroupRows + r * 4, row + k, 4);
   }
 }
 

@@ -435,6 +435,30 @@ def bf16_tensor(array: NDArray[np.generic]) -> onnx.TensorProto:
     return helper.make_tensor("weight", TensorProto.BFLOAT16, array.shape, array.tobytes(), raw=True)
 
 
+def test_eight_bit_weights_are_the_nearest_ones_and_halves_go_away_from_zero() -> None:
+    """Bit by bit against NumPy: packed weights are compared with what was packed before."""
+    rng = np.random.default_rng(12)
+    values = (rng.integers(-255, 256, (32, 64)) / 2).astype(ml_dtypes.bfloat16)  # many of them halves
+    values[:, 0] = 127  # so that the scale of a row's first block is 1
+    values[:, 32:] = rng.standard_normal((32, 32)).astype(ml_dtypes.bfloat16)
+    values[3, 32:] = 0
+    values[4, 32:] *= ml_dtypes.bfloat16(-0.0)
+    shape = DenseShape(32, 64)
+    packed = np.zeros(OPERATORS.dense_bytes("int8", shape), np.uint8)
+    OPERATORS.pack_dense("int8", shape, values.view(np.uint8).reshape(-1), packed)
+    blocks = values.astype(np.float32).reshape(32, 2, 32)
+    largest = np.abs(blocks).max(axis=2, keepdims=True) / np.float32(127)
+    scales = ((largest.view(np.uint32) + 0xFFFF) & 0xFFFF0000).view(np.float32)  # bfloat16, rounded up
+    with np.errstate(invalid="ignore"):
+        shares = np.where(scales > 0, blocks / scales, 0).astype(np.float64)
+    codes = np.clip(np.copysign(np.floor(np.abs(shares) + 0.5), shares), -127, 127).astype(np.int64) + 128
+    assert (np.abs(shares) % 1 == 0.5).sum() > 400
+    for group, rows in zip(packed.reshape(2, -1), (slice(0, 16), slice(16, 32)), strict=True):
+        assert np.array_equal(group[:64].view("<u2").reshape(2, 16), (scales[rows, :, 0].view(np.uint32) >> 16).T)
+        by_row = group[64:].reshape(2, 8, 16, 4).transpose(2, 0, 1, 3).reshape(16, 2, 32)
+        assert np.array_equal(by_row, codes[rows])
+
+
 def test_dense_weights_are_packed_by_several_threads_as_by_one() -> None:
     weight = np.random.default_rng(10).integers(0, 256, 4000 * 64 * 2, dtype=np.uint8)
     weight[1::2] = 0x3C  # ordinary magnitudes
