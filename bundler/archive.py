@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from bundler.errors import BuildError, why_unwritten
@@ -39,9 +40,13 @@ class ReleaseTree:
         return sum(target.size_bytes for target in self.targets)
 
 
-def digest_tree(directory: Path, progress: Progress = SILENT) -> ReleaseTree:
+def digest_tree(
+    directory: Path, progress: Progress = SILENT, *, known: Mapping[Path, Sha256Hex] = MappingProxyType({})
+) -> ReleaseTree:
     """Hash every file below `directory`.
 
+    Args:
+        known: digests that were computed when the files were written. `write_archive` reads them all again.
     Raises:
         BuildError: something there is neither a file nor a directory, or cannot be read.
     """
@@ -51,7 +56,7 @@ def digest_tree(directory: Path, progress: Progress = SILENT) -> ReleaseTree:
             if path.is_symlink() or not (path.is_file() or path.is_dir()):
                 raise BuildError(f"{path} is neither a file nor a directory")
             if path.is_file():
-                digest, size = digest_file(path, progress)
+                digest, size = (known[path], path.stat().st_size) if path in known else digest_file(path, progress)
                 targets.append(Target(path.relative_to(directory).as_posix(), digest, size))
     except OSError as exc:
         raise BuildError(f"cannot read {exc.filename}: {exc.strerror}") from exc
@@ -148,7 +153,7 @@ def _copy_blob(path: Path, file: _Sink, expected: Sha256Hex, progress: Progress)
             file.write(chunk)
             progress.bytes_done(len(chunk))
     if running.hexdigest() != expected:
-        raise BuildError(f"{path} changed while the archive was written")
+        raise BuildError(f"{path} changed since it was hashed")
 
 
 def digest_file(path: Path, progress: Progress) -> tuple[Sha256Hex, int]:

@@ -11,6 +11,7 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version as distribution_version
 from pathlib import Path, PurePath
@@ -109,24 +110,27 @@ def assemble_release(tree: Path, request: BuildRequest, progress: Progress) -> R
     _wheels(tree, request)
     write_about(tree)
     # 2. The parts.
-    _export(tree, checkpoint, vocabulary, request, progress)
+    exported = _export(tree, checkpoint, vocabulary, request, progress)
     descriptor = replace(descriptor, model=replace(descriptor.model, converted=checkpoint.converted()))
-    if request.known_answers:
-        progress.stage("Recording known answers")
-        _write_descriptor(tree, descriptor)
-        record_known_answers(tree)
-        descriptor = replace(descriptor, known_answers=KNOWN_ANSWERS)
-        (tree / DESCRIPTOR).unlink()
+    with ThreadPoolExecutor(max_workers=1) as beside:  # the recording computes, and leaves the disk to it
+        model = beside.submit(_model_inputs, request)
+        if request.known_answers:
+            progress.stage("Recording known answers")
+            _write_descriptor(tree, descriptor)
+            record_known_answers(tree)
+            descriptor = replace(descriptor, known_answers=KNOWN_ANSWERS)
+            (tree / DESCRIPTOR).unlink()
+        progress.stage("Hashing the checkpoint")
+        inputs = model.result()
     progress.stage("Reading wheels and licences")
     wheels = tuple(read_wheel(path) for path in sorted((tree / "wheels").glob("*.whl")))
     _write_licences(tree, request, wheels)
     if request.advisories is not None:
         known = read_advisories(request.advisories, {wheel.name for wheel in wheels})
         (tree / ADVISORIES).write_bytes(encode_advisories(known))
-    inputs = _inputs(request, wheels, progress)
+    inputs += _other_inputs(request, wheels)
     # 3. Their digests, then the documents that name them, then release.json. The version may be made from all of them.
-    progress.stage("Hashing the release", sum(path.stat().st_size for path in tree.rglob("*") if path.is_file()))
-    files = digest_tree(tree, progress).targets
+    files = digest_tree(tree, known=exported).targets
     if request.version is None:
         drafts = _documents(request, descriptor, files, wheels, inputs)
         contents = contents_digest((*files, *(target_of(path, data) for path, data in drafts.items())))
@@ -179,19 +183,25 @@ def _require_graph_for_answers(request: BuildRequest) -> None:
         raise KnownAnswersError("known answers are recorded with the CPU graph; --no-known-answers builds without them")
 
 
-def _export(tree: Path, checkpoint: Checkpoint, vocabulary: bytes, request: BuildRequest, progress: Progress) -> None:
+def _export(
+    tree: Path, checkpoint: Checkpoint, vocabulary: bytes, request: BuildRequest, progress: Progress
+) -> dict[Path, Sha256Hex]:
+    """Write the graphs and what belongs to them. Returns the digests of the graphs' files."""
+    digests: dict[Path, Sha256Hex] = {}
     (tree / "model").mkdir()
     (tree / CONFIG).write_bytes(checkpoint.config_bytes)
     for accelerator in request.accelerators:
-        export_graph(
+        graph = export_graph(
             checkpoint,
             tree / "model" / accelerator,
             accelerator=accelerator,
             dense=request.dense,
             progress=progress,
         )
+        digests |= {file.path: file.sha256 for file in graph.files}
     (tree / VOCABULARY).parent.mkdir()
     (tree / VOCABULARY).write_bytes(vocabulary)
+    return digests
 
 
 def _wheels(tree: Path, request: BuildRequest) -> None:
@@ -221,15 +231,17 @@ def _write_licences(tree: Path, request: BuildRequest, wheels: Sequence[WheelFac
             shutil.copyfile(path, licences / name / safe_name(path.name))
 
 
-def _inputs(request: BuildRequest, wheels: Sequence[WheelFacts], progress: Progress) -> list[Input]:
-    """What the release is made from, by digest."""
+def _model_inputs(request: BuildRequest) -> list[Input]:
+    """The files of the model that the release is made from, by digest."""
+    adapter = [] if request.adapter is None else model_inputs("adapter", request.adapter)
+    return [*model_inputs("checkpoint", request.checkpoint), *adapter]
+
+
+def _other_inputs(request: BuildRequest, wheels: Sequence[WheelFacts]) -> list[Input]:
+    """What else the release is made from, by digest."""
     source = [] if request.own_wheel is not None else [source_input()]
-    given, adapter = request.advisories, []
-    if request.adapter is not None:
-        adapter = model_inputs("adapter", request.adapter, progress)
-    advisories = [] if given is None else [Input("advisories", sha256_file(given))]
-    model = model_inputs("checkpoint", request.checkpoint, progress)
-    return [*model, *adapter, *source, *wheel_inputs(wheels), *advisories]
+    advisories = [] if request.advisories is None else [Input("advisories", sha256_file(request.advisories))]
+    return [*source, *wheel_inputs(wheels), *advisories]
 
 
 def _documents(

@@ -1,16 +1,18 @@
 """Writes a checkpoint's ONNX graph: ``model.onnx`` and its weights in ``weights-00001.bin``, .. beside it.
 
 It writes one weight after the other, in the order of the computation, and each in pieces, so that no weight is in
-memory as a whole. Everything goes into a staging directory beside the destination, is flushed to disk, and gets its
-name by one rename: the destination is complete or absent. The next run removes a staging directory that a killed run
-left. Exporting the same checkpoint twice gives the same bytes.
+memory as a whole. It hashes what it writes. Everything goes into a staging directory beside the destination, is flushed
+to disk, and gets its name by one rename: the destination is complete or absent. The next run removes a staging
+directory that a killed run left. Exporting the same checkpoint twice gives the same bytes.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -26,13 +28,17 @@ from bundler.errors import ExportError
 from bundler.graph.builder import Weight
 from bundler.graph.cpu import KERNEL_DOMAIN, DenseKind
 from bundler.graph.plan import IR_VERSION, MAX_SHARD_BYTES, OPSET, Accelerator, GraphPlan, plan_graph
+from installer.archive import Sha256Hex
 from installer.durable import sync_directory
 from installer.formats.packing import PACKING_NAME, Entry, Source, encode_packing
+from installer.hashing import RunningDigest
 from installer.progress import SILENT, Progress
 
 MODEL = "model.onnx"
 ALIGNMENT_BYTES = 4096  # each weight in a shard begins at a multiple, so that it can be mapped (ONNX, External Data)
 PIECE_BYTES = 32 << 20  # of a weight in memory: the embedding of gpt-oss-20b alone has 1.2 GB
+
+_HASHED_BYTES = 2 << 20  # of a piece at a time, so that what waits to be hashed is a small part of it
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,7 @@ class ExportedFile:
 
     path: Path
     size_bytes: int
+    sha256: Sha256Hex  # of what was written
 
 
 @dataclass(frozen=True)
@@ -69,14 +76,13 @@ def export_graph(
     """
     plan = plan_graph(checkpoint.config, accelerator, dense=dense, max_weight_bytes=max_shard_bytes)
     progress.stage(f"Exporting the {accelerator.upper()} graph", sum(weight.size_bytes for weight in plan.weights))
-    with _staging(out) as staging:
-        with closing(_ShardWriter(staging, max_shard_bytes)) as shards:
+    with _staging(out) as staging, ThreadPoolExecutor(max_workers=1) as hasher:
+        with closing(_ShardWriter(staging, max_shard_bytes, hasher)) as shards:
             _write_weights(plan, checkpoint, shards, progress)
-        _write_model(staging / MODEL, plan)
+        written = {MODEL: _write_bytes(staging / MODEL, _model_bytes(plan)), **shards.digests}
         if plan.packings:
-            _write_packing(staging / PACKING_NAME, plan)
-    names = [MODEL, *shards.names, *([PACKING_NAME] if plan.packings else [])]
-    files = tuple(ExportedFile(out / name, (out / name).stat().st_size) for name in names)
+            written[PACKING_NAME] = _write_bytes(staging / PACKING_NAME, _packing_bytes(plan))
+    files = tuple(ExportedFile(out / name, (out / name).stat().st_size, digest) for name, digest in written.items())
     return ExportedGraph(accelerator, out / MODEL, files)
 
 
@@ -111,11 +117,14 @@ def _staging(out: Path) -> Iterator[Path]:
 class _ShardWriter:
     """Appends weights to shards; a weight that does not fit into the rest of a shard starts the next one."""
 
-    def __init__(self, directory: Path, limit_bytes: int) -> None:
+    def __init__(self, directory: Path, limit_bytes: int, hasher: ThreadPoolExecutor) -> None:
         self.directory = directory
         self.limit_bytes = limit_bytes
-        self.names: list[str] = []
+        self.digests: dict[str, Sha256Hex] = {}  # of the shards that are finished
+        self._hasher = hasher
+        self._name = ""
         self._file: BinaryIO | None = None
+        self._digest = RunningDigest(hasher)
 
     def write(self, weight: Weight, checkpoint: Checkpoint) -> onnx.TensorProto:
         """Store one weight and return its initialiser."""
@@ -126,13 +135,13 @@ class _ShardWriter:
         file = self._file_for(weight.size_bytes)
         offset = file.tell()
         for rows in weight.pieces(PIECE_BYTES):
-            file.write(np.ascontiguousarray(weight.load(checkpoint, rows)).view(np.uint8).data)
+            self._append(file, np.ascontiguousarray(weight.load(checkpoint, rows)).reshape(-1).view(np.uint8).data)
         written = file.tell() - offset
         if written != weight.size_bytes:
             raise RuntimeError(f"internal error: {weight.name} has {written} bytes, planned {weight.size_bytes}")
         tensor = TensorProto(name=weight.name, data_type=weight.onnx_type, dims=weight.shape)
         tensor.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", self.names[-1]), ("offset", offset), ("length", weight.size_bytes)):
+        for key, value in (("location", self._name), ("offset", offset), ("length", weight.size_bytes)):
             tensor.external_data.add(key=key, value=str(value))
         return tensor
 
@@ -141,18 +150,25 @@ class _ShardWriter:
         if self._file is not None:
             padding = -self._file.tell() % ALIGNMENT_BYTES
             if self._file.tell() + padding + size_bytes <= self.limit_bytes:
-                self._file.write(bytes(padding))
+                self._append(self._file, memoryview(bytes(padding)))
                 return self._file
             self.finish_shard()
-        self.names.append(f"weights-{len(self.names) + 1:05}.bin")
-        self._file = open(self.directory / self.names[-1], "xb")  # noqa: SIM115 (see close)
+        self._name = f"weights-{len(self.digests) + 1:05}.bin"
+        self._digest = RunningDigest(self._hasher)
+        self._file = open(self.directory / self._name, "xb")  # noqa: SIM115 (see close)
         return self._file
+
+    def _append(self, file: BinaryIO, data: memoryview) -> None:
+        for at in range(0, len(data), _HASHED_BYTES):
+            self._digest.update(data[at : at + _HASHED_BYTES])
+        file.write(data)
 
     def finish_shard(self) -> None:
         """Flush the shard to disk, so that it survives a crash."""
         if self._file is not None:
             self._file.flush()
             os.fsync(self._file.fileno())
+            self.digests[self._name] = Sha256Hex(self._digest.hexdigest())
             self.close()
 
     def close(self) -> None:
@@ -162,8 +178,8 @@ class _ShardWriter:
             file.close()
 
 
-def _write_packing(path: Path, plan: GraphPlan) -> None:
-    """Write where the weights of each native operator lie, by the key of its node."""
+def _packing_bytes(plan: GraphPlan) -> bytes:
+    """Where the weights of each native operator lie, by the key of its node."""
     places = {
         tensor.name: {entry.key: entry.value for entry in tensor.external_data} for tensor in plan.graph.initializer
     }
@@ -171,14 +187,14 @@ def _write_packing(path: Path, plan: GraphPlan) -> None:
         Entry(packing.key, packing.kind, packing.sizes, tuple(_source(places[name]) for name in packing.weights))
         for packing in plan.packings
     ]
-    _write_bytes(path, encode_packing(entries))
+    return encode_packing(entries)
 
 
 def _source(place: dict[str, str]) -> Source:
     return Source(place["location"], int(place["offset"]), int(place["length"]))
 
 
-def _write_model(path: Path, plan: GraphPlan) -> None:
+def _model_bytes(plan: GraphPlan) -> bytes:
     native = [helper.make_opsetid(KERNEL_DOMAIN, 1)] if plan.packings else []
     model = helper.make_model(
         plan.graph,
@@ -188,11 +204,13 @@ def _write_model(path: Path, plan: GraphPlan) -> None:
         producer_version=version("gpt-oss-appliance"),
     )
     helper.set_model_props(model, dict(sorted(plan.metadata.items())))
-    _write_bytes(path, model.SerializeToString(deterministic=True))
+    return bytes(model.SerializeToString(deterministic=True))
 
 
-def _write_bytes(path: Path, data: bytes) -> None:
+def _write_bytes(path: Path, data: bytes) -> Sha256Hex:
+    """Write a file, flush it to disk, and give its digest."""
     with open(path, "xb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+    return Sha256Hex(hashlib.sha256(data).hexdigest())

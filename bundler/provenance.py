@@ -24,7 +24,6 @@ from bundler.own_wheel import project_root, source_packages
 from bundler.wheel_facts import WheelFacts
 from bundler.wheelhouse import sha256_file
 from installer.archive import Sha256Hex
-from installer.progress import Progress
 from installer.targets import Target, contents_digest
 
 FILE = "provenance.json"
@@ -44,7 +43,7 @@ class Input:
     uri: str | None = None
 
 
-def model_inputs(what: str, directory: Path, progress: Progress) -> list[Input]:
+def model_inputs(what: str, directory: Path) -> list[Input]:
     """The files at the top of a directory, by digest. A build reads nothing below them.
 
     Args:
@@ -53,14 +52,12 @@ def model_inputs(what: str, directory: Path, progress: Progress) -> list[Input]:
         CheckpointError: one cannot be read.
     """
     files = sorted(path for path in directory.iterdir() if path.is_file() and not path.name.startswith("."))
-    progress.stage(f"Hashing the {what}", sum(path.stat().st_size for path in files))
     found = []
     for path in files:
         try:
             found.append(Input(f"{what}/{path.name}", sha256_file(path)))
         except OSError as exc:
             raise CheckpointError(path, f"cannot be read: {exc.strerror}", "a readable file") from exc
-        progress.bytes_done(path.stat().st_size)
     return found
 
 

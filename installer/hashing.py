@@ -23,7 +23,7 @@ class RunningDigest:
         self._sha256 = hashlib.sha256()
         self._waiting: deque[Future[None]] = deque()
 
-    def update(self, piece: bytes) -> None:
+    def update(self, piece: bytes | memoryview) -> None:
         """Add a piece. Waits while too many pieces wait already."""
         self._waiting.append(self._pool.submit(self._sha256.update, piece))
         if len(self._waiting) > _AHEAD:

@@ -37,6 +37,7 @@ from installer.formats.packing import PACKING_NAME, Entry, Source, parse_packing
 
 LAYOUT = 2  # the order of packed weights (kernels/paths.h); a change makes every cache anew
 _ALIGNMENT_BYTES = 4096
+_ASKED_BYTES = 1 << 17  # Linux reads no more for one request than its read-ahead window, 128 KiB by default
 _DATA, _DESCRIPTION = "packed.bin", "packed.json"
 _UNFINISHED = ".partial"
 
@@ -163,6 +164,21 @@ def pack_into_memory(
     packed = np.frombuffer(pages, np.uint8)
     entry.pack(operators, [_stored(model_dir, source) for source in entry.sources], packed, threads)
     return packed
+
+
+def read_ahead(entry: ExpertPacking | DensePacking, model_dir: Path) -> None:
+    """Ask the kernel to read one node's stored weights, so that they are in memory when they are packed.
+
+    Raises:
+        OSError: a file is missing.
+    """
+    for source in entry.sources:
+        descriptor = os.open(model_dir / source.file, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            for at in range(source.offset, source.offset + source.size_bytes, _ASKED_BYTES):
+                os.posix_fadvise(descriptor, at, _ASKED_BYTES, os.POSIX_FADV_WILLNEED)
+        finally:
+            os.close(descriptor)
 
 
 def _packing_of(entry: Entry) -> ExpertPacking | DensePacking:

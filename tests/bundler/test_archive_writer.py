@@ -69,6 +69,19 @@ def test_a_file_that_changes_while_it_is_packed_is_noticed(
     assert listing(tmp_path).keys() == {"tree", *(f"tree/{name}" for name in listing(tree.directory))}
 
 
+def test_digests_that_are_known_are_kept_and_compared_when_the_files_are_packed(
+    tree: ReleaseTree, keys: SigningKeys, tmp_path: Path
+) -> None:
+    """The exporter hashes what it writes. A disk that gives back something else, or somebody, changed this file."""
+    weights = tree.directory / "model" / "weights-00001.bin"
+    known = {weights: next(t.sha256 for t in tree.targets if t.path == "model/weights-00001.bin")}
+    weights.write_bytes(bytes([weights.read_bytes()[0] ^ 1]) + weights.read_bytes()[1:])
+    assert digest_tree(tree.directory, known=known) == tree
+    with pytest.raises(BuildError, match=r"weights-00001\.bin changed since it was hashed"):
+        write_archive(tmp_path / "one.airgap", digest_tree(tree.directory, known=known), keys, SIGNING)
+    assert not (tmp_path / "one.airgap").exists()
+
+
 def test_links_in_a_release_tree_are_refused(tree: ReleaseTree) -> None:
     (tree.directory / "link").symlink_to("/etc/passwd")
     with pytest.raises(BuildError, match="neither"):

@@ -63,6 +63,15 @@ def _published(checkpoint: Path) -> dict[str, NDArray[Any]]:
     return load_file(checkpoint / "model.safetensors")
 
 
+@pytest.mark.parametrize("graph", ["cpu", "sharded"])
+def test_every_file_has_the_digest_of_what_lies_there(graph: str, request: pytest.FixtureRequest) -> None:
+    exported: ExportedGraph = request.getfixturevalue(graph)
+    directory = exported.model.parent
+    found = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in directory.iterdir()}
+    assert {file.path: file.sha256 for file in exported.files} == found
+    assert {file.path: file.size_bytes for file in exported.files} == {path: path.stat().st_size for path in found}
+
+
 def test_cpu_graph_stores_every_tensor_byte_for_byte_and_no_other(small_checkpoint: Path, cpu: ExportedGraph) -> None:
     stored, published = _external(cpu.model), _published(small_checkpoint)
     assert set(stored) == set(published) | {"rotary.cos", "rotary.sin"}

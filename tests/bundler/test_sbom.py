@@ -23,7 +23,6 @@ from bundler.sbom import Materials, encode_sbom
 from bundler.wheel_facts import BundledLibrary, NativePart, WheelFacts, read_wheel
 from installer.archive import Sha256Hex
 from installer.formats.vocabulary import PATH as VOCABULARY
-from installer.progress import SILENT
 from installer.targets import Target
 from tests.installer.archives import PROJECT, make_wheel
 
@@ -230,7 +229,7 @@ def test_the_inputs_of_a_checkpoint_are_the_files_at_its_top(tmp_path: Path) -> 
     (tmp_path / "original").mkdir()
     (tmp_path / "original" / "big.safetensors").write_text("not an input")
     (tmp_path / ".cache").write_text("hidden")
-    assert model_inputs("checkpoint", tmp_path, SILENT) == [Input("checkpoint/config.json", sha(b"{}"))]
+    assert model_inputs("checkpoint", tmp_path) == [Input("checkpoint/config.json", sha(b"{}"))]
 
 
 def test_a_changed_source_file_is_another_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from appliance.engine.model.parts import PartSession
 from appliance.engine.operators import load_operators
 from appliance.engine.packed_weights import PackingError
 from appliance.engine.selftest.answers import (
+    ON_PATHS,
     REFERENCE,
     KnownAnswerError,
     Subject,
@@ -27,7 +29,7 @@ from appliance.engine.selftest.answers import (
     compare,
     record_known_answers,
 )
-from appliance.engine.selftest.rows import rows_of
+from appliance.engine.selftest.rows import largest, rows_of
 from appliance.installed_release import InstalledRelease, ReleaseError
 from bundler.checkpoint import open_checkpoint
 from bundler.export import export_graph
@@ -147,6 +149,36 @@ def test_a_recording_repeats(recorded: InstalledRelease, tmp_path: Path) -> None
     record_known_answers(recorded, tmp_path / "again.json")
     assert recorded.known_answers is not None
     assert (tmp_path / "again.json").read_bytes() == recorded.known_answers.read_bytes()
+
+
+def test_operators_outside_the_paths_give_the_same_bits_on_every_path(recorded: InstalledRelease) -> None:
+    """They are recorded on one path alone."""
+    subject, seen = Subject.of(recorded), set()
+    for part in subject.parts:
+        if part.node.operator in ON_PATHS:
+            continue
+        seen.add(part.node.operator)
+        with subject.opened(part) as session:
+            for path in PATHS:
+                with subject.operators.using(path):
+                    found = rows_of(subject.graph, part, session)
+                with subject.operators.using(REFERENCE):
+                    expected = rows_of(subject.graph, part, session)
+                assert set(largest(found, expected).values()) <= {(0.0, row.name) for row in expected}, part.name
+    assert {"Embedding", "Gemm", "Identity", "SkipSimplifiedLayerNormalization"} <= seen
+
+
+def test_a_release_without_later_weights_names_them_and_leaves_no_thread(copied: InstalledRelease) -> None:
+    """They are read ahead of the part that needs them."""
+    plan = copied.graphs["cpu"].parent / "packing.json"
+    entries = list(parse_packing(plan.read_bytes()))
+    sources = tuple(replace(source, file="missing.bin") for source in entries[3].sources)
+    entries[3] = replace(entries[3], sources=sources)
+    plan.write_bytes(encode_packing(entries))
+    before = threading.active_count()
+    with pytest.raises(PackingError, match=r"missing\.bin: lacks weights"):
+        check_known_answers(copied)
+    assert threading.active_count() == before
 
 
 # --- a wrong release ------------------------------------------------------------------------------------------------
