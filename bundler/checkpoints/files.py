@@ -2,17 +2,24 @@
 
 The headers are read, no data. An index must agree with the files that lie there, in both directions: one that was left
 by another version of the checkpoint would otherwise mix two models.
+
+The safetensors library reads and checks each header once. Data is then read from the places that the header names, not
+through the library: it would map the whole file and read the header anew for every piece of a tensor.
+
+Format: https://huggingface.co/docs/safetensors, "Format".
 """
 
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import ml_dtypes  # noqa: F401 (importing it teaches NumPy, and so safetensors, bfloat16)
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
@@ -25,7 +32,22 @@ SINGLE: Final = "model.safetensors"
 FLOATS: Final = ("BF16", "F16", "F32")
 _STALE: Final = "the index of this very checkpoint: fetch it again, or delete it if model.safetensors holds all"
 
+_TYPES: Final[Mapping[str, Any]] = {"BF16": ml_dtypes.bfloat16, "F16": "<f2", "F32": "<f4", "U8": "u1"}
+_LENGTH_BYTES: Final = 8  # of the header's length, at the beginning of the file
 _EXPONENTS: Final = {"BF16": (np.uint16, 0x7F80), "F16": (np.uint16, 0x7C00), "F32": (np.uint32, 0x7F800000)}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a file was when its header was read."""
+
+    size_bytes: int
+    modified_ns: int
+
+    @classmethod
+    def of(cls, descriptor: int) -> Seen:
+        state = os.fstat(descriptor)
+        return cls(state.st_size, state.st_mtime_ns)
 
 
 @dataclass(frozen=True)
@@ -36,6 +58,8 @@ class StoredTensor:
     name: str  # as the file has it
     dtype: str  # as safetensors names it: BF16, F16, F32, U8, ..
     shape: tuple[int, ...]
+    offset: int  # of its first byte in the file
+    seen: Seen
 
     def read(self, rows: range | None = None) -> NDArray[Any]:
         """The tensor, or these rows of it, as it is stored.
@@ -43,17 +67,34 @@ class StoredTensor:
         Raises:
             CheckpointError: the file changed or vanished since its header was read, or a number is infinite or NaN.
         """
-        try:
-            with safe_open(self.path, framework="numpy") as shard:
-                tensor: NDArray[Any] = (
-                    shard.get_tensor(self.name) if rows is None else shard.get_slice(self.name)[rows.start : rows.stop]
-                )
-        except (OSError, SafetensorError) as exc:
-            raise CheckpointError(self.path, f"{self.name} cannot be read ({exc})", str(self)) from exc
+        tensor = self._stored(rows)
         if self.dtype in _EXPONENTS:
             bits, mask = _EXPONENTS[self.dtype]
             if ((tensor.view(bits) & bits(mask)) == bits(mask)).any():
                 raise CheckpointError(self.path, f"{self.name} holds an infinity or NaN", "finite numbers")
+        return tensor
+
+    def _stored(self, rows: range | None) -> NDArray[Any]:
+        kind, shape = np.dtype(_TYPES[self.dtype]), self.shape
+        row_bytes = kind.itemsize * math.prod(shape[1:])
+        first = 0
+        if rows is not None:
+            first, shape = rows.start, (len(rows), *shape[1:])
+        tensor = np.empty(shape, kind)
+        into = tensor.reshape(-1).view(np.uint8).data
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                if Seen.of(file.fileno()) != self.seen:
+                    raise CheckpointError(self.path, "changed while it was read", "a file that stays as it is")
+                file.seek(self.offset + first * row_bytes)
+                read = 0
+                while read < len(into):  # Linux reads at most 2 GiB at a time
+                    count = file.readinto(into[read:])
+                    if not count:
+                        raise CheckpointError(self.path, "became shorter while it was read", str(self))
+                    read += count
+        except OSError as exc:
+            raise CheckpointError(self.path, f"{self.name} cannot be read ({exc})", str(self)) from exc
         return tensor
 
     def __str__(self) -> str:
@@ -96,12 +137,32 @@ def header(path: Path) -> dict[str, StoredTensor]:
         refuse_by_content(path)
         raise CheckpointError(path, "no such file", f"the weights, or {INDEX} naming their shards")
     try:
+        seen, places = _places(path)
         with safe_open(path, framework="numpy") as shard:
             slices = {name: shard.get_slice(name) for name in shard.keys()}  # noqa: SIM118 (not a mapping)
-            return {n: StoredTensor(path, n, item.get_dtype(), tuple(item.get_shape())) for n, item in slices.items()}
-    except (OSError, SafetensorError) as exc:
+            return {
+                name: StoredTensor(path, name, item.get_dtype(), tuple(item.get_shape()), places[name], seen)
+                for name, item in slices.items()
+            }
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as exc:
         refuse_by_content(path)
         raise CheckpointError(path, f"truncated or corrupt ({exc})", "a complete safetensors file") from exc
+
+
+def _places(path: Path) -> tuple[Seen, dict[str, int]]:
+    """What the file is, and where each tensor begins in it. Whoever calls this lets the library check the file, too.
+
+    Raises:
+        ValueError, LookupError, TypeError, AttributeError, RecursionError: the header is malformed.
+    """
+    with path.open("rb") as file:
+        seen = Seen.of(file.fileno())
+        size = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+        if _LENGTH_BYTES + size > seen.size_bytes:
+            raise ValueError("the header is longer than the file")
+        entries = json.loads(file.read(size))
+    begin = _LENGTH_BYTES + size
+    return seen, {n: begin + entry["data_offsets"][0] for n, entry in entries.items() if n != "__metadata__"}
 
 
 def _index(path: Path) -> dict[str, str]:

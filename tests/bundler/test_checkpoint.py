@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -14,10 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from bundler.checkpoint import CONFIG, open_checkpoint
 from bundler.checkpoint_writer import write_checkpoint
+from bundler.checkpoints import files
 from bundler.checkpoints.files import INDEX, SINGLE
 from bundler.errors import CheckpointError, ExportError
 from bundler.random_checkpoint import random_config, random_tensors, write_random_checkpoint
@@ -328,6 +331,55 @@ def test_a_shard_that_vanishes_after_opening_is_named(checkpoint: Path) -> None:
     (checkpoint / SINGLE).unlink()
     with pytest.raises(CheckpointError, match=r"model\.norm\.weight cannot be read"):
         opened.read("model.norm.weight")
+
+
+def test_a_shard_that_changes_after_opening_is_named(checkpoint: Path) -> None:
+    """Its header may say other places now."""
+    opened = open_checkpoint(checkpoint)
+    assert opened.read("model.norm.weight").size
+    data = (checkpoint / SINGLE).read_bytes()
+    (checkpoint / SINGLE).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    os.utime(checkpoint / SINGLE, (5, 5))
+    with pytest.raises(CheckpointError, match="changed while it was read") as refusal:
+        opened.read("model.norm.weight")
+    assert refusal.value.path == checkpoint / SINGLE
+
+
+def test_rows_of_a_tensor_are_those_that_the_library_reads(sharded: Path) -> None:
+    opened, seen = open_checkpoint(sharded), 0
+    for shard in sharded.glob("model-*"):
+        for name, tensor in load_file(shard).items():
+            assert np.array_equal(opened.read(name).view(np.uint8), tensor.view(np.uint8)), name
+            some = range(1, len(tensor) - 1)
+            assert np.array_equal(opened.read(name, some).view(np.uint8), tensor[1:-1].view(np.uint8)), name
+            seen += 1
+    assert seen == len(opened.specs)
+
+
+def test_a_header_is_read_once_however_many_pieces_are(sharded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+
+    def counted(path: Path, **options: Any) -> Any:
+        read.append(path)
+        return safe_open(path, **options)
+
+    monkeypatch.setattr(files, "safe_open", counted)
+    opened = open_checkpoint(sharded)
+    for name, spec in opened.specs.items():
+        for row in range(min(3, spec.shape[0])):
+            opened.read(name, range(row, row + 1))
+    assert sorted(read) == sorted(sharded.glob("model-*"))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"[]", b'{"a": 1}', b'{"a": {}}', b'{"a": {"data_offsets": []}}', b'{"a": ', b"\xff" * 9, b"[" * 100_000],
+    ids=["list", "number", "no offsets", "empty offsets", "half", "no text", "deep"],
+)
+def test_refuses_a_header_that_names_no_places(checkpoint: Path, header: bytes) -> None:
+    (checkpoint / SINGLE).write_bytes(len(header).to_bytes(8, "little") + header + bytes(64))
+    with pytest.raises(CheckpointError, match="truncated or corrupt"):
+        open_checkpoint(checkpoint)
 
 
 def test_writing_that_fails_leaves_nothing(tmp_path: Path) -> None:
