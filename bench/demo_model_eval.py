@@ -29,7 +29,7 @@ from bundler.demo_model.evaluate import MINIMUM, Given, Judge, Result, right_sha
 from bundler.demo_model.examination import held_out_dialogues
 from bundler.demo_model.expand import expand_demo_checkpoint
 from bundler.export import export_graph
-from bundler.tokenizer import load_vocabulary as vocabulary_file
+from bundler.tokenizer import published_vocabulary
 
 _SLOTS = 32
 _CONTEXT_TOKENS = 2048
@@ -61,7 +61,7 @@ def open_examinee(directory: Path) -> Examinee:
     expand_demo_checkpoint(directory / "checkpoint")
     graph = export_graph(open_checkpoint(directory / "checkpoint"), directory / "graph", accelerator="cpu")
     vocabulary = directory / "o200k_base.tiktoken"
-    vocabulary.write_bytes(vocabulary_file(directory / "checkpoint"))
+    vocabulary.write_bytes(published_vocabulary())
     model = load_model(graph.model, accelerator="cpu", slots=_SLOTS, context_tokens=_CONTEXT_TOKENS)
     return Examinee(model, load_vocabulary(vocabulary))
 

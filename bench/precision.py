@@ -38,7 +38,7 @@ from bundler.demo_model.prompts import encode_answer
 from bundler.export import export_graph
 from bundler.graph.cpu import DenseKind
 from bundler.random_checkpoint import random_config, write_random_checkpoint
-from bundler.tokenizer import load_vocabulary as vocabulary_file
+from bundler.tokenizer import published_vocabulary
 from tests.reference.gpt_oss import ReferenceModel
 
 _LENGTH, _DECODED = 192, 64  # tokens given to the random model; how many of them, the last ones, are decoded
@@ -119,7 +119,7 @@ def main() -> None:
         directory = Path(name)
         write_random_checkpoint(directory / "random", config, seed=1)
         expand_demo_checkpoint(directory / "demo")
-        (directory / "o200k_base.tiktoken").write_bytes(vocabulary_file(directory / "demo"))
+        (directory / "o200k_base.tiktoken").write_bytes(published_vocabulary())
         vocabulary = load_vocabulary(directory / "o200k_base.tiktoken")
         ids = [int(i) for i in np.random.default_rng(2).integers(0, 4096, _LENGTH)]
         expected = ReferenceModel(directory / "random").logits(np.array(ids))

@@ -25,7 +25,7 @@ from appliance.turns.request import Message, TurnRequest
 from bench.machine import peak_memory
 from bench.random_model import VERSION
 from bundler.demo_model.words import common_words
-from bundler.tokenizer import load_vocabulary as vocabulary_file
+from bundler.tokenizer import published_vocabulary
 from installer.formats.release import DESCRIPTOR, ModelCard, Release, Target, encode_release
 from installer.formats.vocabulary import PATH as VOCABULARY
 from tests.webui.served import add_user_with_key
@@ -48,7 +48,7 @@ def prepare_site(site: Path, graph: Path, config: Path, accelerator: str, dense:
     shutil.copy(config, release / "model" / "config.json")
     vocabulary = release / VOCABULARY
     vocabulary.parent.mkdir()
-    vocabulary.write_bytes(vocabulary_file(release))
+    vocabulary.write_bytes(published_vocabulary())
     described = Release(
         name="random", version=VERSION, accelerators=(accelerator,), dense=dense,
         graphs={accelerator: f"model/{accelerator}/{graph.name}"}, config="model/config.json",

@@ -1,4 +1,7 @@
-"""Writes checkpoints in the layout that `bundler.checkpoint` reads: the demo model's, and random ones for tests."""
+"""Writes checkpoints in the layout that `bundler.checkpoint` reads: the demo model's, and random ones for tests.
+
+They have no tokenizer; their config.json says that they use gpt-oss's (``harmony_vocabulary``).
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from safetensors.numpy import save_file
 from bundler.checkpoint import CONFIG
 from bundler.checkpoints.files import INDEX, SINGLE
 from bundler.errors import ExportError
+from bundler.model_config import HARMONY_VOCABULARY
 
 
 def write_checkpoint(
@@ -27,7 +31,7 @@ def write_checkpoint(
     """Write a checkpoint into ``directory`` (made if absent), shard by shard, config.json last.
 
     Args:
-        config: as config.json holds it.
+        config: as config.json holds it; the statement of the vocabulary is added.
         tensors: name and array, ``ml_dtypes.bfloat16`` or ``uint8``; read once, with at most one shard in memory.
         max_shard_bytes: size of a shard at most; only a tensor that is larger gets a larger shard, of its own.
     Raises:
@@ -59,7 +63,7 @@ def _write_files(
     names = [SINGLE] if count == 1 else [f"model-{n + 1:05}-of-{count:05}.safetensors" for n in range(count)]
     for number, name in enumerate(names):  # a name holds the number of shards, which is known only now
         written[number] = written[number].rename(directory / name)
-    documents: dict[str, Any] = {CONFIG: dict(config)}
+    documents: dict[str, Any] = {CONFIG: {**config, **HARMONY_VOCABULARY}}
     if count > 1:
         weight_map = {name: names[shard] for name, shard in sorted(shard_of.items())}
         documents = {INDEX: {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}} | documents

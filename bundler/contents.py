@@ -41,7 +41,7 @@ from bundler.provenance import (
 )
 from bundler.sbom import FILE as SBOM
 from bundler.sbom import Materials, encode_sbom
-from bundler.tokenizer import has_tokenizer, load_vocabulary
+from bundler.tokenizer import load_vocabulary
 from bundler.wheel_facts import WheelFacts, read_wheel, safe_name
 from bundler.wheelhouse import check_unpacking, collect_wheelhouse, fetch_wheels, sha256_file
 from installer.archive import Sha256Hex
@@ -103,9 +103,7 @@ def assemble_release(tree: Path, request: BuildRequest, progress: Progress) -> R
     checkpoint = open_checkpoint(request.checkpoint, request.adapter)
     descriptor = _descriptor(request, model_card(checkpoint))
     _require_graph_for_answers(request)
-    vocabulary = load_vocabulary(checkpoint.directory)
-    if request.adapter is not None and has_tokenizer(request.adapter):
-        load_vocabulary(request.adapter)  # refuses tokens that were trained with the adapter
+    vocabulary = load_vocabulary(checkpoint)
     progress.stage("Collecting wheels")
     _wheels(tree, request)
     write_about(tree)

@@ -33,7 +33,8 @@ def model_card(checkpoint: Checkpoint) -> ModelCard:
             return _parse_card(directory / MODEL_CARD)
     config = checkpoint.config
     shape = _OFFICIAL.get((config.layers, config.experts, config.hidden))
-    size = shape if checkpoint.is_published else None  # a fine-tune is not OpenAI's model
+    stated = config.states_vocabulary  # by our own writer: a random or demo checkpoint
+    size = shape if checkpoint.is_published and not stated else None  # a fine-tune is not OpenAI's model
     named_after = checkpoint.adapter.directory if checkpoint.adapter else checkpoint.directory
     identity = f"gpt-oss-{size}" if size else plain_name(given_name(named_after))
     return ModelCard(
@@ -43,6 +44,7 @@ def model_card(checkpoint: Checkpoint) -> ModelCard:
             f"OpenAI's open-weight reasoning model {identity}; it can be wrong, and knows nothing after its training."
             if size
             else f"A model of the gpt-oss architecture with {config.layers} layers; nothing more is known of it."
+            + (" Its vocabulary is gpt-oss's because its config.json says so." if stated else "")
         ),
         context_tokens=config.context,
         example_prompts=(

@@ -55,9 +55,11 @@ class ModelConfig:
     rms_norm_eps: float
     rope_theta: float
     yarn: Yarn
+    states_vocabulary: bool  # its writer says that the model, which has no tokenizer, uses gpt-oss's
 
 
 _Count = Annotated[int, Must("must be a whole number of at least 1", ge=1)]
+HARMONY_VOCABULARY: Final = {"harmony_vocabulary": "o200k_harmony"}  # a field of ours; bundler/tokenizer.py asks for it
 _ROPE: Final = "rope"
 _OPTIONAL: Final = ("layer_types", "swiglu_limit", "swiglu_alpha", "attention_bias", "tie_word_embeddings")
 _SHOWN_CHARS: Final = 80  # of a wrong value
@@ -88,6 +90,7 @@ class _Published:
     hidden_act: Annotated[Literal["silu"], Must('must be "silu"')] = "silu"
     attention_bias: Annotated[Literal[True], Must("must be true")] = True
     tie_word_embeddings: Annotated[Literal[False], Must("must be false")] = False
+    harmony_vocabulary: Annotated[Literal["o200k_harmony"] | None, Must('must be "o200k_harmony"')] = None
 
 
 def load_model_config(path: Path) -> tuple[ModelConfig, bytes]:
@@ -153,6 +156,7 @@ def parse_model_config(body: Mapping[str, Any], path: Path = Path("config.json")
             truncate=published.rope.truncate,
             concentration=published.rope.concentration,
         ),
+        states_vocabulary=published.harmony_vocabulary is not None,
     )
     _require_consistent(config, path, section)
     return config

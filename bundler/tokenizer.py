@@ -1,9 +1,10 @@
 """The vocabulary file of a release: ``o200k_base.tiktoken``, byte for byte as OpenAI published it.
 
-It is rebuilt from the checkpoint's own ``tokenizer.json``. If the checkpoint has no tokenizer at all, the file comes
-from the package ``oss-harmony``. Bytes with another SHA-256 than the published one are refused, whatever their source.
-So are special tokens that are not Harmony's: a release serves o200k_harmony, and would misread a model that was trained
-with other tokens.
+It is rebuilt from the ``tokenizer.json`` of the checkpoint and of the adapter. A checkpoint without one is refused:
+nothing would show with which tokens the model was trained. Only checkpoints that our own writer made state in their
+config.json that they use gpt-oss's; the file then comes from the package ``oss-harmony``. Bytes with another SHA-256
+than the published one are refused, whatever their source. So are special tokens that are not Harmony's: a release
+serves o200k_harmony, and would misread a model that was trained with other tokens.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 from openai_harmony import HarmonyEncodingName, load_harmony_encoding
 
+from bundler.checkpoint import Checkpoint
 from bundler.checkpoints.recognise import refuse_by_content
 from bundler.errors import CheckpointError, VocabularyError
 from installer.formats.fields import FormatError
@@ -28,19 +30,36 @@ _OF_BASE = {200_018: "<|endofprompt|>"}  # o200k_base's name, which published to
 _OTHERS = ("tokenizer.model", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
 
 
-def load_vocabulary(checkpoint: Path) -> bytes:
-    """The vocabulary file for a checkpoint directory.
+def load_vocabulary(checkpoint: Checkpoint) -> bytes:
+    """The vocabulary file for a checkpoint, from its tokenizer, from its adapter's, or as its config.json states it.
 
     Raises:
-        VocabularyError: tokenizer.json is missing or unreadable, or the result is not the published vocabulary.
+        VocabularyError: there is no tokenizer.json, one is unreadable, or one is not the published vocabulary.
     """
-    path = checkpoint / TOKENIZER
-    if has_tokenizer(checkpoint):
-        return verify_vocabulary(_vocabulary_file(_tokens_of_checkpoint(path)), str(path))
+    directories = [checkpoint.directory, *([checkpoint.adapter.directory] if checkpoint.adapter else [])]
+    paths = [directory / TOKENIZER for directory in directories if _has_tokenizer(directory)]
+    for path in paths:
+        vocabulary = verify_vocabulary(_vocabulary_file(_tokens_of_checkpoint(path)), str(path))
+    if paths:
+        return vocabulary
+    if checkpoint.config.states_vocabulary:
+        return published_vocabulary()
+    raise VocabularyError(
+        f"{checkpoint.directory / TOKENIZER} is missing: nothing says with which tokens the model was trained; "
+        "copy the tokenizer.json of the model that it was made from (openai/gpt-oss-20b or gpt-oss-120b) beside it"
+    )
+
+
+def published_vocabulary() -> bytes:
+    """The vocabulary file as the package ``oss-harmony`` has it.
+
+    Raises:
+        VocabularyError: the package has another one.
+    """
     return verify_vocabulary(_vocabulary_file(_tokens_of_package()), "the oss-harmony package")
 
 
-def has_tokenizer(directory: Path) -> bool:
+def _has_tokenizer(directory: Path) -> bool:
     """Whether a directory has a tokenizer.json; one without any file of a tokenizer has none.
 
     Raises:

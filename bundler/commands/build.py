@@ -28,7 +28,6 @@ from bundler.graph.cpu import DenseKind
 from bundler.keys import load_keys, utc
 from bundler.lock import Runtime, WheelTarget
 from bundler.sign import is_complete
-from bundler.tokenizer import has_tokenizer
 from bundler.volumes import volumes_of
 from installer.terminal import StageLines
 
@@ -109,8 +108,6 @@ def build_command(
         if not no_kit and complete:
             carriage = write_carriage(parts, verified, load_keys(keys, secret), request.wheel_cache, progress)
     size_bytes = sum(path.stat().st_size for path in parts)
-    if not has_tokenizer(checkpoint):
-        click.echo(f"{checkpoint} has no tokenizer: the release has gpt-oss's own, o200k_harmony.", err=True)
     if as_json:
         more: dict[str, Any] = {"volumes": describe_volumes(volumes)} if volumes else {}
         more |= {} if carriage is None else {"carriage": carriage.as_json()}

@@ -90,6 +90,18 @@ def test_a_fine_tune_is_not_called_openais(tmp_path: Path, monkeypatch: pytest.M
     assert "OpenAI" not in tuned.description
 
 
+def test_a_random_checkpoint_of_an_official_shape_is_not_called_openais(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its writer states which vocabulary it uses; the card says that this is all that is known of it."""
+    monkeypatch.setattr("bundler.model_card._OFFICIAL", {(CONFIG.layers, CONFIG.experts, CONFIG.hidden): "20b"})
+    stated = replace(opened(tmp_path / "random"), config=replace(CONFIG, states_vocabulary=True))
+    card = model_card(stated)
+    assert card.id == "random"
+    assert "OpenAI" not in card.description
+    assert card.description.endswith("Its vocabulary is gpt-oss's because its config.json says so.")
+
+
 def test_a_card_cannot_claim_how_the_weights_were_converted(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="not the fields of a model card"):
         card_of(tmp_path, json.dumps({**CARD, "converted": None}).encode())

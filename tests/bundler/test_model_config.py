@@ -167,6 +167,9 @@ REFUSED: dict[str, tuple[Config, str, str]] = {
         {**PUBLISHED, "quantization_config": {"group_size": 64, "bits": 4}, "quantization": {"bits": 4}},
         "quantised for MLX (4 bits)", "MXFP4 as published, or 16 bits",
     ),
+    "another-vocabulary": (
+        {**PUBLISHED, "harmony_vocabulary": "o200k_base"}, '"harmony_vocabulary" is "o200k_base"', '"o200k_harmony"',
+    ),
     "original": (
         {"num_hidden_layers": 24, "num_experts": 32, "experts_per_token": 4, "swiglu_limit": 7.0, "vocab_size": 201088},
         "OpenAI's own layout", "the directory above it",

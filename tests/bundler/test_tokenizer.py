@@ -10,15 +10,32 @@ from typing import Any
 
 import pytest
 
+from bundler.checkpoint import Checkpoint, open_checkpoint
+from bundler.checkpoints.adapter import Adapter
+from bundler.checkpoints.experts import RoundingLog
+from bundler.checkpoints.readers import Readers
 from bundler.errors import VocabularyError
-from bundler.tokenizer import load_vocabulary, verify_vocabulary
+from bundler.model_config import parse_model_config
+from bundler.random_checkpoint import random_config
+from bundler.tokenizer import load_vocabulary, published_vocabulary, verify_vocabulary
 from installer.formats.vocabulary import RANKS
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def published() -> bytes:
     """The vocabulary as oss-harmony carries it; its hash was checked by the function under test."""
-    return load_vocabulary(tmp_path_factory.mktemp("without-tokenizer"))
+    return published_vocabulary()
+
+
+def _opened(directory: Path, adapter: Path | None = None, *, states: bool = False) -> Checkpoint:
+    """A checkpoint as somebody gives it, without weights; `states`: its config.json says which vocabulary it uses."""
+    config = random_config(
+        layers=1, hidden=32, intermediate=32, experts=2, experts_per_token=1, heads=2, kv_heads=1, head_dim=16, vocab=40
+    )
+    stated = {"harmony_vocabulary": "o200k_harmony"} if states else {}
+    merged = None if adapter is None else Adapter(adapter, adapter.name, {}, {})
+    readers = Readers({}, RoundingLog(), frozenset(), frozenset())
+    return Checkpoint(directory, parse_model_config({**config, **stated}), b"", {}, merged, readers)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +58,7 @@ def test_package_gives_the_published_file(published: bytes) -> None:
 
 def test_tokenizer_json_gives_the_same_file(tmp_path: Path, published: bytes, tokenizer_json: dict[str, Any]) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer_json, ensure_ascii=False), encoding="utf-8")
-    assert load_vocabulary(tmp_path) == published
+    assert load_vocabulary(_opened(tmp_path)) == published
 
 
 def _swap_two(vocab: dict[str, int]) -> None:
@@ -72,7 +89,7 @@ def test_another_vocabulary_is_refused(
     damage(vocab)
     (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocab}}), encoding="utf-8")
     with pytest.raises(VocabularyError, match=fault) as refusal:
-        load_vocabulary(tmp_path)
+        load_vocabulary(_opened(tmp_path))
     assert str(tmp_path / "tokenizer.json") in str(refusal.value)
 
 
@@ -82,7 +99,7 @@ def test_another_vocabulary_is_refused(
 def test_unreadable_tokenizer_json_is_refused_not_passed_over(tmp_path: Path, text: str) -> None:
     (tmp_path / "tokenizer.json").write_text(text)
     with pytest.raises(VocabularyError, match=r"tokenizer\.json"):
-        load_vocabulary(tmp_path)
+        load_vocabulary(_opened(tmp_path))
 
 
 def test_one_flipped_bit_is_refused(published: bytes) -> None:
@@ -111,7 +128,7 @@ def _with_added(directory: Path, tokenizer_json: dict[str, Any], added: object) 
 
 
 def test_harmonys_special_tokens_are_taken(tmp_path: Path, published: bytes, tokenizer_json: dict[str, Any]) -> None:
-    assert load_vocabulary(_with_added(tmp_path, tokenizer_json, PUBLISHED_SPECIALS)) == published
+    assert load_vocabulary(_opened(_with_added(tmp_path, tokenizer_json, PUBLISHED_SPECIALS))) == published
 
 
 @pytest.mark.parametrize(
@@ -129,14 +146,14 @@ def test_harmonys_special_tokens_are_taken(tmp_path: Path, published: bytes, tok
 def test_a_token_of_its_own_is_refused_by_name(added: object, fault: str, tmp_path: Path) -> None:
     """Before the vocabulary is compared, which takes longer."""
     with pytest.raises(VocabularyError, match=fault):
-        load_vocabulary(_with_added(tmp_path, {"model": {"vocab": {}}}, [*PUBLISHED_SPECIALS, added]))
+        load_vocabulary(_opened(_with_added(tmp_path, {"model": {"vocab": {}}}, [*PUBLISHED_SPECIALS, added])))
 
 
 @pytest.mark.parametrize("name", ["tokenizer.model", "tokenizer_config.json", "vocab.json", "merges.txt"])
 def test_a_tokenizer_without_its_main_file_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("{}")
     with pytest.raises(VocabularyError, match=rf"tokenizer\.json is missing, but {name} is there"):
-        load_vocabulary(tmp_path)
+        load_vocabulary(_opened(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -150,10 +167,52 @@ def test_a_tokenizer_without_its_main_file_is_refused(name: str, tmp_path: Path)
 def test_a_file_in_place_of_the_tokenizer_is_named(data: bytes, fault: str, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_bytes(data)
     with pytest.raises(VocabularyError, match=fault):
-        load_vocabulary(tmp_path)
+        load_vocabulary(_opened(tmp_path))
 
 
 def test_a_dangling_tokenizer_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").symlink_to("../../blobs/0123")
     with pytest.raises(VocabularyError, match=r"is a link to \.\./\.\./blobs/0123, which is absent"):
-        load_vocabulary(tmp_path)
+        load_vocabulary(_opened(tmp_path))
+
+
+def test_a_checkpoint_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(VocabularyError) as refusal:
+        load_vocabulary(_opened(tmp_path))
+    words = str(refusal.value)
+    assert f"{tmp_path / 'tokenizer.json'} is missing: nothing says with which tokens the model was trained" in words
+    assert "copy the tokenizer.json of the model that it was made from" in words
+    assert len(words.splitlines()) == 1
+
+
+def test_neither_does_an_adapter_without_one_help(tmp_path: Path) -> None:
+    with pytest.raises(VocabularyError, match=r"tokenizer\.json is missing: nothing says"):
+        load_vocabulary(_opened(tmp_path / "base", tmp_path / "style"))
+
+
+def test_the_tokenizer_of_the_adapter_counts(tmp_path: Path, published: bytes, tokenizer_json: dict[str, Any]) -> None:
+    for name in ("base", "style"):
+        (tmp_path / name).mkdir()
+    _with_added(tmp_path / "style", tokenizer_json, PUBLISHED_SPECIALS)
+    assert load_vocabulary(_opened(tmp_path / "base", tmp_path / "style")) == published
+
+
+def test_an_adapter_cannot_change_the_tokenizer_of_its_base(tmp_path: Path, tokenizer_json: dict[str, Any]) -> None:
+    for name in ("base", "style"):
+        (tmp_path / name).mkdir()
+    _with_added(tmp_path / "base", tokenizer_json, PUBLISHED_SPECIALS)
+    _with_added(tmp_path / "style", tokenizer_json, [_added(200013, "<|im_start|>")])
+    with pytest.raises(VocabularyError, match=r"style/tokenizer\.json: its tokenizer differs"):
+        load_vocabulary(_opened(tmp_path / "base", tmp_path / "style"))
+
+
+def test_only_a_checkpoint_of_our_own_writer_may_do_without(small_checkpoint: Path, published: bytes) -> None:
+    assert not (small_checkpoint / "tokenizer.json").exists()
+    assert json.loads((small_checkpoint / "config.json").read_bytes())["harmony_vocabulary"] == "o200k_harmony"
+    assert load_vocabulary(open_checkpoint(small_checkpoint)) == published
+
+
+def test_a_statement_hides_no_other_tokenizer(tmp_path: Path) -> None:
+    _with_added(tmp_path, {"model": {"vocab": {}}}, [_added(200013, "<|im_start|>")])
+    with pytest.raises(VocabularyError, match="its tokenizer differs from o200k_harmony"):
+        load_vocabulary(_opened(tmp_path, states=True))
