@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import io
 import os
-import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -54,6 +53,7 @@ from installer.install import install
 from installer.site import Site
 from installer.targets import Target
 from installer.verify import DiscardingSink, verify_archive
+from tests.attacks.tampering_page import without_digests
 from tests.installer.archives import NOW, Sender, listing, member_bytes, members, pack, release_files, small_files
 from tests.unprivileged import SERVICE_USER, let_through
 
@@ -300,7 +300,3 @@ def said_of(attack: str) -> str:
     """The words in which the first variant of an attack is refused, with ".." for digests and dates."""
     said = dict(line.split(": ", 1) for line in WORDS.read_text(encoding="utf-8").splitlines())
     return said[attack]
-
-
-def without_digests(words: str) -> str:
-    return re.sub(r"[0-9a-f]{64}|(?<=key )[0-9a-f]{8}|\d{4}-\d\d-\d\d([T ][0-9:+]+)?", "..", words)

@@ -1,7 +1,7 @@
 """docs/tampering.md lists every attack that tests try, how it is refused, and in which words.
 
-The tables below hold what the tests expect, so each row is held by a test of its own. A row without words has its
-class alone. `python -m tests.attacks.test_tampering_page` prints the tables for the page.
+The tables below hold what the tests expect, so each row is held by a test of its own. Running
+`python -m tests.attacks.test_tampering_page` prints the tables for the page.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ from tests.attacks.test_insider_wheels import HOSTILE
 from tests.attacks.test_tamper import ATTACKS as ARCHIVES
 from tests.attacks.test_tamper import said_of
 from tests.installer.test_delta import ATTACKS as DELTAS
-from tests.installer.test_delta import MALFORMED
+from tests.installer.test_delta import MALFORMED, SAYS_NOTHING
 from tests.installer.test_media import WRONG_MEDIA
 from tests.installer.test_prefix import KINDS, MOUNTS, NAMES, PLACES
+from tests.installer.test_preflight import HOSTS, MOMENTS
 from tests.installer.test_trust_attacks import THEFTS
 from tests.installer.test_trust_site import ROOTS
 from tests.installer.test_wheels import RECORDS, STRANGERS
 
 Row = tuple[str, str, str]
+OUTCOMES = {"FAIL": "preflight: FAIL", "warn": "preflight: warn"}
 
 
 def names(errors: Iterable[type]) -> str:
@@ -39,12 +41,12 @@ def tables() -> Iterator[tuple[str, list[Row]]]:
     yield (
         "Deltas",
         [
-            *((attack, names(errors), "-") for attack, (errors, _) in DELTAS.items()),
-            *((f"a delta member: {case}", "DeltaError", "-") for case in MALFORMED),
+            *((attack, error.__name__, words) for attack, (error, words, _) in DELTAS.items()),
+            *((f"a delta member: {case}", "DeltaError", SAYS_NOTHING) for case in MALFORMED),
         ],
     )
     yield "Volumes", [(case, error.__name__, plain(words)) for case, (error, words, _) in WRONG_MEDIA.items()]
-    yield "Stolen keys", [(theft, error.__name__, "-") for theft, (error, _) in THEFTS.items()]
+    yield "Stolen keys", [(theft, error.__name__, words) for theft, (error, words, _) in THEFTS.items()]
     yield "Roots that come alone", [(case, *told(words)) for case, (_, words) in ROOTS.items()]
     yield (
         "Wheels that are signed and hostile",
@@ -65,6 +67,17 @@ def tables() -> Iterator[tuple[str, list[Row]]]:
                 for case, (_, words) in KINDS.items()
                 if words
             ),
+        ],
+    )
+    yield (
+        "Hosts",
+        [
+            *(
+                (f"{subject}: {host}", OUTCOMES[outcome], words)
+                for host, (_, _, subject, outcome, words) in HOSTS.items()
+                if outcome in OUTCOMES
+            ),
+            *((f"clock: {moment}", "ClockError", words) for moment, (*_, words) in MOMENTS.items() if words),
         ],
     )
 

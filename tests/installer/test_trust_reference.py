@@ -67,7 +67,7 @@ def test_what_we_accept_the_reference_accepts(rotated: tuple[str, ...], tmp_path
         repository.rotate(*rotated)
     offers |= {f"{v} after": repository.members(v) for v in (4, 5, 6)}
     offers |= {f"theft {n}": thief.members(6, paths=OTHER) for n, thief in enumerate(thieves)}
-    offers |= {name: make(repository) for name, (_, make) in THEFTS.items()}
+    offers |= {name: make(repository) for name, (_, _, make) in THEFTS.items()}
     offers["expired"] = repository.members(6, expires={"targets": NOW.replace(year=NOW.year - 1)})
     offers["forwarded"] = forwarded(repository, repository.members(6), 99)
     verdicts = {}
