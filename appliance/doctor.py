@@ -228,22 +228,20 @@ def _examine_clock(now: datetime) -> Advice:
 
 
 def _advisories(config: Config, now: datetime) -> Iterator[Advice]:
-    """What is known about vulnerabilities of the release's packages: a summary, then one line for each."""
-    from appliance.advisories import OLD_DAYS, find_affected
+    """What is known about vulnerabilities of the release's parts: a summary, then one line for each."""
+    from appliance.advisories import load_advisories
+    from installer.formats.advisories import OLD_DAYS
 
     try:
-        found = find_affected(config.release_dir)
+        found = load_advisories(config.release_dir)
     except ApplianceError as exc:
         yield Advice("advisories", True, str(exc), "ask the sender for a new archive", is_warning=True)
         return
     if found is None:
         yield Advice("advisories", True, "the release carries no data about vulnerabilities")
         return
-    age = found.age_days(now)
-    data = f"{found.packages} packages, compared with data of {found.newest:%Y-%m-%d} ({age} days old)"
-    remedy = f"ask the sender for a release with newer data than {OLD_DAYS} days" if age > OLD_DAYS else None
-    count = len({one.package for one in found.affected})
-    words = f"{data}; {count} with known vulnerabilities" if count else f"{data}; no known vulnerability"
-    yield Advice("advisories", True, words, remedy, is_warning=age > OLD_DAYS or count > 0)
+    is_old = found.is_old(now)
+    remedy = f"ask the sender for a release with newer data than {OLD_DAYS} days" if is_old else None
+    yield Advice("advisories", True, found.words(now), remedy, is_warning=is_old or bool(found.affected))
     for one in found.affected:
         yield Advice("advisories", True, str(one), "ask the sender for a newer release", is_warning=True)

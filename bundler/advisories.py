@@ -1,10 +1,11 @@
-"""Takes advisories about a release's packages out of a database that somebody exported: OSV's or grype's.
+"""Takes advisories about a release's parts out of a database that somebody exported: OSV's or grype's.
 
 Read are: one OSV record, a list of them, `{"vulns": [..]}`, the output of osv-scanner, a zip of records (as
 https://osv.dev publishes one for each ecosystem), and the JSON of `grype -o json`. Nothing is fetched.
 
-Formats: https://ossf.github.io/osv-schema/, https://github.com/anchore/grype (its JSON output). Only the ecosystem PyPI
-is read: a release carries no packages of another. Withdrawn advisories are left out.
+Formats: https://ossf.github.io/osv-schema/, https://github.com/anchore/grype (its JSON output). A package
+is known by the type of its package URL and its name: OSV's ecosystems PyPI and crates.io have one, and the package URL
+that a record or a match gives counts for others. Withdrawn advisories are left out.
 """
 
 from __future__ import annotations
@@ -18,27 +19,29 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from packageurl import PackageURL
 from packaging.utils import canonicalize_name
-from packaging.version import InvalidVersion, Version
 
 from bundler.errors import BuildError
+from bundler.vulnerabilities import CRATE, PYPI, Advisory, Data, Order, Range, order_of
 from bundler.wheelhouse import sha256_file
-from installer.formats.advisories import Advisories, Advisory, Range
+from installer.formats.advisories import Export
 
 MAX_RECORD_BYTES = 16 << 20
 MAX_JSON_BYTES = 1 << 30
-ECOSYSTEM = "PyPI"
+_TYPES = {"PyPI": PYPI, "crates.io": CRATE}  # OSV's ecosystem -> type of package URL
+_GRYPE_TYPES = {"python": PYPI, "rust-crate": CRATE}  # grype's kind of an artifact, where it gives no package URL
+
+Package = tuple[str, str]  # type and name
 
 
 class _NotAdvisoriesError(ValueError):
     """A part of the data is not what the formats say."""
 
 
-def read_advisories(path: Path, packages: Collection[str]) -> Advisories:
+def read_advisories(path: Path, packages: Collection[Package]) -> Data:
     """The advisories of a file that are about these packages.
 
-    Args:
-        packages: canonical names.
     Raises:
         BuildError: the file cannot be read, or is of no known format.
     """
@@ -83,8 +86,9 @@ def _records(body: Any) -> Iterator[Any]:
         yield body
 
 
-def _from_osv(records: Iterator[Any], digest: str, packages: Collection[str]) -> Advisories:
-    found: dict[tuple[str, str], Advisory] = {}
+def _from_osv(records: Iterator[Any], digest: str, packages: Collection[Package]) -> Data:
+    found: dict[tuple[str, Package], Advisory] = {}
+    types: set[str] = set()
     newest: datetime | None = None
     for record in records:
         modified = _instant(record["modified"])
@@ -92,24 +96,37 @@ def _from_osv(records: Iterator[Any], digest: str, packages: Collection[str]) ->
         if "withdrawn" in record:
             continue
         for affected in record.get("affected", []):
-            package = affected.get("package", {})
-            name = str(canonicalize_name(package.get("name", "")))
-            if package.get("ecosystem", "").partition(":")[0] == ECOSYSTEM and name in packages:
-                advisory = _osv_advisory(record, affected, name)
-                known = found.get((advisory.id, name))
-                found[advisory.id, name] = advisory if known is None else _joined(known, advisory)
+            told = affected.get("package", {})
+            kind = _TYPES.get(told.get("ecosystem", "").partition(":")[0])
+            package = _package(kind, told.get("name", ""), told.get("purl"))
+            types |= {package[0]}
+            if package in packages:
+                advisory = _osv_advisory(record, affected, package)
+                known = found.get((advisory.id, package))
+                found[advisory.id, package] = advisory if known is None else _joined(known, advisory)
     if newest is None:
         raise _NotAdvisoriesError("it holds no record")
-    return Advisories("osv", digest, _iso(newest), tuple(found[key] for key in sorted(found)))
+    source = Export("osv", digest, _iso(newest))
+    return Data(source, frozenset(types), tuple(found[key] for key in sorted(found)))
 
 
-def _osv_advisory(record: Any, affected: Any, package: str) -> Advisory:
+def _package(kind: str | None, name: str, purl: str | None) -> Package:
+    """Type and name of a package; the type is empty if nothing tells."""
+    if purl:
+        with suppress(ValueError):
+            given = PackageURL.from_string(purl)
+            kind, name = given.type, given.name
+    return kind or "", str(canonicalize_name(name)) if kind == PYPI else name
+
+
+def _osv_advisory(record: Any, affected: Any, package: Package) -> Advisory:
     severity = record.get("database_specific", {}).get("severity")
-    ranges = [_ranges(one["events"]) for one in affected.get("ranges", []) if one["type"] != "GIT"]
+    ranges = [_ranges(one["events"], package[0]) for one in affected.get("ranges", []) if one["type"] != "GIT"]
     return Advisory(
         id=record["id"],
         aliases=tuple(sorted(record.get("aliases", []))),
-        package=package,
+        type=package[0],
+        package=package[1],
         summary=str(record.get("summary") or record.get("details", "")).partition("\n")[0][:200],
         severity=severity if isinstance(severity, str) and severity else None,
         ranges=tuple(one for part in ranges for one in part),
@@ -120,20 +137,21 @@ def _osv_advisory(record: Any, affected: Any, package: str) -> Advisory:
 def _joined(one: Advisory, other: Advisory) -> Advisory:
     """A record may speak of one package several times."""
     return Advisory(
-        one.id, one.aliases, one.package, one.summary, one.severity,
+        one.id, one.aliases, one.type, one.package, one.summary, one.severity,
         tuple(dict.fromkeys((*one.ranges, *other.ranges))), tuple(dict.fromkeys((*one.versions, *other.versions))),
     )  # fmt: skip
 
 
-def _ranges(events: list[dict[str, str]]) -> list[Range]:
+def _ranges(events: list[dict[str, str]], package_type: str) -> list[Range]:
     """The events of an OSV range, in the order of versions, as ranges. `limit` is for forks and says nothing here.
 
-    If a version cannot be read, the events stay in their order; the appliance then warns rather than keeping silent.
+    If a version cannot be read, the events stay in their order; the comparison then warns rather than keeping silent.
     """
-    order = {"introduced": 0, "last_affected": 1, "fixed": 2}
-    told = [(kind, version) for event in events for kind, version in event.items() if kind in order]
-    with suppress(InvalidVersion):
-        told.sort(key=lambda event: (Version(event[1]), order[event[0]]))
+    order, place = order_of(package_type), {"introduced": 0, "last_affected": 1, "fixed": 2}
+    told = [(kind, version) for event in events for kind, version in event.items() if kind in place]
+    with suppress(ValueError):
+        # "0" comes before every version, whatever the type orders; it need not be one itself.
+        told.sort(key=lambda event: (event[1] != "0", None if event[1] == "0" else order(event[1]), place[event[0]]))
     ranges: list[Range] = []
     start: str | None = None
     for kind, version in told:
@@ -145,39 +163,46 @@ def _ranges(events: list[dict[str, str]]) -> list[Range]:
     return ranges if start is None else [*ranges, Range(start)]
 
 
-def _from_grype(body: Any, digest: str, packages: Collection[str]) -> Advisories:
-    """Grype has compared already: each match names one version of one package."""
-    found: dict[tuple[str, str], Advisory] = {}
+def _from_grype(body: Any, digest: str, packages: Collection[Package]) -> Data:
+    """Grype has compared already: each match names one version of one package.
+
+    It does not say what it looked at and found well, so wheels and the types of its matches count as compared.
+    """
+    found: dict[tuple[str, Package], Advisory] = {}
+    types = {PYPI}
     for match in body["matches"]:
         artifact = match["artifact"]
-        name = str(canonicalize_name(artifact["name"]))
-        if artifact.get("type") == "python" and name in packages:
-            advisory = _grype_advisory(match, name)
-            known = found.get((advisory.id, name))
-            found[advisory.id, name] = advisory if known is None else _joined(known, advisory)
-    newest = _iso(_instant(_built(body["descriptor"])))
-    return Advisories("grype", digest, newest, tuple(found[key] for key in sorted(found)))
+        package = _package(_GRYPE_TYPES.get(artifact.get("type")), artifact["name"], artifact.get("purl"))
+        types |= {package[0]}
+        if package in packages:
+            advisory = _grype_advisory(match, package)
+            known = found.get((advisory.id, package))
+            found[advisory.id, package] = advisory if known is None else _joined(known, advisory)
+    source = Export("grype", digest, _iso(_instant(_built(body["descriptor"]))))
+    return Data(source, frozenset(types), tuple(found[key] for key in sorted(found)))
 
 
-def _grype_advisory(match: Any, package: str) -> Advisory:
+def _grype_advisory(match: Any, package: Package) -> Advisory:
     vulnerability, version = match["vulnerability"], match["artifact"]["version"]
     related = {one["id"] for one in match.get("relatedVulnerabilities", [])}
-    fixed = [one for one in vulnerability.get("fix", {}).get("versions", []) if _is_later(one, version)]
+    order = order_of(package[0])
+    fixed = [one for one in vulnerability.get("fix", {}).get("versions", []) if _is_later(one, version, order)]
     return Advisory(
         id=vulnerability["id"],
         aliases=tuple(sorted(related - {vulnerability["id"]})),
-        package=package,
+        type=package[0],
+        package=package[1],
         summary=str(vulnerability.get("description", "")).partition("\n")[0][:200],
         severity=vulnerability.get("severity") or None,
-        ranges=(Range(version, min(fixed, key=Version)),) if fixed else (),
+        ranges=(Range(version, min(fixed, key=order)),) if fixed else (),
         versions=(version,),
     )
 
 
-def _is_later(version: str, other: str) -> bool:
+def _is_later(version: str, other: str, order: Order) -> bool:
     try:
-        return Version(version) > Version(other)
-    except InvalidVersion:
+        return bool(order(version) > order(other))
+    except ValueError:
         return False
 
 

@@ -18,6 +18,8 @@ from bundler.keys import load_keys
 from bundler.ledger import decide_signing
 from bundler.private_keys import Secret
 from installer.archive import Sha256Hex
+from installer.formats.advisories import FILE as ADVISORIES
+from installer.formats.advisories import Advisories, parse_advisories
 from installer.media.contents import opened_contents
 from installer.media.delta import Base, Delta, make_delta
 from installer.progress import SILENT, Progress
@@ -44,7 +46,7 @@ def build(
     base: Path | None = None,
     volume_bytes: int | None = None,
     progress: Progress = SILENT,
-) -> VerifiedArchive:
+) -> Built:
     """Build the archive `out`.
 
     Args:
@@ -67,11 +69,20 @@ def build(
             )
             delta = None if older is None else delta_against(older, release)
             progress.stage("Writing and verifying the archive", 2 * release.size_bytes)
-            return write_archive(out, release, keys, decision, progress, delta=delta, volume_bytes=volume_bytes)
+            verified = write_archive(out, release, keys, decision, progress, delta=delta, volume_bytes=volume_bytes)
+            return Built(verified, parse_advisories((tree / ADVISORIES).read_bytes()) if request.advisories else None)
         finally:
             _remove(tree)
     except OSError as exc:
         raise BuildError(f"cannot build {out}: {why_unwritten(exc)}; nothing was left behind") from exc
+
+
+@dataclass(frozen=True)
+class Built:
+    """An archive that was built and verified, and what its release says of known vulnerabilities."""
+
+    verified: VerifiedArchive
+    advisories: Advisories | None
 
 
 @dataclass(frozen=True)

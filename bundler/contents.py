@@ -42,11 +42,12 @@ from bundler.provenance import (
 from bundler.sbom import FILE as SBOM
 from bundler.sbom import Materials, encode_sbom
 from bundler.tokenizer import load_vocabulary
+from bundler.vulnerabilities import compare, parts_of
 from bundler.wheel_facts import WheelFacts, read_wheel, safe_name
 from bundler.wheelhouse import check_unpacking, collect_wheelhouse, fetch_wheels, sha256_file
 from installer.archive import Sha256Hex
 from installer.formats.advisories import FILE as ADVISORIES
-from installer.formats.advisories import encode_advisories
+from installer.formats.advisories import Advisories, encode_advisories
 from installer.formats.known_answers import FILE as KNOWN_ANSWERS
 from installer.formats.release import (
     DESCRIPTOR,
@@ -78,7 +79,7 @@ class BuildRequest:
     version: str | None  # None: the project's version and a digest of the contents
     known_answers: bool
     environ: Mapping[str, str]  # the environment of the programs that the build starts
-    advisories: Path | None = None  # vulnerability data that travels with the release
+    advisories: tuple[Path, ...] = ()  # exports of vulnerability data, whose findings travel with the release
 
     @property
     def target(self) -> ReleaseTarget:
@@ -123,9 +124,8 @@ def assemble_release(tree: Path, request: BuildRequest, progress: Progress) -> R
     progress.stage("Reading wheels and licences")
     wheels = tuple(read_wheel(path) for path in sorted((tree / "wheels").glob("*.whl")))
     _write_licences(tree, request, wheels)
-    if request.advisories is not None:
-        known = read_advisories(request.advisories, {wheel.name for wheel in wheels})
-        (tree / ADVISORIES).write_bytes(encode_advisories(known))
+    if request.advisories:
+        (tree / ADVISORIES).write_bytes(encode_advisories(_known_vulnerabilities(request.advisories, wheels)))
     inputs += _other_inputs(request, wheels)
     # 3. Their digests, then the documents that name them, then release.json. The version may be made from all of them.
     files = digest_tree(tree, known=exported).targets
@@ -229,6 +229,12 @@ def _write_licences(tree: Path, request: BuildRequest, wheels: Sequence[WheelFac
             shutil.copyfile(path, licences / name / safe_name(path.name))
 
 
+def _known_vulnerabilities(exports: Sequence[Path], wheels: Sequence[WheelFacts]) -> Advisories:
+    parts = parts_of(wheels)
+    packages = {(part.type, part.name) for part in parts}
+    return compare(parts, [read_advisories(path, packages) for path in exports])
+
+
 def _model_inputs(request: BuildRequest) -> list[Input]:
     """The files of the model that the release is made from, by digest."""
     adapter = [] if request.adapter is None else model_inputs("adapter", request.adapter)
@@ -238,7 +244,7 @@ def _model_inputs(request: BuildRequest) -> list[Input]:
 def _other_inputs(request: BuildRequest, wheels: Sequence[WheelFacts]) -> list[Input]:
     """What else the release is made from, by digest."""
     source = [] if request.own_wheel is not None else [source_input()]
-    advisories = [] if request.advisories is None else [Input("advisories", sha256_file(request.advisories))]
+    advisories = [Input("advisories", sha256_file(path)) for path in request.advisories]
     return [*source, *wheel_inputs(wheels), *advisories]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +22,7 @@ from bundler.commands.options import (
     secret_of,
     target_options,
 )
-from bundler.commands.show import describe, print_carriage, print_release, print_what_is_missing
+from bundler.commands.show import describe, print_advisories, print_carriage, print_release, print_what_is_missing
 from bundler.commands.volumes import SIZE, SIZE_HELP, describe_volumes, print_volumes
 from bundler.contents import BuildRequest
 from bundler.graph.cpu import DenseKind
@@ -51,8 +52,9 @@ RELEASE_LIFETIME_DAYS = 730
               help="Version of the signed metadata; default: what the ledger beside the keys says.")  # fmt: skip
 @click.option("--wheel-cache", type=PATH, help="Where fetched wheels are kept; default: the user's cache directory.")
 @click.option("--own-wheel", type=PATH, help="This project's wheel; default: built from the source tree.")
-@click.option("--advisories", type=PATH,
-              help="Vulnerability data for `appliance doctor`: records of OSV (JSON or zip), or grype's JSON.",
+@click.option("--advisories", type=PATH, multiple=True,
+              help="Vulnerability data to compare the parts with: records of OSV (JSON or zip), or grype's JSON. "
+              "May be given several times. The findings travel with the release.",
 )  # fmt: skip
 @click.option(
     "--no-kit", is_flag=True, help="Write neither the installer kit nor the carrying sheet beside the archive."
@@ -70,7 +72,7 @@ RELEASE_LIFETIME_DAYS = 730
 def build_command(
     checkpoint: Path, adapter: Path | None, keys: Path, out: Path, pythons: tuple[str, ...], platform: str,
     accelerator: str, dense: DenseKind, name: str | None, version: str | None, expires: datetime | None,
-    metadata_version: int | None, wheel_cache: Path | None, own_wheel: Path | None, advisories: Path | None,
+    metadata_version: int | None, wheel_cache: Path | None, own_wheel: Path | None, advisories: tuple[Path, ...],
     base: Path | None, volume_bytes: int | None, no_kit: bool, no_known_answers: bool, passphrase_file: Path | None,
     as_json: bool,
 ) -> None:  # fmt: skip
@@ -100,7 +102,8 @@ def build_command(
     with StageLines() as progress:
         secret = secret_of(passphrase_file)
         signing = SigningRequest(keys, end, metadata_version, secret)
-        verified = build(out, request, signing, now=now, base=base, volume_bytes=volume_bytes, progress=progress)
+        built = build(out, request, signing, now=now, base=base, volume_bytes=volume_bytes, progress=progress)
+        verified = built.verified
         complete = is_complete(verified.metadata.members)
         volumes = volumes_of(out) if volume_bytes is not None and complete else ()
         parts = volumes or (out,)
@@ -111,12 +114,14 @@ def build_command(
     if as_json:
         more: dict[str, Any] = {"volumes": describe_volumes(volumes)} if volumes else {}
         more |= {} if carriage is None else {"carriage": carriage.as_json()}
+        more["advisories"] = None if built.advisories is None else asdict(built.advisories)
         click.echo(json.dumps({"archive": str(out), "size_bytes": size_bytes, **more, **describe(verified)}))
         return
     click.echo(f"{out} written and verified ({size_bytes:,} bytes).")
     if volumes:
         print_volumes(volumes)
     print_release(verified)
+    print_advisories(built.advisories, now)
     print_what_is_missing(out, verified)
     if volume_bytes is not None and not volumes:
         click.echo(f"It was not cut into volumes. When it is complete: bundler split {out} --volume-size ..")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -31,4 +32,4 @@ def diff(old: Path, new: Path, root: Path | None, as_json: bool) -> None:
         return
     if root is None:
         click.echo("not checked against a root that you trust (--root)")
-    click.echo("\n".join(comparison_lines(found)))
+    click.echo("\n".join(comparison_lines(found, datetime.now(UTC))))

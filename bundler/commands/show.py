@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from bundler.roots import is_complete as root_is_complete
 from bundler.sign import is_complete, standing
 from bundler.signing import lines_of, signing_file
 from installer.fingerprint import root_fingerprint, spoken
+from installer.formats.advisories import Advisories
+from installer.formats.manifest import printable
 from installer.signers import key_name
 from installer.verify import VerifiedArchive
 
@@ -55,6 +58,15 @@ def print_release(verified: VerifiedArchive) -> None:
         click.echo("  without known answers: the installer cannot test it")
     if verified.delta is not None:
         click.echo(f"  a delta: {len(verified.delta.absent)} blobs are left out; a site needs {verified.delta.base}")
+
+
+def print_advisories(found: Advisories | None, now: datetime) -> None:
+    if found is None:
+        click.echo("  no data about vulnerabilities travels with it (--advisories)")
+        return
+    click.echo(f"  vulnerabilities: {found.words(now)}")
+    for one in found.affected:
+        click.echo(f"    {printable(str(one))}")
 
 
 def print_what_is_missing(archive: Path, verified: VerifiedArchive) -> None:

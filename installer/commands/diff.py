@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import datetime, timezone
 from pathlib import Path
 
 import click
@@ -34,5 +35,5 @@ def diff(files: tuple[Path, ...], directories: tuple[Path, ...], root: Path, pre
     if as_json:
         say_json(asdict(found))
         return
-    for line in comparison_lines(found):
+    for line in comparison_lines(found, datetime.now(timezone.utc)):
         say(line)

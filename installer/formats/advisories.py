@@ -1,54 +1,100 @@
-"""advisories.json: what was known about vulnerabilities of a release's packages when the release was built.
+"""advisories.json: which parts of a release had known vulnerabilities when it was built, by data given to the build.
 
-    {"format": 1, "source": "osv", "sha256": digest of the data it was taken from, "newest": "2026-11-20T10:00:00Z",
-     "advisories": [{"id": "GHSA-..", "aliases": ["CVE-.."], "package": "flask", "summary": "..", "severity": "HIGH",
-                     "ranges": [{"introduced": "0", "fixed": "3.0.2", "last_affected": null}], "versions": ["2.9"]}]}
+    {"format": 1, "parts": 170, "compared": 64,
+     "sources": [{"kind": "osv", "sha256": digest of the data, "newest": "2026-11-20T10:00:00Z"}],
+     "affected": [{"type": "pypi", "name": "flask", "version": "3.0.1", "within": null, "id": "GHSA-..",
+                   "aliases": ["CVE-.."], "severity": "HIGH", "fixed_in": "3.0.2", "summary": ".."}]}
 
-It holds the advisories about packages of the release alone, of any version, so the appliance need not read the
-databases that they come from. A version is affected if `versions` lists it, or if it lies in a range.
+The bundler compares (`bundler/vulnerabilities.py`); the isolated side can learn nothing newer, and presents it alone.
+What the data does not know, nobody here can know. The code of a part may be affected and yet never run; that is for a
+person to judge, so this warns and fails nothing.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from typing import Annotated
 
-from installer.formats.fields import Text, Texts, parse_file
+from installer.formats.checks import Must
+from installer.formats.fields import FormatError, Text, Texts, Whole, parse_file
 
 FORMAT = 1
 FILE = "advisories.json"
+OLD_DAYS = 60  # data that is older is a warning of its own
 
 
 @dataclass(frozen=True)
-class Range:
-    """Versions from ``introduced`` on ("0": from the first), up to but without ``fixed``, or with ``last_affected``."""
+class Export:
+    """Data that the parts were compared with."""
 
-    introduced: Text
-    fixed: Text | None = None
-    last_affected: Text | None = None
+    kind: Text  # "osv" or "grype"
+    sha256: Text
+    newest: Text  # when the data was last changed; ISO 8601, UTC
 
 
 @dataclass(frozen=True)
-class Advisory:
-    """One vulnerability of one package."""
+class Affected:
+    """A part of the release with a known vulnerability."""
 
+    type: Text  # as its package URL names it: pypi, cargo, generic, ..
+    name: Text
+    version: Text
+    within: Text | None  # the wheel that holds it; None: it is a wheel
     id: Text
     aliases: Texts
-    package: Text  # canonical name
-    summary: str
     severity: Text | None  # in the words of the database
-    ranges: tuple[Range, ...]
-    versions: Texts
+    fixed_in: Text | None  # the next version without it; None if none is known
+    summary: str
+
+    @property
+    def part(self) -> str:
+        """The part as a person names it."""
+        return f"{self.name} {self.version}" + (f" (in {self.within})" if self.within else "")
+
+    def __str__(self) -> str:
+        names = " / ".join((self.id, *(alias for alias in self.aliases if alias.startswith("CVE-"))))
+        severity = f", {self.severity.lower()}" if self.severity else ""
+        fixed = f"fixed in {self.fixed_in}" if self.fixed_in else "no fixed version is known"
+        return " ".join(
+            f"{self.part}: {names}{severity}, {fixed}: {self.summary}".split()
+        )  # one line, whatever is in it
 
 
 @dataclass(frozen=True)
 class Advisories:
     """The file."""
 
-    source: Text  # "osv" or "grype"
-    sha256: Text
-    newest: Text  # when the data was last changed; ISO 8601, UTC
-    advisories: tuple[Advisory, ...]
+    parts: Whole  # of the release: wheels, and libraries that wheels say they hold
+    compared: Whole  # of these, the parts of kinds that the data knows
+    sources: Annotated[tuple[Export, ...], Must("must be a list of one source or more", min_length=1)]
+    affected: tuple[Affected, ...]
+
+    @property
+    def newest(self) -> datetime:
+        """How new the data is; of several sources, the oldest counts."""
+        return min(_instant(source.newest) for source in self.sources)
+
+    def age_days(self, now: datetime) -> int:
+        return max(0, (now - self.newest).days)  # a host's clock may be behind
+
+    def is_old(self, now: datetime) -> bool:
+        return self.age_days(now) > OLD_DAYS
+
+    def affected_parts(self) -> tuple[str, ...]:
+        """Each part with a known vulnerability, once."""
+        return tuple(dict.fromkeys(one.part for one in self.affected))
+
+    def age(self, now: datetime) -> str:
+        days = self.age_days(now)
+        return f"data of {self.newest:%Y-%m-%d} ({days} day{'' if days == 1 else 's'} old)"
+
+    def words(self, now: datetime) -> str:
+        """What is known, in one line."""
+        affected = len(self.affected_parts())
+        found = f"{affected} with known vulnerabilities" if affected else "no known vulnerability"
+        return f"{self.compared} of {self.parts} parts compared with {self.age(now)}; {found}"
 
 
 def encode_advisories(advisories: Advisories) -> bytes:
@@ -61,4 +107,15 @@ def parse_advisories(data: bytes) -> Advisories:
     Raises:
         FormatError: it is not such a file.
     """
-    return parse_file(Advisories, data, version=FORMAT)
+    found = parse_file(Advisories, data, version=FORMAT)
+    try:
+        found.newest  # noqa: B018 (it is asked for what it raises)
+    except ValueError as exc:
+        raise FormatError(f"sources: {exc}") from exc
+    return found
+
+
+def _instant(text: str) -> datetime:
+    """A moment; Python 3.9 does not read the Z that stands for UTC."""
+    found = datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith("Z") else text)
+    return (found if found.tzinfo else found.replace(tzinfo=timezone.utc)).astimezone(timezone.utc)

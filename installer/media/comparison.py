@@ -7,17 +7,22 @@ where it lies under the same digest. Nothing is executed, and weights are compar
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from datetime import datetime
+from typing import Any, Protocol, TypeVar
 
 from installer.errors import ArchiveError
 from installer.formats.about import FILE as ABOUT
 from installer.formats.about import About, parse_about
+from installer.formats.advisories import FILE as ADVISORIES
+from installer.formats.advisories import Advisories, parse_advisories
 from installer.formats.fields import FormatError
 from installer.formats.manifest import printable
 from installer.formats.release import Release
 from installer.targets import Target
+
+T = TypeVar("T")
 
 _WEIGHTS = re.compile(r"model/(?:[^/]+/)?weights-[0-9]+\.bin")
 _WHEEL = re.compile(r"wheels/(?:.*/)?([A-Za-z0-9_.]+)-([A-Za-z0-9_.+!]+)-[^/]+\.whl")
@@ -64,6 +69,14 @@ class Weights:
 
 
 @dataclass(frozen=True)
+class Vulnerabilities:
+    """What each release says of its own parts, each by the data that travelled with it; None: it carries none."""
+
+    old: Advisories | None
+    new: Advisories | None
+
+
+@dataclass(frozen=True)
 class Comparison:
     """The changes from an old release to a new one. None: a release from before 0.2.0 does not say."""
 
@@ -74,6 +87,7 @@ class Comparison:
     weights: Weights
     settings: tuple[Change, ...] | None  # with their defaults
     schema: Change | None  # of the database; equal on both sides: nothing is upgraded
+    vulnerabilities: Vulnerabilities
     files: tuple[Change, ...]  # all other files, by digest
     new_bytes: int  # of all files, what the old release does not have: the size of a delta
 
@@ -98,24 +112,33 @@ def compare(old: Contents, new: Contents) -> Comparison:
         weights=_weights(old.targets, new.targets),
         settings=settings,
         schema=schema,
+        vulnerabilities=Vulnerabilities(_advisories(old, new), _advisories(new, old)),
         files=tuple(_changes(_others(old.targets), _others(new.targets))),
         new_bytes=sum(_sizes(t for t in new.targets if t.sha256 not in known).values()),
     )
 
 
 def _about(release: Contents, other: Contents) -> About | None:
-    digest = next((target.sha256 for target in release.targets if target.path == ABOUT), None)
+    return _read(ABOUT, parse_about, release, other)
+
+
+def _advisories(release: Contents, other: Contents) -> Advisories | None:
+    return _read(ADVISORIES, parse_advisories, release, other)
+
+
+def _read(path: str, parse: Callable[[bytes], T], release: Contents, other: Contents) -> T | None:
+    digest = next((target.sha256 for target in release.targets if target.path == path), None)
     if digest is None:
         return None
-    data = release.read(ABOUT)
-    if data is None and any(target.path == ABOUT and target.sha256 == digest for target in other.targets):
-        data = other.read(ABOUT)  # a delta left it out, because it is the same
+    data = release.read(path)
+    if data is None and any(target.path == path and target.sha256 == digest for target in other.targets):
+        data = other.read(path)  # a delta left it out, because it is the same
     if data is None:
         return None
     try:
-        return parse_about(data)
+        return parse(data)
     except FormatError as exc:
-        raise ArchiveError(f"{ABOUT} of {release.release.version} cannot be read: {exc}") from exc
+        raise ArchiveError(f"{path} of {release.release.version} cannot be read: {exc}") from exc
 
 
 def _changes(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[Change]:
@@ -159,7 +182,7 @@ def _sizes(targets: Iterable[Target]) -> dict[str, int]:
 
 def _others(targets: tuple[Target, ...]) -> dict[str, str]:
     """The files that no other part of the comparison speaks of."""
-    spoken_of = {"release.json", ABOUT}
+    spoken_of = {"release.json", ABOUT, ADVISORIES}
     return {
         target.path: target.sha256[:16]
         for target in targets
@@ -184,8 +207,12 @@ def _fields(release: Release) -> dict[str, str]:
     return found
 
 
-def comparison_lines(found: Comparison) -> Iterator[str]:
-    """The comparison for a person. Signed text may hold anything, so what is not seen as itself becomes an escape."""
+def comparison_lines(found: Comparison, now: datetime) -> Iterator[str]:
+    """The comparison for a person. Signed text may hold anything, so what is not seen as itself becomes an escape.
+
+    Args:
+        now: tells how old the data about vulnerabilities is.
+    """
     yield f"{found.old} -> {found.new}"
     yield from _section("release", found.release)
     yield from _section("packages", found.packages)
@@ -204,8 +231,26 @@ def comparison_lines(found: Comparison) -> Iterator[str]:
             if before == after
             else printable(f"database: schema {before} -> {after}")
         )
+    yield from _vulnerability_lines(found.vulnerabilities, now)
     yield from _section("other files", found.files)
     yield f"new bytes: {found.new_bytes:,}"
+
+
+def _vulnerability_lines(found: Vulnerabilities, now: datetime) -> Iterator[str]:
+    """Each release is judged by its own data, so a vulnerability that only the newer data knows may be in both."""
+    before, after = found.old, found.new
+    if after is None:
+        yield "vulnerabilities: the new release carries no data about them"
+        return
+    yield f"vulnerabilities: {after.words(now)}"
+    was = set() if before is None else {(one.name, one.id) for one in before.affected}
+    still = {(one.name, one.id) for one in after.affected}
+    for one in after.affected:
+        known = "was known of the old release" if (one.name, one.id) in was else "not in the old release's data"
+        yield f"  {printable(str(one))} ({known})"
+    for one in before.affected if before else ():
+        if (one.name, one.id) not in still:
+            yield f"  no longer: {printable(str(one))}"
 
 
 def _section(title: str, changes: tuple[Change, ...]) -> Iterator[str]:

@@ -11,10 +11,10 @@ import pytest
 
 from bundler.advisories import read_advisories
 from bundler.errors import BuildError
+from bundler.vulnerabilities import Advisory, Data, Range
 from bundler.wheelhouse import sha256_file
-from installer.formats.advisories import Advisory, Range, encode_advisories, parse_advisories
 
-PACKAGES = {"flask", "zope-interface"}
+PACKAGES = {("pypi", "flask"), ("pypi", "zope-interface"), ("cargo", "openssl"), ("generic", "openssl")}
 
 
 def record(identity: str = "GHSA-1", **changes: Any) -> dict[str, Any]:
@@ -30,7 +30,9 @@ def record(identity: str = "GHSA-1", **changes: Any) -> dict[str, Any]:
     return body | changes
 
 
-ADVISORY = Advisory("GHSA-1", ("CVE-2026-1",), "flask", "Reads too much.", "HIGH", (Range("0", "3.0.2"),), ("2.9",))
+ADVISORY = Advisory(
+    "GHSA-1", ("CVE-2026-1",), "pypi", "flask", "Reads too much.", "HIGH", (Range("0", "3.0.2"),), ("2.9",)
+)
 MATCH = {
     "vulnerability": {
         "id": "GHSA-2", "severity": "Critical", "description": "Writes too much.",
@@ -46,7 +48,7 @@ GRYPE: dict[str, Any] = {
 }
 
 
-def read(path: Path, body: Any) -> Any:
+def read(path: Path, body: Any) -> Data:
     path.write_text(json.dumps(body))
     return read_advisories(path, PACKAGES)
 
@@ -63,9 +65,9 @@ SHAPES: dict[str, Any] = {
 def test_osv_records_are_read_in_every_shape(shape: str, tmp_path: Path) -> None:
     found = read(tmp_path / "osv.json", SHAPES[shape])
     assert found.advisories == (ADVISORY,)
-    assert (found.source, found.newest) == ("osv", "2026-10-01T00:00:00Z")
-    assert found.sha256 == sha256_file(tmp_path / "osv.json")
-    assert parse_advisories(encode_advisories(found)) == found
+    assert (found.source.kind, found.source.newest) == ("osv", "2026-10-01T00:00:00Z")
+    assert found.source.sha256 == sha256_file(tmp_path / "osv.json")
+    assert found.types == {"pypi"}
 
 
 def test_a_zip_of_records_is_as_old_as_its_newest_record_of_any_package(tmp_path: Path) -> None:
@@ -77,7 +79,7 @@ def test_a_zip_of_records_is_as_old_as_its_newest_record_of_any_package(tmp_path
         archive.writestr("README.txt", "not a record")
     found = read_advisories(tmp_path / "all.zip", PACKAGES)
     assert found.advisories == (ADVISORY,)
-    assert found.newest == "2026-11-25T12:00:00Z"
+    assert found.source.newest == "2026-11-25T12:00:00Z"
 
 
 @pytest.mark.parametrize(
@@ -124,14 +126,32 @@ def test_a_record_that_names_a_package_twice_is_one_advisory(tmp_path: Path) -> 
 def test_grype_s_matches_are_read_with_the_age_of_its_database(tmp_path: Path) -> None:
     found = read(tmp_path / "grype.json", GRYPE)
     assert found.advisories == (
-        Advisory("GHSA-2", ("CVE-2026-2",), "zope-interface", "Writes too much.", "Critical", (Range("3.0", "3.0.2"),),
-                 ("3.0",)),
+        Advisory("GHSA-2", ("CVE-2026-2",), "pypi", "zope-interface", "Writes too much.", "Critical",
+                 (Range("3.0", "3.0.2"),), ("3.0",)),
     )  # fmt: skip
-    assert (found.source, found.newest) == ("grype", "2026-11-20T01:02:03Z")
+    assert (found.source.kind, found.source.newest) == ("grype", "2026-11-20T01:02:03Z")
     older = read(tmp_path / "grype.json", GRYPE | {"descriptor": {"db": {"built": "2026-11-01T00:00:00Z"}}})
-    assert older.newest == "2026-11-01T00:00:00Z"
+    assert older.source.newest == "2026-11-01T00:00:00Z"
     binary = {**MATCH, "artifact": {**MATCH["artifact"], "type": "binary"}}  # type: ignore[dict-item]
     assert read(tmp_path / "grype.json", GRYPE | {"matches": [binary]}).advisories == ()
+
+
+def test_libraries_within_wheels_are_known_by_type_and_name(tmp_path: Path) -> None:
+    """`openssl` is a Rust crate, and another thing is the library that it binds."""
+    crate = record("RUSTSEC-1")
+    crate["affected"][0] = {
+        "package": {"ecosystem": "crates.io", "name": "openssl", "purl": "pkg:cargo/openssl"},
+        "ranges": [{"type": "SEMVER", "events": [{"introduced": "0.0.0-0"}, {"fixed": "0.10.90"}]}],
+    }
+    found = read(tmp_path / "osv.json", [crate])
+    assert [(one.type, one.package, one.ranges) for one in found.advisories] == [
+        ("cargo", "openssl", (Range("0.0.0-0", "0.10.90"),))
+    ]
+    assert found.types == {"cargo"}
+    artifact = {"name": "openssl", "version": "4.0.3", "type": "UnknownPackage", "purl": "pkg:generic/openssl@4.0.3"}
+    found = read(tmp_path / "grype.json", GRYPE | {"matches": [{**MATCH, "artifact": artifact}]})
+    assert [(one.type, one.package, one.versions) for one in found.advisories] == [("generic", "openssl", ("4.0.3",))]
+    assert found.types == {"generic", "pypi"}
 
 
 WRONG: dict[str, Any] = {

@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import bundler.lock
-from appliance.advisories import find_affected
+from appliance.advisories import load_advisories
 from bundler.cli import main as bundler_main
 from bundler.known_answers import record_known_answers
 from bundler.random_checkpoint import random_config, write_random_checkpoint
@@ -171,11 +171,13 @@ def test_a_delta_in_volumes_from_the_checkpoint_to_an_installed_release(
     assert "  version: 1 -> 2\n" in changed
     assert "packages: no changes\nweights: the same, " in changed
     assert "settings: no changes\ndatabase: schema " in changed
-    found = find_affected(prefix / "current")
+    assert " parts compared with data of 2026-11-20 (" in changed
+    assert "old); 1 with known vulnerabilities\n" in changed
+    assert "\n  appliance-fixture 1.0: X-1, no fixed version is known: (not in the old release's data)\n" in changed
+    found = load_advisories(prefix / "current")
     assert found is not None
-    assert [(one.package, one.version, one.advisory.id) for one in found.affected] == [
-        ("appliance-fixture", "1.0", "X-1")
-    ]  # fmt: skip
+    assert [(one.name, one.version, one.id) for one in found.affected] == [("appliance-fixture", "1.0", "X-1")]
+    assert built["advisories"]["affected"][0]["id"] == "X-1"
     used = json.loads((prefix / "current" / "provenance.json").read_bytes())["predicate"]["buildDefinition"]
     assert {"name": "advisories", "digest": {"sha256": hashlib.sha256(advisories.read_bytes()).hexdigest()}} in used[
         "resolvedDependencies"

@@ -23,6 +23,8 @@ from installer.archive import DELTA, target_name
 from installer.cli import main as installer_main
 from installer.formats.about import FILE as ABOUT
 from installer.formats.about import About, encode_about, parse_about
+from installer.formats.advisories import FILE as ADVISORIES
+from installer.formats.advisories import Advisories, Affected, Export, encode_advisories
 from installer.formats.release import DESCRIPTOR, encode_release, parse_release
 from installer.install import install
 from installer.media.comparison import Change
@@ -121,6 +123,36 @@ def as_json(value: Any) -> Any:
     return json.loads(json.dumps(value, default=lambda change: vars(change)))
 
 
+MENDED = Affected("pypi", "gone-thing", "2.0", None, "GHSA-1", (), "HIGH", "3.0", "Reads too much.")
+STAYS = Affected("cargo", "openssl", "0.10", "thing", "GHSA-2", (), None, None, "Leaks.")
+FOUND = replace(STAYS, id="GHSA-3", summary="a\nforged line\x1b[2J")
+
+
+def advisories(newest: str, *affected: Affected) -> dict[str, bytes]:
+    return {ADVISORIES: encode_advisories(Advisories(4, 3, (Export("osv", "0" * 64, newest),), affected))}
+
+
+def test_what_changes_in_known_vulnerabilities(sender: Sender, old: Path) -> None:
+    before = advisories("2026-09-01T00:00:00Z", MENDED, STAYS)
+    after = advisories("2026-11-20T00:00:00Z", STAYS, FOUND)
+    first = sender.archive(old_files() | before, "flaws-1", version=21)
+    second = sender.archive(new_files() | after, "flaws-2", version=22)
+    said = run(bundler_main, "diff", first, second, "--root", sender.root_path).stdout
+    told = said[said.index("vulnerabilities: ") : said.index("other files: ")].splitlines()
+    assert told[0].startswith("vulnerabilities: 3 of 4 parts compared with data of 2026-11-20 (")
+    assert told[0].endswith("old); 1 with known vulnerabilities")
+    assert told[1:] == [
+        "  openssl 0.10 (in thing): GHSA-2, no fixed version is known: Leaks. (was known of the old release)",
+        r"  openssl 0.10 (in thing): GHSA-3, no fixed version is known: a forged line\x1b[2J"
+        " (not in the old release's data)",
+        "  no longer: gone-thing 2.0: GHSA-1, high, fixed in 3.0: Reads too much.",
+    ]
+    found = diff_json(bundler_main, first, second, "--root", sender.root_path)["vulnerabilities"]
+    assert [one["id"] for one in found["new"]["affected"]] == ["GHSA-2", "GHSA-3"]
+    without = run(bundler_main, "diff", first, old, "--root", sender.root_path).stdout
+    assert "\nvulnerabilities: the new release carries no data about them\n" in without
+
+
 def test_what_changes_between_two_archives(old: Path, new: Path, sender: Sender) -> None:
     found = diff_json(bundler_main, old, new, "--root", sender.root_path)
     assert {name: found[name] for name in EXPECTED} == as_json(EXPECTED)
@@ -185,7 +217,8 @@ def test_a_release_compared_with_itself_has_no_changes(old: Path) -> None:
     assert lines[0].startswith("not checked against a root")
     assert lines[2:] == [
         "release: no changes", "packages: no changes", f"weights: the same, {TOTAL:,} bytes", "settings: no changes",
-        "database: schema 0003 in both", "other files: no changes", "new bytes: 0",
+        "database: schema 0003 in both", "vulnerabilities: the new release carries no data about them",
+        "other files: no changes", "new bytes: 0",
     ]  # fmt: skip
 
 

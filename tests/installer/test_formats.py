@@ -16,7 +16,7 @@ import pytest
 
 from installer.formats import manifest
 from installer.formats.about import About, encode_about, parse_about
-from installer.formats.advisories import Advisories, Advisory, Range, encode_advisories, parse_advisories
+from installer.formats.advisories import Advisories, Affected, Export, encode_advisories, parse_advisories
 from installer.formats.fields import FormatError
 from installer.formats.graph import GraphFacts, encode_graph_facts, parse_graph_facts
 from installer.formats.known_answers import KnownAnswer, KnownAnswers, encode_known_answers, parse_known_answers
@@ -106,11 +106,17 @@ def test_what_a_release_says_of_its_application_is_read_as_it_was_written() -> N
 
 
 def test_advisories_are_read_as_they_were_written() -> None:
-    advisory = Advisory("GHSA-1", ("CVE-1",), "flask", "", None, (Range("0", "1", None), Range("2", None, "3")), ("9",))
-    known = Advisories("osv", "0" * 64, "2026-11-20T00:00:00Z", (advisory,))
+    flaw = Affected("pypi", "flask", "3.0", None, "GHSA-1", ("CVE-1",), None, "3.1", "")
+    known = Advisories(170, 64, (Export("osv", "0" * 64, "2026-11-20T00:00:00Z"),), (flaw,))
     data = encode_advisories(known)
     assert parse_advisories(data) == known
-    for wrong in (b"{}", data.replace(b'"GHSA-1"', b"1"), data.replace(b'"osv"', b'""')):
+    for wrong in (
+        b"{}",
+        data.replace(b'"GHSA-1"', b"1"),
+        data.replace(b'"osv"', b'""'),
+        data.replace(b"2026-11-20T", b"2026-13-20T"),
+        encode_advisories(replace(known, sources=())),
+    ):
         with pytest.raises(FormatError):
             parse_advisories(wrong)
 

@@ -87,10 +87,10 @@ PLAN: dict[str, Any] = {
 }
 ABOUT: dict[str, Any] = {"schema": "0003", "settings": {"listen.port": "8080", "site.name": '"x"'}}
 ADVISORIES: dict[str, Any] = {
-    "source": "osv", "sha256": "ab", "newest": "2026-11-20T00:00:00Z",
-    "advisories": [{
-        "id": "GHSA-1", "aliases": ["CVE-1"], "package": "flask", "summary": "", "severity": None,
-        "ranges": [{"introduced": "0", "fixed": "2", "last_affected": None}, {"introduced": "3"}], "versions": ["1"],
+    "parts": 3, "compared": 2, "sources": [{"kind": "osv", "sha256": "ab", "newest": "2026-11-20T00:00:00Z"}],
+    "affected": [{
+        "type": "cargo", "name": "openssl", "version": "1", "within": "cryptography", "id": "GHSA-1",
+        "aliases": ["CVE-1"], "severity": None, "fixed_in": "2", "summary": "",
     }],
 }  # fmt: skip
 FILES = [

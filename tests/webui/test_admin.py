@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from datetime import timedelta
 
 import pytest
 
@@ -14,6 +15,8 @@ from appliance.database.tables import audit_events
 from appliance.isolation.refused import UNWATCHED, Refused
 from appliance.people.accounts import Role
 from appliance.site_address import parse_site_address
+from installer.formats.advisories import FILE as ADVISORIES
+from installer.formats.advisories import OLD_DAYS, Advisories, Affected, Export, encode_advisories
 from tests.appliance.records import SYSTEM
 from tests.fakes import FakeEngine
 from tests.webui.conftest import PASSWORD, Browser, MakeSite, Site
@@ -230,3 +233,29 @@ def test_a_return_is_an_alarm_until_another_release_serves(site: Site, admin: Br
     elsewhere = dataclasses.replace(details, to="3.0")
     site.services.record.append(dataclasses.replace(event, content=Content("Another.", elsewhere)))
     assert alarms(admin.get("/admin").text) == []
+
+
+def test_known_vulnerabilities_and_old_data_are_warnings(site: Site, admin: Browser) -> None:
+    """By what the release carries; one that carries nothing is no alarm."""
+    now = site.services.clock()
+    place = site.services.config.release_dir / ADVISORIES
+
+    def carry(age_days: int, *affected: Affected) -> None:
+        newest = f"{now - timedelta(days=age_days):%Y-%m-%dT%H:%M:%SZ}"
+        place.write_bytes(encode_advisories(Advisories(3, 2, (Export("osv", "0" * 64, newest),), affected)))
+
+    assert alarms(admin.get("/admin").text) == []
+    carry(OLD_DAYS)
+    assert alarms(admin.get("/admin").text) == []
+    carry(OLD_DAYS + 1)
+    ((severity, told),) = alarms(admin.get("/admin").text)
+    assert (severity, f"({OLD_DAYS + 1} days old)" in told) == ("warn", True)
+    flaw = Affected("pypi", "flask", "3.0<b>", None, "GHSA-1", (), None, None, "Bad.")
+    carry(1, flaw, dataclasses.replace(flaw, id="GHSA-2"), dataclasses.replace(flaw, name="openssl", within="curl"))
+    ((severity, told),) = alarms(admin.get("/admin").text)
+    assert severity == "warn"
+    assert told.startswith("Parts of this release have known vulnerabilities, by data of ")
+    assert told.endswith("(1 day old): flask 3.0&lt;b&gt;, openssl 3.0&lt;b&gt; (in curl).")
+    place.write_text("{}")
+    ((severity, told),) = alarms(admin.get("/admin").text)
+    assert (severity, "advisories.json of the release is not what it should be" in told) == ("warn", True)

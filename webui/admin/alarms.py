@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 
+from appliance.advisories import load_advisories
 from appliance.audit.checkpoint import integrity
 from appliance.audit.details.site import ReleaseReturned
 from appliance.audit.log import Event
@@ -21,6 +22,7 @@ from appliance.certificates import CertificateError, load_pair
 from appliance.database.tables import audit_events
 from appliance.database.transactions import as_us
 from appliance.disk import measured
+from appliance.errors import ApplianceError
 from appliance.isolation.dangers import danger_of
 from appliance.isolation.refused import UNWATCHED, refused_of
 from appliance.runtime.packed_watch import newest_packed_finding
@@ -30,7 +32,7 @@ from appliance.transport import Transport, certificate_files
 from webui.services import Services
 
 Severity = Literal["warning", "alarm"]
-_MOST_NAMED: Final = 10  # damaged accounts
+_MOST_NAMED: Final = 10  # damaged accounts, or parts of the release
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,32 @@ def _release(services: Services) -> Iterable[Alarm]:
             "alarm",
             f"{packed}.",
             "Stop the appliance, tell your security officer, and remove state/packed: the next start packs anew.",
+        )
+
+
+def _vulnerabilities(services: Services) -> Iterable[Alarm]:
+    """What the release says of its own parts. A release without data is no alarm: nothing is known of it."""
+    try:
+        found = load_advisories(services.config.release_dir)
+    except ApplianceError as exc:
+        yield Alarm("warning", f"{exc}.", "Ask the sender for a new archive.")
+        return
+    if found is None:
+        return
+    now = services.clock()
+    if parts := found.affected_parts():
+        more = f" and {len(parts) - _MOST_NAMED} more" if len(parts) > _MOST_NAMED else ""
+        yield Alarm(
+            "warning",
+            f"Parts of this release have known vulnerabilities, by {found.age(now)}: "
+            f"{', '.join(parts[:_MOST_NAMED])}{more}.",
+            "`appliance doctor` names each vulnerability and what mends it. Ask the sender for a newer release.",
+        )
+    if found.is_old(now):
+        yield Alarm(
+            "warning",
+            f"What is known about vulnerabilities of this release is from {found.age(now)}.",
+            "Ask the sender for a release with newer data.",
         )
 
 
@@ -210,5 +238,6 @@ def _returned(services: Services) -> Iterable[Alarm]:
 
 
 _SOURCES: Final[tuple[Callable[[Services], Iterable[Alarm]], ...]] = (
-    _record, _accounts, _attempts, _unwatched, _paused, _returned, _release, _disk, _address, _transport,
+    _record, _accounts, _attempts, _unwatched, _paused, _returned, _release, _vulnerabilities, _disk, _address,
+    _transport,
 )  # fmt: skip
