@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from bundler.checkpoints.recognise import refuse_by_content
+from bundler.checkpoints.recognise import refuse_by_content, refuse_without_weights
 from bundler.errors import CheckpointError
 
 INDEX: Final = "model.safetensors.index.json"
@@ -109,6 +109,8 @@ def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
     """
     index_path, single = directory / INDEX, directory / SINGLE
     if not (index_path.exists() or index_path.is_symlink()):
+        if not (single.is_file() or single.is_symlink()):
+            refuse_without_weights(directory, SINGLE, INDEX)
         return header(single)
     entries = _index(index_path)
     if single.exists() and SINGLE not in entries.values():
@@ -146,7 +148,8 @@ def header(path: Path) -> dict[str, StoredTensor]:
             }
     except (OSError, SafetensorError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as exc:
         refuse_by_content(path)
-        raise CheckpointError(path, f"truncated or corrupt ({exc})", "a complete safetensors file") from exc
+        expected = "a complete safetensors file: download it again"
+        raise CheckpointError(path, f"truncated or corrupt ({exc})", expected) from exc
 
 
 def _places(path: Path) -> tuple[Seen, dict[str, int]]:
@@ -167,12 +170,16 @@ def _places(path: Path) -> tuple[Seen, dict[str, int]]:
 
 def _index(path: Path) -> dict[str, str]:
     """Tensor name -> shard."""
+    expected = 'JSON whose "weight_map" names the file of each tensor: fetch it again'
     try:
-        weight_map = json.loads(path.read_bytes())["weight_map"]
-        return {str(name): str(shard) for name, shard in weight_map.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
+        body = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as exc:
         refuse_by_content(path)
-        raise CheckpointError(path, f"unreadable ({exc!r})", 'JSON with a "weight_map"') from exc
+        raise CheckpointError(path, f"unreadable ({exc})", expected) from exc
+    found = body.get("weight_map") if isinstance(body, dict) else None
+    if not isinstance(found, dict) or not found or not all(isinstance(shard, str) for shard in found.values()):
+        raise CheckpointError(path, "is no index of tensors", expected)
+    return found
 
 
 def _agreeing(

@@ -29,6 +29,7 @@ from bundler.checkpoints.experts import (
 from bundler.checkpoints.files import FLOATS, StoredTensor
 from bundler.checkpoints.lowrank import LowRank
 from bundler.checkpoints.names import PROJECTIONS, ExpertPart, Part, Projection, grouped_experts
+from bundler.checkpoints.recognise import refuse_by_type
 from bundler.errors import CheckpointError
 from bundler.layout import TensorSpec, expected_tensors
 from bundler.model_config import MXFP4_BLOCK, ModelConfig
@@ -81,6 +82,7 @@ class _Search:
 
     def readers(self) -> dict[str, Reader]:
         """Every tensor's reader, in the order of the layout."""
+        self._refuse_other_names()
         found: dict[str, Reader] = {}
         for layer in range(self.config.layers):
             for projection in PROJECTIONS:
@@ -88,9 +90,21 @@ class _Search:
         found |= {name: self._dense(name, spec) for name, spec in self.specs.items() if name not in found}
         for tensor in self.stored.values():
             if tensor.name not in self._used:
-                expected = f"the {len(self.specs)} of the layout"
+                expected = (
+                    f"the {len(self.specs)} tensors that config.json speaks of, or the config.json of these weights"
+                )
                 raise CheckpointError(self.listing, f"{tensor.name} is not a tensor of this model", expected)
         return {name: found[name] for name in self.specs}
+
+    def _refuse_other_names(self) -> None:
+        """Refuse tensors if none is called as gpt-oss's are: that the layout's first is missing would say less."""
+        if self._parts or any(name in self.specs for name in self.stored):
+            return
+        first = next((tensor.name for tensor in self.stored.values()), None)
+        fault = "holds no tensor" if first is None else f"holds no tensor of gpt-oss's names; one is called {first}"
+        raise CheckpointError(
+            self.listing, fault, f"names such as {next(iter(self.specs))}, as Transformers saves them"
+        )
 
     def _take(self, name: str, spec: TensorSpec) -> StoredTensor:
         tensor = self.stored.get(name)
@@ -102,6 +116,7 @@ class _Search:
         """The tensor, which has this shape and type; where the layout has BF16, other floats are taken, too."""
         self._used.add(tensor.name)
         if tensor.shape != spec.shape or tensor.dtype not in (FLOATS if spec.dtype == "BF16" else (spec.dtype,)):
+            refuse_by_type(tensor.path, tensor.name, tensor.dtype, str(tensor))
             raise CheckpointError(tensor.path, f"{tensor.name} is {tensor}", str(spec))
         return tensor
 
@@ -123,6 +138,9 @@ class _Search:
             self.dense_from |= {tensor.dtype for part in biases.values() for tensor in part} - {"BF16"}
         changes = self.adapter.experts(layer, projection) if self.adapter else None
         matrices: ExpertMatrices | None = self._wide(layer, projection)
+        if matrices is not None and blocks in self.stored:
+            fault = f"the experts of layer {layer}, {projection}, are there twice: in MXFP4 and in more bits"
+            raise CheckpointError(self.listing, fault, "one of the two: the one that was trained last")
         if matrices is None:
             packed = PackedMatrices(self._take(blocks, self.specs[blocks]), self._take(scales, self.specs[scales]))
             if changes is None:

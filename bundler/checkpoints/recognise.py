@@ -17,6 +17,8 @@ _WEIGHTS: Final = "the safetensors files of the checkpoint"
 _DIRECTORY: Final = "a directory with config.json and safetensors files, as published on Hugging Face"
 _UNQUANTISED: Final = "MXFP4 as published, or 16 bits: give the checkpoint that this one was quantised from"
 _TRAINING: Final = {"training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth"}
+_UNFINISHED: Final = (".incomplete", ".part", ".crdownload", ".aria2", ".tmp", ".download")
+_HEADS: Final = {"score", "classifier", "v_head", "value_head", "reward_head"}
 _PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -65,6 +67,44 @@ def refuse_by_names(directory: Path) -> None:
             raise CheckpointError(directory, what, instead(directory) if callable(instead) else instead)
 
 
+def refuse_without_weights(directory: Path, single: str, index: str) -> None:
+    """Refuse a directory that has neither the one file of weights nor the index of several.
+
+    Raises:
+        CheckpointError: always; the error says what lies there instead.
+    """
+    path = directory / single
+    if path.is_dir():
+        raise CheckpointError(path, "is a directory", "the file of weights")
+    names = sorted(entry.name for entry in directory.iterdir())
+    broken = [name for name in names if name.endswith(_UNFINISHED)]
+    weights = [name for name in names if name.endswith(".safetensors")]
+    if broken:
+        raise CheckpointError(directory / broken[0], "is a download that has not ended", "the file: download it again")
+    if len(weights) > 1:
+        fault = f"is missing, and {len(weights)} shards lie there"
+        raise CheckpointError(directory / index, fault, "the index of these shards: download it again")
+    if weights:
+        raise CheckpointError(directory / weights[0], "is weights under another name", f"the name {single}")
+    raise CheckpointError(path, "no such file", f"the weights, or {index} naming their shards")
+
+
+def refuse_by_type(path: Path, name: str, dtype: str, shape: str) -> None:
+    """Refuse a tensor of a type that holds neither MXFP4 nor numbers of 16 or 32 bits.
+
+    Raises:
+        CheckpointError: it is of one.
+    """
+    if dtype.startswith("F8"):
+        raise CheckpointError(path, f"{name} is {shape}: weights quantised in FP8", _UNQUANTISED)
+    if dtype == "F64":
+        fault = f"{name} is {shape}: numbers of 64 bits, which no tool trains with"
+        raise CheckpointError(path, fault, "the checkpoint saved in bfloat16")
+    if dtype in ("I8", "I16", "I32", "I64", "BOOL"):
+        fault = f"{name} is {shape}: whole numbers, as another quantisation or a damaged export leaves them"
+        raise CheckpointError(path, fault, _UNQUANTISED)
+
+
 def refuse_by_config(body: Mapping[str, Any], path: Path) -> None:
     """Refuse the configuration of another layout, or of weights that are quantised otherwise than in MXFP4.
 
@@ -94,6 +134,12 @@ def refuse_by_tensors(names: Mapping[str, Path]) -> None:
         for parts, what in _FOREIGN_TENSORS.items():
             if any(part in f"{name}." for part in parts):
                 raise CheckpointError(path, f"{name} shows {what}", _UNQUANTISED)
+        if name.removeprefix("module.").partition(".")[0] in _HEADS:
+            fault = f"{name} shows a head that classifies or rates, and gpt-oss has none"
+            raise CheckpointError(path, fault, "a checkpoint that answers (GptOssForCausalLM), without that head")
+        if name.startswith(("block.", "embedding.", "unembedding.")):
+            fault = f'{name} is named as in OpenAI\'s own layout (the directory "original")'
+            raise CheckpointError(path, fault, "the Hugging Face layout: the directory above it")
         if "lora_" in name or ".base_layer." in name or "modules_to_save." in name:
             fault = f"{name} shows an adapter that was saved beside the weights and not merged into them"
             raise CheckpointError(path, fault, "a merged checkpoint (merge_and_unload), or base and --adapter apart")
@@ -142,6 +188,12 @@ def _first_snapshot(directory: Path) -> str:
     return f"its snapshot: {snapshots[0]}" if snapshots else "a snapshot in it; there is none"
 
 
+def _below(directory: Path) -> str:
+    """The checkpoint that lies one directory further down, if there is one."""
+    found = sorted(path.parent for path in directory.glob("*/config.json"))
+    return f"the checkpoint in it: {found[0]}" if found else _DIRECTORY
+
+
 def _has(*suffixes: str) -> Callable[[set[str], bool], bool]:
     return lambda names, weights: not weights and any(name.endswith(suffixes) for name in names - _TRAINING)
 
@@ -156,6 +208,9 @@ _DIRECTORIES: Final[tuple[tuple[Callable[[set[str], bool], bool], str, str | Cal
      "is a Hugging Face cache and no checkpoint", _first_snapshot),
     (lambda names, weights: not weights and "adapter_config.json" in names,
      "is a LoRA adapter without its base", "the base checkpoint, and this directory with --adapter"),
+    (lambda names, weights: not weights and any(name.startswith("adapter_model.") for name in names),
+     "is a LoRA adapter without its base, and without adapter_config.json",
+     "the base checkpoint, and with --adapter the whole directory that PEFT wrote"),
     (lambda names, weights: any(name.startswith("adapter_model.") for name in names),
      "holds a checkpoint and an adapter: nothing says whether the adapter is merged already",
      "the adapter in a directory of its own with --adapter, or deleted if it was merged"),
@@ -174,6 +229,8 @@ _DIRECTORIES: Final[tuple[tuple[Callable[[set[str], bool], bool], str, str | Cal
     (_has(".h5", ".msgpack", ".onnx"), "holds weights for another framework", _DIRECTORY),
     (_has(".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".tar.zst"), "holds an archive that is not unpacked",
      "the directory with its contents"),
+    (lambda names, weights: not names, "is empty", _DIRECTORY),
+    (lambda names, weights: "config.json" not in names, "holds no config.json", _below),
 )  # fmt: skip
 
 _FOREIGN_TENSORS: Final[Mapping[tuple[str, ...], str]] = {

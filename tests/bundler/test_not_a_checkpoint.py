@@ -12,8 +12,13 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import ml_dtypes
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
 
 from bundler.checkpoint import open_checkpoint
 from bundler.checkpoints.files import INDEX, SINGLE
@@ -165,6 +170,24 @@ DIRECTORIES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "metal": (_files("model.bin"), "OpenAI's layout for Apple GPUs", "the directory above it"),
     "metal-alone": (_files("metal/model.bin"), "OpenAI's layout for Apple GPUs", "the directory above it"),
     "mlx-npz": (_files("config.json", "weights.npz"), "holds NumPy files", "safetensors"),
+    "adapter-without-config": (
+        _files("adapter_model.safetensors"), "is a LoRA adapter without its base, and without adapter_config.json",
+        "the whole directory that PEFT wrote",
+    ),
+    "empty": (_files(), "is empty", "a directory with config.json"),
+    "readme-alone": (_files("README.md", ".gitattributes"), "holds no config.json", "a directory with config.json"),
+    "one-above": (_files("gpt-oss-20b/config.json", "README.md"), "holds no config.json", "the checkpoint in it"),
+    "shards-without-index": (
+        _files("config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"),
+        "is missing, and 2 shards lie there", "download it again",
+    ),
+    "half-a-download": (
+        _files("config.json", "model.safetensors.incomplete"), "is a download that has not ended", "download it again",
+    ),
+    "another-name": (
+        _files("config.json", "weights.safetensors"), "is weights under another name", "the name model.safetensors",
+    ),
+    "weights-are-a-directory": (_files("config.json", "model.safetensors/x"), "is a directory", "the file of weights"),
     "zip": (_files("gpt-oss-20b.zip"), "an archive that is not unpacked", "the directory with its contents"),
     "onnx": (_files("model.onnx", "config.json"), "for another framework", "safetensors"),
 }  # fmt: skip
@@ -176,6 +199,12 @@ def test_a_directory_with_something_else(case: str, tmp_path: Path) -> None:
     directory = tmp_path / "given"
     directory.mkdir()
     make(directory)
+    if (directory / "config.json").exists():
+        config = random_config(
+            layers=2, hidden=32, intermediate=32, experts=2, experts_per_token=1, heads=2, kv_heads=1, head_dim=16,
+            vocab=40,
+        )  # fmt: skip
+        (directory / "config.json").write_text(json.dumps(config))
     refusal = _refusal(directory)
     assert fault in refusal.fault
     assert instead in refusal.expected
@@ -221,3 +250,72 @@ def test_an_index_that_promises_a_tensor_that_moved(checkpoint: Path) -> None:
     refusal = _refusal(checkpoint)
     assert "model.layers.3.self_attn.sinks is missing, though the index places it there" in refusal.fault
     assert "the index of this very checkpoint" in refusal.expected
+
+
+Tensors = dict[str, NDArray[Any]]
+Q_PROJ, GATE_UP = "model.layers.0.self_attn.q_proj.weight", "model.layers.0.mlp.experts.gate_up_proj"
+ONE = np.zeros((4, 64), np.float32)
+
+
+def _as(name: str, dtype: Any) -> Callable[[Tensors], Tensors]:
+    return lambda tensors: {**tensors, name: tensors[name].astype(dtype)}
+
+
+def _with(name: str, tensor: NDArray[Any]) -> Callable[[Tensors], Tensors]:
+    return lambda tensors: {**tensors, name: tensor}
+
+
+def _renamed(change: Callable[[str], str]) -> Callable[[Tensors], Tensors]:
+    return lambda tensors: {change(name): tensor for name, tensor in tensors.items()}
+
+
+TENSORS: dict[str, tuple[Callable[[Tensors], Tensors], str, str]] = {
+    "fp8": (_as(Q_PROJ, ml_dtypes.float8_e4m3fn), "weights quantised in FP8", "the checkpoint that this one was"),
+    "fp8-e5m2": (_as(Q_PROJ, ml_dtypes.float8_e5m2), "weights quantised in FP8", "the checkpoint that this one was"),
+    "float64": (_as(Q_PROJ, np.float64), "numbers of 64 bits", "the checkpoint saved in bfloat16"),
+    "int8": (_as(Q_PROJ, np.int8), "whole numbers, as another quantisation", "the checkpoint that this one was"),
+    "both-forms": (
+        _with(GATE_UP, np.zeros((4, 64, 256), np.float32)),
+        "the experts of layer 0, gate_up_proj, are there twice", "one of the two",
+    ),
+    "classifier": (_with("score.weight", ONE), "a head that classifies or rates", "a checkpoint that answers"),
+    "value-head": (_with("v_head.summary.weight", ONE), "a head that classifies or rates", "without that head"),
+    "more-layers": (
+        _with("model.layers.3.mlp.router.weight", ONE),
+        "is not a tensor of this model", "the config.json of these weights",
+    ),
+    "twice": (
+        _with("module.model.norm.weight", np.zeros(64, np.float32)), "both mean model.norm.weight", "one of them",
+    ),
+    "unknown-wrapper": (
+        _renamed(lambda name: f"state_dict.{name}"), "holds no tensor of gpt-oss's names; one is called state_dict.",
+        "names such as model.embed_tokens.weight",
+    ),
+    "openai-names": (
+        lambda _: {"block.0.attn.qkv.weight": ONE, "unembedding.weight": ONE},
+        "is named as in OpenAI's own layout", "the directory above it",
+    ),
+    "nothing": (lambda _: {}, "holds no tensor", "names such as model.embed_tokens.weight"),
+    "no-head": (
+        lambda tensors: {name: tensor for name, tensor in tensors.items() if name != "lm_head.weight"},
+        "lm_head.weight is missing", "BF16 [300, 64]",
+    ),
+    "a-scalar": (_with("model.norm.weight", np.array(1, np.float32)), "model.norm.weight is F32 []", "BF16 [64]"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TENSORS)
+def test_other_tensors_are_called_what_they_are(case: str, checkpoint: Path) -> None:
+    change, fault, instead = TENSORS[case]
+    save_file(change(load_file(checkpoint / SINGLE)), checkpoint / SINGLE)
+    refusal = _refusal(checkpoint)
+    assert fault in refusal.fault
+    assert instead in refusal.expected
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"weight_map": {}}', '{"weight_map": []}', '{"weight_map": {"a": 3}}'])
+def test_json_that_is_no_index(text: str, checkpoint: Path) -> None:
+    (checkpoint / INDEX).write_text(text)
+    refusal = _refusal(checkpoint)
+    assert refusal.fault == "is no index of tensors"
+    assert "fetch it again" in refusal.expected

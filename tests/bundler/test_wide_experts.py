@@ -223,7 +223,7 @@ REFUSED: dict[str, tuple[Form, Callable[[Tensors], object], str]] = {
     "expert-beyond": (listed, lambda t: t.update({f"{FUSED}s.4.bias": t[f"{FUSED}s.3.bias"]}), "is not a tensor of"),
     "name-twice": (fused, lambda t: t.update({f"module.{FUSED}": t[FUSED]}), f"both mean {FUSED}"),
     "form-twice": (
-        fused, lambda t: t.update({f"{FUSED}_blocks": np.zeros((4, 256, 2, 16), np.uint8)}), "_blocks is not a tensor",
+        fused, lambda t: t.update({f"{FUSED}_blocks": np.zeros((4, 256, 2, 16), np.uint8)}), "are there twice",
     ),
     "fp8-type": (
         fused, lambda t: t.update({FUSED: t[FUSED].astype("float8_e4m3fn")}), "is F8_E4M3 [4, 64, 256]",
@@ -264,7 +264,7 @@ def test_published_and_wide_experts_together_are_refused(tuned: Model, small_che
     published = load_file(small_checkpoint / "model.safetensors")
     extra = {n: published[n] for n in (f"{FUSED}_blocks", f"{FUSED}_scales")}
     directory = _change(write_wide(tmp_path / "wide", tuned, fused), lambda tensors: tensors.update(extra))
-    with pytest.raises(CheckpointError, match="is not a tensor of this model"):
+    with pytest.raises(CheckpointError, match="layer 0, gate_up_proj, are there twice: in MXFP4 and in more bits"):
         open_checkpoint(directory)
 
 
