@@ -19,11 +19,20 @@ from pathlib import Path
 _BLOCK_BYTES = 4096
 
 
-def write_durably(path: Path, data: bytes) -> None:
-    """Replace the contents of `path`. The data is on disk before it gets the name."""
+def write_durably(path: Path, data: bytes, *, mode: int | None = None) -> None:
+    """Replace the contents of `path`. The data is on disk before it gets the name.
+
+    A file that lies under the name of the fresh one, such as a link that somebody put there, is not written through.
+
+    Args:
+        mode: permissions; None: those of a new file.
+    """
     fresh = path.with_name(f".{path.name}.new")
+    fresh.unlink(missing_ok=True)
     try:
-        with fresh.open("wb") as file:
+        with fresh.open("xb") as file:
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -5,6 +5,7 @@
 2. The contents go in small transactions, so that no writer waits for long; after a kill, the same command goes on.
 3. The search index is merged, in small transactions, too, because until then it only marks words as deleted.
 4. SQLite's write-ahead log, which holds what was there before, is cut to nothing.
+5. The event ``erasure_finished`` says how many contents went. Without it, an erasure was killed or met a fault.
 
 What this covers: contents of prompts, answers and searches, with their salts, and their words in the index.
 What it does not: headers; contents of other events, which are the record's own testimony; turns that are being
@@ -83,7 +84,14 @@ def erase(
         pause(took_s)
     if contents:
         merge_words(log.database, pause=pause, clock_s=clock_s)
-    return Erased(first, last, contents, len(running), words_left, _cut_write_ahead_log(log))
+    erased = Erased(first, last, contents, len(running), words_left, _cut_write_ahead_log(log))
+    log.append(NewEvent(by, "erasure_finished", subject=f"{first}-{last}", content=Content(_told(erased))))
+    return erased
+
+
+def _told(erased: Erased) -> str:
+    left = f", {erased.running} prompts that are being answered left out" if erased.running else ""
+    return f"{erased.contents} contents of the events {erased.first} to {erased.last} erased{left}"
 
 
 def last_before(log: AuditLog, time_us: int) -> int:

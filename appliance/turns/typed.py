@@ -1,4 +1,10 @@
-"""Converts values from JSON into declared types: dataclasses, tuples, literals, ``X | None``."""
+"""Converts values from JSON into declared types: dataclasses, tuples, literals, ``X | None``.
+
+`installer.formats.plain` reads files that come from outside: it tells a person which field is wrong, and ignores fields
+that it does not know. What comes here was written by this appliance (the wire, running turns, details of events). A
+field that is unknown shows that it was not, so it is refused, and nobody needs a sentence. The wire checks each token,
+so this is as short as it can be.
+"""
 
 from __future__ import annotations
 

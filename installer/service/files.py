@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import pkgutil
@@ -11,6 +10,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from installer.durable import write_durably
 from installer.errors import ServiceError
 from installer.service.units import SITE_MARK, ServicePlan, service_unit, socket_unit
 
@@ -87,7 +87,7 @@ def write_service(plan: ServicePlan, root: Path = Path("/")) -> list[Path]:
             raise ServiceError(f"{path} {about}; give this service another name with --name")
     changed = [path for path, text in wanted.items() if _text(path) != text]
     for path in changed:
-        _replace(path, wanted[path].encode(), 0o644)
+        write_durably(path, wanted[path].encode(), mode=0o644)
     return changed
 
 
@@ -105,7 +105,7 @@ def write_keeper(prefix: Path, interpreter: Path) -> bool:
     path.parent.chmod(0o755)
     if not path.is_symlink() and path.is_file() and _is_ours(path) and path.read_bytes() == data:
         return False
-    _replace(path, data, 0o555)
+    write_durably(path, data, mode=0o555)
     return True
 
 
@@ -158,20 +158,3 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     except OSError:
         return ""
-
-
-def _replace(path: Path, data: bytes, mode: int) -> None:
-    fresh = path.with_name(f".{path.name}.new")
-    with contextlib.suppress(FileNotFoundError):
-        fresh.unlink()
-    with fresh.open("xb") as file:
-        file.write(data)
-        os.fchmod(file.fileno(), mode)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,6 +15,7 @@ import pytest
 
 import installer.install
 import installer.repair
+from installer.durable import write_durably
 from installer.errors import InstallerError
 from installer.site import Site
 from tests.installer.archives import Sender, listing
@@ -156,3 +157,16 @@ def test_a_disk_that_cannot_flush_leaves_no_release(
     with pytest.raises(InstallerError):
         install_archive(release_1, sender, tmp_path / "site")
     assert not [name for name in listing(tmp_path) if name.endswith("receipt.json") or "current" in name]
+
+
+def test_a_link_under_the_name_of_the_fresh_file_is_not_written_through(tmp_path: Path) -> None:
+    """Somebody who may write into the directory cannot make root write elsewhere, nor keep the file his own."""
+    victim, path = tmp_path / "victim", tmp_path / "keeper"
+    victim.write_bytes(b"precious")
+    (tmp_path / ".keeper.new").symlink_to(victim)
+    write_durably(path, b"new", mode=0o555)
+    assert victim.read_bytes() == b"precious"
+    assert (path.read_bytes(), path.is_symlink(), path.stat().st_mode & 0o777) == (b"new", False, 0o555)
+    write_durably(path, b"newer")
+    assert path.read_bytes() == b"newer"
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["keeper", "victim"]

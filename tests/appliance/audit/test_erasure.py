@@ -36,8 +36,11 @@ def test_erased_content_is_gone_and_the_log_still_verifies(log: AuditLog, databa
     assert (erased.first, erased.last, erased.contents, erased.running, erased.words_left) == (2, 5, 3, 0, 0)
     assert erased.log_is_cut
     assert [log.get(n).erased for n in range(1, 9)] == [False, True, True, False, True, False, False, False]
-    last = log.get(9)
-    assert (last.header.action, last.header.subject, last.content) == ("content_erased", "2-5", Content(REASON))
+    told = [log.get(number) for number in (9, 10)]
+    assert [(event.header.action, event.header.subject, event.content) for event in told] == [
+        ("content_erased", "2-5", Content(REASON)),
+        ("erasure_finished", "2-5", Content("3 contents of the events 2 to 5 erased")),
+    ]
     report = verify_log(database, tmp_path)
     assert (report.faults, report.erased) == ((), 3)
 
@@ -114,7 +117,9 @@ def test_a_killed_erasure_is_finished_by_the_same_command(
     report = verify_log(sqlite, tmp_path)
     assert report.faults == ()
     assert 0 < report.erased < 75
+    assert [log.get(number).header.action for number in range(101, log.size() + 1)] == ["content_erased"]
     assert erase(log, 1, 100, by=SYSTEM, reason=REASON, pause=no_pause).contents == 75 - report.erased
+    assert [log.get(number).header.action for number in (102, 103)] == ["content_erased", "erasure_finished"]
     report = verify_log(sqlite, tmp_path)
     assert (report.faults, report.erased) == ((), 75)
 
@@ -158,6 +163,8 @@ def test_a_turn_that_is_being_answered_is_left_out(sqlite: Database) -> None:
         next(turn)
         erased = erase(log, 1, 1, by=SYSTEM, reason=REASON)
         assert (erased.contents, erased.running) == (0, 1)
+        told = log.get(log.size()).content
+        assert told == Content("0 contents of the events 1 to 1 erased, 1 prompts that are being answered left out")
         go_on.set()
         list(turn)
     assert erase(log, 1, 1, by=SYSTEM, reason=REASON).contents == 1

@@ -247,7 +247,7 @@ def test_pages_that_were_filled_in_another_order_are_no_fault(sqlite: Database) 
     erase(log, 5, 25, by=SYSTEM, reason="retention", pause=lambda _: None)
     assert found(log) == []
     with sqlite.read() as connection:
-        assert connection.scalar(sa.select(sa.func.count()).select_from(audit_events)) == 41
+        assert connection.scalar(sa.select(sa.func.count()).select_from(audit_events)) == 42
 
 
 def test_parameters_of_a_tool_are_indexed_as_they_are_stored(database: Database) -> None:

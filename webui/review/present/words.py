@@ -29,7 +29,6 @@ ACTION_WORDS: Final[dict[Action, str]] = {
     "evidence_exported": "Exported evidence",
     "content_erased": "Erased content",
     "conversation_deleted": "Deleted a conversation",
-    "settings_changed": "Changed settings",
     "appliance_started": "Appliance started",
     "appliance_stopped": "Appliance stopped",
     "engine_restarted": "Engine restarted",
@@ -85,7 +84,7 @@ ACTION_GROUPS: Final[tuple[tuple[str, str, tuple[Action, ...]], ...]] = (
     ),
     (
         "appliance", "The appliance",
-        ("settings_changed", "appliance_started", "appliance_stopped", "engine_restarted", "process_ended",
+        ("appliance_started", "appliance_stopped", "engine_restarted", "process_ended",
          "process_paused", "disk_filling", "disk_full", "disk_freed", "release_compared", "weights_packed",
          "weights_compared", "schema_upgraded", "release_returned",
          "attempt_refused", "watch_ended"),
