@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from bundler.commands.options import JSON, PASSPHRASE_FILE, PATH, first_line, secret_of
-from bundler.commands.show import print_fingerprint
+from bundler.commands.show import ONE_SIGNS, print_fingerprint
 from bundler.errors import KeysError
 from bundler.keys import INSTALLER_KEY, generate_in_token, generate_keys, generate_person, load_keys, utc
 from bundler.kit import public_key_pem
@@ -66,6 +66,10 @@ def keygen(
         click.echo(json.dumps(body | {"encrypted": passphrase is not None}))
         return
     click.echo(f"Keys written to {keys}.{plain} Give {root} and {installer_key} to the people who install.")
+    click.echo(ONE_SIGNS)
+    click.echo(
+        "Two of three people are safer: `bundler keygen --person` for each, then `bundler trust new` (docs/keys.md)."
+    )
     print_fingerprint(fingerprint)
 
 

@@ -21,6 +21,10 @@ from installer.formats.manifest import printable
 from installer.signers import key_name
 from installer.verify import VerifiedArchive
 
+ONE_SIGNS = (
+    "One signature is enough here: whoever gets that key and its passphrase can sign in the sender's name until every "
+    "site has another root."
+)
 _DENSE_WORDS = {"int8": "8 bits (blocks of 32), and a prompt's activations", "bf16": "bfloat16 as published"}
 
 
@@ -103,6 +107,8 @@ def print_root(metadata: Metadata[Root], before: Root | None) -> None:
         group = group_of(root, role)
         names = ", ".join(key_name(key) for key in group.keys)
         click.echo(f"  {role}: {group.threshold} of {len(group.keys)} must sign: {names}")
+    if group_of(root, "root").threshold == 1:
+        click.echo(f"  {ONE_SIGNS} Two of three people are safer (--root-threshold 2).")
     for of, signers in zip(("itself", f"root {root.version - 1}"), root_signers(metadata, before), strict=False):
         click.echo(f"  signatures by {of}: {signers}")
     if root_is_complete(metadata, before):

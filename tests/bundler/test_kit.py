@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import io
 import os
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+import installer
 from bundler.carrying import write_carriage
 from bundler.errors import KeysError, WheelError
 from bundler.keys import INSTALLER_KEY as KEY
@@ -258,3 +260,14 @@ def test_the_fingerprint_is_what_sha256sum_prints_and_its_words_are_its_first_by
     assert fingerprint == hashlib.sha256(sender.root_path.read_bytes()).hexdigest()
     words = " ".join(spoken(fingerprint)).split()
     assert bytes(WORDS.index(word) for word in words).hex() == fingerprint[:32]
+
+
+def test_the_kit_calls_no_editor_and_no_pager() -> None:
+    """In click 8.1.8, the last for Python 3.9, both start a shell with words of the environment (CVE-2026-7246)."""
+    sources = [path for path in Path(installer.__file__).parent.rglob("*.py")]
+    assert len(sources) > 50
+    for path in sources:
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+            imported = {alias.name for alias in node.names} if isinstance(node, ast.ImportFrom) else set()
+            assert not {name, *imported} & {"edit", "echo_via_pager", "pager"}, f"{path}:{getattr(node, 'lineno', 0)}"
