@@ -5,9 +5,11 @@ It changes no setting. A child process makes the proof of silence, because the p
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from appliance.config import Config
@@ -22,6 +24,7 @@ from appliance.runtime.processes import engine_kind
 from appliance.runtime.site_lock import is_served
 from appliance.transport import Transport, certificate_files, transport_of
 from installer.formats.clock import has_lost_its_time
+from installer.formats.units import host_of, listening
 
 
 @dataclass(frozen=True)
@@ -88,12 +91,14 @@ def examine(config: Config) -> Report:
     Raises:
         SilenceError: this process cannot be confined.
     """
+    unit = listening(config.home.absolute(), os.geteuid())
     silence, about_silence = _examine_silence(config)
     advice = [about_silence, _examine_user(config)]
     confine_command(config)
     for subject, look in (
         ("release", _look_at_release), ("processor", _look_at_processor), ("memory", _look_at_memory),
-        ("record", _look_at_record), ("transport", _look_at_transport),
+        ("record", _look_at_record),
+        ("transport", partial(_look_at_transport, unit=unit)),
     ):  # fmt: skip
         try:
             advice.append(Advice(subject, True, look(config)))
@@ -185,28 +190,31 @@ def _look_at_record(config: Config) -> str:
     return f"{found.size} events, the first {found.verified_size} signed at {as_iso(found.verified_us)}"
 
 
-def _look_at_transport(config: Config) -> str:
-    """How people reach the configured address.
+def _look_at_transport(config: Config, unit: str | None = None) -> str:
+    """How people reach the address where the appliance listens.
 
+    Args:
+        unit: where a socket unit listens for this site, which binds in place of the setting; None without one.
     Raises:
         ApplianceError: without encryption, or with a certificate that clients refuse now or within 30 days.
     """
     from appliance.certificates import load_pair, now_utc
 
-    transport = transport_of(config, config.listen_host)
+    transport = transport_of(config, config.listen_host if unit is None else host_of(unit))
+    by_unit = "" if unit is None else f"the socket unit listens on {unit}: "
     if transport is Transport.PLAIN:
         raise ApplianceError("plain HTTP on a network; remove tls.plain_http, and passwords and prompts are encrypted")
     files = certificate_files(config, transport)
     if files is None:
-        return "plain HTTP on loopback, which no wire carries"
+        return f"{by_unit}plain HTTP on loopback, which no wire carries"
     if transport is Transport.LOCAL_AUTHORITY and not files.certificate.exists():
-        return "TLS with a certificate of this site's own, made at the first start"
+        return f"{by_unit}TLS with a certificate of this site's own, made at the first start"
     certificate = load_pair(files)
     problem = certificate.problem(now_utc())
     if problem is not None:
         raise ApplianceError(problem)
     names = ", ".join(certificate.names) or "no name"
-    return f"TLS with {files.certificate} for {names}, until {certificate.ends:%Y-%m-%d}"
+    return f"{by_unit}TLS with {files.certificate} for {names}, until {certificate.ends:%Y-%m-%d}"
 
 
 def _examine_disk(config: Config) -> Advice:

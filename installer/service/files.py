@@ -12,10 +12,9 @@ from pathlib import Path
 
 from installer.durable import write_durably
 from installer.errors import ServiceError
-from installer.service.units import SITE_MARK, ServicePlan, service_unit, socket_unit
+from installer.formats.units import SYSTEM_UNITS, USER_UNITS, listen_of, site_of
+from installer.service.units import ServicePlan, service_unit, socket_unit
 
-_SYSTEM_UNITS = Path("etc/systemd/system")
-_USER_UNITS = Path(".config/systemd/user")
 KEEPER = Path("service", "keeper")
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold: same sources, same bytes
 _KEEPER_SOURCES = ("__init__.py", "formats/__init__.py", "formats/trial.py", "service/keeper.py")
@@ -43,11 +42,11 @@ def units_directory(root: Path = Path("/")) -> Path:
         ServiceError: the host does not know this user, as in containers, so there is no home.
     """
     if os.geteuid() == 0:
-        return root / _SYSTEM_UNITS
+        return root / SYSTEM_UNITS
     home = _home()
     if home is None:
         raise ServiceError(f"uid {os.geteuid()} is no user of this host, so it has no directory for units")
-    return root / home.relative_to("/") / _USER_UNITS
+    return root / home.relative_to("/") / USER_UNITS
 
 
 def _home() -> Path | None:
@@ -64,7 +63,7 @@ def find_service(prefix: Path, root: Path = Path("/")) -> ServiceFiles | None:
     for service in sorted(units_directory(root).glob("*.service")):
         if _site_of(service) == str(prefix):
             socket = service.with_suffix(".socket")
-            return ServiceFiles(service.stem, socket, service, _listen_of(socket))
+            return ServiceFiles(service.stem, socket, service, listen_of(_text(socket)))
     return None
 
 
@@ -142,15 +141,7 @@ def _keeper_bytes(interpreter: Path) -> bytes:
 
 
 def _site_of(unit: Path) -> str | None:
-    """The site that a unit of ours serves; None for other files."""
-    lines = _text(unit).splitlines()
-    marks = [line[len(SITE_MARK) :] for line in lines[:3] if line.startswith(SITE_MARK)]
-    return marks[0] if marks else None
-
-
-def _listen_of(socket: Path) -> str:
-    key = "ListenStream="
-    return next((line[len(key) :] for line in _text(socket).splitlines() if line.startswith(key)), "")
+    return site_of(_text(unit))
 
 
 def _text(path: Path) -> str:

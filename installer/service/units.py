@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from installer.errors import ServiceError
+from installer.formats.units import SITE_MARK
 
 NAME = "gpt-oss"
 LISTEN = "127.0.0.1:8080"
@@ -30,7 +31,6 @@ _ADDRESS = re.compile(r"(?:(?P<host>[0-9.]+)|\[(?P<host6>[0-9a-fA-F:.]+)\]):(?P<
 # Directories that the sandbox empties; what a site needs of them is bound back.
 _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - names, nothing is made there
 _HEADER = "# Written by `installer service install`, which replaces it. Put changes into a drop-in (systemctl edit).\n"
-SITE_MARK = "# Site: "
 
 
 @dataclass(frozen=True)

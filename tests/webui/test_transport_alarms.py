@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,7 @@ from appliance.certificates import now_utc
 from appliance.doctor import _look_at_transport
 from appliance.errors import ApplianceError
 from appliance.transport import Transport, local_files
+from installer.formats.units import listening
 from tests.webui.conftest import Site
 from webui.admin.alarms import Alarm, current_alarms
 
@@ -64,3 +67,40 @@ def test_doctor_says_how_people_reach_the_site(site: Site) -> None:
         _look_at_transport(config)
     with pytest.raises(ApplianceError, match="plain HTTP on a network"):
         _look_at_transport(replace(config, tls_plain_http=True))
+
+
+@pytest.mark.parametrize(
+    ("listen", "words"),
+    [
+        ("0.0.0.0:443", "the socket unit listens on 0.0.0.0:443: TLS with a certificate of this site's own"),
+        ("[::]:443", "the socket unit listens on [::]:443: TLS with a certificate of this site's own"),
+        ("127.0.0.1:8080", "the socket unit listens on 127.0.0.1:8080: plain HTTP on loopback"),
+        ("[::1]:8080", "the socket unit listens on [::1]:8080: plain HTTP on loopback"),
+        ("/run/gpt-oss.sock", "the socket unit listens on /run/gpt-oss.sock: plain HTTP on loopback"),
+    ],
+    ids=["network", "network-6", "loopback", "loopback-6", "unix"],
+)
+def test_doctor_judges_by_the_socket_unit_where_there_is_one(listen: str, words: str, site: Site) -> None:
+    """Under the service it binds the address, so [listen] does not count."""
+    here = replace(site.services.config, listen_host="127.0.0.1" if "0.0.0.0" in listen else "0.0.0.0")  # noqa: S104
+    assert _look_at_transport(here, listen).startswith(words)
+
+
+def test_a_socket_unit_that_leads_to_plain_http_on_a_network_is_a_fault(site: Site) -> None:
+    config = replace(site.services.config, tls_plain_http=True)
+    assert "loopback" in _look_at_transport(config)
+    with pytest.raises(ApplianceError, match="plain HTTP on a network"):
+        _look_at_transport(config, "0.0.0.0:80")
+
+
+def test_the_socket_unit_of_a_site_is_found_by_its_mark(tmp_path: Path) -> None:
+    units = tmp_path / "etc/systemd/system"
+    units.mkdir(parents=True)
+    unit = "# Written by the installer\n# Site: {site}\n[Socket]\nListenStream={listen}\n"
+    (units / "a.socket").write_text(unit.format(site="/srv/other", listen="1.2.3.4:1"))
+    (units / "b.socket").write_text(unit.format(site="/srv/gpt-oss", listen="0.0.0.0:443"))
+    (units / "c.socket").write_bytes(b"\xff\xfe")
+    (units / "d.socket").mkdir()
+    assert listening(Path("/srv/gpt-oss"), os.geteuid(), tmp_path) == "0.0.0.0:443"
+    assert listening(Path("/srv/none"), os.geteuid(), tmp_path) is None
+    assert listening(Path("/srv/gpt-oss"), 4_000_000, tmp_path) == "0.0.0.0:443", "a user whom the host does not know"
