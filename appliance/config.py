@@ -103,6 +103,8 @@ class Config:
     queue_limit_per_user: Annotated[int, Setting("engine", "queue_limit_per_user"), whole(1, 10_000)] = 8
     # how long a streaming answer may pause while another prompt is prefilled
     longest_pause_s: Annotated[float, Setting("engine", "longest_pause_s"), number(0.05, 60)] = 0.3
+    # compute tokens ahead where an answer repeats what it has read (engine/drafting.py); CPU only
+    drafts: Annotated[bool, Setting("engine", "drafts")] = True
     # keep the model from writing malformed headers (engine/harmony_grammar.py)
     harmony_grammar: Annotated[bool, Setting("engine", "harmony_grammar")] = True
 

@@ -179,13 +179,14 @@ class FakeModel:
     def __init__(
         self, replies: Mapping[tuple[int, ...], Sequence[int]], *, slots: int, capacity: int = 4096,
         windows: Windows | None = None, copies: bool = True, mixes: bool = True,
+        takes_drafts: bool = False,
     ) -> None:  # fmt: skip
         self.replies = {tuple(prompt): list(reply) for prompt, reply in replies.items()}
         self.slots = slots
         self.capacity = capacity
         self.held: list[list[int]] = [[] for _ in range(slots)]
         self.windows = windows
-        self.copies, self.mixes = copies, mixes
+        self.copies, self.mixes, self.takes_drafts = copies, mixes, takes_drafts
         self.rings: list[dict[int, tuple[int, int]]] = [{} for _ in range(slots)]  # place: position and token
         self.steps: list[tuple[str, int, int | list[int]]] = []
         self.fail_next: set[str] = set()  # "prefill", "decode", "step"
@@ -201,12 +202,16 @@ class FakeModel:
 
     def decode(self, appends: Sequence[Append]) -> list[TopLogits]:
         slots = [append.slot for append in appends]
-        assert len(set(slots)) == len(slots), "two tokens of one slot"
+        assert self.takes_drafts or len(set(slots)) == len(slots), "two tokens of one slot"
         self.steps.append(("decode", len(slots), slots))
         self._fail("decode")
-        for append in appends:
+        tops = []
+        for before, append in zip([Append(-1, 0, 0), *appends], appends, strict=False):
+            is_draft = before.slot == append.slot
+            assert not is_draft or append.length == before.length + 1, "a draft elsewhere"
             self._append(append.slot, append.length, [append.token])
-        return [self._next(slot) for slot in slots]
+            tops.append(self._next(append.slot, is_draft=is_draft))
+        return tops
 
     def step(self, appends: Sequence[Append], chunk: Chunk | None) -> tuple[list[TopLogits], TopLogits | None]:
         assert self.mixes
@@ -242,11 +247,14 @@ class FakeModel:
         for position, token in enumerate(tokens, past):
             ring[position % self.windows.ring] = (position, token)
 
-    def _next(self, slot: int) -> TopLogits:
+    def _next(self, slot: int, *, is_draft: bool = False) -> TopLogits:
+        """What follows. After a draft that is wrong, anything may."""
         held = tuple(self.held[slot])
         prompt = max((p for p in self.replies if held[: len(p)] == p), key=len)
-        token = self.replies[prompt][len(held) - len(prompt)]
-        assert held[len(prompt) :] == tuple(self.replies[prompt][: len(held) - len(prompt)]), "another's tokens"
+        given, reply = held[len(prompt) :], self.replies[prompt]
+        follows = given == tuple(reply[: len(given)])
+        assert follows or is_draft, "another's tokens"
+        token = reply[len(given)] if follows and len(given) < len(reply) else 7
         ids, logits = np.array([token, token ^ 1]), np.array([30, -30], np.float32)
         return TopLogits(ids, logits, 30.0, 2, lambda: logits)
 

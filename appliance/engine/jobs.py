@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from appliance.engine.drafting import DraftStream
 from appliance.engine.harmony_grammar import State
 from appliance.engine.harmony_parser import HarmonyParser
 from appliance.engine.sampling import TopLogits, sample
@@ -43,6 +44,7 @@ class Generation:
         grammar: None where the request does not ask for Harmony's grammar.
         limit: how many tokens the answer may have.
         cached: how many tokens of the prompt were not computed, because a slot held them.
+        drafts: None where the model takes none.
         decoding_since: when the prefill was complete; None before.
     """
 
@@ -54,6 +56,7 @@ class Generation:
     limit: int
     cached: int
     started_at: float
+    drafts: DraftStream | None
     decoding_since: float | None = None
     sampled: list[int] = field(default_factory=list)
 
@@ -64,6 +67,8 @@ class Generation:
         token = sample(top, temperature=request.temperature, top_p=request.top_p, rng=self.rng, mask=mask)
         self.grammar = None if self.grammar is None else self.grammar.after(token)
         self.sampled.append(token)
+        if self.drafts is not None:
+            self.drafts.append(token)
         for delta in self.parser.push(token):
             self.job.sink(delta)
         if self.parser.finished is None and len(self.sampled) < self.limit:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from appliance.engine.drafting import Drafting, DraftStream
 from appliance.engine.harmony import Vocabulary
 from appliance.engine.harmony_grammar import HarmonyGrammars
 from appliance.engine.harmony_parser import HarmonyParser
@@ -44,6 +45,7 @@ class Scheduler:
         queue_limit: int,
         user_limit: int | None = None,
         longest_pause_s: float = 0.3,
+        drafts: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """
@@ -53,6 +55,7 @@ class Scheduler:
             user_limit: how many jobs of one user may wait; None: as many as of all.
             longest_pause_s: how long a stream may stand still while another's prompt is prefilled. The model may need
                 longer even for the smallest chunk.
+            drafts: whether to draft tokens where the model can verify them.
         """
         self.context_tokens = model.capacity
         self._model = model
@@ -64,6 +67,8 @@ class Scheduler:
         self._slots = SlotTable(model.slots, model.capacity, model.windows)
         self._active: list[Generation] = []  # the model's thread only; those being prefilled take turns
         self._pacing = Pacing(longest_pause_s)
+        self._takes_drafts = drafts and model.takes_drafts
+        self.drafting = Drafting(longest_pause_s)
 
     # Any thread
 
@@ -109,9 +114,7 @@ class Scheduler:
         if prefilling is not None:
             self._guarded([prefilling], partial(self._prefill, prefilling))
         if decoding:
-            started = self._clock()
             self._guarded(decoding, partial(self._decode, decoding))
-            self._pacing.note_decode(len(decoding), self._clock() - started)
         return prefilling is not None or bool(decoding)
 
     def stop(self, failure: Failed) -> None:
@@ -150,6 +153,7 @@ class Scheduler:
             limit=room if request.max_tokens is None else min(room, request.max_tokens),
             cached=slot.length,
             started_at=now,
+            drafts=DraftStream(job.prompt) if self._takes_drafts else None,
         )
 
     def _drop_cancelled(self) -> None:
@@ -163,13 +167,26 @@ class Scheduler:
         self._note_prefilled(prefilling, chunk, top)
 
     def _decode(self, decoding: Sequence[Generation]) -> None:
-        self._note_decoded(decoding, self._model.decode(_appends(decoding)))
+        started = self._clock()
+        streams = [one.drafts for one in decoding if one.drafts is not None]
+        rooms = [one.limit - len(one.sampled) - 1 for one in decoding]
+        drafts = self.drafting.plan(streams, rooms) if streams else [[] for _ in decoding]
+        for generation, own in zip(decoding, drafts, strict=True):
+            self._slots.note_written(generation.slot, generation.slot.length + 1 + len(own))
+        tops = self._model.decode(_appends(decoding, drafts))
+        accepted = self._note_decoded(decoding, tops, drafts)
+        took_s = self._clock() - started
+        if streams:
+            self.drafting.note(streams, drafts, accepted, took_s)
+        if not any(drafts):
+            self._pacing.note_decode(len(decoding), took_s)
 
     def _prefill_and_decode(self, prefilling: Generation, decoding: Sequence[Generation]) -> None:
         started = self._clock()
         chunk = self._next_chunk(prefilling, self._pacing.chunk_tokens(len(decoding)))
-        tops, top = self._model.step(_appends(decoding), chunk)
-        self._note_decoded(decoding, tops)
+        none: list[list[int]] = [[] for _ in decoding]
+        tops, top = self._model.step(_appends(decoding, none), chunk)
+        self._note_decoded(decoding, tops, none)
         self._note_prefilled(prefilling, chunk, top)
         if not chunk.want_logits:  # the last chunk of a prompt is shorter, so its time says little
             self._pacing.note_chunk(len(chunk.tokens), len(decoding), self._clock() - started)
@@ -198,10 +215,25 @@ class Scheduler:
             self._active.remove(prefilling)
             self._active.append(prefilling)
 
-    def _note_decoded(self, decoding: Sequence[Generation], tops: Sequence[TopLogits]) -> None:
-        for generation, top in zip(decoding, tops, strict=True):
-            self._slots.append(generation.slot, generation.slot.length, [generation.sampled[-1]])
-            self._take(generation, top)
+    def _note_decoded(
+        self, decoding: Sequence[Generation], tops: Sequence[TopLogits], drafts: Sequence[Sequence[int]]
+    ) -> list[int]:
+        """Continue each answer by the token that was computed, and by one for each draft that is what it draws.
+
+        Returns:
+            How many drafts of each were.
+        """
+        left, accepted = iter(tops), []
+        for generation, own in zip(decoding, drafts, strict=True):
+            computed = [next(left) for _ in range(1 + len(own))]
+            count = 0
+            while True:
+                self._slots.append(generation.slot, generation.slot.length, [generation.sampled[-1]])
+                if self._take(generation, computed[count]) or count == len(own) or generation.sampled[-1] != own[count]:
+                    break
+                count += 1
+            accepted.append(count)
+        return accepted
 
     def _copy(self, slot: Slot, prefix: Prefix) -> None:
         """Make a slot hold a prefix, and nothing else."""
@@ -209,14 +241,15 @@ class Scheduler:
             self._model.copy_prefix(prefix.source.index, slot.index, prefix.length, prefix.snapshot)
         self._slots.keep(slot, prefix)
 
-    def _take(self, generation: Generation, top: TopLogits) -> None:
-        """Continue an answer by one token, and end the job with its last."""
+    def _take(self, generation: Generation, top: TopLogits) -> bool:
+        """Continue an answer by one token, and end the job with its last; True if it was the last."""
         if not generation.take(top):
-            return
+            return False
         now = self._clock()
         self._queue.note_finished(now - generation.started_at)
         self._leave(generation)
         generation.job.sink(generation.done(now))
+        return True
 
     def _guarded(self, generations: Sequence[Generation], work: Callable[[], None]) -> bool:
         """Run a part of a step. If the model fails, so do these answers, and what their slots hold is forgotten."""
@@ -240,5 +273,9 @@ class Scheduler:
 STOPPED = Failed("engine_stopped", "The model was stopped before the answer was complete. Please try again.")
 
 
-def _appends(decoding: Sequence[Generation]) -> list[Append]:
-    return [Append(one.slot.index, one.sampled[-1], one.slot.length) for one in decoding]
+def _appends(decoding: Sequence[Generation], drafts: Sequence[Sequence[int]]) -> list[Append]:
+    return [
+        Append(one.slot.index, token, place)
+        for one, own in zip(decoding, drafts, strict=True)
+        for place, token in enumerate([one.sampled[-1], *own], one.slot.length)
+    ]

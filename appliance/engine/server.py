@@ -198,7 +198,7 @@ def main() -> int:
         return CANNOT_SERVE
     scheduler = Scheduler(
         model, vocabulary, queue_limit=config.queue_limit, user_limit=config.queue_limit_per_user,
-        longest_pause_s=config.longest_pause_s,
+        longest_pause_s=config.longest_pause_s, drafts=config.drafts,
     )  # fmt: skip
     server = EngineServer(doorbell, scheduler, vocabulary, lambda: describe(release, model, scheduler))
 

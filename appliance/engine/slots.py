@@ -136,6 +136,13 @@ class SlotTable:
         slot.tokens[start:] = tokens
         slot.window_first = max(slot.window_first, slot.length + 1 - self._windows.ring)  # one may be garbage
 
+    def note_written(self, slot: Slot, end: int) -> None:
+        """Note that a step writes the positions before ``end``, whether or not they become part of the slot.
+
+        A ring then no longer holds what stood a whole ring before them.
+        """
+        slot.window_first = max(slot.window_first, end - self._windows.ring)
+
     def snapshots_due(self, slot: Slot, public: int) -> list[tuple[int, int]]:
         """The positions (first, end) to take snapshots of now; to be asked after each chunk of a prompt."""
         if self._windows.ring >= self.capacity:

@@ -12,7 +12,10 @@ from appliance.engine.slots import Snapshot, Windows
 
 @dataclass(frozen=True)
 class Append:
-    """A token to decode: the next one of a slot that holds ``length`` tokens."""
+    """A token to decode: the next one of a slot that holds ``length`` tokens.
+
+    Where the model takes drafts, several of one slot may follow each other, each at the place after the one before.
+    """
 
     slot: int
     token: int
@@ -41,6 +44,7 @@ class Model(Protocol):
     Attributes:
         mixes: ``step`` can decode and prefill in one run.
         copies: ``take_snapshot`` and ``copy_prefix`` can be used.
+        takes_drafts: ``decode`` takes several tokens of one slot, and each gets the bits that it would get alone.
     """
 
     slots: int
@@ -48,6 +52,7 @@ class Model(Protocol):
     windows: Windows | None
     mixes: bool
     copies: bool
+    takes_drafts: bool
 
     def plan_chunk(self, past: int, length: int, most: int | None = None) -> range: ...
 

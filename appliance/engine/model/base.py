@@ -32,6 +32,7 @@ class OnnxModel(ABC):
     accelerator: str
     mixes = False
     copies = False
+    takes_drafts = False
 
     def __init__(
         self, ort: ModuleType, session: Any, shape: ModelShape, *, slots: int, capacity: int, device: str
@@ -72,7 +73,7 @@ class OnnxModel(ABC):
 
     @abstractmethod
     def decode(self, appends: Sequence[Append]) -> list[TopLogits]:
-        """Append one token to each of some slots; the values are their logits, in the same order.
+        """Append one token to each of some slots, or several where ``takes_drafts``; the values are their logits.
 
         ``all_logits`` of a value must be called before the next step.
 

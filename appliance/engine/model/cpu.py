@@ -56,6 +56,7 @@ class CpuModel(OnnxModel):
     accelerator = "cpu"
     mixes = True
     copies = True
+    takes_drafts = True
 
     def __init__(
         self, ort: ModuleType, session: Any, shape: ModelShape, *, slots: int, capacity: int,

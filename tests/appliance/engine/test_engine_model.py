@@ -86,6 +86,35 @@ def test_on_a_cpu_a_token_gets_the_same_bits_whoever_is_decoded_with_it(new_mode
 
 
 @pytest.mark.parametrize("path", load_operators().paths())
+def test_on_a_cpu_drafts_get_the_bits_of_tokens_that_were_drawn(new_model: NewModel, path: str) -> None:
+    """Beside other streams, across the end of a ring, and after drafts that were wrong."""
+    load_operators().use_path(path)
+    model, rng = new_model(), np.random.default_rng(5)
+    tokens = {slot: prompt_of(300 + 40 * slot, slot) for slot in (0, 1)}
+    alone: dict[int, list[NDArray[np.float32]]] = {0: [], 1: []}
+    for slot, own in tokens.items():
+        model.prefill(slot, own[:250], 0, want_logits=False)
+        model.prefill(slot + 2, own[:250], 0, want_logits=False)
+        for place in range(250, 300):
+            (top,) = model.decode([Append(slot, own[place], place)])
+            alone[slot].append(logits_of(top))
+    place = 250
+    while place < 300:
+        right, wrong = int(rng.integers(0, 9)), int(rng.integers(0, 9))
+        right = min(right, 299 - place)
+        appends = [Append(3, tokens[1][place], place)]
+        appends += [Append(2, tokens[0][place + i], place + i) for i in range(right + 1)]
+        appends += [Append(2, 1 + i, place + right + 1 + i) for i in range(wrong)]
+        tops = model.decode(appends)
+        np.testing.assert_array_equal(logits_of(tops[0]), alone[1][place - 250])
+        for i in range(right + 1):
+            np.testing.assert_array_equal(logits_of(tops[1 + i]), alone[0][place - 250 + i])
+        for missed in range(1, right + 1):  # the other stream had no drafts
+            model.decode([Append(3, tokens[1][place + missed], place + missed)])
+        place += right + 1
+
+
+@pytest.mark.parametrize("path", load_operators().paths())
 @pytest.mark.parametrize("size", [1, 16, 64])
 def test_on_a_cpu_a_prompt_beside_decoded_tokens_leaves_everyone_the_bits_they_get_alone(
     new_model: NewModel, path: str, size: int

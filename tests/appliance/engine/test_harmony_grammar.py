@@ -200,7 +200,7 @@ class NoisyModel(FakeModel):
         self._rows = [_top(row) for row in rows]
         self._rng = rng
 
-    def _next(self, slot: int) -> TopLogits:
+    def _next(self, slot: int, *, is_draft: bool = False) -> TopLogits:
         return self._rows[self._rng.integers(len(self._rows))]
 
 
