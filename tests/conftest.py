@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.unprivileged import open_the_way, own_temporary_directory
+from tests.temporary import own_temporary_directory
+from tests.unprivileged import open_the_way
 from tests.waiting import HELD_S
 
 if TYPE_CHECKING:
@@ -114,26 +115,32 @@ SLOW = (
     "webui/test_review_integrity.py",
     "webui/test_security.py",
 )
-# Files that take longest. They begin first, so that no worker still runs one when the others have nothing left.
+# Files that take longest. They begin first, so that no worker still runs one when the others have nothing left. The
+# first makes the demo. Others that need it do not stand directly behind it, because they would wait for it.
 LONGEST = (
     "scenarios/test_operators_guide.py",
-    "scenarios/test_service.py",
-    "scenarios/test_whole_way.py",
+    "attacks/test_kills.py",
     "appliance/kernels/test_sanitized.py",
-    "appliance/kernels/test_amx_emulated.py",
     "bundler/test_demo_model.py",
+    "attacks/test_kills_leaving.py",
+    "scenarios/test_service.py",
+    "scenarios/test_bare_hosts.py",
+    "scenarios/test_damaged_site.py",
+    "scenarios/test_leaving.py",
+    "browser/test_browser.py",
+    "attacks/test_clean_start.py",
+    "bench/test_fullsize.py",
     "bundler/test_parity.py",
     "bundler/test_wheelhouse.py",
-    "attacks/test_clean_start.py",
-    "browser/test_browser.py",
-    "scenarios/test_damaged_site.py",
+    "appliance/kernels/test_amx_emulated.py",
+    "scenarios/test_whole_way.py",
     "appliance/engine/test_reuse.py",
     "attacks/test_strange_ends.py",
     "scenarios/test_proxies.py",
     "attacks/test_record_review.py",
     "browser/test_turns.py",
-    "appliance/runtime/test_supervisor.py",
     "scenarios/test_silence.py",
+    "appliance/runtime/test_supervisor.py",
     "scenarios/test_signals.py",
 )
 TESTS = Path(__file__).parent
@@ -162,10 +169,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if is_slow and config.getoption("--fast") else None
 
 
+@pytest.hookimpl(trylast=True)  # when the workers have ended
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Keep what failed, to be looked at."""
-    if _TEMPORARY is not None and exitstatus == pytest.ExitCode.OK:
-        shutil.rmtree(_TEMPORARY, ignore_errors=True)
+    if _TEMPORARY is not None:
+        _TEMPORARY.end(keep=exitstatus != pytest.ExitCode.OK)
 
 
 def require(present: bool, what: str) -> None:

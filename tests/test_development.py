@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -154,6 +155,30 @@ def test_what_is_not_formatted_exists(name: str) -> None:
 
 def test_what_is_slow_exists() -> None:
     assert {name for name in (*SLOW, *LONGEST) if not (TESTS / name).exists()} == set()
+
+
+DIRECTORY_OF_A_RUN = """
+import sys
+from tests.temporary import own_temporary_directory
+own = own_temporary_directory()
+(own.path / "file").write_text("kept")
+print(own.path)
+own.end(keep=sys.argv[1] == "True")
+"""
+
+
+@pytest.mark.parametrize("keep", [True, False], ids=["failed", "passed"])
+def test_the_files_of_a_run_are_on_the_disk_if_a_test_failed(keep: bool, tmp_path: Path) -> None:
+    require(os.geteuid() == 0, "root, whose runs have a directory of their own")
+    environ = {name: value for name, value in os.environ.items() if name != "PYTEST_DEBUG_TEMPROOT"}
+    done = subprocess.run(
+        [sys.executable, "-c", DIRECTORY_OF_A_RUN, str(keep)], env=environ | {"TMPDIR": str(tmp_path)}, cwd=ROOT,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    directory = Path(done.stdout.strip())
+    assert directory.parent == tmp_path
+    assert directory.exists() is keep
+    assert (directory / "file").exists() is keep
 
 
 def test_every_action_of_the_record_has_words_a_group_and_a_line_on_its_page() -> None:

@@ -52,18 +52,6 @@ def let_through(path: Path) -> None:
             directory.chmod(directory.stat().st_mode | 0o055)
 
 
-def own_temporary_directory() -> Path | None:
-    """Have pytest make its directories below a directory of this run's own, and return that. All runs of root share
-    pytest's usual one, and each run that begins shuts it for everybody else. None where nothing needs to be done.
-    """
-    if os.geteuid() != 0 or "PYTEST_DEBUG_TEMPROOT" in os.environ:
-        return None
-    directory = Path(tempfile.mkdtemp(prefix="tests-"))
-    directory.chmod(0o755)
-    os.environ["PYTEST_DEBUG_TEMPROOT"] = str(directory)
-    return directory
-
-
 def open_the_way() -> bool:
     """Let everybody reach the interpreter and this checkout. False if the way is closed and this host forbids to open
     it.

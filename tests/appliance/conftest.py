@@ -7,7 +7,6 @@ import os
 import pwd
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import sqlalchemy as sa
 from appliance.audit.log import AuditLog
 from appliance.database.transactions import Database, open_database
 from tests.conftest import require
+from tests.unprivileged import let_through
 
 
 @dataclass
@@ -36,14 +36,15 @@ class PostgreSQL:
 
 
 @pytest.fixture(scope="session")
-def postgresql() -> Iterator[PostgreSQL]:
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQL]:
     """A cluster of our own, run by an unprivileged user and reachable only through its socket."""
     found = sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"))
     require(bool(found), "PostgreSQL (initdb)")
     binaries = Path(found[-1]).parent
     user = "nobody" if os.geteuid() == 0 else None  # initdb refuses root
-    directory = tempfile.mkdtemp(prefix="pg-", dir="/tmp")  # socket paths must be short
+    directory = str(tmp_path_factory.mktemp("pg"))  # an address of a socket has 107 bytes at most
     if user:
+        let_through(Path(directory))
         os.chown(directory, pwd.getpwnam(user).pw_uid, pwd.getpwnam(user).pw_gid)
     data = f"{directory}/data"
     control = [f"{binaries}/pg_ctl", "-D", data, "-l", f"{directory}/log", "-s", "-w"]

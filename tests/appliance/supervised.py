@@ -110,7 +110,9 @@ class Site:
         return body
 
     def recorded(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.home / "state" / "audit" / "recorded").read_text().splitlines()]
+        """What was recorded, without a line that is being written."""
+        whole, _, _ = (self.home / "state" / "audit" / "recorded").read_text().rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines()]
 
     def descendants(self) -> set[int]:
         """Pids of everything that the supervisor started."""

@@ -7,6 +7,7 @@ A planted program would write a marker file. Each attack is also tried against `
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ import py_compile
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +26,7 @@ from click.testing import CliRunner
 from installer.cli import main
 from installer.formats.manifest import MANIFEST, RECEIPT, Entry, encode_manifest, is_bulk
 from installer.install import install
+from installer.wheels import compiled
 from tests.installer.archives import PYTHON, Sender, installed_wheel, listing, our_wheel, small_files
 from tests.unprivileged import SERVICE_UID, SERVICE_USER, give_to_user, let_through
 
@@ -64,6 +66,14 @@ class Scene:
         (found,) = body["releases"]
         differences = {difference["path"]: difference["fault"] for difference in found["differences"]}
         return done.exit_code, differences, [*body["faults"], *found["faults"]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once() -> Iterator[None]:
+    """Every comparison with the signatures compiles all sources. The same source compiles to the same bytes."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("installer.environment.compiled", functools.cache(compiled))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import mmap
 import os
 import stat
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,13 @@ from installer.disk_writer import PIECE_BYTES, DiskWriter
 from tests.conftest import require
 
 _SIZES = [0, 1, 4095, 4096, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 9 * PIECE_BYTES + 4097]
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """On the disk: in memory (tests/temporary.py) there is no page cache to write past."""
+    with tempfile.TemporaryDirectory(prefix="tests-on-disk-") as directory:
+        yield Path(directory)
 
 
 @pytest.fixture

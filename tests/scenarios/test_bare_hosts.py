@@ -56,10 +56,10 @@ def debian(suite: str) -> Path | str:
 
 @contextlib.contextmanager
 def bare_host(suite: str, demo: Installation, place: Path) -> Iterator[Path]:
-    """A copy of the root, of hard links, with the media and what came by another way in /media, and an empty /home."""
+    """A copy of the root, with the media and what came by another way in /media, and an empty /home."""
     host, pristine = place / suite, debian(suite)
     require(isinstance(pristine, Path), str(pristine))
-    subprocess.run(["cp", "-al", pristine, host], check=True)
+    subprocess.run(["cp", "-a", pristine, host], check=True)
     for directory in (place, *place.parents[:2]):
         directory.chmod(directory.stat().st_mode | 0o055)
     host.chmod(0o755)
