@@ -9,7 +9,6 @@ what one layer takes, 36 take. Prints one line for each accelerator, and what th
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import shutil
 import tempfile
 import time
@@ -30,11 +29,16 @@ _ACCELERATORS: tuple[Accelerator, ...] = ("cpu", "cuda")
 
 
 def _export(checkpoint: Path, out: Path, accelerator: Accelerator) -> tuple[float, float, int]:
-    """Export; the seconds, the peak resident GB of this process, and the bytes written."""
+    """Export; the seconds, the peak resident GB of this program, and the bytes written."""
     started = time.perf_counter()
     graph = export_graph(open_checkpoint(checkpoint), out, accelerator=accelerator)
-    peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-    return time.perf_counter() - started, peak_gb, sum(file.size_bytes for file in graph.files)
+    return time.perf_counter() - started, _peak_gb(), sum(file.size_bytes for file in graph.files)
+
+
+def _peak_gb() -> float:
+    """What this program had in memory at most. getrusage would count what its parent had when it was started, too."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024 / 1e9
 
 
 @click.command()

@@ -12,7 +12,7 @@ the matrices that it changes. `Checkpoint.converted` says what became of them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,6 +50,16 @@ class Checkpoint:
         """
         reader: Reader = self._readers.by_name[name]
         return reader(range(self.specs[name].shape[0]) if rows is None else rows)
+
+    @property
+    def rounded(self) -> frozenset[str]:
+        """The tensors that are rounded to MXFP4 whenever they are read."""
+        return self._readers.rounded
+
+    def reading(self, others: Mapping[str, Reader]) -> Checkpoint:
+        """The same checkpoint, some of whose tensors are read from elsewhere."""
+        readers = replace(self._readers, by_name={**self._readers.by_name, **others})
+        return replace(self, _readers=readers)
 
     @property
     def is_published(self) -> bool:

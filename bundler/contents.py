@@ -197,6 +197,8 @@ def _export(
             progress=progress,
         )
         digests |= {file.path: file.sha256 for file in graph.files}
+        if accelerator == "cpu":  # stores experts as published, so they are rounded once for all graphs
+            checkpoint = checkpoint.reading({name: graph.reader(name) for name in checkpoint.rounded})
     (tree / VOCABULARY).parent.mkdir()
     (tree / VOCABULARY).write_bytes(vocabulary)
     return digests

@@ -9,9 +9,11 @@ directory that a killed run left. Exporting the same checkpoint twice gives the 
 from __future__ import annotations
 
 import hashlib
+import itertools
+import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from typing import BinaryIO
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from bundler.checkpoint import Checkpoint
@@ -51,12 +54,57 @@ class ExportedFile:
 
 
 @dataclass(frozen=True)
+class ExportedWeight:
+    """Where a weight of bytes lies."""
+
+    path: Path
+    offset: int
+    shape: tuple[int, ...]
+
+    def read(self, rows: range) -> NDArray[np.uint8]:
+        """These rows of it.
+
+        Raises:
+            ExportError: they cannot be read.
+        """
+        row_bytes = math.prod(self.shape[1:])
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.offset + rows.start * row_bytes)
+                return np.fromfile(file, np.uint8, len(rows) * row_bytes).reshape(len(rows), *self.shape[1:])
+        except (OSError, ValueError) as exc:
+            raise ExportError(f"{self.path}: cannot be read again: {exc}") from exc
+
+
+@dataclass(frozen=True)
 class ExportedGraph:
     """A complete graph on disk."""
 
     accelerator: Accelerator
     model: Path
     files: tuple[ExportedFile, ...]  # the model first, then its shards in order
+    weights: Mapping[str, ExportedWeight]
+
+    def reader(self, tensor: str) -> Callable[[range], NDArray[np.uint8]]:
+        """Reads rows of a tensor of bytes, which the graph stores as published: whole or in parts."""
+        parts = [self.weights[tensor]] if tensor in self.weights else list(self._parts(tensor))
+
+        def read(rows: range) -> NDArray[np.uint8]:
+            pieces, first = [], 0
+            for part in parts:
+                end = first + part.shape[0]
+                some = range(max(rows.start, first) - first, min(rows.stop, end) - first)
+                pieces += [part.read(some)] if len(some) else []
+                first = end
+            return np.concatenate(pieces)
+
+        return read
+
+    def _parts(self, tensor: str) -> Iterator[ExportedWeight]:
+        for number in itertools.count():
+            if (part := self.weights.get(f"{tensor}.part{number}")) is None:
+                return
+            yield part
 
 
 def export_graph(
@@ -83,7 +131,11 @@ def export_graph(
         if plan.packings:
             written[PACKING_NAME] = _write_bytes(staging / PACKING_NAME, _packing_bytes(plan))
     files = tuple(ExportedFile(out / name, (out / name).stat().st_size, digest) for name, digest in written.items())
-    return ExportedGraph(accelerator, out / MODEL, files)
+    weights = {
+        name: ExportedWeight(out / place["location"], int(place["offset"]), shape)
+        for name, (place, shape) in _places(plan).items()
+    }
+    return ExportedGraph(accelerator, out / MODEL, files, weights)
 
 
 def _write_weights(plan: GraphPlan, checkpoint: Checkpoint, shards: _ShardWriter, progress: Progress) -> None:
@@ -180,14 +232,21 @@ class _ShardWriter:
 
 def _packing_bytes(plan: GraphPlan) -> bytes:
     """Where the weights of each native operator lie, by the key of its node."""
-    places = {
-        tensor.name: {entry.key: entry.value for entry in tensor.external_data} for tensor in plan.graph.initializer
-    }
+    places = _places(plan)
     entries = [
-        Entry(packing.key, packing.kind, packing.sizes, tuple(_source(places[name]) for name in packing.weights))
+        Entry(packing.key, packing.kind, packing.sizes, tuple(_source(places[name][0]) for name in packing.weights))
         for packing in plan.packings
     ]
     return encode_packing(entries)
+
+
+def _places(plan: GraphPlan) -> dict[str, tuple[dict[str, str], tuple[int, ...]]]:
+    """Where each weight lies beside the graph, and its shape."""
+    return {
+        tensor.name: ({entry.key: entry.value for entry in tensor.external_data}, tuple(tensor.dims))
+        for tensor in plan.graph.initializer
+        if tensor.data_location == TensorProto.EXTERNAL
+    }
 
 
 def _source(place: dict[str, str]) -> Source:

@@ -134,7 +134,7 @@ class PackedMatrices:
 class RoundedExperts:
     """One projection of a layer in MXFP4, rounded when it is read.
 
-    Scales come with the blocks: those of the last experts that were read are kept for the next call.
+    Scales come with the blocks. They are kept until they are read, in whatever pieces either is read.
     """
 
     origin: Path  # for messages
@@ -145,7 +145,7 @@ class RoundedExperts:
     matrices: ExpertMatrices
     changes: Changes
     log: RoundingLog
-    _kept: tuple[range, UInt8Array] | None = None
+    _scales: dict[int, UInt8Array] = field(default_factory=dict)  # by expert
 
     def read_blocks(self, experts: range) -> UInt8Array:
         """Blocks (experts, rows, depth/32, 16)."""
@@ -154,16 +154,15 @@ class RoundedExperts:
         changes = self.changes()
         with ThreadPoolExecutor(min(_MOST_THREADS, len(os.sched_getaffinity(0)))) as threads:
             list(threads.map(self._round, experts, map(changes, experts), blocks, scales))
-        self._kept = (experts, scales)
+        self._scales |= zip(experts, scales, strict=True)
         return blocks
 
     def read_scales(self, experts: range) -> UInt8Array:
         """Scales (experts, rows, depth/32)."""
-        if self._kept is None or self._kept[0] != experts:
-            self.read_blocks(experts)
-        if self._kept is None:
-            raise RuntimeError("internal error: blocks were read without scales")
-        return self._kept[1]
+        for expert in experts:
+            if expert not in self._scales:
+                self.read_blocks(range(expert, expert + 1))
+        return np.stack([self._scales.pop(expert) for expert in experts])
 
     def _round(self, expert: int, changes: Sequence[LowRank], blocks: UInt8Array, scales: UInt8Array) -> None:
         read = self.matrices.open(expert)

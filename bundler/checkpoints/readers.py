@@ -47,6 +47,7 @@ class Readers:
     log: RoundingLog
     experts_from: frozenset[str]  # types that experts are rounded to MXFP4 from
     dense_from: frozenset[str]  # types that other tensors are rounded to bfloat16 from
+    rounded: frozenset[str]  # tensors that are rounded to MXFP4, which takes long
 
 
 def find_readers(
@@ -63,7 +64,7 @@ def find_readers(
     search = _Search(listing, config, stored, adapter)
     readers = search.readers()
     kinds = frozenset(search.experts_from), frozenset(search.dense_from)
-    return search.specs, Readers(readers, search.log, *kinds)
+    return search.specs, Readers(readers, search.log, *kinds, frozenset(search.rounded))
 
 
 class _Search:
@@ -77,6 +78,7 @@ class _Search:
         self.log = RoundingLog()
         self.experts_from: set[str] = set()
         self.dense_from: set[str] = set()
+        self.rounded: set[str] = set()
         self._parts = grouped_experts(stored.items())
         self._used: set[str] = set()
 
@@ -150,6 +152,7 @@ class _Search:
         _, rows, count, _ = self.specs[blocks].shape
         rounded = RoundedExperts(self.listing, layer, projection, rows, count * MXFP4_BLOCK, matrices,
                                  changes or _unchanged, self.log)  # fmt: skip
+        self.rounded |= {blocks, scales}
         return found | {blocks: rounded.read_blocks, scales: rounded.read_scales}
 
     def _wide(self, layer: int, projection: Projection) -> ExpertMatrices | None:

@@ -40,7 +40,9 @@ CONFIG = parse_model_config(
 
 
 def opened(directory: Path, *, experts_from: frozenset[str] = frozenset()) -> Checkpoint:
-    return Checkpoint(directory, CONFIG, b"", {}, None, Readers({}, RoundingLog(), experts_from, frozenset()))
+    return Checkpoint(
+        directory, CONFIG, b"", {}, None, Readers({}, RoundingLog(), experts_from, frozenset(), frozenset())
+    )
 
 
 def card_of(directory: Path, text: bytes) -> ModelCard:

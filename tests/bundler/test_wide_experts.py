@@ -13,8 +13,10 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from bundler import export
 from bundler.checkpoint import Checkpoint, open_checkpoint
 from bundler.checkpoint_writer import write_checkpoint
+from bundler.checkpoints import experts
 from bundler.errors import CheckpointError
 from bundler.export import export_graph
 from bundler.graph.plan import Accelerator
@@ -94,6 +96,41 @@ def test_a_widened_checkpoint_gives_the_published_graph_byte_for_byte(tuned: Mod
             export_graph(open_checkpoint(directory), out, accelerator=accelerator, dense="bf16")
             files.append({path.name: path.read_bytes() for path in out.iterdir()})
         assert files[0] == files[1]
+
+
+def counted_rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows each call rounds from now on."""
+    rows: list[int] = []
+
+    def counted(weights: NDArray[np.float32]) -> Any:
+        rows.append(len(weights))
+        return quantise(weights)
+
+    monkeypatch.setattr(experts, "quantise", counted)
+    return rows
+
+
+@pytest.mark.parametrize("piece_bytes", [1 << 10, 1 << 12, 1 << 25])
+@pytest.mark.parametrize("shard_bytes", [1 << 14, 1 << 30])
+def test_experts_are_rounded_once_for_both_graphs(
+    piece_bytes: int, shard_bytes: int, tuned: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks and scales come in pieces of different numbers of experts, and large ones in parts."""
+    monkeypatch.setattr(export, "PIECE_BYTES", piece_bytes)
+    checkpoint = open_checkpoint(write_wide(tmp_path / "wide", tuned, fused))
+    expected = tmp_path / "cuda-alone"
+    export_graph(checkpoint, expected, accelerator="cuda")
+    rows = counted_rows(monkeypatch)
+    cpu = export_graph(checkpoint, tmp_path / "cpu", accelerator="cpu", max_shard_bytes=shard_bytes)
+    assert sum(rows) == sum(len(matrix) for weights in tuned.weights.values() for matrix in weights)
+    assert any("blocks.part" in name for name in cpu.weights) == (shard_bytes == 1 << 14)
+    rows.clear()
+    after = checkpoint.reading({name: cpu.reader(name) for name in checkpoint.rounded})
+    export_graph(after, tmp_path / "cuda", accelerator="cuda")
+    assert rows == []
+    assert {p.name: p.read_bytes() for p in (tmp_path / "cuda").iterdir()} == {
+        p.name: p.read_bytes() for p in expected.iterdir()
+    }
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
