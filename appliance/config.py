@@ -39,7 +39,8 @@ from appliance.setting_rules import (
     whole,
 )
 from appliance.site_address import SiteAddress
-from installer.formats.checks import FaultError, check
+from installer.formats.checks import FaultError
+from installer.formats.plain import check
 
 Accelerator = Literal["auto", "cpu", "cuda"]
 ProxyHeaders = Literal["any", "x-forwarded", "forwarded"]

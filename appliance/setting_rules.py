@@ -52,6 +52,18 @@ def _as_site_addresses(given: Any) -> tuple[SiteAddress, ...]:
     return tuple(parse_site_address(text) for text in texts)
 
 
+def _as_colour(text: str) -> str:
+    if not re.fullmatch("#[0-9A-Fa-f]{6}", text):
+        raise ValueError
+    return text.lower()
+
+
+def _as_database_url(text: str) -> str:
+    if not re.match(r"(sqlite|postgresql)(\+[a-z]+)?://", text):
+        raise ValueError
+    return text
+
+
 def _as_file(text: str) -> Path:
     if not text.strip() or "\0" in text:
         raise ValueError
@@ -84,8 +96,8 @@ _BE_DATABASE: Final = 'must be a database URL beginning with "sqlite://" or "pos
 ADDRESS: Final = Rule(
     lambda text: str(ipaddress.ip_address(text)), "must be an IP address such as 127.0.0.1 or 0.0.0.0"
 )
-COLOUR: Final = Must('must be a colour such as "#b91c1c"', pattern="^#[0-9A-Fa-f]{6}$", to_lower=True)
-DATABASE_URL: Final = Must(_BE_DATABASE, pattern=r"^(sqlite|postgresql)(\+[a-z]+)?://")
+COLOUR: Final = Rule(_as_colour, 'must be a colour such as "#b91c1c"', takes=str)
+DATABASE_URL: Final = Rule(_as_database_url, _BE_DATABASE, takes=str)
 FILE: Final = Rule(_as_file, "must be the path of a file, absolute or below state/", takes=str)
 HOSTS: Final = Must(_BE_HOSTS, takes=tuple[Annotated[str, Rule(_as_host, _BE_HOSTS)], ...], max_length=50)
 NETWORKS: Final = Rule(_as_networks, takes=Annotated[tuple[str, ...], Must(_BE_NETWORKS, max_length=1000)])

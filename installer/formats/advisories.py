@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
-from typing import Annotated
+from typing import Annotated, Optional
 
 from installer.formats.checks import Must
 from installer.formats.fields import FormatError, Text, Texts, Whole, parse_file
@@ -41,11 +41,11 @@ class Affected:
     type: Text  # as its package URL names it: pypi, cargo, generic, ..
     name: Text
     version: Text
-    within: Text | None  # the wheel that holds it; None: it is a wheel
+    within: Optional[Text]  # the wheel that holds it; None: it is a wheel (Optional: Python 3.9 reads the types)
     id: Text
     aliases: Texts
-    severity: Text | None  # in the words of the database
-    fixed_in: Text | None  # the next version without it; None if none is known
+    severity: Optional[Text]  # in the words of the database
+    fixed_in: Optional[Text]  # the next version without it; None if none is known
     summary: str
 
     @property

@@ -1,13 +1,14 @@
 """Checks data from outside against declared types with the standard library alone.
 
 The installer runs on a host that has a bare Python, and pydantic is compiled code. So this module reads the files of a
-release (`installer.formats.fields`). It understands the same declarations as `installer.formats.checks`, and gives the
-same record or the same fault; tests/installer/test_plain.py compares both on random data. docs/decisions/0012 says why
-there are two.
+release (`installer.formats.fields`). It reads the settings, too: every process does that first, and the import of
+pydantic would delay each of them by a tenth of a second. It understands the same declarations as
+`installer.formats.checks`, and gives the same record or the same fault; tests/installer/test_plain.py compares both on
+random data. docs/decisions/0012 says why there are two.
 
 Types: str, int, float, bool, Any, Literal, lists, tuples of one type, mappings from str, frozen dataclasses, each of
-these or None, and all of them annotated with `Must`, `Length`, `Rule` and `Choose`. Records that are `closed` are left
-out, because no file of a release has one.
+these or None, and all of them annotated with `Must`, `Length`, `Rule` and `Choose`; other marks are ignored, and an
+instance of any other class is taken as it is. Records that are `closed` are left out, because neither has one.
 """
 
 from __future__ import annotations
@@ -67,7 +68,9 @@ def _scalar(kind: type, value: Any) -> Any:
     if kind is float:
         return _float(value)
     if kind not in _SCALARS:
-        raise RuntimeError(f"internal error: no file is checked against {kind}")
+        if isinstance(kind, type) and isinstance(value, kind):
+            return value  # what our own code put there, such as a path
+        raise RuntimeError(f"internal error: no data is checked against {kind}")
     if type(value) is not kind:
         raise FaultError(_SCALARS[kind], kind="type", value=value)
     if kind is str and not _is_unicode(value):
@@ -167,7 +170,7 @@ def _annotated(kind: Any, marks: tuple[Any, ...], value: Any) -> Any:
         return _length(kind, inner, mark, value)
     if isinstance(mark, Choose):
         return _read(mark.options[mark.pick(value)], value)
-    raise RuntimeError(f"internal error: no file is checked by {mark}")
+    return _annotated(kind, inner, value)  # a mark for others, such as a setting's name
 
 
 def _must(kind: Any, inner: tuple[Any, ...], mark: Must, value: Any) -> Any:
@@ -182,8 +185,8 @@ def _must(kind: Any, inner: tuple[Any, ...], mark: Must, value: Any) -> Any:
 
 def _keeps(checked: Any, limits: Mapping[str, Any]) -> bool:
     for name, limit in limits.items():
-        if name == "min_length":
-            if len(checked) < limit:
+        if name in ("min_length", "max_length"):
+            if len(checked) < limit if name == "min_length" else len(checked) > limit:
                 return False
         elif not _LIMITS[name](checked, limit):
             return False

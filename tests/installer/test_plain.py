@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from appliance.config import Config
 from installer.formats import checks, plain
 from installer.formats.about import About
 from installer.formats.advisories import Advisories
@@ -160,11 +161,41 @@ def test_a_changed_file_is_the_same_record_or_the_same_fault(kind: type, body: d
     assert repr(told(plain.check, kind, body)) == repr(told(checks.check, kind, body))
 
 
+SETTINGS: dict[str, Any] = {
+    "site_name": "Ours", "site_addresses": ["https://chat.example"], "banner_text": "OFFICIAL",
+    "banner_colour": "#B91C1C", "listen_host": "::1", "listen_port": 8443, "tls_certificate": "/x.pem",
+    "tls_names": ["chat.example", "10.0.0.7"],
+    "proxy_trusted": ["10.0.0.0/8"], "proxy_headers": "any", "accelerator": "cpu", "slots": 4, "longest_pause_s": 0.5,
+    "endless_api_keys": True, "database_url": "sqlite:///x", "checkpoint_interval_s": 30,
+}  # fmt: skip
+PLACES = {"home": Path("/srv"), "release_dir": Path("/srv/current")}  # which our own code puts there
+
+
+def test_right_settings_are_the_same_record() -> None:
+    read = plain.check(Config, SETTINGS | PLACES)
+    assert read == checks.check(Config, SETTINGS | PLACES)
+    assert read.banner_colour == "#b91c1c"
+    with pytest.raises(FaultError, match="at most 50 host names"):
+        plain.check(Config, SETTINGS | PLACES | {"tls_names": ["a.example"] * 51})
+
+
+@settings(max_examples=400, deadline=None)
+@given(data=st.data())
+def test_changed_settings_are_the_same_record_or_the_same_fault(data: Any) -> None:
+    body = SETTINGS
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.sampled_from([place for place in places(body) if place]))
+        body = changed(body, at, data.draw(st.sampled_from(["exchange", "remove"])), data.draw(VALUES))
+    assert repr(told(plain.check, Config, body | PLACES)) == repr(told(checks.check, Config, body | PLACES))
+
+
 def test_what_no_file_declares_is_a_fault_of_ours() -> None:
     with pytest.raises(RuntimeError, match="internal error"):
-        plain.check(bytes, b"")
-    with pytest.raises(RuntimeError, match="internal error"):
-        plain.check(Annotated[int, "of a kind that nobody knows"], 1)  # type: ignore[arg-type]
+        plain.check(bytes, "text")
+
+
+def test_marks_of_others_say_nothing_here() -> None:
+    assert plain.check(Annotated[int, "the name of a setting"], 1) == 1  # type: ignore[arg-type]
 
 
 def test_the_files_of_a_release_are_read_without_pydantic() -> None:
