@@ -76,3 +76,19 @@ def test_the_installer_imports_nothing_that_the_kit_lacks(path: Path) -> None:
         found += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
         lacking |= {name.partition(".")[0] for name in found} - PACKAGES - set(sys.stdlib_module_names)
     assert lacking <= ({"pydantic", "pydantic_core"} if path.name == "checks.py" else set())
+
+
+RECORDS = [path for path in SOURCES if re.search(r"\bparse_(file|fields)\b", path.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=names)
+def test_python_3_9_can_evaluate_the_types_of_records(path: Path) -> None:
+    """When a file is checked, they are evaluated: ``Text | None`` is a TypeError there, ``Optional[Text]`` is none."""
+    classes = [node for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.ClassDef)]
+    fields = [node for found in classes for node in found.body if isinstance(node, ast.AnnAssign)]
+    unions = [
+        ast.unparse(field)
+        for field in fields
+        if any(isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr) for node in ast.walk(field.annotation))
+    ]
+    assert unions == []
