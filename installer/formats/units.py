@@ -32,7 +32,7 @@ def listening(site: Path, uid: int, root: Path = Path("/")) -> str | None:
     """Where the socket unit of a site listens: a unit of the host, or of this user; None if there is none."""
     for directory in _directories(uid, root):
         for path in sorted(directory.glob("*.socket")):
-            text = _text(path)
+            text = text_of(path)
             if site_of(text) == str(site) and (found := listen_of(text)):
                 return found
     return None
@@ -51,7 +51,8 @@ def _directories(uid: int, root: Path) -> list[Path]:
     return [root / SYSTEM_UNITS, root / home.relative_to("/") / USER_UNITS]
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """What a unit says; empty if it is no file, or cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     except OSError:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from installer.durable import write_durably
 from installer.errors import ServiceError
-from installer.formats.units import SYSTEM_UNITS, USER_UNITS, listen_of, site_of
+from installer.formats.units import SYSTEM_UNITS, USER_UNITS, listen_of, site_of, text_of
 from installer.service.units import ServicePlan, service_unit, socket_unit
 
 KEEPER = Path("service", "keeper")
@@ -63,7 +63,7 @@ def find_service(prefix: Path, root: Path = Path("/")) -> ServiceFiles | None:
     for service in sorted(units_directory(root).glob("*.service")):
         if _site_of(service) == str(prefix):
             socket = service.with_suffix(".socket")
-            return ServiceFiles(service.stem, socket, service, listen_of(_text(socket)))
+            return ServiceFiles(service.stem, socket, service, listen_of(text_of(socket)))
     return None
 
 
@@ -84,7 +84,7 @@ def write_service(plan: ServicePlan, root: Path = Path("/")) -> list[Path]:
             whose = _site_of(path)
             about = f"serves the site {whose}" if whose else "was not written by this installer"
             raise ServiceError(f"{path} {about}; give this service another name with --name")
-    changed = [path for path, text in wanted.items() if _text(path) != text]
+    changed = [path for path, text in wanted.items() if text_of(path) != text]
     for path in changed:
         write_durably(path, wanted[path].encode(), mode=0o644)
     return changed
@@ -141,11 +141,4 @@ def _keeper_bytes(interpreter: Path) -> bytes:
 
 
 def _site_of(unit: Path) -> str | None:
-    return site_of(_text(unit))
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    except OSError:
-        return ""
+    return site_of(text_of(unit))

@@ -24,3 +24,16 @@ def asked(**changes: object) -> Details:
     """The details of a prompt, as any release, or anybody else, may have stored them."""
     request = {"id": "t", "user": "a1", "messages": [{"role": "user", "content": "?"}], "seed": 5}
     return Details(unknown={"conversation": None, "request": request, **changes})
+
+
+class Clock:
+    """Time that passes only when a test says so. It starts now, because sessions are compared with it."""
+
+    def __init__(self) -> None:
+        self.now_us = 1_795_398_974_000_000
+
+    def __call__(self) -> int:
+        return self.now_us
+
+    def wait(self, seconds: float) -> None:
+        self.now_us += int(seconds * 1_000_000)

@@ -25,25 +25,13 @@ from appliance.people.passwords import MAX_CHARS, PasswordRuleError, Passwords
 from appliance.people.refusal_notes import Due, RefusalNotes
 from appliance.people.sign_in import SignIn, SignInError
 from appliance.people.sign_in_limits import ACCOUNT, ADDRESS, DEVICE, PAIR, SIGN_INS
+from tests.appliance.records import Clock
 from tests.waiting import HELD_S, wait_for
 from tests.webui.conftest import FAST_PASSWORDS, PASSWORD, SYSTEM, MakeSite, Site
 from webui.session import _device_kind
 
 HOME, ELSEWHERE = "10.0.0.2", "10.7.7.7"
 WRONG = "a guess"
-
-
-class Clock:
-    """Time that passes only when a test says so."""
-
-    def __init__(self) -> None:
-        self.now_us = 1_795_398_974_000_000
-
-    def __call__(self) -> int:
-        return self.now_us
-
-    def wait(self, seconds: float) -> None:
-        self.now_us += int(seconds * 1_000_000)
 
 
 @dataclass

@@ -6,13 +6,9 @@ filter, and why it does no harm; everything else must be refused. Only replies m
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import platform
-import shutil
 import socket
-import subprocess
-import sys
 import termios
 from typing import Any
 
@@ -22,8 +18,9 @@ from appliance.isolation.dangers import DANGERS
 from appliance.isolation.kernel import machine
 from appliance.isolation.policy import Kind
 from tests.attacks.brute import ADDRESSES, KINDS
+from tests.attacks.own_network import in_its_own_network
 from tests.conftest import require
-from tests.unprivileged import PROJECT, let_through
+from tests.unprivileged import let_through
 
 HOSTS = ["every-layer", "filter-alone"]
 SOL, TCP = socket.SOL_SOCKET, socket.IPPROTO_TCP
@@ -67,16 +64,9 @@ LAST_CALL = 469
 def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What `brute` saw."""
     require(platform.machine() == "x86_64", "an x86-64 processor")
-    require(shutil.which("ip") is not None and shutil.which("unshare") is not None, "iproute2 and util-linux")
     home = tmp_path_factory.mktemp("brute")
     let_through(home)
-    own = [] if os.geteuid() == 0 else ["--map-current-user", "--keep-caps"]
-    script = [sys.executable, "-m", "tests.attacks.brute", str(home), request.param]
-    done = subprocess.run(["unshare", *own, "--net", *script], cwd=PROJECT, capture_output=True, text=True, timeout=180)
-    require("unshare failed" not in done.stderr, f"a network namespace for the test ({done.stderr.strip()})")
-    assert done.returncode == 0, done.stderr
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
+    return in_its_own_network("tests.attacks.brute", str(home), request.param)
 
 
 def everything(table: dict[str, set[Any]]) -> set[Any]:

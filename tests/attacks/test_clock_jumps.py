@@ -29,7 +29,8 @@ from appliance.turns.interrupted import LostTurns
 from appliance.turns.request import Message, TurnRequest
 from appliance.turns.run import run_turn
 from tests.appliance.engine.conftest import vocabulary, vocabulary_file  # noqa: F401 - fixtures
-from tests.attacks.test_accounts_guessing import Clock, Door
+from tests.appliance.records import Clock
+from tests.attacks.test_accounts_guessing import Door
 from tests.fakes import FakeEngine, FakeModel
 from tests.webui.conftest import FAST_PASSWORDS, PASSWORD, SYSTEM
 

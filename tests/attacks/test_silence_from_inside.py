@@ -5,19 +5,14 @@ gets through. Tried with every layer and with the system call filter alone.
 
 from __future__ import annotations
 
-import json
-import os
 import platform
-import shutil
-import subprocess
-import sys
 from collections import Counter
 from typing import Any
 
 import pytest
 
+from tests.attacks.own_network import in_its_own_network
 from tests.conftest import require
-from tests.unprivileged import PROJECT
 
 HOSTS = ["every layer", "filter alone"]
 KINDS = {"web": "web", "engine": "engine-cpu", "recorder": "recorder"}
@@ -38,14 +33,7 @@ REACHES = {  # unconfined, where the kernel of an ordinary host grants it
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What `attacked_network` saw."""
     require(platform.machine() == "x86_64", "an x86-64 processor (the attacker's code is written for it)")
-    require(shutil.which("ip") is not None and shutil.which("unshare") is not None, "iproute2 and util-linux")
-    own = [] if os.geteuid() == 0 else ["--map-current-user", "--keep-caps"]
-    script = [sys.executable, "-m", "tests.attacks.attacked_network", str(tmp_path_factory.mktemp("attacked"))]
-    done = subprocess.run(["unshare", *own, "--net", *script], cwd=PROJECT, capture_output=True, text=True, timeout=180)
-    require("unshare failed" not in done.stderr, f"a network namespace for the test ({done.stderr.strip()})")
-    assert done.returncode == 0, done.stderr
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
+    return in_its_own_network("tests.attacks.attacked_network", str(tmp_path_factory.mktemp("attacked")))
 
 
 def test_unconfined_the_same_code_reaches_the_attacker(found: dict[str, Any]) -> None:

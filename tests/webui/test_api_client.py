@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import openai
 import pytest
-from openai.types.chat import ChatCompletionFunctionToolParam, ChatCompletionMessage, ChatCompletionMessageParam
+from openai.types.chat import ChatCompletionMessage, ChatCompletionMessageParam
 
 from appliance.audit.log import AuditLog, Event
 from appliance.config import init_state
@@ -21,14 +21,10 @@ from appliance.turns.events import AnswerDelta, Failed, FinishReason, ReasoningD
 from appliance.turns.request import TurnRequest
 from tests.fakes import FakeEngine, done, echo
 from tests.waiting import wait_for
+from tests.webui.asked import HELLO, NOW
 from tests.webui.served import add_user_with_key, gunicorn, write_release
 
 MODEL = "gpt-oss-fake"
-HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello"}]
-NOW: ChatCompletionFunctionToolParam = {
-    "type": "function",
-    "function": {"name": "now", "description": "The time.", "parameters": {"type": "object", "properties": {}}},
-}
 
 
 @dataclass

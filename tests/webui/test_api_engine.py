@@ -17,14 +17,10 @@ from appliance.config import init_state
 from appliance.database.transactions import open_database
 from tests.appliance.engine.conftest import release_dir, vocabulary_file  # noqa: F401 - fixtures
 from tests.appliance.engine.test_engine_process import EngineProcess, wait_idle
+from tests.webui.asked import HELLO, NOW
 from tests.webui.served import add_user_with_key, gunicorn
 
 MODEL = "gpt-oss-random"
-HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello"}]
-NOW: ChatCompletionFunctionToolParam = {
-    "type": "function",
-    "function": {"name": "now", "description": "The time.", "parameters": {"type": "object", "properties": {}}},
-}
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime  # type: ignore[import-untyped]
 
 from appliance.engine.operators import load_operators
+from tests.appliance.kernels.sessions import session_of_graph
 
 Float32 = NDArray[np.float32]
 OPERATORS = load_operators()
@@ -67,15 +68,7 @@ class Attention:
             ],
             [declare(name, TensorProto.FLOAT, None) for name in ("out", "present_key", "present_value")],
         )  # fmt: skip
-        opsets = [helper.make_opsetid("", 21), helper.make_opsetid("gpt_oss", 1)]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 2
-        options.log_severity_level = 4
-        options.register_custom_ops_library(OPERATORS.path)
-        self.session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        self.session = session_of_graph(graph)
         rng = np.random.default_rng(5)
         self.sinks = rng.standard_normal(shape.heads, dtype=np.float32)
         angles = np.arange(POSITIONS)[:, None] * 150_000.0 ** (-np.arange(shape.head_dim // 2) / shape.head_dim * 2)

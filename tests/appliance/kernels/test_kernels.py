@@ -22,6 +22,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime  # type: ignore[import-untyped]
 
 from appliance.engine.operators import DenseShape, ExpertShape, OperatorError, load_operators
+from tests.appliance.kernels.sessions import session_of_graph
 
 Float64 = NDArray[np.float64]
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
@@ -83,16 +84,6 @@ def run(session: onnxruntime.InferenceSession, *, decoded: int | None = None, **
     if decoded is None:
         decoded = count if count <= 16 else 0
     return session.run(["y"], {**inputs, "decoded": np.array(decoded, np.int64)})[0]
-
-
-def session_of_graph(graph: onnx.GraphProto) -> onnxruntime.InferenceSession:
-    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("gpt_oss", 1)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 2
-    options.log_severity_level = 4
-    options.register_custom_ops_library(OPERATORS.path)
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 @dataclass(frozen=True)

@@ -31,24 +31,12 @@ from appliance.people.passwords import PasswordRuleError, Passwords, check_passw
 from appliance.people.sessions import LONGEST_SESSION_S, Sessions
 from appliance.people.sign_in import SignIn, SignInError
 from appliance.people.sign_in_limits import PAIR
+from tests.appliance.records import Clock
 
 SYSTEM = Actor("", "appliance", "system")
 ROOT = Actor("", "root", "cli")
 PASSWORD = "correct horse battery"
 SECOND_US = 1_000_000
-
-
-class Clock:
-    """Time that passes only when a test says so. It starts now, because sessions are compared with it."""
-
-    def __init__(self) -> None:
-        self.now_us = 1_795_398_974_000_000
-
-    def __call__(self) -> int:
-        return self.now_us
-
-    def wait(self, seconds: float) -> None:
-        self.now_us += int(seconds * SECOND_US)
 
 
 @dataclass
