@@ -43,8 +43,11 @@ from appliance.people.sign_in import SignIn
 from appliance.site_address import site_url
 from appliance.transport import Transport
 from appliance.turns.running import RunningTurns
+from installer.formats.checks import prepare
 from webui.allowances import allowance_of
+from webui.api.body import Body
 from webui.app import create_app
+from webui.chat.bodies import Question
 from webui.denials import record_counts
 from webui.services import Services
 
@@ -101,6 +104,7 @@ def _app_of(environ: Mapping[str, str]) -> Flask:
     services = make_services(config, doorbell, listener_url, transport, cores=cores)
     services.turns.clear_dead()  # the worker that this one replaces may have left some
     app = create_app(services)
+    prepare(Body, Question)
     atexit.register(_end, app, services.turns)
     return app
 

@@ -169,6 +169,12 @@ def check(kind: type[T], value: object) -> T:
     raise fault  # here, so that no traceback shows pydantic's error: that one quotes the value, which may be a prompt
 
 
+def prepare(*kinds: Any) -> None:
+    """Make what `check` needs for these types now, so that the first person need not wait for it."""
+    for kind in kinds:
+        _validator(kind)
+
+
 @cache
 def _validator(kind: Any) -> SchemaValidator:
     from pydantic import TypeAdapter

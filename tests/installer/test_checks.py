@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import pytest
 
-from installer.formats.checks import Choose, FaultError, Length, Must, Rule, check, closed, words_of
+from installer.formats.checks import Choose, FaultError, Length, Must, Rule, check, closed, prepare, words_of
 
 ROOT = Path(__file__).parents[2]
 PORT = Must("must be a port", ge=1, le=65535)
@@ -175,3 +175,17 @@ def test_one_module_knows_the_library() -> None:
                 names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
                 importing |= {path.name for name in names if name.partition(".")[0].startswith("pydantic")}
     assert importing == {"checks.py"}
+
+
+def test_what_is_prepared_needs_pydantic_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A web worker prepares its requests before it is ready; nobody's first request imports a library."""
+
+    @dataclass(frozen=True)
+    class Asked:
+        number: int
+
+    prepare(Asked)
+    monkeypatch.setitem(sys.modules, "pydantic", None)
+    assert check(Asked, {"number": 1}) == Asked(1)
+    with pytest.raises(FaultError, match="must be a whole number"):
+        check(Asked, {"number": "1"})
