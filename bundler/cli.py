@@ -17,7 +17,8 @@ from bundler.commands.sign import sign
 from bundler.commands.trust import trust
 from bundler.commands.volumes import split
 from bundler.errors import BundlerError
-from installer.errors import InstallerError
+from installer.commands.output import say
+from installer.errors import InstallerError, told
 
 
 class _Group(click.Group):
@@ -26,10 +27,12 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (BundlerError, InstallerError) as exc:
-            click.echo(f"bundler: {type(exc).__name__}: {exc}", err=True)
+        except BundlerError as exc:
+            say(f"bundler: {type(exc).__name__}: {exc}", err=True)
+        except InstallerError as exc:
+            say(f"bundler: {told(exc)}", err=True)
         except OSError as exc:
-            click.echo(f"bundler: {exc.strerror}: {exc.filename}", err=True)
+            say(f"bundler: {exc.strerror}: {exc.filename}", err=True)
         sys.exit(1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import tempfile
@@ -13,7 +14,7 @@ import click
 
 from installer.commands.diff import diff
 from installer.commands.install import install_command
-from installer.commands.output import give_up_output, say
+from installer.commands.output import give_up_output, open_missing_streams, say
 from installer.commands.preflight import preflight_command
 from installer.commands.removal import prune_command, remove_command, uninstall_command
 from installer.commands.repair import repair_command
@@ -22,26 +23,42 @@ from installer.commands.site import own, rollback
 from installer.commands.status import status
 from installer.commands.trust import trust
 from installer.commands.verify import verify_command
-from installer.errors import InstallerError
+from installer.errors import InstallerError, told
 from installer.scratch import collect_scratch
 
 
 class _Group(click.Group):
     """Turns the installer's errors into one line on stderr and exit code 1."""
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        open_missing_streams()
+        return super().main(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except InstallerError as exc:
-            say(f"installer: {type(exc).__name__}: {exc}", err=True)
+            say(f"installer: {told(exc)}", err=True)
         except OSError as exc:
             if exc.filename is not None:  # outside a site: for example no room for temporary files
                 say(f"installer: {exc.strerror}: {exc.filename}", err=True)
             else:
                 give_up_output()
-                say(f"installer: the output cannot be written: {exc.strerror}", err=True)
+                say(
+                    f"installer: the output cannot be written: {exc.strerror}",
+                    err=True,
+                )
         except RecursionError:
             say("installer: directories are nested too deeply to be walked: remove them by hand", err=True)
+        except MemoryError:
+            say(
+                "installer: this process may not take enough memory: raise its limit (ulimit -v), or free some",
+                err=True,
+            )
+        except RuntimeError as exc:
+            if "thread" not in str(exc):  # "can't start new thread"
+                raise
+            say("installer: this user may not start another thread: raise the limit (ulimit -u)", err=True)
         sys.exit(1)
 
 
@@ -53,7 +70,8 @@ def main() -> None:
     Nothing from an archive is used before its bytes match metadata signed by keys that --root trusts.
     """
     os.umask(0o022)  # others may read a site and never write it; state/ is 0700 whatever the umask is
-    collect_scratch(Path(tempfile.gettempdir()), time.time())
+    with contextlib.suppress(FileNotFoundError):  # there is no directory for temporary files, and we need none
+        collect_scratch(Path(tempfile.gettempdir()), time.time())
 
 
 for command in (

@@ -6,9 +6,20 @@ ask the sender, or raise the alarm), and the table in docs/tampering.md names th
 
 from __future__ import annotations
 
+_COPY_AGAIN = "copy the archive again, and compare its SHA-256 with the carrying sheet; if it is right, ask the sender"
+_ASK_THE_SENDER = "do not use it: ask the sender, by another way than it came, whether it is theirs"
+
 
 class InstallerError(Exception):
     """Root of every error the installer raises on purpose. ``str()`` is one plain sentence."""
+
+    to_do: str | None = None  # what the operator does, if the sentence does not say it
+
+
+def told(error: InstallerError) -> str:
+    """What a command prints of it: its class, the sentence, and what to do."""
+    said = f"{type(error).__name__}: {error}"
+    return said if error.to_do is None else f"{said}; {error.to_do}"
 
 
 # --- the file -------------------------------------------------------------------------------------------------------
@@ -29,12 +40,16 @@ class TruncatedArchiveError(ArchiveError):
 class TrailingBytesError(ArchiveError):
     """Something follows the end-of-archive blocks."""
 
+    to_do = _COPY_AGAIN
+
     def __init__(self) -> None:
         super().__init__("the archive has bytes after its end")
 
 
 class HeaderError(ArchiveError):
     """A tar header, padding or the end blocks are not the bytes that this format prescribes."""
+
+    to_do = _COPY_AGAIN
 
     def __init__(self, where: str, why: str) -> None:
         super().__init__(f"{where}: {why}")
@@ -44,6 +59,8 @@ class HeaderError(ArchiveError):
 class ForbiddenMemberError(ArchiveError):
     """A member is not a plain file: link, device, directory, sparse file or an extended header."""
 
+    to_do = _COPY_AGAIN
+
     def __init__(self, name: str, kind: str) -> None:
         super().__init__(f"member {name!r} is a {kind}; only plain files are allowed")
         self.name, self.kind = name, kind
@@ -51,6 +68,8 @@ class ForbiddenMemberError(ArchiveError):
 
 class EscapingPathError(ArchiveError):
     """A name leaves the release directory or claims a place that is made on the host."""
+
+    to_do = _COPY_AGAIN
 
     def __init__(self, path: str, why: str) -> None:
         super().__init__(f"path {path!r} is refused: {why}")
@@ -60,6 +79,8 @@ class EscapingPathError(ArchiveError):
 class DuplicateMemberError(ArchiveError):
     """The same member occurs twice."""
 
+    to_do = _COPY_AGAIN
+
     def __init__(self, name: str) -> None:
         super().__init__(f"member {name!r} occurs twice")
         self.name = name
@@ -67,6 +88,8 @@ class DuplicateMemberError(ArchiveError):
 
 class MissingMemberError(ArchiveError):
     """A member that must come here is absent, or comes elsewhere."""
+
+    to_do = _COPY_AGAIN
 
     def __init__(self, name: str, found: str | None) -> None:
         place = "the archive ends" if found is None else f"{found!r} stands"
@@ -77,6 +100,8 @@ class MissingMemberError(ArchiveError):
 class UnexpectedMemberError(ArchiveError):
     """A member that the signed metadata does not list."""
 
+    to_do = _COPY_AGAIN
+
     def __init__(self, name: str) -> None:
         super().__init__(f"member {name!r} is not listed in the signed metadata")
         self.name = name
@@ -84,6 +109,8 @@ class UnexpectedMemberError(ArchiveError):
 
 class LimitError(ArchiveError):
     """A count or size exceeds what this version of the format allows."""
+
+    to_do = _COPY_AGAIN
 
     def __init__(self, what: str, limit: int, actual: int) -> None:
         super().__init__(f"{what} is {actual}, the limit is {limit}")
@@ -93,6 +120,8 @@ class LimitError(ArchiveError):
 class DigestMismatchError(ArchiveError):
     """A member's bytes are not the signed ones."""
 
+    to_do = _COPY_AGAIN
+
     def __init__(self, path: str, expected: str, actual: str) -> None:
         super().__init__(f"{path}: expected {expected}, got {actual}")
         self.path, self.expected, self.actual = path, expected, actual
@@ -100,6 +129,8 @@ class DigestMismatchError(ArchiveError):
 
 class ReleaseDescriptorError(ArchiveError):
     """release.json is signed but is not a release description this installer understands."""
+
+    to_do = _COPY_AGAIN
 
 
 class DeltaError(ArchiveError):
@@ -176,13 +207,19 @@ class TrustError(InstallerError):
 class MalformedMetadataError(TrustError):
     """A metadata file is not the canonical form of TUF metadata."""
 
+    to_do = _ASK_THE_SENDER
+
 
 class UnknownKeyError(TrustError):
     """The metadata is signed, but by no key that the given root trusts for that role."""
 
+    to_do = _ASK_THE_SENDER
+
 
 class SignatureError(TrustError):
     """A signature by a trusted key does not fit the metadata, or too few trusted keys signed it."""
+
+    to_do = _ASK_THE_SENDER
 
 
 class ExpiredError(TrustError):
@@ -200,6 +237,8 @@ class OlderVersionError(TrustError):
 class MixedMetadataError(TrustError):
     """Metadata files do not belong together."""
 
+    to_do = _ASK_THE_SENDER
+
 
 class VersionConflictError(TrustError):
     """The site has accepted other contents under the archive's version number."""
@@ -211,6 +250,8 @@ class RevokedKeyError(TrustError):
 
 class UnsoundRootError(TrustError):
     """A root's thresholds do not count different Ed25519 keys."""
+
+    to_do = _ASK_THE_SENDER
 
 
 class TrustLostError(TrustError):
@@ -282,6 +323,8 @@ class ReleaseConflictError(InstallerError):
 
 class WheelInstallError(InstallerError):
     """The release's wheels cannot be unpacked into its environment."""
+
+    to_do = "ask the sender for an archive with sound packages; nothing was changed here"
 
 
 class SelfTestError(InstallerError):

@@ -50,7 +50,9 @@ def unusable(prefix: Path, exc: OSError) -> PrefixError:
     """The refusal of a prefix that cannot be made or opened."""
     if exc.errno == errno.EROFS:
         return _read_only(prefix)
-    return PrefixError(f"the prefix {prefix} cannot be used: {exc.strerror}")
+    if os.path.islink(prefix):
+        return PrefixError(f"the prefix {prefix} is a link that leads nowhere: remove it, or choose another prefix")
+    return PrefixError(f"the prefix {prefix} cannot be used ({exc.strerror}): choose another prefix")
 
 
 def check_kind(path: Path) -> str | None:

@@ -108,6 +108,8 @@ def check_libraries(libraries: Sequence[str] = NEEDED_LIBRARIES) -> None:
         try:
             ctypes.CDLL(library)
         except OSError as exc:
+            if "No such file" not in str(exc):
+                raise PlatformError(f"the library {library} cannot be loaded ({exc}): mend this on the host") from exc
             raise PlatformError(
                 f"this host lacks the library {library}, which numpy and ONNX Runtime need: install the package "
                 "libstdc++6 (RHEL: libstdc++) from your distribution's medium"

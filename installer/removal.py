@@ -37,6 +37,7 @@ def remove_release(site: Site, version: str) -> Removal:
         NoReleaseError: there is none of this version, or it is the current one.
         ServedError: the appliance serves it now.
     """
+    collect_garbage(site)  # what a killed removal left
     if not VERSION_PATTERN.fullmatch(version) or not os.path.lexists(site.release(version)):
         raise NoReleaseError(f"release {version} does not lie here; `installer status` shows what does")
     if version == site.named("current"):
@@ -65,6 +66,7 @@ def prune(site: Site, keep: int) -> Removal:
     for version in going:
         _require_not_served(site, version)
     before = disk_bytes(site.prefix)
+    collect_garbage(site)  # what a killed removal left
     for version in going:
         _remove(site, version)
     return Removal(tuple(going), before - disk_bytes(site.prefix))

@@ -24,6 +24,7 @@ from installer.errors import (
 from installer.signers import count_signers, fits, require_sound
 
 CANONICAL = JSONSerializer(compact=True)
+MAX_VERSION = 2**53  # what every reader of JSON keeps; a version that is a time has 14 digits
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _ED25519_DIGITS = 128
 _ED25519_ORDER = 2**252 + 27742317777372353535851937790883648493  # RFC 8032, section 5.1
@@ -48,8 +49,11 @@ def parse_canonical(name: str, data: bytes) -> Metadata[Any]:
     metadata = _parse(name, data)
     one_spelling = all(_is_one_spelling(s.signature) for s in metadata.signatures.values())
     in_order = list(metadata.signatures) == sorted(metadata.signatures)
-    if metadata.to_bytes(CANONICAL) != data or not one_spelling or not in_order:
+    unsigned = [metadata.unrecognized_fields, *(s.unrecognized_fields for s in metadata.signatures.values())]
+    if metadata.to_bytes(CANONICAL) != data or not one_spelling or not in_order or any(unsigned):
         raise MalformedMetadataError(f"{name} is not in the one spelling of this format")
+    if type(metadata.signed.version) is not int or metadata.signed.version > MAX_VERSION:
+        raise MalformedMetadataError(f"{name} has a version that is no number from 1 to {MAX_VERSION}")
     role = name.rsplit("/", 1)[1].removesuffix(".json").rsplit(".", 1)[-1]
     if metadata.signed.type != role:
         raise MixedMetadataError(f"{name} holds metadata of the role {metadata.signed.type}")

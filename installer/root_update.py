@@ -68,7 +68,8 @@ def update_roots(site: Site, files: Sequence[bytes], now: datetime) -> RootUpdat
         )
     if newest.version > MAX_ROOTS:
         raise RootUpdateError(f"root {newest.version} is beyond the {MAX_ROOTS} that an archive can carry")
-    fresh = [root for root in chain if root.signed.version > before]
+    places = (read_trust(site.trust_copy), read_trust(site.trust))  # a kill may have left one of them behind
+    fresh = [root for root in chain if any(root_name(root.signed.version) not in place for place in places)]
     site.accept_metadata({f"root_history/{r.signed.version}.root.json": r.to_bytes(CANONICAL) for r in fresh})
     return RootUpdate(before, newest.version, tuple(notes))
 

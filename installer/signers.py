@@ -25,6 +25,9 @@ KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,39}")
 NO_SIGNATURE = "00" * 64  # stands where somebody has still to sign; see docs/archive-format.md
 _KEY_BYTES = 32
 _FIELD_PRIME = 2**255 - 19  # RFC 8032, section 5.1
+_ORDER_8 = 2707385501144840649318225287225658788936804267575313519463743609750303402022
+# y of the points of order 1, 2, 4 and 8. A signature by such a key can be made by anybody, and fits every text.
+_SMALL_ORDER = {0, 1, _FIELD_PRIME - 1, _ORDER_8, _FIELD_PRIME - _ORDER_8}
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ def require_sound(root: Root, what: str) -> None:
     """Refuse a root whose thresholds do not count different keys.
 
     Raises:
-        UnsoundRootError: a key is no Ed25519 key or stands under two ids, or a role has fewer keys than it needs.
+        UnsoundRootError: a key is no Ed25519 key, is one for which anybody can sign, or stands under two ids; or a
+            role has fewer keys than it needs, or a number of them that is no number.
         MalformedMetadataError: a key's name could forge output.
     """
     owners: dict[bytes, str] = {}
@@ -82,6 +86,8 @@ def require_sound(root: Root, what: str) -> None:
             raise MalformedMetadataError(f"{what} gives a key a name of other characters than letters, digits, ._@-")
     for name in (Root.type, Targets.type, Snapshot.type, Timestamp.type):
         role = root.roles[name]
+        if type(role.threshold) is not int:
+            raise UnsoundRootError(f"{what} demands {role.threshold} signatures for {name}, which is no number")
         known = {keyid for keyid in role.keyids if keyid in root.keys}
         if len(known) < role.threshold:
             raise UnsoundRootError(f"{what} demands {role.threshold} signatures for {name} and lists {len(known)} keys")
@@ -94,7 +100,11 @@ def _public_bytes(key: Key, what: str) -> bytes:
         public = b""
     y = int.from_bytes(public, "little") & ~(1 << 255)
     if (key.keytype, key.scheme) != (ED25519, ED25519) or len(public) != _KEY_BYTES or y >= _FIELD_PRIME:
-        raise UnsoundRootError(f"{what} lists {key.keyid[:8]}, which is no Ed25519 key; this format has no others")
+        raise UnsoundRootError(f"{what} lists {key.keyid[:8]!a}, which is no Ed25519 key; this format has no others")
+    if y in _SMALL_ORDER:
+        raise UnsoundRootError(
+            f"{what} lists {key.keyid[:8]!a}, for which anybody can sign: ask the sender for another"
+        )
     return public
 
 
@@ -156,7 +166,8 @@ def require_signed(name: str, roots: Sequence[Root], metadata: Metadata[Any]) ->
         key, version = signers.revoked[0]
         raise RevokedKeyError(
             f"{name} is signed by {key}, and this key was revoked by root {version}: ask the sender for an archive "
-            "that is signed with today's keys, and tell them where this one came from"
+            "that is signed with today's keys, which also repairs a release with the same contents; if this one is "
+            "younger than the revocation, tell them where it came from"
         )
     if signers.unfitting:
         raise SignatureError(f"{name} is not what the signature of {signers.unfitting[0]} was made for")

@@ -16,7 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from installer.durable import remove_tree, require_room, sync_directory, write_durably
-from installer.errors import BusyError, InstallerError, NoReleaseError, ReceiptError, StorageFullError
+from installer.errors import (
+    BusyError,
+    InstallerError,
+    NoReleaseError,
+    PrefixError,
+    ReceiptError,
+    StorageFullError,
+)
 from installer.formats.release import VERSION_PATTERN
 from installer.prefix import PROBES, check_name, check_place, unusable
 from installer.receipt import RECEIPT, Receipt, encode_receipt, load_receipt
@@ -198,7 +205,10 @@ def open_site(prefix: Path, *, may_mend: bool = False) -> Iterator[Site]:
         PrefixError: it is not a directory of ours, cannot be written, or others could exchange what is in it.
         BusyError: another installer holds it.
     """
-    prefix = Path(os.path.abspath(prefix))
+    try:
+        prefix = Path(os.path.abspath(prefix))
+    except FileNotFoundError as exc:
+        raise PrefixError("the present directory was removed: change to another one, or give a whole path") from exc
     check_name(prefix)
     made: list[Path] = []
     try:
@@ -246,4 +256,7 @@ def open_existing_site(prefix: Path, *, may_mend: bool = False) -> Iterator[Site
 def _storage_error(exc: OSError) -> InstallerError:
     if exc.errno in FULL:
         return StorageFullError("the disk is full (or a quota or file size limit was met); nothing was changed")
-    return InstallerError(f"cannot write {exc.filename}: {exc.strerror}")
+    if exc.errno in (errno.EMFILE, errno.ENFILE):
+        return InstallerError("too few files may be open at once: raise the limit (ulimit -n), then run this again")
+    where = "the site" if exc.filename is None else exc.filename
+    return InstallerError(f"cannot write {where}: {exc.strerror}; mend this, then run the command again")

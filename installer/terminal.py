@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -89,8 +89,9 @@ class _PlainLines:
 
     def _say(self, line: str) -> None:
         self._said_at = self._now()
-        self._file.write(f"{line}\n")
-        self._file.flush()
+        with suppress(OSError):  # nobody listens any more: no reason to stop an installation
+            self._file.write(f"{line}\n")
+            self._file.flush()
 
 
 class _Bars:

@@ -4,7 +4,8 @@ what the site accepted before.
 The metadata is The Update Framework's (specification 1.0), read and verified with python-tuf's metadata API. The checks
 are those of its client workflow (section 5.3) for an archive, which brings every file at once:
 
-1. every metadata file has exactly one spelling (compact, sorted, lower-case signatures), so that no bit may change;
+1. every metadata file has exactly one spelling (compact, sorted, lower-case signatures) and holds nothing that is not
+   signed but the signatures, so that no bit may change;
 2. every root is signed by itself and by the one before, the one of the operator's version is the operator's, and those
    that the site has accepted are in the archive (or, where an older archive is allowed, replace its last one);
 3. exactly as many different keys signed each role as the newest root demands, and none that a later root revoked;
@@ -208,8 +209,10 @@ def require_one_release(parsed: Mapping[str, Metadata[Any]], chain: Sequence[Met
             f"{targets.version}, and an archive has only one: if the sender did not do this, a key was stolen"
         )
     said = snapshot.unrecognized_fields.get(ROOT_VERSION, 1)
-    if said != len(chain):
-        raise MixedMetadataError(f"the snapshot was made for root {said}, and the archive ends at root {len(chain)}")
+    if type(said) is not int or said != len(chain):
+        raise MixedMetadataError(
+            f"the snapshot was made for root {said!a:.9}, and the archive ends at root {len(chain)}"
+        )
 
 
 def _require_named(by: str, info: MetaFile, name: str, metadata: Metadata[Any]) -> None:

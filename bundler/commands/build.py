@@ -30,6 +30,7 @@ from bundler.keys import load_keys, utc
 from bundler.lock import Runtime, WheelTarget
 from bundler.sign import is_complete
 from bundler.volumes import volumes_of
+from installer.commands.output import say
 from installer.terminal import StageLines
 
 RELEASE_LIFETIME_DAYS = 730
@@ -117,13 +118,13 @@ def build_command(
         more["advisories"] = None if built.advisories is None else asdict(built.advisories)
         click.echo(json.dumps({"archive": str(out), "size_bytes": size_bytes, **more, **describe(verified)}))
         return
-    click.echo(f"{out} written and verified ({size_bytes:,} bytes).")
+    say(f"{out} written and verified ({size_bytes:,} bytes).")
     if volumes:
         print_volumes(volumes)
     print_release(verified)
     print_advisories(built.advisories, now)
     print_what_is_missing(out, verified)
     if volume_bytes is not None and not volumes:
-        click.echo(f"It was not cut into volumes. When it is complete: bundler split {out} --volume-size ..")
+        say(f"It was not cut into volumes. When it is complete: bundler split {out} --volume-size ..")
     if carriage is not None:
         print_carriage(carriage)

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from bundler.commands.options import JSON, PATH
+from installer.commands.output import say
 from installer.media.comparison import compare, comparison_lines
 from installer.media.contents import opened_contents
 
@@ -31,5 +32,6 @@ def diff(old: Path, new: Path, root: Path | None, as_json: bool) -> None:
         click.echo(json.dumps({"trusted": root is not None, **asdict(found)}))
         return
     if root is None:
-        click.echo("not checked against a root that you trust (--root)")
-    click.echo("\n".join(comparison_lines(found, datetime.now(UTC))))
+        say("not checked against a root that you trust (--root)")
+    for line in comparison_lines(found, datetime.now(UTC)):
+        say(line)

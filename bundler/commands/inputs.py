@@ -11,6 +11,7 @@ import click
 from bundler.commands.options import PATH, PYTHONS, target_options
 from bundler.lock import KIT_LOCK, LOCKS, Runtime, WheelTarget, load_lock, resolve_kit_lock, resolve_lock
 from bundler.own_wheel import project_requirements
+from installer.commands.output import say
 from installer.terminal import StageLines
 
 
@@ -33,7 +34,7 @@ def lock(python: str, platform: str, accelerator: str, kit: bool, out: Path | No
         path, text = out or target.lock_path, resolve_lock(target, project_requirements(target), like=like)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
-    click.echo(f"{path} written: {text.count('==')} wheels.")
+    say(f"{path} written: {text.count('==')} wheels.")
 
 
 @click.command("demo-checkpoint")
@@ -44,4 +45,4 @@ def demo_checkpoint(out: Path) -> None:
 
     with StageLines() as progress:
         expand_demo_checkpoint(out, progress)
-    click.echo(f"{out} written: the demo model as a checkpoint.")
+    say(f"{out} written: the demo model as a checkpoint.")

@@ -14,6 +14,7 @@ from bundler.errors import SigningError
 from bundler.sign import is_complete, is_unfinished
 from bundler.signing import read_unsigned
 from installer.archive import ArchiveReader, root_name
+from installer.commands.output import say
 from installer.progress import Progress
 from installer.terminal import StageLines
 from installer.verify import DiscardingSink, VerifiedArchive, verify_archive
@@ -37,10 +38,10 @@ def inspect(file: Path, root: Path | None, as_json: bool) -> None:
         click.echo(json.dumps({"archive": str(file), "trusted": root is not None, **describe(verified)}))
     else:
         trusted = "verified against the given root" if root else "not checked against a root you trust (--root)"
-        click.echo(f"{file}: {'complete' if is_complete(members) else 'NOT complete'}, {trusted}")
+        say(f"{file}: {'complete' if is_complete(members) else 'NOT complete'}, {trusted}")
         print_release(verified)
         for target in verified.metadata.targets:
-            click.echo(f"  {target.size_bytes:>14,}  {target.sha256[:16]}  {target.path}")
+            say(f"  {target.size_bytes:>14,}  {target.sha256[:16]}  {target.path}")
         print_what_is_missing(file, verified)
     if not is_complete(members):
         sys.exit(1)

@@ -16,6 +16,7 @@ from bundler.keys import INSTALLER_KEY, generate_in_token, generate_keys, genera
 from bundler.kit import public_key_pem
 from bundler.private_keys import SHORTEST_PASSPHRASE
 from bundler.tokens import TokenPlace
+from installer.commands.output import say
 from installer.fingerprint import root_fingerprint
 
 ROOT_LIFETIME_DAYS = 3650
@@ -65,11 +66,9 @@ def keygen(
         body = {"keys": str(keys), "root": str(root), "installer_key": str(installer_key), "fingerprint": fingerprint}
         click.echo(json.dumps(body | {"encrypted": passphrase is not None}))
         return
-    click.echo(f"Keys written to {keys}.{plain} Give {root} and {installer_key} to the people who install.")
-    click.echo(ONE_SIGNS)
-    click.echo(
-        "Two of three people are safer: `bundler keygen --person` for each, then `bundler trust new` (docs/keys.md)."
-    )
+    say(f"Keys written to {keys}.{plain} Give {root} and {installer_key} to the people who install.")
+    say(ONE_SIGNS)
+    say("Two of three people are safer: `bundler keygen --person` for each, then `bundler trust new` (docs/keys.md).")
     print_fingerprint(fingerprint)
 
 

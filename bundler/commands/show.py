@@ -7,7 +7,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import click
 from tuf.api.metadata import Metadata, Root
 
 from bundler.carrying import Carriage
@@ -15,9 +14,9 @@ from bundler.roots import ROLES, group_of, root_bytes, root_signers
 from bundler.roots import is_complete as root_is_complete
 from bundler.sign import is_complete, standing
 from bundler.signing import lines_of, signing_file
+from installer.commands.output import say
 from installer.fingerprint import root_fingerprint, spoken
 from installer.formats.advisories import Advisories
-from installer.formats.manifest import printable
 from installer.signers import key_name
 from installer.verify import VerifiedArchive
 
@@ -42,46 +41,46 @@ def describe(verified: VerifiedArchive) -> dict[str, Any]:
 
 def print_release(verified: VerifiedArchive) -> None:
     release = verified.release
-    click.echo(f"  {release.name} {release.version}: {release.model.title}, {' and '.join(release.accelerators)}")
-    click.echo(
+    say(f"  {release.name} {release.version}: {release.model.title}, {' and '.join(release.accelerators)}")
+    say(
         f"  for Python {', '.join(release.target.pythons)} on {release.target.platform}; "
         f"{len(verified.metadata.targets)} files"
     )
-    click.echo(f"  metadata version {verified.metadata.version}, valid until {verified.metadata.expires}")
+    say(f"  metadata version {verified.metadata.version}, valid until {verified.metadata.expires}")
     for line in lines_of(standing(verified.metadata.members)):
-        click.echo(f"  {line}")
+        say(f"  {line}")
     converted = release.model.converted
     experts = "rounded to MXFP4 here" if converted and converted.experts_from else "in MXFP4 as published"
     if release.dense is not None:
-        click.echo(f"  on CPUs, attention and head in {_DENSE_WORDS[release.dense]}; experts {experts}")
+        say(f"  on CPUs, attention and head in {_DENSE_WORDS[release.dense]}; experts {experts}")
     if converted is not None:
-        click.echo(f"  {converted.sentences}")
+        say(f"  {converted.sentences}")
         for layer, error in converted.expert_errors.items():
-            click.echo(f"    experts of layer {layer}: relative error {100 * error:.2g} %")
+            say(f"    experts of layer {layer}: relative error {100 * error:.2g} %")
     if release.known_answers is None:
-        click.echo("  without known answers: the installer cannot test it")
+        say("  without known answers: the installer cannot test it")
     if verified.delta is not None:
-        click.echo(f"  a delta: {len(verified.delta.absent)} blobs are left out; a site needs {verified.delta.base}")
+        say(f"  a delta: {len(verified.delta.absent)} blobs are left out; a site needs {verified.delta.base}")
 
 
 def print_advisories(found: Advisories | None, now: datetime) -> None:
     if found is None:
-        click.echo("  no data about vulnerabilities travels with it (--advisories)")
+        say("  no data about vulnerabilities travels with it (--advisories)")
         return
-    click.echo(f"  vulnerabilities: {found.words(now)}")
+    say(f"  vulnerabilities: {found.words(now)}")
     for one in found.affected:
-        click.echo(f"    {printable(str(one))}")
+        say(f"    {one}")
 
 
 def print_what_is_missing(archive: Path, verified: VerifiedArchive) -> None:
     """Say that an archive cannot be installed yet, and what to do."""
     if not is_complete(verified.metadata.members):
         small = signing_file(archive)
-        click.echo("The archive is NOT complete: it lacks signatures, and nobody can install it yet.")
-        click.echo(f"Here:      bundler sign {archive} --keys DIRECTORY-OF-A-PERSON")
-        click.echo(f"Elsewhere: bundler sign {small.name} --keys DIRECTORY-OF-A-PERSON, then, with the file back here,")
-        click.echo(f"           bundler sign {archive} --signatures {small.name}")
-        click.echo(f"Last:      bundler carry {archive} --keys DIRECTORY-OF-THE-BUILD-PLACE, for the kit and the sheet")
+        say("The archive is NOT complete: it lacks signatures, and nobody can install it yet.")
+        say(f"Here:      bundler sign {archive} --keys DIRECTORY-OF-A-PERSON")
+        say(f"Elsewhere: bundler sign {small.name} --keys DIRECTORY-OF-A-PERSON, then, with the file back here,")
+        say(f"           bundler sign {archive} --signatures {small.name}")
+        say(f"Last:      bundler carry {archive} --keys DIRECTORY-OF-THE-BUILD-PLACE, for the kit and the sheet")
 
 
 def describe_root(metadata: Metadata[Root], before: Root | None) -> dict[str, Any]:
@@ -102,27 +101,27 @@ def describe_root(metadata: Metadata[Root], before: Root | None) -> dict[str, An
 
 def print_root(metadata: Metadata[Root], before: Root | None) -> None:
     root = metadata.signed
-    click.echo(f"Root {root.version}, valid until {root.expires:%Y-%m-%d}")
+    say(f"Root {root.version}, valid until {root.expires:%Y-%m-%d}")
     for role in ROLES:
         group = group_of(root, role)
         names = ", ".join(key_name(key) for key in group.keys)
-        click.echo(f"  {role}: {group.threshold} of {len(group.keys)} must sign: {names}")
+        say(f"  {role}: {group.threshold} of {len(group.keys)} must sign: {names}")
     if group_of(root, "root").threshold == 1:
-        click.echo(f"  {ONE_SIGNS} Two of three people are safer (--root-threshold 2).")
+        say(f"  {ONE_SIGNS} Two of three people are safer (--root-threshold 2).")
     for of, signers in zip(("itself", f"root {root.version - 1}"), root_signers(metadata, before), strict=False):
-        click.echo(f"  signatures by {of}: {signers}")
+        say(f"  signatures by {of}: {signers}")
     if root_is_complete(metadata, before):
         print_fingerprint(root_fingerprint(root_bytes(metadata)))
 
 
 def print_carriage(carriage: Carriage) -> None:
-    click.echo(f"Carry these files, and print {carriage.sheet}:")
+    say(f"Carry these files, and print {carriage.sheet}:")
     for file in carriage.files:
-        click.echo(f"  {file.size_bytes:>15,}  {file.sha256}  {file.name}")
+        say(f"  {file.size_bytes:>15,}  {file.sha256}  {file.name}")
     print_fingerprint(carriage.fingerprint)
 
 
 def print_fingerprint(fingerprint: str) -> None:
-    click.echo(f"Fingerprint of root.json: {fingerprint}")
+    say(f"Fingerprint of root.json: {fingerprint}")
     for line in spoken(fingerprint):
-        click.echo(f"  {line}")
+        say(f"  {line}")

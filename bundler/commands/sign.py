@@ -20,6 +20,7 @@ from bundler.roots import parse_draft, root_bytes, sign_root
 from bundler.sign import is_complete, roots_of, standing, with_signatures_of, with_signers
 from bundler.signing import describe, lines_of, locked, read_unsigned, replace_head
 from installer.archive import ArchiveReader, root_name
+from installer.commands.output import say
 from installer.durable import write_durably
 from installer.fingerprint import root_fingerprint
 from installer.terminal import StageLines
@@ -87,8 +88,8 @@ def _sign_archive(
         click.echo(json.dumps({"file": str(file), "complete": is_complete(members), "done": done, "signers": people}))
     else:
         for line in [*(f"signed as {line}" for line in done), *lines_of(standing(members))]:
-            click.echo(line)
-        click.echo("Complete." if is_complete(members) else "NOT complete: signatures are missing.")
+            say(line)
+        say("Complete." if is_complete(members) else "NOT complete: signatures are missing.")
 
 
 def _missing(members: dict[str, bytes]) -> str:
@@ -116,14 +117,14 @@ def _sign_root(file: Path, keys: Path, root: Path | None, secret: Secret | None,
     if as_json:
         click.echo(json.dumps({"file": str(file), "done": done, **describe_root(draft, before)}))
     else:
-        click.echo(f"Signed as {', '.join(done)}.")
-        click.echo(f"Complete: {file}" if complete else f"NOT complete: {file} lacks signatures.")
+        say(f"Signed as {', '.join(done)}.")
+        say(f"Complete: {file}" if complete else f"NOT complete: {file} lacks signatures.")
         if complete:
             print_fingerprint(root_fingerprint(root_bytes(draft)))
 
 
 def _confirm(lines: list[str], yes: bool, as_json: bool) -> None:
     for line in () if as_json else lines:
-        click.echo(line)
+        say(line)
     if not yes:
         click.confirm("Sign?", abort=True, err=True)

@@ -29,6 +29,7 @@ from bundler.roots import (
     without_key,
 )
 from bundler.rotation import NO_KEYS, FreshKeys, fresh_keys
+from installer.commands.output import say
 
 _KEYS = click.option("--keys", required=True, type=PATH, help="Directory of the build place: roots, ledger, its keys.")
 
@@ -199,6 +200,6 @@ def _put(keys: Path, root: Metadata[Root], fresh: FreshKeys, as_json: bool) -> N
         return
     print_root(root, before)
     if is_complete(root, before):
-        click.echo(f"{path} is the newest root now. The next archives carry it; give it to people who install anew.")
+        say(f"{path} is the newest root now. The next archives carry it; give it to people who install anew.")
     else:
-        click.echo(f"{path} is NOT complete. Each person who is missing signs it: bundler sign {path} --keys DIRECTORY")
+        say(f"{path} is NOT complete. Each person who is missing signs it: bundler sign {path} --keys DIRECTORY")

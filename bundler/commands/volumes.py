@@ -13,6 +13,7 @@ from bundler.errors import SigningError
 from bundler.sign import is_unfinished
 from bundler.volumes import parse_size, split_archive
 from installer.archive import ArchiveReader
+from installer.commands.output import say
 from installer.terminal import StageLines
 
 
@@ -60,6 +61,6 @@ def describe_volumes(volumes: tuple[Path, ...]) -> list[dict[str, Any]]:
 
 
 def print_volumes(volumes: tuple[Path, ...]) -> None:
-    click.echo(f"{len(volumes)} volumes, read back after they were written:")
+    say(f"{len(volumes)} volumes, read back after they were written:")
     for path in volumes:
-        click.echo(f"  {path.stat().st_size:>14,}  {path}")
+        say(f"  {path.stat().st_size:>14,}  {path}")

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,8 +17,24 @@ from installer.media.source import Media, open_media
 from installer.media.volume import reading
 from installer.terminal import StageLines
 
+
+class NamedPath(click.Path):
+    """A path that is not empty. An unset variable of a script would otherwise name the present directory.
+
+    What cannot be read is refused in a sentence of our own.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, readable=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("it is empty; name a path", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 ROOT_HELP = "The sender's root.json, brought by another way than the archive."
-READ = click.Path(path_type=Path, readable=False)  # what cannot be read is refused in a sentence of our own
+READ = NamedPath()
 FILES = click.argument("files", metavar="[FILE]...", nargs=-1, type=READ)
 MEDIA = click.option(
     "--media", "directories", multiple=True, metavar="DIR", type=READ,
@@ -25,7 +42,7 @@ MEDIA = click.option(
 )  # fmt: skip
 ROOT = click.option("--root", required=True, type=READ, help=ROOT_HELP)
 PREFIX = click.option(
-    "--prefix", required=True, type=click.Path(path_type=Path), help="Directory of the site, which holds the releases."
+    "--prefix", required=True, type=NamedPath(), help="Directory of the site, which holds the releases."
 )
 USER = click.option(
     "--user", help="Unprivileged user (name or uid) who gets state/.  [default: its present owner, else gpt-oss]"

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from installer.commands.options import FILES, JSON, MEDIA, READ, ROOT_HELP, given_media, read_root
+from installer.commands.options import FILES, JSON, MEDIA, READ, ROOT_HELP, NamedPath, given_media, read_root
 from installer.commands.output import say, say_json
 from installer.examination import Question, examine_host
 from installer.fingerprint import root_fingerprint, spoken
@@ -27,7 +27,7 @@ from installer.verify import DiscardingSink, VerifiedArchive, verify_archive
 @FILES
 @MEDIA
 @click.option("--root", type=READ, help=ROOT_HELP)
-@click.option("--prefix", type=click.Path(path_type=Path), help="Check what is installed in this site, not an archive.")
+@click.option("--prefix", type=NamedPath(), help="Check what is installed in this site, not an archive.")
 @JSON
 def verify_command(
     files: tuple[Path, ...], directories: tuple[Path, ...], root: Path | None, prefix: Path | None, as_json: bool

@@ -33,7 +33,7 @@ def parse_file(kind: type[T], data: bytes, *, version: int) -> T:
         FormatError: the file is no JSON object, of another format, or not such a record.
     """
     try:
-        body = json.loads(data)
+        body = json.loads(data, object_pairs_hook=_unambiguous)
     except (ValueError, RecursionError) as exc:
         raise FormatError(f"it is no JSON: {exc}") from exc
     if not isinstance(body, dict):
@@ -42,6 +42,14 @@ def parse_file(kind: type[T], data: bytes, *, version: int) -> T:
     if type(found) is not int or found != version:
         raise FormatError(f"its format is {found!r:.40}, not {version}")
     return parse_fields(kind, body)
+
+
+def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object, unless a field stands there twice: readers differ in which of them counts."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a field stands there twice")
+    return found
 
 
 def parse_fields(kind: type[T], body: Any) -> T:

@@ -26,6 +26,7 @@ from installer.formats.fields import Positive, Real, Text, Texts, parse_fields, 
 FORMAT = 1
 DESCRIPTOR = "release.json"
 MAX_DESCRIPTOR_BYTES = 1 << 20
+MAX_TITLE_CHARACTERS = 200  # it stands in lines of output, in receipts and on pages
 VERSION_PATTERN = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+-]{0,63}")
 _PYTHON_PATTERN = re.compile(r"3\.[0-9]{1,2}")
 
@@ -33,22 +34,29 @@ _PYTHON_PATTERN = re.compile(r"3\.[0-9]{1,2}")
 def _inside(name: str) -> str:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or not path.parts:
-        raise FaultError(f"is {name!r}, which does not stay inside the release")
+        raise FaultError(f"is {name!r:.99}, which does not stay inside the release")
     return name
 
 
 def _usable(name: str) -> str:
     if not VERSION_PATTERN.fullmatch(name):
-        raise FaultError(f"is {name!r}, which is not a usable name or version")
+        raise FaultError(f"is {name!r:.99}, which is not a usable name or version")
     return name
 
 
 def _python(version: str) -> str:
     if not _PYTHON_PATTERN.fullmatch(version):
-        raise FaultError(f"is {version!r}, which is not a Python version such as 3.11")
+        raise FaultError(f"is {version!r:.99}, which is not a Python version such as 3.11")
     return version
 
 
+def _brief(text: str) -> str:
+    if len(text) > MAX_TITLE_CHARACTERS:
+        raise FaultError(f"has {len(text)} characters, the limit is {MAX_TITLE_CHARACTERS}")
+    return text
+
+
+Title = Annotated[Text, Rule(_brief)]
 _Path = Annotated[Text, Rule(_inside)]
 _Name = Annotated[Text, Rule(_usable)]
 _Python = Annotated[Text, Rule(_python)]
@@ -97,8 +105,8 @@ def _mean(values: Mapping[str, float]) -> float:
 class ModelCard:
     """What the pages say about the model."""
 
-    id: Text
-    title: Text
+    id: Title
+    title: Title
     description: Text
     context_tokens: Positive
     example_prompts: Texts

@@ -4,20 +4,26 @@ until then the site serves what it served, or says that it is damaged."""
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import installer.repair
+from bundler.cli import main as bundler_main
+from installer.accepted import read_trust
 from installer.errors import NoReleaseError
 from installer.formats.manifest import LAUNCHER
 from installer.inspection import differences_of
 from installer.removal import prune, remove_release, uninstall
+from installer.root_update import site_roots, update_roots
 from installer.site import Site, open_existing_site
 from tests.attacks.killed import kills
 from tests.attacks.tampering_page import counted
 from tests.attacks.test_kills import DAMAGED, NEW, OLD, Scene, copies, is_tidy, scene, serves_whole, without_self_test
+from tests.installer.archives import NOW
 from tests.installer.test_repair import CODE, is_well, rewrite, run_repair
 
 __all__ = ["copies", "scene", "without_self_test"]  # fixtures
@@ -80,11 +86,49 @@ def test_a_kill_before_any_change_of_a_removal(updated: Path, copies: Copies) ->
             remove(place)
         else:
             tidy_up(place)
-        assert (os.listdir(place / "releases"), is_tidy(place)) == ([NEW], True), number
+        assert (os.listdir(place / "releases"), is_tidy(place), orphans(place)) == ([NEW], True, []), number
         assert not os.path.lexists(place / "previous"), number
         assert os.listdir(place / "state" / "packed") == [], number
     print(f"removal: {killed} kills")
     assert killed >= counted("kills of a removal")
+
+
+def orphans(place: Path) -> list[Path]:
+    """Blobs that no release has any more."""
+    return [path for path in (place / "store").rglob("*") if path.is_file() and path.stat().st_nlink == 1]
+
+
+def test_a_kill_before_any_change_of_a_pruning(updated: Path, copies: Copies) -> None:
+    tidy_up = in_site(lambda site: prune(site, 1))
+    killed = 0
+    for number, place in kills(tidy_up, copies(updated)):
+        killed += 1
+        assert serves_whole(place) == NEW, number
+        tidy_up(place)
+        assert (os.listdir(place / "releases"), is_tidy(place), orphans(place)) == ([NEW], True, []), number
+        assert serves_whole(place) == NEW, number
+    print(f"pruning: {killed} kills")
+    assert killed >= counted("kills of a pruning")
+
+
+def test_a_kill_before_any_change_of_an_update_of_roots(scene: Scene, copies: Copies, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    shutil.copytree(scene.sender.directory / "keys", keys)
+    assert (
+        CliRunner().invoke(bundler_main, ["trust", "rotate", "--role", "targets", "--keys", str(keys)]).exit_code == 0
+    )
+    root = (keys / "root.json").read_bytes()
+    update = in_site(lambda site: update_roots(site, [root], NOW).after)
+    killed = 0
+    for number, place in kills(update, copies(scene.site)):
+        killed += 1
+        assert serves_whole(place) == OLD, number
+        assert site_roots(Site(place))[-1].signed.version in (1, 2), number
+        assert update(place) == 2, number
+        assert read_trust(Site(place).trust) == read_trust(Site(place).trust_copy), number
+        assert is_tidy(place), number
+    print(f"update of roots: {killed} kills")
+    assert killed >= counted("kills of an update of roots")
 
 
 def test_a_kill_before_any_change_of_an_uninstallation(updated: Path, copies: Copies) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 import pytest
 
 from tests.attacks.tampering_page import documented
+from tests.attacks.test_insider_metadata import INSIDERS
 from tests.attacks.test_insider_wheels import HOSTILE
 from tests.attacks.test_tamper import ATTACKS as ARCHIVES
 from tests.attacks.test_tamper import said_of
@@ -47,6 +48,7 @@ def tables() -> Iterator[tuple[str, list[Row]]]:
     )
     yield "Volumes", [(case, error.__name__, plain(words)) for case, (error, words, _) in WRONG_MEDIA.items()]
     yield "Stolen keys", [(theft, error.__name__, words) for theft, (error, words, _) in THEFTS.items()]
+    yield "Metadata of an insider", [(case, e.__name__, words) for case, (e, words, _) in INSIDERS.items()]
     yield "Roots that come alone", [(case, *told(words)) for case, (_, words) in ROOTS.items()]
     yield (
         "Wheels that are signed and hostile",

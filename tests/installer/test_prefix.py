@@ -138,7 +138,7 @@ PLACES: dict[str, tuple[Callable[[Path], object], str]] = {
     "previous a FIFO": (lambda p: with_entry(p, "previous", os.mkfifo), "previous is a FIFO"),
     "a file": (Path.touch, "Not a directory"),
     "a FIFO": (os.mkfifo, "Not a directory"),
-    "a dangling link": (lambda p: p.symlink_to("nowhere"), "cannot be used: File exists"),
+    "a dangling link": (lambda p: p.symlink_to("nowhere"), "is a link that leads nowhere"),
     "somebody's files": (with_a_letter, "neither empty nor a site"),
 }
 
