@@ -125,7 +125,7 @@ def _inspect(site: Site, receipt: Receipt, root: bytes | None) -> Inspection:
             faults += signed.faults
         except (TrustError, ReleaseDescriptorError) as exc:
             faults.append(str(exc))
-    found = _differences(release, expected, manifest)
+    found = _differences(release, expected, manifest) if expected else (Difference(MANIFEST, "cannot be used"),)
     if is_signed and any(d.path.endswith(".pyc") for d in found) and receipt.python != _running_python():
         faults.append(f"Python {receipt.python} compiled it, Python {_running_python()} compared it: install it again")
     return Inspection(receipt.version, len(expected), is_signed, receipt.interpreter, found, tuple(faults))

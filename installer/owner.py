@@ -91,8 +91,18 @@ def hand_over(prefix: Path, owner: Owner) -> None:
     nor opens to others a file with a second name, because that may be another user's file.
 
     Raises:
-        OwnerError: such a file lies in ``state/``.
+        OwnerError: such a file lies in ``state/``, or directories are nested there more deeply than can be walked.
     """
+    try:
+        _hand_over(prefix, owner)
+    except RecursionError as exc:
+        raise OwnerError(
+            f"{prefix}/state holds directories that are nested too deeply to be given to {owner.name}: remove them, "
+            "then run `installer own`"
+        ) from exc
+
+
+def _hand_over(prefix: Path, owner: Owner) -> None:
     os.chown(prefix, 0, 0)
     prefix.chmod(stat.S_IMODE(prefix.stat().st_mode) & ~0o022 | 0o055)
     for name in ("releases", "store", "trust", "service", "state/trust"):

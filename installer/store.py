@@ -48,7 +48,7 @@ class Staging:
         self._preflight(release, metadata)
         self._site.incoming.mkdir(exist_ok=True)
         for partial in self._site.incoming.glob("*.part"):
-            partial.unlink()
+            remove_tree(partial)  # whatever somebody put there
 
     def recall(self, digest: Sha256Hex) -> bool:
         """Whether the blob is in the store or in quarantine already, judged by its digest."""

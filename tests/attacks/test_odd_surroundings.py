@@ -4,6 +4,7 @@ paths that are empty or gone. It does its work, or says in one line what is wron
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from installer.commands.output import shown
+from tests.conftest import require
 from tests.installer.archives import Sender, release_files, small_files
 from tests.unprivileged import USER_OPTION, let_through
 
@@ -115,3 +117,46 @@ def test_a_refusal_says_what_to_do(small: Path, sender: Sender, tmp_path: Path) 
         "the archive has bytes after its end; copy the archive again, and compare its SHA-256 with the carrying sheet"
     )
     assert done.stderr.splitlines()[-1] == f"installer: TrailingBytesError: {words}; if it is right, ask the sender"
+
+
+@pytest.mark.parametrize("damage", [b"", b"[" * 200_000])
+def test_a_manifest_that_cannot_be_used_is_one_finding(damage: bytes, sender: Sender, tmp_path: Path) -> None:
+    """Without it every file of the release would be named as one too many."""
+    archive = sender.archive(release_files("1.0"), "manifest")
+    let_through(site := tmp_path / "site")
+    assert run(["install", archive, "--root", sender.root_path, "--prefix", site, *USER_OPTION]).returncode == 0
+    manifest = site / "releases" / "1.0" / "manifest.json"
+    manifest.unlink()
+    manifest.write_bytes(damage)
+    done = run(["verify", "--prefix", site])
+    assert done.returncode == 1
+    assert "1.0: FAIL  manifest.json cannot be used" in done.stdout
+    assert "to do: `installer repair` with its archive" in done.stdout
+    assert len(done.stdout.splitlines()) == 4
+
+
+def test_an_odd_thing_in_quarantine_is_removed(sender: Sender, tmp_path: Path) -> None:
+    archive = sender.archive(release_files("1.0"), "quarantine")
+    let_through(site := tmp_path / "site")
+    (site / ".incoming" / "odd.part").mkdir(parents=True)
+    assert run(["install", archive, "--root", sender.root_path, "--prefix", site, *USER_OPTION]).returncode == 0
+    assert not (site / ".incoming").exists()
+
+
+def test_directories_that_nobody_can_walk_are_named(sender: Sender, tmp_path: Path) -> None:
+    """The appliance's user could make them, to stop root's updates in words that say nothing."""
+    require(os.geteuid() == 0, "root")
+    archive = sender.archive(release_files("1.0"), "deep")
+    let_through(site := tmp_path / "site")
+    assert run(["install", archive, "--root", sender.root_path, "--prefix", site, *USER_OPTION]).returncode == 0
+    above = os.open(site / "state", os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=above)
+        below = os.open("d", os.O_RDONLY, dir_fd=above)
+        os.close(above)
+        above = below
+    os.close(above)
+    done = run(["own", "--user", "nobody", "--prefix", site])
+    subprocess.run(["rm", "-r", site / "state"], check=True)
+    assert done.returncode == 1
+    assert f"{site}/state holds directories that are nested too deeply" in done.stderr
