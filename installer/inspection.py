@@ -57,6 +57,13 @@ from installer.trust import verify_kept_metadata
 _METADATA = "metadata"
 
 
+# An installed release from before there were manifests and kept metadata cannot be told from one that lost both.
+UNLISTED = (
+    "it was installed by a version before 0.2.0, which kept no list of its files, so nothing can be compared: install "
+    "a newer release, then remove this one"
+)
+
+
 @dataclass(frozen=True)
 class Inspection:
     """What was found in one release."""
@@ -79,6 +86,11 @@ class _Expected:
 
     files: dict[str, Entry]
     faults: tuple[str, ...]
+
+
+def is_unlisted(release: Path, receipt: Receipt) -> bool:
+    """Whether a version before 0.2.0 installed this release, as far as its files tell."""
+    return not receipt.manifest_sha256 and not os.path.lexists(release / MANIFEST)
 
 
 def differences_of(site: Site, version: str, *, hash_all: bool) -> tuple[Difference, ...]:
@@ -111,6 +123,8 @@ def inspect_site(site: Site, root: bytes | None) -> tuple[list[Inspection], list
 
 def _inspect(site: Site, receipt: Receipt, root: bytes | None) -> Inspection:
     release = site.release(receipt.version)
+    if is_unlisted(release, receipt):
+        return Inspection(receipt.version, 0, False, receipt.interpreter, (), (UNLISTED,))
     faults: list[str] = []
     try:
         manifest = load_manifest(str(release))

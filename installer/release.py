@@ -1,11 +1,14 @@
-"""Reads release.json of a signed archive, and requires the files that the installer needs."""
+"""Reads what a release says of itself: release.json, with the files that the installer needs, and about.json."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from installer.errors import ReleaseDescriptorError
 from installer.formats import release as formats
+from installer.formats.about import FILE as ABOUT
+from installer.formats.about import parse_about
 from installer.formats.fields import FormatError
 from installer.formats.release import Release
 
@@ -25,3 +28,11 @@ def parse_release(data: bytes, paths: Iterable[str]) -> Release:
     if absent := sorted(needed - set(paths)):
         raise ReleaseDescriptorError(f"the release lacks {', '.join(absent)}")
     return release
+
+
+def schema_of(directory: Path) -> str:
+    """The revision to which an installed release upgrades the database; empty if it is too old to say."""
+    try:
+        return parse_about((directory / ABOUT).read_bytes()).schema
+    except (OSError, FormatError):
+        return ""

@@ -85,6 +85,7 @@ SLOW = (
     "bundler/test_wheelhouse.py",
     "installer/test_comparison.py",
     "installer/test_delta.py",
+    "installer/test_earlier_sites.py",
     "installer/test_durability.py",
     "installer/test_install.py",
     "installer/test_keeper.py",

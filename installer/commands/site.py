@@ -12,7 +12,8 @@ from installer.commands.output import say, say_json
 from installer.errors import NoReleaseError, OwnerError
 from installer.formats.trial import end_trial
 from installer.owner import find_owner, hand_over
-from installer.site import open_existing_site
+from installer.release import schema_of
+from installer.site import Site, open_existing_site
 
 
 @click.command()
@@ -26,10 +27,26 @@ def rollback(prefix: Path, version: str | None, as_json: bool) -> None:
     with open_existing_site(prefix) as site:
         before, after = site.roll_back(version)
         end_trial(site.prefix)  # somebody has decided
+        note = _older_schema(site, before, after)
     if as_json:
-        say_json({"current": after, "previous": before})
-    else:
-        say(f"The current release is now {after} (was {before}). Restart the appliance to serve it.")
+        say_json({"current": after, "previous": before, "note": note})
+        return
+    say(f"The current release is now {after} (was {before}). Restart the appliance to serve it.")
+    if note is not None:
+        say(f"Note: {note}.")
+
+
+def _older_schema(site: Site, before: str | None, after: str) -> str | None:
+    """What to know if the release before has upgraded the database further than the one that is current now."""
+    if before is None:
+        return None
+    old, new = schema_of(site.release(before)), schema_of(site.release(after))
+    if new >= old:
+        return None
+    return (
+        f"{before} upgrades the database to the schema {old}, and {after} knows {new or 'an earlier one'}: if {before} "
+        f"has served this site, {after} refuses to start; then run this command again, or put back the copy of state/"
+    )
 
 
 @click.command()

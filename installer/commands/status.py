@@ -13,7 +13,7 @@ from installer.commands.options import JSON, PREFIX
 from installer.commands.output import counted_bytes, say, say_json
 from installer.errors import NoReleaseError
 from installer.formats.manifest import Difference, damage
-from installer.inspection import differences_of
+from installer.inspection import UNLISTED, differences_of, is_unlisted
 from installer.site import Site
 from installer.survey import ReleaseCost, Survey, survey_site
 
@@ -38,7 +38,7 @@ def status(prefix: Path, as_json: bool) -> None:
     if as_json:
         say_json(_body(site, survey, damaged))
     else:
-        for line in (*_releases(site, survey), *_faults(survey, damaged), *_rest(survey)):
+        for line in (*_releases(site, survey), *_faults(site, survey, damaged), *_rest(survey)):
             say(line)
     if damaged or survey.links or any(cost.fault for cost in survey.releases):
         sys.exit(1)
@@ -61,10 +61,14 @@ def _releases(site: Site, survey: Survey) -> Iterator[str]:
             yield f"          it was installed with {', '.join(_typed(receipt.allowed))}"
 
 
-def _faults(survey: Survey, damaged: Damaged) -> Iterator[str]:
+def _faults(site: Site, survey: Survey, damaged: Damaged) -> Iterator[str]:
     for cost in survey.releases:
         if cost.fault is not None:
             yield f"FAIL  {cost.fault}  {_size(cost)}"
+        elif cost.receipt is not None and is_unlisted(site.release(cost.version), cost.receipt):
+            found, _, remedy = UNLISTED.partition(": ")
+            yield f"FAIL  release {cost.version} cannot be checked: {found}"
+            yield f"      to do: {remedy}"
         elif cost.version in damaged:
             yield f"FAIL  release {cost.version} is not as it was installed: {damage(damaged[cost.version])}"
             yield "      to do: `installer repair` with its archive, or install the archive again"

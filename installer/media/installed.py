@@ -47,6 +47,11 @@ def open_installed(site: Site, root: bytes) -> InstalledContents:
     if version is None:
         raise NoReleaseError(f"no release is installed in {site.prefix}, so there is nothing to compare with")
     directory = site.release(version)
+    if not os.path.lexists(directory / _METADATA):
+        raise MixedMetadataError(
+            f"{version} has no signed list of its files (a version before 0.2.0 kept none): compare the archives on "
+            "the connected side with `bundler diff`"
+        )
     try:
         names = sorted(os.listdir(directory / _METADATA))
         members = {f"{_METADATA}/{name}": (directory / _METADATA / name).read_bytes() for name in names}
