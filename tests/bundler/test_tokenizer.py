@@ -34,7 +34,7 @@ def _opened(directory: Path, adapter: Path | None = None, *, states: bool = Fals
     )
     stated = {"harmony_vocabulary": "o200k_harmony"} if states else {}
     merged = None if adapter is None else Adapter(adapter, adapter.name, {}, {})
-    readers = Readers({}, RoundingLog(), frozenset(), frozenset())
+    readers = Readers({}, RoundingLog(), frozenset(), frozenset(), frozenset())
     return Checkpoint(directory, parse_model_config({**config, **stated}), b"", {}, merged, readers)
 
 
