@@ -50,6 +50,8 @@ class _Group(click.Group):
                 )
         except RecursionError:
             say("installer: directories are nested too deeply to be walked: remove them by hand", err=True)
+        except KeyboardInterrupt:
+            say("installer: stopped before the end: the same command goes on from there", err=True)
         except MemoryError:
             say(
                 "installer: this process may not take enough memory: raise its limit (ulimit -v), or free some",

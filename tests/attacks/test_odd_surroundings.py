@@ -12,8 +12,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from installer.cli import main
 from installer.commands.output import shown
+from installer.site import Site
 from tests.conftest import require
 from tests.installer.archives import Sender, release_files, small_files
 from tests.unprivileged import USER_OPTION, let_through
@@ -160,3 +163,16 @@ def test_directories_that_nobody_can_walk_are_named(sender: Sender, tmp_path: Pa
     subprocess.run(["rm", "-r", site / "state"], check=True)
     assert done.returncode == 1
     assert f"{site}/state holds directories that are nested too deeply" in done.stderr
+
+
+def test_a_command_that_is_stopped_says_how_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(site: Site) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("installer.commands.status.survey_site", interrupted)
+    (tmp_path / "releases").mkdir()
+    done = CliRunner().invoke(main, ["status", "--prefix", str(tmp_path)])
+    assert (done.exit_code, done.output) == (
+        1,
+        "installer: stopped before the end: the same command goes on from there\n",
+    )
