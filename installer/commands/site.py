@@ -43,9 +43,10 @@ def _older_schema(site: Site, before: str | None, after: str) -> str | None:
     old, new = schema_of(site.release(before)), schema_of(site.release(after))
     if new >= old:
         return None
+    knows, refuses = (f"knows {new}", "refuses") if new else ("does not say which one it knows", "may refuse")
     return (
-        f"{before} upgrades the database to the schema {old}, and {after} knows {new or 'an earlier one'}: if {before} "
-        f"has served this site, {after} refuses to start; then run this command again, or put back the copy of state/"
+        f"{before} upgrades the database to the schema {old}, and {after} {knows}: if {before} has served this site, "
+        f"{after} {refuses} to start; then run this command again, or put back the copy of state/"
     )
 
 

@@ -93,7 +93,7 @@ def test_a_comparison_with_an_earlier_release_says_what_to_compare(
     [
         (
             (None, "0003"),
-            "2.0 upgrades the database to the schema 0003, and 1.0 knows an earlier one: if 2.0 has served",
+            "the schema 0003, and 1.0 does not say which one it knows: if 2.0 has served this site, 1.0 may refuse",
         ),
         (("0002", "0003"), "and 1.0 knows 0002: if 2.0 has served this site, 1.0 refuses to start"),
         (("0003", "0003"), None),
