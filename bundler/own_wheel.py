@@ -79,4 +79,5 @@ def _build_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """The variables of the build. pip reads no configuration file: one could name settings for the build, too."""
     kept = {name: environ[name] for name in _PASSED if name in environ}
     fixed = {"SOURCE_DATE_EPOCH": SOURCE_DATE_EPOCH, "PIP_CONFIG_FILE": os.devnull, "LC_ALL": "C.UTF-8"}
-    return kept | fixed
+    parallel = {"CMAKE_BUILD_PARALLEL_LEVEL": str(len(os.sched_getaffinity(0)))}  # CMake compiles one file at a time
+    return kept | fixed | parallel
