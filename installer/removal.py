@@ -57,8 +57,14 @@ def prune(site: Site, keep: int) -> Removal:
     A release without a usable receipt stays: nobody can tell when it was installed.
 
     Raises:
+        NoReleaseError: releases lie here, and `current` leads to none of them.
         ServedError: the appliance serves one that would go.
     """
+    if site.installed() and site.pointed("current") is None:
+        raise NoReleaseError(
+            f"{site.prefix}/current leads to no complete release, so nothing says which one to keep: make one current "
+            "with `installer rollback --to VERSION`, or install its archive again"
+        )
     first = [version for link in LINKS if (version := site.pointed(link)) is not None]
     others = sorted(site.installed(), key=lambda receipt: receipt.installed_at, reverse=True)
     order = list(dict.fromkeys([*first, *(receipt.version for receipt in others)]))

@@ -99,6 +99,26 @@ def test_prune_keeps_the_current_the_previous_and_then_the_youngest(site: Path, 
     assert run("prune", "--keep", "0", "--prefix", site).exit_code == 2
 
 
+@pytest.mark.parametrize("leads", ["nowhere", "to a release without a receipt", "to another directory"])
+def test_prune_removes_nothing_where_no_release_is_current(leads: str, site: Path) -> None:
+    """It would go by the previous one and by dates, and could remove the one that is to be served."""
+    (site / "current").unlink()
+    if leads == "to a release without a receipt":
+        (site / "releases" / "9.0").mkdir()
+        (site / "current").symlink_to("releases/9.0")
+    elif leads == "to another directory":
+        (site / "current").symlink_to("state")
+    before = listing(site)
+    done = run("prune", "--keep", "1", "--prefix", site)
+    assert done.exit_code == 1
+    assert "leads to no complete release" in done.stderr
+    assert "installer rollback --to VERSION" in done.stderr
+    assert listing(site) == before
+    assert run("rollback", "--to", "2.0", "--prefix", site).exit_code == 0
+    assert run("prune", "--keep", "1", "--prefix", site).exit_code == 0
+    assert works(site)
+
+
 def test_uninstall_keeps_state_and_what_is_not_ours(site: Path, release_2: Path, sender: Sender) -> None:
     (site / "notes.txt").write_text("mine")
     (site / "state" / "database").mkdir(exist_ok=True)
