@@ -20,7 +20,7 @@ from pathlib import Path
 from appliance.isolation.kernel import syscall
 
 _CLONE_NEWNS = 0x00020000
-_LEAST_AVAILABLE_KIB = 14 << 20  # a run keeps 4 GB of files, and each of its workers takes about a gigabyte
+_LEAST_AVAILABLE_KIB = 14 << 20  # tests/scenarios keep 3.1 GB of files, and each worker takes about a gigabyte
 _VARIABLE = "PYTEST_DEBUG_TEMPROOT"
 
 
