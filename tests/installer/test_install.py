@@ -119,7 +119,7 @@ def test_upgrade_keeps_the_release_before_and_rollback_returns_to_it(
     assert outcome.reused_blobs >= 2, "the wheels are shared by both releases"
     assert (os.readlink(prefix / "current"), os.readlink(prefix / "previous")) == ("releases/2.0", "releases/1.0")
     done = CliRunner().invoke(main, ["rollback", "--prefix", str(prefix), "--json"])
-    assert json.loads(done.stdout) == {"current": "1.0", "previous": "2.0"}
+    assert json.loads(done.stdout) == {"current": "1.0", "previous": "2.0", "note": None}
     assert os.readlink(prefix / "current") == "releases/1.0"
     assert works(prefix)
     with open_site(prefix) as site:
