@@ -17,13 +17,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
@@ -44,16 +45,19 @@ from tests.webui.served import add_user_with_key
 
 _GIB = 1 << 30
 _USER = "nobody"  # the appliance never serves as root
+_COPY = "Verifying and copying"  # the installer's stage
+_STAGE = re.compile(r"([A-Z][^:(]+)(?: \([^)]*\))?")  # a line that begins a stage
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step: how long it took, the bytes that it handled, and what it held."""
+    """One step: how long it took, the bytes that it handled, what it held, and how long its stages took."""
 
     name: str
     took_s: float
     size_bytes: int
     held: Held
+    stages_s: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -91,7 +95,7 @@ class FullSize:
         release = (self.site / "current").resolve()
         evict(*_files(release / "model"))
         test = [str(program), "selftest", "--release", str(release)]
-        self._step("self-test", lambda: _checked(test), self.archive)
+        self._step("self-test", lambda: _timed(test), self.archive)
         evict(*_files(release / "model"))
         self._step("first start and answer", self._answer, self.archive)
 
@@ -99,9 +103,9 @@ class FullSize:
         """How long `cp` takes for so many bytes, at its speed with the archive."""
         return statistics.median(self.copies_s) * size_bytes / self.archive.stat().st_size
 
-    def _build(self) -> None:
+    def _build(self) -> Mapping[str, float]:
         python = f"{sys.version_info.major}.{sys.version_info.minor}"
-        _command(
+        return _command(
             "bundler", "build", "--checkpoint", self.checkpoint, "--keys", self.keys, "--out", self.archive,
             "--own-wheel", self.own_wheel, "--python", python, "--no-kit",
         )  # fmt: skip
@@ -137,15 +141,15 @@ class FullSize:
         with self._limited("cp"):
             self.copies_s.append(copy_s(self.archive, self.work / "copy", flush=False))
 
-    def _step(self, name: str, run: Callable[[], object], size_of: Path) -> None:
+    def _step(self, name: str, run: Callable[[], Mapping[str, float] | None], size_of: Path) -> None:
         if self.archive.exists():
             evict(self.archive)
         with self._limited(name.split()[0]) as held:
             began_s = time.perf_counter()
-            run()
+            stages_s = run()
             took_s = time.perf_counter() - began_s
         size_bytes = sum(path.stat().st_size for path in _files(size_of))
-        self.steps.append(Step(name, took_s, size_bytes, held))
+        self.steps.append(Step(name, took_s, size_bytes, held, stages_s or {}))
         click.echo(f"{name}: {took_s:.1f} s, {held.own_bytes / 1e9:.2f} GB of its own", err=True)
 
     @contextlib.contextmanager
@@ -165,9 +169,23 @@ def _owner() -> list[str]:
     return ["--user", _USER, "--no-service"] if os.geteuid() == 0 else []
 
 
-def _command(name: str, *arguments: object) -> str:
-    """Run one of this checkout's commands."""
-    return _checked([str(Path(sys.executable).with_name(name)), *map(str, arguments)])
+def _command(name: str, *arguments: object) -> Mapping[str, float]:
+    """Run one of this checkout's commands; how long each of its stages took."""
+    return _timed([str(Path(sys.executable).with_name(name)), *map(str, arguments)])
+
+
+def _timed(command: list[str]) -> dict[str, float]:
+    """Run a command; the seconds of the stages that it names on stderr, each until the next (installer/terminal.py)."""
+    said, began_s = list[str](), dict[str, float]()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr or ():
+            said.append(line)
+            if stage := _STAGE.fullmatch(line.strip()):
+                began_s[stage[1]] = time.perf_counter()
+    if process.returncode:
+        raise click.ClickException(f"{' '.join(command)} failed:\n{''.join(said)}")
+    times_s = [*began_s.values(), time.perf_counter()]
+    return {name: times_s[at + 1] - times_s[at] for at, name in enumerate(began_s)}
 
 
 def _checked(command: list[str], *, may_fail: bool = False) -> str:
@@ -186,6 +204,16 @@ def table(steps: list[Step], copied_s: Callable[[int], float]) -> Iterator[str]:
             f"{step.name:24}{step.took_s:9.1f}{step.size_bytes / 1e9:8.2f}{share:8.2f}{held.own_bytes / 1e9:9.2f}"
             f"{held.peak_bytes / 1e9:9.2f}{held.read_bytes / 1e9:9.2f}{held.faults:9,}"
         )
+
+
+def stages(steps: list[Step], copied_s: Callable[[int], float]) -> Iterator[str]:
+    """The stages of each step that took a second or more, and the speed of the installer's copy beside `cp`."""
+    for step in steps:
+        longer = [f"{name} {took_s:.1f} s" for name, took_s in step.stages_s.items() if took_s >= 1]
+        if longer:
+            yield f"{step.name}: {', '.join(longer)}"
+        if _COPY in step.stages_s:
+            yield f"{step.name}: {_COPY}: {copied_s(step.size_bytes) / step.stages_s[_COPY]:.2f} of cp"
 
 
 def calculated(shape: str, steps: list[Step]) -> Iterator[str]:
@@ -222,7 +250,11 @@ def main(shape: str, memory: float, work: Path, own_wheel: Path | None) -> None:
         limit = f"a control group of {memory:g} GiB" if memory else "no control group"
         speeds = ", ".join(f"{full.archive.stat().st_size / took_s / 1e9:.2f}" for took_s in full.copies_s)
         click.echo(f"{shape} in {limit}; cp of the archive: {speeds} GB/s")
-        for line in (*table(full.steps, full.copied_s), *calculated("120b", full.steps)):
+        for line in (
+            *table(full.steps, full.copied_s),
+            *stages(full.steps, full.copied_s),
+            *calculated("120b", full.steps),
+        ):
             click.echo(line)
     finally:
         shutil.rmtree(here)

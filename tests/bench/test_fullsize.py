@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench.control_group import Held, limited
-from bench.fullsize import Step, calculated, main, table
+from bench.fullsize import Step, calculated, main, stages, table
 from tests.conftest import require
 from tests.unprivileged import let_through
 
@@ -27,6 +27,7 @@ def test_a_small_model_goes_all_the_way(own_wheel: Path, tmp_path: Path) -> None
     figures = {line[:24].rstrip(): line[24:].split() for line in lines[2 : 2 + len(STEPS)]}
     assert tuple(figures) == STEPS
     assert all(float(seconds) > 0 for seconds, *_ in figures.values())
+    assert "install: Verifying and copying: " in done.stdout
     assert "120b by arithmetic: 65.2 GB of weights" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
@@ -36,6 +37,14 @@ def test_a_share_of_cp_is_more_the_faster_a_step_is() -> None:
     _, quick, slow = table(steps, lambda size_bytes: size_bytes / 1e9)
     assert quick.split() == ["quick", "2.0", "1.00", "0.50", "0.00", "3.00", "0.00", "5"]
     assert slow.split()[3] == "0.25"
+
+
+def test_long_stages_are_named_and_the_copy_is_compared_with_cp() -> None:
+    took_s = {"Verifying and copying": 4.0, "Assembling the release": 0.2, "Testing it with its known answers": 1.5}
+    assert list(stages([Step("install", 6.0, 3 * 10**9, Held(), took_s)], lambda size_bytes: size_bytes / 1e9)) == [
+        "install: Verifying and copying 4.0 s, Testing it with its known answers 1.5 s",
+        "install: Verifying and copying: 0.75 of cp",
+    ]
 
 
 def test_another_shape_is_calculated_from_the_speeds() -> None:
