@@ -7,6 +7,7 @@ release belongs to root, and the user can read it but not write it.
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import shutil
@@ -21,6 +22,8 @@ from installer.errors import OwnerError, ReachError
 
 SERVICE_USER = "gpt-oss"
 _NOBODY = 65534  # has the rights of a user that was just created
+# What opening answers if the name is gone, or a link or a socket has taken it: a running appliance changes state/, too.
+_EXCHANGED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
 _ADMINISTRATORS_PATH = "/usr/sbin:/sbin:/usr/local/sbin"  # an ordinary PATH may lack these
 
 
@@ -121,8 +124,9 @@ def _hand_over(prefix: Path, owner: Owner) -> None:
 
 
 def _readable(mode: int) -> int:
+    """The mode for a file of root's. No set-user-id: the user of ``state/`` may have put a program of theirs there."""
     passable = 0o011 if stat.S_ISDIR(mode) or mode & 0o100 else 0
-    return stat.S_IMODE(mode) & ~0o022 | 0o044 | passable
+    return mode & 0o755 | 0o044 | passable
 
 
 def _has_second_name(status: os.stat_result) -> bool:
@@ -139,17 +143,31 @@ def _everything(top: Path, *, leave_out: str | None = None) -> Iterator[tuple[in
         yield from _opened(parent, top.name)
     finally:
         os.close(parent)
-    for path, names, files, directory in os.fwalk(top, follow_symlinks=False):
-        if leave_out in names and Path(path) == top:
-            names.remove(leave_out)
-        for name in (*names, *files):
-            yield from _opened(directory, name)
+    try:
+        within = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError as exc:
+        if exc.errno in _EXCHANGED:
+            return
+        raise
+    try:
+        for path, names, files, directory in os.fwalk(".", follow_symlinks=False, dir_fd=within):
+            if leave_out in names and path == ".":
+                names.remove(leave_out)
+            for name in (*names, *files):
+                yield from _opened(directory, name)
+    finally:
+        os.close(within)
 
 
 def _opened(directory: int, name: str) -> Iterator[tuple[int, os.stat_result]]:
-    if not _is_plain(os.stat(name, dir_fd=directory, follow_symlinks=False)):
-        return
-    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
+    try:
+        if not _is_plain(os.stat(name, dir_fd=directory, follow_symlinks=False)):
+            return
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
+    except OSError as exc:
+        if exc.errno in _EXCHANGED:
+            return
+        raise
     try:
         status = os.fstat(descriptor)
         if _is_plain(status):  # somebody may have exchanged it since

@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,58 @@ def test_a_second_name_of_another_s_file_is_not_given_away_or_opened(place: Path
     with pytest.raises(OwnerError, match=f"{site}/state/name has a second name elsewhere"):
         hand_over(site, owner)
     assert (secret.stat().st_uid, stat.S_IMODE(secret.stat().st_mode)) == (0, 0o600)
+
+
+@as_root
+def test_no_program_of_the_user_s_becomes_one_that_runs_as_root(place: Path) -> None:
+    """Whoever owns state/ can put a directory of their own in the place of state/trust, which is given to root."""
+    site, owner = place / "site", Owner("nobody", SERVICE_UID, SERVICE_UID)
+    for name in ("state/trust", "releases"):
+        (site / name).mkdir(parents=True)
+    hand_over(site, owner)
+    (site / "state" / "trust").rename(site / "state" / "elsewhere")
+    program = site / "state" / "trust" / "shell"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n")
+    for path in (program.parent, program):
+        os.chown(path, SERVICE_UID, SERVICE_UID)
+    program.chmod(0o6755)
+    hand_over(site, owner)
+    assert (program.stat().st_uid, stat.S_IMODE(program.stat().st_mode)) == (0, 0o755)
+
+
+@as_root
+def test_what_the_user_exchanges_meanwhile_is_neither_given_away_nor_a_failure(place: Path) -> None:
+    """A running appliance makes and removes files in state/; an intruder exchanges directories and links, too."""
+    victim, site = place / "victim", place / "site"
+    (victim / "inner").mkdir(parents=True)
+    (victim / "inner" / "file").touch(mode=0o600)
+    (site / "state" / "there").mkdir(parents=True)
+    (site / "releases").mkdir()
+    (site / "state" / "round").symlink_to("round")  # a link to itself
+    before = {path: (path.stat().st_uid, path.stat().st_mode) for path in (victim, *victim.rglob("*"))}
+    over = threading.Event()
+    thread = threading.Thread(target=exchange, args=(site / "state", victim, over))
+    thread.start()
+    try:
+        for _ in range(2000):
+            hand_over(site, Owner("nobody", SERVICE_UID, SERVICE_UID))
+    finally:
+        over.set()
+        thread.join()
+    assert {path: (path.stat().st_uid, path.stat().st_mode) for path in (victim, *victim.rglob("*"))} == before
+
+
+def exchange(state: Path, victim: Path, over: threading.Event) -> None:
+    """Put directories and files, then links to the victim's, in each other's places."""
+    while not over.is_set():
+        for name, goal in (("inner", victim / "inner"), ("trust", victim)):
+            (state / name).mkdir(exist_ok=True)
+            (state / name / "file").touch()
+            (state / name / "file").unlink()
+            (state / name).rmdir()
+            (state / name).symlink_to(goal)
+            (state / name).unlink()
 
 
 @as_root
