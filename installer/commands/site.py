@@ -10,7 +10,7 @@ import click
 from installer.commands.options import JSON, PREFIX, USER
 from installer.commands.output import say, say_json
 from installer.errors import NoReleaseError, OwnerError
-from installer.formats.trial import end_trial
+from installer.formats.trial import begin_trial, end_trial, load_returned
 from installer.owner import find_owner, hand_over
 from installer.release import schema_of
 from installer.site import Site, open_existing_site
@@ -27,13 +27,22 @@ def rollback(prefix: Path, version: str | None, as_json: bool) -> None:
     with open_existing_site(prefix) as site:
         before, after = site.roll_back(version)
         end_trial(site.prefix)  # somebody has decided
-        note = _older_schema(site, before, after)
+        note = _tried_again(site, before, after) or _older_schema(site, before, after)
     if as_json:
         say_json({"current": after, "previous": before, "note": note})
         return
     say(f"The current release is now {after} (was {before}). Restart the appliance to serve it.")
     if note is not None:
         say(f"Note: {note}.")
+
+
+def _tried_again(site: Site, before: str | None, after: str) -> str | None:
+    """Put a release on trial again from which the keeper has returned, and say so. Any other one has served before."""
+    returned = load_returned(site.prefix)
+    if returned is None or (returned.left, returned.to) != (after, before):
+        return None
+    begin_trial(site.prefix, after, before)
+    return f"{after} {returned.why} at {returned.at}, and is on trial again: {before} is served if it fails again"
 
 
 def _older_schema(site: Site, before: str | None, after: str) -> str | None:

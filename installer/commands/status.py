@@ -13,7 +13,9 @@ from installer.commands.options import JSON, PREFIX
 from installer.commands.output import counted_bytes, say, say_json
 from installer.errors import NoReleaseError
 from installer.formats.manifest import Difference, damage
+from installer.formats.trial import Returned, Trial, load_returned, load_trial
 from installer.inspection import UNLISTED, differences_of, is_unlisted
+from installer.service.keeper import MOST_STARTS
 from installer.site import Site
 from installer.survey import ReleaseCost, Survey, survey_site
 
@@ -38,7 +40,7 @@ def status(prefix: Path, as_json: bool) -> None:
     if as_json:
         say_json(_body(site, survey, damaged))
     else:
-        for line in (*_releases(site, survey), *_faults(site, survey, damaged), *_rest(survey)):
+        for line in (*_releases(site, survey), *_trials(site), *_faults(site, survey, damaged), *_rest(survey)):
             say(line)
     if damaged or survey.links or any(cost.fault for cost in survey.releases):
         sys.exit(1)
@@ -59,6 +61,29 @@ def _releases(site: Site, survey: Survey) -> Iterator[str]:
         )
         if receipt.allowed:
             yield f"          it was installed with {', '.join(_typed(receipt.allowed))}"
+
+
+def _trial(site: Site) -> Trial | None:
+    """The trial of the current release; only a start by the keeper ends it."""
+    trial = load_trial(site.prefix)
+    return trial if trial is not None and trial.release == site.named("current") else None
+
+
+def _returned(site: Site) -> Returned | None:
+    """The return to the current release, if the keeper made it the current one."""
+    returned = load_returned(site.prefix)
+    return returned if returned is not None and returned.to == site.named("current") else None
+
+
+def _trials(site: Site) -> Iterator[str]:
+    """What the keeper does about the current release, or has done."""
+    if (trial := _trial(site)) is not None:
+        way_back = f"release {trial.back_to} is served again if it does not become ready"
+        if site.receipt(trial.back_to) is None:
+            way_back = f"release {trial.back_to}, which was served before, is no longer installed"
+        yield f"on trial  {trial.release}, {trial.starts} of {MOST_STARTS} starts; {way_back}"
+    if (returned := _returned(site)) is not None:
+        yield f"returned  {returned.left} {returned.why}, so {returned.to} is served again since {returned.at}"
 
 
 def _faults(site: Site, survey: Survey, damaged: Damaged) -> Iterator[str]:
@@ -104,6 +129,8 @@ def _body(site: Site, survey: Survey, damaged: Damaged) -> dict[str, object]:
         "damaged": {version: [asdict(d) for d in found] for version, found in damaged.items()},
         "unusable": {cost.version: cost.fault for cost in survey.releases if cost.fault is not None},
         "links": list(survey.links),
+        "trial": None if (trial := _trial(site)) is None else asdict(trial),
+        "returned": None if (returned := _returned(site)) is None else asdict(returned),
         "besides": [asdict(other) for other in survey.others],
         "store_bytes": survey.store_bytes,
         "state_bytes": survey.state_bytes,

@@ -77,6 +77,12 @@ def load_reached(site: Path) -> Reached | None:
         os.close(descriptor)
 
 
+def stage_of(site: Path, release: str) -> str:
+    """How far the last start of this release has come; empty where it has not said so."""
+    reached = load_reached(site)
+    return reached.stage if reached is not None and reached.release == release else ""
+
+
 def write_reached(site: Path, reached: Reached) -> None:
     """Written by the appliance, which owns the directory."""
     _write(site.joinpath(*_REACHED_DIRECTORY, _REACHED), reached, for_all=False)
@@ -111,16 +117,23 @@ def write_returned(site: Path, returned: Returned) -> None:
 def begin_trial(site: Path, release: str, before: str | None) -> None:
     """Note, before `current` is switched from ``before`` to ``release``, what to return to.
 
-    A release that is still on trial itself is nothing to return to; what it would have returned to is.
+    A release that is still on trial itself is nothing to return to; what it would have returned to is. But if it has
+    upgraded the database, or serves and nobody could note that yet, the earlier release is no way back any more.
     """
     if before is None or before == release:
         return
     running = load_trial(site)
-    back_to = running.back_to if running is not None and running.release == before else before
+    is_unproven = running is not None and running.release == before and not _came_far(site, running)
+    back_to = running.back_to if running is not None and is_unproven else before
     if back_to == release:
         end_trial(site)
         return
     write_trial(site, Trial(release, back_to))
+
+
+def _came_far(site: Path, trial: Trial) -> bool:
+    """Whether the release has used the database. Before the first start the mark speaks of another time."""
+    return trial.is_upgraded or bool(trial.starts and stage_of(site, trial.release))
 
 
 def is_on_trial(site: Path, release: str) -> bool:
@@ -189,12 +202,16 @@ def _write(path: Path, record: Any, *, for_all: bool) -> None:
     fresh = path.with_name(f".{path.name}.new")
     fresh.unlink(missing_ok=True)
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        if for_all:  # whatever the umask of the service is; the appliance itself may not change rights
-            os.fchmod(descriptor, 0o644)
-        file.write(json.dumps(asdict(record)).encode() + b"\n")
-        file.flush()
-        os.fsync(descriptor)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            if for_all:  # whatever the umask of the service is; the appliance itself may not change rights
+                os.fchmod(descriptor, 0o644)
+            file.write(json.dumps(asdict(record)).encode() + b"\n")
+            file.flush()
+            os.fsync(descriptor)
+    except OSError:  # the disk is full
+        fresh.unlink(missing_ok=True)
+        raise
     fresh.replace(path)
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:

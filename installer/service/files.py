@@ -17,7 +17,7 @@ from installer.service.units import ServicePlan, service_unit, socket_unit
 
 KEEPER = Path("service", "keeper")
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold: same sources, same bytes
-_KEEPER_SOURCES = ("__init__.py", "formats/__init__.py", "formats/trial.py", "service/keeper.py")
+_KEEPER_SOURCES = ("__init__.py", "formats/__init__.py", "formats/serving.py", "formats/trial.py", "service/keeper.py")
 _KEEPER_MAIN = "from installer.service.keeper import main\nmain()\n"
 
 

@@ -290,8 +290,8 @@ def test_the_keeper_needs_nothing_but_the_standard_library(site: Path, tmp_path:
         capture_output=True, text=True, check=True,
     ).stdout.split()  # fmt: skip
     assert sorted(names) == [
-        "__main__.py", "installer/__init__.py", "installer/formats/__init__.py", "installer/formats/trial.py",
-        "installer/service/__init__.py", "installer/service/keeper.py",
+        "__main__.py", "installer/__init__.py", "installer/formats/__init__.py", "installer/formats/serving.py",
+        "installer/formats/trial.py", "installer/service/__init__.py", "installer/service/keeper.py",
     ]  # fmt: skip
 
 
