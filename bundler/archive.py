@@ -18,9 +18,11 @@ from bundler.errors import BuildError, why_unwritten
 from bundler.keys import SigningKeys
 from bundler.ledger import Signing
 from bundler.sign import is_complete, sign_targets
-from bundler.signing import read_unsigned, with_earlier_signatures, write_signing_file
-from bundler.volumes import writing_volumes
+from bundler.signing import read_unsigned, with_earlier_signatures, write_head, write_signing_file
+from bundler.volumes import scratch_of, writing_volumes
+from bundler.working import working_directory
 from installer.archive import CHUNK_BYTES, DELTA, END_OF_ARCHIVE, Sha256Hex, member_header, padding_bytes, target_name
+from installer.durable import sync_directory
 from installer.errors import InstallerError
 from installer.media.delta import Delta, encode_delta
 from installer.progress import SILENT, Progress
@@ -87,6 +89,9 @@ def write_archive(
     partial = out.with_name(f".{out.name}.partial")
     try:
         try:
+            if scratch_of(out).exists():
+                with working_directory(scratch_of(out)):  # removes what a killed run left
+                    pass
             members = with_earlier_signatures(out, sign_targets(keys, tree.targets, signing))
             if volume_bytes is not None and is_complete(members):
                 with writing_volumes(out, volume_bytes) as volumes:
@@ -100,7 +105,12 @@ def write_archive(
                 file.flush()
                 os.fsync(file.fileno())
             verified = _verify(partial, members, keys, progress)
+            while (later := with_earlier_signatures(out, members)) != members:  # somebody has signed meanwhile
+                members = later
+                write_head(partial, members)
+                verified = _verify(partial, members, keys, progress)
             partial.replace(out)
+            sync_directory(out.parent)
             if not is_complete(members):
                 write_signing_file(out)
         finally:

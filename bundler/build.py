@@ -1,12 +1,12 @@
 """Builds an archive from a checkpoint: assembles a release in a working directory, signs it, writes it, verifies it.
 
-The working directory `.NAME.build` lies beside the output. Every build removes it at the end, and first removes one
-that a killed build left. The output gets its name only when it is complete and verified.
+The working directory `.NAME.build` lies beside the output. Every build removes it at the end, and first empties one
+that a killed build left. A second build of the same output is refused meanwhile. The output gets its name only when it
+is complete and verified.
 """
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ from bundler.errors import BuildError, why_unwritten
 from bundler.keys import load_keys
 from bundler.ledger import decide_signing
 from bundler.private_keys import Secret
+from bundler.working import working_directory
 from installer.archive import Sha256Hex
 from installer.formats.advisories import FILE as ADVISORIES
 from installer.formats.advisories import Advisories, parse_advisories
@@ -59,10 +60,7 @@ def build(
     older = None if base is None else read_base(base, keys.roots[-1])
     tree = out.with_name(f".{out.name}.build")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _remove(tree)
-        tree.mkdir()
-        try:
+        with working_directory(tree):
             release = assemble_release(tree, request, progress)
             decision = decide_signing(
                 keys, release.targets, lifetime_end=signing.expires, version=signing.metadata_version, now=now
@@ -71,8 +69,6 @@ def build(
             progress.stage("Writing and verifying the archive", 2 * release.size_bytes)
             verified = write_archive(out, release, keys, decision, progress, delta=delta, volume_bytes=volume_bytes)
             return Built(verified, parse_advisories((tree / ADVISORIES).read_bytes()) if request.advisories else None)
-        finally:
-            _remove(tree)
     except OSError as exc:
         raise BuildError(f"cannot build {out}: {why_unwritten(exc)}; nothing was left behind") from exc
 
@@ -115,8 +111,3 @@ def delta_against(older: OlderRelease, release: ReleaseTree) -> Delta:
     if delta is None:
         raise BuildError(f"the release has no file in common with the base {older.base}; build it without --base")
     return delta
-
-
-def _remove(tree: Path) -> None:
-    if tree.exists():
-        shutil.rmtree(tree)

@@ -35,6 +35,7 @@ from bundler.private_keys import (
 from bundler.roots import RELEASE_ROLES, ROLES, Group, first_root, is_complete, parse_draft, root_bytes, sign_root
 from bundler.rotation import settle
 from bundler.tokens import TOKEN_SUFFIX, TokenPlace, make_token_key, read_token, write_token
+from installer.durable import write_durably
 from installer.signers import KEY_NAME, key_name
 
 ROOT = "root.json"
@@ -215,8 +216,8 @@ def put_root(directory: Path, metadata: Metadata[Root]) -> Path:
         raise KeysError(f"{directory} needs root {len(roots) + 1} next, and this is root {metadata.signed.version}")
     if not is_complete(metadata, before):
         return _replace(directory / DRAFT, root_bytes(metadata))
-    if roots and not (directory / f"{len(roots)}.root.json").exists():
-        write_new(directory / f"{len(roots)}.root.json", roots[-1], mode=0o644)
+    if roots:  # again, if a killed command did so; until root.json is exchanged, nobody reads this file
+        _replace(directory / f"{len(roots)}.root.json", roots[-1])
     path = _replace(directory / ROOT, root_bytes(metadata))
     (directory / DRAFT).unlink(missing_ok=True)
     settle(directory, metadata.signed)
@@ -224,10 +225,7 @@ def put_root(directory: Path, metadata: Metadata[Root]) -> Path:
 
 
 def _replace(path: Path, data: bytes) -> Path:
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.unlink(missing_ok=True)
-    write_new(fresh, data, mode=0o644)
-    fresh.replace(path)
+    write_durably(path, data, mode=0o644)
     return path
 
 

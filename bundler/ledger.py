@@ -4,6 +4,9 @@ Contents that were signed before under the same root get the version and expiry 
 contents give the same bytes. Other contents get a new version, by which a site refuses an older archive. It is the time
 of signing, so that two build places whose ledgers know nothing of each other do not both sign version 2; and it is
 always higher than what the ledger knows.
+
+The ledger is written before anything is signed. A command that is killed in between leaves a version that nobody used;
+the other order could leave two contents under one version, and sites would take that for theft.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from pathlib import Path
 
 from bundler.errors import KeysError
 from bundler.keys import SigningKeys
+from installer.durable import write_durably
 from installer.formats.clock import has_lost_its_time
 from installer.targets import Target, contents_digest
 
@@ -69,7 +73,10 @@ def enter_signing(directory: Path, targets: Sequence[Target], signing: Signing, 
 
 def _enter(entries: list[_Entry], entry: _Entry) -> None:
     if any(e.version == entry.version and e.contents != entry.contents for e in entries):
-        raise KeysError(f"version {entry.version} was already signed with these keys for other contents")
+        raise KeysError(
+            f"version {entry.version} was already signed with these keys for other contents: build it with a higher "
+            "--metadata-version, or without one"
+        )
     if entry not in entries:
         entries.append(entry)
 
@@ -112,9 +119,7 @@ def _ledger(directory: Path) -> Iterator[list[_Entry]]:
         known = len(entries)
         yield entries
         if len(entries) > known:
-            fresh = directory / f".{LEDGER}.new"
-            fresh.write_text(json.dumps([asdict(entry) for entry in entries], indent=1) + "\n")
-            fresh.replace(path)
+            write_durably(path, (json.dumps([asdict(entry) for entry in entries], indent=1) + "\n").encode())
     except (ValueError, TypeError, OSError) as exc:
         raise KeysError(f"the ledger {path} cannot be used: {exc}") from exc
     finally:

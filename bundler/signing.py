@@ -26,7 +26,9 @@ from bundler.ledger import Signing
 from bundler.private_keys import make_signer
 from bundler.roots import ROLES, Group, first_root, root_bytes, sign_root
 from bundler.sign import is_complete, sign_targets, with_signatures_of
+from bundler.working import is_still
 from installer.archive import (
+    BLOCK_BYTES,
     END_OF_ARCHIVE,
     TARGETS,
     ArchiveReader,
@@ -47,6 +49,7 @@ from installer.trust import VerifiedMetadata, require_one_release
 from installer.verify import DiscardingSink, VerifiedArchive, blob_order, verify_archive
 
 SIGNING_SUFFIX = ".signing"
+_SIGNED = b',"signed":{'  # what follows the signatures in metadata of this format
 
 
 @dataclass(frozen=True)
@@ -174,8 +177,8 @@ def with_earlier_signatures(archive: Path, members: dict[str, bytes]) -> dict[st
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Keep other `bundler sign` away from the file; and finish what a killed one began.
+def locked(path: Path) -> Iterator[BinaryIO]:
+    """Keep other `bundler sign` away from the file; and finish what a killed one began. The file, for `replace_head`.
 
     Raises:
         SigningError: another one has it, or it cannot be written.
@@ -190,25 +193,69 @@ def locked(path: Path) -> Iterator[None]:
         except BlockingIOError as exc:
             raise SigningError(f"another `bundler sign` is at work on {path}") from exc
         if _journal(path).exists():
-            _write_head(path, _journal(path).read_bytes())
-        yield
+            _finish(path, file)
+        yield file
 
 
-def replace_head(path: Path, before: Mapping[str, bytes], after: Mapping[str, bytes]) -> None:
+def _finish(path: Path, file: BinaryIO) -> None:
+    """Write the head that a killed command left beside the file, unless another archive has taken the file's name."""
+    head = _journal(path).read_bytes()
+    if _is_head_of(file, head):
+        _write(file, head)
+    _journal(path).unlink()
+
+
+def _is_head_of(file: BinaryIO, head: bytes) -> bool:
+    """Whether the file has this head, whatever signatures stand in it: a kill may have left half of them."""
+    try:
+        members = ArchiveReader(io.BytesIO(head)).read_metadata()
+    except InstallerError:
+        return False
+    file.seek(0)
+    present, position = file.read(len(head)), 0
+    for data in members.values():
+        position += BLOCK_BYTES
+        signed = data.find(_SIGNED)
+        if signed < 0 or present[position + signed : position + len(data)] != data[signed:]:
+            return False
+        position += len(data) + padding_bytes(len(data))
+    return True
+
+
+def replace_head(path: Path, file: BinaryIO, before: Mapping[str, bytes], after: Mapping[str, bytes]) -> None:
     """Write the head again in place. A kill at any instant does no harm: the new head lies beside the file until it is
-    in the file, and the next `bundler sign` writes it again."""
+    in the file, and the next `bundler sign` writes it again.
+
+    Args:
+        file: as `locked` opened it.
+    Raises:
+        SigningError: a build has put another file under this name meanwhile.
+    """
     if [(n, len(data)) for n, data in before.items()] != [(n, len(data)) for n, data in after.items()]:
         raise RuntimeError("internal error: a head changed its length")
+    _require_still(path, file)
     write_durably(_journal(path), encode_head(after))
-    _write_head(path, encode_head(after))
-
-
-def _write_head(path: Path, head: bytes) -> None:
-    with path.open("r+b") as file:
-        file.write(head)
-        file.flush()
-        os.fsync(file.fileno())
+    _write(file, encode_head(after))
     _journal(path).unlink()
+    _require_still(path, file)
+
+
+def _require_still(path: Path, file: BinaryIO) -> None:
+    if not is_still(path, file.fileno()):
+        raise SigningError(f"{path} was built again meanwhile, and is not signed: run this command again")
+
+
+def write_head(path: Path, members: Mapping[str, bytes]) -> None:
+    """Write the head of an archive that nobody else knows yet; it is as long as the present one."""
+    with path.open("r+b") as file:
+        _write(file, encode_head(members))
+
+
+def _write(file: BinaryIO, head: bytes) -> None:
+    file.seek(0)
+    file.write(head)
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _journal(path: Path) -> Path:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -17,7 +16,9 @@ from typing import BinaryIO
 
 from bundler.errors import BuildError, why_unwritten
 from bundler.sign import is_unfinished
+from bundler.working import working_directory
 from installer.archive import BLOCK_BYTES, CHUNK_BYTES, ArchiveReader, Sha256Hex
+from installer.durable import sync_directory
 from installer.errors import InstallerError
 from installer.media.shelf import Shelf
 from installer.media.stream import VolumeStream
@@ -108,6 +109,7 @@ class VolumeWriter:
         for path in volumes_of(directory / self._name):
             if path not in placed:
                 path.unlink()
+        sync_directory(directory)
         return tuple(placed)
 
     def close(self) -> None:
@@ -144,21 +146,23 @@ def writing_volumes(archive: Path, volume_bytes: int) -> Iterator[VolumeWriter]:
     Args:
         volume_bytes: every volume is smaller than this.
     Raises:
-        BuildError: the archive's name does not fit volumes.
+        BuildError: the archive's name does not fit volumes, or another command writes them.
         OSError: they cannot be written.
     """
     if not PLAIN_NAME.fullmatch(archive.name):
         raise BuildError(f"{archive.name!r} is no name for volumes: letters, digits and ._+@- only, then .airgap")
-    scratch = archive.with_name(f".{archive.name}.volumes")
-    shutil.rmtree(scratch, ignore_errors=True)  # of a killed run
-    scratch.mkdir(parents=True)
-    writer = VolumeWriter(scratch, archive.name, volume_bytes)
-    try:
-        yield writer
-        writer.put_in_place(archive.parent)
-    finally:
-        writer.close()
-        shutil.rmtree(scratch)
+    with working_directory(scratch_of(archive)):
+        writer = VolumeWriter(scratch_of(archive), archive.name, volume_bytes)
+        try:
+            yield writer
+            writer.put_in_place(archive.parent)
+        finally:
+            writer.close()
+
+
+def scratch_of(archive: Path) -> Path:
+    """Where the volumes of an archive are written; a killed run may leave it."""
+    return archive.with_name(f".{archive.name}.volumes")
 
 
 def split_archive(archive: Path, directory: Path, volume_bytes: int, progress: Progress = SILENT) -> tuple[Path, ...]:

@@ -66,7 +66,7 @@ def _sign_archive(
     as_json: bool,
 ) -> None:  # fmt: skip
     trusted = root or (keys / ROOT if keys is not None and (keys / ROOT).exists() else None)
-    with locked(file):
+    with locked(file) as opened:
         with StageLines() as progress:
             progress.stage("Verifying", file.stat().st_size)
             unsigned = read_unsigned(file, trusted.read_bytes() if trusted else None, progress)
@@ -82,7 +82,7 @@ def _sign_archive(
             enter_signing(keys, unsigned.targets, unsigned.signing, len(roots_of(members)))
         if is_complete(members):
             verify_metadata(members, members[root_name(len(roots_of(members)))], None)  # for example, has it expired?
-        replace_head(file, unsigned.members, members)
+        replace_head(file, opened, unsigned.members, members)
     if as_json:
         people: list[dict[str, Any]] = [asdict(signers) for signers in standing(members)]
         click.echo(json.dumps({"file": str(file), "complete": is_complete(members), "done": done, "signers": people}))

@@ -311,8 +311,8 @@ def test_a_kill_while_the_head_is_written_does_no_harm(written: int, place: Plac
     unsigned = read_unsigned(archive)
     members, _ = with_signers(unsigned.members, load_signers(place.person("alice")))
     before = archive.read_bytes()
-    with locked(archive):
-        replace_head(archive, unsigned.members, members)
+    with locked(archive) as file:
+        replace_head(archive, file, unsigned.members, members)
     after = archive.read_bytes()
     journal = archive.with_name(f".{archive.name}.head")
     journal.write_bytes(encode_head(members))
