@@ -2,7 +2,6 @@
 
 write_durably(path, data)        one file, under its name only when it is on disk
 sync_file_system(directory)      thousands of files that were just written, by one call
-require_room(directory, sizes)   room for such files, before the first of them is written
 remove_tree(path)                whatever lies there, if anything
 """
 
@@ -12,11 +11,8 @@ import ctypes
 import errno
 import os
 import stat
-import tempfile
-from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
-
-_BLOCK_BYTES = 4096
 
 
 def write_durably(path: Path, data: bytes, *, mode: int | None = None) -> None:
@@ -69,21 +65,6 @@ def sync_file_system(directory: Path) -> None:
         os.close(descriptor)
 
 
-def require_room(directory: Path, sizes: Iterable[int]) -> None:
-    """Refuse to begin where files of these sizes would fill the disk: some would be new, and some would not.
-
-    The room is taken and given back at once, so another program can still take it in between.
-
-    Raises:
-        OSError: the disk is full, or a quota is met.
-    """
-    blocks = sum(size // _BLOCK_BYTES + 2 for size in sizes)  # each has a directory entry, too
-    if not blocks:
-        return
-    with tempfile.TemporaryFile(dir=directory) as file:
-        os.posix_fallocate(file.fileno(), 0, blocks * _BLOCK_BYTES)
-
-
 def remove_tree(path: Path) -> None:
     """Remove what lies at `path`, if anything: a directory with all that is in it, a file, or a link itself."""
     if not os.path.lexists(path):
@@ -100,15 +81,17 @@ def remove_tree(path: Path) -> None:
 def remove_at(parent: int, name: str) -> None:
     """Remove `name` from the open directory `parent`.
 
-    Another user may own what is removed and exchange it meanwhile: no link is followed, at any depth.
+    Another user may own what is removed and exchange it meanwhile: no link is followed, at any depth, and what is gone
+    already is no error.
     """
-    if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
-        os.unlink(name, dir_fd=parent)
-        return
-    directory = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
-    try:
-        for inner in os.listdir(directory):
-            remove_at(directory, inner)
-    finally:
-        os.close(directory)
-    os.rmdir(name, dir_fd=parent)
+    with suppress(FileNotFoundError):
+        if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+            os.unlink(name, dir_fd=parent)
+            return
+        directory = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+        try:
+            for inner in os.listdir(directory):
+                remove_at(directory, inner)
+        finally:
+            os.close(directory)
+        os.rmdir(name, dir_fd=parent)

@@ -29,16 +29,29 @@ def export_record(site: Site, out: Path, environ: Mapping[str, str]) -> None:
     """Write the whole record to `out`, and the log's public key beside it to `out`.pub.
 
     Raises:
-        ExportError: `out` exists or lies in the site, there is no usable release, or its command fails.
+        ExportError: `out` or `out`.pub exists, or lies in the site, there is no usable release, or its command fails.
+            Neither file is left.
     """
     out = Path(os.path.realpath(out))
-    if os.path.lexists(out):
-        raise ExportError(f"{out} exists: name a new file for the record")
+    public = out.with_name(f"{out.name}.pub")
+    for path in (out, public):
+        if os.path.lexists(path):
+            raise ExportError(f"{path} exists: name a new file for the record")
     if Path(os.path.realpath(site.prefix)) in out.parents:
         raise ExportError(f"{out} lies in the site that is removed: name a file elsewhere")
     version = site.pointed("current") or site.pointed("previous")
     if version is None:
         raise ExportError(f"no release of this site can export its record: {_OTHERWISE}")
+    try:
+        _export(site, version, out, environ)
+        _keep_key(site, public)
+    except BaseException:
+        for path in (out, public):
+            path.unlink(missing_ok=True)
+        raise
+
+
+def _export(site: Site, version: str, out: Path, environ: Mapping[str, str]) -> None:
     launcher = site.release(version) / LAUNCHER
     command = [str(launcher), "audit", "export", "--jsonl", "--home", str(site.prefix), "--out", str(out)]
     kept = {name: environ[name] for name in _KEPT_VARIABLES if name in environ}
@@ -50,7 +63,6 @@ def export_record(site: Site, out: Path, environ: Mapping[str, str]) -> None:
         raise ExportError(f"release {version} did not export the record within a day: {_OTHERWISE}") from exc
     if done.status or not out.is_file():
         raise ExportError(f"release {version} did not export the record ({done.said}): {_OTHERWISE}")
-    _keep_key(site, out.with_name(f"{out.name}.pub"))
 
 
 def _keep_key(site: Site, out: Path) -> None:
@@ -62,4 +74,8 @@ def _keep_key(site: Site, out: Path) -> None:
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise ExportError(f"the record's public key is no plain file; {_OTHERWISE}")
-        write_durably(out, file.read(_MAX_KEY_BYTES))
+        key = file.read(_MAX_KEY_BYTES)
+    try:
+        write_durably(out, key)
+    except OSError as exc:
+        raise ExportError(f"the record's public key cannot be written to {out}: {exc.strerror}") from exc

@@ -22,7 +22,7 @@ from installer.accepted import read_copies
 from installer.archive import ByteStream
 from installer.durable import remove_tree, sync_file_system, write_durably
 from installer.environment import environment_files, host_interpreter, members_of, run_self_test
-from installer.errors import MediaError, ReleaseConflictError
+from installer.errors import MediaError, ReleaseConflictError, StorageFullError
 from installer.formats.manifest import MANIFEST, Entry, encode_manifest, is_bulk
 from installer.formats.release import Release
 from installer.formats.trial import begin_trial
@@ -43,7 +43,7 @@ from installer.preflight import (
 )
 from installer.progress import SILENT, Progress
 from installer.receipt import Receipt, usable_receipt
-from installer.site import Site, open_site
+from installer.site import FULL, Site, open_site
 from installer.store import Staging, assemble, collect_garbage, make_directories, missing_bytes
 from installer.trust import VerifiedMetadata
 from installer.verify import VerifiedArchive, blob_sizes, verify_archive
@@ -119,14 +119,31 @@ def install(
             site.accept_metadata(verified.metadata.accepted)
             receipt = _keep_allowed(site, known, allowed)
         before = site.pointed("current")
-        begin_trial(site.prefix, version, before)
-        site.switch(version)
+        _switch(site, version, before)
         collect_garbage(site)
         if (owner := find_owner(user, site.prefix)) is not None:
             hand_over(site.prefix, owner)
         return Outcome(
             receipt, before != version, known is None or repaired, staging.reused, repaired, verified.metadata.notes
         )
+
+
+def _switch(site: Site, version: str, before: str | None) -> None:
+    """Make the release the current one, on trial.
+
+    Raises:
+        StorageFullError: the disk is full; the release stays installed.
+    """
+    try:
+        begin_trial(site.prefix, version, before)
+        site.switch(version)
+    except OSError as exc:
+        if exc.errno not in FULL:
+            raise
+        stays = "and no release is current" if before is None else f"and {before} stays the current one"
+        raise StorageFullError(
+            f"the disk is full: release {version} is installed, {stays}; free some room, then run the command again"
+        ) from exc
 
 
 def _can_run(receipt: Receipt) -> bool:

@@ -141,8 +141,6 @@ def _remove_packed(site: Site, version: str) -> None:
         os.close(state)
     try:
         remove_at(packed, version)
-    except FileNotFoundError:
-        pass
     finally:
         os.close(packed)
 

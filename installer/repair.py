@@ -25,7 +25,7 @@ from installer.damage import DamagedBlobs, signed_files
 from installer.directories import remove_unlisted
 from installer.durable import remove_tree, sync_directory, sync_file_system, write_durably
 from installer.environment import environment_files, host_interpreter, members_of, run_self_test
-from installer.errors import InstallerError, MediaError
+from installer.errors import InstallerError, MediaError, StorageFullError
 from installer.formats.manifest import (
     MANIFEST,
     Difference,
@@ -44,7 +44,7 @@ from installer.owner import Owner, find_owner, hand_over
 from installer.preflight import this_host
 from installer.progress import SILENT, Progress
 from installer.receipt import RECEIPT, Receipt, usable_receipt
-from installer.site import Site, open_existing_site
+from installer.site import FULL, Site, open_existing_site
 from installer.store import blob_path, is_blob, make_directories
 from installer.verify import VerifiedArchive, verify_archive
 
@@ -90,6 +90,14 @@ def repair(
         owner = find_owner(None, site.prefix)
         try:
             done = _Repairing(site, verified, sink).run(now, environ, progress, owner)
+        except OSError as exc:
+            sink.staging.discard()
+            if exc.errno not in FULL:
+                raise
+            raise StorageFullError(
+                "the disk is full (or a quota or file size limit was met); what was put back stays: free some room, "
+                "then run the command again"
+            ) from exc
         finally:
             remove_tree(site.unfinished(verified.release.version))
         if owner is not None:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from installer.durable import remove_tree, require_room, sync_directory, write_durably
+from installer.durable import remove_tree, sync_directory, write_durably
 from installer.errors import (
     BusyError,
     InstallerError,
@@ -27,7 +27,7 @@ from installer.errors import (
 from installer.formats.release import VERSION_PATTERN
 from installer.prefix import PROBES, check_name, check_place, unusable
 from installer.receipt import RECEIPT, Receipt, encode_receipt, load_receipt
-from installer.unfollowed import write_below
+from installer.unfollowed import prepared_below
 
 LINKS = ("current", "previous")
 OURS = {"store", "releases", "state", "trust", *LINKS, "service", ".incoming"}
@@ -135,21 +135,27 @@ class Site:
         return now, version
 
     def accept_metadata(self, files: Mapping[str, bytes]) -> None:
-        """Remember the accepted metadata, twice; each file by one rename, roots first and the timestamp last."""
+        """Remember the accepted metadata, twice; each file by one rename, roots first and the timestamp last.
+
+        Both copies are prepared before the first file gets its name, so a full disk leaves what was accepted before.
+        """
         order = ("root_history/", "targets.json", "snapshot.json", "timestamp.json")
         rank = {name: next(i for i, start in enumerate(order) if name.startswith(start)) for name in files}
         is_new = not self.state.is_dir()
         self.state.mkdir(mode=0o700, exist_ok=True)
+        ordered = {name: files[name] for name in sorted(files, key=lambda n: (rank[n], n))}
         try:
-            for directory in (self.prefix, self.state):  # which may be file systems of their own
-                require_room(directory, 2 * [len(data) for data in files.values()])
+            with contextlib.ExitStack() as stack:
+                for put_in_place in [
+                    stack.enter_context(prepared_below(top, {f"trust/{name}": ordered[name] for name in ordered}))
+                    for top in (self.trust_copy.parent, self.trust.parent)  # which may be file systems of their own
+                ]:
+                    put_in_place()
         except OSError:
             if is_new:
-                self.state.rmdir()
+                with contextlib.suppress(OSError):
+                    self.state.rmdir()
             raise
-        for directory in (self.trust_copy, self.trust):
-            for name in sorted(files, key=lambda n: (rank[n], n)):
-                write_below(directory.parent, f"{directory.name}/{name}", files[name])
         sync_directory(self.state)  # which may be a file system of its own
         sync_directory(self.prefix)
 

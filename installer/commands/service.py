@@ -123,9 +123,18 @@ def after_install(prefix: Path, user: str | None, *, wanted: bool) -> tuple[dict
 
     Root gets a service where systemd runs. The keeper is part of every site. If the service cannot be made, the release
     stays installed, and the lines say why there is no service.
+
+    Raises:
+        ServiceError: the keeper cannot be written; the release stays installed.
     """
     site = Site(Path(os.path.abspath(prefix)))
-    write_keeper(site.prefix, _interpreter(site))
+    try:
+        write_keeper(site.prefix, _interpreter(site))
+    except OSError as exc:
+        raise ServiceError(
+            f"the release is installed and current, but the keeper that starts it cannot be written ({exc.strerror}): "
+            "mend this, then run the command again"
+        ) from exc
     present = find_service(site.prefix)
     by_hand = f"Start it with: {site.prefix}/service/keeper serve"
     if present is None and (not wanted or os.geteuid() != 0 or not has_systemd()):
