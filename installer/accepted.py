@@ -73,7 +73,7 @@ class Accepted:
     def extend(self, chain: Sequence[Metadata[Root]]) -> list[Metadata[Root]]:
         """The chain, and the later roots that continue it."""
         longer = list(chain)
-        while (after := self.roots.get(len(longer) + 1)) is not None and continues(after, longer[-1]):
+        while (after := self.roots.get(longer[-1].signed.version + 1)) is not None and continues(after, longer[-1]):
             longer.append(after)
         return longer
 
@@ -100,6 +100,9 @@ class Accepted:
                 )
             if version == known and seen.signed_bytes != offered[name].signed_bytes:
                 raise _conflict(name, offered[name], seen)
+
+
+NOTHING_ACCEPTED = Accepted({}, ())
 
 
 def _conflict(name: str, offered: Metadata[Any], seen: Metadata[Any]) -> VersionConflictError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -51,6 +52,7 @@ class _Group(click.Group):
         except RecursionError:
             say("installer: directories are nested too deeply to be walked: remove them by hand", err=True)
         except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever presses it again sees this sentence all the same
             say("installer: stopped before the end: the same command goes on from there", err=True)
         except MemoryError:
             say(

@@ -7,6 +7,7 @@ Two questions of different strength:
 - `inspect_site` with the operator's root trusts nothing on the site: keys of that root must have signed the kept
   metadata, the release's files must be its targets, and the environment must be what the signed wheels unpack to,
   compiled code and command included. That also finds a manifest that was exchanged together with the files it lists.
+  If the site has accepted later roots than the operator's, a key that they revoked counts no more.
 
 Not covered: the host's interpreter and its libraries (`Inspection.interpreter` names the program), `state/`, and what
 changes after the inspection.
@@ -22,6 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from installer.accepted import Accepted, parse_accepted, read_copies, read_trust
 from installer.archive import MAX_METADATA_BYTES, MAX_ROOTS
 from installer.environment import environment_files, host_interpreter, members_of
 from installer.errors import (
@@ -81,6 +83,14 @@ class Inspection:
 
 
 @dataclass(frozen=True)
+class _Signers:
+    """Whose signatures count."""
+
+    root: bytes  # the operator's
+    accepted: Accepted  # by the site; it can only take trust away
+
+
+@dataclass(frozen=True)
 class _Expected:
     """The files that a release must have, and sentences about what could not be determined."""
 
@@ -118,10 +128,11 @@ def inspect_site(site: Site, root: bytes | None) -> tuple[list[Inspection], list
     receipts = site.installed()
     if not site.versions():
         raise NoReleaseError(f"no release is installed in {site.prefix}")
-    return [_inspect(site, receipt, root) for receipt in receipts], list(_site_faults(site, receipts))
+    signers = None if root is None else _Signers(root, parse_accepted([*read_copies(site), read_trust(site.trust)]))
+    return [_inspect(site, receipt, signers) for receipt in receipts], list(_site_faults(site, receipts))
 
 
-def _inspect(site: Site, receipt: Receipt, root: bytes | None) -> Inspection:
+def _inspect(site: Site, receipt: Receipt, signers: _Signers | None) -> Inspection:
     release = site.release(receipt.version)
     if is_unlisted(release, receipt):
         return Inspection(receipt.version, 0, False, receipt.interpreter, (), (UNLISTED,))
@@ -132,9 +143,9 @@ def _inspect(site: Site, receipt: Receipt, root: bytes | None) -> Inspection:
         faults.append(str(exc))
         manifest = Manifest({}, "")
     expected, is_signed = dict(manifest.files), False
-    if root is not None:
+    if signers is not None:
         try:
-            signed = _signed_files(site, receipt, root, manifest)
+            signed = _signed_files(site, receipt, signers, manifest)
             expected, is_signed = signed.files, True
             faults += signed.faults
         except (TrustError, ReleaseDescriptorError) as exc:
@@ -155,7 +166,7 @@ def _differences(release: Path, expected: dict[str, Entry], manifest: Manifest) 
     return found
 
 
-def _signed_files(site: Site, receipt: Receipt, root: bytes, manifest: Manifest) -> _Expected:
+def _signed_files(site: Site, receipt: Receipt, signers: _Signers, manifest: Manifest) -> _Expected:
     """The files that the release must have according to its signed metadata alone.
 
     Raises:
@@ -164,7 +175,7 @@ def _signed_files(site: Site, receipt: Receipt, root: bytes, manifest: Manifest)
     """
     release = site.release(receipt.version)
     members = _read_members(release)
-    targets = verify_kept_metadata(members, root)  # 1. the list of the release's files is signed
+    targets = verify_kept_metadata(members, signers.root, signers.accepted)  # 1. the list of its files is signed
     files = {target.path: Entry(target.size_bytes, target.sha256) for target in targets}
     described = parse_release(_signed_bytes(release, files, DESCRIPTOR), files)
     if described.version != receipt.version:  # 2. and it is the list of this release

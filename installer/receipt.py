@@ -56,6 +56,8 @@ def load_receipt(release: Path) -> Receipt | None:
         NewerReceiptError: a newer installer wrote it.
     """
     name = release.name
+    if release.is_symlink():  # what it leads to belongs to no release, and can be changed from elsewhere
+        raise DamagedReceiptError(name, "its directory is a link")
     try:
         with open(release / RECEIPT, "rb", opener=_plainly) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):

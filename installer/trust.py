@@ -36,7 +36,7 @@ from typing import Any
 from tuf.api import exceptions as tuf_errors
 from tuf.api.metadata import Metadata, MetaFile, Root
 
-from installer.accepted import Accepted, Place, parse_accepted, read_trust
+from installer.accepted import NOTHING_ACCEPTED, Accepted, Place, parse_accepted, read_trust
 from installer.archive import SNAPSHOT, TARGETS, TIMESTAMP, Sha256Hex, root_name
 from installer.errors import (
     ClockError,
@@ -127,7 +127,9 @@ def verify_metadata(
     )
 
 
-def verify_kept_metadata(members: Mapping[str, bytes], root: bytes) -> tuple[Target, ...]:
+def verify_kept_metadata(
+    members: Mapping[str, bytes], root: bytes, accepted: Accepted = NOTHING_ACCEPTED
+) -> tuple[Target, ...]:
     """The targets that a release's kept metadata lists, if keys that the operator's root trusts signed them.
 
     Expiry does not count here: a release stays what it is when its metadata expires. If the root is newer than the
@@ -135,6 +137,8 @@ def verify_kept_metadata(members: Mapping[str, bytes], root: bytes) -> tuple[Tar
 
     Args:
         members: as `ArchiveReader.read_metadata` returned them when the release was installed.
+        accepted: what the site has accepted. Later roots in it can only take trust away: a key that they revoked
+            counts no more, and a key that the operator's root does not trust still counts for nothing.
     Raises:
         TrustError: they are not signed by keys that the root trusts.
     """
@@ -144,8 +148,9 @@ def verify_kept_metadata(members: Mapping[str, bytes], root: bytes) -> tuple[Tar
     if TARGETS not in parsed or [r.signed.version for r in roots] != list(range(1, len(roots) + 1)):
         raise MalformedMetadataError("the release's signed metadata is not complete")
     verify_root_chain(roots, trusted)
-    newest = _newest_roots(roots, trusted, Accepted({}, ()))
+    newest = _newest_roots(roots, trusted, NOTHING_ACCEPTED)
     require_signed(TARGETS, [r.signed for r in newest], parsed[TARGETS])
+    require_signed(TARGETS, [r.signed for r in accepted.extend(newest)], parsed[TARGETS])
     return parse_targets(parsed[TARGETS].signed)
 
 

@@ -26,6 +26,7 @@ from installer.formats.fields import Positive, Real, Text, Texts, parse_fields, 
 FORMAT = 1
 DESCRIPTOR = "release.json"
 MAX_DESCRIPTOR_BYTES = 1 << 20
+ACCELERATORS = ("cpu", "cuda")  # what releases may have graphs for
 MAX_TITLE_CHARACTERS = 200  # it stands in lines of output, in receipts and on pages
 VERSION_PATTERN = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+-]{0,63}")
 _PYTHON_PATTERN = re.compile(r"3\.[0-9]{1,2}")
@@ -54,6 +55,15 @@ def _brief(text: str) -> str:
     if len(text) > MAX_TITLE_CHARACTERS:
         raise FaultError(f"has {len(text)} characters, the limit is {MAX_TITLE_CHARACTERS}")
     return text
+
+
+def _known(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names:
+        raise FaultError("must name at least one")
+    for place, name in enumerate(names):
+        if name not in ACCELERATORS:
+            raise FaultError(f"is {name!r:.40}, which is none of {', '.join(ACCELERATORS)}", at=(place,))
+    return names
 
 
 Title = Annotated[Text, Rule(_brief)]
@@ -153,7 +163,7 @@ class Release:
 
     name: _Name
     version: _Name  # also the name of its directory
-    accelerators: Texts
+    accelerators: Annotated[Texts, Rule(_known)]
     graphs: Mapping[str, _Path]  # accelerator -> graph
     config: _Path
     vocabulary: _Path

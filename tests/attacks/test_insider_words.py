@@ -28,12 +28,18 @@ def test_a_title_has_a_limit() -> None:
     assert parse_release(titled(MAX_TITLE_CHARACTERS * "x")).model.title == MAX_TITLE_CHARACTERS * "x"
 
 
+def with_accelerators(*names: str) -> bytes:
+    return encode_release(replace(parse_release(DESCRIBED), accelerators=names))
+
+
 DESCRIPTIONS: dict[str, tuple[Callable[[], bytes], str]] = {
     "a title of 900,000 characters": (lambda: titled(900_000 * "x"), "model.title has 900000 characters, the limit is"),
     "a version twice": (lambda: DESCRIBED.replace(b"{", b'{"version": "6.6",', 1), "a field stands there twice"),
     "a version of 500,000 characters": (
         lambda: DESCRIBED.replace(b'"9.9"', b'"' + 500_000 * b"x" + b'"'), "version is 'xxx",
     ),
+    "an unknown accelerator": (lambda: with_accelerators("cpu", "npu"), "accelerators[1] is 'npu', which is none of"),
+    "no accelerator": (lambda: with_accelerators(), "accelerators must name at least one"),
 }  # fmt: skip
 
 

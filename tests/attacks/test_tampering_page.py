@@ -13,6 +13,7 @@ import pytest
 from tests.attacks.tampering_page import documented
 from tests.attacks.test_insider_metadata import INSIDERS
 from tests.attacks.test_insider_wheels import HOSTILE
+from tests.attacks.test_insider_words import DESCRIPTIONS
 from tests.attacks.test_tamper import ATTACKS as ARCHIVES
 from tests.attacks.test_tamper import said_of
 from tests.installer.test_delta import ATTACKS as DELTAS
@@ -49,6 +50,10 @@ def tables() -> Iterator[tuple[str, list[Row]]]:
     yield "Volumes", [(case, error.__name__, plain(words)) for case, (error, words, _) in WRONG_MEDIA.items()]
     yield "Stolen keys", [(theft, error.__name__, words) for theft, (error, words, _) in THEFTS.items()]
     yield "Metadata of an insider", [(case, e.__name__, words) for case, (e, words, _) in INSIDERS.items()]
+    yield (
+        "Descriptions of an insider",
+        [(f"release.json: {case}", "ReleaseDescriptorError", words) for case, (_, words) in DESCRIPTIONS.items()],
+    )
     yield "Roots that come alone", [(case, *told(words)) for case, (_, words) in ROOTS.items()]
     yield (
         "Wheels that are signed and hostile",

@@ -25,9 +25,12 @@ from installer.errors import (
     HeaderError,
     InstallerError,
     MissingMemberError,
+    OlderVersionError,
+    ProductError,
     UnexpectedMemberError,
     UnknownKeyError,
 )
+from installer.formats.release import DESCRIPTOR, encode_release, parse_release
 from installer.install import Outcome, install
 from installer.media.contents import opened_contents
 from installer.media.delta import Base, Delta, encode_delta, parse_delta
@@ -209,6 +212,28 @@ def test_a_delta_repairs_what_it_carries_and_its_base_the_rest(
         assert (site / "releases" / version / SHARED).read_bytes() == SHARED_BYTES
     assert run_repair(delta, sender, site).differences == ()
     assert Site(site).pointed("current") == "2.0"
+
+
+def test_a_delta_against_another_product_is_a_switch_like_any_other(sender: Sender, site: Path) -> None:
+    """The base has the same weights; that makes it no release of the same product."""
+    other = files("4.0")
+    other[DESCRIPTOR] = encode_release(replace(parse_release(other[DESCRIPTOR]), name="other"))
+    base = sender.archive(other, "other-base", version=4)
+    delta = make(sender, base, "4.1", 5).read_bytes()
+    with pytest.raises(ProductError):
+        run_install(base.read_bytes(), sender, site)
+    assert run_install(delta, sender, site).receipt.version == "4.1", "it is the site's product, and completed here"
+
+
+def test_a_base_that_is_newer_than_the_delta_is_as_good(sender: Sender, site: Path) -> None:
+    """Which archive is newer is what their metadata says, and not the versions of their releases."""
+    base = sender.archive(files("9.0"), "newer-base", version=6)
+    run_install(base.read_bytes(), sender, site)
+    before = listing(site)
+    with pytest.raises(OlderVersionError):
+        run_install(make(sender, base, "8.0", 5).read_bytes(), sender, site)
+    assert listing(site) == before
+    assert run_install(make(sender, base, "8.1", 7).read_bytes(), sender, site).receipt.version == "8.1"
 
 
 def test_a_claim_of_another_base_changes_nothing(delta: Path, sender: Sender, site: Path, tmp_path: Path) -> None:

@@ -156,6 +156,8 @@ def changed(data: bytes, path: list[str | int], value: object) -> bytes:
         (["version"], "../up", "not a usable name or version"),
         (["accelerators"], "cpu", "accelerators must be a list"),
         (["accelerators"], [1], "accelerators must be a list of texts"),
+        (["accelerators"], [], "accelerators must name at least one"),
+        (["accelerators"], ["cpu", "tpu"], "is 'tpu', which is none of cpu, cuda"),
         (["graphs"], [], "graphs must be an object"),
         (["graphs", "cpu"], "/etc/passwd", "does not stay inside"),
         (["config"], "a/../../b", "does not stay inside"),

@@ -72,6 +72,15 @@ COMMANDS = {
     "diff": ["diff", "{archive}", "--root", "{root}", "--prefix", "{site}"],
     "diff json": ["diff", "{archive}", "--root", "{root}", "--prefix", "{site}", "--json"],
     "trust show": ["trust", "show", "--prefix", "{site}"],
+    "trust update": ["trust", "update", "{root}", "--prefix", "{site}"],
+    "a hostile root": ["trust", "update", HOSTILE, "--prefix", "{site}"],
+    "service": ["service", "install", "--prefix", "{site}", "--destdir", "{destdir}"],
+    "service json": ["service", "install", "--prefix", "{site}", "--destdir", "{destdir}", "--json"],
+    "service show": ["service", "show", "--prefix", "{site}", "--destdir", "{destdir}"],
+    "service of a hostile name": [
+        "service", "install", "--prefix", "{site}", "--destdir", "{destdir}", "--name", HOSTILE, "--listen", HOSTILE,
+    ],
+    "fapolicyd": ["service", "fapolicyd", "--prefix", "{site}"],
     "remove": ["remove", HOSTILE, "--prefix", "{site}"],
     "rollback": ["rollback", "--to", HOSTILE, "--prefix", "{site}"],
     "prune": ["prune", "--keep", "1", "--prefix", "{site}"],
@@ -81,8 +90,10 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_hostile_title_forges_nothing(command: str, archive: Path, hostile_site: Path, sender: Sender) -> None:
-    places = {"site": hostile_site, "archive": archive, "root": sender.root_path}
+def test_a_hostile_title_forges_nothing(
+    command: str, archive: Path, hostile_site: Path, sender: Sender, tmp_path: Path
+) -> None:
+    places = {"site": hostile_site, "archive": archive, "root": sender.root_path, "destdir": tmp_path}
     done = run(*(part if part == HOSTILE else part.format(**places) for part in COMMANDS[command]))
     is_plain(done)
     if command.endswith("json"):

@@ -227,3 +227,19 @@ def test_the_state_of_another_user_is_counted_as_not_readable(site: Path) -> Non
         capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2],
     )  # fmt: skip
     assert "state not readable for this user" in done.stdout, done.stderr
+
+
+def test_a_link_in_the_place_of_a_release_is_no_release(site: Path, sender: Sender, release_2: Path) -> None:
+    """What it leads to lies anywhere, and belongs to anybody."""
+    release = site / "releases" / "2.0"
+    release.rename(site / "releases" / "elsewhere")
+    release.symlink_to("elsewhere")
+    words = "the receipt of release 2.0 is damaged: its directory is a link"
+    for command in (["status"], ["verify"], ["verify", "--root", sender.root_path]):
+        done = run(*command, "--prefix", site)
+        assert done.exit_code == 1
+        assert words in done.stdout
+    assert "current leads to release 2.0, whose receipt cannot be used" in run("status", "--prefix", site).stdout
+    assert install_archive(release_2, sender, site).assembled
+    assert not release.is_symlink()
+    assert works(site)

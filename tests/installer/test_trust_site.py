@@ -23,7 +23,7 @@ from installer.cli import main as installer_main
 from installer.errors import OlderVersionError, RevokedKeyError, TrustLostError
 from installer.install import Outcome, install
 from installer.site import Site
-from installer.unfollowed import write_below
+from installer.unfollowed import prepared_below, write_below
 from tests.installer.archives import Sender, listing, release_files
 from tests.unprivileged import SERVICE_USER, let_through
 
@@ -138,6 +138,29 @@ def test_a_root_alone_revokes_a_key(
     shown = json.loads(command(installer_main, "trust", "show", "--prefix", site.prefix, "--json").stdout)
     assert (shown["root"], shown["roles"]["targets"]["threshold"]) == (2, 1)
     assert "Root 2, valid until" in command(installer_main, "trust", "show", "--prefix", site.prefix).stdout
+
+
+def test_a_site_is_compared_with_the_revocations_that_it_has_accepted(
+    site: Site, sender: Sender, rotated: Sender
+) -> None:
+    """The operator's root file may be older than what the site knows; it cannot make a revoked key count again."""
+    verify = ("verify", "--prefix", site.prefix, "--root", sender.root_path)
+    assert "as it was installed" in command(installer_main, *verify).stdout
+    update(site, rotated.root_path)
+    said = command(installer_main, *verify, code=1).stdout
+    assert "2.0: FAIL  metadata/targets.json is signed by key" in said
+    assert "and this key was revoked by root 2" in said
+    remove_copy(site)
+    shutil.rmtree(site.trust)
+    assert command(installer_main, *verify).exit_code == 0, "nothing here says so any more"
+
+
+def test_a_root_of_another_that_lies_in_the_site_takes_nothing_away(site: Site, sender: Sender, tmp_path: Path) -> None:
+    """The appliance's user can write state/trust, but cannot sign a root."""
+    stranger = tmp_path / "stranger.json"
+    stranger.write_bytes(stranger_s(sender, tmp_path))
+    shutil.copy(stranger, site.trust / "root_history" / "2.root.json")
+    assert command(installer_main, "verify", "--prefix", site.prefix, "--root", sender.root_path).exit_code == 0
 
 
 def test_several_roots_come_in_any_order(site: Site, rotated: Sender) -> None:
@@ -279,6 +302,26 @@ def test_the_installer_writes_through_no_link_of_the_appliance_s_user(case: str,
     assert listing(victim) == before
     assert not any(path.is_symlink() for path in [site.trust, *site.trust.rglob("*")])
     assert (site.trust / "timestamp.json").read_bytes() == (site.trust_copy / "timestamp.json").read_bytes()
+
+
+def test_a_directory_in_the_place_of_a_file_is_replaced(tmp_path: Path) -> None:
+    """Otherwise the appliance's user could make every installation fail after it has begun to remember."""
+    for name in ("timestamp.json", ".timestamp.json.new"):
+        (tmp_path / "trust" / name / "inner").mkdir(parents=True)
+    write_below(tmp_path, "trust/timestamp.json", b"new")
+    assert listing(tmp_path).keys() == {"trust", "trust/timestamp.json"}
+
+
+def test_several_files_are_written_together_or_not_at_all(tmp_path: Path) -> None:
+    write_below(tmp_path, "trust/a", b"old")
+    with pytest.raises(KeyError), prepared_below(tmp_path, {"trust/a": b"new", "trust/more/b": b"new"}):
+        raise KeyError
+    assert listing(tmp_path).keys() == {"trust", "trust/a"}
+    assert (tmp_path / "trust" / "a").read_bytes() == b"old"
+    with prepared_below(tmp_path, {"trust/a": b"new", "trust/more/b": b"new"}) as put_in_place:
+        put_in_place()
+    assert {path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == {b"new"}
+    assert len(listing(tmp_path)) == 4
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
