@@ -31,7 +31,8 @@ from appliance.engine.scheduler import Scheduler
 from appliance.engine.slots import Snapshot
 from appliance.engine.steps import Append, Chunk
 from appliance.turns.request import Message, TurnRequest
-from bench.machine import MemoryProbe, wait_for_quiet
+from bench.machine import wait_for_quiet
+from bench.memory_probe import MemoryProbe
 from bench.random_model import SHAPES, VERSION, prepare
 
 _WINDOW_TOKENS = 64

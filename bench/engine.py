@@ -33,7 +33,8 @@ from appliance.engine.scheduler import Scheduler
 from appliance.engine.steps import Append
 from appliance.turns.events import Done, EngineEvent
 from appliance.turns.request import Message, TurnRequest
-from bench.machine import MemoryBound, MemoryProbe, device_copy_gb_s, wait_for_quiet
+from bench.machine import MemoryBound, device_copy_gb_s, wait_for_quiet
+from bench.memory_probe import MemoryProbe
 from bench.random_model import SHAPES, VERSION, prepare
 from bundler.graph.cpu import DenseKind
 from bundler.graph.plan import Accelerator
@@ -143,11 +144,9 @@ def measure_model(bench: Bench, sequences: tuple[int, ...]) -> None:
 @click.option("--path", help="Path of the operators; default: the best that the processor has.")
 @click.option("--work", type=click.Path(path_type=Path), default=Path(".bench"), show_default=True)
 @click.option("--http/--no-http", default=True, help="Also measure the appliance, through its API.")
-@click.option("--against", type=click.Choice(["llama"]), help="Also measure llama.cpp and print the ratios (CPU).")
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 def main(
-    shape: str, accelerator: Accelerator, dense: DenseKind, path: str | None, work: Path, http: bool,
-    against: str | None, as_json: bool,
+    shape: str, accelerator: Accelerator, dense: DenseKind, path: str | None, work: Path, http: bool, as_json: bool
 ) -> None:  # fmt: skip
     """Measure the engine, as the module's docstring says."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -178,7 +177,7 @@ def main(
         held = (free_bytes - query_device().free_bytes) / 2**30
         cache = model.slots * model.shape.cache.slot_bytes(model.capacity) / 2**30
         bench.say("gpu_memory_gib", held, f"GiB, {cache:.2f} of them for {model.slots} x {model.capacity:,} tokens")
-    del model, bench.model  # the appliance and llama.cpp load models of their own
+    del model, bench.model  # the appliance loads a model of its own
     figures: dict[str, Any] = {"shape": shape, "accelerator": accelerator, "dense": dense, "quiet": quiet}
     figures |= {"threads": physical_cores(), "path": path or _best_path(accelerator)}
     if http:
@@ -187,17 +186,6 @@ def main(
         key = prepare_site(site, graph, work / f"{shape}-config.json", accelerator, dense, _CONTEXT_TOKENS)
         for name, figure, unit in measure_served(site, key):
             bench.say(name, figure, unit)
-    if against is not None:
-        from bench.llama import measure_llama  # needs the extra [bench]
-
-        theirs = measure_llama(
-            work / f"{shape}.gguf", config, memory, lambda count: step_bytes(config, "int8", "cpu", count),
-            threads=physical_cores(),
-        )  # fmt: skip
-        for name, figure in theirs.items():
-            what = "of what memory allowed llama.cpp then" if name.endswith("_share") else "of llama.cpp"
-            click.echo(f"{name:22}{figure:12.2f} {what}; ours is {bench.figures[name] / figure:.2f} times that")
-            figures |= {f"llama_{name}": round(figure, 3)}
     bench.say("read_gb_s", memory.most_gb_s, "GB/s of memory at most")
     if as_json:
         click.echo(json.dumps(figures | bench.figures))

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from bench.machine import Decoded, MemoryBound
 
 _MXFP4_BLOCK_BYTES, _Q8_0_BLOCK_BYTES = 17, 34  # per 32 weights
 _CHUNK_TOKENS = 512
@@ -107,12 +105,11 @@ class Llama:
         import llama_cpp
 
         self.api: Any = llama_cpp
-        self.vocab, self.sequences = vocab, sequences
+        self.vocab = vocab
         self.rng = np.random.default_rng(7)
         llama_cpp.llama_backend_init()
         self._quiet = llama_cpp.llama_log_callback(lambda _level, _text, _data: None)
         llama_cpp.llama_log_set(self._quiet, ctypes.c_void_p(0))
-        started = time.perf_counter()
         self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
         if not self.model:
             raise RuntimeError(f"llama.cpp cannot load {path}")
@@ -123,7 +120,6 @@ class Llama:
         self.context = llama_cpp.llama_init_from_model(self.model, params)
         if not self.context:
             raise RuntimeError("llama.cpp cannot make a context of this size")
-        self.load_s = time.perf_counter() - started
         self.batch = llama_cpp.llama_batch_init(_CHUNK_TOKENS, 0, 1)
 
     def run(self, entries: list[tuple[int, int]]) -> float:
@@ -149,38 +145,3 @@ class Llama:
             self.run([(sequence, position) for position in range(start, min(length, start + _CHUNK_TOKENS))])
             for start in range(0, length, _CHUNK_TOKENS)
         )
-
-    def decode(self, sequences: int, depth: int, memory: MemoryBound, step_bytes: float) -> Decoded:
-        """The decode figure of so many sequences that hold ``depth`` tokens, measured as ours is."""
-
-        def step_s(step: int) -> float:
-            return self.run([(sequence, depth + step) for sequence in range(sequences)])
-
-        return memory.decoded(sequences, step_bytes, step_s)
-
-
-def measure_llama(
-    path: Path, shape: dict[str, int], memory: MemoryBound, bytes_of: Callable[[int], float], *, threads: int
-) -> dict[str, float]:
-    """The figures of bench.engine that have a counterpart, under the same names.
-
-    ``bytes_of``: what a step of so many sequences reads; as ours does, for experts and 8-bit blocks are of one size.
-    """
-    write_gguf(path, shape)
-    llama = Llama(path, threads=threads, sequences=8, context_tokens=4608, vocab=shape["vocab"])
-    figures = {"load_s": llama.load_s}
-    for sequence in range(8):
-        llama.prefill(sequence, 32)
-
-    def decode(name: str, sequences: int, depth: int) -> None:
-        decoded = llama.decode(sequences, depth, memory, bytes_of(sequences))
-        figures[f"{name}_tok_s"], figures[f"{name}_share"] = decoded.tok_s, decoded.share
-
-    for name, sequences in (("decode", 1), ("decode_x4", 4), ("decode_x8", 8)):
-        decode(name, sequences, 32)
-        for sequence in range(sequences):
-            llama.prefill(sequence, 32)
-    figures["prefill_512_tok_s"] = 512 / min(llama.prefill(0, 512) for _ in range(2))
-    figures["prefill_4096_tok_s"] = 4096 / min(llama.prefill(0, 4096) for _ in range(2))
-    decode("decode_4096", 1, 4096)
-    return figures

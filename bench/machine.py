@@ -1,4 +1,4 @@
-"""What a benchmark must know of the machine: how fast it reads memory, whether it is quiet, what a program holds."""
+"""What a benchmark must know of the machine: what its memory allows, whether it is quiet, what a program holds."""
 
 from __future__ import annotations
 
@@ -8,39 +8,12 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 _QUIET_SHARE = 0.05  # a quiet machine has at most this share of its cores busy
-_BANDWIDTH_BYTES = 1 << 29  # per thread
 _WINDOWS = 3  # a decode figure is measured so often, and the best counts: neighbours on shared hardware come and go
 _STEPS, _WARM_STEPS = 24, 4  # steps in a window, and steps before them that do not count
-
-
-class MemoryProbe:
-    """Measures how fast so many threads read, each from memory of its own that no cache can hold."""
-
-    def __init__(self, threads: int) -> None:
-        # A dot product of a vector with itself reads it once and keeps up with memory.
-        self._arrays = [np.ones(_BANDWIDTH_BYTES // 4, np.float32) for _ in range(threads)]
-        self._pool = ThreadPoolExecutor(max_workers=threads)
-
-    def gb_s(self) -> float:
-        """Best of three: GB/s."""
-        best = 0.0
-        for _ in range(3):
-            started = time.perf_counter()
-            list(self._pool.map(_read, self._arrays))
-            best = max(best, len(self._arrays) * _BANDWIDTH_BYTES / (time.perf_counter() - started) / 1e9)
-        return best
-
-
-def _read(array: np.ndarray[tuple[int], np.dtype[np.float32]]) -> None:
-    for part in np.split(array, 64):  # small enough for one thread of the linear algebra library
-        np.dot(part, part)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ import click
 
 from appliance.engine.host import available_memory_bytes, physical_cores
 from bench.llama import write_gguf
-from bench.machine import MemoryProbe, wait_for_quiet
+from bench.machine import wait_for_quiet
+from bench.memory_probe import MemoryProbe
 from bench.random_model import SHAPES, VERSION, prepare
 
 FIGURES = {
