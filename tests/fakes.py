@@ -189,7 +189,7 @@ class FakeModel:
         self.copies, self.mixes, self.takes_drafts = copies, mixes, takes_drafts
         self.rings: list[dict[int, tuple[int, int]]] = [{} for _ in range(slots)]  # place: position and token
         self.steps: list[tuple[str, int, int | list[int]]] = []
-        self.fail_next: set[str] = set()  # "prefill", "decode", "step"
+        self.fail_next: set[str] = set()  # "prefill", "decode", "decoded" (after it has written), "step"
 
     def plan_chunk(self, past: int, length: int, most: int | None = None) -> range:
         return range(past, min(length, past + min(CHUNK_TOKENS, most or CHUNK_TOKENS)))
@@ -211,6 +211,7 @@ class FakeModel:
             assert not is_draft or append.length == before.length + 1, "a draft elsewhere"
             self._append(append.slot, append.length, [append.token])
             tops.append(self._next(append.slot, is_draft=is_draft))
+        self._fail("decoded")
         return tops
 
     def step(self, appends: Sequence[Append], chunk: Chunk | None) -> tuple[list[TopLogits], TopLogits | None]:

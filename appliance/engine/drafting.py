@@ -6,24 +6,27 @@ is then drawn from its own logits as ever; drafts behind the first that differs 
 token gets the same bits whatever is computed beside it, so the answer is the same with and without drafts, token for
 token. Source: speculative decoding (arXiv:2211.17192).
 
-A wrong draft costs time, and other streams wait for it. Each stream has a credit, in tokens: what its drafts have
-gained, less what all drafts have cost it, and a hundredth of a token for each step without drafts. Nothing is drafted
-that could cost more than the credit of any stream in the step.
+A wrong draft costs time, and other streams wait for it. Each stream has a credit, in steps without drafts: what its
+drafts have gained, less what all drafts of its steps took, and a hundredth for each step without. No step has drafts
+that are expected to take more than the credit of any of its streams. What they did take is measured: against steps of
+the same streams, since a stream at another depth says nothing of these.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from appliance.engine.draft_lookup import DraftLookup
+from appliance.engine.slots import MOST_DRAFTS
 
-_MOST = 8  # drafts of a stream in a step
-_FIRST_CREDIT, _MOST_CREDIT, _STEP_CREDIT = 1.0, 8.0, 0.01  # tokens
+_MOST_TOGETHER = 64  # drafts in a step: each has logits of 0.8 MB (memory_needs.py)
+_FIRST_CREDIT, _MOST_CREDIT, _STEP_CREDIT = 1.0, 8.0, 0.01  # steps without drafts
 _FIRST_COST = 0.35  # of a draft beside one stream, as a share of the step without it, until it was measured
 _LEAST_COST, _MOST_COST = 0.02, 2.0
 _LEAST_STEP_S = 1e-6  # shorter times are not trusted
-_REMEASURED = 64  # after so many steps with drafts one is done without, because the speed of memory changes
+_LEAST_PLAIN, _MOST_PLAIN = 2, 4  # steps without drafts whose times are needed, and kept
 _RECENT = 0.2  # the weight of the last measurement
 _DOUBTED = 0.01  # how much of a high cost each step without drafts takes back, so that it is measured again
 _FORGOTTEN = 0.9  # what is left of an earlier draft's weight when the next is known
@@ -54,38 +57,54 @@ class DraftStream:
         return self._lookup.draft(best)
 
 
-@dataclass
 class _Steps:
-    """How long steps of so many streams take."""
+    """How long steps of so many streams take, with drafts and without."""
 
-    first_cost: float
-    plain_s: float | None = None  # without drafts
-    drafted: int = 0  # since the last one without
+    def __init__(self, streams: int) -> None:
+        self._first_cost = _FIRST_COST / streams  # the more there are, the smaller a draft's share is
+        self.cost = self._first_cost  # what a draft probably takes, as a share of a step without
+        self._plain_s: deque[float] = deque(maxlen=_MOST_PLAIN)  # the last steps without drafts
+        self._drafted = 0  # steps with drafts since
 
-    def __post_init__(self) -> None:
-        self.cost = self.first_cost
+    @property
+    def plain_s(self) -> float | None:
+        """How long a step without drafts takes; None if it must be measured, because the speed of memory changes.
 
-    def note(self, drafts: int, took_s: float) -> None:
-        """A step with so many drafts took so long."""
-        took_s = max(took_s, _LEAST_STEP_S)
-        if not drafts:
-            self.plain_s = took_s if self.plain_s is None else _mixed(self.plain_s, took_s)
-            self.cost = min(self.cost, _mixed(self.cost, self.first_cost, _DOUBTED))
-            self.drafted = 0
-        elif self.plain_s is not None:
-            cost = (took_s / self.plain_s - 1) / drafts
-            self.cost = _mixed(self.cost, min(max(cost, _LEAST_COST), _MOST_COST))
-            self.drafted += 1
+        The fastest counts: a step that was held up would make drafts look cheap.
+        """
+        known = len(self._plain_s)
+        return min(self._plain_s) if known >= _LEAST_PLAIN and self._drafted < 2**known else None
+
+    def forget(self) -> None:
+        """What steps without drafts took is of no use any more."""
+        self._plain_s.clear()
+
+    def note_plain(self, took_s: float) -> None:
+        """A step without drafts took so long."""
+        self._plain_s.append(max(took_s, _LEAST_STEP_S))
+        self._drafted = 0
+        self.cost = min(self.cost, _mixed(self.cost, self._first_cost, _DOUBTED))
+
+    def note_drafts(self, drafts: int, took_s: float) -> float:
+        """A step with so many drafts took so long. The value is what the drafts took, in steps without."""
+        ratio = max(took_s, _LEAST_STEP_S) / min(self._plain_s)
+        cost = min(max((ratio - 1) / drafts, _LEAST_COST), _MOST_COST)
+        self.cost = _mixed(self.cost, cost)
+        self._drafted += 1
+        if ratio < 1:  # drafts make no step faster, so the machine became faster
+            self.forget()
+        return cost * drafts
 
 
 @dataclass
 class Drafting:
-    """The drafts of one model's streams. ``longest_s``: how long a step with drafts may take."""
+    """The drafts of one model's streams. ``longest_s``: how long a step with drafts may be expected to take."""
 
     longest_s: float
     drafted: int = 0  # so far, of all streams
     accepted: int = 0
     _steps: dict[int, _Steps] = field(default_factory=dict)
+    _together: list[DraftStream] = field(default_factory=list)  # in the last step
 
     def plan(self, streams: Sequence[DraftStream], rooms: Sequence[int]) -> list[list[int]]:
         """The drafts of each stream for the next step.
@@ -94,11 +113,12 @@ class Drafting:
             rooms: how many tokens each answer may still have after the step's own.
         """
         none: list[list[int]] = [[] for _ in streams]
-        steps = self._steps_of(len(streams))
-        if steps.plain_s is None or steps.drafted >= _REMEASURED:
+        steps = self._steps_of(streams)
+        plain_s = steps.plain_s
+        if plain_s is None:
             return none
-        affordable = min(min(one.credit for one in streams), self.longest_s / steps.plain_s - 1) / steps.cost
-        most = min(_MOST, int(affordable) // len(streams))
+        affordable = min(min(one.credit for one in streams), self.longest_s / plain_s - 1) / steps.cost
+        most = min(MOST_DRAFTS, min(int(affordable), _MOST_TOGETHER) // len(streams))
         drafts = [one.draft(min(most, room), steps.cost) for one, room in zip(streams, rooms, strict=True)]
         cost = steps.cost * sum(map(len, drafts))
         if all(one.expected(len(own)) >= cost for one, own in zip(streams, drafts, strict=True)):
@@ -108,17 +128,23 @@ class Drafting:
     def note(
         self, streams: Sequence[DraftStream], drafts: Sequence[Sequence[int]], accepted: Sequence[int], took_s: float
     ) -> None:
-        """A step took so long, and so many drafts of each stream were what was drawn."""
-        steps, count = self._steps_of(len(streams)), sum(map(len, drafts))
-        steps.note(count, took_s)
+        """The step that was planned took so long, and so many drafts of each stream were what was drawn."""
+        steps, count = self._steps_of(streams), sum(map(len, drafts))
+        cost = steps.note_drafts(count, took_s) if count else 0.0
+        if not count:
+            steps.note_plain(took_s)
         for one, right in zip(streams, accepted, strict=True):
-            change = right - steps.cost * count if count else _STEP_CREDIT
+            change = right - cost if count else _STEP_CREDIT
             one.credit = min(one.credit + change, _MOST_CREDIT)
         self.drafted, self.accepted = self.drafted + count, self.accepted + sum(accepted)
 
-    def _steps_of(self, streams: int) -> _Steps:
-        """What is known of steps of so many streams. The more there are, the smaller a draft's share is."""
-        return self._steps.setdefault(streams, _Steps(_FIRST_COST / streams))
+    def _steps_of(self, streams: Sequence[DraftStream]) -> _Steps:
+        """What is known of the steps of these streams: if they are others than before, only what drafts may take."""
+        steps = self._steps.setdefault(len(streams), _Steps(len(streams)))
+        if list(streams) != self._together:
+            self._together = list(streams)
+            steps.forget()
+        return steps
 
 
 def _mixed(before: float, now: float, weight: float = _RECENT) -> float:

@@ -22,7 +22,8 @@ from appliance.installed_release import InstalledRelease, ReleaseError
 _CACHE_ITEMS: dict[str, np.dtype[Any]] = {"cpu": np.dtype(np.float32), "cuda": np.dtype(np.float16)}
 # What `bench.memory` measures with the 20b shape on a CPU, plus a reserve: the engine (interpreter, runtime, vocabulary
 # and the scratch memory of a chunk); the recorder and the supervisor; each web worker with its threads. None of these
-# grows with conversations. The caches and their snapshots do; `CacheShape` counts them.
+# grows with conversations. The caches and their snapshots do; `CacheShape` counts them. The reserve holds what drafts
+# take: up to 1.5 MiB a conversation (draft_lookup.py), and the logits of 64 in a step, 0.1 GB with a copy.
 ENGINE_BYTES = 448 << 20
 _RECORDER_AND_SUPERVISOR_BYTES = 96 << 20
 _WEB_WORKER_BYTES = 160 << 20

@@ -2,7 +2,8 @@
 
 Jobs wait in a queue (job_queue.py). A job that gets a slot is prefilled in chunks, then decoded together with all the
 others. A step has at most one chunk of one prompt and one token of every answer that is being decoded, in one run of
-the model where the model can do that. So a long prompt delays no stream by more than a chunk. While streams wait,
+the model where the model can do that; without a chunk, it may have drafts of the next tokens, too (drafting.py). So a
+long prompt delays no stream by more than a chunk. While streams wait,
 chunks are so small that a step takes no longer than the longest pause allowed (pacing.py). Jobs join and leave between
 steps.
 
@@ -69,6 +70,7 @@ class Scheduler:
         self._pacing = Pacing(longest_pause_s)
         self._takes_drafts = drafts and model.takes_drafts
         self.drafting = Drafting(longest_pause_s)
+        self.generated = 0  # tokens so far, of all answers
 
     # Any thread
 
@@ -171,8 +173,6 @@ class Scheduler:
         streams = [one.drafts for one in decoding if one.drafts is not None]
         rooms = [one.limit - len(one.sampled) - 1 for one in decoding]
         drafts = self.drafting.plan(streams, rooms) if streams else [[] for _ in decoding]
-        for generation, own in zip(decoding, drafts, strict=True):
-            self._slots.note_written(generation.slot, generation.slot.length + 1 + len(own))
         tops = self._model.decode(_appends(decoding, drafts))
         accepted = self._note_decoded(decoding, tops, drafts)
         took_s = self._clock() - started
@@ -243,6 +243,7 @@ class Scheduler:
 
     def _take(self, generation: Generation, top: TopLogits) -> bool:
         """Continue an answer by one token, and end the job with its last; True if it was the last."""
+        self.generated += 1
         if not generation.take(top):
             return False
         now = self._clock()

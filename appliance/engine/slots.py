@@ -10,7 +10,8 @@ continued only where the ring still holds what the next token sees, or from a sn
 taken at the end of each prompt and at intervals in a long one.
 
 Invariant: what a slot holds is valid up to ``length`` < capacity. At ``length`` and beyond there may be garbage from a
-failed step or from CUDA's padding of decode steps (model/replay.py).
+failed step, from drafts that were wrong (drafting.py) or from CUDA's padding of decode steps (model/replay.py). In a
+ring it replaces what stood a whole ring before.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ _LEAST_COPIED_TOKENS = 16  # fewer are computed as quickly as copied
 _SNAPSHOT_INTERVAL_TOKENS = 1024  # at least, between the snapshots of a long prompt
 _MOST_SNAPSHOTS = 16  # of a slot, besides those at the end of its prompt and of the beginning that all prompts share
 _SNAPSHOT_SLACK = 16  # positions before those seen from its end: the same prompt is continued one token before its end
+MOST_DRAFTS = 8  # tokens that a step may compute ahead in a slot
 
 
 @dataclass(frozen=True)
@@ -134,14 +136,8 @@ class SlotTable:
     def append(self, slot: Slot, start: int, tokens: Sequence[int]) -> None:
         """Note that ``tokens`` were computed at the positions from ``start`` on."""
         slot.tokens[start:] = tokens
-        slot.window_first = max(slot.window_first, slot.length + 1 - self._windows.ring)  # one may be garbage
-
-    def note_written(self, slot: Slot, end: int) -> None:
-        """Note that a step writes the positions before ``end``, whether or not they become part of the slot.
-
-        A ring then no longer holds what stood a whole ring before them.
-        """
-        slot.window_first = max(slot.window_first, end - self._windows.ring)
+        # Also without drafts, so that these change nothing: not even how much of the next prompt is found here.
+        slot.window_first = max(slot.window_first, slot.length + MOST_DRAFTS - self._windows.ring)
 
     def snapshots_due(self, slot: Slot, public: int) -> list[tuple[int, int]]:
         """The positions (first, end) to take snapshots of now; to be asked after each chunk of a prompt."""

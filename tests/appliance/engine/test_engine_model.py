@@ -20,7 +20,7 @@ from appliance.engine.model.load import load_model
 from appliance.engine.model.runtime import import_onnxruntime
 from appliance.engine.operators import load_operators
 from appliance.engine.sampling import TopLogits
-from appliance.engine.slots import Windows
+from appliance.engine.slots import MOST_DRAFTS, Windows
 from appliance.engine.steps import Append, Chunk
 
 NewModel = Callable[..., OnnxModel]
@@ -112,6 +112,24 @@ def test_on_a_cpu_drafts_get_the_bits_of_tokens_that_were_drawn(new_model: NewMo
         for missed in range(1, right + 1):  # the other stream had no drafts
             model.decode([Append(3, tokens[1][place + missed], place + missed)])
         place += right + 1
+
+
+@pytest.mark.parametrize("path", load_operators().paths())
+def test_on_a_cpu_the_most_drafts_of_the_most_streams_get_the_bits_they_get_alone(
+    new_model: NewModel, path: str
+) -> None:
+    """72 rows in one step, more than any operator takes together, and at the last places of the capacity."""
+    load_operators().use_path(path)
+    model = new_model(slots=8, context_tokens=320)
+    rows = range(1 + MOST_DRAFTS)
+    begins = {slot: 320 - len(rows) - 9 * slot for slot in range(8)}
+    for slot, begin in begins.items():
+        model.prefill_prompt(slot, prompt_of(begin, slot))
+    appends = [Append(slot, 7 * at + slot, begin + at) for slot, begin in begins.items() for at in rows]
+    together = [logits_of(top) for top in model.decode(appends)]
+    for append, expected in zip(appends, together, strict=True):
+        (top,) = model.decode([append])
+        np.testing.assert_array_equal(logits_of(top), expected)
 
 
 @pytest.mark.parametrize("path", load_operators().paths())

@@ -38,9 +38,12 @@ class Bench:
     def __init__(
         self, vocabulary: Vocabulary, *, slots: int = 2, queue_limit: int = 100, capacity: int = 4096,
         user_limit: int | None = None, windows: Windows | None = WINDOWS, copies: bool = True, mixes: bool = True,
+        drafts: bool = False,
     ) -> None:  # fmt: skip
         self.vocabulary = vocabulary
-        self.model = FakeModel({}, slots=slots, capacity=capacity, windows=windows, copies=copies, mixes=mixes)
+        self.model = FakeModel(
+            {}, slots=slots, capacity=capacity, windows=windows, copies=copies, mixes=mixes, takes_drafts=drafts
+        )
         self.clock = Clock()
         self.scheduler = Scheduler(
             self.model, vocabulary, queue_limit=queue_limit, user_limit=user_limit, clock=self.clock
