@@ -152,17 +152,22 @@ def _look_at_processor(_config: Config) -> str:
 
 
 def _look_at_memory(config: Config) -> str:
-    """What an engine would serve if it started now.
+    """What an engine would serve if it started now, and what the longest conversation takes.
 
     Raises:
         MemoryPlanError: nothing fits.
     """
-    from appliance.engine.startup import plan_engine
+    from appliance.engine.memory_needs import read_needs
+    from appliance.engine.startup import choose_accelerator, plan_engine
     from appliance.installed_release import load_release
 
+    release = load_release(config.release_dir)
+    longest = read_needs(release, choose_accelerator(config, release), config).longest_sentence()
     if is_served(config):
-        return "the engine that runs has what it needs; its log says how many conversations it chose at its start"
-    return plan_engine(config, load_release(config.release_dir)).sentence()
+        served = "the engine that runs has what it needs; its log says how many conversations it chose at its start"
+    else:
+        served = plan_engine(config, release).sentence()
+    return f"{served}; {longest}"
 
 
 def _look_at_record(config: Config) -> str:

@@ -48,6 +48,11 @@ class Needs:
         """All memory that so many conversations of so many tokens take."""
         return self.weights_bytes + self.beside_bytes + slots * self.cache.slot_bytes(context_tokens)
 
+    def longest_sentence(self) -> str:
+        """For `appliance doctor`: what the longest conversation takes, whether or not it is served."""
+        taken = _gb(self.cache.slot_bytes(self.context_tokens))
+        return f"one conversation of {self.context_tokens:,} tokens, the longest that it offers, takes {taken}"
+
 
 @dataclass(frozen=True)
 class MemoryPlan:

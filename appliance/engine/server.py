@@ -172,6 +172,8 @@ def describe(release: InstalledRelease, model: OnnxModel, scheduler: Scheduler) 
         active=load.active,
         queued=load.queued,
         details={"threads": model.threads, "layers": model.shape.layers, "vocabulary": model.shape.vocab},
+        generated_tokens=scheduler.generated,
+        tokens_from_drafts=scheduler.drafting.accepted,
     )
 
 

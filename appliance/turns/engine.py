@@ -22,7 +22,7 @@ class EngineUnavailableError(ApplianceError):
 
 @dataclass(frozen=True)
 class Status:
-    """What the engine serves and how busy it is."""
+    """What the engine serves, how busy it is, and how many tokens it has generated since its start."""
 
     model: str
     release: str
@@ -32,6 +32,8 @@ class Status:
     active: int
     queued: int
     details: dict[str, Any] = field(default_factory=dict)
+    generated_tokens: int = 0
+    tokens_from_drafts: int = 0  # how many of these were computed ahead (engine/drafting.py)
 
 
 class Engine(Protocol):

@@ -18,7 +18,7 @@ from appliance.site_address import parse_site_address
 from installer.formats.advisories import FILE as ADVISORIES
 from installer.formats.advisories import OLD_DAYS, Advisories, Affected, Export, encode_advisories
 from tests.appliance.records import SYSTEM
-from tests.fakes import FakeEngine
+from tests.fakes import FAKE_STATUS, FakeEngine
 from tests.webui.conftest import PASSWORD, Browser, MakeSite, Site
 from webui.admin.alarms import current_alarms
 
@@ -116,7 +116,18 @@ def test_a_person_who_is_not_there_is_not_found(admin: Browser, path: str) -> No
 
 
 def test_the_page_says_how_the_engine_stands(admin: Browser) -> None:
-    assert "0 of 2 slots busy" in admin.get("/admin").text
+    assert "0 of 2 slots busy, 0 waiting</dd>" in admin.get("/admin").text
+
+
+@pytest.mark.parametrize(
+    ("generated", "drafted", "said"), [(2000, 620, "31% of the 2,000 tokens since"), (2000, 0, "waiting</dd>")]
+)
+def test_the_page_says_how_many_tokens_came_from_drafts(
+    make_site: MakeSite, generated: int, drafted: int, said: str
+) -> None:
+    status = dataclasses.replace(FAKE_STATUS, generated_tokens=generated, tokens_from_drafts=drafted)
+    site = make_site(FakeEngine(status=status))
+    assert said in site.browser(site.add_user("root", Role.ADMIN)).get("/admin").text
 
 
 def test_the_page_says_when_the_engine_does_not_answer(make_site: MakeSite) -> None:

@@ -130,6 +130,14 @@ def test_status_tells_what_is_served(shared: EngineProcess) -> None:
     assert (status.context_tokens, status.slots, status.active, status.queued) == (512, 3, 0, 0)
 
 
+def test_status_counts_what_was_generated(shared: EngineProcess) -> None:
+    before = shared.client.status()
+    done = finished(run(shared, ask(max_tokens=40, temperature=0.0)))
+    after = shared.client.status()
+    assert after.generated_tokens - before.generated_tokens == done.completion_tokens > 0
+    assert before.tokens_from_drafts <= after.tokens_from_drafts < after.generated_tokens
+
+
 def test_the_same_seed_gives_the_same_tokens_and_another_seed_others(shared: EngineProcess) -> None:
     # Three users, so that each turn computes its whole prompt: the last bits may depend on the number of steps.
     turns = [ask(seed=seed, user=f"user {number}", max_tokens=8) for number, seed in enumerate((7, 7, 8))]

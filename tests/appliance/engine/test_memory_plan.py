@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from appliance import doctor
 from appliance.config import Config
 from appliance.engine.host import available_memory_bytes
 from appliance.engine.memory_needs import read_needs
 from appliance.engine.memory_plan import MemoryPlanError, Needs, plan_memory
+from appliance.engine.model import load
 from appliance.engine.packed_weights import PackingError
 from appliance.installed_release import ReleaseError, load_release
 from bundler.graph.cpu import DenseKind
@@ -151,6 +153,20 @@ def test_the_sentence_has_the_numbers(releases: dict[str, Path]) -> None:
     assert plan.sentence().startswith("3 conversations of 16,384 tokens; gpt-oss-20b needs 15.")
     assert "16.0 GB can be used" in plan.sentence()
     assert plan.sentence().endswith("GB would give 4 of 16,384")
+
+
+@pytest.mark.parametrize("served", [False, True])
+def test_doctor_says_what_the_longest_conversation_takes(
+    releases: dict[str, Path], monkeypatch: pytest.MonkeyPatch, served: bool
+) -> None:
+    """12 layers with all positions and 12 with a ring of 384; 4,096 bytes each; 18 snapshots of 160 positions."""
+    release = releases["gpt-oss-20b"]
+    monkeypatch.setitem(load._MEMORY, "cpu", lambda: 16 * GB)
+    monkeypatch.setattr(doctor, "is_served", lambda _: served)
+    said = doctor._look_at_memory(Config(home=release, release_dir=release, database_url="sqlite://"))
+    taken = 4096 * 12 * (131_072 + 384 + 18 * 160) / GB
+    assert said.endswith(f"; one conversation of 131,072 tokens, the longest that it offers, takes {taken:.1f} GB")
+    assert said.startswith("the engine that runs" if served else "3 conversations of 16,384 tokens")
 
 
 @pytest.mark.parametrize(
