@@ -21,7 +21,7 @@ Memory = NDArray[np.float64]
 Way = Callable[[Memory], float]  # reads all of it; the value depends on every number
 
 _BYTES = 1 << 29  # per thread, more than any cache holds
-_CALL_NUMBERS = 8192  # of one call: few enough that the linear algebra library starts no threads of its own
+_CALL_NUMBERS = 8192  # of one call; with more, the library starts threads of its own, which wait for each other
 _ROUNDS = 3
 
 
