@@ -133,8 +133,8 @@ def inodes(disk: Path, work: Callable[[Path], object], site: Path | None) -> Ite
     work(copy)
     needed = before - os.statvfs(disk).f_ffree
     shutil.rmtree(copy)
-    yield from range(2, needed - 16, 12)
-    yield from range(needed - 16, needed + 10)
+    yield from range(2, needed - 12, 16)
+    yield from range(needed - 12, needed + 10)
 
 
 def test_an_update_without_inodes_changes_nothing_or_says_what(scene: Scene, disk: Path) -> None:
@@ -170,7 +170,7 @@ def test_a_repair_on_a_full_disk_goes_on_later(kind: str, scene: Scene, disk: Pa
         if kind == "bytes":
             leave_free(disk, tried * (16 << 10))
         else:
-            leave_files(disk, 2 * tried)
+            leave_files(disk, 3 * tried)
         said = refusal(lambda: run_repair(scene.old, scene.sender, site))
         if said is None:
             break

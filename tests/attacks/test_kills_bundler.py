@@ -42,7 +42,7 @@ from tests.installer.archives import NOW, Sender, small_files, write_tree
 
 __all__ = ["group", "place"]  # fixtures
 NAME = "one.airgap"
-VOLUME_BYTES = 4096
+VOLUME_BYTES, LARGE_VOLUME_BYTES = 4096, 8192
 
 
 @pytest.fixture(scope="module")
@@ -138,14 +138,14 @@ def test_a_kill_before_any_change_of_a_build_of_volumes(
         load_keys(before / "keys"), digest_tree(tree).targets, lifetime_end=NOW + timedelta(days=9), version=1, now=NOW
     )
     write_archive(
-        before / "out" / NAME, digest_tree(tree), load_keys(before / "keys"), signing, volume_bytes=VOLUME_BYTES
+        before / "out" / NAME, digest_tree(tree), load_keys(before / "keys"), signing, volume_bytes=LARGE_VOLUME_BYTES
     )
     killed = 0
-    for number, there in kills(lambda there: run_build(there, VOLUME_BYTES), copies(before)):
+    for number, there in kills(lambda there: run_build(there, LARGE_VOLUME_BYTES), copies(before)):
         killed += 1
         with suppress(InstallerError):
             assert verified(there) in ledger(there), number
-        run_build(there, VOLUME_BYTES)
+        run_build(there, LARGE_VOLUME_BYTES)
         assert verified(there) == ledger(there)[-1], number
         assert strays(there) == [], number
     print(f"build of volumes: {killed} kills")
