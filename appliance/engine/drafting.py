@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import median_low
 
 from appliance.engine.draft_lookup import DraftLookup
 from appliance.engine.slots import MOST_DRAFTS
@@ -24,7 +25,7 @@ from appliance.engine.slots import MOST_DRAFTS
 _MOST_TOGETHER = 64  # drafts in a step: each has logits of 0.8 MB (memory_needs.py)
 _FIRST_CREDIT, _MOST_CREDIT, _STEP_CREDIT = 1.0, 8.0, 0.01  # steps without drafts
 _FIRST_COST = 0.35  # of a draft beside one stream, as a share of the step without it, until it was measured
-_LEAST_COST, _MOST_COST = 0.02, 2.0
+_LEAST_COST, _MOST_COST = 0.02, 1.0  # at most a step of its own
 _LEAST_STEP_S = 1e-6  # shorter times are not trusted
 _LEAST_PLAIN, _MOST_PLAIN = 2, 4  # steps without drafts whose times are needed, and kept
 _RECENT = 0.2  # the weight of the last measurement
@@ -70,10 +71,10 @@ class _Steps:
     def plain_s(self) -> float | None:
         """How long a step without drafts takes; None if it must be measured, because the speed of memory changes.
 
-        The fastest counts: a step that was held up would make drafts look cheap.
+        The lower median counts: a step that was held up must not make drafts look cheap.
         """
         known = len(self._plain_s)
-        return min(self._plain_s) if known >= _LEAST_PLAIN and self._drafted < 2**known else None
+        return median_low(self._plain_s) if known >= _LEAST_PLAIN and self._drafted < 2**known else None
 
     def forget(self) -> None:
         """What steps without drafts took is of no use any more."""
@@ -87,7 +88,7 @@ class _Steps:
 
     def note_drafts(self, drafts: int, took_s: float) -> float:
         """A step with so many drafts took so long. The value is what the drafts took, in steps without."""
-        ratio = max(took_s, _LEAST_STEP_S) / min(self._plain_s)
+        ratio = max(took_s, _LEAST_STEP_S) / median_low(self._plain_s)
         cost = min(max((ratio - 1) / drafts, _LEAST_COST), _MOST_COST)
         self.cost = _mixed(self.cost, cost)
         self._drafted += 1

@@ -204,6 +204,19 @@ def test_a_step_that_was_held_up_does_not_make_drafts_look_cheap(alphabet: int, 
     assert stepper.lost[0] <= stepper.bound + (30 if held_up == 2 else 0)
 
 
+@pytest.mark.parametrize("spread", [0.1, 0.4, 0.8])
+def test_times_that_vary_neither_end_drafts_nor_make_them_look_cheap(spread: float) -> None:
+    """Other programs on the machine make each step longer or shorter by chance."""
+    by_chance = np.exp(spread * np.random.default_rng(1).standard_normal(2000))
+    copying_one = Stepper([copying(1, 1000)], [1000], each(0.1), lambda step: float(by_chance[step]))
+    (tokens,) = copying_one.run()
+    assert tokens / copying_one.spent > 4
+    for alphabet in (3, 5, 8):
+        stepper = Stepper([noise(1100, alphabet, alphabet)], [100], each(0.3), lambda step: float(by_chance[step]))
+        stepper.run()
+        assert stepper.lost[0] <= stepper.bound
+
+
 @pytest.mark.parametrize("alphabet", [3, 5, 8, 12])
 @pytest.mark.parametrize("before", [1.3, 2.0, 10.0])
 def test_a_machine_that_becomes_faster_does_not_make_drafts_look_cheap_for_long(alphabet: int, before: float) -> None:
