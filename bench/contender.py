@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 import statistics
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +18,7 @@ import numpy as np
 from appliance.engine.host import physical_cores
 from appliance.engine.model.load import load_model
 from appliance.engine.steps import Append
+from bench.machine import seconds
 from bench.random_model import SHAPES
 
 SEQUENCES = 8
@@ -51,11 +50,11 @@ class Ours:
 
     def prefill_s(self, sequence: int, length: int) -> float:
         ids = self._tokens(length)
-        return _seconds(lambda: self._model.prefill_prompt(sequence, ids))
+        return seconds(lambda: self._model.prefill_prompt(sequence, ids))
 
     def step_s(self, sequences: int, depth: int) -> float:
         appends = [Append(slot, token, depth) for slot, token in enumerate(self._tokens(sequences))]
-        return _seconds(lambda: self._model.decode(appends))
+        return seconds(lambda: self._model.decode(appends))
 
 
 class Theirs:
@@ -86,12 +85,6 @@ def measure(engine: Engine, line: str) -> float:
         engine.prefill_s(sequence, depth)
     times = [engine.step_s(sequences, depth + step) for step in range(_WARM_STEPS + _STEPS)]
     return sequences / statistics.median(times[_WARM_STEPS:])
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 @click.command()

@@ -33,7 +33,7 @@ from appliance.engine.steps import Append, Chunk
 from appliance.turns.request import Message, TurnRequest
 from bench.machine import wait_for_quiet
 from bench.memory_probe import MemoryProbe
-from bench.random_model import SHAPES, VERSION, prepare
+from bench.random_model import SHAPES, packed_in, prepare, site_of
 
 _WINDOW_TOKENS = 64
 _CONTEXT_TOKENS = 8192
@@ -160,7 +160,7 @@ def main(shape: str, windows: int, work: Path) -> None:
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     work.mkdir(parents=True, exist_ok=True)
     graph = prepare(work, shape, "cpu", "int8")
-    packed = work / f"{graph.parent.name}-site" / "state" / "packed" / VERSION
+    packed = packed_in(site_of(work, graph))
     if not wait_for_quiet(120):
         click.echo("The machine is NOT quiet: compare the ratios alone.")
     model = load_model(graph, accelerator="cpu", slots=2, context_tokens=_CONTEXT_TOKENS, packed_dir=packed)

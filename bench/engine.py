@@ -35,7 +35,7 @@ from appliance.turns.events import Done, EngineEvent
 from appliance.turns.request import Message, TurnRequest
 from bench.machine import MemoryBound, device_copy_gb_s, wait_for_quiet
 from bench.memory_probe import MemoryProbe
-from bench.random_model import SHAPES, VERSION, prepare
+from bench.random_model import SHAPES, packed_in, prepare, site_of
 from bundler.graph.cpu import DenseKind
 from bundler.graph.plan import Accelerator
 
@@ -159,8 +159,8 @@ def main(
         load_operators().use_path(path)
     config = SHAPES[shape]
     free_bytes = query_device().free_bytes if accelerator == "cuda" else 0
-    site = work / f"{graph.parent.name}-site"
-    packed_dir = site / "state" / "packed" / VERSION if accelerator == "cpu" else None
+    site = site_of(work, graph)
+    packed_dir = packed_in(site) if accelerator == "cpu" else None
     load = partial(
         load_model, graph, accelerator=accelerator, slots=_SLOTS[accelerator], context_tokens=_CONTEXT_TOKENS,
         packed_dir=packed_dir,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
@@ -26,6 +26,7 @@ from appliance.engine.sampling import TopLogits, new_generator, sample
 from appliance.engine.steps import Append
 from appliance.turns.request import Message, TurnRequest
 from bench.demo_model_eval import open_examinee
+from bench.machine import seconds
 
 _QUESTIONS = ("What is this appliance?", "Who can read what I ask?", "How do I verify the record?")
 _MAX_TOKENS = 200
@@ -76,12 +77,6 @@ def draw_all(tops: Sequence[TopLogits], vocabulary: Vocabulary, grammars: Harmon
     return drawn
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
 @click.command()
 def main() -> None:
     """Measure the grammar, as the module's docstring says."""
@@ -93,7 +88,7 @@ def main() -> None:
     best = dict.fromkeys(("without", "with"), np.inf)
     for _ in range(_ROUNDS):
         for name, kept in (("without", None), ("with", grammars)):
-            took_s = sum(_seconds(partial(draw_all, one.tops, examinee.vocabulary, kept)) for one in answers)
+            took_s = sum(seconds(partial(draw_all, one.tops, examinee.vocabulary, kept)) for one in answers)
             best[name] = min(best[name], took_s / count)
     step_s = min(one.best_step_s for one in answers)
     click.echo(f"{count} tokens of {len(answers)} answers; best decode step {step_s * 1e6:.0f} us")

@@ -94,6 +94,13 @@ def _cpu_times() -> list[int]:
     return [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
 
 
+def seconds(work: Callable[[], object]) -> float:
+    """How long some work takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
 @contextlib.contextmanager
 def peak_memory(pid: int) -> Iterator[list[float]]:
     """The peak memory of a process and all its descendants together, in bytes: the list's one value after the block.

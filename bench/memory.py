@@ -25,7 +25,7 @@ import click
 
 from appliance.engine.memory_needs import ENGINE_BYTES, cache_of
 from bench.machine import descendants
-from bench.random_model import VERSION, prepare
+from bench.random_model import packed_in, prepare
 from bench.served import prepare_site, serving
 from bundler.demo_model.words import common_words
 
@@ -84,7 +84,7 @@ def main(shape: str, limit_gb: float | None, fill: float, work: Path) -> None:
     graph = prepare(work, shape, "cpu", "int8")
     site = (work / f"{shape}-defaults-site").absolute()
     key = prepare_site(site, graph, work / f"{shape}-config.json", "cpu", "int8", 131_072)
-    if not (site / "state" / "packed" / VERSION / "packed.json").exists():
+    if not (packed_in(site) / "packed.json").exists():
         with serving(site):
             pass
     with ExitStack() as stack:

@@ -19,7 +19,7 @@ import numpy as np
 from appliance.engine.model.load import load_model
 from appliance.engine.steps import Append, Chunk
 from bench.machine import wait_for_quiet
-from bench.random_model import SHAPES, VERSION, prepare
+from bench.random_model import SHAPES, packed_in, prepare, site_of
 
 _REPEATS = 8
 _DEPTH = 32
@@ -38,7 +38,7 @@ def main(shape: str, work: Path) -> None:
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     work.mkdir(parents=True, exist_ok=True)
     graph = prepare(work, shape, "cpu", "int8")
-    packed = work / f"{graph.parent.name}-site" / "state" / "packed" / VERSION
+    packed = packed_in(site_of(work, graph))
     if not wait_for_quiet(120):
         click.echo("The machine is NOT quiet: the figures below are higher than they could be.")
     model = load_model(

@@ -40,3 +40,13 @@ def prepare(work: Path, shape: str, accelerator: Accelerator, dense: DenseKind) 
         shutil.copy(checkpoint / "config.json", work / f"{shape}-config.json")
         shutil.rmtree(checkpoint)
     return out / MODEL
+
+
+def site_of(work: Path, graph: Path) -> Path:
+    """The site whose release has this graph."""
+    return work / f"{graph.parent.name}-site"
+
+
+def packed_in(site: Path) -> Path:
+    """Where a site keeps the packed weights of its release."""
+    return site / "state" / "packed" / VERSION

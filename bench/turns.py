@@ -25,7 +25,7 @@ from appliance.engine.host import available_memory_bytes, physical_cores
 from bench.llama import write_gguf
 from bench.machine import wait_for_quiet
 from bench.memory_probe import MemoryProbe
-from bench.random_model import SHAPES, VERSION, prepare
+from bench.random_model import SHAPES, packed_in, prepare, site_of
 
 FIGURES = {
     "decode": "decode 1 32", "decode at 4,096": "decode 1 4096", "decode x4": "decode 4 32",
@@ -152,7 +152,7 @@ def main(shape: str, llama: bool, peer: Path | None, options: tuple[str, ...], r
     work.mkdir(parents=True, exist_ok=True)
     graph, gguf = prepare(work, shape, "cpu", "int8"), work / f"{shape}.gguf"
     write_gguf(gguf, SHAPES[shape])
-    packed = work / f"{graph.parent.name}-site" / "state" / "packed" / VERSION
+    packed = packed_in(site_of(work, graph))
     ours = Worker(["ours", str(graph), "--packed", str(packed), "--shape", shape])
     peers: dict[str, Contender] = {}
     if llama:

@@ -3,9 +3,8 @@
 Jobs wait in a queue (job_queue.py). A job that gets a slot is prefilled in chunks, then decoded together with all the
 others. A step has at most one chunk of one prompt and one token of every answer that is being decoded, in one run of
 the model where the model can do that; without a chunk, it may have drafts of the next tokens, too (drafting.py). So a
-long prompt delays no stream by more than a chunk. While streams wait,
-chunks are so small that a step takes no longer than the longest pause allowed (pacing.py). Jobs join and leave between
-steps.
+long prompt delays no stream by more than a chunk. While streams wait, chunks are so small that a step takes no longer
+than the longest pause allowed (pacing.py). Jobs join and leave between steps.
 
 ``submit``, ``refusal``, ``cancel``, ``load`` and ``wait_for_work`` may be called from any thread; ``step`` and ``stop``
 belong to the model's thread. Events go to the job's sink, from either; a sink must not block.
