@@ -14,18 +14,8 @@ namespace {
 inline bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 
 // A constant, because every processor reads the table, also one that cannot run code of this file.
-constexpr Path path_of(const char* name, bool (*supported)()) {
-  return {name,
-          supported,
-          swiglu,
-          quantise,
-          attend,
-          summarise,
-          product<Mxfp4Weights>,
-          product<Int8Weights>,
-          bf16_product,
-          &kMxfp4Prompt,
-          kInt8PromptIfAny};
+constexpr Path path_of(const char* name, bool (*supported)(), const Forms& mxfp4, const Forms& int8) {
+  return {name, supported, swiglu, attend, summarise, mxfp4, int8, {&kBf16Exact}};
 }
 
 }  // namespace

@@ -106,15 +106,14 @@ void dense_layer(const Path& path, DenseKind kind, const std::vector<DensePart>&
 
   // 1. Activations in the form that the products read: exact tokens one by one, the others 32 at a time.
   constexpr size_t kTogether = 32;
-  const PromptForm* prompt = kind == DenseKind::kInt8 ? path.int8_prompt : path.bf16_prompt;
+  const Forms& forms = kind == DenseKind::kInt8 ? path.int8 : path.bf16;
+  const Form* prompt = forms.prompt;
   const size_t exact = prompt ? tokens.decoded : tokens.count, others = tokens.count - exact;
   const size_t padded = others ? prompt->padded(others) : 0;
-  const size_t wholes = kind == DenseKind::kInt8 ? exact : 0;  // bfloat16 weights take x as it is
-  ExactBuffer whole(path, wholes, inner);
-  PromptBuffer prompt_rows(prompt, padded, inner);
+  FormBuffer exact_rows(forms.exact, exact, inner), prompt_rows(prompt, padded, inner);
   const auto convert = [&](size_t unit) {
-    if (unit < wholes) return whole.set(unit, x + unit * inner, false);
-    const size_t first = (unit - wholes) * kTogether;
+    if (unit < exact) return exact_rows.set(unit, x + unit * inner);
+    const size_t first = (unit - exact) * kTogether;
     for (size_t t = first; t < std::min(first + kTogether, padded); ++t) {
       if (t < others)
         prompt_rows.set(t, x + (exact + t) * inner);
@@ -130,10 +129,7 @@ void dense_layer(const Path& path, DenseKind kind, const std::vector<DensePart>&
     thread_local std::vector<float> sums;
     sums.resize(std::max(sums.size(), (exact + padded) * 32));
     float* of_others = sums.data() + exact * 32;
-    if (exact && kind == DenseKind::kInt8)
-      path.int8_product(first, second, blocks, whole.rows(0, exact), sums.data());
-    else if (exact)
-      path.bf16_product(first, second, blocks, {x, nullptr, nullptr, exact}, sums.data());
+    if (exact) forms.exact->product(first, second, blocks, exact_rows.at(0), exact, sums.data());
     if (others) prompt->product(first, second, blocks, prompt_rows.at(0), padded, of_others);
     const size_t at = place.column + 32 * place.pair,
                  count = std::min<size_t>(32, place.part->shape.rows - 32 * place.pair);
@@ -142,7 +138,7 @@ void dense_layer(const Path& path, DenseKind kind, const std::vector<DensePart>&
   };
   size_t pairs = 0;
   for (const DensePart& part : parts) pairs += part.shape.groups() / 2;
-  run({{wholes + (padded + kTogether - 1) / kTogether, convert}, {pairs, multiply}});
+  run({{exact + (padded + kTogether - 1) / kTogether, convert}, {pairs, multiply}});
 }
 
 }  // namespace gpt_oss

@@ -52,7 +52,13 @@ inline WholeScale whole_scale(float largest, float most) {
   return largest > kNothing ? WholeScale{most / largest, largest / most} : WholeScale{0.0f, 1.0f};
 }
 
-// Converts a row to bfloat16, rounded to nearest even, for a PromptForm.
+// A row as it is.
+inline void copy_floats(const float* x, size_t blocks, uint8_t* out) {
+  std::memcpy(out, x, blocks * kBlock * sizeof(float));
+}
+constexpr size_t kFloatBlock = kBlock * sizeof(float);
+
+// Converts a row to bfloat16, rounded to nearest even.
 inline void convert_to_bf16(const float* x, size_t blocks, uint8_t* out) {
   uint16_t* to = reinterpret_cast<uint16_t*>(out);
   for (size_t i = 0; i < blocks * kBlock; ++i) {

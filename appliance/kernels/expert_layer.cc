@@ -52,7 +52,7 @@ struct Work {
 };
 
 // `form` is for the tokens from `exact` on; it may be null if there are none.
-std::vector<Work> route(const PromptForm* form, const float* logits, size_t tokens, size_t exact, size_t experts,
+std::vector<Work> route(const Form* form, const float* logits, size_t tokens, size_t exact, size_t experts,
                         size_t top_k) {
   std::vector<std::vector<Assignment>> per_expert(experts);
   std::vector<size_t> order(experts);
@@ -111,8 +111,8 @@ void expert_layer(const Path& path, const ExpertWeights& weights, const ExpertFo
   const ExpertShape& shape = weights.shape;
   const size_t hidden = shape.hidden, inner = shape.inner;
   const size_t hidden_blocks = hidden / kBlock, inner_blocks = inner / kBlock;
-  const bool as_prompt = path.mxfp4_prompt && path.mxfp4_prompt->bits >= form.prompt_bits;
-  const PromptForm* prompt = as_prompt ? path.mxfp4_prompt : nullptr;
+  const bool as_prompt = path.mxfp4.prompt && path.mxfp4.prompt->bits >= form.prompt_bits;
+  const Form *exact = path.mxfp4.exact, *prompt = as_prompt ? path.mxfp4.prompt : nullptr;
   const size_t exact_tokens = prompt ? tokens.decoded : tokens.count;
   const std::vector<Work> work = route(prompt, router_logits, tokens.count, exact_tokens, shape.experts, form.top_k);
   const Work& end = work.back();
@@ -122,11 +122,11 @@ void expert_layer(const Path& path, const ExpertWeights& weights, const ExpertFo
   const uint8_t* down = weights.packed + shape.experts * shape.gate_up_bytes();
 
   // 1. Activations in the form that the products read.
-  ExactBuffer x_exact(path, exact_rows, hidden), inner_exact(path, exact_rows, inner);
-  PromptBuffer x_prompt(prompt, prompt_rows, hidden), inner_prompt(prompt, prompt_rows, inner);
+  FormBuffer x_exact(exact, exact_rows, hidden), inner_exact(exact, exact_rows, inner);
+  FormBuffer x_prompt(prompt, prompt_rows, hidden), inner_prompt(prompt, prompt_rows, inner);
   Scratch<float> activation(rows * inner);
-  const auto convert = [&](const Work& w, ExactBuffer* exact, PromptBuffer* others, const auto& row_of) {
-    for (size_t i = 0; i < w.exact; ++i) exact->set(w.exact_row + i, row_of(i), true);
+  const auto convert = [&](const Work& w, FormBuffer* decoded, FormBuffer* others, const auto& row_of) {
+    for (size_t i = 0; i < w.exact; ++i) decoded->set(w.exact_row + i, row_of(i));
     for (size_t i = w.exact; i < w.assignments.size(); ++i) others->set(w.prompt_row + i - w.exact, row_of(i));
     for (size_t i = w.assignments.size() - w.exact; i < w.padded; ++i) others->clear(w.prompt_row + i);
   };
@@ -137,12 +137,12 @@ void expert_layer(const Path& path, const ExpertWeights& weights, const ExpertFo
 
   // The products of 32 weight rows with every row of one expert's work, (assignments, 32), until the thread's next
   // call.
-  const auto products = [&](const Work& w, const uint8_t* first, size_t blocks, const ExactBuffer& exact,
-                            const PromptBuffer& others) {
+  const auto products = [&](const Work& w, const uint8_t* first, size_t blocks, const FormBuffer& decoded,
+                            const FormBuffer& others) {
     const uint8_t* second = first + kMxfp4.bytes(blocks);
     thread_local std::vector<float> results;
     results.resize(std::max(results.size(), (w.exact + w.padded) * 32));
-    if (w.exact) path.mxfp4_product(first, second, blocks, exact.rows(w.exact_row, w.exact), results.data());
+    if (w.exact) exact->product(first, second, blocks, decoded.at(w.exact_row), w.exact, results.data());
     if (w.padded)
       prompt->product(first, second, blocks, others.at(w.prompt_row), w.padded, results.data() + w.exact * 32);
     return static_cast<const float*>(results.data());

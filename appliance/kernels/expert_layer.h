@@ -22,7 +22,7 @@ struct ExpertWeights {
 struct ExpertForm {
   SwiGlu swiglu;
   size_t top_k;
-  int prompt_bits;  // a prompt's activations take a PromptForm of at least so many bits (8 or 16), otherwise ExactRows
+  int prompt_bits;  // 8 or 16: prompts take the form for prompts if it has at least so many bits, otherwise the exact one
 };
 
 // Packs one expert's matrices from the checkpoint's layout: blocks (rows, inner / 32, 16), scales (rows, inner / 32).

@@ -1,9 +1,10 @@
-// AMX: bf16 tiles for the tokens of prompts (MXFP4 to bf16 is exact), and the VNNI products for decoded tokens.
+// AMX: bf16 tiles for the tokens of prompts (MXFP4 to bf16 is exact), and products of bytes for decoded tokens.
 #include "attention_core.h"
+#include "bf16_products.h"
 #include "bf16_tiles.h"
 #include "elementwise.h"
 #include "logits_core.h"
-#include "vnni.h"
+#include "vnni_bytes.h"
 
 #include <cpuid.h>
 #include <sys/syscall.h>
@@ -138,17 +139,23 @@ void bf16_tiles(const uint8_t* first, const uint8_t* second, size_t blocks, cons
   tile_products(in_place, first, second, blocks, rows, count, out);
 }
 
-constexpr PromptForm prompt_form(decltype(PromptForm::product) product) {
+constexpr Form prompt_form(decltype(Form::product) product) {
   return {16, kBlock * sizeof(uint16_t), convert_to_bf16, product, 16};
 }
-constexpr PromptForm kMxfp4Prompt = prompt_form(mxfp4_tiles), kInt8Prompt = prompt_form(int8_tiles),
-                     kBf16Prompt = prompt_form(bf16_tiles);
+constexpr Form kMxfp4Prompt = prompt_form(mxfp4_tiles), kInt8Prompt = prompt_form(int8_tiles),
+               kBf16Prompt = prompt_form(bf16_tiles);
 
 }  // namespace
 
 const Path& amx_path() {
-  static const Path path{"amx",         supported,    swiglu,       quantise,      attend,       summarise,
-                         mxfp4_product, int8_product, bf16_product, &kMxfp4Prompt, &kInt8Prompt, &kBf16Prompt};
+  static const Path path{"amx",
+                         supported,
+                         swiglu,
+                         attend,
+                         summarise,
+                         {&kExact<Mxfp4Bytes>, &kMxfp4Prompt},
+                         {&kExact<Int8Bytes>, &kInt8Prompt},
+                         {&kBf16Exact, &kBf16Prompt}};
   return path;
 }
 

@@ -1,8 +1,8 @@
 // AVX-512 with bfloat16 products, which prompts use if the weights are bfloat16; everything else is as in AVX-512 VNNI.
 #include "attention_core.h"
+#include "bf16_products.h"
 #include "elementwise.h"
 #include "logits_core.h"
-#include "vnni.h"
 #include "vnni_bytes.h"
 
 #include <cpuid.h>
@@ -18,33 +18,55 @@ bool supported() {
   return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 5));  // AVX512_BF16
 }
 
-// Unrounded bfloat16 weights with activations rounded to bfloat16.
-struct Bf16Weights {
-  static constexpr GroupLayout kLayout = kBf16;
-  static constexpr int kPairs = 1;
-  static constexpr bool kScaledActivations = false;
-  static void pairs(const uint8_t* line, __m512i* out) { *out = _mm512_loadu_si512(line); }
-  using Sum = __m512;
-  static Sum zero() { return _mm512_setzero_ps(); }
-  static Sum multiply(Sum sum, __m512i weights, __m512i activations) {
-    return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(weights), reinterpret_cast<__m512bh>(activations));
-  }
-  static __m512 scale(const uint8_t*) { return _mm512_setzero_ps(); }  // they have none
-  static __m512 add(Sum sum, __m512, __m512 total) { return _mm512_add_ps(sum, total); }
-};
+// The most tokens that pass a group's weights together: their sums and totals are in registers.
+constexpr int kPassRows = 12;
 
-void prompt_product(const uint8_t* first, const uint8_t* second, size_t blocks, const uint8_t* rows, size_t count,
-                    float* out) {
-  matrix_product<Bf16Weights>(first, second, blocks, reinterpret_cast<const uint16_t*>(rows), nullptr, count, out);
+// out[32 * t + r]: one group of unrounded bfloat16 weights with kRows tokens rounded to bfloat16, rows (kRows, inner).
+// Every block is summed from zero. Not inlined, because it needs every register.
+template <int kRows>
+[[gnu::noinline]] void group_product(const uint8_t* line, size_t blocks, const uint16_t* rows, float* out) {
+  const size_t inner = blocks * kBlock;
+  __m512 total[kRows];
+  for (int i = 0; i < kRows; ++i) total[i] = _mm512_setzero_ps();
+  for (size_t block = 0; block < blocks; ++block, rows += kBlock) {
+    __m512 sum[kRows];
+    for (int i = 0; i < kRows; ++i) sum[i] = _mm512_setzero_ps();
+    for (size_t k = 0; k < kBlock; k += 2, line += kLineBytes) {
+      prefetch_line(line);
+      const __m512bh weights = reinterpret_cast<__m512bh>(_mm512_loadu_si512(line));
+      for (int i = 0; i < kRows; ++i) {
+        const __m512i pair = _mm512_set1_epi32(lane_of(rows + static_cast<size_t>(i) * inner + k));
+        sum[i] = _mm512_dpbf16_ps(sum[i], weights, reinterpret_cast<__m512bh>(pair));
+      }
+    }
+    for (int i = 0; i < kRows; ++i) total[i] = _mm512_add_ps(sum[i], total[i]);
+  }
+  for (int i = 0; i < kRows; ++i) _mm512_storeu_ps(out + 32 * i, total[i]);
 }
 
-constexpr PromptForm kBf16Prompt{16, kBlock * sizeof(uint16_t), convert_to_bf16, prompt_product};
+void bf16_prompt_product(const uint8_t* first, const uint8_t* second, size_t blocks, const uint8_t* rows, size_t count,
+                         float* out) {
+  const auto* from = reinterpret_cast<const uint16_t*>(rows);
+  for (const uint8_t* group : {first, second}) {
+    in_passes<kPassRows>(
+        count, [&](auto n, size_t t) { group_product<n>(group, blocks, from + t * blocks * kBlock, out + 32 * t); });
+    out += kGroupRows;
+  }
+}
+
+constexpr Form kBf16Prompt{16, kBlock * sizeof(uint16_t), convert_to_bf16, bf16_prompt_product};
 
 }  // namespace
 
 const Path& avx512bf16_path() {
-  static const Path path{"avx512bf16",  supported,    swiglu,       quantise,      attend,       summarise,
-                         mxfp4_product, int8_product, bf16_product, &kMxfp4Prompt, &kInt8Prompt, &kBf16Prompt};
+  static const Path path{"avx512bf16",
+                         supported,
+                         swiglu,
+                         attend,
+                         summarise,
+                         {&kExact<Mxfp4Bytes>, &kBytes<Mxfp4Bytes>},
+                         {&kExact<Int8Bytes>, &kBytes<Int8Bytes>},
+                         {&kBf16Exact, &kBf16Prompt}};
   return path;
 }
 

@@ -1,9 +1,8 @@
-// AVX-512 VNNI: a 32-bit lane of a vector for each weight row, with two products of 16 bits per lane and instruction,
-// or four of 8 bits for prompts.
+// AVX-512 VNNI: a 32-bit lane of a vector for each weight row, with four products of bytes per lane and instruction.
 #include "attention_core.h"
+#include "bf16_products.h"
 #include "elementwise.h"
 #include "logits_core.h"
-#include "vnni.h"
 #include "vnni_bytes.h"
 
 namespace gpt_oss {
@@ -17,8 +16,14 @@ bool supported() {
 }  // namespace
 
 const Path& vnni_path() {
-  static const Path path{"avx512vnni",  supported,    swiglu,       quantise,      attend,      summarise,
-                         mxfp4_product, int8_product, bf16_product, &kMxfp4Prompt, &kInt8Prompt};
+  static const Path path{"avx512vnni",
+                         supported,
+                         swiglu,
+                         attend,
+                         summarise,
+                         {&kExact<Mxfp4Bytes>, &kBytes<Mxfp4Bytes>},
+                         {&kExact<Int8Bytes>, &kBytes<Int8Bytes>},
+                         {&kBf16Exact}};
   return path;
 }
 

@@ -14,7 +14,8 @@ bool supported() {
 }  // namespace
 
 const Path& avxvnni_path() {
-  static constexpr Path path = path_of("avxvnni", supported);
+  static constexpr Path path = path_of("avxvnni", supported, {&kExact<Mxfp4Bytes>, &kBytes<Mxfp4Bytes>},
+                                       {&kExact<Int8Bytes>, &kBytes<Int8Bytes>});
   return path;
 }
 

@@ -123,33 +123,38 @@ void add_block(const Lanes* columns, Lanes scale, const float* x, size_t inner, 
 
 // out[32 * t + r]: one group with every row.
 template <typename Weights>
-void group_product(const uint8_t* group, size_t blocks, const ExactRows& rows, float* out) {
+void group_product(const uint8_t* group, size_t blocks, const float* rows, size_t count, float* out) {
   const size_t inner = blocks * kBlock;
   const uint8_t* codes = group + Weights::kLayout.codes_at(blocks);
-  for (size_t t = 0; t < rows.count; ++t) store_lanes(out + 32 * t, Lanes{});
+  for (size_t t = 0; t < count; ++t) store_lanes(out + 32 * t, Lanes{});
   for (size_t b = 0; b < blocks; ++b, group += Weights::kLayout.scale_bytes, codes += Weights::kLayout.code_bytes) {
     Lanes columns[kBlock];
     Weights::weights(codes, columns);
     const Lanes scale = Weights::scales(group);
-    in_passes<kPassRows>(rows.count, [&](auto n, size_t first) {
-      add_block<n>(columns, scale, rows.x + first * inner + b * kBlock, inner, out + 32 * first);
+    in_passes<kPassRows>(count, [&](auto n, size_t first) {
+      add_block<n>(columns, scale, rows + first * inner + b * kBlock, inner, out + 32 * first);
     });
   }
 }
 
 template <typename Weights>
-void product(const uint8_t* first, const uint8_t* second, size_t blocks, const ExactRows& rows, float* out) {
-  group_product<Weights>(first, blocks, rows, out);
-  group_product<Weights>(second, blocks, rows, out + kGroupRows);
+void product(const uint8_t* first, const uint8_t* second, size_t blocks, const uint8_t* rows, size_t count,
+             float* out) {
+  const float* x = reinterpret_cast<const float*>(rows);
+  group_product<Weights>(first, blocks, x, count, out);
+  group_product<Weights>(second, blocks, x, count, out + kGroupRows);
 }
+
+template <typename Weights>
+constexpr Form kFloats{32, kFloatBlock, copy_floats, product<Weights>};
 
 bool supported() { return true; }
 
 }  // namespace
 
 const Path& portable_path() {
-  static const Path path{"portable", supported,      swiglu,        nullptr,      attend,
-                         summarise,  product<Mxfp4>, product<Int8>, product<Bf16>};
+  static const Path path{"portable", supported,         swiglu,           attend,
+                         summarise,  {&kFloats<Mxfp4>}, {&kFloats<Int8>}, {&kFloats<Bf16>}};
   return path;
 }
 

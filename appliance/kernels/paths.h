@@ -37,15 +37,6 @@ constexpr int kInt8Offset = 128;
 // bfloat16 weights: no scales; element 32*p + 2*r + i of a block is row r at k = 2p + i, which is an AMX tile.
 constexpr GroupLayout kBf16{0, 1024};
 
-// Activations of neighbouring tokens: as they are, and as whole numbers with scales. Each path makes and reads the
-// latter in an order of its own.
-struct ExactRows {
-  const float* x;         // (count, inner)
-  const int16_t* values;  // (count, inner)
-  const float* scale;     // (count, inner / 32); some may be unused
-  size_t count;
-};
-
 // The gated activation of gpt-oss.
 struct SwiGlu {
   float alpha;
@@ -71,15 +62,11 @@ struct Attend {
   float* out;          // (queries, head_dim)
 };
 
-// Products take two neighbouring groups, which are 32 weight rows, and any number of tokens: out[t * 32 + r] = sum_k
-// weight[r, k] * x[t, k]. A token gets the same bits whatever other tokens are in the call.
-using ExactProduct = void (*)(const uint8_t* first, const uint8_t* second, size_t blocks, const ExactRows& rows,
-                              float* out);
-
-// A form of a prompt's activations whose products are faster than those of ExactRows, and round more. 8-bit weights are
-// rounded to bfloat16, too, if the activations are.
-struct PromptForm {
-  int bits;            // per activation: 8, or 16 for bfloat16, whose mantissa has 8
+// A form of activations for one kind of weights, and the products that read it. A product takes two neighbouring groups,
+// which are 32 weight rows, and any number of tokens, rows (count, blocks): out[t * 32 + r] = sum_k weight[r, k] * x[t, k].
+// A token gets the same bits whatever other tokens are in the call.
+struct Form {
+  int bits;            // per activation: 32 (not rounded), 16 or 8; 16 for bfloat16, too, whose mantissa has 8
   size_t block_bytes;  // the size of a block of activations
   void (*convert)(const float* x, size_t blocks, uint8_t* out);  // converts a row
   void (*product)(const uint8_t* first, const uint8_t* second, size_t blocks, const uint8_t* rows, size_t count,
@@ -88,24 +75,24 @@ struct PromptForm {
   size_t padded(size_t count) const { return (count + multiple - 1) / multiple * multiple; }
 };
 
+// The forms for one kind of weights. Decoded tokens use `exact`. `prompt` is faster and rounds more: 8-bit weights are
+// rounded to bfloat16, too, if its activations are. It is null where `exact` is as fast.
+struct Forms {
+  const Form* exact;
+  const Form* prompt = nullptr;
+};
+
 struct Path {
   const char* name;
   bool (*supported)();
 
   // 16 outputs of each of `count` rows, `stride` apart. sums (count, 32) and biases (32,): the gates, then the ups.
   void (*swiglu)(const SwiGlu& form, const float* sums, const float* biases, size_t count, float* out, size_t stride);
-  // Fills a row of ExactRows for MXFP4 or 8-bit weights. Null on a path that reads x itself.
-  void (*quantise)(const float* x, size_t blocks, bool mxfp4, int16_t* values, float* scale);
   void (*attend)(const Attend& attend);
   // maxima: the largest of each kLogitBlock logits; largest: of all `count`; sum: of exp(x - largest).
   void (*summarise)(const float* x, size_t count, float* maxima, float* largest, float* sum);
 
-  ExactProduct mxfp4_product, int8_product, bf16_product;  // the last reads x itself
-
-  // The products of a prompt's activations with each kind of weights. Null where ExactRows are as fast.
-  const PromptForm* mxfp4_prompt = nullptr;
-  const PromptForm* int8_prompt = nullptr;
-  const PromptForm* bf16_prompt = nullptr;
+  Forms mxfp4, int8, bf16;  // by the kind of weights
 };
 
 const Path& portable_path();

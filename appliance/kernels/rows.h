@@ -1,4 +1,4 @@
-// Buffers of activations in the forms that the products read.
+// Buffers of activations in the forms that the products read (paths.h).
 #pragma once
 
 #include "paths.h"
@@ -14,9 +14,9 @@
 
 namespace gpt_oss {
 
-// The tokens of a call: first those that are decoded, then those of a prompt. The latter use the products of a
-// PromptForm if the path has one for these weights. Each of the two products gives a token the same bits whatever other
-// tokens are in the call; the two products differ from each other.
+// The tokens of a call: first those that are decoded, then those of a prompt. The latter use the form for prompts if the
+// path has one for these weights. Each of the two forms gives a token the same bits whatever other tokens are in the
+// call; the two differ from each other.
 struct Tokens {
   size_t count;
   size_t decoded;  // at most `count`
@@ -73,41 +73,10 @@ class Scratch {
   Block block_;
 };
 
-// Memory for ExactRows of a given width.
-class ExactBuffer {
+// Memory for rows of activations in a form. The form may be null if there are no rows.
+class FormBuffer {
  public:
-  ExactBuffer(const Path& path, size_t rows, size_t width)
-      : path_(path),
-        width_(width),
-        x_(path.quantise ? 0 : rows * width),
-        values_(path.quantise ? rows * width : 0),
-        scale_(rows * (width / kBlock)) {}
-  // `mxfp4`: whether the weights are MXFP4.
-  void set(size_t row, const float* x, bool mxfp4) {
-    const size_t blocks = width_ / kBlock;
-    if (path_.quantise)
-      path_.quantise(x, blocks, mxfp4, values_.data + row * width_, scale_.data + row * blocks);
-    else
-      std::memcpy(x_.data + row * width_, x, width_ * sizeof(float));
-  }
-  ExactRows rows(size_t first, size_t count) const {
-    const size_t blocks = width_ / kBlock;
-    return {x_.data + (path_.quantise ? 0 : first * width_), values_.data + (path_.quantise ? first * width_ : 0),
-            scale_.data + first * blocks, count};
-  }
-
- private:
-  const Path& path_;
-  const size_t width_;
-  Scratch<float> x_;
-  Scratch<int16_t> values_;
-  Scratch<float> scale_;
-};
-
-// Memory for rows of a PromptForm.
-class PromptBuffer {
- public:
-  PromptBuffer(const PromptForm* form, size_t rows, size_t width)
+  FormBuffer(const Form* form, size_t rows, size_t width)
       : form_(form), blocks_(width / kBlock), bytes_(form ? rows * row_bytes() : 0) {}
   void set(size_t row, const float* x) { form_->convert(x, blocks_, at(row)); }
   void clear(size_t row) { std::memset(at(row), 0, row_bytes()); }
@@ -115,7 +84,7 @@ class PromptBuffer {
 
  private:
   size_t row_bytes() const { return blocks_ * form_->block_bytes; }
-  const PromptForm* form_;
+  const Form* form_;
   const size_t blocks_;
   Scratch<uint8_t> bytes_;
 };

@@ -1,6 +1,6 @@
-// Products of packed weights with a prompt's activations in 8 bits (AVX-512 VNNI): a 32-bit lane of a vector for each
-// weight row, and four products per lane and instruction, twice as many as with 16 bits. Internal linkage on purpose:
-// every path compiles its own copy.
+// Products of packed weights with activations of one or two bytes (AVX-512 VNNI): a 32-bit lane of a vector for each
+// weight row, and four products of bytes per lane and instruction. Internal linkage on purpose: every path compiles its own
+// copy.
 //
 // A kind of weights defines how it is made unsigned (byte_rows.h), and:
 //   kLayout          where a group stores them
@@ -20,19 +20,29 @@
 namespace gpt_oss {
 namespace {
 
-template <typename Weights>
+// 16 whole numbers, byte by byte, in the order of the weights.
+template <typename Weights, int kBytes>
+inline void store_bytes(__m512i numbers, size_t half, WholeBlock<kBytes>* to) {
+  numbers = Weights::ordered(numbers);
+  for (int byte = kBytes - 1; byte >= 0; --byte) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to->values[byte]) + half, _mm512_cvtepi32_epi8(numbers));
+    // What is left after the lowest byte, as a signed number, is taken away.
+    numbers = _mm512_srai_epi32(_mm512_add_epi32(numbers, _mm512_set1_epi32(128)), 8);
+  }
+}
+
+template <typename Weights, int kBytes>
 void convert_to_bytes(const float* x, size_t blocks, uint8_t* out) {
-  for (ByteBlock* to = reinterpret_cast<ByteBlock*>(out); blocks; --blocks, ++to, x += kBlock) {
+  for (auto* to = reinterpret_cast<WholeBlock<kBytes>*>(out); blocks; --blocks, ++to, x += kBlock) {
     const __m512 low = _mm512_loadu_ps(x), high = _mm512_loadu_ps(x + 16);
     const float largest = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(low), _mm512_abs_ps(high)));
-    const WholeScale block = whole_scale(largest, kMostInByte);
+    const WholeScale block = whole_scale(largest, kMost<kBytes>);
     const __m512 factor = _mm512_set1_ps(block.factor);
     const __m512i first = _mm512_cvtps_epi32(_mm512_mul_ps(low, factor));
     const __m512i second = _mm512_cvtps_epi32(_mm512_mul_ps(high, factor));
-    __m128i* values = reinterpret_cast<__m128i*>(to->values);
-    _mm_storeu_si128(values, _mm512_cvtepi32_epi8(Weights::ordered(first)));
-    _mm_storeu_si128(values + 1, _mm512_cvtepi32_epi8(Weights::ordered(second)));
-    to->finish<Weights>(block, _mm512_reduce_add_epi32(_mm512_add_epi32(first, second)));
+    store_bytes<Weights, kBytes>(first, 0, to);
+    store_bytes<Weights, kBytes>(second, 1, to);
+    finish<Weights>(block, _mm512_reduce_add_epi32(_mm512_add_epi32(first, second)), to);
   }
 }
 
@@ -59,34 +69,52 @@ struct Int8Bytes : UnsignedInt8 {
   static __m512 scale(const uint8_t* scales) { return int8_scales(scales); }
 };
 
+// GCC moves sums between registers unless they have this type throughout.
+using Sum = __v16si;
+
+// The whole number whose bytes' sums these are, highest first.
+template <int kBytes>
+inline __m512i joined(const Sum* sums) {
+  __m512i whole = reinterpret_cast<__m512i>(sums[0]);
+  for (int byte = 1; byte < kBytes; ++byte)
+    whole = _mm512_add_epi32(_mm512_slli_epi32(whole, 8), reinterpret_cast<__m512i>(sums[byte]));
+  return whole;
+}
+
 // out (kRows, 32): one group or two neighbouring ones with kRows tokens, rows (kRows, blocks). Not inlined, because it
 // needs every register.
-template <typename Weights, int kGroups, int kRows>
-[[gnu::noinline]] void byte_group_product(const uint8_t* group, size_t blocks, const ByteBlock* rows, float* out) {
-  using Sum = __v16si;  // GCC moves sums between registers unless they have this type throughout
+template <typename Weights, int kBytes, int kGroups, int kRows>
+[[gnu::noinline]] void byte_group_product(const uint8_t* group, size_t blocks, const WholeBlock<kBytes>* rows,
+                                          float* out) {
   const size_t next = Weights::kLayout.bytes(blocks);
   const uint8_t* line = group + Weights::kLayout.codes_at(blocks);
   __m512 total[kRows][kGroups];
   for (int i = 0; i < kRows; ++i)
     for (int g = 0; g < kGroups; ++g) total[i][g] = _mm512_setzero_ps();
   for (size_t block = 0; block < blocks; ++block, ++rows, group += Weights::kLayout.scale_bytes) {
-    const auto of_row = [&](int i) -> const ByteBlock& { return rows[static_cast<size_t>(i) * blocks]; };
-    Sum sum[kRows][kGroups];
+    const auto of_row = [&](int i) -> const WholeBlock<kBytes>& { return rows[static_cast<size_t>(i) * blocks]; };
+    const size_t ahead = ahead_in_groups<kGroups>((blocks - block) * Weights::kLayout.code_bytes, next);
+    Sum sum[kRows][kGroups][kBytes];
     for (int i = 0; i < kRows; ++i)
-      for (int g = 0; g < kGroups; ++g) sum[i][g] = reinterpret_cast<Sum>(_mm512_set1_epi32(of_row(i).start));
+      for (int g = 0; g < kGroups; ++g)
+        for (int byte = 0; byte < kBytes; ++byte)
+          sum[i][g][byte] = reinterpret_cast<Sum>(_mm512_set1_epi32(byte == kBytes - 1 ? of_row(i).start : 0));
     for (int k = 0; k < 8; k += Weights::kVectors, line += kLineBytes) {
       __m512i fours[kGroups][Weights::kVectors];
       for (int g = 0; g < kGroups; ++g) {
-        prefetch_line(line + static_cast<size_t>(g) * next);
+        prefetch_line(line + static_cast<size_t>(g) * next, ahead);
         Weights::fours(line + static_cast<size_t>(g) * next, fours[g]);
       }
       for (int v = 0; v < Weights::kVectors; ++v) {
         for (int i = 0; i < kRows; ++i) {
-          __m512i four = _mm512_set1_epi32(lane_of(of_row(i).values + 4 * (k + v)));
-          if constexpr (kGroups > 1) __asm__("" : "+v"(four));  // loaded once for both groups
-          for (int g = 0; g < kGroups; ++g)
-            sum[i][g] =
-                reinterpret_cast<Sum>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum[i][g]), fours[g][v], four));
+          for (int byte = 0; byte < kBytes; ++byte) {
+            __m512i four = _mm512_set1_epi32(lane_of(of_row(i).values[byte] + 4 * (k + v)));
+            if constexpr (kGroups > 1) __asm__("" : "+v"(four));  // loaded once for both groups
+            for (int g = 0; g < kGroups; ++g) {
+              const __m512i before = reinterpret_cast<__m512i>(sum[i][g][byte]);
+              sum[i][g][byte] = reinterpret_cast<Sum>(_mm512_dpbusd_epi32(before, fours[g][v], four));
+            }
+          }
         }
       }
     }
@@ -95,7 +123,7 @@ template <typename Weights, int kGroups, int kRows>
     for (int i = 0; i < kRows; ++i) {
       for (int g = 0; g < kGroups; ++g) {
         const __m512 scale = _mm512_mul_ps(of_weights[g], _mm512_set1_ps(of_row(i).scale));
-        total[i][g] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(reinterpret_cast<__m512i>(sum[i][g])), scale, total[i][g]);
+        total[i][g] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(joined<kBytes>(sum[i][g])), scale, total[i][g]);
       }
     }
   }
@@ -103,26 +131,39 @@ template <typename Weights, int kGroups, int kRows>
     for (int g = 0; g < kGroups; ++g) _mm512_storeu_ps(out + 32 * i + 16 * g, total[i][g]);
 }
 
-// The first pass takes weights as they come from memory, one group after the other, with as many tokens as registers
-// hold, which gives memory time. The other passes find both groups, which are neighbours, in the cache and take them
-// together: then loads of activations are the limit, and this halves them.
+// With two bytes, both groups side by side: two streams of memory keep more reads in flight, and twice as many sums do
+// not wait for each other.
 template <typename Weights>
-void byte_product(const uint8_t* first, const uint8_t* second, size_t blocks, const uint8_t* rows, size_t count,
-                  float* out) {
-  constexpr int kStreaming = 12, kTogether = 5;
-  const size_t streaming = std::min<size_t>(count, kStreaming);
-  const ByteBlock* from = reinterpret_cast<const ByteBlock*>(rows);
-  for (const uint8_t* group : {first, second})
-    in_passes<kStreaming>(streaming, [&](auto n, size_t) {
-      byte_group_product<Weights, 1, n>(group, blocks, from, out + (group == first ? 0 : kGroupRows));
-    });
-  in_passes<kTogether>(count - streaming, [&](auto n, size_t t) {
-    byte_group_product<Weights, 2, n>(first, blocks, from + (streaming + t) * blocks, out + 32 * (streaming + t));
+void exact_product(const uint8_t* first, const uint8_t*, size_t blocks, const uint8_t* rows, size_t count, float* out) {
+  constexpr int kTogether = 4;
+  const auto* from = reinterpret_cast<const WholeBlock<2>*>(rows);
+  in_passes<kTogether>(count, [&](auto n, size_t t) {
+    byte_group_product<Weights, 2, 2, n>(first, blocks, from + t * blocks, out + 32 * t);
   });
 }
 
-constexpr PromptForm kMxfp4Prompt{8, sizeof(ByteBlock), convert_to_bytes<Mxfp4Bytes>, byte_product<Mxfp4Bytes>};
-constexpr PromptForm kInt8Prompt{8, sizeof(ByteBlock), convert_to_bytes<Int8Bytes>, byte_product<Int8Bytes>};
+// With one byte: the first pass takes weights as they come from memory, one group after the other, with as many tokens
+// as registers hold, which gives memory time. The other passes find both groups, which are neighbours, in the cache and
+// take them together: then loads of activations are the limit, and this halves them.
+template <typename Weights>
+void prompt_product(const uint8_t* first, const uint8_t* second, size_t blocks, const uint8_t* rows, size_t count,
+                    float* out) {
+  constexpr int kStreaming = 12, kTogether = 5;
+  const size_t streaming = std::min<size_t>(count, kStreaming);
+  const auto* from = reinterpret_cast<const WholeBlock<1>*>(rows);
+  for (const uint8_t* group : {first, second})
+    in_passes<kStreaming>(streaming, [&](auto n, size_t) {
+      byte_group_product<Weights, 1, 1, n>(group, blocks, from, out + (group == first ? 0 : kGroupRows));
+    });
+  in_passes<kTogether>(count - streaming, [&](auto n, size_t t) {
+    byte_group_product<Weights, 1, 2, n>(first, blocks, from + (streaming + t) * blocks, out + 32 * (streaming + t));
+  });
+}
+
+template <typename Weights>
+constexpr Form kExact{16, sizeof(WholeBlock<2>), convert_to_bytes<Weights, 2>, exact_product<Weights>};
+template <typename Weights>
+constexpr Form kBytes{8, sizeof(WholeBlock<1>), convert_to_bytes<Weights, 1>, prompt_product<Weights>};
 
 }  // namespace
 }  // namespace gpt_oss
