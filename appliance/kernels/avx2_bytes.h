@@ -107,7 +107,7 @@ void convert_to_bytes(const float* x, size_t blocks, uint8_t* out) {
   }
 }
 
-// out (kRows, 32): one group or two neighbouring ones with kRows tokens, rows (kRows, blocks). Not inlined: it needs
+// out (kRows, 32): one group, or two or four neighbouring ones, with kRows tokens, rows (kRows, blocks). Not inlined: it needs
 // every register.
 template <typename Weights, int kBytes, int kGroups, int kRows>
 [[gnu::noinline]] void byte_group_product(const uint8_t* group, size_t blocks, const WholeBlock<kBytes>* rows,
@@ -157,7 +157,12 @@ template <typename Weights, int kBytes, int kGroups, int kRows>
     for (int half = 0; half < kHalves; ++half) _mm256_storeu_ps(out + i * 32 + 8 * half, total[i][half]);
 }
 
-// With two bytes, both groups side by side: two streams of memory keep more reads in flight.
+// With two bytes, groups side by side: several streams of memory keep more reads in flight.
+template <typename Weights>
+void exact_four(const uint8_t* first, size_t blocks, const uint8_t* row, float* out) {
+  byte_group_product<Weights, 2, 4, 1>(first, blocks, reinterpret_cast<const WholeBlock<2>*>(row), out);
+}
+
 template <typename Weights>
 void exact_product(const uint8_t* first, const uint8_t*, size_t blocks, const uint8_t* rows, size_t count, float* out) {
   constexpr int kTogether = 4;
@@ -181,7 +186,8 @@ void prompt_product(const uint8_t* first, const uint8_t* second, size_t blocks, 
 }
 
 template <typename Weights>
-constexpr Form kExact{16, sizeof(WholeBlock<2>), convert_to_bytes<Weights, 2>, exact_product<Weights>};
+constexpr Form kExact{16, sizeof(WholeBlock<2>), convert_to_bytes<Weights, 2>, exact_product<Weights>,
+                      exact_four<Weights>};
 template <typename Weights>
 constexpr Form kBytes{8, sizeof(WholeBlock<1>), convert_to_bytes<Weights, 1>, prompt_product<Weights>};
 

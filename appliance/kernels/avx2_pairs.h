@@ -61,18 +61,19 @@ inline __m256i add_pairs(__m256i sum, __m256i weights, __m256i activations) {
   return sum;
 }
 
-// out (kRows, 32): two neighbouring groups with kRows tokens, rows (kRows, blocks). Not inlined: it needs every register.
-template <typename Weights, int kRows>
+// out (kRows, 32): two or four neighbouring groups with kRows tokens, rows (kRows, blocks). Not inlined: it needs every register.
+template <typename Weights, int kGroups, int kRows>
 [[gnu::noinline]] void pair_group_product(const uint8_t* group, size_t blocks, const PairBlock* rows, float* out) {
   constexpr GroupLayout kLayout = Weights::kLayout;
+  constexpr int kHalves = 2 * kGroups;
   const size_t next = kLayout.bytes(blocks);
   const uint8_t* line = group + kLayout.codes_at(blocks);
-  __m256 total[kRows][4];
+  __m256 total[kRows][kHalves];
   for (int i = 0; i < kRows; ++i)
-    for (int half = 0; half < 4; ++half) total[i][half] = _mm256_setzero_ps();
+    for (int half = 0; half < kHalves; ++half) total[i][half] = _mm256_setzero_ps();
   for (size_t b = 0; b < blocks; ++b, ++rows, group += kLayout.scale_bytes, line += kLayout.code_bytes) {
-    const size_t ahead = ahead_in_groups<2>((blocks - b) * kLayout.code_bytes, next);
-    for (int half = 0; half < 4; ++half) {
+    const size_t ahead = ahead_in_groups<kGroups>((blocks - b) * kLayout.code_bytes, next);
+    for (int half = 0; half < kHalves; ++half) {
       const size_t at = static_cast<size_t>(half / 2) * next;
       const PairBlock* from_rows = rows;
       __asm__("" : "+r"(from_rows));  // as in byte_group_product
@@ -96,19 +97,25 @@ template <typename Weights, int kRows>
     }
   }
   for (int i = 0; i < kRows; ++i)
-    for (int half = 0; half < 4; ++half) _mm256_storeu_ps(out + i * 32 + 8 * half, total[i][half]);
+    for (int half = 0; half < kHalves; ++half) _mm256_storeu_ps(out + i * 32 + 8 * half, total[i][half]);
 }
 
 template <typename Weights>
 void pair_product(const uint8_t* first, const uint8_t*, size_t blocks, const uint8_t* rows, size_t count, float* out) {
   constexpr int kTogether = 8;
   const auto* from = reinterpret_cast<const PairBlock*>(rows);
-  in_passes<kTogether>(
-      count, [&](auto n, size_t t) { pair_group_product<Weights, n>(first, blocks, from + t * blocks, out + 32 * t); });
+  in_passes<kTogether>(count, [&](auto n, size_t t) {
+    pair_group_product<Weights, 2, n>(first, blocks, from + t * blocks, out + 32 * t);
+  });
 }
 
 template <typename Weights>
-constexpr Form kPairs{16, sizeof(PairBlock), convert_to_pairs<Weights>, pair_product<Weights>};
+void pair_four(const uint8_t* first, size_t blocks, const uint8_t* row, float* out) {
+  pair_group_product<Weights, 4, 1>(first, blocks, reinterpret_cast<const PairBlock*>(row), out);
+}
+
+template <typename Weights>
+constexpr Form kPairs{16, sizeof(PairBlock), convert_to_pairs<Weights>, pair_product<Weights>, pair_four<Weights>};
 
 }  // namespace
 }  // namespace gpt_oss

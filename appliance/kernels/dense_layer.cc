@@ -122,7 +122,13 @@ void dense_layer(const Path& path, DenseKind kind, const std::vector<DensePart>&
     }
   };
 
-  // 2. The products of a pair of groups.
+  // 2. The products of a pair of groups, or of one token with two pairs.
+  const auto add_biases = [&](const Place& place, const float* sums) {
+    const size_t at = place.column + 32 * place.pair,
+                 count = std::min<size_t>(32, place.part->shape.rows - 32 * place.pair);
+    for (size_t t = 0; t < tokens.count; ++t)
+      add_bias(sums + t * 32, bias ? bias + at : nullptr, count, out + t * columns + at);
+  };
   const auto multiply = [&](size_t unit) {
     const Place place = place_of(parts, unit);
     const uint8_t *first = place.part->packed + 2 * place.pair * group_bytes, *second = first + group_bytes;
@@ -131,14 +137,21 @@ void dense_layer(const Path& path, DenseKind kind, const std::vector<DensePart>&
     float* of_others = sums.data() + exact * 32;
     if (exact) forms.exact->product(first, second, blocks, exact_rows.at(0), exact, sums.data());
     if (others) prompt->product(first, second, blocks, prompt_rows.at(0), padded, of_others);
-    const size_t at = place.column + 32 * place.pair,
-                 count = std::min<size_t>(32, place.part->shape.rows - 32 * place.pair);
-    for (size_t t = 0; t < tokens.count; ++t)
-      add_bias(sums.data() + t * 32, bias ? bias + at : nullptr, count, out + t * columns + at);
+    add_biases(place, sums.data());
+  };
+  const auto multiply_two = [&](size_t unit) {
+    const Place place = place_of(parts, unit), next = place_of(parts, unit + 1);
+    if (place.part != next.part) return multiply(unit), multiply(unit + 1);
+    float sums[64];
+    forms.exact->four(place.part->packed + 2 * place.pair * group_bytes, blocks, exact_rows.at(0), sums);
+    add_biases(place, sums);
+    add_biases(next, sums + 32);
   };
   size_t pairs = 0;
   for (const DensePart& part : parts) pairs += part.shape.groups() / 2;
-  run({{exact + (padded + kTogether - 1) / kTogether, convert}, {pairs, multiply}});
+  Phase products{pairs, multiply};
+  if (exact == 1 && tokens.count == 1 && forms.exact->four) products.run_two = multiply_two;
+  run({{exact + (padded + kTogether - 1) / kTogether, convert}, products});
 }
 
 }  // namespace gpt_oss

@@ -148,17 +148,40 @@ void expert_layer(const Path& path, const ExpertWeights& weights, const ExpertFo
     return static_cast<const float*>(results.data());
   };
 
+  // A phase that calls use(work, p, sums) for each of `pairs` pairs of groups of every expert. A decoded token that is alone
+  // with its expert takes two pairs at a time.
+  const auto of_pairs = [&](size_t pairs, size_t blocks, const FormBuffer& decoded, const FormBuffer& others,
+                            const auto& groups_of, const auto& use) {
+    const auto one = [&, pairs, blocks](size_t unit) {
+      const Work& w = work[unit / pairs];
+      const size_t p = unit % pairs;
+      use(w, p, products(w, groups_of(w, p), blocks, decoded, others));
+    };
+    const auto two = [&, one, pairs, blocks](size_t unit) {
+      const Work& w = work[unit / pairs];
+      const size_t p = unit % pairs;
+      const bool alone = w.exact == 1 && w.assignments.size() == 1;
+      if (!alone || p + 1 == pairs) return one(unit), one(unit + 1);
+      float sums[64];
+      exact->four(groups_of(w, p), blocks, decoded.at(w.exact_row), sums);
+      use(w, p, sums);
+      use(w, p + 1, sums + 32);
+    };
+    Phase phase{pairs * work.size(), one};
+    if (exact->four) phase.run_two = two;
+    return phase;
+  };
+
   // 2. Gate and up: 16 activations of every row of one expert at a time.
-  const size_t inner_groups = inner / kGroupRows;
-  const auto gate_and_up = [&](size_t unit) {
-    const Work& w = work[unit / inner_groups];
-    const size_t p = unit % inner_groups;
-    const uint8_t* first = gate_up + w.expert * shape.gate_up_bytes() + 2 * p * kMxfp4.bytes(hidden_blocks);
+  const auto gates_of = [&](const Work& w, size_t p) {
+    return gate_up + w.expert * shape.gate_up_bytes() + 2 * p * kMxfp4.bytes(hidden_blocks);
+  };
+  const auto activate = [&](const Work& w, size_t p, const float* sums) {
     const float* bias = weights.gate_up_bias + w.expert * 2 * inner + 2 * kGroupRows * p;
     float biases[2 * kGroupRows];
     for (size_t r = 0; r < kGroupRows; ++r) biases[r] = bias[2 * r], biases[kGroupRows + r] = bias[2 * r + 1];
-    path.swiglu(form.swiglu, products(w, first, hidden_blocks, x_exact, x_prompt), biases, w.assignments.size(),
-                activation.data + w.row * inner + kGroupRows * p, inner);
+    path.swiglu(form.swiglu, sums, biases, w.assignments.size(), activation.data + w.row * inner + kGroupRows * p,
+                inner);
   };
 
   // 3. Activations of the inner layer.
@@ -170,13 +193,11 @@ void expert_layer(const Path& path, const ExpertWeights& weights, const ExpertFo
   // 4. Down: 32 outputs of every row of one expert at a time. Then the weighted sum of each token's rows, in the order
   // of the experts.
   Scratch<float> results(rows * hidden);
-  const size_t hidden_pairs = hidden / 32;
-  const auto down_product = [&](size_t unit) {
-    const Work& w = work[unit / hidden_pairs];
-    const size_t p = unit % hidden_pairs;
-    const uint8_t* first = down + w.expert * shape.down_bytes() + 2 * p * kMxfp4.bytes(inner_blocks);
+  const auto downs_of = [&](const Work& w, size_t p) {
+    return down + w.expert * shape.down_bytes() + 2 * p * kMxfp4.bytes(inner_blocks);
+  };
+  const auto weigh = [&](const Work& w, size_t p, const float* sums) {
     const float* bias = weights.down_bias + w.expert * hidden + 32 * p;
-    const float* sums = products(w, first, inner_blocks, inner_exact, inner_prompt);
     for (size_t i = 0; i < w.assignments.size(); ++i, sums += 32) {
       float* to = results.data + (w.row + i) * hidden + 32 * p;
       for (size_t r = 0; r < 32; ++r) to[r] = w.assignments[i].weight * (sums[r] + bias[r]);
@@ -194,9 +215,9 @@ void expert_layer(const Path& path, const ExpertWeights& weights, const ExpertFo
 
   // The units of one expert are neighbours, so that its weights stream and a prompt's activations stay in the cache.
   run({{work.size(), convert_x},
-       {inner_groups * work.size(), gate_and_up},
+       of_pairs(inner / kGroupRows, hidden_blocks, x_exact, x_prompt, gates_of, activate),
        {work.size(), narrow},
-       {hidden_pairs * work.size(), down_product},
+       of_pairs(hidden / 32, inner_blocks, inner_exact, inner_prompt, downs_of, weigh),
        {tokens.count, add_up}});
 }
 

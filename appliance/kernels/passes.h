@@ -10,9 +10,7 @@
 namespace gpt_oss {
 namespace {
 
-// How many bytes of weights are fetched ahead of those that are multiplied, in all groups that a product takes side by
-// side.
-constexpr size_t kAhead = 8192;
+constexpr size_t kAhead = 4096;  // bytes that are fetched ahead in each stream of weights
 
 // Fetches a line of weights ahead of the stream. Every line is fetched, because not every processor fetches neighbours
 // by itself.
@@ -22,8 +20,7 @@ inline void prefetch_line(const uint8_t* at, size_t ahead = kAhead) { __builtin_
 // next thing that is multiplied is as many groups on, so what lies behind a group is passed over.
 template <size_t kGroups>
 constexpr size_t ahead_in_groups(size_t left, size_t group_bytes) {
-  constexpr size_t kEach = kAhead / kGroups;
-  return left > kEach ? kEach : kEach + (kGroups - 1) * group_bytes;
+  return left > kAhead ? kAhead : kAhead + (kGroups - 1) * group_bytes;
 }
 
 // Neighbouring activations, two of 16 bits or four of 8, as one lane of a product.

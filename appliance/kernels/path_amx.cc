@@ -140,7 +140,7 @@ void bf16_tiles(const uint8_t* first, const uint8_t* second, size_t blocks, cons
 }
 
 constexpr Form prompt_form(decltype(Form::product) product) {
-  return {16, kBlock * sizeof(uint16_t), convert_to_bf16, product, 16};
+  return {16, kBlock * sizeof(uint16_t), convert_to_bf16, product, nullptr, 16};
 }
 constexpr Form kMxfp4Prompt = prompt_form(mxfp4_tiles), kInt8Prompt = prompt_form(int8_tiles),
                kBf16Prompt = prompt_form(bf16_tiles);

@@ -71,6 +71,8 @@ struct Form {
   void (*convert)(const float* x, size_t blocks, uint8_t* out);  // converts a row
   void (*product)(const uint8_t* first, const uint8_t* second, size_t blocks, const uint8_t* rows, size_t count,
                   float* out);
+  // The same with four neighbouring groups and one token, out (64,). Null where that is no faster.
+  void (*four)(const uint8_t* first, size_t blocks, const uint8_t* row, float* out) = nullptr;
   size_t multiple = 1;  // the product takes a multiple of so many rows
   size_t padded(size_t count) const { return (count + multiple - 1) / multiple * multiple; }
 };

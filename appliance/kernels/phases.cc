@@ -40,7 +40,12 @@ void SharedPhases::work() {
   try {
     for (size_t p = 0; p < phases_.size(); ++p) {
       for (size_t first, last; claim(p, &first, &last);) {
-        for (size_t unit = first; unit < last && !failed_.load(std::memory_order_relaxed); ++unit) phases_[p].run(unit);
+        const Phase& phase = phases_[p];
+        for (size_t unit = first; unit < last && !failed_.load(std::memory_order_relaxed);) {
+          const bool two = phase.run_two && last - unit >= 2;
+          (two ? phase.run_two : phase.run)(unit);
+          unit += two ? 2 : 1;
+        }
         progress_[p].done.fetch_add(last - first, std::memory_order_release);
       }
       for (size_t turn = 0; progress_[p].done.load(std::memory_order_acquire) < phases_[p].units; ++turn) {

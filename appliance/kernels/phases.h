@@ -11,10 +11,12 @@
 
 namespace gpt_oss {
 
-// Units that any thread may take in any order. All units of a phase are done before the next phase begins.
+// Units that any thread may take in any order. All units of a phase are done before the next phase begins. A thread that
+// has taken two neighbouring units calls run_two for both, if there is one.
 struct Phase {
   size_t units;
   std::function<void(size_t unit)> run;
+  std::function<void(size_t unit)> run_two = nullptr;
 };
 
 // Runs the phases one after the other and returns when the last is done.

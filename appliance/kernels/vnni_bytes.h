@@ -81,7 +81,7 @@ inline __m512i joined(const Sum* sums) {
   return whole;
 }
 
-// out (kRows, 32): one group or two neighbouring ones with kRows tokens, rows (kRows, blocks). Not inlined, because it
+// out (kRows, 32): one group, or two or four neighbouring ones, with kRows tokens, rows (kRows, blocks). Not inlined, because it
 // needs every register.
 template <typename Weights, int kBytes, int kGroups, int kRows>
 [[gnu::noinline]] void byte_group_product(const uint8_t* group, size_t blocks, const WholeBlock<kBytes>* rows,
@@ -131,8 +131,13 @@ template <typename Weights, int kBytes, int kGroups, int kRows>
     for (int g = 0; g < kGroups; ++g) _mm512_storeu_ps(out + 32 * i + 16 * g, total[i][g]);
 }
 
-// With two bytes, both groups side by side: two streams of memory keep more reads in flight, and twice as many sums do
-// not wait for each other.
+// With two bytes, groups side by side: several streams of memory keep more reads in flight, and sums of one group do not
+// wait for those of another. One token leaves registers for four groups.
+template <typename Weights>
+void exact_four(const uint8_t* first, size_t blocks, const uint8_t* row, float* out) {
+  byte_group_product<Weights, 2, 4, 1>(first, blocks, reinterpret_cast<const WholeBlock<2>*>(row), out);
+}
+
 template <typename Weights>
 void exact_product(const uint8_t* first, const uint8_t*, size_t blocks, const uint8_t* rows, size_t count, float* out) {
   constexpr int kTogether = 4;
@@ -161,7 +166,8 @@ void prompt_product(const uint8_t* first, const uint8_t* second, size_t blocks, 
 }
 
 template <typename Weights>
-constexpr Form kExact{16, sizeof(WholeBlock<2>), convert_to_bytes<Weights, 2>, exact_product<Weights>};
+constexpr Form kExact{16, sizeof(WholeBlock<2>), convert_to_bytes<Weights, 2>, exact_product<Weights>,
+                      exact_four<Weights>};
 template <typename Weights>
 constexpr Form kBytes{8, sizeof(WholeBlock<1>), convert_to_bytes<Weights, 1>, prompt_product<Weights>};
 

@@ -24,26 +24,31 @@ void run(SharedPhases& shared, size_t threads) {
   for (std::thread& other : others) other.join();
 }
 
-void every_unit_once_and_phases_in_order(size_t threads) {
+// `in_twos`: whether the phases can run two units at a time.
+void every_unit_once_and_phases_in_order(size_t threads, bool in_twos) {
   constexpr size_t kUnits[] = {1, 1000, 0, 7, 333};
   std::vector<std::vector<std::atomic<int>>> runs;
-  std::atomic<size_t> finished[5] = {};
+  std::atomic<size_t> finished[5] = {}, twos{0};
   std::atomic<bool> early{false};
   std::vector<Phase> phases;
   for (size_t p = 0; p < 5; ++p) runs.emplace_back(kUnits[p]);
-  for (size_t p = 0; p < 5; ++p)
-    phases.push_back({kUnits[p], [&, p](size_t unit) {
-                        for (size_t before = 0; before < p; ++before)
-                          if (finished[before] != kUnits[before]) early = true;
-                        ++runs[p][unit];
-                        ++finished[p];
-                      }});
+  for (size_t p = 0; p < 5; ++p) {
+    const auto one = [&, p](size_t unit) {
+      for (size_t before = 0; before < p; ++before)
+        if (finished[before] != kUnits[before]) early = true;
+      ++runs[p].at(unit);
+      ++finished[p];
+    };
+    phases.push_back({kUnits[p], one});
+    if (in_twos) phases.back().run_two = [&, one](size_t unit) { ++twos, one(unit), one(unit + 1); };
+  }
   SharedPhases shared(phases, threads);
   run(shared, threads);
   shared.rethrow();
   expect(!early, "a unit ran before the phase before it was done");
   for (const auto& phase : runs)
     for (const auto& count : phase) expect(count == 1, "a unit did not run exactly once");
+  expect(!in_twos || twos > 300, "a thread did not take two units at a time");
 }
 
 void one_thread_may_come_twice() {
@@ -79,7 +84,7 @@ void what_a_unit_throws_reaches_the_caller(size_t threads) {
 int main() {
   for (size_t round = 0; round < 200; ++round)
     for (size_t threads : {1, 2, 4}) {
-      every_unit_once_and_phases_in_order(threads);
+      for (bool in_twos : {false, true}) every_unit_once_and_phases_in_order(threads, in_twos);
       what_a_unit_throws_reaches_the_caller(threads);
     }
   one_thread_may_come_twice();
