@@ -1,7 +1,8 @@
 """How fast this machine reads memory: the best of several ways to read, so that it bounds what any program can get.
 
 One way alone is no bound. It depends on the processor whether reads of one stream or of several, by which instructions,
-keep more of them in flight; an engine that reads another way would then be faster than "memory allows".
+keep more of them in flight; an engine that reads another way would then be faster than "memory allows". Among the ways
+are those of our own kernels, without their products.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
+
+from appliance.engine.operators import load_operators
 
 Memory = NDArray[np.float64]
 Way = Callable[[Memory], float]  # reads all of it; the value depends on every number
@@ -57,9 +60,15 @@ def _streams(count: int, memory: Memory) -> float:
     return float(total.sum())
 
 
+def _lines(count: int, memory: Memory) -> float:
+    """So many streams, each fetched line by line some way ahead."""
+    return float(load_operators().read(memory, count))
+
+
 WAYS: Mapping[str, Way] = {
     "products": _products, "largest": _largest, "sum": _sum, "two halves": _halves,
     **{f"{count} streams": partial(_streams, count) for count in (2, 4, 8)},
+    **{f"{count} streams of lines": partial(_lines, count) for count in (1, 2, 4)},
 }  # fmt: skip
 
 

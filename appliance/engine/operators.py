@@ -70,6 +70,7 @@ class Operators:
             ("gpt_oss_pack_dense", None, (integer, size, size, pointer, size, size, pointer)),
             ("gpt_oss_offer", None, (ctypes.c_int64, pointer, size)),
             ("gpt_oss_withdraw_offers", None, ()),
+            ("gpt_oss_read", ctypes.c_uint64, (pointer, size, size)),
         ):
             function = getattr(self._library, name)
             function.restype, function.argtypes = result, arguments
@@ -149,6 +150,19 @@ class Operators:
     def offer(self, key: int, packed: Bytes) -> None:
         """Give packed weights to the sessions created from now on. They must stay alive as long as such a session."""
         self._library.gpt_oss_offer(key, packed.ctypes.data, packed.nbytes)
+
+    def read(self, memory: NDArray[np.generic], streams: int) -> int:
+        """Read contiguous memory in so many streams, as the products read weights. Benchmarks time it.
+
+        Args:
+            memory: its size is a multiple of 64 bytes for each stream.
+
+        Returns:
+            The exclusive or of all its 64-bit words.
+        """
+        if not memory.flags.c_contiguous or memory.nbytes % (64 * streams):
+            raise ValueError(f"{memory.nbytes} bytes cannot be read as {streams} streams of whole lines")
+        return int(self._library.gpt_oss_read(memory.ctypes.data, memory.nbytes, streams))
 
     def withdraw_offers(self) -> None:
         """Forget every offer."""

@@ -8,6 +8,7 @@
 #include "host.h"
 #include "operators/operator.h"
 #include "operators/operators.h"
+#include "reading.h"
 
 #include <algorithm>
 #include <string>
@@ -71,6 +72,11 @@ EXPORT void gpt_oss_pack_dense(int kind, size_t rows, size_t inner, const uint16
 
 // Offers packed weights to the sessions created from now on. They must stay mapped as long as such a session exists.
 EXPORT void gpt_oss_offer(int64_t key, const uint8_t* bytes, size_t size) { offer(key, {bytes, size}); }
+
+// Reads memory as the products do, and nothing else; see reading.h.
+EXPORT uint64_t gpt_oss_read(const uint8_t* bytes, size_t size, size_t streams) {
+  return read_streams(bytes, size, streams);
+}
 
 // Withdraws every offer. Sessions that took one keep using it.
 EXPORT void gpt_oss_withdraw_offers() { withdraw_offers(); }

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from appliance.engine.operators import load_operators
 from bench.memory_probe import WAYS, Memory, MemoryProbe, new_memory
 
 _SIZE = 1 << 18
@@ -57,6 +58,14 @@ def test_each_way_reads_every_part(name: str) -> None:
         assert way(memory) != nothing_changed, place
         memory[place] = 1.0
     assert way(memory) == nothing_changed
+
+
+def test_memory_that_is_no_whole_number_of_lines_in_each_stream_is_refused() -> None:
+    memory = new_memory(_SIZE)
+    with pytest.raises(ValueError, match="262080 bytes cannot be read as 4 streams of whole lines"):
+        load_operators().read(memory[: -64 // 8], 4)
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_operators().read(memory[::2], 4)
 
 
 def test_a_real_measurement_is_a_speed() -> None:
