@@ -76,7 +76,7 @@ void attention_layer(const Path& path, const AttentionShape& shape, const Attent
         rotate(token + (head * group + g) * head_dim, in.cosines + position * half, in.sines + position * half,
                head_dim, factor, q.data() + g * head_dim);
       const size_t first = shape.window && position + 1 > shape.window ? position + 1 - shape.window : 0;
-      scores.resize(std::max(scores.size(), kMaxRows * (position + 1 - first + 2 * kKeyBlock)));
+      scores.resize(std::max(scores.size(), kMaxRows * (position + 1 - first + 2 * kKeyBlock + head_dim)));
       path.attend({q.data(), group, head_dim, shape.capacity, keys + cache_of(part.slot, head),
                    values + cache_of(part.slot, head), first, position + 1, in.sinks + head * group, scores.data(),
                    out + ((part.token + t) * shape.heads + head * group) * head_dim});

@@ -1,97 +1,174 @@
-// Attention of one token over the keys and values of one key/value head, in 16-lane vectors that the compiler turns
-// into each path's own instructions. Internal linkage on purpose: every path compiles its own copy.
+// Attention of one token over the keys and values of one key/value head, in vectors that the compiler turns into each
+// path's own instructions. Internal linkage on purpose: every path compiles its own copy.
 #pragma once
 
 #include "elementwise.h"
-#include "lanes.h"
 #include "paths.h"
+#include "vectors.h"
 
 namespace gpt_oss {
 namespace {
 
 // Fetches a line ahead of time, while others are computed with.
-inline void prefetch(const float* at) { __builtin_prefetch(at); }
+inline void prefetch(const void* at) { __builtin_prefetch(at); }
 
-// Scores of kQueries queries with the 16 keys of one block (head_dim, 16), while the block after next is fetched.
-template <int kQueries>
-inline void block_scores(const float* q, const float* keys, size_t head_dim, float* scores, size_t stride) {
-  Lanes sums[kQueries] = {};
+// The sums that stay in registers: so many queries together, with so many keys or dimensions (kWideLanes).
+constexpr size_t kTogether = kVectorLanes / 2;
+constexpr size_t kWideLanes = kVectorLanes == 16 ? 32 : 16;
+constexpr size_t kBlockVectors = kKeyBlock / kVectorLanes;
+
+// How many of kQueries queries are computed together.
+template <size_t kQueries>
+constexpr size_t kPart = kQueries < kTogether ? kQueries : kTogether;
+
+// Scores of kQueries of all queries (head_dim, all) with the keys of kBlocks blocks, while later lines are fetched.
+template <size_t kQueries, size_t kBlocks, bool kFetch>
+inline void some_scores(const float* q, size_t all, const float* const* blocks, size_t head_dim, float* scores,
+                        size_t stride) {
+  constexpr size_t kVectors = kBlocks * kBlockVectors;
+  Vector sums[kQueries][kVectors] = {};
   for (size_t d = 0; d < head_dim; ++d) {
-    prefetch(keys + (2 * head_dim + d) * kKeyBlock);
-    const Lanes key = load_lanes(keys + d * kKeyBlock);
+#pragma GCC unroll 2
+    for (size_t b = 0; kFetch && b < kBlocks; ++b) prefetch(blocks[b] + (2 * head_dim + d) * kKeyBlock);
+    Vector keys[kVectors];
+#pragma GCC unroll 4
+    for (size_t v = 0; v < kVectors; ++v)
+      keys[v] = load_vector(blocks[v / kBlockVectors] + d * kKeyBlock + v % kBlockVectors * kVectorLanes);
 #pragma GCC unroll 8
-    for (int g = 0; g < kQueries; ++g) sums[g] += q[static_cast<size_t>(g) * head_dim + d] * key;
+    for (size_t g = 0; g < kQueries; ++g)
+#pragma GCC unroll 4
+      for (size_t v = 0; v < kVectors; ++v) sums[g][v] += q[d * all + g] * keys[v];
   }
 #pragma GCC unroll 8
-  for (int g = 0; g < kQueries; ++g) store_lanes(scores + static_cast<size_t>(g) * stride, sums[g]);
+  for (size_t g = 0; g < kQueries; ++g)
+#pragma GCC unroll 4
+    for (size_t v = 0; v < kVectors; ++v) store_vector(scores + g * stride + v * kVectorLanes, sums[g][v]);
 }
 
+// Scores of all queries (head_dim, kQueries) with the keys of kBlocks blocks.
+template <size_t kQueries, size_t kBlocks>
+inline void block_scores(const float* q, const float* const* blocks, size_t head_dim, float* scores, size_t stride) {
+  constexpr size_t kFew = kPart<kQueries>;
+  some_scores<kFew, kBlocks, true>(q, kQueries, blocks, head_dim, scores, stride);
+  for (size_t g = kFew; g < kQueries; g += kFew)
+    some_scores<kFew, kBlocks, false>(q + g, kQueries, blocks, head_dim, scores + g * stride, stride);
+}
+
+// Scores of the queries (kQueries, head_dim) with the keys of neighbouring blocks. `turned` has room for the queries.
+template <size_t kQueries>
+inline void all_scores(const Attend& a, const float* q, size_t first, size_t blocks, float* turned, size_t stride) {
+  for (size_t d = 0; d < a.head_dim; ++d)
+    for (size_t g = 0; g < kQueries; ++g) turned[d * kQueries + g] = q[g * a.head_dim + d];
+  const auto keys_of = [&](size_t b) { return a.keys + (first + b) * kKeyBlock % a.capacity * a.head_dim; };
+  size_t b = 0;
+  if constexpr (kWideLanes == 2 * kKeyBlock)
+    for (; b + 2 <= blocks; b += 2) {
+      const float* two[] = {keys_of(b), keys_of(b + 1)};
+      block_scores<kQueries, 2>(turned, two, a.head_dim, a.scores + b * kKeyBlock, stride);
+    }
+  for (; b < blocks; ++b) {
+    const float* one[] = {keys_of(b)};
+    block_scores<kQueries, 1>(turned, one, a.head_dim, a.scores + b * kKeyBlock, stride);
+  }
+}
+
+constexpr size_t kLanesOfLine = kLineBytes / sizeof(float);
 constexpr size_t kValueTile = 64;  // positions whose values stay in the first-level cache for all of their dimensions
 
-// Adds to out (queries, head_dim) the values (count, head_dim) of one tile, weighted for kQueries queries.
-template <int kQueries>
-inline void add_tile(const float* weights, size_t stride, const float* values, size_t head_dim, size_t count,
-                     float* out) {
-  for (size_t d = 0; d < head_dim; d += kLanes) {
-    Lanes sums[kQueries];
+// The shares of `count` positions for each query, `stride` apart.
+struct Shares {
+  const float* first;
+  size_t stride, count;
+};
+
+// Adds kVectors vectors of every position's value to those of out (queries, head_dim). value_of(t, v) gives them.
+template <size_t kQueries, size_t kVectors, typename ValueOf>
+inline void add_values(const Shares& shares, size_t head_dim, float* out, const ValueOf& value_of) {
+  Vector sums[kQueries][kVectors];
 #pragma GCC unroll 8
-    for (int g = 0; g < kQueries; ++g) sums[g] = load_lanes(out + static_cast<size_t>(g) * head_dim + d);
-    for (size_t t = 0; t < count; ++t) {
-      prefetch(values + (count + t) * head_dim + d);  // the same place in the next tile
-      const Lanes value = load_lanes(values + t * head_dim + d);
+  for (size_t g = 0; g < kQueries; ++g)
+#pragma GCC unroll 4
+    for (size_t v = 0; v < kVectors; ++v) sums[g][v] = load_vector(out + g * head_dim + v * kVectorLanes);
+  for (size_t t = 0; t < shares.count; ++t) {
+    Vector value[kVectors];
+#pragma GCC unroll 4
+    for (size_t v = 0; v < kVectors; ++v) value[v] = value_of(t, v);
 #pragma GCC unroll 8
-      for (int g = 0; g < kQueries; ++g) sums[g] += weights[static_cast<size_t>(g) * stride + t] * value;
-    }
-#pragma GCC unroll 8
-    for (int g = 0; g < kQueries; ++g) store_lanes(out + static_cast<size_t>(g) * head_dim + d, sums[g]);
+    for (size_t g = 0; g < kQueries; ++g)
+#pragma GCC unroll 4
+      for (size_t v = 0; v < kVectors; ++v) sums[g][v] += shares.first[g * shares.stride + t] * value[v];
   }
+#pragma GCC unroll 8
+  for (size_t g = 0; g < kQueries; ++g)
+#pragma GCC unroll 4
+    for (size_t v = 0; v < kVectors; ++v) store_vector(out + g * head_dim + v * kVectorLanes, sums[g][v]);
+}
+
+// Adds to out (queries, head_dim) the values of one tile, weighted for kQueries queries, while the next is fetched.
+template <size_t kQueries, bool kFetch>
+inline void add_tile(const Shares& shares, const float* values, size_t head_dim, float* out) {
+  size_t d = 0;
+  const auto value_of = [&](size_t t, size_t v) {
+    const float* from = values + t * head_dim + d + v * kVectorLanes;
+    if (kFetch && v * kVectorLanes % kLanesOfLine == 0) prefetch(from + shares.count * head_dim);
+    return load_vector(from);
+  };
+  for (; d + kWideLanes <= head_dim; d += kWideLanes)
+    add_values<kQueries, kWideLanes / kVectorLanes>(shares, head_dim, out + d, value_of);
+  if (d < head_dim) add_values<kQueries, kBlockVectors>(shares, head_dim, out + d, value_of);
 }
 
 // Sums of the values of positions first .. end - 1, weighted for kQueries queries; weights begin with that of `first`.
 // A ring of values (capacity, head_dim) is read in two parts where it wraps.
-template <int kQueries>
+template <size_t kQueries>
 inline void weighted_sums(const float* weights, size_t stride, const Attend& a, float* out) {
+  constexpr size_t kFew = kPart<kQueries>;
   const size_t count = a.end - a.first;
   std::memset(out, 0, kQueries * a.head_dim * sizeof(float));
   for (size_t t = 0, n; t < count; t += n) {
     const size_t place = (a.first + t) % a.capacity;
     n = std::min({kValueTile, count - t, a.capacity - place});
-    add_tile<kQueries>(weights + t, stride, a.values + place * a.head_dim, a.head_dim, n, out);
+    const float* values = a.values + place * a.head_dim;
+    add_tile<kFew, true>({weights + t, stride, n}, values, a.head_dim, out);
+    for (size_t g = kFew; g < kQueries; g += kFew)
+      add_tile<kFew, false>({weights + t + g * stride, stride, n}, values, a.head_dim, out + g * a.head_dim);
   }
 }
 
 // Turns the scores of one query into shares; the sink's own share is not stored. Whole blocks are read and written.
 inline void softmax(float* scores, size_t blocks, float sink) {
-  Lanes largest_lanes = load_lanes(scores);
-  for (size_t b = 1; b < blocks; ++b) {
-    const Lanes block = load_lanes(scores + b * kKeyBlock);
-    largest_lanes = block > largest_lanes ? block : largest_lanes;
-  }
+  float* const end = scores + blocks * kKeyBlock;
+  Vector vectors[kBlockVectors];  // a lane for each place in a block: first their largest scores, then their sums
+  for (size_t v = 0; v < kBlockVectors; ++v) vectors[v] = load_vector(scores + v * kVectorLanes);
+  for (const float* block = scores + kKeyBlock; block < end; block += kKeyBlock)
+#pragma GCC unroll 4
+    for (size_t v = 0; v < kBlockVectors; ++v) {
+      const Vector next = load_vector(block + v * kVectorLanes);
+      vectors[v] = next > vectors[v] ? next : vectors[v];
+    }
   float largest = sink;
-  for (size_t i = 0; i < kKeyBlock; ++i) largest = std::max(largest, largest_lanes[i]);
-  Lanes sum_lanes = {};
-  for (size_t b = 0; b < blocks; ++b) {
-    float* block = scores + b * kKeyBlock;
+  for (size_t i = 0; i < kKeyBlock; ++i) largest = std::max(largest, vectors[i / kVectorLanes][i % kVectorLanes]);
+  for (size_t v = 0; v < kBlockVectors; ++v) vectors[v] = Vector{};
+  for (float* block = scores; block < end; block += kKeyBlock) {
     // A masked score is about -3e38: its exponential is flushed to zero, not clamped.
     for (size_t i = 0; i < kKeyBlock; ++i) {
       const float x = block[i] - largest;
       block[i] = x < -80.0f ? 0.0f : exponential(x);
     }
-    sum_lanes += load_lanes(block);
+#pragma GCC unroll 4
+    for (size_t v = 0; v < kBlockVectors; ++v) vectors[v] += load_vector(block + v * kVectorLanes);
   }
   float total = exponential(sink - largest);
-  for (size_t i = 0; i < kKeyBlock; ++i) total += sum_lanes[i];
+  for (size_t i = 0; i < kKeyBlock; ++i) total += vectors[i / kVectorLanes][i % kVectorLanes];
   const float share = 1.0f / total;
-  for (size_t b = 0; b < blocks; ++b) store_lanes(scores + b * kKeyBlock, load_lanes(scores + b * kKeyBlock) * share);
+  for (float* score = scores; score < end; score += kVectorLanes) store_vector(score, load_vector(score) * share);
 }
 
-template <int kQueries>
+template <size_t kQueries>
 inline void attend_queries(const Attend& a, const float* q, const float* sinks, float* out) {
   const size_t first_block = a.first / kKeyBlock, blocks = (a.end + kKeyBlock - 1) / kKeyBlock - first_block;
   const size_t stride = blocks * kKeyBlock, start = first_block * kKeyBlock;
-  for (size_t b = 0; b < blocks; ++b)
-    block_scores<kQueries>(q, a.keys + (first_block + b) * kKeyBlock % a.capacity * a.head_dim, a.head_dim,
-                           a.scores + b * kKeyBlock, stride);
+  all_scores<kQueries>(a, q, first_block, blocks, a.scores + kQueries * stride, stride);
   for (size_t g = 0; g < kQueries; ++g) {
     float* scores = a.scores + g * stride;
     for (size_t t = start; t < a.first; ++t) scores[t - start] = -3e38f;

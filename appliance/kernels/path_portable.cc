@@ -9,15 +9,14 @@
 #include "logits_core.h"
 #include "passes.h"
 #include "paths.h"
+#include "vectors.h"
 
 #include <cstring>
 
 namespace gpt_oss {
 namespace {
 
-constexpr int kPassRows = 4;        // tokens whose sums are in registers together
-constexpr size_t kVectorLanes = 4;  // of 128 bits, which every processor has
-typedef float Vector __attribute__((vector_size(kVectorLanes * sizeof(float))));
+constexpr int kPassRows = 4;  // tokens whose sums are in registers together
 typedef uint32_t Words __attribute__((vector_size(kLineBytes)));
 
 Words load_words(const uint8_t* from) {

@@ -58,7 +58,7 @@ struct Attend {
   const float* values;  // (capacity, head_dim)
   size_t first, end;
   const float* sinks;  // (queries,)
-  float* scores;       // room for kMaxRows * (end - first + 2 * kKeyBlock)
+  float* scores;       // room for kMaxRows * (end - first + 2 * kKeyBlock + head_dim)
   float* out;          // (queries, head_dim)
 };
 
