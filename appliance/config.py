@@ -44,6 +44,7 @@ from installer.formats.plain import check
 
 Accelerator = Literal["auto", "cpu", "cuda"]
 ProxyHeaders = Literal["any", "x-forwarded", "forwarded"]
+CacheItem = Literal["float32", "bfloat16"]
 STATE_DIRS = (
     *("trust", "config", "database", "audit", "keys", "signer", "tls", "packed"),
     *("tmp", "tmp/recorder", "tmp/web", "tmp/administration"),
@@ -98,6 +99,8 @@ class Config:
     slots: Annotated[int | None, Setting("engine", "slots"), whole(1, 256)] = None
     # tokens of context per slot; None: as memory allows, at most the release's limit
     context_tokens: Annotated[int | None, Setting("engine", "context_tokens"), whole(256, 131_072)] = None
+    # the type of the numbers in a CPU's KV cache (docs/decisions/0019); CUDA's holds float16
+    cache: Annotated[CacheItem, Setting("engine", "cache"), one_of(CacheItem)] = "float32"
     # turns that may wait for a slot; beyond it, a user who has one waiting is answered "overloaded"
     queue_limit: Annotated[int, Setting("engine", "queue_limit"), whole(0, 10_000)] = 32
     # turns of one user that may wait; beyond it, the user is answered "too_many_waiting"

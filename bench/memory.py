@@ -23,6 +23,7 @@ from typing import Any
 
 import click
 
+from appliance.config import Config
 from appliance.engine.memory_needs import ENGINE_BYTES, cache_of
 from bench.machine import descendants
 from bench.random_model import packed_in, prepare
@@ -103,7 +104,7 @@ def main(shape: str, limit_gb: float | None, fill: float, work: Path) -> None:
         held = own_bytes(pid)
         for kind, size in held.items():
             click.echo(f"{kind:12}{size / 1e9:8.2f} GB of its own")
-        cache = cache_of(work / f"{shape}-config.json", "cpu")
+        cache = cache_of(work / f"{shape}-config.json", "cpu", Config.cache)
         beside = slots * cache.snapshots_bytes(tokens)
         click.echo(f"{'counted':12}{(ENGINE_BYTES + beside) / 1e9:8.2f} GB for the engine, {beside / 1e9:.2f} of that")
         click.echo(f"{'':20} for snapshots, which the plan counts with the slots; caches are shared memory, not here")

@@ -2,7 +2,8 @@
 
 On a CPU a windowed layer holds a ring of its last positions. Snapshots of it can be taken, and the beginning of a slot
 can be copied to another (slots.py says when). Only the operators know how keys lie within 16 positions
-(kernels/attention.h), so whole blocks of 16 are copied here.
+(kernels/attention.h), so whole blocks of 16 are copied here. The graph takes its caches as bytes, so that the engine
+chooses at each start how many each number has (docs/decisions/0019).
 """
 
 from __future__ import annotations
@@ -13,25 +14,28 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from appliance.config import CacheItem
 from appliance.engine.slots import Snapshot, Windows, most_snapshots, snapshot_positions
 
 # The most prompt tokens of a step; on a CPU the scheduler takes fewer while streams wait. 256 tokens keep a new request
 # from waiting long, and use each expert's weights 32 times. A GPU computes 2,048 in the same time.
 CHUNK_TOKENS = {"cpu": 256, "cuda": 2048}
+AnyItem = CacheItem | Literal["float16"]  # the last on CUDA
+ITEM_BYTES: dict[AnyItem, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 _BLOCK = 16  # positions
 
 
 @dataclass(frozen=True)
 class CacheShape:
-    """What the graph says of its caches.
+    """The caches of a graph.
 
     Attributes:
-        item: the type of a number of a key or value.
+        item: the type of a number of a key or value. The graph says everything else.
         windowed: the layers whose caches may be rings; none on CUDA.
         window: how many positions a token sees in those layers, itself included.
         chunk_tokens: how many tokens a step appends to a slot at most.
@@ -40,7 +44,7 @@ class CacheShape:
     layers: int
     kv_heads: int
     head_dim: int
-    item: np.dtype[Any]
+    item: AnyItem
     windowed: frozenset[int]
     window: int
     chunk_tokens: int
@@ -58,7 +62,7 @@ class CacheShape:
     def slot_bytes(self, capacity: int) -> int:
         """What a slot takes at most, snapshots of its windowed layers included."""
         positions = sum(self.positions(layer, capacity) for layer in range(self.layers))
-        return positions * self._position_bytes + self.snapshots_bytes(capacity)
+        return positions * 2 * self.kv_heads * self.row_bytes + self.snapshots_bytes(capacity)
 
     def snapshots_bytes(self, capacity: int) -> int:
         """What a slot's snapshots take at most.
@@ -69,11 +73,12 @@ class CacheShape:
         if self.windows(capacity) is None:
             return 0
         positions = _rounded(snapshot_positions(self.window)) + _BLOCK
-        return most_snapshots(capacity) * len(self.windowed) * positions * self._position_bytes
+        return most_snapshots(capacity) * len(self.windowed) * positions * 2 * self.kv_heads * self.row_bytes
 
     @property
-    def _position_bytes(self) -> int:
-        return 2 * self.kv_heads * self.head_dim * self.item.itemsize
+    def row_bytes(self) -> int:
+        """The size of the key, or of the value, of one position and head."""
+        return self.head_dim * ITEM_BYTES[self.item]
 
 
 class Caches:
@@ -83,15 +88,16 @@ class Caches:
         self.windows = shape.windows(capacity)
         self._shape = shape
         self._device = device
+        self._item: np.dtype[Any] = np.dtype(np.float16 if shape.item == "float16" else np.uint8)
         self._rows: dict[str, tuple[int, int, int]] = {}
         self._arrays: dict[str, NDArray[Any]] = {}  # on a CPU
         self._values: dict[str, Any] = {}
         # Zeroed, because what is read before it was written must at least be a number.
         zeroed = _zeroed_pages if device == "cpu" else np.zeros
         for layer in range(shape.layers):
-            row = (shape.kv_heads, shape.positions(layer, capacity), shape.head_dim)
+            row = (shape.kv_heads, shape.positions(layer, capacity), shape.row_bytes // self._item.itemsize)
             for name in (f"{layer}.key", f"{layer}.value"):
-                array = zeroed((slots, *row), shape.item)
+                array = zeroed((slots, *row), self._item)
                 self._rows[name] = row
                 self._values[name] = ort.OrtValue.ortvalue_from_numpy(array, device, 0)
                 if device == "cpu":
@@ -101,8 +107,8 @@ class Caches:
         """Bind the rows of ``count`` slots from ``first`` on as inputs and outputs."""
         for name, value in self._values.items():
             row = self._rows[name]
-            address = value.data_ptr() + first * math.prod(row) * self._shape.item.itemsize
-            place = (self._device, 0, self._shape.item.type, [count, *row], address)
+            address = value.data_ptr() + first * math.prod(row) * self._item.itemsize
+            place = (self._device, 0, self._item.type, [count, *row], address)
             binding.bind_input(f"past_key_values.{name}", *place)
             binding.bind_output(f"present.{name}", *place)
 
@@ -137,7 +143,7 @@ class Caches:
         places = np.arange(first // _BLOCK, -(-end // _BLOCK))
         for layer in sorted(self._shape.windowed):
             for array in (self._arrays[f"{layer}.key"], self._arrays[f"{layer}.value"]):
-                blocks = array.reshape(*array.shape[:2], -1, _BLOCK * self._shape.head_dim)
+                blocks = array.reshape(*array.shape[:2], -1, _BLOCK * array.shape[3])
                 yield blocks, places % blocks.shape[2]
 
 

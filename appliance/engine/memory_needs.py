@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from appliance.config import Config
+from appliance.config import CacheItem, Config
 from appliance.engine.cache_memory import CHUNK_TOKENS, CacheShape
 from appliance.engine.memory_plan import Needs
 from appliance.engine.operators import load_operators
 from appliance.engine.packed_weights import load_packing
 from appliance.installed_release import InstalledRelease, ReleaseError
 
-_CACHE_ITEMS: dict[str, np.dtype[Any]] = {"cpu": np.dtype(np.float32), "cuda": np.dtype(np.float16)}
 # What `bench.memory` measures with the 20b shape on a CPU, plus a reserve: the engine (interpreter, runtime, vocabulary
 # and the scratch memory of a chunk); the recorder and the supervisor; each web worker with its threads. None of these
 # grows with conversations. The caches and their snapshots do; `CacheShape` counts them. The reserve holds what drafts
@@ -47,7 +43,7 @@ def read_needs(release: InstalledRelease, accelerator: str, config: Config) -> N
         accelerator=accelerator,
         weights_bytes=weights_bytes(release.graphs[accelerator], accelerator),
         beside_bytes=beside if accelerator == "cpu" else _CUDA_BYTES,
-        cache=cache_of(release.config, accelerator),
+        cache=cache_of(release.config, accelerator, config.cache),
         context_tokens=release.model.context_tokens,
     )
 
@@ -68,9 +64,11 @@ def weights_bytes(graph: Path, accelerator: str) -> int:
     return int(stored * _CUDA_WEIGHTS_SHARE)
 
 
-def cache_of(path: Path, accelerator: str) -> CacheShape:
+def cache_of(path: Path, accelerator: str, item: CacheItem) -> CacheShape:
     """The caches of a model with this config.json.
 
+    Args:
+        item: the type of the numbers in a CPU's caches; CUDA's hold float16.
     Raises:
         ReleaseError: it is unreadable.
     """
@@ -78,8 +76,8 @@ def cache_of(path: Path, accelerator: str) -> CacheShape:
         body = json.loads(path.read_bytes())
         layers: list[str] = body["layer_types"]
         return cache_shape(
-            accelerator, layer_types=layers, kv_heads=int(body["num_key_value_heads"]), head_dim=int(body["head_dim"]),
-            window=int(body["sliding_window"]),
+            accelerator, item, layer_types=layers, kv_heads=int(body["num_key_value_heads"]),
+            head_dim=int(body["head_dim"]), window=int(body["sliding_window"]),
         )  # fmt: skip
     except OSError as exc:
         raise ReleaseError(f"{path}: cannot be read: {exc.strerror}") from exc
@@ -87,7 +85,9 @@ def cache_of(path: Path, accelerator: str) -> CacheShape:
         raise ReleaseError(f"{path}: does not describe the caches of a gpt-oss model: {exc!r}") from exc
 
 
-def cache_shape(accelerator: str, *, layer_types: list[str], kv_heads: int, head_dim: int, window: int) -> CacheShape:
+def cache_shape(
+    accelerator: str, item: CacheItem, *, layer_types: list[str], kv_heads: int, head_dim: int, window: int
+) -> CacheShape:
     """The caches of a model of these sizes. On a CPU, layers with a window keep a ring; on CUDA none does."""
     on_cpu = accelerator == "cpu"
     sliding = frozenset(at for at, kind in enumerate(layer_types) if kind == "sliding_attention")
@@ -95,7 +95,7 @@ def cache_shape(accelerator: str, *, layer_types: list[str], kv_heads: int, head
         layers=len(layer_types),
         kv_heads=kv_heads,
         head_dim=head_dim,
-        item=_CACHE_ITEMS[accelerator],
+        item=item if on_cpu else "float16",
         windowed=sliding if on_cpu else frozenset(),
         window=window if on_cpu else 0,
         chunk_tokens=CHUNK_TOKENS[accelerator],

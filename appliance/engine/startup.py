@@ -60,6 +60,7 @@ def load_engine(config: Config) -> tuple[InstalledRelease, OnnxModel, Vocabulary
         slots=plan.slots,
         context_tokens=plan.context_tokens,
         packed_dir=config.packed_dir / release.version,
+        cache=config.cache,
     )
     if model.shape.cache != plan.needs.cache:
         raise ModelError(f"{release.graphs[accelerator]}: its caches are not those that {release.config} describes")

@@ -1,8 +1,9 @@
 #include "attention.h"
 
+#include "cache_layout.h"
+
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <vector>
 
 namespace gpt_oss {
@@ -20,6 +21,9 @@ void rotate(const float* x, const float* cosines, const float* sines, size_t hea
   }
 }
 
+void attend_on(const Path& path, const Attend<float>& attend) { path.attend(attend); }
+void attend_on(const Path& path, const Attend<Bfloat16>& attend) { path.attend_bfloat16(attend); }
+
 }  // namespace
 
 std::vector<Segment> segments_of(const int32_t* slots, const int32_t* positions, size_t tokens) {
@@ -33,8 +37,10 @@ std::vector<Segment> segments_of(const int32_t* slots, const int32_t* positions,
   return segments;
 }
 
-void attention_layer(const Path& path, const AttentionShape& shape, const AttentionInputs& in, float* keys,
-                     float* values, float* out, const RunPhases& run) {
+template <typename Item>
+void attention_layer(const Path& path, const AttentionShape& shape, const AttentionInputs& in, Item* keys, Item* values,
+                     float* out, const RunPhases& run) {
+  using Layout = CacheLayout<Item>;
   const size_t head_dim = shape.head_dim, half = head_dim / 2, group = shape.heads / shape.kv_heads;
   const auto cache_of = [&](size_t slot, size_t head) {
     return (slot * shape.kv_heads + head) * shape.capacity * head_dim;
@@ -47,14 +53,17 @@ void attention_layer(const Path& path, const AttentionShape& shape, const Attent
     std::vector<float> key(head_dim);
     for (size_t t = 0; t < segment.count; ++t) {
       const float* token = in.qkv + (segment.token + t) * shape.width();
+      const float* value = token + (shape.heads + shape.kv_heads + head) * head_dim;
       const size_t position = segment.position + t;
       rotate(token + (shape.heads + head) * head_dim, in.cosines + position * half, in.sines + position * half,
              head_dim, 1.0f, key.data());
       const size_t place = position % shape.capacity;
-      float* block = keys + cache_of(segment.slot, head) + place / kKeyBlock * kKeyBlock * head_dim;
-      for (size_t d = 0; d < head_dim; ++d) block[d * kKeyBlock + place % kKeyBlock] = key[d];
-      std::memcpy(values + cache_of(segment.slot, head) + place * head_dim,
-                  token + (shape.heads + shape.kv_heads + head) * head_dim, head_dim * sizeof(float));
+      Item* block = keys + cache_of(segment.slot, head) + place / kKeyBlock * kKeyBlock * head_dim;
+      Item* held = values + cache_of(segment.slot, head) + place * head_dim;
+      for (size_t d = 0; d < head_dim; ++d) {
+        block[Layout::key_at(d, place % kKeyBlock)] = Layout::stored(key[d]);
+        held[Layout::value_at(d, head_dim)] = Layout::stored(value[d]);
+      }
     }
   };
 
@@ -77,13 +86,18 @@ void attention_layer(const Path& path, const AttentionShape& shape, const Attent
                head_dim, factor, q.data() + g * head_dim);
       const size_t first = shape.window && position + 1 > shape.window ? position + 1 - shape.window : 0;
       scores.resize(std::max(scores.size(), kMaxRows * (position + 1 - first + 2 * kKeyBlock + head_dim)));
-      path.attend({q.data(), group, head_dim, shape.capacity, keys + cache_of(part.slot, head),
-                   values + cache_of(part.slot, head), first, position + 1, in.sinks + head * group, scores.data(),
-                   out + ((part.token + t) * shape.heads + head * group) * head_dim});
+      attend_on(path, Attend<Item>{q.data(), group, head_dim, shape.capacity, keys + cache_of(part.slot, head),
+                                   values + cache_of(part.slot, head), first, position + 1, in.sinks + head * group,
+                                   scores.data(), out + ((part.token + t) * shape.heads + head * group) * head_dim});
     }
   };
 
   run({{in.segments.size() * shape.kv_heads, append}, {parts.size() * shape.kv_heads, attend}});
 }
+
+template void attention_layer(const Path&, const AttentionShape&, const AttentionInputs&, float*, float*, float*,
+                              const RunPhases&);
+template void attention_layer(const Path&, const AttentionShape&, const AttentionInputs&, Bfloat16*, Bfloat16*, float*,
+                              const RunPhases&);
 
 }  // namespace gpt_oss

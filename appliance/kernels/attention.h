@@ -8,10 +8,11 @@
 
 namespace gpt_oss {
 
-// Caches are (slots, kv_heads, capacity, head_dim) floats; capacity is a multiple of 16. Values are stored in that
-// order. Keys are stored 16 positions side by side, (capacity / 16, head_dim, 16), so that one vector holds a dimension
-// of 16 keys. With a window a cache may be a ring: position p is stored at p % capacity. The ring must have room for
-// all that the first token of a call sees and for the call's tokens: window - 1 + tokens.
+// Caches are (slots, kv_heads, capacity, head_dim) floats or bfloat16; capacity is a multiple of 16. Values are stored
+// position by position. Keys are stored 16 positions side by side, (capacity / 16, head_dim, 16), so that one vector
+// holds a dimension of 16 keys. With bfloat16, pairs of dimensions are interleaved (cache_layout.h).
+// With a window a cache may be a ring: position p is stored at p % capacity. The ring must have room for all that the
+// first token of a call sees and for the call's tokens: window - 1 + tokens.
 struct AttentionShape {
   size_t heads, kv_heads, head_dim, capacity;
   size_t window;  // how many positions a token sees, itself included; 0: all
@@ -37,8 +38,10 @@ struct AttentionInputs {
 };
 
 // Appends the tokens' keys and values to the caches and writes each token's attention result: (tokens, heads *
-// head_dim). A token's result depends on nothing but itself and what comes before it in its slot.
-void attention_layer(const Path& path, const AttentionShape& shape, const AttentionInputs& inputs, float* keys,
-                     float* values, float* out, const RunPhases& run);
+// head_dim). A token's result depends on nothing but itself and what comes before it in its slot. Item is float or
+// Bfloat16; the latter rounds keys, after their rotation, and values. Everything is computed in float32.
+template <typename Item>
+void attention_layer(const Path& path, const AttentionShape& shape, const AttentionInputs& inputs, Item* keys,
+                     Item* values, float* out, const RunPhases& run);
 
 }  // namespace gpt_oss

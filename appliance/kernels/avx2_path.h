@@ -15,7 +15,7 @@ inline bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_
 
 // A constant, because every processor reads the table, also one that cannot run code of this file.
 constexpr Path path_of(const char* name, bool (*supported)(), const Forms& mxfp4, const Forms& int8) {
-  return {name, supported, swiglu, attend, summarise, mxfp4, int8, {&kBf16Exact}};
+  return {name, supported, swiglu, attend<float>, attend<Bfloat16>, summarise, mxfp4, int8, {&kBf16Exact}};
 }
 
 }  // namespace

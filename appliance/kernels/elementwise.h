@@ -2,6 +2,7 @@
 // path compiles its own copy.
 #pragma once
 
+#include "bfloat16.h"
 #include "paths.h"
 
 #include <algorithm>
@@ -60,12 +61,8 @@ constexpr size_t kFloatBlock = kBlock * sizeof(float);
 
 // Converts a row to bfloat16, rounded to nearest even.
 inline void convert_to_bf16(const float* x, size_t blocks, uint8_t* out) {
-  uint16_t* to = reinterpret_cast<uint16_t*>(out);
-  for (size_t i = 0; i < blocks * kBlock; ++i) {
-    uint32_t bits;
-    std::memcpy(&bits, x + i, sizeof bits);
-    to[i] = static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-  }
+  Bfloat16* to = reinterpret_cast<Bfloat16*>(out);
+  for (size_t i = 0; i < blocks * kBlock; ++i) to[i] = to_bfloat16(x[i]);
 }
 
 }  // namespace

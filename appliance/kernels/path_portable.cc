@@ -152,7 +152,7 @@ bool supported() { return true; }
 }  // namespace
 
 const Path& portable_path() {
-  static const Path path{"portable", supported,         swiglu,           attend,
+  static const Path path{"portable", supported,         swiglu,           attend<float>,   attend<Bfloat16>,
                          summarise,  {&kFloats<Mxfp4>}, {&kFloats<Int8>}, {&kFloats<Bf16>}};
   return path;
 }

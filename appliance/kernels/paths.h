@@ -9,6 +9,8 @@
 // This is a permutation of the checkpoint's bytes: nothing is rounded.
 #pragma once
 
+#include "bfloat16.h"
+
 #include <cstddef>
 #include <cstdint>
 
@@ -50,12 +52,13 @@ constexpr size_t kLogitBlock = 64;
 constexpr size_t kKeyBlock = 16;  // positions whose keys are stored side by side (attention.h)
 
 // One token's queries over the positions first .. end - 1 of one key/value head, at most kMaxRows queries at a time.
-// Position p is stored at p % capacity, and end - first is at most capacity.
+// Position p is stored at p % capacity, and end - first is at most capacity. Item is float or Bfloat16.
+template <typename Item>
 struct Attend {
   const float* q;  // (queries, head_dim), rotated and scaled
   size_t queries, head_dim, capacity;
-  const float* keys;    // (capacity / 16, head_dim, 16)
-  const float* values;  // (capacity, head_dim)
+  const Item* keys;  // capacity * head_dim, in the order of cache_layout.h
+  const Item* values;
   size_t first, end;
   const float* sinks;  // (queries,)
   float* scores;       // room for kMaxRows * (end - first + 2 * kKeyBlock + head_dim)
@@ -90,7 +93,8 @@ struct Path {
 
   // 16 outputs of each of `count` rows, `stride` apart. sums (count, 32) and biases (32,): the gates, then the ups.
   void (*swiglu)(const SwiGlu& form, const float* sums, const float* biases, size_t count, float* out, size_t stride);
-  void (*attend)(const Attend& attend);
+  void (*attend)(const Attend<float>& attend);
+  void (*attend_bfloat16)(const Attend<Bfloat16>& attend);
   // maxima: the largest of each kLogitBlock logits; largest: of all `count`; sum: of exp(x - largest).
   void (*summarise)(const float* x, size_t count, float* maxima, float* largest, float* sum);
 

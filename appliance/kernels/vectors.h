@@ -2,7 +2,10 @@
 // times slower. Internal linkage on purpose: every path compiles its own copy.
 #pragma once
 
+#include "bfloat16.h"
+
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 
 namespace gpt_oss {
@@ -23,6 +26,17 @@ inline Vector load_vector(const float* from) {
   return value;
 }
 inline void store_vector(float* to, Vector value) { std::memcpy(to, &value, sizeof value); }
+
+// The lower or the upper numbers of kVectorLanes words, which hold two each.
+inline Vector load_halves(const Bfloat16* from, bool upper) {
+  typedef uint32_t Words __attribute__((vector_size(sizeof(Vector))));
+  Words words;
+  std::memcpy(&words, from, sizeof words);
+  words = upper ? words & 0xffff0000u : words << 16;
+  Vector value;
+  std::memcpy(&value, &words, sizeof value);
+  return value;
+}
 
 }  // namespace
 }  // namespace gpt_oss

@@ -1,5 +1,7 @@
 """The CPU's graph: the operators of appliance/kernels, in float32.
 
+Its caches are bytes. The engine chooses at each start how many each number of a key or value has.
+
 The operators take MXFP4 blocks and scales and bfloat16 matrices as stored:
 
     Embedding      reads rows where they lie
@@ -40,7 +42,7 @@ class CpuGraph(ModelGraph):
 
     compute_type = TensorProto.FLOAT
     residual_type = TensorProto.FLOAT
-    cache_type = TensorProto.FLOAT
+    cache_type = TensorProto.UINT8
 
     def __init__(self, config: ModelConfig, max_weight_bytes: int, dense_kind: DenseKind) -> None:
         super().__init__(config, max_weight_bytes)
@@ -65,6 +67,9 @@ class CpuGraph(ModelGraph):
 
     def cache_capacity(self, layer: int) -> str:
         return "W" if self.is_windowed(layer) else "C"  # Attention keeps a windowed layer in a ring
+
+    def cache_row(self) -> str:
+        return "D"
 
     def add_shared(self) -> None:
         """Nothing."""

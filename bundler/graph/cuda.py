@@ -48,6 +48,9 @@ class CudaGraph(ModelGraph):
     def cache_capacity(self, layer: int) -> str:
         return "C"  # GroupQueryAttention keeps every position, also of a windowed layer
 
+    def cache_row(self) -> int:
+        return self.config.head_dim
+
     def add_shared(self) -> None:
         config = self.config
         width = (config.heads + 2 * config.kv_heads) * config.head_dim

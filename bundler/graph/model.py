@@ -41,6 +41,10 @@ class ModelGraph(GraphBuilder, ABC):
         """The name of the dimension of a layer's caches that counts positions."""
 
     @abstractmethod
+    def cache_row(self) -> str | int:
+        """The last dimension of the caches: the size of a key or value of one position, or a name for it."""
+
+    @abstractmethod
     def add_shared(self) -> None:
         """Add what the layers share, beside the rotary caches."""
 
@@ -109,7 +113,7 @@ class ModelGraph(GraphBuilder, ABC):
     def _caches(self, side: str) -> list[onnx.ValueInfoProto]:
         return [
             helper.make_tensor_value_info(
-                name, self.cache_type, ["B", self.config.kv_heads, self.cache_capacity(layer), self.config.head_dim]
+                name, self.cache_type, ["B", self.config.kv_heads, self.cache_capacity(layer), self.cache_row()]
             )
             for layer in range(self.config.layers)
             for name in self.cache_names(side, layer)

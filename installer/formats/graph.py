@@ -11,7 +11,7 @@ from typing import Literal
 
 from installer.formats.fields import FormatError
 
-FORMAT = 4
+FORMAT = 5
 _PREFIX = "gpt_oss."
 _NUMBERS = ("layers", "heads", "kv_heads", "head_dim", "vocab", "context")
 

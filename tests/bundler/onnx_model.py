@@ -47,9 +47,13 @@ class Cache:
             if item.name.startswith("past_key_values."):
                 _, heads, _, size = item.shape
                 capacity += -capacity % 16  # the type that the CPU's attention needs
-                # NaN reveals a read of a position that was never written.
-                dtype = np.float16 if item.type == "tensor(float16)" else np.float32
-                buffer = np.full((slots, heads, capacity, size), np.nan, dtype)
+                # NaN reveals a read of a position that was never written. On a CPU the caches are bytes of float32.
+                if item.type == "tensor(float16)":
+                    buffer: NDArray[Any] = np.full((slots, heads, capacity, size), np.nan, np.float16)
+                else:
+                    size = int(session.get_modelmeta().custom_metadata_map["gpt_oss.head_dim"])
+                    nan = np.full((slots, heads, capacity, size), np.nan, np.float32)
+                    buffer = nan.view(np.uint8)
                 self.values[item.name] = _onnxruntime().OrtValue.ortvalue_from_numpy(buffer)
 
     def copy_slot_from(self, other: Cache, slot: int) -> None:

@@ -57,9 +57,11 @@ def _interface(values: Any) -> dict[str, tuple[int, list[str | int]]]:
     return described
 
 
-@pytest.mark.parametrize(("accelerator", "cache"), [("cpu", TensorProto.FLOAT), ("cuda", TensorProto.FLOAT16)])
+@pytest.mark.parametrize(
+    ("accelerator", "cache", "row"), [("cpu", TensorProto.UINT8, "D"), ("cuda", TensorProto.FLOAT16, 16)]
+)
 def test_inputs_and_outputs_are_those_of_the_contract(
-    accelerator: str, cache: int, cpu: ExportedGraph, cuda: ExportedGraph
+    accelerator: str, cache: int, row: str | int, cpu: ExportedGraph, cuda: ExportedGraph
 ) -> None:
     graph = onnx.load(cpu.model if accelerator == "cpu" else cuda.model, load_external_data=False).graph
     layers = {f"{layer}.{part}": "C" for layer in range(3) for part in ("key", "value")}
@@ -82,14 +84,14 @@ def test_inputs_and_outputs_are_those_of_the_contract(
     assert _interface(graph.input) == {
         **tokens,
         "logit_rows": (TensorProto.INT64, ["R"]),
-        **{f"past_key_values.{name}": (cache, ["B", 2, capacity, 16]) for name, capacity in layers.items()},
+        **{f"past_key_values.{name}": (cache, ["B", 2, capacity, row]) for name, capacity in layers.items()},
     }
     assert _interface(graph.output) == {
         "top_logits": (TensorProto.FLOAT, ["R", 256]),
         "top_ids": (TensorProto.INT64, ["R", 256]),
         "logsumexp": (TensorProto.FLOAT, ["R"]),
         "logits": (TensorProto.FLOAT, ["R", 300]),
-        **{f"present.{name}": (cache, ["B", 2, capacity, 16]) for name, capacity in layers.items()},
+        **{f"present.{name}": (cache, ["B", 2, capacity, row]) for name, capacity in layers.items()},
     }
 
 
@@ -97,7 +99,7 @@ def test_inputs_and_outputs_are_those_of_the_contract(
 def test_metadata_describe_the_model(accelerator: str, cpu: ExportedGraph, cuda: ExportedGraph) -> None:
     model = onnx.load(cpu.model if accelerator == "cpu" else cuda.model, load_external_data=False)
     assert {entry.key: entry.value for entry in model.metadata_props} == {
-        "gpt_oss.format": "4",
+        "gpt_oss.format": "5",
         "gpt_oss.accelerator": accelerator,
         "gpt_oss.layers": "3",
         "gpt_oss.heads": "4",

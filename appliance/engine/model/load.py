@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from appliance.config import CacheItem, Config
 from appliance.engine.host import available_memory_bytes
 from appliance.engine.memory_needs import ENGINE_BYTES, weights_bytes
 from appliance.engine.model import ModelError
@@ -20,12 +21,13 @@ _CUDA_HEADROOM_BYTES = 256 << 20  # activations of a decode step
 
 def load_model(
     graph: Path, *, accelerator: str, slots: int, context_tokens: int, packed_dir: Path | None = None,
-    profile: Path | None = None,
+    cache: CacheItem = Config.cache, profile: Path | None = None,
 ) -> OnnxModel:  # fmt: skip
     """Load a graph and allocate caches for ``slots`` conversations of ``context_tokens`` each.
 
     Args:
         packed_dir: where the CPU's packed weights are kept between starts; None: packed into this process's memory.
+        cache: the type of the numbers in a CPU's caches; CUDA's hold float16.
         profile: how the name of the file begins that ``end_profile`` writes, with the time of each node.
     Raises:
         PackingError: the packed weights cannot be made or kept.
@@ -42,12 +44,12 @@ def load_model(
     options = new_options(ort, profile)
     if accelerator == "cuda":
         session = open_cuda_session(ort, graph, options)
-        shape = shape_of(session, graph, accelerator)
+        shape = shape_of(session, graph, accelerator, "float16")
         _check_room(shape, slots, context_tokens, _CUDA_HEADROOM_BYTES, free_memory_bytes(accelerator))
         processors = query_device().processors
         return CudaModel(ort, session, shape, slots=slots, capacity=context_tokens, processors=processors)
     session, packed = open_cpu_session(ort, graph, options, packed_dir)
-    shape = shape_of(session, graph, accelerator)
+    shape = shape_of(session, graph, accelerator, cache)
     # The pages of mapped weights count as free memory, but must stay.
     _check_room(shape, slots, context_tokens, weights + ENGINE_BYTES, free)
     return CpuModel(ort, session, shape, slots=slots, capacity=context_tokens, packed=packed)

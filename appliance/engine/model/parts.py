@@ -156,10 +156,10 @@ def open_part(
         del loaded
 
 
-def zeros(graph: GraphFile, name: str, *, slots: int, capacity: int) -> Array:
-    """An empty cache for an input of the graph, whose file fixes the number of heads and their size."""
-    _, heads, _, size = graph.inputs[name].shape
-    return np.zeros((slots, heads, capacity, size), np.float32)
+def zeros(graph: GraphFile, name: str, *, slots: int, capacity: int, row_bytes: int) -> Array:
+    """An empty cache for an input of the graph, whose file fixes the number of heads."""
+    heads = graph.inputs[name].shape[1]
+    return np.zeros((slots, heads, capacity, row_bytes), np.uint8)
 
 
 def _makers(node: Node, makers: Mapping[str, Node]) -> list[Node]:

@@ -11,9 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import product
+from typing import get_args
 
 import numpy as np
 
+from appliance.config import CacheItem
+from appliance.engine.cache_memory import ITEM_BYTES
 from appliance.engine.model import ModelError
 from appliance.engine.model.onnx_file import GraphFile
 from appliance.engine.model.parts import Array, Part, constant_shape, zeros
@@ -131,16 +135,17 @@ def _experts(graph: GraphFile, part: Part) -> Iterator[Trial]:
 
 
 def _attention(graph: GraphFile, part: Part) -> Iterator[Trial]:
-    """One conversation, in steps, to positions that a window no longer sees and for which a ring begins anew."""
+    """One conversation, in steps, to positions that a window no longer sees and for which a ring begins anew; once with
+    each type of number that caches may hold."""
     qkv, keys, values, slots, positions = part.node.inputs[:5]
-    rotary, _ = constant_shape(graph, part.node.inputs[5])
-    _, kv_heads, _, size = graph.inputs[keys].shape
-    width = (part.node.numbers["heads"] + 2 * kv_heads) * size
+    rotary, half = constant_shape(graph, part.node.inputs[5])
+    width = (part.node.numbers["heads"] + 2 * graph.inputs[keys].shape[1]) * 2 * half
     window = part.node.numbers["window"]
     ring = -(-(window - 1 + _POSITIONS_BEYOND) // 16) * 16
     step, capacity = (ring - window + 1, ring) if window else (_POSITIONS_BEYOND, 4 * _POSITIONS_BEYOND)
     total = min(ring + step if window else capacity, rotary)
-    for first in range(0, total, step):
+    items: tuple[CacheItem, ...] = get_args(CacheItem)
+    for item, first in product(items, range(0, total, step)):
         count = min(step, total - first)
         inputs: dict[str, Array] = {
             qkv: _activations(part, f"from {first}", count, width),
@@ -148,8 +153,10 @@ def _attention(graph: GraphFile, part: Part) -> Iterator[Trial]:
             positions: np.arange(first, first + count, dtype=np.int32),
         }
         if first == 0:
-            inputs |= {name: zeros(graph, name, slots=1, capacity=capacity) for name in (keys, values)}
-        yield Trial(inputs, count, compares=1, rows=tuple(f"position {p}" for p in range(first, first + count)))
+            size = 2 * half * ITEM_BYTES[item]
+            inputs |= {n: zeros(graph, n, slots=1, capacity=capacity, row_bytes=size) for n in (keys, values)}
+        names = tuple(f"position {p} with a cache of {item}" for p in range(first, first + count))
+        yield Trial(inputs, count, compares=1, rows=names)
 
 
 def _gather(graph: GraphFile, part: Part) -> Iterator[Trial]:

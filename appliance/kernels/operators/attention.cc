@@ -1,12 +1,14 @@
 // The operator Attention.
 //
 // Attention(qkv, past_key, past_value, token_slots, token_positions, cos, sin, sinks)
-//   qkv float [T, (heads + 2 kv_heads) head_dim]; caches float [slots, kv_heads, C, head_dim], C a multiple of 16;
+//   qkv float [T, (heads + 2 kv_heads) head_dim]; caches uint8 [slots, kv_heads, C, bytes], C a multiple of 16;
 //   token_slots and token_positions int32 [T]: the slot that a token belongs to, and its position there; the tokens of
 //   one slot are neighbours; cos and sin float [positions, head_dim / 2]; sinks float [heads]. Attributes: heads,
 //   kv_heads, window (int; 0: none; with one the caches may be rings, attention.h). Outputs: float [T, heads head_dim],
-//   and the caches, which are updated in place if input and output are bound to the same memory. Only this library
-//   knows the order of keys in them (attention.h).
+//   and the caches, which are updated in place if input and output are bound to the same memory.
+//   The caches are bytes, because whoever allocates them chooses the type of their numbers: with 4 bytes for each of
+//   head_dim dimensions they hold floats, with 2 bytes bfloat16. Only this library knows the order of numbers in them
+//   (attention.h).
 #include "attention.h"
 #include "operators/operator.h"
 #include "operators/operators.h"
@@ -17,6 +19,12 @@
 
 namespace gpt_oss {
 namespace {
+
+// The bytes of a key or value.
+template <typename Item>
+int64_t bytes_of(int64_t head_dim) {
+  return head_dim * int64_t{sizeof(Item)};
+}
 
 class Attention {
  public:
@@ -39,38 +47,48 @@ class Attention {
     AttentionShape shape = shape_;
     if (qkv.size() != 2 || past.size() != 4 || cos.size() != 2)
       fail("qkv must have 2 dimensions, the caches 4, cos and sin 2");
+    const int64_t head_dim = 2 * cos[1];
     shape.capacity = static_cast<size_t>(past[2]);
-    shape.head_dim = static_cast<size_t>(past[3]);
-    if (shape.head_dim % kKeyBlock || shape.capacity % kKeyBlock)
-      fail("head_dim and the caches' capacity must be multiples of 16, not " + text_of(past));
+    shape.head_dim = static_cast<size_t>(head_dim);
+    if (!head_dim || shape.head_dim % kKeyBlock || shape.capacity % kKeyBlock)
+      fail("head_dim and the caches' capacity must be multiples of 16, not " + std::to_string(head_dim) + " and " +
+           std::to_string(past[2]));
+    if (past[3] != bytes_of<float>(head_dim) && past[3] != bytes_of<Bfloat16>(head_dim))
+      fail("the caches must have 4 or 2 bytes for each of " + std::to_string(head_dim) + " dimensions, not " +
+           std::to_string(past[3]) + " bytes for all");
     expect(inputs[0], {qkv[0], static_cast<int64_t>(shape.width())}, "qkv");
     const std::vector<int64_t> cache{past[0], static_cast<int64_t>(shape.kv_heads), past[2], past[3]};
     expect(inputs[1], cache, "past_key");
     expect(inputs[2], cache, "past_value");
     expect(inputs[3], {qkv[0]}, "token_slots");
     expect(inputs[4], {qkv[0]}, "token_positions");
-    expect(inputs[5], {cos[0], past[3] / 2}, "cos");
-    expect(inputs[6], {cos[0], past[3] / 2}, "sin");
+    expect(inputs[6], cos, "sin");
     expect(inputs[7], {static_cast<int64_t>(shape.heads)}, "sinks");
     const auto segments =
         segments_of(data_of<int32_t>(inputs[3]), data_of<int32_t>(inputs[4]), static_cast<size_t>(qkv[0]));
     require_places(segments, shape, static_cast<size_t>(past[0]), static_cast<size_t>(cos[0]));
     OrtValue *out = nullptr, *keys = nullptr, *values = nullptr;
-    const std::vector<int64_t> out_dims{qkv[0], static_cast<int64_t>(shape.heads) * past[3]};
+    const std::vector<int64_t> out_dims{qkv[0], static_cast<int64_t>(shape.heads) * head_dim};
     check(api.output(context, 0, out_dims.data(), out_dims.size(), &out));
     check(api.output(context, 1, cache.data(), cache.size(), &keys));
     check(api.output(context, 2, cache.data(), cache.size(), &values));
-    float* present[2] = {const_cast<float*>(data_of<float>(keys)), const_cast<float*>(data_of<float>(values))};
-    const size_t floats = static_cast<size_t>(cache[0] * cache[1] * cache[2] * cache[3]);
+    void* present[2] = {const_cast<void*>(data_of<void>(keys)), const_cast<void*>(data_of<void>(values))};
+    const size_t bytes = static_cast<size_t>(cache[0] * cache[1] * cache[2] * cache[3]);
     for (size_t i = 0; i < 2; ++i) {
-      const float* from = data_of<float>(inputs[1 + i]);
-      if (from != present[i]) std::memcpy(present[i], from, floats * sizeof(float));
+      const void* from = data_of<void>(inputs[1 + i]);
+      if (from != present[i]) std::memcpy(present[i], from, bytes);
     }
     if (segments.empty()) return;
-    attention_layer(chosen_path(), shape,
-                    {data_of<float>(inputs[0]), segments, data_of<float>(inputs[5]), data_of<float>(inputs[6]),
-                     data_of<float>(inputs[7])},
-                    present[0], present[1], const_cast<float*>(data_of<float>(out)), run_phases_of(context));
+    const AttentionInputs in{data_of<float>(inputs[0]), segments, data_of<float>(inputs[5]), data_of<float>(inputs[6]),
+                             data_of<float>(inputs[7])};
+    float* attended = const_cast<float*>(data_of<float>(out));
+    const RunPhases run = run_phases_of(context);
+    if (past[3] == bytes_of<float>(head_dim))
+      attention_layer(chosen_path(), shape, in, static_cast<float*>(present[0]), static_cast<float*>(present[1]),
+                      attended, run);
+    else
+      attention_layer(chosen_path(), shape, in, static_cast<Bfloat16*>(present[0]), static_cast<Bfloat16*>(present[1]),
+                      attended, run);
   }
 
  private:
@@ -102,9 +120,11 @@ const CustomOp* attention_operator() {
     o.name = [](const CustomOp*) { return "Attention"; };
     o.input_count = [](const CustomOp*) { return size_t{8}; };
     o.input_type = [](const CustomOp*, size_t i) {
+      if (i == 1 || i == 2) return type(ElementType::kUint8);
       return type(i == 3 || i == 4 ? ElementType::kInt32 : ElementType::kFloat);
     };
     o.output_count = [](const CustomOp*) { return size_t{3}; };
+    o.output_type = [](const CustomOp*, size_t i) { return type(i == 0 ? ElementType::kFloat : ElementType::kUint8); };
     return o;
   }();
   return &op;

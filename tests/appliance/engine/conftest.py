@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from openai_harmony import HarmonyEncodingName, load_harmony_encoding
 
+from appliance.config import CacheItem, Config
 from appliance.engine.harmony import ORDINARY_TOKENS, Vocabulary, load_vocabulary
 from appliance.engine.model.base import OnnxModel
 from appliance.engine.model.load import load_model
@@ -69,8 +70,8 @@ def small_graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def new_model(small_graph: Path) -> Callable[..., OnnxModel]:
     """Makes models of the small graph."""
 
-    def make(slots: int = 4, context_tokens: int = 512) -> OnnxModel:
-        return load_model(small_graph, accelerator="cpu", slots=slots, context_tokens=context_tokens)
+    def make(slots: int = 4, context_tokens: int = 512, cache: CacheItem = Config.cache) -> OnnxModel:
+        return load_model(small_graph, accelerator="cpu", slots=slots, context_tokens=context_tokens, cache=cache)
 
     return make
 

@@ -168,7 +168,7 @@ def half(tmp_path: Path) -> OnnxModel:
     write_random_checkpoint(tmp_path / "checkpoint", config, seed=2)
     graph = export_graph(open_checkpoint(tmp_path / "checkpoint"), tmp_path / "cuda", accelerator="cuda")
     session = open_session(with_8_bit_experts(graph, tmp_path / "model.onnx"))
-    shape = shape_of(session, graph.model, "cuda")
+    shape = shape_of(session, graph.model, "cuda", "float16")
     ort = import_onnxruntime()
     return CudaModel(ort, session, shape, slots=5, capacity=128, processors=132, device="cpu")
 

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, get_args
 
 import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
 
+from appliance.config import CacheItem
 from appliance.engine.model import ModelError, load
 from appliance.engine.model.base import OnnxModel
 from appliance.engine.model.load import load_model
 from appliance.engine.model.runtime import import_onnxruntime
+from appliance.engine.model.shape import shape_of
 from appliance.engine.operators import load_operators
 from appliance.engine.sampling import TopLogits
 from appliance.engine.slots import MOST_DRAFTS, Windows
 from appliance.engine.steps import Append, Chunk
+from bundler.graph.plan import Accelerator
+from installer.formats.graph import GraphFacts, encode_graph_facts
 
 NewModel = Callable[..., OnnxModel]
 _CPU = "CPUExecutionProvider"
 TOLERANCE = 2e-5  # float32, sums in another order
+ITEMS: tuple[CacheItem, ...] = get_args(CacheItem)
 
 
 def prompt_of(length: int, seed: int = 0) -> list[int]:
@@ -62,11 +69,14 @@ def test_a_prompt_in_chunks_gives_what_it_gives_whole(new_model: NewModel, chunk
 
 
 @pytest.mark.parametrize("path", load_operators().paths())
+@pytest.mark.parametrize("cache", ITEMS)
 @pytest.mark.parametrize("most", [1, 3, 16, 17, 64])
-def test_on_a_cpu_a_prompt_gives_the_same_bits_however_it_is_cut(new_model: NewModel, path: str, most: int) -> None:
+def test_on_a_cpu_a_prompt_gives_the_same_bits_however_it_is_cut(
+    new_model: NewModel, path: str, cache: CacheItem, most: int
+) -> None:
     """Chunks may then depend on who else is being served, and an answer can still be replayed token for token."""
     load_operators().use_path(path)
-    model, prompt = new_model(), prompt_of(100)
+    model, prompt = new_model(cache=cache), prompt_of(100)
     whole = logits_of(model.prefill(0, prompt, 0, want_logits=True))
     assert len(model.plan_chunk(0, len(prompt), most)) <= most
     np.testing.assert_array_equal(logits_of(model.prefill_prompt(1, prompt, most=most)), whole)
@@ -86,10 +96,13 @@ def test_on_a_cpu_a_token_gets_the_same_bits_whoever_is_decoded_with_it(new_mode
 
 
 @pytest.mark.parametrize("path", load_operators().paths())
-def test_on_a_cpu_drafts_get_the_bits_of_tokens_that_were_drawn(new_model: NewModel, path: str) -> None:
+@pytest.mark.parametrize("cache", ITEMS)
+def test_on_a_cpu_drafts_get_the_bits_of_tokens_that_were_drawn(
+    new_model: NewModel, path: str, cache: CacheItem
+) -> None:
     """Beside other streams, across the end of a ring, and after drafts that were wrong."""
     load_operators().use_path(path)
-    model, rng = new_model(), np.random.default_rng(5)
+    model, rng = new_model(cache=cache), np.random.default_rng(5)
     tokens = {slot: prompt_of(300 + 40 * slot, slot) for slot in (0, 1)}
     alone: dict[int, list[NDArray[np.float32]]] = {0: [], 1: []}
     for slot, own in tokens.items():
@@ -191,24 +204,36 @@ def continued(model: OnnxModel, slot: int, tokens: list[int], past: int) -> NDAr
     return logits_of(model.prefill_prompt(slot, tokens, past, most=100))
 
 
-def test_windowed_layers_hold_a_ring_and_the_others_everything(new_model: NewModel) -> None:
+@pytest.mark.parametrize(("cache", "item_bytes"), [("float32", 4), ("bfloat16", 2)])
+def test_windowed_layers_hold_a_ring_and_the_others_everything(
+    new_model: NewModel, cache: CacheItem, item_bytes: int
+) -> None:
     """Window 16 and chunks of 256: a ring of 272 positions, in layers 0 and 2 of 3."""
-    model = new_model(slots=2, context_tokens=512)
+    model = new_model(slots=2, context_tokens=512, cache=cache)
     assert model.shape.cache.windowed == {0, 2}
     assert model.windows == Windows(16, 272)
-    position_bytes = 2 * 2 * 16 * 4  # keys and values of 2 heads of 16 floats
+    position_bytes = 2 * 2 * 16 * item_bytes  # keys and values of 2 heads of 16 numbers
     snapshots = 2 * 2 * (32 + 16)  # 2 of them, for 2 layers
     assert model.shape.cache.slot_bytes(512) == (512 + 2 * 272 + snapshots) * position_bytes
     assert model.shape.cache.slot_bytes(256) == 3 * 256 * position_bytes  # shorter than the ring
+    held = sum(array.nbytes for array in model._caches._arrays.values())
+    assert held == 2 * (512 + 2 * 272) * position_bytes
     assert new_model(slots=2, context_tokens=256).windows is None
 
 
+def test_caches_of_bfloat16_move_the_logits_a_little(new_model: NewModel) -> None:
+    prompt = prompt_of(200)
+    exact, rounded = (continued(new_model(cache=cache), 0, prompt, 0) for cache in ITEMS)
+    assert 0 < np.linalg.norm(rounded - exact) < 0.02 * np.linalg.norm(exact)
+
+
 @pytest.mark.parametrize("context_tokens", [512, 256])
+@pytest.mark.parametrize("cache", ITEMS)
 @pytest.mark.parametrize("length", [5, 16, 17, 150])
 def test_a_prefix_taken_over_from_another_slot_gives_the_same_bits(
-    new_model: NewModel, context_tokens: int, length: int
+    new_model: NewModel, context_tokens: int, cache: CacheItem, length: int
 ) -> None:
-    model = new_model(context_tokens=context_tokens)
+    model = new_model(context_tokens=context_tokens, cache=cache)
     first, second = prompt_of(160), prompt_of(length) + prompt_of(50, seed=9)
     fresh = continued(model, 0, second, 0)
     continued(model, 1, first, 0)
@@ -217,8 +242,9 @@ def test_a_prefix_taken_over_from_another_slot_gives_the_same_bits(
     np.testing.assert_array_equal(continued(model, 2, second, length), fresh)
 
 
-def test_a_snapshot_brings_back_what_the_ring_has_lost(new_model: NewModel) -> None:
-    model = new_model()
+@pytest.mark.parametrize("cache", ITEMS)
+def test_a_snapshot_brings_back_what_the_ring_has_lost(new_model: NewModel, cache: CacheItem) -> None:
+    model = new_model(cache=cache)
     prompt = prompt_of(120)
     follow_up = prompt + prompt_of(30, seed=3)
     fresh = continued(model, 0, follow_up, 0)
@@ -286,7 +312,7 @@ def test_refuses_weights_that_are_not_whole(copied: Path, shard: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
-        ("gpt_oss.format", "3", "format 4"),
+        ("gpt_oss.format", "4", "format 5"),
         ("gpt_oss.accelerator", "cuda", "for cpu"),
         ("gpt_oss.layers", "", "incomplete"),
         ("gpt_oss.vocab", None, "incomplete"),
@@ -302,6 +328,20 @@ def test_refuses_metadata_it_does_not_understand(copied: Path, key: str, value: 
     copied.write_bytes(graph.SerializeToString())
     with pytest.raises(ModelError, match=says):
         load_model(copied, accelerator="cpu", slots=1, context_tokens=64)
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "found", "needed"),
+    [("cpu", "tensor(float)", "tensor(uint8)"), ("cuda", "tensor(float)", "tensor(float16)")],
+)
+def test_refuses_caches_of_another_type(tmp_path: Path, accelerator: Accelerator, found: str, needed: str) -> None:
+    facts = GraphFacts(accelerator, layers=1, heads=1, kv_heads=1, head_dim=16, vocab=16, context=16, dense="int8")
+    session = SimpleNamespace(
+        get_modelmeta=lambda: SimpleNamespace(custom_metadata_map=encode_graph_facts(facts)),
+        get_inputs=lambda: [SimpleNamespace(name="past_key_values.0.key", type=found, shape=["B", 1, "C", 16])],
+    )
+    with pytest.raises(ModelError, match=re.escape(f"its caches are not all {needed}")):
+        shape_of(session, tmp_path / "model.onnx", accelerator, "float16")
 
 
 def test_refuses_a_context_beyond_the_model(small_graph: Path) -> None:

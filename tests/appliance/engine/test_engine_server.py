@@ -8,10 +8,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from appliance.config import Accelerator, Config
+from appliance.config import Accelerator, CacheItem, Config
 from appliance.engine import host, startup
 from appliance.engine.client import EngineClient
 from appliance.engine.harmony import Vocabulary, render_prompt
@@ -127,6 +128,14 @@ def test_the_configured_graph_is_chosen_and_auto_looks_for_a_gpu(
             choose_accelerator(config, offered)
     else:
         assert choose_accelerator(config, offered) == chosen
+
+
+@pytest.mark.parametrize("cache", get_args(CacheItem))
+def test_the_caches_hold_what_is_set(release: InstalledRelease, tmp_path: Path, cache: CacheItem) -> None:
+    config = Config(
+        home=tmp_path, release_dir=release.path, database_url="sqlite://", cache=cache, slots=1, context_tokens=256
+    )
+    assert load_engine(config)[1].shape.cache.item == cache
 
 
 def test_a_model_without_harmonys_vocabulary_is_refused(

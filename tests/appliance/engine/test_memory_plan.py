@@ -143,6 +143,14 @@ def test_bfloat16_weights_and_more_web_workers_leave_less(tmp_path: Path, releas
     assert crowded.beside_bytes > slim.beside_bytes
 
 
+def test_a_cache_of_bfloat16_takes_half(releases: dict[str, Path]) -> None:
+    exact, rounded = (needs_of(releases["gpt-oss-20b"], cache=cache) for cache in ("float32", "bfloat16"))
+    for tokens in (256, 16_384, 131_072):
+        assert 2 * rounded.cache.slot_bytes(tokens) == exact.cache.slot_bytes(tokens)
+    plan = plan_memory(rounded, 16 * GB)
+    assert (plan.slots, plan.context_tokens) == (4, 32_768)  # with float32 3 of 16,384
+
+
 def test_the_weights_are_those_that_are_packed(releases: dict[str, Path]) -> None:
     """The packed.bin that `bench.engine --shape 20b` makes has 11,457,966,080 bytes, gaps included."""
     assert needs_of(releases["gpt-oss-20b"]).weights_bytes == pytest.approx(11_457_866_880, rel=1e-4)

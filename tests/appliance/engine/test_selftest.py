@@ -9,12 +9,14 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
 import pytest
 
+from appliance.config import CacheItem
+from appliance.engine.cache_memory import ITEM_BYTES
 from appliance.engine.model import ModelError
 from appliance.engine.model.parts import PartSession
 from appliance.engine.operators import load_operators
@@ -396,6 +398,23 @@ def test_an_operator_that_computes_one_number_wrong_is_found(
 ) -> None:
     monkeypatch.setattr(PartSession, "run", wrong_row(operator, row, factor))
     with pytest.raises(KnownAnswerError, match="is allowed"):
+        check_known_answers(recorded)
+
+
+@pytest.mark.parametrize("item", get_args(CacheItem))
+def test_attention_is_tested_with_every_type_of_cache(
+    recorded: InstalledRelease, item: CacheItem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = PartSession.run
+
+    def wrong(session: PartSession, inputs: Mapping[str, Any]) -> Any:
+        outputs = run(session, inputs)
+        if session.part.node.operator == "Attention" and outputs[1].shape[3] == SIZES["head_dim"] * ITEM_BYTES[item]:
+            outputs[0][-1, 3] *= 1.001
+        return outputs
+
+    monkeypatch.setattr(PartSession, "run", wrong)
+    with pytest.raises(KnownAnswerError, match=f"position [0-9]+ with a cache of {item} is .* is allowed"):
         check_known_answers(recorded)
 
 
