@@ -6,7 +6,8 @@ Logits are compared with the tests' float64 reference, row by row: max|ours - th
 routes every token to all of its experts, because a choice between two experts that differ by less than a rounding would
 count as an error of the whole row. The demo model is given the right answers of its examination, token by token.
 Printed are their perplexity and the mean divergence (Kullback-Leibler, nats per token) of what the model expects next
-from what it expects on the portable path with dense weights as published, which rounds nothing but float32 sums.
+from what it expects on the portable path with dense weights as published and a cache of float32, which rounds nothing
+but float32 sums.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
+from itertools import product
 from pathlib import Path
+from typing import get_args
 
 import click
 import numpy as np
 from numpy.typing import NDArray
 
+from appliance.config import CacheItem
 from appliance.engine.harmony import Vocabulary, load_vocabulary, render_prompt
 from appliance.engine.model.base import OnnxModel
 from appliance.engine.model.load import load_model
@@ -44,6 +48,7 @@ from tests.reference.gpt_oss import ReferenceModel
 _LENGTH, _DECODED = 192, 64  # tokens given to the random model; how many of them, the last ones, are decoded
 _DIALOGUES = 40
 _KINDS: tuple[DenseKind, ...] = ("bf16", "int8")
+_ITEMS: tuple[CacheItem, ...] = get_args(CacheItem)
 
 
 def logit_errors(model: OnnxModel, ids: list[int], expected: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> str:
@@ -103,8 +108,9 @@ def perplexity_and_divergence(expected: list[Expected], found: Iterator[tuple[in
 
 
 @click.command()
-def main() -> None:
-    """Measure every path of this processor with both kinds of dense weights; print a line of Markdown for each."""
+@click.option("--path", "paths", multiple=True, help="Path of the operators; default: all that this processor has.")
+def main(paths: tuple[str, ...]) -> None:
+    """Measure paths with both kinds of dense weights and both types of cache; print a line of Markdown for each."""
     operators = load_operators()
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     config = random_config(
@@ -113,8 +119,8 @@ def main() -> None:
     )  # fmt: skip
     dialogues = held_out_dialogues(load_corpus())
     dialogues = dialogues[:: len(dialogues) // _DIALOGUES]
-    columns = ("path", "dense", "logits, prompt", "logits, decode", "perplexity", "divergence")
-    click.echo(f"| {' | '.join(columns)} |\n|---|---|---:|---:|---:|---:|")
+    columns = ("path", "dense", "cache", "logits, prompt", "logits, decode", "perplexity", "divergence")
+    click.echo(f"| {' | '.join(columns)} |\n|---|---|---|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         write_random_checkpoint(directory / "random", config, seed=1)
@@ -131,18 +137,17 @@ def main() -> None:
             for dense in _KINDS
         }
 
-        def load(which: str, dense: DenseKind, path: str) -> OnnxModel:
+        def load(which: str, dense: DenseKind, cache: CacheItem, path: str) -> OnnxModel:
             operators.use_path(path)
-            return load_model(graphs[which, dense], accelerator="cpu", slots=1, context_tokens=1024)
+            return load_model(graphs[which, dense], accelerator="cpu", slots=1, context_tokens=1024, cache=cache)
 
-        exact = expectations(load("demo", "bf16", "portable"), vocabulary, dialogues)
+        exact = expectations(load("demo", "bf16", "float32", "portable"), vocabulary, dialogues)
         expectation = [Expected(top.ids, log_probabilities(top, top.ids)) for _, top in exact]
-        for dense in _KINDS:
-            for path in operators.paths():
-                errors = logit_errors(load("random", dense, path), ids, expected)
-                found = expectations(load("demo", dense, path), vocabulary, dialogues)
-                perplexity, divergence = perplexity_and_divergence(expectation, found)
-                click.echo(f"| {path} | {dense} | {errors} | {perplexity:.4f} | {divergence:.1e} |")
+        for dense, cache, path in product(_KINDS, _ITEMS, paths or operators.paths()):
+            errors = logit_errors(load("random", dense, cache, path), ids, expected)
+            found = expectations(load("demo", dense, cache, path), vocabulary, dialogues)
+            perplexity, divergence = perplexity_and_divergence(expectation, found)
+            click.echo(f"| {path} | {dense} | {cache} | {errors} | {perplexity:.4f} | {divergence:.1e} |")
 
 
 if __name__ == "__main__":

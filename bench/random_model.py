@@ -22,6 +22,18 @@ SHAPES: dict[str, dict[str, int]] = {
     "20b-4": {"layers": 4, **_20B},  # fewer of the same layers, for a quick look
     "120b": {"layers": 36, **_20B, "experts": 128},
     "120b-1": {"layers": 1, **_20B, "experts": 128},
+    # the attention and the caches of the 20b shape; everything else is so small that it hardly counts
+    "20b-attention": {
+        "layers": 24,
+        "hidden": 64,
+        "intermediate": 64,
+        "experts": 4,
+        "experts_per_token": 4,
+        "heads": 64,
+        "kv_heads": 8,
+        "head_dim": 64,
+        "vocab": 512,
+    },
     "tiny": {**_20B, "layers": 2, "hidden": 128, "intermediate": 128, "experts": 8, "heads": 4, "kv_heads": 2},
 }
 VERSION = "0.0.1"  # the version of the release that is made of it
