@@ -10,8 +10,9 @@
 namespace gpt_oss {
 namespace {
 
-// Fetches a line ahead of time, while others are computed with.
-inline void prefetch(const void* at) { __builtin_prefetch(at); }
+// Fetches a line into the second-level cache, while others are computed with. What is fetched here is needed many lines
+// later, and the first level has room for few reads in flight.
+inline void prefetch(const void* at) { __builtin_prefetch(at, 0, 2); }
 
 // The sums that stay in registers: so many queries together, with so many keys or dimensions (kWideLanes).
 constexpr size_t kTogether = kVectorLanes / 2;
@@ -28,23 +29,29 @@ inline Vector key_vector(const Bfloat16* line, size_t dimension, size_t v) {
   return load_halves(line + 2 * v * kVectorLanes, dimension != 0);
 }
 
-// Scores of kQueries of all queries (head_dim, all) with the keys of kBlocks blocks, while later lines are fetched.
-template <size_t kQueries, size_t kBlocks, bool kFetch, typename Item>
-inline void some_scores(const float* q, size_t all, const Item* const* blocks, size_t head_dim, float* scores,
+// Blocks of keys, and the lines to fetch while they are computed with: one for each line of keys.
+template <size_t kBlocks, typename Item>
+struct Blocks {
+  const Item* keys[kBlocks];
+  const Item* fetched[kBlocks];
+};
+
+// Scores of kQueries of all queries (head_dim, all) with the keys of kBlocks blocks.
+template <size_t kQueries, bool kFetch, size_t kBlocks, typename Item>
+inline void some_scores(const float* q, size_t all, const Blocks<kBlocks, Item>& blocks, size_t head_dim, float* scores,
                         size_t stride) {
   constexpr size_t kVectors = kBlocks * kBlockVectors;
-  constexpr size_t kDims = kLineBytes / sizeof(Item) / kKeyBlock;                // dimensions in a line
-  const size_t ahead = 2 * head_dim * kKeyBlock * sizeof(float) / sizeof(Item);  // the same time for every item
+  constexpr size_t kDims = kLineBytes / sizeof(Item) / kKeyBlock;  // dimensions in a line
   Vector sums[kQueries][kVectors] = {};
   for (size_t d = 0; d < head_dim; d += kDims) {
 #pragma GCC unroll 2
-    for (size_t b = 0; kFetch && b < kBlocks; ++b) prefetch(blocks[b] + d * kKeyBlock + ahead);
+    for (size_t b = 0; kFetch && b < kBlocks; ++b) prefetch(blocks.fetched[b] + d * kKeyBlock);
 #pragma GCC unroll 2
     for (size_t i = 0; i < kDims; ++i) {
       Vector keys[kVectors];
 #pragma GCC unroll 4
       for (size_t v = 0; v < kVectors; ++v)
-        keys[v] = key_vector(blocks[v / kBlockVectors] + d * kKeyBlock, i, v % kBlockVectors);
+        keys[v] = key_vector(blocks.keys[v / kBlockVectors] + d * kKeyBlock, i, v % kBlockVectors);
 #pragma GCC unroll 8
       for (size_t g = 0; g < kQueries; ++g)
 #pragma GCC unroll 4
@@ -57,31 +64,31 @@ inline void some_scores(const float* q, size_t all, const Item* const* blocks, s
     for (size_t v = 0; v < kVectors; ++v) store_vector(scores + g * stride + v * kVectorLanes, sums[g][v]);
 }
 
-// Scores of all queries (head_dim, kQueries) with the keys of kBlocks blocks.
+// Scores of kQueries of all queries (head_dim, all) with the keys of kBlocks blocks, as many queries at a time as have
+// room in registers.
 template <size_t kQueries, size_t kBlocks, typename Item>
-inline void block_scores(const float* q, const Item* const* blocks, size_t head_dim, float* scores, size_t stride) {
+inline void block_scores(const float* q, size_t all, const Blocks<kBlocks, Item>& blocks, size_t head_dim,
+                         float* scores, size_t stride) {
   constexpr size_t kFew = kPart<kQueries>;
-  some_scores<kFew, kBlocks, true>(q, kQueries, blocks, head_dim, scores, stride);
+  some_scores<kFew, true>(q, all, blocks, head_dim, scores, stride);
   for (size_t g = kFew; g < kQueries; g += kFew)
-    some_scores<kFew, kBlocks, false>(q + g, kQueries, blocks, head_dim, scores + g * stride, stride);
+    some_scores<kFew, false>(q + g, all, blocks, head_dim, scores + g * stride, stride);
 }
 
-// Scores of the queries (kQueries, head_dim) with the keys of neighbouring blocks. `turned` has room for the queries.
+// Scores of kQueries queries with the keys of neighbouring blocks. The values of the same positions are fetched.
 template <size_t kQueries, typename Item>
-inline void all_scores(const Attend<Item>& a, const float* q, size_t first, size_t blocks, float* turned,
-                       size_t stride) {
-  for (size_t d = 0; d < a.head_dim; ++d)
-    for (size_t g = 0; g < kQueries; ++g) turned[d * kQueries + g] = q[g * a.head_dim + d];
-  const auto keys_of = [&](size_t b) { return a.keys + (first + b) * kKeyBlock % a.capacity * a.head_dim; };
+inline void all_scores(const Attend<Item>& a, const float* q, size_t first, size_t blocks, size_t stride) {
+  const auto items_before = [&](size_t b) { return (first + b) * kKeyBlock % a.capacity * a.head_dim; };
   size_t b = 0;
   if constexpr (kWideLanes == 2 * kKeyBlock)
     for (; b + 2 <= blocks; b += 2) {
-      const Item* two[] = {keys_of(b), keys_of(b + 1)};
-      block_scores<kQueries, 2>(turned, two, a.head_dim, a.scores + b * kKeyBlock, stride);
+      const size_t one = items_before(b), other = items_before(b + 1);
+      const Blocks<2, Item> two{{a.keys + one, a.keys + other}, {a.values + one, a.values + other}};
+      block_scores<kQueries>(q, a.queries, two, a.head_dim, a.scores + b * kKeyBlock, stride);
     }
   for (; b < blocks; ++b) {
-    const Item* one[] = {keys_of(b)};
-    block_scores<kQueries, 1>(turned, one, a.head_dim, a.scores + b * kKeyBlock, stride);
+    const Blocks<1, Item> one{{a.keys + items_before(b)}, {a.values + items_before(b)}};
+    block_scores<kQueries>(q, a.queries, one, a.head_dim, a.scores + b * kKeyBlock, stride);
   }
 }
 
@@ -130,92 +137,106 @@ inline Vector rest_vector(const Bfloat16* rest, size_t v) {
   return load_halves(words, false);
 }
 
-// Adds to out (queries, head_dim) the values of one tile, weighted for kQueries queries, while the next is fetched.
+// Adds to out (queries, head_dim) the values of one tile, weighted for kQueries queries. Meanwhile as many items from
+// `fetched` on are fetched.
 template <size_t kQueries, bool kFetch, typename Item>
-inline void add_tile(const Shares& shares, const Item* values, size_t head_dim, float* out) {
+inline void add_tile(const Shares& shares, const Item* values, const Item* fetched, size_t head_dim, float* out) {
   constexpr size_t kVectors = kWideLanes / kVectorLanes, kLineItems = kLineBytes / sizeof(Item);
   size_t d = 0;
   for (; d + kUnit <= head_dim; d += kUnit)
 #pragma GCC unroll 2
     for (size_t part = 0; part < kUnit / kWideLanes; ++part)
       add_values<kQueries, kVectors>(shares, head_dim, out + d + part * kWideLanes, [&](size_t t, size_t v) {
-        const Item* unit = values + t * head_dim + d;
-        if (kFetch && part == 0 && v == 0)  // the same place in the next tile
-          for (size_t i = 0; i < kUnit; i += kLineItems) prefetch(unit + shares.count * head_dim + i);
-        return unit_vector(unit, part * kVectors + v);
+        const size_t at = t * head_dim + d;
+        if (kFetch && part == 0 && v == 0)
+          for (size_t i = 0; i < kUnit; i += kLineItems) prefetch(fetched + at + i);
+        return unit_vector(values + at, part * kVectors + v);
       });
   if (d < head_dim)
     add_values<kQueries, kBlockVectors>(shares, head_dim, out + d,
                                         [&](size_t t, size_t v) { return rest_vector(values + t * head_dim + d, v); });
 }
 
-// Sums of the values of positions first .. end - 1, weighted for kQueries queries; weights begin with that of `first`.
-// A ring of values (capacity, head_dim) is read in two parts where it wraps.
+// Adds to out the values of positions first .. end - 1, weighted for kQueries queries; weights begin with that of
+// `first`. A ring of values (capacity, head_dim) is read in two parts where it wraps. The keys of later positions are
+// fetched.
 template <size_t kQueries, typename Item>
-inline void weighted_sums(const float* weights, size_t stride, const Attend<Item>& a, float* out) {
+inline void add_weighted(const float* weights, size_t stride, const Attend<Item>& a, float* out) {
   constexpr size_t kFew = kPart<kQueries>;
   const size_t count = a.end - a.first;
-  std::memset(out, 0, kQueries * a.head_dim * sizeof(float));
   for (size_t t = 0, n; t < count; t += n) {
     const size_t place = (a.first + t) % a.capacity;
     n = std::min({kValueTile, count - t, a.capacity - place});
     const Item* values = a.values + place * a.head_dim;
-    add_tile<kFew, true>({weights + t, stride, n}, values, a.head_dim, out);
+    const Item* fetched = a.keys + (a.first + t + a.ahead) % a.capacity * a.head_dim;
+    add_tile<kFew, true>({weights + t, stride, n}, values, fetched, a.head_dim, out);
     for (size_t g = kFew; g < kQueries; g += kFew)
-      add_tile<kFew, false>({weights + t + g * stride, stride, n}, values, a.head_dim, out + g * a.head_dim);
+      add_tile<kFew, false>({weights + t + g * stride, stride, n}, values, fetched, a.head_dim, out + g * a.head_dim);
   }
 }
 
-// Turns the scores of one query into shares; the sink's own share is not stored. Whole blocks are read and written.
-inline void softmax(float* scores, size_t blocks, float sink) {
-  float* const end = scores + blocks * kKeyBlock;
-  Vector vectors[kBlockVectors];  // a lane for each place in a block: first their largest scores, then their sums
-  for (size_t v = 0; v < kBlockVectors; ++v) vectors[v] = load_vector(scores + v * kVectorLanes);
-  for (const float* block = scores + kKeyBlock; block < end; block += kKeyBlock)
+// The largest of some blocks of scores and of `largest`.
+inline float largest_of(const float* scores, size_t blocks, float largest) {
+  Vector lanes[kBlockVectors];  // one for each place in a block
+  for (size_t v = 0; v < kBlockVectors; ++v) lanes[v] = load_vector(scores + v * kVectorLanes);
+  for (const float *block = scores + kKeyBlock, *end = scores + blocks * kKeyBlock; block < end; block += kKeyBlock)
 #pragma GCC unroll 4
     for (size_t v = 0; v < kBlockVectors; ++v) {
       const Vector next = load_vector(block + v * kVectorLanes);
-      vectors[v] = next > vectors[v] ? next : vectors[v];
+      lanes[v] = next > lanes[v] ? next : lanes[v];
     }
-  float largest = sink;
-  for (size_t i = 0; i < kKeyBlock; ++i) largest = std::max(largest, vectors[i / kVectorLanes][i % kVectorLanes]);
-  for (size_t v = 0; v < kBlockVectors; ++v) vectors[v] = Vector{};
-  for (float* block = scores; block < end; block += kKeyBlock) {
+  for (size_t i = 0; i < kKeyBlock; ++i) largest = std::max(largest, lanes[i / kVectorLanes][i % kVectorLanes]);
+  return largest;
+}
+
+// Turns the scores of one query into exponentials, relative to `largest`, and returns their sum. Whole blocks are read
+// and written.
+inline float exponentials(float* scores, size_t blocks, float largest) {
+  Vector lanes[kBlockVectors] = {};
+  for (float *block = scores, *end = scores + blocks * kKeyBlock; block < end; block += kKeyBlock) {
     // A masked score is about -3e38: its exponential is flushed to zero, not clamped.
     for (size_t i = 0; i < kKeyBlock; ++i) {
       const float x = block[i] - largest;
       block[i] = x < -80.0f ? 0.0f : exponential(x);
     }
 #pragma GCC unroll 4
-    for (size_t v = 0; v < kBlockVectors; ++v) vectors[v] += load_vector(block + v * kVectorLanes);
+    for (size_t v = 0; v < kBlockVectors; ++v) lanes[v] += load_vector(block + v * kVectorLanes);
   }
-  float total = exponential(sink - largest);
-  for (size_t i = 0; i < kKeyBlock; ++i) total += vectors[i / kVectorLanes][i % kVectorLanes];
-  const float share = 1.0f / total;
-  for (float* score = scores; score < end; score += kVectorLanes) store_vector(score, load_vector(score) * share);
+  float sum = 0.0f;
+  for (size_t i = 0; i < kKeyBlock; ++i) sum += lanes[i / kVectorLanes][i % kVectorLanes];
+  return sum;
+}
+
+// The same for query `g` of the sums so far, which become relative to the largest score of all.
+inline void add_exponentials(float* scores, size_t blocks, const AttendedSums& sums, size_t g, size_t head_dim) {
+  const float largest = largest_of(scores, blocks, sums.largest[g]);
+  const float kept = exponential(sums.largest[g] - largest);
+  sums.totals[g] = sums.totals[g] * kept + exponentials(scores, blocks, largest);
+  sums.largest[g] = largest;
+  for (size_t i = g * head_dim; i < (g + 1) * head_dim; ++i) sums.values[i] *= kept;
 }
 
 template <size_t kQueries, typename Item>
-inline void attend_queries(const Attend<Item>& a, const float* q, const float* sinks, float* out) {
+inline void attend_queries(const Attend<Item>& a, size_t query) {
   const size_t first_block = a.first / kKeyBlock, blocks = (a.end + kKeyBlock - 1) / kKeyBlock - first_block;
   const size_t stride = blocks * kKeyBlock, start = first_block * kKeyBlock;
-  all_scores<kQueries>(a, q, first_block, blocks, a.scores + kQueries * stride, stride);
+  all_scores<kQueries>(a, a.q + query, first_block, blocks, stride);
   for (size_t g = 0; g < kQueries; ++g) {
-    float* scores = a.scores + g * stride;
+    float* const scores = a.scores + g * stride;
     for (size_t t = start; t < a.first; ++t) scores[t - start] = -3e38f;
     for (size_t t = a.end; t < start + stride; ++t) scores[t - start] = -3e38f;
-    softmax(scores, blocks, sinks[g]);
+    add_exponentials(scores, blocks, a.sums, query + g, a.head_dim);
   }
   // Values beyond `end` are not read, because a cache may hold anything there.
-  weighted_sums<kQueries>(a.scores + (a.first - start), stride, a, out);
+  add_weighted<kQueries>(a.scores + (a.first - start), stride, a, a.sums.values + query * a.head_dim);
 }
 
 template <typename Item>
 void attend(const Attend<Item>& a) {
-  size_t g = 0;
-  for (; g + 8 <= a.queries; g += 8) attend_queries<8>(a, a.q + g * a.head_dim, a.sinks + g, a.out + g * a.head_dim);
-  for (; g + 4 <= a.queries; g += 4) attend_queries<4>(a, a.q + g * a.head_dim, a.sinks + g, a.out + g * a.head_dim);
-  for (; g < a.queries; ++g) attend_queries<1>(a, a.q + g * a.head_dim, a.sinks + g, a.out + g * a.head_dim);
+  size_t query = 0;
+  for (; query + 8 <= a.queries; query += 8) attend_queries<8>(a, query);
+  for (; query + 4 <= a.queries; query += 4) attend_queries<4>(a, query);
+  for (; query < a.queries; ++query) attend_queries<1>(a, query);
 }
 
 }  // namespace

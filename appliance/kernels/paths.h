@@ -51,18 +51,26 @@ constexpr size_t kLogitBlock = 64;
 
 constexpr size_t kKeyBlock = 16;  // positions whose keys are stored side by side (attention.h)
 
+// What queries have attended to so far: the largest score, and the sums of exp(score - largest) and of the values
+// multiplied by it. The exact result does not depend on how positions are divided, the rounding does.
+struct AttendedSums {
+  float* largest;  // (queries,)
+  float* totals;   // (queries,)
+  float* values;   // (queries, head_dim)
+};
+
 // One token's queries over the positions first .. end - 1 of one key/value head, at most kMaxRows queries at a time.
 // Position p is stored at p % capacity, and end - first is at most capacity. Item is float or Bfloat16.
 template <typename Item>
 struct Attend {
-  const float* q;  // (queries, head_dim), rotated and scaled
+  const float* q;  // (head_dim, queries), rotated and scaled
   size_t queries, head_dim, capacity;
   const Item* keys;  // capacity * head_dim, in the order of cache_layout.h
   const Item* values;
   size_t first, end;
-  const float* sinks;  // (queries,)
-  float* scores;       // room for kMaxRows * (end - first + 2 * kKeyBlock + head_dim)
-  float* out;          // (queries, head_dim)
+  size_t ahead;   // the keys of so many positions later are fetched, because they are needed next; 0: none
+  float* scores;  // room for kMaxRows * (end - first + 2 * kKeyBlock)
+  AttendedSums sums;
 };
 
 // A form of activations for one kind of weights, and the products that read it. A product takes two neighbouring groups,

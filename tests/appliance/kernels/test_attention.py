@@ -96,7 +96,8 @@ class Attention:
         self.session = session_of_graph(graph)
         rng = np.random.default_rng(5)
         self.sinks = rng.standard_normal(shape.heads, dtype=np.float32)
-        angles = np.arange(POSITIONS)[:, None] * 150_000.0 ** (-np.arange(shape.head_dim // 2) / shape.head_dim * 2)
+        positions = np.arange(max(POSITIONS, capacity))
+        angles = positions[:, None] * 150_000.0 ** (-np.arange(shape.head_dim // 2) / shape.head_dim * 2)
         self.cos, self.sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
         row_bytes = shape.head_dim * ITEM_BYTES[item] if row_bytes is None else row_bytes
         empty = np.full((slots, shape.kv_heads, capacity, row_bytes), 0xFF, np.uint8)
@@ -125,12 +126,12 @@ class Attention:
         out: Float32 = binding.get_outputs()[2].numpy()
         return out
 
-    def expected(self, qkv: Float32) -> NDArray[np.float64]:
-        """(S, heads * head_dim) of one conversation from its beginning, in float64, with keys and values that are
-        rounded as the caches round them."""
+    def expected(self, qkv: Float32, first: int = 0) -> NDArray[np.float64]:
+        """(S - first, heads * head_dim) of the tokens from ``first`` on of a conversation, in float64, with keys and
+        values that are rounded as the caches round them."""
         shape, size = self.shape, self.shape.head_dim
         x = qkv.reshape(len(qkv), -1, size)
-        q = self._rotated(x[:, : shape.heads].astype(np.float64))
+        q = self._rotated(x[:, : shape.heads].astype(np.float64))[first:]
         k, v = x[:, shape.heads : shape.heads + shape.kv_heads], x[:, shape.heads + shape.kv_heads :]
         if self.item == "bfloat16":  # keys are rotated in float32, as the operator does: it rounds the same numbers
             held = [rounded_to_bfloat16(self._rotated(k)), rounded_to_bfloat16(v)]
@@ -139,11 +140,11 @@ class Attention:
         group = shape.heads // shape.kv_heads
         keys, values = (np.repeat(part.astype(np.float64), group, axis=1).swapaxes(0, 1) for part in held)
         scores = q.swapaxes(0, 1) @ keys.swapaxes(1, 2) / np.sqrt(size)  # (heads, queries, keys)
-        distance = np.arange(len(qkv))[:, None] - np.arange(len(qkv))[None]
+        distance = np.arange(first, len(qkv))[:, None] - np.arange(len(qkv))[None]
         seen = (distance >= 0) & (distance < (shape.window or len(qkv)))
         weights = np.exp(np.where(seen, scores, -np.inf))
         shares = weights / (weights.sum(-1, keepdims=True) + np.exp(self.sinks.astype(np.float64))[:, None, None])
-        result: NDArray[np.float64] = (shares @ values).swapaxes(0, 1).reshape(len(qkv), -1)
+        result: NDArray[np.float64] = (shares @ values).swapaxes(0, 1).reshape(len(qkv) - first, -1)
         return result
 
     def _rotated(self, x: NDArray[Any]) -> NDArray[Any]:
@@ -203,6 +204,44 @@ def test_a_ring_without_room_for_the_window_is_refused() -> None:
 def test_agrees_with_float64(path: str, item: CacheItem, shape: Shape, length: int) -> None:
     found = Attention(shape, item).step(conversation(shape, LENGTH)[None, :length], [length])[0]
     assert relative_error(found, expected(shape, item)[:length]) < ERROR
+
+
+SECTION = 8192  # positions that are summed together (kernels/attention.cc)
+
+
+@pytest.mark.parametrize("window", [0, 128])
+def test_agrees_with_float64_across_sections(path: str, item: CacheItem, window: int) -> None:
+    """The last tokens before and the first ones behind the first section, one by one and together."""
+    shape, before = Shape(4, 1, 32, window), SECTION - 20
+    attention, qkv = Attention(shape, item, capacity=SECTION + 32), conversation(shape, SECTION + 30)
+    attention.step(qkv[None, :before], [before])
+    singles = [attention.step(qkv[None, at : at + 1], [at + 1])[0] for at in range(before, SECTION + 10)]
+    found = np.concatenate([*singles, attention.step(qkv[None, SECTION + 10 :], [SECTION + 30])[0]])
+    assert relative_error(found, attention.expected(qkv, before)) < ERROR
+
+
+@pytest.mark.parametrize("shape", [Shape(16, 2, 64, 0), Shape(6, 1, 48, 9000), Shape(2, 1, 16, 128)], ids=str)
+def test_a_token_gets_the_same_bits_whether_its_sections_are_divided_or_not(
+    path: str, item: CacheItem, shape: Shape
+) -> None:
+    """Eight tokens are a thread's whole part. The sections of fewer tokens are divided among threads."""
+    length = 2 * SECTION + 5  # the first of eight tokens does not see the last section
+    attention, qkv = Attention(shape, item, capacity=length + -length % 16), conversation(shape, 8)
+    fill(attention)
+    together = attention.step(qkv[None], [length])[0]
+    alone = [attention.step(qkv[None, t : t + 1], [length - 7 + t])[0] for t in range(8)]
+    np.testing.assert_array_equal(np.concatenate(alone), together)
+    few = [attention.step(qkv[None, t : t + 4], [length - 4 + t])[0] for t in (0, 4)]
+    np.testing.assert_array_equal(np.concatenate(few), together)
+
+
+def fill(attention: Attention) -> None:
+    """Write numbers to the caches, as if a conversation had."""
+    for seed, cache in enumerate(attention.caches):
+        numbers = np.random.default_rng(seed).standard_normal(cache.numpy().size // ITEM_BYTES[attention.item])
+        floats = numbers.astype(np.float32)
+        held = floats if attention.item == "float32" else floats.view(np.uint16)[1::2]  # the upper halves
+        cache.update_inplace(np.ascontiguousarray(held).view(np.uint8).reshape(cache.shape()))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
