@@ -100,7 +100,7 @@ class Config:
     # tokens of context per slot; None: as memory allows, at most the release's limit
     context_tokens: Annotated[int | None, Setting("engine", "context_tokens"), whole(256, 131_072)] = None
     # the type of the numbers in a CPU's KV cache (docs/decisions/0019); CUDA's holds float16
-    cache: Annotated[CacheItem, Setting("engine", "cache"), one_of(CacheItem)] = "float32"
+    cache: Annotated[CacheItem, Setting("engine", "cache"), one_of(CacheItem)] = "bfloat16"
     # turns that may wait for a slot; beyond it, a user who has one waiting is answered "overloaded"
     queue_limit: Annotated[int, Setting("engine", "queue_limit"), whole(0, 10_000)] = 32
     # turns of one user that may wait; beyond it, the user is answered "too_many_waiting"

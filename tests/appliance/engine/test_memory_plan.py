@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from appliance import doctor
-from appliance.config import Config
+from appliance.config import CacheItem, Config
 from appliance.engine.host import available_memory_bytes
 from appliance.engine.memory_needs import read_needs
 from appliance.engine.memory_plan import MemoryPlanError, Needs, plan_memory
@@ -35,11 +35,11 @@ SHAPES = {"gpt-oss-20b": {"layers": 24, "experts": 32}, "gpt-oss-120b": {"layers
 # 12.9 GB; a machine sold with 16 GB (GiB) has 16 to 17.
 CHOSEN: dict[str, dict[float, tuple[int, int] | None]] = {
     "gpt-oss-20b": {
-        8: None, 12: None, 12.9: (1, 8_192), 14.2: (2, 16_384), 16: (3, 16_384), 24: (4, 32_768), 32: (4, 65_536),
-        64: (7, 131_072), 256: (8, 131_072),
+        8: None, 12: None, 12.9: (1, 16_384), 14.2: (4, 16_384), 16: (4, 32_768), 24: (4, 65_536), 32: (5, 131_072),
+        64: (8, 131_072), 256: (8, 131_072),
     },
     "gpt-oss-120b": {
-        8: None, 12: None, 16: None, 24: None, 32: None, 64: (1, 4_096), 72: (4, 16_384), 96: (4, 65_536),
+        8: None, 12: None, 16: None, 24: None, 32: None, 64: (1, 8_192), 72: (4, 32_768), 96: (6, 131_072),
         256: (8, 131_072),
     },
 }  # fmt: skip
@@ -119,7 +119,7 @@ def test_a_control_group_without_a_limit_gives_what_the_machine_has(
         host.write(host.mount("memory", "/a") / "a", memory_limit_in_bytes=unlimited, memory_usage_in_bytes=GB)
     available = available_memory_bytes(host.meminfo(24 * GB), host.proc)
     plan = plan_memory(needs_of(releases["gpt-oss-20b"]), available)
-    assert (plan.slots, plan.context_tokens) == (4, 32_768)
+    assert (plan.slots, plan.context_tokens) == (4, 65_536)
 
 
 def test_more_memory_never_serves_less_and_everything_chosen_fits(releases: dict[str, Path]) -> None:
@@ -147,8 +147,8 @@ def test_a_cache_of_bfloat16_takes_half(releases: dict[str, Path]) -> None:
     exact, rounded = (needs_of(releases["gpt-oss-20b"], cache=cache) for cache in ("float32", "bfloat16"))
     for tokens in (256, 16_384, 131_072):
         assert 2 * rounded.cache.slot_bytes(tokens) == exact.cache.slot_bytes(tokens)
-    plan = plan_memory(rounded, 16 * GB)
-    assert (plan.slots, plan.context_tokens) == (4, 32_768)  # with float32 3 of 16,384
+    plans = [plan_memory(needs, 16 * GB) for needs in (exact, rounded)]
+    assert [(plan.slots, plan.context_tokens) for plan in plans] == [(3, 16_384), (4, 32_768)]
 
 
 def test_the_weights_are_those_that_are_packed(releases: dict[str, Path]) -> None:
@@ -158,28 +158,30 @@ def test_the_weights_are_those_that_are_packed(releases: dict[str, Path]) -> Non
 
 def test_the_sentence_has_the_numbers(releases: dict[str, Path]) -> None:
     plan = plan_memory(needs_of(releases["gpt-oss-20b"]), 16 * GB)
-    assert plan.sentence().startswith("3 conversations of 16,384 tokens; gpt-oss-20b needs 15.")
+    assert plan.sentence().startswith("4 conversations of 32,768 tokens; gpt-oss-20b needs 15.")
     assert "16.0 GB can be used" in plan.sentence()
-    assert plan.sentence().endswith("GB would give 4 of 16,384")
+    assert plan.sentence().endswith("GB would give 4 of 65,536")
 
 
 @pytest.mark.parametrize("served", [False, True])
+@pytest.mark.parametrize(("cache", "item_bytes"), [("float32", 4), ("bfloat16", 2)])
 def test_doctor_says_what_the_longest_conversation_takes(
-    releases: dict[str, Path], monkeypatch: pytest.MonkeyPatch, served: bool
+    releases: dict[str, Path], monkeypatch: pytest.MonkeyPatch, served: bool, cache: CacheItem, item_bytes: int
 ) -> None:
-    """12 layers with all positions and 12 with a ring of 384; 4,096 bytes each; 18 snapshots of 160 positions."""
+    """12 layers with all positions and 12 with a ring of 384; 8 heads of 64 numbers; 18 snapshots of 160 positions."""
     release = releases["gpt-oss-20b"]
     monkeypatch.setitem(load._MEMORY, "cpu", lambda: 16 * GB)
     monkeypatch.setattr(doctor, "is_served", lambda _: served)
-    said = doctor._look_at_memory(Config(home=release, release_dir=release, database_url="sqlite://"))
-    taken = 4096 * 12 * (131_072 + 384 + 18 * 160) / GB
+    said = doctor._look_at_memory(Config(home=release, release_dir=release, database_url="sqlite://", cache=cache))
+    taken = 2 * 8 * 64 * item_bytes * 12 * (131_072 + 384 + 18 * 160) / GB
     assert said.endswith(f"; one conversation of 131,072 tokens, the longest that it offers, takes {taken:.1f} GB")
-    assert said.startswith("the engine that runs" if served else "3 conversations of 16,384 tokens")
+    chosen = {"float32": "3 conversations of 16,384 tokens", "bfloat16": "4 conversations of 32,768 tokens"}[cache]
+    assert said.startswith("the engine that runs" if served else chosen)
 
 
 @pytest.mark.parametrize(
     ("slots", "context", "expected"),
-    [(1, None, (1, 65_536)), (2, None, (2, 32_768)), (8, None, (8, 4_096)), (None, 8_192, (7, 8_192)),
+    [(1, None, (1, 131_072)), (2, None, (2, 65_536)), (8, None, (8, 8_192)), (None, 8_192, (8, 8_192)),
      (None, 1_000, (8, 1_000)), (2, 16_384, (2, 16_384)), (3, 500, (3, 500))],
 )  # fmt: skip
 def test_what_is_set_stays_and_the_rest_is_chosen(
@@ -195,11 +197,11 @@ def test_what_is_set_and_does_not_fit_is_refused_with_settings_that_do(
 ) -> None:
     needs = needs_of(releases["gpt-oss-20b"])
     with pytest.raises(MemoryPlanError) as caught:
-        plan_memory(needs, 16 * GB, slots=slots, context_tokens=context)
+        plan_memory(needs, 14 * GB, slots=slots, context_tokens=context)
     message = str(caught.value)
-    assert "16.0 GB can be used" in message
+    assert "14.0 GB can be used" in message
     assert "engine.slots = 3 with engine.context_tokens = 16384 would fit" in message
-    assert plan_memory(needs, 16 * GB, slots=3, context_tokens=16_384)
+    assert plan_memory(needs, 14 * GB, slots=3, context_tokens=16_384)
 
 
 def test_where_nothing_fits_no_settings_are_recommended(releases: dict[str, Path]) -> None:
