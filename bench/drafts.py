@@ -75,7 +75,7 @@ class Dictated:
 
     def __init__(self, model: OnnxModel, slot: int, text: Sequence[int]) -> None:
         self._model, self._slot, self._text = model, slot, text
-        self.capacity, self.windows = model.capacity, model.windows
+        self.capacity, self.windows, self.arithmetic = model.capacity, model.windows, model.arithmetic
         self.steps = 0
 
     def plan_chunk(self, past: int, length: int, most: int | None = None) -> range:

@@ -187,6 +187,7 @@ class FakeModel:
         self.held: list[list[int]] = [[] for _ in range(slots)]
         self.windows = windows
         self.copies, self.mixes, self.takes_drafts = copies, mixes, takes_drafts
+        self.arithmetic = "none"
         self.rings: list[dict[int, tuple[int, int]]] = [{} for _ in range(slots)]  # place: position and token
         self.steps: list[tuple[str, int, int | list[int]]] = []
         self.fail_next: set[str] = set()  # "prefill", "decode", "decoded" (after it has written), "step"

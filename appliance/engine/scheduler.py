@@ -132,7 +132,7 @@ class Scheduler:
             generation = self._start(job)
             self._active.append(generation)
             queued_s = generation.started_at - job.submitted_at
-            job.sink(Started(prompt_tokens=len(job.prompt), queued_s=queued_s))
+            job.sink(Started(len(job.prompt), queued_s, self._model.arithmetic))
         self._queue.note_active(len(self._active))
 
     def _start(self, job: Job) -> Generation:

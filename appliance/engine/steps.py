@@ -45,6 +45,7 @@ class Model(Protocol):
         mixes: ``step`` can decode and prefill in one run.
         copies: ``take_snapshot`` and ``copy_prefix`` can be used.
         takes_drafts: ``decode`` takes several tokens of one slot, and each gets the bits that it would get alone.
+        arithmetic: what decides the last bits of its results, in words for the record.
     """
 
     slots: int
@@ -53,6 +54,7 @@ class Model(Protocol):
     mixes: bool
     copies: bool
     takes_drafts: bool
+    arithmetic: str
 
     def plan_chunk(self, past: int, length: int, most: int | None = None) -> range: ...
 

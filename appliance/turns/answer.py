@@ -161,18 +161,20 @@ class Answer:
         return Content(storable(words.text), self._details(conversation_id, storable(words.reasoning), calls))
 
     def _details(self, conversation: str | None, reasoning: str, calls: tuple[ToolCall, ...]) -> AnswerDetails:
-        end = self.end
+        end, started = self.end, self.started
+        arithmetic = None if started is None else started.arithmetic
         if isinstance(end, Done):
             return FinishedAnswer(
-                conversation=conversation, reasoning=reasoning, tool_calls=calls, done=end, index=INDEX_VERSION
-            )
+                conversation=conversation, reasoning=reasoning, tool_calls=calls, done=end, index=INDEX_VERSION,
+                arithmetic=arithmetic,
+            )  # fmt: skip
         failure = None
         if end is not None:
             failure = TurnFailure(code=end.code, message=end.message, retry_after_s=end.retry_after_s)
-        prompt_tokens = None if self.started is None else self.started.prompt_tokens
+        prompt_tokens = None if started is None else started.prompt_tokens
         return UnfinishedAnswer(
             conversation=conversation, reasoning=reasoning, tool_calls=calls, prompt_tokens=prompt_tokens,
-            failure=failure, index=INDEX_VERSION,
+            failure=failure, index=INDEX_VERSION, arithmetic=arithmetic,
         )  # fmt: skip
 
     def _finish_thinking(self, at_s: float) -> None:

@@ -19,10 +19,14 @@ FailureCode = Literal[
 
 @dataclass(frozen=True)
 class Started:
-    """The prompt fits and has a slot; generation begins."""
+    """The prompt fits and has a slot; generation begins.
+
+    ``arithmetic``: what decides the last bits beside the release. A replay needs the same.
+    """
 
     prompt_tokens: int
     queued_s: float
+    arithmetic: str | None = None
 
 
 @dataclass(frozen=True)

@@ -55,10 +55,15 @@ class AnswerDetails(Details):
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedAnswer(AnswerDetails):
-    """An answer that the model ended, with everything that is known of the turn."""
+    """An answer that the model ended, with everything that is known of the turn.
+
+    ``arithmetic`` says what decided the last bits: accelerator, instruction set and the type of the KV cache's numbers.
+    Answers of earlier releases have none.
+    """
 
     done: Done = field(metadata=SPREAD)
     index: int | None = field(default=None, metadata=ALWAYS)
+    arithmetic: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +91,7 @@ class UnfinishedAnswer(AnswerDetails):
     prompt_tokens: int | None
     failure: TurnFailure | None = None
     index: int | None = field(default=None, metadata=ALWAYS)
+    arithmetic: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

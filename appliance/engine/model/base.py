@@ -33,6 +33,7 @@ class OnnxModel(ABC):
     mixes = False
     copies = False
     takes_drafts = False
+    arithmetic: str
 
     def __init__(
         self, ort: ModuleType, session: Any, shape: ModelShape, *, slots: int, capacity: int, device: str

@@ -63,6 +63,7 @@ class CpuModel(OnnxModel):
         packed: PackedWeights | None,
     ) -> None:  # fmt: skip
         super().__init__(ort, session, shape, slots=slots, capacity=capacity, device="cpu")
+        self.arithmetic = f"cpu, {load_operators().chosen}, cache of {shape.cache.item}"
         self._packed = packed  # the session reads these pages
         self._caches.bind(self._binding, 0, slots)
 

@@ -93,6 +93,7 @@ class CudaModel(OnnxModel):
     """A graph for CUDA. The caches of the slot that is prefilled are bound when it changes."""
 
     accelerator = "cuda"
+    arithmetic = "cuda"
 
     def __init__(
         self, ort: ModuleType, session: Any, shape: ModelShape, *, slots: int, capacity: int, processors: int,

@@ -223,8 +223,15 @@ def test_windowed_layers_hold_a_ring_and_the_others_everything(
 
 def test_caches_of_bfloat16_move_the_logits_a_little(new_model: NewModel) -> None:
     prompt = prompt_of(200)
-    exact, rounded = (continued(new_model(cache=cache), 0, prompt, 0) for cache in ITEMS)
+    models = [new_model(cache=cache) for cache in ITEMS]
+    exact, rounded = (continued(model, 0, prompt, 0) for model in models)
     assert 0 < np.linalg.norm(rounded - exact) < 0.02 * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("cache", ITEMS)
+def test_a_model_says_which_arithmetic_it_does(new_model: NewModel, path: str, cache: CacheItem) -> None:
+    assert new_model(cache=cache).arithmetic == f"cpu, {path}, cache of {cache}"
+    assert new_model().arithmetic == f"cpu, {path}, cache of bfloat16"
 
 
 @pytest.mark.parametrize("context_tokens", [512, 256])

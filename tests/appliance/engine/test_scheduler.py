@@ -132,7 +132,7 @@ def test_done_reports_the_turn_in_numbers(bench: Bench) -> None:
     assert list(done.token_ids) == tokens
     assert (done.completion_tokens, done.prompt_tokens) == (len(tokens), len(turn.prompt))
     assert (done.finish_reason, done.reasoning_tokens, done.queued_s, done.malformed) == ("stop", 2, 3.0, False)
-    assert bench.sent["a"][0] == Started(prompt_tokens=len(turn.prompt), queued_s=3.0)
+    assert bench.sent["a"][0] == Started(prompt_tokens=len(turn.prompt), queued_s=3.0, arithmetic="none")
 
 
 def test_a_tool_call_ends_the_turn_as_one(bench: Bench) -> None:

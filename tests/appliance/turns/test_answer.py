@@ -102,6 +102,15 @@ def test_what_is_recorded_is_read_again() -> None:
     assert (content.details.done.token_ids, content.details.conversation) == ((1, 2), "conversation")
 
 
+@pytest.mark.parametrize("end", [done(), Failed("overloaded", "m"), None])
+def test_what_decides_the_last_bits_is_recorded(end: Done | Failed | None) -> None:
+    """A reviewer who repeats the turn needs the same."""
+    started = Started(prompt_tokens=3, queued_s=0.0, arithmetic="cpu, avx2, cache of bfloat16")
+    details = answer_of(started, AnswerDelta("a"), *([end] if end else [])).content(None).details
+    assert details.values()["arithmetic"] == "cpu, avx2, cache of bfloat16"
+    assert "arithmetic" not in answer_of(AnswerDelta("a")).content(None).details.values()
+
+
 def test_what_earlier_releases_stored_is_read() -> None:
     facts = facts_of(STORED)
     assert isinstance(facts, Facts)
