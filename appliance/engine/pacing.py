@@ -5,6 +5,9 @@ How long a step takes is learnt from earlier steps; nothing here measures or wai
 
 from __future__ import annotations
 
+# The longest step of a prompt while nobody streams. A request that comes meanwhile waits for it. At the beginning of a
+# conversation the largest chunk takes less; at the end of the longest a single token may take 0.1 s.
+LONE_STEP_S = 4.0
 _PAUSE_SHARE = 0.9  # the share of the longest pause that a step may plan to take; the rest is a reserve
 _LEAST_STEP_S = 1e-4  # shorter times are not trusted
 
@@ -16,10 +19,11 @@ class Pacing:
     what fits, by never more than one token beyond it, and shrinks faster than the excess of time alone would ask for.
     """
 
-    def __init__(self, longest_pause_s: float) -> None:
+    def __init__(self, longest_pause_s: float, first_tokens: int = 1) -> None:
+        """``first_tokens``: how many to prefill while nothing is known."""
         self._step_s = _PAUSE_SHARE * longest_pause_s
         self._stream_s = 0.0  # time per stream of the last step without a chunk
-        self._tokens = 1.0  # how many fit, as far as is known,
+        self._tokens = float(first_tokens)  # how many fit, as far as is known,
         self._streams = 0  # beside so many streams
 
     def chunk_tokens(self, streams: int) -> int:

@@ -4,7 +4,8 @@ Jobs wait in a queue (job_queue.py). A job that gets a slot is prefilled in chun
 others. A step has at most one chunk of one prompt and one token of every answer that is being decoded, in one run of
 the model where the model can do that; without a chunk, it may have drafts of the next tokens, too (drafting.py). So a
 long prompt delays no stream by more than a chunk. While streams wait, chunks are so small that a step takes no longer
-than the longest pause allowed (pacing.py). Jobs join and leave between steps.
+than the longest pause allowed (pacing.py). While nobody streams, a step deep in a long prompt still ends within
+seconds. Jobs join and leave between steps.
 
 ``submit``, ``refusal``, ``cancel``, ``load`` and ``wait_for_work`` may be called from any thread; ``step`` and ``stop``
 belong to the model's thread. Events go to the job's sink, from either; a sink must not block.
@@ -24,7 +25,7 @@ from appliance.engine.harmony_parser import HarmonyParser
 from appliance.engine.job_queue import JobQueue, Load
 from appliance.engine.jobs import Generation, Job
 from appliance.engine.model import ModelError
-from appliance.engine.pacing import Pacing
+from appliance.engine.pacing import LONE_STEP_S, Pacing
 from appliance.engine.request_limits import context_exceeded
 from appliance.engine.sampling import TopLogits, new_generator
 from appliance.engine.slots import Prefix, Slot, SlotTable
@@ -32,6 +33,7 @@ from appliance.engine.steps import Append, Chunk, Model
 from appliance.turns.events import Failed, Started
 
 _log = logging.getLogger("appliance.engine")
+_ALL_TOKENS = 1 << 20  # more than any model takes in a step
 
 
 class Scheduler:
@@ -67,6 +69,7 @@ class Scheduler:
         self._slots = SlotTable(model.slots, model.capacity, model.windows)
         self._active: list[Generation] = []  # the model's thread only; those being prefilled take turns
         self._pacing = Pacing(longest_pause_s)
+        self._lone_pacing = Pacing(LONE_STEP_S, _ALL_TOKENS)  # of prompts while nobody streams
         self._takes_drafts = drafts and model.takes_drafts
         self.drafting = Drafting(longest_pause_s)
         self.generated = 0  # tokens so far, of all answers
@@ -163,9 +166,12 @@ class Scheduler:
         self._queue.drop_cancelled(len(self._active))
 
     def _prefill(self, prefilling: Generation) -> None:
-        chunk = self._next_chunk(prefilling)
+        started = self._clock()
+        chunk = self._next_chunk(prefilling, self._lone_pacing.chunk_tokens(0))
         top = self._model.prefill(chunk.slot, chunk.tokens, chunk.past, want_logits=chunk.want_logits)
         self._note_prefilled(prefilling, chunk, top)
+        if not chunk.want_logits:
+            self._lone_pacing.note_chunk(len(chunk.tokens), 0, self._clock() - started)
 
     def _decode(self, decoding: Sequence[Generation]) -> None:
         started = self._clock()
@@ -190,7 +196,7 @@ class Scheduler:
         if not chunk.want_logits:  # the last chunk of a prompt is shorter, so its time says little
             self._pacing.note_chunk(len(chunk.tokens), len(decoding), self._clock() - started)
 
-    def _next_chunk(self, prefilling: Generation, most: int | None = None) -> Chunk:
+    def _next_chunk(self, prefilling: Generation, most: int) -> Chunk:
         """The next part of a prompt, after what another slot holds of it was copied."""
         slot, prompt = prefilling.slot, prefilling.job.prompt
         if self._model.copies:

@@ -13,6 +13,7 @@ import pytest
 from appliance.engine.harmony import Vocabulary
 from appliance.engine.job_queue import Load
 from appliance.engine.jobs import Job
+from appliance.engine.pacing import LONE_STEP_S
 from appliance.engine.sampling import TopLogits
 from appliance.engine.scheduler import STOPPED, Scheduler
 from appliance.engine.slots import Windows
@@ -564,3 +565,42 @@ def test_a_prompt_that_nobody_waits_beside_is_read_in_whole_chunks(vocabulary: V
     bench.turn("alone", LONG, prompt=list(range(300)))
     bench.run()
     assert [tokens for kind, _, tokens in bench.model.steps if kind == "prefill"] == [CHUNK_TOKENS, CHUNK_TOKENS, 44]
+
+
+class DeepModel(SlowModel):
+    """A token of a prompt takes the longer the more tokens are before it."""
+
+    def prefill(self, slot: int, tokens: Sequence[int], past: int, *, want_logits: bool) -> TopLogits | None:
+        self.clock.now += 1e-5 * past * len(tokens)
+        return super().prefill(slot, tokens, past, want_logits=want_logits)
+
+
+def test_a_step_deep_in_a_long_prompt_ends_within_seconds_although_nobody_streams(vocabulary: Vocabulary) -> None:
+    """A request that comes meanwhile waits for it. A whole chunk would take 24 s at the end of this prompt."""
+    bench = Bench(vocabulary)
+    bench.model = DeepModel(bench.clock, slots=2, capacity=32_768)
+    bench.scheduler = Scheduler(bench.model, vocabulary, queue_limit=10, clock=bench.clock)
+    bench.turn("long", "<|channel|>final<|message|>Yes<|return|>", prompt=list(range(18_000)))
+    took, before = [], bench.clock.now
+    while bench.scheduler.step():
+        took.append(bench.clock.now - before)
+        before = bench.clock.now
+    assert max(took) < 1.1 * LONE_STEP_S  # one step learns from the one before it, which was less deep
+    assert chunks_of(bench)[:10] == [CHUNK_TOKENS] * 10
+    assert 10 < min(chunks_of(bench)[:-1]) < 30
+
+
+def test_streams_wait_no_longer_beside_a_prompt_that_is_deep(vocabulary: Vocabulary) -> None:
+    bench = Bench(vocabulary, capacity=32_768)
+    bench.model = DeepModel(bench.clock, slots=2, capacity=32_768)
+    bench.scheduler = Scheduler(bench.model, vocabulary, queue_limit=10, longest_pause_s=1.5, clock=bench.clock)
+    bench.turn("stream", "<|channel|>final<|message|>" + "word " * 3000 + "<|return|>")
+    bench.scheduler.step()
+    bench.turn("long", "<|channel|>final<|message|>Yes<|return|>", prompt=list(range(12_000)))
+    waits: list[float] = []
+    while not bench.sent["long"] or not isinstance(bench.sent["long"][-1], Done):
+        before = bench.clock.now
+        bench.scheduler.step()
+        waits.append(bench.clock.now - before)
+    assert max(waits) < 1.5
+    assert isinstance(bench.sent["stream"][-1], AnswerDelta)  # it streamed to the end of the prompt
