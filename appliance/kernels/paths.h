@@ -75,17 +75,18 @@ struct Attend {
 
 // A form of activations for one kind of weights, and the products that read it. A product takes two neighbouring groups,
 // which are 32 weight rows, and any number of tokens, rows (count, blocks): out[t * 32 + r] = sum_k weight[r, k] * x[t, k].
-// A token gets the same bits whatever other tokens are in the call.
+// A token gets the same bits whatever other tokens are in the call. Rows are stored in sets of `together`: first the
+// first block of each row of a set, then the second of each, and so on.
 struct Form {
   int bits;            // per activation: 32 (not rounded), 16 or 8; 16 for bfloat16, too, whose mantissa has 8
   size_t block_bytes;  // the size of a block of activations
-  void (*convert)(const float* x, size_t blocks, uint8_t* out);  // converts a row
+  void (*convert)(const float* x, size_t blocks, uint8_t* out);  // converts neighbouring blocks of a row
   void (*product)(const uint8_t* first, const uint8_t* second, size_t blocks, const uint8_t* rows, size_t count,
                   float* out);
   // The same with four neighbouring groups and one token, out (64,). Null where that is no faster.
   void (*four)(const uint8_t* first, size_t blocks, const uint8_t* row, float* out) = nullptr;
-  size_t multiple = 1;  // the product takes a multiple of so many rows
-  size_t padded(size_t count) const { return (count + multiple - 1) / multiple * multiple; }
+  size_t together = 1;  // the product takes whole sets of rows
+  size_t padded(size_t count) const { return (count + together - 1) / together * together; }
 };
 
 // The forms for one kind of weights. Decoded tokens use `exact`. `prompt` is faster and rounds more: 8-bit weights are

@@ -78,12 +78,22 @@ class FormBuffer {
  public:
   FormBuffer(const Form* form, size_t rows, size_t width)
       : form_(form), blocks_(width / kBlock), bytes_(form ? rows * row_bytes() : 0) {}
-  void set(size_t row, const float* x) { form_->convert(x, blocks_, at(row)); }
-  void clear(size_t row) { std::memset(at(row), 0, row_bytes()); }
-  uint8_t* at(size_t row) const { return bytes_.data + row * row_bytes(); }
+  void set(size_t row, const float* x) {
+    if (form_->together == 1) return form_->convert(x, blocks_, at(row));
+    for (size_t b = 0; b < blocks_; ++b) form_->convert(x + b * kBlock, 1, at(row) + b * stride());
+  }
+  void clear(size_t row) {
+    for (size_t b = 0; b < blocks_; ++b) std::memset(at(row) + b * stride(), 0, form_->block_bytes);
+  }
+  // A row's first block; of the first row of a set, this is where the set begins.
+  uint8_t* at(size_t row) const {
+    const size_t place = row % form_->together;
+    return bytes_.data + (row - place) * row_bytes() + place * form_->block_bytes;
+  }
 
  private:
   size_t row_bytes() const { return blocks_ * form_->block_bytes; }
+  size_t stride() const { return form_->together * form_->block_bytes; }
   const Form* form_;
   const size_t blocks_;
   Scratch<uint8_t> bytes_;

@@ -298,6 +298,22 @@ def test_every_number_of_tokens_gives_each_the_bits_it_gets_alone(path: str, kin
         alone = np.concatenate([run(session, decoded=products, x=x[at : at + 1]) for at in range(40)])
         for count in range(2, 41):
             np.testing.assert_array_equal(run(session, decoded=products, x=x[:count]), alone[:count])
+    x = rng.standard_normal((230, inner), dtype=np.float32)
+    in_parts = np.concatenate([run(session, decoded=0, x=x[at : at + 40]) for at in range(0, 230, 40)])
+    for count in (81, 96, 97, 150, 230):  # more than pass together, on every path
+        np.testing.assert_array_equal(run(session, decoded=0, x=x[:count]), in_parts[:count])
+
+
+@pytest.mark.parametrize("prompt_bits", [16, 8])
+def test_an_expert_with_many_tokens_gives_each_the_bits_it_gets_among_few(path: str, prompt_bits: int) -> None:
+    experts, rng = Experts.random(2, 416, 288, 2, seed=1), np.random.default_rng(21)
+    session = experts.session(prompt_bits=prompt_bits)
+    x, logits = rng.standard_normal((230, 416), dtype=np.float32), rng.standard_normal((230, 2), dtype=np.float32)
+    parts = [slice(at, at + 20) for at in range(0, 230, 20)]
+    in_parts = np.concatenate([run(session, decoded=0, x=x[part], logits=logits[part]) for part in parts])
+    for count in (33, 81, 97, 230):
+        together = run(session, decoded=0, x=x[:count], logits=logits[:count])
+        np.testing.assert_array_equal(together, in_parts[:count])
 
 
 def test_an_outlier_costs_precision_only_in_its_neighbourhood(path: str) -> None:
