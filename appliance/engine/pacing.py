@@ -10,6 +10,9 @@ from __future__ import annotations
 LONE_STEP_S = 4.0
 _PAUSE_SHARE = 0.9  # the share of the longest pause that a step may plan to take; the rest is a reserve
 _LEAST_STEP_S = 1e-4  # shorter times are not trusted
+# Once a step has taken too long, the size grows at once to this share of what fits by the last step's time,
+_FREE_SHARE = 0.8
+_GROWTH = 1.03  # and beyond it by so much a step.
 
 
 class Pacing:
@@ -17,6 +20,10 @@ class Pacing:
 
     The time of a step grows and shrinks more slowly than its number of tokens. So the size grows from one token towards
     what fits, by never more than one token beyond it, and shrinks faster than the excess of time alone would ask for.
+
+    Steps of one size do not take one time: other programs use the memory, and tokens choose other experts. So once a
+    step has taken too long, the last part of what fits is approached slowly. Where times vary by a tenth, less than
+    half as many steps are then too long.
     """
 
     def __init__(self, longest_pause_s: float, first_tokens: int = 1) -> None:
@@ -25,6 +32,7 @@ class Pacing:
         self._stream_s = 0.0  # time per stream of the last step without a chunk
         self._tokens = float(first_tokens)  # how many fit, as far as is known,
         self._streams = 0  # beside so many streams
+        self._careful = False  # whether a step has taken too long
 
     def chunk_tokens(self, streams: int) -> int:
         """How many tokens to prefill beside so many streams; the model may take fewer."""
@@ -35,7 +43,11 @@ class Pacing:
         """A step with a chunk of that many tokens took so long, sampling included."""
         ratio = self._step_s / max(seconds, _LEAST_STEP_S)
         asked = self._tokens if int(self._tokens) == tokens else float(tokens)
-        self._tokens, self._streams = max(1.0, asked * ratio * min(1.0, ratio)), streams
+        if ratio < 1.0:
+            self._careful, growth = True, ratio * ratio
+        else:
+            growth = min(ratio, max(_GROWTH, ratio * _FREE_SHARE)) if self._careful else ratio
+        self._tokens, self._streams = max(1.0, asked * growth), streams
 
     def note_decode(self, streams: int, seconds: float) -> None:
         """A step without a chunk took so long, sampling included."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from appliance.engine.pacing import Pacing
@@ -48,6 +50,31 @@ def test_a_machine_that_becomes_slow_is_asked_for_less_at_once() -> None:
         tokens.append(pacing.chunk_tokens(1))
     assert 3 * step_s(tokens[2], 1) < 0.3
     assert 3 * step_s(tokens[-1], 1) <= 0.27
+
+
+@pytest.mark.parametrize(("spread", "share_over"), [(0.02, 0.0), (0.1, 0.055)])
+def test_few_steps_are_too_long_on_a_machine_whose_times_vary(spread: float, share_over: float) -> None:
+    """Growing at once to what the last step allows would make an eighth of the steps too long with a spread of 0.1."""
+    rng, taken, tokens = random.Random(1), [], 0
+    for _ in range(100):
+        pacing, done = Pacing(0.3), 0
+        while done < 400:
+            chunk = pacing.chunk_tokens(1)
+            taken.append(step_s(chunk, 1) * rng.lognormvariate(0, spread))
+            pacing.note_chunk(chunk, 1, taken[-1])
+            done += chunk
+        tokens += done
+    assert sum(took > 0.3 for took in taken) / len(taken) <= share_over
+    assert tokens / len(taken) > 0.75 * (0.27 - 0.05) / 0.01  # and they still take most of what fits
+
+
+def test_after_a_slow_time_chunks_grow_to_what_fits_again() -> None:
+    pacing = Pacing(0.3)
+    read(pacing, 1, 20)
+    for _ in range(4):
+        pacing.note_chunk(pacing.chunk_tokens(1), 1, 1.0)
+    assert pacing.chunk_tokens(1) < 4
+    assert read(pacing, 1, 60)[-1] > 0.9 * 0.3 - 0.01
 
 
 def test_where_even_one_token_takes_too_long_it_is_one() -> None:
