@@ -1,7 +1,7 @@
 // Packed weights as bfloat16 tiles for the matrix unit (AVX-512). A kind of weights has tile(group, blocks, b, ahead,
-// room): block b of a group as a tile, whose row p has for each of the 16 rows of the group the pair k = 2p, 2p + 1. The
-// tile is made in `room`, or lies in the group (kInPlace). What is `ahead` bytes further on is fetched. Internal linkage
-// on purpose: every path compiles its own copy.
+// room): block b of a group as a tile, whose row p has for each of the 16 rows of the group the pair k = 2p, 2p + 1.
+// The tile is made in `room`, or lies in the group (kInPlace). What is `ahead` bytes further on is fetched. Internal
+// linkage on purpose: every path compiles its own copy.
 #pragma once
 
 #include "passes.h"
