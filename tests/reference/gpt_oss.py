@@ -42,17 +42,21 @@ class ReferenceModel:
             elif not name.endswith("_scales"):
                 self.tensors[name] = raw.astype(np.float64)
 
-    def logits(self, ids: NDArray[np.int64]) -> Float64Array:
+    def logits(self, ids: NDArray[np.int64], rows: NDArray[np.int64] | None = None) -> Float64Array:
         """Logits after each token.
 
         Args:
             ids: (S,).
+            rows: (R,), ascending: the tokens whose logits are wanted; None: all. The last layer computes only these.
         Returns:
-            (S, vocabulary).
+            (S, vocabulary) or (R, vocabulary).
         """
-        x = self.tensors["model.embed_tokens.weight"][ids]
+        x, everything = self.tensors["model.embed_tokens.weight"][ids], np.arange(len(ids))
         for layer in range(self.config["num_hidden_layers"]):
-            x = x + self._attention(layer, self._norm(x, f"model.layers.{layer}.input_layernorm.weight"))
+            last = layer + 1 == self.config["num_hidden_layers"]
+            wanted = everything if rows is None or not last else rows
+            normed = self._norm(x, f"model.layers.{layer}.input_layernorm.weight")
+            x = x[wanted] + self._attention(layer, normed, wanted)
             x = x + self._mixture(layer, self._norm(x, f"model.layers.{layer}.post_attention_layernorm.weight"))
         return self._norm(x, "model.norm.weight") @ self.tensors["lm_head.weight"].T
 
@@ -65,8 +69,9 @@ class ReferenceModel:
         projected: Float64Array = x @ self.tensors[f"{name}.weight"].T + self.tensors[f"{name}.bias"]
         return projected
 
-    def _attention(self, layer: int, x: Float64Array) -> Float64Array:
-        """Causal attention with one sink per head. Sliding layers see only their last ``sliding_window`` positions."""
+    def _attention(self, layer: int, x: Float64Array, rows: NDArray[np.int64]) -> Float64Array:
+        """Causal attention of ``rows``, with one sink per head. Sliding layers see only their last ``sliding_window``
+        positions."""
         name = f"model.layers.{layer}.self_attn"
         heads, kv_heads, size = (
             self.config[field] for field in ("num_attention_heads", "num_key_value_heads", "head_dim")
@@ -78,16 +83,17 @@ class ReferenceModel:
         k, v = np.repeat(k, heads // kv_heads, axis=1), np.repeat(v, heads // kv_heads, axis=1)
         sliding = self.config["layer_types"][layer] == "sliding_attention"
         window = self.config["sliding_window"] if sliding else length
-        attended = np.empty((length, heads, size))
-        for start in range(0, length, _QUERY_BLOCK):
-            queries = np.arange(start, min(start + _QUERY_BLOCK, length))
-            first = max(0, start - window + 1)
+        attended = np.empty((len(rows), heads, size))
+        for start in range(0, len(rows), _QUERY_BLOCK):
+            queries = rows[start : start + _QUERY_BLOCK]
+            first = max(0, queries[0] - window + 1)
             keys = np.arange(first, queries[-1] + 1)
             distance = queries[:, None] - keys[None, :]
             scores = np.einsum("qhd,khd->hqk", q[queries], k[keys]) / math.sqrt(size)
             scores = np.where((distance >= 0) & (distance < window), scores, -np.inf)
-            attended[queries] = np.einsum("hqk,khd->qhd", self._softmax_with_sink(scores, f"{name}.sinks"), v[keys])
-        return self._project(attended.reshape(length, heads * size), f"{name}.o_proj")
+            shares = self._softmax_with_sink(scores, f"{name}.sinks")
+            attended[start : start + len(queries)] = np.einsum("hqk,khd->qhd", shares, v[keys])
+        return self._project(attended.reshape(len(rows), heads * size), f"{name}.o_proj")
 
     def _softmax_with_sink(self, scores: Float64Array, name: str) -> Float64Array:
         """Softmax over the keys and one more logit per head, whose share is then dropped. scores: (heads, q, k)."""

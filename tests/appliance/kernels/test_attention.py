@@ -131,7 +131,7 @@ class Attention:
         values that are rounded as the caches round them."""
         shape, size = self.shape, self.shape.head_dim
         x = qkv.reshape(len(qkv), -1, size)
-        q = self._rotated(x[:, : shape.heads].astype(np.float64))[first:]
+        q = self._rotated(x[first:, : shape.heads].astype(np.float64), first)
         k, v = x[:, shape.heads : shape.heads + shape.kv_heads], x[:, shape.heads + shape.kv_heads :]
         if self.item == "bfloat16":  # keys are rotated in float32, as the operator does: it rounds the same numbers
             held = [rounded_to_bfloat16(self._rotated(k)), rounded_to_bfloat16(v)]
@@ -147,9 +147,10 @@ class Attention:
         result: NDArray[np.float64] = (shares @ values).swapaxes(0, 1).reshape(len(qkv) - first, -1)
         return result
 
-    def _rotated(self, x: NDArray[Any]) -> NDArray[Any]:
+    def _rotated(self, x: NDArray[Any], first: int = 0) -> NDArray[Any]:
+        """x: (S, heads, size) from position ``first`` on."""
         half = x.shape[-1] // 2
-        cos, sin = (t[: len(x), None].astype(x.dtype) for t in (self.cos, self.sin))
+        cos, sin = (t[first : first + len(x), None].astype(x.dtype) for t in (self.cos, self.sin))
         a, b = x[..., :half], x[..., half:]
         return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
@@ -218,6 +219,27 @@ def test_agrees_with_float64_across_sections(path: str, item: CacheItem, window:
     singles = [attention.step(qkv[None, at : at + 1], [at + 1])[0] for at in range(before, SECTION + 10)]
     found = np.concatenate([*singles, attention.step(qkv[None, SECTION + 10 :], [SECTION + 30])[0]])
     assert relative_error(found, attention.expected(qkv, before)) < ERROR
+
+
+LONGEST, NEW = 131_072, 40  # the context of gpt-oss, and the tokens at its end that are computed
+AT_THE_END = Shape(4, 1, 32, 0)
+
+
+@functools.cache
+def expected_at_the_end(item: CacheItem) -> NDArray[np.float64]:
+    """What the last tokens get if all keys and values before them are zero."""
+    qkv = np.zeros((LONGEST, AT_THE_END.width), np.float32)
+    qkv[-NEW:] = conversation(AT_THE_END, NEW)
+    return Attention(AT_THE_END, item, capacity=LONGEST).expected(qkv, LONGEST - NEW)
+
+
+def test_agrees_with_float64_at_the_end_of_the_longest_context(path: str, item: CacheItem) -> None:
+    attention, qkv = Attention(AT_THE_END, item, capacity=LONGEST), conversation(AT_THE_END, NEW)
+    for cache in attention.caches:
+        cache.update_inplace(np.zeros(cache.shape(), np.uint8))
+    chunk = attention.step(qkv[None, :-2], [LONGEST - 2])[0]
+    singles = [attention.step(qkv[None, [at]], [LONGEST + at + 1])[0] for at in (-2, -1)]
+    assert relative_error(np.concatenate([chunk, *singles]), expected_at_the_end(item)) < ERROR
 
 
 @pytest.mark.parametrize("shape", [Shape(16, 2, 64, 0), Shape(6, 1, 48, 9000), Shape(2, 1, 16, 128)], ids=str)
