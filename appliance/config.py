@@ -95,13 +95,15 @@ class Config:
 
     # [engine]
     accelerator: Annotated[Accelerator, Setting("engine", "accelerator"), one_of(Accelerator)] = "auto"
-    # conversations answered at the same time; None: as memory allows (engine/memory_plan.py)
+    # conversations of full length that memory must hold at once; None: as memory allows (engine/memory_plan.py)
     slots: Annotated[int | None, Setting("engine", "slots"), whole(1, 256)] = None
-    # tokens of context per slot; None: as memory allows, at most the release's limit
+    # tokens of the longest conversation; None: as memory allows, at most the release's limit
     context_tokens: Annotated[int | None, Setting("engine", "context_tokens"), whole(256, 131_072)] = None
     # the type of the numbers in a CPU's KV cache (docs/decisions/0019); CUDA's holds float16
     cache: Annotated[CacheItem, Setting("engine", "cache"), one_of(CacheItem)] = "bfloat16"
-    # turns that may wait for a slot; beyond it, a user who has one waiting is answered "overloaded"
+    # answers worked on at the same time; None: `slots` if that is set, else as memory and time allow
+    streams: Annotated[int | None, Setting("engine", "streams"), whole(1, 256)] = None
+    # turns that may wait to begin; beyond it, a user who has one waiting is answered "overloaded"
     queue_limit: Annotated[int, Setting("engine", "queue_limit"), whole(0, 10_000)] = 32
     # turns of one user that may wait; beyond it, the user is answered "too_many_waiting"
     queue_limit_per_user: Annotated[int, Setting("engine", "queue_limit_per_user"), whole(1, 10_000)] = 8
@@ -114,7 +116,7 @@ class Config:
 
     # [web]
     web_workers: Annotated[int, Setting("web", "workers"), whole(1, 64)] = 1
-    # threads per worker; an answer that waits for a slot holds one, an answer that streams does not
+    # threads per worker; an answer that waits to begin holds one, an answer that streams does not
     web_threads: Annotated[int, Setting("web", "threads"), whole(2, 1024)] = 48
     # a sign-in lasts this long without use
     session_hours: Annotated[float, Setting("web", "session_hours"), number(0.1, 720)] = 12.0

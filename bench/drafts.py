@@ -28,7 +28,7 @@ from appliance.engine.model.base import OnnxModel
 from appliance.engine.model.load import load_model
 from appliance.engine.sampling import TopLogits
 from appliance.engine.scheduler import Scheduler
-from appliance.engine.slots import Snapshot
+from appliance.engine.snapshots import Snapshot
 from appliance.engine.steps import Append, Chunk
 from appliance.turns.request import Message, TurnRequest
 from bench.machine import wait_for_quiet
@@ -76,7 +76,11 @@ class Dictated:
     def __init__(self, model: OnnxModel, slot: int, text: Sequence[int]) -> None:
         self._model, self._slot, self._text = model, slot, text
         self.capacity, self.windows, self.arithmetic = model.capacity, model.windows, model.arithmetic
+        self.cache_bytes, self.slot_bytes = model.slot_bytes(model.capacity), model.slot_bytes
         self.steps = 0
+
+    def give_back(self, slot: int, kept: int) -> None:
+        raise RuntimeError("memory is never short for one stream")
 
     def plan_chunk(self, past: int, length: int, most: int | None = None) -> range:
         return self._model.plan_chunk(past, length, most)

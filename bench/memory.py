@@ -31,7 +31,7 @@ from bench.served import prepare_site, serving
 from bundler.demo_model.words import common_words
 
 _GROUPS = (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max"))  # version 1, 2
-_CHOSEN = re.compile(r"(\d+) conversations? of ([\d,]+) tokens;.*")
+_CHOSEN = re.compile(r"(\d+) conversations? of ([\d,]+) tokens\b.*")
 _ROOM_TOKENS = 600  # left free in a slot: for what the appliance adds, the answer, and words of several tokens
 _ANSWER_LIMIT_S = 3600.0
 

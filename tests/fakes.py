@@ -13,7 +13,7 @@ import numpy as np
 from appliance.engine.client import EngineClient
 from appliance.engine.model import ModelError
 from appliance.engine.sampling import TopLogits
-from appliance.engine.slots import Snapshot, Windows
+from appliance.engine.snapshots import Snapshot, Windows
 from appliance.engine.steps import Append, Chunk
 from appliance.engine.wire import StatusRequest, decode, encode
 from appliance.turns.engine import Status
@@ -166,6 +166,7 @@ class FakeEngine:
 
 
 CHUNK_TOKENS = 128  # a fake model's chunk of prefill
+CACHE_PAGE = 16  # and how many positions take memory together
 
 
 class FakeModel:
@@ -179,11 +180,13 @@ class FakeModel:
     def __init__(
         self, replies: Mapping[tuple[int, ...], Sequence[int]], *, slots: int, capacity: int = 4096,
         windows: Windows | None = None, copies: bool = True, mixes: bool = True,
-        takes_drafts: bool = False,
+        takes_drafts: bool = False, cache_tokens: int | None = None,
     ) -> None:  # fmt: skip
         self.replies = {tuple(prompt): list(reply) for prompt, reply in replies.items()}
         self.slots = slots
         self.capacity = capacity
+        self.cache_bytes = slots * self.slot_bytes(capacity) if cache_tokens is None else self.slot_bytes(cache_tokens)
+        self.taken = [0] * slots  # positions with memory, of each slot
         self.held: list[list[int]] = [[] for _ in range(slots)]
         self.windows = windows
         self.copies, self.mixes, self.takes_drafts = copies, mixes, takes_drafts
@@ -191,6 +194,15 @@ class FakeModel:
         self.rings: list[dict[int, tuple[int, int]]] = [{} for _ in range(slots)]  # place: position and token
         self.steps: list[tuple[str, int, int | list[int]]] = []
         self.fail_next: set[str] = set()  # "prefill", "decode", "decoded" (after it has written), "step"
+
+    def slot_bytes(self, held: int) -> int:
+        return 100 * (held + -held % CACHE_PAGE)
+
+    def give_back(self, slot: int, kept: int) -> None:
+        self.steps.append(("give back", slot, kept))
+        self.taken[slot] = min(self.taken[slot], kept)
+        del self.held[slot][kept:]
+        self.rings[slot] = {place: held for place, held in self.rings[slot].items() if place < kept}
 
     def plan_chunk(self, past: int, length: int, most: int | None = None) -> range:
         return range(past, min(length, past + min(CHUNK_TOKENS, most or CHUNK_TOKENS)))
@@ -230,15 +242,21 @@ class FakeModel:
 
     def copy_prefix(self, source: int, target: int, length: int, snapshot: Snapshot | None) -> None:
         self.steps.append(("copy", target, length))
+        self._take(target, length)
         self.held[target] = self.held[source][:length]
         if self.windows is not None:
             kept = snapshot or self.take_snapshot(source, self.windows.first_seen(length), length)
             saved: dict[int, tuple[int, int]] = kept.saved  # type: ignore[assignment]
             self.rings[target] |= saved
 
+    def _take(self, slot: int, positions: int) -> None:
+        self.taken[slot] = max(self.taken[slot], positions)
+        assert sum(map(self.slot_bytes, self.taken)) <= self.cache_bytes, "more memory than there is"
+
     def _append(self, slot: int, past: int, tokens: Sequence[int]) -> None:
         assert past <= len(self.held[slot]), "a gap in the cache"
         assert past + len(tokens) <= self.capacity, "beyond the cache"
+        self._take(slot, past + len(tokens))
         self.held[slot][past:] = tokens
         if self.windows is None:
             return

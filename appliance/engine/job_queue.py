@@ -1,4 +1,4 @@
-"""The jobs that wait for a slot: one queue per user, and users take turns.
+"""The jobs that wait for a place: one queue per user, and users take turns.
 
 Each user may have a limited number of jobs waiting. A user who has none waiting can always add one, so nobody is turned
 away because of what another user sends.
@@ -27,9 +27,13 @@ class Load:
 class JobQueue:
     """The waiting jobs of one scheduler. Every method may be called from any thread."""
 
-    def __init__(self, *, slots: int, limit: int, user_limit: int) -> None:
-        """See `Scheduler`, whose arguments these are."""
-        self._slots = slots
+    def __init__(self, *, places: int, limit: int, user_limit: int) -> None:
+        """
+        Args:
+            places: how many jobs can be worked on at once, until ``note_active`` says otherwise.
+            limit, user_limit: see `Scheduler`.
+        """
+        self._places = places
         self._limit = limit
         self._user_limit = user_limit
         self._job_s = _FIRST_ESTIMATE_S
@@ -53,6 +57,11 @@ class JobQueue:
         with self._changed:
             return self._refusal(user)
 
+    def peek(self) -> Job | None:
+        """The job that ``take`` would remove."""
+        with self._changed:
+            return next(iter(self._waiting.values()))[0] if self._waiting else None
+
     def take(self) -> Job | None:
         """Remove the next job: the oldest of the user whose turn it is."""
         with self._changed:
@@ -75,9 +84,10 @@ class JobQueue:
                     del self._waiting[user]
             self._count(active)
 
-    def note_active(self, active: int) -> None:
-        """Publish how many jobs are being worked on."""
+    def note_active(self, active: int, places: int) -> None:
+        """Publish how many jobs are being worked on, and how many can be."""
         with self._changed:
+            self._places = places
             self._count(active)
 
     def note_finished(self, seconds: float) -> None:
@@ -115,7 +125,7 @@ class JobQueue:
         """Called under ``_changed``."""
         if self._closed is not None:
             return self._closed
-        free = self._slots - self._load.active
+        free = max(0, self._places - self._load.active)
         own = sum(not job.cancelled.is_set() for job in self._waiting.get(user, ()))
         waiting = self._load.queued
         if waiting >= self._limit + free and (own or not self._limit):
@@ -127,5 +137,5 @@ class JobQueue:
         return None
 
     def _busy(self, code: FailureCode, message: str, ahead: int) -> Failed:
-        wait_s = self._job_s * (ahead + 1) / self._slots
+        wait_s = self._job_s * (ahead + 1) / max(1, self._places)
         return Failed(code, message, retry_after_s=round(max(1.0, wait_s), 1))

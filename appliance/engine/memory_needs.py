@@ -11,6 +11,7 @@ from pathlib import Path
 
 from appliance.config import CacheItem, Config
 from appliance.engine.cache_memory import CHUNK_TOKENS, CacheShape
+from appliance.engine.host import can_overcommit
 from appliance.engine.memory_plan import Needs
 from appliance.engine.operators import load_operators
 from appliance.engine.packed_weights import load_packing
@@ -45,6 +46,7 @@ def read_needs(release: InstalledRelease, accelerator: str, config: Config) -> N
         beside_bytes=beside if accelerator == "cpu" else _CUDA_BYTES,
         cache=cache_of(release.config, accelerator, config.cache),
         context_tokens=release.model.context_tokens,
+        by_need=accelerator == "cpu" and can_overcommit(),
     )
 
 

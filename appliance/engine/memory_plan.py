@@ -2,8 +2,8 @@
 
 The weights must stay in memory, because every decode step reads many of them, and reading them from a disk would take
 seconds. They are mapped from a file, so the kernel would silently drop them in favour of the caches. The plan therefore
-counts them as used, though the kernel counts their pages as free. A CPU's caches take their pages as conversations grow
-and never give them back; the plan counts them in full.
+counts them as used, though the kernel counts their pages as free. It counts the chosen conversations in full. On a CPU
+shorter ones may share that memory: caches take it as they grow and give it back (slots.py).
 
 What the operator sets is kept; what is left open becomes the highest step of `_steps` that fits.
 """
@@ -20,6 +20,8 @@ LEAST_CONTEXT_TOKENS = 2048  # shorter conversations are of no use
 _USUAL_CONTEXT_TOKENS = 16_384  # one conversation grows to this before a second gets a slot
 _USUAL_SLOTS = 4  # there are so many conversations before all of them grow further
 _MOST_SLOTS = {"cpu": 8, "cuda": 32}  # with more, the time of a decode step grows in proportion
+_SHORT_TOKENS = 512  # memory is shared by no more conversations than have so many tokens each
+_MOST_SHARING = 256
 
 
 class MemoryPlanError(ApplianceError):
@@ -35,6 +37,7 @@ class Needs:
         beside_bytes: the engine itself with the scratch memory of a chunk, and the appliance's other processes.
         cache: the KV cache as the accelerator keeps it.
         context_tokens: the longest conversation that the release offers.
+        by_need: whether a conversation takes memory as it grows, so that shorter ones can share it.
     """
 
     model: str
@@ -43,6 +46,7 @@ class Needs:
     beside_bytes: int
     cache: CacheShape
     context_tokens: int
+    by_need: bool
 
     def bytes_for(self, slots: int, context_tokens: int) -> int:
         """All memory that so many conversations of so many tokens take."""
@@ -68,11 +72,25 @@ class MemoryPlan:
     def needed_bytes(self) -> int:
         return self.needs.bytes_for(self.slots, self.context_tokens)
 
+    @property
+    def cache_bytes(self) -> int:
+        """What all conversations together may take."""
+        return self.slots * self.needs.cache.slot_bytes(self.context_tokens)
+
+    @property
+    def sharing(self) -> int:
+        """How many conversations may share that memory."""
+        if not self.needs.by_need:
+            return self.slots
+        short = self.needs.cache.slot_bytes(self.context_tokens, min(_SHORT_TOKENS, self.context_tokens))
+        return max(self.slots, min(_MOST_SHARING, self.cache_bytes // short))
+
     def sentence(self) -> str:
         """For the log and for `appliance doctor`."""
+        shorter = f" or up to {self.sharing} shorter ones" if self.sharing > self.slots else ""
         served = (
-            f"{_conversations(self.slots, self.context_tokens)}; {self.needs.model} needs {_gb(self.needed_bytes)} for "
-            f"them, {_gb(self.available_bytes)} can be used"
+            f"{_conversations(self.slots, self.context_tokens)}{shorter}; {self.needs.model} needs "
+            f"{_gb(self.needed_bytes)} for them, {_gb(self.available_bytes)} can be used"
         )
         if self.more is None:
             return served

@@ -9,6 +9,7 @@ from __future__ import annotations
 # conversation the largest chunk takes less; at the end of the longest a single token may take 0.1 s.
 LONE_STEP_S = 4.0
 _PAUSE_SHARE = 0.9  # the share of the longest pause that a step may plan to take; the rest is a reserve
+_DECODE_SHARE = 0.5  # the share of such a step that streams may take together; the rest is for a chunk
 _LEAST_STEP_S = 1e-4  # shorter times are not trusted
 # Once a step has taken too long, the size grows at once to this share of what fits by the last step's time,
 _FREE_SHARE = 0.8
@@ -38,6 +39,13 @@ class Pacing:
         """How many tokens to prefill beside so many streams; the model may take fewer."""
         more_s = max(0, streams - self._streams) * self._stream_s  # an upper bound: together they take less
         return max(1, int(self._tokens * (self._step_s / (self._step_s + more_s)) ** 2))
+
+    def has_time_for(self, streams: int) -> bool:
+        """Whether a step with so many streams leaves time for a chunk; False until a step of streams has been timed.
+
+        It takes no longer than their number says, because together they take less.
+        """
+        return 0.0 < streams * self._stream_s <= _DECODE_SHARE * self._step_s
 
     def note_chunk(self, tokens: int, streams: int, seconds: float) -> None:
         """A step with a chunk of that many tokens took so long, sampling included."""

@@ -1,11 +1,12 @@
 """Decides, step by step, which jobs the model works on: continuous batching with fair admission.
 
-Jobs wait in a queue (job_queue.py). A job that gets a slot is prefilled in chunks, then decoded together with all the
-others. A step has at most one chunk of one prompt and one token of every answer that is being decoded, in one run of
-the model where the model can do that; without a chunk, it may have drafts of the next tokens, too (drafting.py). So a
-long prompt delays no stream by more than a chunk. While streams wait, chunks are so small that a step takes no longer
-than the longest pause allowed (pacing.py). While nobody streams, a step deep in a long prompt still ends within
-seconds. Jobs join and leave between steps.
+Jobs wait in a queue (job_queue.py). The first of it begins as soon as there is memory and time for it; no other
+overtakes it. A job that gets a slot is prefilled in chunks, then decoded together with all the others. A step has at
+most one chunk of one prompt and one token of every answer that is being decoded, in one run of the model where the
+model can do that; without a chunk, it may have drafts of the next tokens, too (drafting.py). So a long prompt delays no
+stream by more than a chunk. While streams wait, chunks are so small that a step takes no longer than the longest pause
+allowed (pacing.py). While nobody streams, a step deep in a long prompt still ends within seconds. Jobs join and leave
+between steps. Where memory is short, younger streams may have no part in a step (cache_budget.py).
 
 ``submit``, ``refusal``, ``cancel``, ``load`` and ``wait_for_work`` may be called from any thread; ``step`` and ``stop``
 belong to the model's thread. Events go to the job's sink, from either; a sink must not block.
@@ -28,12 +29,13 @@ from appliance.engine.model import ModelError
 from appliance.engine.pacing import LONE_STEP_S, Pacing
 from appliance.engine.request_limits import context_exceeded
 from appliance.engine.sampling import TopLogits, new_generator
-from appliance.engine.slots import Prefix, Slot, SlotTable
+from appliance.engine.slots import Prefix, Slot, SlotMemory, SlotTable
 from appliance.engine.steps import Append, Chunk, Model
 from appliance.turns.events import Failed, Started
 
 _log = logging.getLogger("appliance.engine")
 _ALL_TOKENS = 1 << 20  # more than any model takes in a step
+MOST_STREAMS = 16  # at once, where nothing else is set: with more, each would be slower than people read
 
 
 class Scheduler:
@@ -46,6 +48,7 @@ class Scheduler:
         *,
         queue_limit: int,
         user_limit: int | None = None,
+        streams: int | None = None,
         longest_pause_s: float = 0.3,
         drafts: bool = True,
         clock: Callable[[], float] = time.monotonic,
@@ -55,6 +58,8 @@ class Scheduler:
             queue_limit: how many jobs may wait for a slot. Beyond it, a job fails as overloaded if its user already has
                 one waiting. 0: none may wait.
             user_limit: how many jobs of one user may wait; None: as many as of all.
+            streams: how many answers are worked on at once, at most. None: as many as memory could hold at their
+                longest, and up to `MOST_STREAMS` while decoding them leaves time for prompts.
             longest_pause_s: how long a stream may stand still while another's prompt is prefilled. The model may need
                 longer even for the smallest chunk.
             drafts: whether to draft tokens where the model can verify them.
@@ -65,8 +70,12 @@ class Scheduler:
         self._grammars = HarmonyGrammars(vocabulary)
         self._clock = clock
         user_limit = queue_limit if user_limit is None else user_limit
-        self._queue = JobQueue(slots=model.slots, limit=queue_limit, user_limit=user_limit)
-        self._slots = SlotTable(model.slots, model.capacity, model.windows)
+        full = min(model.slots, model.cache_bytes // model.slot_bytes(model.capacity))
+        self.most_streams = min(model.slots, streams or max(full, MOST_STREAMS))
+        self._sure_streams = min(model.slots, streams or full)  # however long a step takes
+        self._queue = JobQueue(places=self._sure_streams, limit=queue_limit, user_limit=user_limit)
+        memory = SlotMemory(model.cache_bytes, model.slot_bytes, model.give_back, model.copies)
+        self._slots = SlotTable(model.slots, model.capacity, memory, model.windows)
         self._active: list[Generation] = []  # the model's thread only; those being prefilled take turns
         self._pacing = Pacing(longest_pause_s)
         self._lone_pacing = Pacing(LONE_STEP_S, _ALL_TOKENS)  # of prompts while nobody streams
@@ -108,18 +117,22 @@ class Scheduler:
         """Do one step; False if there was nothing to do."""
         self._drop_cancelled()
         self._admit()
-        prefilling = next((one for one in self._active if one.decoding_since is None), None)
         # An answer whose prefill ends in this step decodes from the next step on, so that this one does not get longer.
         decoding = [one for one in self._active if one.decoding_since is not None]
-        if prefilling is not None and decoding and self._model.mixes:
-            if self._guarded([prefilling], partial(self._prefill_and_decode, prefilling, decoding)):
+        # The oldest stream never waits for memory, so a step without any part is one without streams.
+        decoding = [one for one in decoding if self._slots.grow_to_decode(one.slot)]
+        mixes = bool(decoding) and self._model.mixes
+        pacing, streams = (self._pacing, len(decoding)) if mixes else (self._lone_pacing, 0)
+        prefill = self._next_prefill(pacing.chunk_tokens(streams))
+        if prefill is not None and mixes:
+            if self._guarded([prefill[0]], partial(self._prefill_and_decode, *prefill, decoding)):
                 return True
-            prefilling = None  # the streams still hold what they held: they get their token without it
-        if prefilling is not None:
-            self._guarded([prefilling], partial(self._prefill, prefilling))
+            prefill = None  # the streams still hold what they held: they get their token without it
+        if prefill is not None:
+            self._guarded([prefill[0]], partial(self._prefill, *prefill))
         if decoding:
             self._guarded(decoding, partial(self._decode, decoding))
-        return prefilling is not None or bool(decoding)
+        return bool(self._active) or prefill is not None or bool(decoding)
 
     def stop(self, failure: Failed) -> None:
         """End every job with ``failure`` and refuse new ones with it."""
@@ -130,23 +143,34 @@ class Scheduler:
             self._leave(generation)
 
     def _admit(self) -> None:
-        """Give free slots to waiting jobs."""
-        while self._slots.free and (job := self._queue.take()) is not None:
-            generation = self._start(job)
+        """Let waiting jobs begin while there is a place for the next."""
+        while self._has_time() and (job := self._queue.peek()) is not None:
+            limit = self._limit(job)
+            if not self._slots.admits(job.prompt, len(job.prompt) + limit):
+                self._queue.note_active(len(self._active), len(self._active))
+                return
+            self._queue.take()
+            generation = self._start(job, limit)
             self._active.append(generation)
             queued_s = generation.started_at - job.submitted_at
             job.sink(Started(len(job.prompt), queued_s, self._model.arithmetic))
-        self._queue.note_active(len(self._active))
+        self._note_active()
 
-    def _start(self, job: Job) -> Generation:
-        """Take a slot for a job, with what the slot already holds of its prompt."""
-        now, request = self._clock(), job.request
-        acquired = self._slots.acquire(request.user, job.prompt)
-        if acquired is None:
-            raise RuntimeError("internal error: a free slot could not be acquired")
-        slot, prefix = acquired
-        self._copy(slot, prefix)
+    def _has_time(self) -> bool:
+        """Whether one more stream may join."""
+        streams = len(self._active) + 1
+        return streams <= self._sure_streams or (streams <= self.most_streams and self._pacing.has_time_for(streams))
+
+    def _limit(self, job: Job) -> int:
+        """How many tokens the answer may have."""
         room = self._model.capacity - len(job.prompt)
+        return room if job.request.max_tokens is None else min(room, job.request.max_tokens)
+
+    def _start(self, job: Job, limit: int) -> Generation:
+        """Take a slot for a job that was admitted, with what the slot already holds of its prompt."""
+        now, request = self._clock(), job.request
+        slot, prefix = self._slots.acquire(request.user, job.prompt, len(job.prompt) + limit)
+        self._copy(slot, prefix)
         functions = [tool.name for tool in request.tools]
         return Generation(
             job=job,
@@ -154,7 +178,7 @@ class Scheduler:
             parser=HarmonyParser(self._vocabulary, turn_id=request.id, functions=functions, stop=request.stop),
             rng=new_generator(request.seed),
             grammar=self._grammars.start(functions) if request.grammar else None,
-            limit=room if request.max_tokens is None else min(room, request.max_tokens),
+            limit=limit,
             cached=slot.length,
             started_at=now,
             drafts=DraftStream(job.prompt) if self._takes_drafts else None,
@@ -165,9 +189,8 @@ class Scheduler:
             self._leave(generation)
         self._queue.drop_cancelled(len(self._active))
 
-    def _prefill(self, prefilling: Generation) -> None:
+    def _prefill(self, prefilling: Generation, chunk: Chunk) -> None:
         started = self._clock()
-        chunk = self._next_chunk(prefilling, self._lone_pacing.chunk_tokens(0))
         top = self._model.prefill(chunk.slot, chunk.tokens, chunk.past, want_logits=chunk.want_logits)
         self._note_prefilled(prefilling, chunk, top)
         if not chunk.want_logits:
@@ -176,7 +199,7 @@ class Scheduler:
     def _decode(self, decoding: Sequence[Generation]) -> None:
         started = self._clock()
         streams = [one.drafts for one in decoding if one.drafts is not None]
-        rooms = [one.limit - len(one.sampled) - 1 for one in decoding]
+        rooms = [min(one.limit - len(one.sampled), one.slot.granted - one.slot.length) - 1 for one in decoding]
         drafts = self.drafting.plan(streams, rooms) if streams else [[] for _ in decoding]
         tops = self._model.decode(_appends(decoding, drafts))
         accepted = self._note_decoded(decoding, tops, drafts)
@@ -186,9 +209,8 @@ class Scheduler:
         if not any(drafts):
             self._pacing.note_decode(len(decoding), took_s)
 
-    def _prefill_and_decode(self, prefilling: Generation, decoding: Sequence[Generation]) -> None:
+    def _prefill_and_decode(self, prefilling: Generation, chunk: Chunk, decoding: Sequence[Generation]) -> None:
         started = self._clock()
-        chunk = self._next_chunk(prefilling, self._pacing.chunk_tokens(len(decoding)))
         none: list[list[int]] = [[] for _ in decoding]
         tops, top = self._model.step(_appends(decoding, none), chunk)
         self._note_decoded(decoding, tops, none)
@@ -196,15 +218,28 @@ class Scheduler:
         if not chunk.want_logits:  # the last chunk of a prompt is shorter, so its time says little
             self._pacing.note_chunk(len(chunk.tokens), len(decoding), self._clock() - started)
 
-    def _next_chunk(self, prefilling: Generation, most: int) -> Chunk:
-        """The next part of a prompt, after what another slot holds of it was copied."""
+    def _next_prefill(self, most: int) -> tuple[Generation, Chunk] | None:
+        """The next part of a prompt, of the first that need not wait for memory."""
+        for prefilling in [one for one in self._active if one.decoding_since is None]:
+            chunk = self._next_chunk(prefilling, most)
+            if chunk is not None:
+                return prefilling, chunk
+        return None
+
+    def _next_chunk(self, prefilling: Generation, most: int) -> Chunk | None:
+        """The next part of a prompt, after what another slot holds of it was copied; None: it must wait for memory."""
         slot, prompt = prefilling.slot, prefilling.job.prompt
-        if self._model.copies:
-            prefix = self._slots.find_prefix(slot, prompt, prefilling.job.public)
-            if prefix is not None:
-                prefilling.cached += prefix.length - slot.length
-                self._copy(slot, prefix)
-        places = self._model.plan_chunk(slot.length, len(prompt), most)
+        while True:
+            prefix = self._slots.find_prefix(slot, prompt, prefilling.job.public) if self._model.copies else None
+            held = slot.length if prefix is None else prefix.length
+            places = self._model.plan_chunk(held, len(prompt), most)
+            if not self._slots.grow(slot, places.stop, None if prefix is None else prefix.source):
+                return None
+            if prefix is None or prefix.source.length >= prefix.length:
+                break  # otherwise the source lost what it held, because memory is short
+        if prefix is not None:
+            prefilling.cached += prefix.length - slot.length
+            self._copy(slot, prefix)
         tokens = prompt[places.start : places.stop]
         return Chunk(slot.index, tokens, places.start, want_logits=places.stop == len(prompt))
 
@@ -273,7 +308,11 @@ class Scheduler:
     def _leave(self, generation: Generation, *, keep: bool = True) -> None:
         self._active.remove(generation)
         self._slots.release(generation.slot, keep=keep)
-        self._queue.note_active(len(self._active))
+        self._note_active()
+
+    def _note_active(self) -> None:
+        places = len(self._active) + 1 if self._has_time() else len(self._active)
+        self._queue.note_active(len(self._active), max(places, self._sure_streams))
 
 
 STOPPED = Failed("engine_stopped", "The model was stopped before the answer was complete. Please try again.")

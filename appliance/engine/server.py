@@ -168,7 +168,7 @@ def describe(release: InstalledRelease, model: OnnxModel, scheduler: Scheduler) 
         release=release.version,
         accelerator=model.accelerator,
         context_tokens=model.capacity,
-        slots=model.slots,
+        slots=scheduler.most_streams,
         active=load.active,
         queued=load.queued,
         details={"threads": model.threads, "layers": model.shape.layers, "vocabulary": model.shape.vocab},
@@ -200,7 +200,7 @@ def main() -> int:
         return CANNOT_SERVE
     scheduler = Scheduler(
         model, vocabulary, queue_limit=config.queue_limit, user_limit=config.queue_limit_per_user,
-        longest_pause_s=config.longest_pause_s, drafts=config.drafts,
+        streams=config.streams or config.slots, longest_pause_s=config.longest_pause_s, drafts=config.drafts,
     )  # fmt: skip
     server = EngineServer(doorbell, scheduler, vocabulary, lambda: describe(release, model, scheduler))
 
@@ -210,7 +210,10 @@ def main() -> int:
     signal.signal(signal.SIGTERM, stop)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as under the supervisor
         signal.signal(signal.SIGINT, stop)
-    _log.info("serving %s %s on %s with %d slots", release.name, release.version, model.accelerator, model.slots)
+    _log.info(
+        "serving %s %s on %s, up to %d answers at once",
+        release.name, release.version, model.accelerator, scheduler.most_streams,
+    )  # fmt: skip
     return 0 if server.run() else 1
 
 

@@ -57,8 +57,9 @@ def load_engine(config: Config) -> tuple[InstalledRelease, OnnxModel, Vocabulary
     model = load_model(
         release.graphs[accelerator],
         accelerator=accelerator,
-        slots=plan.slots,
+        slots=plan.sharing,
         context_tokens=plan.context_tokens,
+        cache_bytes=plan.cache_bytes,
         packed_dir=config.packed_dir / release.version,
         cache=config.cache,
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from appliance.engine.sampling import TopLogits
-from appliance.engine.slots import Snapshot, Windows
+from appliance.engine.snapshots import Snapshot, Windows
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,21 @@ class Model(Protocol):
         copies: ``take_snapshot`` and ``copy_prefix`` can be used.
         takes_drafts: ``decode`` takes several tokens of one slot, and each gets the bits that it would get alone.
         arithmetic: what decides the last bits of its results, in words for the record.
+        cache_bytes: what its slots may take together; at least one slot in full.
     """
 
     slots: int
     capacity: int
+    cache_bytes: int
     windows: Windows | None
     mixes: bool
     copies: bool
     takes_drafts: bool
     arithmetic: str
+
+    def slot_bytes(self, held: int) -> int: ...
+
+    def give_back(self, slot: int, kept: int) -> None: ...
 
     def plan_chunk(self, past: int, length: int, most: int | None = None) -> range: ...
 

@@ -22,7 +22,10 @@ class EngineUnavailableError(ApplianceError):
 
 @dataclass(frozen=True)
 class Status:
-    """What the engine serves, how busy it is, and how many tokens it has generated since its start."""
+    """What the engine serves, how busy it is, and how many tokens it has generated since its start.
+
+    ``slots`` is the most answers that it works on at once; ``active`` is how many it does now.
+    """
 
     model: str
     release: str

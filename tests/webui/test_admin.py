@@ -116,7 +116,7 @@ def test_a_person_who_is_not_there_is_not_found(admin: Browser, path: str) -> No
 
 
 def test_the_page_says_how_the_engine_stands(admin: Browser) -> None:
-    assert "0 of 2 slots busy, 0 waiting</dd>" in admin.get("/admin").text
+    assert "0 of at most 2 answers in work, 0 waiting</dd>" in admin.get("/admin").text
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """What every loaded model can do: prefill one slot, decode several together.
 
-The caches are allocated once, for every slot, and bound in place, so nothing is ever copied into a step. A model does
-not know what its slots hold; the caller does (slots.py).
+The caches of all slots are bound once, in place, so nothing is ever copied into a step. A model does not know what its
+slots hold, nor that they hold no more than they may; the caller does (slots.py).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from appliance.engine.model import ModelError
 from appliance.engine.model.runtime import first_line, runtime_errors
 from appliance.engine.model.shape import ModelShape
 from appliance.engine.sampling import TopLogits, row_of
-from appliance.engine.slots import Snapshot
+from appliance.engine.snapshots import Snapshot
 from appliance.engine.steps import Append, Chunk
 
 _RESULTS = ("top_logits", "top_ids", "logsumexp", "logits")
@@ -36,12 +36,18 @@ class OnnxModel(ABC):
     arithmetic: str
 
     def __init__(
-        self, ort: ModuleType, session: Any, shape: ModelShape, *, slots: int, capacity: int, device: str
-    ) -> None:
-        """``device``: whose memory the caches and results are in."""
+        self, ort: ModuleType, session: Any, shape: ModelShape, *, slots: int, capacity: int, device: str,
+        cache_bytes: int | None = None,
+    ) -> None:  # fmt: skip
+        """
+        Args:
+            device: whose memory the caches and results are in.
+            cache_bytes: what the slots may take together; None: what they take when all are full.
+        """
         self.shape = shape
         self.slots = slots
         self.capacity = capacity
+        self.cache_bytes = slots * self.slot_bytes(capacity) if cache_bytes is None else cache_bytes
         self.threads: int = session.get_session_options().intra_op_num_threads
         self._device = device
         self._session = session
@@ -51,6 +57,14 @@ class OnnxModel(ABC):
         self._bind_results()  # before the caches, so that these are the first outputs
         self._caches = Caches(ort, shape.cache, device=device, slots=slots, capacity=capacity)
         self.windows = self._caches.windows
+
+    def slot_bytes(self, held: int) -> int:
+        """What a slot takes at most that holds so many tokens."""
+        return self.shape.cache.slot_bytes(self.capacity, held)
+
+    def give_back(self, slot: int, kept: int) -> None:
+        """Free the memory of a slot's positions from ``kept`` on. Only on a CPU."""
+        self._caches.give_back(slot, kept)
 
     @abstractmethod
     def plan_chunk(self, past: int, length: int, most: int | None = None) -> range:

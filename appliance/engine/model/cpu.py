@@ -22,7 +22,7 @@ from appliance.engine.model.shape import ModelShape
 from appliance.engine.operators import load_operators
 from appliance.engine.packed_weights import PackedWeights, load_packing, open_packed
 from appliance.engine.sampling import TopLogits
-from appliance.engine.slots import Snapshot
+from appliance.engine.snapshots import Snapshot
 from appliance.engine.steps import Append, Chunk
 
 _PROVIDER = "CPUExecutionProvider"
@@ -60,9 +60,9 @@ class CpuModel(OnnxModel):
 
     def __init__(
         self, ort: ModuleType, session: Any, shape: ModelShape, *, slots: int, capacity: int,
-        packed: PackedWeights | None,
+        packed: PackedWeights | None, cache_bytes: int | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(ort, session, shape, slots=slots, capacity=capacity, device="cpu")
+        super().__init__(ort, session, shape, slots=slots, capacity=capacity, device="cpu", cache_bytes=cache_bytes)
         self.arithmetic = f"cpu, {load_operators().chosen}, cache of {shape.cache.item}"
         self._packed = packed  # the session reads these pages
         self._caches.bind(self._binding, 0, slots)

@@ -20,12 +20,13 @@ _CUDA_HEADROOM_BYTES = 256 << 20  # activations of a decode step
 
 
 def load_model(
-    graph: Path, *, accelerator: str, slots: int, context_tokens: int, packed_dir: Path | None = None,
-    cache: CacheItem = Config.cache, profile: Path | None = None,
+    graph: Path, *, accelerator: str, slots: int, context_tokens: int, cache_bytes: int | None = None,
+    packed_dir: Path | None = None, cache: CacheItem = Config.cache, profile: Path | None = None,
 ) -> OnnxModel:  # fmt: skip
-    """Load a graph and allocate caches for ``slots`` conversations of ``context_tokens`` each.
+    """Load a graph, with caches for ``slots`` conversations of up to ``context_tokens`` each.
 
     Args:
+        cache_bytes: on a CPU, what the caches may take together; None: what they take when all are full.
         packed_dir: where the CPU's packed weights are kept between starts; None: packed into this process's memory.
         cache: the type of the numbers in a CPU's caches; CUDA's hold float16.
         profile: how the name of the file begins that ``end_profile`` writes, with the time of each node.
@@ -51,8 +52,8 @@ def load_model(
     session, packed = open_cpu_session(ort, graph, options, packed_dir)
     shape = shape_of(session, graph, accelerator, cache)
     # The pages of mapped weights count as free memory, but must stay.
-    _check_room(shape, slots, context_tokens, weights + ENGINE_BYTES, free)
-    return CpuModel(ort, session, shape, slots=slots, capacity=context_tokens, packed=packed)
+    _check_room(shape, slots, context_tokens, weights + ENGINE_BYTES, free, cache_bytes)
+    return CpuModel(ort, session, shape, slots=slots, capacity=context_tokens, packed=packed, cache_bytes=cache_bytes)
 
 
 def _free_device_bytes() -> int:
@@ -71,12 +72,15 @@ def free_memory_bytes(accelerator: str) -> int:
     return _MEMORY[accelerator]()
 
 
-def _check_room(shape: ModelShape, slots: int, context_tokens: int, beside_bytes: int, available_bytes: int) -> None:
+def _check_room(
+    shape: ModelShape, slots: int, context_tokens: int, beside_bytes: int, available_bytes: int,
+    cache_bytes: int | None = None,
+) -> None:  # fmt: skip
     """Refuse conversations longer than the model's context, and caches that do not fit beside the rest."""
     if context_tokens > shape.context:
         raise ModelError(f"context_tokens is {context_tokens}, but the model reaches only {shape.context}")
     _check_memory(
-        beside_bytes + slots * shape.cache.slot_bytes(context_tokens),
+        beside_bytes + (slots * shape.cache.slot_bytes(context_tokens) if cache_bytes is None else cache_bytes),
         available_bytes,
         f"{slots} conversations of {context_tokens} tokens",
         "set engine.slots or engine.context_tokens lower",

@@ -15,7 +15,7 @@ from appliance.engine.jobs import Job
 from appliance.engine.operators import load_operators
 from appliance.engine.sampling import TopLogits
 from appliance.engine.scheduler import Scheduler
-from appliance.engine.slots import Windows
+from appliance.engine.snapshots import Windows
 from appliance.turns.events import Done, EngineEvent, Failed
 from appliance.turns.request import Message, Tool, TurnRequest
 from tests.appliance.engine.test_engine_model import NewModel

@@ -24,7 +24,8 @@ from appliance.engine.model.runtime import import_onnxruntime
 from appliance.engine.model.shape import shape_of
 from appliance.engine.operators import load_operators
 from appliance.engine.sampling import TopLogits
-from appliance.engine.slots import MOST_DRAFTS, Windows
+from appliance.engine.slots import MOST_DRAFTS
+from appliance.engine.snapshots import Windows
 from appliance.engine.steps import Append, Chunk
 from bundler.graph.plan import Accelerator
 from installer.formats.graph import GraphFacts, encode_graph_facts
@@ -204,20 +205,23 @@ def continued(model: OnnxModel, slot: int, tokens: list[int], past: int) -> NDAr
     return logits_of(model.prefill_prompt(slot, tokens, past, most=100))
 
 
-@pytest.mark.parametrize(("cache", "item_bytes"), [("float32", 4), ("bfloat16", 2)])
+@pytest.mark.parametrize(("cache", "item_bytes", "page", "ring"), [("float32", 4, 64, 320), ("bfloat16", 2, 128, 384)])
 def test_windowed_layers_hold_a_ring_and_the_others_everything(
-    new_model: NewModel, cache: CacheItem, item_bytes: int
+    new_model: NewModel, cache: CacheItem, item_bytes: int, page: int, ring: int
 ) -> None:
-    """Window 16 and chunks of 256: a ring of 272 positions, in layers 0 and 2 of 3."""
+    """Window 16 and chunks of 256: a ring of 271 positions in whole pages, in layers 0 and 2 of 3."""
     model = new_model(slots=2, context_tokens=512, cache=cache)
     assert model.shape.cache.windowed == {0, 2}
-    assert model.windows == Windows(16, 272)
+    assert model.windows == Windows(16, ring)
     position_bytes = 2 * 2 * 16 * item_bytes  # keys and values of 2 heads of 16 numbers
-    snapshots = 2 * 2 * (32 + 16)  # 2 of them, for 2 layers
-    assert model.shape.cache.slot_bytes(512) == (512 + 2 * 272 + snapshots) * position_bytes
+    snapshots = 3 * 2 * (32 + 16)  # 3 of them, for 2 layers
+    assert model.shape.cache.slot_bytes(512) == (512 + 2 * ring + snapshots) * position_bytes
+    assert model.shape.cache.slot_bytes(512, 65) == (3 * 128 + snapshots) * position_bytes
+    assert model.shape.cache.slot_bytes(512, 1) == (3 * page + snapshots) * position_bytes
+    assert model.shape.cache.slot_bytes(512, 0) == 0
     assert model.shape.cache.slot_bytes(256) == 3 * 256 * position_bytes  # shorter than the ring
     held = sum(array.nbytes for array in model._caches._arrays.values())
-    assert held == 2 * (512 + 2 * 272) * position_bytes
+    assert held == 2 * (512 + 2 * ring) * position_bytes
     assert new_model(slots=2, context_tokens=256).windows is None
 
 
@@ -259,7 +263,7 @@ def test_a_snapshot_brings_back_what_the_ring_has_lost(new_model: NewModel, cach
     fresh = continued(model, 0, follow_up, 0)
     continued(model, 1, prompt, 0)
     snapshot = model.take_snapshot(1, 120 - 15 - 16, 120)
-    continued(model, 1, prompt + prompt_of(300, seed=4), 120)  # the ring of 272 has nothing of the prompt any more
+    continued(model, 1, prompt + prompt_of(380, seed=4), 120)  # the ring of 320 has nothing of the prompt any more
     wrong = continued(model, 1, follow_up, 120)
     assert not np.array_equal(wrong, fresh)
     for target in (1, 2):

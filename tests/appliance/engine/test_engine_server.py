@@ -19,7 +19,7 @@ from appliance.engine.harmony import Vocabulary, render_prompt
 from appliance.engine.model import ModelError
 from appliance.engine.scheduler import Scheduler
 from appliance.engine.server import EngineServer
-from appliance.engine.startup import choose_accelerator, load_engine
+from appliance.engine.startup import choose_accelerator, load_engine, plan_engine
 from appliance.installed_release import InstalledRelease
 from appliance.turns.events import AnswerDelta, Done, EngineEvent, Failed, Waiting
 from appliance.turns.request import Message, Tool, ToolCall, TurnRequest
@@ -144,3 +144,14 @@ def test_a_model_without_harmonys_vocabulary_is_refused(
     monkeypatch.setattr(startup, "load_release", lambda _path: replace(release, graphs={"cpu": small_graph}))
     with pytest.raises(ModelError, match="1,000 tokens"):
         load_engine(Config(home=tmp_path, release_dir=release.path, database_url="sqlite://"))
+
+
+def test_the_engine_shares_the_memory_of_the_conversations_that_were_planned(
+    release: InstalledRelease, tmp_path: Path
+) -> None:
+    config = Config(home=tmp_path, release_dir=release.path, database_url="sqlite://", slots=4, context_tokens=1024)
+    plan = plan_engine(config, release)
+    _, model, vocabulary = load_engine(config)
+    assert model.cache_bytes == plan.cache_bytes == 4 * model.slot_bytes(1024)
+    assert model.slots == plan.sharing > 4
+    assert Scheduler(model, vocabulary, queue_limit=1, streams=config.slots).most_streams == 4

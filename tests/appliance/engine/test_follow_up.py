@@ -14,7 +14,7 @@ from appliance.engine.model.base import OnnxModel
 from appliance.engine.model.load import load_model
 from appliance.engine.sampling import TopLogits
 from appliance.engine.scheduler import Scheduler
-from appliance.engine.slots import Snapshot
+from appliance.engine.snapshots import Snapshot
 from appliance.engine.steps import Append, Chunk
 from appliance.turns.events import Done, EngineEvent
 from appliance.turns.request import Message, TurnRequest
@@ -36,8 +36,14 @@ class Counting:
         self._model = model
         self.slots, self.capacity, self.windows = model.slots, model.capacity, model.windows
         self.mixes, self.copies, self.takes_drafts = model.mixes, model.copies, model.takes_drafts
-        self.arithmetic = model.arithmetic
+        self.arithmetic, self.cache_bytes = model.arithmetic, model.cache_bytes
         self.computed = 0
+
+    def slot_bytes(self, held: int) -> int:
+        return self._model.slot_bytes(held)
+
+    def give_back(self, slot: int, kept: int) -> None:
+        self._model.give_back(slot, kept)
 
     def plan_chunk(self, past: int, length: int, most: int | None = None) -> range:
         return self._model.plan_chunk(past, length, most)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from appliance.cgroups import control_groups
 from appliance.cpus import logical_cpus
-from appliance.engine.host import available_memory_bytes, physical_cores
+from appliance.engine.host import available_memory_bytes, can_overcommit, new_pages, physical_cores
 from tests.appliance.engine.hosts import UNLIMITED_V1, Host
 
 GIB = 1 << 30
@@ -211,3 +212,24 @@ def test_a_kernel_without_control_groups_has_no_limits(tmp_path: Path) -> None:
 def test_this_machine_has_cores_and_memory() -> None:
     assert 1 <= physical_cores() <= (os.cpu_count() or 1)
     assert available_memory_bytes() > 1 << 20
+
+
+@pytest.mark.parametrize(("overcommit", "expected"), [("0", True), ("1", True), ("2", False)])
+def test_addresses_beyond_memory_need_a_kernel_that_does_not_count_them(
+    tmp_path: Path, overcommit: str, expected: bool
+) -> None:
+    (tmp_path / "overcommit_memory").write_text(f"{overcommit}\n")
+    assert can_overcommit(tmp_path / "overcommit_memory") is expected
+
+
+def test_addresses_beyond_memory_need_a_kernel_that_takes_memory_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "overcommit_memory").write_text("0\n")
+    monkeypatch.setattr(mmap, "MADV_REMOVE", -1)  # an advice that no kernel knows
+    assert can_overcommit(tmp_path / "overcommit_memory") is False
+
+
+def test_pages_may_be_more_than_there_is_memory_and_are_zeros() -> None:
+    with new_pages(1 << 40) as pages:
+        assert pages[0] == pages[(1 << 40) - 1] == 0

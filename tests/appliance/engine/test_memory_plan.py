@@ -158,9 +158,30 @@ def test_the_weights_are_those_that_are_packed(releases: dict[str, Path]) -> Non
 
 def test_the_sentence_has_the_numbers(releases: dict[str, Path]) -> None:
     plan = plan_memory(needs_of(releases["gpt-oss-20b"]), 16 * GB)
-    assert plan.sentence().startswith("4 conversations of 32,768 tokens; gpt-oss-20b needs 15.")
+    assert plan.sentence().startswith(
+        f"4 conversations of 32,768 tokens or up to {plan.sharing} shorter ones; gpt-oss-20b needs 15."
+    )
     assert "16.0 GB can be used" in plan.sentence()
     assert plan.sentence().endswith("GB would give 4 of 65,536")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_shorter_conversations_share_the_memory_of_the_long_ones(releases: dict[str, Path], shape: str) -> None:
+    """As many as have 512 tokens each, and no more than 256."""
+    needs = dataclasses.replace(needs_of(releases[shape]), by_need=True)
+    for gb in (96, 256):
+        plan = plan_memory(needs, gb * GB)
+        assert plan.cache_bytes + needs.weights_bytes + needs.beside_bytes == plan.needed_bytes <= gb * GB
+        short = needs.cache.slot_bytes(plan.context_tokens, 512)
+        assert plan.sharing == min(256, plan.cache_bytes // short) > 10 * plan.slots
+        assert f" or up to {plan.sharing} shorter ones; " in plan.sentence()
+
+
+def test_where_memory_cannot_be_given_back_every_conversation_has_its_own(releases: dict[str, Path]) -> None:
+    needs = dataclasses.replace(needs_of(releases["gpt-oss-20b"]), by_need=False)
+    plan = plan_memory(needs, 16 * GB)
+    assert plan.sharing == plan.slots == 4
+    assert "shorter" not in plan.sentence()
 
 
 @pytest.mark.parametrize("served", [False, True])

@@ -17,7 +17,7 @@ from appliance.turns.events import Done, EngineEvent
 from appliance.turns.request import Message, TurnRequest
 
 NewModel = Callable[..., OnnxModel]
-CONTEXT = 900  # more than three rings of 272
+CONTEXT = 1000  # more than three rings of 320
 VOCAB = 1000
 
 

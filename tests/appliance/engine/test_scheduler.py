@@ -16,7 +16,7 @@ from appliance.engine.jobs import Job
 from appliance.engine.pacing import LONE_STEP_S
 from appliance.engine.sampling import TopLogits
 from appliance.engine.scheduler import STOPPED, Scheduler
-from appliance.engine.slots import Windows
+from appliance.engine.snapshots import Windows
 from appliance.engine.steps import Append
 from appliance.turns.events import AnswerDelta, Done, EngineEvent, Failed, Started, ToolCallDelta
 from appliance.turns.request import Message, Tool, TurnRequest
@@ -39,15 +39,16 @@ class Bench:
     def __init__(
         self, vocabulary: Vocabulary, *, slots: int = 2, queue_limit: int = 100, capacity: int = 4096,
         user_limit: int | None = None, windows: Windows | None = WINDOWS, copies: bool = True, mixes: bool = True,
-        drafts: bool = False,
+        drafts: bool = False, cache_tokens: int | None = None, streams: int | None = None,
     ) -> None:  # fmt: skip
         self.vocabulary = vocabulary
         self.model = FakeModel(
-            {}, slots=slots, capacity=capacity, windows=windows, copies=copies, mixes=mixes, takes_drafts=drafts
-        )
+            {}, slots=slots, capacity=capacity, windows=windows, copies=copies, mixes=mixes, takes_drafts=drafts,
+            cache_tokens=cache_tokens,
+        )  # fmt: skip
         self.clock = Clock()
         self.scheduler = Scheduler(
-            self.model, vocabulary, queue_limit=queue_limit, user_limit=user_limit, clock=self.clock
+            self.model, vocabulary, queue_limit=queue_limit, user_limit=user_limit, streams=streams, clock=self.clock
         )
         self.sent: dict[str, list[EngineEvent]] = {}
 
