@@ -1,15 +1,19 @@
-"""Two engines are asked in turns, and a peer that fails is named with its own words."""
+"""Two engines take turns, each pair of windows has its ratio, and runs can be added to each other."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-import click
 import pytest
 from click.testing import CliRunner
 
-from bench.random_model import SHAPES, VERSION, prepare
-from bench.turns import Binary, Worker, in_turns, main, row
+from bench.engine import step_bytes
+from bench.pairs import Pair, Subject, add_pair, read_pairs, row, table, weights_gb
+from bench.random_model import SHAPES
+from bench.turns import in_turns, main
+
+DECODE = Subject("20b", "llama.cpp", "amx", "decode")
 
 
 class Told:
@@ -29,62 +33,84 @@ class Told:
         self.said.append(f"{self.name} rests")
 
 
-def test_the_engines_take_turns_and_each_pair_has_its_ratio() -> None:
+def test_the_engines_take_turns_and_memory_is_measured_around_each_pair() -> None:
     said: list[str] = []
-    pairs = in_turns(Told("a", [10, 30, 8], said), Told("b", [5, 10, 8], said), "decode 1 32", 3, together=True)
-    assert said == ["a", "b", "b", "a", "a", "b"]
-    assert pairs == [(10, 5), (30, 10), (8, 8)]
-    assert row("decode", pairs).split() == ["decode", "10.00", "8.00", "2.00", "1.00", "..", "3.00"]
+    ours, peer, memory = Told("a", [10, 30, 8], said), Told("b", [5, 10, 8], said), [40.0, 30.0, 20.0, 50.0]
+
+    def gb_s() -> float:
+        said.append("memory")
+        return memory.pop(0)
+
+    pairs = list(in_turns(ours, peer, ["decode 1 32"], 3, together=True, gb_s=gb_s))
+    assert said == ["memory", "a", "b", "memory", "b", "a", "memory", "a", "b", "memory"]
+    assert pairs == [("decode 1 32", pair) for pair in (Pair(10, 5, 40), Pair(30, 10, 30), Pair(8, 8, 50))]
 
 
-def test_an_engine_gives_its_memory_back_before_the_other_loads() -> None:
+def test_an_engine_gives_its_memory_back_before_the_other_loads_and_not_before_its_own_next_turn() -> None:
     said: list[str] = []
-    in_turns(Told("a", [1, 1], said), Told("b", [1, 1], said), "decode 1 32", 2, together=False)
-    assert said == ["a", "a rests", "b", "b rests", "b", "b rests", "a", "a rests"]
+    ours, peer = Told("a", [1, 2, 3, 4], said), Told("b", [5, 6, 7, 8], said)
+    pairs = list(in_turns(ours, peer, ["decode 1 32", "prefill 512"], 2, together=False, gb_s=lambda: 1.0))
+    assert said == ["b rests", "a", "a", "a rests", "b", "b", "a rests", "b", "b", "b rests", "a", "a"]
+    assert [pair for line, pair in pairs if line == "prefill 512"] == [Pair(2, 6, 1), Pair(4, 8, 1)]
 
 
-def peer(tmp_path: Path, script: str) -> Binary:
-    path = tmp_path / "peer"
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
-    return Binary(path, tmp_path / "model.gguf", ("-rtr", "1"))
+def test_a_row_has_medians_the_range_of_the_ratios_and_what_was_read_of_what_memory_allows() -> None:
+    pairs = [Pair(10, 5, 40), Pair(30, 10, 60), Pair(8, 8, 20)]
+    assert row("decode", pairs, 2.0).split() == [
+        "decode", "10.00", "8.00", "2.00", "1.00", "..", "3.00", "80%", "33%", "3",
+    ]  # fmt: skip
+    assert row("prefill 512", pairs, None).split()[-4:] == ["1.00", "..", "3.00", "3"]
 
 
-def test_a_binary_is_asked_as_llama_bench_is(tmp_path: Path) -> None:
-    binary = peer(tmp_path, f'echo "$@" >>{tmp_path}/asked; echo \'[{{"avg_ts": 12.5, "n_gen": 24}}]\'')
-    assert [binary.tok_s(line) for line in ("decode 1 4096", "prefill 512")] == [12.5, 12.5]
-    first, second = (tmp_path / "asked").read_text().splitlines()
-    assert first.endswith("-r 1 -o json -p 0 -n 24 -d 4096 -rtr 1")
-    assert second.endswith("-r 1 -o json -p 512 -n 0 -rtr 1")
-    assert [binary.takes(line) for line in ("decode 1 32", "decode 4 32", "prefill 512")] == [True, False, True]
+def test_a_step_of_several_sequences_reads_less_for_each_token() -> None:
+    single, four = weights_gb(DECODE), weights_gb(Subject("20b", "llama.cpp", "amx", "decode x4"))
+    assert single is not None
+    assert four is not None
+    assert single == pytest.approx(step_bytes(SHAPES["20b"], "int8", "cpu", 1) / 1e9)
+    assert single / 4 < four < single
+    assert weights_gb(Subject("20b", "llama.cpp", "amx", "prefill 512")) is None
 
 
-@pytest.mark.parametrize("script", ["echo no such model >&2; exit 1", "echo no such model", "echo '[]' no such model"])
-def test_a_peer_that_fails_is_named_with_its_words(tmp_path: Path, script: str) -> None:
-    with pytest.raises(click.ClickException, match=f"{tmp_path}/peer: .*no such model"):
-        peer(tmp_path, script).tok_s("decode 1 32")
+def test_pairs_of_several_runs_are_one_row_each_peer_and_path_has_its_own(tmp_path: Path) -> None:
+    kept = tmp_path / "pairs"
+    assert read_pairs(kept) == []
+    other = Subject("20b", "ik", "avx2", "decode")
+    for subject, pair in ((DECODE, Pair(2, 1, 30)), (other, Pair(3, 1, 31)), (DECODE, Pair(6, 1, 32))):
+        add_pair(kept, subject, pair)
+    first, _, decode, second, _, decode_of_other, memory = table(read_pairs(kept))
+    assert first == "20b against llama.cpp, ours on the path amx"
+    assert decode.split()[:6] == ["decode", "4.00", "1.00", "4.00", "2.00", ".."]
+    assert second == "20b against ik, ours on the path avx2"
+    assert decode_of_other.split()[1] == "3.00"
+    assert memory.startswith("memory: 30.0 to 32.0 GB/s")
 
 
-def test_our_engine_is_measured_in_a_process_that_can_be_loaded_again(tmp_path: Path) -> None:
-    graph = prepare(tmp_path, "tiny", "cpu", "int8")
-    worker = Worker(["ours", str(graph), "--packed", str(tmp_path / "site/packed" / VERSION), "--shape", "tiny"])
-    try:
-        for line in ("decode 2 8", "prefill 16"):
-            assert worker.tok_s(line) > 0
-            worker.rest()
-    finally:
-        worker.rest()
+class Memory:
+    """A memory whose speed is told."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+
+    def gb_s(self) -> float:
+        return 20.0
 
 
-def test_an_engine_that_cannot_be_loaded_ends_the_comparison(tmp_path: Path) -> None:
-    worker = Worker(["ours", str(tmp_path / "none"), "--shape", "tiny"])
-    with pytest.raises(click.ClickException, match="the engine ours ended"):
-        worker.tok_s("decode 1 32")
-    worker.rest()
+def test_our_engine_is_compared_with_a_binary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.turns.wait_for_quiet", lambda _limit_s: True)
+    monkeypatch.setattr("bench.turns.MemoryProbe", Memory)
+    (tmp_path / "tiny.gguf").touch()  # this peer does not read it
+    peer, kept = tmp_path / "llama-bench", tmp_path / "pairs"
+    peer.write_text("#!/bin/sh\n[ $1 = --help ] && echo -d || echo '[{\"avg_ts\": 12.5}]'\n")
+    peer.chmod(0o755)
+    options = ["--shape", "tiny", "--peer", str(peer), "--peer-name", "a peer", "--figure", "decode", "--rounds", "1"]
+    done = CliRunner().invoke(main, [*options, "--path", "portable", "--pairs", str(kept), "--work", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert "tiny against a peer, ours on the path portable" in lines
+    assert [json.loads(line)["pair"]["theirs"] for line in kept.read_text().splitlines()] == [12.5]
 
 
 def test_a_comparison_needs_a_peer() -> None:
-    assert "tiny" in SHAPES
     done = CliRunner().invoke(main, ["--shape", "tiny"])
     assert done.exit_code == 2
     assert "name a peer" in done.stderr
