@@ -36,7 +36,7 @@ from appliance.turns.events import Done, EngineEvent
 from appliance.turns.request import Message, TurnRequest
 from bench.machine import MemoryBound, device_copy_gb_s, wait_for_quiet
 from bench.memory_probe import MemoryProbe
-from bench.random_model import SHAPES, packed_in, prepare, site_of
+from bench.random_model import SHAPES, experts_drawn, packed_in, prepare, site_of
 from bundler.graph.cpu import DenseKind
 from bundler.graph.plan import Accelerator
 
@@ -46,12 +46,9 @@ _SLOTS = {"cpu": 8, "cuda": 32}
 
 
 def step_bytes(config: dict[str, int], dense: DenseKind, accelerator: str, sequences: int) -> float:
-    """Bytes of weights that one decode step reads: attention, head and the expected number of experts, as packed.
-
-    The number of experts is that of independent routing.
-    """
+    """Bytes of weights that one decode step reads: attention, head and the expected number of experts, as packed."""
     layers, experts, hidden, inner = (config[name] for name in ("layers", "experts", "hidden", "intermediate"))
-    drawn = experts * (1 - (1 - config["experts_per_token"] / experts) ** sequences)
+    drawn = experts_drawn(experts, config["experts_per_token"], sequences)
     expert_bytes = 3 * hidden * inner * 17 / 32  # 32 codes of 4 bits and one scale
     width = (config["heads"] + 2 * config["kv_heads"]) * config["head_dim"]
     attention = width * hidden + config["heads"] * config["head_dim"] * hidden

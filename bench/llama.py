@@ -89,8 +89,11 @@ def _tensors(shape: dict[str, int], kinds: Any) -> Iterator[tuple[str, np.ndarra
             yield f"{stem}.{name}.bias", plain(rows), None
         yield f"{stem}.attn_sinks.weight", plain(shape["heads"]), None
         yield f"{stem}.post_attention_norm.weight", plain(hidden, around=1.0), None
-        yield f"{stem}.ffn_gate_inp.weight", plain(experts, hidden), None
-        yield f"{stem}.ffn_gate_inp.bias", plain(experts), None
+        # As in our random checkpoint, whose biases make some experts likelier than others. With equally likely experts
+        # a step of several sequences would read more weights than ours.
+        router = rng.standard_normal((experts, hidden), dtype=np.float32) * np.float32(hidden**-0.5)
+        yield f"{stem}.ffn_gate_inp.weight", router, None
+        yield f"{stem}.ffn_gate_inp.bias", rng.standard_normal(experts, dtype=np.float32), None
         for name, rows, width in (("gate", inner, hidden), ("up", inner, hidden), ("down", hidden, inner)):
             yield f"{stem}.ffn_{name}_exps.weight", mxfp4(rows, width), kinds.MXFP4
             yield f"{stem}.ffn_{name}_exps.bias", plain(experts, rows), None
