@@ -182,7 +182,7 @@ class SlotTable:
         kept = [one for one in prefix.source.snapshots if one.end <= prefix.length]
         slot.snapshots = thinned(kept, most_snapshots(prefix.length))
         slot.tokens = prefix.source.tokens[: prefix.length]
-        if prefix.source is not slot:
+        if prefix.source is not slot and prefix.source.user == slot.user:
             self._note_use(prefix.source)
 
     def append(self, slot: Slot, start: int, tokens: Sequence[int]) -> None:

@@ -107,7 +107,7 @@ def line(number: int, tokens: int = 12) -> list[int]:
 def conversation(graph: Path, vocabulary: Vocabulary, request: pytest.FixtureRequest) -> Conversation:
     made = Conversation(graph, vocabulary, drafts=request.param)
     assert made.model.windows is not None
-    assert made.model.windows.ring < PROMPT / 10
+    assert made.model.windows.ring < PROMPT / 7
     return made
 
 
