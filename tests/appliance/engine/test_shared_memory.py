@@ -13,6 +13,7 @@ from appliance.engine.harmony import Vocabulary
 from appliance.engine.job_queue import Load
 from appliance.engine.jobs import Job
 from appliance.engine.scheduler import MOST_STREAMS, Scheduler
+from appliance.engine.slots import SlotMemory, SlotTable
 from appliance.turns.events import Done, Failed, Started
 from tests.appliance.engine.test_scheduler import LONG, WINDOWS, Bench, SlowModel, final
 
@@ -120,6 +121,35 @@ def test_what_was_unused_for_longest_gives_way_first_and_from_its_end(vocabulary
         bench.turn(f"{name} 3", final("x"), prompt=[*prompts[name], 8])
         bench.run()
         assert bench.done(f"{name} 3").cached_tokens >= len(prompts[name])
+
+
+def test_memory_behind_a_short_conversation_gives_way_before_what_another_holds(vocabulary: Vocabulary) -> None:
+    bench = sharing(vocabulary, slots=3, cache_tokens=2048)
+    kept = prompt_of(3, 300)
+    for name, prompt in {"long": prompt_of(1, 900), "middle": prompt_of(2, 600), "kept": kept}.items():
+        bench.turn(name, final("x"), prompt=prompt)
+        bench.run()
+    bench.turn("short", final("x"), prompt=prompt_of(4, 60))  # in the slot of "long", which keeps its memory
+    bench.run()
+    bench.turn("new", final("x"), prompt=prompt_of(5, 900))  # in the slot of "middle", which must grow
+    bench.run()
+    assert {step[1] for step in bench.model.steps if step[0] == "give back"} == {0}  # that of "long"
+    bench.turn("kept again", final("x"), prompt=[*kept, 7])
+    bench.run()
+    assert bench.done("kept again").cached_tokens >= len(kept)
+
+
+def test_a_stream_that_gets_no_more_goes_on_in_what_it_was_granted() -> None:
+    memory = SlotMemory(1100, bytes_of=lambda held: held, give_back=lambda slot, kept: None, copies=False)
+    table = SlotTable(2, CAPACITY, memory)
+    older, _ = table.acquire("ann", prompt_of(1, 10), 1000)
+    younger, _ = table.acquire("bob", prompt_of(2, 10), 500)
+    assert table.grow(older, 10)
+    assert table.grow(younger, 100)
+    table.append(younger, 0, prompt_of(2, 99))
+    assert table.grow_to_decode(younger)
+    table.append(younger, younger.length, [7])
+    assert not table.grow_to_decode(younger)  # the older one may still need the rest
 
 
 def test_the_beginning_of_what_gave_way_can_still_be_used(vocabulary: Vocabulary) -> None:
