@@ -4,7 +4,7 @@
 
 #include "attention_core.h"
 #include "avx2.h"
-#include "avx2_bytes.h"
+#include "byte_forms.h"
 #include "elementwise.h"
 #include "logits_core.h"
 

@@ -1,10 +1,10 @@
 // AMX: bf16 tiles for the tokens of prompts (MXFP4 to bf16 is exact), and products of bytes for decoded tokens.
 #include "attention_core.h"
 #include "bf16_products.h"
+#include "byte_forms.h"
 #include "elementwise.h"
 #include "logits_core.h"
 #include "tile_product.h"
-#include "vnni_bytes.h"
 
 #include <cpuid.h>
 #include <sys/syscall.h>

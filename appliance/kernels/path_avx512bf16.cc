@@ -1,9 +1,9 @@
 // AVX-512 with bfloat16 products, which prompts use if the weights are bfloat16; everything else is as in AVX-512 VNNI.
 #include "attention_core.h"
 #include "bf16_products.h"
+#include "byte_forms.h"
 #include "elementwise.h"
 #include "logits_core.h"
-#include "vnni_bytes.h"
 
 #include <cpuid.h>
 

@@ -1,9 +1,9 @@
 // AVX-512 VNNI: a 32-bit lane of a vector for each weight row, with four products of bytes per lane and instruction.
 #include "attention_core.h"
 #include "bf16_products.h"
+#include "byte_forms.h"
 #include "elementwise.h"
 #include "logits_core.h"
-#include "vnni_bytes.h"
 
 namespace gpt_oss {
 namespace {

@@ -131,22 +131,6 @@ template <typename Weights, int kBytes, int kGroups, int kRows>
     for (int g = 0; g < kGroups; ++g) _mm512_storeu_ps(out + 32 * i + 16 * g, total[i][g]);
 }
 
-// With two bytes, groups side by side: several streams of memory keep more reads in flight, and sums of one group do not
-// wait for those of another. One token leaves registers for four groups.
-template <typename Weights>
-void exact_four(const uint8_t* first, size_t blocks, const uint8_t* row, float* out) {
-  byte_group_product<Weights, 2, 4, 1>(first, blocks, reinterpret_cast<const WholeBlock<2>*>(row), out);
-}
-
-template <typename Weights>
-void exact_product(const uint8_t* first, const uint8_t*, size_t blocks, const uint8_t* rows, size_t count, float* out) {
-  constexpr int kTogether = 4;
-  const auto* from = reinterpret_cast<const WholeBlock<2>*>(rows);
-  in_passes<kTogether>(count, [&](auto n, size_t t) {
-    byte_group_product<Weights, 2, 2, n>(first, blocks, from + t * blocks, out + 32 * t);
-  });
-}
-
 // With one byte: the first pass takes weights as they come from memory, one group after the other, with as many tokens
 // as registers hold, which gives memory time. The other passes find both groups, which are neighbours, in the cache and
 // take them together: then loads of activations are the limit, and this halves them.
@@ -164,12 +148,6 @@ void prompt_product(const uint8_t* first, const uint8_t* second, size_t blocks, 
     byte_group_product<Weights, 1, 2, n>(first, blocks, from + (streaming + t) * blocks, out + 32 * (streaming + t));
   });
 }
-
-template <typename Weights>
-constexpr Form kExact{16, sizeof(WholeBlock<2>), convert_to_bytes<Weights, 2>, exact_product<Weights>,
-                      exact_four<Weights>};
-template <typename Weights>
-constexpr Form kBytes{8, sizeof(WholeBlock<1>), convert_to_bytes<Weights, 1>, prompt_product<Weights>};
 
 }  // namespace
 }  // namespace gpt_oss
