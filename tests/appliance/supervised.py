@@ -168,6 +168,14 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def command_line(pid: int) -> str:
+    """The arguments of a process, each ended by NUL; empty for one that has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
 def _main(home: Path, options: dict[str, Any]) -> None:
     """Options: ``packer``, ``engine``, ``recorder`` (code), ``web`` (module:app), ``port``, ``leave_out`` (as of
     shut_the_door), ``still_s`` (as of the supervisor), ``signal_at_first_word`` (sent to itself),

@@ -109,5 +109,6 @@ def integrity_state(page: Page) -> str:
 
 
 def overflows_sideways(page: Page) -> bool:
-    """Whether the page scrolls horizontally."""
+    """Whether the page scrolls horizontally, with all its style sheets."""
+    page.wait_for_load_state("load")
     return bool(page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"))

@@ -69,6 +69,17 @@ class Stick:
             subprocess.run(["umount", "--lazy", self.drive], check=True)
             self.process.wait()
             self.process = None
+            wait_for(self.is_released)
+
+    def is_released(self) -> bool:
+        """Whether the device can be mounted again: the kernel gives it up after the file system's process has ended."""
+        try:
+            os.close(os.open(self.device, os.O_RDWR | os.O_EXCL))
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            return False
+        return True
 
     def swap(self, mode: str) -> None:
         self.unmount()

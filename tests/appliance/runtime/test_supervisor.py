@@ -16,7 +16,7 @@ from appliance.runtime.processes import programs_of
 from appliance.runtime.supervisor import MAX_FAILED_STARTS
 from appliance.signals import how_ended
 from installer.formats.trial import Returned, Trial, write_returned, write_trial
-from tests.appliance.supervised import ENGINE, Site, is_alive, supervised
+from tests.appliance.supervised import ENGINE, Site, command_line, is_alive, supervised
 from tests.waiting import wait_for
 
 STOP_LIMIT_S = 60.0  # a hang would last for ever; a loaded machine is slow
@@ -196,7 +196,7 @@ for line in sys.stdin:
 
 def test_web_workers_wait_until_the_recorder_has_the_database_ready(tmp_path: Path) -> None:
     def running() -> list[str]:
-        return [Path(f"/proc/{pid}/cmdline").read_text() for pid in site.descendants() if is_alive(pid)]
+        return [command_line(pid) for pid in site.descendants()]
 
     with supervised(tmp_path, recorder=WAITING_RECORDER) as site:
         site.until(lambda: any("import decode, encode" in line for line in running()))  # the engine
