@@ -7,8 +7,10 @@ field, so renaming a field makes earlier prompts unreadable.
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypedDict, Unpack
+
+from appliance.turns.typed import LATER
 
 Effort = Literal["low", "medium", "high"]
 Role = Literal["system", "developer", "user", "assistant", "tool"]
@@ -40,11 +42,20 @@ class Message:
 
 @dataclass(frozen=True)
 class Tool:
-    """A function offered to the model; ``parameters`` is its JSON Schema."""
+    """A function offered to the model; ``parameters`` is its JSON Schema, to which ``strict`` holds the arguments."""
 
     name: str
     description: str
     parameters: dict[str, Any] | None = None
+    strict: bool = field(default=False, metadata=LATER)
+
+
+@dataclass(frozen=True)
+class Bias:
+    """What is added to the logit of a token before anything is drawn; from -100, which forbids the token, to 100."""
+
+    token: int
+    bias: float
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,10 @@ class TurnRequest:
 
     ``user`` serves fair scheduling only. ``seed`` is always set by the caller, so that the record can replay the turn.
     ``grammar``: sampling is held to Harmony's grammar (docs/harmony.md); False in turns recorded before it existed.
+    ``must_call``: names of tools, one of which the turn must call; without any, the model decides whether to call.
+    ``answer_schema``: the JSON Schema to which the answer is held. ``continues``: the answer goes on where the last
+    message, an assistant's, ends. ``form``: "text" has one message, whose bare text the model continues, without
+    Harmony. ``top_logprobs``: how many of the likeliest tokens are told of each place; None: no probabilities are.
     This class holds the defaults of all settings.
     """
 
@@ -68,6 +83,38 @@ class TurnRequest:
     max_tokens: int | None = None  # completion tokens, reasoning included; None: as many as the context leaves
     stop: tuple[str, ...] = ()
     grammar: bool = False
+    must_call: tuple[str, ...] = field(default=(), metadata=LATER)
+    answer_schema: dict[str, Any] | None = field(default=None, metadata=LATER)
+    continues: bool = field(default=False, metadata=LATER)
+    form: Literal["chat", "text"] = field(default="chat", metadata=LATER)
+    top_k: int | None = field(default=None, metadata=LATER)
+    min_p: float = field(default=0.0, metadata=LATER)
+    frequency_penalty: float = field(default=0.0, metadata=LATER)
+    presence_penalty: float = field(default=0.0, metadata=LATER)
+    logit_bias: tuple[Bias, ...] = field(default=(), metadata=LATER)
+    top_logprobs: int | None = field(default=None, metadata=LATER)
+
+
+class Settings(TypedDict, total=False):
+    """The settings of a `TurnRequest` that its maker may choose."""
+
+    tools: tuple[Tool, ...]
+    effort: Effort
+    temperature: float
+    top_p: float
+    max_tokens: int | None
+    stop: tuple[str, ...]
+    grammar: bool
+    must_call: tuple[str, ...]
+    answer_schema: dict[str, Any] | None
+    continues: bool
+    form: Literal["chat", "text"]
+    top_k: int | None
+    min_p: float
+    frequency_penalty: float
+    presence_penalty: float
+    logit_bias: tuple[Bias, ...]
+    top_logprobs: int | None
 
 
 def new_request(
@@ -76,13 +123,7 @@ def new_request(
     *,
     id_prefix: str = "",
     seed: int | None = None,
-    tools: tuple[Tool, ...] = TurnRequest.tools,
-    effort: Effort = TurnRequest.effort,
-    temperature: float = TurnRequest.temperature,
-    top_p: float = TurnRequest.top_p,
-    max_tokens: int | None = TurnRequest.max_tokens,
-    stop: tuple[str, ...] = TurnRequest.stop,
-    grammar: bool = TurnRequest.grammar,
+    **settings: Unpack[Settings],
 ) -> TurnRequest:
     """A request with an id of its own.
 
@@ -94,11 +135,5 @@ def new_request(
         user=user,
         messages=messages,
         seed=secrets.randbits(DRAWN_SEED_BITS) if seed is None else seed % _SEED_VALUES,
-        tools=tools,
-        effort=effort,
-        temperature=temperature,
-        top_p=top_p,
-        max_tokens=max_tokens,
-        stop=stop,
-        grammar=grammar,
+        **settings,
     )

@@ -8,10 +8,14 @@ so this is as short as it can be.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import is_dataclass
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
+
+# Metadata of a field that earlier releases do not know: the record leaves it out where it has its default.
+LATER: Final[Mapping[str, object]] = {"later": True}
 
 _hints = cache(get_type_hints)
 

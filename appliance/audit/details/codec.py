@@ -4,6 +4,7 @@ A field without a default is always written, and must be there when it is read. 
 it has that value. The metadata of a field says what differs from that:
 
 - `ALWAYS`: written with its default, too. It may be missing in events that earlier releases wrote.
+- `LATER`, in a dataclass that is not `Details`: left out where it has its default, as in `Details`.
 - `SPREAD`: a dataclass whose fields stand among those of the details; `spread_without` leaves some of them out.
 
 What is stored beside these fields was written by another release and is kept in ``unknown``.
@@ -108,8 +109,13 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     if is_dataclass(value):
-        return {one.name: _plain(getattr(value, one.name)) for one in fields(value)}
+        held = {one.name: getattr(value, one.name) for one in fields(value) if not _is_left_out(one, value)}
+        return {name: _plain(item) for name, item in held.items()}
     return value
+
+
+def _is_left_out(one: Field[Any], value: Any) -> bool:
+    return "later" in one.metadata and getattr(value, one.name) == one.default
 
 
 def _read_spread(cls: type[Details], one: Field[Any], rest: dict[str, object], given: dict[str, object]) -> None:

@@ -6,6 +6,7 @@ import ast
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,7 +30,7 @@ from appliance.audit.event import ACTIONS, Action, Actor, Content, NewEvent
 from appliance.audit.log import AuditLog
 from appliance.database.transactions import open_database
 from appliance.turns.events import Done
-from appliance.turns.request import Message, TurnRequest
+from appliance.turns.request import Bias, Message, Tool, TurnRequest
 from tests.appliance.audit.details_scenario import events_of_every_kind
 
 ROOT = Path(__file__).parents[3]
@@ -234,3 +235,21 @@ def test_the_page_names_the_details_of_every_action() -> None:
         for action in ACTIONS
     }
     assert told == {action: " or ".join(forms[action]) or "none" for action in ACTIONS}
+
+
+def test_settings_that_earlier_releases_do_not_know_are_stored_where_they_are_used_and_read_again() -> None:
+    plain = TurnRequest("t", "u", (Message("user", "Hi"),), seed=5)
+    used = replace(
+        plain, tools=(Tool("f", "", {}, strict=True),), must_call=("f",), answer_schema={"type": "object"},
+        continues=True, form="text", top_k=4, min_p=0.1, frequency_penalty=0.5, presence_penalty=-0.5,
+        logit_bias=(Bias(7, -100.0),), top_logprobs=0,
+    )  # fmt: skip
+    details = [PromptDetails(conversation=None, request=request) for request in (plain, used)]
+    stored = [one.values()["request"] for one in details]
+    later = {"must_call", "answer_schema", "continues", "form", "top_k", "min_p", "frequency_penalty"}
+    later |= {"presence_penalty", "logit_bias", "top_logprobs"}
+    assert stored[1].keys() - stored[0].keys() == later
+    for one in details:
+        read = parse_details("prompt", canonical(one.values()))
+        assert isinstance(read, PromptDetails)
+        assert read.request == one.request
