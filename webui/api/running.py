@@ -1,0 +1,142 @@
+"""How a call of the API runs a turn: its body is read, the turn begins, and its answer goes out whole or as a stream.
+
+    turn = begin_turn(new_request(api_user().id, messages, id_prefix="chatcmpl-", ..))
+    whole:  done = finish(turn), then draw turn.answer
+    stream: streamed(turn, drawing), where a `Drawing` says what each event becomes
+
+Every turn goes through `appliance.turns.run`, so the prompt is recorded before the engine sees it. If the caller
+goes away, the turn ends: the socket is checked at each event, and the engine's client makes one at least each second.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from typing import Any, Final, Protocol
+
+from flask import Response, abort, make_response, request, stream_with_context
+
+from appliance.turns.events import Done, Failed, TurnEvent
+from appliance.turns.permits import permitted
+from appliance.turns.request import TurnRequest
+from appliance.turns.run import Turn, run_turn
+from webui.allowances import allowance
+from webui.api import errors
+from webui.api.auth import api_user, key_permit
+from webui.api.errors import ApiError
+from webui.services import services
+from webui.session import client_address
+from webui.streaming import client_is_gone
+
+_CLIENT_GONE_STATUS: Final = 499  # nginx's number; nobody reads it but the server's log
+_WAITING: Final = ": waiting\n\n"  # a comment: it keeps the line alive, and no client sees it
+
+
+class Drawing(Protocol):
+    """Draws one turn as a stream of server-sent events, each as `sse` writes it."""
+
+    def begin(self) -> Iterable[str]:
+        """Before the first event."""
+
+    def add(self, event: TurnEvent) -> Iterable[str]:
+        """One event that is not the end; none for one that this API does not show."""
+
+    def end(self, done: Done) -> Iterable[str]:
+        """The complete answer."""
+
+    def fail(self, error: ApiError) -> Iterable[str]:
+        """The turn failed after the stream had begun."""
+
+
+def json_body() -> bytes:
+    """The request's body.
+
+    Raises:
+        ApiError: 415, it is not declared to be JSON.
+    """
+    if request.mimetype != "application/json":
+        raise ApiError(415, "unsupported_media_type", "The body must be JSON: Content-Type: application/json.")
+    return request.get_data(cache=False)
+
+
+def begin_turn(turn_request: TurnRequest) -> Turn:
+    """A turn of the key's owner. It ends when the key does.
+
+    Raises:
+        RefusedError: as `run_turn`.
+    """
+    actor = api_user().actor("api", client_address())
+    engine = permitted(services().engine, key_permit())
+    return run_turn(services().record, engine, actor, turn_request, conversation_id=None, allowance=allowance())
+
+
+def finish(turn: Turn) -> Done:
+    """Run a turn to its end; its answer is then in ``turn.answer``.
+
+    Raises:
+        ApiError: the turn failed or was cancelled.
+        HTTPException: the caller has gone away, and nobody reads the answer.
+    """
+    with closing(turn):
+        for event in turn:
+            if isinstance(event, Done):
+                _check_finished(event)
+                return event
+            if isinstance(event, Failed):
+                raise errors.from_failed(event)
+            if client_is_gone():
+                break
+    abort(make_response("", _CLIENT_GONE_STATUS))
+
+
+def streamed(turn: Turn, drawing: Drawing) -> Response:
+    """The answer as it is written. A turn that fails at once is an HTTP error; one that fails later, an error object.
+
+    Raises:
+        ApiError: the first event is a failure.
+    """
+    first = next(turn)
+    if isinstance(first, Failed):
+        turn.close()
+        raise errors.from_failed(first)
+    response = Response(
+        stream_with_context(_drawn(first, turn, drawing)), content_type="text/event-stream; charset=utf-8"
+    )
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Accel-Buffering"] = "no"
+    response.call_on_close(turn.close)
+    return response
+
+
+def sse(body: dict[str, Any], name: str | None = None) -> str:
+    """One server-sent event."""
+    head = "" if name is None else f"event: {name}\n"
+    return f"{head}data: {json.dumps(body, separators=(',', ':'))}\n\n"
+
+
+def _drawn(first: TurnEvent, turn: Turn, drawing: Drawing) -> Iterator[str]:
+    yield from drawing.begin()
+    event: TurnEvent | None = first
+    while event is not None and not client_is_gone():
+        if isinstance(event, Done | Failed):
+            yield from _ending(event, drawing)
+            return
+        yield "".join(drawing.add(event)) or _WAITING
+        event = next(turn, None)
+
+
+def _ending(end: Done | Failed, drawing: Drawing) -> Iterator[str]:
+    try:
+        if isinstance(end, Failed):
+            raise errors.from_failed(end)
+        _check_finished(end)
+    except ApiError as error:
+        yield from drawing.fail(error)
+        return
+    yield from drawing.end(end)
+
+
+def _check_finished(done: Done) -> None:
+    if done.finish_reason == "cancelled":
+        raise ApiError(503, "cancelled", "The answer was cancelled before it was complete.")
