@@ -6,14 +6,17 @@ The model is a fake that refuses to take more memory than there is (`FakeModel._
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import pytest
 
 from appliance.engine.harmony import Vocabulary
 from appliance.engine.job_queue import Load
 from appliance.engine.jobs import Job
+from appliance.engine.sampling import TopLogits
 from appliance.engine.scheduler import MOST_STREAMS, Scheduler
 from appliance.engine.slots import SlotMemory, SlotTable
+from appliance.engine.steps import Append
 from appliance.turns.events import Done, Failed, Started
 from tests.appliance.engine.test_scheduler import LONG, WINDOWS, Bench, SlowModel, final
 
@@ -302,15 +305,25 @@ def test_less_memory_than_one_conversation_takes_is_a_broken_promise(vocabulary:
         Bench(vocabulary, slots=4, capacity=1024, cache_tokens=1000)
 
 
-def test_drafts_take_no_memory_that_was_not_granted(vocabulary: Vocabulary) -> None:
-    """The fake refuses what lies beyond a stream's own limit, too: its memory is full at the end of both answers."""
-    bench = Bench(vocabulary, slots=8, capacity=256, cache_tokens=512, drafts=True, streams=2)
-    for name in "ab":
-        bench.turn(name, final("one two three " * 200), prompt=prompt_of(ord(name), 128))
+def test_drafts_take_no_memory_that_was_not_granted(vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The younger answer is longer than expected, and refused more memory with less left than drafts would take."""
+    bench = Bench(vocabulary, slots=8, capacity=4096, cache_tokens=4096, drafts=True, streams=2)
+    slots, decode = bench.scheduler._slots, bench.model.decode
+    rooms: list[int] = []
+
+    def watched(appends: Sequence[Append]) -> list[TopLogits]:
+        for append in appends:
+            assert append.length < slots.slots[append.slot].granted
+        rooms.extend(slots.slots[append.slot].granted - append.length for append in appends)
+        return decode(appends)
+
+    monkeypatch.setattr(bench.model, "decode", watched)
+    for name, limit in {"older": 2500, "younger": 2048}.items():
+        bench.turn(name, final("one two three " * 600), prompt=prompt_of(len(name), 124 + len(name)), max_tokens=limit)
     bench.run()
-    for name in "ab":
-        assert bench.done(name).completion_tokens == 128
+    assert [bench.answer(name) for name in ("older", "younger")] == ["one two three " * 600] * 2
     assert bench.scheduler.drafting.accepted > 0
+    assert min(rooms) == 1  # the last position that was granted was filled
 
 
 @pytest.mark.parametrize("seed", range(30))
