@@ -15,6 +15,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from appliance.audit.log import RecordError
 from appliance.errors import ApplianceError
 from webui.api import errors as api_errors
+from webui.api.addresses import is_meant_for_the_api, unknown_url
 
 
 class WebError(Exception):
@@ -205,6 +206,8 @@ def _respond_http(error: HTTPException) -> Response:
     """Werkzeug's own errors; Flask hands an unexpected exception over as a 500, after logging it."""
     if api_errors.is_api(request.path):  # without a view of the API, Flask does not ask the API's handlers
         return api_errors.respond_http(error)
+    if error.code in (404, 405) and is_meant_for_the_api(request.path):
+        return api_errors.respond(unknown_url(request.path))
     status = error.code or 500
     shown = _BY_STATUS.get(status, WebError if status >= 500 else BadRequestError)()
     response = respond(shown)

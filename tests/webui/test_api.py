@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Iterable
 from typing import Any
@@ -310,7 +311,7 @@ def test_an_unknown_model_is_not_found(caller: Caller) -> None:
     assert error_of(caller.get("/v1/models/openai/gpt-oss-20b")) == (404, "model_not_found", "model")
 
 
-@pytest.mark.parametrize("path", ["responses", "embeddings", "completions", "files", "a/b/c", "", "chat"])
+@pytest.mark.parametrize("path", ["embeddings", "files", "a/b/c", "", "chat"])
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 def test_other_apis_are_not_found_in_the_same_shape(caller: Caller, path: str, method: str) -> None:
     response = caller.client.open(f"/v1/{path}", method=method, headers=caller.headers)
@@ -318,13 +319,60 @@ def test_other_apis_are_not_found_in_the_same_shape(caller: Caller, path: str, m
 
 
 def test_a_wrong_method_is_refused_in_the_same_shape(caller: Caller) -> None:
-    assert error_of(caller.get(URL)) == (404, "unknown_url", None)
+    response = caller.get(URL)
+    assert error_of(response) == (405, "method_not_allowed", None)
+    assert response.headers["Allow"] == "OPTIONS, POST"
+    assert response.get_json()["error"]["message"].endswith("it takes OPTIONS, POST.")
+    response = caller.client.post("/v1/models", headers=caller.headers)
+    assert (response.status_code, response.headers["Allow"]) == (405, "GET, OPTIONS")
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
-def test_a_body_of_another_type_is_refused(caller: Caller, kind: str) -> None:
+@pytest.mark.parametrize("path", ["/v1/v1/chat/completions", "/v1/openai/chat/completions", "/v1/x/models"])
+def test_an_unknown_address_is_answered_with_the_right_one(caller: Caller, path: str) -> None:
+    message = caller.client.post(path, headers=caller.headers).get_json()["error"]["message"]
+    assert f"The right address is /v1/{path.split('/', 3)[3]}." in message
+
+
+def test_an_unknown_address_is_answered_with_those_that_there_are(caller: Caller) -> None:
+    message = caller.get("/v1/engines").get_json()["error"]["message"]
+    assert "/v1/chat/completions" in message
+    assert "/v1/models" in message
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "application/octet-stream", ""])
+def test_a_body_that_is_json_is_taken_whatever_it_is_declared_to_be(caller: Caller, kind: str) -> None:
     response = caller.client.post(URL, data=json.dumps(BODY), content_type=kind, headers=caller.headers)
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize("headers", [{"Content-Type": "multipart/form-data; boundary=b"}, {"Content-Encoding": "gzip"}])
+def test_a_form_and_a_compressed_body_are_refused(caller: Caller, headers: dict[str, str]) -> None:
+    response = caller.client.post(URL, data=json.dumps(BODY), headers={**caller.headers, **headers})
     assert error_of(response) == (415, "unsupported_media_type", None)
+
+
+def test_a_body_may_begin_with_a_byte_order_mark(caller: Caller) -> None:
+    body = codecs.BOM_UTF8 + json.dumps(BODY).encode()
+    assert caller.client.post(URL, data=body, headers=caller.headers).status_code == 200
+
+
+def test_fields_that_are_not_known_are_ignored_and_named(caller: Caller) -> None:
+    response = caller.ask(think=False, keep_alive="5m", **{"a\r\nX-Evil: 1": 1})
+    assert response.status_code == 200
+    assert response.headers["X-Ignored-Fields"] == "think, keep_alive, and 1 others"
+    assert "X-Ignored-Fields" not in caller.ask().headers
+    assert "x0, x1" in (many := caller.ask(**{f"x{n}": 1 for n in range(1000)}).headers["X-Ignored-Fields"])
+    assert many.endswith("and 968 others")
+    assert caller.ask(stream=True, think=False).headers["X-Ignored-Fields"] == "think"
+
+
+@pytest.mark.parametrize("preference", ["handling=strict", "respond-async, Handling=Strict; wait=10"])
+def test_fields_that_are_not_known_are_refused_where_the_caller_prefers_it(caller: Caller, preference: str) -> None:
+    caller.headers["Prefer"] = preference
+    assert error_of(caller.ask(think=False)) == (400, "unknown_parameter", "think")
+    assert caller.ask().status_code == 200
+    caller.headers["Prefer"] = "handling=lenient"
+    assert caller.ask(think=False).status_code == 200
 
 
 def test_json_with_a_charset_parameter_is_taken(caller: Caller) -> None:

@@ -45,13 +45,17 @@ def test_other_addresses_of_the_api_are_refused_in_its_own_shape(site: Site, met
 
 @pytest.mark.parametrize(
     ("path", "status", "code"),
-    [("/V1/chat/completions", 404, "not_found"), ("/api/v1/chat/completions", 404, "not_found"),
-     ("/v1\0/x", 404, "not_found"), ("/chat/completions", 405, "bad_request")],
+    [("/V1/chat/completions", 404, "unknown_url"), ("/api/v1/chat/completions", 404, "unknown_url"),
+     ("/v1\0/x", 404, "not_found"), ("/chat/completions", 404, "unknown_url"), ("/models", 404, "unknown_url"),
+     ("/openai/deployments/x/chat/completions", 404, "unknown_url"), ("/api/tags", 404, "unknown_url")],
 )  # fmt: skip
 def test_a_wrong_base_address_is_no_form_that_is_out_of_date(site: Site, path: str, status: int, code: str) -> None:
     response = ask(site, "POST", path)
     assert response.status_code == status
-    assert response.get_json()["error"]["code"] == code
+    error = response.get_json()["error"]
+    assert error["code"] == code
+    if code == "unknown_url":
+        assert "http://localhost/v1" in error["message"]
 
 
 @pytest.mark.parametrize("path", ["/review/", "//review", "/admin//", "/account/", "/chat/", "/healthz/"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from flask import Blueprint, Response, current_app, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
@@ -12,23 +10,24 @@ from appliance.audit.log import RecordError
 from appliance.errors import ApplianceError
 from appliance.people.allowance import QuotaSpentError, RefusedError
 from webui.api import errors
+from webui.api.addresses import METHODS, not_found
 from webui.api.auth import api_user, demand_key, say_when_the_key_ends
 from webui.api.errors import ApiError
+from webui.api.running import say_what_was_ignored
 from webui.denials import record_denial, record_refusal
 from webui.session import client_address
 
 blueprint = Blueprint("api", __name__, url_prefix="/v1")
 blueprint.before_request(demand_key)
 blueprint.after_request(say_when_the_key_ends)
+blueprint.after_request(say_what_was_ignored)
 
-_METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
-
-@blueprint.route("", methods=_METHODS)
-@blueprint.route("/<path:rest>", methods=_METHODS)
+@blueprint.route("", methods=METHODS)
+@blueprint.route("/<path:rest>", methods=METHODS)
 def unknown(rest: str = "") -> Response:
-    """Every other address under /v1."""
-    raise errors.unknown_url()
+    """Every other address under /v1; `addresses.UNKNOWN`."""
+    raise not_found(request.path)
 
 
 @blueprint.errorhandler(HTTPException)

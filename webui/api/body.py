@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, get_args, get_type_hints
 
 from appliance.turns.request import Effort, TurnRequest
-from installer.formats.checks import Choose, FaultError, Length, Must, Rule
+from installer.formats.checks import Choose, FaultError, Length, Must, Rule, check
 from webui.api.messages import Messages
 from webui.api.tools import ToolChoice, Tools
-from webui.api.values import REFUSED, UNSUPPORTED, Text, between, chars, form_of, never, one_of, only, storable
+from webui.api.values import REFUSED, Text, between, chars, form_of, never, one_of, only, storable
 
-MAX_STOPS: Final = 4
+MAX_STOPS: Final = 16
 MAX_STOP_CHARS: Final = 256
 MAX_TOKENS: Final = 2**31 - 1
 MAX_LABEL_CHARS: Final = 512
@@ -34,14 +34,20 @@ def _above_zero(top_p: float) -> float:
     return top_p
 
 
+def _not_empty(stops: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(stop for stop in stops if stop)
+
+
+def _limit(tokens: int) -> int | None:
+    """-1 is how some programs say that there is no limit."""
+    return None if tokens == -1 else check(_Limit, tokens)
+
+
 def _include_usage(options: dict[str, Any]) -> bool:
-    for name, value in options.items():
-        if name not in ("include_usage", "include_obfuscation"):
-            why = "only include_usage (and include_obfuscation, ignored) is known"
-            raise FaultError(why, kind=UNSUPPORTED)
-        if value is not None and not isinstance(value, bool):
-            raise FaultError("must be true or false", kind="type", at=(name,))
-    return bool(options.get("include_usage"))
+    value = options.get("include_usage")
+    if value is not None and not isinstance(value, bool):
+        raise FaultError("must be true or false", kind="type", at=("include_usage",))
+    return bool(value)
 
 
 def _metadata(entries: dict[str, Any]) -> None:
@@ -53,7 +59,7 @@ def _metadata(entries: dict[str, Any]) -> None:
         storable(entry)
 
 
-_Stop = Annotated[Text, chars(1, MAX_STOP_CHARS, f"must consist of strings of 1 to {MAX_STOP_CHARS} characters")]
+_Stop = Annotated[Text, chars(0, MAX_STOP_CHARS, f"must consist of strings of at most {MAX_STOP_CHARS} characters")]
 _STOPS = Choose(
     form_of,
     {
@@ -63,6 +69,7 @@ _STOPS = Choose(
     },
 )
 _Limit = Annotated[int, between(1, MAX_TOKENS)]
+_AnyLimit = Annotated[int | None, Rule(_limit, takes=int)]
 _Label = Annotated[Text, chars(0, MAX_LABEL_CHARS, f"must have at most {MAX_LABEL_CHARS} characters")]
 _Penalty = Annotated[
     float, between(-2, 2), only(lambda value: value == 0, "penalties are not applied; only 0 is taken")
@@ -86,7 +93,7 @@ _ONE_TIER: Final = one_of(
 
 @dataclass(frozen=True, kw_only=True)
 class Body:
-    """The body. Null fields are left out before it is checked; fields that nothing reads are ignored, or refused."""
+    """The body. Null fields, and fields that are not declared here, are left out before it is checked."""
 
     model: Annotated[Text, Takes("required; the id that /v1/models gives, anything else is 404 `model_not_found`")]
     messages: Annotated[Messages, Takes("required; see below")]
@@ -102,17 +109,20 @@ class Body:
         Takes("a 64-bit whole number; chosen by the server and recorded when absent"),
     ] = None
     max_completion_tokens: Annotated[
-        _Limit | None, Takes("1 or more, reasoning included; default: what the context leaves")
+        _AnyLimit, Takes("1 or more, reasoning included; default, or -1: what the context leaves")
     ] = None
-    max_tokens: Annotated[_Limit | None, Takes("older name of max_completion_tokens")] = None
+    max_tokens: Annotated[_AnyLimit, Takes("older name of max_completion_tokens")] = None
     stop: Annotated[
-        tuple[str, ...], _STOPS, Takes(f"a string or up to {MAX_STOPS}, each of 1 to {MAX_STOP_CHARS} characters")
+        tuple[str, ...],
+        _STOPS,
+        Rule(_not_empty),
+        Takes(f"a string or up to {MAX_STOPS}, each of at most {MAX_STOP_CHARS} characters; empty ones are ignored"),
     ] = TurnRequest.stop
     stream: Annotated[bool, Takes("true or false (default)")] = False
     stream_options: Annotated[
         bool | None,
         Rule(_include_usage, takes=dict[str, Any]),
-        Takes("`include_usage`; `include_obfuscation` is ignored; only with stream"),
+        Takes("`include_usage`; others are ignored; only with stream"),
     ] = None
     n: Annotated[int, between(1, 128), _ONE_ANSWER, Takes("only 1")] = 1
     response_format: Annotated[dict[str, Any] | None, _ONLY_TEXT, Takes('only {"type": "text"}')] = None
@@ -162,3 +172,18 @@ def _sentences() -> dict[str, str]:
 
 
 FIELDS: Final = _sentences()  # every field a request may have, with what docs/api.md says of it
+
+
+# Fields of other servers that would change the answer, and what to do instead.
+_SCHEMA: Final = "this field is not known here; send response_format"
+_NO_SAMPLER: Final = "this server has no such sampler"
+_NO_END: Final = "this server cannot change where an answer ends; send stop"
+ELSEWHERE: Final = {
+    **dict.fromkeys(("guided_json", "guided_choice", "guided_regex", "guided_grammar", "structured_outputs"), _SCHEMA),
+    **dict.fromkeys(("grammar", "json_schema", "format"), _SCHEMA),
+    **dict.fromkeys(("mirostat", "typical_p", "dry_multiplier", "xtc_probability", "use_beam_search"), _NO_SAMPLER),
+    **dict.fromkeys(("bad_words", "logits_processors", "allowed_token_ids"), _NO_SAMPLER),
+    **dict.fromkeys(("stop_token_ids", "ignore_eos", "min_tokens"), _NO_END),
+    "chat_template": "the conversation is always written as Harmony",
+    "documents": "put the documents into the messages",
+}

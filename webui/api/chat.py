@@ -13,7 +13,7 @@ from webui.api.auth import api_user
 from webui.api.blueprint import blueprint
 from webui.api.errors import ApiError
 from webui.api.models import check_model
-from webui.api.running import begin_turn, finish, json_body, sse, streamed
+from webui.api.running import begin_turn, finish, json_body, note_ignored, sse, streamed, wants_strictness
 from webui.api.validation import ChatRequest, parse_chat_request
 from webui.services import services
 
@@ -21,7 +21,8 @@ from webui.services import services
 @blueprint.post("/chat/completions")
 def create_chat_completion() -> Response:
     """Answer a conversation, as a whole or as a stream."""
-    chat = parse_chat_request(json_body())
+    chat = parse_chat_request(json_body(), strict=wants_strictness())
+    note_ignored(chat.ignored)
     check_model(chat.model)
     turn_request = _turn_request(chat)
     created = int(services().clock().timestamp())

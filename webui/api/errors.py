@@ -7,6 +7,7 @@ change the request; 401 and 403, change the key; 429, wait ``Retry-After`` secon
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Iterable
 from typing import Any, Final
 
 from flask import Response, jsonify
@@ -18,22 +19,26 @@ _TYPES: Final = {401: "authentication_error", 403: "permission_error", 429: "rat
 
 
 class ApiError(Exception):
-    """Becomes an answer that is not 200. `message` is one plain sentence; `param` names the field at fault."""
+    """Becomes an answer that is not 200. `message` is one plain sentence; `param` names the field at fault; `allow` has
+    the methods that the address takes."""
 
     def __init__(
-        self, status: int, code: str, message: str, *, param: str | None = None, retry_after_s: float | None = None
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        allow: Collection[str] = (),
     ) -> None:
         self.status = status
         self.code = code
         self.message = message
         self.param = param
         self.retry_after_s = retry_after_s
+        self.allow = allow
         super().__init__(message)
-
-
-def unknown_url() -> ApiError:
-    """The answer for an address under /v1 that does not exist."""
-    return ApiError(404, "unknown_url", "This server has no such API. It has /v1/models and /v1/chat/completions.")
 
 
 def body_of(error: ApiError) -> dict[str, Any]:
@@ -48,6 +53,8 @@ def respond(error: ApiError) -> Response:
     response.status_code = error.status
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    if error.allow:
+        response.headers["Allow"] = ", ".join(sorted(error.allow))
     if error.status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
     return response
@@ -62,13 +69,16 @@ def respond_http(error: HTTPException) -> Response:
     """Werkzeug's own errors in the API's shape."""
     if error.code is None or error.code >= 500:
         return respond(ApiError(500, "internal_error", "The server could not complete this."))
-    if error.code == 404:
-        return respond(unknown_url())
     if not isinstance(error, MethodNotAllowed):
         return respond(ApiError(error.code, "bad_request", "The request could not be read."))
-    response = respond(ApiError(405, "method_not_allowed", "This address does not take requests of this method."))
-    response.headers["Allow"] = ", ".join(sorted(error.valid_methods or ()))
-    return response
+    return respond(wrong_method(error.valid_methods or ()))
+
+
+def wrong_method(methods: Iterable[str]) -> ApiError:
+    """The answer for an address that takes requests of other methods."""
+    allow = sorted(methods)
+    message = f"This address takes no requests of this method; it takes {', '.join(allow)}."
+    return ApiError(405, "method_not_allowed", message, allow=allow)
 
 
 def from_failed(failed: Failed) -> ApiError:

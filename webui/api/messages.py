@@ -7,33 +7,55 @@ not declared here are ignored, because clients send back whole messages as serve
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final, Literal
 
 from appliance.turns.request import Message, Role, ToolCall
 from installer.formats.checks import Choose, FaultError, Length, Must, Rule, check
 from webui.api.tools import FunctionKind, FunctionName
-from webui.api.values import Text, chars, form_of, never, one_of, only
+from webui.api.values import Text, chars, form_of, json_tree, never, one_of, only
 
 MAX_MESSAGES: Final = 4096
 MAX_PARTS: Final = 1024
 MAX_TOOL_CALLS: Final = 128
 MAX_ID_CHARS: Final = 256
+_OWN_IDS: Final = "call_without_id_"
 
+_TEXTS: Final = ("text", "input_text", "output_text")  # the latter two are those of the Responses API
 _NO_PART: Final = 'this model takes text only, so "text" is the only kind of part'
 
 
 @dataclass(frozen=True)
 class _Part:
-    type: Annotated[Any, only(lambda kind: kind == "text", _NO_PART)]
+    type: Annotated[Any, only(lambda kind: kind in _TEXTS, _NO_PART)]
     text: Text
 
 
-def _joined(parts: tuple[_Part, ...]) -> str:
+@dataclass(frozen=True)
+class _Refusal:
+    refusal: Text
+
+
+def _joined(parts: tuple[str, ...]) -> str:
     """Text parts joined as they stand."""
-    if not parts:
-        raise FaultError("must have at least one part")
-    return "".join(part.text for part in parts)
+    return "".join(parts)
+
+
+def _kind_of_part(entry: Any) -> str:
+    return "refusal" if isinstance(entry, dict) and entry.get("type") == "refusal" else "text"
+
+
+_PartText = Annotated[
+    str,
+    Choose(
+        _kind_of_part,
+        {
+            "text": Annotated[str, Rule(lambda part: part.text, takes=_Part)],
+            "refusal": Annotated[str, Rule(lambda part: part.refusal, takes=_Refusal)],
+        },
+    ),
+]
 
 
 _Content = Annotated[
@@ -42,12 +64,12 @@ _Content = Annotated[
         form_of,
         {
             "text": Text,
-            "list": Annotated[str, Rule(_joined, takes=Annotated[tuple[_Part, ...], Length(most=MAX_PARTS)])],
+            "list": Annotated[str, Rule(_joined, takes=Annotated[tuple[_PartText, ...], Length(most=MAX_PARTS)])],
             "other": Annotated[str, Must("must be a string or a list of text parts")],
         },
     ),
 ]
-_Id = Annotated[Text, chars(1, MAX_ID_CHARS, f"must have 1 to {MAX_ID_CHARS} characters")]
+_Id = Annotated[Text, chars(0, MAX_ID_CHARS, f"must have at most {MAX_ID_CHARS} characters")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,18 +94,25 @@ class _Result:
 
     name: Text | None = None
     content: _Content
-    tool_call_id: _Id
+    tool_call_id: _Id | None = None
+
+
+def _arguments(value: Any) -> str:
+    """Some programs send the arguments as the object that they read."""
+    if isinstance(value, dict):
+        return json.dumps(json_tree(value), ensure_ascii=False)
+    return check(Text, value)
 
 
 @dataclass(frozen=True)
 class _Function:
     name: FunctionName
-    arguments: Text
+    arguments: Annotated[str, Rule(_arguments, takes=Any)] = "{}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Call:
-    id: _Id
+    id: _Id = ""
     type: FunctionKind = "function"
     function: _Function
 
@@ -114,8 +143,6 @@ def _result(given: _Result) -> Message:
 
 def _assistant(given: _Assistant) -> Message:
     calls = tuple(ToolCall(call.id, call.function.name, call.function.arguments) for call in given.tool_calls or ())
-    if given.content is None and not calls:
-        raise FaultError("is required", kind="missing", at=("content",))
     return Message("assistant", given.content or "", _reasoning(given), calls)
 
 
@@ -131,22 +158,22 @@ def _reasoning(given: _Assistant) -> str | None:
 def _as_conversation(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     """The messages, each result of a tool with the name of the function that it answers.
 
+    Calls without ids get some. A result without an id, or with an id where its call has none, answers the first call
+    that is still open.
+
     Raises:
         FaultError: the result of a tool and a call do not belong together.
     """
     if not messages:
         raise FaultError("must have at least one message")
     conversation: list[Message] = []
-    open_calls: dict[str | None, str] = {}  # id -> function's name, of calls not yet answered
+    open_calls: dict[str, str] = {}  # id -> function's name, of calls not yet answered
     for index, message in enumerate(messages):
         if message.role == "tool":
-            name = open_calls.pop(message.tool_call_id, None)
-            if name is None:
-                must = "must be that of an unanswered call in the message before it"
-                raise FaultError(must, at=(index, "tool_call_id"))
-            message = Message("tool", message.content, tool_call_id=message.tool_call_id, name=name)
+            message = _answering(message, open_calls, index)
         elif open_calls:
             raise FaultError("comes before every tool call has been answered", at=(index,))
+        message = replace(message, tool_calls=_with_ids(message.tool_calls, index))
         for number, call in enumerate(message.tool_calls):
             if call.id in open_calls:
                 raise FaultError("is used twice", at=(index, "tool_calls", number, "id"))
@@ -155,6 +182,21 @@ def _as_conversation(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     if open_calls:
         raise FaultError("ends before every tool call has been answered")
     return tuple(conversation)
+
+
+def _answering(result: Message, open_calls: dict[str, str], index: int) -> Message:
+    """The result of a tool with its call's id and the function's name; the call is no longer open."""
+    first = next(iter(open_calls), "")
+    called = result.tool_call_id or first
+    if called not in open_calls and first.startswith(_OWN_IDS):
+        called = first
+    if called not in open_calls:
+        raise FaultError("must be that of an unanswered call in the message before it", at=(index, "tool_call_id"))
+    return replace(result, tool_call_id=called, name=open_calls.pop(called))
+
+
+def _with_ids(calls: tuple[ToolCall, ...], index: int) -> tuple[ToolCall, ...]:
+    return tuple(call if call.id else replace(call, id=f"{_OWN_IDS}{index}_{n}") for n, call in enumerate(calls))
 
 
 _FORMS: Final[dict[str, str]] = {  # role -> form below

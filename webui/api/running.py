@@ -11,11 +11,12 @@ goes away, the turn ends: the socket is checked at each event, and the engine's 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from typing import Any, Final, Protocol
 
-from flask import Response, abort, make_response, request, stream_with_context
+from flask import Response, abort, g, make_response, request, stream_with_context
 
 from appliance.turns.events import Done, Failed, TurnEvent
 from appliance.turns.permits import permitted
@@ -30,6 +31,9 @@ from webui.session import client_address
 from webui.streaming import client_is_gone
 
 _CLIENT_GONE_STATUS: Final = 499  # nginx's number; nobody reads it but the server's log
+IGNORED_HEADER: Final = "X-Ignored-Fields"
+_PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_MOST_NAMES: Final = 32
 _WAITING: Final = ": waiting\n\n"  # a comment: it keeps the line alive, and no client sees it
 
 
@@ -50,14 +54,36 @@ class Drawing(Protocol):
 
 
 def json_body() -> bytes:
-    """The request's body.
+    """The request's body. It may be declared to be anything but a form of several parts: many programs declare nothing.
 
     Raises:
-        ApiError: 415, it is not declared to be JSON.
+        ApiError: 415, it cannot be JSON.
     """
-    if request.mimetype != "application/json":
-        raise ApiError(415, "unsupported_media_type", "The body must be JSON: Content-Type: application/json.")
+    if request.mimetype.startswith("multipart/") or request.content_encoding not in (None, "identity"):
+        message = "The body must be JSON that is not compressed: Content-Type: application/json."
+        raise ApiError(415, "unsupported_media_type", message)
     return request.get_data(cache=False)
+
+
+def wants_strictness() -> bool:
+    """Whether the caller wants unknown fields refused: ``Prefer: handling=strict`` (RFC 7240)."""
+    preferences = ",".join(request.headers.getlist("Prefer")).replace(";", ",").split(",")
+    return "handling=strict" in [one.strip().lower().replace('"', "") for one in preferences]
+
+
+def note_ignored(names: Iterable[str]) -> None:
+    """Have the answer name the fields that were ignored."""
+    g.api_ignored = tuple(names)
+
+
+def say_what_was_ignored(response: Response) -> Response:
+    """Name the ignored fields in a header, those with plain names and no more than fit in a line."""
+    names: tuple[str, ...] = g.get("api_ignored", ())
+    plain = [name for name in names if _PLAIN_NAME.fullmatch(name)][:_MOST_NAMES]
+    if names:
+        others = [f"and {len(names) - len(plain)} others"] if len(plain) < len(names) else []
+        response.headers[IGNORED_HEADER] = ", ".join([*plain, *others])
+    return response
 
 
 def begin_turn(turn_request: TurnRequest) -> Turn:

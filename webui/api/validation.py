@@ -1,21 +1,23 @@
 """The body of POST /v1/chat/completions, checked field by field. Pure: bytes in, one frozen `ChatRequest` out.
 
-The server ignores nothing that would change the answer: it refuses, with a sentence, a field that it cannot honour and
-a field that it does not know. What it ignores changes nothing. ``null`` is the same as absent. `Body` declares all
-fields.
+A field that would change the answer and cannot be honoured is refused with a sentence. A field that no API of this
+kind has is ignored, and the caller is told which (`known_fields`), or is refused where the caller wants that. ``null``
+is the same as absent. `Body` declares all fields.
 
 Source: OpenAI API reference, "Create chat completion".
 """
 
 from __future__ import annotations
 
+import codecs
 import json
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Any, Final, NoReturn
 
 from appliance.turns.request import Effort, Message, Tool, TurnRequest
 from installer.formats.checks import FaultError, check
-from webui.api.body import FIELDS, Body
+from webui.api.body import ELSEWHERE, FIELDS, Body
 from webui.api.errors import ApiError
 from webui.api.values import REFUSED, UNSUPPORTED
 
@@ -26,6 +28,7 @@ CODES: Final = {  # kind of fault: code of the error
     UNSUPPORTED: "unsupported_value",
     REFUSED: "unsupported_parameter",
 }
+MAX_NAME_CHARS: Final = 64
 _NAMED_AS_A_WHOLE: Final = ("stop", "metadata")  # an error says the field alone, not which entry
 
 
@@ -44,31 +47,56 @@ class ChatRequest:
     stop: tuple[str, ...] = TurnRequest.stop
     stream: bool = False
     include_usage: bool = False
+    ignored: tuple[str, ...] = ()  # fields that are not known
 
 
-def parse_chat_request(raw: bytes) -> ChatRequest:
+def parse_chat_request(raw: bytes, *, strict: bool = False) -> ChatRequest:
     """Check a request's body.
 
+    Args:
+        strict: fields that are not known are refused, not ignored.
     Raises:
         ApiError: 400, with the field at fault in `param`.
     """
-    given = _parse_json(raw)
-    unknown = next((name for name in given if name not in FIELDS), None)
-    if unknown is not None:
-        shown = unknown if unknown.isidentifier() and unknown.isascii() and len(unknown) <= 64 else None
-        raise ApiError(400, "unknown_parameter", "This server does not know one of the fields sent.", param=shown)
+    given = parse_json(raw)
+    known, ignored = known_fields(given, FIELDS, strict=strict)
     try:
-        return _request(check(Body, {name: value for name, value in given.items() if value is not None}))
+        return replace(_request(check(Body, known)), ignored=ignored)
     except FaultError as fault:
         raise _as_error(fault) from None
 
 
-def _parse_json(raw: bytes) -> dict[str, Any]:
+def known_fields(
+    given: dict[str, Any], names: Collection[str], *, strict: bool
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The fields of a body that are known and not null, and the names of those that are not known.
+
+    Raises:
+        ApiError: 400, a field changes the answer at other servers; or with ``strict``, one is not known.
+    """
+    unknown = [name for name in given if name not in names]
+    for name in unknown:
+        if name in ELSEWHERE and given[name] not in (None, False, [], {}):
+            raise ApiError(400, CODES[REFUSED], f"{name}: {ELSEWHERE[name]}.", param=name)
+        if strict:
+            shown = name if name.isidentifier() and name.isascii() and len(name) <= MAX_NAME_CHARS else None
+            named = "One of the fields sent" if shown is None else f"{shown}: this field"
+            raise ApiError(400, "unknown_parameter", f"{named} is not known to this server.", param=shown)
+    return {name: value for name, value in given.items() if name in names and value is not None}, tuple(unknown)
+
+
+def parse_json(raw: bytes) -> dict[str, Any]:
+    """The JSON object of a body.
+
+    Raises:
+        ApiError: 400, it is none.
+    """
+
     def not_json(token: str) -> NoReturn:
         raise ValueError(token)
 
     try:
-        body = json.loads(raw.decode("utf-8"), parse_constant=not_json)
+        body = json.loads(raw.removeprefix(codecs.BOM_UTF8).decode("utf-8"), parse_constant=not_json)
     except (ValueError, RecursionError) as exc:
         raise ApiError(400, "invalid_json", "The body is not JSON in UTF-8, or is nested too deeply.") from exc
     if not isinstance(body, dict):

@@ -1,0 +1,62 @@
+"""What a program is told that asks at a wrong address: where the API is, and which address it probably meant."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Final
+
+from flask import current_app, request
+from werkzeug.exceptions import HTTPException
+from werkzeug.routing import RequestRedirect
+
+from webui.api.errors import ApiError, is_api, wrong_method
+
+PREFIX: Final = "/v1"
+METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+UNKNOWN: Final = "api.unknown"  # the endpoint that takes every path under /v1 that no other takes
+_OTHER_PREFIXES: Final = ("/v1beta", "/v2", "/api/", "/openai/", "/engines/")
+
+
+def not_found(path: str) -> ApiError:
+    """The answer for a path under /v1 that no address of the API takes with the request's method."""
+    methods = _methods(path)
+    return wrong_method(methods) if methods else unknown_url(path)
+
+
+def _methods(path: str) -> set[str]:
+    """With which methods the path would be an address of the API."""
+    adapter = current_app.url_map.bind("")
+    found = set()
+    for method in METHODS:
+        with suppress(HTTPException, RequestRedirect):
+            endpoint, _ = adapter.match(path, method=method)
+            if endpoint != UNKNOWN:
+                found.add(method)
+    return found
+
+
+def unknown_url(path: str) -> ApiError:
+    """The answer for an address that does not exist."""
+    meant = _meant(path)
+    where = f"The right address is {meant}." if meant else f"It has {', '.join(_addresses())}."
+    if is_api(path):
+        return ApiError(404, "unknown_url", f"This server has no such API address. {where}")
+    base = f"The API is under {request.url_root}{PREFIX[1:]}, so that is the base URL to set."
+    return ApiError(404, "unknown_url", f"This server has no such API address. {base} {where}")
+
+
+def is_meant_for_the_api(path: str) -> bool:
+    """Whether a path that no page has was asked for by a program whose base URL is wrong."""
+    return is_api(path) or path.startswith(_OTHER_PREFIXES) or _meant(path) is not None
+
+
+def _meant(path: str) -> str | None:
+    """The address of the API with which the path ends, if there is one: the longest."""
+    ends = [one for one in _addresses() if path.endswith(one.removeprefix(PREFIX))]
+    return max(ends, key=len, default=None)
+
+
+def _addresses() -> list[str]:
+    """The addresses of the API that have no parameter."""
+    rules = {rule.rule for rule in current_app.url_map.iter_rules() if rule.rule.startswith(f"{PREFIX}/")}
+    return sorted(rule for rule in rules if "<" not in rule)
