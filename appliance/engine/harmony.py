@@ -15,7 +15,7 @@ import re
 from collections.abc import Sequence
 from datetime import date
 from functools import cached_property
-from itertools import pairwise, takewhile
+from itertools import chain, pairwise, takewhile
 from pathlib import Path
 
 import openai_harmony as oh
@@ -25,6 +25,7 @@ from appliance.installed_release import ReleaseError, verify_vocabulary
 from appliance.turns.request import Effort, Message, Tool, ToolCall, TurnRequest
 
 RETURN, CONSTRAIN, CHANNEL, START, END, MESSAGE, CALL = 200002, 200003, 200005, 200006, 200007, 200008, 200012
+END_OF_TEXT = 199999  # of the base vocabulary: it stands between the documents of a bare text
 ROLE = "assistant"  # the model's own, which every prompt ends with
 FUNCTIONS = "functions."
 ORDINARY_TOKENS = 199_998  # ids below are o200k_base's ranks, ids from here on are special
@@ -96,7 +97,8 @@ def load_vocabulary(path: Path) -> Vocabulary:
 
 
 def render_prompt(vocabulary: Vocabulary, request: TurnRequest, *, today: date) -> list[int]:
-    """The tokens up to and including the ``<|start|>assistant`` that the model continues.
+    """The tokens up to and including the ``<|start|>assistant`` that the model continues. A request that ``continues``
+    ends inside the last message instead, and one of the form "text" is its bare text.
 
     Leading system and developer messages and the tools make the one developer message; later ones stand where they are.
     Reasoning of earlier turns is dropped, except of calls that no final answer has followed yet: the model needs the
@@ -105,7 +107,17 @@ def render_prompt(vocabulary: Vocabulary, request: TurnRequest, *, today: date) 
     Raises:
         ConversationError: there is no message, or a tool or tool result cannot be named.
     """
-    rendered = conversation_of(request, today=today)
+    if request.form == "text":
+        return _ordinary(vocabulary, request.messages[0].content) or [END_OF_TEXT]
+    rendered, begun = conversation_of(request, today=today), []
+    if request.continues:
+        said = request.messages[-1].content
+        rendered = rendered[:-1] if said else rendered
+        begun = [CHANNEL, *vocabulary.encode("final"), MESSAGE, *_ordinary(vocabulary, said)]
+    return _rendered(vocabulary, rendered) + begun
+
+
+def _rendered(vocabulary: Vocabulary, rendered: Sequence[oh.Message]) -> list[int]:
     try:
         return list(
             vocabulary.encoding.render_conversation_for_completion(
@@ -119,13 +131,17 @@ def render_prompt(vocabulary: Vocabulary, request: TurnRequest, *, today: date) 
 
 
 def conversation_of(request: TurnRequest, *, today: date) -> list[oh.Message]:
-    """The messages of the prompt in the order in which the model reads them, by the rules of `render_prompt`.
+    """The messages of the prompt in the order in which the model reads them, by the rules of `render_prompt`. The last
+    one of a request that ``continues`` is the one that the answer goes on from.
 
     Raises:
         ConversationError: as `render_prompt`.
     """
     if not request.messages:
         raise ConversationError("The conversation has no message.")
+    last = request.messages[-1]
+    if request.continues and (last.role != "assistant" or last.tool_calls):
+        raise ConversationError("An answer can go on only from an assistant's message without tool calls.")
     rendered = [_system(request.effort, today)]
     leading = 0
     while leading < len(request.messages) and request.messages[leading].role in ("system", "developer"):
@@ -133,7 +149,7 @@ def conversation_of(request: TurnRequest, *, today: date) -> list[oh.Message]:
     instructions = "\n\n".join(m.content for m in request.messages[:leading] if m.content)
     if instructions or request.tools:
         rendered.append(_developer(instructions, request.tools))
-    return rendered + _history(request.messages[leading:])
+    return rendered + _history(request.messages[leading:], continues=request.continues)
 
 
 def count_public_tokens(vocabulary: Vocabulary, prompt: Sequence[int], effort: Effort, *, today: date) -> int:
@@ -169,8 +185,9 @@ def _developer(instructions: str, tools: Sequence[Tool]) -> oh.Message:
     return oh.Message.from_role_and_content(oh.Role.DEVELOPER, content)
 
 
-def _history(messages: Sequence[Message]) -> list[oh.Message]:
-    last_final = max((i for i, m in enumerate(messages) if m.role == "assistant" and not m.tool_calls), default=-1)
+def _history(messages: Sequence[Message], *, continues: bool) -> list[oh.Message]:
+    ended = messages[:-1] if continues else messages
+    last_final = max((i for i, m in enumerate(ended) if m.role == "assistant" and not m.tool_calls), default=-1)
     names: dict[str, str] = {}  # tool call id -> function name
     rendered: list[oh.Message] = []
     for position, message in enumerate(messages):
@@ -225,6 +242,11 @@ def _pieces(text: str) -> list[oh.TextContent]:
     text = _clean(text)
     cuts = [0, *(match.end() for match in _LONG_RUN.finditer(text)), len(text)]
     return [oh.TextContent(text=text[start:end]) for start, end in pairwise(cuts)]
+
+
+def _ordinary(vocabulary: Vocabulary, text: str) -> list[int]:
+    """The tokens of a text that stands by itself, as the library would write them into a message."""
+    return list(chain.from_iterable(vocabulary.encode(piece.text) for piece in _pieces(text)))
 
 
 def _clean(text: str) -> str:

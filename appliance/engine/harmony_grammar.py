@@ -16,7 +16,6 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from typing import Protocol
 
 import numpy as np
@@ -27,6 +26,7 @@ from appliance.engine.harmony import (
     CHANNEL,
     CONSTRAIN,
     END,
+    END_OF_TEXT,
     FUNCTIONS,
     MESSAGE,
     ORDINARY_TOKENS,
@@ -65,6 +65,18 @@ class _Text:
         if token != self._end:
             raise _forbidden(token)
         return self._follows or self
+
+
+class _LastText:
+    """Inside the last text of a turn: any ordinary token, or one of the special tokens that end it."""
+
+    def __init__(self, *ends: int) -> None:
+        self.mask = _all_but_special(*ends)
+
+    def after(self, token: int) -> State:
+        if not self.mask.permits(token):
+            raise _forbidden(token)
+        return self
 
 
 class _Spelling:
@@ -171,11 +183,16 @@ class HarmonyGrammar:
 
 
 class HarmonyGrammars:
-    """Grammars by the functions they offer; those used last are kept."""
+    """Grammars by the functions they offer; those used last are kept.
+
+    begun: the state inside a final message that the prompt has begun. bare: that of a text without Harmony.
+    """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self._kept: OrderedDict[tuple[str, ...], HarmonyGrammar] = OrderedDict()
+        self.begun: State = _LastText(RETURN)
+        self.bare: State = _LastText(RETURN, END_OF_TEXT)
 
     def start(self, functions: Sequence[str]) -> State:
         """The first state of a turn."""
@@ -188,8 +205,8 @@ class HarmonyGrammars:
         return self._kept[key].start
 
 
-def _all_but_special(allowed: int) -> TokenMask:
-    ids = chain(range(ORDINARY_TOKENS, allowed), range(allowed + 1, ALL_TOKENS))
+def _all_but_special(*allowed: int) -> TokenMask:
+    ids = (token for token in range(ORDINARY_TOKENS, ALL_TOKENS) if token not in allowed)
     return TokenMask(np.fromiter(ids, np.int64), excludes=True)
 
 

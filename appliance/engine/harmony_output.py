@@ -65,6 +65,11 @@ class TurnOutput:
         """From now on, pieces belong to another message."""
         self._message += 1
 
+    def go_on_from(self, text: str) -> None:
+        """The answer began with this text, which its reader has."""
+        self._is_visible = bool(text.strip())
+        self._said = self._message if text else None
+
     def end_message(self) -> None:
         """A message ends here. No stop text reaches across messages."""
         self._show(self._stop.flush())

@@ -16,7 +16,18 @@ import codecs
 from collections.abc import Collection, Sequence
 from enum import Enum, auto
 
-from appliance.engine.harmony import CALL, CHANNEL, CONSTRAIN, END, MESSAGE, RETURN, ROLE, START, Vocabulary
+from appliance.engine.harmony import (
+    CALL,
+    CHANNEL,
+    CONSTRAIN,
+    END,
+    END_OF_TEXT,
+    MESSAGE,
+    RETURN,
+    ROLE,
+    START,
+    Vocabulary,
+)
 from appliance.engine.harmony_header import Header, read_header
 from appliance.engine.harmony_message import Kind, PartialMessage, is_json, is_sound_end, kind_of
 from appliance.engine.harmony_output import Delta, TurnOutput
@@ -24,8 +35,7 @@ from appliance.turns.events import FinishReason
 
 __all__ = ["Delta", "HarmonyParser"]
 
-_END_OF_TEXT = 199999
-_ENDS = (END, RETURN, CALL, _END_OF_TEXT)
+_ENDS = (END, RETURN, CALL, END_OF_TEXT)
 _MAX_HEADER_CHARS = 256  # the longest sound header has a channel, a recipient of 74 characters and a content type
 _RECIPIENT_BEGINS = "to="
 _CALL_BEGINS = ("{", "[", _RECIPIENT_BEGINS)
@@ -45,9 +55,21 @@ class HarmonyParser:
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, *, turn_id: str, functions: Collection[str] = (), stop: Sequence[str] = ()
+        self,
+        vocabulary: Vocabulary,
+        *,
+        turn_id: str,
+        functions: Collection[str] = (),
+        stop: Sequence[str] = (),
+        begun: str | None = None,
     ) -> None:
-        """``functions``: names the model may call. ``stop``: texts that end the answer and do not belong to it."""
+        """
+        Args:
+            functions: names the model may call.
+            stop: texts that end the answer and do not belong to it.
+            begun: the prompt ends inside a final message with this text, which is not given out again. None: it ends
+                with the role.
+        """
         self.finished: FinishReason | None = None
         self.malformed = False
         self.reasoning_tokens = 0
@@ -63,6 +85,10 @@ class HarmonyParser:
         self._answered = False  # a final message has come
         self._ended_early = False  # the turn's end came before any answer or call
         self._must_begin = False  # after that, only another message counts
+        if begun is not None:
+            self._segments.append("final")
+            self._open_message(self._header(complete=True))
+            self._output.go_on_from(begun)
 
     @property
     def notice(self) -> str | None:
@@ -226,7 +252,7 @@ class HarmonyParser:
         self._close(token)
         if token == END or self.finished is not None:
             return
-        if token == _END_OF_TEXT or self._ended_early or self._is_over():
+        if token == END_OF_TEXT or self._ended_early or self._is_over():
             self._finish()
         else:
             self._ended_early = self._must_begin = True

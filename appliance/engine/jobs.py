@@ -13,6 +13,7 @@ from appliance.engine.harmony_grammar import State
 from appliance.engine.harmony_parser import HarmonyParser
 from appliance.engine.sampling import TopLogits, sample
 from appliance.engine.slots import Slot
+from appliance.engine.text_parser import TextParser
 from appliance.turns.events import Done, EngineEvent
 from appliance.turns.request import TurnRequest
 
@@ -50,7 +51,7 @@ class Generation:
 
     job: Job
     slot: Slot
-    parser: HarmonyParser
+    parser: HarmonyParser | TextParser
     rng: np.random.Generator
     grammar: State | None
     limit: int

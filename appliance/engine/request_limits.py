@@ -16,7 +16,8 @@ _MAX_STOPS, _MAX_STOP_CHARS = 16, 256
 
 
 def check_request(request: TurnRequest) -> None:
-    """Raises ProtocolError for a number out of range, or for a stop text that is empty or too long."""
+    """Raises ProtocolError for a number out of range, for a stop text that is empty or too long, or for settings that
+    contradict each other."""
     try:
         check_settings(temperature=request.temperature, top_p=request.top_p)
     except ValueError as exc:
@@ -27,6 +28,19 @@ def check_request(request: TurnRequest) -> None:
         raise ProtocolError("max_tokens must be at least 1")
     if len(request.stop) > _MAX_STOPS or not all(0 < len(text) <= _MAX_STOP_CHARS for text in request.stop):
         raise ProtocolError(f"stop takes up to {_MAX_STOPS} texts of 1 to {_MAX_STOP_CHARS} characters")
+    _check_form(request)
+
+
+def _check_form(request: TurnRequest) -> None:
+    holds = request.must_call or request.answer_schema is not None
+    if request.continues and holds:
+        raise ProtocolError("an answer that the last message begins cannot be held to a call or a schema")
+    if request.form != "text":
+        return
+    if [message.role for message in request.messages] != ["user"]:
+        raise ProtocolError("a bare text is one message of the user")
+    if request.tools or request.continues or holds:
+        raise ProtocolError("a bare text has no tools, no schema and no message to go on from")
 
 
 def surely_too_long(request: TurnRequest, context_tokens: int) -> Failed | None:

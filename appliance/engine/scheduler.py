@@ -21,7 +21,7 @@ from functools import partial
 
 from appliance.engine.drafting import Drafting, DraftStream
 from appliance.engine.harmony import Vocabulary
-from appliance.engine.harmony_grammar import HarmonyGrammars
+from appliance.engine.harmony_grammar import HarmonyGrammars, State
 from appliance.engine.harmony_parser import HarmonyParser
 from appliance.engine.job_queue import JobQueue, Load
 from appliance.engine.jobs import Generation, Job
@@ -31,7 +31,9 @@ from appliance.engine.request_limits import context_exceeded
 from appliance.engine.sampling import TopLogits, new_generator
 from appliance.engine.slots import Prefix, Slot, SlotMemory, SlotTable
 from appliance.engine.steps import Append, Chunk, Model
+from appliance.engine.text_parser import TextParser
 from appliance.turns.events import Failed, Started
+from appliance.turns.request import TurnRequest
 
 _log = logging.getLogger("appliance.engine")
 _ALL_TOKENS = 1 << 20  # more than any model takes in a step
@@ -171,18 +173,32 @@ class Scheduler:
         now, request = self._clock(), job.request
         slot, prefix = self._slots.acquire(request.user, job.prompt, len(job.prompt) + limit)
         self._copy(slot, prefix)
-        functions = [tool.name for tool in request.tools]
         return Generation(
             job=job,
             slot=slot,
-            parser=HarmonyParser(self._vocabulary, turn_id=request.id, functions=functions, stop=request.stop),
+            parser=self._parser(request),
             rng=new_generator(request.seed),
-            grammar=self._grammars.start(functions) if request.grammar else None,
+            grammar=self._grammar(request),
             limit=limit,
             cached=slot.length,
             started_at=now,
             drafts=DraftStream(job.prompt) if self._takes_drafts else None,
         )
+
+    def _parser(self, request: TurnRequest) -> HarmonyParser | TextParser:
+        if request.form == "text":
+            return TextParser(self._vocabulary, turn_id=request.id, stop=request.stop)
+        functions = [tool.name for tool in request.tools]
+        begun = request.messages[-1].content if request.continues else None
+        return HarmonyParser(self._vocabulary, turn_id=request.id, functions=functions, stop=request.stop, begun=begun)
+
+    def _grammar(self, request: TurnRequest) -> State | None:
+        """The first state; a bare text is always held to it, because nothing would put its special tokens right."""
+        if request.form == "text":
+            return self._grammars.bare
+        if not request.grammar:
+            return None
+        return self._grammars.begun if request.continues else self._grammars.start([one.name for one in request.tools])
 
     def _drop_cancelled(self) -> None:
         for generation in [one for one in self._active if one.job.cancelled.is_set()]:

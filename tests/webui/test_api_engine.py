@@ -111,6 +111,20 @@ def test_an_odd_conversation_is_answered(
     assert answer.choices[0].finish_reason in ("stop", "length", "tool_calls")
 
 
+def test_an_answer_goes_on_from_a_last_message_and_does_not_think_first(client: openai.OpenAI) -> None:
+    begun: ChatCompletionMessageParam = {"role": "assistant", "content": "Good"}
+    anew = client.chat.completions.create(
+        model=MODEL, messages=[*HELLO, begun], seed=3, max_tokens=1, extra_body={"continue_final_message": False}
+    )
+    answer = client.chat.completions.create(model=MODEL, messages=[*HELLO, begun], seed=3, max_tokens=12)
+    assert anew.usage is not None
+    assert answer.usage is not None
+    # "Good" is one token. Closed, it has <|end|><|start|>assistant behind it.
+    assert anew.usage.prompt_tokens == answer.usage.prompt_tokens + 3
+    assert answer.choices[0].message.content
+    assert "reasoning" not in (answer.choices[0].message.model_extra or {})
+
+
 def test_a_schema_of_any_shape_is_shown_to_the_model(client: openai.OpenAI) -> None:
     schemas: list[dict[str, object]] = [
         {}, {"type": "object"}, {"anyOf": [{"type": "string"}, {"$ref": "#/x"}]}, {"type": ["object", "null"]},

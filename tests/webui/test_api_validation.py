@@ -83,6 +83,10 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"messages": [{"role": "user", "content": "a\0b"}]}, "messages[0].content", "invalid_value"),
     ({"messages": [{**USER, "name": 5}]}, "messages[0].name", "invalid_type"),
     ({"messages": [{**USER, "\ud800": 5}]}, "messages[0]", "invalid_value"),
+    ({"continue_final_message": "yes"}, "continue_final_message", "invalid_type"),
+    ({"continue_final_message": True}, "continue_final_message", "invalid_value"),
+    ({"add_generation_prompt": 0}, "add_generation_prompt", "invalid_type"),
+    ({"add_generation_prompt": False}, "add_generation_prompt", "invalid_value"),
     (
         {"messages": [{"role": "assistant", "content": "x", "function_call": {"name": "f"}}]},
         "messages[0].function_call",

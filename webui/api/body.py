@@ -97,6 +97,11 @@ class Body:
 
     model: Annotated[Text, Takes("required; the id that /v1/models gives, anything else is 404 `model_not_found`")]
     messages: Annotated[Messages, Takes("required; see below")]
+    continue_final_message: Annotated[
+        bool | None,
+        Takes("whether the answer goes on where the last message, an assistant's text, ends; default: yes"),
+    ] = None
+    add_generation_prompt: Annotated[bool | None, Takes("the contrary of continue_final_message")] = None
     tools: Annotated[Tools, Takes("up to 128 functions; `strict: true` is refused")] = TurnRequest.tools
     tool_choice: Annotated[ToolChoice, Takes('"auto" or "none"; "required" and named functions are refused')] = True
     parallel_tool_calls: Annotated[bool, Takes("ignored: the model makes one call at a time")] = False

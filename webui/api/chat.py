@@ -46,6 +46,7 @@ def _turn_request(chat: ChatRequest) -> TurnRequest:
         top_p=chat.top_p,
         max_tokens=chat.max_tokens,
         stop=chat.stop,
+        continues=chat.continues,
         grammar=services().config.harmony_grammar,
     )
 

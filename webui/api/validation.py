@@ -47,6 +47,7 @@ class ChatRequest:
     stop: tuple[str, ...] = TurnRequest.stop
     stream: bool = False
     include_usage: bool = False
+    continues: bool = TurnRequest.continues
     ignored: tuple[str, ...] = ()  # fields that are not known
 
 
@@ -123,7 +124,23 @@ def _request(body: Body) -> ChatRequest:
         stop=body.stop,
         stream=body.stream,
         include_usage=bool(body.stream_options),
+        continues=_continues(body),
     )
+
+
+def _continues(body: Body) -> bool:
+    """Whether the answer goes on where the last message ends. The two fields are vLLM's; other servers have none."""
+    asked, begins_anew = body.continue_final_message, body.add_generation_prompt
+    if asked is not None and asked == begins_anew:
+        raise FaultError("and add_generation_prompt are contraries; send one of them", at=("continue_final_message",))
+    if asked is None and begins_anew is not None:
+        asked = not begins_anew
+    last = body.messages[-1]
+    can = last.role == "assistant" and not last.tool_calls and bool(last.content or last.reasoning)
+    if asked and not can:
+        field = "add_generation_prompt" if body.continue_final_message is None else "continue_final_message"
+        raise FaultError("asks for an answer that goes on, but the last message is no assistant's text", at=(field,))
+    return can if asked is None else asked
 
 
 def _as_error(fault: FaultError) -> ApiError:

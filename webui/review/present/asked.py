@@ -7,7 +7,7 @@ reach the model too. Here only the appliance's own system message is left out.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Final
 
@@ -72,12 +72,19 @@ def beside_words(beginning: str) -> str:
 
 
 def _messages(request: TurnRequest, today: date) -> tuple[list[AskedPart], str | None]:
+    if request.form == "text":
+        return [
+            _part("Bare text, which the answer goes on from", message.content) for message in request.messages
+        ], None
     try:
         conversation = conversation_of(request, today=today)
     except ConversationError as exc:
         parts = [_part(message.role, message.content) for message in request.messages]
         return parts, f"The model never read it: {exc}"
-    return [_part(_title(message), _text(message)) for message in conversation if message.author.role != "system"], None
+    parts = [_part(_title(message), _text(message)) for message in conversation if message.author.role != "system"]
+    if request.continues:
+        parts[-1] = replace(parts[-1], title=parts[-1].title + ", which the answer goes on from")
+    return parts, None
 
 
 def _title(message: oh.Message) -> str:
