@@ -26,6 +26,7 @@ from appliance.errors import ApplianceError
 from appliance.plain_file import read_plain
 from appliance.setting_rules import (
     ADDRESS,
+    ALIASES,
     COLOUR,
     DATABASE_URL,
     FILE,
@@ -120,6 +121,10 @@ class Config:
     web_threads: Annotated[int, Setting("web", "threads"), whole(2, 1024)] = 48
     # a sign-in lasts this long without use
     session_hours: Annotated[float, Setting("web", "session_hours"), number(0.1, 720)] = 12.0
+
+    # [api]
+    # names beside the model's own id by which a program may ask for it; clients with built-in names need them
+    model_aliases: Annotated[tuple[str, ...], Setting("api", "model_aliases"), ALIASES] = ()
 
     # [accounts]
     # whether people may make API keys that never end

@@ -8,15 +8,21 @@ named file exists, and the digest of the vocabulary (the only file whose content
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from appliance.errors import ApplianceError
+from installer.formats.clock import signed_at
 from installer.formats.fields import FormatError
 from installer.formats.release import DESCRIPTOR, MAX_DESCRIPTOR_BYTES, ModelCard, parse_release
 from installer.formats.vocabulary import check_digest
+
+_TARGETS: Final = "metadata/targets.json"  # the installer verified its signatures
+_MAX_TARGETS_BYTES: Final = 5_000_000  # what the installer takes
 
 
 class ReleaseError(ApplianceError):
@@ -37,6 +43,12 @@ class InstalledRelease:
     dense: str | None  # how the CPU graph holds attention and head: "int8" or "bf16"
     model: ModelCard
     installed_s: int  # when release.json was written, in seconds since 1970
+    signed_s: int | None = None  # when its contents were signed; None where its metadata does not say
+
+    @property
+    def created_s(self) -> int:
+        """A time that a release keeps when it is installed again, if it was signed with one."""
+        return self.installed_s if self.signed_s is None else self.signed_s
 
 
 def load_release(path: Path) -> InstalledRelease:
@@ -65,7 +77,19 @@ def load_release(path: Path) -> InstalledRelease:
         dense=described.dense,
         model=described.model,
         installed_s=installed_s,
+        signed_s=_signed_s(path),
     )
+
+
+def _signed_s(path: Path) -> int | None:
+    """When the contents were signed. A release that was never in an archive (of a test, or by hand) has no metadata."""
+    try:
+        with (path / _TARGETS).open("rb") as stream:
+            version = json.loads(stream.read(_MAX_TARGETS_BYTES))["signed"]["version"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    signed = signed_at(version) if type(version) is int else None
+    return None if signed is None else int(signed.timestamp())
 
 
 def verify_vocabulary(path: Path) -> None:

@@ -88,6 +88,22 @@ def _as_networks(texts: tuple[str, ...]) -> tuple[Network, ...]:
         raise FaultError(f"{_BE_NETWORKS}; {exc}") from exc
 
 
+def _as_alias(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}", text):
+        raise ValueError
+    return text
+
+
+def _as_aliases(texts: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(texts)) != len(texts):
+        raise ValueError
+    return texts
+
+
+_BE_ALIASES: Final = (
+    'must be a list of up to 32 different names such as ["gpt-4o-mini"], '
+    "each of at most 128 letters, digits and . _ : / @ + -"
+)
 _BE_NETWORKS: Final = 'must be a list of IP addresses and networks such as ["10.0.0.5", "10.1.0.0/16", "::1"]'
 _BE_HOSTS: Final = 'must be a list of at most 50 host names or IP addresses such as ["chat.example", "10.0.0.7"]'
 _BE_SITES: Final = 'must be an address such as "https://chat.example", or a list of up to 16, names in ASCII'
@@ -95,6 +111,11 @@ _BE_DATABASE: Final = 'must be a database URL beginning with "sqlite://" or "pos
 
 ADDRESS: Final = Rule(
     lambda text: str(ipaddress.ip_address(text)), "must be an IP address such as 127.0.0.1 or 0.0.0.0"
+)
+ALIASES: Final = Rule(
+    _as_aliases,
+    _BE_ALIASES,
+    takes=Annotated[tuple[Annotated[str, Rule(_as_alias, _BE_ALIASES)], ...], Must(_BE_ALIASES, max_length=32)],
 )
 COLOUR: Final = Rule(_as_colour, 'must be a colour such as "#b91c1c"', takes=str)
 DATABASE_URL: Final = Rule(_as_database_url, _BE_DATABASE, takes=str)

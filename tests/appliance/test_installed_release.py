@@ -49,6 +49,34 @@ def test_reads_what_the_release_is(tmp_path: Path, described: dict[str, Any]) ->
     assert release.model.notice is None
 
 
+def test_what_was_signed_says_when_it_was_created(tmp_path: Path, described: dict[str, Any]) -> None:
+    """The bundler's version of contents is their time of signing; it is the same wherever they are installed."""
+    write(tmp_path, described)
+    os.utime(tmp_path / "release.json", (0, 1_790_000_000))
+    (tmp_path / "metadata").mkdir()
+    (tmp_path / "metadata" / "targets.json").write_text(
+        json.dumps({"signed": {"version": 20261130174500}, "signatures": []})
+    )
+    assert load_release(tmp_path).created_s == 1_796_060_700
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [None, "", "[]", "{", '{"signed": {}}', '{"signed": {"version": 7}}', '{"signed": {"version": true}}',
+     '{"signed": {"version": 20269930174500}}', '{"signed": {"version": "20261130174500"}}', "[" * 100_000],
+    ids=lambda text: str(text)[:40],
+)  # fmt: skip
+def test_without_a_time_of_signing_that_of_the_installation_counts(
+    tmp_path: Path, described: dict[str, Any], targets: str | None
+) -> None:
+    write(tmp_path, described)
+    os.utime(tmp_path / "release.json", (0, 1_790_000_000))
+    (tmp_path / "metadata").mkdir()
+    if targets is not None:
+        (tmp_path / "metadata" / "targets.json").write_text(targets)
+    assert load_release(tmp_path).created_s == 1_790_000_000
+
+
 def test_known_answers_may_be_missing(tmp_path: Path, described: dict[str, Any]) -> None:
     assert load_release(write(tmp_path, {**described, "known_answers": None})).known_answers is None
 

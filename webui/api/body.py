@@ -95,7 +95,7 @@ _ONE_TIER: Final = one_of(
 class Body:
     """The body. Null fields, and fields that are not declared here, are left out before it is checked."""
 
-    model: Annotated[Text, Takes("required; the id that /v1/models gives, anything else is 404 `model_not_found`")]
+    model: Annotated[Text, Takes("required; a name that /v1/models gives, anything else is 404 `model_not_found`")]
     messages: Annotated[Messages, Takes("required; see below")]
     continue_final_message: Annotated[
         bool | None,

@@ -26,7 +26,7 @@ def create_chat_completion() -> Response:
     check_model(chat.model)
     turn_request = _turn_request(chat)
     created = int(services().clock().timestamp())
-    envelope = present.Envelope(turn_request.id, created, chat.model, services().release.version)
+    envelope = present.Envelope(turn_request.id, created, services().model.id, services().release.version)
     turn = begin_turn(turn_request)
     if chat.stream:
         return streamed(turn, _Chunks(envelope, include_usage=chat.include_usage))

@@ -94,6 +94,13 @@ def usage_chunk(envelope: Envelope, done: Done) -> dict[str, Any]:
     return envelope.wrap("chat.completion.chunk", choices=[], usage=usage(done))
 
 
-def model_object(model_id: str, created: int) -> dict[str, Any]:
-    """One entry of /v1/models."""
-    return {"id": model_id, "object": "model", "created": created, "owned_by": "gpt-oss-appliance"}
+def model_object(name: str, *, root: str, created: int, context_tokens: int | None) -> dict[str, Any]:
+    """One entry of /v1/models. ``root`` is the model's own id.
+
+    Clients read the longest conversation under different names: ``max_model_len`` is vLLM's, ``context_length``
+    OpenRouter's, ``context_window`` Groq's.
+    """
+    model = {"id": name, "object": "model", "created": created, "owned_by": "gpt-oss-appliance", "root": root}
+    if context_tokens is None:
+        return model
+    return {**model, **dict.fromkeys(("max_model_len", "context_length", "context_window"), context_tokens)}
