@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from appliance.turns.events import FAILURES
-from webui.api import body, errors, messages, tools, validation
+from webui.api import body, completion_body, errors, messages, tools, validation
 from webui.serving.limits import MAX_BODY_BYTES
 
 PAGE = Path(__file__).parents[2] / "docs" / "api.md"
@@ -20,8 +20,10 @@ def page() -> str:
 
 
 def test_the_table_of_fields_is_the_one_the_server_checks(page: str) -> None:
-    table = page.partition("| field | what is taken |\n|---|---|\n")[2].partition("\n\n")[0]
-    assert table.splitlines() == [f"| `{name}` | {sentence} |" for name, sentence in body.FIELDS.items()]
+    for address, fields in {"chat/completions": body.FIELDS, "completions": completion_body.FIELDS}.items():
+        section = re.split(rf"^## .*POST /v1/{address}$", page, flags=re.MULTILINE)[1]
+        table = section.partition("| field | what is taken |\n|---|---|\n")[2].partition("\n\n")[0]
+        assert table.splitlines() == [f"| `{name}` | {sentence} |" for name, sentence in fields.items()]
 
 
 def test_every_code_the_sources_raise_is_documented(page: str) -> None:

@@ -170,13 +170,14 @@ class Body:
     ] = None
 
 
-def _sentences() -> dict[str, str]:
-    hints = get_type_hints(Body, include_extras=True)
+def sentences_of(form: type) -> dict[str, str]:
+    """Every field that a body of this form may have, with its sentence."""
+    hints = get_type_hints(form, include_extras=True)
     found = ((name, part) for name, hint in hints.items() for part in get_args(hint))
     return {name: part.sentence for name, part in found if isinstance(part, Takes)}
 
 
-FIELDS: Final = _sentences()  # every field a request may have, with what docs/api.md says of it
+FIELDS: Final = sentences_of(Body)  # every field a request may have, with what docs/api.md says of it
 
 
 # Fields of other servers that would change the answer, and what to do instead.

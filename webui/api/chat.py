@@ -24,7 +24,7 @@ def create_chat_completion() -> Response:
     chat = parse_chat_request(json_body(), strict=wants_strictness())
     note_ignored(chat.ignored)
     check_model(chat.model)
-    turn_request = _turn_request(chat)
+    turn_request = new_turn(chat, id_prefix="chatcmpl-")
     created = int(services().clock().timestamp())
     envelope = present.Envelope(turn_request.id, created, services().model.id, services().release.version)
     turn = begin_turn(turn_request)
@@ -34,11 +34,12 @@ def create_chat_completion() -> Response:
     return jsonify(present.completion(envelope, turn.answer.words, done))
 
 
-def _turn_request(chat: ChatRequest) -> TurnRequest:
+def new_turn(chat: ChatRequest, *, id_prefix: str) -> TurnRequest:
+    """A turn of the key's owner."""
     return new_request(
         api_user().id,
         chat.messages,
-        id_prefix="chatcmpl-",
+        id_prefix=id_prefix,
         seed=chat.seed,
         tools=chat.tools,
         effort=chat.effort,

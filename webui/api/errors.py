@@ -10,11 +10,12 @@ import math
 from collections.abc import Collection, Iterable
 from typing import Any, Final
 
-from flask import Response, jsonify
+from flask import Response, g, jsonify
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from appliance.turns.events import FAILURES, Failed
 
+_OWN_NAMES: Final = "api_names_of_fields"
 _TYPES: Final = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -43,8 +44,14 @@ class ApiError(Exception):
 
 def body_of(error: ApiError) -> dict[str, Any]:
     """The error as the API's JSON object, also sent inside a stream that fails after it began."""
+    param = g.get(_OWN_NAMES, {}).get(error.param, error.param)
     kind = _TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
-    return {"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}}
+    return {"error": {"message": error.message, "type": kind, "param": param, "code": error.code}}
+
+
+def name_fields(**names: str) -> None:
+    """For the rest of this call: what other calls name so, this one names otherwise."""
+    setattr(g, _OWN_NAMES, names)
 
 
 def respond(error: ApiError) -> Response:

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
+from itertools import chain
 from typing import Any, Final, Protocol
 
 from flask import Response, abort, g, make_response, request, stream_with_context
@@ -44,7 +45,8 @@ class Drawing(Protocol):
         """Before the first event."""
 
     def add(self, event: TurnEvent) -> Iterable[str]:
-        """One event that is not the end; none for one that this API does not show."""
+        """One event that is not the end; none for one that this API does not show. ``Done`` of a turn that others
+        follow is such an event, too."""
 
     def end(self, done: Done) -> Iterable[str]:
         """The complete answer."""
@@ -116,9 +118,11 @@ def finish(turn: Turn) -> Done:
     abort(make_response("", _CLIENT_GONE_STATUS))
 
 
-def streamed(turn: Turn, drawing: Drawing) -> Response:
+def streamed(turn: Turn, drawing: Drawing, *more: Turn) -> Response:
     """The answer as it is written. A turn that fails at once is an HTTP error; one that fails later, an error object.
 
+    Args:
+        more: turns that are run after it, one after the other. A failure of one ends the stream.
     Raises:
         ApiError: the first event is a failure.
     """
@@ -126,12 +130,12 @@ def streamed(turn: Turn, drawing: Drawing) -> Response:
     if isinstance(first, Failed):
         turn.close()
         raise errors.from_failed(first)
-    response = Response(
-        stream_with_context(_drawn(first, turn, drawing)), content_type="text/event-stream; charset=utf-8"
-    )
+    drawn = _drawn(chain([first], turn), more, drawing)
+    response = Response(stream_with_context(drawn), content_type="text/event-stream; charset=utf-8")
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Accel-Buffering"] = "no"
-    response.call_on_close(turn.close)
+    for one in (turn, *more):
+        response.call_on_close(one.close)
     return response
 
 
@@ -141,15 +145,17 @@ def sse(body: dict[str, Any], name: str | None = None) -> str:
     return f"{head}data: {json.dumps(body, separators=(',', ':'))}\n\n"
 
 
-def _drawn(first: TurnEvent, turn: Turn, drawing: Drawing) -> Iterator[str]:
+def _drawn(events: Iterator[TurnEvent], more: Sequence[Turn], drawing: Drawing) -> Iterator[str]:
     yield from drawing.begin()
-    event: TurnEvent | None = first
-    while event is not None and not client_is_gone():
-        if isinstance(event, Done | Failed):
-            yield from _ending(event, drawing)
-            return
-        yield "".join(drawing.add(event)) or _WAITING
-        event = next(turn, None)
+    last = len(more)
+    for number, turn in enumerate((events, *more)):
+        for event in turn:
+            if client_is_gone():
+                return
+            if isinstance(event, Failed) or (isinstance(event, Done) and (number == last or _is_cancelled(event))):
+                yield from _ending(event, drawing)
+                return
+            yield "".join(drawing.add(event)) or _WAITING
 
 
 def _ending(end: Done | Failed, drawing: Drawing) -> Iterator[str]:
@@ -163,6 +169,10 @@ def _ending(end: Done | Failed, drawing: Drawing) -> Iterator[str]:
     yield from drawing.end(end)
 
 
+def _is_cancelled(done: Done) -> bool:
+    return done.finish_reason == "cancelled"
+
+
 def _check_finished(done: Done) -> None:
-    if done.finish_reason == "cancelled":
+    if _is_cancelled(done):
         raise ApiError(503, "cancelled", "The answer was cancelled before it was complete.")

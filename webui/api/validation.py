@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
 from appliance.turns.request import Effort, Message, Tool, TurnRequest
 from installer.formats.checks import FaultError, check
 from webui.api.body import ELSEWHERE, FIELDS, Body
 from webui.api.errors import ApiError
 from webui.api.values import REFUSED, UNSUPPORTED
+
+Form = TypeVar("Form")
+Read = TypeVar("Read")
 
 CODES: Final = {  # kind of fault: code of the error
     "missing": "missing_required_parameter",
@@ -29,7 +32,7 @@ CODES: Final = {  # kind of fault: code of the error
     REFUSED: "unsupported_parameter",
 }
 MAX_NAME_CHARS: Final = 64
-_NAMED_AS_A_WHOLE: Final = ("stop", "metadata")  # an error says the field alone, not which entry
+_NAMED_AS_A_WHOLE: Final = ("stop", "metadata", "prompt")  # an error says the field alone, not which entry
 
 
 @dataclass(frozen=True)
@@ -59,16 +62,39 @@ def parse_chat_request(raw: bytes, *, strict: bool = False) -> ChatRequest:
     Raises:
         ApiError: 400, with the field at fault in `param`.
     """
+    request, ignored = parse_body(raw, Body, FIELDS, chat_request, strict=strict)
+    return replace(request, ignored=ignored)
+
+
+def parse_body(
+    raw: bytes,
+    form: type[Form],
+    names: Collection[str],
+    read: Callable[[Form], Read],
+    *,
+    strict: bool = False,
+    elsewhere: Mapping[str, str] = ELSEWHERE,
+) -> tuple[Read, tuple[str, ...]]:
+    """Check the body of a call. The value is what ``read`` makes of it, and the names of fields that are not known.
+
+    Args:
+        names: the fields that the call has.
+        read: says what the fields mean together.
+        strict: fields that are not known are refused, not ignored.
+        elsewhere: fields that other calls have and that would change the answer, and what to do instead.
+    Raises:
+        ApiError: 400, with the field at fault in `param`.
+    """
     given = parse_json(raw)
-    known, ignored = known_fields(given, FIELDS, strict=strict)
+    known, ignored = known_fields(given, names, strict=strict, elsewhere=elsewhere)
     try:
-        return replace(_request(check(Body, known)), ignored=ignored)
+        return read(check(form, known)), ignored
     except FaultError as fault:
         raise _as_error(fault) from None
 
 
 def known_fields(
-    given: dict[str, Any], names: Collection[str], *, strict: bool
+    given: dict[str, Any], names: Collection[str], *, strict: bool, elsewhere: Mapping[str, str] = ELSEWHERE
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The fields of a body that are known and not null, and the names of those that are not known.
 
@@ -77,8 +103,8 @@ def known_fields(
     """
     unknown = [name for name in given if name not in names]
     for name in unknown:
-        if name in ELSEWHERE and given[name] not in (None, False, [], {}):
-            raise ApiError(400, CODES[REFUSED], f"{name}: {ELSEWHERE[name]}.", param=name)
+        if name in elsewhere and given[name] not in (None, False, [], {}):
+            raise ApiError(400, CODES[REFUSED], f"{name}: {elsewhere[name]}.", param=name)
         if strict:
             shown = name if name.isidentifier() and name.isascii() and len(name) <= MAX_NAME_CHARS else None
             named = "One of the fields sent" if shown is None else f"{shown}: this field"
@@ -105,8 +131,12 @@ def parse_json(raw: bytes) -> dict[str, Any]:
     return body
 
 
-def _request(body: Body) -> ChatRequest:
-    """What the fields mean together."""
+def chat_request(body: Body) -> ChatRequest:
+    """What the fields mean together.
+
+    Raises:
+        FaultError: two of them contradict each other.
+    """
     if body.stream_options is not None and not body.stream:
         raise FaultError("may only be sent when stream is true", at=("stream_options",))
     old, new = body.max_tokens, body.max_completion_tokens
@@ -135,7 +165,7 @@ def _continues(body: Body) -> bool:
         raise FaultError("and add_generation_prompt are contraries; send one of them", at=("continue_final_message",))
     if asked is None and begins_anew is not None:
         asked = not begins_anew
-    last = body.messages[-1]
+    last = body.messages[-1] if body.messages else Message("user", "")
     can = last.role == "assistant" and not last.tool_calls and bool(last.content or last.reasoning)
     if asked and not can:
         field = "add_generation_prompt" if body.continue_final_message is None else "continue_final_message"
