@@ -16,7 +16,7 @@ from appliance.engine.sampling import TopLogits
 from appliance.engine.snapshots import Snapshot, Windows
 from appliance.engine.steps import Append, Chunk
 from appliance.engine.wire import StatusRequest, decode, encode
-from appliance.turns.engine import Status
+from appliance.turns.engine import Question, Status, TextRequest, Tokens, TokensRequest, TokenText
 from appliance.turns.events import AnswerDelta, Done, Failed, ReasoningDelta, Started, TurnEvent, Waiting
 from appliance.turns.request import TurnRequest
 from tests.waiting import HELD_S
@@ -74,6 +74,14 @@ class Gate:
         yield from self._rest(request)
 
 
+def characters(question: Question) -> Tokens | TokenText | Failed:
+    """Answers a question about tokens as if each character were one, numbered by its code."""
+    if isinstance(question, TextRequest):
+        return TokenText("".join(map(chr, question.ids)))
+    text = "".join(message.content for message in question.request.messages)
+    return Tokens(tuple(map(ord, text)), FAKE_STATUS.context_tokens, tuple(text) if question.with_texts else ())
+
+
 class FakeEngine:
     """The engine's side of the real protocol. It answers each turn with what ``script(request)`` yields.
 
@@ -89,6 +97,8 @@ class FakeEngine:
         self.script = script
         self.status = status
         self.requests: list[TurnRequest] = []
+        self.questions: list[Question] = []
+        self.answer: Callable[[Question], Tokens | TokenText | Failed] = characters
         self.cancelled: list[str] = []
         self.doorbell, self._engine_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.client = EngineClient(self.doorbell)
@@ -136,6 +146,9 @@ class FakeEngine:
                         turn.sendall(encode(self.status))
                 elif isinstance(request, StatusRequest):
                     lines.readline()  # until the client gives up
+                elif isinstance(request, TokensRequest | TextRequest):
+                    self.questions.append(request)
+                    turn.sendall(encode(self.answer(request)))
                 elif isinstance(request, TurnRequest):
                     self.requests.append(request)
                     self._play(turn, request)

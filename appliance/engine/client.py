@@ -18,13 +18,14 @@ from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 
 from appliance.engine.wire import DOORBELL_BYTE, MAX_LINE_BYTES, ProtocolError, Record, StatusRequest, decode, encode
-from appliance.turns.engine import EngineUnavailableError, Status
+from appliance.turns.engine import EngineUnavailableError, Question, Status, Tokens, TokenText
 from appliance.turns.events import Done, Failed, TurnEvent, Waiting, failed
 from appliance.turns.request import TurnRequest
 
 _SEND_TIMEOUT_S = 30.0  # in which an engine must read the request that it was rung for
 _WAITING_S = 0.5  # so that a person whose access ends loses the answer within a second (appliance/turns/permits.py)
 _RECEIVE_BYTES = 64 * 1024
+_NO_ANSWER = "the engine does not answer"
 _STOPPED = failed("engine_stopped")
 _BUSY = failed("overloaded", retry_after_s=5.0)
 
@@ -48,23 +49,37 @@ class EngineClient:
         Raises:
             EngineUnavailableError: no answer within ``timeout_s``, or not a status.
         """
+        answer = self._answer_to(StatusRequest(), timeout_s)
+        if not isinstance(answer, Status):
+            raise EngineUnavailableError(_NO_ANSWER)
+        return answer
+
+    def ask(self, question: Question, timeout_s: float = 60.0) -> Tokens | TokenText | Failed:
+        """Ask about tokens.
+
+        Raises:
+            EngineUnavailableError: no answer within ``timeout_s``.
+        """
+        answer = self._answer_to(question, timeout_s)
+        if not isinstance(answer, Tokens | TokenText | Failed):
+            raise EngineUnavailableError(_NO_ANSWER)
+        return answer
+
+    def _answer_to(self, question: StatusRequest | Question, timeout_s: float) -> Record | Waiting | None:
         deadline_s = time.monotonic() + timeout_s
         try:
-            with self._ring(StatusRequest(), timeout_s) as stream:
+            with self._ring(question, timeout_s) as stream:
                 stream.settimeout(max(deadline_s - time.monotonic(), 0.001))
-                answer = next(_records(stream), None)
+                return next(_records(stream), None)
         except (OSError, ProtocolError) as exc:
-            raise EngineUnavailableError("the engine does not answer") from exc
-        if not isinstance(answer, Status):
-            raise EngineUnavailableError("the engine does not answer")
-        return answer
+            raise EngineUnavailableError(_NO_ANSWER) from exc
 
     def _events(self, request: TurnRequest) -> Generator[TurnEvent, None, None]:
         try:
             with self._ring(request, _SEND_TIMEOUT_S) as stream:
                 stream.settimeout(_WAITING_S)
                 for record in _records(stream):
-                    if isinstance(record, TurnRequest | StatusRequest | Status):
+                    if not isinstance(record, TurnEvent):
                         raise ProtocolError(f"a {type(record).__name__} is not an event")
                     yield record
                     if isinstance(record, Done | Failed):
@@ -77,7 +92,7 @@ class EngineClient:
         except OSError:
             yield _STOPPED
 
-    def _ring(self, request: TurnRequest | StatusRequest, timeout_s: float) -> socket.socket:
+    def _ring(self, request: TurnRequest | StatusRequest | Question, timeout_s: float) -> socket.socket:
         """Hand one end of a new pair and the request to the engine. The value is our end; the caller closes it.
 
         Raises:

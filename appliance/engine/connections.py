@@ -21,13 +21,13 @@ from collections.abc import Callable
 
 from appliance.doorbell import is_shut
 from appliance.engine.wire import MAX_LINE_BYTES, Record, encode
-from appliance.turns.engine import Status
+from appliance.turns.engine import Status, Tokens, TokenText
 from appliance.turns.events import Done, Failed
 
 MAX_UNSENT_BYTES = 1 << 20
 MAX_CONNECTIONS = 512  # half of the files that a process may usually open
 _RECEIVE_BYTES = 1 << 16
-_LAST_RECORDS = (Done, Failed, Status)  # after these the engine closes the connection
+_LAST_RECORDS = (Done, Failed, Status, Tokens, TokenText)  # after these the engine closes the connection
 
 
 class Connection:
@@ -43,7 +43,7 @@ class Connection:
         self._loop = loop
 
     def send(self, record: Record) -> None:
-        """Queue a record. ``Done``, ``Failed`` and ``Status`` end the connection when they have been written."""
+        """Queue a record. What answers a request for good ends the connection when it has been written."""
         self._loop.queue(self, encode(record), last=isinstance(record, _LAST_RECORDS))
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date
 from functools import cached_property
 from itertools import chain, pairwise, takewhile
@@ -39,6 +39,8 @@ _FUNCTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # 50,000 emoji took 17 s. Contents are therefore handed over in pieces; where they cannot be, a longer run is refused.
 _LONG_RUN = re.compile(r"\S{512}|\s{512}")
 _REFUSED_RUN = re.compile(r"\S{8192}|\s{8192}")
+_PART_CHARS = 16 * 1024
+_BETWEEN_WORDS = re.compile(r"(?<=\S)(?= \S)|(?<=\n)(?=[^\s/])")  # no token reaches across these places
 _EFFORTS: dict[Effort, str] = {"low": "Low", "medium": "Medium", "high": "High"}
 
 
@@ -61,6 +63,16 @@ class Vocabulary:
         if not 0 <= token < ORDINARY_TOKENS:
             return None
         return self._bytes_of(token)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """What tokens spell; a special one spells its name.
+
+        Raises:
+            ValueError: one is no token of the vocabulary.
+        """
+        if not all(0 <= token < ALL_TOKENS for token in tokens):
+            raise ValueError("not a token of the vocabulary")
+        return bytes(self.encoding._inner.decode_bytes(list(tokens))).decode("utf-8", "replace")
 
     @cached_property
     def header_pieces(self) -> dict[bytes, int]:
@@ -246,7 +258,20 @@ def _pieces(text: str) -> list[oh.TextContent]:
 
 def _ordinary(vocabulary: Vocabulary, text: str) -> list[int]:
     """The tokens of a text that stands by itself, as the library would write them into a message."""
-    return list(chain.from_iterable(vocabulary.encode(piece.text) for piece in _pieces(text)))
+    parts = chain.from_iterable(_short_parts(piece.text) for piece in _pieces(text))
+    return list(chain.from_iterable(map(vocabulary.encode, parts)))
+
+
+def _short_parts(text: str) -> Iterator[str]:
+    """The text in parts, each of about `_PART_CHARS` where words allow it; their tokens are the tokens of the whole.
+
+    The library holds the interpreter while it encodes a part, and the model's thread needs it.
+    """
+    start = 0
+    while len(text) - start > _PART_CHARS and (found := _BETWEEN_WORDS.search(text, start + _PART_CHARS)):
+        yield text[start : found.start()]
+        start = found.start()
+    yield text[start:]
 
 
 def _clean(text: str) -> str:

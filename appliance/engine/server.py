@@ -1,8 +1,9 @@
 """The engine process, ``python -m appliance.engine.server``: takes turns from the doorbell, answers on their sockets.
 
-It has three threads, each with one duty: the main thread runs the model; ``io`` reads requests and writes events;
-``intake`` decodes and tokenises, so that neither of the others waits for a long prompt. The doorbell is not touched
-before the model is loaded, so every answer, also to a status request, comes from an engine that is ready.
+It has four threads, each with one duty: the main thread runs the model; ``io`` reads requests and writes events;
+``intake`` decodes and tokenises, so that neither of the others waits for a long prompt; ``questions`` says which tokens
+a text has (token_questions.py). The doorbell is not touched before the model is loaded, so every answer, also to a
+status request, comes from an engine that is ready.
 
 The process opens no socket and connects to nothing. Its only sockets are those handed to it.
 
@@ -33,12 +34,13 @@ from appliance.engine.packed_weights import PackingError
 from appliance.engine.request_limits import check_request, surely_too_long
 from appliance.engine.scheduler import STOPPED, Scheduler
 from appliance.engine.startup import choose_accelerator, load_engine
+from appliance.engine.token_questions import TokenQuestions
 from appliance.engine.wire import ProtocolError, StatusRequest, decode
 from appliance.errors import CANNOT_SERVE, ApplianceError
 from appliance.installed_release import InstalledRelease, load_release
 from appliance.isolation.confinement import seal
 from appliance.isolation.seccomp import pretend
-from appliance.turns.engine import Status
+from appliance.turns.engine import Status, TextRequest, TokensRequest
 from appliance.turns.events import Done, EngineEvent, Failed
 from appliance.turns.request import TurnRequest
 
@@ -72,6 +74,7 @@ class EngineServer:
         self._lock = threading.Lock()
         self._jobs: dict[Connection, Job] = {}  # submitted, client still there; held under _lock
         self._lines: queue.SimpleQueue[tuple[Connection, bytes] | None] = queue.SimpleQueue()
+        self._questions = TokenQuestions(vocabulary, scheduler.context_tokens, today=today)
         self._connections = ConnectionLoop(
             doorbell,
             on_request=lambda connection, line: self._lines.put((connection, line)),
@@ -83,8 +86,9 @@ class EngineServer:
         """Serve until ``stop``; the calling thread runs the model. False if another thread failed."""
         io = threading.Thread(target=self._watched, args=(self._connections.run,), name="io")
         intake = threading.Thread(target=self._watched, args=(self._take_in,), name="intake")
-        io.start()
-        intake.start()
+        questions = threading.Thread(target=self._watched, args=(self._questions.run,), name="questions")
+        for thread in (io, intake, questions):
+            thread.start()
         try:
             while not self._stopping.is_set():
                 if not self._scheduler.step():
@@ -92,6 +96,8 @@ class EngineServer:
         finally:
             self._lines.put(None)
             intake.join()
+            self._questions.stop()
+            questions.join()
             self._scheduler.stop(STOPPED)
             self._connections.stop(_FAREWELL_S)
             io.join()
@@ -124,6 +130,8 @@ class EngineServer:
                 connection.send(self._status())
             elif isinstance(request, TurnRequest):
                 self._start(connection, request)
+            elif isinstance(request, TokensRequest | TextRequest):
+                self._questions.put(connection, request)
             else:
                 raise ProtocolError(f"a {type(request).__name__} is not a request")
         except (ProtocolError, ConversationError) as exc:

@@ -15,7 +15,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from appliance.turns.engine import Status
+from appliance.turns.engine import Question, Status, TextRequest, Tokens, TokensRequest, TokenText
 from appliance.turns.events import AnswerDelta, Done, EngineEvent, Failed, ReasoningDelta, Started, ToolCallDelta
 from appliance.turns.request import TurnRequest
 from appliance.turns.typed import checked
@@ -33,12 +33,13 @@ class StatusRequest:
     """Asks the engine what it serves; answered by one ``Status``."""
 
 
-Record = TurnRequest | StatusRequest | EngineEvent | Status
+Record = TurnRequest | StatusRequest | Question | EngineEvent | Status | Tokens | TokenText
 
 _TYPES: dict[str, type[Any]] = {
     t.__name__: t
     for t in (
         TurnRequest, StatusRequest, Started, ReasoningDelta, AnswerDelta, ToolCallDelta, Done, Failed, Status,
+        TokensRequest, TextRequest, Tokens, TokenText,
     )
 }  # fmt: skip
 

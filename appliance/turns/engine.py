@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from appliance.errors import ApplianceError
-from appliance.turns.events import TurnEvent
+from appliance.turns.events import Failed, TurnEvent
 from appliance.turns.request import TurnRequest
 
 
@@ -39,6 +39,41 @@ class Status:
     tokens_from_drafts: int = 0  # how many of these were computed ahead (engine/drafting.py)
 
 
+@dataclass(frozen=True)
+class TokensRequest:
+    """Asks which tokens the prompt of a request has; it is not run. ``with_texts``: and what each of them spells."""
+
+    request: TurnRequest
+    with_texts: bool = False
+
+
+@dataclass(frozen=True)
+class TextRequest:
+    """Asks what tokens spell. ``user`` serves fair scheduling only."""
+
+    user: str
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The answer to a `TokensRequest`. ``context_tokens`` is the longest conversation, the answer included."""
+
+    ids: tuple[int, ...]
+    context_tokens: int
+    texts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TokenText:
+    """The answer to a `TextRequest`."""
+
+    text: str
+
+
+Question = TokensRequest | TextRequest  # about tokens; answered without the model
+
+
 class Engine(Protocol):
     """Runs turns."""
 
@@ -53,4 +88,11 @@ class Engine(Protocol):
 
         Raises:
             EngineUnavailableError: no answer came within ``timeout_s``, or it was not a status.
+        """
+
+    def ask(self, question: Question, timeout_s: float = 60.0) -> Tokens | TokenText | Failed:
+        """Ask about tokens.
+
+        Raises:
+            EngineUnavailableError: as `status`.
         """

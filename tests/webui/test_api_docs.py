@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from appliance.engine.token_questions import MOST_OF_ONE_PERSON, MOST_WAITING
 from appliance.turns.events import FAILURES
-from webui.api import body, completion_body, errors, messages, tools, validation
+from webui.api import body, completion_body, errors, messages, token_bodies, tools, validation
 from webui.serving.limits import MAX_BODY_BYTES
 
 PAGE = Path(__file__).parents[2] / "docs" / "api.md"
@@ -20,7 +21,13 @@ def page() -> str:
 
 
 def test_the_table_of_fields_is_the_one_the_server_checks(page: str) -> None:
-    for address, fields in {"chat/completions": body.FIELDS, "completions": completion_body.FIELDS}.items():
+    tables = {
+        "chat/completions": body.FIELDS,
+        "completions": completion_body.FIELDS,
+        "tokenize": token_bodies.FIELDS,
+        "detokenize": token_bodies.DETOKENIZE_FIELDS,
+    }
+    for address, fields in tables.items():
         section = re.split(rf"^## .*POST /v1/{address}$", page, flags=re.MULTILINE)[1]
         table = section.partition("| field | what is taken |\n|---|---|\n")[2].partition("\n\n")[0]
         assert table.splitlines() == [f"| `{name}` | {sentence} |" for name, sentence in fields.items()]
@@ -38,4 +45,5 @@ def test_every_code_the_sources_raise_is_documented(page: str) -> None:
 def test_the_limits_named_are_the_limits_checked(page: str) -> None:
     assert f"At most {messages.MAX_MESSAGES:,}," in page
     assert f"up to {tools.MAX_TOOLS} functions" in page
+    assert f"{MOST_OF_ONE_PERSON} of one person may wait and {MOST_WAITING} of all" in page
     assert f"at most {MAX_BODY_BYTES // 2**20} MiB" in page

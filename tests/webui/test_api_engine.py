@@ -7,6 +7,7 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -141,6 +142,18 @@ def test_odd_texts_are_continued(client: openai.OpenAI, prompt: str) -> None:
     begun = [prompt, prompt, "b", "b"]
     assert len(answer.choices) == len(begun)
     assert all(choice.text.startswith(text) for choice, text in zip(answer.choices, begun, strict=True))
+
+
+def test_counted_are_the_tokens_that_an_answer_has_as_its_prompt(client: openai.OpenAI) -> None:
+    asked = {"messages": HELLO, "tools": [NOW]}
+    counted = client.post("/tokenize", body={**asked, "return_token_strs": True}, cast_to=dict[str, Any])
+    answer = client.chat.completions.create(model=MODEL, messages=HELLO, tools=[NOW], max_tokens=1)
+    assert answer.usage is not None
+    assert counted["count"] == len(counted["tokens"]) == answer.usage.prompt_tokens
+    assert counted["max_model_len"] == 512
+    spelt = client.post("/detokenize", body={"tokens": counted["tokens"]}, cast_to=dict[str, Any])["prompt"]
+    assert spelt == "".join(counted["token_strs"])
+    assert spelt.endswith("<|start|>user<|message|>Hello<|end|><|start|>assistant")
 
 
 def test_a_schema_of_any_shape_is_shown_to_the_model(client: openai.OpenAI) -> None:

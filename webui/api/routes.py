@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from webui.api import chat, completions, models
+from webui.api import chat, completions, models, tokens
 from webui.api.blueprint import blueprint
 
-__all__ = ["blueprint", "chat", "completions", "models"]
+__all__ = ["blueprint", "chat", "completions", "models", "tokens"]

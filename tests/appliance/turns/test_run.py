@@ -11,7 +11,7 @@ import pytest
 from appliance.audit.event import Actor, Header, NewEvent
 from appliance.audit.log import AuditLog, RecordError
 from appliance.database.transactions import Database
-from appliance.turns.engine import EngineUnavailableError, Status
+from appliance.turns.engine import EngineUnavailableError, Question, Status, Tokens, TokenText
 from appliance.turns.events import (
     AnswerDelta,
     Done,
@@ -206,6 +206,9 @@ def test_error_in_the_engine_is_recorded_and_raised(log: AuditLog) -> None:
             yield iter(())
 
         def status(self, timeout_s: float = 2.0) -> Status:
+            raise EngineUnavailableError("broken")
+
+        def ask(self, question: Question, timeout_s: float = 60.0) -> Tokens | TokenText | Failed:
             raise EngineUnavailableError("broken")
 
     with pytest.raises(RuntimeError, match="broken"):
