@@ -32,6 +32,7 @@ from appliance.config import init_state, load_config
 from appliance.errors import ApplianceError
 from appliance.isolation.confinement import seal
 from appliance.people.cli import users
+from appliance.people.keys_cli import keys
 
 
 class _Group(click.Group):
@@ -203,6 +204,7 @@ def selftest(release: Path, record: Path | None, as_json: bool) -> None:
 
 main.add_command(audit)
 main.add_command(users)
+main.add_command(keys)
 
 
 def _owner_of_site(release: Path) -> tuple[int, int] | None:

@@ -25,7 +25,7 @@ Action = Literal[
     "prompt", "answer",
     "sign_in", "sign_out", "denied",
     "link_made", "user_created", "user_disabled", "user_enabled", "roles_changed", "password_changed",
-    "api_key_created", "api_key_revoked",
+    "api_key_created", "api_key_changed", "api_key_revoked",
     "approval_requested", "approval_confirmed", "approval_refused", "approval_expired",
     "review_search", "review_read", "record_verified", "checkpoint_exported", "evidence_exported",
     "content_erased", "erasure_finished",

@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import TSVECTOR
 
 from appliance.database.stored_values import check_what_is_read
 
-SCHEMA = "0003"  # the revision that `metadata` is, the newest in migrations/versions
+SCHEMA = "0004"  # the revision that `metadata` is, the newest in migrations/versions
 
 
 def storable(text: str) -> str:
@@ -142,6 +142,19 @@ api_keys = sa.Table(
     sa.Column("used_us", sa.BigInteger),
     sa.Column("revoked_us", sa.BigInteger),
     sa.Column("expires_us", sa.BigInteger),  # None: never
+    sa.Column("scopes", _Text),  # None: all, also those of later releases (key_rights.py)
+    sa.Column("requests_per_minute", sa.BigInteger),  # None: no limit
+    sa.Column("tokens_per_day", sa.BigInteger),  # None: no limit
+)  # fmt: skip
+
+# What keys with limits have used: when the requests of a minute are all there again, and the tokens of one day, in days
+# since 1970 UTC (key_use.py).
+api_key_use = sa.Table(
+    "api_key_use", metadata,
+    sa.Column("key_id", _Text, sa.ForeignKey("api_keys.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("full_us", sa.BigInteger, nullable=False),
+    sa.Column("day", sa.BigInteger, nullable=False),
+    sa.Column("tokens", sa.BigInteger, nullable=False),
 )  # fmt: skip
 
 links = sa.Table(
@@ -184,7 +197,7 @@ messages = sa.Table(
 )  # fmt: skip
 
 check_what_is_read(
-    settings, recorded_bytes, users, sign_in_limits, known_addresses, approvals, sessions, api_keys, links
+    settings, recorded_bytes, users, sign_in_limits, known_addresses, approvals, sessions, api_keys, api_key_use, links
 )
 
 # The search index holds words and no text: an FTS5 table on SQLite (DDL below), rows of word vectors on PostgreSQL.

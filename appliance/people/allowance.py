@@ -15,7 +15,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import sqlalchemy as sa
 
@@ -48,6 +48,14 @@ class RefusedError(ApplianceError):
         return f"{words[:1].upper()}{words[1:]}."
 
 
+class LimitReachedError(RefusedError):
+    """Something that is limited is used up; it is there again in ``retry_after_s``."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class PromptTooLargeError(RefusedError):
     """The prompt cannot fit into the model's context."""
 
@@ -58,16 +66,16 @@ class PromptTooLargeError(RefusedError):
         self.details = PromptTooLarge(size_bytes=size_bytes, limit_bytes=limit_bytes, sha256=sha256)
 
 
-class QuotaSpentError(RefusedError):
+class QuotaSpentError(LimitReachedError):
     """The person has recorded as much as one day allows. ``is_first`` is true for one refusal a person and day."""
 
     code = "quota_spent"
 
     def __init__(self, limit_bytes: int, *, is_first: bool, retry_after_s: float) -> None:
-        super().__init__(f"{limit_bytes // MIB:,} MiB were recorded for this account today, and that is its limit")
+        message = f"{limit_bytes // MIB:,} MiB were recorded for this account today, and that is its limit"
+        super().__init__(message, retry_after_s=retry_after_s)
         self.details = QuotaSpent(limit_bytes=limit_bytes)
         self.is_first = is_first
-        self.retry_after_s = retry_after_s
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,16 @@ class Limits:
 
 def limits_of(*, context_tokens: int, daily_mib: int) -> Limits:
     return Limits(context_tokens * MAX_BYTES_PER_TOKEN, daily_mib * MIB)
+
+
+class Bounds(Protocol):
+    """What bounds a turn: it is asked before the turn, and told of each event that the turn has recorded."""
+
+    def check(self, user_id: str, request: TurnRequest) -> None:
+        """Raises: RefusedError, DatabaseError: the turn must not be run."""
+
+    def spend(self, user_id: str, content: Content | None) -> None:
+        """Raises: DatabaseError: the count could not be kept yet."""
 
 
 class Allowance:

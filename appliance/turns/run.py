@@ -19,7 +19,7 @@ from appliance.audit.event import Actor, Content, NewEvent, Outcome
 from appliance.audit.log import AuditLog, RecordError
 from appliance.database.presence import PresenceError
 from appliance.database.transactions import DatabaseError
-from appliance.people.allowance import Allowance
+from appliance.people.allowance import Bounds
 from appliance.turns.answer import Answer
 from appliance.turns.engine import Engine
 from appliance.turns.events import Done, Failed, TurnEvent, failed
@@ -71,12 +71,12 @@ class Turn(Iterator[TurnEvent]):
 
 def run_turn(
     record: AuditLog, engine: Engine, actor: Actor, request: TurnRequest, *, conversation_id: str | None,
-    allowance: Allowance | None = None, clock_s: Callable[[], float] = time.monotonic,
+    allowance: Bounds | None = None, clock_s: Callable[[], float] = time.monotonic,
 ) -> Turn:  # fmt: skip
     """Run one turn; its events end with ``Done`` or ``Failed``. Close the result when you stop listening early.
 
     Args:
-        allowance: the allowance of the person who asks; None leaves the turn unlimited and uncounted.
+        allowance: what the person who asks, and the key, may use; None leaves the turn unlimited and uncounted.
     Raises:
         RefusedError: the prompt is too large to be answered, or the day's allowance is spent. Nothing is recorded or
             run.
@@ -95,7 +95,7 @@ class _Run:
     actor: Actor
     request: TurnRequest
     conversation_id: str | None
-    allowance: Allowance | None
+    allowance: Bounds | None
     clock_s: Callable[[], float]
     answer: Answer = field(default_factory=Answer)
     prompt_event: int | None = None
@@ -168,7 +168,7 @@ class _Run:
         try:
             self.allowance.spend(self.actor.user_id, event.content)
         except DatabaseError:
-            _log.exception("turn %s: its bytes are not yet counted", self.request.id)
+            _log.exception("turn %s: what it used is not yet counted", self.request.id)
 
 
 def _outcome(end: Done | Failed | None, *, is_abandoned: bool) -> Outcome:

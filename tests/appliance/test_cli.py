@@ -30,7 +30,8 @@ from tests.unprivileged import SERVICE_UID, give_to_user
 SITE_COMMANDS = [
     ["serve"], ["doctor"], ["users", "add", "x"], ["users", "list"], ["users", "disable", "x"],
     ["users", "enable", "x"], ["users", "roles", "x", "--role", "user"], ["users", "link", "x"],
-    ["users", "first-admin-link"],
+    ["users", "first-admin-link"], ["keys", "add", "x", "x"], ["keys", "list"], ["keys", "revoke", "x"],
+    ["keys", "change", "x", "--scope", "all"],
     ["audit", "verify"], ["audit", "checkpoint"],
     ["audit", "export", "--out", "x"], ["audit", "erase", "--last", "1", "--reason", "x"],
 ]  # fmt: skip

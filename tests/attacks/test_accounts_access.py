@@ -19,6 +19,7 @@ from appliance.database.transactions import DatabaseError, now_us, open_database
 from appliance.people.account_store import AccountStore
 from appliance.people.accounts import Accounts, Role, User
 from appliance.people.api_keys import ApiKeys
+from appliance.people.key_rights import KeyRights, Scope
 from appliance.people.passwords import Passwords
 from appliance.people.sessions import MOST_SESSIONS
 from appliance.turns import permits
@@ -189,7 +190,7 @@ def test_a_key_lasts_as_long_as_was_chosen(site: Site) -> None:
     browser = site.browser(ada)
     day = (datetime.now(UTC) + timedelta(days=10)).date()
     for form in ({}, {"ends": "30"}, {"ends": "365"}, {"ends": "date", "end_date": day.isoformat()}):
-        assert browser.post("/account/keys", label="x", **form).status_code == 200, form
+        assert browser.post("/account/keys", label="x", scope="models", **form).status_code == 200, form
     on_date, year, month, default = ends_of(site, ada)
     assert on_date is not None
     assert on_date.date() == day
@@ -208,14 +209,14 @@ ENDLESS = [
 @pytest.mark.parametrize("form", ENDLESS, ids=str)
 def test_no_key_is_made_that_practically_never_ends(site: Site, form: dict[str, str]) -> None:
     ada = site.add_user("ada")
-    assert site.browser(ada).post("/account/keys", label="x", **form).status_code == 400
+    assert site.browser(ada).post("/account/keys", label="x", scope="models", **form).status_code == 400
     assert ends_of(site, ada) == []
 
 
 def test_a_key_without_an_end_needs_the_setting(make_site: MakeSite) -> None:
     site = make_site(endless_api_keys=True)
     ada = site.add_user("ada")
-    assert site.browser(ada).post("/account/keys", label="x", ends="never").status_code == 200
+    assert site.browser(ada).post("/account/keys", label="x", scope="models", ends="never").status_code == 200
     assert ends_of(site, ada) == [None]
 
 
@@ -265,6 +266,11 @@ def let_the_key_end(site: Site, user: User) -> None:
     set_key_end(site, now_us() - 1)
 
 
+def take_the_scope(site: Site, user: User) -> None:
+    (key,) = site.services.api_keys.list_keys(user.id)
+    site.services.api_keys.change(key.id, lambda now: KeyRights(frozenset({Scope.MODELS})), by=SYSTEM)
+
+
 def replace_the_password(site: Site, user: User) -> None:
     site.services.accounts.set_password(user.id, NEW, by=SYSTEM)
 
@@ -277,6 +283,7 @@ def replace_the_password(site: Site, user: User) -> None:
         (revoke_the_key, "The API key was revoked"),
         (let_the_key_end, "The API key has ended"),
         (take_the_role, "The role that this needs was taken away"),
+        (take_the_scope, "The scope that this needs was taken from the API key"),
         (replace_the_password, "The API key was revoked"),
     ],
 )

@@ -59,7 +59,14 @@ DAMAGE: dict[str, list[tuple[str, object]]] = {
     "users": [("created_us", "xyz"), ("roles", "emperor"), ("name", b"\xff"), ("id", b"7"), ("disabled", 5)],
     "approvals": [("state", "perhaps"), ("roles", "emperor"), ("created_us", LAST_US), ("subject", NOT_UTF8)],
     "sessions": [("seen_us", "xyz"), ("address", b"\xff"), ("token_hash", "text")],
-    "api_keys": [("label", b"7"), ("expires_us", "xyz"), ("secret_hash", "text")],
+    "api_keys": [
+        ("label", b"7"),
+        ("expires_us", "xyz"),
+        ("secret_hash", "text"),
+        ("scopes", "everything"),
+        ("requests_per_minute", 0),
+        ("tokens_per_day", -1),
+    ],
 }
 
 

@@ -20,6 +20,7 @@ from appliance.database.stored_values import LAST_US
 from appliance.database.write_queue import WriteQueue
 from appliance.people.accounts import Role
 from appliance.people.four_eyes import Change
+from appliance.people.key_rights import KeyRights
 from tests.attacks.test_record_review import NOT_UTF8, allow_any_value, database_file
 from tests.webui.conftest import PASSWORD, Browser, Site
 
@@ -27,7 +28,9 @@ COLUMNS = {
     "users": ("id", "name", "display_name", "roles", "password_hash", "disabled", "created_us", "vouched_by",
               "admin_ended_us"),
     "sessions": ("token_hash", "user_id", "address", "created_us", "seen_us"),
-    "api_keys": ("id", "user_id", "label", "secret_hash", "created_us", "used_us", "revoked_us", "expires_us"),
+    "api_keys": ("id", "user_id", "label", "secret_hash", "created_us", "used_us", "revoked_us", "expires_us",
+                 "scopes", "requests_per_minute", "tokens_per_day"),
+    "api_key_use": ("full_us", "day", "tokens"),  # a key whose row is gone gets another
     "links": ("token_hash", "user_id", "roles", "first_admin", "expires_us", "ended", "made_by"),
     "approvals": ("id", "kind", "subject_id", "subject", "roles_before", "roles", "end_keys", "requester_id",
                   "requester", "created_us", "state", "decided_by"),
@@ -50,7 +53,7 @@ class Inhabited:
         self.site, services = site, site.services
         self.user = site.add_user("ada", *Role)
         other = site.add_user("bob", Role.ADMIN)
-        self.key = site.add_key(self.user)
+        self.key = site.add_key(self.user, KeyRights(requests_per_minute=60_000, tokens_per_day=1_000_000))
         self.link = services.accounts.make_reset_link(other.id, by=Actor("", "root", "cli"))
         services.approvals.ask(
             Change("roles", other.id, "bob", other.roles, frozenset(Role)), by=self.user.actor("web", "127.0.0.1")

@@ -334,7 +334,7 @@ def test_conversations_and_keys_are_counted(make_site: MakeSite) -> None:
     made = [browser.client.post("/chat", json={"text": "Hi"}, headers=headers).status_code for _ in range(1100)]
     assert made[0] == 201
     assert made[-1] == 429
-    assert browser.post("/account/keys", label="one more").status_code == 429
+    assert browser.post("/account/keys", label="one more", scope="models").status_code == 429
     assert site.denials() == ["quota_spent"]
 
 

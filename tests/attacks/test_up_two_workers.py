@@ -6,7 +6,9 @@ import json
 import os
 import re
 import signal
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from http.client import HTTPConnection, HTTPResponse, IncompleteRead
 from urllib.parse import urlencode
@@ -14,6 +16,7 @@ from urllib.parse import urlencode
 import pytest
 
 from appliance.people.accounts import Role, User
+from appliance.people.key_rights import KeyRights
 from tests.attacks.locks import who_locks
 from tests.fakes import FakeEngine, Gate
 from tests.waiting import HELD_S
@@ -121,3 +124,20 @@ def guess(port: int, number: int) -> int:
 
 def test_guesses_are_counted_together(port: int, ada: User) -> None:
     assert [guess(port, number) for number in range(7)] == [401] * 5 + [429] * 2
+
+
+def test_requests_of_a_key_are_counted_together_and_never_too_many(site: Site, port: int, ada: User) -> None:
+    limit, every_s = 6, 10
+    key = site.add_key(ada, KeyRights(requests_per_minute=limit))
+    began_s = time.monotonic()
+
+    def ask(_: int) -> int:
+        with closing(HTTPConnection("127.0.0.1", port, timeout=HELD_S)) as connection:
+            connection.request("GET", "/v1/models", headers={"Authorization": f"Bearer {key}"})
+            return connection.getresponse().status
+
+    with ThreadPoolExecutor(8) as pool:
+        statuses = list(pool.map(ask, range(40)))
+    come_back = int((time.monotonic() - began_s) // every_s) + 1  # a slow machine gives some of them back meanwhile
+    assert set(statuses) == {200, 429}
+    assert limit <= statuses.count(200) <= limit + come_back

@@ -9,9 +9,11 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from appliance.people.accounts import Role
+from appliance.people.key_rights import KeyRights, Scope
 from tests.browser import pages
 from tests.browser.conftest import Server
 from tests.browser.pages import Watched
+from tests.webui.conftest import SYSTEM
 
 VIEWS = [("light", 1280, 720), ("dark", 1280, 720), ("light", 390, 844), ("dark", 390, 844)]
 
@@ -57,6 +59,23 @@ def test_a_key_is_revoked_without_script(browser: Browser, server: Server) -> No
     context.close()
 
 
+def test_a_key_for_a_monitor_is_made_without_script(browser: Browser, server: Server) -> None:
+    ada = server.site.add_user("ada")
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    pages.sign_in(page, server.address, "ada", server.password)
+    page.goto(f"{server.address}/account")
+    page.get_by_label("What is the new key for?").fill("monitor")
+    for name in ("Ask", "Tokens", "Stored responses"):
+        page.get_by_role("group", name="It may").get_by_label(name).uncheck()
+    page.get_by_role("button", name="Make a key").click()
+    expect(page.get_by_text("Your new key.")).to_be_visible()
+    expect(page.get_by_role("row", name="monitor").get_by_role("cell", name="Models")).to_be_visible()
+    (key,) = server.site.services.api_keys.list_keys(ada.id)
+    assert key.rights == KeyRights(frozenset({Scope.MODELS}))
+    context.close()
+
+
 @pytest.mark.parametrize(("scheme", "width", "height"), VIEWS)
 def test_no_page_of_accounts_is_wider_than_the_screen(
     browser: Browser, server: Server, scheme: str, width: int, height: int
@@ -66,6 +85,9 @@ def test_no_page_of_accounts_is_wider_than_the_screen(
     site.add_user("trent", Role.ADMIN)
     ada = site.add_user("ada-with-a-rather-long-name", Role.USER)
     site.add_key(root)
+    limited = KeyRights(frozenset({Scope.GENERATE, Scope.TOKENIZE}), requests_per_minute=60, tokens_per_day=500_000)
+    for label in ("nightly report", "Donaudampfschifffahrtsgesellschaftskapitän" * 2):
+        site.services.api_keys.create(root, label, by=SYSTEM, rights=limited)
     site.services.sessions.create(root, address="2001:db8:1234:5678:9abc:def0:1234:5678")
     context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)  # type: ignore[arg-type]
     page = context.new_page()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.database.tables import SCHEMA
 from tests.conftest import require
 from tests.installer.archives import PROJECT, Sender
 from tests.scenarios.booted import Host, booted, can_boot
@@ -19,16 +20,17 @@ from tests.waiting import wait_for
 
 SITE = Path("/srv/gpt-oss")
 UNIT = "gpt-oss.service"
-TABLES, MIGRATION = "appliance/database/tables.py", "appliance/database/migrations/versions/r0004_test.py"
+NEXT = f"{int(SCHEMA) + 1:04}"
+TABLES, MIGRATION = "appliance/database/tables.py", f"appliance/database/migrations/versions/r{NEXT}_test.py"
 # A later release: one more table.
 NEXT_TABLES = """
 sa.Table("later", metadata, sa.Column("id", sa.Integer, primary_key=True))
 """
-NEXT_MIGRATION = b"""
+NEXT_MIGRATION = f"""
 import sqlalchemy as sa
 from alembic import op
-revision = "0004"
-down_revision = "0003"
+revision = "{NEXT}"
+down_revision = "{SCHEMA}"
 def upgrade() -> None:
     op.create_table("later", sa.Column("id", sa.Integer, primary_key=True))
 """
@@ -127,7 +129,7 @@ def test_a_later_release_upgrades_the_database_in_place(host: Host, demo: Instal
     host.run("systemctl", "restart", UNIT)  # returns when the release on trial serves
     assert is_ready(host)
     assert current(host) == "later"
-    assert ("schema_upgraded", "0004") in actions(host)
+    assert ("schema_upgraded", NEXT) in actions(host)
     journal = host.journal()
     assert journal.index("serving gpt-oss-demo later") < journal.index("the database was upgraded"), (
         "the database was upgraded before the model had loaded, so there was no way back"
@@ -155,7 +157,7 @@ def test_the_release_before_refuses_an_upgraded_database_and_names_the_way_back(
     host.run(BIN / "installer", "rollback", "--prefix", SITE, "--to", oldest(host))
     host.run("systemctl", "restart", UNIT, check=False)
     wait_for(
-        lambda: "a newer release has upgraded the database to the schema 0004" in host.journal(), said=host.journal
+        lambda: f"a newer release has upgraded the database to the schema {NEXT}" in host.journal(), said=host.journal
     )
     host.run(BIN / "installer", "rollback", "--prefix", SITE)
     host.run("systemctl", "restart", UNIT)
@@ -177,9 +179,10 @@ def test_removing_the_service_leaves_the_site(host: Host) -> None:
 def later() -> dict[str, bytes]:
     """The sources of a release with another schema."""
     tables = (PROJECT / TABLES).read_bytes()
-    changed = tables.replace(b'SCHEMA = "0003"', b'SCHEMA = "0004"') + NEXT_TABLES.encode()
-    assert changed.count(b'"0004"') == 1
-    return {TABLES: changed, MIGRATION: NEXT_MIGRATION}
+    here, there = (f'SCHEMA = "{revision}"'.encode() for revision in (SCHEMA, NEXT))
+    changed = tables.replace(here, there) + NEXT_TABLES.encode()
+    assert changed.count(there) == 1
+    return {TABLES: changed, MIGRATION: NEXT_MIGRATION.encode()}
 
 
 def oldest(host: Host) -> str:

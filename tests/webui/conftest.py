@@ -27,6 +27,7 @@ from appliance.people.accounts import Accounts, Role, User
 from appliance.people.api_keys import ApiKeys
 from appliance.people.approvals import Approvals
 from appliance.people.conversations import Conversations
+from appliance.people.key_rights import FULL_RIGHTS, KeyRights
 from appliance.people.passwords import Passwords
 from appliance.people.sessions import Sessions
 from appliance.people.sign_in import SignIn
@@ -63,8 +64,8 @@ class Site:
     def add_user(self, name: str, *roles: Role) -> User:
         return self.services.accounts.create_user(name, PASSWORD, roles or (Role.USER,), by=SYSTEM)
 
-    def add_key(self, user: User) -> str:
-        return self.services.api_keys.create(user, "test", by=SYSTEM)[1]
+    def add_key(self, user: User, rights: KeyRights = FULL_RIGHTS) -> str:
+        return self.services.api_keys.create(user, "test", by=SYSTEM, rights=rights)[1]
 
     def browser(self, user: User | None = None) -> Browser:
         """A browser, signed in as `user`."""
@@ -103,7 +104,7 @@ class Browser:
         assert found is not None, page
         return found[1]
 
-    def post(self, path: str, **form: str) -> TestResponse:
+    def post(self, path: str, **form: str | list[str]) -> TestResponse:
         if "csrf_token" not in form:
             form["csrf_token"] = self.token()
         return self.client.post(path, data=form, headers={"Origin": "http://localhost"})

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from appliance.people.accounts import Role
-from tests.webui.conftest import PASSWORD, Browser, Site
+from appliance.people.key_rights import KeyRights, Scope
+from tests.webui.conftest import PASSWORD, SYSTEM, Browser, Site
 
 NEW = "another quite long phrase"
 
 
-def new_key(browser: Browser, label: str = "script") -> str:
-    page = browser.post("/account/keys", label=label).text
+def new_key(browser: Browser, label: str = "script", scopes: Iterable[Scope] = Scope) -> str:
+    page = browser.post("/account/keys", label=label, scope=[scope.value for scope in scopes]).text
     found = re.search(r"<code data-new-key>([^<]+)</code>", page)
     assert found is not None, page
     return found[1]
@@ -54,6 +56,34 @@ def test_a_key_is_shown_once_works_and_is_recorded(site: Site) -> None:
     assert "api_key_created" in [event.header.action for event in site.events()]
 
 
+def test_a_person_chooses_what_a_key_may_do_and_the_page_shows_it(site: Site) -> None:
+    ada = site.add_user("ada")
+    browser = site.browser(ada)
+    page = browser.get("/account").text
+    assert [f'name="scope" value="{scope}" checked' in page for scope in Scope] == [True] * len(Scope)
+    new_key(browser, "everything")
+    new_key(browser, "monitor", [Scope.MODELS])
+    rights = KeyRights(frozenset({Scope.GENERATE, Scope.TOKENIZE}), requests_per_minute=60, tokens_per_day=1_000_000)
+    site.services.api_keys.create(ada, "from the host", by=SYSTEM, rights=rights)
+    page = browser.get("/account").text
+    cells = re.findall(r'<td class="key-rights"><span class="cell-word">May</span> (.*?)</td>', page)
+    assert cells == [
+        'Ask, Tokens<br><span class="soft">at most 60 requests a minute</span>'
+        '<br><span class="soft">at most 1,000,000 tokens a day</span>',
+        "Models",
+        "Everything",
+    ]
+
+
+def test_a_key_that_may_do_nothing_is_not_made(site: Site) -> None:
+    ada = site.add_user("ada")
+    refused = site.browser(ada).post("/account/keys", label="idle")
+    assert refused.status_code == 400
+    assert "choose what it may do" in refused.text
+    assert 'value="idle"' in refused.text
+    assert site.services.api_keys.list_keys(ada.id) == []
+
+
 def test_a_revoked_key_stops_at_once_and_leaves_the_page(site: Site) -> None:
     ada = site.add_user("ada")
     browser = site.browser(ada)
@@ -78,7 +108,7 @@ def test_nobody_revokes_the_key_of_another(site: Site) -> None:
 
 def test_a_key_needs_a_label(site: Site) -> None:
     browser = site.browser(site.add_user("ada"))
-    assert browser.post("/account/keys", label=" ").status_code == 400
+    assert browser.post("/account/keys", label=" ", scope="models").status_code == 400
 
 
 def test_keys_are_for_people_who_may_chat(site: Site) -> None:

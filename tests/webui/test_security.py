@@ -10,7 +10,7 @@ from appliance.audit.log import RecordError
 from appliance.people.accounts import Role
 from tests.webui.conftest import Browser, Site
 
-LABEL = {"label": "planted"}
+LABEL = {"label": "planted", "scope": "models"}
 SAME = {"Origin": "http://localhost"}
 
 

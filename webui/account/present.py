@@ -7,10 +7,17 @@ from datetime import date, datetime, timedelta
 from typing import Final, Literal
 
 from appliance.people.api_keys import DEFAULT_DAYS, LONGEST_DAYS, ApiKey
+from appliance.people.key_rights import ALL_SCOPES, KeyRights, Scope
 from webui.confirm import Question
 
 _DAYS: Final = (30, DEFAULT_DAYS, 365)  # the choices for a new key
 _ENDS_SOON: Final = timedelta(days=14)
+SCOPE_WORDS: Final[dict[Scope, tuple[str, str]]] = {  # a short name, and what the key may do
+    Scope.GENERATE: ("Ask", "send questions to the model"),
+    Scope.MODELS: ("Models", "list the models"),
+    Scope.TOKENIZE: ("Tokens", "turn text into tokens and back"),
+    Scope.RESPONSES: ("Stored responses", "read, continue and delete them"),
+}
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,8 @@ class PageKey:
     expires_at: datetime | None
     state: Literal["", "soon", "ended"]
     days_left: int | None
+    may: str
+    limits: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,15 @@ def page_key(key: ApiKey, now: datetime) -> PageKey:
         key.id, key.label, key.created_at, key.used_at, key.expires_at,
         state="" if left is None or left > _ENDS_SOON else "soon" if left > timedelta() else "ended",
         days_left=None if left is None else max(left.days, 0),
+        may=_may(key.rights),
+        limits=tuple(f"at most {limit}" for limit in key.rights.limit_words()),
     )  # fmt: skip
+
+
+def _may(rights: KeyRights) -> str:
+    if rights.scopes == ALL_SCOPES:
+        return "Everything"
+    return ", ".join(name for scope, (name, _) in SCOPE_WORDS.items() if scope in rights.scopes)
 
 
 def end_choices(now: datetime, *, may_be_endless: bool) -> EndChoices:

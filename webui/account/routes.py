@@ -5,15 +5,16 @@ Two blueprints, because the record names endpoints: ``auth`` is for strangers, `
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 from typing import Final
 
 from flask import Blueprint, Response, make_response, redirect, render_template, request, url_for
 
 from appliance.audit.event import Content
 from appliance.people.accounts import AccountError, LinkError, Role, User
-from appliance.people.api_keys import DEFAULT_DAYS
+from appliance.people.api_keys import DEFAULT_DAYS, end_of_day
 from appliance.people.hashing_places import HashingBusyError
+from appliance.people.key_rights import ALL_SCOPES, KeyRights, Scope
 from appliance.people.passwords import PasswordRuleError
 from appliance.people.sign_in import SignInError
 from webui import confirm
@@ -143,9 +144,11 @@ def create_key() -> Response:
     allowance().check_texts(demand_user().id, [])  # making a key and revoking it are events
     allowance().spend(demand_user().id, Content(label))
     try:
-        _, secret = services().api_keys.create(demand_user(), label, by=current_actor(), expires_at=_chosen_end())
+        _, secret = services().api_keys.create(
+            demand_user(), label, by=current_actor(), expires_at=_chosen_end(), rights=KeyRights(_chosen_scopes())
+        )
     except AccountError as exc:
-        return _page(status=400, error=str(exc), label=label)
+        return _page(status=400, error=str(exc), label=label, chosen=_chosen_scopes())
     return _page(new_key=secret)
 
 
@@ -215,16 +218,20 @@ def _chosen_end() -> datetime | None:
         if chosen == "never":
             return None
         if chosen == "date":
-            day = datetime.strptime(request.form.get("end_date", ""), "%Y-%m-%d").replace(tzinfo=UTC)
-            return datetime.combine(day, time(23, 59, 59), tzinfo=UTC)
+            return end_of_day(date.fromisoformat(request.form.get("end_date", "")))
         return services().clock() + timedelta(days=int(chosen))
     except (ValueError, OverflowError) as exc:
         raise AccountError("Choose when the key ends: in a number of days, or on a date.") from exc
 
 
+def _chosen_scopes() -> frozenset[Scope]:
+    """The boxes of the form that are ticked; a form without a tick gives a key no scope, and so no key."""
+    return frozenset(scope for scope in Scope if scope.value in request.form.getlist("scope"))
+
+
 def _page(
     *, status: int = 200, new_key: str | None = None, error: str | None = None, notice: str | None = None,
-    label: str = "",
+    label: str = "", chosen: frozenset[Scope] = ALL_SCOPES,
 ) -> Response:  # fmt: skip
     user, service, now = demand_user(), services(), services().clock()
     keys = service.api_keys.list_keys(user.id)
@@ -232,7 +239,7 @@ def _page(
     page = render_template(
         "account.html", api_keys=[present.page_key(key, now) for key in keys if key.revoked_at is None],
         damaged_keys=keys.damaged, sessions=sessions, damaged_sessions=sessions.damaged,
-        new_key=new_key, error=error, notice=notice, label=label,
+        new_key=new_key, error=error, notice=notice, label=label, chosen=chosen, scope_words=present.SCOPE_WORDS,
         ends=present.end_choices(now, may_be_endless=service.api_keys.allow_endless), api_url=f"{service.site_url}/v1",
     )  # fmt: skip
     return make_response(page, status)

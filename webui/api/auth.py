@@ -1,18 +1,27 @@
-"""Who calls the API: somebody with the Bearer key of a person with the role ``user``. Cookies are ignored under /v1."""
+"""Who calls the API: somebody with the Bearer key of a person with the role ``user``. Cookies are ignored under /v1.
+
+A request is let in by five checks: 1. the key is valid, 2. its owner has the role, 3. the address is open to keys,
+4. the key has the scope of the address, 5. the key's limits are not used up. The first four are asked again while an
+answer is being written.
+"""
 
 from __future__ import annotations
 
-from datetime import datetime
 from email.utils import format_datetime
 from typing import Final
 
 from flask import Response, g, request
 
+from appliance.audit.details.denials import ScopeMissing
 from appliance.audit.event import Actor
 from appliance.people.accounts import Role, User
-from appliance.people.api_keys import KeyEnd, KeyRefusedError
+from appliance.people.api_keys import ApiKey, KeyEnd, KeyRefusedError
+from appliance.people.key_rights import Scope
 from appliance.turns.permits import Permit
+from webui.api.addresses import UNKNOWN
 from webui.api.errors import ApiError
+from webui.api.limits import count_request
+from webui.api.scopes import SCOPES, named
 from webui.denials import record_denial
 from webui.services import services
 from webui.session import client_address
@@ -28,38 +37,56 @@ _ENDED: Final[dict[KeyEnd, str]] = {
 
 
 def demand_key() -> None:
-    """Refuse a request without a valid key; a refusal is recorded first.
+    """Refuse a request whose key does not open this address; a refusal is recorded first.
 
     Raises:
-        ApiError: 401 without a valid key, 403 when its owner may not chat.
+        ApiError: 401 without a valid key, 403 when its owner may not chat or the key lacks the scope.
+        KeyLimitError: the key has made as many requests as it may.
     """
-    try:
-        user, g.api_key_expires_at = services().api_keys.authenticate(_secret())
+    try:  # 1.
+        access = services().api_keys.authenticate(_secret())
     except KeyRefusedError as exc:
         raise _refused(exc) from None
-    if Role.USER not in user.roles:
-        record_denial(user.actor("api", client_address()), "missing_role")
+    g.api_user, g.api_key, g.api_scopes = access.user, access.key, set[Scope]()
+    if Role.USER not in access.user.roles:  # 2.
+        record_denial(access.user.actor("api", client_address()), "missing_role")
         raise ApiError(403, "missing_role", "The owner of this key does not have the role to use the model.")
-    g.api_user = user
+    _demand_scope_of_address()  # 3., 4.
+    count_request(access.key)  # 5.
+
+
+def demand_scope(scope: Scope) -> None:
+    """Refuse this request unless its key has the scope, now and for as long as the answer is being written.
+
+    Raises:
+        ApiError: 403; the refusal is recorded first.
+    """
+    key: ApiKey = g.api_key
+    if scope not in key.rights.scopes:
+        raise _out_of_scope(scope.value, f"This API key lacks the scope {scope.value}, which this request needs.")
+    g.api_scopes.add(scope)
 
 
 def key_permit() -> Permit:
-    """Says whether the key is still valid; it is asked again and again while an answer is being written."""
-    api_keys, secret = services().api_keys, _secret()
+    """Says whether the key still opens this; it is asked again and again while an answer is being written."""
+    api_keys, secret, scopes = services().api_keys, _secret(), frozenset[Scope](g.api_scopes)
 
     def why_ended() -> str | None:
         try:
-            user, _ = api_keys.authenticate(secret)
+            access = api_keys.authenticate(secret)
         except KeyRefusedError as exc:
             return _ENDED[exc.why]
-        return None if Role.USER in user.roles else "The role that this needs was taken away"
+        if Role.USER not in access.user.roles:
+            return "The role that this needs was taken away"
+        return None if scopes <= access.key.rights.scopes else "The scope that this needs was taken from the API key"
 
     return why_ended
 
 
 def say_when_the_key_ends(response: Response) -> Response:
     """Name the key's end in a header, so that programs can warn their owner before it."""
-    expires_at: datetime | None = g.get("api_key_expires_at")
+    key: ApiKey | None = g.get("api_key")
+    expires_at = None if key is None else key.expires_at
     if expires_at is not None:
         response.headers[EXPIRY_HEADER] = format_datetime(expires_at, usegmt=True)
     return response
@@ -69,6 +96,23 @@ def api_user() -> User:
     """The key's owner; after `demand_key`."""
     user: User = g.api_user
     return user
+
+
+def _demand_scope_of_address() -> None:
+    """Raises: ApiError: 403, the key may not use this address; the refusal is recorded first."""
+    if request.endpoint == UNKNOWN or request.method == "OPTIONS":  # says which addresses or methods there are
+        return
+    scope = SCOPES.get(named(request.method, str(request.url_rule)))
+    if scope is None:
+        raise _out_of_scope("(none)", "This address is open to no API key.")
+    demand_scope(scope)
+
+
+def _out_of_scope(scope: str, message: str) -> ApiError:
+    """Record which key was refused for which scope."""
+    details = ScopeMissing(key=g.api_key.label, scope=scope)
+    record_denial(api_user().actor("api", client_address()), "insufficient_scope", details)
+    return ApiError(403, "insufficient_scope", message)
 
 
 def _secret() -> str:

@@ -8,11 +8,12 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from appliance.audit.details.denials import BodyTooLarge
 from appliance.audit.log import RecordError
 from appliance.errors import ApplianceError
-from appliance.people.allowance import QuotaSpentError, RefusedError
+from appliance.people.allowance import LimitReachedError, RefusedError
 from webui.api import errors
 from webui.api.addresses import METHODS, not_found
 from webui.api.auth import api_user, demand_key, say_when_the_key_ends
 from webui.api.errors import ApiError
+from webui.api.limits import say_limits
 from webui.api.running import say_what_was_ignored
 from webui.denials import record_denial, record_refusal
 from webui.session import client_address
@@ -20,6 +21,7 @@ from webui.session import client_address
 blueprint = Blueprint("api", __name__, url_prefix="/v1")
 blueprint.before_request(demand_key)
 blueprint.after_request(say_when_the_key_ends)
+blueprint.after_request(say_limits)
 blueprint.after_request(say_what_was_ignored)
 
 
@@ -46,11 +48,11 @@ def _too_large(_: RequestEntityTooLarge) -> Response:
 
 @blueprint.errorhandler(RefusedError)
 def _refused(error: RefusedError) -> Response:
-    """A turn that is not run. The record says that it was refused, and keeps nothing of its text."""
+    """A request or a turn that is refused. The record says so, and keeps nothing of its text."""
     record_refusal(api_user().actor("api", client_address()), error)
     message = error.sentence
-    if isinstance(error, QuotaSpentError):
-        return errors.respond(ApiError(429, "quota_spent", message, retry_after_s=error.retry_after_s))
+    if isinstance(error, LimitReachedError):
+        return errors.respond(ApiError(429, error.code, message, retry_after_s=error.retry_after_s))
     return errors.respond(ApiError(400, "context_length_exceeded", message, param="messages"))
 
 

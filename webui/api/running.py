@@ -23,10 +23,10 @@ from appliance.turns.events import Done, Failed, TurnEvent
 from appliance.turns.permits import permitted
 from appliance.turns.request import TurnRequest
 from appliance.turns.run import Turn, run_turn
-from webui.allowances import allowance
 from webui.api import errors
 from webui.api.auth import api_user, key_permit
 from webui.api.errors import ApiError
+from webui.api.limits import bounds
 from webui.services import services
 from webui.session import client_address
 from webui.streaming import client_is_gone
@@ -96,7 +96,7 @@ def begin_turn(turn_request: TurnRequest) -> Turn:
     """
     actor = api_user().actor("api", client_address())
     engine = permitted(services().engine, key_permit())
-    return run_turn(services().record, engine, actor, turn_request, conversation_id=None, allowance=allowance())
+    return run_turn(services().record, engine, actor, turn_request, conversation_id=None, allowance=bounds())
 
 
 def finish(turn: Turn) -> Done:

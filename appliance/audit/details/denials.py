@@ -31,6 +31,23 @@ class QuotaSpent(Details):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScopeMissing(Details):
+    """A key, by its label, that lacks the scope of what was asked."""
+
+    key: str
+    scope: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyLimitReached(Details):
+    """A key, by its label, whose limit is used up; ``of`` says what is limited, in words."""
+
+    key: str
+    limit: int
+    of: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class RepeatedDenial(Details):
     """``count`` more denials of one source (`appliance.audit.repeated`).
 

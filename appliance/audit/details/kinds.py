@@ -12,7 +12,14 @@ from collections.abc import Mapping
 from typing import Final
 
 from appliance.audit.details.codec import UNREADABLE, Details, UnreadableDetails, read_first
-from appliance.audit.details.denials import BodyTooLarge, PromptTooLarge, QuotaSpent, RepeatedDenial
+from appliance.audit.details.denials import (
+    BodyTooLarge,
+    KeyLimitReached,
+    PromptTooLarge,
+    QuotaSpent,
+    RepeatedDenial,
+    ScopeMissing,
+)
 from appliance.audit.details.review import (
     EventsExported,
     FindingDetails,
@@ -39,7 +46,7 @@ from appliance.audit.event import Action
 KINDS: Final[Mapping[Action, tuple[type[Details], ...]]] = {
     "prompt": (PromptDetails,),
     "answer": (FinishedAnswer, LostAnswer, UnfinishedAnswer),
-    "denied": (PromptTooLarge, RepeatedDenial, BodyTooLarge, QuotaSpent),
+    "denied": (PromptTooLarge, RepeatedDenial, KeyLimitReached, ScopeMissing, BodyTooLarge, QuotaSpent),
     "review_search": (SearchDetails,),
     "record_verified": (VerificationDetails,),
     "evidence_exported": (EventsExported, RangeExported),

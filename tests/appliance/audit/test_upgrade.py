@@ -219,11 +219,11 @@ def test_damage_that_a_reviewer_acknowledged_does_not_keep_a_database_from_its_u
     database.close()
 
 
-MORE = """
+MORE = f"""
 from alembic import op
-revision, down_revision = "0004", "0003"
+revision, down_revision = "{int(SCHEMA) + 1:04}", "{SCHEMA}"
 def upgrade():
-    op.execute({statement!r})
+    op.execute({{statement!r}})
 """
 
 
@@ -264,21 +264,16 @@ def test_a_database_that_lies_about_its_schema_is_refused_and_left_alone(
     assert everything_in(database_url) == before
 
 
-@pytest.mark.parametrize("revision", ["0001", "0002"])
+@pytest.mark.parametrize("revision", [f"{number:04}" for number in range(1, int(SCHEMA))])
 def test_a_forged_revision_does_not_upgrade_the_tables_of_this_release(
     database: Database, database_url: str, tmp_path: Path, revision: str
 ) -> None:
     fill(AuditLog(database), 3)
     with database.write() as connection:
         connection.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{revision}'")  # noqa: S608
-    if revision == "0001":
-        with pytest.raises(DatabaseError, match=r"the database failed: .+vouched_by"):
-            upgraded(database_url, tmp_path)
-        assert AuditLog(database).size() == 3
-    else:  # whatever is done again changes nothing
-        upgraded(database_url, tmp_path).close()
-        assert AuditLog(database).size() == 4
+    with pytest.raises(DatabaseError, match=r"the database failed: .+(duplicate column|already exists)"):
+        upgraded(database_url, tmp_path)
+    assert AuditLog(database).size() == 3
     with database.read() as connection:
-        expected = Standing.OLDER if revision == "0001" else Standing.CURRENT
-        assert schema_of(connection).standing is expected
+        assert schema_of(connection).standing is Standing.OLDER
     assert verify_log(database, None).faults == ()

@@ -53,6 +53,8 @@ def test_the_migrations_lead_to_the_tables_of_a_new_database(database_url: str, 
         assert schema_of(connection).standing is Standing.CURRENT
         ends_us = connection.scalar(sa.select(api_keys.c.expires_us))
         assert ends_us == KEY_MADE_US + 365 * 24 * 3600 * 1_000_000  # keys from before end, too
+        rights = (api_keys.c.scopes, api_keys.c.requests_per_minute, api_keys.c.tokens_per_day)
+        assert connection.execute(sa.select(*rights)).one() == (None, None, None)  # every scope, and no limit
     database.close()
     open_database(database_url).close()
 
@@ -66,21 +68,22 @@ def test_a_difference_of_the_tables_has_words(sqlite: Database) -> None:
         ]  # fmt: skip
 
 
-REBUILT = """
+NEXT = f"{int(SCHEMA) + 1:04}"
+REBUILT = f"""
 import sqlalchemy as sa
 from alembic import op
-revision, down_revision = "0004", "0003"
+revision, down_revision = "{NEXT}", "{SCHEMA}"
 def upgrade():
     with op.batch_alter_table("users", recreate="always") as users:
         pass
-    {more}
+    {{more}}
 """
 
 
 def with_migration(directory: Path, code: str) -> Path:
     """The migrations of this release and one more."""
     shutil.copytree(MIGRATIONS, directory, ignore=shutil.ignore_patterns("__pycache__"))
-    (directory / "versions" / "r0004_trial.py").write_text(code)
+    (directory / "versions" / f"r{NEXT}_trial.py").write_text(code)
     return directory
 
 
@@ -93,9 +96,11 @@ def test_a_table_that_is_made_anew_keeps_what_refers_to_its_rows(tmp_path: Path,
         migrate(connection, "0002", migrations=with_migration(tmp_path / "trial 100%", REBUILT.format(more="")))
     database.close()
     after = everything_in(sqlite_url)
-    assert after["alembic_version"][1] == ["('0004',)"]
+    assert after["alembic_version"][1] == [f"('{NEXT}',)"]
     for table in ("users", "api_keys", "conversations"):
-        assert after[table][1] == before[table][1] != []
+        assert len(before[table][1]) > 0
+        for row, earlier in zip(after[table][1], before[table][1], strict=True):
+            assert row.startswith(earlier.removesuffix(")")), "columns are added behind the others"
 
 
 def test_foreign_keys_are_enforced_again_after_an_upgrade(sqlite_url: str) -> None:
@@ -136,7 +141,7 @@ def test_only_who_may_upgrade_opens_a_database_of_an_earlier_release(database_ur
 def test_a_database_of_a_newer_release_is_refused_with_both_revisions_and_what_to_do(
     database: Database, database_url: str
 ) -> None:
-    newer = f"{int(SCHEMA) + 1:04}"
+    newer = NEXT
     claim(database, newer)
     for upgrade in (None, lambda _: pytest.fail("it is not to be upgraded")):
         with pytest.raises(SchemaError) as refused:

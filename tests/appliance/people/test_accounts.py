@@ -369,7 +369,7 @@ def test_key_acts_for_its_user_until_revoked(house: House) -> None:
     house.keys.revoke(ada.id, key.id, by=ada.actor("web"))
     assert house.keys.user(secret) is None
     assert house.keys.list_keys(ada.id)[0].revoked_at is not None
-    assert house.last() == ("ada", "api_key_revoked", "ok", "my laptop")
+    assert house.last() == ("ada", "api_key_revoked", "ok", "ada/my laptop")
 
 
 def test_key_of_somebody_else_cannot_be_revoked(house: House) -> None:
@@ -524,7 +524,7 @@ def test_one_person_has_so_many_keys_and_no_more(house: House, monkeypatch: pyte
     ada = house.add()
     first, _ = house.keys.create(ada, "1", by=ROOT)
     house.keys.create(ada, "2", by=ROOT)
-    with pytest.raises(AccountError, match="You have 2 API keys"):
+    with pytest.raises(AccountError, match="ada has 2 API keys"):
         house.keys.create(ada, "3", by=ROOT)
     house.keys.revoke(ada.id, first.id, by=ROOT)
     house.keys.create(ada, "3", by=ROOT)

@@ -19,6 +19,7 @@ ACTION_WORDS: Final[dict[Action, str]] = {
     "roles_changed": "Changed roles",
     "password_changed": "Changed a password",
     "api_key_created": "Made an API key",
+    "api_key_changed": "Changed an API key",
     "api_key_revoked": "Revoked an API key",
     "approval_requested": "Asked a second administrator",
     "approval_confirmed": "Confirmed a request",
@@ -69,8 +70,8 @@ ACTION_GROUPS: Final[tuple[tuple[str, str, tuple[Action, ...]], ...]] = (
     (
         "accounts", "Accounts and keys",
         ("link_made", "user_created", "user_disabled", "user_enabled", "roles_changed", "password_changed",
-         "api_key_created", "api_key_revoked", "approval_requested", "approval_confirmed", "approval_refused",
-         "approval_expired"),
+         "api_key_created", "api_key_changed", "api_key_revoked", "approval_requested", "approval_confirmed",
+         "approval_refused", "approval_expired"),
     ),
     (
         "review", "Reviewing",
