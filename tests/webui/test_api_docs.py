@@ -10,6 +10,7 @@ import pytest
 from appliance.engine.token_questions import MOST_OF_ONE_PERSON, MOST_WAITING
 from appliance.turns.events import FAILURES
 from webui.api import body, completion_body, errors, messages, token_bodies, tools, validation
+from webui.serving import refusals
 from webui.serving.limits import MAX_BODY_BYTES
 
 PAGE = Path(__file__).parents[2] / "docs" / "api.md"
@@ -38,8 +39,9 @@ def test_every_code_the_sources_raise_is_documented(page: str) -> None:
     sources = Path(errors.__file__).parent.glob("*.py")
     raised = {code for source in sources for code in re.findall(r'ApiError\(\s*\d+,\s*"([a-z_]+)"', source.read_text())}
     raised |= {failure.api_code for failure in FAILURES.values()} | set(validation.CODES.values())
+    raised |= {code for _, code in refusals.CODES.values()}
     assert len(raised) > 15
-    assert raised - {"bad_request"} <= documented  # bad_request: an HTTP error before the API is reached
+    assert raised <= documented
 
 
 def test_the_limits_named_are_the_limits_checked(page: str) -> None:

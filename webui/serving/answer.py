@@ -18,6 +18,7 @@ import h11
 
 from webui.serving.delivery import ClientGoneError, Delivery
 from webui.serving.pool import Pool
+from webui.serving.refusals import beginning_of, refusal
 
 _log = logging.getLogger(__name__)
 
@@ -139,7 +140,6 @@ class Answer:
         if self._is_seen:
             self._delivery.fail()
             return
-        body = b"The server could not complete this.\n"
-        head = f"HTTP/1.1 500 Internal Server Error\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\n"
-        self._delivery.send(f"{head}Connection: close\r\n\r\n".encode() + body)
+        asked = beginning_of(self._environ["REQUEST_METHOD"], self._environ["RAW_URI"])
+        self._delivery.send(refusal(500, "The server could not complete this.", asked=asked))
         self._delivery.finish(keeps=False)

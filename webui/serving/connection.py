@@ -268,7 +268,7 @@ class Connection(asyncio.Protocol):
         return self._pace.is_read(written_bytes=written_bytes, unread_bytes=self._transport.get_write_buffer_size())
 
     def _refuse(self, status: int, sentence: str) -> None:
-        self._answer_and_close(refusal(status, sentence))
+        self._answer_and_close(refusal(status, sentence, asked=self._inbox.beginning))
 
     def _answer_and_close(self, answer: bytes) -> None:
         self.deliver(answer)

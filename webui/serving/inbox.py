@@ -17,6 +17,7 @@ from webui.serving.limits import Limits
 # Each chunk costs the event loop some 15 microseconds, however small it is, so many small ones would delay everybody.
 _FREE_CHUNKS, _LEAST_CHUNK_BYTES = 256, 256
 _MOST_EMPTY_LINES = 8
+_BEGINNING_BYTES = 256  # of a request, for the form of a refusal
 
 
 class Arrival(Enum):
@@ -28,7 +29,8 @@ class Arrival(Enum):
 
 
 class Inbox:
-    """The bytes of one connection. `head`, `body` and `parser` belong to the present request, once its head is read."""
+    """The bytes of one connection. `head`, `body` and `parser` belong to the present request, once its head is read;
+    `beginning` is what has come of it first."""
 
     def __init__(self, limits: Limits, note_body: Callable[[int], None]) -> None:
         """Args: note_body: is told how many bytes were added to a body."""
@@ -36,6 +38,7 @@ class Inbox:
         self._unread = bytearray()
         self._searched_bytes = 0  # so many bytes of _unread do not hold the end of the head
         self._chunks = 0
+        self.beginning = b""
         self.body = bytearray()
         self.head: Head
         self.parser: h11.Connection
@@ -57,6 +60,7 @@ class Inbox:
             RefusedRequestError: this server does not take the head, or what has come of it can never become one.
         """
         self._skip_empty_lines()
+        self.beginning = bytes(self._unread[:_BEGINNING_BYTES])
         end = self._unread.find(END_OF_HEAD, max(0, self._searched_bytes - len(END_OF_HEAD) + 1)) + len(END_OF_HEAD)
         if end < len(END_OF_HEAD) or end > self._limits.head_bytes:
             check_beginning(self._unread, self._limits.head_bytes, checked_bytes=self._searched_bytes)
