@@ -32,6 +32,7 @@ from appliance.setting_rules import (
     FILE,
     HOSTS,
     NETWORKS,
+    ORIGINS,
     SITE_ADDRESSES,
     Setting,
     line,
@@ -122,6 +123,8 @@ class Config:
     # a sign-in lasts this long without use
     session_hours: Annotated[float, Setting("web", "session_hours"), number(0.1, 720)] = 12.0
 
+    # origins whose pages may call the API from a browser
+    cors_origins: Annotated[tuple[str, ...], Setting("web", "cors_origins"), ORIGINS] = ()
     # [api]
     # names beside the model's own id by which a program may ask for it; clients with built-in names need them
     model_aliases: Annotated[tuple[str, ...], Setting("api", "model_aliases"), ALIASES] = ()

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, get_args
 
 from appliance.addresses import Network, parse_network
 from appliance.site_address import SiteAddress, parse_site_address
-from installer.formats.checks import FaultError, Must, Rule
+from installer.formats.checks import FaultError, Length, Must, Rule
 
 _MOST_ADDRESSES: Final = 16
 
@@ -50,6 +50,10 @@ def _as_site_addresses(given: Any) -> tuple[SiteAddress, ...]:
     if not 0 < len(texts) <= _MOST_ADDRESSES or not all(isinstance(text, str) for text in texts):
         raise ValueError
     return tuple(parse_site_address(text) for text in texts)
+
+
+def _as_origins(texts: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(parse_site_address(text).url for text in texts)
 
 
 def _as_colour(text: str) -> str:
@@ -107,6 +111,7 @@ _BE_ALIASES: Final = (
 _BE_NETWORKS: Final = 'must be a list of IP addresses and networks such as ["10.0.0.5", "10.1.0.0/16", "::1"]'
 _BE_HOSTS: Final = 'must be a list of at most 50 host names or IP addresses such as ["chat.example", "10.0.0.7"]'
 _BE_SITES: Final = 'must be an address such as "https://chat.example", or a list of up to 16, names in ASCII'
+_BE_ORIGINS: Final = 'must be a list of at most 50 origins such as ["https://tools.example"], without a path or *'
 _BE_DATABASE: Final = 'must be a database URL beginning with "sqlite://" or "postgresql://"'
 
 ADDRESS: Final = Rule(
@@ -122,4 +127,5 @@ DATABASE_URL: Final = Rule(_as_database_url, _BE_DATABASE, takes=str)
 FILE: Final = Rule(_as_file, "must be the path of a file, absolute or below state/", takes=str)
 HOSTS: Final = Must(_BE_HOSTS, takes=tuple[Annotated[str, Rule(_as_host, _BE_HOSTS)], ...], max_length=50)
 NETWORKS: Final = Rule(_as_networks, takes=Annotated[tuple[str, ...], Must(_BE_NETWORKS, max_length=1000)])
+ORIGINS: Final = Rule(_as_origins, _BE_ORIGINS, takes=Annotated[tuple[str, ...], Length(most=50)])
 SITE_ADDRESSES: Final = Rule(_as_site_addresses, _BE_SITES, takes=Any)

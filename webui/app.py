@@ -12,8 +12,9 @@ import webui.chat.watchers
 import webui.frame
 import webui.health
 import webui.review.routes
-from webui import allowances, denials, errors, hosts, security
+from webui import allowances, cors, denials, errors, hosts, request_ids, security
 from webui import services as service_records
+from webui.api.errors import is_api
 from webui.paths import PlainPaths
 from webui.proxies import ThroughProxies, TrustedProxies
 from webui.services import Services
@@ -39,6 +40,8 @@ def create_app(services: Services) -> Flask:
     errors.install(app)
     denials.install(app, services)
     hosts.install(app)
+    cors.install(app, frozenset(services.config.cors_origins))
+    request_ids.install(app, is_named=is_api)
     app.before_request(_limit_forms)
     app.before_request(_check_csrf_of_pages)
     app.context_processor(lambda: {"config": services.config, "model": services.model, "release": services.release})

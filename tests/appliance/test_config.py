@@ -82,6 +82,10 @@ def test_settings_of_the_file_are_taken(tmp_path: Path) -> None:
         ("[record]\ndatabase_url = 'mysql://x'", "record.database_url must be a database URL"),
         ("[record]\ncheckpoint_interval_s = 61", "record.checkpoint_interval_s must be a number from 1 to 60"),
         ("[record]\ncheckpoint_interval_s = nan", "record.checkpoint_interval_s must be a number"),
+        ("[web]\ncors_origins = ['*']", "web.cors_origins must be a list of at most 50 origins"),
+        ("[web]\ncors_origins = ['null']", "web.cors_origins must be a list"),
+        ("[web]\ncors_origins = ['https://a.example/x']", "web.cors_origins must be a list"),
+        ("[web]\ncors_origins = 'https://a.example'", "web.cors_origins must be a list"),
         ("[site]\nnmae = 'x'", "unknown setting site.nmae"),
         ("[wbe]\nthreads = 3", "unknown section [wbe]"),
         ("listen = 3", "listen must be a section"),
@@ -96,6 +100,11 @@ def test_refuses_what_it_does_not_understand_in_one_line(tmp_path: Path, text: s
     assert message.startswith(f"{path}: ")
     assert said in message
     assert "\n" not in message
+
+
+def test_origins_are_kept_as_browsers_write_them(tmp_path: Path) -> None:
+    _write(tmp_path, "[web]\ncors_origins = ['HTTPS://Tools.Example:443/', 'http://[2001:DB8::1]:3000']")
+    assert load_config(tmp_path).cors_origins == ("https://tools.example", "http://[2001:db8::1]:3000")
 
 
 def test_state_directories_belong_to_their_owner_alone(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from webui.api.errors import ApiError
 from webui.api.limits import say_limits
 from webui.api.running import say_what_was_ignored
 from webui.denials import record_denial, record_refusal
+from webui.request_ids import current_request_id
 from webui.session import client_address
 
 blueprint = Blueprint("api", __name__, url_prefix="/v1")
@@ -58,6 +59,6 @@ def _refused(error: RefusedError) -> Response:
 
 @blueprint.errorhandler(ApplianceError)
 def _appliance_error(error: ApplianceError) -> Response:
-    current_app.logger.error("%s: %s", request.endpoint, error)
+    current_app.logger.error("%s: request %s: %s", request.endpoint, current_request_id(), error)
     code = "record_failed" if isinstance(error, RecordError) else "unavailable"
     return errors.respond(ApiError(503, code, "A part of the appliance is not available. Nothing was answered."))

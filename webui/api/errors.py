@@ -6,16 +6,19 @@ change the request; 401 and 403, change the key; 429, wait ``Retry-After`` secon
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Collection, Iterable
 from typing import Any, Final
 
-from flask import Response, g, jsonify
+from flask import Response, g, has_app_context, jsonify
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from appliance.turns.events import FAILURES, Failed
+from webui.request_ids import current_request_id
 
 _OWN_NAMES: Final = "api_names_of_fields"
+_log = logging.getLogger(__name__)
 _TYPES: Final = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -44,7 +47,8 @@ class ApiError(Exception):
 
 def body_of(error: ApiError) -> dict[str, Any]:
     """The error as the API's JSON object, also sent inside a stream that fails after it began."""
-    param = g.get(_OWN_NAMES, {}).get(error.param, error.param)
+    names = g.get(_OWN_NAMES, {}) if has_app_context() else {}  # the server refuses some requests before there is one
+    param = names.get(error.param, error.param)
     kind = _TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
     return {"error": {"message": error.message, "type": kind, "param": param, "code": error.code}}
 
@@ -75,7 +79,9 @@ def is_api(path: str) -> bool:
 def respond_http(error: HTTPException) -> Response:
     """Werkzeug's own errors in the API's shape."""
     if error.code is None or error.code >= 500:
-        return respond(ApiError(500, "internal_error", "The server could not complete this."))
+        _log.error("request %s under /v1 failed", current_request_id())
+        message = f"The server could not complete this. Its log names the request as {current_request_id()}."
+        return respond(ApiError(500, "internal_error", message))
     if not isinstance(error, MethodNotAllowed):
         return respond(ApiError(error.code, "bad_request", "The request could not be read."))
     return respond(wrong_method(error.valid_methods or ()))
