@@ -204,10 +204,12 @@ def _respond_unavailable(error: ApplianceError) -> Response:
 
 def _respond_http(error: HTTPException) -> Response:
     """Werkzeug's own errors; Flask hands an unexpected exception over as a 500, after logging it."""
-    if api_errors.is_api(request.path):  # without a view of the API, Flask does not ask the API's handlers
-        return api_errors.respond_http(error)
-    if error.code in (404, 405) and is_meant_for_the_api(request.path):
+    is_api = api_errors.is_api(request.path)  # without a view of the API, Flask does not ask the API's handlers
+    is_unknown = error.code == 404 or (error.code == 405 and not is_api)  # 405: a page has this address
+    if is_unknown and is_meant_for_the_api(request.path):
         return api_errors.respond(unknown_url(request.path))
+    if is_api:
+        return api_errors.respond_http(error)
     status = error.code or 500
     shown = _BY_STATUS.get(status, WebError if status >= 500 else BadRequestError)()
     response = respond(shown)

@@ -311,6 +311,49 @@ def test_calls_and_results_without_ids_belong_together_in_their_order() -> None:
     assert (one.name, two.name) == ("first", "second")
 
 
+@pytest.mark.parametrize("function", [{"name": "now"}, {"name": "now", "arguments": None}])
+@pytest.mark.parametrize("result", [{}, {"content": None}, {"content": []}, {"content": ""}])
+def test_a_call_without_arguments_and_a_result_without_text_are_taken(
+    function: dict[str, Any], result: dict[str, Any]
+) -> None:
+    call = {**CALL, "index": 0, "function": function}
+    answer = {"role": "tool", "tool_call_id": "call_1", "name": "now", **result}
+    asked, answered = parse(messages=[{"role": "assistant", "tool_calls": [call]}, answer]).messages
+    assert asked.tool_calls == (ToolCall("call_1", "now", "{}"),)
+    assert answered == Message("tool", "", tool_call_id="call_1", name="now")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["", "{", '{"city":"Rome"}]', '{"city": "Ro', "null", "[1]", "Rome", "\u200b", '{"a": NaN}', "{} {}", "'"],
+)
+def test_arguments_that_are_no_json_poison_no_conversation(arguments: str) -> None:
+    """The case history-bad-arguments: what the model once wrote goes back to it as it was."""
+    call = {**CALL, "function": {"name": "now", "arguments": arguments}}
+    asked = parse(messages=[USER, {**CALLING, "tool_calls": [call]}, ANSWER, USER]).messages[1]
+    assert asked.tool_calls == (ToolCall("call_1", "now", arguments),)
+
+
+def test_an_id_may_come_again_in_a_later_turn() -> None:
+    messages = [USER, CALLING, ANSWER, {"role": "assistant", "content": "It is noon."}, USER, CALLING, ANSWER]
+    assert [message.name for message in parse(messages=messages).messages if message.role == "tool"] == ["now", "now"]
+
+
+@pytest.mark.parametrize(
+    ("messages", "said"),
+    [
+        ([USER, {"role": "function", "name": "now", "content": "noon"}], "messages[1].role is of the old form; send"),
+        ([{"role": "bot", "content": "x"}], "messages[0].role must be one of system, developer, user, assistant,"),
+        ([USER, CALLING, USER], "messages[2] comes before every tool call has been answered; send a tool message for"),
+        ([USER, CALLING], "messages ends before every tool call has been answered; send a tool message for each, or"),
+        ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}],
+         "messages[0].content[0].type: this model takes text only; leave this part out, or"),
+    ],
+)  # fmt: skip
+def test_a_refused_message_says_what_to_do(messages: list[dict[str, Any]], said: str) -> None:
+    assert refusal(json.dumps({**MINIMAL, "messages": messages}).encode()).message.startswith(said)
+
+
 def test_stops_without_text_are_none() -> None:
     assert parse(stop="").stop == parse(stop=[]).stop == parse(stop=["", ""]).stop == ()
     assert parse(stop=["", "x"]).stop == ("x",)

@@ -58,6 +58,36 @@ def test_a_wrong_base_address_is_no_form_that_is_out_of_date(site: Site, path: s
         assert "http://localhost/v1" in error["message"]
 
 
+@pytest.mark.parametrize(
+    ("path", "right"),
+    [("/v1/chat/completion", "/v1/chat/completions"), ("/v1chat/completions", "/v1/chat/completions"),
+     ("/V1/Chat/Completions", "/v1/chat/completions"), ("/v1/model", "/v1/models"), ("/v1/models\n", "/v1/models"),
+     ("/v1/chat/completions ", "/v1/chat/completions"), ("/v1 /models", "/v1/models"), ('/v1"/models', "/v1/models"),
+     ("/v1/./models", "/v1/models"), ("/v1/v1/models", "/v1/models"), ("/v1/chat/../models", "/v1/models")],
+)  # fmt: skip
+def test_an_address_with_a_slip_is_told_the_right_one(site: Site, path: str, right: str) -> None:
+    response = ask(site, "PUT", path)
+    assert response.status_code == 404
+    error = response.get_json()["error"]
+    assert error["code"] == "unknown_url"
+    assert f"The right address is {right}." in error["message"]
+
+
+@pytest.mark.parametrize("accept", [None, "*/*", "application/json"])
+@pytest.mark.parametrize("path", ["/chat/completions", "/models/x/chat/completions", "/api/v1/models"])
+def test_no_program_gets_a_page_for_a_wrong_address(site: Site, path: str, accept: str | None) -> None:
+    headers = {} if accept is None else {"Accept": accept}
+    response = site.app.test_client().post(path, json=CHAT, headers=headers)
+    assert (response.status_code, response.mimetype) == (404, "application/json")
+
+
+@pytest.mark.parametrize("path", ["/models", "/api/x", "/nothing"])
+def test_a_browser_gets_a_page_for_a_wrong_address(site: Site, path: str) -> None:
+    accept = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+    response = site.app.test_client().get(path, headers={"Accept": accept})
+    assert (response.status_code, response.mimetype) == (404, "text/html")
+
+
 @pytest.mark.parametrize("path", ["/review/", "//review", "/admin//", "/account/", "/chat/", "/healthz/"])
 def test_a_page_opens_however_many_slashes_there_are(site: Site, path: str) -> None:
     client = site.browser(site.add_user("all", *Role)).client

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from difflib import get_close_matches
 from typing import Final
 
 from flask import current_app, request
@@ -15,6 +16,8 @@ PREFIX: Final = "/v1"
 METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 UNKNOWN: Final = "api.unknown"  # the endpoint that takes every path under /v1 that no other takes
 _OTHER_PREFIXES: Final = ("/v1beta", "/v2", "/api/", "/openai/", "/engines/")
+_COMPARED_CHARS: Final = 100  # comparing takes the square of the time
+_LIKE: Final = 0.85  # difflib's ratio; one wrong letter in /v1/models is 0.9
 
 
 def not_found(path: str) -> ApiError:
@@ -46,14 +49,18 @@ def unknown_url(path: str) -> ApiError:
 
 
 def is_meant_for_the_api(path: str) -> bool:
-    """Whether a path that no page has was asked for by a program whose base URL is wrong."""
-    return is_api(path) or path.startswith(_OTHER_PREFIXES) or _meant(path) is not None
+    """Whether a path that no page has was asked for by a program whose base URL is wrong. A browser gets a page."""
+    if is_api(path):
+        return True
+    is_browser = "text/html" in request.headers.get("Accept", "")
+    return not is_browser and (path.startswith(_OTHER_PREFIXES) or _meant(path) is not None)
 
 
 def _meant(path: str) -> str | None:
-    """The address of the API with which the path ends, if there is one: the longest."""
+    """The address of the API with which the path ends, the longest if there are several, or else one much like it."""
     ends = [one for one in _addresses() if path.endswith(one.removeprefix(PREFIX))]
-    return max(ends, key=len, default=None)
+    like = get_close_matches(path[:_COMPARED_CHARS].lower().strip(), _addresses(), n=1, cutoff=_LIKE)
+    return max(ends, key=len, default=None) or next(iter(like), None)
 
 
 def _addresses() -> list[str]:

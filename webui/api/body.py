@@ -183,6 +183,7 @@ FIELDS: Final = sentences_of(Body)  # every field a request may have, with what 
 # Fields of other servers that would change the answer, and what to do instead.
 _SCHEMA: Final = "this field is not known here; send response_format"
 _NO_SAMPLER: Final = "this server has no such sampler"
+_NO_SWITCH: Final = "send reasoning_effort"
 _NO_END: Final = "this server cannot change where an answer ends; send stop"
 ELSEWHERE: Final = {
     **dict.fromkeys(("guided_json", "guided_choice", "guided_regex", "guided_grammar", "structured_outputs"), _SCHEMA),
@@ -190,6 +191,9 @@ ELSEWHERE: Final = {
     **dict.fromkeys(("mirostat", "typical_p", "dry_multiplier", "xtc_probability", "use_beam_search"), _NO_SAMPLER),
     **dict.fromkeys(("bad_words", "logits_processors", "allowed_token_ids"), _NO_SAMPLER),
     **dict.fromkeys(("stop_token_ids", "ignore_eos", "min_tokens"), _NO_END),
+    **dict.fromkeys(("think", "reasoning", "enable_thinking", "chat_template_kwargs"), _NO_SWITCH),
+    **dict.fromkeys(("prompt", "suffix", "images"), "everything that the model reads stands in messages"),
+    "options": "send each option as a field of its own",
     "chat_template": "the conversation is always written as Harmony",
     "documents": "put the documents into the messages",
 }

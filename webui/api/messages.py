@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 from appliance.turns.request import Message, Role, ToolCall
 from installer.formats.checks import Choose, FaultError, Length, Must, Rule, check
 from webui.api.tools import FunctionKind, FunctionName
-from webui.api.values import Text, chars, form_of, json_tree, never, one_of, only
+from webui.api.values import Text, chars, form_of, json_tree, never, only
 
 MAX_MESSAGES: Final = 4096
 MAX_PARTS: Final = 1024
 MAX_TOOL_CALLS: Final = 128
 MAX_ID_CHARS: Final = 256
 _OWN_IDS: Final = "call_without_id_"
+_ANSWERED: Final = "every tool call has been answered; send a tool message for each, or leave the calls out"
 
 _TEXTS: Final = ("text", "input_text", "output_text")  # the latter two are those of the Responses API
-_NO_PART: Final = 'this model takes text only, so "text" is the only kind of part'
+_NO_PART: Final = 'this model takes text only; leave this part out, or send a part of type "text" that describes it'
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,17 @@ class _Statement:
     content: _Content
 
 
+def _refuse_role(role: str) -> Role:
+    if role == "function":
+        raise FaultError('is of the old form; send the role "tool" with the tool_call_id of its call')
+    raise FaultError("must be one of " + ", ".join(get_args(Role)))
+
+
 @dataclass(frozen=True)
 class _Unknown:
     """A message of any other role, which is refused."""
 
-    role: Annotated[Role, one_of(Role)]
+    role: Annotated[Role, Rule(_refuse_role, takes=str)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,12 +100,14 @@ class _Result:
     """What a tool answered."""
 
     name: Text | None = None
-    content: _Content
+    content: _Content | None = None  # a tool that returns nothing
     tool_call_id: _Id | None = None
 
 
 def _arguments(value: Any) -> str:
-    """Some programs send the arguments as the object that they read."""
+    """Some programs send the arguments as the object that they read, or null if there are none."""
+    if value is None:
+        return "{}"
     if isinstance(value, dict):
         return json.dumps(json_tree(value), ensure_ascii=False)
     return check(Text, value)
@@ -138,7 +147,7 @@ def _statement(given: _Statement) -> Message:
 
 
 def _result(given: _Result) -> Message:
-    return Message("tool", given.content, tool_call_id=given.tool_call_id)
+    return Message("tool", given.content or "", tool_call_id=given.tool_call_id)
 
 
 def _assistant(given: _Assistant) -> Message:
@@ -172,7 +181,7 @@ def _as_conversation(messages: tuple[Message, ...]) -> tuple[Message, ...]:
         if message.role == "tool":
             message = _answering(message, open_calls, index)
         elif open_calls:
-            raise FaultError("comes before every tool call has been answered", at=(index,))
+            raise FaultError(f"comes before {_ANSWERED}", at=(index,))
         message = replace(message, tool_calls=_with_ids(message.tool_calls, index))
         for number, call in enumerate(message.tool_calls):
             if call.id in open_calls:
@@ -180,7 +189,7 @@ def _as_conversation(messages: tuple[Message, ...]) -> tuple[Message, ...]:
             open_calls[call.id] = call.name
         conversation.append(message)
     if open_calls:
-        raise FaultError("ends before every tool call has been answered")
+        raise FaultError(f"ends before {_ANSWERED}")
     return tuple(conversation)
 
 
