@@ -9,6 +9,7 @@ Only peers named in ``[proxy] trusted`` are believed. Forwarding headers of othe
    client's place counts. Otherwise the last value counts, which the nearest proxy wrote.
 3. When both kinds of header are present, X-Forwarded-* count and Forwarded does not, because a proxy that sets one kind
    passes the other on as the client sent it. ``[proxy] headers`` names the kind where it is the other way round.
+   X-Real-IP, one address, belongs to the first kind and counts only where X-Forwarded-For is absent.
 4. Lists are read from the right, so no quotation and no length that a client chose can hide what a proxy wrote.
 5. A value that is no scheme (http, https), no host or no address is ignored. Nothing here raises.
 
@@ -43,7 +44,7 @@ _ELEMENT_BACKWARDS: Final = re.compile(r'(?:"(?:"\\|[^"])*+"|[^,"])*')  # an ele
 _MOST_FORWARDED_CHARS: Final = 4096
 _HEADERS: Final = (
     "HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_PROTO", "HTTP_X_FORWARDED_HOST", "HTTP_X_FORWARDED_PORT",
-    "HTTP_FORWARDED",
+    "HTTP_FORWARDED", "HTTP_X_REAL_IP",
 )  # fmt: skip
 WsgiApp = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
@@ -142,7 +143,8 @@ class ThroughProxies:
 
 def _word_of(environ: dict[str, Any], headers: ProxyHeaders) -> _Word:
     """The values of the kind of header that counts (rule 3)."""
-    x_forwarded = _Word(*(_listed(environ.get(name, "")) for name in _HEADERS[:3]))
+    addresses, schemes, hosts = (_listed(environ.get(name, "")) for name in _HEADERS[:3])
+    x_forwarded = _Word(addresses or _listed(environ.get("HTTP_X_REAL_IP", ""))[-1:], schemes, hosts)
     if headers == "x-forwarded" or (headers == "any" and x_forwarded != _Word([], [], [])):
         return x_forwarded
     return _forwarded(environ.get("HTTP_FORWARDED", ""))

@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.webui.conftest import PASSWORD, MakeSite, Site
@@ -135,8 +135,21 @@ def test_a_forged_header_of_the_other_kind_does_not_count() -> None:
     assert seen("127.0.0.1", {"Forwarded": "for=6.6.6.6"}, "x-forwarded")[0] == "127.0.0.1"
 
 
+def test_x_real_ip_counts_where_nothing_else_names_the_client() -> None:
+    assert seen("127.0.0.1", {"X-Real-IP": "10.2.0.1", "X-Forwarded-Proto": "https"})[:2] == ("10.2.0.1", "https")
+    assert seen("127.0.0.1", {"X-Real-IP": "6.6.6.6", "X-Forwarded-For": "10.2.0.1"})[0] == "10.2.0.1"
+    assert seen("127.0.0.1", {"X-Real-IP": "6.6.6.6, [2001:db8::1]:80"})[0] == "2001:db8::1"
+    assert seen("127.0.0.1", {"X-Real-IP": "rubbish"})[0] == "127.0.0.1"
+    assert seen("192.168.0.9", {"X-Real-IP": "6.6.6.6"})[0] == "192.168.0.9"
+    assert seen("127.0.0.1", {"X-Real-IP": "6.6.6.6"}, "forwarded")[0] == "127.0.0.1"
+    assert seen("127.0.0.1", {"X-Real-IP": "6.6.6.6", "Forwarded": "for=10.2.0.1"}, "forwarded")[0] == "10.2.0.1"
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(
-    st.sampled_from(["X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port", "Forwarded"]),
+    st.sampled_from(
+        ["X-Real-IP", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port", "Forwarded"]
+    ),
     st.text(st.characters(max_codepoint=255)) | st.text('for=;, "\\[]:.0123456789%host'),
 ))  # fmt: skip
 def test_rubbish_never_raises_and_gives_an_address(headers: dict[str, str]) -> None:
