@@ -22,13 +22,13 @@ import openai_harmony as oh
 
 from appliance.errors import ApplianceError
 from appliance.installed_release import ReleaseError, verify_vocabulary
+from appliance.turns.request import ORDINARY_TOKENS as ORDINARY_TOKENS
 from appliance.turns.request import Effort, Message, Tool, ToolCall, TurnRequest
 
 RETURN, CONSTRAIN, CHANNEL, START, END, MESSAGE, CALL = 200002, 200003, 200005, 200006, 200007, 200008, 200012
 END_OF_TEXT = 199999  # of the base vocabulary: it stands between the documents of a bare text
 ROLE = "assistant"  # the model's own, which every prompt ends with
 FUNCTIONS = "functions."
-ORDINARY_TOKENS = 199_998  # ids below are o200k_base's ranks, ids from here on are special
 ALL_TOKENS = 201_088
 
 _VOCABULARY_NAME = "o200k_base.tiktoken"  # the library looks for this name in the directory it is given

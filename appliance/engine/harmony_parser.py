@@ -91,6 +91,11 @@ class HarmonyParser:
             self._output.go_on_from(begun)
 
     @property
+    def is_in_text(self) -> bool:
+        """Whether the next ordinary token is text of a message."""
+        return self._state is _State.CONTENT
+
+    @property
     def notice(self) -> str | None:
         return self._output.notice if self.finished == "stop" else None
 

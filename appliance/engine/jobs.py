@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from appliance.engine.drafting import DraftStream
+from appliance.engine.harmony import ORDINARY_TOKENS
 from appliance.engine.harmony_grammar import State
-from appliance.engine.harmony_parser import HarmonyParser
+from appliance.engine.harmony_parser import Delta, HarmonyParser
+from appliance.engine.logit_changes import LogitChanges
+from appliance.engine.logprobs import Logprobs
 from appliance.engine.sampling import TopLogits, sample
 from appliance.engine.slots import Slot
 from appliance.engine.text_parser import TextParser
@@ -46,6 +49,8 @@ class Generation:
         limit: how many tokens the answer may have.
         cached: how many tokens of the prompt were not computed, because a slot held them.
         drafts: None where the model takes none.
+        changes: what the request adds to logits.
+        logprobs: None where the request does not ask for them.
         decoding_since: when the prefill was complete; None before.
     """
 
@@ -58,6 +63,8 @@ class Generation:
     cached: int
     started_at: float
     drafts: DraftStream | None
+    changes: LogitChanges
+    logprobs: Logprobs | None = None
     decoding_since: float | None = None
     sampled: list[int] = field(default_factory=list)
 
@@ -65,18 +72,28 @@ class Generation:
         """Sample the next token and send what it makes known. True if the answer is complete."""
         request = self.job.request
         mask = None if self.grammar is None else self.grammar.mask
-        token = sample(top, temperature=request.temperature, top_p=request.top_p, rng=self.rng, mask=mask)
+        token = sample(
+            self.changes.apply(top), temperature=request.temperature, top_p=request.top_p, rng=self.rng, mask=mask,
+            top_k=request.top_k, min_p=request.min_p,
+        )  # fmt: skip
+        self.changes.note(token)
         self.grammar = None if self.grammar is None else self.grammar.after(token)
         self.sampled.append(token)
         if self.drafts is not None:
             self.drafts.append(token)
-        for delta in self.parser.push(token):
-            self.job.sink(delta)
+        if self.logprobs is not None and self.parser.is_in_text and token < ORDINARY_TOKENS:
+            self.logprobs.note(token, top)
+        self._send(self.parser.push(token))
+        if self.logprobs is not None and token >= ORDINARY_TOKENS:
+            self.logprobs.end_message()
         if self.parser.finished is None and len(self.sampled) < self.limit:
             return False
-        for delta in self.parser.flush():
-            self.job.sink(delta)
+        self._send(self.parser.flush())
         return True
+
+    def _send(self, deltas: Sequence[Delta]) -> None:
+        for delta in deltas if self.logprobs is None else self.logprobs.attach(deltas):
+            self.job.sink(delta)
 
     def done(self, now: float) -> Done:
         """The last event of a complete answer."""

@@ -25,6 +25,8 @@ from appliance.engine.harmony_grammar import HarmonyGrammars, State
 from appliance.engine.harmony_parser import HarmonyParser
 from appliance.engine.job_queue import JobQueue, Load
 from appliance.engine.jobs import Generation, Job
+from appliance.engine.logit_changes import LogitChanges
+from appliance.engine.logprobs import Logprobs
 from appliance.engine.model import ModelError
 from appliance.engine.pacing import LONE_STEP_S, Pacing
 from appliance.engine.request_limits import context_exceeded
@@ -183,6 +185,8 @@ class Scheduler:
             cached=slot.length,
             started_at=now,
             drafts=DraftStream(job.prompt) if self._takes_drafts else None,
+            changes=LogitChanges(request),
+            logprobs=None if request.top_logprobs is None else Logprobs(self._vocabulary, request.top_logprobs),
         )
 
     def _parser(self, request: TurnRequest) -> HarmonyParser | TextParser:

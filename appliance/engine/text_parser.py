@@ -20,6 +20,7 @@ class TextParser:
 
     malformed: Final = False
     reasoning_tokens: Final = 0
+    is_in_text: Final = True
     notice: Final[str | None] = None  # a text may end where it stands
 
     def __init__(self, vocabulary: Vocabulary, *, turn_id: str, stop: Sequence[str] = ()) -> None:

@@ -25,6 +25,7 @@ from appliance.turns.events import (
     FailureCode,
     ReasoningDelta,
     Started,
+    TokenLogprob,
     ToolCallDelta,
     TurnEvent,
 )
@@ -99,6 +100,7 @@ class Answer:
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._calls: dict[int, _Call] = {}
+        self._tokens: list[TokenLogprob] = []
         self._thinking_since_s: float | None = None
         self.thought_s: float | None = None  # from the first word of the reasoning to the first after it
 
@@ -111,6 +113,7 @@ class Answer:
                     self._thinking_since_s = at_s
             case AnswerDelta():
                 self._text.append(event.text)
+                self._tokens.extend(event.tokens)
                 self._finish_thinking(at_s)
             case ToolCallDelta():
                 call = self._calls.setdefault(event.index, _Call(event.id, event.name or "", []))
@@ -128,6 +131,12 @@ class Answer:
         calls = (self._calls[index] for index in sorted(self._calls))
         whole = tuple(ToolCall(call.id, call.name, "".join(call.arguments)) for call in calls)
         return Words("".join(self._text), "".join(self._reasoning), whole)
+
+    @property
+    def tokens(self) -> tuple[TokenLogprob, ...]:
+        """The tokens of the text, if the request asked for log probabilities. The record does not hold them: a replay
+        computes them again."""
+        return tuple(self._tokens)
 
     @property
     def is_complete(self) -> bool:

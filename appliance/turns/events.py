@@ -37,10 +37,31 @@ class ReasoningDelta:
 
 
 @dataclass(frozen=True)
-class AnswerDelta:
-    """Text for the user: the final channel, preambles, and answer text whose header is malformed."""
+class Likelihood:
+    """A token that could be drawn, with the natural logarithm of its probability. A special token has no bytes."""
 
     text: str
+    bytes: tuple[int, ...]
+    logprob: float
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A token that was drawn, and the likeliest ones at its place, which may include it."""
+
+    token: Likelihood
+    top: tuple[Likelihood, ...]
+
+
+@dataclass(frozen=True)
+class AnswerDelta:
+    """Text for the user: the final channel, preambles, and answer text whose header is malformed.
+
+    ``tokens`` are those that end in this text, if the request asks for log probabilities.
+    """
+
+    text: str
+    tokens: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from appliance.turns.typed import LATER
 Effort = Literal["low", "medium", "high"]
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
+ORDINARY_TOKENS: Final = 199_998  # of the vocabulary; ids from here on are special
 DRAWN_SEED_BITS: Final = 53  # a client that reads JSON numbers as doubles keeps such a seed exactly
 _SEED_VALUES: Final = 2**63  # how many seeds a caller may choose from
 

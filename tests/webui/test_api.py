@@ -21,8 +21,10 @@ from appliance.turns.events import (
     Done,
     Failed,
     FailureCode,
+    Likelihood,
     ReasoningDelta,
     Started,
+    TokenLogprob,
     ToolCallDelta,
     TurnEvent,
 )
@@ -135,6 +137,27 @@ def test_a_stream_says_the_same_piece_by_piece(caller: Caller) -> None:
 def test_a_stream_ends_with_usage_when_asked(caller: Caller) -> None:
     last = chunks(caller.ask(stream=True, stream_options={"include_usage": True}))[-1]
     assert (last["choices"], last["usage"]["total_tokens"]) == ([], 27)
+
+
+LIKELY = TokenLogprob(Likelihood("Hé", (72, 195, 169), -0.25), (Likelihood("<|return|>", (), -1.5),))
+CERTAIN = TokenLogprob(Likelihood("!", (33,), 0.0), ())
+
+
+def test_log_probabilities_of_the_answer_are_told_where_they_are_asked_for(site: Site, caller: Caller) -> None:
+    play(site, Started(1, 0.0), ReasoningDelta("r"), AnswerDelta("Hé", (LIKELY,)), AnswerDelta("!", (CERTAIN,)), done())
+    told = [
+        {"token": "Hé", "logprob": -0.25, "bytes": [72, 195, 169],
+         "top_logprobs": [{"token": "<|return|>", "logprob": -1.5, "bytes": None}]},
+        {"token": "!", "logprob": 0.0, "bytes": [33], "top_logprobs": []},
+    ]  # fmt: skip
+    whole = caller.ask(logprobs=True, top_logprobs=1).get_json()
+    assert whole["choices"][0]["logprobs"] == {"content": told, "refusal": None}
+    assert site.engine.requests[-1].top_logprobs == 1
+    pieces = [entry["choices"][0]["logprobs"] for entry in chunks(caller.ask(stream=True, logprobs=True))]
+    assert [one for piece in pieces if piece for one in piece["content"]] == told
+    assert site.engine.requests[-1].top_logprobs == 0
+    assert caller.ask().get_json()["choices"][0]["logprobs"] is None
+    assert site.engine.requests[-1].top_logprobs is None
 
 
 CALLS = (

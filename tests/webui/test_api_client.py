@@ -17,7 +17,17 @@ from openai.types.chat import ChatCompletionMessage, ChatCompletionMessageParam
 from appliance.audit.log import AuditLog, Event
 from appliance.config import init_state
 from appliance.database.transactions import open_database
-from appliance.turns.events import AnswerDelta, Failed, FinishReason, ReasoningDelta, Started, ToolCallDelta, TurnEvent
+from appliance.turns.events import (
+    AnswerDelta,
+    Failed,
+    FinishReason,
+    Likelihood,
+    ReasoningDelta,
+    Started,
+    TokenLogprob,
+    ToolCallDelta,
+    TurnEvent,
+)
 from appliance.turns.request import TurnRequest
 from tests.fakes import FakeEngine, done, echo
 from tests.waiting import wait_for
@@ -323,3 +333,13 @@ def test_many_callers_are_answered_each_with_their_own(server: Server) -> None:
     for thread in threads:
         thread.join(timeout=30)
     assert answers == {number: f"You said: number {number}" for number in range(12)}
+
+
+def test_log_probabilities_reach_the_client(server: Server) -> None:
+    likely = TokenLogprob(Likelihood("Hi", (72, 105), -0.5), (Likelihood("Yo", (89, 111), -1.0),))
+    server.engine.script = lambda _: [Started(1, 0.0), AnswerDelta("Hi", (likely,)), done()]
+    answer = server.client().chat.completions.create(model=MODEL, messages=HELLO, logprobs=True, top_logprobs=1)
+    told = answer.choices[0].logprobs
+    assert told is not None
+    assert told.content is not None
+    assert [(one.token, one.logprob, one.top_logprobs[0].token) for one in told.content] == [("Hi", -0.5, "Yo")]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.engine.wire import decode, encode
-from appliance.turns.request import Message, Tool, ToolCall, TurnRequest
+from appliance.turns.request import Bias, Message, Tool, ToolCall, TurnRequest
 from webui.api.body import ELSEWHERE, FIELDS
 from webui.api.errors import ApiError
 from webui.api.validation import ChatRequest, parse_chat_request
@@ -160,7 +160,7 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ),
     ({"tools": [FUNCTION], "tool_choice": True}, "tool_choice", "invalid_type"),
     ({"parallel_tool_calls": 1}, "parallel_tool_calls", "invalid_type"),
-    ({"reasoning_effort": "minimal"}, "reasoning_effort", "invalid_value"),
+    ({"reasoning_effort": "most"}, "reasoning_effort", "invalid_value"),
     ({"reasoning_effort": 2}, "reasoning_effort", "invalid_type"),
     ({"temperature": "1"}, "temperature", "invalid_type"),
     ({"temperature": True}, "temperature", "invalid_type"),
@@ -194,14 +194,24 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_value"),
     ({"response_format": {"type": ["text"]}}, "response_format", "unsupported_value"),
     ({"response_format": "text"}, "response_format", "invalid_type"),
-    ({"logprobs": True}, "logprobs", "unsupported_value"),
     ({"logprobs": 0}, "logprobs", "invalid_type"),
-    ({"top_logprobs": 3}, "top_logprobs", "unsupported_value"),
-    ({"frequency_penalty": 0.5}, "frequency_penalty", "unsupported_value"),
+    ({"top_logprobs": 3}, "top_logprobs", "invalid_value"),
+    ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "invalid_value"),
     ({"frequency_penalty": 3}, "frequency_penalty", "invalid_value"),
-    ({"presence_penalty": -1}, "presence_penalty", "unsupported_value"),
-    ({"presence_penalty": None, "logit_bias": {"5": 1}}, "logit_bias", "unsupported_value"),
+    ({"presence_penalty": -2.1}, "presence_penalty", "invalid_value"),
+    ({"repetition_penalty": 1.1}, "repetition_penalty", "unsupported_value"),
+    ({"top_k": 2.5}, "top_k", "invalid_type"),
+    ({"top_k": -2}, "top_k", "invalid_value"),
+    ({"min_p": 1.5}, "min_p", "invalid_value"),
     ({"logit_bias": []}, "logit_bias", "invalid_type"),
+    ({"logit_bias": {"5": 101}}, "logit_bias", "invalid_value"),
+    ({"logit_bias": {"5": "1"}}, "logit_bias", "invalid_type"),
+    ({"logit_bias": {"5": True}}, "logit_bias", "invalid_type"),
+    ({"logit_bias": {"word": 1}}, "logit_bias", "invalid_value"),
+    ({"logit_bias": {"-1": 1}}, "logit_bias", "invalid_value"),
+    ({"logit_bias": {"٣": 1}}, "logit_bias", "invalid_value"),
+    ({"logit_bias": {"200002": 1}}, "logit_bias", "invalid_value"),
+    ({"logit_bias": {str(n): 1 for n in range(1025)}}, "logit_bias", "invalid_value"),
     ({"modalities": ["text", "audio"]}, "modalities", "unsupported_value"),
     ({"modalities": "text"}, "modalities", "invalid_type"),
     ({"verbosity": "high"}, "verbosity", "unsupported_value"),
@@ -354,6 +364,17 @@ def test_a_refused_message_says_what_to_do(messages: list[dict[str, Any]], said:
     assert refusal(json.dumps({**MINIMAL, "messages": messages}).encode()).message.startswith(said)
 
 
+@pytest.mark.parametrize(("name", "effort"), [("none", "low"), ("minimal", "low"), ("xhigh", "high")])
+def test_other_names_of_efforts_stand_for_the_nearest(name: str, effort: str) -> None:
+    assert parse(reasoning_effort=name).effort == effort
+
+
+def test_all_tokens_may_be_drawn_where_a_program_says_so_in_its_way() -> None:
+    assert parse(top_k=0).top_k is parse(top_k=-1).top_k is None
+    assert parse(logprobs=True).top_logprobs == 0
+    assert parse(top_logprobs=0).top_logprobs is None
+
+
 def test_stops_without_text_are_none() -> None:
     assert parse(stop="").stop == parse(stop=[]).stop == parse(stop=["", ""]).stop == ()
     assert parse(stop=["", "x"]).stop == ("x",)
@@ -377,12 +398,15 @@ def test_defaults_are_the_published_ones() -> None:
 def test_every_field_that_decides_the_answer_arrives() -> None:
     request = parse(
         temperature=0, top_p=0.5, seed=-1, max_completion_tokens=9, stop=["a", "b"], reasoning_effort="high",
-        stream=True, stream_options={"include_usage": True},
+        stream=True, stream_options={"include_usage": True}, top_k=40, min_p=0.1, frequency_penalty=0.5,
+        presence_penalty=-1, logit_bias={"5": -100, "199997": 0.5}, logprobs=True, top_logprobs=4,
         tools=in_function(description="the time", parameters={"type": "object"}),
     )  # fmt: skip
     assert (request.temperature, request.top_p, request.seed) == (0.0, 0.5, -1)
     assert (request.max_tokens, request.stop, request.effort) == (9, ("a", "b"), "high")
     assert (request.stream, request.include_usage) == (True, True)
+    assert (request.top_k, request.min_p, request.frequency_penalty, request.presence_penalty) == (40, 0.1, 0.5, -1)
+    assert (request.logit_bias, request.top_logprobs) == ((Bias(5, -100.0), Bias(199997, 0.5)), 4)
     assert request.tools == (Tool(name="now", description="the time", parameters={"type": "object"}),)
 
 

@@ -6,9 +6,9 @@ Source: OpenAI API reference, "Create chat completion".
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Final, Literal, cast, get_args, get_type_hints
 
-from appliance.turns.request import Effort, TurnRequest
+from appliance.turns.request import ORDINARY_TOKENS, Bias, Effort, TurnRequest
 from installer.formats.checks import Choose, FaultError, Length, Must, Rule, check
 from webui.api.messages import Messages
 from webui.api.tools import ToolChoice, Tools
@@ -16,6 +16,10 @@ from webui.api.values import REFUSED, Text, between, chars, form_of, never, one_
 
 MAX_STOPS: Final = 16
 MAX_STOP_CHARS: Final = 256
+MAX_TOP_LOGPROBS: Final = 20
+MAX_BIASES: Final = 1024
+MAX_BIAS: Final = 100
+_NEAREST_EFFORTS: Final = {"none": "low", "minimal": "low", "xhigh": "high"}
 MAX_TOKENS: Final = 2**31 - 1
 MAX_LABEL_CHARS: Final = 512
 MAX_METADATA: Final = 16
@@ -34,6 +38,11 @@ def _above_zero(top_p: float) -> float:
     return top_p
 
 
+def _all_of_them(top_k: int) -> int | None:
+    """0 and -1 are how programs say that all tokens may be drawn."""
+    return top_k if top_k > 0 else None
+
+
 def _not_empty(stops: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(stop for stop in stops if stop)
 
@@ -41,6 +50,33 @@ def _not_empty(stops: tuple[str, ...]) -> tuple[str, ...]:
 def _limit(tokens: int) -> int | None:
     """-1 is how some programs say that there is no limit."""
     return None if tokens == -1 else check(_Limit, tokens)
+
+
+def _biases(entries: dict[str, Any]) -> tuple[Bias, ...]:
+    if len(entries) > MAX_BIASES:
+        raise FaultError(f"must have at most {MAX_BIASES} entries")
+    return tuple(_bias(token, bias) for token, bias in entries.items())
+
+
+def _bias(token: str, bias: Any) -> Bias:
+    if not (token.isascii() and token.isdecimal() and len(token) <= 6 and int(token) < ORDINARY_TOKENS):
+        raise FaultError(
+            f"must name tokens by their numbers, from 0 to {ORDINARY_TOKENS - 1}; special tokens have no bias"
+        )
+    if isinstance(bias, bool) or not isinstance(bias, int | float):
+        raise FaultError("must give each token a number", kind="type")
+    if not -MAX_BIAS <= bias <= MAX_BIAS:
+        raise FaultError(f"must be from -{MAX_BIAS} to {MAX_BIAS} for each token")
+    return Bias(int(token), float(bias))
+
+
+def _effort(name: str) -> Effort:
+    """OpenAI's other names stand for the nearest of the three that the model knows."""
+    nearest = _NEAREST_EFFORTS.get(name, name)
+    known = next((effort for effort in get_args(Effort) if effort == nearest), None)
+    if known is None:
+        raise FaultError("must be one of " + ", ".join((*get_args(Effort), *_NEAREST_EFFORTS)))
+    return cast(Effort, known)
 
 
 def _include_usage(options: dict[str, Any]) -> bool:
@@ -71,9 +107,7 @@ _STOPS = Choose(
 _Limit = Annotated[int, between(1, MAX_TOKENS)]
 _AnyLimit = Annotated[int | None, Rule(_limit, takes=int)]
 _Label = Annotated[Text, chars(0, MAX_LABEL_CHARS, f"must have at most {MAX_LABEL_CHARS} characters")]
-_Penalty = Annotated[
-    float, between(-2, 2), only(lambda value: value == 0, "penalties are not applied; only 0 is taken")
-]
+_Penalty = Annotated[float, between(-2, 2)]
 _Verbosity = Literal["low", "medium", "high"]
 _Tier = Literal["auto", "default", "flex", "scale", "priority"]
 
@@ -82,8 +116,7 @@ _ONLY_TEXT: Final = only(
     lambda form: form.get("type") == "text",
     'only {"type": "text"} is available; answers cannot be held to JSON or a schema',
 )
-_NO_PROBABILITIES: Final = only(lambda value: not value, "token probabilities are not given out")
-_NO_BIAS: Final = only(lambda biases: not biases, "biases are not applied; only an empty object is taken")
+_NO_REPETITION: Final = only(lambda value: value == 1, "is not applied; send frequency_penalty, or 1")
 _TEXT_ALONE: Final = only(lambda kinds: kinds == ["text"], 'this model writes text only; only ["text"] is taken')
 _MEDIUM: Final = one_of(_Verbosity, only=("medium",), why="this model has no such setting; only medium is taken")
 _ONE_TIER: Final = one_of(
@@ -105,7 +138,11 @@ class Body:
     tools: Annotated[Tools, Takes("up to 128 functions; `strict: true` is refused")] = TurnRequest.tools
     tool_choice: Annotated[ToolChoice, Takes('"auto" or "none"; "required" and named functions are refused')] = True
     parallel_tool_calls: Annotated[bool, Takes("ignored: the model makes one call at a time")] = False
-    reasoning_effort: Annotated[Effort, one_of(Effort), Takes("low, medium (default) or high")] = TurnRequest.effort
+    reasoning_effort: Annotated[
+        Effort,
+        Rule(_effort, takes=str),
+        Takes("low, medium (default) or high; none and minimal are low, xhigh is high"),
+    ] = TurnRequest.effort
     temperature: Annotated[float, between(0, 2), Takes("0 to 2, default 1; 0 is greedy")] = TurnRequest.temperature
     top_p: Annotated[float, between(0, 1), Rule(_above_zero), Takes("above 0, at most 1 (default)")] = TurnRequest.top_p
     seed: Annotated[
@@ -131,11 +168,30 @@ class Body:
     ] = None
     n: Annotated[int, between(1, 128), _ONE_ANSWER, Takes("only 1")] = 1
     response_format: Annotated[dict[str, Any] | None, _ONLY_TEXT, Takes('only {"type": "text"}')] = None
-    logprobs: Annotated[bool, _NO_PROBABILITIES, Takes("only false")] = False
-    top_logprobs: Annotated[int, between(0, 20), _NO_PROBABILITIES, Takes("only 0")] = 0
-    frequency_penalty: Annotated[_Penalty, Takes("only 0")] = 0
-    presence_penalty: Annotated[_Penalty, Takes("only 0")] = 0
-    logit_bias: Annotated[dict[str, Any] | None, _NO_BIAS, Takes("only empty")] = None
+    top_k: Annotated[
+        int | None,
+        Rule(_all_of_them, takes=Annotated[int, between(-1, ORDINARY_TOKENS)]),
+        Takes("how many of the likeliest tokens may be drawn; default, or 0 or -1: all"),
+    ] = TurnRequest.top_k
+    min_p: Annotated[
+        float, between(0, 1), Takes("the least probability, as a share of the likeliest token's; default 0")
+    ] = TurnRequest.min_p
+    logprobs: Annotated[bool, Takes("true or false (default): of the answer's tokens; see below")] = False
+    top_logprobs: Annotated[
+        int | None, between(0, MAX_TOP_LOGPROBS), Takes(f"0 to {MAX_TOP_LOGPROBS} alternatives; only with logprobs")
+    ] = None
+    frequency_penalty: Annotated[
+        _Penalty, Takes("-2 to 2, default 0: for each time that the turn has drawn the token")
+    ] = TurnRequest.frequency_penalty
+    presence_penalty: Annotated[_Penalty, Takes("-2 to 2, default 0: once the turn has drawn the token")] = (
+        TurnRequest.presence_penalty
+    )
+    repetition_penalty: Annotated[float, _NO_REPETITION, Takes("only 1")] = 1
+    logit_bias: Annotated[
+        tuple[Bias, ...],
+        Rule(_biases, takes=dict[str, Any]),
+        Takes(f"up to {MAX_BIASES} tokens by number, each from -{MAX_BIAS} to {MAX_BIAS}; special tokens are refused"),
+    ] = TurnRequest.logit_bias
     modalities: Annotated[list[Any] | None, Length(most=8), _TEXT_ALONE, Takes('only ["text"]')] = None
     verbosity: Annotated[_Verbosity, _MEDIUM, Takes("only medium")] = "medium"
     service_tier: Annotated[_Tier, _ONE_TIER, Takes("only auto or default")] = "auto"

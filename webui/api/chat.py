@@ -31,7 +31,8 @@ def create_chat_completion() -> Response:
     if chat.stream:
         return streamed(turn, _Chunks(envelope, include_usage=chat.include_usage))
     done = finish(turn)
-    return jsonify(present.completion(envelope, turn.answer.words, done))
+    tokens = None if chat.top_logprobs is None else turn.answer.tokens
+    return jsonify(present.completion(envelope, turn.answer.words, done, tokens))
 
 
 def new_turn(chat: ChatRequest, *, id_prefix: str) -> TurnRequest:
@@ -48,6 +49,12 @@ def new_turn(chat: ChatRequest, *, id_prefix: str) -> TurnRequest:
         max_tokens=chat.max_tokens,
         stop=chat.stop,
         continues=chat.continues,
+        top_k=chat.top_k,
+        min_p=chat.min_p,
+        frequency_penalty=chat.frequency_penalty,
+        presence_penalty=chat.presence_penalty,
+        logit_bias=chat.logit_bias,
+        top_logprobs=chat.top_logprobs,
         grammar=services().config.harmony_grammar,
     )
 
@@ -65,8 +72,9 @@ class _Chunks:
 
     def add(self, event: TurnEvent) -> Iterator[str]:
         self._has_text |= isinstance(event, AnswerDelta)
+        tokens = event.tokens if isinstance(event, AnswerDelta) else ()
         if change := present.delta(event):
-            yield sse(present.chunk(self._envelope, change))
+            yield sse(present.chunk(self._envelope, change, tokens=tokens or None))
 
     def end(self, done: Done) -> Iterator[str]:
         if done.notice is not None:

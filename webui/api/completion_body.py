@@ -65,7 +65,7 @@ class CompletionBody(Body):
 _OWN: Final = ("prompt", "max_tokens", "n", "best_of", "echo", "suffix", "logprobs")
 _SHARED: Final = (
     *("model", "temperature", "top_p", "seed", "stop", "stream", "stream_options"),
-    *("frequency_penalty", "presence_penalty", "logit_bias", "user"),
+    *("top_k", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty", "logit_bias", "user"),
 )
 _SENTENCES: Final = sentences_of(CompletionBody)
 FIELDS: Final = {name: _SENTENCES[name] for name in (_SHARED[0], *_OWN, *_SHARED[1:])}

@@ -8,11 +8,20 @@ Source: OpenAI API reference, "The chat completion object" and "The chat complet
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from appliance.turns.answer import Words
-from appliance.turns.events import AnswerDelta, Done, ReasoningDelta, ToolCallDelta, TurnEvent
+from appliance.turns.events import (
+    AnswerDelta,
+    Done,
+    Likelihood,
+    ReasoningDelta,
+    TokenLogprob,
+    ToolCallDelta,
+    TurnEvent,
+)
 
 
 @dataclass(frozen=True)
@@ -46,10 +55,27 @@ def message(words: Words, notice: str | None) -> dict[str, Any]:
     return body
 
 
-def completion(envelope: Envelope, words: Words, done: Done) -> dict[str, Any]:
-    """The body of an answer that is not streamed."""
-    choice = {"index": 0, "message": message(words, done.notice), "finish_reason": done.finish_reason, "logprobs": None}
+def completion(
+    envelope: Envelope, words: Words, done: Done, tokens: Sequence[TokenLogprob] | None = None
+) -> dict[str, Any]:
+    """The body of an answer that is not streamed. ``tokens``: None if no log probabilities are asked for."""
+    choice = {
+        "index": 0, "message": message(words, done.notice), "finish_reason": done.finish_reason,
+        "logprobs": logprobs(tokens),
+    }  # fmt: skip
     return envelope.wrap("chat.completion", choices=[choice], usage=usage(done))
+
+
+def logprobs(tokens: Sequence[TokenLogprob] | None) -> dict[str, Any] | None:
+    """The ``logprobs`` of a choice; null if there are none to tell."""
+    if tokens is None:
+        return None
+    content = [{**_likelihood(one.token), "top_logprobs": [_likelihood(other) for other in one.top]} for one in tokens]
+    return {"content": content, "refusal": None}
+
+
+def _likelihood(one: Likelihood) -> dict[str, Any]:
+    return {"token": one.text, "logprob": one.logprob, "bytes": list(one.bytes) or None}
 
 
 def usage(done: Done) -> dict[str, Any]:
@@ -83,9 +109,12 @@ def notice_delta(notice: str, *, after_text: bool) -> dict[str, Any]:
     return {"content": f"\n\n{notice}" if after_text else notice, "refusal": notice}
 
 
-def chunk(envelope: Envelope, change: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
-    """One object of a stream."""
-    choice = {"index": 0, "delta": change, "finish_reason": finish_reason, "logprobs": None}
+def chunk(
+    envelope: Envelope, change: dict[str, Any], finish_reason: str | None = None,
+    tokens: Sequence[TokenLogprob] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """One object of a stream; ``tokens`` as for `completion`."""
+    choice = {"index": 0, "delta": change, "finish_reason": finish_reason, "logprobs": logprobs(tokens)}
     return envelope.wrap("chat.completion.chunk", choices=[choice])
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, NoReturn, TypeVar
 
-from appliance.turns.request import Effort, Message, Tool, TurnRequest
+from appliance.turns.request import Bias, Effort, Message, Tool, TurnRequest
 from installer.formats.checks import FaultError, check
 from webui.api.body import ELSEWHERE, FIELDS, Body
 from webui.api.errors import ApiError
@@ -48,6 +48,12 @@ class ChatRequest:
     seed: int | None = None
     max_tokens: int | None = TurnRequest.max_tokens
     stop: tuple[str, ...] = TurnRequest.stop
+    top_k: int | None = TurnRequest.top_k
+    min_p: float = TurnRequest.min_p
+    frequency_penalty: float = TurnRequest.frequency_penalty
+    presence_penalty: float = TurnRequest.presence_penalty
+    logit_bias: tuple[Bias, ...] = TurnRequest.logit_bias
+    top_logprobs: int | None = TurnRequest.top_logprobs
     stream: bool = False
     include_usage: bool = False
     continues: bool = TurnRequest.continues
@@ -139,6 +145,8 @@ def chat_request(body: Body) -> ChatRequest:
     """
     if body.stream_options is not None and not body.stream:
         raise FaultError("may only be sent when stream is true", at=("stream_options",))
+    if body.top_logprobs and not body.logprobs:
+        raise FaultError("may only be sent when logprobs is true", at=("top_logprobs",))
     old, new = body.max_tokens, body.max_completion_tokens
     if old is not None and new is not None and old != new:
         raise FaultError("and max_completion_tokens differ; send one of them", at=("max_tokens",))
@@ -152,6 +160,12 @@ def chat_request(body: Body) -> ChatRequest:
         seed=body.seed,
         max_tokens=old if new is None else new,
         stop=body.stop,
+        top_k=body.top_k,
+        min_p=body.min_p,
+        frequency_penalty=body.frequency_penalty,
+        presence_penalty=body.presence_penalty,
+        logit_bias=body.logit_bias,
+        top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         stream=body.stream,
         include_usage=bool(body.stream_options),
         continues=_continues(body),
