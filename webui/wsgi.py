@@ -46,6 +46,7 @@ from appliance.turns.running import RunningTurns
 from installer.formats.checks import prepare
 from webui.allowances import allowance_of
 from webui.api.body import Body
+from webui.api.responses.body import Body as ResponseBody
 from webui.app import create_app
 from webui.chat.bodies import Question
 from webui.denials import record_counts
@@ -104,7 +105,7 @@ def _app_of(environ: Mapping[str, str]) -> Flask:
     services = make_services(config, doorbell, listener_url, transport, cores=cores)
     services.turns.clear_dead()  # the worker that this one replaces may have left some
     app = create_app(services)
-    prepare(Body, Question)
+    prepare(Body, ResponseBody, Question)
     atexit.register(_end, app, services.turns)
     return app
 

@@ -10,6 +10,7 @@ answer.facts(..)                         what a conversation keeps beside the wo
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from appliance.audit.details.codec import ALWAYS, SPREAD, Details, UnreadableDetails, read_first, spread_without
 from appliance.audit.details.indexed import INDEX_VERSION
@@ -39,6 +40,14 @@ class Words:
     text: str
     reasoning: str = ""
     calls: tuple[ToolCall, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Reasoning or text that was said without anything else between."""
+
+    kind: Literal["reasoning", "text"]
+    text: str
 
 
 @dataclass(frozen=True)
@@ -97,9 +106,7 @@ class Answer:
     def __init__(self) -> None:
         self.end: Done | Failed | None = None
         self.started: Started | None = None
-        self._text: list[str] = []
-        self._reasoning: list[str] = []
-        self._calls: dict[int, _Call] = {}
+        self._parts: list[_Stretch | _Call] = []  # in the order in which they began
         self._tokens: list[TokenLogprob] = []
         self._thinking_since_s: float | None = None
         self.thought_s: float | None = None  # from the first word of the reasoning to the first after it
@@ -108,16 +115,15 @@ class Answer:
         """Add one event that came at `at_s`, on any clock."""
         match event:
             case ReasoningDelta():
-                self._reasoning.append(event.text)
+                self._say("reasoning", event.text)
                 if self._thinking_since_s is None:
                     self._thinking_since_s = at_s
             case AnswerDelta():
-                self._text.append(event.text)
+                self._say("text", event.text)
                 self._tokens.extend(event.tokens)
                 self._finish_thinking(at_s)
             case ToolCallDelta():
-                call = self._calls.setdefault(event.index, _Call(event.id, event.name or "", []))
-                call.arguments.append(event.arguments)
+                self._call(event).arguments.append(event.arguments)
                 self._finish_thinking(at_s)
             case Started():
                 self.started = event
@@ -128,9 +134,24 @@ class Answer:
     @property
     def words(self) -> Words:
         """Everything that has come so far."""
-        calls = (self._calls[index] for index in sorted(self._calls))
-        whole = tuple(ToolCall(call.id, call.name, "".join(call.arguments)) for call in calls)
-        return Words("".join(self._text), "".join(self._reasoning), whole)
+        stretches = [part for part in self._parts if isinstance(part, _Stretch)]
+        text = (piece for part in stretches if part.kind == "text" for piece in part.pieces)
+        reasoning = (piece for part in stretches if part.kind == "reasoning" for piece in part.pieces)
+        calls = sorted((part for part in self._parts if isinstance(part, _Call)), key=lambda call: call.index)
+        return Words("".join(text), "".join(reasoning), tuple(call.whole for call in calls))
+
+    @property
+    def parts(self) -> tuple[Stretch | ToolCall, ...]:
+        """The same in the order in which it came: a model can go on to reason after it has said something."""
+        return tuple(part.whole for part in self._parts)
+
+    @property
+    def part_count(self) -> int:
+        return len(self._parts)
+
+    def part(self, place: int) -> Stretch | ToolCall:
+        """One of the parts, without drawing the others up."""
+        return self._parts[place].whole
 
     @property
     def tokens(self) -> tuple[TokenLogprob, ...]:
@@ -186,15 +207,49 @@ class Answer:
             failure=failure, index=INDEX_VERSION, arithmetic=arithmetic,
         )  # fmt: skip
 
+    def _say(self, kind: Literal["reasoning", "text"], piece: str) -> None:
+        if not piece:
+            return
+        last = self._parts[-1] if self._parts else None
+        if not (isinstance(last, _Stretch) and last.kind == kind):
+            last = _Stretch(kind, [])
+            self._parts.append(last)
+        last.pieces.append(piece)
+
+    def _call(self, event: ToolCallDelta) -> _Call:
+        known = (part for part in self._parts if isinstance(part, _Call) and part.index == event.index)
+        call = next(known, None)
+        if call is None:
+            call = _Call(event.index, event.id, event.name or "", [])
+            self._parts.append(call)
+        return call
+
     def _finish_thinking(self, at_s: float) -> None:
         if self._thinking_since_s is not None and self.thought_s is None:
             self.thought_s = at_s - self._thinking_since_s
 
 
 @dataclass
+class _Stretch:
+    """A stretch while it is being written."""
+
+    kind: Literal["reasoning", "text"]
+    pieces: list[str]
+
+    @property
+    def whole(self) -> Stretch:
+        return Stretch(self.kind, "".join(self.pieces))
+
+
+@dataclass
 class _Call:
     """A call while it is being written."""
 
+    index: int
     id: str
     name: str
     arguments: list[str]
+
+    @property
+    def whole(self) -> ToolCall:
+        return ToolCall(self.id, self.name, "".join(self.arguments))

@@ -181,8 +181,6 @@ def test_an_unknown_model_is_a_not_found_error(server: Server) -> None:
 def test_other_apis_are_a_not_found_error(server: Server) -> None:
     with server.client() as client, pytest.raises(openai.NotFoundError):
         client.embeddings.create(model=MODEL, input="x")
-    with server.client() as client, pytest.raises(openai.NotFoundError):
-        client.responses.create(model=MODEL, input="x")
 
 
 def test_a_full_queue_is_a_rate_limit_error_with_a_time_to_wait(server: Server) -> None:

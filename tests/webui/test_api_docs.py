@@ -10,6 +10,7 @@ import pytest
 from appliance.engine.token_questions import MOST_OF_ONE_PERSON, MOST_WAITING
 from appliance.turns.events import FAILURES
 from webui.api import body, completion_body, errors, messages, token_bodies, tools, validation
+from webui.api.responses import body as responses_body
 from webui.serving import refusals
 from webui.serving.limits import MAX_BODY_BYTES
 
@@ -34,9 +35,16 @@ def test_the_table_of_fields_is_the_one_the_server_checks(page: str) -> None:
         assert table.splitlines() == [f"| `{name}` | {sentence} |" for name, sentence in fields.items()]
 
 
+def test_the_table_of_a_response_is_the_one_the_server_checks() -> None:
+    page = (PAGE.parent / "responses.md").read_text(encoding="utf-8")
+    table = page.partition("| field | what is taken |\n|---|---|\n")[2].partition("\n\n")[0]
+    assert table.splitlines() == [f"| `{name}` | {sentence} |" for name, sentence in responses_body.FIELDS.items()]
+    assert f"up to {messages.MAX_MESSAGES:,} items" in page
+
+
 def test_every_code_the_sources_raise_is_documented(page: str) -> None:
     documented = set(re.findall(r"`([a-z_]+)`", page.partition("## Errors")[2]))
-    sources = Path(errors.__file__).parent.glob("*.py")
+    sources = Path(errors.__file__).parent.rglob("*.py")
     raised = {code for source in sources for code in re.findall(r'ApiError\(\s*\d+,\s*"([a-z_]+)"', source.read_text())}
     raised |= {failure.api_code for failure in FAILURES.values()} | set(validation.CODES.values())
     raised |= {code for _, code in refusals.CODES.values()}

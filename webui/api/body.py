@@ -32,7 +32,7 @@ class Takes:
     sentence: str
 
 
-def _above_zero(top_p: float) -> float:
+def above_zero(top_p: float) -> float:
     if top_p == 0:
         raise FaultError("must be above 0; for the likeliest token always, send temperature 0")
     return top_p
@@ -86,7 +86,7 @@ def _include_usage(options: dict[str, Any]) -> bool:
     return bool(value)
 
 
-def _metadata(entries: dict[str, Any]) -> None:
+def check_metadata(entries: dict[str, Any]) -> None:
     if len(entries) > MAX_METADATA:
         raise FaultError(f"must have at most {MAX_METADATA} entries")
     for entry in entries.values():
@@ -105,11 +105,11 @@ _STOPS = Choose(
     },
 )
 _Limit = Annotated[int, between(1, MAX_TOKENS)]
-_AnyLimit = Annotated[int | None, Rule(_limit, takes=int)]
-_Label = Annotated[Text, chars(0, MAX_LABEL_CHARS, f"must have at most {MAX_LABEL_CHARS} characters")]
+AnyLimit = Annotated[int | None, Rule(_limit, takes=int)]
+Label = Annotated[Text, chars(0, MAX_LABEL_CHARS, f"must have at most {MAX_LABEL_CHARS} characters")]
 _Penalty = Annotated[float, between(-2, 2)]
-_Verbosity = Literal["low", "medium", "high"]
-_Tier = Literal["auto", "default", "flex", "scale", "priority"]
+Verbosity = Literal["low", "medium", "high"]
+Tier = Literal["auto", "default", "flex", "scale", "priority"]
 
 _ONE_ANSWER: Final = only(lambda n: n == 1, "one answer per request is made; send 1 and ask again for more")
 _ONLY_TEXT: Final = only(
@@ -118,10 +118,8 @@ _ONLY_TEXT: Final = only(
 )
 _NO_REPETITION: Final = only(lambda value: value == 1, "is not applied; send frequency_penalty, or 1")
 _TEXT_ALONE: Final = only(lambda kinds: kinds == ["text"], 'this model writes text only; only ["text"] is taken')
-_MEDIUM: Final = one_of(_Verbosity, only=("medium",), why="this model has no such setting; only medium is taken")
-_ONE_TIER: Final = one_of(
-    _Tier, only=("auto", "default"), why="there is one tier here; only auto and default are taken"
-)
+MEDIUM: Final = one_of(Verbosity, only=("medium",), why="this model has no such setting; only medium is taken")
+ONE_TIER: Final = one_of(Tier, only=("auto", "default"), why="there is one tier here; only auto and default are taken")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,16 +142,16 @@ class Body:
         Takes("low, medium (default) or high; none and minimal are low, xhigh is high"),
     ] = TurnRequest.effort
     temperature: Annotated[float, between(0, 2), Takes("0 to 2, default 1; 0 is greedy")] = TurnRequest.temperature
-    top_p: Annotated[float, between(0, 1), Rule(_above_zero), Takes("above 0, at most 1 (default)")] = TurnRequest.top_p
+    top_p: Annotated[float, between(0, 1), Rule(above_zero), Takes("above 0, at most 1 (default)")] = TurnRequest.top_p
     seed: Annotated[
         int | None,
         between(-(2**63), 2**63 - 1),
         Takes("a 64-bit whole number; chosen by the server and recorded when absent"),
     ] = None
     max_completion_tokens: Annotated[
-        _AnyLimit, Takes("1 or more, reasoning included; default, or -1: what the context leaves")
+        AnyLimit, Takes("1 or more, reasoning included; default, or -1: what the context leaves")
     ] = None
-    max_tokens: Annotated[_AnyLimit, Takes("older name of max_completion_tokens")] = None
+    max_tokens: Annotated[AnyLimit, Takes("older name of max_completion_tokens")] = None
     stop: Annotated[
         tuple[str, ...],
         _STOPS,
@@ -193,16 +191,16 @@ class Body:
         Takes(f"up to {MAX_BIASES} tokens by number, each from -{MAX_BIAS} to {MAX_BIAS}; special tokens are refused"),
     ] = TurnRequest.logit_bias
     modalities: Annotated[list[Any] | None, Length(most=8), _TEXT_ALONE, Takes('only ["text"]')] = None
-    verbosity: Annotated[_Verbosity, _MEDIUM, Takes("only medium")] = "medium"
-    service_tier: Annotated[_Tier, _ONE_TIER, Takes("only auto or default")] = "auto"
+    verbosity: Annotated[Verbosity, MEDIUM, Takes("only medium")] = "medium"
+    service_tier: Annotated[Tier, ONE_TIER, Takes("only auto or default")] = "auto"
     store: Annotated[bool, Takes("ignored: every turn is recorded, and none is served again by id")] = False
     metadata: Annotated[
-        None, Rule(_metadata, takes=dict[str, Any]), Takes(f"ignored; up to {MAX_METADATA} strings")
+        None, Rule(check_metadata, takes=dict[str, Any]), Takes(f"ignored; up to {MAX_METADATA} strings")
     ] = None
-    user: Annotated[_Label, Takes("ignored: the record names the key's owner")] = ""
-    safety_identifier: Annotated[_Label, Takes("ignored, as user")] = ""
-    prompt_cache_key: Annotated[_Label, Takes("ignored: prefixes are cached by their content")] = ""
-    prompt_cache_retention: Annotated[_Label, Takes("ignored, as prompt_cache_key")] = ""
+    user: Annotated[Label, Takes("ignored: the record names the key's owner")] = ""
+    safety_identifier: Annotated[Label, Takes("ignored, as user")] = ""
+    prompt_cache_key: Annotated[Label, Takes("ignored: prefixes are cached by their content")] = ""
+    prompt_cache_retention: Annotated[Label, Takes("ignored, as prompt_cache_key")] = ""
     functions: Annotated[
         None, never("this is the old form, use tools", kind=REFUSED), Takes("refused: this is the old form, use tools")
     ] = None

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from webui.api import chat, completions, models, tokens
 from webui.api.blueprint import blueprint
+from webui.api.responses import routes as responses
 
-__all__ = ["blueprint", "chat", "completions", "models", "tokens"]
+__all__ = ["blueprint", "chat", "completions", "models", "responses", "tokens"]

@@ -16,6 +16,7 @@ SCOPES: Final[Mapping[str, Scope]] = {
     "GET /v1/models/<path:model_id>": Scope.MODELS,
     "POST /v1/chat/completions": Scope.GENERATE,
     "POST /v1/completions": Scope.GENERATE,
+    "POST /v1/responses": Scope.GENERATE,
     "POST /v1/tokenize": Scope.TOKENIZE,
     "POST /v1/detokenize": Scope.TOKENIZE,
 }

@@ -96,7 +96,7 @@ def parse_body(
     try:
         return read(check(form, known)), ignored
     except FaultError as fault:
-        raise _as_error(fault) from None
+        raise as_error(fault) from None
 
 
 def known_fields(
@@ -187,7 +187,8 @@ def _continues(body: Body) -> bool:
     return can if asked is None else asked
 
 
-def _as_error(fault: FaultError) -> ApiError:
+def as_error(fault: FaultError) -> ApiError:
+    """A fault of a body as the API says it."""
     if fault.at[0] in _NAMED_AS_A_WHOLE:
         fault = FaultError(fault.said, kind=fault.kind, at=fault.at[:1])
     param = fault.where

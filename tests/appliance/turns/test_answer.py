@@ -8,7 +8,7 @@ from appliance.audit.details.codec import UnreadableDetails
 from appliance.audit.details.kinds import details_of
 from appliance.audit.details.turns import FinishedAnswer
 from appliance.audit.event import Content
-from appliance.turns.answer import About, Answer, Facts, Words, facts_of, words_of
+from appliance.turns.answer import About, Answer, Facts, Stretch, Words, facts_of, words_of
 from appliance.turns.events import (
     ENDINGS,
     FAILURES,
@@ -56,6 +56,19 @@ def test_pieces_become_words_in_their_order() -> None:
     assert answer.words == Words("It is.", "look up", calls)
     assert answer.is_complete
     assert answer.problem is None
+
+
+def test_parts_stand_in_the_order_in_which_they_began() -> None:
+    answer = answer_of(
+        ReasoningDelta("a"), ReasoningDelta("b"), AnswerDelta(""), AnswerDelta("c"), ReasoningDelta("d"),
+        ToolCallDelta(0, "x", "clock", "{"), ToolCallDelta(0, "x", None, "}"),
+    )  # fmt: skip
+    parts = (
+        Stretch("reasoning", "ab"), Stretch("text", "c"), Stretch("reasoning", "d"), ToolCall("x", "clock", "{}"),
+    )  # fmt: skip
+    assert answer.parts == parts
+    assert [answer.part(place) for place in range(answer.part_count)] == list(parts)
+    assert answer.words == Words("c", "abd", (ToolCall("x", "clock", "{}"),))
 
 
 def test_thinking_is_timed_from_its_first_word_to_the_first_after_it() -> None:

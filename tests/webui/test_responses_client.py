@@ -1,0 +1,150 @@
+"""The official client's responses against the real application in a real gunicorn; only the engine is a fake."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import openai
+import pytest
+from openai.types.responses import FunctionToolParam, ResponseInputParam
+from pydantic import BaseModel
+
+from appliance.audit.log import AuditLog
+from appliance.config import init_state
+from appliance.database.transactions import open_database
+from appliance.turns.events import AnswerDelta, Failed, ReasoningDelta, Started, ToolCallDelta, TurnEvent
+from appliance.turns.request import TurnRequest
+from tests.fakes import FakeEngine, done, echo
+from tests.webui.served import add_user_with_key, gunicorn, write_release
+
+MODEL = "gpt-oss-fake"
+NOW: FunctionToolParam = {
+    "type": "function", "name": "now", "description": "The time.", "strict": True,
+    "parameters": {"type": "object", "properties": {}, "additionalProperties": False, "required": []},
+}  # fmt: skip
+
+
+@dataclass
+class Server:
+    """A served site."""
+
+    engine: FakeEngine
+    client: openai.OpenAI
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    home = tmp_path_factory.mktemp("site")
+    init_state(home)
+    write_release(home / "releases" / "0.0.1", MODEL)
+    (home / "current").symlink_to("releases/0.0.1")
+    database = open_database(f"sqlite:///{home}/state/database/appliance.sqlite3")
+    key = add_user_with_key(AuditLog(database))
+    with (
+        FakeEngine() as engine,
+        gunicorn(home, engine.doorbell) as port,
+        openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=key, max_retries=0, timeout=20) as client,
+    ):
+        yield Server(engine, client)
+    database.close()
+
+
+@pytest.fixture(autouse=True)
+def _echo_again(server: Server) -> Iterator[None]:
+    yield
+    server.engine.script = echo
+    server.engine.requests.clear()
+
+
+def play(server: Server, *events: TurnEvent) -> None:
+    server.engine.script = lambda _request: events
+
+
+def test_answers_as_a_whole(server: Server) -> None:
+    answer = server.client.responses.create(model=MODEL, input="Hello")
+    assert answer.output_text == "You said: Hello"
+    assert answer.usage is not None
+    assert (answer.usage.total_tokens, answer.usage.output_tokens_details.reasoning_tokens) == (27, 3)
+
+
+def test_the_clients_own_accumulator_reads_the_stream(server: Server) -> None:
+    with server.client.responses.stream(model=MODEL, input="Hello") as stream:
+        text = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
+        final = stream.get_final_response()
+    assert text == final.output_text == "You said: Hello"
+    reasoning = final.output[0]
+    assert reasoning.type == "reasoning"
+    assert reasoning.content is not None
+    assert reasoning.content[0].text == "The user said something; I repeat it."
+
+
+class Event(BaseModel):
+    """What is asked for."""
+
+    name: str
+    day: str
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_answer_is_parsed_into_a_type(server: Server, streamed: bool) -> None:
+    play(server, Started(1, 0.0), AnswerDelta('{"name": "Fair", '), AnswerDelta('"day": "Friday"}'), done())
+    if streamed:
+        with server.client.responses.stream(model=MODEL, input="When?", text_format=Event) as stream:
+            parsed = stream.get_final_response().output_parsed
+    else:
+        parsed = server.client.responses.parse(model=MODEL, input="When?", text_format=Event).output_parsed
+    assert parsed == Event(name="Fair", day="Friday")
+    schema = server.engine.requests[-1].answer_schema
+    assert schema is not None
+    assert set(schema["properties"]) == {"name", "day"}
+
+
+def calling_then_answering(request: TurnRequest) -> Iterable[TurnEvent]:
+    """Call the tool; once it was answered, say what it said."""
+    yield Started(5, 0.0)
+    if request.messages[-1].role == "tool":
+        yield AnswerDelta(f"It is {request.messages[-1].content}.")
+        yield done()
+    else:
+        yield ReasoningDelta("I need the time.")
+        yield AnswerDelta("I look it up.")
+        yield ToolCallDelta(0, "call_1", "now", "")
+        yield ToolCallDelta(0, "call_1", None, "{}")
+        yield done(finish_reason="tool_calls")
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_function_goes_out_and_its_result_comes_back(server: Server, streamed: bool) -> None:
+    server.engine.script = calling_then_answering
+    asked: ResponseInputParam = [{"role": "user", "content": "What time is it?"}]
+    if streamed:
+        with server.client.responses.stream(model=MODEL, input=asked, tools=[NOW]) as stream:
+            output = stream.get_final_response().output
+    else:
+        output = server.client.responses.parse(model=MODEL, input=asked, tools=[NOW]).output
+    call = output[-1]
+    assert call.type == "function_call"
+    assert (call.name, call.parsed_arguments) == ("now", {})
+    history = [*asked, *(item.model_dump() for item in output)]  # sent back whole, as programs do
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "noon"}
+    answer = server.client.responses.create(model=MODEL, input=[*history, result], tools=[NOW])  # type: ignore[list-item]
+    assert answer.output_text == "It is noon."
+    sent = server.engine.requests[-1].messages
+    assert (sent[1].content, sent[1].reasoning, sent[2].name) == ("I look it up.", "I need the time.", "now")
+
+
+def test_a_stream_that_breaks_says_so_in_the_client(server: Server) -> None:
+    play(server, Started(1, 0.0), AnswerDelta("so"), Failed("engine_failed", "The model failed."))
+    with server.client.responses.create(model=MODEL, input="Hello", stream=True) as stream:
+        last = list(stream)[-1]
+    assert last.type == "response.failed"
+    assert last.response.error is not None
+    assert last.response.error.message == "The model failed."
+
+
+def test_a_bad_field_is_a_bad_request_that_names_it(server: Server) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        server.client.responses.create(model=MODEL, input="Hello", tools=[{"type": "web_search"}])
+    assert (caught.value.param, caught.value.code) == ("tools[0].type", "unsupported_value")
+    assert "no way out" in caught.value.message

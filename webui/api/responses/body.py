@@ -1,0 +1,154 @@
+"""The fields of POST /v1/responses: what each may hold, and what docs/api.md says of it.
+
+Source: OpenAI API reference, "Create a model response".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final, Literal
+
+from appliance.turns.request import Effort, TurnRequest
+from installer.formats.checks import FaultError, Length, Rule, check
+from webui.api.body import (
+    MAX_METADATA,
+    MEDIUM,
+    ONE_TIER,
+    AnyLimit,
+    Label,
+    Takes,
+    Tier,
+    Verbosity,
+    above_zero,
+    check_metadata,
+    sentences_of,
+)
+from webui.api.responses.items import Input
+from webui.api.responses.text_format import TEXT, TextFormat
+from webui.api.responses.tools import AUTO, ToolChoice, Tools
+from webui.api.values import REFUSED, Text, between, never, one_of, only
+
+SEALED_REASONING: Final = "reasoning.encrypted_content"
+_LOGPROBS: Final = "message.output_text.logprobs"
+_INCLUDABLE: Final = (
+    SEALED_REASONING,
+    _LOGPROBS,
+    "file_search_call.results",
+    "web_search_call.results",
+    "web_search_call.action.sources",
+    "message.input_image.image_url",
+    "computer_call_output.output.image_url",
+    "code_interpreter_call.outputs",
+)
+
+_Truncation = Literal["auto", "disabled"]
+_Summary = Literal["auto", "concise", "detailed"]
+
+
+@dataclass(frozen=True)
+class Reasoning:
+    """The settings of the model's reasoning."""
+
+    effort: Annotated[Effort, one_of(Effort)] = TurnRequest.effort
+    summary: Annotated[_Summary, one_of(_Summary)] | None = None
+    generate_summary: Annotated[_Summary, one_of(_Summary)] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSettings:
+    """How the answer's text is written."""
+
+    format: TextFormat = TEXT
+    verbosity: Annotated[Verbosity, MEDIUM] = "medium"
+
+
+def _without_nulls(form: type) -> Rule:
+    """Null fields of an inner object are the same as absent."""
+    return Rule(
+        lambda given: check(form, {name: value for name, value in given.items() if value is not None}),
+        takes=dict[str, Any],
+    )
+
+
+def _metadata(entries: dict[str, Any]) -> dict[str, Any]:
+    check_metadata(entries)
+    return entries
+
+
+def _include(names: tuple[str, ...]) -> tuple[str, ...]:
+    for number, name in enumerate(names):
+        if name not in _INCLUDABLE:
+            raise FaultError("names nothing that an answer can include", at=(number,))
+    return names
+
+
+_NO_PROBABILITIES: Final = "token probabilities are not given out"
+_IN_THE_BACKGROUND: Final = "answers are not written in the background; send false, and stream a long answer"
+_NO_CONVERSATIONS: Final = "this server has no conversations to name; send previous_response_id, or all items"
+_NO_PROMPTS: Final = "this server has no prompts to name; send instructions and input"
+_NOT_KEPT: Final = "this server keeps no responses; send all items"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Body:
+    """The body. Null fields, and fields that are not declared here, are left out before it is checked."""
+
+    model: Annotated[Text, Takes("required; the id that /v1/models gives, anything else is 404 `model_not_found`")]
+    input: Annotated[Input, Takes("required; a string or a list of items, see below")]
+    instructions: Annotated[
+        Text | None, Takes("a developer message before the conversation; holds for this response alone")
+    ] = None
+    previous_response_id: Annotated[None, never(_NOT_KEPT, kind=REFUSED), Takes(f"refused: {_NOT_KEPT}")] = None
+    tools: Annotated[Tools, Takes("up to 128 functions; other tools are refused")] = TurnRequest.tools
+    tool_choice: Annotated[ToolChoice, Takes('"auto" (default), "none", "required", a function or `allowed_tools`')] = (
+        AUTO
+    )
+    parallel_tool_calls: Annotated[bool, Takes("ignored: the model makes one call at a time")] = True
+    max_tool_calls: Annotated[
+        Annotated[int, between(1, 2**31 - 1)] | None, Takes("ignored: it counts calls of tools that do not exist here")
+    ] = None
+    reasoning: Annotated[
+        Reasoning,
+        _without_nulls(Reasoning),
+        Takes("`effort`: low, medium (default) or high; `summary` is ignored: the reasoning is given whole"),
+    ] = field(default_factory=Reasoning)
+    text: Annotated[
+        TextSettings,
+        _without_nulls(TextSettings),
+        Takes("`format`: `text` (default), `json_object` or `json_schema`; `verbosity`: only medium"),
+    ] = field(default_factory=TextSettings)
+    temperature: Annotated[float, between(0, 2), Takes("0 to 2, default 1; 0 is greedy")] = TurnRequest.temperature
+    top_p: Annotated[float, between(0, 1), Rule(above_zero), Takes("above 0, at most 1 (default)")] = TurnRequest.top_p
+    top_logprobs: Annotated[int, between(0, 20), only(lambda n: n == 0, _NO_PROBABILITIES), Takes("only 0")] = 0
+    max_output_tokens: Annotated[
+        AnyLimit, Takes("1 or more, reasoning included; default, or -1: what the context leaves")
+    ] = None
+    include: Annotated[
+        tuple[Text, ...],
+        Length(most=32),
+        Rule(_include),
+        only(lambda names: _LOGPROBS not in names, _NO_PROBABILITIES),
+        Takes(f"`{SEALED_REASONING}`, see below; names of other tools' results are ignored"),
+    ] = ()
+    stream: Annotated[bool, Takes("true or false (default)")] = False
+    stream_options: Annotated[dict[str, Any] | None, Takes("ignored")] = None
+    store: Annotated[bool | None, Takes("ignored: every turn is recorded, and none is served again by id")] = None
+    background: Annotated[bool, only(lambda on: not on, _IN_THE_BACKGROUND), Takes("only false")] = False
+    truncation: Annotated[
+        _Truncation,
+        one_of(_Truncation),
+        Takes("auto or disabled (default); nothing is ever left out, what does not fit is refused"),
+    ] = "disabled"
+    metadata: Annotated[
+        dict[str, Any], Rule(_metadata), Takes(f"repeated in the answer; up to {MAX_METADATA} strings")
+    ] = field(default_factory=dict)
+    service_tier: Annotated[Tier, ONE_TIER, Takes("only auto or default")] = "auto"
+    user: Annotated[Label | None, Takes("ignored: the record names the key's owner")] = None
+    safety_identifier: Annotated[Label | None, Takes("ignored, as user")] = None
+    prompt_cache_key: Annotated[Label | None, Takes("ignored: prefixes are cached by their content")] = None
+    prompt_cache_retention: Annotated[Label | None, Takes("ignored, as prompt_cache_key")] = None
+    conversation: Annotated[None, never(_NO_CONVERSATIONS, kind=REFUSED), Takes(f"refused: {_NO_CONVERSATIONS}")] = None
+    prompt: Annotated[None, never(_NO_PROMPTS, kind=REFUSED), Takes(f"refused: {_NO_PROMPTS}")] = None
+
+
+FIELDS: Final = sentences_of(Body)  # every field a request may have, with what docs/api.md says of it

@@ -1,0 +1,217 @@
+"""The items of ``input``: what each kind may hold, and what is kept of it. `conversation` makes messages of them.
+
+Keys of an item that are not declared here are ignored, because clients send back whole items as servers gave them
+(``status``, ``annotations``..). Content that the model cannot take (images, audio, files) and items of tools that do
+not exist here are refused.
+
+Source: OpenAI API reference, "Create a model response", ``input``.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal
+
+from installer.formats.checks import Choose, FaultError, Length, Must, Rule
+from webui.api.messages import MAX_ID_CHARS, MAX_MESSAGES, MAX_PARTS
+from webui.api.tools import FunctionName
+from webui.api.values import UNSUPPORTED, Text, chars, form_of, only, storable
+
+SEAL: Final = "plain:"  # begins the reasoning that `encrypted_content` carries; it is not encrypted
+
+_TAKEN: Final = "message, function_call, function_call_output, reasoning and item_reference"
+_TEXTS: Final = ("input_text", "output_text", "text")
+_Role = Literal["system", "developer", "user", "assistant"]
+
+
+@dataclass(frozen=True)
+class Said:
+    """What somebody says."""
+
+    role: _Role
+    text: str
+
+
+@dataclass(frozen=True)
+class Reasoned:
+    """What the model thought before it said or called something."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Called:
+    """A call of a function."""
+
+    call_id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a function answered."""
+
+    call_id: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An item of a kept response, by its id."""
+
+    id: str
+
+
+Item = Said | Reasoned | Called | Result
+InputItem = Item | Reference
+
+
+@dataclass(frozen=True)
+class _TextPart:
+    type: Annotated[
+        Any, only(lambda kind: kind in _TEXTS, 'this model takes text only; "input_text" is the part to use')
+    ]
+    text: Text
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    refusal: Text
+
+
+_Part = Annotated[
+    Any,
+    Choose(
+        lambda part: "refusal" if isinstance(part, dict) and part.get("type") == "refusal" else "text",
+        {"refusal": _Refusal, "text": _TextPart},
+    ),
+]
+
+
+def _joined(parts: tuple[_TextPart | _Refusal, ...]) -> str:
+    """Text parts joined as they stand. A refusal repeats what the text beside it says."""
+    texts = [part.text for part in parts if isinstance(part, _TextPart)]
+    return "".join(texts or [part.refusal for part in parts if isinstance(part, _Refusal)])
+
+
+_Content = Annotated[
+    str,
+    Choose(
+        form_of,
+        {
+            "text": Text,
+            "list": Annotated[str, Rule(_joined, takes=Annotated[tuple[_Part, ...], Length(most=MAX_PARTS)])],
+            "other": Annotated[str, Must("must be a string or a list of text parts")],
+        },
+    ),
+]
+_Id = Annotated[Text, chars(1, MAX_ID_CHARS, f"must have 1 to {MAX_ID_CHARS} characters")]
+
+
+@dataclass(frozen=True)
+class _Message:
+    role: Annotated[Any, only(lambda role: role in _ROLES, "must be system, developer, user or assistant")]
+    content: _Content
+
+
+@dataclass(frozen=True)
+class _ReasoningPart:
+    text: Text
+
+
+_ReasoningParts = Annotated[tuple[_ReasoningPart, ...] | None, Length(most=MAX_PARTS)]
+
+
+@dataclass(frozen=True)
+class _Reasoning:
+    content: _ReasoningParts = None
+    summary: _ReasoningParts = None
+    encrypted_content: Text | None = None
+
+
+@dataclass(frozen=True)
+class _Call:
+    call_id: _Id
+    name: FunctionName
+    arguments: Text
+
+
+@dataclass(frozen=True)
+class _Output:
+    call_id: _Id
+    output: _Content
+
+
+@dataclass(frozen=True)
+class _Reference:
+    id: _Id
+
+
+def _reasoned(given: _Reasoning) -> Reasoned:
+    parts = given.content or ()
+    if not parts and given.encrypted_content is not None:
+        return Reasoned(_opened(given.encrypted_content))
+    return Reasoned("".join(part.text for part in parts or given.summary or ()))
+
+
+def sealed(reasoning: str) -> str:
+    """Reasoning as a value that clients carry and give back unread."""
+    return SEAL + base64.b64encode(reasoning.encode("utf-8", "surrogatepass")).decode()
+
+
+def _opened(value: str) -> str:
+    """The reasoning that `sealed` packed; empty for what another server packed, which nobody here can read."""
+    if not value.startswith(SEAL):
+        return ""
+    try:
+        text = base64.b64decode(value.removeprefix(SEAL), validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError) as exc:
+        raise FaultError("is not what this server gave out", at=("encrypted_content",)) from exc
+    return storable(text)
+
+
+def _unknown(entry: Any) -> InputItem:
+    if not isinstance(entry, dict):
+        raise FaultError("must be an object", kind="type")
+    if entry.get("type") is None:
+        raise FaultError("is required", kind="missing", at=("type",))
+    raise FaultError(f"is of a kind that does not exist here; {_TAKEN} items are taken", kind=UNSUPPORTED, at=("type",))
+
+
+def _form_of_item(entry: Any) -> str:
+    kind = entry.get("type") if isinstance(entry, dict) else "unknown"
+    if kind is None and "role" in entry:
+        return "message"
+    if kind is None and set(entry) == {"id"}:
+        return "item_reference"
+    return kind if isinstance(kind, str) and kind in _FORMS else "unknown"
+
+
+_ROLES: Final = ("system", "developer", "user", "assistant")
+_FORMS: Final[dict[str, Any]] = {
+    "message": Annotated[InputItem, Rule(lambda given: Said(given.role, given.content), takes=_Message)],
+    "reasoning": Annotated[InputItem, Rule(_reasoned, takes=_Reasoning)],
+    "function_call": Annotated[
+        InputItem, Rule(lambda given: Called(given.call_id, given.name, given.arguments), takes=_Call)
+    ],
+    "function_call_output": Annotated[
+        InputItem, Rule(lambda given: Result(given.call_id, given.output), takes=_Output)
+    ],
+    "item_reference": Annotated[InputItem, Rule(lambda given: Reference(given.id), takes=_Reference)],
+    "unknown": Annotated[InputItem, Rule(_unknown, takes=Any)],
+}
+_Items = Annotated[tuple[Annotated[InputItem, Choose(_form_of_item, _FORMS)], ...], Length(least=1, most=MAX_MESSAGES)]
+Input = Annotated[
+    tuple[InputItem, ...],
+    Choose(
+        form_of,
+        {
+            "text": Annotated[tuple[InputItem, ...], Rule(lambda text: (Said("user", text),), takes=Text)],
+            "list": _Items,
+            "other": Annotated[tuple[InputItem, ...], Must("must be a string or a list of items")],
+        },
+    ),
+]

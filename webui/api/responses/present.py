@@ -1,0 +1,157 @@
+"""What /v1/responses answers about a turn: the response and its output items. Pure: an answer's parts in, JSON out.
+
+The id of a response is the id of its turn. The id of an item is made of it and the item's place, so that a response
+that is drawn again has the same ids.
+
+Source: OpenAI API reference, "The response object".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from appliance.turns.answer import Stretch
+from appliance.turns.events import Done
+from appliance.turns.request import ToolCall
+from webui.api.errors import ApiError
+from webui.api.present import notice_delta
+from webui.api.responses.body import Body
+from webui.api.responses.items import sealed
+from webui.api.responses.tools import choice_object, tool_object
+
+ID_PREFIX: Final = "resp_"
+Status = Literal["in_progress", "completed", "incomplete", "failed"]
+ItemStatus = Literal["in_progress", "completed", "incomplete"]
+Part = Stretch | ToolCall
+
+_ERROR_CODES: Final = {400: "invalid_prompt", 429: "rate_limit_exceeded"}  # status: what OpenAI's type allows
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """What every drawing of one response repeats. `created` is in seconds since 1970."""
+
+    id: str
+    created: int
+    model: str
+    body: Body
+    seals_reasoning: bool = False
+
+    def item_id(self, kind: Literal["rs", "msg", "fc"], place: int) -> str:
+        return f"{kind}_{self.id.removeprefix(ID_PREFIX)}_{place}"
+
+    def response(
+        self, status: Status, output: Sequence[dict[str, Any]] = (), *,
+        done: Done | None = None, error: ApiError | None = None, completed: int | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
+        """The response object, with the settings of the request.
+
+        Args:
+            completed: when it was complete, in seconds since 1970.
+        """
+        body = self.body
+        is_cut = status == "incomplete"
+        return {
+            "id": self.id, "object": "response", "created_at": self.created, "status": status, "background": False,
+            "completed_at": completed, "error": None if error is None else _error(error),
+            "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
+            "instructions": body.instructions, "max_output_tokens": body.max_output_tokens,
+            "max_tool_calls": body.max_tool_calls, "model": self.model, "output": list(output),
+            "parallel_tool_calls": body.parallel_tool_calls, "previous_response_id": body.previous_response_id,
+            "prompt_cache_key": body.prompt_cache_key,
+            "reasoning": {"effort": body.reasoning.effort, "summary": None},
+            "safety_identifier": body.safety_identifier, "service_tier": "default", "store": False,
+            "temperature": body.temperature,
+            "text": {"format": body.text.format.as_object(), "verbosity": body.text.verbosity},
+            "tool_choice": choice_object(body.tool_choice), "tools": [tool_object(tool) for tool in body.tools],
+            "top_logprobs": body.top_logprobs, "top_p": body.top_p, "truncation": body.truncation,
+            "usage": None if done is None else usage(done), "user": body.user, "metadata": body.metadata,
+        }  # fmt: skip
+
+
+def usage(done: Done) -> dict[str, Any]:
+    """Token counts."""
+    return {
+        "input_tokens": done.prompt_tokens,
+        "input_tokens_details": {"cached_tokens": done.cached_tokens, "cache_write_tokens": 0},
+        "output_tokens": done.completion_tokens,
+        "output_tokens_details": {"reasoning_tokens": done.reasoning_tokens},
+        "total_tokens": done.prompt_tokens + done.completion_tokens,
+    }
+
+
+def status_of(done: Done) -> Literal["completed", "incomplete"]:
+    """The status of a response and of its last item; the items before it are complete."""
+    return "incomplete" if done.finish_reason == "length" else "completed"
+
+
+def output_of(envelope: Envelope, parts: Sequence[Part], done: Done) -> list[dict[str, Any]]:
+    """The output items of a whole answer."""
+    last = len(parts) - 1
+    items = [
+        item(envelope, place, part, status_of(done) if place == last else "completed")
+        for place, part in enumerate(parts)
+    ]
+    if done.notice is None:
+        return items
+    if is_text(parts[-1] if parts else None):
+        items[-1]["content"][0]["text"] += notice_delta(done.notice, after_text=True)["content"]
+    else:
+        items.append(message(envelope, len(parts), done.notice, "completed"))
+    items[-1]["content"].append(refusal_part(done.notice))
+    return items
+
+
+def is_text(part: Part | None) -> bool:
+    return isinstance(part, Stretch) and part.kind == "text"
+
+
+def item(envelope: Envelope, place: int, part: Part, status: ItemStatus) -> dict[str, Any]:
+    """One output item; in progress it has no content yet."""
+    if isinstance(part, ToolCall):
+        return function_call(envelope, place, part, status)
+    draw = message if part.kind == "text" else reasoning
+    return draw(envelope, place, part.text, status)
+
+
+def message(envelope: Envelope, place: int, text: str, status: ItemStatus) -> dict[str, Any]:
+    content = [] if status == "in_progress" else [text_part(text)]
+    return {
+        "id": envelope.item_id("msg", place), "type": "message", "role": "assistant", "status": status,
+        "content": content,
+    }  # fmt: skip
+
+
+def reasoning(envelope: Envelope, place: int, text: str, status: ItemStatus) -> dict[str, Any]:
+    """The model's reasoning. There is no summary, because nothing writes one."""
+    content = [] if status == "in_progress" else [reasoning_part(text)]
+    drawn = {
+        "id": envelope.item_id("rs", place), "type": "reasoning", "status": status, "summary": [], "content": content,
+    }  # fmt: skip
+    return {**drawn, "encrypted_content": sealed(text)} if envelope.seals_reasoning and content else drawn
+
+
+def function_call(envelope: Envelope, place: int, call: ToolCall, status: ItemStatus) -> dict[str, Any]:
+    arguments = "" if status == "in_progress" else call.arguments
+    return {
+        "id": envelope.item_id("fc", place), "type": "function_call", "status": status, "call_id": call.id,
+        "name": call.name, "arguments": arguments,
+    }  # fmt: skip
+
+
+def text_part(text: str) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+def reasoning_part(text: str) -> dict[str, Any]:
+    return {"type": "reasoning_text", "text": text}
+
+
+def refusal_part(notice: str) -> dict[str, Any]:
+    return {"type": "refusal", "refusal": notice}
+
+
+def _error(error: ApiError) -> dict[str, Any]:
+    return {"code": _ERROR_CODES.get(error.status, "server_error"), "message": error.message}
