@@ -128,6 +128,8 @@ class Config:
     # [api]
     # names beside the model's own id by which a program may ask for it; clients with built-in names need them
     model_aliases: Annotated[tuple[str, ...], Setting("api", "model_aliases"), ALIASES] = ()
+    # how long programs can read and continue what /v1/responses answered (people/responses.py); 0: nothing is kept
+    response_days: Annotated[int, Setting("api", "response_days"), whole(0, 3650)] = 30
 
     # [accounts]
     # whether people may make API keys that never end

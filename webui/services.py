@@ -19,6 +19,7 @@ from appliance.people.accounts import Accounts
 from appliance.people.api_keys import ApiKeys
 from appliance.people.approvals import Approvals
 from appliance.people.conversations import Conversations
+from appliance.people.responses import Responses
 from appliance.people.sessions import Sessions
 from appliance.people.sign_in import SignIn
 from appliance.transport import Transport
@@ -41,6 +42,7 @@ class Services:
     sessions: Sessions
     api_keys: ApiKeys
     conversations: Conversations
+    responses: Responses
     record: AuditLog
     turns: RunningTurns
     engine: Engine

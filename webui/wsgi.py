@@ -24,7 +24,7 @@ from flask import Flask
 
 from appliance.audit.log import AuditLog
 from appliance.config import Config, load_config
-from appliance.database.transactions import open_database
+from appliance.database.transactions import DatabaseError, open_database
 from appliance.disk import Reserve, refusal
 from appliance.engine.client import EngineClient
 from appliance.errors import ApplianceError
@@ -38,6 +38,7 @@ from appliance.people.approvals import Approvals
 from appliance.people.conversations import Conversations
 from appliance.people.hashing_places import HashingPlaces
 from appliance.people.passwords import Passwords
+from appliance.people.responses import Responses
 from appliance.people.sessions import Sessions
 from appliance.people.sign_in import SignIn
 from appliance.site_address import site_url
@@ -80,6 +81,7 @@ def make_services(
         sessions=Sessions(database, record, idle_s=config.session_hours * 3600),
         api_keys=ApiKeys(database, record, allow_endless=config.endless_api_keys),
         conversations=conversations,
+        responses=Responses(database, record, days=config.response_days),
         record=record,
         turns=RunningTurns(
             scratch_dir(config.state_dir, Kind.WEB) / "turns",
@@ -104,10 +106,19 @@ def _app_of(environ: Mapping[str, str]) -> Flask:
     cores = int(environ["APPLIANCE_CPUS"]) if "APPLIANCE_CPUS" in environ else None
     services = make_services(config, doorbell, listener_url, transport, cores=cores)
     services.turns.clear_dead()  # the worker that this one replaces may have left some
+    _remove_old(services.responses)
     app = create_app(services)
     prepare(Body, ResponseBody, Question)
     atexit.register(_end, app, services.turns)
     return app
+
+
+def _remove_old(responses: Responses) -> None:
+    """A database that is busy now must not keep the worker from starting."""
+    try:
+        responses.remove_old()
+    except DatabaseError:
+        _log.exception("old responses are not removed yet")
 
 
 def _end(app: Flask, turns: RunningTurns) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import TSVECTOR
 
 from appliance.database.stored_values import check_what_is_read
 
-SCHEMA = "0004"  # the revision that `metadata` is, the newest in migrations/versions
+SCHEMA = "0005"  # the revision that `metadata` is, the newest in migrations/versions
 
 
 def storable(text: str) -> str:
@@ -194,6 +194,19 @@ messages = sa.Table(
     sa.Column("tool_calls", sa.JSON, nullable=False),
     sa.Column("details", sa.JSON, nullable=False),
     sa.Column("created_us", sa.BigInteger, nullable=False),
+)  # fmt: skip
+
+# What programs can read again by its id, and go on from (people/responses.py). ``input`` and ``response`` are JSON.
+kept_responses = sa.Table(
+    "kept_responses", metadata,
+    sa.Column("id", _Text, primary_key=True),
+    sa.Column("user_id", _Text, sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("previous_id", _Text),
+    sa.Column("created_us", sa.BigInteger, nullable=False, index=True),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("input", _Text, nullable=False),
+    sa.Column("response", _Text, nullable=False),
+    sa.Index("kept_responses_by_user", "user_id", "created_us"),
 )  # fmt: skip
 
 check_what_is_read(

@@ -29,6 +29,7 @@ from appliance.people.approvals import Approvals
 from appliance.people.conversations import Conversations
 from appliance.people.key_rights import FULL_RIGHTS, KeyRights
 from appliance.people.passwords import Passwords
+from appliance.people.responses import Responses
 from appliance.people.sessions import Sessions
 from appliance.people.sign_in import SignIn
 from appliance.turns.running import RunningTurns
@@ -165,6 +166,7 @@ def make_site(tmp_path: Path, empty_database: Path) -> Iterator[MakeSite]:
             sessions=Sessions(database, record, idle_s=config.session_hours * 3600),
             api_keys=ApiKeys(database, record, allow_endless=config.endless_api_keys),
             conversations=conversations,
+            responses=Responses(database, record, days=config.response_days),
             record=record,
             turns=turns,
             engine=engine.client,

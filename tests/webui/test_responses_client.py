@@ -148,3 +148,23 @@ def test_a_bad_field_is_a_bad_request_that_names_it(server: Server) -> None:
         server.client.responses.create(model=MODEL, input="Hello", tools=[{"type": "web_search"}])
     assert (caught.value.param, caught.value.code) == ("tools[0].type", "unsupported_value")
     assert "no way out" in caught.value.message
+
+
+def test_a_response_is_kept_continued_listed_and_deleted(server: Server) -> None:
+    responses = server.client.responses
+    first = responses.create(model=MODEL, input="One")
+    assert responses.retrieve(first.id) == first
+    with responses.stream(model=MODEL, input="Two", previous_response_id=first.id) as stream:
+        second = stream.get_final_response()
+    sent = server.engine.requests[-1].messages
+    assert [message.content for message in sent] == ["One", "You said: One", "Two"]
+    listed = list(responses.input_items.list(second.id, limit=1))
+    assert [item.content[0].text for item in listed if item.type == "message"] == ["Two"]  # type: ignore[union-attr]
+    with pytest.raises(openai.BadRequestError, match="background"):
+        responses.cancel(second.id)
+    responses.delete(first.id)
+    with pytest.raises(openai.NotFoundError):
+        responses.retrieve(first.id)
+    with pytest.raises(openai.BadRequestError) as caught:
+        responses.create(model=MODEL, input="Three", previous_response_id=second.id)
+    assert (caught.value.param, caught.value.code) == ("previous_response_id", "previous_response_not_found")

@@ -16,7 +16,11 @@ SCOPES: Final[Mapping[str, Scope]] = {
     "GET /v1/models/<path:model_id>": Scope.MODELS,
     "POST /v1/chat/completions": Scope.GENERATE,
     "POST /v1/completions": Scope.GENERATE,
-    "POST /v1/responses": Scope.GENERATE,
+    "POST /v1/responses": Scope.GENERATE,  # and RESPONSES, to go on from a kept one
+    "GET /v1/responses/<response_id>": Scope.RESPONSES,
+    "GET /v1/responses/<response_id>/input_items": Scope.RESPONSES,
+    "DELETE /v1/responses/<response_id>": Scope.RESPONSES,
+    "POST /v1/responses/<response_id>/cancel": Scope.RESPONSES,
     "POST /v1/tokenize": Scope.TOKENIZE,
     "POST /v1/detokenize": Scope.TOKENIZE,
 }

@@ -169,6 +169,7 @@ def _findings(log: AuditLog, directory: Path) -> None:
     record_finding(log, finding)
     acknowledge(log, finding, "00112233", "seen", by=ADA)
     log.append(NewEvent(ADA, "conversation_deleted", subject="c1"))
+    log.append(NewEvent(ADA, "response_deleted", subject="resp_1"))
     intact = replace(verify_log(log.database, None), faults=())
     log.append(_upgraded("0002", intact, ADA, None))
     log.append(_upgraded("0002", replace(intact, root=None, faults=(Fault(1, 2, "gone"),)), ADA, "it is known"))

@@ -86,7 +86,6 @@ _NO_PROBABILITIES: Final = "token probabilities are not given out"
 _IN_THE_BACKGROUND: Final = "answers are not written in the background; send false, and stream a long answer"
 _NO_CONVERSATIONS: Final = "this server has no conversations to name; send previous_response_id, or all items"
 _NO_PROMPTS: Final = "this server has no prompts to name; send instructions and input"
-_NOT_KEPT: Final = "this server keeps no responses; send all items"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +97,9 @@ class Body:
     instructions: Annotated[
         Text | None, Takes("a developer message before the conversation; holds for this response alone")
     ] = None
-    previous_response_id: Annotated[None, never(_NOT_KEPT, kind=REFUSED), Takes(f"refused: {_NOT_KEPT}")] = None
+    previous_response_id: Annotated[
+        Label | None, Takes("goes on from a kept response and all before it, see below; without their `instructions`")
+    ] = None
     tools: Annotated[Tools, Takes("up to 128 functions; other tools are refused")] = TurnRequest.tools
     tool_choice: Annotated[ToolChoice, Takes('"auto" (default), "none", "required", a function or `allowed_tools`')] = (
         AUTO
@@ -132,7 +133,9 @@ class Body:
     ] = ()
     stream: Annotated[bool, Takes("true or false (default)")] = False
     stream_options: Annotated[dict[str, Any] | None, Takes("ignored")] = None
-    store: Annotated[bool | None, Takes("ignored: every turn is recorded, and none is served again by id")] = None
+    store: Annotated[
+        bool | None, Takes("whether the response is kept, see below; default: yes, where the site keeps responses")
+    ] = None
     background: Annotated[bool, only(lambda on: not on, _IN_THE_BACKGROUND), Takes("only false")] = False
     truncation: Annotated[
         _Truncation,

@@ -173,6 +173,27 @@ def _opened(value: str) -> str:
     return storable(text)
 
 
+def item_object(item: InputItem, item_id: str) -> dict[str, Any]:
+    """An input item as it is kept and listed."""
+    match item:
+        case Said(role, text):
+            kind = "output_text" if role == "assistant" else "input_text"
+            beside: dict[str, Any] = {"annotations": [], "logprobs": []} if role == "assistant" else {}
+            content = [{"type": kind, "text": text, **beside}]
+            return {"id": item_id, "type": "message", "role": role, "status": "completed", "content": content}
+        case Reasoned(text):
+            content = [{"type": "reasoning_text", "text": text}]
+            return {"id": item_id, "type": "reasoning", "summary": [], "content": content}
+        case Called(call_id, name, arguments):
+            called = {"call_id": call_id, "name": name, "arguments": arguments, "status": "completed"}
+            return {"id": item_id, "type": "function_call", **called}
+        case Result(call_id, text):
+            result = {"call_id": call_id, "output": text, "status": "completed"}
+            return {"id": item_id, "type": "function_call_output", **result}
+        case Reference():
+            return {"type": "item_reference", "id": item.id}
+
+
 def _unknown(entry: Any) -> InputItem:
     if not isinstance(entry, dict):
         raise FaultError("must be an object", kind="type")
@@ -203,7 +224,8 @@ _FORMS: Final[dict[str, Any]] = {
     "item_reference": Annotated[InputItem, Rule(lambda given: Reference(given.id), takes=_Reference)],
     "unknown": Annotated[InputItem, Rule(_unknown, takes=Any)],
 }
-_Items = Annotated[tuple[Annotated[InputItem, Choose(_form_of_item, _FORMS)], ...], Length(least=1, most=MAX_MESSAGES)]
+KeptItems = tuple[Annotated[InputItem, Choose(_form_of_item, _FORMS)], ...]  # of a response that is kept, read again
+_Items = Annotated[KeptItems, Length(least=1, most=MAX_MESSAGES)]
 Input = Annotated[
     tuple[InputItem, ...],
     Choose(

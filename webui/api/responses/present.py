@@ -38,6 +38,7 @@ class Envelope:
     model: str
     body: Body
     seals_reasoning: bool = False
+    is_kept: bool = False
 
     def item_id(self, kind: Literal["rs", "msg", "fc"], place: int) -> str:
         return f"{kind}_{self.id.removeprefix(ID_PREFIX)}_{place}"
@@ -62,7 +63,7 @@ class Envelope:
             "parallel_tool_calls": body.parallel_tool_calls, "previous_response_id": body.previous_response_id,
             "prompt_cache_key": body.prompt_cache_key,
             "reasoning": {"effort": body.reasoning.effort, "summary": None},
-            "safety_identifier": body.safety_identifier, "service_tier": "default", "store": False,
+            "safety_identifier": body.safety_identifier, "service_tier": "default", "store": self.is_kept,
             "temperature": body.temperature,
             "text": {"format": body.text.format.as_object(), "verbosity": body.text.verbosity},
             "tool_choice": choice_object(body.tool_choice), "tools": [tool_object(tool) for tool in body.tools],

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from appliance.people.responses import TooMuchKeptError
 from appliance.turns.request import TurnRequest, new_request
 from installer.formats.checks import FaultError, check
+from webui.api.errors import ApiError
 from webui.api.responses.body import FIELDS, SEALED_REASONING, Body
 from webui.api.responses.conversation import conversation
 from webui.api.responses.items import Reference
+from webui.api.responses.kept import Earlier
 from webui.api.responses.present import ID_PREFIX
 from webui.api.responses.tools import offered
 from webui.api.validation import as_error, known_fields, parse_json
+from webui.api.values import UNSUPPORTED
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,12 @@ class ResponseRequest:
     @property
     def seals_reasoning(self) -> bool:
         return SEALED_REASONING in self.body.include
+
+    @property
+    def reads_kept(self) -> bool:
+        """Whether the turn reads what was kept before."""
+        is_named = any(isinstance(item, Reference) for item in self.body.input)
+        return is_named or self.body.previous_response_id is not None
 
 
 def parse_request(raw: bytes, *, strict: bool) -> ResponseRequest:
@@ -41,25 +51,25 @@ def parse_request(raw: bytes, *, strict: bool) -> ResponseRequest:
         raise as_error(fault) from None
 
 
-def turn_request(asked: ResponseRequest, user: str, *, grammar: bool) -> TurnRequest:
+def turn_request(asked: ResponseRequest, earlier: Earlier, *, grammar: bool) -> TurnRequest:
     """The turn.
 
     Raises:
-        ApiError: 400, two fields or two items contradict each other.
+        ApiError: 400, two fields or two items contradict each other, or what is referred to is not kept.
     """
     body = asked.body
+    before = earlier.before(body.previous_response_id)
     try:
-        items = []
-        for index, item in enumerate(body.input):
-            if isinstance(item, Reference):
-                raise FaultError("names an item, and this server keeps none", at=("input", index, "id"))
-            items.append(item)
-        messages = conversation(body.instructions, (), items)
+        if body.store and not earlier.responses.are_kept:
+            raise FaultError("this site keeps no responses; send false", kind=UNSUPPORTED, at=("store",))
+        messages = conversation(body.instructions, before, earlier.resolved(body.input))
         tools, must_call = offered(body.tools, body.tool_choice)
     except FaultError as fault:
         raise as_error(fault) from None
+    except TooMuchKeptError as exc:
+        raise ApiError(400, "context_length_exceeded", f"{exc}.", param="input") from exc
     return new_request(
-        user,
+        earlier.user_id,
         messages,
         id_prefix=ID_PREFIX,
         tools=tools,

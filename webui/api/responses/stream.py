@@ -6,9 +6,11 @@ Source: OpenAI API reference, "Streaming events".
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from appliance.errors import ApplianceError
 from appliance.turns.answer import Answer
 from appliance.turns.events import AnswerDelta, Done, ReasoningDelta, ToolCallDelta, TurnEvent
 from webui.api.errors import ApiError
@@ -17,6 +19,7 @@ from webui.api.responses import present
 from webui.api.responses.present import Envelope
 from webui.api.running import sse
 
+_log = logging.getLogger(__name__)
 _TEXT: Final = "response.output_text"
 _REASONING: Final = "response.reasoning_text"
 _ARGUMENTS: Final = "response.function_call_arguments"
@@ -25,15 +28,15 @@ _ARGUMENTS: Final = "response.function_call_arguments"
 class ResponseEvents:
     """Draws one response; `webui.api.running.Drawing`."""
 
-    def __init__(self, envelope: Envelope, answer: Answer, clock_s: Callable[[], int]) -> None:
+    def __init__(self, envelope: Envelope, answer: Answer, finished: Callable[[Done], dict[str, Any]]) -> None:
         """
         Args:
             answer: the turn's own, which has taken each event before it is drawn.
-            clock_s: seconds since 1970.
+            finished: makes the whole response at the end; what it raises ends the stream as failed.
         """
         self._envelope = envelope
         self._answer = answer
-        self._clock_s = clock_s
+        self._finished = finished
         self._number = 0
         self._begun = 0  # items so far; the last one is open
         self._item_id = ""  # of the open one
@@ -56,14 +59,18 @@ class ResponseEvents:
                 yield self._piece(f"{_ARGUMENTS}.delta", delta=event.arguments)
 
     def end(self, done: Done) -> Iterator[str]:
-        output = present.output_of(self._envelope, self._answer.parts, done)
+        try:
+            whole = self._finished(done)
+        except ApplianceError:
+            _log.exception("response %s was not kept", self._envelope.id)
+            yield from self.fail(ApiError(503, "unavailable", "The response could not be kept."))
+            return
+        output = whole["output"]
         if done.notice is not None:
             yield from self._notice(done.notice, output)
         if output:
             yield from self._end_item(output[-1])
-        status = present.status_of(done)
-        whole = self._envelope.response(status, output, done=done, completed=self._clock_s())
-        yield self._event(f"response.{status}", response=whole)
+        yield self._event(f"response.{whole['status']}", response=whole)
 
     def fail(self, error: ApiError) -> Iterator[str]:
         """What was said until then stands in the response, with an item that is not complete at its end."""

@@ -106,6 +106,9 @@ def _about(header: Header) -> str:
     """What was acted on; "" if it is a turn's id or the person's own name, which tell a reviewer nothing."""
     if header.action == "review_read":
         return f"event {header.subject}"
-    if header.action in ("prompt", "answer", "conversation_deleted") or header.subject == header.actor.name:
+    if (
+        header.action in ("prompt", "answer", "conversation_deleted", "response_deleted")
+        or header.subject == header.actor.name
+    ):
         return ""
     return header.subject

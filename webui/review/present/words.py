@@ -30,6 +30,7 @@ ACTION_WORDS: Final[dict[Action, str]] = {
     "evidence_exported": "Exported evidence",
     "content_erased": "Erased content",
     "conversation_deleted": "Deleted a conversation",
+    "response_deleted": "Deleted a kept response",
     "appliance_started": "Appliance started",
     "appliance_stopped": "Appliance stopped",
     "engine_restarted": "Engine restarted",
@@ -63,7 +64,7 @@ def title_of(action: Action, outcome: Outcome) -> str:
 # The choices of the filter: the value in the address, the words, the actions (none: everything but reviewing).
 ACTION_GROUPS: Final[tuple[tuple[str, str, tuple[Action, ...]], ...]] = (
     ("", "Everything", ()),
-    ("turns", "Questions and answers", ("prompt", "answer", "conversation_deleted")),
+    ("turns", "Questions and answers", ("prompt", "answer", "conversation_deleted", "response_deleted")),
     ("prompts", "Questions", ("prompt",)),
     ("answers", "Answers", ("answer",)),
     ("access", "Signing in, refusals", ("sign_in", "sign_out", "denied")),
