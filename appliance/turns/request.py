@@ -1,13 +1,13 @@
 """What a turn is asked: the conversation, the functions that are offered, and the settings.
 
-Only `new_request` makes a request. The wire (`appliance.engine.wire`) and the record store these dataclasses field by
-field, so renaming a field makes earlier prompts unreadable.
+Only `new_request` and `alternatives` make requests. The wire (`appliance.engine.wire`) and the record store these
+dataclasses field by field, so renaming a field makes earlier prompts unreadable.
 """
 
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, TypedDict, Unpack
 
 from appliance.turns.typed import LATER
@@ -138,3 +138,9 @@ def new_request(
         seed=secrets.randbits(DRAWN_SEED_BITS) if seed is None else seed % _SEED_VALUES,
         **settings,
     )
+
+
+def alternatives(first: TurnRequest, count: int) -> tuple[TurnRequest, ...]:
+    """The request and copies of it: copy i has ``-i`` behind its id, and a seed that is higher by i."""
+    copies = (replace(first, id=f"{first.id}-{i}", seed=(first.seed + i) % _SEED_VALUES) for i in range(1, count))
+    return (first, *copies)

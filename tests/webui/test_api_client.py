@@ -121,6 +121,21 @@ def test_the_clients_own_accumulator_reads_the_stream(server: Server) -> None:
     assert final.choices[0].message.content == "You said: Hello"
 
 
+def test_several_choices_arrive_whole_and_streamed(server: Server) -> None:
+    def script(request: TurnRequest) -> Iterable[TurnEvent]:
+        yield from (Started(5, 0.0), AnswerDelta("number "), AnswerDelta(str(request.seed)), done())
+
+    server.engine.script = script
+    expected = {0: "number 5", 1: "number 6", 2: "number 7"}
+    with server.client() as client:
+        whole = client.chat.completions.create(model=MODEL, messages=HELLO, n=3, seed=5)
+        with client.chat.completions.stream(model=MODEL, messages=HELLO, n=3, seed=5) as stream:
+            final = stream.get_final_completion()
+    for answer in (whole, final):
+        assert {choice.index: choice.message.content for choice in answer.choices} == expected
+        assert {choice.finish_reason for choice in answer.choices} == {"stop"}
+
+
 def calling_then_answering(request: TurnRequest) -> Iterable[TurnEvent]:
     """Call the tool; once it was answered, say what it said."""
     yield Started(5, 0.0)
@@ -265,6 +280,22 @@ def test_leaving_before_the_whole_answer_cancels_the_turn(server: Server) -> Non
     turn = server.engine.requests[0]
     wait_for(lambda: turn.id in server.engine.cancelled)
     assert server.answer_to(turn).header.outcome == "abandoned"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_leaving_several_choices_cancels_each_of_them(server: Server, stream: bool) -> None:
+    server.engine.script = endless
+    with server.client() as client, contextlib.suppress(openai.APITimeoutError):
+        answer = client.with_options(timeout=2).chat.completions.create(
+            model=MODEL, messages=HELLO, n=3, stream=stream, seed=1
+        )
+        if isinstance(answer, openai.Stream):
+            next(iter(answer))
+            answer.close()
+    turns = server.engine.requests
+    wait_for(lambda: {turn.id for turn in turns} <= set(server.engine.cancelled))
+    assert len(turns) == 3
+    assert [server.answer_to(turn).header.outcome for turn in turns] == ["abandoned"] * 3
 
 
 @contextlib.contextmanager

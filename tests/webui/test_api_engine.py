@@ -79,6 +79,17 @@ def test_the_same_seed_gives_the_same_answer_whole_and_streamed(client: openai.O
         assert (message.content or "", (message.model_extra or {}).get("reasoning", "")) == (text, reasoning)
 
 
+def test_choices_are_what_their_seeds_give_alone(client: openai.OpenAI) -> None:
+    word: list[ChatCompletionMessageParam] = [{"role": "user", "content": "A prompt of its own: " + "word " * 40}]
+    several = client.chat.completions.create(model=MODEL, messages=word, n=2, seed=30, max_tokens=12)
+    alone = [
+        client.chat.completions.create(model=MODEL, messages=word, seed=seed, max_tokens=12).choices[0].message
+        for seed in (30, 31)
+    ]
+    assert [choice.message.to_dict() for choice in several.choices] == [message.to_dict() for message in alone]
+    assert alone[0].to_dict() != alone[1].to_dict()
+
+
 CALL: ChatCompletionMessageParam = {
     "role": "assistant",
     "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "not-offered", "arguments": "not JSON"}}],

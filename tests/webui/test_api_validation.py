@@ -188,7 +188,7 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
     ({"stream": True, "stream_options": []}, "stream_options", "invalid_type"),
     ({"stream": True, "stream_options": {"include_usage": 1}}, "stream_options.include_usage", "invalid_type"),
-    ({"n": 2}, "n", "unsupported_value"),
+    ({"n": 9}, "n", "invalid_value"),
     ({"n": 0}, "n", "invalid_value"),
     ({"n": True}, "n", "invalid_type"),
     ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_value"),

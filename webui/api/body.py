@@ -21,6 +21,7 @@ MAX_BIASES: Final = 1024
 MAX_BIAS: Final = 100
 _NEAREST_EFFORTS: Final = {"none": "low", "minimal": "low", "xhigh": "high"}
 MAX_TOKENS: Final = 2**31 - 1
+MAX_CHOICES: Final = 8  # each takes a slot of the engine, or a place in its queue
 MAX_LABEL_CHARS: Final = 512
 MAX_METADATA: Final = 16
 
@@ -111,7 +112,6 @@ _Penalty = Annotated[float, between(-2, 2)]
 Verbosity = Literal["low", "medium", "high"]
 Tier = Literal["auto", "default", "flex", "scale", "priority"]
 
-_ONE_ANSWER: Final = only(lambda n: n == 1, "one answer per request is made; send 1 and ask again for more")
 _ONLY_TEXT: Final = only(
     lambda form: form.get("type") == "text",
     'only {"type": "text"} is available; answers cannot be held to JSON or a schema',
@@ -164,7 +164,7 @@ class Body:
         Rule(_include_usage, takes=dict[str, Any]),
         Takes("`include_usage`; others are ignored; only with stream"),
     ] = None
-    n: Annotated[int, between(1, 128), _ONE_ANSWER, Takes("only 1")] = 1
+    n: Annotated[int, between(1, MAX_CHOICES), Takes(f"1 (default) to {MAX_CHOICES} answers; see below")] = 1
     response_format: Annotated[dict[str, Any] | None, _ONLY_TEXT, Takes('only {"type": "text"}')] = None
     top_k: Annotated[
         int | None,

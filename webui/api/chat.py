@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Final
 
 from flask import Response, jsonify
 
 from appliance.turns.events import AnswerDelta, Done, TurnEvent
-from appliance.turns.request import TurnRequest, new_request
+from appliance.turns.request import TurnRequest, alternatives, new_request
+from appliance.turns.run import Turn
 from webui.api import errors, present
 from webui.api.auth import api_user
 from webui.api.blueprint import blueprint
+from webui.api.choices import Choices, check_count, finish_all, streamed_choices
 from webui.api.errors import ApiError
 from webui.api.models import check_model
 from webui.api.running import begin_turn, finish, json_body, note_ignored, sse, streamed, wants_strictness
 from webui.api.validation import ChatRequest, parse_chat_request
 from webui.services import services
+
+_END: Final = "data: [DONE]\n\n"
 
 
 @blueprint.post("/chat/completions")
@@ -27,12 +33,33 @@ def create_chat_completion() -> Response:
     turn_request = new_turn(chat, id_prefix="chatcmpl-")
     created = int(services().clock().timestamp())
     envelope = present.Envelope(turn_request.id, created, services().model.id, services().release.version)
+    if chat.choices > 1:
+        return _answer_several(chat, turn_request, envelope)
     turn = begin_turn(turn_request)
     if chat.stream:
         return streamed(turn, _Chunks(envelope, include_usage=chat.include_usage))
     done = finish(turn)
-    tokens = None if chat.top_logprobs is None else turn.answer.tokens
-    return jsonify(present.completion(envelope, turn.answer.words, done, tokens))
+    return jsonify(_completion(envelope, turn, done))
+
+
+def _completion(envelope: present.Envelope, turn: Turn, done: Done) -> dict[str, Any]:
+    answer = turn.answer
+    tokens = None if turn.request.top_logprobs is None else answer.tokens
+    return present.completion(envelope, answer.words, done, tokens)
+
+
+def _answer_several(chat: ChatRequest, first: TurnRequest, envelope: present.Envelope) -> Response:
+    """Answer a conversation several times, the first time as ``first`` asks."""
+    config = services().config
+    check_count(chat.choices, queue_limit=config.queue_limit, user_limit=config.queue_limit_per_user)
+    turns = [begin_turn(one) for one in alternatives(first, chat.choices)]
+    envelopes = [replace(envelope, index=index) for index in range(chat.choices)]
+    choices = Choices(turns)
+    if chat.stream:
+        return streamed_choices(choices, _ManyChunks(envelopes, include_usage=chat.include_usage))
+    ends = finish_all(choices)
+    whole = [_completion(*one) for one in zip(envelopes, turns, ends, strict=True)]
+    return jsonify(present.joined(whole, ends))
 
 
 def new_turn(chat: ChatRequest, *, id_prefix: str) -> TurnRequest:
@@ -77,12 +104,37 @@ class _Chunks:
             yield sse(present.chunk(self._envelope, change, tokens=tokens or None))
 
     def end(self, done: Done) -> Iterator[str]:
+        yield from self.finish(done)
+        if self._include_usage:
+            yield sse(present.usage_chunk(self._envelope, done))
+        yield _END
+
+    def finish(self, done: Done) -> Iterator[str]:
+        """The end of the choice, without what ends the stream."""
         if done.notice is not None:
             yield sse(present.chunk(self._envelope, present.notice_delta(done.notice, after_text=self._has_text)))
         yield sse(present.chunk(self._envelope, {}, done.finish_reason))
-        if self._include_usage:
-            yield sse(present.usage_chunk(self._envelope, done))
-        yield "data: [DONE]\n\n"
 
     def fail(self, error: ApiError) -> Iterator[str]:
         yield sse(errors.body_of(error))
+
+
+class _OneOfMany(_Chunks):
+    """Draws one choice of several, whose stream goes on when it ends."""
+
+    def end(self, done: Done) -> Iterator[str]:
+        yield from self.finish(done)
+
+
+class _ManyChunks:
+    """Draws several choices as one stream; `webui.api.choices.ChoicesDrawing`."""
+
+    def __init__(self, envelopes: Sequence[present.Envelope], *, include_usage: bool) -> None:
+        self.each = [_OneOfMany(envelope, include_usage=False) for envelope in envelopes]
+        self._envelope = envelopes[0]
+        self._include_usage = include_usage
+
+    def end_all(self, ends: Sequence[Done]) -> Iterator[str]:
+        if self._include_usage:
+            yield sse(present.usage_chunk(self._envelope, *ends))
+        yield _END

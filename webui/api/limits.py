@@ -7,6 +7,7 @@ of a minute, and the same three with ``-tokens`` for the tokens of a day. A key 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -30,6 +31,7 @@ class KeyBounds:
 
     def __init__(self, person: Allowance, use: KeyUse, key: ApiKey) -> None:
         self._person, self._use, self._key = person, use, key
+        self._lock = threading.Lock()  # choices of one request end in threads of their own
         self.requests: Standing | None = None
         self.tokens: Standing | None = None
         if key.rights.tokens_per_day is not None:
@@ -66,7 +68,8 @@ class KeyBounds:
     def _spend_tokens(self, tokens: int) -> None:
         if self.tokens is None or not tokens:
             return
-        self.tokens = replace(self.tokens, remaining=max(self.tokens.remaining - tokens, 0))
+        with self._lock:
+            self.tokens = replace(self.tokens, remaining=max(self.tokens.remaining - tokens, 0))
         self._use.spend(self._key.id, tokens)
 
 

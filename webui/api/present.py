@@ -26,12 +26,13 @@ from appliance.turns.events import (
 
 @dataclass(frozen=True)
 class Envelope:
-    """What every object of one answer repeats. `created` is in seconds since 1970."""
+    """What every object of one answer repeats. `created` is in seconds since 1970, `index` the number of the choice."""
 
     id: str
     created: int
     model: str
     fingerprint: str
+    index: int = 0
 
     def wrap(self, kind: str, **rest: Any) -> dict[str, Any]:
         head = {"id": self.id, "object": kind, "created": self.created, "model": self.model}
@@ -60,10 +61,16 @@ def completion(
 ) -> dict[str, Any]:
     """The body of an answer that is not streamed. ``tokens``: None if no log probabilities are asked for."""
     choice = {
-        "index": 0, "message": message(words, done.notice), "finish_reason": done.finish_reason,
+        "index": envelope.index, "message": message(words, done.notice), "finish_reason": done.finish_reason,
         "logprobs": logprobs(tokens),
     }  # fmt: skip
     return envelope.wrap("chat.completion", choices=[choice], usage=usage(done))
+
+
+def joined(completions: Sequence[dict[str, Any]], ends: Sequence[Done]) -> dict[str, Any]:
+    """Several answers to one request, in the order of the choices, as one body."""
+    choices = [choice for one in completions for choice in one["choices"]]
+    return {**completions[0], "choices": choices, "usage": usage(*ends)}
 
 
 def logprobs(tokens: Sequence[TokenLogprob] | None) -> dict[str, Any] | None:
@@ -78,14 +85,21 @@ def _likelihood(one: Likelihood) -> dict[str, Any]:
     return {"token": one.text, "logprob": one.logprob, "bytes": list(one.bytes) or None}
 
 
-def usage(done: Done) -> dict[str, Any]:
-    """Token counts."""
+def usage(done: Done, *more: Done) -> dict[str, Any]:
+    """Token counts. Several answers to one prompt count it once, as at OpenAI.
+
+    The answers copy the prompt from each other, so each has cached tokens that another one has computed. Only tokens
+    that none of them computed count as cached.
+    """
+    answers = (done, *more)
+    computed = sum(one.prompt_tokens - one.cached_tokens for one in answers)
+    completion_tokens = sum(one.completion_tokens for one in answers)
     return {
         "prompt_tokens": done.prompt_tokens,
-        "completion_tokens": done.completion_tokens,
-        "total_tokens": done.prompt_tokens + done.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": done.cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": done.reasoning_tokens},
+        "completion_tokens": completion_tokens,
+        "total_tokens": done.prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": max(0, done.prompt_tokens - computed)},
+        "completion_tokens_details": {"reasoning_tokens": sum(one.reasoning_tokens for one in answers)},
     }
 
 
@@ -114,13 +128,13 @@ def chunk(
     tokens: Sequence[TokenLogprob] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """One object of a stream; ``tokens`` as for `completion`."""
-    choice = {"index": 0, "delta": change, "finish_reason": finish_reason, "logprobs": logprobs(tokens)}
+    choice = {"index": envelope.index, "delta": change, "finish_reason": finish_reason, "logprobs": logprobs(tokens)}
     return envelope.wrap("chat.completion.chunk", choices=[choice])
 
 
-def usage_chunk(envelope: Envelope, done: Done) -> dict[str, Any]:
+def usage_chunk(envelope: Envelope, *ends: Done) -> dict[str, Any]:
     """The last object of a stream whose caller asked for usage: no choice, all counts."""
-    return envelope.wrap("chat.completion.chunk", choices=[], usage=usage(done))
+    return envelope.wrap("chat.completion.chunk", choices=[], usage=usage(*ends))
 
 
 def model_object(name: str, *, root: str, created: int, context_tokens: int | None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import chain
-from typing import Any, Final, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
 from flask import Response, abort, g, make_response, request, stream_with_context
 
@@ -35,7 +35,7 @@ _CLIENT_GONE_STATUS: Final = 499  # nginx's number; nobody reads it but the serv
 IGNORED_HEADER: Final = "X-Ignored-Fields"
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MOST_NAMES: Final = 32
-_WAITING: Final = ": waiting\n\n"  # a comment: it keeps the line alive, and no client sees it
+WAITING: Final = ": waiting\n\n"  # a comment: it keeps the line alive, and no client sees it
 
 
 class Drawing(Protocol):
@@ -109,12 +109,17 @@ def finish(turn: Turn) -> Done:
     with closing(turn):
         for event in turn:
             if isinstance(event, Done):
-                _check_finished(event)
+                check_finished(event)
                 return event
             if isinstance(event, Failed):
                 raise errors.from_failed(event)
             if client_is_gone():
                 break
+    abort_unread()
+
+
+def abort_unread() -> NoReturn:
+    """End a request whose caller has gone away."""
     abort(make_response("", _CLIENT_GONE_STATUS))
 
 
@@ -130,12 +135,17 @@ def streamed(turn: Turn, drawing: Drawing, *more: Turn) -> Response:
     if isinstance(first, Failed):
         turn.close()
         raise errors.from_failed(first)
-    drawn = _drawn(chain([first], turn), more, drawing)
-    response = Response(stream_with_context(drawn), content_type="text/event-stream; charset=utf-8")
-    response.headers["Cache-Control"] = "no-store"
-    response.headers["X-Accel-Buffering"] = "no"
+    response = event_stream(_drawn(chain([first], turn), more, drawing))
     for one in (turn, *more):
         response.call_on_close(one.close)
+    return response
+
+
+def event_stream(pieces: Iterator[str]) -> Response:
+    """A response of server-sent events that nothing on the way may keep or hold back."""
+    response = Response(stream_with_context(pieces), content_type="text/event-stream; charset=utf-8")
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Accel-Buffering"] = "no"
     return response
 
 
@@ -155,14 +165,14 @@ def _drawn(events: Iterator[TurnEvent], more: Sequence[Turn], drawing: Drawing) 
             if isinstance(event, Failed) or (isinstance(event, Done) and (number == last or _is_cancelled(event))):
                 yield from _ending(event, drawing)
                 return
-            yield "".join(drawing.add(event)) or _WAITING
+            yield "".join(drawing.add(event)) or WAITING
 
 
 def _ending(end: Done | Failed, drawing: Drawing) -> Iterator[str]:
     try:
         if isinstance(end, Failed):
             raise errors.from_failed(end)
-        _check_finished(end)
+        check_finished(end)
     except ApiError as error:
         yield from drawing.fail(error)
         return
@@ -173,6 +183,7 @@ def _is_cancelled(done: Done) -> bool:
     return done.finish_reason == "cancelled"
 
 
-def _check_finished(done: Done) -> None:
+def check_finished(done: Done) -> None:
+    """Raises ApiError if the turn was cancelled."""
     if _is_cancelled(done):
         raise ApiError(503, "cancelled", "The answer was cancelled before it was complete.")

@@ -54,6 +54,7 @@ class ChatRequest:
     presence_penalty: float = TurnRequest.presence_penalty
     logit_bias: tuple[Bias, ...] = TurnRequest.logit_bias
     top_logprobs: int | None = TurnRequest.top_logprobs
+    choices: int = 1
     stream: bool = False
     include_usage: bool = False
     continues: bool = TurnRequest.continues
@@ -166,6 +167,7 @@ def chat_request(body: Body) -> ChatRequest:
         presence_penalty=body.presence_penalty,
         logit_bias=body.logit_bias,
         top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        choices=body.n,
         stream=body.stream,
         include_usage=bool(body.stream_options),
         continues=_continues(body),

@@ -317,6 +317,17 @@ def test_the_same_prompt_again_computes_its_last_token_only(bench: Bench) -> Non
     assert bench.answer("b") == "same"
 
 
+def test_the_same_prompt_several_times_at_once_is_computed_once(vocabulary: Vocabulary) -> None:
+    bench = Bench(vocabulary, slots=4)
+    prompt = range(100, 100 + 5 * CHUNK_TOKENS)
+    for name in "abcd":
+        bench.turn(name, final("same"), prompt=prompt)
+    bench.run()
+    computed = [tokens for kind, _, tokens in bench.model.steps if kind == "prefill" and isinstance(tokens, int)]
+    assert sum(computed) == len(prompt) + 3  # each needs the logits of the last token
+    assert [bench.answer(name) for name in "abcd"] == ["same"] * 4
+
+
 def test_what_one_user_computed_is_not_used_for_another(bench: Bench) -> None:
     for user in ("ann", "bob"):
         bench.turn(user, final("same"), prompt=range(100, 150), user=user)
