@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from appliance.audit.checkpoint import keep_verdict
-from appliance.audit.details.denials import BodyTooLarge
-from appliance.audit.event import Actor, NewEvent
+from appliance.audit.details.denials import BodyTooLarge, KeyLimitReached, ScopeMissing
+from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.evidence import export_evidence
 from appliance.audit.extract import write_extract
 from appliance.audit.fault import Fault
@@ -170,6 +170,11 @@ def _findings(log: AuditLog, directory: Path) -> None:
     acknowledge(log, finding, "00112233", "seen", by=ADA)
     log.append(NewEvent(ADA, "conversation_deleted", subject="c1"))
     log.append(NewEvent(ADA, "response_deleted", subject="resp_1"))
+    for details in (
+        ScopeMissing(key="a key", scope="models"),
+        KeyLimitReached(key="a key", limit=60, of="requests a minute"),
+    ):
+        log.append(NewEvent(ADA, "denied", "denied", "api.chat", Content("a refused key", details)))
     intact = replace(verify_log(log.database, None), faults=())
     log.append(_upgraded("0002", intact, ADA, None))
     log.append(_upgraded("0002", replace(intact, root=None, faults=(Fault(1, 2, "gone"),)), ADA, "it is known"))
