@@ -408,6 +408,12 @@ def test_the_format_of_the_text_reaches_the_engine(
     assert body["text"] == {"format": form, "verbosity": "medium"}
 
 
+@pytest.mark.parametrize(("asked", "run"), [("none", "low"), ("minimal", "low"), ("xhigh", "high"), (None, "medium")])
+def test_an_effort_that_the_model_has_not_is_the_nearest(caller: Caller, asked: str | None, run: str) -> None:
+    body = caller.whole(reasoning={"effort": asked})
+    assert caller.sent().effort == body["reasoning"]["effort"] == run
+
+
 def test_settings_reach_the_engine(caller: Caller) -> None:
     caller.whole(temperature=0.5, top_p=0.9, max_output_tokens=3, reasoning={"effort": "low", "summary": "auto"})
     sent = caller.sent()

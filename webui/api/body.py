@@ -71,7 +71,7 @@ def _bias(token: str, bias: Any) -> Bias:
     return Bias(int(token), float(bias))
 
 
-def _effort(name: str) -> Effort:
+def nearest_effort(name: str) -> Effort:
     """OpenAI's other names stand for the nearest of the three that the model knows."""
     nearest = _NEAREST_EFFORTS.get(name, name)
     known = next((effort for effort in get_args(Effort) if effort == nearest), None)
@@ -138,7 +138,7 @@ class Body:
     parallel_tool_calls: Annotated[bool, Takes("ignored: the model makes one call at a time")] = False
     reasoning_effort: Annotated[
         Effort,
-        Rule(_effort, takes=str),
+        Rule(nearest_effort, takes=str),
         Takes("low, medium (default) or high; none and minimal are low, xhigh is high"),
     ] = TurnRequest.effort
     temperature: Annotated[float, between(0, 2), Takes("0 to 2, default 1; 0 is greedy")] = TurnRequest.temperature

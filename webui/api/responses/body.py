@@ -21,6 +21,7 @@ from webui.api.body import (
     Verbosity,
     above_zero,
     check_metadata,
+    nearest_effort,
     sentences_of,
 )
 from webui.api.responses.items import Input
@@ -49,7 +50,7 @@ _Summary = Literal["auto", "concise", "detailed"]
 class Reasoning:
     """The settings of the model's reasoning."""
 
-    effort: Annotated[Effort, one_of(Effort)] = TurnRequest.effort
+    effort: Annotated[Effort, Rule(nearest_effort, takes=str)] = TurnRequest.effort
     summary: Annotated[_Summary, one_of(_Summary)] | None = None
     generate_summary: Annotated[_Summary, one_of(_Summary)] | None = None
 
@@ -111,7 +112,7 @@ class Body:
     reasoning: Annotated[
         Reasoning,
         _without_nulls(Reasoning),
-        Takes("`effort`: low, medium (default) or high; `summary` is ignored: the reasoning is given whole"),
+        Takes("`effort`: as `reasoning_effort` of a chat; `summary` is ignored: the reasoning is given whole"),
     ] = field(default_factory=Reasoning)
     text: Annotated[
         TextSettings,
