@@ -12,11 +12,12 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from functools import cached_property
 from itertools import chain, pairwise, takewhile
 from pathlib import Path
+from typing import Any
 
 import openai_harmony as oh
 
@@ -24,6 +25,7 @@ from appliance.errors import ApplianceError
 from appliance.installed_release import ReleaseError, verify_vocabulary
 from appliance.turns.request import ORDINARY_TOKENS as ORDINARY_TOKENS
 from appliance.turns.request import Effort, Message, Tool, ToolCall, TurnRequest
+from appliance.turns.schemas import in_order
 
 RETURN, CONSTRAIN, CHANNEL, START, END, MESSAGE, CALL = 200002, 200003, 200005, 200006, 200007, 200008, 200012
 END_OF_TEXT = 199999  # of the base vocabulary: it stands between the documents of a bare text
@@ -41,6 +43,7 @@ _LONG_RUN = re.compile(r"\S{512}|\s{512}")
 _REFUSED_RUN = re.compile(r"\S{8192}|\s{8192}")
 _PART_CHARS = 16 * 1024
 _BETWEEN_WORDS = re.compile(r"(?<=\S)(?= \S)|(?<=\n)(?=[^\s/])")  # no token reaches across these places
+_UNNAMED_FORMAT = "answer"
 _EFFORTS: dict[Effort, str] = {"low": "Low", "medium": "Medium", "high": "High"}
 
 
@@ -112,7 +115,8 @@ def render_prompt(vocabulary: Vocabulary, request: TurnRequest, *, today: date) 
     """The tokens up to and including the ``<|start|>assistant`` that the model continues. A request that ``continues``
     ends inside the last message instead, and one of the form "text" is its bare text.
 
-    Leading system and developer messages and the tools make the one developer message; later ones stand where they are.
+    Leading system and developer messages, the tools and the schema of the answer make the one developer message; later
+    ones stand where they are.
     Reasoning of earlier turns is dropped, except of calls that no final answer has followed yet: the model needs the
     thoughts that led to them.
 
@@ -159,8 +163,8 @@ def conversation_of(request: TurnRequest, *, today: date) -> list[oh.Message]:
     while leading < len(request.messages) and request.messages[leading].role in ("system", "developer"):
         leading += 1
     instructions = "\n\n".join(m.content for m in request.messages[:leading] if m.content)
-    if instructions or request.tools:
-        rendered.append(_developer(instructions, request.tools))
+    if instructions or request.tools or request.answer_schema is not None:
+        rendered.append(_developer(instructions, request.tools, request.answer_schema))
     return rendered + _history(request.messages[leading:], continues=request.continues)
 
 
@@ -181,8 +185,8 @@ def _system(effort: Effort, today: date) -> oh.Message:
     return oh.Message.from_role_and_content(oh.Role.SYSTEM, system)
 
 
-def _developer(instructions: str, tools: Sequence[Tool]) -> oh.Message:
-    schemas = [_clean(json.dumps(tool.parameters, ensure_ascii=False)) for tool in tools]
+def _developer(instructions: str, tools: Sequence[Tool], answer_schema: Mapping[str, Any] | None = None) -> oh.Message:
+    schemas = [_schema_text(tool.parameters) for tool in tools]
     if any(_REFUSED_RUN.search(text) for text in (instructions, *(tool.description for tool in tools), *schemas)):
         raise ConversationError("Instructions and tools may not hold 8,192 characters without a break.")
     content = oh.DeveloperContent.new()
@@ -194,7 +198,27 @@ def _developer(instructions: str, tools: Sequence[Tool]) -> oh.Message:
             for tool, schema in zip(tools, schemas, strict=True)
         ]
         content = content.with_function_tools(described)
-    return oh.Message.from_role_and_content(oh.Role.DEVELOPER, content)
+    contents: list[oh.Content] = [content] if instructions or tools or answer_schema is None else []
+    if answer_schema is not None:
+        contents += _pieces(("\n\n" if contents else "") + response_format(answer_schema))
+    return oh.Message.from_role_and_contents(oh.Role.DEVELOPER, contents)
+
+
+def response_format(schema: Mapping[str, Any]) -> str:
+    """How the model is told to which schema its answer is held: the end of the developer message.
+
+    The library has no form for it. Source: openai/harmony, docs/format.md, "Structured output".
+    """
+    name, about = (" ".join(str(schema.get(key) or "").split()) for key in ("title", "description"))
+    comment = f"// {about}\n" if about else ""
+    return f"# Response Formats\n\n## {name or _UNNAMED_FORMAT}\n\n{comment}{_schema_text(schema)}"
+
+
+def _schema_text(schema: Mapping[str, Any] | None) -> str:
+    try:
+        return _clean(json.dumps(None if schema is None else in_order(schema), ensure_ascii=False))
+    except RecursionError as exc:
+        raise ConversationError("A schema is nested too deep.") from exc
 
 
 def _history(messages: Sequence[Message], *, continues: bool) -> list[oh.Message]:

@@ -11,15 +11,16 @@ the spellings is allowed, however the model cuts the words into tokens. docs/dec
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 
+from appliance.engine.constraint import NONE, Constraint, constraint_of
 from appliance.engine.harmony import (
     ALL_TOKENS,
     CALL,
@@ -35,20 +36,12 @@ from appliance.engine.harmony import (
     START,
     Vocabulary,
 )
-from appliance.engine.sampling import TokenMask
+from appliance.engine.json_text import JsonTexts
+from appliance.engine.token_mask import ListedTokens, State
+from appliance.turns.request import TurnRequest
 
 _MAX_GRAMMARS = 32  # prepared and kept: programs offer the same functions again and again
 _ROLE = ROLE.encode()
-
-
-class State(Protocol):
-    """Where a turn stands: which tokens may come next, and where each leads."""
-
-    @property
-    def mask(self) -> TokenMask: ...
-
-    def after(self, token: int) -> State:
-        """Raises RuntimeError for a token that the mask forbids."""
 
 
 class _Text:
@@ -87,9 +80,9 @@ class _Spelling:
         self._spelt = spelt
 
     @cached_property
-    def mask(self) -> TokenMask:
+    def mask(self) -> ListedTokens:
         ids = sorted({*self._part.tokens_after(self._spelt), *self._part.ends.get(self._spelt, ())})
-        return TokenMask(np.array(ids, np.int64), excludes=False)
+        return ListedTokens(np.array(ids, np.int64), excludes=False)
 
     def after(self, token: int) -> State:
         ends = self._part.ends.get(self._spelt, {})
@@ -149,29 +142,57 @@ class HarmonyGrammar:
         <|channel|>commentary to=functions.NAME[ <|constrain|>json]<|message|>
          to=functions.NAME<|channel|>commentary[ <|constrain|>json]<|message|>
 
-    with analysis in place of commentary in the last two.
+    with analysis in place of commentary in the last two. Where a function must be called, there is no final. Where the
+    answer is held to a schema, there is no commentary without a recipient, because clients would read it as a part of
+    the answer.
     """
 
-    def __init__(self, vocabulary: Vocabulary, functions: Sequence[str]) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, functions: Sequence[str], constraint: Constraint = NONE,
+        texts: JsonTexts | None = None,
+    ) -> None:  # fmt: skip
+        """
+        Args:
+            texts: makes the texts that are held; used only if ``constraint`` has any.
+        Raises:
+            SchemaError: text cannot be held to a schema.
+        """
         self._vocabulary = vocabulary
+        self._texts = texts or JsonTexts(vocabulary)
         begin: dict[int, State] = {}  # filled below, because the graph is a loop: one message follows another
         between = self._part({b"": begin}).spelling(b"")
-        recipients = [f" to={FUNCTIONS}{name}".encode() for name in functions]
-        thought, call = _Text(END, between), _Text(CALL, None)
-        final = _Text(RETURN, None)
-        channels: dict[bytes, dict[int, State]] = {b"analysis": {MESSAGE: thought}, b"commentary": {MESSAGE: thought}}
-        channels |= self._typed(b"final", final)
-        addressed: dict[bytes, dict[int, State]] = {}
+        thought, calls = _Text(END, between), self._calls(functions, constraint)
+        channels: dict[bytes, dict[int, State]] = {b"analysis": {MESSAGE: thought}}
+        if constraint.answer is None:
+            channels[b"commentary"] = {MESSAGE: thought}
+        if not constraint.must_call:
+            channels |= self._typed(b"final", self._text(constraint.answer, RETURN))
         for channel in (b"analysis", b"commentary"):
-            addressed |= self._typed(channel, call)
-            for recipient in recipients:
+            for recipient, call in calls.items():
                 channels |= self._typed(channel + recipient, call)
-        any_channel, of_call = self._part(channels).spelling(b""), self._part(addressed).spelling(b"")
+        of_call = {call: self._any_channel_of(call) for call in set(calls.values())}
+        any_channel = self._part(channels).spelling(b"")
         role = self._part(
-            {_ROLE: {CHANNEL: any_channel}, **{_ROLE + recipient: {CHANNEL: of_call} for recipient in recipients}}
+            {_ROLE: {CHANNEL: any_channel}, **{_ROLE + to: {CHANNEL: of_call[call]} for to, call in calls.items()}}
         )
         begin[START] = role.spelling(b"")
         self.start: State = role.spelling(_ROLE)
+
+    def _any_channel_of(self, call: State) -> State:
+        """After the recipient of a call, which stood before the channel."""
+        return self._part({**self._typed(b"analysis", call), **self._typed(b"commentary", call)}).spelling(b"")
+
+    def _calls(self, functions: Sequence[str], constraint: Constraint) -> dict[bytes, State]:
+        """For each recipient as it is spelt, the text of the call."""
+        free, held = _Text(CALL, None), dict(constraint.arguments)
+        names = [name for name in functions if not constraint.must_call or name in constraint.must_call]
+        return {
+            f" to={FUNCTIONS}{name}".encode(): self._text(held[name], CALL) if name in held else free for name in names
+        }
+
+    def _text(self, grammar: str | None, end: int) -> State:
+        """The text of a message that ends the turn."""
+        return _Text(end, None) if grammar is None else self._texts.held(grammar, end, None)
 
     def _part(self, ends: Mapping[bytes, Mapping[int, State]]) -> _Part:
         return _Part(self._vocabulary, ends)
@@ -183,31 +204,48 @@ class HarmonyGrammar:
 
 
 class HarmonyGrammars:
-    """Grammars by the functions they offer; those used last are kept.
-
-    begun: the state inside a final message that the prompt has begun. bare: that of a text without Harmony.
-    """
+    """Grammars by what they offer and hold; those used last are kept. May be called from any thread."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
-        self._kept: OrderedDict[tuple[str, ...], HarmonyGrammar] = OrderedDict()
-        self.begun: State = _LastText(RETURN)
-        self.bare: State = _LastText(RETURN, END_OF_TEXT)
+        self._texts = JsonTexts(vocabulary)
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[tuple[tuple[str, ...], Constraint], HarmonyGrammar] = OrderedDict()  # held under _lock
+        self.begun: State = _LastText(RETURN)  # inside a final message that the prompt has begun
+        self.bare: State = _LastText(RETURN, END_OF_TEXT)  # inside a text without Harmony
 
-    def start(self, functions: Sequence[str]) -> State:
+    def of(self, request: TurnRequest) -> State | None:
+        """The first state of a turn; None if it is held to nothing.
+
+        A bare text is always held to its form, because nothing would put its special tokens right.
+
+        Raises:
+            SchemaError: as `HarmonyGrammar`.
+        """
+        if request.form == "text":
+            return self.bare
+        constraint = constraint_of(request)
+        if not request.grammar and constraint == NONE:
+            return None
+        if request.continues:
+            return self.begun
+        return self.start([tool.name for tool in request.tools], constraint)
+
+    def start(self, functions: Sequence[str], constraint: Constraint = NONE) -> State:
         """The first state of a turn."""
-        key = tuple(functions)
-        if key not in self._kept:
-            self._kept[key] = HarmonyGrammar(self._vocabulary, functions)
-        self._kept.move_to_end(key)
-        while len(self._kept) > _MAX_GRAMMARS:
-            self._kept.popitem(last=False)
-        return self._kept[key].start
+        key = (tuple(functions), constraint)
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = HarmonyGrammar(self._vocabulary, functions, constraint, self._texts)
+            self._kept.move_to_end(key)
+            while len(self._kept) > _MAX_GRAMMARS:
+                self._kept.popitem(last=False)
+            return self._kept[key].start
 
 
-def _all_but_special(*allowed: int) -> TokenMask:
+def _all_but_special(*allowed: int) -> ListedTokens:
     ids = (token for token in range(ORDINARY_TOKENS, ALL_TOKENS) if token not in allowed)
-    return TokenMask(np.fromiter(ids, np.int64), excludes=True)
+    return ListedTokens(np.fromiter(ids, np.int64), excludes=True)
 
 
 def _bytes(vocabulary: Vocabulary, token: int) -> bytes:

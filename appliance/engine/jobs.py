@@ -10,13 +10,13 @@ import numpy as np
 
 from appliance.engine.drafting import DraftStream
 from appliance.engine.harmony import ORDINARY_TOKENS
-from appliance.engine.harmony_grammar import State
 from appliance.engine.harmony_parser import Delta, HarmonyParser
 from appliance.engine.logit_changes import LogitChanges
 from appliance.engine.logprobs import Logprobs
 from appliance.engine.sampling import TopLogits, sample
 from appliance.engine.slots import Slot
 from appliance.engine.text_parser import TextParser
+from appliance.engine.token_mask import State
 from appliance.turns.events import Done, EngineEvent
 from appliance.turns.request import TurnRequest
 
@@ -30,12 +30,14 @@ class Job:
     Attributes:
         sink: gets the events; it is called from any thread and must not block.
         public: how many tokens at the beginning of the prompt are the appliance's own, the same for everyone.
+        grammar: what the answer is held to, from its first token on; set when the job is submitted.
     """
 
     request: TurnRequest
     prompt: list[int]
     sink: Sink
     public: int = 0
+    grammar: State | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
     submitted_at: float = 0.0
 
@@ -45,7 +47,7 @@ class Generation:
     """The answer of a job that has a slot. It belongs to the scheduler's thread.
 
     Attributes:
-        grammar: None where the request does not ask for Harmony's grammar.
+        grammar: which tokens may come next; None where the answer is held to nothing.
         limit: how many tokens the answer may have.
         cached: how many tokens of the prompt were not computed, because a slot held them.
         drafts: None where the model takes none.
@@ -69,7 +71,11 @@ class Generation:
     sampled: list[int] = field(default_factory=list)
 
     def take(self, top: TopLogits) -> bool:
-        """Sample the next token and send what it makes known. True if the answer is complete."""
+        """Sample the next token and send what it makes known. True if the answer is complete.
+
+        Raises:
+            ConstraintError: the answer cannot be held to its schema any longer. Nothing was sampled.
+        """
         request = self.job.request
         mask = None if self.grammar is None else self.grammar.mask
         token = sample(

@@ -29,6 +29,8 @@ def check_request(request: TurnRequest) -> None:
     if len(request.stop) > _MAX_STOPS or not all(0 < len(text) <= _MAX_STOP_CHARS for text in request.stop):
         raise ProtocolError(f"stop takes up to {_MAX_STOPS} texts of 1 to {_MAX_STOP_CHARS} characters")
     _check_form(request)
+    if not {*request.must_call} <= {tool.name for tool in request.tools}:
+        raise ProtocolError("must_call names a function that is not offered")
 
 
 def _check_form(request: TurnRequest) -> None:

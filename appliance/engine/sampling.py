@@ -22,6 +22,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from appliance.engine.token_mask import TokenMask
+
+_LARGEST_EXPONENT = 600.0  # below the one whose exponential a float64 cannot hold
 LOGSUMEXP_ERROR = 1e-5  # relative error of its exponential; float32 sums of 201,088 terms stay below
 
 Float32Array = NDArray[np.float32]
@@ -53,18 +56,6 @@ class Cut:
     top_k: int | None = None
     top_p: float = 1.0
     min_p: float = 0.0
-
-
-@dataclass(frozen=True, eq=False)
-class TokenMask:
-    """Which tokens may be drawn: only ``ids``, or with ``excludes`` all except ``ids``. ids: ascending."""
-
-    ids: NDArray[np.int64]
-    excludes: bool
-
-    def permits(self, token: int) -> bool:
-        place = int(np.searchsorted(self.ids, token))
-        return (place < len(self.ids) and int(self.ids[place]) == token) != self.excludes
 
 
 def row_of(logits: Any, row: int) -> Callable[[], Float32Array]:
@@ -105,21 +96,21 @@ def sample(
         top_p: nucleus mass in (0, 1]: the fewest tokens, largest first, that together have at least this mass.
         top_k: how many tokens, largest first, may be drawn; None: all.
         min_p: the least mass of a token that may be drawn, as a share of the largest token's.
-        mask: forbidden tokens have no mass. If only one token is permitted, nothing is drawn. A mask that excludes a
-            few tokens costs nothing until one of them is drawn. The draw is then repeated without them, which gives the
-            same distribution (except that what top_k, top_p and min_p keep is then chosen among all tokens).
+        mask: forbidden tokens have no mass. If only one token is permitted, nothing is drawn. An open mask costs
+            nothing until one of the few tokens that it forbids is drawn. The draw is then repeated without them, which
+            gives the same distribution (except that what top_k, top_p and min_p keep is then chosen among all tokens).
     Raises:
         ValueError: a setting is out of range.
     Source: nucleus sampling, arXiv:1904.09751; min_p, arXiv:2407.01082.
     """
     check_settings(temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p)
     cut = Cut(top_k, top_p, min_p)
-    if mask is None or mask.excludes:
+    if mask is None or mask.is_open:
         token = _draw(top, None, temperature, cut, rng)
         if mask is None or mask.permits(token):
             return token
-    elif len(mask.ids) == 1:
-        return int(mask.ids[0])
+    elif mask.count(top.vocab) == 1:
+        return int(mask.permitted(top.vocab)[0])
     return _draw(top, mask, temperature, cut, rng)
 
 
@@ -154,22 +145,32 @@ class _Known:
 
 def _known(top: TopLogits, mask: TokenMask | None) -> _Known:
     smallest = float(top.logits[-1])
-    ids, logits, hidden = top.ids, top.logits, 0
+    ids, logits, others = top.ids, top.logits, top.vocab - len(top.ids)
     if mask is not None:
-        listed = np.isin(top.ids, mask.ids)
-        ids, logits = (kept[listed != mask.excludes] for kept in (top.ids, top.logits))
-        hidden = len(mask.ids) - int(listed.sum())  # how many tokens of the mask are outside the top
+        kept = mask.keeps(top.ids)
+        ids, logits = top.ids[kept], top.logits[kept]
+        others = mask.count(top.vocab) - len(ids)
     if len(ids) == 0:
         return _Known(ids, logits, 0, smallest, 0.0, 0.0)
-    each = float(np.exp(smallest - float(logits[0])))
-    if mask is not None and not mask.excludes:
-        return _Known(ids, logits, hidden, smallest, 0.0, hidden * each)
-    largest = float(logits[0])
+    least, most = _rest(top, float(logits[0]), others)
+    return _Known(ids, logits, others, smallest, least, most)
+
+
+def _rest(top: TopLogits, largest: float, others: int) -> tuple[float, float]:
+    """Bounds of the sum of the masses of ``others`` tokens outside the top, in units of the mass at logit ``largest``.
+
+    Two things bound it: none of them exceeds the smallest of the top, and together with the forbidden tokens outside
+    the top they have what the normaliser leaves.
+    """
+    each = float(np.exp(float(top.logits[-1]) - largest))
+    if top.logsumexp - largest > _LARGEST_EXPONENT:  # forbidden tokens have nearly all the mass
+        return 0.0, others * each
+    forbidden = top.vocab - len(top.ids) - others
     seen = float(np.exp(top.logits.astype(np.float64) - largest).sum())
     total = float(np.exp(top.logsumexp - largest))
-    least = max(total * (1 - top.error) - seen - (hidden + top.overcounted) * each, 0.0)
+    least = max(total * (1 - top.error) - seen - (forbidden + top.overcounted) * each, 0.0)
     most = max(total * (1 + top.error) - seen, 0.0)
-    return _Known(ids, logits, top.vocab - len(top.ids) - hidden, smallest, least, most)
+    return least, most if forbidden == 0 else min(most, others * each)
 
 
 def _masses(logits: Float32Array, temperature: float) -> Float64Array:
@@ -224,7 +225,7 @@ def _draw_from_all(logits: Float32Array, mask: TokenMask | None, temperature: fl
     """The draw from the complete row of logits."""
     ids = np.arange(len(logits))
     if mask is not None:
-        ids = np.delete(ids, mask.ids) if mask.excludes else mask.ids
+        ids = mask.permitted(len(logits))
     ids = ids[np.argsort(-logits[ids], kind="stable")]
     if not temperature:
         return int(ids[0])

@@ -21,10 +21,12 @@ from functools import partial
 
 from appliance.engine.drafting import Drafting, DraftStream
 from appliance.engine.harmony import Vocabulary
-from appliance.engine.harmony_grammar import HarmonyGrammars, State
+from appliance.engine.harmony_grammar import HarmonyGrammars
 from appliance.engine.harmony_parser import HarmonyParser
 from appliance.engine.job_queue import JobQueue, Load
 from appliance.engine.jobs import Generation, Job
+from appliance.engine.json_schema import SchemaError
+from appliance.engine.json_text import ConstraintError
 from appliance.engine.logit_changes import LogitChanges
 from appliance.engine.logprobs import Logprobs
 from appliance.engine.model import ModelError
@@ -93,6 +95,11 @@ class Scheduler:
         """Queue a job, or fail it at once if it cannot fit or too many wait."""
         if len(job.prompt) >= self.context_tokens:
             job.sink(context_exceeded(f"{len(job.prompt):,} tokens", self.context_tokens))
+            return
+        try:
+            job.grammar = self._grammars.of(job.request)
+        except SchemaError as exc:
+            job.sink(Failed("bad_request", f"The schema of the answer or of a call {exc}."))
             return
         job.submitted_at = self._clock()
         refusal = self._queue.put(job)
@@ -180,7 +187,7 @@ class Scheduler:
             slot=slot,
             parser=self._parser(request),
             rng=new_generator(request.seed),
-            grammar=self._grammar(request),
+            grammar=job.grammar,
             limit=limit,
             cached=slot.length,
             started_at=now,
@@ -195,14 +202,6 @@ class Scheduler:
         functions = [tool.name for tool in request.tools]
         begun = request.messages[-1].content if request.continues else None
         return HarmonyParser(self._vocabulary, turn_id=request.id, functions=functions, stop=request.stop, begun=begun)
-
-    def _grammar(self, request: TurnRequest) -> State | None:
-        """The first state; a bare text is always held to it, because nothing would put its special tokens right."""
-        if request.form == "text":
-            return self._grammars.bare
-        if not request.grammar:
-            return None
-        return self._grammars.begun if request.continues else self._grammars.start([one.name for one in request.tools])
 
     def _drop_cancelled(self) -> None:
         for generation in [one for one in self._active if one.job.cancelled.is_set()]:
@@ -303,8 +302,14 @@ class Scheduler:
 
     def _take(self, generation: Generation, top: TopLogits) -> bool:
         """Continue an answer by one token, and end the job with its last; True if it was the last."""
+        try:
+            is_last = generation.take(top)
+        except ConstraintError as exc:
+            self._leave(generation)
+            generation.job.sink(Failed("bad_request", str(exc)))
+            return True
         self.generated += 1
-        if not generation.take(top):
+        if not is_last:
             return False
         now = self._clock()
         self._queue.note_finished(now - generation.started_at)

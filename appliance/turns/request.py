@@ -10,6 +10,7 @@ import secrets
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, TypedDict, Unpack
 
+from appliance.turns.schemas import with_order
 from appliance.turns.typed import LATER
 
 Effort = Literal["low", "medium", "high"]
@@ -126,11 +127,16 @@ def new_request(
     seed: int | None = None,
     **settings: Unpack[Settings],
 ) -> TurnRequest:
-    """A request with an id of its own.
+    """A request with an id of its own. Its schemas keep the order of their properties (`appliance.turns.schemas`).
 
     Args:
         seed: any whole number, the caller's choice; None draws one.
     """
+    if "tools" in settings:
+        settings["tools"] = tuple(_with_order(tool) for tool in settings["tools"])
+    schema = settings.get("answer_schema")
+    if schema is not None:
+        settings["answer_schema"] = with_order(schema)
     return TurnRequest(
         id=id_prefix + secrets.token_hex(16),
         user=user,
@@ -144,3 +150,7 @@ def alternatives(first: TurnRequest, count: int) -> tuple[TurnRequest, ...]:
     """The request and copies of it: copy i has ``-i`` behind its id, and a seed that is higher by i."""
     copies = (replace(first, id=f"{first.id}-{i}", seed=(first.seed + i) % _SEED_VALUES) for i in range(1, count))
     return (first, *copies)
+
+
+def _with_order(tool: Tool) -> Tool:
+    return tool if tool.parameters is None else replace(tool, parameters=with_order(tool.parameters))

@@ -213,6 +213,7 @@ def _beside(request: TurnRequest, answered: int, asked: int, *, is_conversation:
         tools=len(request.tools),
         tool_characters=sum(_tool_length(tool) for tool in request.tools),
         stop=sum(map(len, request.stop)),
+        schema=0 if request.answer_schema is None else len(json.dumps(request.answer_schema, ensure_ascii=False)),
     )
 
 

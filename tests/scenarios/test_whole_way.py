@@ -90,6 +90,25 @@ def test_official_client_gets_models_answers_and_streams(client: openai.OpenAI) 
     assert "".join(pieces) == text
 
 
+def test_an_answer_is_held_to_a_schema_in_the_sealed_engine(client: openai.OpenAI, installation: Installation) -> None:
+    """The library that holds it needs no call and no file that the policies refuse."""
+    model = client.models.list().data[0].id
+    schema = {
+        "type": "object", "properties": {"kind": {"enum": ["model", "number format"]}, "bits": {"type": "integer"}},
+        "required": ["kind", "bits"], "additionalProperties": False,
+    }  # fmt: skip
+    answer = client.chat.completions.create(
+        model=model, messages=[{"role": "user", "content": "What is MXFP4?"}], temperature=0, seed=7,
+        response_format={"type": "json_schema", "json_schema": {"name": "thing", "schema": schema}},
+    )  # fmt: skip
+    assert answer.choices[0].finish_reason == "stop"
+    told = json.loads(answer.choices[0].message.content or "")
+    assert (set(told), told["kind"] in ("model", "number format")) == ({"kind", "bits"}, True)
+    with sqlite3.connect(installation.site / "state" / "database" / "appliance.sqlite3") as database:
+        refused = database.execute("SELECT count(*) FROM audit_events WHERE action = 'attempt_refused'").fetchone()
+    assert refused == (0,)
+
+
 def test_same_seed_gives_the_same_answer(client: openai.OpenAI) -> None:
     model = client.models.list().data[0].id
 

@@ -9,8 +9,10 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import openai
+import pydantic
 import pytest
 from openai.types.chat import ChatCompletionMessage, ChatCompletionMessageParam
 
@@ -29,6 +31,7 @@ from appliance.turns.events import (
     TurnEvent,
 )
 from appliance.turns.request import TurnRequest
+from appliance.turns.schemas import in_order
 from tests.fakes import FakeEngine, done, echo
 from tests.waiting import wait_for
 from tests.webui.asked import HELLO, NOW
@@ -372,3 +375,64 @@ def test_log_probabilities_reach_the_client(server: Server) -> None:
     assert told is not None
     assert told.content is not None
     assert [(one.token, one.logprob, one.top_logprobs[0].token) for one in told.content] == [("Hi", -0.5, "Yo")]
+
+
+class City(pydantic.BaseModel):
+    """A place, in the order in which it is to be thought about."""
+
+    why: str
+    name: Literal["Oslo", "Rome"]
+    districts: list[str]
+
+
+def test_an_answer_is_parsed_into_the_class_that_was_asked_for(server: Server) -> None:
+    play(server, Started(5, 0.0), AnswerDelta('{"why":"w","name":"Oslo","districts":[]}'), done())
+    with server.client() as client:
+        parsed = client.chat.completions.parse(model=MODEL, messages=HELLO, response_format=City)
+    assert parsed.choices[0].message.parsed == City(why="w", name="Oslo", districts=[])
+    held = server.engine.requests[-1].answer_schema
+    assert held is not None
+    assert held["title"] == "City"
+    assert list(in_order(held)["properties"]) == ["why", "name", "districts"]
+    assert held["additionalProperties"] is False
+
+
+def test_a_strict_function_made_of_a_class_must_be_called(server: Server) -> None:
+    play(
+        server, Started(5, 0.0), ToolCallDelta(0, "c", "City", ""),
+        ToolCallDelta(0, "c", None, '{"why":"w","name":"Rome","districts":["a"]}'), done(finish_reason="tool_calls"),
+    )  # fmt: skip
+    with server.client() as client:
+        parsed = client.chat.completions.parse(
+            model=MODEL, messages=HELLO, tools=[openai.pydantic_function_tool(City)], tool_choice="required"
+        )
+    calls = parsed.choices[0].message.tool_calls
+    assert calls is not None
+    assert calls[0].function.parsed_arguments == City(why="w", name="Rome", districts=["a"])
+    sent = server.engine.requests[-1]
+    assert (sent.must_call, [tool.strict for tool in sent.tools]) == (("City",), [True])
+
+
+def test_a_named_function_is_the_only_one_that_may_be_called(server: Server) -> None:
+    server.engine.script = calling_then_answering
+    with server.client() as client:
+        answer = client.chat.completions.create(
+            model=MODEL, messages=HELLO, tools=[NOW, openai.pydantic_function_tool(City)],
+            tool_choice={"type": "function", "function": {"name": "now"}},
+        )  # fmt: skip
+    assert answer.choices[0].finish_reason == "tool_calls"
+    assert server.engine.requests[-1].must_call == ("now",)
+
+
+def test_a_schema_that_cannot_be_held_is_refused_before_anything_is_recorded(server: Server) -> None:
+    size = server.record.size()
+    schema = {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}
+    with server.client() as client, pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(
+            model=MODEL, messages=HELLO,
+            response_format={"type": "json_schema", "json_schema": {"name": "set", "schema": schema}},
+        )  # fmt: skip
+    assert (caught.value.param, caught.value.code) == ("response_format.json_schema.schema", "unsupported_value")
+    assert "uses uniqueItems, which cannot be held" in caught.value.message
+    assert server.record.size() == size
+    assert server.engine.requests == []

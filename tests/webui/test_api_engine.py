@@ -4,14 +4,17 @@ writes is noise and, without the grammar, mostly malformed Harmony. Still every 
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import openai
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionFunctionToolParam, ChatCompletionMessageParam
+from openai.types.shared_params import ResponseFormatJSONSchema
 
 from appliance.audit.log import AuditLog
 from appliance.config import init_state
@@ -214,3 +217,44 @@ def test_leaving_a_stream_frees_the_slot(engine: EngineProcess, client: openai.O
         with client.chat.completions.create(model=MODEL, messages=HELLO, seed=seed, stream=True) as stream:
             next(iter(stream))
     wait_idle(engine)
+
+
+PLACE = {
+    "type": "object",
+    "properties": {"name": {"enum": ["Oslo", 'Ro"me']}, "size": {"type": "integer", "minimum": 0, "maximum": 9}},
+    "required": ["name", "size"],
+    "additionalProperties": False,
+}
+
+
+def finished(ask_once: Callable[[int], ChatCompletion]) -> ChatCompletion:
+    """The first answer that is not cut off; noise often goes on reasoning until its limit."""
+    answers = (ask_once(seed) for seed in range(30))
+    return next(answer for answer in answers if answer.choices[0].finish_reason != "length")
+
+
+def test_noise_that_is_held_to_a_schema_fits_it(client: openai.OpenAI) -> None:
+    """The setting `harmony_grammar` is off here: whoever asks for a schema is held to it all the same."""
+    form: ResponseFormatJSONSchema = {"type": "json_schema", "json_schema": {"name": "place", "schema": PLACE}}
+    answer = finished(
+        lambda seed: client.chat.completions.create(
+            model=MODEL, messages=HELLO, seed=seed, max_tokens=70, response_format=form
+        )
+    )
+    assert answer.choices[0].finish_reason == "stop"
+    jsonschema.validate(json.loads(answer.choices[0].message.content or ""), PLACE)
+
+
+def test_noise_calls_the_function_that_it_must_call(client: openai.OpenAI) -> None:
+    tool: ChatCompletionFunctionToolParam = {"type": "function", "function": {"name": "go", "parameters": PLACE}}
+    answer = finished(
+        lambda seed: client.chat.completions.create(
+            model=MODEL, messages=HELLO, seed=seed, max_tokens=70, tools=[NOW, tool],
+            tool_choice={"type": "function", "function": {"name": "go"}},
+        )
+    )  # fmt: skip
+    assert answer.choices[0].finish_reason == "tool_calls"
+    call = (answer.choices[0].message.tool_calls or [])[0]
+    assert call.type == "function"
+    assert call.function.name == "go"
+    jsonschema.validate(json.loads(call.function.arguments), PLACE)

@@ -37,6 +37,19 @@ def without(body: dict[str, Any], key: str) -> dict[str, Any]:
     return {name: value for name, value in body.items() if name != key}
 
 
+def named(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
+
+
+def allowed(mode: str, *names: str) -> dict[str, Any]:
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [named(name) for name in names]}}
+
+
+def schema_format(schema: Any, **fields: Any) -> dict[str, Any]:
+    given = {} if schema is None else {"schema": schema}
+    return {"type": "json_schema", "json_schema": {**given, **fields}}
+
+
 def in_function(**changes: Any) -> list[dict[str, Any]]:
     return [{"type": "function", "function": {"name": "now", **changes}}]
 
@@ -150,14 +163,21 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"tools": in_function(parameters={"\0": 1})}, "tools[0].function.parameters", "invalid_value"),
     ({"tools": in_function(parameters={"a": [2**63]})}, "tools[0].function.parameters", "invalid_value"),
     ({"tools": in_function(parameters=deep(65))}, "tools[0].function.parameters", "invalid_value"),
-    ({"tools": in_function(strict=True)}, "tools[0].function.strict", "unsupported_value"),
     ({"tools": in_function(strict="no")}, "tools[0].function.strict", "invalid_type"),
-    ({"tools": [FUNCTION], "tool_choice": "required"}, "tool_choice", "unsupported_value"),
     (
-        {"tools": [FUNCTION], "tool_choice": {"type": "function", "function": {"name": "now"}}},
-        "tool_choice",
+        {"tools": in_function(strict=True, parameters={"properties": {"a": {"uniqueItems": True}}})},
+        "tools[0].function.parameters",
         "unsupported_value",
     ),
+    ({"tools": [FUNCTION], "tool_choice": "any"}, "tool_choice", "unsupported_value"),
+    ({"tools": [FUNCTION], "tool_choice": {"type": "custom"}}, "tool_choice", "unsupported_value"),
+    ({"tools": [FUNCTION], "tool_choice": {"type": "function"}}, "tool_choice", "invalid_value"),
+    ({"tools": [FUNCTION], "tool_choice": named("then")}, "tool_choice", "invalid_value"),
+    ({"tools": [FUNCTION], "tool_choice": named("a b")}, "tool_choice", "invalid_value"),
+    ({"tools": [FUNCTION], "tool_choice": allowed("auto")}, "tool_choice", "invalid_value"),
+    ({"tools": [FUNCTION], "tool_choice": allowed("never", "now")}, "tool_choice", "invalid_value"),
+    ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
+    ({"tools": [], "tool_choice": "required"}, "tool_choice", "invalid_value"),
     ({"tools": [FUNCTION], "tool_choice": True}, "tool_choice", "invalid_type"),
     ({"parallel_tool_calls": 1}, "parallel_tool_calls", "invalid_type"),
     ({"reasoning_effort": "most"}, "reasoning_effort", "invalid_value"),
@@ -191,8 +211,19 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"n": 9}, "n", "invalid_value"),
     ({"n": 0}, "n", "invalid_value"),
     ({"n": True}, "n", "invalid_type"),
-    ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_value"),
-    ({"response_format": {"type": ["text"]}}, "response_format", "unsupported_value"),
+    ({"response_format": {"type": "xml"}}, "response_format.type", "invalid_value"),
+    ({"response_format": {"type": ["text"]}}, "response_format.type", "invalid_type"),
+    ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "missing_required_parameter"),
+    ({"response_format": schema_format(None)}, "response_format.json_schema.schema", "missing_required_parameter"),
+    ({"response_format": schema_format([])}, "response_format.json_schema.schema", "invalid_type"),
+    ({"response_format": schema_format(deep(65))}, "response_format.json_schema.schema", "invalid_value"),
+    ({"response_format": schema_format({}, name="a b")}, "response_format.json_schema.name", "invalid_value"),
+    ({"response_format": schema_format({}, strict=1)}, "response_format.json_schema.strict", "invalid_type"),
+    (
+        {"response_format": schema_format({"not": {"type": "null"}})},
+        "response_format.json_schema.schema",
+        "unsupported_value",
+    ),
     ({"response_format": "text"}, "response_format", "invalid_type"),
     ({"logprobs": 0}, "logprobs", "invalid_type"),
     ({"top_logprobs": 3}, "top_logprobs", "invalid_value"),
@@ -440,9 +471,49 @@ def test_a_message_as_the_official_client_dumps_it_is_taken() -> None:
     assert parse(messages=[USER, dumped, USER]).messages[1] == expected
 
 
-def test_tool_choice_none_withdraws_the_tools() -> None:
-    assert parse(tools=[FUNCTION], tool_choice="none").tools == ()
-    assert len(parse(tools=[FUNCTION], tool_choice="auto").tools) == 1
+TWO = [*in_function(name="now"), *in_function(name="then")]
+
+
+@pytest.mark.parametrize(
+    ("choice", "tools", "must_call"),
+    [
+        ("none", [], ()),
+        ("auto", ["now", "then"], ()),
+        ("required", ["now", "then"], ("now", "then")),
+        (named("then"), ["now", "then"], ("then",)),
+        ({"type": "function", "name": "then"}, ["now", "then"], ("then",)),
+        (allowed("auto", "now"), ["now"], ()),
+        (allowed("required", "then"), ["now", "then"], ("then",)),
+        ({"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "now"}]}, ["now"], ()),
+    ],
+)
+def test_a_tool_choice_says_what_may_and_what_must_be_called(
+    choice: Any, tools: list[str], must_call: tuple[str, ...]
+) -> None:
+    request = parse(tools=TWO, tool_choice=choice)
+    assert ([tool.name for tool in request.tools], request.must_call) == (tools, must_call)
+
+
+def test_only_a_strict_function_needs_a_schema_that_can_be_held_whole() -> None:
+    loose = in_function(parameters={"type": "object", "not": {"required": ["a"]}})
+    assert parse(tools=loose, tool_choice="required").must_call == ("now",)
+    assert parse(tools=[{**loose[0], "function": {**loose[0]["function"], "strict": True}}], tool_choice="none")
+    remote = in_function(parameters={"$ref": "https://example.com/schema"})
+    assert parse(tools=remote).tools[0].parameters == {"$ref": "https://example.com/schema"}
+    with pytest.raises(ApiError, match=r"uses a \$ref that leads out of the schema"):
+        parse(tools=remote, tool_choice="required")
+
+
+def test_a_response_format_becomes_the_schema_of_the_answer() -> None:
+    assert parse(response_format={"type": "text"}).answer_schema is None
+    assert parse(response_format={"type": "json_object"}).answer_schema == {"type": "object"}
+    given = {"type": "json_object", "schema": {"enum": [1]}}
+    assert parse(response_format=given).answer_schema == {"enum": [1]}
+    number = {"type": "integer"}
+    named = schema_format(number, name="age", strict=False, description="in years")
+    assert parse(response_format=named).answer_schema == {"title": "age", "description": "in years", **number}
+    own = {"title": "Age", "description": "how old", **number}
+    assert parse(response_format={**named, "json_schema": {**named["json_schema"], "schema": own}}).answer_schema == own
 
 
 JSON = st.recursive(
@@ -464,3 +535,14 @@ def test_what_is_taken_can_be_sent_to_the_engine(extra: dict[str, Any], messages
         return
     turn = TurnRequest(id="t", user="u", messages=taken.messages, seed=0, tools=taken.tools, stop=taken.stop)
     assert decode(encode(turn)) == turn
+
+
+def test_an_answer_that_is_held_begins_anew_after_an_assistants_message() -> None:
+    begun = [USER, {"role": "assistant", "content": "So"}]
+    form = {"type": "json_object"}
+    assert parse(messages=begun).continues
+    assert not parse(messages=begun, response_format=form).continues
+    assert not parse(messages=begun, tools=[FUNCTION], tool_choice="required").continues
+    with pytest.raises(ApiError) as refused:
+        parse(messages=begun, response_format=form, continue_final_message=True)
+    assert refused.value.param == "continue_final_message"

@@ -15,7 +15,7 @@ from appliance.audit.log import RecordError
 from appliance.database.tables import audit_contents
 from appliance.people.accounts import Role
 from appliance.turns.events import AnswerDelta, ReasoningDelta, Started
-from appliance.turns.request import Message, TurnRequest
+from appliance.turns.request import Message, Tool, TurnRequest, new_request
 from appliance.turns.run import run_turn
 from tests.fakes import FakeEngine, done
 from tests.webui.conftest import Browser, MakeSite, Site
@@ -171,6 +171,24 @@ def test_an_event_is_shown_as_the_person_saw_it_with_its_facts(make_site: MakeSi
     asked = reviewer.get(f"/review/{prompt}").text
     for name, value in {"Seed": "4711", "Effort": "high", "From": "web, 10.0.0.7", "Conversation": "c1"}.items():
         assert f"<dt>{name}</dt><dd>{value}</dd>" in asked
+
+
+def test_what_a_turn_was_held_to_is_among_its_facts_and_in_the_request_that_the_model_read(
+    site: Site, reviewer: Browser
+) -> None:
+    request = new_request(
+        "u1", (Message("user", "Where?"),), must_call=("go",), answer_schema={"title": "place", "enum": ["Oslo"]},
+        tools=(Tool("go", "", {"type": "object"}, strict=True), Tool("ask", "")),
+    )  # fmt: skip
+    turn = run_turn(site.services.record, site.engine.client, ADA, request, conversation_id=None)
+    assert list(turn)
+    page = reviewer.get(f"/review/{turn.prompt_event}").text
+    assert "<dt>Must call</dt><dd>go</dd>" in page
+    assert "<dt>Tools</dt><dd>go (strict), ask</dd>" in page
+    held = "{&#34;enum&#34;: [&#34;Oslo&#34;], &#34;title&#34;: &#34;place&#34;}"
+    assert f"<dt>Answer held to</dt><dd>{held}</dd>" in page
+    assert "# Response Formats\n\n## place" in page
+    assert "a schema of 36 characters" in reviewer.get("/review?action=prompts").text
 
 
 def test_that_each_shown_event_was_read_is_recorded(site: Site, reviewer: Browser) -> None:

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Final, Literal, cast, get_args, get_type_hint
 from appliance.turns.request import ORDINARY_TOKENS, Bias, Effort, TurnRequest
 from installer.formats.checks import Choose, FaultError, Length, Must, Rule, check
 from webui.api.messages import Messages
-from webui.api.tools import ToolChoice, Tools
+from webui.api.response_format import ResponseFormat
+from webui.api.tools import AUTO, ToolChoice, Tools
 from webui.api.values import REFUSED, Text, between, chars, form_of, never, one_of, only, storable
 
 MAX_STOPS: Final = 16
@@ -112,10 +113,6 @@ _Penalty = Annotated[float, between(-2, 2)]
 Verbosity = Literal["low", "medium", "high"]
 Tier = Literal["auto", "default", "flex", "scale", "priority"]
 
-_ONLY_TEXT: Final = only(
-    lambda form: form.get("type") == "text",
-    'only {"type": "text"} is available; answers cannot be held to JSON or a schema',
-)
 _NO_REPETITION: Final = only(lambda value: value == 1, "is not applied; send frequency_penalty, or 1")
 _TEXT_ALONE: Final = only(lambda kinds: kinds == ["text"], 'this model writes text only; only ["text"] is taken')
 MEDIUM: Final = one_of(Verbosity, only=("medium",), why="this model has no such setting; only medium is taken")
@@ -133,8 +130,12 @@ class Body:
         Takes("whether the answer goes on where the last message, an assistant's text, ends; default: yes"),
     ] = None
     add_generation_prompt: Annotated[bool | None, Takes("the contrary of continue_final_message")] = None
-    tools: Annotated[Tools, Takes("up to 128 functions; `strict: true` is refused")] = TurnRequest.tools
-    tool_choice: Annotated[ToolChoice, Takes('"auto" or "none"; "required" and named functions are refused')] = True
+    tools: Annotated[Tools, Takes("up to 128 functions; `strict` holds a call's arguments to the schema")] = (
+        TurnRequest.tools
+    )
+    tool_choice: Annotated[ToolChoice, Takes('"auto" (default), "none", "required", a function or `allowed_tools`')] = (
+        AUTO
+    )
     parallel_tool_calls: Annotated[bool, Takes("ignored: the model makes one call at a time")] = False
     reasoning_effort: Annotated[
         Effort,
@@ -165,7 +166,9 @@ class Body:
         Takes("`include_usage`; others are ignored; only with stream"),
     ] = None
     n: Annotated[int, between(1, MAX_CHOICES), Takes(f"1 (default) to {MAX_CHOICES} answers; see below")] = 1
-    response_format: Annotated[dict[str, Any] | None, _ONLY_TEXT, Takes('only {"type": "text"}')] = None
+    response_format: Annotated[ResponseFormat, Takes("`text` (default), `json_object` or `json_schema`; see below")] = (
+        None
+    )
     top_k: Annotated[
         int | None,
         Rule(_all_of_them, takes=Annotated[int, between(-1, ORDINARY_TOKENS)]),

@@ -82,6 +82,8 @@ def new_turn(chat: ChatRequest, *, id_prefix: str) -> TurnRequest:
         presence_penalty=chat.presence_penalty,
         logit_bias=chat.logit_bias,
         top_logprobs=chat.top_logprobs,
+        must_call=chat.must_call,
+        answer_schema=chat.answer_schema,
         grammar=services().config.harmony_grammar,
     )
 

@@ -1,7 +1,7 @@
-"""The ``tools`` and ``tool_choice`` of a request: functions only; the model decides whether to call one.
+"""The ``tools`` and ``tool_choice`` of a request: functions only, and which of them the model may or must call.
 
-The engine can neither force a call nor hold arguments to a schema, so the server refuses ``required``, a named choice
-and ``strict`` rather than half keep them.
+`offered` says what both mean together. The arguments of a strict function, and of one that must be called, are held to
+its schema. A strict function's schema must be one that can be held whole; of another's, the rest is left out.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
+from appliance.engine.constraint import check_tool
+from appliance.engine.json_schema import SchemaError
 from appliance.turns.request import Tool
-from installer.formats.checks import FaultError, Length, Rule
+from installer.formats.checks import FaultError, Length, Place, Rule
 from webui.api.values import UNSUPPORTED, Text, json_tree, only
 
 MAX_TOOLS: Final = 128
@@ -31,9 +33,7 @@ FunctionKind = Annotated[Any, only(lambda kind: kind == "function", 'only "funct
 @dataclass(frozen=True)
 class _Function:
     name: FunctionName
-    strict: (
-        Annotated[bool, only(lambda on: not on, "arguments cannot be held to the schema here; send false")] | None
-    ) = None
+    strict: bool | None = None
     parameters: Annotated[dict[str, Any], Rule(json_tree)] | None = None
     description: Text | None = None
 
@@ -46,7 +46,7 @@ class _Tool:
 
 def _tool(entry: _Tool) -> Tool:
     function = entry.function
-    return Tool(name=function.name, description=function.description or "", parameters=function.parameters)
+    return Tool(function.name, function.description or "", function.parameters, strict=bool(function.strict))
 
 
 def _distinct(tools: tuple[Tool, ...]) -> tuple[Tool, ...]:
@@ -66,13 +66,74 @@ Tools = Annotated[
 ]
 
 
-def _offered(choice: Any) -> bool:
-    """Whether the tools are offered at all: true for "auto", false for "none"."""
-    if choice in ("auto", "none"):
-        return bool(choice == "auto")
+@dataclass(frozen=True)
+class Choice:
+    """What the request says of calls: ``must`` there be one, and of which functions (None: of any)?"""
+
+    may: bool = True
+    must: bool = False
+    names: tuple[str, ...] | None = None
+
+
+def read_choice(choice: Any) -> Choice:
+    """A ``tool_choice`` in the form of chat completions or in the flat form of responses."""
+    if isinstance(choice, str) and choice in _CHOICES:
+        return _CHOICES[choice]
+    if isinstance(choice, dict) and choice.get("type") == "function":
+        return Choice(must=True, names=(_named(choice),))
+    if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
+        return _allowed(choice.get("allowed_tools", choice))
     if isinstance(choice, str | dict):
-        raise FaultError('this model decides for itself whether to call; use "auto" or "none"', kind=UNSUPPORTED)
-    raise FaultError('must be "auto" or "none"', kind="type")
+        raise FaultError('must be "none", "auto", "required", a function, or allowed_tools', kind=UNSUPPORTED)
+    raise FaultError('must be "none", "auto", "required" or an object', kind="type")
 
 
-ToolChoice = Annotated[bool, Rule(_offered, takes=Any)]
+def offered(tools: tuple[Tool, ...], choice: Choice, *, parameters: Place) -> tuple[tuple[Tool, ...], tuple[str, ...]]:
+    """The tools that the model is offered, and the names of those of which it must call one.
+
+    Args:
+        parameters: where in an entry of ``tools`` its schema stands.
+    Raises:
+        FaultError: there is no such function, or a call's arguments cannot be held to the schema.
+    """
+    names = [tool.name for tool in tools]
+    unknown = next((name for name in choice.names or () if name not in names), None)
+    if unknown is not None:
+        raise FaultError(f'names "{unknown}", which is not among the tools', at=("tool_choice",))
+    if choice.must and not tools:
+        raise FaultError("asks for a call, and there are no tools", at=("tool_choice",))
+    wanted = names if choice.names is None else choice.names
+    for number, tool in enumerate(tools):
+        if choice.may and (tool.strict or (choice.must and tool.name in wanted)):
+            _check_schema(tool, ("tools", number, *parameters))
+    is_narrowed = choice.names is not None and not choice.must
+    kept = tuple(tool for tool in tools if choice.may and (tool.name in wanted or not is_narrowed))
+    return kept, tuple(name for name in names if name in wanted) if choice.must else ()
+
+
+def _check_schema(tool: Tool, place: Place) -> None:
+    try:
+        check_tool(tool)
+    except SchemaError as exc:
+        raise FaultError(str(exc), kind=UNSUPPORTED, at=place) from exc
+
+
+def _named(choice: Any) -> str:
+    function = choice.get("function", choice) if isinstance(choice, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise FaultError("must name a function")
+    return name
+
+
+def _allowed(choice: Any) -> Choice:
+    tools = choice.get("tools") if isinstance(choice, dict) else None
+    if not isinstance(tools, list) or not 0 < len(tools) <= MAX_TOOLS or choice.get("mode") not in ("auto", "required"):
+        raise FaultError('must have a mode, "auto" or "required", and a list of tools')
+    return Choice(must=choice["mode"] == "required", names=tuple(map(_named, tools)))
+
+
+AUTO: Final = Choice()
+_CHOICES: Final = {"auto": AUTO, "none": Choice(may=False), "required": Choice(must=True)}
+
+ToolChoice = Annotated[Choice, Rule(read_choice, takes=Any)]

@@ -19,6 +19,7 @@ from appliance.turns.request import Bias, Effort, Message, Tool, TurnRequest
 from installer.formats.checks import FaultError, check
 from webui.api.body import ELSEWHERE, FIELDS, Body
 from webui.api.errors import ApiError
+from webui.api.tools import offered
 from webui.api.values import REFUSED, UNSUPPORTED
 
 Form = TypeVar("Form")
@@ -55,6 +56,8 @@ class ChatRequest:
     logit_bias: tuple[Bias, ...] = TurnRequest.logit_bias
     top_logprobs: int | None = TurnRequest.top_logprobs
     choices: int = 1
+    must_call: tuple[str, ...] = ()
+    answer_schema: dict[str, Any] | None = None
     stream: bool = False
     include_usage: bool = False
     continues: bool = TurnRequest.continues
@@ -151,10 +154,11 @@ def chat_request(body: Body) -> ChatRequest:
     old, new = body.max_tokens, body.max_completion_tokens
     if old is not None and new is not None and old != new:
         raise FaultError("and max_completion_tokens differ; send one of them", at=("max_tokens",))
+    tools, must_call = offered(body.tools, body.tool_choice, parameters=("function", "parameters"))
     return ChatRequest(
         model=body.model,
         messages=body.messages,
-        tools=body.tools if body.tool_choice else (),
+        tools=tools,
         effort=body.reasoning_effort,
         temperature=body.temperature,
         top_p=body.top_p,
@@ -168,14 +172,19 @@ def chat_request(body: Body) -> ChatRequest:
         logit_bias=body.logit_bias,
         top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         choices=body.n,
+        must_call=must_call,
+        answer_schema=body.response_format,
         stream=body.stream,
         include_usage=bool(body.stream_options),
-        continues=_continues(body),
+        continues=_continues(body, is_held=bool(must_call) or body.response_format is not None),
     )
 
 
-def _continues(body: Body) -> bool:
-    """Whether the answer goes on where the last message ends. The two fields are vLLM's; other servers have none."""
+def _continues(body: Body, *, is_held: bool) -> bool:
+    """Whether the answer goes on where the last message ends. The two fields are vLLM's; other servers have none.
+
+    An answer that is held to a schema or a call begins anew, unless the caller asks for the other.
+    """
     asked, begins_anew = body.continue_final_message, body.add_generation_prompt
     if asked is not None and asked == begins_anew:
         raise FaultError("and add_generation_prompt are contraries; send one of them", at=("continue_final_message",))
@@ -183,10 +192,12 @@ def _continues(body: Body) -> bool:
         asked = not begins_anew
     last = body.messages[-1] if body.messages else Message("user", "")
     can = last.role == "assistant" and not last.tool_calls and bool(last.content or last.reasoning)
+    field = "add_generation_prompt" if body.continue_final_message is None else "continue_final_message"
     if asked and not can:
-        field = "add_generation_prompt" if body.continue_final_message is None else "continue_final_message"
         raise FaultError("asks for an answer that goes on, but the last message is no assistant's text", at=(field,))
-    return can if asked is None else asked
+    if asked and is_held:
+        raise FaultError("asks for an answer that goes on, which cannot be held to a schema or a call", at=(field,))
+    return can and not is_held if asked is None else asked
 
 
 def as_error(fault: FaultError) -> ApiError:

@@ -58,3 +58,5 @@ def _told(request: dict[str, Any], *, with_messages: bool) -> Iterator[str]:
         if tool.get("parameters"):
             yield json.dumps(tool["parameters"], ensure_ascii=False)
     yield from request.get("stop", ())
+    if request.get("answer_schema"):
+        yield json.dumps(request["answer_schema"], ensure_ascii=False)

@@ -26,6 +26,7 @@ class Beside(Details):
     tools: int = 0
     tool_characters: int = 0
     stop: int = 0
+    schema: int = 0  # to which the answer is held; the model reads it
 
 
 @dataclass(frozen=True, kw_only=True)

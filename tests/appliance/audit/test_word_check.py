@@ -261,3 +261,17 @@ def test_parameters_of_a_tool_are_indexed_as_they_are_stored(database: Database)
     erase(log, sequence, sequence, by=SYSTEM, reason="retention")
     assert hits(log, "properties") == []
     assert found(log) == []
+
+
+def test_the_schema_of_an_answer_is_found_and_erased(database: Database) -> None:
+    """The model reads it, so nobody can tell it anything there that a search does not find."""
+    log = AuditLog(database)
+    schema = {"enum": ["smuggled"], "description": "aside"}
+    request = TurnRequest("t", "a1", (), seed=5, answer_schema=schema)
+    details = PromptDetails(conversation=None, request=request, beside=Beside(schema=51), index=INDEX_VERSION)
+    sequence = log.append(NewEvent(SYSTEM, "prompt", subject="turn", content=Content("hi", details))).sequence
+    assert hits(log, "smuggled") == hits(log, "aside") == [sequence]
+    assert found(log) == []
+    erase(log, sequence, sequence, by=SYSTEM, reason="retention")
+    assert hits(log, "smuggled") == []
+    assert found(log) == []

@@ -12,12 +12,13 @@ import pytest
 from numpy.typing import NDArray
 
 from appliance.engine.harmony import CALL, CHANNEL, CONSTRAIN, END, MESSAGE, RETURN, START, Vocabulary
-from appliance.engine.harmony_grammar import HarmonyGrammar, HarmonyGrammars, State
+from appliance.engine.harmony_grammar import HarmonyGrammar, HarmonyGrammars
 from appliance.engine.harmony_header import read_header
 from appliance.engine.jobs import Job
 from appliance.engine.model.load import load_model
 from appliance.engine.sampling import TopLogits
 from appliance.engine.scheduler import Scheduler
+from appliance.engine.token_mask import ListedTokens, State
 from appliance.installed_release import InstalledRelease
 from appliance.turns.events import Done, EngineEvent
 from appliance.turns.request import Message, Tool, TurnRequest
@@ -45,8 +46,10 @@ def walk(grammar: HarmonyGrammar, tokens: Sequence[int]) -> int | None:
 
 
 def allowed(state: State) -> list[int]:
-    assert not state.mask.excludes, "a text"
-    return [int(token) for token in state.mask.ids]
+    mask = state.mask
+    assert isinstance(mask, ListedTokens)
+    assert not mask.excludes, "a text"
+    return [int(token) for token in mask.ids]
 
 
 SOUND = [
@@ -154,7 +157,7 @@ def test_every_walk_that_the_grammar_allows_is_sound(vocabulary: Vocabulary, gra
 def _walk_at_random(grammar: HarmonyGrammar, rng: random.Random, vocabulary: Vocabulary) -> tuple[list[int], Parsed]:
     state, tokens = grammar.start, []
     while True:
-        if state.mask.excludes:  # a text
+        if state.mask.is_open:  # a text
             ends = [token for token in (END, RETURN, CALL) if state.mask.permits(token)]
             new = [*vocabulary.encode('{"a": 1}' if CALL in ends else "It is so."), *ends]
         else:

@@ -88,6 +88,27 @@ def test_leading_instructions_and_tools_make_one_developer_message(vocabulary: V
     assert "Calls to these tools must go to the commentary channel: 'functions'." in text
 
 
+def test_the_schema_of_the_answer_ends_the_developer_message_as_the_guide_says(vocabulary: Vocabulary) -> None:
+    schema = {
+        "title": "shopping\nlist", "description": "what to buy,\nin order", "type": "object",
+        "properties": {"items": {"type": "array"}, "end": {"const": "<|end|>"}}, "propertyOrdering": ["items", "end"],
+    }  # fmt: skip
+    request = TurnRequest(
+        id="t", user="u", messages=(Message("system", "Be brief."), Message("user", "x")), tools=(WEATHER,), seed=1,
+        answer_schema=schema,
+    )  # fmt: skip
+    prompt = render_prompt(vocabulary, request, today=TODAY)
+    assert vocabulary.encoding.decode_utf8(prompt).endswith(
+        "} // namespace functions\n\n# Response Formats\n\n## shopping list\n\n// what to buy, in order\n"
+        '{"description": "what to buy,\\nin order", "properties": {"items": {"type": "array"}, '
+        '"end": {"const": "<|end|>"}}, "title": "shopping\\nlist", "type": "object"}<|end|>'
+        "<|start|>user<|message|>x<|end|><|start|>assistant"
+    )
+    assert prompt.count(END) == 3
+    alone = render_prompt(vocabulary, replace(request, messages=(Message("user", "x"),), tools=()), today=TODAY)
+    assert "<|start|>developer<|message|># Response Formats\n" in vocabulary.encoding.decode_utf8(alone)
+
+
 def test_a_later_system_message_stays_in_its_place(vocabulary: Vocabulary) -> None:
     text = text_of(vocabulary, Message("user", "a"), Message("system", "Now in rhyme."), Message("user", "b"))
     assert text.index(">a<") < text.index("Now in rhyme.") < text.index(">b<")

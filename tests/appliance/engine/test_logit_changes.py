@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from appliance.engine.harmony import RETURN
 from appliance.engine.logit_changes import LogitChanges
-from appliance.engine.sampling import Float32Array, Float64Array, TokenMask, TopLogits, new_generator, sample
+from appliance.engine.sampling import Float32Array, Float64Array, TopLogits, new_generator, sample
+from appliance.engine.token_mask import ListedTokens
 from appliance.turns.request import Bias, Message, TurnRequest
 from tests.appliance.engine.test_sampling import never, top_of
 
@@ -76,7 +77,7 @@ def test_a_draw_is_the_one_from_all_logits(
         changes.note(token)
     for token in set(drawn):
         added[token] -= frequency * drawn.count(token) + presence
-    mask = TokenMask(np.array(permitted), excludes=False) if masked else None
+    mask = ListedTokens(np.array(permitted), excludes=False) if masked else None
     taken = sample(
         changes.apply(top_of(logits, known)), temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
         rng=new_generator(seed), mask=mask,

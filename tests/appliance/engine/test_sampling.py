@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from appliance.engine.sampling import TokenMask, TopLogits, new_generator, sample
+from appliance.engine.sampling import TopLogits, new_generator, sample
+from appliance.engine.token_mask import ListedTokens, TokenBits
 
 VOCAB = 5000
 
@@ -85,12 +86,18 @@ def never() -> NDArray[np.float32]:
     raise AssertionError("fetched all logits")
 
 
-def only(*ids: int) -> TokenMask:
-    return TokenMask(np.array(sorted(ids), np.int64), excludes=False)
+def only(*ids: int) -> ListedTokens:
+    return ListedTokens(np.array(sorted(ids), np.int64), excludes=False)
 
 
-def all_but(*ids: int) -> TokenMask:
-    return TokenMask(np.array(sorted(ids), np.int64), excludes=True)
+def bits_of(*ids: int) -> TokenBits:
+    allowed = np.zeros(-(-VOCAB // 32) * 32, np.uint8)
+    allowed[list(ids)] = 1
+    return TokenBits(np.packbits(allowed, bitorder="little").view(np.int32))
+
+
+def all_but(*ids: int) -> ListedTokens:
+    return ListedTokens(np.array(sorted(ids), np.int64), excludes=True)
 
 
 @pytest.mark.parametrize("spread", [0.3, 3.0, 12.0])
@@ -102,13 +109,37 @@ def test_draws_from_a_few_permitted_tokens_equal_those_from_the_whole_distributi
     rng = np.random.default_rng(8)
     for seed in range(30):
         logits = (rng.standard_normal(VOCAB) * spread).astype(np.float32)
-        permitted = sorted(rng.choice(VOCAB, 3 if seed % 2 else 400, replace=False).tolist())
+        permitted = sorted(rng.choice(VOCAB, (3, 400, VOCAB - 5)[seed % 3], replace=False).tolist())
         masked = np.full(VOCAB, -np.inf, np.float32)
         masked[permitted] = logits[permitted]
         draw = float(new_generator(seed).random())
         expected = reference(masked, temperature, top_p, draw) if temperature else int(np.argmax(masked))
-        top, drawn = top_of(logits, 64), new_generator(seed)
-        assert sample(top, temperature=temperature, top_p=top_p, rng=drawn, mask=only(*permitted)) == expected
+        for mask in (only(*permitted), bits_of(*permitted)):
+            top, drawn = top_of(logits, 64), new_generator(seed)
+            assert sample(top, temperature=temperature, top_p=top_p, rng=drawn, mask=mask) == expected
+
+
+def test_a_mask_of_bits_says_the_same_as_a_list() -> None:
+    rng = np.random.default_rng(4)
+    for count in (1, 2, 31, 400, VOCAB):
+        ids = np.sort(rng.choice(VOCAB, count, replace=False))
+        listed, bits = only(*ids.tolist()), bits_of(*ids.tolist())
+        asked = rng.integers(0, VOCAB, 256)
+        assert (listed.keeps(asked) == bits.keeps(asked)).all()
+        assert (listed.permitted(VOCAB) == bits.permitted(VOCAB)).all()
+        assert listed.count(VOCAB) == bits.count(VOCAB) == count
+        assert all(listed.permits(token) == bits.permits(token) for token in (0, 31, 32, VOCAB - 1, *ids[:9].tolist()))
+    assert not bits.permits(-1)
+    assert not bits.permits(10**9)
+
+
+def test_permitted_tokens_far_below_the_forbidden_ones_are_drawn_exactly() -> None:
+    """Seen from them, the mass of the others is too large for a float."""
+    logits = np.full(VOCAB, -2000, np.float32)
+    logits[5], logits[10:14] = 3000, [1, 2, 3, 4]
+    drawn = {sample(top_of(logits, 64), temperature=1.0, top_p=1.0, rng=new_generator(n), mask=bits_of(*range(9, 14)))
+             for n in range(200)}  # fmt: skip
+    assert drawn == {11, 12, 13} | drawn & {10}
 
 
 def test_permitted_tokens_outside_the_top_are_fetched_and_never_left_out() -> None:

@@ -63,6 +63,7 @@ def beside_words(beginning: str) -> str:
         (beside.begun, "an answer begun with {:,} character", "an answer begun with {:,} characters", None),
         (beside.tools, "{:,} tool", "{:,} tools", beside.tool_characters),
         (beside.stop, "stop texts of {:,} character", "stop texts of {:,} characters", None),
+        (beside.schema, "a schema of {:,} character", "a schema of {:,} characters", None),
     )
     return ", ".join(
         (one if count == 1 else many).format(count) + ("" if length is None else f" ({length:,} characters)")

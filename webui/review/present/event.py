@@ -164,7 +164,11 @@ def _request_facts(asked: TurnRequest) -> Iterator[tuple[str, str]]:
         if value not in (None, ()):
             yield _fact(name, value)
     if asked.tools:
-        yield "Tools", ", ".join(tool.name for tool in asked.tools)
+        yield "Tools", ", ".join(tool.name + (" (strict)" if tool.strict else "") for tool in asked.tools)
+    if asked.must_call:
+        yield "Must call", " or ".join(asked.must_call)
+    if asked.answer_schema is not None:
+        yield "Answer held to", json.dumps(asked.answer_schema, ensure_ascii=False)
     if len(asked.messages) > 1:
         yield "Before it", f"{len(asked.messages) - 1} earlier messages went with it"
 
