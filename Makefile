@@ -15,7 +15,7 @@ SOURCES := pyproject.toml $(shell find appliance bundler installer webui -type f
 
 CXX_SOURCES := $(shell find appliance/kernels tests/appliance/kernels -name '*.cc' -o -name '*.h')
 
-.PHONY: demo test check lint format sanitize coverage lock demo-model-eval demo-clean clean help
+.PHONY: demo test check lint format sanitize coverage lock clients demo-model-eval demo-clean clean help
 
 help:
 	@echo "make demo             build, sign, install and serve the demo on port $(DEMO_PORT) (DEMO_PORT=, DEMO_DIR=)"
@@ -25,7 +25,8 @@ help:
 	@echo "make format           format Python and C++"
 	@echo "make sanitize         the native operators under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make coverage         the fast part, and which lines it did not run"
-	@echo "make lock             new versions for the development environment (.ci/constraints.txt)"
+	@echo "make lock             new versions for the development environment (.ci/constraints.txt) and for the API's clients"
+	@echo "make clients          programs of the API's clients, and their table in docs/api.md"
 	@echo "make demo-model-eval  the demo model's answers to questions it never saw"
 	@echo "make demo-clean       remove what make demo built"
 
@@ -56,7 +57,8 @@ test:
 	@test -z "$(REQUIRE_ALL)" || .ci/system-packages
 	.ci/venv $(TEST_EXTRAS)
 	@test -z "$$(command -v npm)" || npm ci --ignore-scripts --silent
-	@$(MAKE) --no-print-directory lint
+	@test -z "$(REQUIRE_ALL)" || { .ci/clients/make & making=$$!; }; \
+		$(MAKE) --no-print-directory lint && { test -z "$$making" || wait $$making; }
 	$(BIN)/pytest -q $(PARALLEL) --durations=15
 
 check:
@@ -85,6 +87,13 @@ coverage:
 
 lock:
 	.ci/lock $(TEST_EXTRAS)
+	.ci/clients/lock
+
+clients:
+	.ci/venv $(TEST_EXTRAS)
+	.ci/clients/make
+	@test -z "$$(command -v npm)" || npm ci --ignore-scripts --silent
+	$(BIN)/pytest -q tests/clients --write-docs
 
 demo-model-eval:
 	.ci/venv $(RUNTIME_EXTRAS)
@@ -94,4 +103,4 @@ demo-clean:
 	rm -rf $(DEMO_DIR)
 
 clean: demo-clean
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv .venv-clients build dist *.egg-info

@@ -30,6 +30,7 @@ SLOW = (
     "appliance/isolation",
     "attacks",
     "browser",
+    "clients",
     "gpu",
     "scenarios",
     "appliance/audit/test_audit_cli.py",
@@ -124,6 +125,7 @@ LONGEST = (
     "appliance/kernels/test_sanitized.py",
     "bundler/test_demo_model.py",
     "attacks/test_kills_leaving.py",
+    "clients/test_clients.py",
     "scenarios/test_service.py",
     "scenarios/test_bare_hosts.py",
     "scenarios/test_damaged_site.py",
@@ -162,6 +164,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fast", action="store_true", help="leave out what tests/conftest.py lists as slow")
+    parser.addoption("--write-docs", action="store_true", help="write the tables that tests print into docs/")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
