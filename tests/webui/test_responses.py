@@ -452,6 +452,16 @@ FAULTS: list[tuple[dict[str, Any], str, str]] = [
     ({"tools": [NOW], "tool_choice": {"type": "function", "name": "gone"}}, "invalid_value", "tool_choice"),
     ({"tools": [NOW], "tool_choice": {"type": "web_search"}}, "unsupported_value", "tool_choice"),
     ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "missing_required_parameter", "text.format.schema"),
+    (
+        {"text": {"format": {"type": "json_schema", "name": "x", "schema": {"not": {"type": "null"}}}}},
+        "unsupported_value",
+        "text.format.schema",
+    ),
+    (
+        {"tools": [{**NOW, "strict": True, "parameters": {"type": "object", "properties": {"a": {"not": {}}}}}]},
+        "unsupported_value",
+        "tools[0].parameters",
+    ),
     ({"text": {"format": {"type": "grammar"}}}, "invalid_value", "text.format.type"),
     ({"reasoning": {"effort": "utmost"}}, "invalid_value", "reasoning.effort"),
     ({"background": True}, "unsupported_value", "background"),

@@ -16,7 +16,7 @@ from webui.api.values import UNSUPPORTED, Text, json_tree, one_of
 
 _Kind = Literal["text", "json_object", "json_schema"]
 _AnySchema = Annotated[dict[str, Any], Rule(json_tree)]
-_ANY_OBJECT: Final = {"type": "object"}
+ANY_OBJECT: Final = {"type": "object"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ def held_schema(named: NamedSchema, *, at: Place) -> dict[str, Any]:
 
 def _answer_schema(form: _Format) -> dict[str, Any] | None:
     if form.type == "json_object":
-        given = _ANY_OBJECT if form.schema is None else form.schema
+        given = ANY_OBJECT if form.schema is None else form.schema
         return held_schema(NamedSchema(schema=given), at=("schema",))
     if form.type == "text":
         return None

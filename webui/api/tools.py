@@ -77,8 +77,8 @@ class Choice:
 
 def read_choice(choice: Any) -> Choice:
     """A ``tool_choice`` in the form of chat completions or in the flat form of responses."""
-    if isinstance(choice, str) and choice in _CHOICES:
-        return _CHOICES[choice]
+    if isinstance(choice, str) and choice in CHOICES:
+        return CHOICES[choice]
     if isinstance(choice, dict) and choice.get("type") == "function":
         return Choice(must=True, names=(_named(choice),))
     if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
@@ -134,6 +134,6 @@ def _allowed(choice: Any) -> Choice:
 
 
 AUTO: Final = Choice()
-_CHOICES: Final = {"auto": AUTO, "none": Choice(may=False), "required": Choice(must=True)}
+CHOICES: Final = {"auto": AUTO, "none": Choice(may=False), "required": Choice(must=True)}
 
 ToolChoice = Annotated[Choice, Rule(read_choice, takes=Any)]

@@ -26,7 +26,8 @@ from webui.api.body import (
 )
 from webui.api.responses.items import Input
 from webui.api.responses.text_format import TEXT, TextFormat
-from webui.api.responses.tools import AUTO, ToolChoice, Tools
+from webui.api.responses.tools import Tools
+from webui.api.tools import AUTO, ToolChoice
 from webui.api.values import REFUSED, Text, between, never, one_of, only
 
 SEALED_REASONING: Final = "reasoning.encrypted_content"

@@ -13,7 +13,7 @@ from webui.api.responses.conversation import conversation
 from webui.api.responses.items import Reference
 from webui.api.responses.kept import Earlier
 from webui.api.responses.present import ID_PREFIX
-from webui.api.responses.tools import offered
+from webui.api.tools import offered
 from webui.api.validation import as_error, known_fields, parse_json
 from webui.api.values import UNSUPPORTED
 
@@ -63,7 +63,8 @@ def turn_request(asked: ResponseRequest, earlier: Earlier, *, grammar: bool) -> 
         if body.store and not earlier.responses.are_kept:
             raise FaultError("this site keeps no responses; send false", kind=UNSUPPORTED, at=("store",))
         messages = conversation(body.instructions, before, earlier.resolved(body.input))
-        tools, must_call = offered(body.tools, body.tool_choice)
+        tools, must_call = offered(body.tools, body.tool_choice, parameters=("parameters",))
+        answer_schema = body.text.format.answer_schema
     except FaultError as fault:
         raise as_error(fault) from None
     except TooMuchKeptError as exc:
@@ -74,7 +75,7 @@ def turn_request(asked: ResponseRequest, earlier: Earlier, *, grammar: bool) -> 
         id_prefix=ID_PREFIX,
         tools=tools,
         must_call=must_call,
-        answer_schema=body.text.format.answer_schema,
+        answer_schema=answer_schema,
         effort=body.reasoning.effort,
         temperature=body.temperature,
         top_p=body.top_p,

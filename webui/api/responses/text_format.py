@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
 from installer.formats.checks import FaultError, Rule
+from webui.api.response_format import ANY_OBJECT, NamedSchema, held_schema
 from webui.api.tools import FunctionName
 from webui.api.values import Text, json_tree, one_of
 
+_PLACE: Final = ("text", "format", "schema")
 _Kind = Literal["text", "json_object", "json_schema"]
 
 
@@ -24,13 +26,16 @@ class Format:
 
     @property
     def answer_schema(self) -> dict[str, Any] | None:
-        """The schema to which the answer is held. The model reads the format's name and description in it."""
+        """The schema to which the answer is held.
+
+        Raises:
+            FaultError: text cannot be held to it.
+        """
         if self.type == "text":
             return None
         if self.schema is None:
-            return {"type": "object"}
-        given = {"title": self.name, "description": self.description}
-        return {**{key: value for key, value in given.items() if value is not None}, **self.schema}
+            return ANY_OBJECT
+        return held_schema(NamedSchema(schema=self.schema, name=self.name, description=self.description), at=_PLACE)
 
     def as_object(self) -> dict[str, Any]:
         """The format as an answer repeats it."""
