@@ -115,6 +115,7 @@ SLOW = (
     "webui/test_rendering.py",
     "webui/test_review.py",
     "webui/test_review_integrity.py",
+    "webui/test_schemathesis.py",
     "webui/test_security.py",
 )
 # Files that take longest. They begin first, so that no worker still runs one when the others have nothing left. The

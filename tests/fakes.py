@@ -77,7 +77,7 @@ class Gate:
 def characters(question: Question) -> Tokens | TokenText | Failed:
     """Answers a question about tokens as if each character were one, numbered by its code."""
     if isinstance(question, TextRequest):
-        return TokenText("".join(map(chr, question.ids)))
+        return TokenText("".join(chr(number) if number < 0xD800 else "\ufffd" for number in question.ids))
     text = "".join(message.content for message in question.request.messages)
     return Tokens(tuple(map(ord, text)), FAKE_STATUS.context_tokens, tuple(text) if question.with_texts else ())
 

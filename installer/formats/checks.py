@@ -9,9 +9,10 @@ A record is a frozen dataclass. Its annotations say what each field may hold and
 
     check(Listen, {"host": "::1", "port": "80"})   # FaultError: port must be a whole number from 0 to 65535
 
-pydantic compares the data with the types. This module alone knows it, and imports it at the first check: settings are
-read by processes that load nothing heavy before they have given up every way out. None of pydantic's own texts leaves
-this module. `installer.formats.plain` reads the files of a release by the same declarations without pydantic.
+pydantic compares the data with the types. This module imports it at the first check: settings are read by processes
+that load nothing heavy before they have given up every way out. None of pydantic's own texts leaves this module. What a
+rule checks can also be said as JSON Schema beside it; `webui.api.schemas` alone reads that, with pydantic's help.
+`installer.formats.plain` reads the files of a release by the same declarations without pydantic.
 
 Guaranteed for every type: scalars are strict (``"1"`` and ``true`` are not 1; a whole number is taken where a float is
 declared), floats are finite, a list is checked up to its first fault only. Fields that a record does not declare are
@@ -20,7 +21,7 @@ ignored. Left to the caller: parsing JSON or TOML, and how a fault becomes a sen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar, Union, get_args, get_type_hints
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Place = tuple[Union[str, int], ...]
 
+REFUSED: Final = "refused"  # in the metadata of a `Choose`: the options that take nothing
 _OURS: Final = "worded"  # the type of an error whose message is ours
 _BRANCH: Final = "\0"  # begins the name of a branch in an error's place; no field has such a name
 _STRICT: Final[Mapping[str, Mapping[str, bool]]] = {  # what each kind of schema gets beside what pydantic gives it
@@ -113,31 +115,46 @@ class Rule:
     """In an annotation: a function that gets the checked value and returns what the field holds.
 
     It raises `FaultError`, or, with ``said``, any ValueError. ``takes`` is the type before, where that differs.
+    ``schema`` says in JSON Schema what the function refuses, as far as that language can.
     """
 
-    def __init__(self, function: Callable[[Any], object], said: str | None = None, *, takes: Any = None) -> None:
+    def __init__(
+        self,
+        function: Callable[[Any], object],
+        said: str | None = None,
+        *,
+        takes: Any = None,
+        schema: Mapping[str, Any] | None = None,
+    ) -> None:
         self.function, self.said, self.takes = function, said, takes
+        self.schema = dict(schema or {})
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         from pydantic_core import core_schema
 
         before = _before(self.takes, source, handler)
-        schema = core_schema.no_info_after_validator_function(self.function, before)
+        schema = core_schema.no_info_after_validator_function(
+            self.function, before, metadata={"pydantic_js_updates": self.schema}
+        )
         return schema if self.said is None else _worded(schema, self.said)
 
 
 class Choose:
-    """In an annotation: the value is of one of several types; ``pick`` tells by the value which."""
+    """In an annotation: the value is of one of several types; ``pick`` tells by the value which.
 
-    def __init__(self, pick: Callable[[Any], str], options: Mapping[str, Any]) -> None:
-        self.pick, self.options = pick, options
+    The options named in ``refused`` take nothing: they only have the words for what is refused.
+    """
+
+    def __init__(self, pick: Callable[[Any], str], options: Mapping[str, Any], *, refused: Sequence[str] = ()) -> None:
+        self.pick, self.options, self.refused = pick, options, refused
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         from pydantic_core import core_schema
 
         pick, branches = self.pick, {name: _BRANCH + name for name in self.options}
         schemas = {branches[name]: handler.generate_schema(kind) for name, kind in self.options.items()}
-        return core_schema.tagged_union_schema(schemas, lambda value: branches[pick(value)])
+        metadata = {REFUSED: [branches[name] for name in self.refused]}
+        return core_schema.tagged_union_schema(schemas, lambda value: branches[pick(value)], metadata=metadata)
 
 
 def closed(kind: type[T]) -> type[T]:

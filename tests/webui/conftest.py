@@ -35,6 +35,7 @@ from appliance.people.sign_in import SignIn
 from appliance.turns.running import RunningTurns
 from installer.formats.release import ModelCard
 from tests.fakes import FakeEngine, Gate
+from tests.webui.described_answers import hold_to_descriptions
 from webui.app import create_app
 from webui.denials import record_counts
 from webui.services import Services
@@ -173,8 +174,11 @@ def make_site(tmp_path: Path, empty_database: Path) -> Iterator[MakeSite]:
             clock=lambda: datetime.now(UTC),
             listener_url="http://127.0.0.1:8080",
         )
-        return Site(services, engine, create_app(services))
+        app = create_app(services)
+        undescribed.append(hold_to_descriptions(app))
+        return Site(services, engine, app)
 
+    undescribed: list[list[str]] = []
     yield make
     for running in running_turns:
         running.end_all(10)
@@ -182,6 +186,7 @@ def make_site(tmp_path: Path, empty_database: Path) -> Iterator[MakeSite]:
         engine.close()
     for database in databases:
         database.close()
+    assert [fault for faults in undescribed for fault in faults] == []
 
 
 @pytest.fixture

@@ -22,11 +22,11 @@ _LIKE: Final = 0.85  # difflib's ratio; one wrong letter in /v1/models is 0.9
 
 def not_found(path: str) -> ApiError:
     """The answer for a path under /v1 that no address of the API takes with the request's method."""
-    methods = _methods(path)
+    methods = methods_of(path)
     return wrong_method(methods) if methods else unknown_url(path)
 
 
-def _methods(path: str) -> set[str]:
+def methods_of(path: str) -> set[str]:
     """With which methods the path would be an address of the API."""
     adapter = current_app.url_map.bind("")
     found = set()

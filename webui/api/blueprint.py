@@ -10,7 +10,7 @@ from appliance.audit.log import RecordError
 from appliance.errors import ApplianceError
 from appliance.people.allowance import LimitReachedError, RefusedError
 from webui.api import errors
-from webui.api.addresses import METHODS, not_found
+from webui.api.addresses import METHODS, UNKNOWN, methods_of, not_found
 from webui.api.auth import api_user, demand_key, say_when_the_key_ends
 from webui.api.errors import ApiError
 from webui.api.limits import say_limits
@@ -24,6 +24,15 @@ blueprint.before_request(demand_key)
 blueprint.after_request(say_when_the_key_ends)
 blueprint.after_request(say_limits)
 blueprint.after_request(say_what_was_ignored)
+
+
+@blueprint.before_request
+def _name_methods() -> Response | None:
+    """OPTIONS of an address: its own methods. Flask would add those of `unknown`."""
+    if request.method != "OPTIONS" or request.endpoint == UNKNOWN:
+        return None
+    methods = methods_of(request.path)
+    return Response(headers={"Allow": ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))})
 
 
 @blueprint.route("", methods=METHODS)

@@ -97,6 +97,16 @@ def check_metadata(entries: dict[str, Any]) -> None:
         storable(entry)
 
 
+ABOVE_ZERO: Final = {"exclusiveMinimum": 0}
+_EFFORTS: Final = {"enum": [*get_args(Effort), *_NEAREST_EFFORTS]}
+_LIMIT: Final = {"minimum": -1, "maximum": MAX_TOKENS, "not": {"const": 0}}
+_USAGE: Final = {"properties": {"include_usage": {"type": ["boolean", "null"]}}}
+_STRINGS: Final = {"maxProperties": MAX_METADATA, "additionalProperties": {"type": "string"}}
+_BY_TOKEN: Final = {
+    "maxProperties": MAX_BIASES,
+    "propertyNames": {"pattern": "^[0-9]{1,6}$"},
+    "additionalProperties": {"type": "number", "minimum": -MAX_BIAS, "maximum": MAX_BIAS},
+}
 _Stop = Annotated[Text, chars(0, MAX_STOP_CHARS, f"must consist of strings of at most {MAX_STOP_CHARS} characters")]
 _STOPS = Choose(
     form_of,
@@ -105,16 +115,21 @@ _STOPS = Choose(
         "list": Annotated[tuple[_Stop, ...], Length(most=MAX_STOPS)],
         "other": Annotated[str, Must(f"must be a string or a list of at most {MAX_STOPS} strings")],
     },
+    refused=("other",),
 )
 _Limit = Annotated[int, between(1, MAX_TOKENS)]
-AnyLimit = Annotated[int | None, Rule(_limit, takes=int)]
+AnyLimit = Annotated[int | None, Rule(_limit, takes=int, schema=_LIMIT)]
 Label = Annotated[Text, chars(0, MAX_LABEL_CHARS, f"must have at most {MAX_LABEL_CHARS} characters")]
 _Penalty = Annotated[float, between(-2, 2)]
 Verbosity = Literal["low", "medium", "high"]
 Tier = Literal["auto", "default", "flex", "scale", "priority"]
 
-_NO_REPETITION: Final = only(lambda value: value == 1, "is not applied; send frequency_penalty, or 1")
-_TEXT_ALONE: Final = only(lambda kinds: kinds == ["text"], 'this model writes text only; only ["text"] is taken')
+_NO_REPETITION: Final = only(
+    lambda value: value == 1, "is not applied; send frequency_penalty, or 1", schema={"const": 1}
+)
+_TEXT_ALONE: Final = only(
+    lambda kinds: kinds == ["text"], 'this model writes text only; only ["text"] is taken', schema={"const": ["text"]}
+)
 MEDIUM: Final = one_of(Verbosity, only=("medium",), why="this model has no such setting; only medium is taken")
 ONE_TIER: Final = one_of(Tier, only=("auto", "default"), why="there is one tier here; only auto and default are taken")
 
@@ -139,11 +154,13 @@ class Body:
     parallel_tool_calls: Annotated[bool, Takes("ignored: the model makes one call at a time")] = False
     reasoning_effort: Annotated[
         Effort,
-        Rule(nearest_effort, takes=str),
+        Rule(nearest_effort, takes=str, schema=_EFFORTS),
         Takes("low, medium (default) or high; none and minimal are low, xhigh is high"),
     ] = TurnRequest.effort
     temperature: Annotated[float, between(0, 2), Takes("0 to 2, default 1; 0 is greedy")] = TurnRequest.temperature
-    top_p: Annotated[float, between(0, 1), Rule(above_zero), Takes("above 0, at most 1 (default)")] = TurnRequest.top_p
+    top_p: Annotated[
+        float, between(0, 1), Rule(above_zero, schema=ABOVE_ZERO), Takes("above 0, at most 1 (default)")
+    ] = TurnRequest.top_p
     seed: Annotated[
         int | None,
         between(-(2**63), 2**63 - 1),
@@ -162,7 +179,7 @@ class Body:
     stream: Annotated[bool, Takes("true or false (default)")] = False
     stream_options: Annotated[
         bool | None,
-        Rule(_include_usage, takes=dict[str, Any]),
+        Rule(_include_usage, takes=dict[str, Any], schema=_USAGE),
         Takes("`include_usage`; others are ignored; only with stream"),
     ] = None
     n: Annotated[int, between(1, MAX_CHOICES), Takes(f"1 (default) to {MAX_CHOICES} answers; see below")] = 1
@@ -190,7 +207,7 @@ class Body:
     repetition_penalty: Annotated[float, _NO_REPETITION, Takes("only 1")] = 1
     logit_bias: Annotated[
         tuple[Bias, ...],
-        Rule(_biases, takes=dict[str, Any]),
+        Rule(_biases, takes=dict[str, Any], schema=_BY_TOKEN),
         Takes(f"up to {MAX_BIASES} tokens by number, each from -{MAX_BIAS} to {MAX_BIAS}; special tokens are refused"),
     ] = TurnRequest.logit_bias
     modalities: Annotated[list[Any] | None, Length(most=8), _TEXT_ALONE, Takes('only ["text"]')] = None
@@ -198,7 +215,9 @@ class Body:
     service_tier: Annotated[Tier, ONE_TIER, Takes("only auto or default")] = "auto"
     store: Annotated[bool, Takes("ignored: every turn is recorded, and none is served again by id")] = False
     metadata: Annotated[
-        None, Rule(check_metadata, takes=dict[str, Any]), Takes(f"ignored; up to {MAX_METADATA} strings")
+        None,
+        Rule(check_metadata, takes=dict[str, Any], schema=_STRINGS),
+        Takes(f"ignored; up to {MAX_METADATA} strings"),
     ] = None
     user: Annotated[Label, Takes("ignored: the record names the key's owner")] = ""
     safety_identifier: Annotated[Label, Takes("ignored, as user")] = ""

@@ -11,10 +11,12 @@ from flask import Response, jsonify
 from appliance.turns.events import AnswerDelta, Done, TurnEvent
 from appliance.turns.request import TurnRequest, alternatives, new_request
 from appliance.turns.run import Turn
-from webui.api import errors, present
+from webui.api import errors, present, shapes
 from webui.api.auth import api_user
 from webui.api.blueprint import blueprint
+from webui.api.body import FIELDS, Body
 from webui.api.choices import Choices, check_count, finish_all, streamed_choices
+from webui.api.described import described
 from webui.api.errors import ApiError
 from webui.api.models import check_model
 from webui.api.running import begin_turn, finish, json_body, note_ignored, sse, streamed, wants_strictness
@@ -25,6 +27,9 @@ _END: Final = "data: [DONE]\n\n"
 
 
 @blueprint.post("/chat/completions")
+@described(
+    body=Body, fields=FIELDS, answer=shapes.ChatCompletion, chunk=shapes.ChatChunk, errors=(400, 404, 413, 415, 429)
+)
 def create_chat_completion() -> Response:
     """Answer a conversation, as a whole or as a stream."""
     chat = parse_chat_request(json_body(), strict=wants_strictness())

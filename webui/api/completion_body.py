@@ -33,6 +33,7 @@ _PROMPT = Choose(
         "tokens": Annotated[None, never(_TOKENS)],
         "other": Annotated[str, Must(f"must be a string or a list of at most {MAX_CHOICES} strings")],
     },
+    refused=("tokens", "other"),
 )
 
 

@@ -15,10 +15,11 @@ from flask import Response, jsonify
 from appliance.turns.events import AnswerDelta, Done, TurnEvent
 from appliance.turns.request import Message, TurnRequest
 from appliance.turns.run import Turn
-from webui.api import errors, present
+from webui.api import errors, present, shapes
 from webui.api.blueprint import blueprint
 from webui.api.chat import new_turn
-from webui.api.completion_body import CompletionRequest, parse_completion_request
+from webui.api.completion_body import FIELDS, CompletionBody, CompletionRequest, parse_completion_request
+from webui.api.described import described
 from webui.api.errors import ApiError
 from webui.api.models import check_model
 from webui.api.running import begin_turn, finish, json_body, note_ignored, sse, streamed, wants_strictness
@@ -35,6 +36,13 @@ class _Choice:
 
 
 @blueprint.post("/completions")
+@described(
+    body=CompletionBody,
+    fields=FIELDS,
+    answer=shapes.TextCompletion,
+    chunk=shapes.TextChunk,
+    errors=(400, 404, 413, 415),
+)
 def create_completion() -> Response:
     """Continue one text or several, as a whole or as a stream."""
     errors.name_fields(messages="prompt", max_completion_tokens="max_tokens")

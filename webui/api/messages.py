@@ -29,12 +29,13 @@ _NO_PART: Final = 'this model takes text only; leave this part out, or send a pa
 
 @dataclass(frozen=True)
 class _Part:
-    type: Annotated[Any, only(lambda kind: kind in _TEXTS, _NO_PART)]
+    type: Annotated[Any, only(lambda kind: kind in _TEXTS, _NO_PART, schema={"enum": list(_TEXTS)})]
     text: Text
 
 
 @dataclass(frozen=True)
 class _Refusal:
+    type: Literal["refusal"]
     refusal: Text
 
 
@@ -68,6 +69,7 @@ _Content = Annotated[
             "list": Annotated[str, Rule(_joined, takes=Annotated[tuple[_PartText, ...], Length(most=MAX_PARTS)])],
             "other": Annotated[str, Must("must be a string or a list of text parts")],
         },
+        refused=("other",),
     ),
 ]
 _Id = Annotated[Text, chars(0, MAX_ID_CHARS, f"must have at most {MAX_ID_CHARS} characters")]
@@ -99,6 +101,7 @@ class _Unknown:
 class _Result:
     """What a tool answered."""
 
+    role: Literal["tool"]
     name: Text | None = None
     content: _Content | None = None  # a tool that returns nothing
     tool_call_id: _Id | None = None
@@ -116,7 +119,7 @@ def _arguments(value: Any) -> str:
 @dataclass(frozen=True)
 class _Function:
     name: FunctionName
-    arguments: Annotated[str, Rule(_arguments, takes=Any)] = "{}"
+    arguments: Annotated[str, Rule(_arguments, takes=Any, schema={"type": ["string", "object"]})] = "{}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +131,7 @@ class _Call:
 
 @dataclass(frozen=True)
 class _Assistant:
+    role: Literal["assistant"]
     name: Text | None = None
     function_call: Annotated[None, never("this is the old form; use tool_calls")] = None
     audio: Annotated[None, never("this model takes text only")] = None
@@ -215,13 +219,28 @@ _FORMS: Final[dict[str, str]] = {  # role -> form below
     "assistant": "assistant",
     "tool": "tool",
 }
+_READ_SECOND: Final = {
+    "anyOf": [
+        {"properties": {"reasoning": {"type": ["string", "null"]}}},
+        {"properties": {"reasoning_content": {"type": "string"}}, "required": ["reasoning_content"]},
+    ]
+}
 _MESSAGE = Choose(
     _form_of_message,
     {
         "unknown": _Unknown,
         "statement": Annotated[Message, Rule(_statement, takes=_Statement)],
         "tool": Annotated[Message, Rule(_result, takes=_Result)],
-        "assistant": Annotated[Message, Rule(_assistant, takes=_Assistant)],
+        "assistant": Annotated[Message, Rule(_assistant, takes=_Assistant, schema=_READ_SECOND)],
     },
+    refused=("unknown",),
 )
-Messages = Annotated[tuple[Annotated[Message, _MESSAGE], ...], Length(most=MAX_MESSAGES), Rule(_as_conversation)]
+_CONVERSATION: Final = {
+    "minItems": 1,
+    "description": "Messages of tools follow the message with their calls at once, and each call has one.",
+}
+Messages = Annotated[
+    tuple[Annotated[Message, _MESSAGE], ...],
+    Length(most=MAX_MESSAGES),
+    Rule(_as_conversation, schema=_CONVERSATION),
+]

@@ -7,13 +7,15 @@ from typing import Any
 from flask import Response, jsonify
 
 from appliance.turns.engine import EngineUnavailableError
-from webui.api import present
+from webui.api import present, shapes
 from webui.api.blueprint import blueprint
+from webui.api.described import described
 from webui.api.errors import ApiError
 from webui.services import services
 
 
 @blueprint.get("/models")
+@described(answer=shapes.ModelList)
 def list_models() -> Response:
     """The one model of the running release, under each of its names."""
     context_tokens = _context_tokens()
@@ -21,6 +23,7 @@ def list_models() -> Response:
 
 
 @blueprint.get("/models/<path:model_id>")
+@described(answer=shapes.Model, errors=(404,))
 def get_model(model_id: str) -> Response:
     """The model, by one of its names."""
     check_model(model_id)

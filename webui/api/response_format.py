@@ -64,4 +64,10 @@ def _answer_schema(form: _Format) -> dict[str, Any] | None:
     return held_schema(form.json_schema, at=("json_schema", "schema"))
 
 
-ResponseFormat = Annotated[dict[str, Any] | None, Rule(_answer_schema, takes=_Format)]
+_NEEDED: Final = {
+    "anyOf": [
+        {"properties": {"type": {"enum": ["text", "json_object"]}}},
+        {"properties": {"json_schema": {"type": "object"}}, "required": ["json_schema"]},
+    ]
+}
+ResponseFormat = Annotated[dict[str, Any] | None, Rule(_answer_schema, takes=_Format, schema=_NEEDED)]

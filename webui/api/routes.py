@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from webui.api import chat, completions, models, tokens
+from webui.api import chat, completions, models, openapi, tokens
 from webui.api.blueprint import blueprint
 from webui.api.responses import routes as responses
 
-__all__ = ["blueprint", "chat", "completions", "models", "responses", "tokens"]
+__all__ = ["blueprint", "chat", "completions", "models", "openapi", "responses", "tokens"]

@@ -14,6 +14,7 @@ from appliance.people.key_rights import Scope
 SCOPES: Final[Mapping[str, Scope]] = {
     "GET /v1/models": Scope.MODELS,
     "GET /v1/models/<path:model_id>": Scope.MODELS,
+    "GET /v1/openapi.json": Scope.MODELS,
     "POST /v1/chat/completions": Scope.GENERATE,
     "POST /v1/completions": Scope.GENERATE,
     "POST /v1/responses": Scope.GENERATE,  # and RESPONSES, to go on from a kept one

@@ -13,17 +13,26 @@ from flask import Response, jsonify
 from appliance.turns.engine import Question, TextRequest, Tokens, TokensRequest, TokenText
 from appliance.turns.events import Failed
 from webui.allowances import allowance
-from webui.api import errors
+from webui.api import errors, shapes
 from webui.api.auth import api_user
 from webui.api.blueprint import blueprint
 from webui.api.chat import new_turn
+from webui.api.described import described
 from webui.api.models import check_model
 from webui.api.running import json_body, note_ignored, wants_strictness
-from webui.api.token_bodies import parse_detokenize_request, parse_tokenize_request
+from webui.api.token_bodies import (
+    DETOKENIZE_FIELDS,
+    FIELDS,
+    DetokenizeBody,
+    TokenizeBody,
+    parse_detokenize_request,
+    parse_tokenize_request,
+)
 from webui.services import services
 
 
 @blueprint.post("/tokenize")
+@described(body=TokenizeBody, fields=FIELDS, answer=shapes.Tokens, errors=(400, 404, 413, 415))
 def tokenize() -> Response:
     """The tokens of a bare text or of a conversation, as the model would read them."""
     asked, ignored = parse_tokenize_request(json_body(), strict=wants_strictness())
@@ -43,6 +52,7 @@ def tokenize() -> Response:
 
 
 @blueprint.post("/detokenize")
+@described(body=DetokenizeBody, fields=DETOKENIZE_FIELDS, answer=shapes.TokenText, errors=(400, 404, 413, 415))
 def detokenize() -> Response:
     """What tokens spell; special ones spell their names."""
     errors.name_fields(messages="tokens")

@@ -26,8 +26,10 @@ def _name(text: str) -> str:
     return text
 
 
-FunctionName = Annotated[Text, Rule(_name)]
-FunctionKind = Annotated[Any, only(lambda kind: kind == "function", 'only "function" tools exist here')]
+FunctionName = Annotated[Text, Rule(_name, schema={"pattern": f"^{_NAME.pattern}$"})]
+FunctionKind = Annotated[
+    Any, only(lambda kind: kind == "function", 'only "function" tools exist here', schema={"const": "function"})
+]
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def _distinct(tools: tuple[Tool, ...]) -> tuple[Tool, ...]:
 Tools = Annotated[
     tuple[Annotated[Tool, Rule(_tool, takes=_Tool)], ...],
     Length(most=MAX_TOOLS),
-    Rule(_distinct),
+    Rule(_distinct, schema={"description": "No two have the same name."}),
 ]
 
 
@@ -136,4 +138,19 @@ def _allowed(choice: Any) -> Choice:
 AUTO: Final = Choice()
 CHOICES: Final = {"auto": AUTO, "none": Choice(may=False), "required": Choice(must=True)}
 
-ToolChoice = Annotated[Choice, Rule(read_choice, takes=Any)]
+_FUNCTION: Final = {
+    "type": "object",
+    "properties": {
+        "type": {"const": "function"},
+        "function": {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]},
+    },
+    "required": ["type", "function"],
+}
+_ALLOWED: Final = {
+    "type": "object",
+    "properties": {"type": {"const": "allowed_tools"}},
+    "required": ["type"],
+    "description": "The function, or the mode and the tools as OpenAI has them.",
+}
+_SCHEMA: Final = {"anyOf": [{"enum": list(CHOICES)}, _FUNCTION, _ALLOWED]}
+ToolChoice = Annotated[Choice, Rule(read_choice, takes=Any, schema=_SCHEMA)]

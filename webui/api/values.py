@@ -6,7 +6,7 @@ Text must be Unicode that can be stored: no lone surrogate (JSON's ``"\\ud800"``
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final, TypeVar, get_args
 
 from appliance.audit.event import check_storable
@@ -52,7 +52,7 @@ def between(low: int, high: int) -> Rule:
             raise FaultError(f"must be from {low} to {high}")
         return value
 
-    return Rule(check)
+    return Rule(check, schema={"minimum": low, "maximum": high})
 
 
 def one_of(names: Any, *, only: tuple[str, ...] = (), why: str = "") -> Rule:
@@ -66,18 +66,18 @@ def one_of(names: Any, *, only: tuple[str, ...] = (), why: str = "") -> Rule:
             raise FaultError(why, kind=UNSUPPORTED)
         return value
 
-    return Rule(check, takes=str)
+    return Rule(check, takes=str, schema={"enum": list(only or known)})
 
 
-def only(is_possible: Callable[[Any], bool], why: str) -> Rule:
-    """A value with which this server can do what the field asks for."""
+def only(is_possible: Callable[[Any], bool], why: str, *, schema: Mapping[str, Any] | None = None) -> Rule:
+    """A value with which this server can do what the field asks for. ``schema`` says the same in JSON Schema."""
 
     def check(value: T) -> T:
         if not is_possible(value):
             raise FaultError(why, kind=UNSUPPORTED)
         return value
 
-    return Rule(check)
+    return Rule(check, schema=schema)
 
 
 def never(why: str, *, kind: str = UNSUPPORTED) -> Rule:
@@ -87,7 +87,7 @@ def never(why: str, *, kind: str = UNSUPPORTED) -> Rule:
         if value is not None:
             raise FaultError(why, kind=kind)
 
-    return Rule(check, takes=Any)
+    return Rule(check, takes=Any, schema={"type": "null"})
 
 
 def chars(least: int, most: int, said: str) -> Rule:
@@ -98,7 +98,7 @@ def chars(least: int, most: int, said: str) -> Rule:
             raise FaultError(said)
         return text
 
-    return Rule(check)
+    return Rule(check, schema={"minLength": least, "maxLength": most})
 
 
 def json_tree(value: Any, depth: int = 0) -> Any:

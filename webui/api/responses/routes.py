@@ -11,12 +11,14 @@ from appliance.people.key_rights import Scope
 from appliance.people.responses import KeptResponse, ResponseNotFoundError
 from appliance.turns.events import Done
 from appliance.turns.run import Turn
-from webui.api import errors
+from webui.api import errors, shapes
 from webui.api.auth import api_user, demand_scope
 from webui.api.blueprint import blueprint
+from webui.api.described import described
 from webui.api.errors import ApiError
 from webui.api.models import check_model
 from webui.api.responses import present
+from webui.api.responses.body import FIELDS, Body
 from webui.api.responses.kept import Earlier, input_objects
 from webui.api.responses.pages import page_of
 from webui.api.responses.request import parse_request, turn_request
@@ -27,6 +29,7 @@ from webui.session import client_address
 
 
 @blueprint.post("/responses")
+@described(body=Body, fields=FIELDS, answer=shapes.Response, chunk=shapes.ResponseEvent, errors=(400, 404, 413, 415))
 def create_response() -> Response:
     """Answer a conversation, as a whole or as a stream."""
     errors.name_fields(messages="input")
@@ -49,6 +52,7 @@ def create_response() -> Response:
 
 
 @blueprint.get("/responses/<response_id>")
+@described(answer=shapes.Response, errors=(400, 404))
 def get_response(response_id: str) -> Response:
     """A kept response, as it was answered."""
     if request.args.get("stream") == "true":
@@ -58,12 +62,14 @@ def get_response(response_id: str) -> Response:
 
 
 @blueprint.get("/responses/<response_id>/input_items")
+@described(answer=shapes.ItemPage, errors=(400, 404))
 def list_input_items(response_id: str) -> Response:
     """The items of the request that a kept response answers."""
     return jsonify(page_of(_earlier().input_of(_kept(response_id)), request.args))
 
 
 @blueprint.delete("/responses/<response_id>")
+@described(answer=shapes.DeletedResponse, errors=(404,))
 def delete_response(response_id: str) -> Response:
     """Delete a kept response. The record keeps its prompt and its answer."""
     try:
@@ -74,6 +80,7 @@ def delete_response(response_id: str) -> Response:
 
 
 @blueprint.post("/responses/<response_id>/cancel")
+@described(answer=shapes.Response, errors=(400, 404))
 def cancel_response(response_id: str) -> Response:
     """Nothing can be cancelled by its id, because nothing runs in the background."""
     _kept(response_id)
