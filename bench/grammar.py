@@ -1,8 +1,9 @@
-"""How much of a decode step the Harmony grammar costs: ``python -m bench.grammar``.
+"""How much of a decode step the Harmony grammar costs, and a JSON Schema: ``python -m bench.grammar [--schema]``.
 
-The demo model answers questions at temperature 1, one after the other. Each step's logits are kept, and the tokens are
-drawn from them again, in turn with the grammar and without. The best of many rounds is compared with the best decode
-step of the same model, so that other work on the machine does not change the result.
+The demo model answers questions at temperature 1, one after the other; with --schema its answers are held to one, so
+they are JSON that it would hardly write. Each step's logits are kept, and the tokens are drawn from them again, in
+turn held and free. The best of many rounds is compared with the best decode step, so that other work on the machine
+does not change the result: of the demo model, or with --shape of a random model of that shape, in the same run.
 """
 
 from __future__ import annotations
@@ -21,16 +22,44 @@ import numpy as np
 
 from appliance.engine.harmony import CALL, RETURN, Vocabulary, render_prompt
 from appliance.engine.harmony_grammar import HarmonyGrammars
+from appliance.engine.host import physical_cores
 from appliance.engine.model.base import OnnxModel
+from appliance.engine.model.load import load_model
 from appliance.engine.sampling import TopLogits, new_generator, sample
 from appliance.engine.steps import Append
+from appliance.engine.token_mask import State
 from appliance.turns.request import Message, TurnRequest
+from appliance.turns.schemas import with_order
 from bench.demo_model_eval import open_examinee
 from bench.machine import seconds
+from bench.memory_probe import MemoryProbe
+from bench.random_model import SHAPES, prepare
 
 _QUESTIONS = ("What is this appliance?", "Who can read what I ask?", "How do I verify the record?")
+_SCHEMA = with_order(
+    {
+        "type": "object",
+        "properties": {
+            "summary": {"type": "string"},
+            "kind": {"enum": ["appliance", "record", "person"]},
+            "steps": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {"title": {"type": "string"}, "minutes": {"type": "integer", "minimum": 0}},
+                    "required": ["title", "minutes"],
+                    "additionalProperties": False,
+                },
+            },
+            "source": {"type": ["string", "null"], "pattern": "^[a-z]+$"},
+        },
+        "required": ["summary", "kind", "steps", "source"],
+        "additionalProperties": False,
+    }
+)
 _MAX_TOKENS = 200
-_ROUNDS = 60
+_STEPS = 40
+_ROUNDS = 30
 _DAY = date(2026, 11, 30)
 
 
@@ -42,10 +71,16 @@ class Steps:
     best_step_s: float
 
 
-def answer(model: OnnxModel, vocabulary: Vocabulary, question: str) -> Steps:
-    request = TurnRequest(id="t", user="u", messages=(Message("user", question),), seed=1)
+def asked(question: str, *, held: bool) -> TurnRequest:
+    schema = _SCHEMA if held else None
+    messages = (Message("user", question),)
+    return TurnRequest(id="t", user="u", messages=messages, seed=1, grammar=True, answer_schema=schema)
+
+
+def answer(model: OnnxModel, vocabulary: Vocabulary, request: TurnRequest, start: State) -> Steps:
+    """The answer to a request that is held to ``start``."""
     prompt = render_prompt(vocabulary, request, today=_DAY)
-    state, rng = HarmonyGrammars(vocabulary).start(()), new_generator(1)
+    state, rng = start, new_generator(1)
     top, best = model.prefill_prompt(0, prompt), float("inf")
     tops: list[TopLogits] = []
     while len(tops) < _MAX_TOKENS:
@@ -66,10 +101,9 @@ def _kept(top: TopLogits) -> TopLogits:
     return replace(top, ids=top.ids.copy(), logits=top.logits.copy(), all_logits=lambda: row)
 
 
-def draw_all(tops: Sequence[TopLogits], vocabulary: Vocabulary, grammars: HarmonyGrammars | None) -> list[int]:
+def draw_all(tops: Sequence[TopLogits], state: State | None) -> list[int]:
     """The answer's tokens, drawn again from the same logits."""
     rng, drawn = new_generator(1), []
-    state = None if grammars is None else grammars.start(())
     for top in tops:
         mask = None if state is None else state.mask
         drawn.append(sample(top, temperature=1.0, top_p=1.0, rng=rng, mask=mask))
@@ -77,23 +111,40 @@ def draw_all(tops: Sequence[TopLogits], vocabulary: Vocabulary, grammars: Harmon
     return drawn
 
 
+def step_of(shape: str, work: Path) -> float:
+    """The seconds of the fastest decode step of a random model of a shape."""
+    graph = prepare(work, shape, "cpu", "int8")
+    model = load_model(graph, accelerator="cpu", slots=1, context_tokens=1024)
+    model.prefill_prompt(0, list(range(64)))
+    return min(seconds(partial(model.decode, [Append(0, 7, 64 + place)])) for place in range(_STEPS))
+
+
 @click.command()
-def main() -> None:
-    """Measure the grammar, as the module's docstring says."""
+@click.option("--schema", is_flag=True, help="Hold the answers to a JSON Schema.")
+@click.option("--shape", type=click.Choice(sorted(SHAPES)), help="Compare with a step of this shape.")
+@click.option("--work", type=click.Path(path_type=Path), default=Path(".bench"), help="Where its model is kept.")
+def main(schema: bool, shape: str | None, work: Path) -> None:
+    """Measure, as the module's docstring says."""
+    work.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as directory:
         examinee = open_examinee(Path(directory))
-        answers = [answer(examinee.model, examinee.vocabulary, question) for question in _QUESTIONS]
+        requests = [asked(question, held=schema) for question in _QUESTIONS]
+        start = HarmonyGrammars(examinee.vocabulary).of(requests[0])
+        if start is None:
+            raise RuntimeError("internal error: the requests are held to nothing")
+        answers = [answer(examinee.model, examinee.vocabulary, request, start) for request in requests]
     count = sum(len(one.tops) for one in answers)
-    grammars = HarmonyGrammars(examinee.vocabulary)
-    best = dict.fromkeys(("without", "with"), np.inf)
+    best = dict.fromkeys(("free", "held"), np.inf)
     for _ in range(_ROUNDS):
-        for name, kept in (("without", None), ("with", grammars)):
-            took_s = sum(seconds(partial(draw_all, one.tops, examinee.vocabulary, kept)) for one in answers)
+        for name, state in (("free", None), ("held", start)):
+            took_s = sum(seconds(partial(draw_all, one.tops, state)) for one in answers)
             best[name] = min(best[name], took_s / count)
-    step_s = min(one.best_step_s for one in answers)
-    click.echo(f"{count} tokens of {len(answers)} answers; best decode step {step_s * 1e6:.0f} us")
-    click.echo(f"a draw takes {best['without'] * 1e6:.1f} us without the grammar, {best['with'] * 1e6:.1f} us with it")
-    click.echo(f"the grammar costs {(best['with'] - best['without']) / (step_s + best['without']):.2%} of a step")
+    step_s = step_of(shape, work) if shape else min(one.best_step_s for one in answers)
+    what = "grammar and schema" if schema else "grammar"
+    click.echo(f"memory: {MemoryProbe(physical_cores()).gb_s():.1f} GB/s")
+    click.echo(f"{count} tokens of {len(answers)} answers; best decode step {step_s * 1e6:.0f} us ({shape or 'demo'})")
+    click.echo(f"a draw takes {best['free'] * 1e6:.1f} us free, {best['held'] * 1e6:.1f} us held by the {what}")
+    click.echo(f"the {what} cost {(best['held'] - best['free']) / (step_s + best['free']):.2%} of a step")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from appliance.engine import sampling
 from appliance.engine.sampling import TopLogits, new_generator, sample
 from appliance.engine.token_mask import ListedTokens, TokenBits
 
@@ -117,6 +118,38 @@ def test_draws_from_a_few_permitted_tokens_equal_those_from_the_whole_distributi
         for mask in (only(*permitted), bits_of(*permitted)):
             top, drawn = top_of(logits, 64), new_generator(seed)
             assert sample(top, temperature=temperature, top_p=top_p, rng=drawn, mask=mask) == expected
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.3, 3.0])
+@pytest.mark.parametrize(("temperature", "top_p"), [(0, 1.0), (0.3, 1.0), (1.0, 1.0), (1.0, 0.7), (2.0, 0.999)])
+@pytest.mark.parametrize(("top_k", "min_p"), [(None, 0.0), (5, 0.0), (3000, 0.0), (None, 0.2), (900, 0.01)])
+def test_a_draw_from_the_complete_logits_is_the_same_whether_or_not_all_are_sorted(
+    spread: float, temperature: float, top_p: float, top_k: int | None, min_p: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logits are rounded, so that many are equal."""
+    rng, drawn = np.random.default_rng(3), []
+    rows = [np.round(rng.standard_normal(VOCAB) * spread, 1).astype(np.float32) for _ in range(8)]
+    monkeypatch.setattr(sampling, "_LARGEST", 700)
+    for is_sorted in (False, True):
+        if is_sorted:
+            monkeypatch.setattr(sampling, "_draw_from_largest", lambda *_: None)
+        drawn.append(
+            [
+                sample(
+                    top_of(row, 2),
+                    temperature=temperature,
+                    top_p=top_p,
+                    top_k=top_k,
+                    min_p=min_p,
+                    rng=new_generator(seed),
+                    mask=mask,
+                )
+                for row in rows
+                for seed in range(4)
+                for mask in (None, bits_of(*range(40, VOCAB)))
+            ]
+        )
+    assert drawn[0] == drawn[1]
 
 
 def test_a_mask_of_bits_says_the_same_as_a_list() -> None:
