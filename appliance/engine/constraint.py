@@ -1,7 +1,8 @@
 """To what a request holds its turn: the functions of which one must be called, and the schemas of answer and arguments.
 
 Arguments are held to a function's schema where the function is strict or must be called. Only a strict function's
-schema must be held whole. Everything else about Harmony is in `appliance.engine.harmony_grammar`.
+schema must be held whole. Where the turn is held to Harmony's grammar, the arguments of every other call are a JSON
+object: programs parse them. Everything else about Harmony is in `appliance.engine.harmony_grammar`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, Final
 from appliance.engine.json_schema import check_schema, grammar_of
 from appliance.turns.request import Tool, TurnRequest
 
+_ANY_ARGUMENTS: Final = {"type": "object"}
 _NO_ARGUMENTS: Final = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
@@ -40,9 +42,16 @@ def constraint_of(request: TurnRequest) -> Constraint:
         SchemaError: a schema is too large, or has a number that cannot be held.
     """
     answer = None if request.answer_schema is None else grammar_of(request.answer_schema, strict=True)
-    held = [tool for tool in request.tools if tool.strict or tool.name in request.must_call]
-    arguments = ((tool.name, grammar_of(arguments_schema(tool), strict=tool.strict)) for tool in held)
-    return Constraint(request.must_call, answer, tuple(arguments))
+    arguments = [(tool.name, _arguments(tool, request)) for tool in request.tools]
+    held = tuple((name, grammar) for name, grammar in arguments if grammar is not None)
+    return Constraint(request.must_call, answer, held)
+
+
+def _arguments(tool: Tool, request: TurnRequest) -> str | None:
+    """The grammar of a call's arguments."""
+    if tool.strict or tool.name in request.must_call:
+        return grammar_of(arguments_schema(tool), strict=tool.strict)
+    return grammar_of(_ANY_ARGUMENTS, strict=False) if request.grammar else None
 
 
 def arguments_schema(tool: Tool) -> Mapping[str, Any]:

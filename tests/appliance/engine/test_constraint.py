@@ -12,7 +12,6 @@ import pytest
 from appliance.engine.constraint import Constraint, constraint_of
 from appliance.engine.harmony import CALL, END, MESSAGE, RETURN, Vocabulary
 from appliance.engine.harmony_grammar import HarmonyGrammar, HarmonyGrammars
-from appliance.engine.harmony_message import is_json
 from appliance.engine.jobs import Job
 from appliance.engine.json_schema import SchemaError
 from appliance.engine.model.load import load_model
@@ -134,14 +133,18 @@ def test_a_call_that_must_be_made_is_made_with_arguments_that_fit(
     assert called == set(names)
 
 
-def test_only_the_calls_of_a_strict_function_are_held_where_the_model_decides(vocabulary: Vocabulary) -> None:
+def test_only_the_calls_of_a_strict_function_are_held_to_its_schema_where_the_model_decides(
+    vocabulary: Vocabulary,
+) -> None:
     tools = (replace(TOOLS[0], strict=True), Tool("free", ""))
     turns = run(noise(vocabulary), vocabulary, seeds(replace(ASKED, tools=tools, max_tokens=60), 20))
     calls = [call for turn in turns if turn.is_whole for call in turn.answer.words.calls]
     held = [json.loads(call.arguments) for call in calls if call.name == "at"]
     assert len(held) > 1
     assert all(fits(value, PLACE) for value in held)
-    assert any(not is_json(call.arguments) for call in calls if call.name == "free")
+    free = [json.loads(call.arguments) for call in calls if call.name == "free"]
+    assert all(isinstance(value, dict) for value in free)
+    assert any(value for value in free)  # it takes no parameters
 
 
 def test_drafts_change_nothing_of_a_held_answer(vocabulary: Vocabulary) -> None:
@@ -192,7 +195,13 @@ TURNS: list[tuple[dict[str, Any], str, bool]] = [
     ({"answer": True}, "<|channel|>final<|message|>{}<|end|>", False),
     ({"answer": True}, "<|channel|>commentary<|message|>Hm.<|end|>", False),
     ({"answer": True}, "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>{}", True),
-    ({"answer": True}, "<|channel|>commentary to=functions.f<|message|>free<|call|>", True),
+    ({"answer": True}, '<|channel|>commentary to=functions.f<|message|>{"any":[1]}<|call|>', True),
+    ({}, '<|channel|>commentary to=functions.f <|constrain|>json<|message|>{"any":[1], "b": {}}<|call|>', True),
+    ({}, "<|channel|>commentary to=functions.f<|message|>The result", False),
+    ({}, "<|channel|>commentary to=functions.f<|message|>[1]", False),
+    ({}, "<|channel|>commentary to=functions.f<|message|>{<|call|>", False),
+    ({}, "<|channel|>commentary to=functions.f<|message|><|call|>", False),
+    ({"grammar": False}, "<|channel|>commentary to=functions.f<|message|>The result<|call|>", True),
     ({"must_call": ("f",)}, "<|channel|>final<|message|>", False),
     ({"must_call": ("f",)}, "<|channel|>commentary to=functions.g<|message|>", False),
     ({"must_call": ("f",)}, " to=functions.g<|channel|>commentary<|message|>", False),
@@ -201,7 +210,7 @@ TURNS: list[tuple[dict[str, Any], str, bool]] = [
     ({"must_call": ("f",)}, " to=functions.f<|channel|>commentary <|constrain|>json<|message|>{}<|call|>", True),
     ({"must_call": ("f",)}, " to=functions.f<|channel|>analysis<|message|>[]", False),
     ({"strict": True}, "<|channel|>commentary to=functions.f<|message|>free", False),
-    ({"strict": True}, "<|channel|>commentary to=functions.g<|message|>free<|call|>", True),
+    ({"strict": True}, '<|channel|>commentary to=functions.g<|message|>{"any":"text"}<|call|>', True),
     ({"strict": True}, "<|channel|>final<|message|>free<|return|>", True),
 ]
 
@@ -211,7 +220,9 @@ def test_what_a_constraint_permits(vocabulary: Vocabulary, held: dict[str, Any],
     strict, answer = held.get("strict", False), {"type": "object"} if held.get("answer") else None
     parameters = {"type": "object"}
     tools = (Tool("f", "", parameters, strict=strict), Tool("g", "", parameters))
-    request = replace(ASKED, tools=tools, answer_schema=answer, must_call=held.get("must_call", ()))
+    request = replace(
+        ASKED, tools=tools, answer_schema=answer, must_call=held.get("must_call", ()), grammar=held.get("grammar", True)
+    )
     grammar = HarmonyGrammar(vocabulary, ["f", "g"], constraint_of(request))
     stopped = walk(grammar, vocabulary.encoding.encode(text, allowed_special="all"))
     assert (stopped is None) == is_permitted
