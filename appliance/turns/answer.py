@@ -44,10 +44,11 @@ class Words:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Reasoning or text that was said without anything else between."""
+    """Reasoning or text that was said without anything else between. ``tokens`` as in `AnswerDelta`."""
 
     kind: Literal["reasoning", "text"]
     text: str
+    tokens: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,6 @@ class Answer:
         self.end: Done | Failed | None = None
         self.started: Started | None = None
         self._parts: list[_Stretch | _Call] = []  # in the order in which they began
-        self._tokens: list[TokenLogprob] = []
         self._thinking_since_s: float | None = None
         self.thought_s: float | None = None  # from the first word of the reasoning to the first after it
 
@@ -119,8 +119,7 @@ class Answer:
                 if self._thinking_since_s is None:
                     self._thinking_since_s = at_s
             case AnswerDelta():
-                self._say("text", event.text)
-                self._tokens.extend(event.tokens)
+                self._say("text", event.text, event.tokens)
                 self._finish_thinking(at_s)
             case ToolCallDelta():
                 self._call(event).arguments.append(event.arguments)
@@ -157,7 +156,7 @@ class Answer:
     def tokens(self) -> tuple[TokenLogprob, ...]:
         """The tokens of the text, if the request asked for log probabilities. The record does not hold them: a replay
         computes them again."""
-        return tuple(self._tokens)
+        return tuple(token for part in self._parts if isinstance(part, _Stretch) for token in part.tokens)
 
     @property
     def is_complete(self) -> bool:
@@ -207,14 +206,15 @@ class Answer:
             failure=failure, index=INDEX_VERSION, arithmetic=arithmetic,
         )  # fmt: skip
 
-    def _say(self, kind: Literal["reasoning", "text"], piece: str) -> None:
-        if not piece:
+    def _say(self, kind: Literal["reasoning", "text"], piece: str, tokens: tuple[TokenLogprob, ...] = ()) -> None:
+        if not piece:  # no token ends in it either: each has a byte of the text
             return
         last = self._parts[-1] if self._parts else None
         if not (isinstance(last, _Stretch) and last.kind == kind):
-            last = _Stretch(kind, [])
+            last = _Stretch(kind, [], [])
             self._parts.append(last)
         last.pieces.append(piece)
+        last.tokens.extend(tokens)
 
     def _call(self, event: ToolCallDelta) -> _Call:
         known = (part for part in self._parts if isinstance(part, _Call) and part.index == event.index)
@@ -235,10 +235,11 @@ class _Stretch:
 
     kind: Literal["reasoning", "text"]
     pieces: list[str]
+    tokens: list[TokenLogprob]
 
     @property
     def whole(self) -> Stretch:
-        return Stretch(self.kind, "".join(self.pieces))
+        return Stretch(self.kind, "".join(self.pieces), tuple(self.tokens))
 
 
 @dataclass

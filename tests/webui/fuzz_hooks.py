@@ -24,6 +24,7 @@ BEYOND: Final = (
     "must be the same as n",
     "choices together with prompt",
     "must have at least one string",
+    "cannot be given with echo",
     "or messages is required",
     "exclude each other",
     "belong to messages",

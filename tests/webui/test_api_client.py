@@ -377,6 +377,21 @@ def test_log_probabilities_reach_the_client(server: Server) -> None:
     assert [(one.token, one.logprob, one.top_logprobs[0].token) for one in told.content] == [("Hi", -0.5, "Yo")]
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_log_probabilities_of_a_bare_text_reach_the_client(server: Server, streamed: bool) -> None:
+    likely = TokenLogprob(Likelihood("Hi", (72, 105), -0.5), (Likelihood("Yo", (89, 111), -1.0),))
+    server.engine.script = lambda _: [Started(1, 0.0), AnswerDelta("Hi", (likely,)), done()]
+    with server.client() as client:
+        if streamed:
+            with client.completions.create(model=MODEL, prompt="Hello", logprobs=1, stream=True) as stream:
+                told = next(chunk.choices[0].logprobs for chunk in stream if chunk.choices[0].text)
+        else:
+            told = client.completions.create(model=MODEL, prompt="Hello", logprobs=1).choices[0].logprobs
+    assert told is not None
+    assert (told.tokens, told.token_logprobs, told.text_offset) == (["Hi"], [-0.5], [0])
+    assert told.top_logprobs == [{"Yo": -1.0, "Hi": -0.5}]
+
+
 class City(pydantic.BaseModel):
     """A place, in the order in which it is to be thought about."""
 

@@ -10,7 +10,7 @@ import pytest
 from werkzeug.test import TestResponse
 
 from appliance.people.accounts import Role
-from appliance.turns.events import AnswerDelta, Failed, Started, TurnEvent
+from appliance.turns.events import AnswerDelta, Failed, Likelihood, Started, TokenLogprob, TurnEvent
 from appliance.turns.request import Message, TurnRequest
 from tests.fakes import FakeEngine, done
 from tests.webui.conftest import MODEL, MakeSite, Site
@@ -65,6 +65,63 @@ def test_the_engine_gets_the_bare_text_and_openais_default_length(site: Site, ca
 
 def test_echo_repeats_the_prompt(caller: Caller) -> None:
     assert complete(caller, echo=True).json["choices"][0]["text"] == "Onceee"  # type: ignore[index]
+
+
+def token(spelt: bytes, logprob: float, *top: Likelihood) -> TokenLogprob:
+    return TokenLogprob(Likelihood(spelt.decode("utf-8", "replace"), tuple(spelt), logprob), top)
+
+
+OWL = "a🦉!".encode()
+LIKELY: tuple[TurnEvent, ...] = (
+    Started(5, 0.0),
+    AnswerDelta("é", (token("é".encode(), -0.5, Likelihood("é", (195, 169), -0.5), Likelihood("x", (120,), -2.0)),)),
+    AnswerDelta("a🦉!", (
+        token(OWL[:3], -1.0, Likelihood("<|return|>", (), -0.25)), token(OWL[3:5], 0.0), token(OWL[5:], -3.0),
+    )),
+    done(completion_tokens=4),
+)  # fmt: skip
+TOLD = {
+    "tokens": ["é", r"bytes:\x61\xf0\x9f", r"bytes:\xa6\x89", "!"],
+    "token_logprobs": [-0.5, -1.0, 0.0, -3.0],
+    "top_logprobs": [
+        {"é": -0.5, "x": -2.0},
+        {"<|return|>": -0.25, r"bytes:\x61\xf0\x9f": -1.0},
+        {r"bytes:\xa6\x89": 0.0},
+        {"!": -3.0},
+    ],
+    "text_offset": [0, 1, 2, 3],
+}  # fmt: skip
+
+
+def test_log_probabilities_are_four_lists_with_an_entry_for_each_token(site: Site, caller: Caller) -> None:
+    play(site, *LIKELY)
+    choices = complete(caller, logprobs=1, n=2).json["choices"]  # type: ignore[index]
+    assert [(choice["text"], choice["logprobs"]) for choice in choices] == [("éa🦉!", TOLD)] * 2
+    assert [turn.top_logprobs for turn in site.engine.requests] == [1, 1]
+
+
+def test_the_pieces_of_a_stream_have_the_same_log_probabilities(site: Site, caller: Caller) -> None:
+    play(site, *LIKELY)
+    choices = [chunk["choices"][0] for chunk in chunks(complete(caller, logprobs=1, n=2, stream=True))]
+    assert [choice["logprobs"] is None for choice in choices] == [False, False, True] * 2
+    for index in (0, 1):
+        pieces = [choice["logprobs"] for choice in choices if choice["index"] == index and choice["logprobs"]]
+        assert {name: [entry for piece in pieces for entry in piece[name]] for name in TOLD} == TOLD
+
+
+def test_log_probabilities_are_asked_of_the_engine_only_where_the_caller_asks(site: Site, caller: Caller) -> None:
+    assert complete(caller, logprobs=0).json["choices"][0]["logprobs"] == {  # type: ignore[index]
+        "tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": [],
+    }  # fmt: skip
+    complete(caller, logprobs=5)
+    complete(caller, echo=True)
+    assert [turn.top_logprobs for turn in site.engine.requests] == [0, 5, None]
+
+
+def test_log_probabilities_of_the_prompt_are_refused(site: Site, caller: Caller) -> None:
+    """An evaluation that sums nulls, or too few numbers, would be wrong without a word."""
+    assert error_of(complete(caller, echo=True, logprobs=0)) == (400, "unsupported_value", "logprobs")
+    assert site.engine.requests == []
 
 
 def test_several_prompts_and_n_give_choices_in_order(site: Site, caller: Caller) -> None:
@@ -174,7 +231,8 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"best_of": 2}, "best_of", "unsupported_value"),
     ({"echo": "yes"}, "echo", "invalid_type"),
     ({"suffix": "end"}, "suffix", "unsupported_parameter"),
-    ({"logprobs": 0}, "logprobs", "unsupported_value"),
+    ({"logprobs": 6}, "logprobs", "invalid_value"),
+    ({"logprobs": True}, "logprobs", "invalid_type"),
     ({"temperature": 3}, "temperature", "invalid_value"),
     ({"top_p": 0}, "top_p", "invalid_value"),
     ({"seed": "x"}, "seed", "invalid_type"),

@@ -11,7 +11,16 @@ from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 from werkzeug.test import TestResponse
 
-from appliance.turns.events import AnswerDelta, Failed, ReasoningDelta, Started, ToolCallDelta, TurnEvent
+from appliance.turns.events import (
+    AnswerDelta,
+    Failed,
+    Likelihood,
+    ReasoningDelta,
+    Started,
+    TokenLogprob,
+    ToolCallDelta,
+    TurnEvent,
+)
 from appliance.turns.request import Message, Role, Tool, ToolCall, TurnRequest
 from tests.fakes import done
 from tests.webui.conftest import MODEL, Site
@@ -107,7 +116,8 @@ def assembled(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
             assert event["content_index"] == len(item["content"])
             item["content"].append(event["part"])
         elif kind == "response.content_part.done":
-            assert item["content"][event["content_index"]] == event["part"]
+            assert item["content"][event["content_index"]] == without(event["part"], "bytes")
+            item["content"][event["content_index"]] = event["part"]
         elif kind == "response.function_call_arguments.delta":
             item["arguments"] += event["delta"]
         elif kind == "response.function_call_arguments.done":
@@ -116,17 +126,25 @@ def assembled(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
             part, key = item["content"][event["content_index"]], "refusal" if "refusal" in kind else "text"
             if kind.endswith(".delta"):
                 part[key] += event["delta"]
+                if "logprobs" in event:
+                    part["logprobs"] = part["logprobs"] + event["logprobs"]
             else:
                 assert part[key] == event[key]
+                assert part.get("logprobs") == event.get("logprobs")
     assert not is_open
     return items
 
 
+def without(drawn: Any, *keys: str) -> Any:
+    """The object without these keys, at any depth."""
+    if isinstance(drawn, dict):
+        return {key: without(value, *keys) for key, value in drawn.items() if key not in keys}
+    return [without(entry, *keys) for entry in drawn] if isinstance(drawn, list) else drawn
+
+
 def without_ids(drawn: Any) -> Any:
     """The object without what differs between two responses to the same request."""
-    if isinstance(drawn, dict):
-        return {k: without_ids(v) for k, v in drawn.items() if k not in ("id", "created_at", "completed_at")}
-    return [without_ids(entry) for entry in drawn] if isinstance(drawn, list) else drawn
+    return without(drawn, "id", "created_at", "completed_at")
 
 
 def said(kind: str, text: Any, **rest: Any) -> dict[str, Any]:
@@ -165,6 +183,13 @@ CALL = (
     ToolCallDelta(0, "call_a", "now", ""), ToolCallDelta(0, "call_a", None, '{"zone":'),
     ToolCallDelta(0, "call_a", None, '"UTC"}'), done(finish_reason="tool_calls"),
 )  # fmt: skip
+LOOK = TokenLogprob(Likelihood("I loök", (73, 32, 108, 111, 195, 182, 107), -0.25), ())
+UP = TokenLogprob(Likelihood(" up", (32, 117, 112), 0.0), (Likelihood("<|end|>", (), -1.5),))
+YES = TokenLogprob(Likelihood("Yes", (89, 101, 115), -0.5), ())
+LIKELY = (
+    Started(1, 0.0), AnswerDelta("I loök", (LOOK,)), AnswerDelta(" up", (UP,)), ReasoningDelta("Hm."),
+    AnswerDelta("Yes", (YES,)), done(),
+)  # fmt: skip
 NOTICE = "The model ended its turn without an answer."
 TURNS: dict[str, tuple[TurnEvent, ...]] = {
     "an answer": (Started(1, 0.0), ReasoningDelta("Hm."), AnswerDelta("So "), AnswerDelta("it is."), done()),
@@ -183,6 +208,8 @@ TURNS: dict[str, tuple[TurnEvent, ...]] = {
     "a notice after reasoning": (ReasoningDelta("Hm."), done(notice=NOTICE)),
     "a notice after text": (AnswerDelta("I look it up."), done(notice=NOTICE)),
     "a notice after a call": (ToolCallDelta(0, "a", "gone", "{}"), done(notice=NOTICE)),
+    "log probabilities of two texts": LIKELY,
+    "log probabilities and a notice": (*LIKELY[:-1], done(notice=NOTICE)),
     "halves of a sign": (AnswerDelta("half \ud83d"), AnswerDelta(" a sign"), done()),
 }  # fmt: skip
 
@@ -222,6 +249,48 @@ def test_a_preamble_is_a_message_before_the_call(site: Site, caller: Caller) -> 
     assert [item["type"] for item in output] == ["reasoning", "message", "function_call"]
     call = output[2]
     assert (call["call_id"], call["name"], call["arguments"]) == ("call_a", "now", '{"zone":"UTC"}')
+
+
+def test_log_probabilities_stand_in_the_text_that_they_belong_to(site: Site, caller: Caller) -> None:
+    play(site, *LIKELY)
+    output = caller.whole(include=["message.output_text.logprobs"], top_logprobs=1)["output"]
+    assert [item["content"][0].get("logprobs") for item in output] == [
+        [
+            {"token": "I loök", "bytes": [73, 32, 108, 111, 195, 182, 107], "logprob": -0.25, "top_logprobs": []},
+            {
+                "token": " up", "bytes": [32, 117, 112], "logprob": 0.0,
+                "top_logprobs": [{"token": "<|end|>", "bytes": [], "logprob": -1.5}],
+            },
+        ],
+        None,
+        [{"token": "Yes", "bytes": [89, 101, 115], "logprob": -0.5, "top_logprobs": []}],
+    ]  # fmt: skip
+
+
+def test_log_probabilities_come_with_the_pieces_of_a_stream(site: Site, caller: Caller) -> None:
+    play(site, *LIKELY)
+    streamed = [event for event in events_of(caller.ask(stream=True, top_logprobs=1)) if "logprobs" in event]
+    look = {"token": "I loök", "logprob": -0.25, "top_logprobs": []}
+    up = {"token": " up", "logprob": 0.0, "top_logprobs": [{"token": "<|end|>", "logprob": -1.5}]}
+    yes = {"token": "Yes", "logprob": -0.5, "top_logprobs": []}
+    assert [(event["type"].rpartition(".")[2], event["logprobs"]) for event in streamed] == [
+        ("delta", [look]), ("delta", [up]), ("done", [look, up]), ("delta", [yes]), ("done", [yes]),
+    ]  # fmt: skip
+
+
+ASKED_LOGPROBS: list[tuple[dict[str, Any], int | None]] = [
+    ({}, None),
+    ({"top_logprobs": 0}, None),
+    ({"include": ["message.output_text.logprobs"]}, 0),
+    ({"include": ["message.output_text.logprobs"], "top_logprobs": 20}, 20),
+    ({"top_logprobs": 3}, 3),
+]
+
+
+@pytest.mark.parametrize(("fields", "asked"), ASKED_LOGPROBS)
+def test_the_engine_is_asked_for_log_probabilities(caller: Caller, fields: dict[str, Any], asked: int | None) -> None:
+    assert caller.whole(**fields)["top_logprobs"] == fields.get("top_logprobs", 0)
+    assert caller.sent().top_logprobs == asked
 
 
 @pytest.mark.parametrize("case", ["cut in the text", "cut in the reasoning", "cut before all"])
@@ -466,8 +535,7 @@ FAULTS: list[tuple[dict[str, Any], str, str]] = [
     ({"reasoning": {"effort": "utmost"}}, "invalid_value", "reasoning.effort"),
     ({"background": True}, "unsupported_value", "background"),
     ({"include": ["everything"]}, "invalid_value", "include[0]"),
-    ({"include": ["message.output_text.logprobs"]}, "unsupported_value", "include"),
-    ({"top_logprobs": 3}, "unsupported_value", "top_logprobs"),
+    ({"top_logprobs": 21}, "invalid_value", "top_logprobs"),
     ({"conversation": "conv_1"}, "unsupported_parameter", "conversation"),
     ({"prompt": {"id": "pmpt_1"}}, "unsupported_parameter", "prompt"),
     ({"truncation": "some"}, "invalid_value", "truncation"),

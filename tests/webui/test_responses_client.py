@@ -13,7 +13,16 @@ from pydantic import BaseModel
 from appliance.audit.log import AuditLog
 from appliance.config import init_state
 from appliance.database.transactions import open_database
-from appliance.turns.events import AnswerDelta, Failed, ReasoningDelta, Started, ToolCallDelta, TurnEvent
+from appliance.turns.events import (
+    AnswerDelta,
+    Failed,
+    Likelihood,
+    ReasoningDelta,
+    Started,
+    TokenLogprob,
+    ToolCallDelta,
+    TurnEvent,
+)
 from appliance.turns.request import TurnRequest
 from tests.fakes import FakeEngine, done, echo
 from tests.webui.served import add_user_with_key, gunicorn, write_release
@@ -77,6 +86,34 @@ def test_the_clients_own_accumulator_reads_the_stream(server: Server) -> None:
     assert reasoning.type == "reasoning"
     assert reasoning.content is not None
     assert reasoning.content[0].text == "The user said something; I repeat it."
+
+
+def test_log_probabilities_reach_the_client(server: Server) -> None:
+    likely = TokenLogprob(Likelihood("Hi", (72, 105), -0.5), (Likelihood("Yo", (89, 111), -1.0),))
+    play(server, Started(1, 0.0), AnswerDelta("Hi", (likely,)), done())
+    answer = server.client.responses.create(
+        model=MODEL, input="Hello", include=["message.output_text.logprobs"], top_logprobs=1
+    )
+    message = answer.output[0]
+    assert message.type == "message"
+    part = message.content[0]
+    assert part.type == "output_text"
+    assert part.logprobs is not None
+    assert [(one.token, one.bytes, one.logprob, one.top_logprobs[0].token) for one in part.logprobs] == [
+        ("Hi", [72, 105], -0.5, "Yo")
+    ]
+
+
+def test_the_clients_own_accumulator_keeps_log_probabilities(server: Server) -> None:
+    likely = TokenLogprob(Likelihood("Hi", (72, 105), -0.5), (Likelihood("Yo", (89, 111), -1.0),))
+    play(server, Started(1, 0.0), AnswerDelta("Hi", (likely,)), done())
+    with server.client.responses.stream(model=MODEL, input="Hello", top_logprobs=1) as stream:
+        told = [event.logprobs for event in stream if event.type == "response.output_text.delta"]
+        part = stream.get_final_response().output[0]
+    assert [[(one.token, one.logprob) for one in piece] for piece in told] == [[("Hi", -0.5)]]
+    assert part.type == "message"
+    assert part.content[0].type == "output_text"
+    assert [one.bytes for one in part.content[0].logprobs or ()] == [[72, 105]]
 
 
 class Event(BaseModel):

@@ -16,7 +16,7 @@ from appliance.turns.events import AnswerDelta, Failed, ReasoningDelta, Started,
 from appliance.turns.request import Message, ToolCall
 from tests.fakes import done
 from tests.webui.conftest import MakeSite, Site
-from tests.webui.test_responses import CALL, URL, Caller, events_of, play, said
+from tests.webui.test_responses import CALL, LIKELY, URL, Caller, events_of, play, said
 
 RESULT = {"type": "function_call_output", "call_id": "call_a", "output": "noon"}
 ANSWER = "You said: "
@@ -45,6 +45,18 @@ def test_a_response_is_read_again_as_it_was_answered(caller: Caller, stream: boo
     body = events_of(caller.ask(stream=True))[-1]["response"] if stream else caller.whole()
     assert body["store"] is True
     assert call(caller, "GET", body["id"]).json == body
+
+
+def test_log_probabilities_are_given_once_and_not_kept(site: Site, caller: Caller) -> None:
+    play(site, *LIKELY)
+    body = caller.whole(top_logprobs=1)
+    kept = call(caller, "GET", body["id"]).json
+    assert kept is not None
+    texts = [item["content"][0] for item in body["output"] if item["type"] == "message"]
+    assert all(text["logprobs"] for text in texts)
+    for text in texts:
+        text["logprobs"] = []
+    assert kept == body
 
 
 def test_a_response_that_is_not_to_be_kept_is_not(caller: Caller) -> None:

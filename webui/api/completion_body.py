@@ -15,6 +15,7 @@ from webui.api.validation import ChatRequest, chat_request, parse_body
 from webui.api.values import REFUSED, UNSUPPORTED, Text, between, form_of, never
 
 MAX_CHOICES: Final = 16  # prompts times n: each is a turn of its own
+MAX_LOGPROBS: Final = 5  # as at OpenAI
 DEFAULT_MAX_TOKENS: Final = 16  # OpenAI's
 
 
@@ -59,8 +60,10 @@ class CompletionBody(Body):
         Takes("refused: this model writes from left to right only"),
     ] = None
     logprobs: Annotated[
-        bool, never("token probabilities are not given out"), Takes("refused: token probabilities are not given out")
-    ] = False
+        int | None,
+        between(0, MAX_LOGPROBS),
+        Takes(f"0 to {MAX_LOGPROBS} alternatives to each token; default: no log probabilities; see below"),
+    ] = None  # type: ignore[assignment]  # a number here, true or false in a chat; `_request` takes it away from `Body`
 
 
 _OWN: Final = ("prompt", "max_tokens", "n", "best_of", "echo", "suffix", "logprobs")
@@ -72,6 +75,7 @@ _SENTENCES: Final = sentences_of(CompletionBody)
 FIELDS: Final = {name: _SENTENCES[name] for name in (_SHARED[0], *_OWN, *_SHARED[1:])}
 
 
+_NOT_OF_PROMPTS: Final = "cannot be given with echo: a prompt's tokens have no log probabilities here"
 _CONVERSATION: Final = "this belongs to a conversation; send one to /v1/chat/completions"
 _ELSEWHERE: Final = {
     **ELSEWHERE,
@@ -111,4 +115,7 @@ def _request(body: CompletionBody) -> CompletionRequest:
         raise FaultError("must be the same as n; every choice is given out", kind=UNSUPPORTED, at=("best_of",))
     if len(prompts) * body.n > MAX_CHOICES:
         raise FaultError(f"asks for more than {MAX_CHOICES} choices together with prompt", at=("n",))
-    return CompletionRequest(chat_request(replace(body, n=1)), prompts, body.n, body.echo)
+    if body.echo and body.logprobs is not None:
+        raise FaultError(_NOT_OF_PROMPTS, kind=UNSUPPORTED, at=("logprobs",))
+    chat = replace(chat_request(replace(body, n=1, logprobs=None)), top_logprobs=body.logprobs)
+    return CompletionRequest(chat, prompts, body.n, body.echo)

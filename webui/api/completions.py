@@ -12,7 +12,7 @@ from typing import Any
 
 from flask import Response, jsonify
 
-from appliance.turns.events import AnswerDelta, Done, TurnEvent
+from appliance.turns.events import AnswerDelta, Done, TokenLogprob, TurnEvent
 from appliance.turns.request import Message, TurnRequest
 from appliance.turns.run import Turn
 from webui.api import errors, present, shapes
@@ -23,6 +23,7 @@ from webui.api.described import described
 from webui.api.errors import ApiError
 from webui.api.models import check_model
 from webui.api.running import begin_turn, finish, json_body, note_ignored, sse, streamed, wants_strictness
+from webui.api.text_logprobs import TextLogprobs
 from webui.services import services
 
 
@@ -87,12 +88,18 @@ def _whole(envelope: present.Envelope, choices: Sequence[_Choice]) -> dict[str, 
         for number, choice in enumerate(choices):
             ends.append(finish(choice.turn))
             text = choice.echoed + choice.turn.answer.words.text
-            drawn.append(_choice(number, text, ends[-1].finish_reason))
+            drawn.append(_choice(number, text, ends[-1].finish_reason, _logprobs(choice.turn)))
     return envelope.wrap("text_completion", choices=drawn, usage=_usage(choices, ends))
 
 
-def _choice(number: int, text: str, finish_reason: str | None) -> dict[str, Any]:
-    return {"index": number, "text": text, "logprobs": None, "finish_reason": finish_reason}
+def _logprobs(turn: Turn) -> dict[str, Any] | None:
+    return None if turn.request.top_logprobs is None else TextLogprobs().draw(turn.answer.tokens)
+
+
+def _choice(
+    number: int, text: str, finish_reason: str | None = None, logprobs: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    return {"index": number, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
 
 
 def _usage(choices: Sequence[_Choice], ends: Sequence[Done]) -> dict[str, Any]:
@@ -117,13 +124,14 @@ class _Chunks:
         self._choices = choices
         self._include_usage = include_usage
         self._ends: list[Done] = []
+        self._logprobs = TextLogprobs()  # of the choice that is being streamed
 
     def begin(self) -> Iterator[str]:
         yield from self._echo()
 
     def add(self, event: TurnEvent) -> Iterator[str]:
         if isinstance(event, AnswerDelta):
-            yield self._chunk(event.text)
+            yield self._chunk(event.text, tokens=event.tokens)
         elif isinstance(event, Done):  # of a choice that is not the last
             yield from self._end_choice(event)
             yield from self._echo()
@@ -145,7 +153,9 @@ class _Chunks:
     def _end_choice(self, done: Done) -> Iterator[str]:
         yield self._chunk("", done.finish_reason)
         self._ends.append(done)
+        self._logprobs = TextLogprobs()
 
-    def _chunk(self, text: str, finish_reason: str | None = None) -> str:
-        choice = _choice(len(self._ends), text, finish_reason)
+    def _chunk(self, text: str, finish_reason: str | None = None, tokens: Sequence[TokenLogprob] = ()) -> str:
+        logprobs = self._logprobs.draw(tokens) if tokens else None
+        choice = _choice(len(self._ends), text, finish_reason, logprobs)
         return sse(self._envelope.wrap("text_completion", choices=[choice]))

@@ -209,12 +209,22 @@ class ChatChunk:
 
 
 @dataclass(frozen=True)
+class TextLogProbs:
+    """The tokens of a text: each list has one entry for a token."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
+@dataclass(frozen=True)
 class TextChoice:
     """One continued text, or a part of it."""
 
     index: int
     text: str
-    logprobs: None
+    logprobs: TextLogProbs | None
     finish_reason: FinishReason | None
 
 

@@ -40,6 +40,12 @@ def test_the_bytes_of_the_tokens_are_those_of_the_answer(vocabulary: Vocabulary,
     assert [e for e in bench.sent["t"] if isinstance(e, ReasoningDelta)]
 
 
+@pytest.mark.parametrize("grammar", [False, True])
+def test_the_bytes_of_the_tokens_of_a_bare_text_are_those_of_the_text(vocabulary: Vocabulary, grammar: bool) -> None:
+    bench = bench_of(vocabulary, "Köln 🙂 is<|endoftext|>", form="text", grammar=grammar)
+    assert written(tokens_of(bench, "t")).decode() == bench.answer("t") == "Köln 🙂 is"
+
+
 def test_a_preamble_that_is_held_back_comes_with_its_tokens(vocabulary: Vocabulary) -> None:
     bench = bench_of(vocabulary, "<|channel|>commentary<|message|>{not a call<|end|><|start|>assistant" + final("Yes."))
     assert bench.answer("t") == "{not a call\n\nYes."

@@ -16,8 +16,10 @@ from appliance.turns.events import (
     Done,
     Failed,
     FailureCode,
+    Likelihood,
     ReasoningDelta,
     Started,
+    TokenLogprob,
     ToolCallDelta,
     TurnEvent,
     Waiting,
@@ -69,6 +71,17 @@ def test_parts_stand_in_the_order_in_which_they_began() -> None:
     assert answer.parts == parts
     assert [answer.part(place) for place in range(answer.part_count)] == list(parts)
     assert answer.words == Words("c", "abd", (ToolCall("x", "clock", "{}"),))
+
+
+def test_a_token_belongs_to_the_part_whose_text_it_ends_in() -> None:
+    one, two, three = (TokenLogprob(Likelihood(letter, (ord(letter),), -1.0), ()) for letter in "abc")
+    answer = answer_of(
+        AnswerDelta("a", (one,)), AnswerDelta("b", (two,)), ReasoningDelta("r"), AnswerDelta("c", (three,)), done()
+    )
+    assert answer.parts == (
+        Stretch("text", "ab", (one, two)), Stretch("reasoning", "r"), Stretch("text", "c", (three,)),
+    )  # fmt: skip
+    assert answer.tokens == (one, two, three)
 
 
 def test_thinking_is_timed_from_its_first_word_to_the_first_after_it() -> None:

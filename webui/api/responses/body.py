@@ -12,6 +12,7 @@ from appliance.turns.request import Effort, TurnRequest
 from installer.formats.checks import FaultError, Length, Rule, check
 from webui.api.body import (
     MAX_METADATA,
+    MAX_TOP_LOGPROBS,
     MEDIUM,
     ONE_TIER,
     AnyLimit,
@@ -31,10 +32,10 @@ from webui.api.tools import AUTO, ToolChoice
 from webui.api.values import REFUSED, Text, between, never, one_of, only
 
 SEALED_REASONING: Final = "reasoning.encrypted_content"
-_LOGPROBS: Final = "message.output_text.logprobs"
+LOGPROBS: Final = "message.output_text.logprobs"
 _INCLUDABLE: Final = (
     SEALED_REASONING,
-    _LOGPROBS,
+    LOGPROBS,
     "file_search_call.results",
     "web_search_call.results",
     "web_search_call.action.sources",
@@ -84,7 +85,6 @@ def _include(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-_NO_PROBABILITIES: Final = "token probabilities are not given out"
 _IN_THE_BACKGROUND: Final = "answers are not written in the background; send false, and stream a long answer"
 _NO_CONVERSATIONS: Final = "this server has no conversations to name; send previous_response_id, or all items"
 _NO_PROMPTS: Final = "this server has no prompts to name; send instructions and input"
@@ -122,7 +122,11 @@ class Body:
     ] = field(default_factory=TextSettings)
     temperature: Annotated[float, between(0, 2), Takes("0 to 2, default 1; 0 is greedy")] = TurnRequest.temperature
     top_p: Annotated[float, between(0, 1), Rule(above_zero), Takes("above 0, at most 1 (default)")] = TurnRequest.top_p
-    top_logprobs: Annotated[int, between(0, 20), only(lambda n: n == 0, _NO_PROBABILITIES), Takes("only 0")] = 0
+    top_logprobs: Annotated[
+        int,
+        between(0, MAX_TOP_LOGPROBS),
+        Takes(f"0 (default) to {MAX_TOP_LOGPROBS} alternatives to each token of the text, see below"),
+    ] = 0
     max_output_tokens: Annotated[
         AnyLimit, Takes("1 or more, reasoning included; default, or -1: what the context leaves")
     ] = None
@@ -130,8 +134,7 @@ class Body:
         tuple[Text, ...],
         Length(most=32),
         Rule(_include),
-        only(lambda names: _LOGPROBS not in names, _NO_PROBABILITIES),
-        Takes(f"`{SEALED_REASONING}`, see below; names of other tools' results are ignored"),
+        Takes(f"`{SEALED_REASONING}`, `{LOGPROBS}`, see below; names of other tools' results are ignored"),
     ] = ()
     stream: Annotated[bool, Takes("true or false (default)")] = False
     stream_options: Annotated[dict[str, Any] | None, Takes("ignored")] = None

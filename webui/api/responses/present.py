@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from appliance.turns.answer import Stretch
-from appliance.turns.events import Done
+from appliance.turns.events import Done, Likelihood, TokenLogprob
 from appliance.turns.request import ToolCall
 from webui.api.errors import ApiError
 from webui.api.present import notice_delta
@@ -113,12 +113,15 @@ def item(envelope: Envelope, place: int, part: Part, status: ItemStatus) -> dict
     """One output item; in progress it has no content yet."""
     if isinstance(part, ToolCall):
         return function_call(envelope, place, part, status)
-    draw = message if part.kind == "text" else reasoning
-    return draw(envelope, place, part.text, status)
+    if part.kind == "text":
+        return message(envelope, place, part.text, status, part.tokens)
+    return reasoning(envelope, place, part.text, status)
 
 
-def message(envelope: Envelope, place: int, text: str, status: ItemStatus) -> dict[str, Any]:
-    content = [] if status == "in_progress" else [text_part(text)]
+def message(
+    envelope: Envelope, place: int, text: str, status: ItemStatus, tokens: Sequence[TokenLogprob] = ()
+) -> dict[str, Any]:
+    content = [] if status == "in_progress" else [text_part(text, tokens)]
     return {
         "id": envelope.item_id("msg", place), "type": "message", "role": "assistant", "status": status,
         "content": content,
@@ -142,8 +145,39 @@ def function_call(envelope: Envelope, place: int, call: ToolCall, status: ItemSt
     }  # fmt: skip
 
 
-def text_part(text: str) -> dict[str, Any]:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+def text_part(text: str, tokens: Sequence[TokenLogprob] = ()) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs(tokens)}
+
+
+def logprobs(tokens: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
+    """The ``logprobs`` of a text part. Unlike in a chat, ``bytes`` is always a list."""
+    return [{**_likelihood(one.token), "top_logprobs": [_likelihood(other) for other in one.top]} for one in tokens]
+
+
+def _likelihood(one: Likelihood) -> dict[str, Any]:
+    return {"token": one.text, "bytes": list(one.bytes), "logprob": one.logprob}
+
+
+def streamed_logprobs(drawn: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the events about a text part give of its ``logprobs``: OpenAI's have no bytes."""
+    return [
+        {**_without_bytes(one), "top_logprobs": [_without_bytes(other) for other in one["top_logprobs"]]}
+        for one in drawn
+    ]
+
+
+def _without_bytes(one: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in one.items() if name != "bytes"}
+
+
+def without_logprobs(output: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The output items as they are drawn for a request that asks for no log probabilities."""
+    return [
+        {**entry, "content": [{**part, "logprobs": []} if "logprobs" in part else part for part in entry["content"]]}
+        if entry["type"] == "message"
+        else entry
+        for entry in output
+    ]
 
 
 def reasoning_part(text: str) -> dict[str, Any]:

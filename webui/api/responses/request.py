@@ -8,7 +8,7 @@ from appliance.people.responses import TooMuchKeptError
 from appliance.turns.request import TurnRequest, new_request
 from installer.formats.checks import FaultError, check
 from webui.api.errors import ApiError
-from webui.api.responses.body import FIELDS, SEALED_REASONING, Body
+from webui.api.responses.body import FIELDS, LOGPROBS, SEALED_REASONING, Body
 from webui.api.responses.conversation import conversation
 from webui.api.responses.items import Reference
 from webui.api.responses.kept import Earlier
@@ -28,6 +28,12 @@ class ResponseRequest:
     @property
     def seals_reasoning(self) -> bool:
         return SEALED_REASONING in self.body.include
+
+    @property
+    def top_logprobs(self) -> int | None:
+        """As in `TurnRequest`. A number above 0 asks for log probabilities, too: it means nothing without them."""
+        is_asked = LOGPROBS in self.body.include or self.body.top_logprobs > 0
+        return self.body.top_logprobs if is_asked else None
 
     @property
     def reads_kept(self) -> bool:
@@ -80,5 +86,6 @@ def turn_request(asked: ResponseRequest, earlier: Earlier, *, grammar: bool) -> 
         temperature=body.temperature,
         top_p=body.top_p,
         max_tokens=body.max_output_tokens,
+        top_logprobs=asked.top_logprobs,
         grammar=grammar,
     )

@@ -54,7 +54,7 @@ def create_response() -> Response:
 @blueprint.get("/responses/<response_id>")
 @described(answer=shapes.Response, errors=(400, 404))
 def get_response(response_id: str) -> Response:
-    """A kept response, as it was answered."""
+    """A kept response, as it was answered, without log probabilities."""
     if request.args.get("stream") == "true":
         message = "stream: a kept response is complete, and is given as a whole; leave it out."
         raise ApiError(400, "unsupported_parameter", message, param="stream")
@@ -89,7 +89,8 @@ def cancel_response(response_id: str) -> Response:
 
 
 def _finished(envelope: present.Envelope, turn: Turn, user_id: str, done: Done) -> dict[str, Any]:
-    """The whole response, kept if it is to be.
+    """The whole response, kept if it is to be. Log probabilities are not kept: with twenty alternatives they take some
+    hundred times the space of the text, and what a conversation may load is limited by its bytes.
 
     Raises:
         DatabaseError: it could not be kept.
@@ -99,7 +100,8 @@ def _finished(envelope: present.Envelope, turn: Turn, user_id: str, done: Done) 
     if envelope.is_kept:
         body = envelope.body
         given = input_objects(envelope.id, body.input)
-        services().responses.keep(user_id, KeptResponse(envelope.id, body.previous_response_id, given, whole))
+        kept = {**whole, "output": present.without_logprobs(output)}
+        services().responses.keep(user_id, KeptResponse(envelope.id, body.previous_response_id, given, kept))
     return whole
 
 

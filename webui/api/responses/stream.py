@@ -53,8 +53,9 @@ class ResponseEvents:
         match event:
             case ReasoningDelta(text) if text:
                 yield self._piece(f"{_REASONING}.delta", content_index=0, delta=text)
-            case AnswerDelta(text) if text:
-                yield self._piece(f"{_TEXT}.delta", content_index=0, delta=text, logprobs=[])
+            case AnswerDelta(text, tokens) if text:
+                told = present.streamed_logprobs(present.logprobs(tokens))
+                yield self._piece(f"{_TEXT}.delta", content_index=0, delta=text, logprobs=told)
             case ToolCallDelta() if event.arguments:
                 yield self._piece(f"{_ARGUMENTS}.delta", delta=event.arguments)
 
@@ -97,7 +98,8 @@ class ResponseEvents:
             case "reasoning_text":
                 yield self._piece(f"{_REASONING}.done", content_index=index, text=part["text"])
             case "output_text":
-                yield self._piece(f"{_TEXT}.done", content_index=index, text=part["text"], logprobs=[])
+                told = present.streamed_logprobs(part["logprobs"])
+                yield self._piece(f"{_TEXT}.done", content_index=index, text=part["text"], logprobs=told)
             case "refusal":  # never in pieces
                 said = part["refusal"]
                 yield self._piece("response.content_part.added", content_index=index, part=present.refusal_part(""))
