@@ -52,7 +52,7 @@ def _watched(description: Description, parts: Iterable[str], faults: list[str]) 
             if line.startswith("data: {"):
                 found = json.loads(line.removeprefix("data: "))
                 kind = shapes.Refusal if "error" in found else description.chunk
-                faults.extend(f"{kind.__name__}: {fault}" for fault in differences(kind, found))
+                faults.extend(f"{found.get('type')}: {fault}" for fault in differences(kind, found))
         yield part
 
 

@@ -21,8 +21,12 @@ def break_status(response: Response) -> Response:
 
 def break_refusal(response: Response) -> Response:
     """What the schema allows is refused."""
+    return _refused(400)
+
+
+def _refused(status: int) -> Response:
     refusal = jsonify(error={"message": "No.", "type": "invalid_request_error", "param": None, "code": "invalid_value"})
-    refusal.status_code = 400
+    refusal.status_code = status
     return refusal
 
 
@@ -33,6 +37,18 @@ def break_server(response: Response) -> Response:
 
 
 FAULTS = (break_shape, break_status, break_refusal, break_server)
+
+
+def forgetful_site() -> Flask:
+    """The site that keeps no response that it says it keeps; gunicorn calls this."""
+    from webui.wsgi import app
+
+    @app.after_request
+    def forgotten(response: Response) -> Response:
+        is_read = request.method == "GET" and request.path.startswith("/v1/responses/") and response.status_code == 200
+        return _refused(404) if is_read else response
+
+    return app
 
 
 def site() -> Flask:

@@ -6,7 +6,8 @@ import re
 from typing import Any, Final
 
 import schemathesis
-from schemathesis import Case, CheckContext, GenerationMode, Response
+from schemathesis import Case, CheckContext, GenerationMode, HookContext, Response
+from schemathesis.generation.meta import TestPhase
 
 # What JSON Schema cannot say: rules on several fields or messages at once, and on the depth of a tree.
 BEYOND: Final = (
@@ -30,10 +31,23 @@ BEYOND: Final = (
     "belong to messages",
     "which is not among the tools",
     "asks for a call, and there are no tools",
-    "must have a mode",
-    "must name a function",
-    "contains a NUL character",  # the document says so in words
+    "function call has its output",
+    "unanswered function_call",
+    "There is no such response",
+    "names no item that is kept",
+    "must be the id of an item of the list",
+    "Only a response in the background can be cancelled",
+    "contains a NUL character",  # this and the next: the document says so in words
+    "whole number of more than 63 bits",
 )
+
+
+@schemathesis.hook
+def before_call(_: HookContext, case: Case[Any], kwargs: dict[str, Any]) -> None:
+    """Where links are followed, have each response kept, and begin a conversation: a guessed id names nothing."""
+    is_created = case.method == "POST" and case.path == "/v1/responses"
+    if is_created and case.meta and case.meta.phase.name is TestPhase.STATEFUL and isinstance(case.body, dict):
+        case.body = {**case.body, "store": True, "previous_response_id": None}
 
 
 def is_float(body: Any, place: str) -> bool:

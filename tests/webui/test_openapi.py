@@ -9,7 +9,7 @@ import pytest
 from flask import Response, jsonify
 from jsonschema import Draft202012Validator
 
-from tests.webui.conftest import Site
+from tests.webui.conftest import MakeSite, Site
 from tests.webui.described_answers import differences, hold_to_descriptions
 from webui.api import shapes
 from webui.api.body import FIELDS
@@ -27,12 +27,34 @@ def document(site: Site) -> dict[str, Any]:
     return dict(response.json)
 
 
+def body_check(site: Site, path: str) -> Draft202012Validator:
+    """Checks the body of a POST by the document."""
+    found = document(site)
+    body = found["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    return Draft202012Validator({**body, "components": found["components"]})
+
+
+def refusal_of(site: Site, body: dict[str, Any], path: str = "/v1/responses") -> str:
+    """What the server says of a body; nothing where it takes it."""
+    key = site.add_key(site.add_user("bob"))
+    answer = site.app.test_client().post(path, json=body, headers={"Authorization": f"Bearer {key}"})
+    assert answer.status_code in (200, 400)
+    return "" if answer.status_code == 200 else str(answer.get_json()["error"]["message"])
+
+
 @pytest.fixture
 def chat(site: Site) -> Draft202012Validator:
-    """Checks the body of a chat by the document."""
-    found = document(site)
-    body = found["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    return Draft202012Validator({**body, "components": found["components"]})
+    return body_check(site, "/v1/chat/completions")
+
+
+@pytest.fixture
+def response(site: Site) -> Draft202012Validator:
+    return body_check(site, "/v1/responses")
+
+
+@pytest.fixture
+def counting(site: Site) -> Draft202012Validator:
+    return body_check(site, "/v1/tokenize")
 
 
 def test_the_document_is_valid_openapi(site: Site) -> None:
@@ -43,7 +65,7 @@ def test_every_address_describes_itself(site: Site) -> None:
     found = list(operations(site.app))
     assert len(found) >= 12
     assert [(rule.rule, method) for rule, method, description in found if description is None] == []
-    paths = document_of(site.app, "1", "m")["paths"]
+    paths = document_of(site.app, "1", ["m"])["paths"]
     assert sum(len(methods) for methods in paths.values()) == len(found)
 
 
@@ -101,6 +123,116 @@ def test_the_schema_takes_what_the_server_takes(chat: Draft202012Validator, fiel
 )
 def test_the_schema_refuses_what_the_server_refuses(chat: Draft202012Validator, fields: dict[str, Any]) -> None:
     assert list(chat.iter_errors({"model": "gpt-oss-fake", "messages": HELLO} | fields)) != []
+
+
+CALL = {"type": "function_call", "call_id": "c", "name": "now", "arguments": "{}"}
+NOW = {"type": "function", "name": "now"}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"input": ""},
+        {"input": [{"role": "user", "content": "a"}, {"type": "message", "role": "assistant", "content": []}]},
+        {"input": [{"type": None, "role": "user", "content": [{"type": "input_text", "text": "a"}]}]},
+        {"input": [CALL, {"type": "function_call_output", "call_id": "c", "output": "noon"}]},
+        {"input": [{"type": "reasoning", "summary": [], "encrypted_content": None}]},
+        {"input": [{"id": "msg_1"}, {"type": "item_reference", "id": "msg_1", "further": 1}]},
+        {"reasoning": {"effort": "minimal", "summary": None}, "text": {"format": None, "verbosity": None}},
+        {"reasoning": {"effort": None}, "text": {"format": {"type": "json_object"}}},
+        {"text": {"format": {"type": "json_schema", "name": "a", "schema": {"type": "object"}}}},
+        {"tools": [NOW], "tool_choice": NOW},
+        {"tools": [NOW], "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [NOW]}},
+        {"include": ["reasoning.encrypted_content"], "background": False, "metadata": {"a": "b"}},
+        {"previous_response_id": None, "conversation": None, "unknown": 1},
+    ],
+)
+def test_the_schema_takes_what_a_response_takes(
+    response: Draft202012Validator, site: Site, fields: dict[str, Any]
+) -> None:
+    body = {"model": "gpt-oss-fake", "input": "Hello"} | fields
+    assert list(response.iter_errors(body)) == []
+    assert refusal_of(site, body) in ("", "input[0].id names no item that is kept.")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"input": None},
+        {"input": []},
+        {"input": [{"role": "tool", "content": "a"}]},
+        {"input": [{"role": "user", "content": 1}]},
+        {"input": [{"role": "user", "content": [{"type": "input_image"}]}]},
+        {"input": [{"type": "other", "role": "user", "content": "a"}]},
+        {"input": [{"type": "file_search_call", "id": "a"}]},
+        {"input": [{"type": None, "id": "msg_1"}]},
+        {"input": [{**CALL, "name": "not a name"}]},
+        {"input": [{**CALL, "call_id": ""}]},
+        {"reasoning": {"effort": "enormous"}},
+        {"text": {"verbosity": "high"}},
+        {"text": {"format": {"type": "json_schema", "name": "a"}}},
+        {"text": {"format": {"type": "other"}}},
+        {"tools": [{"type": "web_search"}]},
+        {"tools": [NOW], "tool_choice": {"type": "function", "name": "not a name"}},
+        {"tools": [NOW], "tool_choice": {"type": "allowed_tools", "tools": [NOW]}},
+        {"tools": [NOW], "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": []}},
+        {"include": ["other"]},
+        {"background": True},
+        {"metadata": {"a": 1}},
+        {"top_p": 0},
+        {"max_output_tokens": 0},
+        {"conversation": "a"},
+        {"prompt": {"id": "a"}},
+    ],
+)
+def test_the_schema_refuses_what_a_response_refuses(
+    response: Draft202012Validator, site: Site, fields: dict[str, Any]
+) -> None:
+    body = {"model": "gpt-oss-fake", "input": "Hello"} | fields
+    assert list(response.iter_errors(body)) != []
+    assert refusal_of(site, body) != ""
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_taken"),
+    [
+        ({"prompt": ""}, True),
+        ({"messages": HELLO}, True),
+        ({"prompt": None, "messages": HELLO, "tools": [{"type": "function", "function": {"name": "now"}}]}, True),
+        ({"prompt": "a", "messages": None, "tools": []}, True),
+        ({}, False),
+        ({"prompt": None, "messages": None}, False),
+        ({"prompt": "a", "messages": HELLO}, False),
+        ({"prompt": "a", "tools": [{"type": "function", "function": {"name": "now"}}]}, False),
+    ],
+)
+def test_a_text_or_a_conversation_is_counted(
+    counting: Draft202012Validator, site: Site, fields: dict[str, Any], is_taken: bool
+) -> None:
+    assert counting.is_valid(fields) is is_taken
+    assert (refusal_of(site, fields, "/v1/tokenize") == "") is is_taken
+
+
+def test_each_name_of_the_model_is_in_the_document(site: Site) -> None:
+    schemas = document_of(site.app, "1", ["own", "alias"])["components"]["schemas"]
+    named = [schema["properties"]["model"] for schema in schemas.values() if "model" in schema.get("properties", {})]
+    fields = [one.get("anyOf", [one])[0] for one in named if "description" in one]
+    assert [one["enum"] for one in fields] == [["own", "alias"]] * 5
+
+
+def test_the_document_names_the_aliases_of_the_settings(make_site: MakeSite) -> None:
+    site = make_site(model_aliases=("gpt-4o",))
+    assert list(body_check(site, "/v1/responses").iter_errors({"model": "gpt-4o", "input": "Hello"})) == []
+
+
+def test_links_lead_to_addresses_with_the_id_of_a_response(site: Site) -> None:
+    paths = document(site)["paths"]
+    links = paths["/v1/responses"]["post"]["responses"]["200"]["links"]
+    by_id = {one["operationId"]: path for path, methods in paths.items() for one in methods.values()}
+    assert len(links) == 4
+    for name, link in links.items():
+        assert list(link["parameters"]) == ["response_id"]
+        assert "{response_id}" in by_id[name]
 
 
 def test_options_name_the_methods_of_the_address(site: Site) -> None:

@@ -44,9 +44,26 @@ def _run(place: Path, address: str, key: str, options: tuple[str, ...]) -> tuple
 
 
 def test_nothing_that_is_sent_finds_a_fault(tmp_path: Path) -> None:
-    code, report = report_on(tmp_path, "--max-examples", "15", "--exclude-path-regex", "^/v1/responses")
+    code, report = report_on(tmp_path, "--max-examples", "15")
     assert code == 0, report[-MOST_SHOWN:]
-    assert "Tested: 6" in report
+    assert "Tested: 11" in report
+
+
+LINKS = ("--phases", "stateful", "--include-path-regex", "^/v1/responses")
+
+
+def test_kept_responses_are_there_until_they_are_deleted(tmp_path: Path) -> None:
+    code, report = report_on(tmp_path, *LINKS, "--max-examples", "12")
+    assert code == 0, report[-MOST_SHOWN:]
+    assert "4 covered / 4 selected" in report
+
+
+def test_a_response_that_is_not_kept_is_found(tmp_path: Path) -> None:
+    code, report = report_on(
+        tmp_path, *LINKS, "--max-examples", "12", application="tests.webui.faulty_site:forgetful_site()"
+    )
+    assert code == 1, report[-MOST_SHOWN:]
+    assert "Created resource not found" in report.partition("Failures:")[2]
 
 
 def test_planted_faults_are_found(tmp_path: Path) -> None:

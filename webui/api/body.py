@@ -101,7 +101,7 @@ ABOVE_ZERO: Final = {"exclusiveMinimum": 0}
 _EFFORTS: Final = {"enum": [*get_args(Effort), *_NEAREST_EFFORTS]}
 _LIMIT: Final = {"minimum": -1, "maximum": MAX_TOKENS, "not": {"const": 0}}
 _USAGE: Final = {"properties": {"include_usage": {"type": ["boolean", "null"]}}}
-_STRINGS: Final = {"maxProperties": MAX_METADATA, "additionalProperties": {"type": "string"}}
+STRINGS: Final = {"maxProperties": MAX_METADATA, "additionalProperties": {"type": "string"}}
 _BY_TOKEN: Final = {
     "maxProperties": MAX_BIASES,
     "propertyNames": {"pattern": "^[0-9]{1,6}$"},
@@ -119,6 +119,7 @@ _STOPS = Choose(
 )
 _Limit = Annotated[int, between(1, MAX_TOKENS)]
 AnyLimit = Annotated[int | None, Rule(_limit, takes=int, schema=_LIMIT)]
+AnyEffort = Annotated[Effort, Rule(nearest_effort, takes=str, schema=_EFFORTS)]
 Label = Annotated[Text, chars(0, MAX_LABEL_CHARS, f"must have at most {MAX_LABEL_CHARS} characters")]
 _Penalty = Annotated[float, between(-2, 2)]
 Verbosity = Literal["low", "medium", "high"]
@@ -153,8 +154,7 @@ class Body:
     )
     parallel_tool_calls: Annotated[bool, Takes("ignored: the model makes one call at a time")] = False
     reasoning_effort: Annotated[
-        Effort,
-        Rule(nearest_effort, takes=str, schema=_EFFORTS),
+        AnyEffort,
         Takes("low, medium (default) or high; none and minimal are low, xhigh is high"),
     ] = TurnRequest.effort
     temperature: Annotated[float, between(0, 2), Takes("0 to 2, default 1; 0 is greedy")] = TurnRequest.temperature
@@ -216,7 +216,7 @@ class Body:
     store: Annotated[bool, Takes("ignored: every turn is recorded, and none is served again by id")] = False
     metadata: Annotated[
         None,
-        Rule(check_metadata, takes=dict[str, Any], schema=_STRINGS),
+        Rule(check_metadata, takes=dict[str, Any], schema=STRINGS),
         Takes(f"ignored; up to {MAX_METADATA} strings"),
     ] = None
     user: Annotated[Label, Takes("ignored: the record names the key's owner")] = ""

@@ -12,7 +12,7 @@ one of `webui.api.shapes`. Every address may also answer with `ALWAYS`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
@@ -31,6 +31,7 @@ STATUSES: Final = {
     503: "A part of the appliance is not available.",
 }
 _ATTRIBUTE: Final = "api_description"
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -39,19 +40,25 @@ class Description:
 
     summary: str
     answer: Any
-    body: Any = None
-    fields: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))  # name -> sentence
-    chunk: Any = None  # one object of a stream, where the address streams
-    errors: tuple[int, ...] = ()
+    body: Any
+    fields: Mapping[str, str]  # name -> sentence
+    chunk: Any  # one object of a stream, where the address streams
+    errors: tuple[int, ...]
+    together: Mapping[str, Any]  # JSON Schema of several fields at once
+    query: Mapping[str, Mapping[str, Any]]  # name -> schema
+    links: tuple[str, ...]
 
 
 def described(
     *,
     answer: Any,
     body: Any = None,
-    fields: Mapping[str, str] | None = None,
+    fields: Mapping[str, str] = _NOTHING,
     chunk: Any = None,
     errors: tuple[int, ...] = (),
+    together: Mapping[str, Any] = _NOTHING,
+    query: Mapping[str, Mapping[str, Any]] = _NOTHING,
+    links: tuple[str, ...] = (),
 ) -> Callable[[View], View]:
     """Decorates a view.
 
@@ -59,13 +66,17 @@ def described(
         answer: the shape of the answer with status 200.
         body: the dataclass that the request's body is checked with.
         fields: those fields of it that may be sent, each with its sentence of docs/api.md.
-        chunk: the shape of one object of a stream.
+        chunk: the shape of one object of a stream, or a union of shapes.
         errors: further statuses beside `ALWAYS`.
+        together: what is checked of several fields at once, in JSON Schema.
+        query: the parameters of the query, each with its schema.
+        links: the views whose address has the ``id`` of the answer in it.
     """
 
     def describe(view: View) -> View:
         summary = (view.__doc__ or "").strip().partition("\n")[0]
-        description = Description(summary, answer, body, fields or {}, chunk, tuple(sorted({*ALWAYS, *errors})))
+        statuses = tuple(sorted({*ALWAYS, *errors}))
+        description = Description(summary, answer, body, fields, chunk, statuses, together, query, links)
         setattr(view, _ATTRIBUTE, description)
         return view
 

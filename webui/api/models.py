@@ -19,7 +19,7 @@ from webui.services import services
 def list_models() -> Response:
     """The one model of the running release, under each of its names."""
     context_tokens = _context_tokens()
-    return jsonify(object="list", data=[_model(name, context_tokens) for name in _names()])
+    return jsonify(object="list", data=[_model(name, context_tokens) for name in model_names()])
 
 
 @blueprint.get("/models/<path:model_id>")
@@ -36,11 +36,12 @@ def check_model(model_id: str) -> None:
     Raises:
         ApiError: this server has no such model.
     """
-    if model_id not in _names():
+    if model_id not in model_names():
         raise ApiError(404, "model_not_found", f"This server has one model, {services().model.id}.", param="model")
 
 
-def _names() -> tuple[str, ...]:
+def model_names() -> tuple[str, ...]:
+    """The names by which a program may ask for the model, its own id first."""
     own = services().model.id
     return own, *(alias for alias in services().config.model_aliases if alias != own)
 

@@ -6,7 +6,7 @@ Source: OpenAPI Specification 3.1.1.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from flask import Flask, Response, current_app, jsonify
@@ -16,6 +16,7 @@ from webui.api import shapes
 from webui.api.addresses import UNKNOWN
 from webui.api.blueprint import blueprint
 from webui.api.described import STATUSES, Description, described, description_of
+from webui.api.models import model_names
 from webui.services import services
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ _HEADERS: Final = {
 
 _ABOUT: Final = (
     "Fields that the server does not know are ignored. Null is the same as absent. "
-    "Text must be Unicode without U+0000 and without lone surrogates."
+    "Text must be Unicode without U+0000 and without lone surrogates, and whole numbers "
+    "have at most 63 bits."
 )
 
 
@@ -40,7 +42,7 @@ _ABOUT: Final = (
 @described(answer=shapes.Document)
 def get_openapi_document() -> Response:
     """This document."""
-    return jsonify(document_of(current_app, services().release.version, services().model.id))
+    return jsonify(document_of(current_app, services().release.version, model_names()))
 
 
 def operations(app: Flask) -> Iterator[tuple[Rule, str, Description | None]]:
@@ -51,17 +53,18 @@ def operations(app: Flask) -> Iterator[tuple[Rule, str, Description | None]]:
                 yield rule, method, description_of(app.view_functions[rule.endpoint])
 
 
-def document_of(app: Flask, version: str, model_id: str) -> dict[str, Any]:
-    """The document of a site that runs this release and model."""
+def document_of(app: Flask, version: str, model_names: Sequence[str]) -> dict[str, Any]:
+    """The document of a site that runs this release, and its model under these names."""
     from webui.api.schemas import components_of  # pydantic's generator is loaded at the first question
 
     described_ones = [(rule, method, one) for rule, method, one in operations(app) if one is not None]
     kinds = {kind for _, _, one in described_ones for kind in (one.answer, one.chunk, one.body) if kind is not None}
     components = components_of(frozenset({*kinds, shapes.Refusal}))
+    rules = {rule.endpoint.rpartition(".")[2]: rule for rule, _, _ in described_ones}
     paths: dict[str, dict[str, Any]] = {}
     for rule, method, one in described_ones:
         path = _PARAMETER.sub(r"{\1}", rule.rule)
-        paths.setdefault(path, {})[method.lower()] = _operation(rule, one, components)
+        paths.setdefault(path, {})[method.lower()] = _operation(rule, one, components, rules)
     return {
         "openapi": "3.1.1",
         "info": {"title": "gpt-oss appliance", "version": version, "description": _ABOUT},
@@ -69,46 +72,69 @@ def document_of(app: Flask, version: str, model_id: str) -> dict[str, Any]:
         "security": [{"key": []}],
         "components": {
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
-            "schemas": _schemas([one for _, _, one in described_ones], components, model_id),
+            "schemas": _schemas([one for _, _, one in described_ones], components, model_names),
         },
     }
 
 
-def _schemas(found: list[Description], components: Components, model_id: str) -> dict[str, Any]:
+def _schemas(found: list[Description], components: Components, model_names: Sequence[str]) -> dict[str, Any]:
     from webui.api.schemas import as_body
 
     schemas = dict(components.schemas)
     for one in found:
         if one.body is not None:
-            name = components.names[one.body]
-            schemas[name] = as_body(schemas[name], one.fields)
+            name = components.name(one.body)
+            schemas[name] = as_body(schemas[name], one.fields, one.together)
             if "model" in one.fields:
-                schemas[name]["properties"]["model"] |= {"enum": [model_id]}
+                fields = schemas[name]["properties"]
+                fields["model"] = _one_of(fields["model"], model_names)
     return schemas
 
 
-def _operation(rule: Rule, description: Description, components: Components) -> dict[str, Any]:
+def _one_of(field: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The field with these names alone in it; null stays, where it may be sent."""
+    named = {"type": "string", "enum": list(names)}
+    return field | ({"anyOf": [named, {"type": "null"}]} if "anyOf" in field else named)
+
+
+def _operation(
+    rule: Rule, description: Description, components: Components, rules: Mapping[str, Rule]
+) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": rule.endpoint.rpartition(".")[2],
         "summary": description.summary,
-        "responses": _responses(description, components),
+        "responses": _responses(description, components, _links(description, rules)),
     }
-    if rule.arguments:
-        operation["parameters"] = [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-            for name in sorted(rule.arguments)
-        ]
+    if rule.arguments or description.query:
+        operation["parameters"] = _parameters(rule, description)
     if description.body is not None:
         operation["requestBody"] = {"required": True, "content": _json(components.reference(description.body))}
     return operation
 
 
-def _responses(description: Description, components: Components) -> dict[str, Any]:
+def _parameters(rule: Rule, description: Description) -> list[dict[str, Any]]:
+    text = {"type": "string", "minLength": 1}
+    in_path = [{"name": name, "in": "path", "required": True, "schema": text} for name in sorted(rule.arguments)]
+    return in_path + [{"name": name, "in": "query", "schema": dict(one)} for name, one in description.query.items()]
+
+
+def _links(description: Description, rules: Mapping[str, Rule]) -> dict[str, Any]:
+    """What can be asked next of an answer, at addresses whose one parameter is its id."""
+    parameters = {name: next(iter(rules[name].arguments)) for name in description.links}
+    return {
+        name: {"operationId": name, "parameters": {parameter: "$response.body#/id"}}
+        for name, parameter in parameters.items()
+    }
+
+
+def _responses(description: Description, components: Components, links: dict[str, Any]) -> dict[str, Any]:
     headers = {name: {"description": said, "schema": {"type": "string"}} for name, said in _HEADERS.items()}
     content = _json(components.reference(description.answer))
     if description.chunk is not None:
         content["text/event-stream"] = {"schema": _events(description.chunk, components)}
-    whole = {"description": description.summary, "headers": headers, "content": content}
+    whole: dict[str, Any] = {"description": description.summary, "headers": headers, "content": content}
+    if links:
+        whole["links"] = links
     errors = {str(status): _error(status, components) for status in description.errors}
     return {"200": whole, **errors}
 

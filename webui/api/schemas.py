@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from types import MappingProxyType
 from typing import Any, Final
 
 from pydantic import TypeAdapter
@@ -44,38 +45,47 @@ class Components:
     """The schema of each type, and of all that it is made of, by name."""
 
     schemas: Mapping[str, dict[str, Any]]
-    names: Mapping[Any, str]
+    references: Mapping[Any, dict[str, Any]]
 
-    def reference(self, kind: Any) -> dict[str, str]:
+    def reference(self, kind: Any) -> dict[str, Any]:
         """Stands for the schema of a type."""
-        return {"$ref": _REFERENCE + self.names[kind]}
+        return self.references[kind]
+
+    def name(self, kind: type) -> str:
+        """The name of a dataclass's schema."""
+        return str(self.references[kind]["$ref"]).removeprefix(_REFERENCE)
 
 
 @cache
 def components_of(kinds: frozenset[Any]) -> Components:
-    """The schemas of these dataclasses."""
+    """The schemas of these dataclasses, and of unions of dataclasses."""
     inputs = [(kind, "validation", TypeAdapter(kind)) for kind in sorted(kinds, key=repr)]
     references, found = TypeAdapter.json_schemas(
         inputs,  # type: ignore[arg-type]  # types are hashable
         ref_template=_REFERENCE + "{model}",
         schema_generator=_Generator,
     )
-    names = {kind: reference["$ref"].removeprefix(_REFERENCE) for (kind, _), reference in references.items()}
-    return Components(found["$defs"], names)
+    return Components(found["$defs"], {kind: reference for (kind, _), reference in references.items()})
 
 
-def as_body(schema: Mapping[str, Any], sentences: Mapping[str, str]) -> dict[str, Any]:
-    """The schema of a request's body: with the fields that may be sent and what is said of them; null is absent."""
+def as_body(
+    schema: Mapping[str, Any], sentences: Mapping[str, str], together: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
+    """The schema of a request's body: with the fields that may be sent and what is said of them; null is absent.
+
+    Args:
+        together: what is checked of several fields at once.
+    """
     required = [name for name in schema.get("required", ()) if name in sentences]
     fields = {}
     for name, sentence in sentences.items():
         given = schema["properties"][name]
         fields[name] = (given if name in required else _or_null(given)) | {"description": _plain(sentence, given)}
-    return {"type": "object", "properties": fields, "required": required, "additionalProperties": True}
+    return {"type": "object", "properties": fields, "required": required, "additionalProperties": True, **together}
 
 
 def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
-    return schema if schema.get("type") == "null" else {"anyOf": [schema, {"type": "null"}]}
+    return {"anyOf": [schema, {"type": "null"}], "default": None} if schema.get("type") != "null" else schema
 
 
 def _plain(sentence: str, schema: dict[str, Any]) -> str:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 ABSENT: Final[Any] = None
-_OPEN: Final = {"extra": "allow"}  # an answer of this shape has further fields
 
 
 @dataclass(frozen=True)
@@ -269,50 +268,6 @@ class TokenText:
     """What tokens spell."""
 
     prompt: str
-
-
-@dataclass(frozen=True)
-class Response:
-    """A response with the settings of its request; OpenAI's response object. Settings are not all declared here."""
-
-    __pydantic_config__ = _OPEN
-    id: str
-    object: Literal["response"]
-    created_at: int
-    status: Literal["in_progress", "completed", "incomplete", "failed"]
-    model: str
-    output: list[dict[str, Any]]
-    usage: dict[str, Any] | None
-    error: dict[str, Any] | None
-
-
-@dataclass(frozen=True)
-class ResponseEvent:
-    """One event of a stream; what else it holds depends on its type."""
-
-    __pydantic_config__ = _OPEN
-    type: str
-    sequence_number: int
-
-
-@dataclass(frozen=True)
-class ItemPage:
-    """A page of the items of a request."""
-
-    object: Literal["list"]
-    data: list[dict[str, Any]]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
-
-
-@dataclass(frozen=True)
-class DeletedResponse:
-    """A response that is no longer kept."""
-
-    id: str
-    object: Literal["response"]
-    deleted: bool
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,15 @@ class TokenizeBody(Body):
     add_special_tokens: Annotated[bool, Takes("ignored: a bare text of this model begins with none")] = True
 
 
+TOGETHER: Final = {
+    "anyOf": [
+        {
+            "properties": {"prompt": {"type": "string"}, "messages": {"type": "null"}, "tools": {"maxItems": 0}},
+            "required": ["prompt"],
+        },
+        {"properties": {"messages": {"type": "array"}, "prompt": {"type": "null"}}, "required": ["messages"]},
+    ]
+}  # what `_tokenize` checks
 _SENTENCES: Final = sentences_of(TokenizeBody)
 FIELDS: Final = {
     name: _SENTENCES[name]

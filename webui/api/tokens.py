@@ -23,6 +23,7 @@ from webui.api.running import json_body, note_ignored, wants_strictness
 from webui.api.token_bodies import (
     DETOKENIZE_FIELDS,
     FIELDS,
+    TOGETHER,
     DetokenizeBody,
     TokenizeBody,
     parse_detokenize_request,
@@ -32,7 +33,7 @@ from webui.services import services
 
 
 @blueprint.post("/tokenize")
-@described(body=TokenizeBody, fields=FIELDS, answer=shapes.Tokens, errors=(400, 404, 413, 415))
+@described(body=TokenizeBody, fields=FIELDS, together=TOGETHER, answer=shapes.Tokens, errors=(400, 404, 413, 415))
 def tokenize() -> Response:
     """The tokens of a bare text or of a conversation, as the model would read them."""
     asked, ignored = parse_tokenize_request(json_body(), strict=wants_strictness())

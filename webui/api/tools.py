@@ -51,6 +51,9 @@ def _tool(entry: _Tool) -> Tool:
     return Tool(function.name, function.description or "", function.parameters, strict=bool(function.strict))
 
 
+DISTINCT: Final = {"description": "No two have the same name."}
+
+
 def _distinct(tools: tuple[Tool, ...]) -> tuple[Tool, ...]:
     """The tools, if no two have the same name."""
     seen: set[str] = set()
@@ -64,7 +67,7 @@ def _distinct(tools: tuple[Tool, ...]) -> tuple[Tool, ...]:
 Tools = Annotated[
     tuple[Annotated[Tool, Rule(_tool, takes=_Tool)], ...],
     Length(most=MAX_TOOLS),
-    Rule(_distinct, schema={"description": "No two have the same name."}),
+    Rule(_distinct, schema=DISTINCT),
 ]
 
 
@@ -138,19 +141,31 @@ def _allowed(choice: Any) -> Choice:
 AUTO: Final = Choice()
 CHOICES: Final = {"auto": AUTO, "none": Choice(may=False), "required": Choice(must=True)}
 
-_FUNCTION: Final = {
-    "type": "object",
-    "properties": {
-        "type": {"const": "function"},
-        "function": {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]},
-    },
-    "required": ["type", "function"],
+_NAMED: Final = {"properties": {"name": {"type": "string", "pattern": f"^{_NAME.pattern}$"}}, "required": ["name"]}
+
+
+def _one_or_within(field: str, what: dict[str, Any]) -> dict[str, Any]:
+    """``what`` stands in the object itself, as responses have it, or in a field of it, as chats have it."""
+    within = {"properties": {field: {"type": "object", **what}}, "required": [field]}
+    return {"type": "object", "anyOf": [within, {**what, "not": {"required": [field]}}]}
+
+
+def _of_type(kind: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {**schema, "properties": {"type": {"const": kind}}, "required": ["type"]}
+
+
+_FUNCTION: Final = _one_or_within("function", _NAMED)
+_LIST: Final = {"type": "array", "minItems": 1, "maxItems": MAX_TOOLS, "items": _FUNCTION}
+_MODE: Final = {
+    "properties": {"mode": {"enum": ["auto", "required"]}, "tools": _LIST},
+    "required": ["mode", "tools"],
 }
-_ALLOWED: Final = {
-    "type": "object",
-    "properties": {"type": {"const": "allowed_tools"}},
-    "required": ["type"],
-    "description": "The function, or the mode and the tools as OpenAI has them.",
+_SCHEMA: Final = {
+    "anyOf": [
+        {"enum": list(CHOICES)},
+        _of_type("function", _FUNCTION),
+        _of_type("allowed_tools", _one_or_within("allowed_tools", _MODE)),
+    ],
+    "description": "A function that is named must be among the tools.",
 }
-_SCHEMA: Final = {"anyOf": [{"enum": list(CHOICES)}, _FUNCTION, _ALLOWED]}
 ToolChoice = Annotated[Choice, Rule(read_choice, takes=Any, schema=_SCHEMA)]

@@ -90,6 +90,11 @@ def never(why: str, *, kind: str = UNSUPPORTED) -> Rule:
     return Rule(check, takes=Any, schema={"type": "null"})
 
 
+def null_is(default: Any, takes: Any) -> Rule:
+    """Null is the same as absent, in an object within the body."""
+    return Rule(lambda value: default if value is None else value, takes=takes | None)
+
+
 def chars(least: int, most: int, said: str) -> Rule:
     """Text of so many characters."""
 

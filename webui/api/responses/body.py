@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal
 
 from appliance.turns.request import Effort, TurnRequest
-from installer.formats.checks import FaultError, Length, Rule, check
+from installer.formats.checks import FaultError, Length, Rule
 from webui.api.body import (
+    ABOVE_ZERO,
     MAX_METADATA,
     MAX_TOP_LOGPROBS,
     MEDIUM,
     ONE_TIER,
+    STRINGS,
+    AnyEffort,
     AnyLimit,
     Label,
     Takes,
@@ -22,14 +25,13 @@ from webui.api.body import (
     Verbosity,
     above_zero,
     check_metadata,
-    nearest_effort,
     sentences_of,
 )
 from webui.api.responses.items import Input
-from webui.api.responses.text_format import TEXT, TextFormat
+from webui.api.responses.text_format import TEXT, Format, TextFormat
 from webui.api.responses.tools import Tools
 from webui.api.tools import AUTO, ToolChoice
-from webui.api.values import REFUSED, Text, between, never, one_of, only
+from webui.api.values import REFUSED, Text, between, never, null_is, one_of, only
 
 SEALED_REASONING: Final = "reasoning.encrypted_content"
 LOGPROBS: Final = "message.output_text.logprobs"
@@ -43,6 +45,7 @@ _INCLUDABLE: Final = (
     "computer_call_output.output.image_url",
     "code_interpreter_call.outputs",
 )
+_INCLUDED: Final = {"items": {"enum": list(_INCLUDABLE)}}
 
 _Truncation = Literal["auto", "disabled"]
 _Summary = Literal["auto", "concise", "detailed"]
@@ -52,7 +55,7 @@ _Summary = Literal["auto", "concise", "detailed"]
 class Reasoning:
     """The settings of the model's reasoning."""
 
-    effort: Annotated[Effort, Rule(nearest_effort, takes=str)] = TurnRequest.effort
+    effort: Annotated[Effort, null_is(TurnRequest.effort, AnyEffort)] = TurnRequest.effort
     summary: Annotated[_Summary, one_of(_Summary)] | None = None
     generate_summary: Annotated[_Summary, one_of(_Summary)] | None = None
 
@@ -61,16 +64,8 @@ class Reasoning:
 class TextSettings:
     """How the answer's text is written."""
 
-    format: TextFormat = TEXT
-    verbosity: Annotated[Verbosity, MEDIUM] = "medium"
-
-
-def _without_nulls(form: type) -> Rule:
-    """Null fields of an inner object are the same as absent."""
-    return Rule(
-        lambda given: check(form, {name: value for name, value in given.items() if value is not None}),
-        takes=dict[str, Any],
-    )
+    format: Annotated[Format, null_is(TEXT, TextFormat)] = TEXT
+    verbosity: Annotated[Verbosity, null_is("medium", Annotated[Verbosity, MEDIUM])] = "medium"
 
 
 def _metadata(entries: dict[str, Any]) -> dict[str, Any]:
@@ -112,16 +107,16 @@ class Body:
     ] = None
     reasoning: Annotated[
         Reasoning,
-        _without_nulls(Reasoning),
         Takes("`effort`: as `reasoning_effort` of a chat; `summary` is ignored: the reasoning is given whole"),
     ] = field(default_factory=Reasoning)
     text: Annotated[
         TextSettings,
-        _without_nulls(TextSettings),
         Takes("`format`: `text` (default), `json_object` or `json_schema`; `verbosity`: only medium"),
     ] = field(default_factory=TextSettings)
     temperature: Annotated[float, between(0, 2), Takes("0 to 2, default 1; 0 is greedy")] = TurnRequest.temperature
-    top_p: Annotated[float, between(0, 1), Rule(above_zero), Takes("above 0, at most 1 (default)")] = TurnRequest.top_p
+    top_p: Annotated[
+        float, between(0, 1), Rule(above_zero, schema=ABOVE_ZERO), Takes("above 0, at most 1 (default)")
+    ] = TurnRequest.top_p
     top_logprobs: Annotated[
         int,
         between(0, MAX_TOP_LOGPROBS),
@@ -133,7 +128,7 @@ class Body:
     include: Annotated[
         tuple[Text, ...],
         Length(most=32),
-        Rule(_include),
+        Rule(_include, schema=_INCLUDED),
         Takes(f"`{SEALED_REASONING}`, `{LOGPROBS}`, see below; names of other tools' results are ignored"),
     ] = ()
     stream: Annotated[bool, Takes("true or false (default)")] = False
@@ -141,14 +136,16 @@ class Body:
     store: Annotated[
         bool | None, Takes("whether the response is kept, see below; default: yes, where the site keeps responses")
     ] = None
-    background: Annotated[bool, only(lambda on: not on, _IN_THE_BACKGROUND), Takes("only false")] = False
+    background: Annotated[
+        bool, only(lambda on: not on, _IN_THE_BACKGROUND, schema={"const": False}), Takes("only false")
+    ] = False
     truncation: Annotated[
         _Truncation,
         one_of(_Truncation),
         Takes("auto or disabled (default); nothing is ever left out, what does not fit is refused"),
     ] = "disabled"
     metadata: Annotated[
-        dict[str, Any], Rule(_metadata), Takes(f"repeated in the answer; up to {MAX_METADATA} strings")
+        dict[str, Any], Rule(_metadata, schema=STRINGS), Takes(f"repeated in the answer; up to {MAX_METADATA} strings")
     ] = field(default_factory=dict)
     service_tier: Annotated[Tier, ONE_TIER, Takes("only auto or default")] = "auto"
     user: Annotated[Label | None, Takes("ignored: the record names the key's owner")] = None

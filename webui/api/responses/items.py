@@ -12,7 +12,7 @@ from __future__ import annotations
 import base64
 import binascii
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 from installer.formats.checks import Choose, FaultError, Length, Must, Rule
 from webui.api.messages import MAX_ID_CHARS, MAX_MESSAGES, MAX_PARTS
@@ -23,6 +23,7 @@ SEAL: Final = "plain:"  # begins the reasoning that `encrypted_content` carries;
 
 _TAKEN: Final = "message, function_call, function_call_output, reasoning and item_reference"
 _TEXTS: Final = ("input_text", "output_text", "text")
+_NO_PART: Final = 'this model takes text only; "input_text" is the part to use'
 _Role = Literal["system", "developer", "user", "assistant"]
 
 
@@ -71,14 +72,13 @@ InputItem = Item | Reference
 
 @dataclass(frozen=True)
 class _TextPart:
-    type: Annotated[
-        Any, only(lambda kind: kind in _TEXTS, 'this model takes text only; "input_text" is the part to use')
-    ]
+    type: Annotated[Any, only(lambda kind: kind in _TEXTS, _NO_PART, schema={"enum": list(_TEXTS)})]
     text: Text
 
 
 @dataclass(frozen=True)
 class _Refusal:
+    type: Literal["refusal"]
     refusal: Text
 
 
@@ -106,14 +106,19 @@ _Content = Annotated[
             "list": Annotated[str, Rule(_joined, takes=Annotated[tuple[_Part, ...], Length(most=MAX_PARTS)])],
             "other": Annotated[str, Must("must be a string or a list of text parts")],
         },
+        refused=("other",),
     ),
 ]
 _Id = Annotated[Text, chars(1, MAX_ID_CHARS, f"must have 1 to {MAX_ID_CHARS} characters")]
 
 
-@dataclass(frozen=True)
+_NO_ROLE: Final = "must be system, developer, user or assistant"
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Message:
-    role: Annotated[Any, only(lambda role: role in _ROLES, "must be system, developer, user or assistant")]
+    type: Literal["message"] | None = None
+    role: Annotated[Any, only(lambda role: role in _ROLES, _NO_ROLE, schema={"enum": list(get_args(_Role))})]
     content: _Content
 
 
@@ -127,6 +132,7 @@ _ReasoningParts = Annotated[tuple[_ReasoningPart, ...] | None, Length(most=MAX_P
 
 @dataclass(frozen=True)
 class _Reasoning:
+    type: Literal["reasoning"]
     content: _ReasoningParts = None
     summary: _ReasoningParts = None
     encrypted_content: Text | None = None
@@ -134,6 +140,7 @@ class _Reasoning:
 
 @dataclass(frozen=True)
 class _Call:
+    type: Literal["function_call"]
     call_id: _Id
     name: FunctionName
     arguments: Text
@@ -141,12 +148,14 @@ class _Call:
 
 @dataclass(frozen=True)
 class _Output:
+    type: Literal["function_call_output"]
     call_id: _Id
     output: _Content
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Reference:
+    type: Literal["item_reference"] | None = None
     id: _Id
 
 
@@ -211,7 +220,10 @@ def _form_of_item(entry: Any) -> str:
     return kind if isinstance(kind, str) and kind in _FORMS else "unknown"
 
 
-_ROLES: Final = ("system", "developer", "user", "assistant")
+_ROLES: Final = get_args(_Role)
+_NAMED: Final = {
+    "anyOf": [{"properties": {"type": {"const": "item_reference"}}, "required": ["type"]}, {"maxProperties": 1}]
+}
 _FORMS: Final[dict[str, Any]] = {
     "message": Annotated[InputItem, Rule(lambda given: Said(given.role, given.content), takes=_Message)],
     "reasoning": Annotated[InputItem, Rule(_reasoned, takes=_Reasoning)],
@@ -221,11 +233,13 @@ _FORMS: Final[dict[str, Any]] = {
     "function_call_output": Annotated[
         InputItem, Rule(lambda given: Result(given.call_id, given.output), takes=_Output)
     ],
-    "item_reference": Annotated[InputItem, Rule(lambda given: Reference(given.id), takes=_Reference)],
+    "item_reference": Annotated[InputItem, Rule(lambda given: Reference(given.id), takes=_Reference, schema=_NAMED)],
     "unknown": Annotated[InputItem, Rule(_unknown, takes=Any)],
 }
-KeptItems = tuple[Annotated[InputItem, Choose(_form_of_item, _FORMS)], ...]  # of a response that is kept, read again
-_Items = Annotated[KeptItems, Length(least=1, most=MAX_MESSAGES)]
+_ITEM: Final = Choose(_form_of_item, _FORMS, refused=("unknown",))
+KeptItems = tuple[Annotated[InputItem, _ITEM], ...]  # of a response that is kept, read again
+_CALLS_AND_OUTPUTS: Final = {"description": "Outputs follow the calls at once, and each call has exactly one."}
+_Items = Annotated[KeptItems, Length(least=1, most=MAX_MESSAGES), Rule(lambda items: items, schema=_CALLS_AND_OUTPUTS)]
 Input = Annotated[
     tuple[InputItem, ...],
     Choose(
@@ -235,5 +249,6 @@ Input = Annotated[
             "list": _Items,
             "other": Annotated[tuple[InputItem, ...], Must("must be a string or a list of items")],
         },
+        refused=("other",),
     ),
 ]

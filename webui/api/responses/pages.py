@@ -11,7 +11,13 @@ from typing import Any, Final
 from webui.api.errors import ApiError
 
 MAX_ITEMS: Final = 100
-_DEFAULT_ITEMS: Final = "20"
+_DEFAULT_ITEMS: Final = 20
+_ORDERS: Final = ("desc", "asc")
+QUERY: Final[Mapping[str, Mapping[str, Any]]] = {
+    "after": {"type": "string", "description": "The id of the item of the list after which the page begins."},
+    "limit": {"type": "integer", "minimum": 1, "maximum": MAX_ITEMS, "default": _DEFAULT_ITEMS},
+    "order": {"enum": list(_ORDERS), "default": _ORDERS[0]},
+}
 
 
 def page_of(items: Sequence[dict[str, Any]], query: Mapping[str, str]) -> dict[str, Any]:
@@ -30,14 +36,14 @@ def page_of(items: Sequence[dict[str, Any]], query: Mapping[str, str]) -> dict[s
 
 
 def _order(query: Mapping[str, str]) -> str:
-    order = query.get("order", "desc")
-    if order not in ("asc", "desc"):
+    order = query.get("order", _ORDERS[0])
+    if order not in _ORDERS:
         raise ApiError(400, "invalid_value", "order must be asc or desc.", param="order")
     return order
 
 
 def _limit(query: Mapping[str, str]) -> int:
-    limit = query.get("limit", _DEFAULT_ITEMS)
+    limit = query.get("limit", str(_DEFAULT_ITEMS))
     if not (limit.isascii() and limit.isdecimal() and len(limit) <= 3 and 1 <= int(limit) <= MAX_ITEMS):
         raise ApiError(400, "invalid_value", f"limit must be from 1 to {MAX_ITEMS}.", param="limit")
     return int(limit)

@@ -11,16 +11,17 @@ from appliance.people.key_rights import Scope
 from appliance.people.responses import KeptResponse, ResponseNotFoundError
 from appliance.turns.events import Done
 from appliance.turns.run import Turn
-from webui.api import errors, shapes
+from webui.api import errors
 from webui.api.auth import api_user, demand_scope
 from webui.api.blueprint import blueprint
 from webui.api.described import described
 from webui.api.errors import ApiError
 from webui.api.models import check_model
-from webui.api.responses import present
+from webui.api.responses import present, shapes
 from webui.api.responses.body import FIELDS, Body
+from webui.api.responses.event_shapes import ResponseEvent
 from webui.api.responses.kept import Earlier, input_objects
-from webui.api.responses.pages import page_of
+from webui.api.responses.pages import QUERY, page_of
 from webui.api.responses.request import parse_request, turn_request
 from webui.api.responses.stream import ResponseEvents
 from webui.api.running import begin_turn, finish, json_body, note_ignored, streamed, wants_strictness
@@ -29,7 +30,10 @@ from webui.session import client_address
 
 
 @blueprint.post("/responses")
-@described(body=Body, fields=FIELDS, answer=shapes.Response, chunk=shapes.ResponseEvent, errors=(400, 404, 413, 415))
+@described(
+    body=Body, fields=FIELDS, answer=shapes.Response, chunk=ResponseEvent, errors=(400, 404, 413, 415),
+    links=("get_response", "list_input_items", "delete_response", "cancel_response"),
+)  # fmt: skip
 def create_response() -> Response:
     """Answer a conversation, as a whole or as a stream."""
     errors.name_fields(messages="input")
@@ -62,7 +66,7 @@ def get_response(response_id: str) -> Response:
 
 
 @blueprint.get("/responses/<response_id>/input_items")
-@described(answer=shapes.ItemPage, errors=(400, 404))
+@described(answer=shapes.ItemPage, query=QUERY, errors=(400, 404))
 def list_input_items(response_id: str) -> Response:
     """The items of the request that a kept response answers."""
     return jsonify(page_of(_earlier().input_of(_kept(response_id)), request.args))

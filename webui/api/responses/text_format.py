@@ -54,4 +54,10 @@ def _whole(given: Format) -> Format:
 
 
 TEXT: Final = Format()
-TextFormat = Annotated[Format, Rule(_whole)]
+_NEEDED: Final = {
+    "anyOf": [
+        {"properties": {"type": {"enum": ["text", "json_object"]}}},
+        {"properties": {"name": {"type": "string"}, "schema": {"type": "object"}}, "required": ["name", "schema"]},
+    ]
+}
+TextFormat = Annotated[Format, Rule(_whole, schema=_NEEDED)]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from appliance.turns.request import Tool
 from installer.formats.checks import FaultError, Length, Rule
-from webui.api.tools import CHOICES, MAX_TOOLS, Choice, FunctionName
+from webui.api.tools import CHOICES, DISTINCT, MAX_TOOLS, Choice, FunctionName
 from webui.api.values import UNSUPPORTED, Text, json_tree
 
 
@@ -20,7 +20,7 @@ def _function_kind(kind: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Tool:
-    type: Annotated[Any, Rule(_function_kind, takes=Any)]
+    type: Annotated[Any, Rule(_function_kind, takes=Any, schema={"const": "function"})]
     name: FunctionName
     strict: bool | None = None
     parameters: Annotated[dict[str, Any], Rule(json_tree)] | None = None
@@ -40,7 +40,11 @@ def _distinct(tools: tuple[Tool, ...]) -> tuple[Tool, ...]:
     return tools
 
 
-Tools = Annotated[tuple[Annotated[Tool, Rule(_tool, takes=_Tool)], ...], Length(most=MAX_TOOLS), Rule(_distinct)]
+Tools = Annotated[
+    tuple[Annotated[Tool, Rule(_tool, takes=_Tool)], ...],
+    Length(most=MAX_TOOLS),
+    Rule(_distinct, schema=DISTINCT),
+]
 
 
 def choice_object(choice: Choice) -> str | dict[str, Any]:
