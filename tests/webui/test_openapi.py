@@ -91,6 +91,9 @@ def test_every_field_of_a_chat_is_in_the_document(site: Site) -> None:
         {"temperature": 2, "top_p": 1, "max_tokens": -1, "stop": ["a", "b"], "stream_options": {"include_usage": True}},
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]},
         {"tools": [{"type": "function", "function": {"name": "now", "parameters": {"type": "object"}}}]},
+        {"tool_choice": "required"},
+        {"tool_choice": {"type": "function", "function": {"name": "now"}}},
+        {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [{"name": "now"}]}}},
     ],
 )
 def test_the_schema_takes_what_the_server_takes(chat: Draft202012Validator, fields: dict[str, Any]) -> None:
@@ -117,6 +120,10 @@ def test_the_schema_takes_what_the_server_takes(chat: Draft202012Validator, fiel
         {"reasoning_effort": "enormous"},
         {"tools": [{"type": "other", "function": {"name": "now"}}]},
         {"tools": [{"type": "function", "function": {"name": "not a name"}}]},
+        {"tool_choice": "sometimes"},
+        {"tool_choice": {"type": "function"}},
+        {"tool_choice": {"type": "function", "name": "now", "function": {}}},
+        {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}}},
         {"metadata": {"a": 1}},
         {"functions": []},
     ],
