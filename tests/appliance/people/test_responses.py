@@ -70,6 +70,13 @@ def test_text_that_no_database_takes_is_replaced(make_store: MakeStore) -> None:
     assert store.get(ADA, "r1").input[0]["text"] == "a\ufffdb\ufffdc"
 
 
+def test_an_id_that_no_database_takes_is_unknown(make_store: MakeStore) -> None:
+    store = make_store()
+    for act in (store.get, store.chain):
+        with pytest.raises(ResponseNotFoundError):
+            act(ADA, "a\0b\ud83d")
+
+
 def test_nobody_reads_continues_or_deletes_another_persons(make_store: MakeStore) -> None:
     store = make_store()
     store.keep(ADA, new("r1"))
