@@ -21,7 +21,7 @@ from appliance.engine.model.base import OnnxModel
 from appliance.engine.model.load import load_model
 from appliance.engine.scheduler import Scheduler
 from appliance.turns.events import AnswerDelta, Done, Failed, ReasoningDelta, ToolCallDelta, TurnEvent
-from appliance.turns.request import Message, Tool, ToolCall, TurnRequest
+from appliance.turns.request import Message, Tool, ToolCall, TurnRequest, new_request
 from bundler.checkpoint import open_checkpoint
 from bundler.demo_model.corpus import load_corpus
 from bundler.demo_model.dialogues import Call, Dialogue, Said
@@ -70,10 +70,10 @@ def turn_request(dialogue: Dialogue, *, seed: int, temperature: float, grammar: 
     """The dialogue as the pages and the API send it."""
     messages = [Message("developer", dialogue.instructions)] if dialogue.instructions else []
     messages += [_message(said) for said in dialogue.said]
-    return TurnRequest(
-        id=f"turn-{seed}",
-        user="examiner",
-        messages=tuple(messages),
+    return new_request(
+        "examiner",
+        tuple(messages),
+        id_prefix=f"turn-{seed}-",
         seed=seed,
         tools=tuple(Tool(f.name, f.description, f.parameters) for f in dialogue.functions),
         effort=dialogue.effort,

@@ -57,10 +57,10 @@ def is_meant_for_the_api(path: str) -> bool:
 
 
 def _meant(path: str) -> str | None:
-    """The address of the API with which the path ends, the longest if there are several, or else one much like it."""
-    ends = [one for one in _addresses() if path.endswith(one.removeprefix(PREFIX))]
+    """The address of the API that is much like the path, or else the longest one with which it ends."""
     like = get_close_matches(path[:_COMPARED_CHARS].lower().strip(), _addresses(), n=1, cutoff=_LIKE)
-    return max(ends, key=len, default=None) or next(iter(like), None)
+    ends = [one for one in _addresses() if path.endswith(one.removeprefix(PREFIX))]
+    return next(iter(like), None) or max(ends, key=len, default=None)
 
 
 def _addresses() -> list[str]:

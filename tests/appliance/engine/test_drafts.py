@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
 from typing import Any
@@ -180,6 +181,7 @@ def test_an_answer_that_ends_among_right_drafts_ends_there(vocabulary: Vocabular
     def play(bench: Bench) -> None:
         for words in range(12):  # another place among the drafts each time
             text = "x " * words + "".join(f"number {n} of many\n" for n in range(30, 30 + 4 + words))
+            text = json.dumps(text)[1:-1] if form == A_CALL else text
             reply = form.replace("TEXT", text)
             known = bench.vocabulary.encoding.encode(reply + text * 2, allowed_special="all")
             bench.turn(f"{words}", reply, prompt=[words, *known], **changes)
