@@ -42,16 +42,17 @@ def constraint_of(request: TurnRequest) -> Constraint:
         SchemaError: a schema is too large, or has a number that cannot be held.
     """
     answer = None if request.answer_schema is None else grammar_of(request.answer_schema, strict=True)
-    arguments = [(tool.name, _arguments(tool, request)) for tool in request.tools]
+    any_arguments = grammar_of(_ANY_ARGUMENTS, strict=False) if request.grammar and request.tools else None
+    arguments = [(tool.name, _arguments(tool, request, any_arguments)) for tool in request.tools]
     held = tuple((name, grammar) for name, grammar in arguments if grammar is not None)
     return Constraint(request.must_call, answer, held)
 
 
-def _arguments(tool: Tool, request: TurnRequest) -> str | None:
-    """The grammar of a call's arguments."""
+def _arguments(tool: Tool, request: TurnRequest, otherwise: str | None) -> str | None:
+    """The grammar of a call's arguments, ``otherwise`` where they are not held to the function's schema."""
     if tool.strict or tool.name in request.must_call:
         return grammar_of(arguments_schema(tool), strict=tool.strict)
-    return grammar_of(_ANY_ARGUMENTS, strict=False) if request.grammar else None
+    return otherwise
 
 
 def arguments_schema(tool: Tool) -> Mapping[str, Any]:

@@ -185,10 +185,9 @@ class HarmonyGrammar:
     def _calls(self, functions: Sequence[str], constraint: Constraint) -> dict[bytes, State]:
         """For each recipient as it is spelt, the text of the call."""
         free, held = _Text(CALL, None), dict(constraint.arguments)
+        texts = {grammar: self._text(grammar, CALL) for grammar in set(held.values())}  # compiled once each
         names = [name for name in functions if not constraint.must_call or name in constraint.must_call]
-        return {
-            f" to={FUNCTIONS}{name}".encode(): self._text(held[name], CALL) if name in held else free for name in names
-        }
+        return {f" to={FUNCTIONS}{name}".encode(): texts[held[name]] if name in held else free for name in names}
 
     def _text(self, grammar: str | None, end: int) -> State:
         """The text of a message that ends the turn."""
