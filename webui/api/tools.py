@@ -51,23 +51,27 @@ def _tool(entry: _Tool) -> Tool:
     return Tool(function.name, function.description or "", function.parameters, strict=bool(function.strict))
 
 
-DISTINCT: Final = {"description": "No two have the same name."}
+_DISTINCT: Final = {"description": "No two have the same name."}
 
 
-def _distinct(tools: tuple[Tool, ...]) -> tuple[Tool, ...]:
-    """The tools, if no two have the same name."""
-    seen: set[str] = set()
-    for number, tool in enumerate(tools):
-        if tool.name in seen:
-            raise FaultError("is used twice", at=(number, "function", "name"))
-        seen.add(tool.name)
-    return tools
+def distinct(*name: str) -> Rule:
+    """Tools of which no two have the same name. ``name``: where in an entry it stands."""
+
+    def check(tools: tuple[Tool, ...]) -> tuple[Tool, ...]:
+        seen: set[str] = set()
+        for number, tool in enumerate(tools):
+            if tool.name in seen:
+                raise FaultError("is used twice", at=(number, *name))
+            seen.add(tool.name)
+        return tools
+
+    return Rule(check, schema=_DISTINCT)
 
 
 Tools = Annotated[
     tuple[Annotated[Tool, Rule(_tool, takes=_Tool)], ...],
     Length(most=MAX_TOOLS),
-    Rule(_distinct, schema=DISTINCT),
+    distinct("function", "name"),
 ]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from appliance.turns.request import Tool
 from installer.formats.checks import FaultError, Length, Rule
-from webui.api.tools import CHOICES, DISTINCT, MAX_TOOLS, Choice, FunctionName
+from webui.api.tools import CHOICES, MAX_TOOLS, Choice, FunctionName, distinct
 from webui.api.values import UNSUPPORTED, Text, json_tree
 
 
@@ -31,19 +31,10 @@ def _tool(entry: _Tool) -> Tool:
     return Tool(entry.name, entry.description or "", entry.parameters, strict=bool(entry.strict))
 
 
-def _distinct(tools: tuple[Tool, ...]) -> tuple[Tool, ...]:
-    seen: set[str] = set()
-    for number, tool in enumerate(tools):
-        if tool.name in seen:
-            raise FaultError("is used twice", at=(number, "name"))
-        seen.add(tool.name)
-    return tools
-
-
 Tools = Annotated[
     tuple[Annotated[Tool, Rule(_tool, takes=_Tool)], ...],
     Length(most=MAX_TOOLS),
-    Rule(_distinct, schema=DISTINCT),
+    distinct("name"),
 ]
 
 
