@@ -14,13 +14,10 @@ from typing import Any
 
 import pytest
 
-from appliance.audit.log import AuditLog
-from appliance.config import init_state
-from appliance.database.transactions import open_database
 from tests.clients.scripted import obey
 from tests.conftest import require
 from tests.fakes import FakeEngine
-from tests.webui.served import add_user_with_key, gunicorn, write_release
+from tests.webui.served import gunicorn, site_with_key
 
 PROJECT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
@@ -47,14 +44,12 @@ Reports = Callable[[str], Report]
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, str]]:
     """Base URL, API key and model: all that a user is told."""
     home = tmp_path_factory.mktemp("site")
-    init_state(home)
-    write_release(home / "releases" / "0.0.1", MODEL)
-    (home / "current").symlink_to("releases/0.0.1")
-    database = open_database(f"sqlite:///{home}/state/database/appliance.sqlite3")
-    key = add_user_with_key(AuditLog(database))
-    with FakeEngine(obey) as engine, gunicorn(home, engine.doorbell, threads=8) as port:
+    with (
+        site_with_key(home, MODEL) as (_, key),
+        FakeEngine(obey) as engine,
+        gunicorn(home, engine.doorbell, threads=8) as port,
+    ):
         yield f"http://127.0.0.1:{port}/v1", key, MODEL
-    database.close()
 
 
 def command_of(program: str) -> list[str]:

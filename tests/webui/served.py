@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from appliance.audit.log import AuditLog
+from appliance.config import init_state
+from appliance.database.transactions import open_database
 from appliance.people.account_store import AccountStore
 from appliance.people.accounts import Accounts, Role
 from appliance.people.api_keys import ApiKeys
@@ -61,6 +63,21 @@ def gunicorn(
             finally:
                 process.terminate()
                 process.wait(timeout=20)
+
+
+@contextlib.contextmanager
+def site_with_key(home: Path, model_id: str) -> Iterator[tuple[AuditLog, str]]:
+    """A site in the empty directory `home`, for `gunicorn`. The value is its record and the key of a person who may
+    chat."""
+    init_state(home)
+    write_release(home / "releases" / "0.0.1", model_id)
+    (home / "current").symlink_to("releases/0.0.1")
+    database = open_database(f"sqlite:///{home}/state/database/appliance.sqlite3")
+    try:
+        record = AuditLog(database)
+        yield record, add_user_with_key(record)
+    finally:
+        database.close()
 
 
 def add_user_with_key(record: AuditLog) -> str:

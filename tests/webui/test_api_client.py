@@ -17,8 +17,6 @@ import pytest
 from openai.types.chat import ChatCompletionMessage, ChatCompletionMessageParam
 
 from appliance.audit.log import AuditLog, Event
-from appliance.config import init_state
-from appliance.database.transactions import open_database
 from appliance.turns.events import (
     AnswerDelta,
     Failed,
@@ -35,7 +33,7 @@ from appliance.turns.schemas import in_order
 from tests.fakes import FakeEngine, done, echo
 from tests.waiting import wait_for
 from tests.webui.asked import HELLO, NOW
-from tests.webui.served import add_user_with_key, gunicorn, write_release
+from tests.webui.served import gunicorn, site_with_key
 
 MODEL = "gpt-oss-fake"
 
@@ -66,15 +64,12 @@ class Server:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     home = tmp_path_factory.mktemp("site")
-    init_state(home)
-    write_release(home / "releases" / "0.0.1", MODEL)
-    (home / "current").symlink_to("releases/0.0.1")
-    database = open_database(f"sqlite:///{home}/state/database/appliance.sqlite3")
-    record = AuditLog(database)
-    key = add_user_with_key(record)
-    with FakeEngine() as engine, gunicorn(home, engine.doorbell) as port:
+    with (
+        site_with_key(home, MODEL) as (record, key),
+        FakeEngine() as engine,
+        gunicorn(home, engine.doorbell) as port,
+    ):
         yield Server(engine, record, port, key)
-    database.close()
 
 
 @pytest.fixture(autouse=True)

@@ -10,9 +10,6 @@ import pytest
 from openai.types.responses import FunctionToolParam, ResponseInputParam
 from pydantic import BaseModel
 
-from appliance.audit.log import AuditLog
-from appliance.config import init_state
-from appliance.database.transactions import open_database
 from appliance.turns.events import (
     AnswerDelta,
     Failed,
@@ -25,7 +22,7 @@ from appliance.turns.events import (
 )
 from appliance.turns.request import TurnRequest
 from tests.fakes import FakeEngine, done, echo
-from tests.webui.served import add_user_with_key, gunicorn, write_release
+from tests.webui.served import gunicorn, site_with_key
 
 MODEL = "gpt-oss-fake"
 NOW: FunctionToolParam = {
@@ -45,18 +42,13 @@ class Server:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     home = tmp_path_factory.mktemp("site")
-    init_state(home)
-    write_release(home / "releases" / "0.0.1", MODEL)
-    (home / "current").symlink_to("releases/0.0.1")
-    database = open_database(f"sqlite:///{home}/state/database/appliance.sqlite3")
-    key = add_user_with_key(AuditLog(database))
     with (
+        site_with_key(home, MODEL) as (_, key),
         FakeEngine() as engine,
         gunicorn(home, engine.doorbell) as port,
         openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=key, max_retries=0, timeout=20) as client,
     ):
         yield Server(engine, client)
-    database.close()
 
 
 @pytest.fixture(autouse=True)

@@ -7,11 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from appliance.audit.log import AuditLog
-from appliance.config import init_state
-from appliance.database.transactions import open_database
 from tests.fakes import FakeEngine
-from tests.webui.served import PROJECT, add_user_with_key, gunicorn, write_release
+from tests.webui.served import PROJECT, gunicorn, site_with_key
 
 CONFIG = PROJECT / "tests" / "webui" / "schemathesis.toml"
 MOST_SHOWN = 8000  # characters of a report; it holds whole bodies
@@ -22,16 +19,12 @@ def report_on(place: Path, *options: str, application: str = "webui.wsgi:app") -
     """Run schemathesis against a served site. The value is its exit code and its report."""
     home = place / "site"
     home.mkdir()
-    init_state(home)
-    write_release(home / "releases" / "0.0.1", "gpt-oss-fake")
-    (home / "current").symlink_to("releases/0.0.1")
-    database = open_database(f"sqlite:///{home}/state/database/appliance.sqlite3")
-    try:
-        key = add_user_with_key(AuditLog(database))
-        with FakeEngine() as engine, gunicorn(home, engine.doorbell, application=application) as port:
-            return _run(place, f"http://127.0.0.1:{port}/v1/openapi.json", key, options)
-    finally:
-        database.close()
+    with (
+        site_with_key(home, "gpt-oss-fake") as (_, key),
+        FakeEngine() as engine,
+        gunicorn(home, engine.doorbell, application=application) as port,
+    ):
+        return _run(place, f"http://127.0.0.1:{port}/v1/openapi.json", key, options)
 
 
 def _run(place: Path, address: str, key: str, options: tuple[str, ...]) -> tuple[int, str]:
