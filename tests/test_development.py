@@ -186,3 +186,15 @@ def test_every_action_of_the_record_has_words_a_group_and_a_line_on_its_page() -
     assert set(ACTIONS) == set(ACTION_WORDS)
     assert set(ACTIONS) == {action for _, _, actions in ACTION_GROUPS for action in actions}
     assert dict(re.findall(r"^\| `(\w+)` \| (.*?) \| .* \|$", page, re.MULTILINE)) == ACTION_WORDS
+
+
+TOP_LEVEL = {
+    ".ci", ".clang-format", ".gitignore", ".pre-commit-config.yaml", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE",
+    "Makefile", "README.md", "SECURITY.md", "appliance", "bench", "bundler", "docs", "installer", "package-lock.json",
+    "package.json", "pyproject.toml", "tests", "tsconfig.json", "webui",
+}  # fmt: skip
+
+
+def test_nothing_was_committed_beside_the_rooms_of_the_project() -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {name.partition("/")[0] for name in listed.stdout.split("\0") if name} == TOP_LEVEL
