@@ -395,6 +395,10 @@ INPUTS: dict[str, tuple[Any, tuple[Message, ...]]] = {
         [said("assistant", [{"type": "output_text", "text": "No."}, {"type": "refusal", "refusal": "No."}])],
         (Message("assistant", "No."),),
     ),
+    "text and a refusal of its own": (
+        [said("assistant", [{"type": "output_text", "text": "No."}, {"type": "refusal", "refusal": " Ask another."}])],
+        (Message("assistant", "No. Ask another."),),
+    ),
 }  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 In a conversation, results of tools follow the calls at once, and each call has exactly one. Keys of a message that are
 not declared here are ignored, because clients send back whole messages as servers gave them (``refusal``,
-``annotations``..). Content that the model cannot take (images, audio, files) is refused.
+``annotations``..).
 """
 
 from __future__ import annotations
@@ -12,66 +12,17 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final, Literal, get_args
 
 from appliance.turns.request import Message, Role, ToolCall
-from installer.formats.checks import Choose, FaultError, Length, Must, Rule, check
+from installer.formats.checks import Choose, FaultError, Length, Rule, check
+from webui.api.contents import Content
 from webui.api.tools import FunctionKind, FunctionName
-from webui.api.values import Text, chars, form_of, json_tree, never, only
+from webui.api.values import Text, chars, json_tree, never
 
 MAX_MESSAGES: Final = 4096
-MAX_PARTS: Final = 1024
 MAX_TOOL_CALLS: Final = 128
 MAX_ID_CHARS: Final = 256
 _OWN_IDS: Final = "call_without_id_"
 _ANSWERED: Final = "every tool call has been answered; send a tool message for each, or leave the calls out"
 
-_TEXTS: Final = ("text", "input_text", "output_text")  # the latter two are those of the Responses API
-_NO_PART: Final = 'this model takes text only; leave this part out, or send a part of type "text" that describes it'
-
-
-@dataclass(frozen=True)
-class _Part:
-    type: Annotated[Any, only(lambda kind: kind in _TEXTS, _NO_PART, schema={"enum": list(_TEXTS)})]
-    text: Text
-
-
-@dataclass(frozen=True)
-class _Refusal:
-    type: Literal["refusal"]
-    refusal: Text
-
-
-def _joined(parts: tuple[str, ...]) -> str:
-    """Text parts joined as they stand."""
-    return "".join(parts)
-
-
-def _kind_of_part(entry: Any) -> str:
-    return "refusal" if isinstance(entry, dict) and entry.get("type") == "refusal" else "text"
-
-
-_PartText = Annotated[
-    str,
-    Choose(
-        _kind_of_part,
-        {
-            "text": Annotated[str, Rule(lambda part: part.text, takes=_Part)],
-            "refusal": Annotated[str, Rule(lambda part: part.refusal, takes=_Refusal)],
-        },
-    ),
-]
-
-
-_Content = Annotated[
-    str,
-    Choose(
-        form_of,
-        {
-            "text": Text,
-            "list": Annotated[str, Rule(_joined, takes=Annotated[tuple[_PartText, ...], Length(most=MAX_PARTS)])],
-            "other": Annotated[str, Must("must be a string or a list of text parts")],
-        },
-        refused=("other",),
-    ),
-]
 _Id = Annotated[Text, chars(0, MAX_ID_CHARS, f"must have at most {MAX_ID_CHARS} characters")]
 
 
@@ -81,7 +32,7 @@ class _Statement:
 
     role: Literal["system", "developer", "user"]
     name: Text | None = None
-    content: _Content
+    content: Content
 
 
 def _refuse_role(role: str) -> Role:
@@ -103,7 +54,7 @@ class _Result:
 
     role: Literal["tool"]
     name: Text | None = None
-    content: _Content | None = None  # a tool that returns nothing
+    content: Content | None = None  # a tool that returns nothing
     tool_call_id: _Id | None = None
 
 
@@ -136,7 +87,7 @@ class _Assistant:
     function_call: Annotated[None, never("this is the old form; use tool_calls")] = None
     audio: Annotated[None, never("this model takes text only")] = None
     tool_calls: Annotated[tuple[_Call, ...] | None, Length(most=MAX_TOOL_CALLS)] = None
-    content: _Content | None = None
+    content: Content | None = None
     reasoning_content: Text | None = None
     reasoning: Any = None  # looked at only where there is no reasoning_content
 

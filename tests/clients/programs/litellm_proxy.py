@@ -16,8 +16,8 @@ import openai_client
 
 CLIENT = "litellm"
 SETTINGS = (
-    "in `litellm_params`: `model: openai/ID`, `api_base`, `api_key`; in its environment "
-    "`LITELLM_LOCAL_MODEL_COST_MAP=True`, or it asks raw.githubusercontent.com for a list of prices"
+    "in `litellm_params`: `model: openai/ID`, `api_base`, `api_key`; in `general_settings`: `master_key`; "
+    "in its environment `LITELLM_LOCAL_MODEL_COST_MAP=True`, or it asks raw.githubusercontent.com for a list of prices"
 )
 
 

@@ -1,8 +1,7 @@
 """The items of ``input``: what each kind may hold, and what is kept of it. `conversation` makes messages of them.
 
 Keys of an item that are not declared here are ignored, because clients send back whole items as servers gave them
-(``status``, ``annotations``..). Content that the model cannot take (images, audio, files) and items of tools that do
-not exist here are refused.
+(``status``, ``annotations``..). Items of tools that do not exist here are refused.
 
 Source: OpenAI API reference, "Create a model response", ``input``.
 """
@@ -15,15 +14,14 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, get_args
 
 from installer.formats.checks import Choose, FaultError, Length, Must, Rule
-from webui.api.messages import MAX_ID_CHARS, MAX_MESSAGES, MAX_PARTS
+from webui.api.contents import MAX_PARTS, Content
+from webui.api.messages import MAX_ID_CHARS, MAX_MESSAGES
 from webui.api.tools import FunctionName
 from webui.api.values import UNSUPPORTED, Text, chars, form_of, only, storable
 
 SEAL: Final = "plain:"  # begins the reasoning that `encrypted_content` carries; it is not encrypted
 
 _TAKEN: Final = "message, function_call, function_call_output, reasoning and item_reference"
-_TEXTS: Final = ("input_text", "output_text", "text")
-_NO_PART: Final = 'this model takes text only; "input_text" is the part to use'
 _Role = Literal["system", "developer", "user", "assistant"]
 
 
@@ -70,45 +68,6 @@ Item = Said | Reasoned | Called | Result
 InputItem = Item | Reference
 
 
-@dataclass(frozen=True)
-class _TextPart:
-    type: Annotated[Any, only(lambda kind: kind in _TEXTS, _NO_PART, schema={"enum": list(_TEXTS)})]
-    text: Text
-
-
-@dataclass(frozen=True)
-class _Refusal:
-    type: Literal["refusal"]
-    refusal: Text
-
-
-_Part = Annotated[
-    Any,
-    Choose(
-        lambda part: "refusal" if isinstance(part, dict) and part.get("type") == "refusal" else "text",
-        {"refusal": _Refusal, "text": _TextPart},
-    ),
-]
-
-
-def _joined(parts: tuple[_TextPart | _Refusal, ...]) -> str:
-    """Text parts joined as they stand. A refusal repeats what the text beside it says."""
-    texts = [part.text for part in parts if isinstance(part, _TextPart)]
-    return "".join(texts or [part.refusal for part in parts if isinstance(part, _Refusal)])
-
-
-_Content = Annotated[
-    str,
-    Choose(
-        form_of,
-        {
-            "text": Text,
-            "list": Annotated[str, Rule(_joined, takes=Annotated[tuple[_Part, ...], Length(most=MAX_PARTS)])],
-            "other": Annotated[str, Must("must be a string or a list of text parts")],
-        },
-        refused=("other",),
-    ),
-]
 _Id = Annotated[Text, chars(1, MAX_ID_CHARS, f"must have 1 to {MAX_ID_CHARS} characters")]
 
 
@@ -119,7 +78,7 @@ _NO_ROLE: Final = "must be system, developer, user or assistant"
 class _Message:
     type: Literal["message"] | None = None
     role: Annotated[Any, only(lambda role: role in _ROLES, _NO_ROLE, schema={"enum": list(get_args(_Role))})]
-    content: _Content
+    content: Content
 
 
 @dataclass(frozen=True)
@@ -150,7 +109,7 @@ class _Call:
 class _Output:
     type: Literal["function_call_output"]
     call_id: _Id
-    output: _Content
+    output: Content
 
 
 @dataclass(frozen=True, kw_only=True)
