@@ -30,6 +30,7 @@ from appliance.turns.events import (
 )
 from appliance.turns.request import TurnRequest
 from tests.fakes import done
+from tests.webui.asked import NOW
 from tests.webui.conftest import INSTALLED_S, MODEL, MakeSite, Site
 
 URL = "/v1/chat/completions"
@@ -387,6 +388,15 @@ def test_fields_that_are_not_known_are_ignored_and_named(caller: Caller) -> None
     assert "x0, x1" in (many := caller.ask(**{f"x{n}": 1 for n in range(1000)}).headers["X-Ignored-Fields"])
     assert many.endswith("and 968 others")
     assert caller.ask(stream=True, think=False).headers["X-Ignored-Fields"] == "think"
+
+
+def test_tools_that_are_no_functions_are_left_out_and_named(site: Site, caller: Caller) -> None:
+    tools = [{"type": "web_search"}, NOW, {"type": "custom", "custom": {"name": "patch"}}]
+    response = caller.ask(tools=tools, think=False)
+    assert response.headers["X-Ignored-Fields"] == "think, tools[0], tools[2]"
+    assert [tool.name for tool in site.engine.requests[-1].tools] == ["now"]
+    caller.headers["Prefer"] = "handling=strict"
+    assert error_of(caller.ask(tools=tools)) == (400, "unsupported_value", "tools[0].type")
 
 
 @pytest.mark.parametrize("preference", ["handling=strict", "respond-async, Handling=Strict; wait=10"])

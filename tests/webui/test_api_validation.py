@@ -19,6 +19,7 @@ USER = {"role": "user", "content": "Hello"}
 CALL = {"id": "call_1", "type": "function", "function": {"name": "now", "arguments": "{}"}}
 CALLING = {"role": "assistant", "content": None, "tool_calls": [CALL]}
 ANSWER = {"role": "tool", "tool_call_id": "call_1", "content": "noon"}
+OTHER = {"type": "web_search", "external_web_access": False}
 FUNCTION = {"type": "function", "function": {"name": "now"}}
 MINIMAL: dict[str, Any] = {"model": "m", "messages": [USER]}
 
@@ -151,7 +152,15 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"tools": [FUNCTION] * 129}, "tools", "invalid_value"),
     ({"tools": [3]}, "tools[0]", "invalid_type"),
     ({"tools": [{"function": {"name": "now"}}]}, "tools[0].type", "missing_required_parameter"),
-    ({"tools": [{"type": "web_search"}]}, "tools[0].type", "unsupported_value"),
+    ({"tools": [{"type": 3}]}, "tools[0].type", "unsupported_value"),
+    ({"tools": [{"type": "\ud800"}]}, "tools[0].type", "invalid_value"),
+    ({"tools": [OTHER, FUNCTION, OTHER, FUNCTION]}, "tools[3].function.name", "invalid_value"),
+    ({"tools": [OTHER], "tool_choice": "required"}, "tool_choice", "invalid_value"),
+    (
+        {"tools": [OTHER, *in_function(strict=True, parameters={"not": {}})]},
+        "tools[1].function.parameters",
+        "unsupported_value",
+    ),
     ({"tools": [{"type": "function"}]}, "tools[0].function", "missing_required_parameter"),
     ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name", "missing_required_parameter"),
     ({"tools": in_function(name="a b")}, "tools[0].function.name", "invalid_value"),

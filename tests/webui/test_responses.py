@@ -456,7 +456,7 @@ CHOICES: list[tuple[Any, tuple[Tool, ...], tuple[str, ...]]] = [
 def test_tools_and_choices_reach_the_engine(
     caller: Caller, choice: Any, tools: tuple[Tool, ...], must_call: tuple[str, ...]
 ) -> None:
-    body = caller.whole(tools=[NOW, ADD], tool_choice=choice)
+    body = caller.whole(tools=[NOW, {"type": "web_search"}, ADD], tool_choice=choice)
     assert (caller.sent().tools, caller.sent().must_call) == (tools, must_call)
     assert [tool["name"] for tool in body["tools"]] == ["now", "add"]
     if must_call == ("add",):
@@ -519,7 +519,8 @@ FAULTS: list[tuple[dict[str, Any], str, str]] = [
     ({"input": [CALLED, CALLED, ANSWERED]}, "invalid_value", "input[1].call_id"),
     ({"input": [CALLED, ANSWERED, ANSWERED]}, "invalid_value", "input[2].call_id"),
     ({"input": [CALLED, ASKED, ANSWERED]}, "invalid_value", "input[1]"),
-    ({"tools": [{"type": "web_search"}]}, "unsupported_value", "tools[0].type"),
+    ({"tools": [{"name": "now"}]}, "missing_required_parameter", "tools[0].type"),
+    ({"tools": [{"type": "web_search"}], "tool_choice": "required"}, "invalid_value", "tool_choice"),
     ({"tools": [NOW, NOW]}, "invalid_value", "tools[1].name"),
     ({"tool_choice": "required"}, "invalid_value", "tool_choice"),
     ({"tools": [NOW], "tool_choice": {"type": "function", "name": "gone"}}, "invalid_value", "tool_choice"),

@@ -174,9 +174,9 @@ def test_a_stream_that_breaks_says_so_in_the_client(server: Server) -> None:
 
 def test_a_bad_field_is_a_bad_request_that_names_it(server: Server) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
-        server.client.responses.create(model=MODEL, input="Hello", tools=[{"type": "web_search"}])
-    assert (caught.value.param, caught.value.code) == ("tools[0].type", "unsupported_value")
-    assert "no way out" in caught.value.message
+        server.client.responses.create(model=MODEL, input="Hello", tools=[{**NOW, "name": "a b"}])
+    assert (caught.value.param, caught.value.code) == ("tools[0].name", "invalid_value")
+    assert "64 letters" in caught.value.message
 
 
 def test_a_response_is_kept_continued_listed_and_deleted(server: Server) -> None:

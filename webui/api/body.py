@@ -146,9 +146,10 @@ class Body:
         Takes("whether the answer goes on where the last message, an assistant's text, ends; default: yes"),
     ] = None
     add_generation_prompt: Annotated[bool | None, Takes("the contrary of continue_final_message")] = None
-    tools: Annotated[Tools, Takes("up to 128 functions; `strict` holds a call's arguments to the schema")] = (
-        TurnRequest.tools
-    )
+    tools: Annotated[
+        Tools,
+        Takes("up to 128 functions; `strict` holds a call's arguments to the schema; other kinds of tools are ignored"),
+    ] = TurnRequest.tools
     tool_choice: Annotated[ToolChoice, Takes('"auto" (default), "none", "required", a function or `allowed_tools`')] = (
         AUTO
     )

@@ -33,7 +33,7 @@ from webui.streaming import client_is_gone
 
 _CLIENT_GONE_STATUS: Final = 499  # nginx's number; nobody reads it but the server's log
 IGNORED_HEADER: Final = "X-Ignored-Fields"
-_PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}(\[[0-9]{1,9}\])?")
 _MOST_NAMES: Final = 32
 WAITING: Final = ": waiting\n\n"  # a comment: it keeps the line alive, and no client sees it
 

@@ -1,7 +1,10 @@
-"""The ``tools`` and ``tool_choice`` of a request: functions only, and which of them the model may or must call.
+"""The ``tools`` and ``tool_choice`` of a request: functions, and which of them the model may or must call.
 
-`offered` says what both mean together. The arguments of a strict function, and of one that must be called, are held to
-its schema. A strict function's schema must be one that can be held whole; of another's, the rest is left out.
+Tools of other kinds (a search in the web, an interpreter of the server..) do not exist here. Programs offer them
+whether they need them or not, so they are left out, and `other_tools` names them.
+
+`offered` says what both fields mean together. The arguments of a strict function, and of one that must be called, are
+held to its schema. A strict function's schema must be one that can be held whole; of another's, the rest is left out.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from typing import Annotated, Any, Final
 from appliance.engine.constraint import check_tool
 from appliance.engine.json_schema import SchemaError
 from appliance.turns.request import Tool
-from installer.formats.checks import FaultError, Length, Place, Rule
+from installer.formats.checks import Choose, FaultError, Length, Place, Rule
 from webui.api.values import UNSUPPORTED, Text, json_tree, only
 
 MAX_TOOLS: Final = 128
@@ -51,15 +54,42 @@ def _tool(entry: _Tool) -> Tool:
     return Tool(function.name, function.description or "", function.parameters, strict=bool(function.strict))
 
 
+@dataclass(frozen=True)
+class _Other:
+    type: Annotated[Text, Rule(lambda kind: kind, schema={"not": {"const": "function"}})]
+
+
+def _kind_of_tool(entry: Any) -> str:
+    kind = entry.get("type") if isinstance(entry, dict) else None
+    return "other" if isinstance(kind, str) and kind != "function" else "function"
+
+
+def or_other(function: Any) -> Choose:
+    """An entry of ``tools``: a function of the type ``function``, or a tool of another kind, which becomes None."""
+    other = Annotated[Tool | None, Rule(lambda _: None, takes=_Other)]
+    return Choose(_kind_of_tool, {"function": function, "other": other})
+
+
+def other_tools(tools: Any) -> tuple[str, ...]:
+    """Where the tools stand that are left out, in a list that is not checked yet."""
+    entries = tools if isinstance(tools, list) else []
+    return tuple(f"tools[{number}]" for number, entry in enumerate(entries) if _kind_of_tool(entry) == "other")
+
+
 _DISTINCT: Final = {"description": "No two have the same name."}
+
+
+def _functions(tools: tuple[Tool | None, ...]) -> list[tuple[int, Tool]]:
+    """The functions among the tools, each with its place."""
+    return [(number, tool) for number, tool in enumerate(tools) if tool is not None]
 
 
 def distinct(*name: str) -> Rule:
     """Tools of which no two have the same name. ``name``: where in an entry it stands."""
 
-    def check(tools: tuple[Tool, ...]) -> tuple[Tool, ...]:
+    def check(tools: tuple[Tool | None, ...]) -> tuple[Tool | None, ...]:
         seen: set[str] = set()
-        for number, tool in enumerate(tools):
+        for number, tool in _functions(tools):
             if tool.name in seen:
                 raise FaultError("is used twice", at=(number, *name))
             seen.add(tool.name)
@@ -69,7 +99,7 @@ def distinct(*name: str) -> Rule:
 
 
 Tools = Annotated[
-    tuple[Annotated[Tool, Rule(_tool, takes=_Tool)], ...],
+    tuple[Annotated[Tool | None, or_other(Annotated[Tool | None, Rule(_tool, takes=_Tool)])], ...],
     Length(most=MAX_TOOLS),
     distinct("function", "name"),
 ]
@@ -97,7 +127,9 @@ def read_choice(choice: Any) -> Choice:
     raise FaultError('must be "none", "auto", "required" or an object', kind="type")
 
 
-def offered(tools: tuple[Tool, ...], choice: Choice, *, parameters: Place) -> tuple[tuple[Tool, ...], tuple[str, ...]]:
+def offered(
+    tools: tuple[Tool | None, ...], choice: Choice, *, parameters: Place
+) -> tuple[tuple[Tool, ...], tuple[str, ...]]:
     """The tools that the model is offered, and the names of those of which it must call one.
 
     Args:
@@ -105,18 +137,19 @@ def offered(tools: tuple[Tool, ...], choice: Choice, *, parameters: Place) -> tu
     Raises:
         FaultError: there is no such function, or a call's arguments cannot be held to the schema.
     """
-    names = [tool.name for tool in tools]
+    functions = _functions(tools)
+    names = [tool.name for _, tool in functions]
     unknown = next((name for name in choice.names or () if name not in names), None)
     if unknown is not None:
         raise FaultError(f'names "{unknown}", which is not among the tools', at=("tool_choice",))
-    if choice.must and not tools:
-        raise FaultError("asks for a call, and there are no tools", at=("tool_choice",))
+    if choice.must and not functions:
+        raise FaultError("asks for a call, and there are no tools of the type function", at=("tool_choice",))
     wanted = names if choice.names is None else choice.names
-    for number, tool in enumerate(tools):
+    for number, tool in functions:
         if choice.may and (tool.strict or (choice.must and tool.name in wanted)):
             _check_schema(tool, ("tools", number, *parameters))
     is_narrowed = choice.names is not None and not choice.must
-    kept = tuple(tool for tool in tools if choice.may and (tool.name in wanted or not is_narrowed))
+    kept = tuple(tool for _, tool in functions if choice.may and (tool.name in wanted or not is_narrowed))
     return kept, tuple(name for name in names if name in wanted) if choice.must else ()
 
 

@@ -19,7 +19,7 @@ from appliance.turns.request import Bias, Effort, Message, Tool, TurnRequest
 from installer.formats.checks import FaultError, check
 from webui.api.body import ELSEWHERE, FIELDS, Body
 from webui.api.errors import ApiError
-from webui.api.tools import offered
+from webui.api.tools import offered, other_tools
 from webui.api.values import REFUSED, UNSUPPORTED
 
 Form = TypeVar("Form")
@@ -106,11 +106,15 @@ def parse_body(
 def known_fields(
     given: dict[str, Any], names: Collection[str], *, strict: bool, elsewhere: Mapping[str, str] = ELSEWHERE
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The fields of a body that are known and not null, and the names of those that are not known.
+    """The fields of a body that are known and not null, and the names of those and of the tools that are not known.
 
     Raises:
         ApiError: 400, a field changes the answer at other servers; or with ``strict``, one is not known.
     """
+    others = other_tools(given.get("tools")) if "tools" in names else ()
+    if others and strict:
+        message = f"{others[0]}.type: only functions exist here, which you run yourself."
+        raise ApiError(400, CODES[UNSUPPORTED], message, param=f"{others[0]}.type")
     unknown = [name for name in given if name not in names]
     for name in unknown:
         if name in elsewhere and given[name] not in (None, False, [], {}):
@@ -119,7 +123,7 @@ def known_fields(
             shown = name if name.isidentifier() and name.isascii() and len(name) <= MAX_NAME_CHARS else None
             named = "One of the fields sent" if shown is None else f"{shown}: this field"
             raise ApiError(400, "unknown_parameter", f"{named} is not known to this server.", param=shown)
-    return {name: value for name, value in given.items() if name in names and value is not None}, tuple(unknown)
+    return {name: value for name, value in given.items() if name in names and value is not None}, (*unknown, *others)
 
 
 def parse_json(raw: bytes) -> dict[str, Any]:

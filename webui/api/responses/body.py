@@ -97,7 +97,7 @@ class Body:
     previous_response_id: Annotated[
         Label | None, Takes("goes on from a kept response and all before it, see below; without their `instructions`")
     ] = None
-    tools: Annotated[Tools, Takes("up to 128 functions; other tools are refused")] = TurnRequest.tools
+    tools: Annotated[Tools, Takes("up to 128 functions; tools of other kinds are ignored")] = TurnRequest.tools
     tool_choice: Annotated[ToolChoice, Takes('"auto" (default), "none", "required", a function or `allowed_tools`')] = (
         AUTO
     )

@@ -19,7 +19,7 @@ from webui.api.errors import ApiError
 from webui.api.present import notice_delta
 from webui.api.responses.body import Body
 from webui.api.responses.items import sealed
-from webui.api.responses.tools import choice_object, tool_object
+from webui.api.responses.tools import choice_object, tool_objects
 
 ID_PREFIX: Final = "resp_"
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
@@ -66,7 +66,7 @@ class Envelope:
             "safety_identifier": body.safety_identifier, "service_tier": "default", "store": self.is_kept,
             "temperature": body.temperature,
             "text": {"format": body.text.format.as_object(), "verbosity": body.text.verbosity},
-            "tool_choice": choice_object(body.tool_choice), "tools": [tool_object(tool) for tool in body.tools],
+            "tool_choice": choice_object(body.tool_choice), "tools": tool_objects(body.tools),
             "top_logprobs": body.top_logprobs, "top_p": body.top_p, "truncation": body.truncation,
             "usage": None if done is None else usage(done), "user": body.user, "metadata": body.metadata,
         }  # fmt: skip

@@ -1,26 +1,19 @@
-"""The ``tools`` of a response: functions only, each described without a ``function`` around it."""
+"""The ``tools`` of a response: functions, each described without a ``function`` around it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from appliance.turns.request import Tool
-from installer.formats.checks import FaultError, Length, Rule
-from webui.api.tools import CHOICES, MAX_TOOLS, Choice, FunctionName, distinct
-from webui.api.values import UNSUPPORTED, Text, json_tree
-
-
-def _function_kind(kind: Any) -> Any:
-    if kind != "function":
-        why = "only functions exist here, which you run yourself; this machine has no way out for other tools"
-        raise FaultError(why, kind=UNSUPPORTED)
-    return kind
+from installer.formats.checks import Length, Rule
+from webui.api.tools import CHOICES, MAX_TOOLS, Choice, FunctionName, distinct, or_other
+from webui.api.values import Text, json_tree
 
 
 @dataclass(frozen=True)
 class _Tool:
-    type: Annotated[Any, Rule(_function_kind, takes=Any, schema={"const": "function"})]
+    type: Literal["function"]
     name: FunctionName
     strict: bool | None = None
     parameters: Annotated[dict[str, Any], Rule(json_tree)] | None = None
@@ -32,7 +25,7 @@ def _tool(entry: _Tool) -> Tool:
 
 
 Tools = Annotated[
-    tuple[Annotated[Tool, Rule(_tool, takes=_Tool)], ...],
+    tuple[Annotated[Tool | None, or_other(Annotated[Tool | None, Rule(_tool, takes=_Tool)])], ...],
     Length(most=MAX_TOOLS),
     distinct("name"),
 ]
@@ -48,9 +41,13 @@ def choice_object(choice: Choice) -> str | dict[str, Any]:
     return {"type": "allowed_tools", "mode": "required" if choice.must else "auto", "tools": tools}
 
 
-def tool_object(tool: Tool) -> dict[str, Any]:
-    """The tool as an answer repeats it."""
-    return {
-        "type": "function", "name": tool.name, "description": tool.description or None,
-        "parameters": tool.parameters, "strict": tool.strict,
-    }  # fmt: skip
+def tool_objects(tools: tuple[Tool | None, ...]) -> list[dict[str, Any]]:
+    """The functions among the tools as an answer repeats them."""
+    return [
+        {
+            "type": "function", "name": tool.name, "description": tool.description or None,
+            "parameters": tool.parameters, "strict": tool.strict,
+        }
+        for tool in tools
+        if tool is not None
+    ]  # fmt: skip
