@@ -19,7 +19,8 @@ _MAX_NAME_CHARS = 64
 class TurnOutput:
     """Gathers the events of one turn; ``take`` hands over those since the last time.
 
-    ``called``: there was a call of an offered function. ``stopped``: a stop text has ended the answer.
+    ``called``: there was a call of an offered function. ``stop_text``: the stop text that has ended the
+    answer.
     """
 
     def __init__(self, turn_id: str, stop: Sequence[str]) -> None:
@@ -35,7 +36,7 @@ class TurnOutput:
         self._lost: str | None = None  # a lost call that nothing has followed; the name as the model wrote it
 
     @property
-    def stopped(self) -> bool:
+    def stop_text(self) -> str | None:
         return self._stop.hit
 
     @property
@@ -45,7 +46,7 @@ class TurnOutput:
     @property
     def notice(self) -> str | None:
         """One sentence for a turn that brought neither answer nor call, or ended in a call of nothing."""
-        if self.stopped or self.called:
+        if self.stop_text is not None or self.called:
             return None
         if self._lost:
             return f'The model called "{self._lost}", a function that was not offered to it, so nothing was called.'

@@ -51,7 +51,8 @@ class HarmonyParser:
     """One turn's parser: ``push`` tokens until ``finished`` is set or there are no more, then ``flush``.
 
     ``finished`` is set by the token that ends the turn; ``malformed`` once anything had to be put right; ``notice`` at
-    the end of a turn that brought neither answer nor call: a sentence that says so.
+    the end of a turn that brought neither answer nor call: a sentence that says so;
+    ``stop_text`` once one of the stop texts has ended the answer.
     """
 
     def __init__(
@@ -99,6 +100,10 @@ class HarmonyParser:
     def notice(self) -> str | None:
         return self._output.notice if self.finished == "stop" else None
 
+    @property
+    def stop_text(self) -> str | None:
+        return self._output.stop_text
+
     def push(self, token: int) -> list[Delta]:
         """Take one sampled token; the value is what it makes known."""
         if self.finished is not None:
@@ -112,7 +117,7 @@ class HarmonyParser:
             self._text(self._utf8.decode(piece))
             if self._state is _State.CONTENT and self._message is not None:
                 self._message.tokens += 1
-        if self._output.stopped and self.finished is None:
+        if self._output.stop_text is not None and self.finished is None:
             self.finished = "stop"
         return self._output.take()
 

@@ -116,4 +116,5 @@ class Generation:
             token_ids=tuple(self.sampled),
             malformed=self.parser.malformed,
             notice=self.parser.notice,
+            stop_text=self.parser.stop_text,
         )

@@ -6,23 +6,26 @@ from collections.abc import Sequence
 
 
 class StopTexts:
-    """Finds the stop text that is complete first, and holds back text that may become a stop text."""
+    """Finds the stop text that is complete first, and holds back text that may become a stop text.
+
+    ``hit``: the stop text that was found.
+    """
 
     def __init__(self, texts: Sequence[str]) -> None:
-        self.hit = False
+        self.hit: str | None = None
         self._texts = tuple(text for text in texts if text)
         self._held = ""
 
     def push(self, text: str) -> str:
         """The next part of the stream that can be shown; nothing after a hit."""
-        if self.hit or not self._texts:
-            return "" if self.hit else text
+        if self.hit is not None or not self._texts:
+            return text if self.hit is None else ""
         self._held += text
         # By end, then by beginning, so that the result does not depend on how the stream was cut into pieces.
-        found = [(at + len(stop), at) for stop in self._texts if (at := self._held.find(stop)) >= 0]
+        found = [(at + len(stop), at, stop) for stop in self._texts if (at := self._held.find(stop)) >= 0]
         if found:
-            self.hit = True
-            shown, self._held = self._held[: min(found)[1]], ""
+            _, at, self.hit = min(found)
+            shown, self._held = self._held[:at], ""
             return shown
         longest = max(len(stop) for stop in self._texts) - 1
         start = max(len(self._held) - longest, 0)

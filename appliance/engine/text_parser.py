@@ -30,6 +30,10 @@ class TextParser:
         self._output = TurnOutput(turn_id, stop)
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
+    @property
+    def stop_text(self) -> str | None:
+        return self._output.stop_text
+
     def push(self, token: int) -> list[Delta]:
         """Take one sampled token; the value is what it makes known."""
         if self.finished is not None:
@@ -37,7 +41,7 @@ class TextParser:
         piece = self._vocabulary.token_bytes(token)
         if piece is not None:
             self._output.say(self._utf8.decode(piece))
-        if token in (RETURN, END_OF_TEXT) or self._output.stopped:
+        if token in (RETURN, END_OF_TEXT) or self._output.stop_text is not None:
             self.finished = "stop"
         return self._output.take()
 

@@ -6,8 +6,10 @@ may hold numbers; `failed` makes a `Failed` with the general sentence of its cod
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
+
+from appliance.turns.typed import LATER
 
 FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
 FailureCode = Literal[
@@ -80,6 +82,7 @@ class Done:
 
     ``notice``: one plain sentence for the user, written by the appliance and not by the model. It says that the turn
     produced neither an answer nor a call, or that it ended with a call of a function that was not offered.
+    ``stop_text``: the text of the request's ``stop`` that ended the answer.
     """
 
     finish_reason: FinishReason
@@ -93,6 +96,7 @@ class Done:
     token_ids: tuple[int, ...] = ()
     malformed: bool = False  # the parser had to repair the model's Harmony (docs/harmony.md)
     notice: str | None = None
+    stop_text: str | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,7 @@ def test_a_stop_text_ends_it(vocabulary: Vocabulary) -> None:
     tokens = vocabulary.encode(" one two three")
     text, parser, used = pushed(vocabulary, tokens, stop=(" two",))
     assert (text, parser.finished, used) == (" one", "stop", 2)
+    assert parser.stop_text == " two"
 
 
 def test_the_beginning_of_a_stop_text_is_given_out_at_the_end(vocabulary: Vocabulary) -> None:

@@ -104,6 +104,7 @@ FINAL = ("<|channel|>final<|message|>", "<|return|>")
 def test_a_stop_text_that_leaves_nothing_is_no_missing_answer(vocabulary: Vocabulary) -> None:
     parsed = parse(vocabulary, "<|channel|>final<|message|>No.<|return|>", stop=["No"])
     assert (parsed.answer, parsed.parser.finished, parsed.parser.notice) == ("", "stop", None)
+    assert parsed.parser.stop_text == "No"
 
 
 def test_a_turn_cut_off_while_thinking_has_no_notice(vocabulary: Vocabulary) -> None:
@@ -119,4 +120,5 @@ def test_a_text_of_unknown_kind_that_is_cut_off_is_kept(vocabulary: Vocabulary) 
 def test_the_stop_text_that_is_complete_first_counts_however_the_text_is_cut(vocabulary: Vocabulary) -> None:
     tokens = vocabulary.encoding.encode("<|channel|>final<|message|>abcdef<|return|>", allowed_special="all")
     for pieces in (tokens, one_by_one(vocabulary, tokens)):
-        assert Parsed(vocabulary, pieces, stop=["abcde", "bc"]).answer == "a"
+        parsed = Parsed(vocabulary, pieces, stop=["abcde", "bc"])
+        assert (parsed.answer, parsed.parser.stop_text) == ("a", "bc")

@@ -151,6 +151,14 @@ def test_max_tokens_ends_a_turn_by_length_and_shows_what_was_held_back(bench: Be
     assert bench.done("a").completion_tokens == 6
     assert bench.done("a").finish_reason == "length"
     assert bench.answer("a") == "one two three"
+    assert bench.done("a").stop_text is None
+
+
+def test_the_end_names_the_stop_text_that_was_written(bench: Bench) -> None:
+    bench.turn("a", final("one two three four five"), stop=("four", "three"))
+    bench.run()
+    done = bench.done("a")
+    assert (bench.answer("a"), done.finish_reason, done.stop_text) == ("one two ", "stop", "three")
 
 
 def test_the_context_ends_a_turn_by_length(vocabulary: Vocabulary) -> None:

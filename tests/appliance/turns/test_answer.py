@@ -106,7 +106,14 @@ def test_an_answer_without_an_end_was_stopped() -> None:
 
 
 @pytest.mark.parametrize(
-    "end", [done(), done(finish_reason="length", malformed=True), Failed("overloaded", "m", 2.0), None]
+    "end",
+    [
+        done(),
+        done(stop_text="END"),
+        done(finish_reason="length", malformed=True),
+        Failed("overloaded", "m", 2.0),
+        None,
+    ],
 )
 def test_what_is_stored_with_a_message_is_read_again(end: Done | Failed | None) -> None:
     events = (ReasoningDelta("r"), AnswerDelta("a"), *([end] if end else []))
@@ -115,6 +122,11 @@ def test_what_is_stored_with_a_message_is_read_again(end: Done | Failed | None) 
     assert facts_of(facts.values()) == facts
     assert facts.thought_s == 2.3
     assert "token_ids" not in facts.values()
+
+
+def test_the_record_names_a_stop_text_where_there_is_one() -> None:
+    assert answer_of(done(stop_text="END")).content(None).details.values()["stop_text"] == "END"
+    assert "stop_text" not in answer_of(done()).content(None).details.values()
 
 
 def test_what_is_recorded_is_read_again() -> None:
