@@ -1,5 +1,8 @@
 // @ts-check
-// What every page has: the menus, the choice of colours, the list of shortcuts, copying.
+// What every page has: the menus, dialogs' way back, the choice of colours, the list of shortcuts, copying.
+//
+// Enter in a field presses the first submit button of its form. So a dialog's button that changes nothing is
+// [data-close], and submits nothing.
 
 import { isTyping } from "./dom.js";
 
@@ -18,6 +21,7 @@ document.addEventListener("click", (event) => {
   for (const menu of document.querySelectorAll("details[data-menu][open]")) {
     if (!menu.contains(target)) menu.removeAttribute("open");
   }
+  target.closest("[data-close]")?.closest("dialog")?.close();
   const copy = target.closest("[data-copy-text]");
   if (copy instanceof HTMLElement) void copied(copy, copy.dataset.copyText ?? "");
 });
