@@ -20,7 +20,12 @@ from appliance.database.tables import users
 from appliance.database.transactions import DatabaseError, as_datetime
 from appliance.errors import ApplianceError
 
-_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+NAME_PATTERN: Final = r"[a-z0-9][a-z0-9._\-]{0,63}"  # for browsers, too: they want the dash escaped
+NAME_RULE: Final = (
+    "A user name has 1 to 64 characters: small letters from a to z, digits, dot, dash and underscore. "
+    "It begins with a letter or a digit."
+)
+_NAME: Final = re.compile(NAME_PATTERN)
 
 
 class Role(StrEnum):
@@ -143,17 +148,17 @@ def is_name(name: str) -> bool:
 
 
 def checked_name(name: str) -> str:
-    """The name as it is stored.
+    """The name of a new account, without the blanks around it. It is never changed in silence: capitals are refused.
 
     Raises:
         AccountError: it is not a name.
     """
-    name = name.strip().lower()
-    if not is_name(name):
-        raise AccountError(
-            "A user name has 1 to 64 characters: a to z, digits, dot, dash, underscore; the first a letter or digit."
-        )
-    return name
+    name = name.strip()
+    if is_name(name):
+        return name
+    if is_name(name.lower()):
+        raise AccountError(f"A user name has no capital letters. You can choose {name.lower()} instead.")
+    raise AccountError(NAME_RULE)
 
 
 def checked_roles(roles: Iterable[Role]) -> frozenset[Role]:

@@ -76,6 +76,30 @@ def test_a_key_for_a_monitor_is_made_without_script(browser: Browser, server: Se
     context.close()
 
 
+def test_the_first_person_reads_the_rule_of_names_and_mends_a_refused_one(
+    page: Page, server: Server, watched: Watched
+) -> None:
+    server.site.add_user("eve")
+    token = server.site.services.accounts.make_first_admin_link()
+    link, name = f"{server.address}/welcome/{token}", page.get_by_label("Name")
+    pages.redeem(page, link, server.password, name="Root")
+    expect(page.get_by_text("small letters from a to z")).to_be_visible()
+    assert name.evaluate("field => field.validity.patternMismatch")  # the browser itself says so, and sends nothing
+    expect(page.get_by_label("Password", exact=True)).to_have_value(server.password)
+    pages.redeem(page, link, server.password, name="eve")
+    expect(page.get_by_role("alert")).to_contain_text("The name eve is taken.")
+    expect(name).to_have_value("eve")
+    expect(name).to_be_editable()
+    expect(name).to_be_focused()
+    name.fill("root")
+    page.get_by_label("Password", exact=True).fill(server.password)
+    page.get_by_label("Password, again").fill(server.password)
+    page.get_by_label("Password, again").press("Enter")
+    expect(page.get_by_label("Your message")).to_be_focused()
+    assert server.site.services.accounts.find("root").name == "root"
+    watched.forgive("400 (BAD REQUEST)")
+
+
 @pytest.mark.parametrize(("scheme", "width", "height"), VIEWS)
 def test_no_page_of_accounts_is_wider_than_the_screen(
     browser: Browser, server: Server, scheme: str, width: int, height: int

@@ -44,7 +44,7 @@ def test_only_administrators_administer(site: Site, role: Role) -> None:
 
 
 def test_an_added_person_chooses_the_password_by_the_link(site: Site, admin: Browser) -> None:
-    link = link_of(admin.post("/admin/users", name="Grace", user="yes", reviewer="yes").text)
+    link = link_of(admin.post("/admin/users", name="grace", user="yes", reviewer="yes").text)
     assert site.services.accounts.find("grace").roles == {Role.USER, Role.REVIEWER}
     grace = site.browser()
     response = grace.post(link, name="grace", password=PASSWORD, password_again=PASSWORD)

@@ -17,6 +17,7 @@ from appliance.people.hashing_places import HashingBusyError
 from appliance.people.key_rights import ALL_SCOPES, KeyRights, Scope
 from appliance.people.passwords import PasswordRuleError
 from appliance.people.sign_in import SignInError
+from appliance.people.users import NAME_PATTERN, NAME_RULE
 from webui import confirm
 from webui.account import present
 from webui.account.return_to import safe_return_path
@@ -194,9 +195,12 @@ def _sign_in_form(return_path: str, *, name: str = "", error: str | None = None)
 
 
 def _welcome_form(token: str, link_user: User | None, *, name: str = "", error: str | None = None) -> Response:
-    shown = link_user.name if link_user else name
+    """The form. Whose account the link names is fixed; the name of a new account stays open, also after a refusal."""
     has_keys = link_user is not None and services().api_keys.has_working(link_user.id)
-    page = render_template("welcome.html", token=token, name=shown, error=error, has_keys=has_keys)
+    page = render_template(
+        "welcome.html", token=token, account=link_user.name if link_user else None, name=name, error=error,
+        has_keys=has_keys, name_rule=NAME_RULE, name_pattern=NAME_PATTERN,
+    )  # fmt: skip
     return make_response(page, 400 if error else 200)
 
 
