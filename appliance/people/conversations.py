@@ -131,6 +131,18 @@ class Conversations:
             conversation = _own(connection, user_id, conversation_id)
             return branch_of(all_messages(connection, conversation_id), conversation.leaf_id)
 
+    def branch_to(self, user_id: str, conversation_id: str, message_id: str) -> list[StoredMessage]:
+        """The messages from the first to this one, whichever branch is shown.
+
+        Raises:
+            ConversationNotFoundError: the conversation or the message does not exist or is someone else's.
+            ConversationDamagedError: a stored value is not one that was stored.
+        """
+        with _telling_damage(), self._database.read() as connection:
+            _own(connection, user_id, conversation_id)
+            check_message(connection, conversation_id, message_id)
+            return branch_of(all_messages(connection, conversation_id), message_id)
+
     def append(
         self, user_id: str, conversation_id: str, message: NewMessage, *, parent_id: str | None = "leaf"
     ) -> StoredMessage:

@@ -124,10 +124,11 @@ def all_messages(connection: sa.Connection, conversation_id: str) -> Sequence[sa
 
 
 def newest_leaf(rows: Sequence[sa.Row[Any]], message_id: str) -> str:
-    """The end of the newest branch through a message."""
-    leaf_id = message_id
-    for row in rows:  # oldest first, so the last child seen is the newest
-        if row.parent_id == leaf_id:
+    """The newest of a message and all that follow it: the end of the branch that was used last."""
+    below, leaf_id = {message_id}, message_id
+    for row in rows:  # oldest first, so a message comes before those that follow it
+        if row.parent_id in below:
+            below.add(row.id)
             leaf_id = row.id
     return leaf_id
 

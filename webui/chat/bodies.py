@@ -47,15 +47,19 @@ class Beginning:
 
 @dataclass(frozen=True)
 class Question:
-    """A new turn: a text, or with ``regenerate`` the last question again."""
+    """A new turn: a text, or with ``regenerate`` the last question again. ``instead_of`` is the message of an earlier
+    question, in whose place the text is asked."""
 
     effort: Annotated[Effort, Must("The effort must be low, medium or high.")]
     text: Written | None = None
     regenerate: Annotated[bool, Must("Whether to ask again must be true or false.")] = False
+    instead_of: Annotated[str, Must("Which question is asked anew is missing.")] | None = None
 
     def __post_init__(self) -> None:
         if self.text is None and not self.regenerate:
             raise FaultError(NOTHING_TO_SEND)
+        if self.regenerate and self.instead_of is not None:
+            raise FaultError("A question is asked again or anew, not both.")
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Branch:
-    """The message whose answer is to be shown."""
+    """The message, a question or an answer, through which a branch is to be shown."""
 
     message: Annotated[str, Must("Which answer to show is missing.")]
 

@@ -76,14 +76,14 @@ def title_of(text: str) -> str:
 def page_message(message: StoredMessage) -> PageMessage:
     """A message as the page shows it."""
     at = message.siblings.index(message.id)
-    branch = {
+    branch: dict[str, Any] = {
         "branch_number": at + 1,
         "branch_count": len(message.siblings),
         "branch_before": message.siblings[at - 1] if at > 0 else None,
         "branch_after": message.siblings[at + 1] if at + 1 < len(message.siblings) else None,
     }
     if message.role != "assistant":
-        return PageMessage(message.id, message.content)
+        return PageMessage(message.id, message.content, source=message.content, **branch)
     if not isinstance(message.facts, Facts):
         return page_answer(message.id, Words(message.content), Facts(problem=_DAMAGED), **branch)
     words = Words(message.content, message.reasoning or "", message.tool_calls)

@@ -147,13 +147,12 @@ def state(conversation_id: str) -> Response:
 
 @blueprint.post("/chat/<conversation_id>/turns")
 def begin_turn(conversation_id: str) -> Response:
-    """Ask a new question, or with ``regenerate`` the last one again. Answers with `webui.chat.stream`'s lines."""
+    """Ask a new question, an earlier one anew, or the last one again. Answers with `webui.chat.stream`'s lines."""
     _demand_room()
     question, user = read_body(Question), demand_user()
-    text = None if question.regenerate else question.text
     found = services().conversations.get(user.id, conversation_id)
     turns.demand_watching(user)
-    turn_id = turns.ask(services(), user, found, text, question.effort)
+    turn_id = turns.ask(services(), user, found, question)
     return turns.read_along(user, found, turn_id, after=0)
 
 

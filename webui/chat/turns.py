@@ -19,30 +19,33 @@ from appliance.turns.events import failed
 from appliance.turns.interrupted import INTERRUPTED
 from appliance.turns.journal import Kept
 from appliance.turns.permits import permitted
-from appliance.turns.request import Effort, Message, new_request
+from appliance.turns.request import Message, new_request
 from appliance.turns.run import run_turn
 from appliance.turns.unkept import NOT_KEPT
 from webui.allowances import allowance
+from webui.chat.asking import asked_of
+from webui.chat.bodies import Question
 from webui.chat.present import PageMessage, page_answer, page_message
 from webui.chat.stream import ended_turn, stream_turn
 from webui.chat.watchers import watchers
-from webui.errors import BadRequestError, NotFoundError, TooManyError
+from webui.errors import NotFoundError, TooManyError
 from webui.services import Services, services
 from webui.session import current_actor, session_permit
 from webui.streaming import server_ending, watch_client
 
 
-def ask(service: Services, user: User, conversation: Conversation, text: str | None, effort: Effort) -> str:
-    """Begin a turn and return its id. With `text` None the last question is asked again.
+def ask(service: Services, user: User, conversation: Conversation, question: Question) -> str:
+    """Begin a turn and return its id.
 
     Raises:
-        ConversationBusyError, TooManyTurnsError, NotRecordedError, RefusedError, BadRequestError: nothing was asked.
+        ConversationBusyError, TooManyTurnsError, NotRecordedError, RefusedError, BadRequestError,
+        ConversationNotFoundError: nothing was asked.
     """
+    effort = question.effort
     about = About(service.model.id, service.release.version, effort)
     with service.turns.claim(user.id, conversation.id) as place:
-        history = service.conversations.messages(user.id, conversation.id)
-        if text is None:
-            history = _until_last_question(history)
+        asked = asked_of(service.conversations, conversation, question)
+        history, text = asked.history, asked.text
         new = () if text is None else (Message("user", text),)
         engine = permitted(service.engine, session_permit(Role.USER))
         turn = run_turn(
@@ -57,9 +60,8 @@ def ask(service: Services, user: User, conversation: Conversation, text: str | N
             if text is None:
                 return history[-1].id
             allowance().spend(user.id, Content(text))  # a question is kept beside its event
-            parent_id = history[-1].id if history else None  # the last message that the model reads
-            question = NewMessage("user", text)
-            return service.conversations.append(user.id, conversation.id, question, parent_id=parent_id).id
+            new_message = NewMessage("user", text)
+            return service.conversations.append(user.id, conversation.id, new_message, parent_id=asked.parent_id).id
 
         place.start(turn, keep_question, about)
         return turn.request.id
@@ -124,11 +126,15 @@ def answer_html(message: PageMessage) -> str:
     return str(get_template_attribute("_turns.html", "answer")(message))
 
 
+def asked_html(message: PageMessage) -> str:
+    return str(get_template_attribute("_turns.html", "asked")(message))
+
+
 def _over(user: User, conversation: Conversation, turn_id: str) -> Response:
     kept = _kept(services(), user, conversation, turn_id)
     if kept is None:
         raise NotFoundError
-    return _response(ended_turn(turn_id, _end_line(page_message(kept), conversation)))
+    return _response(ended_turn(turn_id, _end_line(conversation, *kept)))
 
 
 def _end(
@@ -139,24 +145,32 @@ def _end(
         service.turns.clear_dead()  # then the record and the conversation say how it ended
     problem = INTERRUPTED if kept is None else answer.problem
     try:
-        message = _kept(service, user, conversation, turn_id)
+        found = _kept(service, user, conversation, turn_id)
         if kept is not None and kept.message is None and answer.end != failed("record_failed"):
             problem = NOT_KEPT
     except ConversationNotFoundError:
-        message = None
-    if message is not None:
-        return _end_line(page_message(message), conversation)
-    return _end_line(page_answer("", answer.words, Facts(problem=problem)), conversation)
+        found = None
+    if found is not None:
+        return _end_line(conversation, *found)
+    return _end_line(conversation, page_answer("", answer.words, Facts(problem=problem)))
 
 
-def _kept(service: Services, user: User, conversation: Conversation, turn_id: str) -> StoredMessage | None:
-    """The answer of a turn, if the shown branch has it. If a full disk cut the turn's file off, only this finds it."""
+def _kept(
+    service: Services, user: User, conversation: Conversation, turn_id: str
+) -> tuple[PageMessage, PageMessage | None] | None:
+    """The answer of a turn and its question, if the shown branch has it. If a full disk cut the turn's file off, only
+    this finds it."""
     messages = service.conversations.messages(user.id, conversation.id)
-    return next((one for one in reversed(messages) if isinstance(one.facts, Facts) and one.facts.turn == turn_id), None)
+    for before, one in zip((None, *messages), (*messages, None), strict=True):
+        if one is not None and isinstance(one.facts, Facts) and one.facts.turn == turn_id:
+            return page_message(one), None if before is None else page_message(before)
+    return None
 
 
-def _end_line(shown: PageMessage, conversation: Conversation) -> dict[str, Any]:
-    return {"type": "end", "html": answer_html(shown), "title": conversation.title, "complete": shown.problem is None}
+def _end_line(conversation: Conversation, shown: PageMessage, asked: PageMessage | None = None) -> dict[str, Any]:
+    html, is_complete = answer_html(shown), shown.problem is None
+    question = "" if asked is None else asked_html(asked)
+    return {"type": "end", "html": html, "question": question, "title": conversation.title, "complete": is_complete}
 
 
 def _enter(user: User) -> Callable[[], None]:
@@ -171,14 +185,6 @@ def _enter(user: User) -> Callable[[], None]:
 
 def _response(lines: Iterator[str]) -> Response:
     return Response(lines, mimetype="application/x-ndjson", headers={"X-Accel-Buffering": "no"})
-
-
-def _until_last_question(messages: list[StoredMessage]) -> list[StoredMessage]:
-    while messages and messages[-1].role != "user":
-        messages = messages[:-1]
-    if not messages:
-        raise BadRequestError(message="There is no question to answer again.")
-    return messages
 
 
 def _for_engine(messages: list[StoredMessage]) -> tuple[Message, ...]:

@@ -1,6 +1,7 @@
 // @ts-check
 // The chat page: connects the state of the turn, its drawing, the composer and the list.
 
+import { QuestionEditor, goTo, showNamed, sourceOf } from "./branches.js";
 import { Composer } from "./composer.js";
 import { ConversationList } from "./conversations.js";
 import { fragment, hooked, isTyping } from "./dom.js";
@@ -19,6 +20,7 @@ let conversation = page.dataset.chat ?? "";
 let turns = 0;
 
 const composer = new Composer(conversation, { send: () => void send(), stop });
+const editor = new QuestionEditor((question, text) => void askInstead(question, text));
 const list = new ConversationList(() => conversation, (message) => composer.showError(message));
 
 state.addEventListener("phase", () => composer.showBusy(state.busy));
@@ -27,7 +29,9 @@ state.addEventListener("accepted", () => {
   if (state.phase === "stopping") stop();
 });
 state.addEventListener("end", (event) => {
-  const { title } = /** @type {CustomEvent} */ (event).detail;
+  const { title, question } = /** @type {CustomEvent} */ (event).detail;
+  const words = document.querySelectorAll("[data-turns] > [data-words]");
+  if (question) words[words.length - 1]?.replaceWith(fragment(question));
   document.title = document.title.replace(/^.*? · /, () => `${title} · `);
 });
 
@@ -78,6 +82,36 @@ async function regenerate() {
 }
 
 /**
+ * Ask a question anew, in place of an earlier one and all that followed it on this page.
+ * @param {HTMLElement} question
+ * @param {string} text
+ */
+async function askInstead(question, text) {
+  if (state.busy) return;
+  const effort = composer.effort;
+  const turns = /** @type {HTMLElement[]} */ ([...hooked("data-turns").children]);
+  const replaced = turns.slice(turns.indexOf(question)).filter((one) => !one.hidden && !one.matches("[data-question-form]"));
+  state.begin();
+  composer.showError("");
+  for (const one of replaced) one.hidden = true;
+  const words = drawWords(text);
+  document.querySelector("[data-question-form]")?.setAttribute("hidden", "");
+  try {
+    await run((...reading) => net.beginTurn(conversation, { text, effort, instead_of: question.dataset.asked ?? "" }, ...reading));
+    editor.close();
+    for (const one of [question, ...replaced]) one.remove();
+  } catch (error) {
+    state.finish();
+    if (!state.accepted) {
+      words.remove();
+      for (const one of replaced) one.hidden = false;
+      document.querySelector("[data-question-form]")?.removeAttribute("hidden");
+    }
+    fail(error);
+  }
+}
+
+/**
  * Draw the turn that was running when the page was loaded.
  * @param {string} turn
  */
@@ -121,11 +155,10 @@ async function catchUp() {
   }
 }
 
-/** @param {string} message the last message of the branch */
+/** @param {string} message one on the branch */
 async function showBranch(message) {
   try {
-    await net.showBranch(conversation, message);
-    location.reload();
+    await goTo(conversation, message);
   } catch (error) {
     fail(error);
   }
@@ -153,7 +186,7 @@ document.addEventListener("click", (event) => {
   const target = /** @type {Element} */ (event.target);
   const example = target.closest("[data-example]");
   const code = target.closest("[data-copy-code]");
-  const copy = target.closest("[data-copy-answer]");
+  const copy = target.closest("[data-copy-answer], [data-copy-question]");
   const branch = target.closest("[data-branch]");
   if (example instanceof HTMLElement && !state.busy) {
     composer.text = example.dataset.example ?? "";
@@ -162,10 +195,8 @@ document.addEventListener("click", (event) => {
   if (branch instanceof HTMLElement && !state.busy) void showBranch(branch.dataset.branch ?? "");
   if (target.closest("[data-regenerate]")) void regenerate();
   if (code instanceof HTMLElement) void copied(code, code.closest(".code-block")?.querySelector("code")?.textContent ?? "");
-  if (copy instanceof HTMLElement) {
-    const source = copy.closest("[data-answer]")?.querySelector("template[data-source]");
-    if (source instanceof HTMLTemplateElement) void copied(copy, source.content.textContent ?? "");
-  }
+  const turn = copy?.closest("[data-answer], [data-asked]");
+  if (copy instanceof HTMLElement && turn) void copied(copy, sourceOf(turn));
 });
 
 document.addEventListener("keydown", (event) => {
@@ -179,6 +210,7 @@ document.addEventListener("keydown", (event) => {
     c: () => composer.focus(),
     y: () => last?.click(),
     r: () => void regenerate(),
+    e: () => { if (!state.busy) editor.editLast(); },
   };
   const action = keys[event.key];
   if (!action) return;
@@ -191,6 +223,6 @@ document.addEventListener("visibilitychange", () => { if (!document.hidden) void
 addEventListener("focus", () => void catchUp());
 
 decorate();
-if (conversation) column.toBottom();
+if (conversation && !showNamed()) column.toBottom();
 if (page.dataset.turn) void resume(page.dataset.turn);
 if (!matchMedia("(pointer: coarse)").matches) composer.focus();

@@ -67,7 +67,7 @@ export async function createConversation(text) {
 /**
  * Ask, and hand over each event of the answer as it comes.
  * @param {string} conversation
- * @param {{text?: string, regenerate?: boolean, effort: Effort}} turn
+ * @param {{text?: string, instead_of?: string, regenerate?: boolean, effort: Effort}} turn
  * @param {(event: StreamEvent) => void} receive
  * @param {AbortSignal} signal
  */
@@ -144,7 +144,7 @@ export async function changeConversation(conversation, changes) {
 }
 
 /**
- * Show another answer to the same question, and what followed it.
+ * Show the newest branch through a message.
  * @param {string} conversation
  * @param {string} message
  */

@@ -14,7 +14,7 @@
  *   | {type: "reasoning", text: string} & Place
  *   | {type: "answer", keep: number, blocks: string[]} & Place
  *   | {type: "tool_call", index: number, name: string | null, arguments: string} & Place
- *   | {type: "end", html: string, title: string, complete: boolean}} StreamEvent
+ *   | {type: "end", html: string, question: string, title: string, complete: boolean}} StreamEvent
  */
 
 /** @typedef {"idle" | "waiting" | "reading" | "thinking" | "answering" | "stopping" | "reconnecting"} Phase */

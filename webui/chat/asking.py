@@ -1,0 +1,49 @@
+"""Where a new turn stands in the conversation's tree: what the model reads before it, and what it follows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from appliance.people.conversations import Conversation, ConversationNotFoundError, Conversations, StoredMessage
+from webui.chat.bodies import Question
+from webui.errors import BadRequestError
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The branch that the model reads, from the first message on. With a new ``text`` its question follows the last
+    of these messages; without one the last of them is the question."""
+
+    history: list[StoredMessage]
+    text: str | None
+
+    @property
+    def parent_id(self) -> str | None:
+        """The message that a new question follows."""
+        return self.history[-1].id if self.history else None
+
+
+def asked_of(conversations: Conversations, conversation: Conversation, question: Question) -> Asked:
+    """Where a turn stands that asks this question now.
+
+    Raises:
+        BadRequestError: there is no question to ask again.
+        ConversationNotFoundError: the question to be asked anew is none of this conversation's.
+    """
+    if question.instead_of is not None:
+        branch = conversations.branch_to(conversation.user_id, conversation.id, question.instead_of)
+        if branch[-1].role != "user":
+            raise ConversationNotFoundError
+        return Asked(branch[:-1], question.text)
+    shown = conversations.messages(conversation.user_id, conversation.id)
+    if question.regenerate:
+        return Asked(_until_last_question(shown), None)
+    return Asked(shown, question.text)
+
+
+def _until_last_question(messages: list[StoredMessage]) -> list[StoredMessage]:
+    while messages and messages[-1].role != "user":
+        messages = messages[:-1]
+    if not messages:
+        raise BadRequestError(message="There is no question to answer again.")
+    return messages
