@@ -28,6 +28,7 @@ from appliance.people.messages import (
     all_messages,
     branch_of,
     check_message,
+    continue_message,
     insert_message,
     newest_leaf,
 )
@@ -161,6 +162,22 @@ class Conversations:
                 if parent_id is not None:
                     check_message(connection, conversation_id, parent_id)
                 message_id = insert_message(connection, conversation_id, parent_id, message, self._clock_us())
+                rows = all_messages(connection, conversation_id)
+            return branch_of(rows, message_id)[-1]
+
+    def go_on(self, user_id: str, conversation_id: str, begun_id: str, more: NewMessage) -> StoredMessage:
+        """Put an answer and what continues it in the place of the answer, and show the branch that ends with it.
+
+        Raises:
+            ConversationNotFoundError, ConversationDamagedError: as `append`.
+        """
+        with _telling_damage():
+            with self._database.write() as connection:
+                _own(connection, user_id, conversation_id)
+                check_message(connection, conversation_id, begun_id)
+                begun = branch_of(all_messages(connection, conversation_id), begun_id)[-1]
+                whole = continue_message(connection, begun, more)
+                message_id = insert_message(connection, conversation_id, begun.parent_id, whole, self._clock_us())
                 rows = all_messages(connection, conversation_id)
             return branch_of(rows, message_id)[-1]
 

@@ -69,6 +69,12 @@ class StoredMessage:
     created_at: datetime
     siblings: tuple[str, ...]
 
+    @property
+    def can_go_on(self) -> bool:
+        """Whether it is an answer that was cut off within its text, so that a turn can continue it."""
+        is_text = self.role == "assistant" and bool(self.content) and not self.tool_calls
+        return is_text and isinstance(self.facts, Facts) and self.facts.is_cut_off
+
     def as_message(self) -> Message:
         """The message as the engine takes it."""
         tool = self.facts if isinstance(self.facts, ToolFacts) else ToolFacts()
@@ -92,6 +98,20 @@ def insert_message(
     mine = conversations.c.id == conversation_id
     connection.execute(conversations.update().where(mine).values(leaf_id=message_id, updated_us=now_us))
     return message_id
+
+
+def continue_message(connection: sa.Connection, begun: StoredMessage, more: NewMessage) -> NewMessage:
+    """The whole of an answer and of what continues it. The part that was begun is removed: the whole takes its place.
+
+    A part that something follows stays: what follows would lose its place.
+    """
+    facts = more.facts
+    if isinstance(facts, Facts) and isinstance(begun.facts, Facts):
+        facts = facts.after(begun.facts)
+    if connection.execute(sa.select(messages.c.id).where(messages.c.parent_id == begun.id)).first() is None:
+        connection.execute(messages.delete().where(messages.c.id == begun.id))
+    reasoning = (begun.reasoning or "") + (more.reasoning or "")
+    return NewMessage("assistant", begun.content + more.content, reasoning or None, more.tool_calls, facts)
 
 
 def append_interruption(

@@ -60,12 +60,22 @@ class About:
     effort: Effort
 
 
+@dataclass(frozen=True)
+class Part:
+    """One turn of an answer that several turns have written. The events are numbers in the record."""
+
+    turn: str | None = None
+    prompt_event: int | None = None
+    event: int | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Facts(Details):
     """What a conversation keeps of an answer beside its words.
 
     ``prompt_event`` and ``event`` are numbers in the record. ``about`` and ``done`` are None for an answer that was
-    interrupted; ``done`` leaves out the sampled tokens.
+    interrupted; ``done`` leaves out the sampled tokens. Where an answer that was cut off was continued, all of these
+    are about its last part, and ``earlier`` names the parts before it.
     """
 
     about: About | None = field(default=None, metadata=SPREAD)
@@ -76,6 +86,18 @@ class Facts(Details):
     done: Done | None = field(default=None, metadata=spread_without("token_ids"))
     failure: FailureCode | None = None
     problem: str | None = None  # what happened, what was kept, what to do; None for a complete answer
+    earlier: tuple[Part, ...] = ()
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether the model can have more to say: it was stopped, failed, or reached its greatest length."""
+        return self.failure is not None or (self.done is not None and self.done.finish_reason in ENDINGS)
+
+    def after(self, before: Facts) -> Facts:
+        """The facts of an answer of which these are the last part's."""
+        part = Part(before.turn, before.prompt_event, before.event)
+        thought_s = before.thought_s if self.thought_s is None else self.thought_s
+        return replace(self, earlier=(*before.earlier, part), thought_s=thought_s)
 
 
 def facts_of(stored: object) -> Facts | UnreadableDetails:

@@ -46,6 +46,7 @@ class ConversationBusyError(ApplianceError):
 @dataclass(frozen=True)
 class Head:
     """Which turn it is, which message of the conversation it answers, when it began, and what makes the answer.
+    ``begun`` is the message of the answer that the turn continues, if it does.
 
     ``began_s`` is a reading of `time.monotonic`, which is the same in all processes of the machine. Setting the clock
     does not change a turn's age.
@@ -55,6 +56,7 @@ class Head:
     question: str
     began_s: float
     about: About | None = None
+    begun: str | None = None
 
 
 @dataclass(frozen=True)

@@ -205,6 +205,8 @@ class RunningTurns:
         facts = turn.answer.facts(about, turn=turn.request.id, prompt_event=turn.prompt_event, event=turn.answer_event)
         new = NewMessage("assistant", words.text, words.reasoning or None, words.calls, facts)
         try:
+            if place.begun is not None:
+                return self._conversations.go_on(place.user_id, place.conversation_id, place.begun, new).id
             return self._conversations.append(place.user_id, place.conversation_id, new, parent_id=question_id).id
         except ConversationNotFoundError:  # deleted meanwhile; the record has the answer
             return None
@@ -233,6 +235,7 @@ class Place:
         self.journal = journal
         self.user_id, self.conversation_id = user_id, conversation_id
         self.is_started = False
+        self.begun: str | None = None  # the message of the answer that the turn continues
         self._turns = turns
 
     def engine(self, engine: Engine, *, is_ending: Callable[[], bool] = lambda: False) -> Engine:
@@ -249,11 +252,14 @@ class Place:
 
         return ended_by(engine, why, interval_s=_STOP_CHECK_S)
 
-    def start(self, turn: Turn, keep_question: Callable[[], str], about: About) -> None:
+    def start(
+        self, turn: Turn, keep_question: Callable[[], str], about: About, *, begun: str | None = None
+    ) -> None:
         """Record a turn's prompt, keep its question, then run the turn in a thread.
 
         Args:
             keep_question: puts the question into the conversation and returns the id of its message.
+            begun: the message of the answer that the turn continues.
         Raises:
             NotRecordedError: the prompt is not recorded; the question is not kept either.
             OSError, RuntimeError: the turn's file cannot be written, or no thread can be started. These errors, and
@@ -263,8 +269,8 @@ class Place:
         if refused is not None:
             raise NotRecordedError(refused)
         try:
-            question_id = keep_question()
-            self.journal.begin(Head(turn.request.id, question_id, time.monotonic(), about))
+            question_id, self.begun = keep_question(), begun
+            self.journal.begin(Head(turn.request.id, question_id, time.monotonic(), about, begun))
             self._turns.run(self, turn, question_id, about)
         except BaseException:
             turn.close()

@@ -40,7 +40,10 @@ def keep_recorded(log: AuditLog, conversations: Conversations, user_id: str, con
         if conversations.has_answer(user_id, conversation_id, head.question, turn=head.turn):
             return False
         message = _message(head, events.get("prompt"), answer)
-        conversations.append(user_id, conversation_id, message, parent_id=head.question)
+        if head.begun is not None:
+            conversations.go_on(user_id, conversation_id, head.begun, message)
+        else:
+            conversations.append(user_id, conversation_id, message, parent_id=head.question)
     except ConversationNotFoundError:  # deleted meanwhile
         return False
     return True

@@ -99,3 +99,26 @@ def test_a_question_is_copied_as_it_was_written(asked: Page) -> None:
     asked.get_by_role("region", name="Question").last.get_by_role("button", name="Copy").click()
     expect(asked.get_by_role("region", name="Question").last.get_by_text("Copied")).to_be_visible()
     assert asked.evaluate("navigator.clipboard.readText()") == "ECHO **three**\n\n- a"
+
+
+def test_a_stopped_answer_is_continued_in_its_place(asked: Page, server: Server) -> None:
+    server.pace.hold()
+    pages.ask(asked, "ECHO three\nand on")
+    expect(pages.last_answer(asked).get_by_text("three")).to_be_visible()
+    asked.get_by_role("button", name="Stop").click()
+    answer = pages.wait_for_answer(asked)
+    expect(answer.get_by_text("Stopped before the end")).to_be_visible()
+    asked.get_by_role("button", name="Continue").focus()
+    asked.keyboard.press("Enter")
+    expect(pages.last_answer(asked)).to_contain_text("three")
+    asked.reload()  # in the middle of it
+    expect(pages.last_answer(asked)).to_contain_text("three")
+    server.pace.release()
+    answer = pages.wait_for_answer(asked)
+    expect(answer).to_contain_text("three")
+    expect(answer).to_contain_text("What is not signed is not used.")
+    expect(answer.get_by_text("Stopped before the end")).to_have_count(0)
+    expect(asked.get_by_role("button", name="Continue")).to_have_count(0)
+    expect(asked.get_by_role("article", name="Answer")).to_have_count(3)
+    answer.get_by_text("Details").click()
+    expect(answer.get_by_text("Continued", exact=True)).to_be_visible()

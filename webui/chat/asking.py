@@ -12,22 +12,28 @@ from webui.errors import BadRequestError
 @dataclass(frozen=True)
 class Asked:
     """The branch that the model reads, from the first message on. With a new ``text`` its question follows the last
-    of these messages; without one the last of them is the question."""
+    of these messages; without one the last of them is the question, or the answer that is continued."""
 
     history: list[StoredMessage]
     text: str | None
+    goes_on: bool = False
 
     @property
     def parent_id(self) -> str | None:
         """The message that a new question follows."""
         return self.history[-1].id if self.history else None
 
+    @property
+    def begun(self) -> StoredMessage | None:
+        """The answer that is continued."""
+        return self.history[-1] if self.goes_on else None
+
 
 def asked_of(conversations: Conversations, conversation: Conversation, question: Question) -> Asked:
     """Where a turn stands that asks this question now.
 
     Raises:
-        BadRequestError: there is no question to ask again.
+        BadRequestError: there is no question to ask again, or no answer to continue.
         ConversationNotFoundError: the question to be asked anew is none of this conversation's.
     """
     if question.instead_of is not None:
@@ -38,6 +44,10 @@ def asked_of(conversations: Conversations, conversation: Conversation, question:
     shown = conversations.messages(conversation.user_id, conversation.id)
     if question.regenerate:
         return Asked(_until_last_question(shown), None)
+    if question.go_on:
+        if not shown or not shown[-1].can_go_on:
+            raise BadRequestError(message="The last answer was not cut off, so there is nothing to continue.")
+        return Asked(shown, None, goes_on=True)
     return Asked(shown, question.text)
 
 

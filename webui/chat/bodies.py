@@ -48,18 +48,19 @@ class Beginning:
 @dataclass(frozen=True)
 class Question:
     """A new turn: a text, or with ``regenerate`` the last question again. ``instead_of`` is the message of an earlier
-    question, in whose place the text is asked."""
+    question, in whose place the text is asked. With ``go_on`` the last answer, which was cut off, is continued."""
 
     effort: Annotated[Effort, Must("The effort must be low, medium or high.")]
     text: Written | None = None
     regenerate: Annotated[bool, Must("Whether to ask again must be true or false.")] = False
     instead_of: Annotated[str, Must("Which question is asked anew is missing.")] | None = None
+    go_on: Annotated[bool, Must("Whether to go on must be true or false.")] = False
 
     def __post_init__(self) -> None:
-        if self.text is None and not self.regenerate:
+        if self.text is None and not self.regenerate and not self.go_on:
             raise FaultError(NOTHING_TO_SEND)
-        if self.regenerate and self.instead_of is not None:
-            raise FaultError("A question is asked again or anew, not both.")
+        if self.regenerate + self.go_on + (self.instead_of is not None) > 1:
+            raise FaultError("A question is asked again, asked anew or continued: one of them.")
 
 
 @dataclass(frozen=True)

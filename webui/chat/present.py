@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from appliance.people.conversations import Conversation, StoredMessage
-from appliance.turns.answer import Facts, Words
+from appliance.turns.answer import Facts, Part, Words
 from appliance.turns.events import Done
 from appliance.turns.request import ToolCall
 from webui.rendering import render_markdown
@@ -40,6 +40,7 @@ class PageMessage:
     calls: tuple[ToolCall, ...] = ()
     problem: str | None = None  # what happened, what was kept, what to do
     facts: tuple[tuple[str, str], ...] = ()
+    can_go_on: bool = False
     branch_number: int = 1
     branch_count: int = 1
     branch_before: str | None = None
@@ -87,7 +88,7 @@ def page_message(message: StoredMessage) -> PageMessage:
     if not isinstance(message.facts, Facts):
         return page_answer(message.id, Words(message.content), Facts(problem=_DAMAGED), **branch)
     words = Words(message.content, message.reasoning or "", message.tool_calls)
-    return page_answer(message.id, words, message.facts, **branch)
+    return page_answer(message.id, words, message.facts, can_go_on=message.can_go_on, **branch)
 
 
 def page_answer(message_id: str, words: Words, facts: Facts, **branch: Any) -> PageMessage:
@@ -108,10 +109,17 @@ def _in_words(facts: Facts) -> list[tuple[str, str]]:
         words += [("Model", f"{about.model}, release {about.release}"), ("Effort", about.effort)]
     if facts.done is not None:
         words += _figures(facts.done)
-    events = [f"{number:,}" for number in (facts.prompt_event, facts.event) if number is not None]
-    if events:
-        words.append(("Record", ("event " if len(events) == 1 else "events ") + " and ".join(events)))
+    own = Part(facts.turn, facts.prompt_event, facts.event)
+    for number, part in enumerate((*facts.earlier, own)):
+        events = _events(part)
+        if events:
+            words.append(("Continued" if number else "Record", events))
     return words
+
+
+def _events(part: Part) -> str:
+    numbers = [f"{number:,}" for number in (part.prompt_event, part.event) if number is not None]
+    return ("event " if len(numbers) == 1 else "events ") + " and ".join(numbers) if numbers else ""
 
 
 def _figures(done: Done) -> list[tuple[str, str]]:

@@ -25,9 +25,14 @@ _KEEP_ALIVE_S: Final = 0.5
 class Drawing:
     """What a page has been sent of an answer, and what is new to it."""
 
-    def __init__(self, clock_s: Callable[[], float]) -> None:
+    def __init__(self, clock_s: Callable[[], float], *, begun: str = "") -> None:
+        """Args:
+        begun: the text that the turn continues; it is drawn with the first words that come.
+        """
         self._clock_s = clock_s
         self._markdown = GrowingMarkdown()
+        if begun:
+            self._markdown.append(begun)
         self._next_render_s = 0.0
         self.has_unsent = False  # text is held back; the next `Waiting` has it sent
 
@@ -66,6 +71,7 @@ def stream_turn(
     clock_s: Callable[[], float],
     is_gone: Callable[[], bool],
     end: Callable[[Answer, Kept | None], dict[str, Any]],
+    begun: str = "",
 ) -> Iterator[str]:
     """The lines of a turn after its event `after`. While there is nothing to say, an empty line twice a second.
 
@@ -75,9 +81,10 @@ def stream_turn(
     Args:
         age_s: the turn's age.
         is_gone: says whether the reader has left. A failed write would tell it too late.
+        begun: the text that the turn continues.
         end: makes the last line from the answer so far and where it is kept; None: the process that ran it has died.
     """
-    answer, drawing = Answer(), Drawing(clock_s)
+    answer, drawing = Answer(), Drawing(clock_s, begun=begun)
     number, at_s = 0, 0.0
     yield _line({"type": "accepted", "turn": turn_id, "age_s": round(age_s, 1)})
     while not is_gone():

@@ -45,25 +45,28 @@ def ask(service: Services, user: User, conversation: Conversation, question: Que
     about = About(service.model.id, service.release.version, effort)
     with service.turns.claim(user.id, conversation.id) as place:
         asked = asked_of(service.conversations, conversation, question)
-        history, text = asked.history, asked.text
+        history, text, begun = asked.history, asked.text, asked.begun
         new = () if text is None else (Message("user", text),)
         engine = permitted(service.engine, session_permit(Role.USER))
         turn = run_turn(
             service.record, place.engine(engine, is_ending=server_ending()), current_actor(),
             new_request(
-                user.id, (*_for_engine(history), *new), effort=effort, grammar=service.config.harmony_grammar
+                user.id, (*_for_engine(history), *new), effort=effort, grammar=service.config.harmony_grammar,
+                continues=asked.goes_on,
             ),
             conversation_id=conversation.id, allowance=allowance(),
         )  # fmt: skip
 
         def keep_question() -> str:
+            if begun is not None:
+                return begun.parent_id or ""
             if text is None:
                 return history[-1].id
             allowance().spend(user.id, Content(text))  # a question is kept beside its event
             new_message = NewMessage("user", text)
             return service.conversations.append(user.id, conversation.id, new_message, parent_id=asked.parent_id).id
 
-        place.start(turn, keep_question, about)
+        place.start(turn, keep_question, about, begun=begun.id if begun is not None else None)
         return turn.request.id
 
 
@@ -98,7 +101,7 @@ def read_along(user: User, conversation: Conversation, turn_id: str, after: int)
     end = copy_current_request_context(partial(_end, services(), user, conversation, head.turn))
     lines = stream_turn(
         reader, turn_id=head.turn, age_s=time.monotonic() - head.began_s, after=after, clock_s=time.monotonic,
-        is_gone=watch_client(), end=end,
+        is_gone=watch_client(), end=end, begun=_begun(services(), user, conversation, head.begun),
     )  # fmt: skip
     response = _response(lines)
     response.call_on_close(reader.close)
@@ -128,6 +131,16 @@ def answer_html(message: PageMessage) -> str:
 
 def asked_html(message: PageMessage) -> str:
     return str(get_template_attribute("_turns.html", "asked")(message))
+
+
+def _begun(service: Services, user: User, conversation: Conversation, message_id: str | None) -> str:
+    """The text that the running turn continues."""
+    if message_id is None:
+        return ""
+    try:
+        return service.conversations.branch_to(user.id, conversation.id, message_id)[-1].content
+    except ConversationNotFoundError:  # the turn has just ended, and the whole answer took its place
+        return ""
 
 
 def _over(user: User, conversation: Conversation, turn_id: str) -> Response:

@@ -81,6 +81,30 @@ async function regenerate() {
   }
 }
 
+/** Have the model continue its last answer, which was cut off. */
+async function goOn() {
+  const last = document.querySelector("[data-turns] > [data-answer]:last-child");
+  if (state.busy || !(last instanceof HTMLElement) || !last.querySelector("[data-go-on]")) return;
+  const effort = composer.effort;
+  state.begin();
+  composer.showError("");
+  const actions = hooked("data-actions", last);
+  actions.hidden = true;
+  // The old text stays until the first new words come; they come with it.
+  const leave = new AbortController();
+  state.addEventListener("answer", () => { last.hidden = true; }, { once: true, signal: leave.signal });
+  try {
+    await run((...reading) => net.beginTurn(conversation, { go_on: true, effort }, ...reading));
+    last.remove();
+  } catch (error) {
+    state.finish();
+    if (!state.accepted) actions.hidden = false;
+    fail(error);
+  } finally {
+    leave.abort();
+  }
+}
+
 /**
  * Ask a question anew, in place of an earlier one and all that followed it on this page.
  * @param {HTMLElement} question
@@ -194,6 +218,7 @@ document.addEventListener("click", (event) => {
   }
   if (branch instanceof HTMLElement && !state.busy) void showBranch(branch.dataset.branch ?? "");
   if (target.closest("[data-regenerate]")) void regenerate();
+  if (target.closest("[data-go-on]")) void goOn();
   if (code instanceof HTMLElement) void copied(code, code.closest(".code-block")?.querySelector("code")?.textContent ?? "");
   const turn = copy?.closest("[data-answer], [data-asked]");
   if (copy instanceof HTMLElement && turn) void copied(copy, sourceOf(turn));
@@ -210,6 +235,7 @@ document.addEventListener("keydown", (event) => {
     c: () => composer.focus(),
     y: () => last?.click(),
     r: () => void regenerate(),
+    g: () => void goOn(),
     e: () => { if (!state.busy) editor.editLast(); },
   };
   const action = keys[event.key];

@@ -67,7 +67,7 @@ export async function createConversation(text) {
 /**
  * Ask, and hand over each event of the answer as it comes.
  * @param {string} conversation
- * @param {{text?: string, instead_of?: string, regenerate?: boolean, effort: Effort}} turn
+ * @param {{text?: string, instead_of?: string, regenerate?: boolean, go_on?: boolean, effort: Effort}} turn
  * @param {(event: StreamEvent) => void} receive
  * @param {AbortSignal} signal
  */
