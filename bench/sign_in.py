@@ -9,6 +9,7 @@ exist. The engine is a fake that writes a word every 20 ms. Prints one JSON obje
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import re
@@ -115,7 +116,7 @@ def flood(port: int, strangers: int) -> Iterator[Counter[int]]:
                     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
                     connection.sock = raw
                     connection.request("POST", "/sign-in", urlencode(form), headers)
-                    statuses[connection.getresponse().status] += 1
+                    statuses[_status_of(connection.getresponse())] += 1
             except OSError:
                 statuses[0] += 1
 
@@ -126,6 +127,12 @@ def flood(port: int, strangers: int) -> Iterator[Counter[int]]:
     stop.set()
     for thread in threads:
         thread.join(30)
+
+
+def _status_of(answer: http.client.HTTPResponse) -> int:
+    """The status of a refusal, which travels in a cookie to the page that shows it; else that of the answer."""
+    refused = (answer.getheader("Set-Cookie") or "").partition(";")[0].partition("refused=")[2]
+    return int(json.loads(base64.urlsafe_b64decode(refused))["status"]) if refused else answer.status
 
 
 def summary(times_ms: list[float]) -> dict[str, float]:

@@ -12,7 +12,7 @@ import webui.chat.watchers
 import webui.frame
 import webui.health
 import webui.review.routes
-from webui import allowances, cors, denials, errors, hosts, request_ids, security
+from webui import allowances, confirm, cors, denials, errors, hosts, request_ids, security
 from webui import services as service_records
 from webui.api.errors import is_api
 from webui.paths import PlainPaths
@@ -47,7 +47,7 @@ def create_app(services: Services) -> Flask:
     app.context_processor(lambda: {"config": services.config, "model": services.model, "release": services.release})
     webui.chat.watchers.install(app)
     for blueprint in (
-        webui.frame.blueprint, webui.account.routes.strangers, webui.account.routes.blueprint,
+        webui.frame.blueprint, confirm.blueprint, webui.account.routes.strangers, webui.account.routes.blueprint,
         webui.chat.routes.blueprint, webui.review.routes.blueprint, webui.admin.routes.blueprint,
         webui.api.routes.blueprint, webui.health.blueprint,
     ):  # fmt: skip

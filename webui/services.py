@@ -19,6 +19,7 @@ from appliance.people.accounts import Accounts
 from appliance.people.api_keys import ApiKeys
 from appliance.people.approvals import Approvals
 from appliance.people.conversations import Conversations
+from appliance.people.handovers import Handovers
 from appliance.people.responses import Responses
 from appliance.people.sessions import Sessions
 from appliance.people.sign_in import SignIn
@@ -41,6 +42,7 @@ class Services:
     sign_in: SignIn
     sessions: Sessions
     api_keys: ApiKeys
+    handovers: Handovers
     conversations: Conversations
     responses: Responses
     record: AuditLog

@@ -36,6 +36,7 @@ from appliance.people.accounts import Accounts
 from appliance.people.api_keys import ApiKeys
 from appliance.people.approvals import Approvals
 from appliance.people.conversations import Conversations
+from appliance.people.handovers import Handovers
 from appliance.people.hashing_places import HashingPlaces
 from appliance.people.passwords import Passwords
 from appliance.people.responses import Responses
@@ -80,6 +81,7 @@ def make_services(
         sign_in=SignIn(store),
         sessions=Sessions(database, record, idle_s=config.session_hours * 3600),
         api_keys=ApiKeys(database, record, allow_endless=config.endless_api_keys),
+        handovers=Handovers(scratch_dir(config.state_dir, Kind.WEB) / "handovers"),
         conversations=conversations,
         responses=Responses(database, record, days=config.response_days),
         record=record,

@@ -143,7 +143,7 @@ def test_a_person_sees_where_the_account_is_signed_in_and_ends_the_others(site: 
     ada = site.add_user("ada")
     own, other = site.browser(ada), site.browser(ada)
     assert "End all others" in own.get("/account").text
-    assert own.post("/account/sessions/end-others").status_code == 303
+    assert own.post("/account/sessions/end-others", confirmed="yes").status_code == 303
     assert other.get("/account").status_code == 302
     page = own.get("/account").text
     assert "End all others" not in page

@@ -185,7 +185,7 @@ def test_the_other_administrator_is_asked_and_confirms(office: Office) -> None:
 
 def test_a_confirmed_link_is_shown_to_the_one_who_asked_and_once(office: Office) -> None:
     rex = office.site.add_user("rex", Role.REVIEWER)
-    office.browser.post(f"/admin/users/{rex.id}/link")
+    office.browser.post(f"/admin/users/{rex.id}/link", confirmed="yes")
     request_id, other = office.request_id(), office.other()
     assert office.browser.post(f"/admin/requests/{request_id}/link").status_code == 400
     assert confirm(other, request_id) == 303
@@ -209,7 +209,8 @@ def test_a_confirmed_new_reviewer_is_made_and_gets_a_link(office: Office) -> Non
 def test_a_refused_or_withdrawn_request_is_closed_and_recorded(office: Office, who: str) -> None:
     become_reviewer(office)
     request_id = office.request_id()
-    assert office.site.browser(office.user(who)).post(f"/admin/requests/{request_id}/refuse").status_code == 303
+    refusing = office.site.browser(office.user(who))
+    assert refusing.post(f"/admin/requests/{request_id}/refuse", confirmed="yes").status_code == 303
     assert confirm(office.other(), request_id) == 400
     assert office.user("mallory").roles == {Role.ADMIN}
     assert office.actions()[-1] != "approval_confirmed"
@@ -228,7 +229,7 @@ def test_a_request_ends_after_a_week_and_that_is_recorded(office: Office) -> Non
 
 def test_a_confirmed_link_that_nobody_made_ends_too(office: Office) -> None:
     rex = office.site.add_user("rex", Role.REVIEWER)
-    office.browser.post(f"/admin/users/{rex.id}/link")
+    office.browser.post(f"/admin/users/{rex.id}/link", confirmed="yes")
     request_id = office.request_id()
     confirm(office.other(), request_id)
     office.later(LIFETIME_S / 86400 + 0.01)
@@ -298,7 +299,7 @@ def test_who_has_not_come_yet_is_no_second_and_not_the_last_one(site: Site, alon
 def test_a_puppet_does_not_become_a_person_by_a_link_of_its_own(site: Site, alone: Browser) -> None:
     puppet = take_over(site, link_in(alone.post("/admin/users", name="puppet", **roles(Role.ADMIN)).text))
     own = site.services.accounts.find("puppet")
-    again = take_over(site, link_in(puppet.post(f"/admin/users/{own.id}/link").text))
+    again = take_over(site, link_in(puppet.post(f"/admin/users/{own.id}/link", confirmed="yes").text))
     mallory = site.services.accounts.find("mallory")
     alone.post(f"/admin/users/{mallory.id}/roles", confirmed="yes", **roles(Role.ADMIN, Role.REVIEWER))
     (request,) = site.services.approvals.open_requests()
@@ -310,7 +311,7 @@ def test_two_puppets_do_not_count_for_each_other(site: Site, alone: Browser) -> 
     puppets = []
     for name in ("punch", "judy"):
         user = site.services.accounts.create_user(name, None, [Role.USER], by=SYSTEM)
-        link = link_in(alone.post(f"/admin/users/{user.id}/link").text)
+        link = link_in(alone.post(f"/admin/users/{user.id}/link", confirmed="yes").text)
         take_over(site, link)
         site.services.accounts.set_roles(user.id, [Role.ADMIN], by=SYSTEM)
         puppets.append(user)
@@ -353,7 +354,7 @@ def test_getting_rid_of_the_witness_does_not_make_one_alone(office: Office, get_
         with pytest.raises(SecondNeededError):
             office.site.services.accounts.enable(office.trent.id, by=office.by)
     else:  # a link for the former administrator, who is nobody now, gives that account and nothing more
-        office.browser.post(f"/admin/users/{office.trent.id}/link")
+        office.browser.post(f"/admin/users/{office.trent.id}/link", confirmed="yes")
         with pytest.raises(SecondNeededError):
             office.site.services.accounts.set_roles(office.trent.id, [Role.ADMIN], by=office.by)
     office.later(6.9)
@@ -400,7 +401,7 @@ def test_a_request_is_void_once_its_maker_is_no_administrator(office: Office, wa
 
 def test_a_confirmed_link_does_not_outlive_a_change_of_roles(office: Office) -> None:
     rex = office.site.add_user("rex", Role.ADMIN)
-    office.browser.post(f"/admin/users/{rex.id}/link")
+    office.browser.post(f"/admin/users/{rex.id}/link", confirmed="yes")
     request_id = office.request_id()
     assert confirm(office.other(), request_id) == 303
     office.site.services.accounts.set_roles(rex.id, [Role.ADMIN, Role.REVIEWER], by=SYSTEM)

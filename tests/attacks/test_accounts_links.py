@@ -104,7 +104,7 @@ def test_a_first_administrators_link_is_dead_once_there_is_one(site: Site) -> No
 def test_a_disabled_account_gets_no_link(site: Site) -> None:
     root, ada = site.browser(site.add_user("root", Role.ADMIN)), site.add_user("ada")
     disable(site, ada)
-    response = root.post(f"/admin/users/{ada.id}/link")
+    response = root.post(f"/admin/users/{ada.id}/link", confirmed="yes")
     assert response.status_code == 400
     assert "data-new-link" not in response.text
 
@@ -135,9 +135,10 @@ def test_a_link_is_never_built_from_the_request(make_site: MakeSite, addresses: 
     token = re.search(r'<meta name="csrf-token" content="([0-9a-f]{64})">', page)
     assert token is not None, page
     headers = {k: v for k, v in POISON.items() if k != "Host"} | {"Origin": base}
-    response = browser.client.post(
-        f"/admin/users/{ada.id}/link", base_url=url, data={"csrf_token": token[1]}, headers=headers
-    )
+    form = {"csrf_token": token[1], "confirmed": "yes"}
+    sent = browser.client.post(f"/admin/users/{ada.id}/link", base_url=url, data=form, headers=headers)
+    assert sent.headers["Location"].startswith("/admin?")
+    response = browser.client.get(sent.headers["Location"], base_url=url, headers=headers)
     found = re.search(r"data-new-link>([^<]+)<", response.text)
     assert found is not None, response.text
     assert found[1].startswith((addresses[0] if addresses else "http://127.0.0.1:8080") + "/welcome/")

@@ -33,7 +33,7 @@ def test_two_accounts_that_vouched_for_each_other_are_one_person(site: Site, alo
     puppet = puppet_of(site, alone, "puppet", Role.ADMIN)
     mallory = site.services.accounts.find("mallory")
     demote_oneself(site, alone, "mallory")
-    take_over(site, link_in(puppet.post(f"/admin/users/{mallory.id}/link").text))
+    take_over(site, link_in(puppet.post(f"/admin/users/{mallory.id}/link", confirmed="yes").text))
     puppet.post(f"/admin/users/{mallory.id}/roles", confirmed="yes", **roles(Role.ADMIN))
     assert site.services.accounts.find("mallory").roles == {Role.ADMIN}
     again = site.browser()

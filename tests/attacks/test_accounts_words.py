@@ -86,7 +86,7 @@ def of_the_other_administrator(house: House) -> None:
     with house.site.services.record.database.write() as connection:
         connection.execute(users.update().values(admin_ended_us=users.c.admin_ended_us - 7 * 24 * 3600 * 1_000_000))
     for request in house.site.services.approvals.open_requests():
-        house.browser.post(f"/admin/requests/{request.id}/refuse")
+        house.browser.post(f"/admin/requests/{request.id}/refuse", confirmed="yes")
     assert house.enabled("rita")
     assert house.asked_before_disabling("rita") == ALONE
 

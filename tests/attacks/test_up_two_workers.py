@@ -107,7 +107,7 @@ def _end_of(stream: HTTPResponse) -> str:
 
 
 def guess(port: int, number: int) -> int:
-    """Try one wrong password on a new connection. Returns the status."""
+    """Try one wrong password on a new connection. Returns the status of the page that says so."""
     connection = HTTPConnection("127.0.0.1", port, timeout=HELD_S)
     connection.request("GET", "/sign-in")
     response = connection.getresponse()
@@ -117,6 +117,10 @@ def guess(port: int, number: int) -> int:
     form = urlencode({"csrf_token": found[1], "name": "ada", "password": f"a wrong guess {number}"})
     headers = {"Cookie": cookie, "Content-Type": "application/x-www-form-urlencoded", "Connection": "close"}
     connection.request("POST", "/sign-in", form, headers)
+    sent = connection.getresponse()
+    refused = (sent.getheader("Set-Cookie") or "").partition(";")[0]
+    sent.close()
+    connection.request("GET", sent.getheader("Location") or "", headers={"Cookie": f"{cookie}; {refused}"})
     status = connection.getresponse().status
     connection.close()
     return status

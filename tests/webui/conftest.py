@@ -27,6 +27,7 @@ from appliance.people.accounts import Accounts, Role, User
 from appliance.people.api_keys import ApiKeys
 from appliance.people.approvals import Approvals
 from appliance.people.conversations import Conversations
+from appliance.people.handovers import Handovers
 from appliance.people.key_rights import FULL_RIGHTS, KeyRights
 from appliance.people.passwords import Passwords
 from appliance.people.responses import Responses
@@ -38,6 +39,7 @@ from tests.fakes import FakeEngine, Gate
 from tests.webui.described_answers import hold_to_descriptions
 from webui.app import create_app
 from webui.denials import record_counts
+from webui.handover import FIELD
 from webui.services import Services
 
 PASSWORD = "correct horse battery staple"
@@ -106,10 +108,19 @@ class Browser:
         assert found is not None, page
         return found[1]
 
-    def post(self, path: str, **form: str | list[str]) -> TestResponse:
+    def send(self, path: str, **form: str | list[str]) -> TestResponse:
+        """Send a form; the answer itself, which may be a redirect."""
         if "csrf_token" not in form:
             form["csrf_token"] = self.token()
         return self.client.post(path, data=form, headers={"Origin": "http://localhost"})
+
+    def post(self, path: str, **form: str | list[str]) -> TestResponse:
+        """Send a form, and see the page that shows what the form left for it, if it left something."""
+        response = self.send(path, **form)
+        dropped = response.headers.getlist("Set-Cookie")
+        if f"{FIELD}=" in response.headers.get("Location", "") or any(c.startswith("refused=ey") for c in dropped):
+            return self.client.get(response.headers["Location"])
+        return response
 
 
 MakeSite = Callable[..., Site]
@@ -166,6 +177,7 @@ def make_site(tmp_path: Path, empty_database: Path) -> Iterator[MakeSite]:
             sign_in=SignIn(store),
             sessions=Sessions(database, record, idle_s=config.session_hours * 3600),
             api_keys=ApiKeys(database, record, allow_endless=config.endless_api_keys),
+            handovers=Handovers(home / "state" / "tmp" / "web" / "handovers"),
             conversations=conversations,
             responses=Responses(database, record, days=config.response_days),
             record=record,

@@ -104,7 +104,7 @@ def test_the_last_administrator_stays_one(site: Site, admin: Browser, path: str,
 
 def test_a_new_link_replaces_a_forgotten_password(site: Site, admin: Browser) -> None:
     ada = site.add_user("ada")
-    link = link_of(admin.post(f"/admin/users/{ada.id}/link").text)
+    link = link_of(admin.post(f"/admin/users/{ada.id}/link", confirmed="yes").text)
     new = "another long password"
     assert site.browser().post(link, password=new, password_again=new).status_code == 303
     assert site.browser().post("/sign-in", name="ada", password=PASSWORD).status_code == 401

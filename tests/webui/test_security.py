@@ -67,7 +67,7 @@ def test_refuses_a_token_from_before_signing_in(site: Site) -> None:
 
 def test_the_token_may_come_as_a_header(site: Site, victim: Browser) -> None:
     headers = {**SAME, "X-CSRF-Token": victim.token()}
-    assert victim.client.post("/account/keys", data=LABEL, headers=headers).status_code == 200
+    assert victim.client.post("/account/keys", data=LABEL, headers=headers).status_code == 303
     assert key_count(site) == 1
 
 

@@ -70,6 +70,17 @@ def end_choices(now: datetime, *, may_be_endless: bool) -> EndChoices:
     return EndChoices(_DAYS, DEFAULT_DAYS, earliest.date(), latest.date(), may_be_endless)
 
 
+def question_of_ending_sessions() -> Question:
+    """What is asked before a person is signed out everywhere else."""
+    return Question(
+        title="Sign out everywhere else?",
+        consequences=("Every other browser that is signed in to your account must sign in again.",
+                      "Answers that were asked for there end. You stay signed in here, and API keys go on working."),
+        button="End all others",
+        back="/account",
+    )  # fmt: skip
+
+
 def question_of_revoking(key: ApiKey) -> Question:
     """What is asked before a key is revoked."""
     used = f"It was last used on {key.used_at:%Y-%m-%d at %H:%M} UTC." if key.used_at else "It was never used."

@@ -6,7 +6,7 @@ Two blueprints, because the record names endpoints: ``auth`` is for strangers, `
 from __future__ import annotations
 
 from datetime import date, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from flask import Blueprint, Response, make_response, redirect, render_template, request, url_for
 
@@ -23,6 +23,7 @@ from webui.account import present
 from webui.account.return_to import safe_return_path
 from webui.allowances import allowance
 from webui.errors import LinkRefusedError, NotFoundError
+from webui.handover import answer, hand_over, take
 from webui.services import services
 from webui.session import (
     begin_session,
@@ -43,6 +44,7 @@ _REFUSALS: Final = (SignInError, HashingBusyError, PasswordRuleError)
 _NOTICES: Final = {
     "password": "The password is changed. You are signed out everywhere else.",
     "revoked": "The key is revoked.",
+    "key_shown": "A new key is shown once. If you did not keep it, revoke it and make another.",
     "signed_out": "You are signed out everywhere else.",
 }
 
@@ -50,10 +52,11 @@ _NOTICES: Final = {
 @strangers.get("/sign-in")
 def sign_in() -> Response:
     """The form. A browser that is signed in is sent on at once."""
-    return_path = safe_return_path(request.args.get("next"))
-    if current_user() is not None:
+    return_path, left = safe_return_path(request.args.get("next")), take()
+    if current_user() is not None and not left:
         return make_response(redirect(return_path))
-    response = _sign_in_form(return_path)
+    page = render_template("sign_in.html", error=left.get("error"), name=left.get("name", ""), next=return_path)
+    response = answer(page, left)
     if request.headers.get("Sec-Fetch-Site") == "cross-site":
         # A link from another site: the browser withholds the session it may have (SameSite=Strict), and will send it
         # when this page itself asks again.
@@ -71,31 +74,38 @@ def sign_in_submit() -> Response:
             services().sessions, name, password, via="web", address=client_address(), device=device_of(name)
         )
     except _REFUSALS as exc:
-        return _refused(_sign_in_form(return_path, name=name, error=str(exc)), exc)
+        return hand_over(url_for("auth.sign_in", next=return_path), {"name": name, **_refusal(exc)})
     return _go_on(user, return_path, session)
 
 
 @strangers.post("/sign-out")
 def sign_out() -> Response:
     """End this browser's session."""
-    response = make_response(redirect("/sign-in"))
+    response = make_response(redirect("/sign-in", 303))
     end_session(response)
     return response
 
 
 @strangers.get("/welcome/<token>")
 def welcome(token: str) -> Response:
-    """The form behind a one-time link. Looking at it does not use the link up."""
-    return _welcome_form(token, _link_user(token))
+    """The form behind a one-time link. Looking at it does not use the link up. Whose account it names is fixed; the name
+    of a new account stays open, also after a refusal."""
+    link_user, left = _link_user(token), take()
+    has_keys = link_user is not None and services().api_keys.has_working(link_user.id)
+    page = render_template(
+        "welcome.html", token=token, account=link_user.name if link_user else None, name=left.get("name", ""),
+        error=left.get("error"), has_keys=has_keys, name_rule=NAME_RULE, name_pattern=NAME_PATTERN,
+    )  # fmt: skip
+    return answer(page, left)
 
 
 @strangers.post("/welcome/<token>")
 def welcome_submit(token: str) -> Response:
     """Use the link: make the account or set its password, and sign in."""
-    link_user = _link_user(token)
+    _link_user(token)
     name, password = request.form.get("name", ""), request.form.get("password", "")
     if password != request.form.get("password_again", ""):
-        return _welcome_form(token, link_user, name=name, error="The two passwords differ.")
+        return _back_to_link(token, name, "The two passwords differ.")
     try:
         user = services().accounts.redeem(
             token, name, password, via="web", address=client_address(), end_keys=confirm.is_chosen("end_keys")
@@ -103,7 +113,7 @@ def welcome_submit(token: str) -> Response:
     except LinkError as exc:  # ended between the two steps
         raise LinkRefusedError(message=str(exc)) from None
     except (AccountError, PasswordRuleError, HashingBusyError) as exc:
-        return _welcome_form(token, link_user, name=name, error=str(exc))
+        return _back_to_link(token, name, str(exc))
     return _go_on(user, "/")
 
 
@@ -114,8 +124,9 @@ def _signed_in() -> None:
 
 @blueprint.get("/account")
 def show() -> Response:
-    """The page, with the keys that still work."""
-    return _page(notice=_NOTICES.get(request.args.get("notice", "")))
+    """The page, with the keys that still work, and once the secret of a new one."""
+    left = take()
+    return answer(_page(left, notice=_NOTICES.get(request.args.get("notice", ""))), left)
 
 
 @blueprint.post("/account/password")
@@ -130,8 +141,8 @@ def change_password() -> Response:
         )
     except _REFUSALS as exc:
         if isinstance(exc, SignInError) and not exc.retry_after_s:
-            return _page(status=400, error="The present password is wrong.")
-        return _refused(_page(error=str(exc)), exc)
+            return _back({"status": 400, "error": "The present password is wrong."})
+        return _back(_refusal(exc))
     response = make_response(redirect("/account?notice=password", 303))
     begin_session(response, user)
     return response
@@ -140,17 +151,17 @@ def change_password() -> Response:
 @blueprint.post("/account/keys")
 @require_role(Role.USER)
 def create_key() -> Response:
-    """Make an API key; its secret is in this response and nowhere else."""
-    label = request.form.get("label", "")
+    """Make an API key. The page that this leads to shows its secret, once."""
+    label, scopes = request.form.get("label", ""), _chosen_scopes()
     allowance().check_texts(demand_user().id, [])  # making a key and revoking it are events
     allowance().spend(demand_user().id, Content(label))
     try:
         _, secret = services().api_keys.create(
-            demand_user(), label, by=current_actor(), expires_at=_chosen_end(), rights=KeyRights(_chosen_scopes())
+            demand_user(), label, by=current_actor(), expires_at=_chosen_end(), rights=KeyRights(scopes)
         )
     except AccountError as exc:
-        return _page(status=400, error=str(exc), label=label, chosen=_chosen_scopes())
-    return _page(new_key=secret)
+        return _back({"status": 400, "error": str(exc), "label": label, "chosen": sorted(scopes)})
+    return hand_over(url_for("account.show", notice="key_shown"), {"new_key": secret})
 
 
 @blueprint.post("/account/keys/<key_id>/revoke")
@@ -168,40 +179,34 @@ def revoke_key(key_id: str) -> Response:
 
 @blueprint.post("/account/sessions/end-others")
 def end_other_sessions() -> Response:
-    """Sign this person out everywhere but here."""
+    """Sign this person out everywhere but here, after asking."""
+    if not confirm.is_confirmed():
+        return confirm.ask(present.question_of_ending_sessions())
     services().sessions.end_others(demand_user(), own_token=own_token(), by=current_actor())
     return make_response(redirect("/account?notice=signed_out", 303))
 
 
-def _refused(response: Response, error: SignInError | HashingBusyError | PasswordRuleError) -> Response:
-    """The page, with the status of a password that was not accepted, and when to try again."""
+def _refusal(error: SignInError | HashingBusyError | PasswordRuleError) -> dict[str, Any]:
+    """What the next page says, with the status of a password that was not accepted, and when to try again."""
     if isinstance(error, PasswordRuleError):
-        response.status_code = 400
-        return response
-    response.status_code = 503 if isinstance(error, HashingBusyError) else 429 if error.retry_after_s else 401
-    if response.status_code != 401:
-        response.headers["Retry-After"] = str(int(error.retry_after_s) + 1)
-    return response
+        return {"status": 400, "error": str(error)}
+    status = 503 if isinstance(error, HashingBusyError) else 429 if error.retry_after_s else 401
+    waits = {} if status == 401 else {"retry_after": int(error.retry_after_s) + 1}
+    return {"status": status, "error": str(error), **waits}
+
+
+def _back(left: dict[str, Any]) -> Response:
+    return hand_over(url_for("account.show"), left)
+
+
+def _back_to_link(token: str, name: str, error: str) -> Response:
+    return hand_over(url_for("auth.welcome", token=token), {"status": 400, "error": error, "name": name})
 
 
 def _go_on(user: User, path: str, session: str | None = None) -> Response:
     response = make_response(redirect(path, 303))
     begin_session(response, user, token=session)
     return response
-
-
-def _sign_in_form(return_path: str, *, name: str = "", error: str | None = None) -> Response:
-    return make_response(render_template("sign_in.html", error=error, name=name, next=return_path))
-
-
-def _welcome_form(token: str, link_user: User | None, *, name: str = "", error: str | None = None) -> Response:
-    """The form. Whose account the link names is fixed; the name of a new account stays open, also after a refusal."""
-    has_keys = link_user is not None and services().api_keys.has_working(link_user.id)
-    page = render_template(
-        "welcome.html", token=token, account=link_user.name if link_user else None, name=name, error=error,
-        has_keys=has_keys, name_rule=NAME_RULE, name_pattern=NAME_PATTERN,
-    )  # fmt: skip
-    return make_response(page, 400 if error else 200)
 
 
 def _link_user(token: str) -> User | None:
@@ -233,17 +238,15 @@ def _chosen_scopes() -> frozenset[Scope]:
     return frozenset(scope for scope in Scope if scope.value in request.form.getlist("scope"))
 
 
-def _page(
-    *, status: int = 200, new_key: str | None = None, error: str | None = None, notice: str | None = None,
-    label: str = "", chosen: frozenset[Scope] = ALL_SCOPES,
-) -> Response:  # fmt: skip
+def _page(left: dict[str, Any], *, notice: str | None) -> str:
+    """Args: left: what the form that led here left: ``new_key``, or ``error`` with what was in the form."""
     user, service, now = demand_user(), services(), services().clock()
     keys = service.api_keys.list_keys(user.id)
     sessions = service.sessions.list_sessions(user.id, own_token=own_token())
-    page = render_template(
+    return render_template(
         "account.html", api_keys=[present.page_key(key, now) for key in keys if key.revoked_at is None],
         damaged_keys=keys.damaged, sessions=sessions, damaged_sessions=sessions.damaged,
-        new_key=new_key, error=error, notice=notice, label=label, chosen=chosen, scope_words=present.SCOPE_WORDS,
+        new_key=left.get("new_key"), error=left.get("error"), notice=None if left else notice,
+        label=left.get("label", ""), chosen=left.get("chosen", ALL_SCOPES), scope_words=present.SCOPE_WORDS,
         ends=present.end_choices(now, may_be_endless=service.api_keys.allow_endless), api_url=f"{service.site_url}/v1",
     )  # fmt: skip
-    return make_response(page, status)

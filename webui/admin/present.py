@@ -53,16 +53,31 @@ def question_of_roles(user: User, wanted: frozenset[Role], outlook: str) -> Ques
     )  # fmt: skip
 
 
-def question_of_link(user: User, outlook: str) -> Question:
-    """Args: outlook: whether it waits for another administrator; "" where it needs none."""
+def question_of_link(user: User, outlook: str, *, replaces: bool) -> Question:
+    """
+    Args:
+        outlook: whether it waits for another administrator; "" where it needs none.
+        replaces: an earlier link still works.
+    """
     return Question(
         title=f"Make a new link for {user.name}?",
         consequences=(
-            "A link that was made before still works. It ends with the new one.",
+            *(["A link that was made before still works. It ends with the new one."] if replaces else []),
             "Whoever holds the new link sets the password of the account and is signed in.",
             *([outlook] if outlook else []),
         ),
         button="Make the new link",
+        back=_BACK,
+    )
+
+
+def question_of_refusing(request: Request, *, is_own: bool) -> Question:
+    """What is asked before a request is closed without its change."""
+    wish = f"{request.requester} asked to {request.change.words()}."
+    return Question(
+        title="Take the request back?" if is_own else "Refuse the request?",
+        consequences=(wish, "Nothing is changed, and the request is closed. It can be asked for again."),
+        button="Take it back" if is_own else "Refuse it",
         back=_BACK,
     )
 

@@ -3,6 +3,8 @@ No page here shows content."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from flask import Blueprint, Response, make_response, redirect, render_template, request, url_for
 
 from appliance.people.accounts import AccountError, Role, UserNotFoundError
@@ -13,6 +15,7 @@ from webui import confirm, denials
 from webui.admin import present
 from webui.admin.alarms import current_alarms
 from webui.errors import ForbiddenError, NotFoundError, respond
+from webui.handover import answer, hand_over, take
 from webui.services import services
 from webui.session import begin_session, current_actor, demand_role, demand_user
 
@@ -21,6 +24,7 @@ _NOTICES = {
     "asked": "Another administrator must confirm this. It waits below, and nothing has changed yet.",
     "confirmed": "Confirmed. If the request was for a link, the administrator who asked makes it.",
     "refused": "The request is closed. Nothing was changed.",
+    "link_shown": "A link is shown once. If it was not handed over, make a new one.",
 }
 
 blueprint = Blueprint("admin", __name__, url_prefix="/admin")
@@ -55,12 +59,15 @@ def ask_another(needed: SecondNeededError) -> Response:
 @blueprint.errorhandler(AccountError)
 def refused(error: AccountError) -> Response:
     """Say on the page why nothing was changed."""
-    return _page(error=str(error), name=request.form.get("name", ""))
+    left = {"status": 400, "error": str(error), "name": request.form.get("name", "")}
+    return hand_over(url_for("admin.index"), left)
 
 
 @blueprint.get("")
 def index() -> Response:
-    return _page(notice=_NOTICES.get(request.args.get("notice", "")))
+    """The page, with what the form that led here left: once a link, or why nothing was changed."""
+    left = take()
+    return answer(_page(left, notice=_NOTICES.get(request.args.get("notice", ""))), left)
 
 
 @blueprint.post("/users")
@@ -68,7 +75,7 @@ def add_user() -> Response:
     """Make an account without a password, and the link with which its owner sets one."""
     accounts = services().accounts
     user = accounts.create_user(request.form.get("name", ""), None, _roles(), by=current_actor())
-    return _page(link_for=user.name, link=accounts.make_reset_link(user.id, by=current_actor()))
+    return _show_link(user.name, accounts.make_reset_link(user.id, by=current_actor()))
 
 
 @blueprint.post("/users/<user_id>/link")
@@ -76,10 +83,10 @@ def new_link(user_id: str) -> Response:
     """Make a link for an existing account whose owner has forgotten the password."""
     accounts = services().accounts
     user = accounts.get(user_id)
-    if accounts.has_link(user_id) and not confirm.is_confirmed():
+    if not confirm.is_confirmed():
         wanted = Change("link", user.id, user.name, user.roles, user.roles)
-        return confirm.ask(present.question_of_link(user, _outlook(wanted)))
-    return _page(link_for=user.name, link=accounts.make_reset_link(user_id, by=current_actor()))
+        return confirm.ask(present.question_of_link(user, _outlook(wanted), replaces=accounts.has_link(user_id)))
+    return _show_link(user.name, accounts.make_reset_link(user_id, by=current_actor()))
 
 
 @blueprint.post("/users/<user_id>/roles")
@@ -128,7 +135,12 @@ def confirm_request(request_id: str) -> Response:
 
 @blueprint.post("/requests/<request_id>/refuse")
 def refuse_request(request_id: str) -> Response:
-    services().approvals.refuse(request_id, by=current_actor())
+    """Close a request, one's own or another's, without doing what it asks for."""
+    approvals = services().approvals
+    wanted = next((one for one in approvals.open_requests() if one.id == request_id), None)
+    if wanted is not None and not confirm.is_confirmed():
+        return confirm.ask(present.question_of_refusing(wanted, is_own=wanted.requester_id == demand_user().id))
+    approvals.refuse(request_id, by=current_actor())
     return _done("refused")
 
 
@@ -136,7 +148,7 @@ def refuse_request(request_id: str) -> Response:
 def make_confirmed_link(request_id: str) -> Response:
     """Show the confirmed link once, to the administrator who asked for it."""
     name, link = services().approvals.make_link(request_id, by=current_actor())
-    return _page(link_for=name, link=link)
+    return _show_link(name, link)
 
 
 def _outlook(change: Change) -> str:
@@ -153,18 +165,21 @@ def _roles() -> frozenset[Role]:
     return frozenset(role for role in Role if request.form.get(role.value) == "yes")
 
 
-def _page(
-    *, error: str | None = None, notice: str | None = None, name: str = "", link_for: str = "", link: str = ""
-) -> Response:
+def _show_link(name: str, token: str) -> Response:
+    """Back to the page, which shows the link once."""
+    link = services().site_url + url_for("auth.welcome", token=token)
+    return hand_over(url_for("admin.index", notice="link_shown"), {"link_for": name, "link": link})
+
+
+def _page(left: dict[str, Any], *, notice: str | None) -> str:
     service = services()
-    address = service.site_url + url_for("auth.welcome", token=link) if link else ""
     people, asked = service.accounts.list_users(), service.approvals.open_requests()
-    page = render_template(
-        "admin.html", users=people, damaged=[*people.damaged, *asked.damaged], roles=list(Role), error=error,
-        notice=notice, name=name, link_for=link_for, link=address, engine=_engine_status(),
+    return render_template(
+        "admin.html", users=people, damaged=[*people.damaged, *asked.damaged], roles=list(Role),
+        error=left.get("error"), name=left.get("name", ""), link_for=left.get("link_for", ""),
+        link=left.get("link", ""), notice=None if left else notice, engine=_engine_status(),
         alarms=current_alarms(service), requests=present.page_requests(service.approvals, asked, demand_user()),
     )  # fmt: skip
-    return make_response(page, 400 if error else 200)
 
 
 def _engine_status() -> Status | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from flask import Blueprint, Response, current_app, jsonify, redirect, render_template, request, url_for
+from flask import Blueprint, Response, current_app, jsonify, make_response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from appliance.audit.checkpoint import integrity as integrity_of
@@ -16,16 +17,19 @@ from appliance.audit.findings import acknowledge as acknowledge_finding
 from appliance.audit.ledger import read_tail
 from appliance.audit.log import Event, EventNotFoundError, RecordError
 from appliance.audit.note import CheckpointError, parse_checkpoint
-from appliance.audit.pages import PagesReport, check_pages
+from appliance.audit.pages import check_pages
 from appliance.audit.review import Filter, Page, actor_names, read_event, search
 from appliance.audit.rows import DamagedEvent
 from appliance.audit.stored import newest_note
-from appliance.audit.verify import VerificationReport, verify_log
+from appliance.audit.verify import verify_log
 from appliance.database.transactions import as_iso
 from appliance.people.accounts import Role
+from appliance.people.handovers import HandoverError
 from webui.errors import NotFoundError, respond
+from webui.handover import answer, hand_over, take
 from webui.review.present.event import PageDamagedEvent, PageEvent, page_event
 from webui.review.present.proof import prove
+from webui.review.present.report import page_report
 from webui.review.present.rows import page_days
 from webui.review.present.words import ACTION_GROUPS
 from webui.services import services
@@ -75,13 +79,14 @@ def source(sequence: int) -> Response:
 
 
 @blueprint.get("/integrity")
-def integrity() -> str:
-    """The page behind the badge: how the record stands."""
-    return _integrity_page()
+def integrity() -> Response:
+    """The page behind the badge: how the record stands, and once what a verification found."""
+    left = take()
+    return answer(_integrity_page(left), left)
 
 
 @blueprint.post("/integrity")
-def verify() -> str:
+def verify() -> Response:
     """Check what `appliance audit verify` checks. The result is recorded, and faults mark the record as broken."""
     log = services().record
     report, pages = verify_log(log.database, services().config.state_dir), check_pages(log.database)
@@ -89,19 +94,23 @@ def verify() -> str:
         keep_verdict(log, report, by=current_actor(), other_faults=pages.faults)
     except RecordError:  # the result is shown even if a damaged log cannot take the event: it shows no content
         current_app.logger.exception("the verification of the record could not be recorded")
-    return _integrity_page(report=report, pages=pages)
+    left = {"report": asdict(page_report(report, pages))}
+    try:
+        return hand_over(url_for("review.integrity"), left)
+    except HandoverError:  # the result must be seen on a full disk, too; only then a reload verifies again
+        return answer(_integrity_page(left), left)
 
 
 @blueprint.post("/integrity/acknowledge")
-def acknowledge() -> ResponseReturnValue:
+def acknowledge() -> Response:
     """Record that the reviewer acknowledges the finding. The signer starts again the next time it is due."""
     log, tail = services().record, read_tail(services().config.audit_dir)
     try:
         given = request.form.get("finding", ""), request.form.get("reason", "")
         acknowledge_finding(log, tail[1] if tail else None, *given, by=current_actor())
     except AcknowledgementError as exc:
-        return _integrity_page(error=str(exc)), 400
-    return redirect(url_for("review.integrity"), 303)
+        return hand_over(url_for("review.integrity"), {"status": 400, "error": str(exc)})
+    return make_response(redirect(url_for("review.integrity"), 303))
 
 
 @blueprint.post("/integrity/checkpoint")
@@ -186,11 +195,11 @@ def _name_of(note: str) -> str:
     return f"checkpoint-{signed.size}-{moment}.txt"
 
 
-def _integrity_page(
-    *, report: VerificationReport | None = None, pages: PagesReport | None = None, error: str | None = None
-) -> str:
+def _integrity_page(left: dict[str, Any]) -> str:
+    """Args: left: what the form that led here left: ``report``, or ``error``."""
     log = services().record
     found = integrity_of(log, services().config.state_dir)
     return render_template(
-        "integrity.html", report=report, pages=pages, error=error, finding=found.finding, past=past_findings(log)
+        "integrity.html", report=left.get("report"), error=left.get("error"), finding=found.finding,
+        past=past_findings(log),
     )  # fmt: skip

@@ -7,5 +7,6 @@ written      whether a rendered answer shows everything that was written
 unseen       text in which characters that nobody sees are named
 words        actions, outcomes and the filter's choices in the reviewer's words
 proof        whether an event is proved, checked now
+report       what a verification of the whole record found
 integrity    how the record stands: the badge, and the page behind it
 """
