@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Flask, request
 
 import webui.account.routes
-import webui.admin.routes
+import webui.admin.sections
 import webui.api.routes
 import webui.chat.routes
 import webui.chat.watchers
@@ -48,7 +48,7 @@ def create_app(services: Services) -> Flask:
     webui.chat.watchers.install(app)
     for blueprint in (
         webui.frame.blueprint, confirm.blueprint, webui.account.routes.strangers, webui.account.routes.blueprint,
-        webui.chat.routes.blueprint, webui.review.routes.blueprint, webui.admin.routes.blueprint,
+        webui.chat.routes.blueprint, webui.review.routes.blueprint, webui.admin.sections.blueprint,
         webui.api.routes.blueprint, webui.health.blueprint,
     ):  # fmt: skip
         app.register_blueprint(blueprint)

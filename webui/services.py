@@ -19,7 +19,9 @@ from appliance.people.accounts import Accounts
 from appliance.people.api_keys import ApiKeys
 from appliance.people.approvals import Approvals
 from appliance.people.conversations import Conversations
+from appliance.people.groups import Groups
 from appliance.people.handovers import Handovers
+from appliance.people.oversight import Oversight
 from appliance.people.responses import Responses
 from appliance.people.sessions import Sessions
 from appliance.people.sign_in import SignIn
@@ -57,6 +59,14 @@ class Services:
         """The beginning of every link that is handed out. It is never made from a request: that may name any host."""
         addresses = self.config.site_addresses
         return addresses[0].url if addresses else self.listener_url
+
+    @property
+    def groups(self) -> Groups:
+        return Groups(self.record)
+
+    @property
+    def oversight(self) -> Oversight:
+        return Oversight(self.record)
 
     @property
     def model(self) -> ModelCard:

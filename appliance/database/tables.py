@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import TSVECTOR
 
 from appliance.database.stored_values import check_what_is_read
 
-SCHEMA = "0005"  # the revision that `metadata` is, the newest in migrations/versions
+SCHEMA = "0006"  # the revision that `metadata` is, the newest in migrations/versions
 
 
 def storable(text: str) -> str:
@@ -89,6 +89,20 @@ users = sa.Table(
     sa.Column("created_us", sa.BigInteger, nullable=False),
     sa.Column("vouched_by", _Text),  # the id of the user whose one-time link set the password (four_eyes.py)
     sa.Column("admin_ended_us", sa.BigInteger),  # when another administrator took its administration away
+    sa.Column("signed_in_us", sa.BigInteger),  # when a browser was last signed in
+)  # fmt: skip
+
+# Groups of people (people/groups.py). A person may be in several.
+people_groups = sa.Table(
+    "people_groups", metadata,
+    sa.Column("id", _Text, primary_key=True),
+    sa.Column("name", _Text, nullable=False, unique=True),
+    sa.Column("created_us", sa.BigInteger, nullable=False),
+)  # fmt: skip
+group_members = sa.Table(
+    "group_members", metadata,
+    sa.Column("group_id", _Text, sa.ForeignKey("people_groups.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("user_id", _Text, sa.ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, index=True),
 )  # fmt: skip
 
 # How much of each allowance for wrong passwords is used up (sign_in_limits.py).
@@ -210,8 +224,9 @@ kept_responses = sa.Table(
 )  # fmt: skip
 
 check_what_is_read(
-    settings, recorded_bytes, users, sign_in_limits, known_addresses, approvals, sessions, api_keys, api_key_use, links
-)
+    settings, recorded_bytes, users, sign_in_limits, known_addresses, approvals, sessions, api_keys, api_key_use, links,
+    people_groups, group_members,
+)  # fmt: skip
 
 # The search index holds words and no text: an FTS5 table on SQLite (DDL below), rows of word vectors on PostgreSQL.
 # A long text has several rows, because a vector is limited to 1 MiB.

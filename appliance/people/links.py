@@ -12,20 +12,22 @@ from __future__ import annotations
 import hashlib
 import secrets
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, Literal
 
 import sqlalchemy as sa
 
 from appliance.database.tables import links, users
-from appliance.database.transactions import CLOCK_SLACK_US, DatabaseError
+from appliance.database.transactions import CLOCK_SLACK_US, DatabaseError, as_datetime
 from appliance.people.users import AccountError, Role, join_roles, parse_roles
 
 LINK_LIFETIME_S = 24 * 3600
 _KEPT_US: Final = 30 * 24 * 3600 * 1_000_000  # after the link's end, so that its page can say why it ended
 
 LinkEnd = Literal[
-    "unknown", "used", "replaced", "expired", "account_disabled", "roles_changed", "password_changed", "admin_exists"
-]
+    "unknown", "used", "replaced", "expired", "account_disabled", "roles_changed", "password_changed", "admin_exists",
+    "withdrawn",
+]  # fmt: skip
 _WORDS: Final[dict[LinkEnd, str]] = {
     "unknown": "There is no such link. Check that the address is complete.",
     "used": "This link was used before, and a link works once.",
@@ -34,6 +36,7 @@ _WORDS: Final[dict[LinkEnd, str]] = {
     "account_disabled": "This link ended when the account was disabled.",
     "roles_changed": "This link ended when the roles of the account changed.",
     "password_changed": "This link ended when the password of the account was changed.",
+    "withdrawn": "An administrator withdrew this link.",
     "admin_exists": "This link was for the first administrator, and there is an administrator now.",
 }
 
@@ -109,6 +112,31 @@ def has_link(connection: sa.Connection, user_id: str, *, now_us: int) -> bool:
     """Whether a link of the account would still work."""
     query = sa.select(links.c.expires_us).where(links.c.user_id == user_id, links.c.ended.is_(None))
     return any(_is_in_time(expires_us, now_us) for expires_us in connection.scalars(query))
+
+
+@dataclass(frozen=True)
+class Invitation:
+    """A link that somebody holds and has not used. ``id`` names it and opens nothing; ``user_id`` is None for the first
+    administrator's."""
+
+    id: str
+    user_id: str | None
+    ends_at: datetime
+
+
+def open_links(connection: sa.Connection, *, now_us: int, user_id: str | None = None) -> list[Invitation]:
+    """The links that still work, the next to end first; with `user_id` those of one account."""
+    query = sa.select(links).where(links.c.ended.is_(None)).order_by(links.c.expires_us)
+    if user_id is not None:
+        query = query.where(links.c.user_id == user_id)
+    rows = [row for row in connection.execute(query) if _is_in_time(row.expires_us, now_us)]
+    return [Invitation(row.token_hash.hex(), row.user_id, as_datetime(row.expires_us)) for row in rows]
+
+
+def withdraw_link(connection: sa.Connection, invitation: Invitation) -> None:
+    """End one link."""
+    mine = links.c.token_hash == bytes.fromhex(invitation.id)
+    connection.execute(links.update().where(mine).values(ended="withdrawn"))
 
 
 def _is_in_time(expires_us: int, now_us: int) -> bool:

@@ -29,8 +29,9 @@ _SEEN_STEP_US = 60_000_000  # how often "last seen" is written
 
 @dataclass(frozen=True)
 class Session:
-    """One signed-in browser; ``is_own`` marks the one that asks."""
+    """One signed-in browser; ``is_own`` marks the one that asks. ``id`` names it and opens nothing."""
 
+    id: str
     address: str
     created_at: datetime
     seen_at: datetime
@@ -69,6 +70,7 @@ class Sessions:
                 token_hash=_hash(token), user_id=user.id, address=address, created_us=now, seen_us=now
             )
         )
+        connection.execute(users.update().where(users.c.id == user.id).values(signed_in_us=now))
         mine = sessions.c.user_id == user.id
         newest = sa.select(sessions.c.token_hash).where(mine).order_by(sessions.c.created_us.desc())
         kept = newest.limit(MOST_SESSIONS)  # not read here: a damaged one keeps nobody from signing in
@@ -106,7 +108,8 @@ class Sessions:
         own = _hash(own_token)
 
         def session(row: sa.Row[Any]) -> Session:
-            return Session(row.address, as_datetime(row.created_us), as_datetime(row.seen_us), row.token_hash == own)
+            times = as_datetime(row.created_us), as_datetime(row.seen_us)
+            return Session(row.token_hash.hex(), row.address, *times, row.token_hash == own)
 
         with self._database.read() as connection:
             return read_rows(connection, query, sessions.c.address, session)

@@ -88,8 +88,7 @@ def sign_out() -> Response:
 
 @strangers.get("/welcome/<token>")
 def welcome(token: str) -> Response:
-    """The form behind a one-time link. Looking at it does not use the link up. Whose account it names is fixed; the name
-    of a new account stays open, also after a refusal."""
+    """The form behind a one-time link. Looking at it does not use the link up. The name of a new account stays open."""
     link_user, left = _link_user(token), take()
     has_keys = link_user is not None and services().api_keys.has_working(link_user.id)
     page = render_template(

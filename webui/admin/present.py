@@ -9,6 +9,8 @@ from datetime import datetime
 
 from appliance.people.accounts import Role, User
 from appliance.people.approvals import Approvals, Request, Second
+from appliance.people.groups import Group
+from appliance.people.oversight import OpenLink
 from appliance.people.users import join_roles
 from webui.confirm import Option, Question
 
@@ -79,6 +81,54 @@ def question_of_refusing(request: Request, *, is_own: bool) -> Question:
         consequences=(wish, "Nothing is changed, and the request is closed. It can be asked for again."),
         button="Take it back" if is_own else "Refuse it",
         back=_BACK,
+    )
+
+
+def question_of_sessions(user: User, back: str, *, is_one: bool) -> Question:
+    """What is asked before somebody else's sessions end."""
+    where = "there" if is_one else "everywhere"
+    return Question(
+        title=f"Sign {user.name} out {where}?",
+        consequences=(f"{user.name} is signed out {where} at once, and answers under way end.",
+                      "The password stays as it is, so the person can sign in again. API keys stay, too."),
+        button=f"Sign {user.name} out",
+        back=back,
+    )  # fmt: skip
+
+
+def question_of_key(user: User, label: str, back: str) -> Question:
+    """What is asked before somebody else's key is revoked."""
+    return Question(
+        title=f"Revoke the key “{label}” of {user.name}?",
+        consequences=("Programs that use it are refused at once, and answers under way end.",
+                      "A revoked key cannot be brought back; its owner can make a new one."),
+        button="Revoke the key",
+        back=back,
+    )  # fmt: skip
+
+
+def question_of_withdrawing(link: OpenLink, back: str) -> Question:
+    """What is asked before a one-time link is withdrawn."""
+    whose = f"of {link.name}" if link.name else "for the first administrator"
+    return Question(
+        title=f"Withdraw the link {whose}?",
+        consequences=("The link opens nothing any more, and its page says that it was withdrawn.",
+                      "The account stays as it is; a new link can be made for it."),
+        button="Withdraw the link",
+        back=back,
+    )  # fmt: skip
+
+
+def question_of_removing(group: Group, back: str) -> Question:
+    """What is asked before a group is removed."""
+    return Question(
+        title=f"Remove the group {group.name}?",
+        consequences=(
+            "Its one member stays." if group.members == 1 else f"Its {group.members} members stay.",
+            "What the group allows or limits ends for them at once.",
+        ),
+        button="Remove the group",
+        back=back,
     )
 
 

@@ -14,6 +14,7 @@ from appliance.turns.engine import EngineUnavailableError, Status
 from webui import confirm, denials
 from webui.admin import present
 from webui.admin.alarms import current_alarms
+from webui.admin.listing import listed_people
 from webui.errors import ForbiddenError, NotFoundError, respond
 from webui.handover import answer, hand_over, take
 from webui.services import services
@@ -173,11 +174,11 @@ def _show_link(name: str, token: str) -> Response:
 
 def _page(left: dict[str, Any], *, notice: str | None) -> str:
     service = services()
-    people, asked = service.accounts.list_users(), service.approvals.open_requests()
+    damaged, asked = service.accounts.list_users().damaged, service.approvals.open_requests()
     return render_template(
-        "admin.html", users=people, damaged=[*people.damaged, *asked.damaged], roles=list(Role),
-        error=left.get("error"), name=left.get("name", ""), link_for=left.get("link_for", ""),
-        link=left.get("link", ""), notice=None if left else notice, engine=_engine_status(),
+        "admin.html", damaged=[*damaged, *asked.damaged], roles=list(Role), error=left.get("error"),
+        name=left.get("name", ""), link_for=left.get("link_for", ""), link=left.get("link", ""),
+        notice=None if left else notice, engine=_engine_status(), **listed_people(),
         alarms=current_alarms(service), requests=present.page_requests(service.approvals, asked, demand_user()),
     )  # fmt: skip
 

@@ -1,0 +1,93 @@
+"""The administration in a real browser: by keyboard, without scripts, on wide and narrow screens, light and dark."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from appliance.people.accounts import Role
+from tests.browser import pages
+from tests.browser.conftest import Server
+from tests.browser.pages import Watched
+from tests.webui.conftest import SYSTEM
+
+VIEWS = [("light", 1280, 720), ("dark", 360, 740), ("light", 1920, 1080)]
+PLACES = ("", "/groups", "/invitations", "/roles")
+
+
+@pytest.fixture
+def admin(page: Page, server: Server) -> Page:
+    server.site.add_user("root", Role.ADMIN)
+    pages.sign_in(page, server.address, "root", server.password)
+    page.goto(f"{server.address}/admin")
+    return page
+
+
+def test_a_person_is_found_put_into_a_group_and_signed_out(admin: Page, server: Server, watched: Watched) -> None:
+    ada = server.site.add_user("ada")
+    for number in range(3):
+        server.site.services.sessions.create(ada, address=f"10.0.0.{number}")
+    admin.get_by_role("link", name="Groups", exact=True).press("Enter")
+    admin.get_by_label("Name").fill("North gate")
+    admin.get_by_label("Name").press("Enter")
+    expect(admin.get_by_role("status")).to_contain_text("The group is made.")
+    admin.get_by_role("link", name="People", exact=True).click()
+    admin.get_by_role("searchbox", name="Name").fill("AD")
+    admin.get_by_role("searchbox", name="Name").press("Enter")
+    admin.get_by_role("link", name="ada", exact=True).click()
+    admin.get_by_label("North gate").check()
+    admin.get_by_role("button", name="Save the groups").click()
+    expect(admin.get_by_label("North gate")).to_be_checked()
+    admin.get_by_role("button", name="End the session from 10.0.0.1").click()
+    admin.get_by_role("button", name="Sign ada out").click()
+    expect(admin.get_by_text("10.0.0.1", exact=True)).to_have_count(0)
+    expect(admin.get_by_text("10.0.0.2", exact=True)).to_be_visible()
+    admin.reload()
+    expect(admin.get_by_text("10.0.0.2", exact=True)).to_be_visible()
+
+
+def furnish(server: Server) -> None:
+    """People, keys, sessions, groups and links, with long names among them."""
+    site = server.site
+    by = site.add_user("root", Role.ADMIN, Role.USER).actor("web")
+    ada = site.add_user("ada-with-a-rather-long-name", Role.USER)
+    site.services.accounts.create_user("grace", None, [Role.USER], by=SYSTEM, display_name="Grace Brewster Hopper")
+    for label in ("nightly report", "Donaudampfschifffahrtsgesellschaftskapitän" * 2):
+        site.services.api_keys.create(ada, label, by=SYSTEM)
+    site.services.sessions.create(ada, address="2001:db8:1234:5678:9abc:def0:1234:5678")
+    group = site.services.groups.create("Donaudampfschifffahrtsgesellschaft", by=by)
+    site.services.groups.set_groups_of(ada.id, [group.id], by=by)
+    grace = site.services.accounts.find("grace")
+    site.services.accounts.make_reset_link(grace.id, by=by)
+
+
+@pytest.fixture
+def look() -> Callable[[Page, str], None]:
+    """Checks that a page is no wider than the screen. With BROWSER_SHOTS=DIR it leaves a picture there."""
+
+    def look(page: Page, name: str) -> None:
+        if shots := os.environ.get("BROWSER_SHOTS"):
+            page.screenshot(path=Path(shots) / f"{name}.png", full_page=True)
+        assert not pages.overflows_sideways(page), name
+
+    return look
+
+
+@pytest.mark.parametrize(("scheme", "width", "height"), VIEWS)
+def test_no_page_of_the_administration_is_wider_than_the_screen(
+    browser: Browser, server: Server, look: Callable[[Page, str], None], scheme: str, width: int, height: int
+) -> None:
+    furnish(server)
+    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)  # type: ignore[arg-type]
+    page = context.new_page()
+    pages.sign_in(page, server.address, "root", server.password)
+    ada = server.site.services.accounts.find("ada-with-a-rather-long-name")
+    for place in (*PLACES, f"/people/{ada.id}"):
+        page.goto(f"{server.address}/admin{place}")
+        expect(page.get_by_role("navigation", name="Administration")).to_be_visible()
+        look(page, f"admin{place.split(ada.id)[0].replace('/', '-')}-{scheme}-{width}")
+    context.close()

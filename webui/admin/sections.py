@@ -1,0 +1,8 @@
+"""Every address of the administration: importing this module makes all of them part of `blueprint`."""
+
+from __future__ import annotations
+
+from webui.admin import groups, people
+from webui.admin.routes import blueprint
+
+__all__ = ["blueprint", "groups", "people"]
