@@ -13,7 +13,7 @@ import logging
 import threading
 from typing import Final, cast
 
-from flask import Flask, Response, current_app, request
+from flask import Flask, Response, current_app, g, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from appliance.audit.details.codec import Details
@@ -21,8 +21,11 @@ from appliance.audit.details.denials import BodyTooLarge
 from appliance.audit.event import Actor
 from appliance.audit.log import RecordError
 from appliance.audit.repeated import WINDOW_S, RepeatedDenials
+from appliance.database.transactions import DatabaseError
 from appliance.people.allowance import PromptTooLargeError, QuotaSpentError, RefusedError
+from appliance.people.api_keys import ApiKey
 from webui import errors
+from webui.allowances import usage_of
 from webui.services import Services
 from webui.session import current_actor
 
@@ -47,6 +50,16 @@ def record_denial(actor: Actor, code: str, details: Details | None = None) -> No
         RecordError: it is not recorded.
     """
     _recorder(current_app).record(actor, code, request.endpoint or "", details)
+    _count(actor)
+
+
+def _count(actor: Actor) -> None:
+    """Count it for the page of usage. A count that cannot be kept now is kept with the next."""
+    key: ApiKey | None = g.get("api_key")
+    try:
+        usage_of(current_app).refused(actor.user_id, "" if key is None else key.id)
+    except DatabaseError as exc:
+        _log.error("counted refusals are not kept yet: %s", exc)
 
 
 def record_refusal(actor: Actor, error: RefusedError) -> None:
@@ -57,6 +70,8 @@ def record_refusal(actor: Actor, error: RefusedError) -> None:
     """
     if not isinstance(error, QuotaSpentError) or error.is_first:
         record_denial(actor, error.code, error.details)
+    else:
+        _count(actor)
 
 
 def record_counts(app: Flask) -> None:

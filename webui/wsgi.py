@@ -46,7 +46,7 @@ from appliance.site_address import site_url
 from appliance.transport import Transport
 from appliance.turns.running import RunningTurns
 from installer.formats.checks import prepare
-from webui.allowances import allowance_of
+from webui.allowances import allowance_of, usage_of
 from webui.api.body import Body
 from webui.api.responses.body import Body as ResponseBody
 from webui.app import create_app
@@ -126,7 +126,7 @@ def _remove_old(responses: Responses) -> None:
 def _end(app: Flask, turns: RunningTurns) -> None:
     """At the orderly end of this worker, record its turns and the counts that are not recorded yet."""
     turns.end_all(_END_TURNS_S)
-    keeps: tuple[Callable[[], None], ...] = (partial(record_counts, app), allowance_of(app).keep)
+    keeps: tuple[Callable[[], None], ...] = (partial(record_counts, app), allowance_of(app).keep, usage_of(app).keep)
     for keep in keeps:
         try:
             keep()

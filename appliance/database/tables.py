@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import TSVECTOR
 
 from appliance.database.stored_values import check_what_is_read
 
-SCHEMA = "0006"  # the revision that `metadata` is, the newest in migrations/versions
+SCHEMA = "0007"  # the revision that `metadata` is, the newest in migrations/versions
 
 
 def storable(text: str) -> str:
@@ -76,6 +76,24 @@ recorded_bytes = sa.Table(
     sa.Column("day", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("bytes", sa.BigInteger, nullable=False),
     sa.Column("refused", sa.Boolean, nullable=False),
+)  # fmt: skip
+
+# What each person has used on each day, through the chat (key "") and through each API key (people/usage.py).
+usage_by_day = sa.Table(
+    "usage_by_day", metadata,
+    sa.Column("day", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("user_id", _Text, primary_key=True),
+    sa.Column("key_id", _Text, primary_key=True),
+    sa.Column("requests", sa.BigInteger, nullable=False),
+    sa.Column("refused", sa.BigInteger, nullable=False),
+    sa.Column("failed", sa.BigInteger, nullable=False),
+    sa.Column("tokens_in", sa.BigInteger, nullable=False),
+    sa.Column("tokens_out", sa.BigInteger, nullable=False),
+    sa.Column("timed", sa.BigInteger, nullable=False),
+    sa.Column("first_us", sa.BigInteger, nullable=False),  # sums over the timed answers
+    sa.Column("whole_us", sa.BigInteger, nullable=False),
+    sa.Column("first_most_us", sa.BigInteger, nullable=False),
+    sa.Column("whole_most_us", sa.BigInteger, nullable=False),
 )  # fmt: skip
 
 users = sa.Table(
@@ -225,7 +243,7 @@ kept_responses = sa.Table(
 
 check_what_is_read(
     settings, recorded_bytes, users, sign_in_limits, known_addresses, approvals, sessions, api_keys, api_key_use, links,
-    people_groups, group_members,
+    people_groups, group_members, usage_by_day,
 )  # fmt: skip
 
 # The search index holds words and no text: an FTS5 table on SQLite (DDL below), rows of word vectors on PostgreSQL.

@@ -144,15 +144,20 @@ class KeyUse:
 
 def tokens_of(content: Content | None) -> int:
     """The tokens of a turn that an answer's event ends; 0 for any other event."""
+    return sum(tokens_in_out(content))
+
+
+def tokens_in_out(content: Content | None) -> tuple[int, int]:
+    """The same for the prompt and for what was generated."""
     details = None if content is None else content.details
     if content is None or not isinstance(details, AnswerDetails):
-        return 0
+        return 0, 0
     if isinstance(details, FinishedAnswer):
-        return details.done.prompt_tokens + details.done.completion_tokens
+        return details.done.prompt_tokens, details.done.completion_tokens
     prompt_tokens = details.prompt_tokens if isinstance(details, UnfinishedAnswer) else None
     words = (content.text, details.reasoning, *(call.arguments for call in details.tool_calls))
     size_bytes = sum(len(text.encode(errors="replace")) for text in words)
-    return (prompt_tokens or 0) + -(-size_bytes // BYTES_PER_TOKEN)
+    return prompt_tokens or 0, -(-size_bytes // BYTES_PER_TOKEN)
 
 
 def _requests_left(per_minute: int, full_us: int, now: int) -> Standing:

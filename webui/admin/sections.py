@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from webui.admin import groups, people
+from webui.admin import groups, people, usage
 from webui.admin.routes import blueprint
 
-__all__ = ["blueprint", "groups", "people"]
+__all__ = ["blueprint", "groups", "people", "usage"]

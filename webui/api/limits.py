@@ -14,11 +14,11 @@ from dataclasses import replace
 from flask import Response, g
 
 from appliance.audit.event import Content
-from appliance.people.allowance import Allowance
 from appliance.people.api_keys import ApiKey
 from appliance.people.key_use import KeyLimitError, KeyUse, Standing, tokens_of
+from appliance.people.person_bounds import PersonBounds
 from appliance.turns.request import TurnRequest
-from webui.allowances import allowance
+from webui.allowances import person_bounds
 from webui.services import services
 
 
@@ -29,7 +29,7 @@ class KeyBounds:
     a limit.
     """
 
-    def __init__(self, person: Allowance, use: KeyUse, key: ApiKey) -> None:
+    def __init__(self, person: PersonBounds, use: KeyUse, key: ApiKey) -> None:
         self._person, self._use, self._key = person, use, key
         self._lock = threading.Lock()  # choices of one request end in threads of their own
         self.requests: Standing | None = None
@@ -79,7 +79,7 @@ def count_request(key: ApiKey) -> None:
     Raises:
         KeyLimitError: the key has made as many as it may.
     """
-    g.api_bounds = bounds = KeyBounds(allowance(), services().api_keys.use, key)
+    g.api_bounds = bounds = KeyBounds(person_bounds(key.id), services().api_keys.use, key)
     bounds.take_request()
 
 

@@ -22,7 +22,7 @@ from appliance.turns.permits import permitted
 from appliance.turns.request import Message, new_request
 from appliance.turns.run import run_turn
 from appliance.turns.unkept import NOT_KEPT
-from webui.allowances import allowance
+from webui.allowances import allowance, person_bounds
 from webui.chat.asking import asked_of
 from webui.chat.bodies import Question
 from webui.chat.present import PageMessage, page_answer, page_message
@@ -54,7 +54,7 @@ def ask(service: Services, user: User, conversation: Conversation, question: Que
                 user.id, (*_for_engine(history), *new), effort=effort, grammar=service.config.harmony_grammar,
                 continues=asked.goes_on,
             ),
-            conversation_id=conversation.id, allowance=allowance(),
+            conversation_id=conversation.id, allowance=person_bounds(),
         )  # fmt: skip
 
         def keep_question() -> str:
