@@ -12,7 +12,7 @@ import webui.chat.watchers
 import webui.frame
 import webui.health
 import webui.review.routes
-from webui import allowances, confirm, cors, denials, errors, hosts, request_ids, security
+from webui import allowances, confirm, cors, denials, errors, hosts, request_ids, security, static_files
 from webui import services as service_records
 from webui.api.errors import is_api
 from webui.paths import PlainPaths
@@ -28,7 +28,7 @@ _SMALL_BODY_BYTES = 256 * 1024  # forms and settings fit, however short the cont
 
 def create_app(services: Services) -> Flask:
     """The WSGI application over `services`."""
-    app = Flask("webui")
+    app = Flask("webui", static_folder=None)  # `webui.static_files` serves them
     app.json.sort_keys = False  # type: ignore[attr-defined]  # the default provider has it; keys keep their order
     service_records.install(app, services)
     limits = allowances.install(app, services).limits
@@ -41,6 +41,7 @@ def create_app(services: Services) -> Flask:
     denials.install(app, services)
     hosts.install(app)
     cors.install(app, frozenset(services.config.cors_origins))
+    static_files.install(app)
     request_ids.install(app, is_named=is_api)
     app.before_request(_limit_forms)
     app.before_request(_check_csrf_of_pages)

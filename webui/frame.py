@@ -11,6 +11,7 @@ from appliance.people.accounts import Role
 from webui.review.present.integrity import PageIntegrity, page_integrity
 from webui.services import services
 from webui.session import current_user
+from webui.static_files import IMMUTABLE
 
 blueprint = Blueprint("frame", __name__)
 
@@ -52,10 +53,12 @@ def _integrity() -> PageIntegrity:
 @blueprint.get("/banner.css")
 def banner_stylesheet() -> Response:
     """The banner in the administrator's colour, with the words in black or white, whichever contrasts more."""
-    colour = services().config.banner_colour
-    if colour is None:
-        return Response("", mimetype="text/css")
-    return Response(f":root {{ --banner: {colour}; --on-banner: {words_on(colour)}; }}\n", mimetype="text/css")
+    colour = services().config.banner_colour or ""
+    rule = f":root {{ --banner: {colour}; --on-banner: {words_on(colour)}; }}\n" if colour else ""
+    response = Response(rule, mimetype="text/css")
+    if request.args.get("colour") == colour[1:]:  # the address says what is in it
+        response.headers["Cache-Control"] = IMMUTABLE
+    return response
 
 
 def words_on(colour: str) -> str:

@@ -136,8 +136,7 @@ def _finish(response: Response) -> Response:
         response.headers.setdefault(name, value)
     if request.is_secure:
         response.headers.setdefault("Strict-Transport-Security", f"max-age={HSTS_S}")
-    if request.endpoint != "static":
-        response.headers.setdefault("Cache-Control", "no-store")
+    response.headers.setdefault("Cache-Control", "no-store")
     if "new_visit" in g:
         set_cookie(response, "visit", g.new_visit, max_age_s=None)
     return response

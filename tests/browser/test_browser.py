@@ -92,8 +92,8 @@ def test_a_draft_survives_a_reload(signed_in: Page) -> None:
 
 def test_words_typed_before_the_scripts_run_stay(signed_in: Page) -> None:
     held: list[Route] = []
-    signed_in.route("**/composer.js*", lambda route: held.append(route))
-    with signed_in.expect_request("**/composer.js*"):
+    signed_in.route("**/composer.js", lambda route: held.append(route))
+    with signed_in.expect_request("**/composer.js"):
         signed_in.reload(wait_until="commit")
     signed_in.get_by_label("Your message").fill("ECHO early")
     held[0].continue_()

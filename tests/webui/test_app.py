@@ -32,17 +32,9 @@ def test_every_response_carries_the_security_headers(site: Site, path: str) -> N
     assert "camera=()" in response.headers["Permissions-Policy"]
 
 
-def test_static_files_may_be_cached_and_carry_the_headers_too(site: Site) -> None:
-    response = site.browser().get("/static/favicon.svg")
-    assert response.status_code == 200
-    assert response.headers["Cache-Control"] == "no-cache"
-    assert response.headers["X-Content-Type-Options"] == "nosniff"
-    response.close()
-
-
-@pytest.mark.parametrize("path", ["/static/../app.py", "/static/%2e%2e/app.py", "/static//etc/passwd", "/static/"])
+@pytest.mark.parametrize("path", ["/static/../app.py", "/static/%2e%2e/app.py", "/static/x/../../app.py", "/static/"])
 def test_static_files_do_not_leave_their_directory(site: Site, path: str) -> None:
-    assert site.browser().get(path).status_code in (404, 308)
+    assert site.browser().get(path).status_code == 404
 
 
 def test_a_missing_page_is_a_page(site: Site) -> None:

@@ -21,6 +21,7 @@ from appliance.turns.running import NotRecordedError, TooManyTurnsError
 from webui.allowances import allowance
 from webui.chat import present, turns
 from webui.chat.bodies import Beginning, Branch, Change, Question, read_body
+from webui.compression import compressed
 from webui.errors import BadRequestError, ConflictError, NotFoundError, TooManyError, UnavailableError, respond
 from webui.services import services
 from webui.session import current_actor, demand_role, demand_user
@@ -74,11 +75,13 @@ def index() -> ResponseReturnValue:
 
 
 @blueprint.get("/chat")
+@compressed
 def new() -> str:
     return _page(None)
 
 
 @blueprint.get("/chat/<conversation_id>")
+@compressed
 def conversation(conversation_id: str) -> str:
     return _page(services().conversations.get(demand_user().id, conversation_id))
 
