@@ -7,6 +7,7 @@ from flask import Flask, request
 import webui.account.routes
 import webui.admin.sections
 import webui.api.routes
+import webui.chat.exchange
 import webui.chat.routes
 import webui.chat.watchers
 import webui.frame

@@ -30,7 +30,7 @@ Action = Literal[
     "approval_requested", "approval_confirmed", "approval_refused", "approval_expired",
     "review_search", "review_read", "record_verified", "checkpoint_exported", "evidence_exported",
     "content_erased", "erasure_finished",
-    "conversation_deleted", "response_deleted",
+    "conversation_deleted", "conversation_exported", "conversation_imported", "response_deleted",
     "appliance_started", "appliance_stopped", "process_ended", "process_paused", "release_compared",
     "weights_packed", "weights_compared",
     "attempt_refused", "watch_ended",

@@ -15,18 +15,21 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from appliance.audit.event import Actor, NewEvent
+from appliance.audit.details.exchange import ConversationImported
+from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.log import AuditLog
 from appliance.database.damaged_rows import read_rows
 from appliance.database.tables import conversations, messages
 from appliance.database.transactions import Database, DatabaseError, as_datetime, is_undecodable, now_us
 from appliance.errors import ApplianceError
+from appliance.people.imported import ImportedTree, insert_tree
 from appliance.people.messages import (
     ConversationNotFoundError,
     NewMessage,
     StoredMessage,
     all_messages,
     branch_of,
+    branches_of,
     check_message,
     continue_message,
     insert_message,
@@ -102,6 +105,21 @@ class Conversations:
             connection.execute(conversations.insert().values(values))
         return self.get(user_id, str(values["id"]))
 
+    def take_in(self, user_id: str, tree: ImportedTree, *, sha256: str, by: Actor) -> tuple[Conversation, Content]:
+        """Add a conversation that comes from elsewhere; the event, whose content is returned, holds its whole text.
+
+        Args:
+            sha256: the digest of the file.
+        """
+        details = ConversationImported(
+            source=tree.source, messages=len(tree.messages), left_out=tree.left_out, sha256=sha256
+        )
+        content = Content(tree.transcript, details)
+        with self._database.write(serial=True) as connection:
+            made = insert_tree(connection, user_id, _clean_title(tree.title), tree, self._clock_us())
+            self._record.append_in(connection, NewEvent(by, "conversation_imported", subject=made, content=content))
+        return self.get(user_id, made), content
+
     def rename(self, user_id: str, conversation_id: str, title: str) -> None:
         """Give it another title."""
         self._update(user_id, conversation_id, title=_clean_title(title))
@@ -131,6 +149,17 @@ class Conversations:
         with _telling_damage(), self._database.read() as connection:
             conversation = _own(connection, user_id, conversation_id)
             return branch_of(all_messages(connection, conversation_id), conversation.leaf_id)
+
+    def tree(self, user_id: str, conversation_id: str) -> list[StoredMessage]:
+        """The messages of every branch, oldest first.
+
+        Raises:
+            ConversationNotFoundError: the conversation does not exist or is someone else's.
+            ConversationDamagedError: a stored value is not one that was stored.
+        """
+        with _telling_damage(), self._database.read() as connection:
+            _own(connection, user_id, conversation_id)
+            return branches_of(all_messages(connection, conversation_id))
 
     def branch_to(self, user_id: str, conversation_id: str, message_id: str) -> list[StoredMessage]:
         """The messages from the first to this one, whichever branch is shown.

@@ -155,16 +155,26 @@ def newest_leaf(rows: Sequence[sa.Row[Any]], message_id: str) -> str:
 
 def branch_of(rows: Sequence[sa.Row[Any]], leaf_id: str | None) -> list[StoredMessage]:
     """The messages from the first to the leaf."""
-    by_id = {row.id: row for row in rows}
-    children: dict[str | None, list[str]] = {}
-    for row in rows:
-        children.setdefault(row.parent_id, []).append(row.id)
+    by_id, children = {row.id: row for row in rows}, _children(rows)
     branch: list[StoredMessage] = []
     while leaf_id is not None:
         row = by_id.pop(leaf_id)  # each once, or a damaged parent makes a circle
         branch.append(_stored_message(row, tuple(children[row.parent_id])))
         leaf_id = row.parent_id
     return branch[::-1]
+
+
+def branches_of(rows: Sequence[sa.Row[Any]]) -> list[StoredMessage]:
+    """The messages of every branch, oldest first."""
+    children = _children(rows)
+    return [_stored_message(row, tuple(children[row.parent_id])) for row in rows]
+
+
+def _children(rows: Sequence[sa.Row[Any]]) -> dict[str | None, list[str]]:
+    children: dict[str | None, list[str]] = {}
+    for row in rows:
+        children.setdefault(row.parent_id, []).append(row.id)
+    return children
 
 
 def _stored_message(row: sa.Row[Any], siblings: tuple[str, ...]) -> StoredMessage:

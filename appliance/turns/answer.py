@@ -87,6 +87,7 @@ class Facts(Details):
     failure: FailureCode | None = None
     problem: str | None = None  # what happened, what was kept, what to do; None for a complete answer
     earlier: tuple[Part, ...] = ()
+    imported: str | None = None  # who claims to have written it; None: this appliance did
 
     @property
     def is_cut_off(self) -> bool:

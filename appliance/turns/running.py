@@ -252,9 +252,7 @@ class Place:
 
         return ended_by(engine, why, interval_s=_STOP_CHECK_S)
 
-    def start(
-        self, turn: Turn, keep_question: Callable[[], str], about: About, *, begun: str | None = None
-    ) -> None:
+    def start(self, turn: Turn, keep_question: Callable[[], str], about: About, *, begun: str | None = None) -> None:
         """Record a turn's prompt, keep its question, then run the turn in a thread.
 
         Args:

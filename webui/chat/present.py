@@ -38,6 +38,7 @@ class PageMessage:
     reasoning: str = ""
     thought: str = "Thought"
     calls: tuple[ToolCall, ...] = ()
+    imported: str = ""  # where it comes from, if this appliance did not write it
     problem: str | None = None  # what happened, what was kept, what to do
     facts: tuple[tuple[str, str], ...] = ()
     can_go_on: bool = False
@@ -91,13 +92,19 @@ def page_message(message: StoredMessage) -> PageMessage:
     return page_answer(message.id, words, message.facts, can_go_on=message.can_go_on, **branch)
 
 
+def imported_words(source: str) -> str:
+    """What is said of an answer that came in a file."""
+    return f"Imported from {source}. This appliance did not write this answer."
+
+
 def page_answer(message_id: str, words: Words, facts: Facts, **branch: Any) -> PageMessage:
     """An answer as the page shows it."""
     seconds = facts.thought_s
     return PageMessage(
         message_id, None, render_markdown(words.text), words.text, words.reasoning,
         thought=f"Thought for {max(1, round(seconds))} s" if seconds is not None else "Thought",
-        calls=words.calls, problem=facts.problem, facts=tuple(_in_words(facts)), **branch,
+        calls=words.calls, imported="" if facts.imported is None else imported_words(facts.imported),
+        problem=facts.problem, facts=tuple(_in_words(facts)), **branch,
     )  # fmt: skip
 
 

@@ -95,7 +95,7 @@ def conversation_list() -> Response:
 
 @blueprint.post("/chat")
 def create() -> ResponseReturnValue:
-    _demand_room()
+    demand_room()
     text = read_body(Beginning).text
     allowance().check_texts(demand_user().id, [])
     allowance().spend(demand_user().id, Content(""))
@@ -151,7 +151,7 @@ def state(conversation_id: str) -> Response:
 @blueprint.post("/chat/<conversation_id>/turns")
 def begin_turn(conversation_id: str) -> Response:
     """Ask a new question, an earlier one anew, or the last one again. Answers with `webui.chat.stream`'s lines."""
-    _demand_room()
+    demand_room()
     question, user = read_body(Question), demand_user()
     found = services().conversations.get(user.id, conversation_id)
     turns.demand_watching(user)
@@ -208,8 +208,8 @@ def _engine_answers() -> bool:
     return True
 
 
-def _demand_room() -> None:
-    """Refuse a question that could not be recorded, before it is kept and takes the room that events need.
+def demand_room() -> None:
+    """Refuse what could not be recorded, before it is kept and takes the room that events need.
 
     Raises:
         UnavailableError: with the reason.

@@ -20,6 +20,7 @@ from appliance.audit.details.denials import (
     RepeatedDenial,
     ScopeMissing,
 )
+from appliance.audit.details.exchange import ConversationExported, ConversationImported
 from appliance.audit.details.review import (
     EventsExported,
     FindingDetails,
@@ -50,6 +51,8 @@ KINDS: Final[Mapping[Action, tuple[type[Details], ...]]] = {
     "review_search": (SearchDetails,),
     "record_verified": (VerificationDetails,),
     "evidence_exported": (EventsExported, RangeExported),
+    "conversation_exported": (ConversationExported,),
+    "conversation_imported": (ConversationImported,),
     "record_finding": (FindingDetails,),
     "finding_acknowledged": (FindingDetails,),
     "signing_key_replaced": (KeyReplaced,),

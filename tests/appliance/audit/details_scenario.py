@@ -10,6 +10,7 @@ from pathlib import Path
 
 from appliance.audit.checkpoint import keep_verdict
 from appliance.audit.details.denials import BodyTooLarge, KeyLimitReached, ScopeMissing
+from appliance.audit.details.exchange import ConversationExported, ConversationImported
 from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.evidence import export_evidence
 from appliance.audit.extract import write_extract
@@ -181,3 +182,7 @@ def _findings(log: AuditLog, directory: Path) -> None:
     left = {"left": "2.0", "to": "1.0", "why": "did not become ready in 3 starts", "at": "2026-11-30T12:00:00+00:00"}
     _record_return(left, log)
     _record_return(left, log)  # every later start brings the same message
+    exported = ConversationExported(form="html", messages=4, sha256="ef" * 32)
+    log.append(NewEvent(ADA, "conversation_exported", subject="c1", content=Content("A title", exported)))
+    imported = ConversationImported(source="ChatGPT", messages=2, left_out=1, sha256="ef" * 32)
+    log.append(NewEvent(ADA, "conversation_imported", subject="c2", content=Content("A title\n\nHello", imported)))

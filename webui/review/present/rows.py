@@ -107,7 +107,8 @@ def _about(header: Header) -> str:
     if header.action == "review_read":
         return f"event {header.subject}"
     if (
-        header.action in ("prompt", "answer", "conversation_deleted", "response_deleted")
+        header.action in ("prompt", "answer", "response_deleted")
+        or header.action.startswith("conversation_")
         or header.subject == header.actor.name
     ):
         return ""

@@ -33,6 +33,8 @@ ACTION_WORDS: Final[dict[Action, str]] = {
     "evidence_exported": "Exported evidence",
     "content_erased": "Erased content",
     "conversation_deleted": "Deleted a conversation",
+    "conversation_exported": "Exported a conversation",
+    "conversation_imported": "Imported a conversation",
     "response_deleted": "Deleted a kept response",
     "appliance_started": "Appliance started",
     "appliance_stopped": "Appliance stopped",
@@ -64,10 +66,13 @@ def title_of(action: Action, outcome: Outcome) -> str:
     return "Tried to sign in" if (action, outcome) == ("sign_in", "denied") else ACTION_WORDS[action]
 
 
+_OF_CONVERSATIONS: Final[tuple[Action, ...]] = (
+    "conversation_deleted", "conversation_exported", "conversation_imported",
+)  # fmt: skip
 # The choices of the filter: the value in the address, the words, the actions (none: everything but reviewing).
 ACTION_GROUPS: Final[tuple[tuple[str, str, tuple[Action, ...]], ...]] = (
     ("", "Everything", ()),
-    ("turns", "Questions and answers", ("prompt", "answer", "conversation_deleted", "response_deleted")),
+    ("turns", "Questions and answers", ("prompt", "answer", *_OF_CONVERSATIONS, "response_deleted")),
     ("prompts", "Questions", ("prompt",)),
     ("answers", "Answers", ("answer",)),
     ("access", "Signing in, refusals", ("sign_in", "sign_out", "denied")),

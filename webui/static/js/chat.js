@@ -6,6 +6,7 @@ import { Composer } from "./composer.js";
 import { ConversationList } from "./conversations.js";
 import { fragment, hooked, isTyping } from "./dom.js";
 import { Column, LiveAnswer, drawWords } from "./draw.js";
+import { Importing } from "./exchange.js";
 import { copied } from "./frame.js";
 import * as net from "./net.js";
 import { readToTheEnd } from "./reading.js";
@@ -22,6 +23,8 @@ let turns = 0;
 const composer = new Composer(conversation, { send: () => void send(), stop });
 const editor = new QuestionEditor((question, text) => void askInstead(question, text));
 const list = new ConversationList(() => conversation, (message) => composer.showError(message));
+
+new Importing(() => void list.refresh());
 
 state.addEventListener("phase", () => composer.showBusy(state.busy));
 state.addEventListener("accepted", () => {

@@ -2,6 +2,7 @@
 // The list of conversations: search, rename, pin, delete, and the drawer it becomes on a narrow screen.
 
 import { fragment, hooked } from "./dom.js";
+import { openExport } from "./exchange.js";
 import * as net from "./net.js";
 
 const SEARCH_DELAY_MS = 200;
@@ -62,6 +63,7 @@ export class ConversationList {
     const action = button.dataset.listAction;
     if (action === "pin") void this.#change(() => net.changeConversation(id, { pinned: item.dataset.pinned !== "true" }));
     if (action === "rename") this.#rename(id, title);
+    if (action === "export") openExport(id, title);
     if (action === "delete") this.#delete(id, title);
   }
 

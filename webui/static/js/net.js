@@ -152,6 +152,16 @@ export async function showBranch(conversation, message) {
   await ask(`/chat/${conversation}/branch`, { method: "POST", ...json({ message }) });
 }
 
+/**
+ * Take in the conversations of a file.
+ * @param {Blob} file
+ * @returns {Promise<import("./types.js").Imported>}
+ */
+export async function importConversations(file) {
+  const headers = { "Content-Type": "application/json" };
+  return (await ask("/chat/import", { method: "POST", headers, body: file })).json();
+}
+
 /** @param {string} conversation */
 export async function deleteConversation(conversation) {
   await ask(`/chat/${conversation}`, { method: "DELETE" });

@@ -17,6 +17,11 @@
  *   | {type: "end", html: string, question: string, title: string, complete: boolean}} StreamEvent
  */
 
+/**
+ * What became of the conversations of a file.
+ * @typedef {{imported: {id: string, title: string}[], refused: {title: string, reason: string}[]}} Imported
+ */
+
 /** @typedef {"idle" | "waiting" | "reading" | "thinking" | "answering" | "stopping" | "reconnecting"} Phase */
 /** @typedef {"low" | "medium" | "high"} Effort */
 
