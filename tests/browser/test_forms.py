@@ -43,7 +43,7 @@ def test_a_key_is_seen_once_and_reload_and_back_make_no_other(signed_in: Page, s
 def test_a_link_is_seen_once_and_no_reload_ends_it(signed_in: Page, server: Server) -> None:
     page = signed_in
     page.goto(f"{server.address}/admin")
-    page.get_by_label("Name", exact=True).fill("grace")
+    page.get_by_role("textbox", name="Name").fill("grace")
     page.get_by_role("button", name="Add", exact=True).click()
     link = page.locator("[data-new-link]").inner_text()
     page.reload()
