@@ -16,7 +16,17 @@ from appliance.engine.sampling import TopLogits
 from appliance.engine.snapshots import Snapshot, Windows
 from appliance.engine.steps import Append, Chunk
 from appliance.engine.wire import StatusRequest, decode, encode
-from appliance.turns.engine import Question, Status, TextRequest, Tokens, TokensRequest, TokenText
+from appliance.turns.engine import (
+    Answered,
+    CountRequest,
+    Question,
+    Status,
+    TextRequest,
+    TokenCount,
+    Tokens,
+    TokensRequest,
+    TokenText,
+)
 from appliance.turns.events import AnswerDelta, Done, Failed, ReasoningDelta, Started, TurnEvent, Waiting
 from appliance.turns.request import TurnRequest
 from tests.waiting import HELD_S
@@ -74,11 +84,13 @@ class Gate:
         yield from self._rest(request)
 
 
-def characters(question: Question) -> Tokens | TokenText | Failed:
+def characters(question: Question) -> Answered | Failed:
     """Answers a question about tokens as if each character were one, numbered by its code."""
     if isinstance(question, TextRequest):
         return TokenText("".join(chr(number) if number < 0xD800 else "\ufffd" for number in question.ids))
     text = "".join(message.content for message in question.request.messages)
+    if isinstance(question, CountRequest):
+        return TokenCount(len(text), FAKE_STATUS.context_tokens)
     return Tokens(tuple(map(ord, text)), FAKE_STATUS.context_tokens, tuple(text) if question.with_texts else ())
 
 
@@ -98,7 +110,7 @@ class FakeEngine:
         self.status = status
         self.requests: list[TurnRequest] = []
         self.questions: list[Question] = []
-        self.answer: Callable[[Question], Tokens | TokenText | Failed] = characters
+        self.answer: Callable[[Question], Answered | Failed] = characters
         self.cancelled: list[str] = []
         self.doorbell, self._engine_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.client = EngineClient(self.doorbell)
@@ -146,7 +158,7 @@ class FakeEngine:
                         turn.sendall(encode(self.status))
                 elif isinstance(request, StatusRequest):
                     lines.readline()  # until the client gives up
-                elif isinstance(request, TokensRequest | TextRequest):
+                elif isinstance(request, TokensRequest | CountRequest | TextRequest):
                     self.questions.append(request)
                     turn.sendall(encode(self.answer(request)))
                 elif isinstance(request, TurnRequest):

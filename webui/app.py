@@ -8,6 +8,8 @@ import webui.account.routes
 import webui.admin.sections
 import webui.api.routes
 import webui.chat.exchange
+import webui.chat.room
+import webui.chat.room_routes
 import webui.chat.routes
 import webui.chat.watchers
 import webui.frame
@@ -48,6 +50,7 @@ def create_app(services: Services) -> Flask:
     app.before_request(_check_csrf_of_pages)
     app.context_processor(lambda: {"config": services.config, "model": services.model, "release": services.release})
     webui.chat.watchers.install(app)
+    webui.chat.room.install(app, services.engine)
     for blueprint in (
         webui.frame.blueprint, confirm.blueprint, webui.account.routes.strangers, webui.account.routes.blueprint,
         webui.chat.routes.blueprint, webui.review.routes.blueprint, webui.admin.sections.blueprint,

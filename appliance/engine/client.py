@@ -18,7 +18,7 @@ from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 
 from appliance.engine.wire import DOORBELL_BYTE, MAX_LINE_BYTES, ProtocolError, Record, StatusRequest, decode, encode
-from appliance.turns.engine import EngineUnavailableError, Question, Status, Tokens, TokenText
+from appliance.turns.engine import Answered, EngineUnavailableError, Question, Status
 from appliance.turns.events import Done, Failed, TurnEvent, Waiting, failed
 from appliance.turns.request import TurnRequest
 
@@ -54,14 +54,14 @@ class EngineClient:
             raise EngineUnavailableError(_NO_ANSWER)
         return answer
 
-    def ask(self, question: Question, timeout_s: float = 60.0) -> Tokens | TokenText | Failed:
+    def ask(self, question: Question, timeout_s: float = 60.0) -> Answered | Failed:
         """Ask about tokens.
 
         Raises:
             EngineUnavailableError: no answer within ``timeout_s``.
         """
         answer = self._answer_to(question, timeout_s)
-        if not isinstance(answer, Tokens | TokenText | Failed):
+        if not isinstance(answer, Answered | Failed):
             raise EngineUnavailableError(_NO_ANSWER)
         return answer
 

@@ -40,7 +40,7 @@ from appliance.errors import CANNOT_SERVE, ApplianceError
 from appliance.installed_release import InstalledRelease, load_release
 from appliance.isolation.confinement import seal
 from appliance.isolation.seccomp import pretend
-from appliance.turns.engine import Status, TextRequest, TokensRequest
+from appliance.turns.engine import CountRequest, Status, TextRequest, TokensRequest
 from appliance.turns.events import Done, EngineEvent, Failed
 from appliance.turns.request import TurnRequest
 
@@ -130,7 +130,7 @@ class EngineServer:
                 connection.send(self._status())
             elif isinstance(request, TurnRequest):
                 self._start(connection, request)
-            elif isinstance(request, TokensRequest | TextRequest):
+            elif isinstance(request, TokensRequest | CountRequest | TextRequest):
                 self._questions.put(connection, request)
             else:
                 raise ProtocolError(f"a {type(request).__name__} is not a request")

@@ -19,7 +19,7 @@ from appliance.engine.connections import Connection
 from appliance.engine.harmony import ConversationError, Vocabulary, render_prompt
 from appliance.engine.request_limits import check_request, context_exceeded, surely_too_long
 from appliance.engine.wire import ProtocolError
-from appliance.turns.engine import Question, TextRequest, Tokens, TokenText
+from appliance.turns.engine import Answered, CountRequest, Question, TextRequest, TokenCount, Tokens, TokenText
 from appliance.turns.events import Failed
 
 MOST_WAITING: Final = 16  # the one that is being answered counts
@@ -81,7 +81,7 @@ class TokenQuestions:
             return Failed("overloaded", _TOO_MANY, _RETRY_AFTER_S)
         return None
 
-    def _answer(self, question: Question) -> Tokens | TokenText | Failed:
+    def _answer(self, question: Question) -> Answered | Failed:
         try:
             if isinstance(question, TextRequest):
                 return self._text(question.ids)
@@ -92,6 +92,8 @@ class TokenQuestions:
             ids = tuple(render_prompt(self._vocabulary, question.request, today=self._today()))
         except (ProtocolError, ConversationError) as exc:
             return Failed("bad_request", str(exc))
+        if isinstance(question, CountRequest):
+            return TokenCount(len(ids), self._context_tokens)
         if len(ids) > self._context_tokens:
             return context_exceeded(f"{len(ids):,} tokens", self._context_tokens)
         texts = tuple(self._vocabulary.decode([token]) for token in ids) if question.with_texts else ()

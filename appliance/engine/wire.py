@@ -15,7 +15,17 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from appliance.turns.engine import Question, Status, TextRequest, Tokens, TokensRequest, TokenText
+from appliance.turns.engine import (
+    Answered,
+    CountRequest,
+    Question,
+    Status,
+    TextRequest,
+    TokenCount,
+    Tokens,
+    TokensRequest,
+    TokenText,
+)
 from appliance.turns.events import AnswerDelta, Done, EngineEvent, Failed, ReasoningDelta, Started, ToolCallDelta
 from appliance.turns.request import TurnRequest
 from appliance.turns.typed import checked
@@ -33,13 +43,13 @@ class StatusRequest:
     """Asks the engine what it serves; answered by one ``Status``."""
 
 
-Record = TurnRequest | StatusRequest | Question | EngineEvent | Status | Tokens | TokenText
+Record = TurnRequest | StatusRequest | Question | EngineEvent | Status | Answered
 
 _TYPES: dict[str, type[Any]] = {
     t.__name__: t
     for t in (
         TurnRequest, StatusRequest, Started, ReasoningDelta, AnswerDelta, ToolCallDelta, Done, Failed, Status,
-        TokensRequest, TextRequest, Tokens, TokenText,
+        TokensRequest, CountRequest, TextRequest, Tokens, TokenCount, TokenText,
     )
 }  # fmt: skip
 

@@ -26,6 +26,7 @@ from appliance.people.imported import ImportedTree, insert_tree
 from appliance.people.messages import (
     ConversationNotFoundError,
     NewMessage,
+    QuestionFacts,
     StoredMessage,
     all_messages,
     branch_of,
@@ -39,7 +40,7 @@ from appliance.turns.answer import Facts, facts_of
 
 __all__ = [
     "Conversation", "ConversationDamagedError", "ConversationNotFoundError", "Conversations", "NewMessage",
-    "StoredMessage",
+    "QuestionFacts", "StoredMessage",
 ]  # fmt: skip
 
 MAX_TITLE_CHARS = 120
@@ -209,6 +210,18 @@ class Conversations:
                 message_id = insert_message(connection, conversation_id, begun.parent_id, whole, self._clock_us())
                 rows = all_messages(connection, conversation_id)
             return branch_of(rows, message_id)[-1]
+
+    def set_question_facts(self, user_id: str, conversation_id: str, question_id: str, facts: QuestionFacts) -> None:
+        """Keep other facts of a question that is asked again.
+
+        Raises:
+            ConversationNotFoundError: there is no such conversation of this user, or no such message in it.
+        """
+        with self._database.write() as connection:
+            _own(connection, user_id, conversation_id)
+            check_message(connection, conversation_id, question_id)
+            mine = sa.and_(messages.c.id == question_id, messages.c.role == "user")
+            connection.execute(messages.update().where(mine).values(details=facts.values()))
 
     def has_answer(self, user_id: str, conversation_id: str, question_id: str, *, turn: str) -> bool:
         """Whether the question has the answer of this turn.

@@ -37,12 +37,24 @@ class ToolFacts(Details):
     name: str | None = None
 
 
-_FACTS: Final[dict[Role, type[Details]]] = {"assistant": Facts, "tool": ToolFacts}
+@dataclass(frozen=True, kw_only=True)
+class QuestionFacts(Details):
+    """What a conversation keeps of a question beside its words.
+
+    ``reads_from``: the first message that the model reads for the answer to this question and to later ones; "" is the
+    question itself, None changes nothing. ``sums_up``: the conversation that this question has the model sum up.
+    """
+
+    reads_from: str | None = None
+    sums_up: str | None = None
+
+
+_FACTS: Final[dict[Role, type[Details]]] = {"user": QuestionFacts, "assistant": Facts, "tool": ToolFacts}
 
 
 @dataclass(frozen=True)
 class NewMessage:
-    """A message to be stored; ``facts`` are `Facts` for an answer and `ToolFacts` for a tool."""
+    """A message to be stored; ``facts`` are `QuestionFacts`, `Facts` for an answer or `ToolFacts` for a tool."""
 
     role: Role
     content: str

@@ -48,6 +48,13 @@ class TokensRequest:
 
 
 @dataclass(frozen=True)
+class CountRequest:
+    """Asks how many tokens the prompt of a request has, even if it is longer than the model can read; it is not run."""
+
+    request: TurnRequest
+
+
+@dataclass(frozen=True)
 class TextRequest:
     """Asks what tokens spell. ``user`` serves fair scheduling only."""
 
@@ -71,7 +78,16 @@ class TokenText:
     text: str
 
 
-Question = TokensRequest | TextRequest  # about tokens; answered without the model
+@dataclass(frozen=True)
+class TokenCount:
+    """The answer to a `CountRequest`. ``context_tokens`` is the longest conversation, the answer included."""
+
+    count: int
+    context_tokens: int
+
+
+Question = TokensRequest | CountRequest | TextRequest  # about tokens; answered without the model
+Answered = Tokens | TokenCount | TokenText
 
 
 class Engine(Protocol):
@@ -90,7 +106,7 @@ class Engine(Protocol):
             EngineUnavailableError: no answer came within ``timeout_s``, or it was not a status.
         """
 
-    def ask(self, question: Question, timeout_s: float = 60.0) -> Tokens | TokenText | Failed:
+    def ask(self, question: Question, timeout_s: float = 60.0) -> Answered | Failed:
         """Ask about tokens.
 
         Raises:

@@ -142,7 +142,8 @@ FAILURES: Final[dict[FailureCode, Failure]] = {
         400, "invalid_value",
     ),
     "context_exceeded": Failure(
-        "The conversation is longer than this model can read.", "It is kept; start a new chat to go on.",
+        "The conversation is longer than this model can read.",
+        "It is kept. Below the conversation you can choose how to go on.",
         400, "context_length_exceeded", "messages",
     ),
     "overloaded": Failure(

@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager
 from typing import Final
 
 from appliance.database.transactions import DatabaseError
-from appliance.turns.engine import Engine, Question, Status, Tokens, TokenText
+from appliance.turns.engine import Answered, Engine, Question, Status
 from appliance.turns.events import Done, Failed, TurnEvent
 from appliance.turns.request import TurnRequest
 
@@ -59,7 +59,7 @@ class _Checked:
     def status(self, timeout_s: float = 2.0) -> Status:
         return self._engine.status(timeout_s)
 
-    def ask(self, question: Question, timeout_s: float = 60.0) -> Tokens | TokenText | Failed:
+    def ask(self, question: Question, timeout_s: float = 60.0) -> Answered | Failed:
         return self._engine.ask(question, timeout_s)
 
     def _events(self, request: TurnRequest) -> Generator[TurnEvent, None, None]:

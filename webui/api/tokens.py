@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from flask import Response, jsonify
 
-from appliance.turns.engine import Question, TextRequest, Tokens, TokensRequest, TokenText
+from appliance.turns.engine import Answered, Question, TextRequest, Tokens, TokensRequest, TokenText
 from appliance.turns.events import Failed
 from webui.allowances import allowance
 from webui.api import errors, shapes
@@ -71,7 +71,7 @@ def _check_model(name: str) -> None:
         check_model(name)
 
 
-def _answer_to(question: Question) -> Tokens | TokenText:
+def _answer_to(question: Question) -> Answered:
     """Raises: ApiError: the engine refused. EngineUnavailableError: it did not answer."""
     found = services().engine.ask(question)
     if isinstance(found, Failed):

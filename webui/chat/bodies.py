@@ -18,6 +18,12 @@ MAX_TEXT_CHARS: Final = 400_000
 NOTHING_TO_SEND: Final = "There is nothing to send: the text is empty."
 
 
+def _bounded(text: str) -> str:
+    if len(text) > MAX_TEXT_CHARS:
+        raise FaultError(f"The text is longer than {MAX_TEXT_CHARS:,} characters.")
+    return text
+
+
 def _written(text: str) -> str:
     """A text that a person has written.
 
@@ -26,8 +32,7 @@ def _written(text: str) -> str:
     """
     if not text.strip():
         raise FaultError(NOTHING_TO_SEND)
-    if len(text) > MAX_TEXT_CHARS:
-        raise FaultError(f"The text is longer than {MAX_TEXT_CHARS:,} characters.")
+    _bounded(text)
     try:
         check_storable(text)
     except ValueError as exc:
@@ -48,19 +53,41 @@ class Beginning:
 @dataclass(frozen=True)
 class Question:
     """A new turn: a text, or with ``regenerate`` the last question again. ``instead_of`` is the message of an earlier
-    question, in whose place the text is asked. With ``go_on`` the last answer, which was cut off, is continued."""
+    question, in whose place the text is asked. With ``go_on`` the last answer, which was cut off, is continued.
+
+    ``reads_from``: see `QuestionFacts`. ``last``: the last message that the page shows, "" for none; a conversation
+    that has gone on since is not asked.
+    """
 
     effort: Annotated[Effort, Must("The effort must be low, medium or high.")]
     text: Written | None = None
     regenerate: Annotated[bool, Must("Whether to ask again must be true or false.")] = False
     instead_of: Annotated[str, Must("Which question is asked anew is missing.")] | None = None
     go_on: Annotated[bool, Must("Whether to go on must be true or false.")] = False
+    reads_from: Annotated[str, Must("From which message the model is to read is missing.")] | None = None
+    last: Annotated[str, Must("Which message the page shows last is missing.")] | None = None
 
     def __post_init__(self) -> None:
         if self.text is None and not self.regenerate and not self.go_on:
             raise FaultError(NOTHING_TO_SEND)
         if self.regenerate + self.go_on + (self.instead_of is not None) > 1:
             raise FaultError("A question is asked again, asked anew or continued: one of them.")
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A question that is being written, whose room is asked for; it may be empty."""
+
+    effort: Annotated[Effort, Must("The effort must be low, medium or high.")]
+    text: Annotated[str, Must("The text is missing."), Rule(_bounded)] = ""
+    reads_from: Annotated[str, Must("From which message the model is to read is missing.")] | None = None
+
+
+@dataclass(frozen=True)
+class SummaryWish:
+    """A summary that is to be written."""
+
+    effort: Annotated[Effort, Must("The effort must be low, medium or high.")]
 
 
 @dataclass(frozen=True)

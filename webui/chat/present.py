@@ -28,6 +28,13 @@ class ConversationGroup:
 
 
 @dataclass(frozen=True)
+class SummedUp:
+    """The conversation that the first answer of another one sums up; None: it was deleted."""
+
+    conversation: Conversation | None
+
+
+@dataclass(frozen=True)
 class PageMessage:
     """One message of the page: the person's `words`, or an answer if these are None."""
 

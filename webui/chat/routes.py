@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from flask import Blueprint, Response, jsonify, redirect, render_template, request, url_for
@@ -21,6 +22,8 @@ from appliance.turns.running import NotRecordedError, TooManyTurnsError
 from webui.allowances import allowance
 from webui.chat import present, turns
 from webui.chat.bodies import Beginning, Branch, Change, Question, read_body
+from webui.chat.reading import facts_of_question, first_read
+from webui.chat.room_words import unread_words
 from webui.compression import compressed
 from webui.errors import BadRequestError, ConflictError, NotFoundError, TooManyError, UnavailableError, respond
 from webui.services import services
@@ -182,6 +185,7 @@ def _page(conversation: Conversation | None) -> str:
     if conversation is not None:
         shown, turn = turns.shown_messages(services(), demand_user(), conversation.id)
     messages = [present.page_message(message) for message in shown]
+    unread = first_read(shown)
     if turn is None and shown and shown[-1].role == "user":
         messages.append(present.UNANSWERED)
     return render_template(
@@ -190,9 +194,23 @@ def _page(conversation: Conversation | None) -> str:
         messages=messages,
         turn=turn,
         last=shown[-1].id if shown else None,
+        unread=unread,
+        unread_words=unread_words(unread),
+        begins_with=_summed_up(shown),
         unavailable=None if shown or _engine_answers() else _NOT_READY,
         **_list("", conversation.id if conversation else ""),
     )
+
+
+def _summed_up(shown: Sequence[StoredMessage]) -> present.SummedUp | None:
+    """The conversation with whose summary this one begins."""
+    sums_up = facts_of_question(shown[0]).sums_up if shown else None
+    if sums_up is None:
+        return None
+    try:
+        return present.SummedUp(services().conversations.get(demand_user().id, sums_up))
+    except ConversationNotFoundError:
+        return present.SummedUp(None)
 
 
 def _list(search: str, current: str) -> dict[str, Any]:

@@ -5,26 +5,32 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
-from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from flask import Response, copy_current_request_context, get_template_attribute
 
 from appliance.audit.event import Content
 from appliance.people.accounts import Role, User
-from appliance.people.conversations import Conversation, ConversationNotFoundError, NewMessage, StoredMessage
+from appliance.people.conversations import (
+    Conversation,
+    ConversationNotFoundError,
+    NewMessage,
+    QuestionFacts,
+    StoredMessage,
+)
 from appliance.turns.answer import About, Answer, Facts
 from appliance.turns.events import failed
 from appliance.turns.interrupted import INTERRUPTED
 from appliance.turns.journal import Kept
 from appliance.turns.permits import permitted
-from appliance.turns.request import Message, new_request
+from appliance.turns.request import new_request
 from appliance.turns.run import run_turn
 from appliance.turns.unkept import NOT_KEPT
 from webui.allowances import allowance, person_bounds
 from webui.chat.asking import asked_of
 from webui.chat.bodies import Question
+from webui.chat.given import check_seen, given_for
 from webui.chat.present import PageMessage, page_answer, page_message
 from webui.chat.stream import ended_turn, stream_turn
 from webui.chat.watchers import watchers
@@ -33,26 +39,33 @@ from webui.services import Services, services
 from webui.session import current_actor, session_permit
 from webui.streaming import server_ending, watch_client
 
+NO_QUESTION_FACTS: Final = QuestionFacts()
 
-def ask(service: Services, user: User, conversation: Conversation, question: Question) -> str:
+
+def ask(
+    service: Services, user: User, conversation: Conversation, question: Question,
+    facts: QuestionFacts = NO_QUESTION_FACTS,
+) -> str:  # fmt: skip
     """Begin a turn and return its id.
 
+    Args:
+        facts: what to keep of a new question beside its words.
     Raises:
-        ConversationBusyError, TooManyTurnsError, NotRecordedError, RefusedError, BadRequestError,
+        ConversationBusyError, TooManyTurnsError, NotRecordedError, RefusedError, BadRequestError, ConflictError,
         ConversationNotFoundError: nothing was asked.
     """
     effort = question.effort
     about = About(service.model.id, service.release.version, effort)
     with service.turns.claim(user.id, conversation.id) as place:
+        check_seen(service.conversations, conversation, question)
         asked = asked_of(service.conversations, conversation, question)
         history, text, begun = asked.history, asked.text, asked.begun
-        new = () if text is None else (Message("user", text),)
+        given = given_for(service, user, asked, question, facts)
         engine = permitted(service.engine, session_permit(Role.USER))
         turn = run_turn(
             service.record, place.engine(engine, is_ending=server_ending()), current_actor(),
             new_request(
-                user.id, (*_for_engine(history), *new), effort=effort, grammar=service.config.harmony_grammar,
-                continues=asked.goes_on,
+                user.id, given.messages, effort=effort, grammar=service.config.harmony_grammar, continues=asked.goes_on
             ),
             conversation_id=conversation.id, allowance=person_bounds(),
         )  # fmt: skip
@@ -61,9 +74,11 @@ def ask(service: Services, user: User, conversation: Conversation, question: Que
             if begun is not None:
                 return begun.parent_id or ""
             if text is None:
+                if given.facts != history[-1].facts:
+                    service.conversations.set_question_facts(user.id, conversation.id, history[-1].id, given.facts)
                 return history[-1].id
             allowance().spend(user.id, Content(text))  # a question is kept beside its event
-            new_message = NewMessage("user", text)
+            new_message = NewMessage("user", text, facts=given.facts)
             return service.conversations.append(user.id, conversation.id, new_message, parent_id=asked.parent_id).id
 
         place.start(turn, keep_question, about, begun=begun.id if begun is not None else None)
@@ -198,9 +213,3 @@ def _enter(user: User) -> Callable[[], None]:
 
 def _response(lines: Iterator[str]) -> Response:
     return Response(lines, mimetype="application/x-ndjson", headers={"X-Accel-Buffering": "no"})
-
-
-def _for_engine(messages: list[StoredMessage]) -> tuple[Message, ...]:
-    """The conversation as the model reads it: without empty answers and past reasoning."""
-    said = [message.as_message() for message in messages if message.content or message.tool_calls]
-    return tuple(message if message.tool_calls else replace(message, reasoning=None) for message in said)

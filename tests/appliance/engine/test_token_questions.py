@@ -17,7 +17,7 @@ from appliance.engine.client import EngineClient
 from appliance.engine.harmony import ALL_TOKENS, START, Vocabulary, _short_parts, render_prompt
 from appliance.engine.token_questions import MOST_OF_ONE_PERSON, MOST_WAITING
 from appliance.engine.wire import DOORBELL_BYTE, decode, encode
-from appliance.turns.engine import Question, TextRequest, Tokens, TokensRequest, TokenText
+from appliance.turns.engine import CountRequest, Question, TextRequest, TokenCount, Tokens, TokensRequest, TokenText
 from appliance.turns.events import Done, Failed
 from appliance.turns.request import Message, Tool
 from tests.appliance.engine.test_engine_server import REQUEST, TODAY, Served
@@ -37,6 +37,31 @@ def served(vocabulary: Vocabulary) -> Iterator[Served]:
 def test_tokens_are_those_of_the_prompt(vocabulary: Vocabulary, served: Served) -> None:
     found = EngineClient(served.web).ask(TokensRequest(REQUEST))
     assert found == Tokens(tuple(render_prompt(vocabulary, REQUEST, today=TODAY)), 4096)
+
+
+def test_a_count_is_told_of_what_is_too_long_to_be_read(vocabulary: Vocabulary, served: Served) -> None:
+    asked = replace(REQUEST, messages=(Message("user", "a b " * 4096),))
+    found = EngineClient(served.web).ask(CountRequest(asked))
+    assert found == TokenCount(len(render_prompt(vocabulary, asked, today=TODAY)), 4096)
+    far_too_long = replace(REQUEST, messages=(Message("user", "x" * (4096 * 16 + 1)),))
+    refused = EngineClient(served.web).ask(CountRequest(far_too_long))
+    assert isinstance(refused, Failed)
+    assert refused.code == "context_exceeded"
+
+
+def test_the_counts_of_messages_add_up(served: Served) -> None:
+    """The pages count a conversation once, and then only the question that is being written."""
+
+    def count(*messages: Message) -> int:
+        found = EngineClient(served.web).ask(CountRequest(replace(REQUEST, messages=messages)))
+        assert isinstance(found, TokenCount)
+        return found.count
+
+    x = Message("user", "x")
+    earlier = (Message("user", " a question "), Message("assistant", "An answer.\n"), Message("user", ""))
+    for text in ("Hi", "\n\nand so on", " é𒐫<|end|>", "x" * 500):
+        new = Message("user", text)
+        assert count(*earlier, new) == count(*earlier, x) - count(x) + count(new)
 
 
 def test_texts_are_what_each_spells(served: Served) -> None:

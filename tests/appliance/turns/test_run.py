@@ -11,7 +11,7 @@ import pytest
 from appliance.audit.event import Actor, Header, NewEvent
 from appliance.audit.log import AuditLog, RecordError
 from appliance.database.transactions import Database
-from appliance.turns.engine import EngineUnavailableError, Question, Status, Tokens, TokenText
+from appliance.turns.engine import Answered, EngineUnavailableError, Question, Status
 from appliance.turns.events import (
     AnswerDelta,
     Done,
@@ -208,7 +208,7 @@ def test_error_in_the_engine_is_recorded_and_raised(log: AuditLog) -> None:
         def status(self, timeout_s: float = 2.0) -> Status:
             raise EngineUnavailableError("broken")
 
-        def ask(self, question: Question, timeout_s: float = 60.0) -> Tokens | TokenText | Failed:
+        def ask(self, question: Question, timeout_s: float = 60.0) -> Answered | Failed:
             raise EngineUnavailableError("broken")
 
     with pytest.raises(RuntimeError, match="broken"):

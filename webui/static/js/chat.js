@@ -10,7 +10,11 @@ import { Importing } from "./exchange.js";
 import { copied } from "./frame.js";
 import * as net from "./net.js";
 import { readToTheEnd } from "./reading.js";
+import { Room } from "./room.js";
 import { TurnState } from "./state.js";
+
+/** What to say after a reload. */
+const NOTICE_KEY = "notice";
 
 const page = hooked("data-chat");
 const state = new TurnState();
@@ -22,6 +26,7 @@ let turns = 0;
 
 const composer = new Composer(conversation, { send: () => void send(), stop });
 const editor = new QuestionEditor((question, text) => void askInstead(question, text));
+const room = new Room(composer, () => conversation, { isBusy: () => state.busy, sumUp: () => void sumUp() });
 const list = new ConversationList(() => conversation, (message) => composer.showError(message));
 
 new Importing(() => void list.refresh());
@@ -29,6 +34,8 @@ new Importing(() => void list.refresh());
 state.addEventListener("phase", () => composer.showBusy(state.busy));
 state.addEventListener("accepted", () => {
   tabs.postMessage(conversation);
+  if ("reads_from" in room.choice) location.reload();  // the server draws from where the model reads now
+  room.forget();
   if (state.phase === "stopping") stop();
 });
 state.addEventListener("end", (event) => {
@@ -39,8 +46,8 @@ state.addEventListener("end", (event) => {
 });
 
 async function send() {
-  if (state.busy) return;
   const text = composer.text;
+  if (state.busy || room.refuses(text)) return;
   const effort = composer.effort;
   /** @type {HTMLElement | null} */
   let words = null;
@@ -57,7 +64,7 @@ async function send() {
     hooked("data-welcome").hidden = true;
     words = drawWords(text);
     column.toBottom();
-    await run((...reading) => net.beginTurn(conversation, { text, effort }, ...reading));
+    await run((...reading) => net.beginTurn(conversation, { text, effort, last: page.dataset.last ?? "", ...room.choice }, ...reading));
   } catch (error) {
     state.finish();
     if (!state.accepted) {
@@ -76,7 +83,7 @@ async function regenerate() {
   composer.showError("");
   if (last instanceof HTMLElement) last.hidden = true;
   try {
-    await run((...reading) => net.beginTurn(conversation, { regenerate: true, effort }, ...reading));
+    await run((...reading) => net.beginTurn(conversation, { regenerate: true, effort, last: page.dataset.last ?? "", ...room.choice }, ...reading));
     last?.remove();
   } catch (error) {
     if (last instanceof HTMLElement && !state.accepted) last.hidden = false;
@@ -97,7 +104,7 @@ async function goOn() {
   const leave = new AbortController();
   state.addEventListener("answer", () => { last.hidden = true; }, { once: true, signal: leave.signal });
   try {
-    await run((...reading) => net.beginTurn(conversation, { go_on: true, effort }, ...reading));
+    await run((...reading) => net.beginTurn(conversation, { go_on: true, effort, last: page.dataset.last ?? "" }, ...reading));
     last.remove();
   } catch (error) {
     state.finish();
@@ -124,7 +131,7 @@ async function askInstead(question, text) {
   const words = drawWords(text);
   document.querySelector("[data-question-form]")?.setAttribute("hidden", "");
   try {
-    await run((...reading) => net.beginTurn(conversation, { text, effort, instead_of: question.dataset.asked ?? "" }, ...reading));
+    await run((...reading) => net.beginTurn(conversation, { text, effort, instead_of: question.dataset.asked ?? "", last: page.dataset.last ?? "" }, ...reading));
     editor.close();
     for (const one of [question, ...replaced]) one.remove();
   } catch (error) {
@@ -134,6 +141,17 @@ async function askInstead(question, text) {
       for (const one of replaced) one.hidden = false;
       document.querySelector("[data-question-form]")?.removeAttribute("hidden");
     }
+    fail(error);
+  }
+}
+
+/** Go on in a new chat, whose first answer sums up this one. */
+async function sumUp() {
+  try {
+    const id = await net.beginSummary(conversation, composer.effort);
+    composer.takeAlong(id);
+    location.assign(`/chat/${id}`);
+  } catch (error) {
     fail(error);
   }
 }
@@ -167,6 +185,7 @@ async function run(start) {
     state.finish();
     decorate();
     void list.refresh();
+    void room.refresh();
   }
 }
 
@@ -199,7 +218,14 @@ function stop() {
 /** @param {unknown} error */
 function fail(error) {
   if (!(error instanceof net.RequestError)) throw error;
-  composer.showError(error.message);
+  if (error.code === "gone_on") {
+    sessionStorage.setItem(NOTICE_KEY, error.message);
+    location.reload();
+  } else if (error.code === "too_long") {
+    void room.refresh().then(() => { if (!room.isShort) composer.showError(error.message); });
+  } else {
+    composer.showError(error.message);
+  }
 }
 
 /** Give every block of code its copy button. */
@@ -252,6 +278,9 @@ document.addEventListener("visibilitychange", () => { if (!document.hidden) void
 addEventListener("focus", () => void catchUp());
 
 decorate();
+composer.showError(sessionStorage.getItem(NOTICE_KEY) ?? "");
+sessionStorage.removeItem(NOTICE_KEY);
 if (conversation && !showNamed()) column.toBottom();
 if (page.dataset.turn) void resume(page.dataset.turn);
+else void room.refresh();
 if (!matchMedia("(pointer: coarse)").matches) composer.focus();

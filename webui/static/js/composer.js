@@ -7,7 +7,8 @@ import { hooked } from "./dom.js";
 
 const EFFORT_KEY = "effort";
 
-export class Composer {
+/** Emits "written" when its text or effort changes. */
+export class Composer extends EventTarget {
   #text = /** @type {HTMLTextAreaElement} */ (hooked("data-composer-text"));
   #form = /** @type {HTMLFormElement} */ (hooked("data-composer"));
   #send = /** @type {HTMLButtonElement} */ (hooked("data-send"));
@@ -20,6 +21,7 @@ export class Composer {
    * @param {{send: () => void, stop: () => void}} on
    */
   constructor(conversation, on) {
+    super();
     this.#form.addEventListener("submit", (event) => {
       event.preventDefault();
       if (this.text.trim()) on.send();
@@ -34,7 +36,10 @@ export class Composer {
     const kept = localStorage.getItem(EFFORT_KEY);
     for (const choice of this.#efforts()) {
       if (choice.value === kept) choice.checked = true;
-      choice.addEventListener("change", () => localStorage.setItem(EFFORT_KEY, choice.value));
+      choice.addEventListener("change", () => {
+        localStorage.setItem(EFFORT_KEY, choice.value);
+        this.dispatchEvent(new Event("written"));
+      });
     }
     this.moveTo(conversation);
     this.text ||= sessionStorage.getItem(this.#draftKey) ?? ""; // words that were typed before this ran stay
@@ -75,6 +80,15 @@ export class Composer {
   }
 
   /**
+   * Take the draft along to another conversation, which is opened next.
+   * @param {string} conversation
+   */
+  takeAlong(conversation) {
+    if (this.text) sessionStorage.setItem(`draft:${conversation}`, this.text);
+    sessionStorage.removeItem(this.#draftKey);
+  }
+
+  /**
    * The draft belongs to this conversation from now on.
    * @param {string} conversation
    */
@@ -95,6 +109,7 @@ export class Composer {
     this.#grow();
     if (this.text) sessionStorage.setItem(this.#draftKey, this.text);
     else sessionStorage.removeItem(this.#draftKey);
+    this.dispatchEvent(new Event("written"));
   }
 
   #efforts() {

@@ -11,10 +11,12 @@ export class RequestError extends Error {
   /**
    * @param {string} message
    * @param {number} status
+   * @param {string} [code] the server's word for what went wrong
    */
-  constructor(message, status) {
+  constructor(message, status, code = "") {
     super(message);
     this.status = status;
+    this.code = code;
   }
 
   /** Whether the same request may succeed later. */
@@ -39,16 +41,16 @@ async function ask(path, init = {}) {
     throw new RequestError("The server cannot be reached. Your text is kept here; check the connection and send it again.", 0);
   }
   if (response.ok) return response;
-  throw new RequestError(await reason(response), response.status);
+  throw await refusal(response);
 }
 
 /** @param {Response} response */
-async function reason(response) {
+async function refusal(response) {
   try {
-    const body = await response.json();
-    return String(body.error.message);
+    const { message, code } = (await response.json()).error;
+    return new RequestError(String(message), response.status, String(code));
   } catch {
-    return `The server answered with an error (${response.status}). Nothing was changed; try again.`;
+    return new RequestError(`The server answered with an error (${response.status}). Nothing was changed; try again.`, response.status);
   }
 }
 
@@ -65,9 +67,28 @@ export async function createConversation(text) {
 }
 
 /**
+ * @param {string} conversation "" for a new one
+ * @param {{text: string, effort: Effort, reads_from?: string}} draft
+ * @returns {Promise<import("./types.js").Room>}
+ */
+export async function askRoom(conversation, draft) {
+  return (await ask(conversation ? `/chat/${conversation}/room` : "/chat/room", { method: "POST", ...json(draft) })).json();
+}
+
+/**
+ * Begin a new chat with a summary of this one.
+ * @param {string} conversation
+ * @param {Effort} effort
+ * @returns {Promise<string>} the new conversation's id
+ */
+export async function beginSummary(conversation, effort) {
+  return (await (await ask(`/chat/${conversation}/summary`, { method: "POST", ...json({ effort }) })).json()).id;
+}
+
+/**
  * Ask, and hand over each event of the answer as it comes.
  * @param {string} conversation
- * @param {{text?: string, instead_of?: string, regenerate?: boolean, go_on?: boolean, effort: Effort}} turn
+ * @param {{text?: string, instead_of?: string, regenerate?: boolean, go_on?: boolean, reads_from?: string, last?: string, effort: Effort}} turn
  * @param {(event: StreamEvent) => void} receive
  * @param {AbortSignal} signal
  */

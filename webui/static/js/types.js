@@ -30,4 +30,10 @@
  * @typedef {(receive: (event: StreamEvent) => void, signal: AbortSignal) => Promise<void>} Read
  */
 
+/**
+ * What the server says about the room of a question. `sums_up`: a summary would make room.
+ * @typedef {{line: string, tight: boolean, problem: string | null, sums_up: boolean,
+ *   leave_out: {reads_from: string, words: string} | null}} Room
+ */
+
 export {};
