@@ -22,7 +22,7 @@ from appliance.audit.event import Actor
 from appliance.audit.log import RecordError
 from appliance.audit.repeated import WINDOW_S, RepeatedDenials
 from appliance.database.transactions import DatabaseError
-from appliance.people.allowance import PromptTooLargeError, QuotaSpentError, RefusedError
+from appliance.people.allowance import LimitReachedError, PromptTooLargeError, QuotaSpentError, RefusedError
 from appliance.people.api_keys import ApiKey
 from webui import errors
 from webui.allowances import usage_of
@@ -127,8 +127,10 @@ def _respond_refused(error: RefusedError) -> Response:
         record_refusal(current_actor(), error)
     except RecordError:
         return errors.respond(errors.UnavailableError("record_failed"))
-    if isinstance(error, QuotaSpentError):
-        response = errors.respond(errors.QuotaSpentError(message=error.sentence))
+    if isinstance(error, LimitReachedError):
+        kind = errors.TooManyError if error.code == "too_many_running" else errors.QuotaSpentError
+        shown_limit = kind(error.code, error.sentence, error.what_to_do)
+        response = errors.respond(shown_limit)
         response.headers["Retry-After"] = str(int(error.retry_after_s) + 1)
         return response
     what_to_do = "Shorten it, or start a new chat: the whole conversation counts."

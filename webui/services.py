@@ -22,6 +22,7 @@ from appliance.people.conversations import Conversations
 from appliance.people.groups import Groups
 from appliance.people.handovers import Handovers
 from appliance.people.oversight import Oversight
+from appliance.people.quotas import Quotas
 from appliance.people.responses import Responses
 from appliance.people.sessions import Sessions
 from appliance.people.sign_in import SignIn
@@ -63,6 +64,10 @@ class Services:
     @property
     def groups(self) -> Groups:
         return Groups(self.record)
+
+    @property
+    def quotas(self) -> Quotas:
+        return Quotas(self.record)
 
     @property
     def oversight(self) -> Oversight:

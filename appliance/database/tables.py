@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import TSVECTOR
 
 from appliance.database.stored_values import check_what_is_read
 
-SCHEMA = "0007"  # the revision that `metadata` is, the newest in migrations/versions
+SCHEMA = "0008"  # the revision that `metadata` is, the newest in migrations/versions
 
 
 def storable(text: str) -> str:
@@ -76,6 +76,25 @@ recorded_bytes = sa.Table(
     sa.Column("day", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("bytes", sa.BigInteger, nullable=False),
     sa.Column("refused", sa.Boolean, nullable=False),
+)  # fmt: skip
+
+# How much may be used: by a person, by each member of a group, or by everybody, for whom holder_id is "". A limit that
+# is NULL does not exist (people/quotas.py).
+quotas = sa.Table(
+    "quotas", metadata,
+    sa.Column("kind", _Text, primary_key=True),
+    sa.Column("holder_id", _Text, primary_key=True),
+    sa.Column("tokens_per_day", sa.BigInteger),
+    sa.Column("requests_per_day", sa.BigInteger),
+    sa.Column("concurrent_turns", sa.BigInteger),
+)  # fmt: skip
+
+# The running turns of people with a quota, and the process of each (people/turn_places.py).
+turn_places = sa.Table(
+    "turn_places", metadata,
+    sa.Column("turn_id", _Text, primary_key=True),
+    sa.Column("user_id", _Text, nullable=False, index=True),
+    sa.Column("process", _Text, nullable=False),
 )  # fmt: skip
 
 # What each person has used on each day, through the chat (key "") and through each API key (people/usage.py).
@@ -243,7 +262,7 @@ kept_responses = sa.Table(
 
 check_what_is_read(
     settings, recorded_bytes, users, sign_in_limits, known_addresses, approvals, sessions, api_keys, api_key_use, links,
-    people_groups, group_members, usage_by_day,
+    people_groups, group_members, usage_by_day, quotas, turn_places,
 )  # fmt: skip
 
 # The search index holds words and no text: an FTS5 table on SQLite (DDL below), rows of word vectors on PostgreSQL.

@@ -49,7 +49,12 @@ class RefusedError(ApplianceError):
 
 
 class LimitReachedError(RefusedError):
-    """Something that is limited is used up; it is there again in ``retry_after_s``."""
+    """Something that is limited is used up; it is there again in ``retry_after_s``.
+
+    ``what_to_do`` is for a person at a page; None where the page's own words say it.
+    """
+
+    what_to_do: str | None = None
 
     def __init__(self, message: str, *, retry_after_s: float) -> None:
         super().__init__(message)
@@ -90,11 +95,22 @@ def limits_of(*, context_tokens: int, daily_mib: int) -> Limits:
     return Limits(context_tokens * MAX_BYTES_PER_TOKEN, daily_mib * MIB)
 
 
+class Leave(Protocol):
+    """Gives the place of a turn back. A second call does nothing."""
+
+    def __call__(self, *, later: bool = False) -> None:
+        """Args: later: do nothing that waits, because nobody knows in which thread this is called."""
+
+
 class Bounds(Protocol):
     """What bounds a turn: it is asked before the turn, and told of each event that the turn has recorded."""
 
-    def check(self, user_id: str, request: TurnRequest) -> None:
-        """Raises: RefusedError, DatabaseError: the turn must not be run."""
+    def check(self, user_id: str, request: TurnRequest) -> Leave:
+        """Let the turn in; the value is to be called once the turn is over, however it ended.
+
+        Raises:
+            RefusedError, PresenceError, DatabaseError: the turn must not be run.
+        """
 
     def spend(self, user_id: str, content: Content | None) -> None:
         """Raises: DatabaseError: the count could not be kept yet."""

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from appliance.audit.event import Actor
 from appliance.audit.log import AuditLog
-from appliance.database.tables import group_members, people_groups, users
+from appliance.database.tables import group_members, people_groups, quotas, users
 from appliance.database.transactions import now_us
 from appliance.people.account_changes import Transaction
 from appliance.people.users import AccountError, User, check_still_admin, find_user
@@ -71,6 +71,8 @@ class Groups:
         with self._record.database.write(serial=True) as connection:
             change = self._change(connection, by)
             name = _name_of(connection, group_id)
+            of_group = sa.and_(quotas.c.kind == "group", quotas.c.holder_id == group_id)
+            connection.execute(quotas.delete().where(of_group))
             connection.execute(people_groups.delete().where(people_groups.c.id == group_id))
             change.note("group_changed", name, "removed")
 

@@ -6,7 +6,6 @@ both.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final, Literal
 
@@ -40,12 +39,10 @@ def usage_lines(database: Database, by: By, first_day: int, last_day: int) -> li
     used = sa.case((usage_by_day.c.requests > 0, usage_by_day.c.user_id))
     people = sa.func.count(sa.distinct(used)).label("people")
     source, names = _SOURCES[by]
-    query = sa.select(*names, people, *sums).select_from(source)
+    query: sa.Select[Any] = sa.select(*names, people, *sums).select_from(source)
     within = usage_by_day.c.day.between(first_day, last_day)
     with database.read() as connection:
-        rows: Sequence[sa.Row[Any]] = connection.execute(
-            query.where(within).group_by(*(_bare(name) for name in names))
-        ).all()
+        rows = connection.execute(query.where(within).group_by(*(_bare(name) for name in names))).all()
     lines = [Line(_name(by, row), row.people, _figures(row)) for row in rows]
     if by == "day":
         return sorted(lines, key=lambda line: int(line.name))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+import weakref
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 
@@ -19,7 +20,7 @@ from appliance.audit.event import Actor, Content, NewEvent, Outcome
 from appliance.audit.log import AuditLog, RecordError
 from appliance.database.presence import PresenceError
 from appliance.database.transactions import DatabaseError
-from appliance.people.allowance import Bounds
+from appliance.people.allowance import Bounds, Leave
 from appliance.turns.answer import Answer
 from appliance.turns.engine import Engine
 from appliance.turns.events import Done, Failed, TurnEvent, failed
@@ -67,6 +68,7 @@ class Turn(Iterator[TurnEvent]):
         """Cancel what still runs; what was generated is recorded."""
         self._events.close()
         self._run.end_unstarted()
+        self._run.give_back()
 
 
 def run_turn(
@@ -81,9 +83,11 @@ def run_turn(
         RefusedError: the prompt is too large to be answered, or the day's allowance is spent. Nothing is recorded or
             run.
     """
-    if allowance is not None:
-        allowance.check(actor.user_id, request)
-    return Turn(_Run(record, engine, actor, request, conversation_id, allowance, clock_s))
+    leave = None if allowance is None else allowance.check(actor.user_id, request)
+    turn = Turn(_Run(record, engine, actor, request, conversation_id, allowance, clock_s, leave))
+    if leave is not None:
+        weakref.finalize(turn, leave, later=True)  # a turn that is dropped before it began has no other end
+    return turn
 
 
 @dataclass
@@ -97,6 +101,7 @@ class _Run:
     conversation_id: str | None
     allowance: Bounds | None
     clock_s: Callable[[], float]
+    leave: Leave | None = None  # gives back the place that the allowance gave the turn
     answer: Answer = field(default_factory=Answer)
     prompt_event: int | None = None
     answer_event: int | None = None
@@ -124,6 +129,7 @@ class _Run:
     def events(self) -> Generator[TurnEvent, None, None]:
         refused = self.begin()
         if refused is not None:
+            self.give_back()
             self.answer.add(refused, self.clock_s())
             yield refused
             return
@@ -160,6 +166,13 @@ class _Run:
         except (RecordError, ValueError):
             _log.exception("turn %s: the answer was not recorded", self.request.id)
             self.answer.end = _NOT_RECORDED
+        finally:
+            self.give_back()
+
+    def give_back(self) -> None:
+        """Give back the place of the turn, which is over."""
+        if self.leave is not None:
+            self.leave()
 
     def _spend(self, event: NewEvent) -> None:
         """Count a recorded event. A count that cannot be stored now is stored with the next one."""

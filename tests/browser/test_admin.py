@@ -17,7 +17,7 @@ from tests.browser.pages import Watched
 from tests.webui.conftest import SYSTEM
 
 VIEWS = [("light", 1280, 720), ("dark", 360, 740), ("light", 1920, 1080)]
-PLACES = ("", "/groups", "/invitations", "/roles", "/usage", "/usage?by=key&days=90")
+PLACES = ("", "/groups", "/invitations", "/roles", "/usage", "/quotas", "/usage?by=key&days=90")
 
 
 @pytest.fixture

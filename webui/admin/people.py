@@ -13,6 +13,7 @@ from webui import confirm
 from webui.account.present import page_key
 from webui.admin import present
 from webui.admin.routes import blueprint
+from webui.allowances import turn_places
 from webui.errors import NotFoundError
 from webui.services import services
 from webui.session import current_actor, own_token
@@ -62,7 +63,8 @@ def person(user_id: str) -> Response:
         "admin_person.html", person=found, sessions=sessions, links=service.oversight.open_links(user_id),
         api_keys=[page_key(key, now) for key in keys if key.revoked_at is None],
         revoked_keys=sum(key.revoked_at is not None for key in keys), damaged=[*keys.damaged, *sessions.damaged],
-        groups=service.groups.list_groups(), notice=_NOTICES.get(request.args.get("notice", "")),
+        groups=service.groups.list_groups(), uses=turn_places().uses(user_id),
+        notice=_NOTICES.get(request.args.get("notice", "")),
     )  # fmt: skip
     return make_response(page)
 

@@ -48,6 +48,15 @@ class KeyLimitReached(Details):
 
 
 @dataclass(frozen=True, kw_only=True)
+class QuotaReached(Details):
+    """A quota that is used up: its limit, what is limited, and whose quota it is, in words."""
+
+    limit: int
+    of: str
+    whose: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class RepeatedDenial(Details):
     """``count`` more denials of one source (`appliance.audit.repeated`).
 

@@ -16,6 +16,7 @@ from appliance.audit.details.denials import (
     BodyTooLarge,
     KeyLimitReached,
     PromptTooLarge,
+    QuotaReached,
     QuotaSpent,
     RepeatedDenial,
     ScopeMissing,
@@ -47,7 +48,7 @@ from appliance.audit.event import Action
 KINDS: Final[Mapping[Action, tuple[type[Details], ...]]] = {
     "prompt": (PromptDetails,),
     "answer": (FinishedAnswer, LostAnswer, UnfinishedAnswer),
-    "denied": (PromptTooLarge, RepeatedDenial, KeyLimitReached, ScopeMissing, BodyTooLarge, QuotaSpent),
+    "denied": (PromptTooLarge, RepeatedDenial, KeyLimitReached, QuotaReached, ScopeMissing, BodyTooLarge, QuotaSpent),
     "review_search": (SearchDetails,),
     "record_verified": (VerificationDetails,),
     "evidence_exported": (EventsExported, RangeExported),

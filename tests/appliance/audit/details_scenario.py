@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from appliance.audit.checkpoint import keep_verdict
-from appliance.audit.details.denials import BodyTooLarge, KeyLimitReached, ScopeMissing
+from appliance.audit.details.denials import BodyTooLarge, KeyLimitReached, QuotaReached, ScopeMissing
 from appliance.audit.details.exchange import ConversationExported, ConversationImported
 from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.evidence import export_evidence
@@ -174,6 +174,7 @@ def _findings(log: AuditLog, directory: Path) -> None:
     for details in (
         ScopeMissing(key="a key", scope="models"),
         KeyLimitReached(key="a key", limit=60, of="requests a minute"),
+        QuotaReached(limit=5, of="requests a day", whose="the group North"),
     ):
         log.append(NewEvent(ADA, "denied", "denied", "api.chat", Content("a refused key", details)))
     intact = replace(verify_log(log.database, None), faults=())

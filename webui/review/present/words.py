@@ -16,6 +16,7 @@ ACTION_WORDS: Final[dict[Action, str]] = {
     "link_withdrawn": "Withdrew a one-time link",
     "session_ended": "Ended somebody's sessions",
     "group_changed": "Changed a group",
+    "quota_changed": "Changed a quota",
     "user_created": "Added an account",
     "user_disabled": "Disabled an account",
     "user_enabled": "Enabled an account",
@@ -78,7 +79,7 @@ ACTION_GROUPS: Final[tuple[tuple[str, str, tuple[Action, ...]], ...]] = (
     ("access", "Signing in, refusals", ("sign_in", "sign_out", "denied")),
     (
         "accounts", "Accounts and keys",
-        ("link_made", "link_withdrawn", "session_ended", "group_changed",
+        ("link_made", "link_withdrawn", "session_ended", "group_changed", "quota_changed",
          "user_created", "user_disabled", "user_enabled", "roles_changed", "password_changed",
          "api_key_created", "api_key_changed", "api_key_revoked", "approval_requested", "approval_confirmed",
          "approval_refused", "approval_expired"),
