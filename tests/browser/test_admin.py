@@ -17,7 +17,7 @@ from tests.browser.pages import Watched
 from tests.webui.conftest import SYSTEM
 
 VIEWS = [("light", 1280, 720), ("dark", 360, 740), ("light", 1920, 1080)]
-PLACES = ("", "/groups", "/invitations", "/roles", "/usage", "/quotas", "/usage?by=key&days=90")
+PLACES = ("", "/people/add", "/groups", "/invitations", "/roles", "/usage", "/quotas", "/usage?by=key&days=90")
 
 
 @pytest.fixture
@@ -106,3 +106,21 @@ def test_no_page_of_the_administration_is_wider_than_the_screen(
         expect(page.get_by_role("navigation", name="Administration")).to_be_visible()
         look(page, f"admin{place.split(ada.id)[0].replace('/', '-').partition('?')[0]}-{scheme}-{width}")
     context.close()
+
+
+def test_many_people_are_added_and_their_links_saved(admin: Page, server: Server, watched: Watched) -> None:
+    admin.get_by_role("link", name="Add many people from a table").click()
+    admin.get_by_label("People", exact=True).fill("ada,Ada Lovelace\nno name\n")
+    admin.get_by_role("button", name="Add everybody").press("Enter")
+    expect(admin.get_by_text("Nobody was added: one line is wrong.")).to_be_visible()
+    watched.forgive("400")
+    admin.get_by_label("People", exact=True).fill("ada,Ada Lovelace\nbob\n")
+    admin.get_by_role("button", name="Add everybody").click()
+    expect(admin.get_by_role("heading", name="2 links to hand out")).to_be_visible()
+    with admin.expect_download() as download:
+        admin.get_by_role("button", name="Download as CSV").click()
+    lines = download.value.path().read_text().splitlines()
+    assert [line.partition(",")[0] for line in lines] == ["name", "ada", "bob"]
+    admin.reload()
+    expect(admin.get_by_text("The links were shown once.")).to_be_visible()
+    expect(admin.get_by_role("button", name="Download as CSV")).to_have_count(0)

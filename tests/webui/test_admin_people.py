@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import re
 
 import pytest
 
 from appliance.people.accounts import Role
-from tests.webui.conftest import PASSWORD, Browser, Site
+from tests.webui.conftest import PASSWORD, SYSTEM, Browser, Site
 
 
 @pytest.fixture
@@ -133,3 +134,33 @@ def test_no_page_of_people_shows_what_they_asked(site: Site, admin: Browser) -> 
     for path in ("/admin", f"/admin/people/{ada.id}", "/admin/groups", "/admin/invitations", "/admin/roles"):
         assert "private title" not in admin.get(path).text
     assert PASSWORD not in admin.get(f"/admin/people/{ada.id}").text
+
+
+def test_a_table_of_people_gives_links_that_are_shown_once(site: Site, admin: Browser) -> None:
+    site.services.groups.create("=North", by=SYSTEM)
+    response = admin.send("/admin/people/add", people="ada,Ada,user,=North\nbob\n")
+    assert response.status_code == 303
+    page = admin.get(response.headers["Location"]).text
+    links = re.findall(r"data-new-link>http://127.0.0.1:8080(/welcome/[^<]+)<", page)
+    assert len(links) == 2
+    assert site.browser().get(links[0]).status_code == 200
+    again = admin.get(response.headers["Location"]).text
+    assert "data-new-link" not in again
+    assert "The links were shown once." in again
+    assert [user.name for user in site.services.accounts.list_users()] == ["ada", "bob", "root"]
+
+
+def test_a_wrong_table_comes_back_with_each_bad_line(site: Site, admin: Browser) -> None:
+    response = admin.send("/admin/people/add", people="ada\nno <name>\nbob,,boss")
+    page = admin.get(response.headers["Location"])
+    assert page.status_code == 400
+    assert re.findall(r"<li data-fault>(Line \d):", page.text) == ["Line 2", "Line 3"]
+    assert "no &lt;name&gt;" in page.text
+    assert [user.name for user in site.services.accounts.list_users()] == ["root"]
+
+
+def test_a_file_is_taken_in_place_of_the_text(site: Site, admin: Browser) -> None:
+    form = {"csrf_token": admin.token(), "people": "", "file": (io.BytesIO(b"\xef\xbb\xbfname\nada\n"), "people.csv")}
+    response = admin.client.post("/admin/people/add", data=form, headers={"Origin": "http://localhost"})
+    assert response.status_code == 303
+    assert [user.name for user in site.services.accounts.list_users()] == ["ada", "root"]

@@ -6,9 +6,11 @@ from typing import Final
 
 from flask import Response, make_response, redirect, render_template, request, url_for
 
+from appliance.people.users import AccountError
 from webui import confirm
 from webui.admin import present
 from webui.admin.routes import blueprint
+from webui.handover import answer, hand_over, take
 from webui.services import services
 from webui.session import current_actor
 
@@ -17,14 +19,21 @@ _NOTICES: Final = {"made": "The group is made. Put people into it on their pages
 
 @blueprint.get("/groups")
 def groups() -> Response:
+    left = take()
     listed = [(group, services().groups.members(group.id)) for group in services().groups.list_groups()]
     notice = _NOTICES.get(request.args.get("notice", ""))
-    return make_response(render_template("admin_groups.html", groups=listed, notice=notice))
+    error, name = left.get("error"), left.get("name", "")
+    page = render_template("admin_groups.html", groups=listed, notice=notice, error=error, name=name)
+    return answer(page, left)
 
 
 @blueprint.post("/groups")
 def add_group() -> Response:
-    services().groups.create(request.form.get("name", ""), by=current_actor())
+    name = request.form.get("name", "")
+    try:
+        services().groups.create(name, by=current_actor())
+    except AccountError as exc:
+        return hand_over(url_for("admin.groups"), {"status": 400, "error": str(exc), "name": name})
     return _back("made")
 
 

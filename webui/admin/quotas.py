@@ -12,6 +12,7 @@ from appliance.people.users import AccountError
 from webui.admin.routes import blueprint
 from webui.allowances import turn_places
 from webui.errors import NotFoundError
+from webui.handover import answer, hand_over, take
 from webui.services import services
 from webui.session import current_actor
 
@@ -51,19 +52,25 @@ def quotas() -> Response:
 @blueprint.get("/quotas/<kind>/<holder_id>")
 def quota(kind: str, holder_id: str) -> Response:
     """The form of one quota; for a person, with what is used now."""
+    left = take()
     known, found_id, name = _named(kind, holder_id)
     page = render_template(
         "admin_quota.html", kind=known, holder_id=holder_id, name=name, quota=services().quotas.get(known, found_id),
         of_words=OF_WORDS, uses=turn_places().uses(found_id) if known == "person" else [],
+        error=left.get("error"), typed=left.get("typed", {}),
     )  # fmt: skip
-    return make_response(page)
+    return answer(page, left)
 
 
 @blueprint.post("/quotas/<kind>/<holder_id>")
 def set_quota(kind: str, holder_id: str) -> Response:
     known, found_id, _ = _named(kind, holder_id)
-    wanted = Quota(**{of: _number(of) for of in OF_WORDS})
-    services().quotas.give(known, found_id, wanted, by=current_actor())
+    try:
+        wanted = Quota(**{of: _number(of) for of in OF_WORDS})
+        services().quotas.give(known, found_id, wanted, by=current_actor())
+    except AccountError as exc:
+        typed = {of: request.form.get(of, "") for of in OF_WORDS}
+        return hand_over(request.path, {"status": 400, "error": str(exc), "typed": typed})
     return make_response(redirect(url_for("admin.quotas", notice="saved"), 303))
 
 
