@@ -1,4 +1,7 @@
-"""The socket pair through which web workers hand their turns to the engine. The supervisor keeps both ends."""
+"""The socket pair through which web workers hand their turns to the engine, and another for files to the reader.
+
+The supervisor keeps both ends of each.
+"""
 
 from __future__ import annotations
 

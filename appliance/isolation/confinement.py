@@ -68,16 +68,18 @@ def confine(
     install_filter(policy, Refusal.ERRNO, leave_out=leave_out)
 
 
-def seal(environ: Mapping[str, str]) -> None:
+def seal(environ: Mapping[str, str], *, confines_copies: bool = False) -> None:
     """Finish what `confine` could not do before the program began. The entry of a program calls this first.
 
     This hides the memory of the program from other processes of its user. Without a watcher, it also forbids the
     program to become another one.
 
+    Args:
+        confines_copies: the program puts copies of itself under a further filter, so it may still install one.
     Raises:
         SilenceError: the kernel refuses the filter. The process must end.
     """
     if environ.get(HIDE_ENVIRON) == "1":
         hide_memory()
     if environ.get(SEAL_ENVIRON) == "1":
-        refuse_also(_SEALED)
+        refuse_also(set(_SEALED) - ({"seccomp"} if confines_copies else set()))

@@ -130,7 +130,9 @@ def _rows_of_site(kind: Kind, places: Places, bait: str) -> Iterator[_Row]:
         yield "write into state/keys", lambda: _make(state / "keys")
     if kind is not Kind.PACKER:
         yield "write packed weights", lambda: _make(state / "packed")
-    if kind in (Kind.PACKER, Kind.ENGINE_CPU, Kind.ENGINE_CUDA):
+    if kind is Kind.READER:
+        yield "look into state/config", lambda: _open(state / "config", os.O_RDONLY | os.O_DIRECTORY)
+    if kind in (Kind.PACKER, Kind.READER, Kind.ENGINE_CPU, Kind.ENGINE_CUDA):
         yield "read the database", lambda: _open(places.database_dir / bait, os.O_RDONLY)
         yield "write the database", lambda: _make(places.database_dir)
 

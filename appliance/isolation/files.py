@@ -73,7 +73,7 @@ class Places:
     @property
     def kinds(self) -> tuple[Kind, ...]:
         """The kinds of process that the supervisor starts."""
-        return (Kind.RECORDER, Kind.WEB, Kind.PACKER, self.engine, Kind.ADMINISTRATION)
+        return (Kind.RECORDER, Kind.WEB, Kind.PACKER, self.engine, Kind.READER, Kind.ADMINISTRATION)
 
     @property
     def database_dir(self) -> Path:
@@ -193,6 +193,8 @@ def _hardware(engine: Kind, interpreter: Interpreter) -> list[Rule]:
 
 def _own(kind: Kind, places: Places) -> list[Rule]:
     state = places.state
+    if kind is Kind.READER:  # the code that it runs, to start, and nothing of the site
+        return _rules(READ, places.release)
     rules = _rules(READ, places.release, state / "config")
     match kind:
         case Kind.RECORDER:

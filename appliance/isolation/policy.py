@@ -37,6 +37,7 @@ class Kind(StrEnum):
     ENGINE_CUDA = "engine-cuda"
     WEB = "web"
     PACKER = "packer"  # writes the weights packed for this processor, before an engine starts
+    READER = "reader"  # turns files that people attach into text (appliance/attachments)
     ADMINISTRATION = "administration"  # `appliance users`, `audit`, `doctor`, `selftest`
 
 
@@ -44,6 +45,7 @@ _EVERY: Final = frozenset(Kind) - {Kind.ENGINE_CUDA}
 _PROGRAMS: Final = _EVERY - {Kind.WATCHER, Kind.LOG_RELAY}
 _LISTED: Final = _PROGRAMS - {Kind.SUPERVISOR}  # programs that the supervisor starts and whose calls are listed
 _SUPERVISOR, _ENGINE, _WEB = frozenset({Kind.SUPERVISOR}), frozenset({Kind.ENGINE_CPU}), frozenset({Kind.WEB})
+_READER: Final = frozenset({Kind.READER})
 _COMPUTING: Final = _ENGINE | {Kind.PACKER, Kind.ADMINISTRATION}
 
 _MSG_FASTOPEN: Final = 0x2000_0000  # opens a connection by sending
@@ -141,7 +143,7 @@ GROUPS: Final = (
     ),
     Group(
         "talk over sockets that another process opened",
-        _SUPERVISOR | _ENGINE | _WEB | {Kind.WATCHER},
+        _SUPERVISOR | _ENGINE | _WEB | _READER | {Kind.WATCHER},
         "recvfrom recvmsg getsockname getpeername",
         {
             "sendto": ((Only(3, (0,), _MSG_FASTOPEN), *_NO_PEER),),
@@ -163,13 +165,14 @@ GROUPS: Final = (
         },
     ),
     Group(
-        "start copies of itself; administration verifies with every core, under the same filter",
-        _SUPERVISOR | _WEB | {Kind.ADMINISTRATION},
+        "start copies of itself; administration verifies with every core, under the same filter; the reader has a copy "
+        "for each file",
+        _SUPERVISOR | _WEB | _READER | {Kind.ADMINISTRATION},
         partly={"clone": ((Only(0, (_FORK,)),),)},
     ),
     Group(
-        "end processes; the web ends gunicorn's workers, never a whole group of processes",
-        _SUPERVISOR | _WEB,
+        "end processes, never a whole group: the web ends gunicorn's workers, the reader a copy that is late",
+        _SUPERVISOR | _WEB | _READER,
         partly={"kill": ((Only(0, (0,), 0x8000_0000), Only(0, (0,), unless=True)),)},
     ),
     Group(
@@ -181,6 +184,11 @@ GROUPS: Final = (
         "give the comparison of the release the lowest priority",
         frozenset({Kind.RECORDER}),
         partly={"setpriority": ((Only(0, (os.PRIO_PROCESS,)), Only(1, (0,))),)},
+    ),
+    Group(
+        "refuse more calls to a copy of itself (SECCOMP_SET_MODE_FILTER, for all threads, without a listener)",
+        _READER,
+        partly={"seccomp": ((Only(0, (1,)), Only(1, (1,))),)},
     ),
     Group(
         "confine a child and become another program",

@@ -60,6 +60,7 @@ class Programs:
     packer: tuple[str, ...]  # packs weights for this processor; ends before the engine starts
     engine: tuple[str, ...]
     web: tuple[str, ...]
+    reader: tuple[str, ...]  # turns attached files into text
     recorder: tuple[str, ...]
     first_admin: tuple[str, ...]  # prints the first administrator's one-time link; the appliance's URL is appended
     environ: Mapping[str, str] = field(default_factory=dict)
@@ -73,6 +74,7 @@ def programs_of(config: Config, environ: Mapping[str, str]) -> Programs:
         packer=(*python, "-m", "appliance.engine.packer"),
         engine=(*python, "-m", "appliance.engine.server"),
         web=(*python, "-m", "gunicorn", *_gunicorn_options(config), "webui.wsgi:app"),
+        reader=(*python, "-m", "appliance.attachments.server"),
         recorder=(*python, "-m", "appliance.runtime.recorder"),
         first_admin=(*python, "-m", "appliance.cli", "users", "first-admin-link", "--home", str(config.home), "--url"),
         environ={name: environ[name] for name in _PASSED_ON if name in environ} | ours,

@@ -63,8 +63,8 @@ def serve(
     transport = transport_of(config, host_of(listener))
     on_trial, returned = is_on_trial(config.home, config.release_dir.name), load_returned(config.home)
     locks = lock_site(config)
-    doorbell = Doorbell()
-    keep = [listener.fileno(), *locks, *doorbell.fds]
+    doorbell, reader_bell = Doorbell(), Doorbell()
+    keep = [listener.fileno(), *locks, *doorbell.fds, *reader_bell.fds]
     places = places_of(config, engine=engine_kind(config))
     silence, watch = shut_the_door_for_programs(
         keep=keep, become=owner_to_become(config.state_dir), programs=places.kinds, places=places
@@ -90,8 +90,9 @@ def serve(
         say(f"Release {config.release_dir.name} is on trial: the database is upgraded when the model has loaded.")
     programs = replace(programs, environ=environ)
     Supervisor(
-        config, programs, listener, doorbell, messages, granted, watch, transport, url, say, on_trial=on_trial
-    ).run()
+        config, programs, listener, doorbell, reader_bell, messages, granted, watch, transport, url, say,
+        on_trial=on_trial,
+    ).run()  # fmt: skip
 
 
 def _take_signals() -> None:

@@ -55,7 +55,7 @@ class Supervisor:
     """Every program of one site; `run` returns when a signal ends it."""
 
     def __init__(
-        self, config: Config, programs: Programs, listener: socket.socket, doorbell: Doorbell,
+        self, config: Config, programs: Programs, listener: socket.socket, doorbell: Doorbell, reader_bell: Doorbell,
         messages: Sequence[dict[str, object]], places: Places | None, watch: Watch | None, transport: Transport,
         url: str, say: Callable[[str], None], *, on_trial: bool = False,
     ) -> None:  # fmt: skip
@@ -67,16 +67,19 @@ class Supervisor:
         """
         self._programs, self._say, self._places, self._watch = programs, say, places, watch
         self._link_url = config.site_addresses[0].url if config.site_addresses else url
-        self._doorbell, self._pulse = doorbell, EnginePulse(doorbell.web_end)
+        self._doorbell, self._reader_bell, self._pulse = doorbell, reader_bell, EnginePulse(doorbell.web_end)
         self._web_probe, self._recorder_probe = ReadyPipe(), ReadyPipe()
         self._messages = Messages(messages)
         self._on_trial = on_trial
-        self._outputs = Outputs((Kind.RECORDER, Kind.WEB, Kind.PACKER, engine_kind(config), Kind.ADMINISTRATION))
+        kinds = (Kind.RECORDER, Kind.WEB, Kind.PACKER, engine_kind(config), Kind.READER, Kind.ADMINISTRATION)
+        self._outputs = Outputs(kinds)
         self._ended_workers = EndedWorkers()
         self._why = "an error of the supervisor"  # why it stops
         bell, ready, workers = "APPLIANCE_DOORBELL_FD", "APPLIANCE_READY_FD", "APPLIANCE_WORKERS_FD"
         recorder_fds, engine_fds = {ready: self._recorder_probe.fd}, {bell: doorbell.engine_end.fileno()}
         web_fds = {bell: doorbell.web_end.fileno(), ready: self._web_probe.fd, workers: self._ended_workers.fd}
+        reads = "APPLIANCE_READER_FD"
+        web_fds[reads] = reader_bell.web_end.fileno()
         self._recorder = Child(program_for(Kind.RECORDER, programs.recorder, programs, places, recorder_fds))
         kill = signal.SIGKILL
         self._engine = Child(
@@ -84,7 +87,9 @@ class Supervisor:
             preparation=program_for(Kind.PACKER, programs.packer, programs, places, {}, death_signal=kill),
         )
         self._web = Child(program_for(Kind.WEB, programs.web, programs, places, web_fds, listener.fileno()))
-        self._children = (self._recorder, self._engine, self._web)
+        reader_fds = {reads: reader_bell.engine_end.fileno()}
+        self._reader = Child(program_for(Kind.READER, programs.reader, programs, places, reader_fds, death_signal=kill))
+        self._children = (self._recorder, self._engine, self._reader, self._web)
         self._announcement = Announcement(config, transport, url)
         self._announced = False
         self._paused_again_s: dict[str, float] = {}
@@ -215,8 +220,9 @@ class Supervisor:
         delay_s = self._put_off(child, name, how, ran_s)
         _log.warning("the %s ended after %.0f s (%s); starting it again in %.1f s", name, ran_s, how, delay_s)
         self._messages.add({"event": "process_ended", "process": name, "how": how, "ran_s": round(ran_s, 1)})
-        if child is self._engine and self._doorbell.is_shut():
-            self._replace_doorbell()
+        for served, bell in ((self._engine, self._doorbell), (self._reader, self._reader_bell)):
+            if child is served and bell.is_shut():
+                self._replace(bell, name)
 
     def _put_off(self, child: Child, name: str, how: str, ran_s: float) -> float:
         """Put off the next start of a program; return by how many seconds.
@@ -230,10 +236,10 @@ class Supervisor:
             raise StartError(f"the {name} does not start ({often}); see its messages above")
         return delay_s
 
-    def _replace_doorbell(self) -> None:
+    def _replace(self, bell: Doorbell, name: str) -> None:
         """Make a new doorbell. A process that holds the old one has shut it, so all that hold it are restarted."""
-        _log.error("the doorbell was shut by a web worker or the engine; both begin again with another")
-        self._doorbell.replace()
+        _log.error("the doorbell was shut by a web worker or the %s; both begin again with another", name)
+        bell.replace()
         if self._web.pid:
             os.kill(self._web.pid, signal.SIGTERM)
 
@@ -266,7 +272,7 @@ class Supervisor:
     def _stop(self) -> None:
         """End engine and web first, so that running answers end and are recorded; then end the recorder, which signs
         last. If the recorder has just died, start another first; otherwise nobody would record the end."""
-        serving = (self._web, self._engine)
+        serving = (self._web, self._engine, self._reader)
         if not self._recorder.pid and self._recorder_probe.is_answered():
             self._start(self._recorder)
         for child in serving:

@@ -59,6 +59,10 @@ def app(environ, start_response):
     start_response("200 OK", [("Content-Type", "application/json")])
     return [json.dumps({"engine": status["pid"], "pid": os.getppid(), "way_out": way_out}).encode()]
 """
+READER = """
+import os, socket
+socket.socket(fileno=int(os.environ["APPLIANCE_READER_FD"])).recv(1, socket.MSG_PEEK)
+"""
 RECORDER = """
 import json, os, signal, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -177,8 +181,8 @@ def command_line(pid: int) -> str:
 
 
 def _main(home: Path, options: dict[str, Any]) -> None:
-    """Options: ``packer``, ``engine``, ``recorder`` (code), ``web`` (module:app), ``port``, ``leave_out`` (as of
-    shut_the_door), ``still_s`` (as of the supervisor), ``signal_at_first_word`` (sent to itself),
+    """Options: ``packer``, ``engine``, ``reader``, ``recorder`` (code), ``web`` (module:app), ``port``, ``leave_out``
+    (as of shut_the_door), ``still_s`` (as of the supervisor), ``signal_at_first_word`` (sent to itself),
     ``no_process_while`` (a path: while it is there, the kernel refuses to fork)."""
     import appliance.runtime.serve
     import appliance.runtime.supervisor
@@ -219,6 +223,7 @@ def _main(home: Path, options: dict[str, Any]) -> None:
         packer=(python, "-c", options.pop("packer", "")),
         engine=(python, "-c", options.pop("engine", ENGINE)),
         web=(*programs.web[:-1], f"--pythonpath={config.release_dir}", options.pop("web", "tinyweb:app")),
+        reader=(python, "-c", options.pop("reader", READER)),
         recorder=(python, "-c", options.pop("recorder", RECORDER)),
         first_admin=(python, "-c", "import sys; print('first admin of', sys.argv[1])"),
     )

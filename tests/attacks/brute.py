@@ -32,7 +32,7 @@ from tests.attacks.attacked_network import make_network
 from tests.in_child import in_child
 from tests.unprivileged import SERVICE_UID, give_to_user
 
-KINDS: Final = (Kind.WEB, Kind.RECORDER, Kind.ENGINE_CPU, Kind.PACKER, Kind.ADMINISTRATION)
+KINDS: Final = (Kind.WEB, Kind.RECORDER, Kind.ENGINE_CPU, Kind.PACKER, Kind.READER, Kind.ADMINISTRATION)
 MARK: Final = 133  # EHWPOISON
 ANSWERED: Final = -1  # stands for an errno: the call was made and succeeded
 ADDRESSES: Final = {"IPv4": "198.51.100.1", "IPv6": "fd00::1"}

@@ -76,7 +76,7 @@ def everything(table: dict[str, set[Any]]) -> set[Any]:
 def test_no_option_of_a_connection_passes_but_those_of_the_table(found: dict[str, Any]) -> None:
     for kind in KINDS:
         options = {name: {tuple(pair) for pair in pairs} for name, pairs in found["kinds"][kind]["options"].items()}
-        web, talks = kind is Kind.WEB, kind in (Kind.WEB, Kind.ENGINE_CPU)
+        web, talks = kind is Kind.WEB, kind in (Kind.WEB, Kind.ENGINE_CPU, Kind.READER)
         allowed = everything(OPTIONS)
         assert options["setsockopt"] == (allowed if web else set())
         asked = {pair for pair in allowed | ASKED if web or pair[0] == SOL}

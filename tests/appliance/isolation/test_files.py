@@ -68,7 +68,7 @@ def rows(silence: dict[str, Any]) -> dict[str, str]:
 
 def test_every_kind_tries_and_is_refused(tried: dict[str, Any]) -> None:
     answers = rows(tried[""])
-    for kind in ("recorder", "web", "packer", "engine-cpu", "administration"):
+    for kind in ("recorder", "web", "packer", "engine-cpu", "reader", "administration"):
         mine = {way: answer for way, answer in answers.items() if way.startswith(f"{kind}: ")}
         assert len(mine) >= 18, mine
         assert set(mine.values()) <= {"EACCES", "ENOENT"}

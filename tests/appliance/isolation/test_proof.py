@@ -13,7 +13,7 @@ import pytest
 from appliance.doctor import proof_lines
 from appliance.isolation import AttemptResult, Silence
 
-PROGRAMS = ("recorder", "engine-cpu", "web", "packer", "administration")
+PROGRAMS = ("recorder", "engine-cpu", "web", "packer", "reader", "administration")
 # Isolation cannot be undone and needs a process of one thread, so it happens in children of a separate process.
 _TRY_ALL = """
 import json, sys

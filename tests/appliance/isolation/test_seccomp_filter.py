@@ -182,7 +182,16 @@ def test_allows_to_send_to_who_is_connected(machine: str, kind: Kind) -> None:
     assert run(machine, kind, "sendto", 3, 0, 0, 0x4000, 0, 0) == ALLOW
 
 
-FORKING = {Kind.WEB, Kind.SUPERVISOR, Kind.ENGINE_CUDA, Kind.ADMINISTRATION}
+@BOTH
+def test_the_reader_may_refuse_itself_more_and_hand_the_answers_to_nobody(machine: str) -> None:
+    """SECCOMP_SET_MODE_FILTER with SECCOMP_FILTER_FLAG_TSYNC, and nothing else of seccomp(2)."""
+    for operation in range(5):
+        for flags in (*range(64), 1 << 31):
+            allowed = (operation, flags) == (1, 1)
+            assert run(machine, Kind.READER, "seccomp", operation, flags) == (ALLOW if allowed else NOTIFY)
+
+
+FORKING = {Kind.WEB, Kind.SUPERVISOR, Kind.ENGINE_CUDA, Kind.READER, Kind.ADMINISTRATION}
 
 
 @BOTH
