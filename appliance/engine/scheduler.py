@@ -88,6 +88,8 @@ class Scheduler:
         self._takes_drafts = drafts and model.takes_drafts
         self.drafting = Drafting(longest_pause_s)
         self.generated = 0  # tokens so far, of all answers
+        self.prompted = 0  # tokens of the prompts of complete answers
+        self.reused = 0  # how many of these were in the prefix cache
 
     # Any thread
 
@@ -311,6 +313,8 @@ class Scheduler:
         self.generated += 1
         if not is_last:
             return False
+        self.prompted += len(generation.job.prompt)
+        self.reused += generation.cached
         now = self._clock()
         self._queue.note_finished(now - generation.started_at)
         self._leave(generation)

@@ -28,6 +28,7 @@ from types import FrameType
 from appliance.config import load_config
 from appliance.engine.connections import Connection, ConnectionLoop
 from appliance.engine.harmony import ConversationError, Vocabulary, count_public_tokens, render_prompt
+from appliance.engine.host import resident_bytes
 from appliance.engine.jobs import Job
 from appliance.engine.model.base import OnnxModel
 from appliance.engine.packed_weights import PackingError
@@ -179,7 +180,15 @@ def describe(release: InstalledRelease, model: OnnxModel, scheduler: Scheduler) 
         slots=scheduler.most_streams,
         active=load.active,
         queued=load.queued,
-        details={"threads": model.threads, "layers": model.shape.layers, "vocabulary": model.shape.vocab},
+        details={
+            "threads": model.threads,
+            "layers": model.shape.layers,
+            "vocabulary": model.shape.vocab,
+            "prompt_tokens": scheduler.prompted,
+            "cached_tokens": scheduler.reused,
+            "cache_bytes": model.cache_bytes,
+            "resident_bytes": resident_bytes(),
+        },
         generated_tokens=scheduler.generated,
         tokens_from_drafts=scheduler.drafting.accepted,
     )

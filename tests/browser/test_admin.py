@@ -17,7 +17,18 @@ from tests.browser.pages import Watched
 from tests.webui.conftest import SYSTEM
 
 VIEWS = [("light", 1280, 720), ("dark", 360, 740), ("light", 1920, 1080)]
-PLACES = ("", "/people/add", "/groups", "/invitations", "/roles", "/usage", "/quotas", "/usage?by=key&days=90")
+PLACES = (
+    "",
+    "/people/add",
+    "/groups",
+    "/invitations",
+    "/roles",
+    "/usage",
+    "/quotas",
+    "/engine",
+    "/alarms",
+    "/usage?by=key&days=90",
+)
 
 
 @pytest.fixture

@@ -116,23 +116,23 @@ def test_a_person_who_is_not_there_is_not_found(admin: Browser, path: str) -> No
 
 
 def test_the_page_says_how_the_engine_stands(admin: Browser) -> None:
-    assert "0 of at most 2 answers in work, 0 waiting</dd>" in admin.get("/admin").text
+    assert "0 of at most 2 in work, 0 waiting</dd>" in admin.get("/admin/engine").text
 
 
 @pytest.mark.parametrize(
-    ("generated", "drafted", "said"), [(2000, 620, "31% of the 2,000 tokens since"), (2000, 0, "waiting</dd>")]
+    ("generated", "drafted", "said"), [(2000, 620, "31% of the 2,000 tokens since"), (2000, 0, "none yet</span>")]
 )
 def test_the_page_says_how_many_tokens_came_from_drafts(
     make_site: MakeSite, generated: int, drafted: int, said: str
 ) -> None:
     status = dataclasses.replace(FAKE_STATUS, generated_tokens=generated, tokens_from_drafts=drafted)
     site = make_site(FakeEngine(status=status))
-    assert said in site.browser(site.add_user("root", Role.ADMIN)).get("/admin").text
+    assert said in site.browser(site.add_user("root", Role.ADMIN)).get("/admin/engine").text
 
 
 def test_the_page_says_when_the_engine_does_not_answer(make_site: MakeSite) -> None:
     site = make_site(FakeEngine(status=None))
-    assert "Does not answer" in site.browser(site.add_user("root", Role.ADMIN)).get("/admin").text
+    assert "Does not answer" in site.browser(site.add_user("root", Role.ADMIN)).get("/admin/engine").text
 
 
 def test_a_damaged_release_is_an_alarm_until_a_comparison_finds_nothing(site: Site, admin: Browser) -> None:

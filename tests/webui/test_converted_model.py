@@ -18,13 +18,13 @@ SENTENCES = (
 )
 
 
-@pytest.mark.parametrize(("path", "role"), [("/chat", Role.USER), ("/admin", Role.ADMIN)])
+@pytest.mark.parametrize(("path", "role"), [("/chat", Role.USER), ("/admin/engine", Role.ADMIN)])
 def test_a_requantised_model_is_shown_as_such(make_site: MakeSite, path: str, role: Role) -> None:
     site = make_site(model=replace(MODEL, converted=CONVERTED))
     assert SENTENCES in site.browser(site.add_user("ada", role)).get(path).text
 
 
-@pytest.mark.parametrize(("path", "role"), [("/chat", Role.USER), ("/admin", Role.ADMIN)])
+@pytest.mark.parametrize(("path", "role"), [("/chat", Role.USER), ("/admin/engine", Role.ADMIN)])
 def test_a_model_as_published_is_not(make_site: MakeSite, path: str, role: Role) -> None:
     site = make_site()
     page = site.browser(site.add_user("ada", role)).get(path)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
@@ -17,10 +17,10 @@ from appliance.advisories import load_advisories
 from appliance.audit.checkpoint import integrity
 from appliance.audit.details.site import ReleaseReturned
 from appliance.audit.log import Event
-from appliance.audit.rows import load_events, newest_of
+from appliance.audit.rows import EventRow, load_events, load_rows, newest_of
 from appliance.certificates import CertificateError, load_pair
 from appliance.database.tables import audit_events
-from appliance.database.transactions import as_us
+from appliance.database.transactions import as_datetime, as_number, as_us
 from appliance.disk import measured
 from appliance.errors import ApplianceError
 from appliance.isolation.dangers import danger_of
@@ -33,6 +33,7 @@ from webui.services import Services
 
 Severity = Literal["warning", "alarm"]
 _MOST_NAMED: Final = 10  # damaged accounts, or parts of the release
+_UNEXPORTED: Final = timedelta(days=30)  # how long a record may go without a checkpoint that leaves the machine
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,12 @@ class Alarm:
     severity: Severity
     sentence: str
     what_to_do: str
+    since: datetime | None = None
+
+
+def _time(time_us: int) -> datetime | None:
+    """A time of the record; None for one that the appliance never writes."""
+    return None if as_number(time_us) is None else as_datetime(time_us)
 
 
 def current_alarms(services: Services) -> list[Alarm]:
@@ -159,14 +166,46 @@ def _disk(services: Services) -> Iterable[Alarm]:
     elif use.level != "ok":
         severity: Severity = "warning" if use.level == "warning" else "alarm"
         what = "Free space there, or make it larger: when it is full, nothing is answered any more."
-        yield Alarm(severity, f"{use.words()[:1].upper()}{use.words()[1:]}.", what)
+        yield Alarm(severity, f"{use.words()[:1].upper()}{use.words()[1:]}.", what, _since_filling(services))
+
+
+def _since_filling(services: Services) -> datetime | None:
+    """When the disk began to fill, by the newest event about it."""
+    newest = newest_of(services.record, ("disk_filling", "disk_full", "disk_freed"))
+    return None if newest is None or newest.action == "disk_freed" else as_datetime(newest.time_us)
+
+
+def _checkpoint(services: Services) -> Iterable[Alarm]:
+    """No checkpoint has left the machine for a month: only one that lies elsewhere shows a rewritten record."""
+    exported_us = integrity(services.record, services.config.state_dir).exported_us
+    first = load_rows(services.record.database, [1]).get(1)
+    begun = as_datetime(first.header.time_us) if isinstance(first, EventRow) else None
+    since = begun if exported_us is None else as_datetime(exported_us)
+    if since is None or services.clock() - since < _UNEXPORTED:
+        return
+    lacks = "No checkpoint of the record was ever exported" if exported_us is None else "No checkpoint left for a month"
+    yield Alarm(
+        "warning",
+        f"{lacks}: nobody outside this machine could show that the record was rewritten.",
+        "Ask a reviewer to export the newest checkpoint on the page Integrity, and to keep it elsewhere.",
+        since,
+    )
+
+
+def _clock(services: Services) -> Iterable[Alarm]:
+    """The clock was set back behind what was signed, or shows a time before the release was signed."""
+    what = "Set the clock; times in the record are wrong until then."
+    if integrity(services.record, services.config.state_dir).ahead:
+        yield Alarm("alarm", "The clock of this machine is behind the newest signed checkpoint.", what)
+    elif services.clock().timestamp() < (services.release.signed_s or 0):
+        yield Alarm("alarm", "The clock of this machine shows a time before this release was signed.", what)
 
 
 def _attempts(services: Services) -> Iterable[Alarm]:
     """System calls that the kernel refused within a day: one alarm for each kind of process and call."""
     events, since_us = audit_events.c, as_us(services.clock() - timedelta(days=1))
-    newest = sa.func.max(events.sequence).label("newest")
-    wanted = sa.select(events.subject, sa.func.count().label("events"), newest)
+    newest, first_us = sa.func.max(events.sequence).label("newest"), sa.func.min(events.time_us).label("first_us")
+    wanted = sa.select(events.subject, sa.func.count().label("events"), newest, first_us)
     wanted = wanted.where(events.action == "attempt_refused", events.time_us >= since_us).group_by(events.subject)
     with services.record.database.read() as connection:
         rows = connection.execute(wanted.order_by(newest.desc())).all()
@@ -175,9 +214,9 @@ def _attempts(services: Services) -> Iterable[Alarm]:
         before = f", and {row.events - 1} before it" if row.events > 1 else ""
         told = f"A process of the appliance ({kind}) called {call}, which it must not. The kernel refused it."
         if danger_of(call) is None:
-            yield Alarm("warning", told, f"Event {row.newest} says more{before}. {_UNFORESEEN}")
+            yield Alarm("warning", told, f"Event {row.newest} says more{before}. {_UNFORESEEN}", _time(row.first_us))
         else:
-            yield Alarm("alarm", told, f"Event {row.newest} says more{before}. {_BROKEN_INTO}")
+            yield Alarm("alarm", told, f"Event {row.newest} says more{before}. {_BROKEN_INTO}", _time(row.first_us))
 
 
 _UNFORESEEN: Final = "No program of the appliance is known to need this call. Tell whoever supplies the release."
@@ -207,8 +246,10 @@ def _unwatched(services: Services) -> Iterable[Alarm]:
 def _paused(services: Services) -> Iterable[Alarm]:
     """Processes that somebody stopped from outside within a day."""
     events, since_us = audit_events.c, as_us(services.clock() - timedelta(days=1))
-    newest = sa.func.max(events.sequence).label("newest")
-    wanted = sa.select(events.subject, newest).where(events.action == "process_paused", events.time_us >= since_us)
+    newest, first_us = sa.func.max(events.sequence).label("newest"), sa.func.min(events.time_us).label("first_us")
+    wanted = sa.select(events.subject, newest, first_us).where(
+        events.action == "process_paused", events.time_us >= since_us
+    )
     with services.record.database.read() as connection:
         rows = connection.execute(wanted.group_by(events.subject).order_by(newest.desc())).all()
     for row in rows:
@@ -216,6 +257,7 @@ def _paused(services: Services) -> Iterable[Alarm]:
             "warning",
             f"Somebody stopped a process of the appliance (the {row.subject}) from outside; it went on at once.",
             f"Event {row.newest} says more. Who can do this has the appliance's own user on this machine, or is root.",
+            _time(row.first_us),
         )
 
 
@@ -234,10 +276,11 @@ def _returned(services: Services) -> Iterable[Alarm]:
             f"{content.text}.",
             f"Event {newest.sequence} says when. The log of the service says what was wrong with the newer release; "
             "install a mended one, and this alarm ends when it serves.",
+            as_datetime(newest.time_us),
         )
 
 
 _SOURCES: Final[tuple[Callable[[Services], Iterable[Alarm]], ...]] = (
-    _record, _accounts, _attempts, _unwatched, _paused, _returned, _release, _vulnerabilities, _disk, _address,
-    _transport,
+    _record, _checkpoint, _clock, _accounts, _attempts, _unwatched, _paused, _returned, _release, _vulnerabilities,
+    _disk, _address, _transport,
 )  # fmt: skip

@@ -10,7 +10,6 @@ from flask import Blueprint, Response, make_response, redirect, render_template,
 from appliance.people.accounts import AccountError, Role, UserNotFoundError
 from appliance.people.four_eyes import Change, SecondNeededError
 from appliance.people.users import NoLongerAdminError
-from appliance.turns.engine import EngineUnavailableError, Status
 from webui import confirm, denials
 from webui.admin import present
 from webui.admin.alarms import current_alarms
@@ -178,13 +177,6 @@ def _page(left: dict[str, Any], *, notice: str | None) -> str:
     return render_template(
         "admin.html", damaged=[*damaged, *asked.damaged], roles=list(Role), error=left.get("error"),
         name=left.get("name", ""), link_for=left.get("link_for", ""), link=left.get("link", ""),
-        notice=None if left else notice, engine=_engine_status(), **listed_people(),
+        notice=None if left else notice, **listed_people(),
         alarms=current_alarms(service), requests=present.page_requests(service.approvals, asked, demand_user()),
     )  # fmt: skip
-
-
-def _engine_status() -> Status | None:
-    try:
-        return services().engine.status(timeout_s=STATUS_TIMEOUT_S)
-    except EngineUnavailableError:
-        return None
