@@ -71,17 +71,31 @@ def written(page: str) -> tuple[bool, str]:
     return found[1] is not None, found[2]
 
 
-HIDDEN_BY_RENDERING = {
+SHOWN_BY_RENDERING = {
     "link definition": f"All is well.\n\n[a]: /{SECRET} 'and more'",
+    "image address": f"All is well ![cat](https://a.example/{SECRET}).",
+    "address that leads nowhere": f"All is [well](docs/{SECRET}).",
+    "block's first line": f"```python {SECRET}\nprint(1)\n```",
+    "surplus cell": f"| a |\n|---|\n| b | {SECRET} |",
+    "digits alone": f"All is well.\n\n[{SECRET}]: 5550123",
+    "behind its own letters": f"All is well. {SECRET[::-1]} ![{SECRET}](x)\n\n[a]: {SECRET}",
+    "deep": "> " * 40 + SECRET,
+}
+
+
+@pytest.mark.parametrize("how", SHOWN_BY_RENDERING)
+def test_what_markdown_would_drop_is_shown_in_the_answer(answering: Answering, how: str) -> None:
+    _, answer = answering.ask("Say it where nobody looks", AnswerDelta(SHOWN_BY_RENDERING[how]))
+    page = answering.page(answer)
+    assert SECRET in re.sub(r"<[^>]*>", "", page[: page.index("event-written")])
+
+
+HIDDEN_BY_RENDERING = {
     "link address": f"All is [well](https://a.example/{SECRET}).",
     "link title": f"All is [well](https://a.example '{SECRET}').",
-    "image address": f"All is well ![cat](https://a.example/{SECRET}).",
     "image title": f"All is well ![cat](a.png '{SECRET}').",
-    "block's first line": f"```python {SECRET}\nprint(1)\n```",
     "phantom": f"All is $x\\phantom{{{SECRET}}}y$ well.",
     "tiny letters": f"All is $x_{{x_{{x_{{x_{{{SECRET}}}}}}}}}$ well.",
-    "digits alone": "All is well.\n\n[1]: 5550123",
-    "behind its own letters": f"All is well. {SECRET[::-1]} ![{SECRET}](x)\n\n[a]: {SECRET}",
 }
 
 
@@ -91,7 +105,7 @@ def test_what_rendering_leaves_out_of_an_answer_stands_open_as_it_was_written(an
     _, answer = answering.ask("Say it where nobody looks", AnswerDelta(text))
     is_open, shown = written(answering.page(answer))
     assert is_open
-    assert (SECRET if SECRET in text else "5550123") in shown
+    assert SECRET in shown
 
 
 PLAIN = (

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from webui.rendering.budget import MESSAGE, STRUCTURE, Budget, TooSlowError
 from webui.rendering.cache import KEPT, digest
 from webui.rendering.cleaner import clean
+from webui.rendering.formulae import GROWS
 from webui.rendering.markdown import MARKDOWN, MAY_GROW, code_block, note_html
 
 MAX_MARKDOWN_CHARS: Final = 100_000  # longer text is shown as it was written
@@ -46,7 +47,7 @@ def blocks_with_lines(text: str, budget: Budget, *, growing: bool = False) -> li
     """
     if len(text) > MAX_MARKDOWN_CHARS:
         return [(clean(code_block(text, "text", None)), 0)]
-    env: EnvType = {MESSAGE: budget, STRUCTURE: Budget(STRUCTURE_S)}
+    env: EnvType = {MESSAGE: budget, STRUCTURE: Budget(STRUCTURE_S), GROWS: growing}
     try:
         tokens = MARKDOWN.parse(text.replace("\r", ""), env)
     except TooSlowError:

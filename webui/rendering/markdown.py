@@ -17,10 +17,16 @@ from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 from markdown_it.utils import EnvType, OptionsDict
 
+from webui.rendering.blocks_kept import add_kept_blocks
 from webui.rendering.budget import MESSAGE, STRUCTURE, Budget, TooSlowError
 from webui.rendering.cache import KEPT
 from webui.rendering.code_colours import coloured, language_of, plain
+from webui.rendering.emphasis import add_emphasis
+from webui.rendering.fences import add_fences
 from webui.rendering.formulae import add_formulae
+from webui.rendering.inline_marks import add_inline_marks
+from webui.rendering.links import add_links
+from webui.rendering.tables import add_tables
 
 MAX_INLINE_CHARS: Final = 20_000  # the longest paragraph that is parsed; inline parsing is quadratic at worst
 PARAGRAPH_S: Final = 0.3  # processor time for one paragraph, as CODE_S for one block of code
@@ -29,11 +35,16 @@ _OPEN_CODE_CHARS: Final = 2_000  # a longer block of code that may still grow ge
 _SLOW_CODE: Final = "Shown without colours: they would take too long."
 
 
-def code_block(code: str, language: str, colours: str | None, note: str = "") -> str:
-    """A block of code with its language above, its colours if there are any, and a note below."""
+def code_block(code: str, language: str, colours: str | None, *, title: str = "", note: str = "") -> str:
+    """A block of code with its title above, its colours if there are any, and a note below.
+
+    Args:
+        title: what stands behind the fence, as it was written.
+    """
     body = plain(code) if colours is None else colours
+    above = f'<p class="code-title">{html.escape(title)}</p>' if title else ""
     below = note_html(note) if note else ""
-    return f'<div class="code-block" data-language="{language}"><pre><code>{body}</code></pre>{below}</div>\n'
+    return f'<div class="code-block" data-language="{language}">{above}<pre><code>{body}</code></pre>{below}</div>\n'
 
 
 def note_html(text: str) -> str:
@@ -41,17 +52,33 @@ def note_html(text: str) -> str:
 
 
 def _render_fence(self: RendererHTML, tokens: Sequence[Token], at: int, options: OptionsDict, env: EnvType) -> str:
-    code, words = tokens[at].content, tokens[at].info.split(maxsplit=1)
-    language = language_of(words[0] if words else "")
+    code, title = tokens[at].content, tokens[at].info.strip()
+    language = language_of(title.split(maxsplit=1)[0] if title else "")
     if language == "text" or (env[MAY_GROW] and len(code) > _OPEN_CODE_CHARS):
-        return code_block(code, language, None)
+        return code_block(code, language, None, title=title)
     colours = coloured(code, language, env[MESSAGE], KEPT)
-    return code_block(code, language, colours, "" if colours is not None else _SLOW_CODE)
+    return code_block(code, language, colours, title=title, note="" if colours is not None else _SLOW_CODE)
 
 
 def _render_image(self: RendererHTML, tokens: Sequence[Token], at: int, options: OptionsDict, env: EnvType) -> str:
-    alt = html.escape(tokens[at].content)
-    return f'<span class="image-absent">[image: {alt}]</span>'
+    alt, address = html.escape(tokens[at].content), html.escape(str(tokens[at].attrs.get("src", "")))
+    title = html.escape(str(tokens[at].attrs.get("title", "")))
+    link = f' <a href="{address}" title="{title}">{address}</a>' if address else ""
+    return f'<span class="image-absent">[image: {alt}]</span>{link}'
+
+
+def _render_task(self: RendererHTML, tokens: Sequence[Token], at: int, options: OptionsDict, env: EnvType) -> str:
+    """The box of a task. Nobody can tick it: the answer stays as it was written."""
+    if tokens[at].info == "done":
+        return '<input type="checkbox" disabled checked aria-label="Done"> '
+    return '<input type="checkbox" disabled aria-label="Not done"> '
+
+
+def _render_paragraph(self: RendererHTML, tokens: Sequence[Token], at: int, options: OptionsDict, env: EnvType) -> str:
+    """A paragraph, with a class if it is a footnote or a link definition; nothing inside a tight list."""
+    if tokens[at].hidden:
+        return self.renderToken(tokens, at, options, env)
+    return f'<p class="{tokens[at].info}">' if tokens[at].info else "<p>"
 
 
 def _render_cell(self: RendererHTML, tokens: Sequence[Token], at: int, options: OptionsDict, env: EnvType) -> str:
@@ -89,6 +116,9 @@ def _parse_paragraphs(state: StateCore) -> None:
     for token in state.tokens:
         if token.type == "inline":
             token.children = []
+            if token.info == "definition":
+                token.children = [Token("text", "", 0, content=token.content)]
+                continue
             try:
                 with budget.part(PARAGRAPH_S):
                     state.md.inline.parse(token.content, state.md, state.env, token.children)
@@ -108,13 +138,21 @@ def _make_markdown() -> MarkdownIt:
         "fence": _render_fence,
         "code_block": _render_fence,
         "image": _render_image,
+        "task": _render_task,
+        "paragraph_open": _render_paragraph,
         "th_open": _render_cell,
         "td_open": _render_cell,
         "table_open": lambda *_: '<div class="table-scroll"><table>\n',
         "table_close": lambda *_: "</table></div>\n",
     }.items():
         markdown.add_render_rule(name, rule)
+    add_emphasis(markdown)
+    add_tables(markdown)
     add_formulae(markdown)
+    add_fences(markdown)
+    add_inline_marks(markdown)
+    add_kept_blocks(markdown)
+    add_links(markdown)
     return markdown
 
 

@@ -18,7 +18,6 @@ from markupsafe import Markup
 from webui.review.present.unseen import visible
 
 _LIST_NUMBER: Final = re.compile(r"^[ \t>]*\d{1,9}[.)](?=\s)", re.MULTILINE)  # the browser writes it
-_LANGUAGE: Final = re.compile(r'<div class="code-block" data-language="([^"]*)">')  # shown by the style sheet
 # What is in the HTML but invisible, or visible but never written.
 _NOT_WRITTEN: Final = re.compile(
     r'<mphantom>.*?</mphantom>|<p class="render-note">.*?</p>|(?<=<span class="image-absent">)\[image: ', re.DOTALL
@@ -44,8 +43,7 @@ def written_answer(text: str, rendered: str) -> WrittenAnswer:
 
 
 def _shown(rendered: str) -> str:
-    shown = _LANGUAGE.sub(r"\1", rendered)
-    return html.unescape(_TAG.sub("", _NOT_WRITTEN.sub("", shown)))
+    return html.unescape(_TAG.sub("", _NOT_WRITTEN.sub("", rendered)))
 
 
 def _letters(text: str) -> Counter[str]:
