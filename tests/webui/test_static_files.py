@@ -91,7 +91,7 @@ def test_who_takes_no_gzip_gets_none(site: Site, accepted: str) -> None:
         assert "Content-Encoding" not in client.get(address, headers=headers).headers
 
 
-COMPRESSED = {"chat.new", "chat.conversation", "static"}
+COMPRESSED = {"chat.new", "chat.conversation", "chat.on_paper", "static"}
 
 
 def test_no_page_is_compressed_that_repeats_its_request_or_shows_a_secret(site: Site) -> None:
@@ -115,7 +115,7 @@ def test_no_page_is_compressed_that_repeats_its_request_or_shows_a_secret(site: 
 def test_a_compressed_page_repeats_nothing_of_its_request(site: Site) -> None:
     client = site.browser(site.add_user("ada")).client
     made = site.services.conversations.create(site.services.accounts.find("ada").id, title="A title")
-    for address in ("/chat", f"/chat/{made.id}"):
+    for address in ("/chat", f"/chat/{made.id}", f"/chat/{made.id}/print"):
         headers = {**GZIP, "User-Agent": "Xyzzy1", "Referer": "http://localhost/Xyzzy2", "Accept-Language": "xyzzy3"}
         client.set_cookie("other", "Xyzzy4")
         page = gzip.decompress(client.get(f"{address}?a=Xyzzy5&q=Xyzzy6&current=xyzzy7", headers=headers).data)

@@ -89,6 +89,16 @@ def conversation(conversation_id: str) -> str:
     return _page(services().conversations.get(demand_user().id, conversation_id))
 
 
+@blueprint.get("/chat/<conversation_id>/print")
+@compressed
+def on_paper(conversation_id: str) -> str:
+    """The whole conversation on one page, without anything that can be pressed on paper."""
+    found = services().conversations.get(demand_user().id, conversation_id)
+    shown, _ = turns.shown_messages(services(), demand_user(), found.id)
+    messages = [present.page_message(message) for message in shown]
+    return render_template("chat_print.html", conversation=found, messages=messages, now=services().clock())
+
+
 @blueprint.get("/chat/list")
 def conversation_list() -> Response:
     search = request.args.get("q", "")

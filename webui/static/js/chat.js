@@ -42,6 +42,7 @@ state.addEventListener("end", (event) => {
   const { title, question } = /** @type {CustomEvent} */ (event).detail;
   const words = document.querySelectorAll("[data-turns] > [data-words]");
   if (question) words[words.length - 1]?.replaceWith(fragment(question));
+  hooked("data-title").textContent = title;
   document.title = document.title.replace(/^.*? · /, () => `${title} · `);
 });
 
