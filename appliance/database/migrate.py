@@ -24,6 +24,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.util import CommandError
 
+from appliance.database.message_words import message_words_postgresql
 from appliance.database.schema import MIGRATIONS, keep_revision
 from appliance.database.tables import alembic_version, audit_words_postgresql, metadata
 from appliance.database.transactions import SchemaError
@@ -64,6 +65,7 @@ def differences_of(connection: sa.Connection) -> list[str]:
     found = _differences(connection, metadata)
     if connection.dialect.name == "postgresql":
         found += _differences(connection, audit_words_postgresql.metadata)
+        found += _differences(connection, message_words_postgresql.metadata)
     return [_words(difference) for difference in found]
 
 

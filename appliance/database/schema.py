@@ -16,6 +16,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from appliance.database.message_words import MESSAGE_WORDS_SQLITE, message_words_postgresql
 from appliance.database.tables import (
     AUDIT_WORDS_SQLITE,
     SCHEMA,
@@ -88,8 +89,10 @@ def create_tables(connection: sa.Connection) -> None:
     metadata.create_all(connection)
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql(AUDIT_WORDS_SQLITE)
+        connection.exec_driver_sql(MESSAGE_WORDS_SQLITE)
     else:
         audit_words_postgresql.create(connection)
+        message_words_postgresql.create(connection)
     connection.execute(settings.insert().values(name="schema", value=SINCE_ALEMBIC))
     keep_revision(connection, SCHEMA)
 

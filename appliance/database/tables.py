@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import TSVECTOR
 
 from appliance.database.stored_values import check_what_is_read
 
-SCHEMA = "0008"  # the revision that `metadata` is, the newest in migrations/versions
+SCHEMA = "0009"  # the revision that `metadata` is, the newest in migrations/versions
 
 
 def storable(text: str) -> str:
@@ -228,7 +228,17 @@ conversations = sa.Table(
     sa.Column("created_us", sa.BigInteger, nullable=False),
     sa.Column("updated_us", sa.BigInteger, nullable=False),
     sa.Column("leaf_id", _Text),  # the last message of the branch that is shown
+    sa.Column("archived_us", sa.BigInteger),  # None: it is in the list
+    sa.Column("folder", _Text),  # None: it lies in none
     sa.Index("conversations_by_user", "user_id", "updated_us"),
+)  # fmt: skip
+
+conversation_tags = sa.Table(
+    "conversation_tags", metadata,
+    sa.Column(
+        "conversation_id", _Text, sa.ForeignKey("conversations.id", ondelete="CASCADE"), primary_key=True
+    ),
+    sa.Column("tag", _Text, primary_key=True),
 )  # fmt: skip
 
 messages = sa.Table(

@@ -7,21 +7,24 @@ conversation is gone with its messages; the record keeps its events.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from collections.abc import Callable
 
 import sqlalchemy as sa
 
 from appliance.audit.details.exchange import ConversationImported
 from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.log import AuditLog
-from appliance.database.damaged_rows import read_rows
+from appliance.database.message_words import forget_messages
 from appliance.database.tables import conversations, messages
-from appliance.database.transactions import Database, DatabaseError, as_datetime, is_undecodable, now_us
-from appliance.errors import ApplianceError
+from appliance.database.transactions import Database, now_us
+from appliance.people.conversation_list import ConversationLists
+from appliance.people.conversation_rows import (
+    Conversation,
+    ConversationDamagedError,
+    conversation_of,
+    own_row,
+    telling_damage,
+)
 from appliance.people.imported import ImportedTree, insert_tree
 from appliance.people.messages import (
     ConversationNotFoundError,
@@ -47,25 +50,6 @@ MAX_TITLE_CHARS = 120
 _NEW_TITLE = "New conversation"
 
 
-@dataclass(frozen=True)
-class Conversation:
-    """One entry of the list of conversations."""
-
-    id: str
-    user_id: str
-    title: str
-    pinned: bool
-    created_at: datetime
-    updated_at: datetime
-
-
-class ConversationDamagedError(ApplianceError):
-    """What is stored of this conversation is not what was stored."""
-
-    def __init__(self) -> None:
-        super().__init__("This conversation cannot be read: somebody has changed the database.")
-
-
 class Conversations:
     """The conversations of one database; thread-safe."""
 
@@ -73,18 +57,7 @@ class Conversations:
         self._database = database
         self._record = record
         self._clock_us = clock_us
-
-    def list_conversations(self, user_id: str, *, search: str = "", limit: int = 200) -> list[Conversation]:
-        """A user's conversations, pinned ones first, then the latest; `search` looks in titles and messages."""
-        table = conversations.c
-        query = sa.select(conversations).where(table.user_id == user_id)
-        for word in search.split():
-            said = sa.exists().where(messages.c.conversation_id == table.id, _contains(messages.c.content, word))
-            query = query.where(sa.or_(_contains(table.title, word), said))
-        query = query.order_by(table.pinned.desc(), table.updated_us.desc(), table.id).limit(limit)
-        with self._database.read() as connection:
-            found = read_rows(connection, query, table.id, _listed)
-        return [*found, *(_damaged(row.name, user_id) for row in found.damaged)]
+        self.lists = ConversationLists(database, clock_us=clock_us)
 
     def get(self, user_id: str, conversation_id: str) -> Conversation:
         """One conversation.
@@ -92,8 +65,8 @@ class Conversations:
         Raises:
             ConversationNotFoundError: it does not exist or is someone else's.
         """
-        with _telling_damage(), self._database.read() as connection:
-            return _conversation(_own(connection, user_id, conversation_id))
+        with telling_damage(), self._database.read() as connection:
+            return conversation_of(own_row(connection, user_id, conversation_id))
 
     def create(self, user_id: str, *, title: str = "") -> Conversation:
         """Begin a conversation."""
@@ -136,7 +109,8 @@ class Conversations:
             ConversationNotFoundError: it does not exist or is someone else's.
         """
         with self._database.write(serial=True) as connection:
-            _own(connection, user_id, conversation_id)
+            own_row(connection, user_id, conversation_id)
+            forget_messages(connection, "conversation_id", conversation_id)
             connection.execute(conversations.delete().where(conversations.c.id == conversation_id))
             self._record.append_in(connection, NewEvent(by, "conversation_deleted", subject=conversation_id))
 
@@ -147,8 +121,8 @@ class Conversations:
             ConversationNotFoundError: it does not exist or is someone else's.
             ConversationDamagedError: a stored value is not one that was stored.
         """
-        with _telling_damage(), self._database.read() as connection:
-            conversation = _own(connection, user_id, conversation_id)
+        with telling_damage(), self._database.read() as connection:
+            conversation = own_row(connection, user_id, conversation_id)
             return branch_of(all_messages(connection, conversation_id), conversation.leaf_id)
 
     def tree(self, user_id: str, conversation_id: str) -> list[StoredMessage]:
@@ -158,8 +132,8 @@ class Conversations:
             ConversationNotFoundError: the conversation does not exist or is someone else's.
             ConversationDamagedError: a stored value is not one that was stored.
         """
-        with _telling_damage(), self._database.read() as connection:
-            _own(connection, user_id, conversation_id)
+        with telling_damage(), self._database.read() as connection:
+            own_row(connection, user_id, conversation_id)
             return branches_of(all_messages(connection, conversation_id))
 
     def branch_to(self, user_id: str, conversation_id: str, message_id: str) -> list[StoredMessage]:
@@ -169,8 +143,8 @@ class Conversations:
             ConversationNotFoundError: the conversation or the message does not exist or is someone else's.
             ConversationDamagedError: a stored value is not one that was stored.
         """
-        with _telling_damage(), self._database.read() as connection:
-            _own(connection, user_id, conversation_id)
+        with telling_damage(), self._database.read() as connection:
+            own_row(connection, user_id, conversation_id)
             check_message(connection, conversation_id, message_id)
             return branch_of(all_messages(connection, conversation_id), message_id)
 
@@ -185,9 +159,9 @@ class Conversations:
             ConversationNotFoundError: the conversation or the parent does not exist or is someone else's.
             ConversationDamagedError: a stored value is not one that was stored.
         """
-        with _telling_damage():
+        with telling_damage():
             with self._database.write() as connection:
-                conversation = _own(connection, user_id, conversation_id)
+                conversation = own_row(connection, user_id, conversation_id)
                 parent_id = conversation.leaf_id if parent_id == "leaf" else parent_id
                 if parent_id is not None:
                     check_message(connection, conversation_id, parent_id)
@@ -201,9 +175,9 @@ class Conversations:
         Raises:
             ConversationNotFoundError, ConversationDamagedError: as `append`.
         """
-        with _telling_damage():
+        with telling_damage():
             with self._database.write() as connection:
-                _own(connection, user_id, conversation_id)
+                own_row(connection, user_id, conversation_id)
                 check_message(connection, conversation_id, begun_id)
                 begun = branch_of(all_messages(connection, conversation_id), begun_id)[-1]
                 whole = continue_message(connection, begun, more)
@@ -218,7 +192,7 @@ class Conversations:
             ConversationNotFoundError: there is no such conversation of this user, or no such message in it.
         """
         with self._database.write() as connection:
-            _own(connection, user_id, conversation_id)
+            own_row(connection, user_id, conversation_id)
             check_message(connection, conversation_id, question_id)
             mine = sa.and_(messages.c.id == question_id, messages.c.role == "user")
             connection.execute(messages.update().where(mine).values(details=facts.values()))
@@ -234,8 +208,8 @@ class Conversations:
         query = sa.select(columns.details).where(
             columns.conversation_id == conversation_id, columns.parent_id == question_id
         )
-        with _telling_damage(), self._database.read() as connection:
-            _own(connection, user_id, conversation_id)
+        with telling_damage(), self._database.read() as connection:
+            own_row(connection, user_id, conversation_id)
             check_message(connection, conversation_id, question_id)
             found = [facts_of(stored) for stored in connection.scalars(query)]
         return any(isinstance(facts, Facts) and facts.turn == turn for facts in found)
@@ -247,7 +221,7 @@ class Conversations:
             ConversationNotFoundError: as `append`.
         """
         with self._database.write() as connection:
-            _own(connection, user_id, conversation_id)
+            own_row(connection, user_id, conversation_id)
             check_message(connection, conversation_id, message_id)
             rows = all_messages(connection, conversation_id)
             leaf_id = newest_leaf(rows, message_id)
@@ -257,58 +231,8 @@ class Conversations:
 
     def _update(self, user_id: str, conversation_id: str, **values: object) -> None:
         with self._database.write() as connection:
-            _own(connection, user_id, conversation_id)
+            own_row(connection, user_id, conversation_id)
             connection.execute(conversations.update().where(conversations.c.id == conversation_id).values(values))
-
-
-@contextmanager
-def _telling_damage() -> Iterator[None]:
-    """SQLite keeps any value in any column: one that cannot be what was stored becomes `ConversationDamagedError`."""
-    try:
-        yield
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as exc:
-        raise ConversationDamagedError from exc
-    except DatabaseError as exc:
-        if not is_undecodable(exc):
-            raise
-        raise ConversationDamagedError from exc
-
-
-def _listed(row: sa.Row[Any]) -> Conversation:
-    """A line of the list.
-
-    Raises:
-        DatabaseError: it is damaged.
-    """
-    try:
-        return _conversation(row)
-    except (TypeError, OverflowError) as exc:
-        raise DatabaseError(f"a conversation cannot be read: {exc}") from exc
-
-
-def _damaged(conversation_id: str, user_id: str) -> Conversation:
-    epoch = as_datetime(0)
-    return Conversation(conversation_id, user_id, "Damaged conversation", False, epoch, epoch)
-
-
-def _own(connection: sa.Connection, user_id: str, conversation_id: str) -> sa.Row[Any]:
-    table = conversations.c
-    query = sa.select(conversations).where(table.id == conversation_id, table.user_id == user_id)
-    row = connection.execute(query).one_or_none()
-    if row is None:
-        raise ConversationNotFoundError
-    return row
-
-
-def _conversation(row: sa.Row[Any]) -> Conversation:
-    created_at, updated_at = as_datetime(row.created_us), as_datetime(row.updated_us)
-    if not (isinstance(row.title, str) and isinstance(row.id, str)):
-        raise TypeError("an id or a title that is no text")
-    return Conversation(row.id, row.user_id, row.title, bool(row.pinned), created_at, updated_at)
-
-
-def _contains(column: sa.ColumnElement[str], word: str) -> sa.ColumnElement[bool]:
-    return column.icontains(word, autoescape=True)
 
 
 def _clean_title(title: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from appliance.audit.details.codec import Details
+from appliance.database.message_words import index_messages
 from appliance.database.tables import conversations, messages
 from appliance.turns.answer import Facts
 
@@ -78,4 +79,5 @@ def insert_tree(connection: sa.Connection, user_id: str, title: str, tree: Impor
         for place, one in enumerate(tree.messages)
     ]  # fmt: skip
     connection.execute(messages.insert(), rows)
+    index_messages(connection, "conversation_id", conversation_id)
     return conversation_id

@@ -15,6 +15,7 @@ from typing import Any, Final, get_args
 import sqlalchemy as sa
 
 from appliance.audit.details.codec import Details, read_first
+from appliance.database.message_words import forget_messages, index_messages
 from appliance.database.tables import conversations, messages
 from appliance.database.transactions import as_datetime
 from appliance.errors import ApplianceError
@@ -98,7 +99,10 @@ class StoredMessage:
 def insert_message(
     connection: sa.Connection, conversation_id: str, parent_id: str | None, message: NewMessage, now_us: int
 ) -> str:
-    """Put a message under another, or first, and show the branch that ends with it; returns its id."""
+    """Put a message under another, or first, and show the branch that ends with it; returns its id.
+
+    A conversation that was archived is in the list again.
+    """
     message_id = secrets.token_hex(8)
     connection.execute(
         messages.insert().values(
@@ -107,8 +111,11 @@ def insert_message(
             tool_calls=[asdict(call) for call in message.tool_calls],
         )
     )  # fmt: skip
+    index_messages(connection, "id", message_id)
     mine = conversations.c.id == conversation_id
-    connection.execute(conversations.update().where(mine).values(leaf_id=message_id, updated_us=now_us))
+    connection.execute(
+        conversations.update().where(mine).values(leaf_id=message_id, updated_us=now_us, archived_us=None)
+    )
     return message_id
 
 
@@ -121,6 +128,7 @@ def continue_message(connection: sa.Connection, begun: StoredMessage, more: NewM
     if isinstance(facts, Facts) and isinstance(begun.facts, Facts):
         facts = facts.after(begun.facts)
     if connection.execute(sa.select(messages.c.id).where(messages.c.parent_id == begun.id)).first() is None:
+        forget_messages(connection, "id", begun.id)
         connection.execute(messages.delete().where(messages.c.id == begun.id))
     reasoning = (begun.reasoning or "") + (more.reasoning or "")
     return NewMessage("assistant", begun.content + more.content, reasoning or None, more.tool_calls, facts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Page, expect
 
+from appliance.people.conversation_list import View
 from tests.browser import pages
 from tests.browser.conftest import Server
 from tests.browser.pages import Watched
@@ -26,7 +27,7 @@ def choose(page: Page, action: str) -> None:
 
 def titles(server: Server) -> list[str]:
     ada = server.site.services.accounts.find("ada")
-    return [one.title for one in server.site.services.conversations.list_conversations(ada.id)]
+    return [one.conversation.title for one in server.site.services.conversations.lists.page(ada.id, View()).items]
 
 
 def test_enter_renames_and_the_other_ways_out_change_nothing(listed: Page, server: Server) -> None:

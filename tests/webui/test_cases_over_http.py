@@ -195,7 +195,7 @@ def test_a_form_through_a_proxy_that_rewrites_the_host_is_taken_and_no_foreign_o
     assert proxied.sign_in(CORP[0](proxied.port), "https://chat.corp")[0] == 303
     for made in CORP:
         status, answer = proxied.sign_out(made(proxied.port), "https://chat.corp")
-        assert status == 302, (made(proxied.port), answer)
+        assert status == 303, (made(proxied.port), answer)
     for origin in ("https://evil.test", "https://chat.corp.evil.test", "null", "http://chat.corp"):
         assert proxied.sign_out(CORP[0](proxied.port), origin)[0] == 403, origin
 

@@ -13,6 +13,7 @@ from werkzeug.test import TestResponse
 
 from appliance.audit.log import RecordError
 from appliance.people.accounts import Role
+from appliance.people.conversation_list import Listed
 from appliance.people.conversations import Conversation, StoredMessage
 from appliance.turns.events import (
     AnswerDelta,
@@ -395,8 +396,8 @@ def test_a_title_is_the_first_words(text: str, title: str) -> None:
 def test_conversations_stand_under_today_this_week_and_older() -> None:
     now = datetime(2026, 11, 23, 15, 0, tzinfo=UTC)
 
-    def conversation(name: str, age: timedelta, *, pinned: bool = False) -> Conversation:
-        return Conversation(name, "u", name, pinned, now - age, now - age)
+    def conversation(name: str, age: timedelta, *, pinned: bool = False) -> Listed:
+        return Listed(Conversation(name, "u", name, pinned, now - age, now - age))
 
     groups = grouped(
         [
@@ -409,7 +410,7 @@ def test_conversations_stand_under_today_this_week_and_older() -> None:
         ],
         now,
     )
-    assert [(group.title, [item.id for item in group.items]) for group in groups] == [
+    assert [(group.title, [item.conversation.id for item in group.items]) for group in groups] == [
         ("Pinned", ["pinned"]), ("Today", ["now", "midnight"]), ("This week", ["yesterday", "six days"]),
         ("Older", ["a week"]),
     ]  # fmt: skip

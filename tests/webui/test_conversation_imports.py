@@ -11,6 +11,7 @@ import pytest
 from werkzeug.test import TestResponse
 
 from appliance.audit.details.exchange import ConversationImported
+from appliance.people.conversation_list import View
 from appliance.people.conversations import StoredMessage
 from appliance.people.imported import ImportedTree
 from appliance.turns.answer import Facts
@@ -138,7 +139,7 @@ def test_a_file_that_is_none_is_refused_in_a_sentence(chat: Chat, data: bytes) -
     response = send(chat, data)
     assert response.status_code == 400
     assert "Nothing was imported." in response.json["error"]["message"]  # type: ignore[index]
-    assert chat.site.services.conversations.list_conversations(chat.user.id) == []
+    assert chat.site.services.conversations.lists.page(chat.user.id, View()).items == ()
 
 
 def test_a_file_that_is_too_large_is_refused_unread(chat: Chat) -> None:

@@ -33,6 +33,11 @@ def _written(text: str) -> str:
     if not text.strip():
         raise FaultError(NOTHING_TO_SEND)
     _bounded(text)
+    return _storable(text)
+
+
+def _storable(text: str) -> str:
+    """Raises: FaultError: the text cannot be kept exactly."""
     try:
         check_storable(text)
     except ValueError as exc:
@@ -40,6 +45,7 @@ def _written(text: str) -> str:
     return text
 
 
+Label = Annotated[str, Must("A folder or a tag is a text."), Rule(_storable)]
 Written = Annotated[str, Must(NOTHING_TO_SEND), Rule(_written)]
 
 
@@ -96,6 +102,9 @@ class Change:
 
     title: Written | None = None
     pinned: Annotated[bool, Must("Whether it is pinned must be true or false.")] | None = None
+    archived: Annotated[bool, Must("Whether it is archived must be true or false.")] | None = None
+    folder: Label | None = None
+    tags: Annotated[tuple[Label, ...], Must("The tags are a list of texts.")] | None = None
 
 
 @dataclass(frozen=True)

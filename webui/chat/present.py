@@ -9,6 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from appliance.people.conversation_list import Listed
 from appliance.people.conversations import Conversation, StoredMessage
 from appliance.turns.answer import Facts, Part, Words
 from appliance.turns.events import Done
@@ -24,7 +25,7 @@ class ConversationGroup:
     """A heading of the list and what stands below it."""
 
     title: str
-    items: tuple[Conversation, ...]
+    items: tuple[Listed, ...]
 
 
 @dataclass(frozen=True)
@@ -60,17 +61,17 @@ UNANSWERED = PageMessage(
 )
 
 
-def grouped(conversations: Sequence[Conversation], now: datetime) -> list[ConversationGroup]:
+def grouped(listed: Sequence[Listed], now: datetime) -> list[ConversationGroup]:
     """Conversations that are pinned, of today, of this week, and older, by the calendar of `now`."""
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    groups: dict[str, list[Conversation]] = {"Pinned": [], "Today": [], "This week": [], "Older": []}
-    for one in conversations:
-        if one.pinned:
+    groups: dict[str, list[Listed]] = {"Pinned": [], "Today": [], "This week": [], "Older": []}
+    for one in listed:
+        if one.conversation.pinned:
             groups["Pinned"].append(one)
-        elif one.updated_at >= midnight:
+        elif one.conversation.updated_at >= midnight:
             groups["Today"].append(one)
         else:
-            groups["This week" if one.updated_at >= midnight - timedelta(days=6) else "Older"].append(one)
+            groups["This week" if one.conversation.updated_at >= midnight - timedelta(days=6) else "Older"].append(one)
     return [ConversationGroup(title, tuple(items)) for title, items in groups.items() if items]
 
 

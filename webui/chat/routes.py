@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from flask import Blueprint, Response, jsonify, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
@@ -22,6 +22,7 @@ from appliance.turns.running import NotRecordedError, TooManyTurnsError
 from webui.allowances import allowance
 from webui.chat import present, turns
 from webui.chat.bodies import Beginning, Branch, Change, Question, read_body
+from webui.chat.lists import list_values
 from webui.chat.reading import facts_of_question, first_read
 from webui.chat.room_words import unread_words
 from webui.compression import compressed
@@ -101,9 +102,10 @@ def on_paper(conversation_id: str) -> str:
 
 @blueprint.get("/chat/list")
 def conversation_list() -> Response:
-    search = request.args.get("q", "")
-    html = render_template("_conversations.html", **_list(search, request.args.get("current", "")))
-    return jsonify(html=html)
+    """A page of the list, and the choices of views; `webui.chat.lists` says what can be asked for."""
+    values = list_values(demand_user(), request.args)
+    html, views = render_template("_conversations.html", **values), render_template("_views.html", **values)
+    return jsonify(html=html, views=views)
 
 
 @blueprint.post("/chat")
@@ -123,6 +125,10 @@ def change(conversation_id: str) -> ResponseReturnValue:
         conversations.rename(user.id, conversation_id, wanted.title)
     if wanted.pinned is not None:
         conversations.pin(user.id, conversation_id, pinned=wanted.pinned)
+    if wanted.archived is not None:
+        conversations.lists.archive(user.id, conversation_id, archived=wanted.archived)
+    if wanted.folder is not None or wanted.tags is not None:
+        conversations.lists.file(user.id, conversation_id, folder=wanted.folder, tags=wanted.tags)
     return "", 204
 
 
@@ -208,7 +214,7 @@ def _page(conversation: Conversation | None) -> str:
         unread_words=unread_words(unread),
         begins_with=_summed_up(shown),
         unavailable=None if shown or _engine_answers() else _NOT_READY,
-        **_list("", conversation.id if conversation else ""),
+        **list_values(demand_user(), {"current": conversation.id if conversation else ""}),
     )
 
 
@@ -221,11 +227,6 @@ def _summed_up(shown: Sequence[StoredMessage]) -> present.SummedUp | None:
         return present.SummedUp(services().conversations.get(demand_user().id, sums_up))
     except ConversationNotFoundError:
         return present.SummedUp(None)
-
-
-def _list(search: str, current: str) -> dict[str, Any]:
-    found = services().conversations.list_conversations(demand_user().id, search=search)
-    return {"groups": present.grouped(found, services().clock().astimezone()), "current": current, "search": search}
 
 
 def _engine_answers() -> bool:

@@ -13,6 +13,7 @@ from appliance.database.tables import messages
 from appliance.database.transactions import Database
 from appliance.people.account_store import AccountStore
 from appliance.people.accounts import Accounts, Role, User
+from appliance.people.conversation_list import View
 from appliance.people.conversations import ConversationNotFoundError, Conversations, NewMessage
 from appliance.people.passwords import Passwords
 from appliance.turns.answer import Facts
@@ -42,6 +43,10 @@ def say(store: Conversations, user: User, conversation_id: str, *texts: str) -> 
     ]
 
 
+def listed(store: Conversations, user: User) -> list[str]:
+    return [one.conversation.id for one in store.lists.page(user.id, View()).items]
+
+
 def test_message_reads_back_as_it_was_stored(store: Conversations, people: tuple[User, User]) -> None:
     ada, _ = people
     conversation = store.create(ada.id, title="A talk")
@@ -60,9 +65,9 @@ def test_pinned_come_first_then_the_latest(store: Conversations, people: tuple[U
     one, two, three = (store.create(ada.id, title=name) for name in ("one", "two", "three"))
     say(store, ada, one.id, "hello")
     store.pin(ada.id, two.id, pinned=True)
-    assert [c.id for c in store.list_conversations(ada.id)] == [two.id, one.id, three.id]
+    assert listed(store, ada) == [two.id, one.id, three.id]
     store.pin(ada.id, two.id, pinned=False)
-    assert [c.id for c in store.list_conversations(ada.id)] == [one.id, three.id, two.id]
+    assert listed(store, ada) == [one.id, three.id, two.id]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +82,7 @@ def test_search_looks_in_titles_and_messages(
     ada, _ = people
     say(store, ada, store.create(ada.id, title="Lunch").id, "What soup is there?")
     say(store, ada, store.create(ada.id, title="Taxes").id, "Is 100% right?")
-    assert {c.title for c in store.list_conversations(ada.id, search=search)} == titles
+    assert {one.conversation.title for one in store.lists.page(ada.id, View(words=search)).items} == titles
 
 
 @pytest.mark.parametrize(
@@ -102,8 +107,8 @@ def test_nothing_of_somebody_else_can_be_reached(
     with pytest.raises(ConversationNotFoundError):
         action(store, bob.id, conversation.id, message)
     assert (store.get(ada.id, conversation.id), store.messages(ada.id, conversation.id)) == before
-    assert store.list_conversations(bob.id) == []
-    assert store.list_conversations(bob.id, search="secret") == []
+    assert store.lists.page(bob.id, View()).items == ()
+    assert store.lists.page(bob.id, View(words="secret")).items == ()
 
 
 def test_message_of_another_conversation_is_no_parent_and_no_branch(

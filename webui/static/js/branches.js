@@ -105,8 +105,10 @@ export function sourceOf(turn) {
 export async function goTo(conversation, message) {
   await net.showBranch(conversation, message);
   const page = `/chat/${conversation}`;
-  history.replaceState(null, "", `${page}#message-${message}`);
-  location.reload();
+  const isHere = location.pathname === page;
+  if (isHere) history.replaceState(null, "", `${page}#message-${message}`);
+  if (isHere) location.reload();
+  else location.assign(`${page}#message-${message}`);
 }
 
 /** Put the reader at the message that the address names; false where it names none that is shown. */

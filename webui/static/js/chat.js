@@ -265,6 +265,7 @@ document.addEventListener("keydown", (event) => {
     c: () => composer.focus(),
     y: () => last?.click(),
     r: () => void regenerate(),
+    m: () => list.fileCurrent(),
     g: () => void goOn(),
     e: () => { if (!state.busy) editor.editLast(); },
   };

@@ -147,18 +147,16 @@ async function readLines(response, receive) {
 }
 
 /**
- * @param {string} search
- * @param {string} current the conversation that is open
- * @returns {Promise<string>} the list, HTML
+ * @param {{q: string, view: string, current: string, count?: string, after?: string}} wanted
+ * @returns {Promise<{html: string, views: string}>} a page of the list and the choices of views
  */
-export async function conversationList(search, current) {
-  const query = new URLSearchParams({ q: search, current });
-  return (await (await ask(`/chat/list?${query}`)).json()).html;
+export async function conversationList(wanted) {
+  return (await ask(`/chat/list?${new URLSearchParams(wanted)}`)).json();
 }
 
 /**
  * @param {string} conversation
- * @param {{title?: string, pinned?: boolean}} changes
+ * @param {{title?: string, pinned?: boolean, archived?: boolean, folder?: string, tags?: string[]}} changes
  */
 export async function changeConversation(conversation, changes) {
   await ask(`/chat/${conversation}`, { method: "PATCH", ...json(changes) });
