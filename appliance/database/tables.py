@@ -258,6 +258,7 @@ messages = sa.Table(
 )  # fmt: skip
 
 # What programs can read again by its id, and go on from (people/responses.py). ``input`` and ``response`` are JSON.
+# ``running``: its turn is not over, and ``response`` is what was answered at once.
 kept_responses = sa.Table(
     "kept_responses", metadata,
     sa.Column("id", _Text, primary_key=True),
@@ -267,6 +268,7 @@ kept_responses = sa.Table(
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
     sa.Column("input", _Text, nullable=False),
     sa.Column("response", _Text, nullable=False),
+    sa.Column("running", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Index("kept_responses_by_user", "user_id", "created_us"),
 )  # fmt: skip
 

@@ -4,6 +4,9 @@ A response holds the items of its own request and its answer, and names the resp
 it is needed and never copied: a deleted response is gone, and what followed it can no longer be continued. Every call
 names the owner; for everybody else a response does not exist.
 
+A response in the background is kept while its turn runs: first as it was answered at once, then with its end. If its
+process dies, `fail_in` ends it.
+
 What one person may keep is limited: beyond it, the oldest responses go first. Responses older than the site allows are
 not read any more, and are removed when the next one is kept or a web worker starts. The record keeps its events.
 """
@@ -55,14 +58,25 @@ class TooMuchKeptError(ApplianceError):
         super().__init__("The conversation is longer than this model can read")
 
 
+class StillRunningError(ApplianceError):
+    """The response that is to be continued has not ended."""
+
+    def __init__(self) -> None:
+        super().__init__("That response is still being written; wait until it has ended, or cancel it")
+
+
 @dataclass(frozen=True)
 class KeptResponse:
-    """A response: the items of its request, and the whole answer as the API gave it."""
+    """A response: the items of its request, and the whole answer as the API gave it.
+
+    ``is_running``: its turn is not over as far as the database knows, and ``response`` is what was answered at once.
+    """
 
     id: str
     previous_id: str | None
     input: list[Any]
     response: dict[str, Any]
+    is_running: bool = False
 
 
 class Responses:
@@ -95,12 +109,23 @@ class Responses:
         given, answer = json.dumps(_storable(new.input)), json.dumps(_storable(new.response))
         values = {
             "id": new.id, "user_id": user_id, "previous_id": new.previous_id, "created_us": self._clock_us(),
-            "size_bytes": len(given) + len(answer), "input": given, "response": answer,
+            "size_bytes": len(given) + len(answer), "input": given, "response": answer, "running": new.is_running,
         }  # fmt: skip
         with self._database.write(serial=True) as connection:
             connection.execute(kept_responses.insert().values(values))
             self._remove_old(connection)
             self._make_room(connection, user_id)
+
+    def finish(self, user_id: str, response_id: str, response: dict[str, Any]) -> bool:
+        """Keep the end of a response that was kept while it ran; return False where it is gone or has ended.
+
+        Raises:
+            DatabaseError: it could not be kept.
+        """
+        with self._database.write(serial=True) as connection:
+            is_kept = _end_in(connection, response_id, response)
+            self._make_room(connection, user_id)
+        return is_kept
 
     def remove_old(self) -> None:
         """Remove the responses that are older than the site allows.
@@ -147,6 +172,7 @@ class Responses:
         Raises:
             ResponseNotFoundError: as `get`.
             ChainBrokenError: one before it is gone, or there are too many.
+            StillRunningError: its turn is not over.
             TooMuchKeptError: together they are too long.
         """
         with self._database.read() as connection:
@@ -159,6 +185,8 @@ class Responses:
         found = self.find(user_id, ids)
         if len(found) < len(ids):  # one was deleted just now
             raise ChainBrokenError
+        if any(one.is_running for one in found.values()):
+            raise StillRunningError
         return [found[one] for one in ids]
 
     def delete(self, user_id: str, response_id: str, *, by: Actor) -> None:
@@ -207,6 +235,29 @@ class Responses:
         connection.execute(kept_responses.delete().where(columns.id.in_(sa.select(ranked.c.id).where(beyond))))
 
 
+def fail_in(connection: sa.Connection, response_id: str, why: str) -> None:
+    """End a response whose turn is lost, in the caller's transaction. Nothing is done where none runs."""
+    columns = kept_responses.c
+    row = connection.execute(
+        sa.select(kept_responses).where(columns.id == response_id, columns.running)
+    ).one_or_none()  # fmt: skip
+    if row is None:
+        return
+    try:
+        begun = _kept(row).response
+    except ApplianceError:  # damaged; whoever reads it is told so
+        connection.execute(kept_responses.update().where(columns.id == response_id).values(running=False))
+        return
+    _end_in(connection, response_id, {**begun, "status": "failed", "error": {"code": "server_error", "message": why}})
+
+
+def _end_in(connection: sa.Connection, response_id: str, response: dict[str, Any]) -> bool:
+    columns, answer = kept_responses.c, json.dumps(_storable(response))
+    size = sa.func.length(columns.input) + len(answer)
+    ended = kept_responses.update().where(columns.id == response_id, columns.running)
+    return connection.execute(ended.values(response=answer, size_bytes=size, running=False)).rowcount > 0
+
+
 def _storable(tree: Any) -> Any:
     """The JSON value with text that every database takes, and that a later request may hold."""
     if isinstance(tree, str):
@@ -223,7 +274,7 @@ def _kept(row: sa.Row[Any]) -> KeptResponse:
         raise _damaged() from exc
     if not (isinstance(given, list) and isinstance(answer, dict)):
         raise _damaged()
-    return KeptResponse(row.id, row.previous_id, given, answer)
+    return KeptResponse(row.id, row.previous_id, given, answer, bool(row.running))
 
 
 def _damaged() -> ApplianceError:

@@ -7,7 +7,8 @@
 
 A process that dies leaves its files. The next process that meets such a file closes the turn before it removes the
 file: it records an answer if there is none (`appliance.turns.interrupted`), or puts the recorded answer into the
-conversation (`appliance.turns.unkept`).
+conversation (`appliance.turns.unkept`). A response in the background has a file of its own, with its id in the name
+instead of a conversation's.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from appliance.database.transactions import DatabaseError
 from appliance.people.conversations import Conversations
 from appliance.turns.interrupted import LostTurns
 from appliance.turns.journal import Head, Journal, Reader, claim, open_reader, remove_dead
-from appliance.turns.unkept import keep_recorded
+from appliance.turns.unkept import fail_response, keep_recorded
 
 _log = logging.getLogger(__name__)
-_ID: Final = re.compile(r"[0-9A-Za-z]{1,64}")  # users, conversations and turns: their ids become file names
+_ID: Final = re.compile(r"[0-9A-Za-z_]{1,64}")  # users, conversations and turns: their ids become file names
 
 
 class TurnFiles:
@@ -90,6 +91,16 @@ class TurnFiles:
                 with suppress(OSError):
                     stop.unlink()
 
+    def close_response(self, response_id: str) -> None:
+        """End a response that is kept as running although it has no file: its turn is over, or the file was lost.
+
+        Raises:
+            RecordError, DatabaseError: it cannot be ended now.
+        """
+        with self._closing:
+            self._lost.close()
+        fail_response(self._record, response_id)
+
     def _path(self, user_id: str, conversation_id: str) -> Path:
         if not (_ID.fullmatch(user_id) and _ID.fullmatch(conversation_id)):
             raise RuntimeError("internal error: an id that cannot be the name of a file")
@@ -110,6 +121,9 @@ class TurnFiles:
         head = _head_of(path)
         user_id, _, conversation_id = path.name.partition(".")
         if head is None:
+            return
+        if not head.question:
+            fail_response(self._record, head.turn)
             return
         try:
             keep_recorded(self._record, self._conversations, user_id, conversation_id, head)

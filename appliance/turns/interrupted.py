@@ -5,10 +5,11 @@
 
 A prompt without an answer is either being answered or lost. It is lost when the process that recorded it is dead
 (`appliance.database.presence`); a turn of a living process is never taken for lost. The answer recorded for a lost
-prompt has the outcome ``interrupted``; the conversation shows a sentence in place of the answer.
+prompt has the outcome ``interrupted``; the conversation shows a sentence in place of the answer, and a response in the
+background has failed with that sentence.
 
-Exactly once: the search for an answer, the event and the conversation's message are one transaction that excludes
-every other writer. A kill in the middle leaves the turn as it was, for the next call.
+Exactly once: the search for an answer, the event and the conversation's message or the response's end are one
+transaction that excludes every other writer. A kill in the middle leaves the turn as it was, for the next call.
 
 Only memory holds the number up to which every prompt has its answer. If the database held it, anyone who can write
 there could advance it, and the prompts before it would stay open for ever. So the first call looks at the newest
@@ -32,6 +33,7 @@ from appliance.audit.stored_tree import log_size
 from appliance.database.tables import audit_events
 from appliance.database.transactions import Database
 from appliance.people.messages import append_interruption
+from appliance.people.responses import fail_in
 from appliance.turns.answer import Facts
 
 INTERRUPTED: Final = (
@@ -152,6 +154,8 @@ def _close(log: AuditLog, prompt: Event) -> bool:
         if conversation is not None and content is not None:
             facts = Facts(turn=header.subject, problem=INTERRUPTED, prompt_event=header.sequence, event=answer.sequence)
             append_interruption(connection, conversation, content.text, facts, answer.time_us)
+        if conversation is None:
+            fail_in(connection, header.subject, INTERRUPTED)
     return True
 
 

@@ -4,7 +4,7 @@ The owner, the process that runs the turn, holds a lock on the file until it rem
 things: a turn runs (the file exists), its owner is alive (the file is locked; the kernel drops the lock with the
 process), and what the turn has said. Lines are JSON: a `Head`, then one for each event, and `Kept` as the last.
 
-    <directory>/<user>.<conversation>    one turn at a time in a conversation
+    <directory>/<user>.<conversation>    one turn at a time in a conversation; or the id of a response in the background
     <directory>/<turn>.stop              asks the turn to end; any process may make it
 
 Readers trust the file: web workers share one directory, and nobody else may write there.
@@ -30,6 +30,7 @@ from appliance.turns.events import Done, EngineEvent
 from appliance.turns.typed import checked
 
 _log = logging.getLogger(__name__)
+MAX_FILE_BYTES: Final = 64 * 1024 * 1024  # some hundred bytes for each token, and more with log probabilities
 _READ_BYTES: Final = 256 * 1024
 _POLL_S: Final = 0.05  # a worker may not watch files (inotify); a look costs some ten microseconds
 _CLAIM_TRIES: Final = 20
@@ -48,6 +49,7 @@ class Head:
     """Which turn it is, which message of the conversation it answers, when it began, and what makes the answer.
     ``begun`` is the message of the answer that the turn continues, if it does.
 
+    ``question`` is empty if the turn is a response in the background; ``include`` is what readers draw beside words.
     ``began_s`` is a reading of `time.monotonic`, which is the same in all processes of the machine. Setting the clock
     does not change a turn's age.
     """
@@ -57,11 +59,13 @@ class Head:
     began_s: float
     about: About | None = None
     begun: str | None = None
+    include: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Kept:
-    """The turn is over, and its answer is this message of the conversation; None: it could not be put there."""
+    """The turn is over, and its answer is this message of the conversation, or this response; None: it could not be put
+    there."""
 
     message: str | None
 
@@ -88,6 +92,7 @@ class Journal:
         self._stop = path  # until the turn is known
         self._begin_s = time.monotonic()
         self._is_writable = True
+        self._room_bytes = MAX_FILE_BYTES
 
     def begin(self, head: Head) -> None:
         """Write which turn it is; from now on readers find it.
@@ -102,7 +107,8 @@ class Journal:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
 
     def write(self, event: EngineEvent | Kept) -> None:
-        """Add an event. A full disk ends the file but not the turn; the record decides whether the turn fails.
+        """Add an event. A full disk ends the file but not the turn; the record decides whether the turn fails. So does
+        the limit of a file.
 
         The sampled tokens are left out: replay reads them from the record, and no reader of the file needs them.
         """
@@ -110,8 +116,13 @@ class Journal:
             event = replace(event, token_ids=())
         at_s = round(time.monotonic() - self._begin_s, 3)
         line = json.dumps([at_s, type(event).__name__, asdict(event)], separators=(",", ":")).encode() + b"\n"
+        if not self._is_writable:
+            return
+        self._room_bytes -= len(line)
         try:
-            if self._is_writable and os.write(self._descriptor, line) < len(line):
+            if self._room_bytes < 0:
+                raise OSError(f"it would be longer than {MAX_FILE_BYTES} bytes")
+            if os.write(self._descriptor, line) < len(line):
                 raise OSError("the disk took half a line")
         except OSError as exc:
             self._is_writable = False
@@ -125,12 +136,25 @@ class Journal:
         """Release the lock and leave the file to the next process that finds it, as if this one had died."""
         os.close(self._descriptor)
 
-    def close(self) -> None:
-        """Remove the file and release the lock. Readers that have it open can still read all of it."""
-        for path in dict.fromkeys((self._path, self._stop)):  # in this order, see `Reader.stop`
+    def close(self, to: Path | None = None) -> None:
+        """Remove the file and release the lock. Readers that have it open can still read all of it.
+
+        Args:
+            to: move the file there instead, if it holds the whole turn.
+        """
+        is_moved = to is not None and self._is_writable and self._move(to)
+        # In this order, see `Reader.stop`. Once the file has moved, another process may have a new one in its place.
+        for path in dict.fromkeys((self._stop,) if is_moved else (self._path, self._stop)):
             with contextlib.suppress(OSError):
                 path.unlink()
         os.close(self._descriptor)
+
+    def _move(self, to: Path) -> bool:
+        try:
+            self._path.rename(to)
+        except OSError:
+            return False
+        return True
 
 
 class Reader:

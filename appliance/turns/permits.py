@@ -28,13 +28,32 @@ def permitted(engine: Engine, permit: Permit, *, clock_s: Callable[[], float] = 
     """An engine like `engine` whose turns end with ``Failed("access_ended")`` once ``permit`` gives a reason."""
 
     def ended() -> Failed | None:
-        try:
-            why = permit()
-        except DatabaseError:
-            why = _UNKNOWN
+        why = _ask(permit)
         return None if why is None else Failed("access_ended", f"{why}. The answer was cancelled.")
 
     return ended_by(engine, ended, interval_s=CHECK_INTERVAL_S, clock_s=clock_s)
+
+
+def now_and_then(permit: Permit, *, clock_s: Callable[[], float] = time.monotonic) -> Permit:
+    """A permit like `permit`, for somebody who reads along: it is asked at most once in an interval."""
+    asked_s = clock_s()
+
+    def why_ended() -> str | None:
+        nonlocal asked_s
+        if clock_s() - asked_s < CHECK_INTERVAL_S:
+            return None
+        asked_s = clock_s()
+        return _ask(permit)
+
+    return why_ended
+
+
+def _ask(permit: Permit) -> str | None:
+    """What a permit says; that it cannot be asked is a reason, too."""
+    try:
+        return permit()
+    except DatabaseError:
+        return _UNKNOWN
 
 
 def ended_by(

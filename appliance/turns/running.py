@@ -1,8 +1,10 @@
-"""The turns of conversations. Each runs in a thread of its own, not in the request of the browser that asked.
+"""The turns of conversations, and responses in the background. Each runs in a thread of its own, not in the request of
+the browser or the program that asked.
 
     with turns.claim(user_id, conversation_id) as place:        # one turn at a time in a conversation
         turn = run_turn(.., place.engine(engine), ..)           # place.engine ends the turn when it is stopped
         place.start(turn, keep_question, about)                 # records it, keeps the question, starts a thread
+    place.start_response(turn, keep_request, keep_answer, ..)   # the same for a response; its id is that of the place
     turns.find(user_id, conversation_id) -> Reader | None       # in any worker: read along
     turns.stop(user_id, conversation_id, turn_id)               # in any worker
     with turns.ended(user_id, conversation_id):                 # no turn runs there, and none can begin
@@ -18,19 +20,22 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from appliance.audit.log import AuditLog
 from appliance.database.transactions import DatabaseError
 from appliance.errors import ApplianceError
-from appliance.people.conversations import ConversationNotFoundError, Conversations, NewMessage
+from appliance.people.conversations import Conversations
 from appliance.turns.answer import About
+from appliance.turns.ended import EndedTurns
 from appliance.turns.engine import Engine
 from appliance.turns.events import Failed, Waiting, failed
 from appliance.turns.files import TurnFiles
 from appliance.turns.journal import ConversationBusyError, Head, Journal, Kept, Reader
+from appliance.turns.keeping import Keep, keep_message, kept
 from appliance.turns.permits import ended_by
 from appliance.turns.run import Turn
 
@@ -68,8 +73,9 @@ class RunningTurns:
         keep_limit_s: how long to try to put a recorded answer into its conversation.
         """
         self._files = TurnFiles(directory, record, conversations)
+        self.ended_turns = EndedTurns(directory / "ended")
         self._keep_limit_s = keep_limit_s
-        self._conversations = conversations
+        self.conversations = conversations
         self._most_per_person = most_per_person
         self._lock = threading.Lock()
         self._threads: set[threading.Thread] = set()  # guarded by _lock
@@ -79,6 +85,8 @@ class RunningTurns:
     def claim(self, user_id: str, conversation_id: str) -> Iterator[Place]:
         """The place of a turn, given back at the end of the block unless the turn was started.
 
+        Args:
+            conversation_id: here and below, the id of the response where the turn is a response in the background.
         Raises:
             ConversationBusyError: a turn is running there.
             TooManyTurnsError: this person has too many turns, counted over all web workers.
@@ -117,6 +125,20 @@ class RunningTurns:
             reader.stop()
         return True
 
+    def end(self, user_id: str, conversation_id: str) -> None:
+        """Stop the turn that runs in a place, and wait until its answer is recorded. Another turn may begin at once.
+
+        Raises:
+            ConversationBusyError: the turn does not end.
+            RecordError, DatabaseError: a dead turn cannot be closed.
+            OSError: the file that asks for the end cannot be made.
+        """
+        deadline_s = time.monotonic() + _STOP_LIMIT_S
+        while self.stop(user_id, conversation_id):
+            if time.monotonic() > deadline_s:
+                raise ConversationBusyError
+            time.sleep(_STOP_CHECK_S)
+
     @contextmanager
     def ended(self, user_id: str, conversation_id: str) -> Iterator[None]:
         """Stop the turn of a conversation, wait until its answer is recorded, and let no turn begin during the block.
@@ -135,6 +157,15 @@ class RunningTurns:
     def clear_dead(self) -> None:
         """Close the turns of dead processes and remove their files. The next call tries again what fails now."""
         self._files.clear_dead()
+        self.ended_turns.make_room()
+
+    def close_response(self, response_id: str) -> None:
+        """End a response that is kept as running, and that `find` did not find.
+
+        Raises:
+            RecordError, DatabaseError: it cannot be ended now.
+        """
+        self._files.close_response(response_id)
 
     def end_all(self, limit_s: float) -> None:
         """End the turns of this process, and wait at most `limit_s` until their answers are recorded."""
@@ -148,13 +179,13 @@ class RunningTurns:
     def why_to_end(self) -> Failed | None:
         return failed("closing") if self._ending.is_set() else None
 
-    def run(self, place: Place, turn: Turn, question_id: str, about: About) -> None:
+    def run(self, place: Place, turn: Turn, keep: Keep) -> None:
         """Run a turn in a thread.
 
         Raises:
             RuntimeError: no further thread can be started.
         """
-        thread = threading.Thread(target=self._run, args=(place, turn, question_id, about), name="turn", daemon=True)
+        thread = threading.Thread(target=self._run, args=(place, turn, keep), name="turn", daemon=True)
         with self._lock:
             self._threads.add(thread)
         try:
@@ -164,7 +195,7 @@ class RunningTurns:
                 self._threads.discard(thread)
             raise
 
-    def _run(self, place: Place, turn: Turn, question_id: str, about: About) -> None:
+    def _run(self, place: Place, turn: Turn, keep: Keep) -> None:
         journal = place.journal
         try:
             with closing(turn):
@@ -175,46 +206,35 @@ class RunningTurns:
             _log.exception("turn %s failed", turn.request.id)
             turn.answer.add(failed("engine_failed"))
         finally:
-            self._end(place, turn, question_id, about)
+            self._end(place, turn, keep)
             with self._lock:
                 self._threads.discard(threading.current_thread())
 
-    def _end(self, place: Place, turn: Turn, question_id: str, about: About) -> None:
-        """Put the answer under its question. While the database is busy, try again for a limited time. Then leave the
-        file; the process that finds it puts the recorded answer there."""
+    def _end(self, place: Place, turn: Turn, keep: Keep) -> None:
+        """Keep the answer. While the database is busy, try again for a limited time. Then leave the file; the process
+        that finds it puts the recorded answer under its question, or ends the response."""
         journal, deadline_s = place.journal, time.monotonic() + self._keep_limit_s
         while True:
             try:
-                journal.write(Kept(self._keep(place, turn, question_id, about)))
-                journal.close()
+                journal.write(Kept(kept(turn, keep)))
+                self._close(place, turn)
             except DatabaseError:
                 if time.monotonic() < deadline_s and not self._ending.wait(_KEEP_AGAIN_S):
                     continue
-                _log.exception("turn %s: its answer is not in the conversation yet", turn.request.id)
+                _log.exception("turn %s: its answer is not kept yet", turn.request.id)
                 journal.write(Kept(None))
                 journal.leave()
             return
 
-    def _keep(self, place: Place, turn: Turn, question_id: str, about: About) -> str | None:
-        """The id of the new message; None where the conversation cannot take it.
-
-        Raises:
-            DatabaseError: the database is busy.
-        """
-        words = turn.answer.words
-        facts = turn.answer.facts(about, turn=turn.request.id, prompt_event=turn.prompt_event, event=turn.answer_event)
-        new = NewMessage("assistant", words.text, words.reasoning or None, words.calls, facts)
-        try:
-            if place.begun is not None:
-                return self._conversations.go_on(place.user_id, place.conversation_id, place.begun, new).id
-            return self._conversations.append(place.user_id, place.conversation_id, new, parent_id=question_id).id
-        except ConversationNotFoundError:  # deleted meanwhile; the record has the answer
-            return None
-        except DatabaseError:
-            raise
-        except Exception:  # damaged rows, too; if the file stayed, the conversation would take no more questions
-            _log.exception("turn %s: its answer is not in the conversation", turn.request.id)
-            return None
+    def _close(self, place: Place, turn: Turn) -> None:
+        """Remove the file of a turn that is over, or put it where its readers still find it."""
+        to = None
+        if place.leaves_file:
+            with suppress(OSError):
+                to = self.ended_turns.place(place.user_id, turn.request.id)
+        place.journal.close(to)
+        if to is not None:
+            self.ended_turns.make_room()
 
     def _claim_stopped(self, user_id: str, conversation_id: str) -> Journal:
         deadline_s = time.monotonic() + _STOP_LIMIT_S
@@ -235,7 +255,7 @@ class Place:
         self.journal = journal
         self.user_id, self.conversation_id = user_id, conversation_id
         self.is_started = False
-        self.begun: str | None = None  # the message of the answer that the turn continues
+        self.leaves_file = False  # for readers who come after the end
         self._turns = turns
 
     def engine(self, engine: Engine, *, is_ending: Callable[[], bool] = lambda: False) -> Engine:
@@ -263,13 +283,39 @@ class Place:
             OSError, RuntimeError: the turn's file cannot be written, or no thread can be started. These errors, and
                 those of `keep_question`, end the turn in the record.
         """
+
+        def begin() -> Keep:
+            head = Head(turn.request.id, keep_question(), time.monotonic(), about, begun)
+            self.journal.begin(head)
+            return partial(keep_message, self._turns.conversations, self.user_id, self.conversation_id, head, turn)
+
+        self._start(turn, begin)
+
+    def start_response(
+        self, turn: Turn, keep_request: Callable[[], None], keep_answer: Keep, *, include: tuple[str, ...]
+    ) -> None:
+        """Record a turn's prompt, keep the response that is begun, then run the turn in a thread.
+
+        Args:
+            keep_answer: keeps the end of the response. While it raises DatabaseError it is called again.
+            include: as in `Head`.
+        Raises: as `start`, with `keep_request` in place of `keep_question`.
+        """
+
+        def begin() -> Keep:
+            self.leaves_file = True
+            self.journal.begin(Head(turn.request.id, "", time.monotonic(), include=include))
+            keep_request()
+            return keep_answer
+
+        self._start(turn, begin)
+
+    def _start(self, turn: Turn, begin: Callable[[], Keep]) -> None:
         refused = turn.begin()
         if refused is not None:
             raise NotRecordedError(refused)
         try:
-            question_id, self.begun = keep_question(), begun
-            self.journal.begin(Head(turn.request.id, question_id, time.monotonic(), about, begun))
-            self._turns.run(self, turn, question_id, about)
+            self._turns.run(self, turn, begin())
         except BaseException:
             turn.close()
             raise

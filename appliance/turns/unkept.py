@@ -1,8 +1,11 @@
-"""Puts a recorded answer into its conversation where the conversation lacks it.
+"""Puts a recorded answer into its conversation where the conversation lacks it, and ends a response that lacks its end.
 
 The record gets an answer first, then the conversation. If the database stays busy or the process ends in between, the
 conversation lacks the answer. The turn's file then stays behind; it names the conversation, the question and the turn.
 The process that finds the file calls `keep_recorded`. It holds the file's lock, so no other process does the same.
+
+A response in the background can lack its end in the same way. Its items are not drawn again from the record: it fails,
+like a response whose whole answer could not be kept, and `fail_response` says why.
 """
 
 from __future__ import annotations
@@ -15,14 +18,29 @@ from appliance.audit.log import AuditLog, Event
 from appliance.audit.rows import load_events
 from appliance.database.tables import audit_events
 from appliance.people.conversations import ConversationNotFoundError, Conversations, NewMessage
+from appliance.people.responses import fail_in
 from appliance.turns.answer import Answer, Facts, end_of, words_of
+from appliance.turns.events import FAILURES
 from appliance.turns.journal import Head
 
 NOT_KEPT: Final = (
     "This answer is in the record, but could not be put into the conversation just now. "
     "Copy it if you need it; reload the page in a minute."
 )
+RESPONSE_NOT_KEPT: Final = "The answer is in the record, but the response could not be kept."
 NOT_READABLE: Final = "The answer was recorded, but its words can no longer be read. Ask again."
+
+
+def fail_response(log: AuditLog, response_id: str) -> None:
+    """End a response that no process is writing any more, unless it has its end.
+
+    Raises:
+        DatabaseError: the database cannot be read or written now.
+    """
+    is_recorded = "answer" in _events_of(log, response_id)
+    why = RESPONSE_NOT_KEPT if is_recorded else FAILURES["record_failed"].sentence
+    with log.database.write(serial=True) as connection:
+        fail_in(connection, response_id, why)
 
 
 def keep_recorded(log: AuditLog, conversations: Conversations, user_id: str, conversation_id: str, head: Head) -> bool:

@@ -16,15 +16,17 @@ from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.log import AuditLog, RecordError
 from appliance.database.presence import PresenceError
 from appliance.database.transactions import open_database
-from appliance.people.accounts import Role
+from appliance.people.account_store import AccountStore
+from appliance.people.accounts import Accounts, Role
 from appliance.people.conversations import NewMessage
-from appliance.turns.interrupted import LostTurns, running_prompts
+from appliance.people.responses import KeptResponse, Responses
+from appliance.turns.interrupted import INTERRUPTED, LostTurns, running_prompts
 from appliance.turns.request import Message, TurnRequest
 from appliance.turns.run import run_turn
 from tests.appliance.conftest import PostgreSQL, database_url, postgresql
 from tests.appliance.records import asked
 from tests.fakes import FakeEngine
-from tests.webui.conftest import Site
+from tests.webui.conftest import FAST_PASSWORDS, SYSTEM, Site
 
 __all__ = ["database_url", "postgresql"]  # fixtures, used here
 ADA = Actor("a1", "ada", "web", "10.0.0.1")
@@ -101,6 +103,24 @@ def test_the_turn_of_a_killed_worker_is_closed_once(database_url: str) -> None:
         assert answer.content is not None
         assert "What was generated is not known" in answer.content.text
         assert answer.content.details.values()["prompt_event"] == 1
+
+
+def test_a_response_in_the_background_fails_with_its_killed_worker(database_url: str) -> None:
+    with worker(database_url, turn="resp_1") as process, opened(database_url) as log:
+        user = Accounts(AccountStore(log, passwords=FAST_PASSWORDS)).create_user("ada", None, [Role.USER], by=SYSTEM)
+        responses = Responses(log.database, log, days=30)
+        begun = KeptResponse("resp_1", None, [], {"status": "queued", "output": []}, is_running=True)
+        responses.keep(user.id, begun)
+        LostTurns(log).close()
+        assert responses.get(user.id, "resp_1") == begun  # the worker lives
+        process.kill()
+        process.wait()
+        assert LostTurns(log).close() == 1
+        kept = responses.get(user.id, "resp_1")
+        assert not kept.is_running
+        assert kept.response == {
+            "status": "failed", "output": [], "error": {"code": "server_error", "message": INTERRUPTED},
+        }  # fmt: skip
 
 
 def test_a_living_workers_turn_is_left_alone_and_recorded_by_itself(database_url: str) -> None:

@@ -19,7 +19,9 @@ from appliance.people.responses import (
     KeptResponse,
     ResponseNotFoundError,
     Responses,
+    StillRunningError,
     TooMuchKeptError,
+    fail_in,
 )
 from tests.appliance.records import SYSTEM
 
@@ -137,6 +139,56 @@ def test_a_circle_that_somebody_made_in_the_database_ends(make_store: MakeStore)
     store.keep(ADA, new("b", before="a"))
     with pytest.raises(ChainBrokenError):
         store.chain(ADA, "a")
+
+
+def test_a_running_response_is_kept_and_ends_once(make_store: MakeStore, database: Database) -> None:
+    store = make_store()
+    begun = KeptResponse("r1", None, [], {"id": "r1", "status": "queued", "output": []}, is_running=True)
+    store.keep(ADA, begun)
+    assert store.get(ADA, "r1") == begun
+    with pytest.raises(StillRunningError):
+        store.chain(ADA, "r1")
+    ended = {"id": "r1", "status": "completed", "output": ["a\0b"]}
+    assert store.finish(ADA, "r1", ended)
+    assert store.get(ADA, "r1") == KeptResponse("r1", None, [], {**ended, "output": ["a\ufffdb"]})
+    assert not store.finish(ADA, "r1", {"id": "r1", "status": "failed"})
+    with database.write() as connection:
+        fail_in(connection, "r1", "Lost.")
+    assert store.chain(ADA, "r1")[0].response["status"] == "completed"
+    with database.read() as connection:
+        row = connection.execute(sa.select(kept_responses)).one()
+    assert row.size_bytes == len(row.input) + len(row.response)
+
+
+def test_a_lost_response_fails_with_the_reason(make_store: MakeStore, database: Database) -> None:
+    store = make_store()
+    store.keep(ADA, KeptResponse("r1", None, [], {"id": "r1", "status": "queued", "output": []}, is_running=True))
+    with database.write() as connection:
+        fail_in(connection, "r1", "Lost.")
+        fail_in(connection, "r2", "There is none.")
+    kept = store.get(ADA, "r1")
+    assert (kept.is_running, kept.response["status"]) == (False, "failed")
+    assert kept.response["error"] == {"code": "server_error", "message": "Lost."}
+
+
+def test_a_lost_response_that_is_damaged_stops_nobody(make_store: MakeStore, database: Database) -> None:
+    store = make_store()
+    store.keep(ADA, KeptResponse("r1", None, [], {"id": "r1"}, is_running=True))
+    with database.write() as connection:
+        connection.execute(kept_responses.update().values(response="{"))
+        fail_in(connection, "r1", "Lost.")
+        assert connection.scalar(sa.select(kept_responses.c.running)) is False
+    with pytest.raises(ApplianceError, match="cannot be read"):
+        store.get(ADA, "r1")
+
+
+def test_the_end_of_a_response_makes_room_and_a_removed_one_has_none(make_store: MakeStore, database: Database) -> None:
+    store = make_store(most_bytes=2000)
+    store.keep(ADA, new("old", text="x" * 800))
+    store.keep(ADA, KeptResponse("r1", None, [], {}, is_running=True))
+    assert store.finish(ADA, "r1", {"output": "x" * 1800})
+    assert left(database) == ["r1"]
+    assert not store.finish(ADA, "old", {})
 
 
 def test_what_is_read_at_once_has_a_limit(make_store: MakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
