@@ -33,7 +33,8 @@ BEYOND: Final = (
     "There is no such response",
     "names no item that is kept",
     "must be the id of an item of the list",
-    "Only a response in the background can be cancelled",
+    "Only a response in the background can be",  # cancelled, streamed again
+    "because the response is read by its id",
     "contains a NUL character",  # this and the next: the document says so in words
     "whole number of more than 63 bits",
 )

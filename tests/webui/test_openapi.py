@@ -150,7 +150,7 @@ NOW = {"type": "function", "name": "now"}
         {"text": {"format": {"type": "json_schema", "name": "a", "schema": {"type": "object"}}}},
         {"tools": [NOW], "tool_choice": NOW},
         {"tools": [NOW], "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [NOW]}},
-        {"include": ["reasoning.encrypted_content"], "background": False, "metadata": {"a": "b"}},
+        {"include": ["reasoning.encrypted_content"], "background": True, "metadata": {"a": "b"}},
         {"previous_response_id": None, "conversation": None, "unknown": 1},
     ],
 )
@@ -184,7 +184,7 @@ def test_the_schema_takes_what_a_response_takes(
         {"tools": [NOW], "tool_choice": {"type": "allowed_tools", "tools": [NOW]}},
         {"tools": [NOW], "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": []}},
         {"include": ["other"]},
-        {"background": True},
+        {"background": "yes"},
         {"metadata": {"a": 1}},
         {"top_p": 0},
         {"max_output_tokens": 0},
@@ -238,8 +238,10 @@ def test_links_lead_to_addresses_with_the_id_of_a_response(site: Site) -> None:
     by_id = {one["operationId"]: path for path, methods in paths.items() for one in methods.values()}
     assert len(links) == 4
     for name, link in links.items():
-        assert list(link["parameters"]) == ["response_id"]
         assert "{response_id}" in by_id[name]
+        assert link["parameters"].pop("response_id") == "$response.body#/id"
+    assert links["get_response"]["parameters"] == {"stream": "false", "starting_after": "-1"}
+    assert links["delete_response"]["parameters"] == {}
 
 
 def test_options_name_the_methods_of_the_address(site: Site) -> None:

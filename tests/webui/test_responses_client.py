@@ -21,10 +21,12 @@ from appliance.turns.events import (
     TurnEvent,
 )
 from appliance.turns.request import TurnRequest
-from tests.fakes import FakeEngine, done, echo
+from tests.fakes import FakeEngine, Gate, done, echo
+from tests.waiting import wait_for
 from tests.webui.served import gunicorn, site_with_key
 
 MODEL = "gpt-oss-fake"
+RUNNING = ("queued", "in_progress")
 NOW: FunctionToolParam = {
     "type": "function", "name": "now", "description": "The time.", "strict": True,
     "parameters": {"type": "object", "properties": {}, "additionalProperties": False, "required": []},
@@ -197,3 +199,48 @@ def test_a_response_is_kept_continued_listed_and_deleted(server: Server) -> None
     with pytest.raises(openai.BadRequestError) as caught:
         responses.create(model=MODEL, input="Three", previous_response_id=second.id)
     assert (caught.value.param, caught.value.code) == ("previous_response_id", "previous_response_not_found")
+
+
+def test_a_response_in_the_background_is_begun_polled_and_read(server: Server) -> None:
+    responses = server.client.responses
+    begun = responses.create(model=MODEL, input="Hello", background=True)
+    assert (begun.status, begun.background, begun.output_text) == ("queued", True, "")
+    wait_for(lambda: responses.retrieve(begun.id).status not in RUNNING)
+    ended = responses.retrieve(begun.id)
+    assert ended.status == "completed"
+    assert ended.output_text == "You said: Hello"
+    assert responses.cancel(begun.id) == ended
+    again = responses.create(model=MODEL, input="Two", previous_response_id=begun.id, background=True)
+    assert responses.cancel(again.id).status in ("cancelled", "completed")
+    responses.delete(again.id)
+
+
+def test_a_response_in_the_background_is_cancelled_twice(server: Server) -> None:
+    gate = Gate()
+    server.engine.script = gate.script
+    responses = server.client.responses
+    begun = responses.create(model=MODEL, input="Hello", background=True)
+    wait_for(lambda: responses.retrieve(begun.id).status == "in_progress")
+    with pytest.raises(openai.BadRequestError, match="still being written") as caught:
+        responses.create(model=MODEL, input="Two", previous_response_id=begun.id)
+    assert caught.value.code == "previous_response_running"
+    cancelled = responses.cancel(begun.id)
+    gate.go_on.set()
+    assert (cancelled.status, cancelled.output_text) == ("cancelled", "Half ")
+    assert responses.cancel(begun.id) == responses.retrieve(begun.id) == cancelled
+
+
+def test_the_clients_own_accumulator_takes_up_a_lost_stream(server: Server) -> None:
+    gate = Gate()
+    server.engine.script = gate.script
+    responses = server.client.responses
+    with responses.create(model=MODEL, input="Hello", background=True, stream=True) as stream:
+        begun = next(stream)
+        assert begun.type == "response.created"
+        assert next(stream).type == "response.queued"
+        seen = next(event for event in stream if event.type == "response.output_text.delta")
+    gate.go_on.set()
+    with responses.stream(response_id=begun.response.id, starting_after=seen.sequence_number) as rest:
+        said = [event.delta for event in rest if event.type == "response.output_text.delta"]
+        final = rest.get_final_response()
+    assert (seen.delta, said, final.output_text) == ("Half ", ["and all of it"], "Half and all of it")

@@ -5,6 +5,7 @@ Source: OpenAPI Specification 3.1.1.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -60,11 +61,11 @@ def document_of(app: Flask, version: str, model_names: Sequence[str]) -> dict[st
     described_ones = [(rule, method, one) for rule, method, one in operations(app) if one is not None]
     kinds = {kind for _, _, one in described_ones for kind in (one.answer, one.chunk, one.body) if kind is not None}
     components = components_of(frozenset({*kinds, shapes.Refusal}))
-    rules = {rule.endpoint.rpartition(".")[2]: rule for rule, _, _ in described_ones}
+    targets = {rule.endpoint.rpartition(".")[2]: (rule, one) for rule, _, one in described_ones}
     paths: dict[str, dict[str, Any]] = {}
     for rule, method, one in described_ones:
         path = _PARAMETER.sub(r"{\1}", rule.rule)
-        paths.setdefault(path, {})[method.lower()] = _operation(rule, one, components, rules)
+        paths.setdefault(path, {})[method.lower()] = _operation(rule, one, components, targets)
     return {
         "openapi": "3.1.1",
         "info": {"title": "gpt-oss appliance", "version": version, "description": _ABOUT},
@@ -98,12 +99,12 @@ def _one_of(field: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
 
 def _operation(
-    rule: Rule, description: Description, components: Components, rules: Mapping[str, Rule]
+    rule: Rule, description: Description, components: Components, targets: Mapping[str, tuple[Rule, Description]]
 ) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": rule.endpoint.rpartition(".")[2],
         "summary": description.summary,
-        "responses": _responses(description, components, _links(description, rules)),
+        "responses": _responses(description, components, _links(description, targets)),
     }
     if rule.arguments or description.query:
         operation["parameters"] = _parameters(rule, description)
@@ -118,13 +119,20 @@ def _parameters(rule: Rule, description: Description) -> list[dict[str, Any]]:
     return in_path + [{"name": name, "in": "query", "schema": dict(one)} for name, one in description.query.items()]
 
 
-def _links(description: Description, rules: Mapping[str, Rule]) -> dict[str, Any]:
-    """What can be asked next of an answer, at addresses whose one parameter is its id."""
-    parameters = {name: next(iter(rules[name].arguments)) for name in description.links}
-    return {
-        name: {"operationId": name, "parameters": {parameter: "$response.body#/id"}}
-        for name, parameter in parameters.items()
-    }
+def _links(description: Description, targets: Mapping[str, tuple[Rule, Description]]) -> dict[str, Any]:
+    """What can be asked next of an answer, at addresses whose path has its id. Queries have their defaults."""
+    links = {}
+    for name in description.links:
+        rule, target = targets[name]
+        (parameter,) = rule.arguments
+        defaults = {field: _as_text(one["default"]) for field, one in target.query.items() if "default" in one}
+        links[name] = {"operationId": name, "parameters": {parameter: "$response.body#/id", **defaults}}
+    return links
+
+
+def _as_text(value: Any) -> str:
+    """A value as a query has it."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _responses(description: Description, components: Components, links: dict[str, Any]) -> dict[str, Any]:

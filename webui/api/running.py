@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import chain
 from typing import Any, Final, NoReturn, Protocol
 
 from flask import Response, abort, g, make_response, request, stream_with_context
 
+from appliance.turns.engine import Engine
 from appliance.turns.events import Done, Failed, TurnEvent
 from appliance.turns.permits import permitted
 from appliance.turns.request import TurnRequest
@@ -88,14 +89,16 @@ def say_what_was_ignored(response: Response) -> Response:
     return response
 
 
-def begin_turn(turn_request: TurnRequest) -> Turn:
+def begin_turn(turn_request: TurnRequest, *, through: Callable[[Engine], Engine] = lambda engine: engine) -> Turn:
     """A turn of the key's owner. It ends when the key does.
 
+    Args:
+        through: makes the engine that runs it of one that ends it with the key.
     Raises:
         RefusedError: as `run_turn`.
     """
     actor = api_user().actor("api", client_address())
-    engine = permitted(services().engine, key_permit())
+    engine = through(permitted(services().engine, key_permit()))
     return run_turn(services().record, engine, actor, turn_request, conversation_id=None, allowance=bounds())
 
 
@@ -142,8 +145,13 @@ def streamed(turn: Turn, drawing: Drawing, *more: Turn) -> Response:
 
 
 def event_stream(pieces: Iterator[str]) -> Response:
+    """A response of server-sent events. They are made within the request's context."""
+    return event_response(stream_with_context(pieces))
+
+
+def event_response(pieces: Iterator[str]) -> Response:
     """A response of server-sent events that nothing on the way may keep or hold back."""
-    response = Response(stream_with_context(pieces), content_type="text/event-stream; charset=utf-8")
+    response = Response(pieces, content_type="text/event-stream; charset=utf-8")
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Accel-Buffering"] = "no"
     return response

@@ -17,7 +17,7 @@ SCOPES: Final[Mapping[str, Scope]] = {
     "GET /v1/openapi.json": Scope.MODELS,
     "POST /v1/chat/completions": Scope.GENERATE,
     "POST /v1/completions": Scope.GENERATE,
-    "POST /v1/responses": Scope.GENERATE,  # and RESPONSES, to go on from a kept one
+    "POST /v1/responses": Scope.GENERATE,  # and RESPONSES, in the background or from a kept one
     "GET /v1/responses/<response_id>": Scope.RESPONSES,
     "GET /v1/responses/<response_id>/input_items": Scope.RESPONSES,
     "DELETE /v1/responses/<response_id>": Scope.RESPONSES,

@@ -31,7 +31,7 @@ from webui.api.responses.items import Input
 from webui.api.responses.text_format import TEXT, Format, TextFormat
 from webui.api.responses.tools import Tools
 from webui.api.tools import AUTO, ToolChoice
-from webui.api.values import REFUSED, Text, between, never, null_is, one_of, only
+from webui.api.values import REFUSED, Text, between, never, null_is, one_of
 
 SEALED_REASONING: Final = "reasoning.encrypted_content"
 LOGPROBS: Final = "message.output_text.logprobs"
@@ -80,7 +80,6 @@ def _include(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-_IN_THE_BACKGROUND: Final = "answers are not written in the background; send false, and stream a long answer"
 _NO_CONVERSATIONS: Final = "this server has no conversations to name; send previous_response_id, or all items"
 _NO_PROMPTS: Final = "this server has no prompts to name; send instructions and input"
 
@@ -137,7 +136,7 @@ class Body:
         bool | None, Takes("whether the response is kept, see below; default: yes, where the site keeps responses")
     ] = None
     background: Annotated[
-        bool, only(lambda on: not on, _IN_THE_BACKGROUND, schema={"const": False}), Takes("only false")
+        bool, Takes("true: answered at once, and written on without the connection, see below; needs `store`")
     ] = False
     truncation: Annotated[
         _Truncation,

@@ -16,8 +16,9 @@ class StatusEvent:
     """The response begins or ends; the last one has the whole response."""
 
     type: Literal[
-        "response.created", "response.in_progress", "response.completed", "response.incomplete", "response.failed"
-    ]
+        "response.created", "response.queued", "response.in_progress", "response.completed", "response.incomplete",
+        "response.failed",
+    ]  # fmt: skip
     sequence_number: int
     response: Response
 

@@ -16,6 +16,7 @@ from appliance.people.responses import (
     KeptResponse,
     ResponseNotFoundError,
     Responses,
+    StillRunningError,
     TooMuchKeptError,
 )
 from installer.formats.checks import FaultError, check
@@ -59,6 +60,8 @@ class Earlier:
             chain = self.responses.chain(self.user_id, response_id)
             entries = [entry for kept in chain for entry in (*kept.input, *kept.response["output"])]
             return self.resolved(check(KeptItems, entries))
+        except StillRunningError as exc:
+            raise ApiError(400, "previous_response_running", f"{exc}.", param=_FIELD) from exc
         except (ResponseNotFoundError, ChainBrokenError) as exc:
             raise ApiError(400, "previous_response_not_found", f"{exc}".rstrip(".") + ".", param=_FIELD) from exc
         except TooMuchKeptError as exc:

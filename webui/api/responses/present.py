@@ -22,7 +22,7 @@ from webui.api.responses.items import sealed
 from webui.api.responses.tools import choice_object, tool_objects
 
 ID_PREFIX: Final = "resp_"
-Status = Literal["in_progress", "completed", "incomplete", "failed"]
+Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 Part = Stretch | ToolCall
 
@@ -31,14 +31,20 @@ _ERROR_CODES: Final = {400: "invalid_prompt", 429: "rate_limit_exceeded"}  # sta
 
 @dataclass(frozen=True)
 class Envelope:
-    """What every drawing of one response repeats. `created` is in seconds since 1970."""
+    """What every drawing of one response repeats. ``settings`` is the response object as it was begun or kept; what
+    changes until its end does not count."""
 
-    id: str
-    created: int
-    model: str
-    body: Body
+    settings: dict[str, Any]
     seals_reasoning: bool = False
-    is_kept: bool = False
+
+    @property
+    def id(self) -> str:
+        found: str = self.settings["id"]
+        return found
+
+    @property
+    def is_in_background(self) -> bool:
+        return self.settings["background"] is True
 
     def item_id(self, kind: Literal["rs", "msg", "fc"], place: int) -> str:
         return f"{kind}_{self.id.removeprefix(ID_PREFIX)}_{place}"
@@ -52,24 +58,36 @@ class Envelope:
         Args:
             completed: when it was complete, in seconds since 1970.
         """
-        body = self.body
-        is_cut = status == "incomplete"
         return {
-            "id": self.id, "object": "response", "created_at": self.created, "status": status, "background": False,
-            "completed_at": completed, "error": None if error is None else _error(error),
-            "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
-            "instructions": body.instructions, "max_output_tokens": body.max_output_tokens,
-            "max_tool_calls": body.max_tool_calls, "model": self.model, "output": list(output),
-            "parallel_tool_calls": body.parallel_tool_calls, "previous_response_id": body.previous_response_id,
-            "prompt_cache_key": body.prompt_cache_key,
-            "reasoning": {"effort": body.reasoning.effort, "summary": None},
-            "safety_identifier": body.safety_identifier, "service_tier": "default", "store": self.is_kept,
-            "temperature": body.temperature,
-            "text": {"format": body.text.format.as_object(), "verbosity": body.text.verbosity},
-            "tool_choice": choice_object(body.tool_choice), "tools": tool_objects(body.tools),
-            "top_logprobs": body.top_logprobs, "top_p": body.top_p, "truncation": body.truncation,
-            "usage": None if done is None else usage(done), "user": body.user, "metadata": body.metadata,
+            **self.settings, "status": status, "completed_at": completed,
+            "error": None if error is None else _error(error),
+            "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
+            "output": list(output), "usage": None if done is None else usage(done),
         }  # fmt: skip
+
+
+def settings_of(response_id: str, created: int, model: str, body: Body, *, is_kept: bool) -> dict[str, Any]:
+    """The response object of a request, before anything is answered.
+
+    Args:
+        created: in seconds since 1970.
+    """
+    return {
+        "id": response_id, "object": "response", "created_at": created,
+        "status": "queued" if body.background else "in_progress", "background": body.background,
+        "completed_at": None, "error": None, "incomplete_details": None,
+        "instructions": body.instructions, "max_output_tokens": body.max_output_tokens,
+        "max_tool_calls": body.max_tool_calls, "model": model, "output": [],
+        "parallel_tool_calls": body.parallel_tool_calls, "previous_response_id": body.previous_response_id,
+        "prompt_cache_key": body.prompt_cache_key,
+        "reasoning": {"effort": body.reasoning.effort, "summary": None},
+        "safety_identifier": body.safety_identifier, "service_tier": "default", "store": is_kept,
+        "temperature": body.temperature,
+        "text": {"format": body.text.format.as_object(), "verbosity": body.text.verbosity},
+        "tool_choice": choice_object(body.tool_choice), "tools": tool_objects(body.tools),
+        "top_logprobs": body.top_logprobs, "top_p": body.top_p, "truncation": body.truncation,
+        "usage": None, "user": body.user, "metadata": body.metadata,
+    }  # fmt: skip
 
 
 def usage(done: Done) -> dict[str, Any]:
@@ -105,6 +123,14 @@ def output_of(envelope: Envelope, parts: Sequence[Part], done: Done) -> list[dic
     return items
 
 
+def partial_output(envelope: Envelope, parts: Sequence[Part]) -> list[dict[str, Any]]:
+    """The output items of an answer that was cut off: the last one is not complete."""
+    last = len(parts) - 1
+    return [
+        item(envelope, place, part, "incomplete" if place == last else "completed") for place, part in enumerate(parts)
+    ]
+
+
 def is_text(part: Part | None) -> bool:
     return isinstance(part, Stretch) and part.kind == "text"
 
@@ -116,6 +142,13 @@ def item(envelope: Envelope, place: int, part: Part, status: ItemStatus) -> dict
     if part.kind == "text":
         return message(envelope, place, part.text, status, part.tokens)
     return reasoning(envelope, place, part.text, status)
+
+
+def begun(drawn: dict[str, Any]) -> dict[str, Any]:
+    """A whole item as it was when it began."""
+    empty: dict[str, Any] = {"arguments": ""} if drawn["type"] == "function_call" else {"content": []}
+    kept = {name: value for name, value in drawn.items() if name != "encrypted_content"}
+    return {**kept, "status": "in_progress", **empty}
 
 
 def message(

@@ -66,8 +66,7 @@ def turn_request(asked: ResponseRequest, earlier: Earlier, *, grammar: bool) -> 
     body = asked.body
     before = earlier.before(body.previous_response_id)
     try:
-        if body.store and not earlier.responses.are_kept:
-            raise FaultError("this site keeps no responses; send false", kind=UNSUPPORTED, at=("store",))
+        _check_kept(body, are_kept=earlier.responses.are_kept)
         messages = conversation(body.instructions, before, earlier.resolved(body.input))
         tools, must_call = offered(body.tools, body.tool_choice, parameters=("parameters",))
         answer_schema = body.text.format.answer_schema
@@ -89,3 +88,12 @@ def turn_request(asked: ResponseRequest, earlier: Earlier, *, grammar: bool) -> 
         top_logprobs=asked.top_logprobs,
         grammar=grammar,
     )
+
+
+def _check_kept(body: Body, *, are_kept: bool) -> None:
+    """Raises: FaultError: the response cannot be kept as the request wants."""
+    if not are_kept and (body.store or body.background):
+        field = "store" if body.store else "background"
+        raise FaultError("this site keeps no responses; send false", kind=UNSUPPORTED, at=(field,))
+    if body.background and body.store is False:
+        raise FaultError("needs store: true, because the response is read by its id", at=("background",))

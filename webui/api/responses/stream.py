@@ -26,26 +26,30 @@ _ARGUMENTS: Final = "response.function_call_arguments"
 
 
 class ResponseEvents:
-    """Draws one response; `webui.api.running.Drawing`."""
+    """Draws one response."""
 
-    def __init__(self, envelope: Envelope, answer: Answer, finished: Callable[[Done], dict[str, Any]]) -> None:
+    def __init__(self, envelope: Envelope, answer: Answer) -> None:
         """
         Args:
             answer: the turn's own, which has taken each event before it is drawn.
-            finished: makes the whole response at the end; what it raises ends the stream as failed.
         """
         self._envelope = envelope
         self._answer = answer
-        self._finished = finished
         self._number = 0
         self._begun = 0  # items so far; the last one is open
         self._item_id = ""  # of the open one
+        self._is_queued = envelope.is_in_background
 
     def begin(self) -> Iterator[str]:
-        for kind in ("response.created", "response.in_progress"):
-            yield self._event(kind, response=self._envelope.response("in_progress"))
+        if not self._is_queued:
+            yield self._event("response.created", response=self._envelope.response("in_progress"))
+            yield self._event("response.in_progress", response=self._envelope.response("in_progress"))
+            return
+        for kind in ("response.created", "response.queued"):
+            yield self._event(kind, response=self._envelope.response("queued"))
 
     def add(self, event: TurnEvent) -> Iterator[str]:
+        yield from self._leave_queue()
         if self._answer.part_count > self._begun:
             if self._begun:
                 yield from self._end_item(self._drawn(self._begun - 1, "completed"))
@@ -59,25 +63,52 @@ class ResponseEvents:
             case ToolCallDelta() if event.arguments:
                 yield self._piece(f"{_ARGUMENTS}.delta", delta=event.arguments)
 
-    def end(self, done: Done) -> Iterator[str]:
-        try:
-            whole = self._finished(done)
-        except ApplianceError:
-            _log.exception("response %s was not kept", self._envelope.id)
-            yield from self.fail(ApiError(503, "unavailable", "The response could not be kept."))
-            return
+    def complete(self, done: Done, whole: dict[str, Any]) -> Iterator[str]:
+        """The end of a complete answer, whose whole response is given."""
+        yield from self._leave_queue()
         output = whole["output"]
         if done.notice is not None:
             yield from self._notice(done.notice, output)
         if output:
             yield from self._end_item(output[-1])
-        yield self._event(f"response.{whole['status']}", response=whole)
+        yield from self.stop(whole)
+
+    def replay(self, whole: dict[str, Any]) -> Iterator[str]:
+        """All events of a response that has ended. Each item comes in one piece: the pieces are not known any more."""
+        yield from self.begin()
+        yield from self._leave_queue()
+        for item in whole["output"]:
+            yield from self._begin_item(present.begun(item))
+            match item:
+                case {"type": "function_call"}:
+                    yield self._piece(f"{_ARGUMENTS}.delta", delta=item["arguments"])
+                case {"type": "message", "content": [{"type": "output_text", "text": text}, *_]}:
+                    yield self._piece(f"{_TEXT}.delta", content_index=0, delta=text, logprobs=[])
+                case {"type": "reasoning", "content": [{"text": text}, *_]}:
+                    yield self._piece(f"{_REASONING}.delta", content_index=0, delta=text)
+            yield from self._end_item(item)
+        yield from self.stop(whole)
+
+    def stop(self, whole: dict[str, Any], *, number: int | None = None) -> Iterator[str]:
+        """The last event, with the whole response. A response that was cancelled is said to have failed: OpenAI has no
+        event for it, and nobody is to take what came for the whole answer.
+
+        Args:
+            number: of the event, where it does not follow the one before.
+        """
+        self._number = self._number if number is None else number
+        status = "failed" if whole["status"] == "cancelled" else whole["status"]
+        yield self._event(f"response.{status}", response=whole)
 
     def fail(self, error: ApiError) -> Iterator[str]:
         """What was said until then stands in the response, with an item that is not complete at its end."""
-        last = self._begun - 1
-        output = [self._drawn(place, "incomplete" if place == last else "completed") for place in range(self._begun)]
-        yield self._event("response.failed", response=self._envelope.response("failed", output, error=error))
+        output = present.partial_output(self._envelope, self._answer.parts[: self._begun])
+        yield from self.stop(self._envelope.response("failed", output, error=error))
+
+    def _leave_queue(self) -> Iterator[str]:
+        if self._is_queued:
+            self._is_queued = False
+            yield self._event("response.in_progress", response=self._envelope.response("in_progress"))
 
     def _begin_item(self, item: dict[str, Any]) -> Iterator[str]:
         self._begun, self._item_id = self._begun + 1, item["id"]
@@ -131,3 +162,24 @@ class ResponseEvents:
     def _event(self, kind: str, **rest: Any) -> str:
         number, self._number = self._number, self._number + 1
         return sse({"type": kind, "sequence_number": number, **rest}, kind)
+
+
+class AnsweredEvents(ResponseEvents):
+    """Draws a response whose request waits for it; `webui.api.running.Drawing`."""
+
+    def __init__(self, envelope: Envelope, answer: Answer, finished: Callable[[Done], dict[str, Any]]) -> None:
+        """
+        Args:
+            finished: makes the whole response at the end; what it raises ends the stream as failed.
+        """
+        super().__init__(envelope, answer)
+        self._finished = finished
+
+    def end(self, done: Done) -> Iterator[str]:
+        try:
+            whole = self._finished(done)
+        except ApplianceError:
+            _log.exception("response %s was not kept", self._envelope.id)
+            yield from self.fail(ApiError(503, "unavailable", "The response could not be kept."))
+            return
+        yield from self.complete(done, whole)
