@@ -39,16 +39,39 @@ class Server:
         self.site = site
         self.pace = pace
         self._dropped = 0
-        self._server = make_server("127.0.0.1", 0, self._droppable, threaded=True, request_handler=QuietHandler)
-        self.address = f"http://127.0.0.1:{self._server.server_port}"
+        self._flowing = threading.Event()
+        self._flowing.set()
+        self._port = 0
+        self.start()
+        self.address = f"http://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        """Serve, after `stop` under the same address."""
+        self._server = make_server(
+            "127.0.0.1", self._port, self._droppable, threaded=True, request_handler=QuietHandler
+        )
+        self._port = self._server.server_port
         self._thread = threading.Thread(target=self._server.serve_forever, name="server")
         self._thread.start()
 
-    def close(self) -> None:
-        self.pace.release()
+    def stop(self) -> None:
+        """End every connection and take no further one, as a server that is restarted."""
+        self.drop_streams()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+
+    def close(self) -> None:
+        self.pace.release()
+        self.flow()
+        self.stop()
+
+    def stall(self) -> None:
+        """Say nothing more on the connections that are open, and leave them open."""
+        self._flowing.clear()
+
+    def flow(self) -> None:
+        self._flowing.set()
 
     def drop_streams(self) -> None:
         """End every connection that is being answered at its next piece, as a network can."""
@@ -59,6 +82,7 @@ class Server:
         answer = self.site.app(environ, start_response)
         try:
             for piece in answer:
+                self._flowing.wait(HELD_S)
                 if self._dropped != begun:
                     raise ConnectionResetError
                 yield piece

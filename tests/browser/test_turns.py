@@ -6,8 +6,9 @@ import re
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
+from appliance.people.conversations import NewMessage
 from tests.browser import pages
 from tests.browser.conftest import Server
 from tests.browser.pages import Watched
@@ -120,6 +121,112 @@ def test_a_lost_connection_is_taken_up_again(asked: Page, server: Server, watche
     expect_whole(asked)
     assert_answered_once(server)
     watched.forgive("Failed to load resource")
+    watched.forgive("ERR_")
+
+
+def test_a_stream_that_falls_silent_is_taken_up_again(page: Page, server: Server, watched: Watched) -> None:
+    """The cable is pulled somewhere: no end of the connection is ever told."""
+    server.site.add_user("ada")
+    page.clock.install()
+    pages.sign_in(page, server.address, "ada", server.password)
+    server.pace.hold()
+    pages.ask(page, QUESTION)
+    expect(pages.last_answer(page).get_by_text(FIRST_WORDS)).to_be_visible()
+    page.route("**/turns/*", lambda route: route.abort())
+    server.stall()
+    page.clock.run_for(20_000)
+    expect(pages.last_answer(page).get_by_text("The connection is lost. Reconnecting")).to_be_visible()
+    page.unroute("**/turns/*")
+    server.drop_streams()
+    server.flow()
+    server.pace.release()
+    page.clock.run_for(20_000)
+    expect_whole(page)
+    assert_answered_once(server)
+    watched.forgive("Failed to load resource")
+    watched.forgive("ERR_")
+
+
+def test_a_restart_of_the_server_costs_nothing_but_time(asked: Page, server: Server, watched: Watched) -> None:
+    server.stop()
+    expect(pages.last_answer(asked).get_by_text("The connection is lost. Reconnecting")).to_be_visible()
+    server.start()
+    server.pace.release()
+    expect_whole(asked)
+    assert_answered_once(server)
+    pages.ask(asked, "ECHO and on")
+    expect(pages.wait_for_answer(asked)).to_contain_text("and on")
+    watched.forgive("ERR_")
+
+
+def test_a_question_whose_answer_was_lost_on_the_way_is_not_asked_twice(
+    asked: Page, server: Server, watched: Watched
+) -> None:
+    """The server has the question, and the page never hears of it."""
+    server.pace.release()
+    expect_whole(asked)
+
+    def lose(route: Route) -> None:
+        route.fetch()
+        route.abort()
+
+    asked.route("**/turns", lambda route: lose(route) if route.request.method == "POST" else route.continue_())
+    pages.ask(asked, "ECHO only once")
+    expect(pages.last_answer(asked)).to_contain_text("only once")
+    pages.wait_for_answer(asked)
+    expect(asked.get_by_role("article", name="You asked")).to_have_count(2)
+    expect(asked.get_by_label("Your message")).to_have_value("")
+    prompts = [event for event in server.site.events() if event.header.action == "prompt"]
+    assert len(prompts) == 2
+    watched.forgive("ERR_")
+
+
+def test_a_question_that_never_came_stays_in_the_box_and_the_page_says_when_the_server_is_back(
+    asked: Page, server: Server, watched: Watched
+) -> None:
+    server.pace.release()
+    expect_whole(asked)
+    server.stop()
+    pages.ask(asked, "ECHO later")
+    expect(asked.get_by_role("alert")).to_contain_text("The server cannot be reached. Your text is back in the box.")
+    expect(asked.get_by_label("Your message")).to_have_value("ECHO later")
+    server.start()
+    expect(asked.get_by_role("alert")).to_contain_text("The server answers again. It did not get your question")
+    asked.get_by_label("Your message").press("Enter")
+    expect(pages.wait_for_answer(asked)).to_contain_text("later")
+    watched.forgive("ERR_")
+
+
+def test_a_tab_that_did_not_hear_of_new_turns_is_told_before_it_asks(
+    asked: Page, server: Server, watched: Watched
+) -> None:
+    """As on a second machine: no message between tabs, and no change of focus."""
+    server.pace.release()
+    expect_whole(asked)
+    ada = server.site.services.accounts.find("ada")
+    conversation = asked.url.rpartition("/")[2]
+    server.site.services.conversations.append(ada.id, conversation, NewMessage("user", "Written elsewhere"))
+    pages.ask(asked, "ECHO here")
+    expect(asked.get_by_role("alert")).to_contain_text("This conversation has gone on since this page showed it")
+    expect(asked.get_by_text("Written elsewhere")).to_be_visible()
+    expect(asked.get_by_label("Your message")).to_have_value("ECHO here")
+    asked.get_by_label("Your message").press("Enter")
+    expect(pages.wait_for_answer(asked)).to_contain_text("here")
+    watched.forgive("409 (CONFLICT)")
+
+
+def test_icons_stay_without_a_connection(asked: Page, server: Server, watched: Watched) -> None:
+    server.pace.release()
+    expect_whole(asked)
+    asked.context.set_offline(True)
+    pages.ask(asked, "ECHO lost")
+    alert = asked.get_by_role("alert")
+    expect(alert).to_contain_text("The server cannot be reached")
+    drawn = "all => all.map((icon) => icon.getBBox().width > 0)"
+    icons = asked.locator("[role=alert] svg use, .composer-buttons button:visible svg use, .answer-actions svg use")
+    assert all(icons.evaluate_all(drawn))
+    assert icons.count() > 3
+    asked.context.set_offline(False)
     watched.forgive("ERR_")
 
 

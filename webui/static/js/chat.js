@@ -9,7 +9,7 @@ import { Column, LiveAnswer, drawWords } from "./draw.js";
 import { Importing } from "./exchange.js";
 import { copied } from "./frame.js";
 import * as net from "./net.js";
-import { readToTheEnd } from "./reading.js";
+import { isThere, readToTheEnd } from "./reading.js";
 import { Room } from "./room.js";
 import { TurnState } from "./state.js";
 
@@ -23,8 +23,10 @@ const tabs = new BroadcastChannel("chat");
 let conversation = page.dataset.chat ?? "";
 /** How many turns this page has drawn. */
 let turns = 0;
+/** How often somebody has tried to send. */
+let attempts = 0;
 
-const composer = new Composer(conversation, { send: () => void send(), stop });
+const composer = new Composer(page.dataset.person ?? "", conversation, { send: () => void send(), stop });
 const editor = new QuestionEditor((question, text) => void askInstead(question, text));
 const room = new Room(composer, () => conversation, { isBusy: () => state.busy, sumUp: () => void sumUp() });
 const list = new ConversationList(() => conversation, (message) => composer.showError(message));
@@ -49,6 +51,7 @@ state.addEventListener("end", (event) => {
 async function send() {
   const text = composer.text;
   if (state.busy || room.refuses(text)) return;
+  attempts += 1;
   const effort = composer.effort;
   /** @type {HTMLElement | null} */
   let words = null;
@@ -72,7 +75,27 @@ async function send() {
       words?.remove();
       composer.text = text;
     }
-    fail(error);
+    if (!state.accepted && error instanceof net.RequestError && error.isUnsure) void settle(error);
+    else fail(error);
+  }
+}
+
+/**
+ * The question is back in the composer, and the server may have it all the same. Say which, as soon as it answers.
+ * @param {import("./net.js").RequestError} error
+ */
+async function settle(error) {
+  const own = attempts;
+  const question = composer.text;
+  composer.showError(`${error.status ? "The server does not answer." : "The server cannot be reached."} Your text is back in the box. This page goes on trying and says when the server answers.`);
+  try {
+    const isSent = await isThere(conversation, page.dataset.last ?? "");
+    if (own !== attempts) return;
+    if (!isSent) return composer.showError("The server answers again. It did not get your question, which is still in the box.");
+    if (composer.text === question) composer.text = "";
+    location.reload();
+  } catch (later) {
+    fail(later);
   }
 }
 
@@ -185,7 +208,7 @@ async function run(start) {
     page.dataset.last = answers[answers.length - 1]?.dataset.answer || page.dataset.last;
     state.finish();
     decorate();
-    void list.refresh();
+    if (state.accepted) void list.refresh();
     void room.refresh();
   }
 }
@@ -255,7 +278,10 @@ document.addEventListener("click", (event) => {
 });
 
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && state.busy && !document.querySelector("dialog[open], details[data-menu][open], .chat-list-open")) stop();
+  if (event.key === "Escape" && !event.isComposing && !document.querySelector("dialog[open], details[data-menu][open], .chat-list-open")) {
+    if (state.busy && state.phase !== "stopping") stop();
+    else if (composer.hasFocus) column.focus();
+  }
   if (isTyping(event)) return;
   const last = /** @type {HTMLElement | null} */ (document.querySelector("[data-answer]:last-child [data-copy-answer]"));
   /** @type {Record<string, () => void>} */

@@ -1,6 +1,7 @@
 // @ts-check
 // The composer: its text, which survives reloads and errors, the effort, and the one button that sends or stops.
 
+import { Drafts } from "./drafts.js";
 import { hooked } from "./dom.js";
 
 /** @typedef {import("./types.js").Effort} Effort */
@@ -14,14 +15,19 @@ export class Composer extends EventTarget {
   #send = /** @type {HTMLButtonElement} */ (hooked("data-send"));
   #stop = /** @type {HTMLButtonElement} */ (hooked("data-stop"));
   #error = hooked("data-composer-error");
-  #draftKey = "";
+  #conversation;
+  /** @type {Drafts} */
+  #drafts;
 
   /**
+   * @param {string} user the id of who writes
    * @param {string} conversation "" for a new one
    * @param {{send: () => void, stop: () => void}} on
    */
-  constructor(conversation, on) {
+  constructor(user, conversation, on) {
     super();
+    this.#conversation = conversation;
+    this.#drafts = new Drafts(user);
     this.#form.addEventListener("submit", (event) => {
       event.preventDefault();
       if (this.text.trim()) on.send();
@@ -41,8 +47,8 @@ export class Composer extends EventTarget {
         this.dispatchEvent(new Event("written"));
       });
     }
-    this.moveTo(conversation);
-    this.text ||= sessionStorage.getItem(this.#draftKey) ?? ""; // words that were typed before this ran stay
+    this.text ||= this.#drafts.read(conversation); // words that were typed before this ran stay
+    this.#drafts.follow((changed, text) => this.#follow(changed, text), () => this.#show(""));
   }
 
   get text() {
@@ -50,8 +56,12 @@ export class Composer extends EventTarget {
   }
 
   set text(text) {
-    this.#text.value = text;
+    this.#show(text);
     this.#keep();
+  }
+
+  get hasFocus() {
+    return document.activeElement === this.#text;
   }
 
   /** @returns {Effort} */
@@ -84,8 +94,8 @@ export class Composer extends EventTarget {
    * @param {string} conversation
    */
   takeAlong(conversation) {
-    if (this.text) sessionStorage.setItem(`draft:${conversation}`, this.text);
-    sessionStorage.removeItem(this.#draftKey);
+    this.#drafts.keep(conversation, this.text);
+    this.#drafts.keep(this.#conversation, "");
   }
 
   /**
@@ -93,8 +103,23 @@ export class Composer extends EventTarget {
    * @param {string} conversation
    */
   moveTo(conversation) {
-    if (this.#draftKey) sessionStorage.removeItem(this.#draftKey);
-    this.#draftKey = `draft:${conversation || "new"}`;
+    this.#drafts.keep(this.#conversation, "");
+    this.#conversation = conversation;
+  }
+
+  /**
+   * Another tab has changed a draft. New chats are apart: somebody may write two at once.
+   * @param {string} conversation
+   * @param {string} text
+   */
+  #follow(conversation, text) {
+    if (conversation && conversation === this.#conversation && !document.hasFocus()) this.#show(text);
+  }
+
+  /** @param {string} text */
+  #show(text) {
+    this.#text.value = text;
+    this.#grow();
   }
 
   // Where the style sheet's field-sizing is not known, the box grows here.
@@ -104,11 +129,9 @@ export class Composer extends EventTarget {
     this.#text.style.height = `${this.#text.scrollHeight}px`;
   }
 
-  // In the session's storage, which ends with the tab: drafts may be as confidential as what is sent.
   #keep() {
     this.#grow();
-    if (this.text) sessionStorage.setItem(this.#draftKey, this.text);
-    else sessionStorage.removeItem(this.#draftKey);
+    this.#drafts.keep(this.#conversation, this.text);
     this.dispatchEvent(new Event("written"));
   }
 

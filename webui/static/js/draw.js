@@ -18,6 +18,11 @@ export class Column {
     this.#below.addEventListener("click", () => this.toBottom());
   }
 
+  /** Take the focus, so that keys scroll and shortcuts work. */
+  focus() {
+    this.#area.focus({ preventScroll: true });
+  }
+
   toBottom() {
     this.#area.scrollTop = this.#area.scrollHeight;
     this.#below.hidden = true;

@@ -5,6 +5,7 @@
 // [data-close], and submits nothing.
 
 import { isTyping } from "./dom.js";
+import { clearDrafts, forgetDrafts } from "./drafts.js";
 
 const keysDialog = /** @type {HTMLDialogElement | null} */ (document.querySelector("[data-keys-dialog]"));
 
@@ -34,6 +35,16 @@ document.addEventListener("keydown", (event) => {
   }
   if (event.key === "?" && !isTyping(event)) keysDialog?.showModal();
 });
+
+// Signing out ends in every tab of the browser: what the others show is not for whoever comes next.
+const session = new BroadcastChannel("session");
+const signOut = document.querySelector('form[action="/sign-out"]');
+signOut?.addEventListener("submit", clearDrafts);
+if (signOut) session.addEventListener("message", () => location.reload());
+if (document.querySelector("[data-signed-out]")) {
+  forgetDrafts();
+  session.postMessage("ended");
+}
 
 for (const choice of /** @type {NodeListOf<HTMLInputElement>} */ (document.querySelectorAll("[data-theme-choice]"))) {
   choice.checked = choice.value === (localStorage.getItem("theme") ?? "");

@@ -19,6 +19,11 @@ export class RequestError extends Error {
     this.code = code;
   }
 
+  /** Whether the server may have done what was asked: nobody answered, or somebody between us and the server did. */
+  get isUnsure() {
+    return this.status === 0 || (this.status >= 500 && this.code === "");
+  }
+
   /** Whether the same request may succeed later. */
   get isPassing() {
     return this.status === 0 || this.status >= 500;
@@ -33,12 +38,17 @@ export class RequestError extends Error {
 async function ask(path, init = {}) {
   const token = document.querySelector('meta[name="csrf-token"]')?.getAttribute("content") ?? "";
   const headers = { Accept: "application/json", "X-CSRF-Token": token, ...init.headers };
+  const wait = new AbortController();
+  init.signal?.addEventListener("abort", () => wait.abort());
+  const limit = setTimeout(() => wait.abort(), ANSWER_LIMIT_MS);
   let response;
   try {
-    response = await fetch(path, { ...init, headers, redirect: "error" });
+    response = await fetch(path, { ...init, headers, redirect: "error", signal: wait.signal });
   } catch (error) {
-    if (error instanceof DOMException && error.name === "AbortError") throw error;
-    throw new RequestError("The server cannot be reached. Your text is kept here; check the connection and send it again.", 0);
+    if (init.signal?.aborted) throw error;
+    throw new RequestError(UNREACHED, 0);
+  } finally {
+    clearTimeout(limit);
   }
   if (response.ok) return response;
   throw await refusal(response);
@@ -50,9 +60,14 @@ async function refusal(response) {
     const { message, code } = (await response.json()).error;
     return new RequestError(String(message), response.status, String(code));
   } catch {
-    return new RequestError(`The server answered with an error (${response.status}). Nothing was changed; try again.`, response.status);
+    return new RequestError(`The server answered with an error (${response.status}). Try again in a minute.`, response.status);
   }
 }
+
+const ANSWER_LIMIT_MS = 30_000;
+/** The server writes at least twice a second into a stream, so a silence of this length means that it is lost. */
+const SILENCE_LIMIT_MS = 15_000;
+const UNREACHED = "The server cannot be reached. Check the connection and try again.";
 
 /** @param {unknown} value */
 const json = (value) => ({ headers: { "Content-Type": "application/json" }, body: JSON.stringify(value) });
@@ -125,6 +140,22 @@ export async function turnState(conversation) {
 }
 
 /**
+ * @template T
+ * @param {Promise<T>} piece
+ * @returns {Promise<T>} rejected where nothing comes for too long
+ */
+async function withinLimit(piece) {
+  /** @type {number | undefined} */
+  let limit;
+  const silence = new Promise((_, reject) => { limit = setTimeout(() => reject(new Error("silence")), SILENCE_LIMIT_MS); });
+  try {
+    return /** @type {T} */ (await Promise.race([piece, silence]));
+  } finally {
+    clearTimeout(limit);
+  }
+}
+
+/**
  * @param {Response} response
  * @param {(event: StreamEvent) => void} receive
  */
@@ -136,9 +167,10 @@ async function readLines(response, receive) {
     /** @type {StreamEvent[]} */
     let events;
     try {
-      piece = await reader.read();
+      piece = await withinLimit(reader.read());
       events = piece.done ? [] : parser.push(piece.value);
     } catch {
+      void reader.cancel().catch(() => {});
       throw new RequestError("The connection ended before the answer was complete.", 0);
     }
     if (piece.done) return;

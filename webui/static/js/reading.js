@@ -10,7 +10,7 @@ import * as net from "./net.js";
 /** @typedef {import("./state.js").TurnState} TurnState */
 /** @typedef {import("./types.js").Read} Read */
 
-const MOST_RECONNECTS = 60;
+const LONGEST_PAUSE_MS = 15_000;
 
 /**
  * @param {TurnState} state is told of each event
@@ -27,9 +27,8 @@ export async function readToTheEnd(state, conversation, start) {
       await untilSeen();
     } else {
       tries = state.seen > seen ? 0 : tries + 1;
-      if (tries > MOST_RECONNECTS) throw new net.RequestError("The connection is lost. The answer goes on without this page; reload to see it.", 0);
       state.lose();
-      await pause(Math.min(250 * 2 ** tries, 10_000));
+      await pauseBefore(tries);
     }
     read = (receive, signal) => net.followTurn(conversation, state.turn, state.seen, receive, signal);
   }
@@ -75,12 +74,37 @@ function untilSeen() {
 }
 
 /**
- * Wait, or stop waiting as soon as the network is back.
- * @param {number} ms
+ * After a question of which nobody knows whether the server has it: ask until it says so.
+ * @param {string} conversation "" if not even that is known to be made
+ * @param {string} last the last message that this page shows
+ * @returns {Promise<boolean>} whether the conversation has gone on, with this question
  */
-function pause(ms) {
+export async function isThere(conversation, last) {
+  for (let tries = 1; ; tries += 1) {
+    await pauseBefore(tries);
+    try {
+      if (!conversation) {
+        await net.conversationList("", "");
+        return false;
+      }
+      const now = await net.turnState(conversation);
+      return Boolean(now.turn) || (now.last ?? "") !== last;
+    } catch (error) {
+      if (!(error instanceof net.RequestError)) throw error;
+      if (!error.isPassing) throw error;
+    }
+  }
+}
+
+/**
+ * Wait, longer after each try in vain, or until the network is back. Many pages that lost one server come back one by one.
+ * @param {number} tries
+ * @returns {Promise<void>}
+ */
+function pauseBefore(tries) {
+  const longest = Math.min(250 * 2 ** tries, LONGEST_PAUSE_MS);
   return new Promise((resolve) => {
-    setTimeout(resolve, ms);
-    addEventListener("online", resolve, { once: true });
+    setTimeout(resolve, longest * (0.5 + Math.random() / 2));
+    addEventListener("online", () => resolve(), { once: true });
   });
 }
