@@ -15,7 +15,7 @@ import webui.chat.watchers
 import webui.frame
 import webui.health
 import webui.review.routes
-from webui import allowances, confirm, cors, denials, errors, hosts, request_ids, security, static_files
+from webui import allowances, confirm, cors, denials, errors, hosts, live, request_ids, security, static_files
 from webui import services as service_records
 from webui.api.errors import is_api
 from webui.paths import PlainPaths
@@ -39,6 +39,7 @@ def create_app(services: Services) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = longest
     app.config["MAX_FORM_MEMORY_SIZE"] = longest
     app.config["MAX_FORM_PARTS"] = 200
+    live.install(app, services)
     security.install(app)
     errors.install(app)
     denials.install(app, services)
@@ -48,7 +49,9 @@ def create_app(services: Services) -> Flask:
     request_ids.install(app, is_named=is_api)
     app.before_request(_limit_forms)
     app.before_request(_check_csrf_of_pages)
-    app.context_processor(lambda: {"config": services.config, "model": services.model, "release": services.release})
+    app.context_processor(
+        lambda: {"config": service_records.services().config, "model": services.model, "release": services.release}
+    )
     webui.chat.watchers.install(app)
     webui.chat.room.install(app, services.engine)
     for blueprint in (

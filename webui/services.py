@@ -81,9 +81,14 @@ class Services:
 
 def install(app: Flask, given: Services) -> None:
     """Make `given` what `services()` returns inside `app`."""
-    app.extensions[_KEY] = given
+    install_source(app, lambda: given)
+
+
+def install_source(app: Flask, source: Callable[[], Services]) -> None:
+    """Make what `source` returns what `services()` returns inside `app`."""
+    app.extensions[_KEY] = source
 
 
 def services() -> Services:
     """The running application's services; needs an application context."""
-    return cast(Services, current_app.extensions[_KEY])
+    return cast(Callable[[], Services], current_app.extensions[_KEY])()

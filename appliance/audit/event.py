@@ -24,7 +24,7 @@ Outcome = Literal["ok", "denied", "failed", "cancelled", "abandoned", "interrupt
 Action = Literal[
     "prompt", "answer",
     "sign_in", "sign_out", "denied",
-    "link_made", "link_withdrawn", "session_ended", "group_changed", "quota_changed",
+    "link_made", "link_withdrawn", "session_ended", "group_changed", "quota_changed", "setting_changed",
     "user_created", "user_disabled", "user_enabled", "roles_changed", "password_changed",
     "api_key_created", "api_key_changed", "api_key_revoked",
     "approval_requested", "approval_confirmed", "approval_refused", "approval_expired",

@@ -55,6 +55,10 @@ class Sessions:
         self._idle_us = int(idle_s * 1e6)
         self._clock_us = clock_us
 
+    def set_idle(self, idle_s: float) -> None:
+        """From now on a session ends after this long without a request."""
+        self._idle_us = int(idle_s * 1e6)
+
     def create(self, user: User, *, address: str) -> str:
         """Begin a session for a user who has just proved who they are; returns its token."""
         with self._database.write(serial=True) as connection:

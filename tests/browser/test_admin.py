@@ -27,6 +27,7 @@ PLACES = (
     "/quotas",
     "/engine",
     "/alarms",
+    "/settings",
     "/usage?by=key&days=90",
 )
 
@@ -135,3 +136,18 @@ def test_many_people_are_added_and_their_links_saved(admin: Page, server: Server
     admin.reload()
     expect(admin.get_by_text("The links were shown once.")).to_be_visible()
     expect(admin.get_by_role("button", name="Download as CSV")).to_have_count(0)
+
+
+def test_a_dangerous_setting_is_changed_by_its_word(admin: Page, server: Server, watched: Watched) -> None:
+    admin.get_by_role("link", name="Settings", exact=True).press("Enter")
+    admin.get_by_label("New value of site.banner_text").fill("OPEN")
+    admin.get_by_label("Type the word banner").fill("yes")
+    admin.get_by_role("button", name="Change site.banner_text").press("Enter")
+    expect(admin.get_by_role("alert")).to_contain_text("Nothing was changed: type the word banner")
+    watched.forgive("400")
+    expect(admin.get_by_role("note", name="Classification").first).to_have_text("RESTRICTED")
+    admin.get_by_label("New value of site.banner_text").fill("OPEN")
+    admin.get_by_label("Type the word banner").fill("banner")
+    admin.get_by_role("button", name="Change site.banner_text").press("Enter")
+    expect(admin.get_by_role("note", name="Classification").first).to_have_text("OPEN")
+    expect(admin.get_by_role("status")).to_contain_text("The setting is saved.")

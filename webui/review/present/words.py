@@ -17,6 +17,7 @@ ACTION_WORDS: Final[dict[Action, str]] = {
     "session_ended": "Ended somebody's sessions",
     "group_changed": "Changed a group",
     "quota_changed": "Changed a quota",
+    "setting_changed": "Changed a setting",
     "user_created": "Added an account",
     "user_disabled": "Disabled an account",
     "user_enabled": "Enabled an account",
@@ -79,7 +80,7 @@ ACTION_GROUPS: Final[tuple[tuple[str, str, tuple[Action, ...]], ...]] = (
     ("access", "Signing in, refusals", ("sign_in", "sign_out", "denied")),
     (
         "accounts", "Accounts and keys",
-        ("link_made", "link_withdrawn", "session_ended", "group_changed", "quota_changed",
+        ("link_made", "link_withdrawn", "session_ended", "group_changed", "quota_changed", "setting_changed",
          "user_created", "user_disabled", "user_enabled", "roles_changed", "password_changed",
          "api_key_created", "api_key_changed", "api_key_revoked", "approval_requested", "approval_confirmed",
          "approval_refused", "approval_expired"),
