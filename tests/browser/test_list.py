@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 import pytest
 from playwright.sync_api import Page, expect
 
 from appliance.people.conversations import NewMessage
+from appliance.turns.answer import Facts
 from tests.browser import pages
+from tests.browser.accessible import faults
 from tests.browser.conftest import Server
 from tests.browser.pages import Watched
 
@@ -114,3 +117,36 @@ def test_a_hit_leads_to_its_message_on_its_branch(signed_in: Page, server: Serve
     expect(signed_in).to_have_url(re.compile(rf"/chat/{made}#message-[0-9a-f]{{16}}$"))
     expect(pages.last_answer(signed_in).get_by_text("Borscht, with beetroots.")).to_be_in_viewport()
     expect(signed_in.get_by_text("1/2")).to_be_visible()
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 360)])
+def test_hits_dialogs_and_the_form_of_a_question_are_accessible(
+    signed_in: Page, server: Server, scheme: Literal["light", "dark"], width: int
+) -> None:
+    store, user = server.site.services.conversations, server.site.services.accounts.find("ada")
+    made = store.create(user.id, title="Kitchen").id
+    store.append(user.id, made, NewMessage("user", "What soup is there?"))
+    store.append(user.id, made, NewMessage("assistant", "Borscht.", facts=Facts(imported="ChatGPT")))
+    store.lists.file(user.id, made, folder="Recipes", tags=["food"])
+    store.pin(user.id, made, pinned=True)
+    signed_in.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+    signed_in.set_viewport_size({"width": width, "height": 720})
+    signed_in.goto(f"{server.address}/chat/{made}")
+    signed_in.get_by_role("button", name="Edit").press("Enter")
+    found = {"edit": faults(signed_in)}
+    signed_in.keyboard.press("Escape")
+    if width < 720:
+        signed_in.get_by_role("button", name="Conversations").click()
+    for dialog in ("Folder and tags…", "Export…"):
+        signed_in.get_by_label("Actions for Kitchen").press("Enter")
+        found[f"menu, then {dialog}"] = faults(signed_in)
+        signed_in.get_by_role("button", name=dialog).click()
+        found[dialog] = faults(signed_in)
+        signed_in.keyboard.press("Escape")
+    signed_in.get_by_role("button", name="Import conversations").click()
+    found["import"] = faults(signed_in)
+    signed_in.keyboard.press("Escape")
+    signed_in.get_by_role("searchbox", name="Search your conversations").fill("soup")
+    expect(signed_in.locator("mark")).to_have_count(1)
+    found["hits"] = faults(signed_in)
+    assert {state: list(fault) for state, fault in found.items() if fault} == {}
