@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import TSVECTOR
 
 from appliance.database.stored_values import check_what_is_read
 
-SCHEMA = "0009"  # the revision that `metadata` is, the newest in migrations/versions
+SCHEMA = "0010"  # the revision that `metadata` is, the newest in migrations/versions
 
 
 def storable(text: str) -> str:
