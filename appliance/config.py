@@ -123,6 +123,9 @@ class Config:
     # a sign-in lasts this long without use
     session_hours: Annotated[float, Setting("web", "session_hours"), number(0.1, 720)] = 12.0
 
+    # MiB of one attached file; 0: people attach none. More does not pass the server (webui/serving/limits.py)
+    attachment_mib: Annotated[int, Setting("web", "attachment_mib"), whole(0, 8)] = 8
+
     # origins whose pages may call the API from a browser
     cors_origins: Annotated[tuple[str, ...], Setting("web", "cors_origins"), ORIGINS] = ()
     # [api]

@@ -10,6 +10,9 @@ from types import TracebackType
 
 import numpy as np
 
+from appliance.attachments.formats.any_file import read_file
+from appliance.attachments.formats.refused import UnreadableError
+from appliance.attachments.wire import ReadFile, Refusal
 from appliance.engine.client import EngineClient
 from appliance.engine.model import ModelError
 from appliance.engine.sampling import TopLogits
@@ -92,6 +95,16 @@ def characters(question: Question) -> Answered | Failed:
     if isinstance(question, CountRequest):
         return TokenCount(len(text), FAKE_STATUS.context_tokens)
     return Tokens(tuple(map(ord, text)), FAKE_STATUS.context_tokens, tuple(text) if question.with_texts else ())
+
+
+class InProcessReader:
+    """Reads files as the reader does, but in this process and without its confinement."""
+
+    def read(self, name: str, data: bytes, *, max_chars: int) -> ReadFile | Refusal:
+        try:
+            return read_file(name, data, max_chars)
+        except UnreadableError as exc:
+            return Refusal(exc.code)
 
 
 class FakeEngine:

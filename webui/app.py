@@ -8,6 +8,7 @@ import webui.account.routes
 import webui.admin.sections
 import webui.api.routes
 import webui.chat.exchange
+import webui.chat.files
 import webui.chat.room
 import webui.chat.room_routes
 import webui.chat.routes
@@ -56,8 +57,8 @@ def create_app(services: Services) -> Flask:
     webui.chat.room.install(app, services.engine)
     for blueprint in (
         webui.frame.blueprint, confirm.blueprint, webui.account.routes.strangers, webui.account.routes.blueprint,
-        webui.chat.routes.blueprint, webui.review.routes.blueprint, webui.admin.sections.blueprint,
-        webui.api.routes.blueprint, webui.health.blueprint,
+        webui.chat.routes.blueprint, webui.chat.files.blueprint, webui.review.routes.blueprint,
+        webui.admin.sections.blueprint, webui.api.routes.blueprint, webui.health.blueprint,
     ):  # fmt: skip
         app.register_blueprint(blueprint)
     proxies = TrustedProxies.of(services.config)

@@ -12,12 +12,14 @@ from typing import cast
 
 from flask import Flask, current_app
 
+from appliance.attachments.client import Reads
 from appliance.audit.log import AuditLog
 from appliance.config import Config
 from appliance.installed_release import InstalledRelease
 from appliance.people.accounts import Accounts
 from appliance.people.api_keys import ApiKeys
 from appliance.people.approvals import Approvals
+from appliance.people.attachments import Attachments
 from appliance.people.conversations import Conversations
 from appliance.people.groups import Groups
 from appliance.people.handovers import Handovers
@@ -48,6 +50,8 @@ class Services:
     handovers: Handovers
     conversations: Conversations
     responses: Responses
+    attachments: Attachments
+    reader: Reads
     record: AuditLog
     turns: RunningTurns
     engine: Engine

@@ -5,6 +5,7 @@ Each worker imports it once, after the fork, so the database's connections and t
     APPLIANCE_HOME           the site directory
     APPLIANCE_TRANSPORT      how requests arrive, one of `appliance.transport.Transport`; absent: plain, over loopback
     APPLIANCE_DOORBELL_FD    inherited descriptor, the web's end of the engine's doorbell
+    APPLIANCE_READER_FD      inherited descriptor, the web's end of the reader's doorbell
     APPLIANCE_URL            where the supervisor listens; the configured address when it is not set
 """
 
@@ -22,6 +23,7 @@ from typing import Final
 
 from flask import Flask
 
+from appliance.attachments.client import FileReader
 from appliance.audit.log import AuditLog
 from appliance.config import Config, load_config
 from appliance.database.transactions import DatabaseError, open_database
@@ -35,6 +37,7 @@ from appliance.people.account_store import AccountStore
 from appliance.people.accounts import Accounts
 from appliance.people.api_keys import ApiKeys
 from appliance.people.approvals import Approvals
+from appliance.people.attachments import Attachments
 from appliance.people.conversations import Conversations
 from appliance.people.handovers import Handovers
 from appliance.people.hashing_places import HashingPlaces
@@ -59,8 +62,9 @@ _END_TURNS_S: Final = 2.0  # a turn notices within half a second that it must en
 
 
 def make_services(
-    config: Config, doorbell: socket.socket, listener_url: str, transport: Transport, *, cores: int | None
-) -> Services:
+    config: Config, doorbell: socket.socket, reader_bell: socket.socket, listener_url: str, transport: Transport,
+    *, cores: int | None,
+) -> Services:  # fmt: skip
     """The services of one site.
 
     Args:
@@ -84,6 +88,8 @@ def make_services(
         handovers=Handovers(scratch_dir(config.state_dir, Kind.WEB) / "handovers"),
         conversations=conversations,
         responses=Responses(database, record, days=config.response_days),
+        attachments=Attachments(database),
+        reader=FileReader(reader_bell),
         record=record,
         turns=RunningTurns(
             scratch_dir(config.state_dir, Kind.WEB) / "turns",
@@ -99,14 +105,17 @@ def make_services(
 
 
 def _app_of(environ: Mapping[str, str]) -> Flask:
-    doorbell = socket.socket(fileno=int(environ["APPLIANCE_DOORBELL_FD"]))
-    doorbell.set_inheritable(False)
+    doorbell, reader_bell = (
+        socket.socket(fileno=int(environ[name])) for name in ("APPLIANCE_DOORBELL_FD", "APPLIANCE_READER_FD")
+    )
+    for bell in (doorbell, reader_bell):
+        bell.set_inheritable(False)
     config = load_config(Path(environ["APPLIANCE_HOME"]))
     transport = Transport(environ.get("APPLIANCE_TRANSPORT", Transport.LOOPBACK))
     given = environ.get("APPLIANCE_URL")
     listener_url = given or site_url((), config.listen_host, config.listen_port, transport.scheme)
     cores = int(environ["APPLIANCE_CPUS"]) if "APPLIANCE_CPUS" in environ else None
-    services = make_services(config, doorbell, listener_url, transport, cores=cores)
+    services = make_services(config, doorbell, reader_bell, listener_url, transport, cores=cores)
     services.turns.clear_dead()  # the worker that this one replaces may have left some
     _remove_old(services.responses)
     app = create_app(services)

@@ -14,11 +14,9 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
+from appliance.audit.details.turns import FileForm, LeftOut
 from appliance.turns.typed import checked
 
-Form = Literal["text", "code", "csv", "markdown", "pdf", "word", "spreadsheet"]
-# What of a file is not in its text.
-LeftOut = Literal["pages_without_text", "hidden_sheets", "empty_sheets", "charts", "macros", "margins", "comments"]
 Code = Literal[
     "empty", "image", "not_text", "archive", "other_office", "old_office", "encrypted", "broken", "no_text",
     "too_long", "too_large_inside", "out_of_memory", "out_of_time", "reader_ended", "reader_busy",
@@ -46,7 +44,7 @@ class ReadRequest:
 class ReadFile:
     """What a file says. ``parts`` counts pages or sheets; ``encoding`` is set where it is not UTF-8."""
 
-    form: Form
+    form: FileForm
     text: str
     parts: int | None = None
     encoding: str | None = None

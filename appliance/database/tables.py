@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import TSVECTOR
 
 from appliance.database.stored_values import check_what_is_read
 
-SCHEMA = "0010"  # the revision that `metadata` is, the newest in migrations/versions
+SCHEMA = "0011"  # the revision that `metadata` is, the newest in migrations/versions
 
 
 def storable(text: str) -> str:
@@ -255,6 +255,28 @@ messages = sa.Table(
     sa.Column("tool_calls", sa.JSON, nullable=False),
     sa.Column("details", sa.JSON, nullable=False),
     sa.Column("created_us", sa.BigInteger, nullable=False),
+)  # fmt: skip
+
+# Files that people attach to questions (people/attachments.py). One without a conversation waits for its question.
+attachments = sa.Table(
+    "attachments", metadata,
+    sa.Column("id", _Text, primary_key=True),
+    sa.Column("user_id", _Text, sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("conversation_id", _Text, sa.ForeignKey("conversations.id", ondelete="CASCADE"), index=True),
+    sa.Column("created_us", sa.BigInteger, nullable=False),
+    sa.Column("tokens", sa.BigInteger),
+    sa.Column("facts", sa.JSON, nullable=False),
+    sa.Column("text", _Text, nullable=False),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+)  # fmt: skip
+
+message_attachments = sa.Table(
+    "message_attachments", metadata,
+    sa.Column("message_id", _Text, sa.ForeignKey("messages.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column(
+        "attachment_id", _Text, sa.ForeignKey("attachments.id", ondelete="CASCADE"), primary_key=True, index=True
+    ),
+    sa.Column("place", sa.Integer, nullable=False),
 )  # fmt: skip
 
 # What programs can read again by its id, and go on from (people/responses.py). ``input`` and ``response`` are JSON.

@@ -157,7 +157,15 @@ class Allowance:
         if content is None:
             return
         details = json.dumps(content.details.values(), ensure_ascii=False)
-        size_bytes = EVENT_BYTES + len(content.text.encode()) + len(details.encode())
+        self.spend_bytes(user_id, len(content.text.encode()) + len(details.encode()))
+
+    def spend_bytes(self, user_id: str, content_bytes: int) -> None:
+        """Count content of this size.
+
+        Raises:
+            DatabaseError: as `spend`.
+        """
+        size_bytes = EVENT_BYTES + content_bytes
         key = (user_id, self._clock_us() // DAY_US)
         with self._lock:
             self._pending[key] = self._pending.get(key, 0) + size_bytes

@@ -17,6 +17,7 @@ from appliance.audit.log import AuditLog
 from appliance.database.message_words import forget_messages
 from appliance.database.tables import conversations, messages
 from appliance.database.transactions import Database, now_us
+from appliance.people.attachments import files_in
 from appliance.people.conversation_list import ConversationLists
 from appliance.people.conversation_rows import (
     Conversation,
@@ -123,7 +124,9 @@ class Conversations:
         """
         with telling_damage(), self._database.read() as connection:
             conversation = own_row(connection, user_id, conversation_id)
-            return branch_of(all_messages(connection, conversation_id), conversation.leaf_id)
+            return branch_of(
+                all_messages(connection, conversation_id), conversation.leaf_id, files_in(connection, conversation_id)
+            )
 
     def tree(self, user_id: str, conversation_id: str) -> list[StoredMessage]:
         """The messages of every branch, oldest first.
@@ -134,7 +137,7 @@ class Conversations:
         """
         with telling_damage(), self._database.read() as connection:
             own_row(connection, user_id, conversation_id)
-            return branches_of(all_messages(connection, conversation_id))
+            return branches_of(all_messages(connection, conversation_id), files_in(connection, conversation_id))
 
     def branch_to(self, user_id: str, conversation_id: str, message_id: str) -> list[StoredMessage]:
         """The messages from the first to this one, whichever branch is shown.
@@ -146,7 +149,9 @@ class Conversations:
         with telling_damage(), self._database.read() as connection:
             own_row(connection, user_id, conversation_id)
             check_message(connection, conversation_id, message_id)
-            return branch_of(all_messages(connection, conversation_id), message_id)
+            return branch_of(
+                all_messages(connection, conversation_id), message_id, files_in(connection, conversation_id)
+            )
 
     def append(
         self, user_id: str, conversation_id: str, message: NewMessage, *, parent_id: str | None = "leaf"

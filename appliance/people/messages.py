@@ -7,18 +7,21 @@ in any column: a row that is no message makes these functions raise, and `Conver
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Final, get_args
 
 import sqlalchemy as sa
 
+from appliance.attachments.prompt import with_files
 from appliance.audit.details.codec import Details, read_first
 from appliance.database.message_words import forget_messages, index_messages
 from appliance.database.tables import conversations, messages
 from appliance.database.transactions import as_datetime
 from appliance.errors import ApplianceError
+from appliance.people.attachments import AttachmentText, attach
 from appliance.turns.answer import Facts
 from appliance.turns.request import Message, Role, ToolCall
 
@@ -62,6 +65,7 @@ class NewMessage:
     reasoning: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     facts: Details = field(default_factory=Details)
+    attachments: tuple[str, ...] = ()  # ids of the files that go with a question
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ class StoredMessage:
     facts: Details
     created_at: datetime
     siblings: tuple[str, ...]
+    files: tuple[AttachmentText, ...] = ()  # those of a question
 
     @property
     def can_go_on(self) -> bool:
@@ -92,8 +97,9 @@ class StoredMessage:
         """The message as the engine takes it."""
         tool = self.facts if isinstance(self.facts, ToolFacts) else ToolFacts()
         return Message(
-            self.role, self.content, self.reasoning, self.tool_calls, tool_call_id=tool.tool_call_id, name=tool.name
-        )
+            self.role, with_files(self.content, [file.as_read() for file in self.files]), self.reasoning,
+            self.tool_calls, tool_call_id=tool.tool_call_id, name=tool.name,
+        )  # fmt: skip
 
 
 def insert_message(
@@ -112,6 +118,7 @@ def insert_message(
         )
     )  # fmt: skip
     index_messages(connection, "id", message_id)
+    attach(connection, conversation_id, message_id, message.attachments)
     mine = conversations.c.id == conversation_id
     connection.execute(
         conversations.update().where(mine).values(leaf_id=message_id, updated_us=now_us, archived_us=None)
@@ -173,21 +180,25 @@ def newest_leaf(rows: Sequence[sa.Row[Any]], message_id: str) -> str:
     return leaf_id
 
 
-def branch_of(rows: Sequence[sa.Row[Any]], leaf_id: str | None) -> list[StoredMessage]:
+Files = Mapping[str, tuple[AttachmentText, ...]]  # by the message that they belong to
+_NO_FILES: Final[Files] = MappingProxyType({})
+
+
+def branch_of(rows: Sequence[sa.Row[Any]], leaf_id: str | None, files: Files = _NO_FILES) -> list[StoredMessage]:
     """The messages from the first to the leaf."""
     by_id, children = {row.id: row for row in rows}, _children(rows)
     branch: list[StoredMessage] = []
     while leaf_id is not None:
         row = by_id.pop(leaf_id)  # each once, or a damaged parent makes a circle
-        branch.append(_stored_message(row, tuple(children[row.parent_id])))
+        branch.append(_stored_message(row, tuple(children[row.parent_id]), files))
         leaf_id = row.parent_id
     return branch[::-1]
 
 
-def branches_of(rows: Sequence[sa.Row[Any]]) -> list[StoredMessage]:
+def branches_of(rows: Sequence[sa.Row[Any]], files: Files = _NO_FILES) -> list[StoredMessage]:
     """The messages of every branch, oldest first."""
     children = _children(rows)
-    return [_stored_message(row, tuple(children[row.parent_id])) for row in rows]
+    return [_stored_message(row, tuple(children[row.parent_id]), files) for row in rows]
 
 
 def _children(rows: Sequence[sa.Row[Any]]) -> dict[str | None, list[str]]:
@@ -197,7 +208,7 @@ def _children(rows: Sequence[sa.Row[Any]]) -> dict[str | None, list[str]]:
     return children
 
 
-def _stored_message(row: sa.Row[Any], siblings: tuple[str, ...]) -> StoredMessage:
+def _stored_message(row: sa.Row[Any], siblings: tuple[str, ...], files: Files) -> StoredMessage:
     if not (isinstance(row.content, str) and isinstance(row.reasoning, str | None) and isinstance(row.details, dict)):
         raise TypeError("a message whose values have other types")
     if row.role not in get_args(Role):
@@ -205,5 +216,6 @@ def _stored_message(row: sa.Row[Any], siblings: tuple[str, ...]) -> StoredMessag
     calls = tuple(ToolCall(**call) for call in row.tool_calls)
     facts = read_first((_FACTS.get(row.role, Details),), row.details)
     return StoredMessage(
-        row.id, row.parent_id, row.role, row.content, row.reasoning, calls, facts, as_datetime(row.created_us), siblings
-    )
+        row.id, row.parent_id, row.role, row.content, row.reasoning, calls, facts, as_datetime(row.created_us),
+        siblings, files.get(row.id, ()),
+    )  # fmt: skip

@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 
 from appliance.audit.details.indexed import INDEX_VERSION
-from appliance.audit.details.turns import Beside, PromptDetails
+from appliance.audit.details.turns import Beside, FileFacts, PromptDetails
 from appliance.audit.event import Actor, Content, NewEvent, Outcome
 from appliance.audit.log import AuditLog, RecordError
 from appliance.database.presence import PresenceError
@@ -73,18 +73,19 @@ class Turn(Iterator[TurnEvent]):
 
 def run_turn(
     record: AuditLog, engine: Engine, actor: Actor, request: TurnRequest, *, conversation_id: str | None,
-    allowance: Bounds | None = None, clock_s: Callable[[], float] = time.monotonic,
+    allowance: Bounds | None = None, files: tuple[FileFacts, ...] = (), clock_s: Callable[[], float] = time.monotonic,
 ) -> Turn:  # fmt: skip
     """Run one turn; its events end with ``Done`` or ``Failed``. Close the result when you stop listening early.
 
     Args:
         allowance: what the person who asks, and the key, may use; None leaves the turn unlimited and uncounted.
+        files: those that went with the question; the request has their text.
     Raises:
         RefusedError: the prompt is too large to be answered, or the day's allowance is spent. Nothing is recorded or
             run.
     """
     leave = None if allowance is None else allowance.check(actor.user_id, request)
-    turn = Turn(_Run(record, engine, actor, request, conversation_id, allowance, clock_s, leave))
+    turn = Turn(_Run(record, engine, actor, request, conversation_id, allowance, files, clock_s, leave))
     if leave is not None:
         weakref.finalize(turn, leave, later=True)  # a turn that is dropped before it began has no other end
     return turn
@@ -100,6 +101,7 @@ class _Run:
     request: TurnRequest
     conversation_id: str | None
     allowance: Bounds | None
+    files: tuple[FileFacts, ...]
     clock_s: Callable[[], float]
     leave: Leave | None = None  # gives back the place that the allowance gave the turn
     answer: Answer = field(default_factory=Answer)
@@ -116,7 +118,7 @@ class _Run:
             return Failed("record_failed", f"{refusal} Tell your administrator.")
         try:
             process = self.record.database.presence.own_id()  # if it dies, interrupted.py closes the turn
-            prompt = _prompt_event(self.actor, self.request, self.conversation_id, process)
+            prompt = _prompt_event(self.actor, self.request, self.conversation_id, process, self.files)
             self.prompt_event = self.record.append(prompt).sequence
             self._spend(prompt)
         except (ValueError, RecursionError) as exc:
@@ -197,7 +199,9 @@ def _outcome(end: Done | Failed | None, *, is_abandoned: bool) -> Outcome:
     return "ok"
 
 
-def _prompt_event(actor: Actor, request: TurnRequest, conversation_id: str | None, process: str) -> NewEvent:
+def _prompt_event(
+    actor: Actor, request: TurnRequest, conversation_id: str | None, process: str, files: tuple[FileFacts, ...]
+) -> NewEvent:  # fmt: skip
     """The prompt event; its text is what people and tools have said since the previous answer."""
     messages = request.messages
     asked = max((i for i, m in enumerate(messages) if m.role in ("user", "tool")), default=-1)
@@ -205,7 +209,12 @@ def _prompt_event(actor: Actor, request: TurnRequest, conversation_id: str | Non
     said = [m.content for m in messages[answered + 1 : asked + 1] if m.role in ("user", "tool")]
     beside = _beside(request, answered, asked, is_conversation=conversation_id is not None)
     details = PromptDetails(
-        conversation=conversation_id, request=request, beside=beside, index=INDEX_VERSION, process=process
+        conversation=conversation_id,
+        request=request,
+        beside=beside,
+        index=INDEX_VERSION,
+        process=process,
+        files=files,
     )
     return NewEvent(actor, "prompt", "ok", request.id, Content("\n\n".join(said), details))
 

@@ -45,7 +45,8 @@ def children_of(pid: int) -> list[int]:
 
 def processes_of(site: Site) -> dict[str, int]:
     """The processes that the supervisor has started, by what they are."""
-    words = {"gunicorn": "web", "APPLIANCE_DOORBELL_FD": "engine", "recorder": "recorder", "recorded": "recorder"}
+    words = {"gunicorn": "web", "APPLIANCE_DOORBELL_FD": "engine", "APPLIANCE_READER_FD": "reader"}
+    words |= {"recorder": "recorder", "recorded": "recorder"}
     found = {}
     for pid in children_of(site.process.pid):
         name, line = Path(f"/proc/{pid}/comm").read_text().strip(), Path(f"/proc/{pid}/cmdline").read_text()

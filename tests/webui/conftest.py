@@ -26,6 +26,7 @@ from appliance.people.account_store import AccountStore
 from appliance.people.accounts import Accounts, Role, User
 from appliance.people.api_keys import ApiKeys
 from appliance.people.approvals import Approvals
+from appliance.people.attachments import Attachments
 from appliance.people.conversations import Conversations
 from appliance.people.handovers import Handovers
 from appliance.people.key_rights import FULL_RIGHTS, KeyRights
@@ -35,7 +36,7 @@ from appliance.people.sessions import Sessions
 from appliance.people.sign_in import SignIn
 from appliance.turns.running import RunningTurns
 from installer.formats.release import ModelCard
-from tests.fakes import FakeEngine, Gate
+from tests.fakes import FakeEngine, Gate, InProcessReader
 from tests.webui.described_answers import hold_to_descriptions
 from webui.app import create_app
 from webui.denials import record_counts
@@ -180,6 +181,8 @@ def make_site(tmp_path: Path, empty_database: Path) -> Iterator[MakeSite]:
             handovers=Handovers(home / "state" / "tmp" / "web" / "handovers"),
             conversations=conversations,
             responses=Responses(database, record, days=config.response_days),
+            attachments=Attachments(database),
+            reader=InProcessReader(),
             record=record,
             turns=turns,
             engine=engine.client,

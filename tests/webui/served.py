@@ -46,9 +46,11 @@ def gunicorn(
 
     Args: prefix: a command that starts the rest; messages: a file for what it says.
     """
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        fds = (listener.fileno(), doorbell.fileno())
+    reader_bell, no_reader = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with socket.create_server(("127.0.0.1", 0)) as listener, reader_bell, no_reader:
+        fds = (listener.fileno(), doorbell.fileno(), reader_bell.fileno())
         environ = {"APPLIANCE_HOME": str(home), "APPLIANCE_DOORBELL_FD": str(fds[1]), "PYTHONPATH": str(PROJECT)}
+        environ["APPLIANCE_READER_FD"] = str(fds[2])
         environ["APPLIANCE_TRANSPORT"] = transport.value
         program = Path(sys.executable).with_name("gunicorn")
         numbers = (f"--threads={threads}", f"--workers={workers}", "--graceful-timeout=2")

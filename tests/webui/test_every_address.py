@@ -17,7 +17,7 @@ PUBLIC = {
     "static", "auth.sign_in", "auth.sign_in_submit", "auth.sign_out", "auth.welcome", "auth.welcome_submit",
     "health.alive", "health.ready", "health.authority", "frame.banner_stylesheet",
 }  # fmt: skip
-ROLE_OF = {"chat": Role.USER, "review": Role.REVIEWER, "admin": Role.ADMIN}
+ROLE_OF = {"chat": Role.USER, "files": Role.USER, "review": Role.REVIEWER, "admin": Role.ADMIN}
 ORIGIN = {"Origin": "http://localhost"}
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from appliance.attachments.prompt import with_files
+from appliance.people.attachments import Attachments, AttachmentText
 from appliance.people.conversations import Conversation, ConversationNotFoundError, Conversations, StoredMessage
 from webui.chat.bodies import Question
 from webui.errors import BadRequestError
@@ -17,6 +19,7 @@ class Asked:
     history: list[StoredMessage]
     text: str | None
     goes_on: bool = False
+    files: tuple[AttachmentText, ...] = ()  # of the question, an earlier one included
 
     @property
     def parent_id(self) -> str | None:
@@ -24,15 +27,23 @@ class Asked:
         return self.history[-1].id if self.history else None
 
     @property
+    def words(self) -> str | None:
+        """A new question as the model reads it, after its files."""
+        return None if self.text is None else with_files(self.text, [file.as_read() for file in self.files])
+
+    @property
     def begun(self) -> StoredMessage | None:
         """The answer that is continued."""
         return self.history[-1] if self.goes_on else None
 
 
-def asked_of(conversations: Conversations, conversation: Conversation, question: Question) -> Asked:
+def asked_of(
+    conversations: Conversations, conversation: Conversation, question: Question, attachments: Attachments
+) -> Asked:
     """Where a turn stands that asks this question now.
 
     Raises:
+        AttachmentNotFoundError: a file is not this person's, or belongs to another conversation.
         BadRequestError: there is no question to ask again, or no answer to continue.
         ConversationNotFoundError: the question to be asked anew is none of this conversation's.
     """
@@ -40,15 +51,20 @@ def asked_of(conversations: Conversations, conversation: Conversation, question:
         branch = conversations.branch_to(conversation.user_id, conversation.id, question.instead_of)
         if branch[-1].role != "user":
             raise ConversationNotFoundError
-        return Asked(branch[:-1], question.text)
+        files = branch[-1].files
+        if question.files is not None:
+            files = attachments.take(conversation.user_id, conversation.id, question.files)
+        return Asked(branch[:-1], question.text, files=files)
     shown = conversations.messages(conversation.user_id, conversation.id)
     if question.regenerate:
-        return Asked(_until_last_question(shown), None)
+        history = _until_last_question(shown)
+        return Asked(history, None, files=history[-1].files)
     if question.go_on:
         if not shown or not shown[-1].can_go_on:
             raise BadRequestError(message="The last answer was not cut off, so there is nothing to continue.")
-        return Asked(shown, None, goes_on=True)
-    return Asked(shown, question.text)
+        return Asked(shown, None, goes_on=True, files=_until_last_question(shown)[-1].files)
+    files = attachments.take(conversation.user_id, conversation.id, question.files or ())
+    return Asked(shown, question.text, files=files)
 
 
 def _until_last_question(messages: list[StoredMessage]) -> list[StoredMessage]:

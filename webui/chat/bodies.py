@@ -8,6 +8,7 @@ from typing import Annotated, Final, TypeVar
 from flask import request
 
 from appliance.audit.event import check_storable
+from appliance.people.attachments import MOST_WITH_ONE_QUESTION
 from appliance.turns.request import Effort
 from installer.formats.checks import FaultError, Must, Rule, check, words_of
 from webui.errors import BadRequestError
@@ -62,7 +63,8 @@ class Question:
     question, in whose place the text is asked. With ``go_on`` the last answer, which was cut off, is continued.
 
     ``reads_from``: see `QuestionFacts`. ``last``: the last message that the page shows, "" for none; a conversation
-    that has gone on since is not asked.
+    that has gone on since is not asked. ``files``: ids of attached files; None: with ``instead_of`` those of the
+    earlier question.
     """
 
     effort: Annotated[Effort, Must("The effort must be low, medium or high.")]
@@ -72,12 +74,15 @@ class Question:
     go_on: Annotated[bool, Must("Whether to go on must be true or false.")] = False
     reads_from: Annotated[str, Must("From which message the model is to read is missing.")] | None = None
     last: Annotated[str, Must("Which message the page shows last is missing.")] | None = None
+    files: Annotated[tuple[str, ...], Must(f"A question takes up to {MOST_WITH_ONE_QUESTION} files.")] | None = None
 
     def __post_init__(self) -> None:
         if self.text is None and not self.regenerate and not self.go_on:
             raise FaultError(NOTHING_TO_SEND)
         if self.regenerate + self.go_on + (self.instead_of is not None) > 1:
             raise FaultError("A question is asked again, asked anew or continued: one of them.")
+        if self.files is not None and len(self.files) > MOST_WITH_ONE_QUESTION:
+            raise FaultError(f"A question takes up to {MOST_WITH_ONE_QUESTION} files.")
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,7 @@ class Draft:
     effort: Annotated[Effort, Must("The effort must be low, medium or high.")]
     text: Annotated[str, Must("The text is missing."), Rule(_bounded)] = ""
     reads_from: Annotated[str, Must("From which message the model is to read is missing.")] | None = None
+    files: Annotated[tuple[str, ...], Must(f"A question takes up to {MOST_WITH_ONE_QUESTION} files.")] = ()
 
 
 @dataclass(frozen=True)

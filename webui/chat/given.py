@@ -65,10 +65,10 @@ def given_for(service: Services, user: User, asked: Asked, question: Question, f
     """
     if asked.goes_on:
         return _continued(user, asked.history, question.effort)
-    earlier, words, reads_from = asked.history, asked.text, question.reads_from
+    earlier, words, reads_from = asked.history, asked.words, question.reads_from
     if words is None:
         *earlier, last = asked.history
-        facts, words = facts_of_question(last), last.content
+        facts, words = facts_of_question(last), last.as_message().content
         reads_from = "" if reads_from == last.id else reads_from
     if reads_from is not None:
         check_reads_from(earlier, reads_from)

@@ -9,6 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from appliance.people.attachments import Attachment
 from appliance.people.conversation_list import Listed
 from appliance.people.conversations import Conversation, StoredMessage
 from appliance.turns.answer import Facts, Part, Words
@@ -54,6 +55,7 @@ class PageMessage:
     branch_count: int = 1
     branch_before: str | None = None
     branch_after: str | None = None
+    files: tuple[Attachment, ...] = ()
 
 
 UNANSWERED = PageMessage(
@@ -93,7 +95,7 @@ def page_message(message: StoredMessage) -> PageMessage:
         "branch_after": message.siblings[at + 1] if at + 1 < len(message.siblings) else None,
     }
     if message.role != "assistant":
-        return PageMessage(message.id, message.content, source=message.content, **branch)
+        return PageMessage(message.id, message.content, source=message.content, files=message.files, **branch)
     if not isinstance(message.facts, Facts):
         return page_answer(message.id, Words(message.content), Facts(problem=_DAMAGED), **branch)
     words = Words(message.content, message.reasoning or "", message.tool_calls)

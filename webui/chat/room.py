@@ -112,7 +112,7 @@ class TokenCounts:
         most = int(_SHARE_AFTER_CUT * room.context) if for_answer is None else room.context - for_answer
         if room.used <= most:
             return 0
-        sizes = [len(message.content) + _CHARS_PER_TOKEN for message in earlier]
+        sizes = [len(message.as_message().content) + _CHARS_PER_TOKEN for message in earlier]
         density = room.earlier / max(1, sum(sizes))
         for start in (index for index, message in enumerate(earlier) if message.role == "user" and index > 0):
             size = sum(sizes[start:])

@@ -8,6 +8,7 @@ from typing import Final
 from flask import Response, jsonify
 from flask.typing import ResponseReturnValue
 
+from appliance.attachments.prompt import with_files
 from appliance.people.conversations import QuestionFacts, StoredMessage
 from webui.chat import present, turns
 from webui.chat.bodies import Draft, Question, SummaryWish, read_body
@@ -28,7 +29,7 @@ SUMMARY_QUESTION: Final = (
 @blueprint.post("/chat/room")
 def room_of_new_chat() -> Response:
     """How much room a first question leaves. Nothing of it is kept or recorded."""
-    return _room((), read_body(Draft))
+    return _room((), read_body(Draft), "")
 
 
 @blueprint.post("/chat/<conversation_id>/room")
@@ -37,7 +38,7 @@ def room(conversation_id: str) -> Response:
     draft = read_body(Draft)
     messages = services().conversations.messages(demand_user().id, conversation_id)
     check_reads_from(messages, draft.reads_from)
-    return _room(messages, draft)
+    return _room(messages, draft, conversation_id)
 
 
 @blueprint.post("/chat/<conversation_id>/summary")
@@ -52,14 +53,16 @@ def begin_summary(conversation_id: str) -> ResponseReturnValue:
     return jsonify(id=made.id), 201
 
 
-def _room(messages: Sequence[StoredMessage], draft: Draft) -> Response:
+def _room(messages: Sequence[StoredMessage], draft: Draft, conversation_id: str) -> Response:
     user, first = demand_user(), first_read(messages, draft.reads_from)
     read, leave_out = messages[first:], None
+    files = services().attachments.take(user.id, conversation_id, draft.files)
+    text = with_files(draft.text, [file.as_read() for file in files])
     try:
-        found = token_counts().measure(user.id, read, draft.text, draft.effort)
-        words = room_words(found, has_text=bool(draft.text.strip()))
+        found = token_counts().measure(user.id, read, text, draft.effort)
+        words = room_words(found, has_text=bool(text.strip()))
         if words.problem and found.earlier:
-            leave_out = token_counts().cut(user.id, read, draft.text, draft.effort)
+            leave_out = token_counts().cut(user.id, read, text, draft.effort)
     except UncountableError:
         raise UnavailableError("uncountable", "The model cannot count the tokens now.", "Send when you like.") from None
     body = {"line": words.line, "tight": words.is_tight, "problem": words.problem, "sums_up": found.earlier > 0}

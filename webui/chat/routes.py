@@ -10,6 +10,7 @@ from flask.typing import ResponseReturnValue
 
 from appliance.audit.event import Content
 from appliance.people.accounts import Role
+from appliance.people.attachments import AttachmentNotFoundError
 from appliance.people.conversations import (
     Conversation,
     ConversationDamagedError,
@@ -53,6 +54,11 @@ def damaged(error: ConversationDamagedError) -> Response:
 @blueprint.errorhandler(ConversationNotFoundError)
 def not_found(_: ConversationNotFoundError) -> Response:
     return respond(NotFoundError())
+
+
+@blueprint.errorhandler(AttachmentNotFoundError)
+def file_not_found(error: AttachmentNotFoundError) -> Response:
+    return respond(NotFoundError("file_not_found", str(error), "Remove it and attach it again."))
 
 
 @blueprint.errorhandler(ConversationBusyError)

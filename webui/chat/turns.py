@@ -52,13 +52,13 @@ def ask(
         facts: what to keep of a new question beside its words.
     Raises:
         ConversationBusyError, TooManyTurnsError, NotRecordedError, RefusedError, BadRequestError, ConflictError,
-        ConversationNotFoundError: nothing was asked.
+        ConversationNotFoundError, AttachmentNotFoundError: nothing was asked.
     """
     effort = question.effort
     about = About(service.model.id, service.release.version, effort)
     with service.turns.claim(user.id, conversation.id) as place:
         check_seen(service.conversations, conversation, question)
-        asked = asked_of(service.conversations, conversation, question)
+        asked = asked_of(service.conversations, conversation, question, service.attachments)
         history, text, begun = asked.history, asked.text, asked.begun
         given = given_for(service, user, asked, question, facts)
         engine = permitted(service.engine, session_permit(Role.USER))
@@ -67,7 +67,7 @@ def ask(
             new_request(
                 user.id, given.messages, effort=effort, grammar=service.config.harmony_grammar, continues=asked.goes_on
             ),
-            conversation_id=conversation.id, allowance=person_bounds(),
+            conversation_id=conversation.id, allowance=person_bounds(), files=tuple(file.facts for file in asked.files),
         )  # fmt: skip
 
         def keep_question() -> str:
@@ -78,7 +78,9 @@ def ask(
                     service.conversations.set_question_facts(user.id, conversation.id, history[-1].id, given.facts)
                 return history[-1].id
             allowance().spend(user.id, Content(text))  # a question is kept beside its event
-            new_message = NewMessage("user", text, facts=given.facts)
+            new_message = NewMessage(
+                "user", text, facts=given.facts, attachments=tuple(file.id for file in asked.files)
+            )
             return service.conversations.append(user.id, conversation.id, new_message, parent_id=asked.parent_id).id
 
         place.start(turn, keep_question, about, begun=begun.id if begun is not None else None)

@@ -6,7 +6,8 @@ import codecs
 from typing import Final
 
 from appliance.attachments.formats.refused import UnreadableError, joined
-from appliance.attachments.wire import Form, ReadFile
+from appliance.attachments.wire import ReadFile
+from appliance.audit.details.turns import FileForm
 
 # The longer mark first: that of UTF-32 begins with that of UTF-16.
 _MARKS: Final = (
@@ -27,7 +28,7 @@ def read_plain(data: bytes, name: str, max_chars: int) -> ReadFile:
     return ReadFile(form_of(name), joined([text], max_chars), encoding=encoding)
 
 
-def form_of(name: str) -> Form:
+def form_of(name: str) -> FileForm:
     """What a text file is, by the ending of its name. It only decides how people see it described."""
     ending = name.rpartition(".")[2].lower() if "." in name else ""
     if ending in _MARKDOWN:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import python_calamine
 
 from appliance.attachments.formats.refused import UnreadableError, joined
-from appliance.attachments.wire import LeftOut, ReadFile
+from appliance.attachments.wire import ReadFile
+from appliance.audit.details.turns import LeftOut
 
 _VISIBLE = python_calamine.SheetVisibleEnum.Visible
 _TABLE = python_calamine.SheetTypeEnum.WorkSheet

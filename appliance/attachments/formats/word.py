@@ -15,7 +15,8 @@ from xml.parsers import expat
 
 from appliance.attachments.formats.packed import Packed
 from appliance.attachments.formats.refused import UnreadableError, joined
-from appliance.attachments.wire import LeftOut, ReadFile
+from appliance.attachments.wire import ReadFile
+from appliance.audit.details.turns import LeftOut
 
 _NAMESPACES: Final = frozenset({
     "http://schemas.openxmlformats.org/wordprocessingml/2006/main",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from typing import Literal
 
 from appliance.audit.details.codec import ALWAYS, SPREAD, Details
 from appliance.turns.events import Done
 from appliance.turns.request import ToolCall, TurnRequest
+from appliance.turns.typed import LATER
 
 _BESIDE = '{"beside":'  # the keys of stored details are sorted, and this is the first of a prompt's
 
@@ -29,13 +31,36 @@ class Beside(Details):
     schema: int = 0  # to which the answer is held; the model reads it
 
 
+FileForm = Literal["text", "code", "csv", "markdown", "pdf", "word", "spreadsheet"]
+# What of a file is not in the text that was read of it.
+LeftOut = Literal[
+    "pages_without_text", "hidden_sheets", "empty_sheets", "charts", "macros", "margins", "comments",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """A file that went with a question: of its bytes size and digest, of the text that the model read length and
+    digest. ``parts`` counts pages or sheets; ``encoding`` is set where a text is not UTF-8."""
+
+    name: str
+    form: FileForm
+    size_bytes: int
+    sha256: str
+    characters: int
+    text_sha256: str
+    parts: int | None = field(default=None, metadata=LATER)
+    encoding: str | None = field(default=None, metadata=LATER)
+    left_out: tuple[LeftOut, ...] = field(default=(), metadata=LATER)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PromptDetails(Details):
     """Everything that decided an answer.
 
     ``conversation`` is None for a request through the API. ``process`` names the process that runs the turn; prompts of
     earlier releases may have none. ``index`` says which version of the search index has its words
-    (`appliance.audit.details.indexed`).
+    (`appliance.audit.details.indexed`). ``files`` are those of this question; their text is part of the request.
     """
 
     conversation: str | None
@@ -43,6 +68,7 @@ class PromptDetails(Details):
     beside: Beside | None = field(default=None, metadata=ALWAYS)
     index: int | None = field(default=None, metadata=ALWAYS)
     process: str | None = field(default=None, metadata=ALWAYS)
+    files: tuple[FileFacts, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

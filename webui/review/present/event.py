@@ -13,8 +13,9 @@ from typing import Final
 
 from markupsafe import Markup
 
+from appliance.attachments.words import form_words, notes_of, size_words
 from appliance.audit.details.codec import Details, UnreadableDetails
-from appliance.audit.details.turns import FinishedAnswer, PromptDetails
+from appliance.audit.details.turns import FileFacts, FinishedAnswer, PromptDetails
 from appliance.audit.event import Content, Header, encode_header
 from appliance.audit.log import Event
 from appliance.audit.merkle import leaf_hash
@@ -151,6 +152,8 @@ def _detail_facts(details: Details) -> Iterator[tuple[str, str]]:
     for name, value in sorted(details.values().items()):
         if name == "request" and isinstance(details, PromptDetails):
             yield from _request_facts(details.request)
+        elif name == "files" and isinstance(details, PromptDetails):
+            yield from map(_file_fact, details.files)
         elif name not in _NO_FACTS and value is not None:
             yield _fact(name, value)
     if isinstance(details, FinishedAnswer):
@@ -171,6 +174,13 @@ def _request_facts(asked: TurnRequest) -> Iterator[tuple[str, str]]:
         yield "Answer held to", json.dumps(asked.answer_schema, ensure_ascii=False)
     if len(asked.messages) > 1:
         yield "Before it", f"{len(asked.messages) - 1} earlier messages went with it"
+
+
+def _file_fact(file: FileFacts) -> tuple[str, str]:
+    """A file that went with a question. Its text is part of what was seen, between two marks."""
+    read = f"{file.characters:,} characters were read of it, SHA-256 {file.text_sha256}"
+    what = f"{', '.join(form_words(file))}, {size_words(file.size_bytes)}, SHA-256 {file.sha256}"
+    return "Attached file", " ".join((f"{file.name}: {what}; {read}.", *notes_of(file)))
 
 
 def _fact(name: str, value: object) -> tuple[str, str]:
