@@ -1,6 +1,7 @@
 // @ts-check
 // The chat page: connects the state of the turn, its drawing, the composer and the list.
 
+import { Attachments } from "./attachments.js";
 import { QuestionEditor, goTo, showNamed, sourceOf } from "./branches.js";
 import { Composer } from "./composer.js";
 import { ConversationList } from "./conversations.js";
@@ -27,8 +28,9 @@ let turns = 0;
 let attempts = 0;
 
 const composer = new Composer(page.dataset.person ?? "", conversation, { send: () => void send(), stop });
+const attachments = new Attachments({ fail: (message) => composer.showError(message), changed: () => void room.refresh() });
 const editor = new QuestionEditor((question, text) => void askInstead(question, text));
-const room = new Room(composer, () => conversation, { isBusy: () => state.busy, sumUp: () => void sumUp() });
+const room = new Room(composer, () => conversation, { isBusy: () => state.busy, files: () => attachments.ids, sumUp: () => void sumUp() });
 const list = new ConversationList(() => conversation, (message) => composer.showError(message));
 
 new Importing(() => void list.refresh());
@@ -50,9 +52,10 @@ state.addEventListener("end", (event) => {
 
 async function send() {
   const text = composer.text;
-  if (state.busy || room.refuses(text)) return;
+  if (state.busy || attachments.holdsBack || room.refuses(text)) return;
   attempts += 1;
   const effort = composer.effort;
+  const files = attachments.take();
   /** @type {HTMLElement | null} */
   let words = null;
   state.begin();
@@ -67,13 +70,15 @@ async function send() {
     composer.text = "";
     hooked("data-welcome").hidden = true;
     words = drawWords(text);
+    attachments.drawBeside(words, files);
     column.toBottom();
-    await run((...reading) => net.beginTurn(conversation, { text, effort, last: page.dataset.last ?? "", ...room.choice }, ...reading));
+    await run((...reading) => net.beginTurn(conversation, { text, effort, files: files.map((file) => file.id), last: page.dataset.last ?? "", ...room.choice }, ...reading));
   } catch (error) {
     state.finish();
     if (!state.accepted) {
       words?.remove();
       composer.text = text;
+      attachments.giveBack(files);
     }
     if (!state.accepted && error instanceof net.RequestError && error.isUnsure) void settle(error);
     else fail(error);

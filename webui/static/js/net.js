@@ -5,6 +5,7 @@ import { StreamParser } from "./stream.js";
 
 /** @typedef {import("./types.js").StreamEvent} StreamEvent */
 /** @typedef {import("./types.js").Effort} Effort */
+/** @typedef {import("./types.js").AttachedFile} AttachedFile */
 
 /** What went wrong, in words for the person. `status` is the server's, 0 where none answered. */
 export class RequestError extends Error {
@@ -83,7 +84,7 @@ export async function createConversation(text) {
 
 /**
  * @param {string} conversation "" for a new one
- * @param {{text: string, effort: Effort, reads_from?: string}} draft
+ * @param {{text: string, effort: Effort, files: string[], reads_from?: string}} draft
  * @returns {Promise<import("./types.js").Room>}
  */
 export async function askRoom(conversation, draft) {
@@ -103,7 +104,7 @@ export async function beginSummary(conversation, effort) {
 /**
  * Ask, and hand over each event of the answer as it comes.
  * @param {string} conversation
- * @param {{text?: string, instead_of?: string, regenerate?: boolean, go_on?: boolean, reads_from?: string, last?: string, effort: Effort}} turn
+ * @param {{text?: string, instead_of?: string, regenerate?: boolean, go_on?: boolean, reads_from?: string, last?: string, effort: Effort, files?: string[]}} turn
  * @param {(event: StreamEvent) => void} receive
  * @param {AbortSignal} signal
  */
@@ -225,4 +226,25 @@ export async function deleteConversation(conversation) {
  */
 export async function eventPane(path, signal) {
   return (await (await ask(path, { signal, headers: { "X-Pane": "event" } })).json()).html;
+}
+
+/**
+ * Have a file read; it then waits for its question.
+ * @param {File} file
+ * @returns {Promise<AttachedFile>}
+ */
+export async function attachFile(file) {
+  const query = new URLSearchParams({ name: file.name });
+  const headers = { "Content-Type": "application/octet-stream" };
+  return (await ask(`/chat/files?${query}`, { method: "POST", body: file, headers })).json();
+}
+
+/** @returns {Promise<AttachedFile[]>} the files that wait for a question, from every tab */
+export async function waitingFiles() {
+  return (await (await ask("/chat/files")).json()).files;
+}
+
+/** @param {string} id */
+export async function removeFile(id) {
+  await ask(`/chat/files/${id}`, { method: "DELETE" });
 }

@@ -14,6 +14,7 @@ export class Room {
   #composer;
   #conversation;
   #isBusy;
+  #files;
   #line = hooked("data-room");
   #note = hooked("data-room-note");
   #leaveOut = hooked("data-room-leave-out");
@@ -28,12 +29,13 @@ export class Room {
   /**
    * @param {Composer} composer
    * @param {() => string} conversation the id of the open one, "" for a new one
-   * @param {{isBusy: () => boolean, sumUp: () => void}} on
+   * @param {{isBusy: () => boolean, files: () => string[], sumUp: () => void}} on
    */
   constructor(composer, conversation, on) {
     this.#composer = composer;
     this.#conversation = conversation;
     this.#isBusy = on.isBusy;
+    this.#files = on.files;
     composer.addEventListener("written", () => this.#soon());
     hooked("data-room-summary").addEventListener("click", on.sumUp);
     this.#leaveOut.addEventListener("click", () => {
@@ -72,9 +74,10 @@ export class Room {
     clearTimeout(this.#delay);
     const number = ++this.#asked;
     const { text, effort } = this.#composer;
-    if (this.#isBusy() || (!text.trim() && !this.#conversation())) return this.#draw(null);
+    const files = this.#files();
+    if (this.#isBusy() || (!text.trim() && !files.length && !this.#conversation())) return this.#draw(null);
     try {
-      const room = await net.askRoom(this.#conversation(), { text, effort, ...this.choice });
+      const room = await net.askRoom(this.#conversation(), { text, effort, files, ...this.choice });
       if (number === this.#asked && !this.#isBusy()) this.#draw(room, text);
     } catch (error) {
       if (!(error instanceof net.RequestError)) throw error;

@@ -36,4 +36,10 @@
  *   leave_out: {reads_from: string, words: string} | null}} Room
  */
 
+/**
+ * A file that waits for its question. `tokens` is null where nobody could count them.
+ * @typedef {{id: string, name: string, size: string, what: string, tokens: number | null, notes: string[],
+ *   address: string}} AttachedFile
+ */
+
 export {};
