@@ -183,7 +183,8 @@ class FakeEngine:
 
     def _play(self, turn: socket.socket, request: TurnRequest) -> None:
         for event in self.script(request):
-            if isinstance(event, Waiting):  # never on the wire; the client makes its own
+            said = event.queued if isinstance(event, Waiting) else event
+            if said is None:  # the client makes its own
                 continue
             try:
                 gone = turn.recv(1, socket.MSG_DONTWAIT) == b""
@@ -193,7 +194,7 @@ class FakeEngine:
                 gone = True
             try:
                 if not gone:
-                    turn.sendall(encode(event))
+                    turn.sendall(encode(said))
             except OSError:
                 gone = True
             if gone:

@@ -19,7 +19,7 @@ from contextlib import closing, contextmanager
 
 from appliance.engine.wire import DOORBELL_BYTE, MAX_LINE_BYTES, ProtocolError, Record, StatusRequest, decode, encode
 from appliance.turns.engine import Answered, EngineUnavailableError, Question, Status
-from appliance.turns.events import Done, Failed, TurnEvent, Waiting, failed
+from appliance.turns.events import Done, Failed, Queued, TurnEvent, Waiting, failed
 from appliance.turns.request import TurnRequest
 
 _SEND_TIMEOUT_S = 30.0  # in which an engine must read the request that it was rung for
@@ -79,6 +79,9 @@ class EngineClient:
             with self._ring(request, _SEND_TIMEOUT_S) as stream:
                 stream.settimeout(_WAITING_S)
                 for record in _records(stream):
+                    if isinstance(record, Queued):
+                        yield Waiting(record)
+                        continue
                     if not isinstance(record, TurnEvent):
                         raise ProtocolError(f"a {type(record).__name__} is not an event")
                     yield record

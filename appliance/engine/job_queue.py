@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from appliance.engine.jobs import Job
-from appliance.turns.events import Failed, FailureCode
+from appliance.turns.events import Failed, FailureCode, Queued
 
 _FIRST_ESTIMATE_S = 10.0  # how long a job is taken to last until one has finished
 
@@ -41,6 +42,8 @@ class JobQueue:
         self._waiting: OrderedDict[str, deque[Job]] = OrderedDict()  # by user; held under _changed, as are the next two
         self._load = Load(0, 0)
         self._closed: Failed | None = None
+        self._has_finished = False  # whether _job_s is known from a job; held under _changed, as is the next
+        self._is_news = False
 
     def put(self, job: Job) -> Failed | None:
         """Add a job; the value says why it was refused, if it was."""
@@ -49,6 +52,7 @@ class JobQueue:
             if refusal is None:
                 self._waiting.setdefault(job.request.user, deque()).append(job)
                 self._count(self._load.active)
+                self._is_news = True
                 self._changed.notify()
         return refusal
 
@@ -71,6 +75,7 @@ class JobQueue:
             job = jobs.popleft()
             if jobs:
                 self._waiting[user] = jobs  # to the end of the round
+            self._is_news = True
             return job
 
     def drop_cancelled(self, active: int) -> None:
@@ -78,6 +83,7 @@ class JobQueue:
         with self._changed:
             for user, jobs in list(self._waiting.items()):
                 kept = deque(job for job in jobs if not job.cancelled.is_set())
+                self._is_news |= len(kept) < len(jobs)
                 if kept:
                     self._waiting[user] = kept
                 else:
@@ -92,7 +98,35 @@ class JobQueue:
 
     def note_finished(self, seconds: float) -> None:
         """A job took that long; the estimate of when to come back follows."""
-        self._job_s += (seconds - self._job_s) / 8
+        with self._changed:
+            self._job_s += (seconds - self._job_s) / 8
+            self._has_finished = self._is_news = True
+
+    def news(self) -> list[tuple[Job, Queued]]:
+        """Where each waiting job stands, if that has changed since the last call; else nothing."""
+        with self._changed:
+            if not self._is_news:
+                return []
+            self._is_news = False
+            return [(job, self._queued(ahead)) for job, ahead in self._in_order()]
+
+    def _in_order(self) -> Iterator[tuple[Job, int]]:
+        """Each waiting job, and how many `take` would remove before it. Called under ``_changed``.
+
+        In each round every user has one job taken, in the order of `_waiting`. So before a user's job number i come
+        i others of theirs, i of each user behind them, and i + 1 of each user before them, or as many as there are.
+        """
+        lengths = [len(jobs) for jobs in self._waiting.values()]
+        for place, jobs in enumerate(self._waiting.values()):
+            for i, job in enumerate(jobs):
+                before = sum(min(length, i + 1) for length in lengths[:place])
+                behind = sum(min(length, i) for length in lengths[place + 1 :])
+                yield job, before + i + behind
+
+    def _queued(self, ahead: int) -> Queued:
+        """Called under ``_changed``."""
+        wait_s = self._job_s * (ahead + 1) / max(1, self._places)
+        return Queued(ahead, round(wait_s, 1) if self._has_finished else None)
 
     def load(self) -> Load:
         with self._changed:

@@ -17,7 +17,7 @@ from appliance.engine.sampling import TopLogits, sample
 from appliance.engine.slots import Slot
 from appliance.engine.text_parser import TextParser
 from appliance.engine.token_mask import State
-from appliance.turns.events import Done, EngineEvent
+from appliance.turns.events import Done, EngineEvent, Queued
 from appliance.turns.request import TurnRequest
 
 Sink = Callable[[EngineEvent], None]
@@ -29,6 +29,7 @@ class Job:
 
     Attributes:
         sink: gets the events; it is called from any thread and must not block.
+        on_queued: gets news of the queue while the job waits; likewise.
         public: how many tokens at the beginning of the prompt are the appliance's own, the same for everyone.
         grammar: what the answer is held to, from its first token on; set when the job is submitted.
     """
@@ -37,6 +38,7 @@ class Job:
     prompt: list[int]
     sink: Sink
     public: int = 0
+    on_queued: Callable[[Queued], None] = lambda _: None
     grammar: State | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
     submitted_at: float = 0.0

@@ -130,6 +130,8 @@ class Scheduler:
         """Do one step; False if there was nothing to do."""
         self._drop_cancelled()
         self._admit()
+        for job, queued in self._queue.news():
+            job.on_queued(queued)
         # An answer whose prefill ends in this step decodes from the next step on, so that this one does not get longer.
         decoding = [one for one in self._active if one.decoding_since is not None]
         # The oldest stream never waits for memory, so a step without any part is one without streams.

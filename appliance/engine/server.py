@@ -155,7 +155,7 @@ class EngineServer:
                 with self._lock:
                     self._jobs.pop(connection, None)
 
-        job = Job(request, prompt, sink, public)
+        job = Job(request, prompt, sink, public, connection.send)
         with self._lock:
             if connection.gone:  # otherwise _cancel, which is called after ``gone`` is set, finds the job
                 return

@@ -26,7 +26,16 @@ from appliance.turns.engine import (
     TokensRequest,
     TokenText,
 )
-from appliance.turns.events import AnswerDelta, Done, EngineEvent, Failed, ReasoningDelta, Started, ToolCallDelta
+from appliance.turns.events import (
+    AnswerDelta,
+    Done,
+    EngineEvent,
+    Failed,
+    Queued,
+    ReasoningDelta,
+    Started,
+    ToolCallDelta,
+)
 from appliance.turns.request import TurnRequest
 from appliance.turns.typed import checked
 
@@ -43,12 +52,12 @@ class StatusRequest:
     """Asks the engine what it serves; answered by one ``Status``."""
 
 
-Record = TurnRequest | StatusRequest | Question | EngineEvent | Status | Answered
+Record = TurnRequest | StatusRequest | Question | EngineEvent | Queued | Status | Answered
 
 _TYPES: dict[str, type[Any]] = {
     t.__name__: t
     for t in (
-        TurnRequest, StatusRequest, Started, ReasoningDelta, AnswerDelta, ToolCallDelta, Done, Failed, Status,
+        TurnRequest, StatusRequest, Queued, Started, ReasoningDelta, AnswerDelta, ToolCallDelta, Done, Failed, Status,
         TokensRequest, CountRequest, TextRequest, Tokens, TokenCount, TokenText,
     )
 }  # fmt: skip

@@ -109,8 +109,23 @@ class Failed:
 
 
 @dataclass(frozen=True)
+class Queued:
+    """The turn waits for the engine, which has told how many others come before it and about how long that takes.
+
+    ``wait_s`` is None while no turn has ended from which to tell. It is news of the queue and no part of the answer, so
+    it is never recorded.
+    """
+
+    ahead: int
+    wait_s: float | None
+
+
+@dataclass(frozen=True)
 class Waiting:
-    """Nothing has arrived for half a second. The client makes it; it never crosses the wire and is never recorded."""
+    """Nothing of the answer has arrived for half a second, or there is news of the queue. The client makes it; it never
+    crosses the wire and is never recorded."""
+
+    queued: Queued | None = None
 
 
 EngineEvent = Started | ReasoningDelta | AnswerDelta | ToolCallDelta | Done | Failed  # what the engine sends in a turn

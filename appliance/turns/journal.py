@@ -26,7 +26,7 @@ from typing import Any, Final, get_args
 from appliance.errors import ApplianceError
 from appliance.file_lock import is_owned, own
 from appliance.turns.answer import About
-from appliance.turns.events import Done, EngineEvent
+from appliance.turns.events import Done, EngineEvent, Queued
 from appliance.turns.typed import checked
 
 _log = logging.getLogger(__name__)
@@ -76,10 +76,10 @@ class Entry:
 
     number: int
     at_s: float
-    event: EngineEvent | Kept
+    event: EngineEvent | Queued | Kept
 
 
-_KINDS: Final[dict[str, type[Any]]] = {kind.__name__: kind for kind in (*get_args(EngineEvent), Kept)}
+_KINDS: Final[dict[str, type[Any]]] = {kind.__name__: kind for kind in (*get_args(EngineEvent), Queued, Kept)}
 
 
 class Journal:
@@ -106,7 +106,7 @@ class Journal:
         if os.write(self._descriptor, line) < len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
 
-    def write(self, event: EngineEvent | Kept) -> None:
+    def write(self, event: EngineEvent | Queued | Kept) -> None:
         """Add an event. A full disk ends the file but not the turn; the record decides whether the turn fails. So does
         the limit of a file.
 

@@ -202,6 +202,8 @@ class RunningTurns:
                 for event in turn:
                     if not isinstance(event, Waiting):
                         journal.write(event)
+                    elif event.queued is not None:
+                        journal.write(event.queued)
         except Exception:  # the answer is in the record, and must still reach the conversation
             _log.exception("turn %s failed", turn.request.id)
             turn.answer.add(failed("engine_failed"))

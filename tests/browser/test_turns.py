@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import re
+import threading
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Page, Route, expect
 
 from appliance.people.conversations import NewMessage
+from appliance.turns.events import Queued, TurnEvent, Waiting
+from appliance.turns.request import TurnRequest
 from tests.browser import pages
 from tests.browser.conftest import Server
 from tests.browser.pages import Watched
 from tests.browser.scripts import REASONING, RICH_ANSWER
+from tests.waiting import HELD_S
 
 QUESTION = "How do I check an archive?"
 FIRST_WORDS = "three steps"
@@ -228,6 +233,30 @@ def test_icons_stay_without_a_connection(asked: Page, server: Server, watched: W
     assert icons.count() > 3
     asked.context.set_offline(False)
     watched.forgive("ERR_")
+
+
+def test_a_turn_that_waits_says_how_many_come_before_it(page: Page, server: Server, watched: Watched) -> None:
+    gates = [threading.Event(), threading.Event()]
+
+    def script(request: TurnRequest) -> Iterable[TurnEvent]:
+        for gate, queued in zip(gates, (Queued(2, 600.0), Queued(0, None)), strict=True):
+            yield Waiting(queued)
+            gate.wait(HELD_S)
+        yield from server.pace.script(request)
+
+    server.site.engine.script = script
+    server.site.add_user("ada")
+    pages.sign_in(page, server.address, "ada", server.password)
+    pages.ask(page, QUESTION)
+    waiting = page.get_by_text("Waiting for the model")
+    expect(waiting).to_contain_text("2 questions come before yours. It takes about 10 min.")
+    page.reload()
+    expect(waiting).to_contain_text("2 questions come before yours. It takes about")
+    gates[0].set()
+    expect(waiting).to_have_text(re.compile(r"Waiting for the model, \d+ s\. Your question is next\.$"))
+    gates[1].set()
+    expect_whole(page)
+    assert_answered_once(server)
 
 
 def test_seven_tabs_of_one_conversation_all_load_and_show_the_answer(asked: Page, server: Server) -> None:

@@ -19,11 +19,14 @@ from appliance.turns.events import (
     AnswerDelta,
     Failed,
     FailureCode,
+    Queued,
     ReasoningDelta,
     Started,
     ToolCallDelta,
+    TurnEvent,
     Waiting,
 )
+from appliance.turns.request import TurnRequest
 from tests.fakes import FakeEngine, Script, done
 from tests.webui.conftest import MakeSite, Site
 from webui.chat.present import grouped, title_of
@@ -420,3 +423,20 @@ def test_the_page_says_what_cannot_be_done_without_scripts(chat: Chat) -> None:
     page = chat.browser.get("/chat").text
     (said,) = re.findall("<noscript>.*</noscript>", page)
     assert "This page needs JavaScript to send a question." in said
+
+
+def test_a_page_is_told_its_place_in_the_queue_and_neither_record_nor_answer_has_it(make_site: MakeSite) -> None:
+    def script(_: TurnRequest) -> Iterator[TurnEvent]:
+        yield Waiting(Queued(2, None))
+        yield Waiting(Queued(0, 12.5))
+        yield Started(20, 30.0)
+        yield AnswerDelta("Hello")
+        yield done()
+
+    chat = chat_with(make_site, script)
+    lines = chat.ask(chat.create())
+    assert [(line["ahead"], line["wait_s"], line["n"]) for line in lines if line["type"] == "queued"] == [
+        (2, None, 1), (0, 12.5, 2),
+    ]  # fmt: skip
+    assert lines[-1]["complete"] is True
+    assert "ahead" not in repr(chat.site.events()[-1])

@@ -36,7 +36,7 @@ def test_every_type_is_right_by_the_type_checker(node: str) -> None:
     run(node, str(checker), "--project", "tsconfig.json")
 
 
-@pytest.mark.parametrize("name", ["stream", "state"])
+@pytest.mark.parametrize("name", ["stream", "state", "waiting"])
 def test_a_pure_module_behaves_as_its_own_tests_say(node: str, name: str) -> None:
     run(node, "--test", f"tests/webui/js/{name}.test.js")
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 from appliance.turns.answer import Answer
-from appliance.turns.events import AnswerDelta, ReasoningDelta, Started, ToolCallDelta, TurnEvent, Waiting
+from appliance.turns.events import AnswerDelta, Queued, ReasoningDelta, Started, ToolCallDelta, TurnEvent, Waiting
 from appliance.turns.journal import Entry, Kept, Reader
 from webui.rendering import GrowingMarkdown
 
@@ -102,6 +102,10 @@ def stream_turn(
                 yield _line(end(answer, entry.event))
                 return
             number, at_s = entry.number, entry.at_s
+            if isinstance(entry.event, Queued):
+                if number > after:
+                    yield _numbered({"type": "queued", **asdict(entry.event)}, number, at_s)
+                continue
             answer.add(entry.event, at_s)
             for body in drawing.lines(entry.event):
                 if number > after or body["type"] == "answer":

@@ -18,7 +18,7 @@ from appliance.engine.sampling import TopLogits
 from appliance.engine.scheduler import STOPPED, Scheduler
 from appliance.engine.snapshots import Windows
 from appliance.engine.steps import Append
-from appliance.turns.events import AnswerDelta, Done, EngineEvent, Failed, Started, ToolCallDelta
+from appliance.turns.events import AnswerDelta, Done, EngineEvent, Failed, Queued, Started, ToolCallDelta
 from appliance.turns.request import Message, Tool, TurnRequest
 from tests.fakes import CHUNK_TOKENS, FakeModel
 
@@ -51,6 +51,7 @@ class Bench:
             self.model, vocabulary, queue_limit=queue_limit, user_limit=user_limit, streams=streams, clock=self.clock
         )
         self.sent: dict[str, list[EngineEvent]] = {}
+        self.queued: dict[str, list[Queued]] = {}
 
     def turn(
         self, turn_id: str, reply: str, *, prompt: Sequence[int] | None = None, public: int = 0, **changes: Any
@@ -60,7 +61,8 @@ class Bench:
         self.model.replies[tuple(prompt)] = self.vocabulary.encoding.encode(reply, allowed_special="all")
         request = TurnRequest(id=turn_id, user="ann", messages=(Message("user", "x"),), seed=1)
         events = self.sent.setdefault(turn_id, [])
-        turn = Job(replace(request, **changes), prompt, events.append, public)
+        queued = self.queued.setdefault(turn_id, [])
+        turn = Job(replace(request, **changes), prompt, events.append, public, queued.append)
         self.scheduler.submit(turn)
         return turn
 
@@ -264,6 +266,40 @@ def test_users_take_turns_however_many_each_has_waiting(vocabulary: Vocabulary) 
     while bench.scheduler.step():
         order += [name for name, sent in bench.sent.items() if sent and name not in order]
     assert order == ["ann0", "bob0", "cy0", "ann1", "bob1", "ann2", "ann3", "ann4", "ann5"]
+
+
+def test_each_waiting_turn_is_told_how_many_come_before_it(vocabulary: Vocabulary) -> None:
+    """What is told beforehand is the order in which they are then taken."""
+    bench = Bench(vocabulary, slots=1)
+    for number, user in enumerate("aabcbcaad"):
+        bench.turn(f"{user}{number}", final("x"), user=user)
+    bench.scheduler.step()
+    told = {name: news[-1].ahead for name, news in bench.queued.items() if news}
+    assert sorted(told.values()) == list(range(8))
+    order: list[str] = []
+    while bench.scheduler.step():
+        order += [name for name, sent in bench.sent.items() if sent and name not in order]
+    assert order[1:] == sorted(told, key=lambda name: told[name])
+    assert [news.ahead for news in bench.queued["d8"]] == sorted({told["d8"], *range(told["d8"])}, reverse=True)
+
+
+def test_the_wait_is_told_once_a_turn_has_ended_and_a_turn_that_begins_at_once_hears_nothing(
+    vocabulary: Vocabulary,
+) -> None:
+    bench = Bench(vocabulary, slots=1)
+    for name in "abc":
+        bench.turn(name, final("x"))
+    bench.scheduler.step()
+    assert bench.queued["a"] == []
+    assert bench.queued["c"] == [Queued(1, None)]
+    bench.clock.now += 30.0
+    while not bench.sent["b"]:
+        bench.scheduler.step()
+    assert bench.queued["c"][-1].ahead == 0
+    assert bench.queued["c"][-1].wait_s == 12.5  # the first guess of 10 s, an eighth of the way to 30 s
+    seen = len(bench.queued["c"])
+    bench.scheduler.step()
+    assert len(bench.queued["c"]) == seen  # nothing has changed, so nothing is told
 
 
 def test_a_cancelled_turn_frees_its_slot_within_one_step(vocabulary: Vocabulary) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from appliance.engine.wire import MAX_LINE_BYTES, ProtocolError, Record, StatusRequest, decode, encode
 from appliance.turns.engine import CountRequest, Status, TextRequest, TokenCount, Tokens, TokensRequest, TokenText
-from appliance.turns.events import AnswerDelta, Done, Failed, ReasoningDelta, Started, ToolCallDelta
+from appliance.turns.events import AnswerDelta, Done, Failed, Queued, ReasoningDelta, Started, ToolCallDelta
 from appliance.turns.request import Message, Tool, ToolCall, TurnRequest
 from tests.fakes import FAKE_STATUS, done
 
@@ -28,7 +28,7 @@ RECORDS: list[Record] = [
     ToolCallDelta(0, "c", None, "{"), done(malformed=True), Failed("overloaded", "m", 1.5), Failed("bad_request", "m"),
     FAKE_STATUS, Status("m", "r", "cpu", 1, 2, 3, 4, {"a": [1]}),
     TokensRequest(REQUEST, with_texts=True), TextRequest("u", (1, 2)), Tokens((1, 2), 512, ("a", "b")), TokenText("ab"),
-    CountRequest(REQUEST), TokenCount(5, 4),
+    CountRequest(REQUEST), TokenCount(5, 4), Queued(2, None), Queued(0, 12.5),
 ]  # fmt: skip
 
 

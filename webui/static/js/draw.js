@@ -2,6 +2,7 @@
 // Draws the turn in progress from what TurnState tells. Text enters through textContent, HTML only as the server made it.
 
 import { cloned, fragment, hooked } from "./dom.js";
+import { waitingWords } from "./waiting.js";
 
 /** @typedef {import("./state.js").TurnState} TurnState */
 /** @typedef {import("./types.js").StreamEvent} StreamEvent */
@@ -71,6 +72,7 @@ export class LiveAnswer {
     this.#state = state;
     this.#column = column;
     this.#on("phase", () => this.#drawPhase());
+    this.#on("queued", () => this.#drawPhase());
     this.#on("reasoning", (event) => this.#drawReasoning(event));
     this.#on("answer", (event) => this.#drawAnswer(event));
     this.#on("tool_call", (event) => this.#drawCall(event));
@@ -100,12 +102,12 @@ export class LiveAnswer {
   #drawPhase() {
     const seconds = Math.floor((performance.now() - this.#state.since) / 1000);
     const after = seconds > 0 ? `, ${seconds} s` : "";
-    const { phase, thoughtFor } = this.#state;
+    const { phase, thoughtFor, queued } = this.#state;
     const status = /** @type {Partial<Record<typeof phase, string>>} */ ({
       waiting: "Waiting for the model", reading: "Reading", stopping: "Stopping", reconnecting: "The connection is lost. Reconnecting",
     })[phase];
     this.#status.hidden = !status;
-    this.#status.textContent = status ? `${status}${after}` : "";
+    this.#status.textContent = !status ? "" : phase === "waiting" && queued ? waitingWords(seconds, queued, performance.now()) : `${status}${after}`;
     if (phase === "thinking") this.#label.textContent = `Thinking${after}`;
     else if (thoughtFor !== null) this.#label.textContent = `Thought for ${Math.max(1, Math.round(thoughtFor / 1000))} s`;
     const words = { thinking: "The model is thinking.", answering: "The model is answering.", stopping: "Stopping.", reconnecting: "The connection is lost." };

@@ -14,6 +14,8 @@ export class TurnState extends EventTarget {
   since = 0;
   /** How long the model thought, ms; null while it has not finished. @type {number | null} */
   thoughtFor = null;
+  /** Where the turn stood in the queue, and when. @type {import("./waiting.js").Queued | null} */
+  queued = null;
   /** The turn's id once the server has accepted the question, which is then kept there. */
   turn = "";
   /** The number of the last event that this page knows. */
@@ -44,6 +46,7 @@ export class TurnState extends EventTarget {
   /** @param {string} [turn] one that runs already */
   begin(turn = "") {
     this.thoughtFor = null;
+    this.queued = null;
     this.turn = turn;
     this.seen = 0;
     this.ended = false;
@@ -92,6 +95,7 @@ export class TurnState extends EventTarget {
     const at = this.#began + event.at * 1000;
     this.seen = Math.max(this.seen, event.n);
     if (this.phase === "stopping") return;
+    if (event.type === "queued") this.queued = { ahead: event.ahead, waitMs: event.wait_s === null ? null : event.wait_s * 1000, at };
     if (event.type === "started") this.#enter("reading", at);
     if (event.type === "reasoning" && this.phase !== "thinking") this.#enter("thinking", at);
     if (event.type === "answer" || event.type === "tool_call") this.#answer(at);

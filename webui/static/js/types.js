@@ -10,6 +10,7 @@
 /**
  * One line of the answer's stream.
  * @typedef {{type: "accepted", turn: string, age_s: number}
+ *   | {type: "queued", ahead: number, wait_s: number | null} & Place
  *   | {type: "started", queued_s: number} & Place
  *   | {type: "reasoning", text: string} & Place
  *   | {type: "answer", keep: number, blocks: string[]} & Place
