@@ -306,3 +306,16 @@ def test_answering_again_outlives_a_reload_too(asked: Page, server: Server) -> N
     server.pace.release()
     expect_whole(asked)
     expect(asked.get_by_text("2/2")).to_be_visible()
+
+
+def test_a_first_question_that_never_came_stays_in_the_box_too(page: Page, server: Server, watched: Watched) -> None:
+    server.site.add_user("ada")
+    pages.sign_in(page, server.address, "ada", server.password)
+    server.stop()
+    pages.ask(page, "ECHO first")
+    expect(page.get_by_role("alert")).to_contain_text("Your text is back in the box.")
+    server.start()
+    expect(page.get_by_role("alert")).to_contain_text("The server answers again. It did not get your question")
+    page.get_by_label("Your message").press("Enter")
+    expect(pages.wait_for_answer(page)).to_contain_text("first")
+    watched.forgive("ERR_")

@@ -84,7 +84,7 @@ export async function isThere(conversation, last) {
     await pauseBefore(tries);
     try {
       if (!conversation) {
-        await net.conversationList("", "");
+        await net.conversationList({ q: "", view: "", current: "", count: "1" });
         return false;
       }
       const now = await net.turnState(conversation);
