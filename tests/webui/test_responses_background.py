@@ -11,7 +11,7 @@ import pytest
 
 from appliance.database.tables import api_keys
 from appliance.people.key_rights import KeyRights, Scope
-from appliance.turns.events import AnswerDelta, Failed, ReasoningDelta, Started
+from appliance.turns.events import AnswerDelta, Failed, Queued, ReasoningDelta, Started, Waiting
 from appliance.turns.run import Turn
 from tests.fakes import HALF, Gate, done
 from tests.waiting import HELD_S, wait_for
@@ -56,11 +56,13 @@ def test_it_is_answered_at_once_and_read_when_it_has_ended(ada: Program, gate: G
 
 
 def test_it_is_queued_until_the_engine_begins(make_site: MakeSite) -> None:
-    gate = Gate(first=(), rest=lambda _: (*HALF, done()))
+    gate = Gate(first=(Waiting(Queued(1, None)),), rest=lambda _: (*HALF, done()))
     ada = Program(site_that_waits(make_site, gate))
     response_id = ada.whole(background=True)["id"]
-    wait_for(lambda: ada.site.engine.requests)
+    directory = ada.site.services.config.home / "state" / "tmp" / "web"
+    wait_for(lambda: any(b"Queued" in path.read_bytes() for path in directory.rglob("*") if path.is_file()))
     assert ada.read(response_id)["status"] == "queued"
+    assert ada.site.engine.requests
     gate.go_on.set()
     assert ada.end_of(response_id)["status"] == "completed"
 

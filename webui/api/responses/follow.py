@@ -19,7 +19,7 @@ from flask import Response
 from appliance.errors import ApplianceError
 from appliance.people.responses import KeptResponse
 from appliance.turns.answer import Answer
-from appliance.turns.events import Done, Failed
+from appliance.turns.events import Done, Failed, Queued
 from appliance.turns.journal import Kept, Reader
 from appliance.turns.permits import Permit, now_and_then
 from webui.api import errors
@@ -144,6 +144,8 @@ def _drawn(
             if isinstance(entry.event, Kept):
                 is_over = True
                 break
+            if isinstance(entry.event, Queued):  # the response stays queued
+                continue
             answer.add(entry.event)
             if not isinstance(entry.event, Done | Failed):
                 pieces.append(unseen.of(drawing.add(entry.event)))

@@ -11,6 +11,7 @@ from typing import Any
 
 from appliance.audit.event import Actor
 from appliance.people.responses import KeptResponse, ResponseNotFoundError, Responses
+from appliance.turns.events import Queued
 from appliance.turns.journal import ConversationBusyError
 from appliance.turns.running import RunningTurns
 from webui.api.auth import api_user
@@ -51,7 +52,7 @@ class OwnResponses:
             self.turns.close_response(response_id)
             return self.kept(response_id)
         with closing(reader):
-            is_started = bool(reader.read(0.0))
+            is_started = any(not isinstance(entry.event, Queued) for entry in reader.read(0.0))
         return replace(found, response={**found.response, "status": "in_progress"}) if is_started else found
 
     def cancel(self, response_id: str) -> dict[str, Any]:
