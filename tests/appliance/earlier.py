@@ -187,6 +187,9 @@ def make_earlier(url: str, version: int) -> None:
         connection.execute(_api_keys.insert().values(key))
         talk = {"id": "c", "user_id": "1", "title": "Talk", "pinned": False, "created_us": 1, "updated_us": 1}
         connection.execute(_conversations.insert().values(talk))
+        said = {"id": "m", "conversation_id": "c", "role": "user", "content": "An earlier question"}
+        more = {"tool_calls": [], "details": {}, "created_us": 1}
+        connection.execute(_1.tables["messages"].insert().values(**said, **more))
         connection.execute(_settings.insert().values(name="schema", value=str(version)))
         if version == 2:
             _NEW_IN_2.create_all(connection)

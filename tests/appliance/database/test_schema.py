@@ -13,9 +13,10 @@ import sqlalchemy as sa
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
+from appliance.database.message_words import saying
 from appliance.database.migrate import differences_of, migrate
 from appliance.database.schema import MIGRATIONS, Standing, schema_of
-from appliance.database.tables import SCHEMA, alembic_version, api_keys
+from appliance.database.tables import SCHEMA, alembic_version, api_keys, messages
 from appliance.database.transactions import Database, SchemaError, open_copy, open_database, write_setting
 from tests.appliance.earlier import KEY_MADE_US, everything_in, make_earlier, open_as_it_is, sqlite_file
 
@@ -55,6 +56,8 @@ def test_the_migrations_lead_to_the_tables_of_a_new_database(database_url: str, 
         assert ends_us == KEY_MADE_US + 365 * 24 * 3600 * 1_000_000  # keys from before end, too
         rights = (api_keys.c.scopes, api_keys.c.requests_per_minute, api_keys.c.tokens_per_day)
         assert connection.execute(sa.select(*rights)).one() == (None, None, None)  # every scope, and no limit
+        found = connection.scalars(sa.select(messages.c.id).where(messages.c.number.in_(saying(connection, "earl"))))
+        assert found.all() == ["m"]  # what was said before can be found
     database.close()
     open_database(database_url).close()
 
