@@ -322,3 +322,16 @@ def test_a_question_that_does_not_fit_with_its_files_is_refused_before_it_is_rec
     assert (response.status_code, response.get_json()["error"]["code"]) == (400, "too_long")
     assert prompts(ada.site) == []
     assert len(ada.browser.get("/chat/files").get_json()["files"]) == 2
+
+
+def test_a_reviewer_sees_the_facts_and_the_text_at_the_event(ada: Person) -> None:
+    ada.ask(ada.begin(), files=[ada.attached("report\u202e.pdf", pdf(["Revenue rose", ""]))])
+    number = next(event.header.sequence for event in ada.site.events() if event.header.action == "prompt")
+    rob = ada.site.browser(ada.site.add_user("rob", Role.REVIEWER))
+    page = rob.get(f"/review/{number}").text
+    (details,) = (details for _, details in prompts(ada.site))
+    assert "Attached file" in page
+    assert f"report.pdf: PDF, 2 pages, {details.files[0].size_bytes} B, SHA-256 {details.files[0].sha256}" in page
+    assert f"SHA-256 {details.files[0].text_sha256}. Some pages have no text" in page
+    assert "Revenue rose" in page
+    assert rob.get(f"/chat/files/{ada.attached()}").status_code == 403
