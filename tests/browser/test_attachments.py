@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 import pytest
 from playwright.sync_api import FilePayload, Locator, Page, expect
 
 from tests.appliance.attachments.documents import pdf
 from tests.browser import pages
+from tests.browser.accessible import faults
 from tests.browser.conftest import Server
 from tests.browser.pages import Watched
 
@@ -116,3 +118,17 @@ def test_files_wait_through_a_reload_and_a_refused_question(chat: Page, server: 
     chat.get_by_role("button", name="Send").click()
     pages.wait_for_answer(chat)
     assert recorded_files(server) == [["a.txt"]]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_composer_question_and_file_are_clean_by_axe(chat: Page, scheme: Literal["light", "dark"]) -> None:
+    chat.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+    pick(chat, ("report.pdf", pdf(["Revenue rose", ""])))
+    expect(waiting(chat)).to_have_count(1)
+    found = faults(chat)
+    pages.ask(chat, "What rose?")
+    pages.wait_for_answer(chat)
+    found += faults(chat)
+    chat.get_by_role("link", name="report.pdf").click()
+    expect(chat.get_by_role("heading", name="report.pdf")).to_be_visible()
+    assert found + faults(chat) == []
