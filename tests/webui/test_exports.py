@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 import pytest
 from werkzeug.test import TestResponse
 
+from appliance.attachments.wire import ReadFile
 from appliance.audit.details.exchange import ConversationExported
 from tests.webui.conftest import MakeSite, Site
 from tests.webui.test_chat import Chat
@@ -124,6 +125,20 @@ def test_json_has_every_branch_and_can_be_read_again(chat: Chat, conversation: s
     assert [(one.role, one.content) for one in read.messages] == [(m.role, m.content) for m in tree]  # type: ignore[union-attr]
     assert [one.parent for one in read.messages] == [None, 0, None, 2]  # type: ignore[union-attr]
     assert read.shown == 3  # type: ignore[union-attr]
+
+
+def test_an_export_names_the_files_of_a_question_by_their_digests(chat: Chat) -> None:
+    made, data = chat.create(), b"a,b\n1,2\n"
+    attachments = chat.site.services.attachments
+    file = attachments.add(chat.user.id, "<table>.csv", data, ReadFile("csv", data.decode()), tokens=4)
+    chat.ask(made, "What is in it?", files=[file.id])
+    digest = hashlib.sha256(data).hexdigest()
+    said = f"The file <table>.csv went with this question. Its SHA-256 is {digest}."
+    assert f"\n\n> {said}\n\n" in export(chat, made, "markdown").text
+    page = Elements(export(chat, made, "html").text)
+    assert said in page.text
+    (listed,) = json.loads(export(chat, made, "json").text)["messages"][0]["files"]
+    assert listed == {"name": "<table>.csv", "size_bytes": len(data), "sha256": digest}
 
 
 @pytest.mark.parametrize("form", [*FORMS, "pdf", "..%2f"])

@@ -18,6 +18,7 @@ from typing import Any, Final, Literal
 from flask import render_template
 from markupsafe import Markup
 
+from appliance.people.attachments import Attachment
 from appliance.people.conversations import Conversation, StoredMessage
 from appliance.turns.answer import Facts
 from webui.chat.present import imported_words, page_message
@@ -59,7 +60,7 @@ def as_markdown(conversation: Conversation, branch: Sequence[StoredMessage], exp
     for message in branch:
         parts += [_heading(message), message.content or "(no text)"]
         said = _said_of(message)
-        parts += [f"> {said}"] if said else []
+        parts += [f"> {line}" for line in (said, *map(file_words, message.files)) if line]
     if export.marking:
         parts = [f"**{export.marking}**", *parts, f"**{export.marking}**"]
     return ("\n\n".join(parts) + "\n").encode()
@@ -71,7 +72,9 @@ def as_html(conversation: Conversation, branch: Sequence[StoredMessage], export:
     turns = [(page_message(message), _time(message.created_at)) for message in branch]
     # The one place with styles inside a page: this one is read from a disk, where no style sheet lies beside it.
     style = Markup("<style>\n{}</style>").format(Markup(styles))  # noqa: S704 - our own style sheets
-    page = render_template("exported.html", conversation=conversation, turns=turns, export=export, style=style)
+    page = render_template(
+        "exported.html", conversation=conversation, turns=turns, export=export, style=style, file_words=file_words
+    )
     return page.encode()
 
 
@@ -98,6 +101,11 @@ def as_json(
     return (json.dumps(body, ensure_ascii=False, indent=1) + "\n").encode()
 
 
+def file_words(file: Attachment) -> str:
+    """What is said of a file that went with a question. The file itself stays at the site."""
+    return f"The file {file.facts.name} went with this question. Its SHA-256 is {file.facts.sha256}."
+
+
 def _as_values(message: StoredMessage) -> dict[str, Any]:
     values: dict[str, Any] = {
         "id": message.id, "parent": message.parent_id, "role": message.role, "content": message.content,
@@ -108,6 +116,11 @@ def _as_values(message: StoredMessage) -> dict[str, Any]:
     if message.tool_calls:
         values["tool_calls"] = [
             {"id": call.id, "name": call.name, "arguments": call.arguments} for call in message.tool_calls
+        ]
+    if message.files:
+        values["files"] = [
+            {"name": file.facts.name, "size_bytes": file.facts.size_bytes, "sha256": file.facts.sha256}
+            for file in message.files
         ]
     if isinstance(message.facts, Facts):
         facts = message.facts.values()
