@@ -34,6 +34,7 @@ def test_every_setting_has_a_sentence_of_its_own(site: Site, admin: Browser) -> 
     page = admin.get("/admin/settings").text
     assert re.findall(r'data-setting="([^"]+)"', page) == NAMES
     assert page.count("Not here: ") == len(NAMES) - len(LIVE)
+    assert '<span class="bar-section-word">Admin</span>' in page  # the frame stands around it
     assert "Every page carries the name “gpt-oss appliance”." in page
     assert html.escape(str(site.services.config.home)) not in page  # no path of the host
 

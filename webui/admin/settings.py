@@ -41,7 +41,7 @@ class PageSetting:
 def settings() -> Response:
     left = take()
     page = render_template(
-        "admin_settings.html", sections=_sections(), error=left.get("error"), at=left.get("at", ""),
+        "admin_settings.html", settings=_sections(), error=left.get("error"), at=left.get("at", ""),
         notice=None if left else _NOTICES.get(request.args.get("notice", "")),
     )  # fmt: skip
     return answer(page, left)
