@@ -140,13 +140,18 @@ class Allowance:
             raise PromptTooLargeError(size_bytes, self.limits.prompt_bytes, digest)
         now = self._clock_us()
         day = now // DAY_US
-        with self._lock:
-            pending = self._pending.get((user_id, day), 0)
-        if self._stored(user_id, day) + pending >= self.limits.daily_bytes:
+        if self.recorded_bytes(user_id) >= self.limits.daily_bytes:
             rest_s = ((day + 1) * DAY_US - now) / 1_000_000
             raise QuotaSpentError(
                 self.limits.daily_bytes, is_first=self._is_first_refusal(user_id, day), retry_after_s=rest_s
             )
+
+    def recorded_bytes(self, user_id: str) -> int:
+        """How many bytes were recorded for a person today, as far as this process knows."""
+        day = self._clock_us() // DAY_US
+        with self._lock:
+            pending = self._pending.get((user_id, day), 0)
+        return self._stored(user_id, day) + pending
 
     def spend(self, user_id: str, content: Content | None) -> None:
         """Count what was recorded.

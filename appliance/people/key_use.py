@@ -95,6 +95,19 @@ class KeyUse:
             raise KeyLimitError("rate_limit_exceeded", said, reached, standing)
         return full_us, now
 
+    def requests(self, key_id: str, label: str, per_minute: int) -> Standing:
+        """What is left of this minute's requests; none is counted.
+
+        Raises:
+            DatabaseError: it cannot be read.
+        """
+        with self._database.read() as connection:
+            try:
+                full_us, now = self._check_requests(connection, key_id, label, per_minute)
+            except KeyLimitError as reached:
+                return reached.standing
+        return _requests_left(per_minute, full_us, now)
+
     def tokens(self, key_id: str, per_day: int) -> Standing:
         """What is left of today's tokens.
 

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from appliance.people.accounts import Role, User
 from appliance.people.usage import Figures, add_figures
-from tests.browser import pages
+from tests.browser import accessible, pages
 from tests.browser.conftest import Server
 from tests.browser.pages import Watched
 from tests.webui.conftest import SYSTEM
@@ -28,6 +28,7 @@ PLACES = (
     "/engine",
     "/alarms",
     "/settings",
+    "/why?person=root&action=review",
     "/usage?by=key&days=90",
 )
 
@@ -100,6 +101,7 @@ def look() -> Callable[[Page, str], None]:
         if shots := os.environ.get("BROWSER_SHOTS"):
             page.screenshot(path=Path(shots) / f"{name}.png", full_page=True)
         assert not pages.overflows_sideways(page), name
+        assert accessible.faults(page) == [], name
 
     return look
 

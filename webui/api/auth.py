@@ -24,7 +24,7 @@ from webui.api.limits import count_request
 from webui.api.scopes import SCOPES, named
 from webui.denials import record_denial
 from webui.services import services
-from webui.session import client_address
+from webui.session import client_address, has_role
 
 _SCHEME = "bearer "
 EXPIRY_HEADER: Final = "X-API-Key-Expires"
@@ -48,7 +48,7 @@ def demand_key() -> None:
     except KeyRefusedError as exc:
         raise _refused(exc) from None
     g.api_user, g.api_key, g.api_scopes = access.user, access.key, set[Scope]()
-    if Role.USER not in access.user.roles:  # 2.
+    if not has_role(access.user, Role.USER):  # 2.
         record_denial(access.user.actor("api", client_address()), "missing_role")
         raise ApiError(403, "missing_role", "The owner of this key does not have the role to use the model.")
     _demand_scope_of_address()  # 3., 4.
@@ -62,9 +62,14 @@ def demand_scope(scope: Scope) -> None:
         ApiError: 403; the refusal is recorded first.
     """
     key: ApiKey = g.api_key
-    if scope not in key.rights.scopes:
+    if not has_scope(key, scope):
         raise _out_of_scope(scope.value, f"This API key lacks the scope {scope.value}, which this request needs.")
     g.api_scopes.add(scope)
+
+
+def has_scope(key: ApiKey, scope: Scope) -> bool:
+    """The rule of every address under /v1; `webui.admin.why` explains it with this function."""
+    return scope in key.rights.scopes
 
 
 def key_permit() -> Permit:
