@@ -50,6 +50,7 @@ SENTENCES: Final[dict[str, Callable[[Any], str]]] = {
     "web.workers": lambda v: f"{v} web worker{'s' if v > 1 else ''} answer{'' if v > 1 else 's'} requests.",
     "web.threads": lambda v: f"Each worker handles {v} requests at once.",
     "web.session_hours": lambda v: f"A sign-in lasts {v:g} hours without use.",
+    "web.attachment_mib": lambda v: f"A file may have up to {v:,} MiB." if v else "No files are taken.",
     "web.cors_origins": lambda v: f"Pages of these origins may call the API: {_listed(v, 'none')}.",
     "api.model_aliases": lambda v: f"Programs may also ask for the model as: {_listed(v, 'no other name')}.",
     "api.response_days": lambda v: f"Programs can read their responses for {v} days." if v else "No response is kept.",
