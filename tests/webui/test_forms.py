@@ -20,7 +20,7 @@ from appliance.people.handovers import HandoverError
 from tests.webui.conftest import PASSWORD, SYSTEM, Browser, Site
 from webui.handover import FIELD
 
-BY_SCRIPT = {"chat"}  # sections whose addresses answer our own scripts, never a form
+BY_SCRIPT = {"chat", "files"}  # sections whose addresses answer our own scripts, never a form
 NEW = "a new and different phrase"
 FORMS: dict[str, list[dict[str, str | list[str]]]] = {
     "auth.sign_in_submit": [{"name": "ada", "password": "wrong"}, {"name": "root", "password": PASSWORD}],

@@ -24,6 +24,7 @@ from webui.allowances import allowance
 from webui.chat import present, turns
 from webui.chat.bodies import Beginning, Branch, Change, Question, read_body
 from webui.chat.lists import list_values
+from webui.chat.parts import last_part
 from webui.chat.reading import facts_of_question, first_read
 from webui.chat.room_words import unread_words
 from webui.compression import compressed
@@ -94,6 +95,24 @@ def new() -> str:
 @compressed
 def conversation(conversation_id: str) -> str:
     return _page(services().conversations.get(demand_user().id, conversation_id))
+
+
+@blueprint.get("/chat/<conversation_id>/earlier")
+@compressed
+def earlier(conversation_id: str) -> Response:
+    """The turns just before a message that a page already shows."""
+    found = services().conversations.get(demand_user().id, conversation_id)
+    shown, _ = turns.shown_messages(services(), demand_user(), found.id)
+    part = last_part(shown, before=request.args.get("before", ""))
+    html = render_template(
+        "_messages.html",
+        messages=[present.page_message(message) for message in part.messages],
+        earlier=part.earlier,
+        unread_before=_unread_before(shown),
+        unread_words=unread_words(first_read(shown)),
+        begins_with=_summed_up(shown),
+    )
+    return jsonify(html=html, earlier=part.earlier)
 
 
 @blueprint.get("/chat/<conversation_id>/print")
@@ -206,8 +225,8 @@ def _page(conversation: Conversation | None) -> str:
     shown, turn = list[StoredMessage](), None
     if conversation is not None:
         shown, turn = turns.shown_messages(services(), demand_user(), conversation.id)
-    messages = [present.page_message(message) for message in shown]
-    unread = first_read(shown)
+    part, unread = last_part(shown), first_read(shown)
+    messages = [present.page_message(message) for message in part.messages]
     if turn is None and shown and shown[-1].role == "user":
         messages.append(present.UNANSWERED)
     return render_template(
@@ -216,12 +235,19 @@ def _page(conversation: Conversation | None) -> str:
         messages=messages,
         turn=turn,
         last=shown[-1].id if shown else None,
-        unread=unread,
+        earlier=part.earlier,
+        unread_before=_unread_before(shown),
         unread_words=unread_words(unread),
         begins_with=_summed_up(shown),
         unavailable=None if shown or _engine_answers() else _NOT_READY,
         **list_values(demand_user(), {"current": conversation.id if conversation else ""}),
     )
+
+
+def _unread_before(shown: Sequence[StoredMessage]) -> str | None:
+    """The first message that the model still reads, if it does not read them all."""
+    unread = first_read(shown)
+    return shown[unread].id if 0 < unread < len(shown) else None
 
 
 def _summed_up(shown: Sequence[StoredMessage]) -> present.SummedUp | None:

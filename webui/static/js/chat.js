@@ -3,6 +3,7 @@
 
 import { Attachments } from "./attachments.js";
 import { QuestionEditor, goTo, showNamed, sourceOf } from "./branches.js";
+import { decorate } from "./code_blocks.js";
 import { Composer } from "./composer.js";
 import { ConversationList } from "./conversations.js";
 import { fragment, hooked, isTyping } from "./dom.js";
@@ -254,13 +255,6 @@ function fail(error) {
     void room.refresh().then(() => { if (!room.isShort) composer.showError(error.message); });
   } else {
     composer.showError(error.message);
-  }
-}
-
-/** Give every block of code its copy button. */
-function decorate() {
-  for (const block of document.querySelectorAll(".prose .code-block")) {
-    if (!block.querySelector("[data-copy-code]")) block.append(fragment(/** @type {HTMLTemplateElement} */ (hooked("data-code-copy")).innerHTML));
   }
 }
 

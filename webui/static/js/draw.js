@@ -3,6 +3,7 @@
 
 import { cloned, fragment, hooked } from "./dom.js";
 import { waitingWords } from "./waiting.js";
+import { Spoken } from "./spoken.js";
 
 /** @typedef {import("./state.js").TurnState} TurnState */
 /** @typedef {import("./types.js").StreamEvent} StreamEvent */
@@ -56,9 +57,11 @@ export class LiveAnswer {
   #thoughts = hooked("data-reasoning-text", this.#element);
   #calls = hooked("data-calls", this.#element);
   #prose = hooked("data-prose", this.#element);
-  #announcer = hooked("data-announcer");
+  #spoken = new Spoken(hooked("data-announcer"));
   #leave = new AbortController();
   #clock;
+  /** The phase that was said last. */
+  #announced = "";
   /** The nodes of each block of the answer. @type {Node[][]} */
   #blocks = [];
   /** @type {HTMLElement[]} */
@@ -111,12 +114,7 @@ export class LiveAnswer {
     if (phase === "thinking") this.#label.textContent = `Thinking${after}`;
     else if (thoughtFor !== null) this.#label.textContent = `Thought for ${Math.max(1, Math.round(thoughtFor / 1000))} s`;
     const words = { thinking: "The model is thinking.", answering: "The model is answering.", stopping: "Stopping.", reconnecting: "The connection is lost." };
-    if (phase in words) this.#announce(words[/** @type {keyof typeof words} */ (phase)]);
-  }
-
-  /** @param {string} words */
-  #announce(words) {
-    if (this.#announcer.textContent !== words) this.#announcer.textContent = words;
+    if (phase in words && phase !== this.#announced) this.#spoken.say(words[/** @type {keyof typeof words} */ (phase)]);
   }
 
   /** @param {{text: string}} event */
@@ -139,6 +137,7 @@ export class LiveAnswer {
         this.#prose.append(...nodes);
       }
     });
+    this.#spoken.hear([...this.#prose.children].map((block) => block.textContent).join("\n"));
   }
 
   /** @param {{index: number, name: string | null, arguments: string}} event */
@@ -157,7 +156,7 @@ export class LiveAnswer {
   /** @param {{html: string, complete: boolean}} event */
   #drawEnd(event) {
     clearInterval(this.#clock);
-    this.#announce(event.complete ? "The answer is complete." : "The answer ended early.");
+    this.#spoken.say(event.complete ? "The answer is complete." : "The answer ended early.");
     this.#replace(event.html);
   }
 

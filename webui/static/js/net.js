@@ -220,6 +220,15 @@ export async function deleteConversation(conversation) {
 }
 
 /**
+ * @param {string} conversation
+ * @param {string} before a message
+ * @returns {Promise<{html: string, earlier: string | null}>} the turns just before it, and what to ask for next
+ */
+export async function earlierTurns(conversation, before) {
+  return (await ask(`/chat/${conversation}/earlier?${new URLSearchParams({ before })}`)).json();
+}
+
+/**
  * @param {string} path an event's page
  * @param {AbortSignal} signal
  * @returns {Promise<string>} what stands in its pane, HTML
