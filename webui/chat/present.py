@@ -15,7 +15,7 @@ from appliance.people.conversations import Conversation, StoredMessage
 from appliance.turns.answer import Facts, Part, Words
 from appliance.turns.events import Done
 from appliance.turns.request import ToolCall
-from webui.rendering import render_markdown
+from webui.rendering import render_markdown, render_question
 
 MAX_TITLE_CHARS = 60
 _DAMAGED = "What is kept of this answer is damaged: somebody has changed the database. Tell your administrator."
@@ -95,7 +95,8 @@ def page_message(message: StoredMessage) -> PageMessage:
         "branch_after": message.siblings[at + 1] if at + 1 < len(message.siblings) else None,
     }
     if message.role != "assistant":
-        return PageMessage(message.id, message.content, source=message.content, files=message.files, **branch)
+        html = render_question(message.content) or ""
+        return PageMessage(message.id, message.content, html, message.content, files=message.files, **branch)
     if not isinstance(message.facts, Facts):
         return page_answer(message.id, Words(message.content), Facts(problem=_DAMAGED), **branch)
     words = Words(message.content, message.reasoning or "", message.tool_calls)

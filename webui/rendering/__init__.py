@@ -9,6 +9,7 @@ was written, with a sentence that says so. Rendered HTML is kept for the next ti
 Does not cover: what the words say, and plain text elsewhere, which enters by Jinja's escaping or `textContent`.
 
     blocks         a whole text, rendered block by block, so that only the tail of a growing answer is sent again
+    questions      what a person typed
     growing        an answer that is still being written
     markdown       how Markdown is read, and the HTML of each block before the cleaner
     emphasis, fences, tables, inline_marks, links, blocks_kept
@@ -23,5 +24,6 @@ Does not cover: what the words say, and plain text elsewhere, which enters by Ji
 
 from webui.rendering.blocks import MAX_MARKDOWN_CHARS, render_blocks, render_markdown
 from webui.rendering.growing import GrowingMarkdown
+from webui.rendering.questions import render_question
 
-__all__ = ["MAX_MARKDOWN_CHARS", "GrowingMarkdown", "render_blocks", "render_markdown"]
+__all__ = ["MAX_MARKDOWN_CHARS", "GrowingMarkdown", "render_blocks", "render_markdown", "render_question"]

@@ -86,7 +86,7 @@ class _Chemistry:
             return False
         self._at += 1
         self._is_new, self._may_follow = True, False
-        if self._out and not self._out[-1].endswith(("\\ ", "\\,", "\\;")):
+        if self._out and not self._out[-1].endswith(("\\ ", "\\,", "\\;", "+", "=")):
             self._out.append("\\ ")
         return True
 
@@ -128,8 +128,11 @@ class _Chemistry:
         found = self._take(re.compile(r"(\+|v|\^|\(v\)|\(\^\)|=|↓|↑)(?=\s|$)")) if self._is_new else None
         if found is None:
             return False
-        signs = {"+": "+", "=": "=", "v": r"\downarrow ", "↓": r"\downarrow "}
-        return self._put("{}" + signs.get(found.group(1).strip("()"), r"\uparrow ") + "{}", new=True)
+        if found.group() in "+=":
+            if self._out and self._out[-1] == "\\ ":
+                self._out.pop()  # the sign has its own space
+            return self._put(found.group(), new=True)
+        return self._put(r"{}\downarrow {}" if found.group().strip("()") in "v↓" else r"{}\uparrow {}", new=True)
 
     def _state(self) -> bool:
         found = self._take(_STATE)

@@ -13,6 +13,7 @@ import { copied } from "./frame.js";
 import * as net from "./net.js";
 import { isThere, readToTheEnd } from "./reading.js";
 import { Room } from "./room.js";
+import { toggleSource } from "./source.js";
 import { TurnState } from "./state.js";
 
 /** What to say after a reload. */
@@ -289,6 +290,7 @@ document.addEventListener("keydown", (event) => {
     n: () => location.assign("/chat"),
     c: () => composer.focus(),
     y: () => last?.click(),
+    s: () => toggleSource(),
     r: () => void regenerate(),
     m: () => list.fileCurrent(),
     g: () => void goOn(),
