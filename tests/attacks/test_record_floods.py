@@ -24,6 +24,8 @@ from appliance.database.tables import recorded_bytes
 from appliance.database.transactions import Database, open_database
 from appliance.people.accounts import Role
 from appliance.people.allowance import DAY_US, EVENT_BYTES, MIB, Allowance, Limits, PromptTooLargeError, QuotaSpentError
+from appliance.people.usage import _KEPT_AFTER
+from appliance.turns.engine import TokenCount
 from appliance.turns.events import AnswerDelta, Started
 from appliance.turns.request import Message, Tool, TurnRequest
 from tests.fakes import FakeEngine, done
@@ -110,7 +112,7 @@ def statements(database: Database) -> Iterator[list[str]]:
     seen: list[str] = []
 
     def note(_c: object, _cursor: object, statement: str, *_: object) -> None:
-        if statement != "BEGIN":
+        if statement != "BEGIN" and "FROM settings" not in statement:  # these are read once in a while, by no request
             seen.append(statement.split()[0])
 
     sa.event.listen(database.engine, "before_cursor_execute", note)
@@ -125,8 +127,8 @@ def test_a_flood_of_strangers_is_two_events_and_costs_one_read_each(site: Site, 
     with statements(site.services.record.database) as seen:
         for _ in range(200):
             assert client.get("/v1/models", headers=header).status_code == 401
-    assert len(seen) <= 200
-    assert set(seen) <= {"SELECT"}
+    assert seen.count("SELECT") <= 200
+    assert seen.count("BEGIN") <= 200 // _KEPT_AFTER  # the page of usage counts refusals, many in one transaction
     record_counts(site.app)
     first, rest = denials(site.services.record)
     assert first.text == "invalid_api_key"
@@ -297,6 +299,7 @@ def chat_headers(browser: Browser) -> dict[str, str]:
 
 
 def test_questions_of_a_conversation_that_is_too_long_are_not_kept(site: Site) -> None:
+    site.engine.answer = lambda _: TokenCount(1, 4096)  # by size alone
     ada = site.add_user("ada")
     browser = site.browser(ada)
     conversation = site.services.conversations.create(ada.id, title="Long")
@@ -311,6 +314,7 @@ def test_questions_of_a_conversation_that_is_too_long_are_not_kept(site: Site) -
 
 def test_questions_whose_answer_nobody_waits_for_are_counted(make_site: MakeSite) -> None:
     site = make_site(**QUOTA)
+    site.engine.answer = lambda _: TokenCount(1, 4096)
     ada = site.add_user("ada")
     browser = site.browser(ada)
     headers, statuses = chat_headers(browser), []
@@ -325,7 +329,7 @@ def test_questions_whose_answer_nobody_waits_for_are_counted(make_site: MakeSite
     assert statuses[-1] == 429
     prompts = [event for event in site.events() if event.header.action == "prompt"]
     assert len(prompts) == statuses.count(200)  # none of the refused questions was asked
-    assert database_bytes(site) - before < 4 * MIB
+    assert database_bytes(site) - before < 8 * MIB  # the text as event and message, two search indexes, SQLite's log
 
 
 def test_conversations_and_keys_are_counted(make_site: MakeSite) -> None:

@@ -66,6 +66,7 @@ def test_what_is_sent_in_one_tab_is_no_draft_in_the_other(chat: Page) -> None:
     other.get_by_label("Your message").press("Enter")
     pages.wait_for_answer(other)
     chat.bring_to_front()
+    expect(chat.get_by_label("You asked")).to_have_count(2)  # by itself
     chat.reload()
     expect_written(chat, "")
     assert "ECHO two" not in stored(chat)

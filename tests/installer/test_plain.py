@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Optional
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from appliance.config import Config
@@ -186,6 +186,7 @@ def test_changed_settings_are_the_same_record_or_the_same_fault(data: Any) -> No
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.sampled_from([place for place in places(body) if place]))
         body = changed(body, at, data.draw(st.sampled_from(["exchange", "remove"])), data.draw(VALUES))
+    assume(r"\ud800" not in repr(body))  # no file of settings can hold it: TOML is UTF-8
     assert repr(told(plain.check, Config, body | PLACES)) == repr(told(checks.check, Config, body | PLACES))
 
 

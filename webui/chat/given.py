@@ -14,6 +14,7 @@ from appliance.people.conversations import (
     StoredMessage,
 )
 from appliance.turns.request import Effort, Message
+from webui.allowances import allowance
 from webui.chat.asking import Asked
 from webui.chat.bodies import Question
 from webui.chat.reading import as_read, check_reads_from, facts_of_question, first_read
@@ -61,6 +62,7 @@ def given_for(service: Services, user: User, asked: Asked, question: Question, f
         facts: of a new question.
     Raises:
         TooLongError: it does not fit. If the engine cannot count now, it decides itself.
+        RefusedError: it has more bytes than any prompt may have, or the day's allowance is spent.
         BadRequestError: the message to read from, or the conversation to sum up, does not exist.
     """
     if asked.goes_on:
@@ -106,6 +108,9 @@ def _summed_up(
 
 
 def _check_fits(user: User, earlier: Sequence[StoredMessage], words: str, effort: Effort) -> None:
+    """Refuse by size first: that costs no counting, and the record has the digest of what was refused."""
+    texts = [*(message.content for message in as_read(earlier)), words]
+    allowance().check_texts(user.id, [text.encode(errors="surrogatepass") for text in texts])
     try:
         room = token_counts().measure(user.id, earlier, words, effort)
     except UncountableError:

@@ -105,7 +105,7 @@ export class Room {
     if (words.textContent !== problem) words.textContent = problem;
     this.#note.hidden = !problem;
     hooked("data-room-ways").hidden = !room?.sums_up;
-    this.#leaveOut.textContent = room?.leave_out?.words ?? "";
     this.#leaveOut.hidden = !room?.leave_out;
+    if (room?.leave_out) this.#leaveOut.textContent = room.leave_out.words;
   }
 }
