@@ -5,9 +5,13 @@ The supervisor keeps both ends of each.
 
 from __future__ import annotations
 
+import array
 import os
 import select
 import socket
+from typing import Final
+
+RING_BYTE: Final = b"\x01"  # what comes with the descriptor
 
 
 class Doorbell:
@@ -33,6 +37,24 @@ class Doorbell:
         for new, old in zip(_pair(), (self.web_end, self.engine_end), strict=True):
             with new:
                 os.dup2(new.fileno(), old.fileno(), inheritable=False)
+
+
+def ring(doorbell: socket.socket) -> socket.socket:
+    """Hand one end of a new pair to whoever answers the doorbell. The value is our end; the caller closes it.
+
+    Raises:
+        BlockingIOError: the doorbell's queue is full.
+        OSError: somebody shut the doorbell, or too many descriptors are under way.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with theirs:  # socket.send_fds takes flags and ignores them, so a full queue would block
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [theirs.fileno()]))]
+            doorbell.sendmsg([RING_BYTE], rights, socket.MSG_DONTWAIT)
+    except OSError:
+        ours.close()
+        raise
+    return ours
 
 
 def is_shut(doorbell: socket.socket) -> bool:

@@ -6,7 +6,6 @@ may have taken the reader over.
 
 from __future__ import annotations
 
-import array
 import socket
 import time
 from typing import Protocol
@@ -21,8 +20,8 @@ from appliance.attachments.wire import (
     longest_answer_bytes,
 )
 from appliance.audit.event import check_storable
+from appliance.doorbell import ring
 
-RING_BYTE = b"\x01"
 _RECEIVE_BYTES = 256 * 1024
 _TIMEOUT_S = 90.0  # for one file to have its turn and be read; the reader ends each after `Bounds.whole_s`
 
@@ -45,7 +44,7 @@ class FileReader:
         """The text of a file, or why there is none."""
         request = encode(ReadRequest(name, len(data), max_chars))
         try:
-            with self._ring() as stream:
+            with ring(self._doorbell) as stream:
                 return self._exchange(stream, request, data, max_chars)
         except TimeoutError:
             return Refusal("out_of_time")
@@ -53,17 +52,6 @@ class FileReader:
             return Refusal("reader_busy")
         except (OSError, ValueError, WireError):
             return Refusal("reader_ended")
-
-    def _ring(self) -> socket.socket:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            with theirs:
-                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [theirs.fileno()]))]
-                self._doorbell.sendmsg([RING_BYTE], rights, socket.MSG_DONTWAIT)
-        except OSError:
-            ours.close()
-            raise
-        return ours
 
     def _exchange(self, stream: socket.socket, request: bytes, data: bytes, max_chars: int) -> ReadFile | Refusal:
         deadline_s = time.monotonic() + self._timeout_s

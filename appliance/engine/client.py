@@ -11,13 +11,13 @@ pair.
 
 from __future__ import annotations
 
-import array
 import socket
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 
-from appliance.engine.wire import DOORBELL_BYTE, MAX_LINE_BYTES, ProtocolError, Record, StatusRequest, decode, encode
+from appliance.doorbell import ring
+from appliance.engine.wire import MAX_LINE_BYTES, ProtocolError, Record, StatusRequest, decode, encode
 from appliance.turns.engine import Answered, EngineUnavailableError, Question, Status
 from appliance.turns.events import Done, Failed, Queued, TurnEvent, Waiting, failed
 from appliance.turns.request import TurnRequest
@@ -104,11 +104,8 @@ class EngineClient:
             ProtocolError: the request is too long.
         """
         line = encode(request)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        ours = ring(self._doorbell)
         try:
-            with theirs:
-                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [theirs.fileno()]))]
-                self._doorbell.sendmsg([DOORBELL_BYTE], rights, socket.MSG_DONTWAIT)
             ours.settimeout(timeout_s)
             ours.sendall(line)
         except OSError:

@@ -1,10 +1,9 @@
 """What travels between a web worker and the engine process, and the lines in which it does.
 
-A worker makes a Unix socket pair for each turn and sends one end through the supervisor's doorbell (a
-``SOCK_SEQPACKET`` pair) with SCM_RIGHTS and the one payload byte ``DOORBELL_BYTE``. The turn's own pair (a stream)
-carries JSON objects in UTF-8, one per line: first the request, then events until ``Done`` or ``Failed``. If the worker
-closes its end, the turn is cancelled; if the engine closes its end early, the engine has died. A line has at most
-``MAX_LINE_BYTES``.
+A worker makes a Unix socket pair for each turn and sends one end through the supervisor's doorbell
+(`appliance.doorbell.ring`). The pair is a stream and carries JSON objects in UTF-8, one per line: first the request,
+then events until ``Done`` or ``Failed``. If the worker closes its end, the turn is cancelled; if the engine closes its
+end early, the engine has died. A line has at most ``MAX_LINE_BYTES``.
 
 This module is pure: it turns records into lines and lines into records, and opens nothing.
 """
@@ -39,7 +38,6 @@ from appliance.turns.events import (
 from appliance.turns.request import TurnRequest
 from appliance.turns.typed import checked
 
-DOORBELL_BYTE = b"\x01"
 MAX_LINE_BYTES = 16 * 1024 * 1024
 
 

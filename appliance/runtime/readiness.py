@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from appliance.engine.wire import DOORBELL_BYTE, ProtocolError, StatusRequest, decode, encode
+from appliance.doorbell import ring
+from appliance.engine.wire import ProtocolError, StatusRequest, decode, encode
 from appliance.runtime.one_way import one_way_pipe
 from appliance.turns.engine import Status
 
@@ -131,16 +132,14 @@ class EngineProbe:
             return False
 
     def _ask(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        ours.setblocking(False)
-        ours.send(encode(StatusRequest()))
         try:
-            with theirs:
-                socket.send_fds(self._doorbell, [DOORBELL_BYTE], [theirs.fileno()], socket.MSG_DONTWAIT)
-        except OSError:  # the queue is full, somebody shut it, or too many descriptors are under way
-            ours.close()
-        else:
-            self._ours, self._received = ours, b""
+            ours = ring(self._doorbell)
+        except OSError:  # the next call asks again
+            return
+        ours.setblocking(False)
+        with contextlib.suppress(ConnectionError):  # the next call reads the end
+            ours.send(encode(StatusRequest()))
+        self._ours, self._received = ours, b""
 
 
 class EnginePulse:

@@ -12,11 +12,12 @@ from datetime import date
 
 import pytest
 
+from appliance.doorbell import RING_BYTE
 from appliance.engine import harmony
 from appliance.engine.client import EngineClient
 from appliance.engine.harmony import ALL_TOKENS, START, Vocabulary, _short_parts, render_prompt
 from appliance.engine.token_questions import MOST_OF_ONE_PERSON, MOST_WAITING
-from appliance.engine.wire import DOORBELL_BYTE, decode, encode
+from appliance.engine.wire import decode, encode
 from appliance.turns.engine import CountRequest, Question, TextRequest, TokenCount, Tokens, TokensRequest, TokenText
 from appliance.turns.events import Done, Failed
 from appliance.turns.request import Message, Tool
@@ -120,7 +121,7 @@ class Held:
         """Ask without waiting for the answer."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs:
-            socket.send_fds(self.served.web, [DOORBELL_BYTE], [theirs.fileno()])
+            socket.send_fds(self.served.web, [RING_BYTE], [theirs.fileno()])
         ours.sendall(encode(question))
         ours.settimeout(HELD_S)
         return ours

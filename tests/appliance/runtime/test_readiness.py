@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -12,6 +13,7 @@ import pytest
 from appliance.engine.wire import encode
 from appliance.runtime.readiness import EnginePulse, processor_time_s
 from appliance.turns.engine import Status
+from tests.waiting import HELD_S
 
 LIMIT_S = 60.0
 
@@ -100,6 +102,17 @@ def test_a_doorbell_that_somebody_shut_is_silence_and_no_error(engine: Engine, h
     felt(engine)
     engine.theirs.shutdown(how)
     assert any(engine.look(121))
+
+
+def test_a_full_doorbell_does_not_hold_the_one_who_watches(engine: Engine) -> None:
+    """A worker can fill the queue of a doorbell that nobody answers."""
+    with suppress(BlockingIOError):
+        while True:
+            engine.ours.send(b"x", socket.MSG_DONTWAIT)
+    looking = threading.Thread(target=engine.look, args=(3,), daemon=True)
+    looking.start()
+    looking.join(HELD_S)
+    assert not looking.is_alive()
 
 
 def test_an_answer_without_an_end_is_none(engine: Engine) -> None:
