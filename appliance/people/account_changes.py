@@ -10,6 +10,8 @@ and one-time links and, unless the person chose otherwise, API keys. Disabling e
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,9 +20,18 @@ import sqlalchemy as sa
 from appliance.audit.event import Action, Actor, Content, NewEvent
 from appliance.audit.log import AuditLog
 from appliance.database.tables import api_keys, sessions, users
-from appliance.database.transactions import as_datetime
+from appliance.database.transactions import as_datetime, now_us
 from appliance.people.links import end_links, make_link
-from appliance.people.users import AccountError, Role, User, check_free, check_not_last_admin, checked_roles, join_roles
+from appliance.people.users import (
+    AccountError,
+    Role,
+    User,
+    check_free,
+    check_not_last_admin,
+    check_still_admin,
+    checked_roles,
+    join_roles,
+)
 
 _MAX_DISPLAY_NAME_CHARS: Final = 100
 
@@ -38,6 +49,25 @@ class Transaction:
         """Record one event; ``words`` that are empty are left out."""
         text = "; ".join(word for word in words if word)
         self.record.append_in(self.connection, NewEvent(self.by, action, subject=subject, content=Content(text)))
+
+
+@contextmanager
+def open_change(record: AuditLog, by: Actor, *, clock_us: Callable[[], int] = now_us) -> Iterator[Transaction]:
+    """A transaction of one change and its events."""
+    with record.database.write(serial=True) as connection:
+        yield Transaction(connection, record, by, clock_us())
+
+
+@contextmanager
+def open_admin_change(record: AuditLog, by: Actor, *, clock_us: Callable[[], int] = now_us) -> Iterator[Transaction]:
+    """The same for what only an administrator may change.
+
+    Raises:
+        NoLongerAdminError: the one who acts is no administrator any more.
+    """
+    with open_change(record, by, clock_us=clock_us) as change:
+        check_still_admin(change.connection, by)
+        yield change
 
 
 def insert_user(

@@ -8,14 +8,14 @@ All that work on the same accounts share one store, and so the places for hashin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from appliance.audit.event import Actor
 from appliance.audit.log import AuditLog
 from appliance.database.transactions import Database, now_us
-from appliance.people.account_changes import Transaction
+from appliance.people.account_changes import Transaction, open_admin_change, open_change
 from appliance.people.passwords import Passwords
 
 
@@ -31,8 +31,10 @@ class AccountStore:
     def database(self) -> Database:
         return self.record.database
 
-    @contextmanager
-    def change(self, by: Actor) -> Iterator[Transaction]:
+    def change(self, by: Actor) -> AbstractContextManager[Transaction]:
         """A transaction of one change and its events."""
-        with self.database.write(serial=True) as connection:
-            yield Transaction(connection, self.record, by, self.clock_us())
+        return open_change(self.record, by, clock_us=self.clock_us)
+
+    def admin_change(self, by: Actor) -> AbstractContextManager[Transaction]:
+        """As `open_admin_change`."""
+        return open_admin_change(self.record, by, clock_us=self.clock_us)

@@ -10,8 +10,7 @@ the roles of the link, which the record names.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 import sqlalchemy as sa
 
@@ -20,7 +19,6 @@ from appliance.database.damaged_rows import Rows
 from appliance.database.tables import users
 from appliance.people import links
 from appliance.people.account_changes import (
-    Transaction,
     apply_disable,
     apply_enable,
     apply_roles,
@@ -39,7 +37,6 @@ from appliance.people.users import (
     User,
     UserNotFoundError,
     active_admins,
-    check_still_admin,
     checked_name,
     checked_roles,
     find_user,
@@ -95,7 +92,7 @@ class Accounts:
         """
         name, wanted = checked_name(name), checked_roles(roles)
         encoded = None if password is None else self._hashed(password, name)
-        with self._change_by_admin(by) as change:
+        with self._store.admin_change(by) as change:
             why = check_alone(
                 change.connection, Change("create", None, name, frozenset(), wanted), by, now_us=change.now_us
             )
@@ -108,7 +105,7 @@ class Accounts:
             NoLongerAdminError: the one who asks is no administrator any more.
             AccountError: it is the last administrator's.
         """
-        with self._change_by_admin(by) as change:
+        with self._store.admin_change(by) as change:
             apply_disable(change, find_user(change.connection, users.c.id == user_id))
 
     def enable(self, user_id: str, *, by: Actor) -> None:
@@ -118,7 +115,7 @@ class Accounts:
             NoLongerAdminError: the one who asks is no administrator any more.
             SecondNeededError: another administrator must confirm it.
         """
-        with self._change_by_admin(by) as change:
+        with self._store.admin_change(by) as change:
             user = find_user(change.connection, users.c.id == user_id)
             wanted = Change("enable", user.id, user.name, user.roles, user.roles)
             apply_enable(change, user, why=check_alone(change.connection, wanted, by, now_us=change.now_us))
@@ -132,7 +129,7 @@ class Accounts:
             SecondNeededError: another administrator must confirm it.
         """
         wanted = checked_roles(roles)
-        with self._change_by_admin(by) as change:
+        with self._store.admin_change(by) as change:
             user = find_user(change.connection, users.c.id == user_id)
             if user.roles != wanted:
                 asked = Change("roles", user.id, user.name, user.roles, wanted, end_keys)
@@ -170,7 +167,7 @@ class Accounts:
             AccountError: the account is disabled.
             SecondNeededError: another administrator must confirm it.
         """
-        with self._change_by_admin(by) as change:
+        with self._store.admin_change(by) as change:
             user = find_user(change.connection, users.c.id == user_id)
             asked = Change("link", user.id, user.name, user.roles, user.roles)
             return give_link(change, user, why=check_alone(change.connection, asked, by, now_us=change.now_us))
@@ -214,12 +211,6 @@ class Accounts:
             vouched_by = None if link.made_by == user.id else link.made_by
             replace_password(change, user, encoded, end_keys=end_keys, vouched_by=vouched_by)
         return user
-
-    @contextmanager
-    def _change_by_admin(self, by: Actor) -> Iterator[Transaction]:
-        with self._store.change(by) as change:
-            check_still_admin(change.connection, by)
-            yield change
 
     def _link(self, connection: sa.Connection, token: str) -> Link:
         link = links.find_link(connection, token, now_us=self._store.clock_us())

@@ -33,7 +33,6 @@ from appliance.people.users import (
     able_admins,
     active_admins,
     check_free,
-    check_still_admin,
     checked_name,
     find_user,
     join_roles,
@@ -187,8 +186,7 @@ class Approvals:
 
     @contextmanager
     def _transaction(self, by: Actor) -> Iterator[Transaction]:
-        with self._store.change(by) as change:
-            check_still_admin(change.connection, by)
+        with self._store.admin_change(by) as change:
             _expire(change)
             yield change
 

@@ -24,10 +24,10 @@ from appliance.audit.event import Actor
 from appliance.audit.log import AuditLog
 from appliance.database.tables import people_groups
 from appliance.database.transactions import now_us
-from appliance.people.account_changes import Transaction, give_link, insert_user
+from appliance.people.account_changes import Transaction, give_link, insert_user, open_admin_change
 from appliance.people.four_eyes import Change, SecondNeededError, check_alone
 from appliance.people.groups import join_group
-from appliance.people.users import AccountError, Role, check_free, check_still_admin, checked_name
+from appliance.people.users import AccountError, Role, check_free, checked_name
 
 MOST_PEOPLE: Final = 500
 _COLUMNS: Final = 4
@@ -100,10 +100,8 @@ def add_people(
         NoLongerAdminError: the one who asks is no administrator any more.
         BulkError: a name is taken, a group is not there, or a line needs a second administrator.
     """
-    with record.database.write(serial=True) as connection:
-        check_still_admin(connection, by)
-        change = Transaction(connection, record, by, clock_us())
-        groups = {row.name: row.id for row in connection.execute(sa.select(people_groups))}
+    with open_admin_change(record, by, clock_us=clock_us) as change:
+        groups = {row.name: row.id for row in change.connection.execute(sa.select(people_groups))}
         reasons, faults = _judged(change, people, groups.keys())
         if faults:
             raise BulkError(faults)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,8 +18,8 @@ from appliance.audit.event import Actor
 from appliance.audit.log import AuditLog
 from appliance.database.tables import group_members, people_groups, quotas, users
 from appliance.database.transactions import now_us
-from appliance.people.account_changes import Transaction
-from appliance.people.users import AccountError, User, check_still_admin, find_user
+from appliance.people.account_changes import Transaction, open_admin_change
+from appliance.people.users import AccountError, User, find_user
 
 MAX_GROUPS: Final = 200
 _MAX_NAME_CHARS: Final = 64
@@ -63,13 +64,13 @@ class Groups:
 
     def create(self, name: str, *, by: Actor) -> Group:
         """Raises: AccountError: the name is taken or not a name, or there are too many groups."""
-        with self._record.database.write(serial=True) as connection:
-            return create_group(self._change(connection, by), name)
+        with self._change(by) as change:
+            return create_group(change, name)
 
     def remove(self, group_id: str, *, by: Actor) -> None:
         """Remove a group; its members stay as they are otherwise."""
-        with self._record.database.write(serial=True) as connection:
-            change = self._change(connection, by)
+        with self._change(by) as change:
+            connection = change.connection
             name = _name_of(connection, group_id)
             of_group = sa.and_(quotas.c.kind == "group", quotas.c.holder_id == group_id)
             connection.execute(quotas.delete().where(of_group))
@@ -82,8 +83,8 @@ class Groups:
         Raises:
             AccountError: there is no such person or group.
         """
-        with self._record.database.write(serial=True) as connection:
-            change = self._change(connection, by)
+        with self._change(by) as change:
+            connection = change.connection
             user, wanted = find_user(connection, users.c.id == user_id), set(group_ids)
             before = set(group_ids_of(connection, user_id))
             for group_id in sorted(wanted - before):
@@ -99,9 +100,8 @@ class Groups:
             mine = set(group_ids_of(connection, user_id))
         return [group for group in self.list_groups() if group.id in mine]
 
-    def _change(self, connection: sa.Connection, by: Actor) -> Transaction:
-        check_still_admin(connection, by)
-        return Transaction(connection, self._record, by, self._clock_us())
+    def _change(self, by: Actor) -> AbstractContextManager[Transaction]:
+        return open_admin_change(self._record, by, clock_us=self._clock_us)
 
 
 def create_group(change: Transaction, name: str) -> Group:

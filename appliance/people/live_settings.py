@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, Literal
@@ -21,8 +22,8 @@ from appliance.audit.log import AuditLog
 from appliance.config import Config, ConfigError, parse_config, settings_by_section
 from appliance.database.tables import settings
 from appliance.database.transactions import as_datetime, as_number, now_us, read_setting, write_setting
-from appliance.people.account_changes import Transaction
-from appliance.people.users import AccountError, check_still_admin
+from appliance.people.account_changes import Transaction, open_admin_change
+from appliance.people.users import AccountError
 
 _PREFIX: Final = "live:"
 Kind = Literal["text", "number", "flag"]
@@ -93,8 +94,8 @@ class LiveSettings:
             AccountError: the setting cannot be changed here, or cannot have this value.
         """
         value = self._value(name, text)
-        with self._record.database.write(serial=True) as connection:
-            change = self._change(connection, by)
+        with self._change(by) as change:
+            connection = change.connection
             before = self._standing(connection, name)
             if before == value:
                 return
@@ -109,17 +110,16 @@ class LiveSettings:
             NoLongerAdminError, AccountError: as `choose`.
         """
         _live(name)
-        with self._record.database.write(serial=True) as connection:
-            change = self._change(connection, by)
+        with self._change(by) as change:
+            connection = change.connection
             if read_setting(connection, _PREFIX + name) is None:
                 return
             before, after = self._standing(connection, name), getattr(self._file, field_of(name))
             write_setting(connection, _PREFIX + name, None)
             change.note("setting_changed", name, f"{_shown(before)} -> {_shown(after)}, as in the file")
 
-    def _change(self, connection: sa.Connection, by: Actor) -> Transaction:
-        check_still_admin(connection, by)
-        return Transaction(connection, self._record, by, self._clock_us())
+    def _change(self, by: Actor) -> AbstractContextManager[Transaction]:
+        return open_admin_change(self._record, by, clock_us=self._clock_us)
 
     def _standing(self, connection: sa.Connection, name: str) -> Any:
         stored = read_setting(connection, _PREFIX + name)

@@ -6,8 +6,8 @@ in the same transaction. Ending access needs no second administrator; giving it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -17,9 +17,9 @@ from appliance.audit.event import Actor
 from appliance.audit.log import AuditLog
 from appliance.database.tables import api_keys, sessions, users
 from appliance.database.transactions import now_us
-from appliance.people.account_changes import Transaction
+from appliance.people.account_changes import Transaction, open_admin_change
 from appliance.people.links import Invitation, open_links, withdraw_link
-from appliance.people.users import AccountError, check_still_admin, find_user
+from appliance.people.users import AccountError, find_user
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,8 @@ class Oversight:
             change.note("link_withdrawn", name)
             return name
 
-    @contextmanager
-    def _change(self, by: Actor) -> Iterator[Transaction]:
-        with self._record.database.write(serial=True) as connection:
-            check_still_admin(connection, by)
-            yield Transaction(connection, self._record, by, self._clock_us())
+    def _change(self, by: Actor) -> AbstractContextManager[Transaction]:
+        return open_admin_change(self._record, by, clock_us=self._clock_us)
 
 
 def _open_link(link: Invitation, name: str, is_invitation: bool) -> OpenLink:

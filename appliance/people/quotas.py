@@ -17,9 +17,9 @@ from appliance.audit.event import Actor
 from appliance.audit.log import AuditLog
 from appliance.database.tables import people_groups, quotas, users
 from appliance.database.transactions import now_us
-from appliance.people.account_changes import Transaction
+from appliance.people.account_changes import open_admin_change
 from appliance.people.groups import group_ids_of
-from appliance.people.users import AccountError, check_still_admin
+from appliance.people.users import AccountError
 
 Kind = Literal["person", "group", "everybody"]
 Of = Literal["tokens_per_day", "requests_per_day", "concurrent_turns"]
@@ -83,8 +83,8 @@ class Quotas:
         """
         check_quota(quota)
         mine = sa.and_(quotas.c.kind == kind, quotas.c.holder_id == holder_id)
-        with self._record.database.write(serial=True) as connection:
-            check_still_admin(connection, by)
+        with open_admin_change(self._record, by, clock_us=self._clock_us) as change:
+            connection = change.connection
             name = _name_of(connection, kind, holder_id)
             row = connection.execute(sa.select(quotas).where(mine)).one_or_none()
             before = Quota() if row is None else _quota_of(row)
@@ -94,7 +94,6 @@ class Quotas:
             if quota != Quota():
                 limits = {one.name: getattr(quota, one.name) for one in fields(Quota)}
                 connection.execute(quotas.insert().values(kind=kind, holder_id=holder_id, **limits))
-            change = Transaction(connection, self._record, by, self._clock_us())
             change.note("quota_changed", name, f"{kind}: {before.words()} -> {quota.words()}")
 
     def of_people(self) -> set[str]:
