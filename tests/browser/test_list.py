@@ -48,6 +48,7 @@ def test_scrolling_brings_the_older_ones_under_one_heading(signed_in: Page) -> N
 
 def test_a_conversation_is_filed_by_keyboard_and_found_by_its_view(signed_in: Page) -> None:
     signed_in.get_by_role("link", name="talk 119", exact=True).click()
+    signed_in.wait_for_url("**/chat/*")  # the page before has the same link, and no conversation to file
     signed_in.get_by_role("link", name="Northgate").focus()
     signed_in.keyboard.press("m")
     dialog = signed_in.get_by_role("dialog", name="Folder and tags")
