@@ -18,8 +18,8 @@ def clean_name(given: str) -> str:
     """
     last = re.split(r"[/\\]", given)[-1]
     shown = "".join(one if unicodedata.category(one)[0] != "C" else "" for one in re.sub(r"\s", " ", last))
-    name = " ".join(shown.split()).strip(".") and " ".join(shown.split())
-    if not name:
+    name = " ".join(shown.split())
+    if not name.strip("."):
         return _NAMELESS
     if len(name) <= LONGEST_CHARS:
         return name

@@ -68,16 +68,15 @@ class Attachments:
     def __init__(self, database: Database, *, clock_us: Callable[[], int] = now_us) -> None:
         self._database, self._clock_us = database, clock_us
 
-    def add(self, user_id: str, name: str, data: bytes, read: ReadFile, *, tokens: int | None) -> Attachment:
-        """Keep a file that waits for its question.
+    def add(self, user_id: str, facts: FileFacts, data: bytes, text: str, *, tokens: int | None) -> Attachment:
+        """Keep a file that waits for its question, with what was read of it.
 
         Raises:
             TooManyWaitingError: too many wait already.
         """
-        facts = facts_of(name, data, read)
         row = {
             "id": secrets.token_hex(8), "user_id": user_id, "conversation_id": None, "tokens": tokens,
-            "created_us": self._clock_us(), "facts": _values(facts), "text": read.text, "data": data,
+            "created_us": self._clock_us(), "facts": asdict(facts), "text": text, "data": data,
         }  # fmt: skip
         with self._database.write() as connection:
             self._remove_old(connection)
@@ -198,10 +197,6 @@ def _attachment(row: Any) -> Attachment:
 
 def _with_text(row: sa.Row[Any]) -> AttachmentText:
     return AttachmentText(row.id, _facts(row.facts), row.tokens, row.conversation_id, row.text)
-
-
-def _values(facts: FileFacts) -> dict[str, Any]:
-    return asdict(facts)
 
 
 def _facts(stored: Any) -> FileFacts:

@@ -13,6 +13,7 @@ from werkzeug.test import TestResponse
 
 from appliance.attachments.wire import ReadFile
 from appliance.audit.details.exchange import ConversationExported
+from appliance.people.attachments import facts_of
 from tests.webui.conftest import MakeSite, Site
 from tests.webui.test_chat import Chat
 from webui.chat.exports import file_name
@@ -129,8 +130,8 @@ def test_json_has_every_branch_and_can_be_read_again(chat: Chat, conversation: s
 
 def test_an_export_names_the_files_of_a_question_by_their_digests(chat: Chat) -> None:
     made, data = chat.create(), b"a,b\n1,2\n"
-    attachments = chat.site.services.attachments
-    file = attachments.add(chat.user.id, "<table>.csv", data, ReadFile("csv", data.decode()), tokens=4)
+    facts = facts_of("<table>.csv", data, ReadFile("csv", data.decode()))
+    file = chat.site.services.attachments.add(chat.user.id, facts, data, data.decode(), tokens=4)
     chat.ask(made, "What is in it?", files=[file.id])
     digest = hashlib.sha256(data).hexdigest()
     said = f"The file <table>.csv went with this question. Its SHA-256 is {digest}."

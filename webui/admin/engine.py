@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -13,16 +14,17 @@ from appliance.audit.details.site import ApplianceStarted
 from appliance.audit.log import Event
 from appliance.audit.rows import load_events
 from appliance.database.tables import audit_events
-from appliance.database.transactions import as_datetime
+from appliance.database.transactions import as_datetime, as_us
 from appliance.people.allowance import DAY_US
 from appliance.people.usage import Figures
-from appliance.people.usage_report import usage_lines
+from appliance.people.usage_report import Line, usage_lines
 from appliance.release_facts import load_facts
 from appliance.turns.engine import EngineUnavailableError, Status
 from webui.admin.routes import STATUS_TIMEOUT_S, blueprint
 from webui.allowances import usage_of
 from webui.services import Services, services
 
+_SPANS: Final = (1, 7, 30)  # days
 _STARTS: Final = 200  # the newest that are looked at
 GIB: Final = 1 << 30
 
@@ -64,7 +66,7 @@ def engine() -> Response:
     status = _status(service)
     page = render_template(
         "admin_engine.html", engine=status, memory=None if status is None else memory_of(status), gib=GIB,
-        speeds=[speed(service, days) for days in (1, 7, 30)], served=served_releases(service),
+        speeds=speeds_of(service), served=served_releases(service),
         facts=load_facts(service.config.release_dir),
     )  # fmt: skip
     return make_response(page)
@@ -85,11 +87,15 @@ def memory_of(status: Status) -> Memory:
     return Memory(found.get("resident_bytes"), found.get("cache_bytes"), share)
 
 
-def speed(service: Services, days: int) -> Speed:
-    """The speed of the answers of so many days, today included, from the facts of their events."""
+def speeds_of(service: Services) -> list[Speed]:
+    """The speed of the answers of `_SPANS` days, today included, from the facts of their events."""
     usage_of(current_app).keep()
-    today = int(service.clock().timestamp() * 1_000_000) // DAY_US
-    lines = usage_lines(service.record.database, "day", today - days + 1, today)
+    today = as_us(service.clock()) // DAY_US
+    lines = usage_lines(service.record.database, "day", today - max(_SPANS) + 1, today)
+    return [_speed(days, [line for line in lines if int(line.name) > today - days]) for days in _SPANS]
+
+
+def _speed(days: int, lines: Sequence[Line]) -> Speed:
     used = sum((line.figures for line in lines), Figures())
     decode_us = used.whole_us - used.first_us
     return Speed(

@@ -8,6 +8,7 @@ from typing import Any, Final, cast, get_args
 
 from flask import Response, current_app, make_response, render_template, request, url_for
 
+from appliance.database.transactions import as_us
 from appliance.people.allowance import DAY_US
 from appliance.people.usage import Figures
 from appliance.people.usage_report import By, Line, usage_lines
@@ -88,7 +89,7 @@ def _filled(lines: Sequence[Line], span: int) -> list[Line]:
 
 
 def _today() -> int:
-    return int(services().clock().timestamp() * 1_000_000) // DAY_US
+    return as_us(services().clock()) // DAY_US
 
 
 def _day_of(days_since_1970: str) -> str:

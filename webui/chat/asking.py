@@ -38,10 +38,16 @@ class Asked:
 
 
 def asked_of(
-    conversations: Conversations, conversation: Conversation, question: Question, attachments: Attachments
+    conversations: Conversations,
+    conversation: Conversation,
+    shown: list[StoredMessage],
+    question: Question,
+    attachments: Attachments,
 ) -> Asked:
     """Where a turn stands that asks this question now.
 
+    Args:
+        shown: the branch of the conversation that is shown.
     Raises:
         AttachmentNotFoundError: a file is not this person's, or belongs to another conversation.
         BadRequestError: there is no question to ask again, or no answer to continue.
@@ -55,7 +61,6 @@ def asked_of(
         if question.files is not None:
             files = attachments.take(conversation.user_id, conversation.id, question.files)
         return Asked(branch[:-1], question.text, files=files)
-    shown = conversations.messages(conversation.user_id, conversation.id)
     if question.regenerate:
         history = _until_last_question(shown)
         return Asked(history, None, files=history[-1].files)

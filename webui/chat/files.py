@@ -61,10 +61,11 @@ def attach() -> ResponseReturnValue:
     data = _body(name)
     allowance().check_texts(user.id, [])
     read = _read(user.id, name, data)
-    tokens = _tokens(user.id, name, data, read)
+    facts = facts_of(name, data, read)
+    tokens = _tokens(user.id, AttachedText(facts, read.text))
     allowance().spend_bytes(user.id, len(data) + len(read.text.encode()))
     try:
-        kept = services().attachments.add(user.id, name, data, read, tokens=tokens)
+        kept = services().attachments.add(user.id, facts, data, read.text, tokens=tokens)
     except TooManyWaitingError as exc:
         raise TooManyError("too_many_files", str(exc), "Send or remove some of them first.") from exc
     return jsonify(shown(kept)), 201
@@ -136,13 +137,13 @@ def _read(user_id: str, name: str, data: bytes) -> ReadFile:
     return answer
 
 
-def _tokens(user_id: str, name: str, data: bytes, read: ReadFile) -> int | None:
+def _tokens(user_id: str, file: AttachedText) -> int | None:
     """How many tokens the model reads of the file; None while no engine can count.
 
     Raises:
         TooLargeError: alone it is too much for the model.
     """
-    block = with_files("", [AttachedText(facts_of(name, data, read), read.text)])
+    block, name = with_files("", [file]), file.facts.name
     asked = replace(new_request(user_id, (Message("user", block),)), form="text")
     try:
         found = services().engine.ask(CountRequest(asked), timeout_s=_COUNT_TIMEOUT_S)

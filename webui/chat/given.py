@@ -6,13 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from appliance.people.accounts import User
-from appliance.people.conversations import (
-    Conversation,
-    ConversationNotFoundError,
-    Conversations,
-    QuestionFacts,
-    StoredMessage,
-)
+from appliance.people.conversations import ConversationNotFoundError, QuestionFacts, StoredMessage
 from appliance.turns.request import Effort, Message
 from webui.allowances import allowance
 from webui.chat.asking import Asked
@@ -41,16 +35,13 @@ class Given:
     facts: QuestionFacts
 
 
-def check_seen(conversations: Conversations, conversation: Conversation, question: Question) -> None:
-    """Refuse a question from a page that has not seen the conversation's last message.
+def check_seen(shown: Sequence[StoredMessage], question: Question) -> None:
+    """Refuse a question from a page that has not seen the last of the messages that are shown now.
 
     Raises:
         ConflictError: the conversation has gone on elsewhere, or this question has come before.
     """
-    if question.last is None:
-        return
-    shown = conversations.messages(conversation.user_id, conversation.id)
-    if question.last != (shown[-1].id if shown else ""):
+    if question.last is not None and question.last != (shown[-1].id if shown else ""):
         words = "This conversation has gone on since this page showed it, in another tab or on another machine."
         raise ConflictError("gone_on", words, "Your question was not sent. Read what is new, then send it if you like.")
 
@@ -78,15 +69,17 @@ def given_for(service: Services, user: User, asked: Asked, question: Question, f
     read: Sequence[StoredMessage] = earlier[first_read(earlier, facts.reads_from) :]
     if facts.sums_up is not None:
         read = _summed_up(service, user, facts.sums_up, words, question.effort)
-    _check_fits(user, read, words, question.effort)
-    return Given((*as_read(read), Message("user", words)), facts)
+    messages = (*as_read(read), Message("user", words))
+    _check_fits(user, read, messages, words, question.effort)
+    return Given(messages, facts)
 
 
 def _continued(user: User, history: Sequence[StoredMessage], effort: Effort) -> Given:
     """The messages up to the answer that is continued."""
     read = history[first_read(history) :]
-    _check_fits(user, read, "", effort)
-    return Given(as_read(read), QuestionFacts())
+    messages = as_read(read)
+    _check_fits(user, read, messages, "", effort)
+    return Given(messages, QuestionFacts())
 
 
 def _summed_up(
@@ -107,10 +100,15 @@ def _summed_up(
     return read[start or 0 :]
 
 
-def _check_fits(user: User, earlier: Sequence[StoredMessage], words: str, effort: Effort) -> None:
-    """Refuse by size first: that costs no counting, and the record has the digest of what was refused."""
-    texts = [*(message.content for message in as_read(earlier)), words]
-    allowance().check_texts(user.id, [text.encode(errors="surrogatepass") for text in texts])
+def _check_fits(
+    user: User, earlier: Sequence[StoredMessage], messages: Sequence[Message], words: str, effort: Effort
+) -> None:
+    """Refuse by size first: that costs no counting, and the record has the digest of what was refused.
+
+    Args:
+        messages: the earlier ones and the words, as the model reads them.
+    """
+    allowance().check_texts(user.id, [message.content.encode(errors="surrogatepass") for message in messages])
     try:
         room = token_counts().measure(user.id, earlier, words, effort)
     except UncountableError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from flask import Blueprint, Response, jsonify, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
@@ -108,9 +108,7 @@ def earlier(conversation_id: str) -> Response:
         "_messages.html",
         messages=[present.page_message(message) for message in part.messages],
         earlier=part.earlier,
-        unread_before=_unread_before(shown),
-        unread_words=unread_words(first_read(shown)),
-        begins_with=_summed_up(shown),
+        **_notes_between(shown),
     )
     return jsonify(html=html, earlier=part.earlier)
 
@@ -225,7 +223,7 @@ def _page(conversation: Conversation | None) -> str:
     shown, turn = list[StoredMessage](), None
     if conversation is not None:
         shown, turn = turns.shown_messages(services(), demand_user(), conversation.id)
-    part, unread = last_part(shown), first_read(shown)
+    part = last_part(shown)
     messages = [present.page_message(message) for message in part.messages]
     if turn is None and shown and shown[-1].role == "user":
         messages.append(present.UNANSWERED)
@@ -236,18 +234,18 @@ def _page(conversation: Conversation | None) -> str:
         turn=turn,
         last=shown[-1].id if shown else None,
         earlier=part.earlier,
-        unread_before=_unread_before(shown),
-        unread_words=unread_words(unread),
-        begins_with=_summed_up(shown),
+        **_notes_between(shown),
         unavailable=None if shown or _engine_answers() else _NOT_READY,
         **list_values(demand_user(), {"current": conversation.id if conversation else ""}),
     )
 
 
-def _unread_before(shown: Sequence[StoredMessage]) -> str | None:
-    """The first message that the model still reads, if it does not read them all."""
+def _notes_between(shown: Sequence[StoredMessage]) -> dict[str, Any]:
+    """What `_messages.html` says between messages: before which one the model begins to read, if it does not read them
+    all, and with whose summary the conversation begins."""
     unread = first_read(shown)
-    return shown[unread].id if 0 < unread < len(shown) else None
+    before = shown[unread].id if 0 < unread < len(shown) else None
+    return {"unread_before": before, "unread_words": unread_words(unread), "begins_with": _summed_up(shown)}
 
 
 def _summed_up(shown: Sequence[StoredMessage]) -> present.SummedUp | None:

@@ -57,8 +57,9 @@ def ask(
     effort = question.effort
     about = About(service.model.id, service.release.version, effort)
     with service.turns.claim(user.id, conversation.id) as place:
-        check_seen(service.conversations, conversation, question)
-        asked = asked_of(service.conversations, conversation, question, service.attachments)
+        shown = service.conversations.messages(user.id, conversation.id)
+        check_seen(shown, question)
+        asked = asked_of(service.conversations, conversation, shown, question, service.attachments)
         history, text, begun = asked.history, asked.text, asked.begun
         given = given_for(service, user, asked, question, facts)
         engine = permitted(service.engine, session_permit(Role.USER))

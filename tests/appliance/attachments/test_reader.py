@@ -22,6 +22,7 @@ from appliance.attachments.wire import longest_answer_bytes
 from appliance.isolation.landlock import FILES_ABI, landlock_abi
 from tests.appliance.attachments.documents import packed, paragraph, pdf, spreadsheet, word
 from tests.appliance.supervised import RECORDER, Site, command_line, supervised
+from tests.conftest import require
 
 MAX_CHARS = 50_000
 # A web worker that hands what is posted to the reader, and answers with what came back.
@@ -214,8 +215,8 @@ def test_the_process_holds_one_socket_and_one_pipe(taken: Site) -> None:
     assert len(json.loads(dare(taken, "sockets()")["sockets()"])) == 2
 
 
-@pytest.mark.skipif(landlock_abi() < FILES_ABI, reason="the kernel has no Landlock")
 def test_before_its_first_file_it_reaches_no_file_of_the_site(tmp_path_factory: pytest.TempPathFactory) -> None:
+    require(landlock_abi() >= FILES_ABI, "a kernel with Landlock")
     code = (
         """
 import os, sys

@@ -21,23 +21,13 @@ from appliance.people.quotas import Quota, Quotas
 from appliance.people.turn_places import QuotaReachedError, TurnPlaces
 from appliance.people.usage import Usage
 from appliance.people.users import AccountError, NoLongerAdminError, User
+from tests.appliance.people.test_key_use import NOON_US, Clock
 from tests.fakes import done
 from tests.waiting import HELD_S
 from tests.webui.conftest import FAST_PASSWORDS, PASSWORD
 
 ROOT = Actor("", "root", "cli")
-NOON_US = 20_000 * DAY_US + DAY_US // 2
 ANSWER = Content("x", FinishedAnswer(conversation=None, reasoning="", tool_calls=(), done=done()))  # 27 tokens
-
-
-class Clock:
-    """A clock that stands still until it is set."""
-
-    def __init__(self) -> None:
-        self.us = NOON_US
-
-    def __call__(self) -> int:
-        return self.us
 
 
 @pytest.fixture

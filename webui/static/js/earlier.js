@@ -2,6 +2,7 @@
 // The earlier turns of a long conversation: they come when the reader scrolls up to them, and the text that is being read
 // stays where it is. The browser's own search finds what has come; the link here leads to all of it on one page.
 
+import { showNamed } from "./branches.js";
 import { decorate } from "./code_blocks.js";
 import { fragment, hooked } from "./dom.js";
 import * as net from "./net.js";
@@ -52,9 +53,7 @@ async function loadNamed() {
   const name = location.hash.slice(1);
   if (!name.startsWith("message-")) return;
   while (above.dataset.earlier && !document.getElementById(name)) await load();
-  const named = document.getElementById(name);
-  named?.scrollIntoView({ block: "start" });
-  named?.focus({ preventScroll: true });
+  showNamed();
 }
 
 if (above.dataset.earlier) {

@@ -33,7 +33,6 @@ export class Importing {
   constructor(onDone) {
     this.#onDone = onDone;
     hooked("data-import-open").addEventListener("click", () => this.#open());
-    hooked("data-import-close").addEventListener("click", () => this.#dialog.close());
     hooked("data-import-form").addEventListener("submit", (event) => {
       event.preventDefault();
       const file = this.#file.files?.[0];

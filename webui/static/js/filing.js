@@ -12,7 +12,6 @@ export class Filing {
 
   /** @param {(id: string, filed: {folder: string, tags: string[]}) => void} onSave */
   constructor(onSave) {
-    hooked("data-filing-cancel").addEventListener("click", () => this.#dialog.close());
     hooked("data-filing-form").addEventListener("submit", (event) => {
       event.preventDefault();
       this.#dialog.close();
