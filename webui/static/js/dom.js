@@ -14,6 +14,16 @@ export function hooked(hook, within = document) {
 }
 
 /**
+ * What scrolls the conversation: its column, or on a low screen the column and the composer together.
+ * It changes when the window is resized or zoomed, so ask each time.
+ * @returns {HTMLElement}
+ */
+export function scrollArea() {
+  const column = hooked("data-scroll");
+  return getComputedStyle(column).overflowY === "visible" ? /** @type {HTMLElement} */ (column.parentElement) : column;
+}
+
+/**
  * Nodes of HTML written by webui/rendering or a template of ours.
  * @param {string} html
  */

@@ -1,7 +1,7 @@
 // @ts-check
 // Draws the turn in progress from what TurnState tells. Text enters through textContent, HTML only as the server made it.
 
-import { cloned, fragment, hooked } from "./dom.js";
+import { cloned, fragment, hooked, scrollArea } from "./dom.js";
 import { waitingWords } from "./waiting.js";
 import { Spoken } from "./spoken.js";
 
@@ -12,21 +12,22 @@ const AT_BOTTOM_PX = 48;
 
 /** The scrolling column: follows new text only while the reader is at the bottom. */
 export class Column {
-  #area = hooked("data-scroll");
   #below = hooked("data-below");
 
   constructor() {
-    this.#area.addEventListener("scroll", () => { if (this.#atBottom()) this.#below.hidden = true; }, { passive: true });
+    const look = () => { if (this.#atBottom()) this.#below.hidden = true; };
+    document.addEventListener("scroll", look, { passive: true, capture: true }); // of whichever element scrolls
     this.#below.addEventListener("click", () => this.toBottom());
   }
 
   /** Take the focus, so that keys scroll and shortcuts work. */
   focus() {
-    this.#area.focus({ preventScroll: true });
+    scrollArea().focus({ preventScroll: true });
   }
 
   toBottom() {
-    this.#area.scrollTop = this.#area.scrollHeight;
+    const area = scrollArea();
+    area.scrollTop = this.#end() - area.clientHeight;
     this.#below.hidden = true;
   }
 
@@ -42,7 +43,13 @@ export class Column {
   }
 
   #atBottom() {
-    return this.#area.scrollHeight - this.#area.scrollTop - this.#area.clientHeight < AT_BOTTOM_PX;
+    const area = scrollArea();
+    return this.#end() - area.scrollTop - area.clientHeight < AT_BOTTOM_PX;
+  }
+
+  /** Where the text ends, in pixels from the beginning of what scrolls; the composer may follow. */
+  #end() {
+    return hooked("data-scroll").scrollHeight;
   }
 }
 

@@ -4,24 +4,31 @@
 
 import { showNamed } from "./branches.js";
 import { decorate } from "./code_blocks.js";
-import { fragment, hooked } from "./dom.js";
+import { fragment, hooked, scrollArea } from "./dom.js";
 import * as net from "./net.js";
 
 const AHEAD = "1200px 0px 0px 0px"; // so far above the visible part, the next turns are asked for
 
-const area = hooked("data-scroll");
 const turns = hooked("data-turns");
 const above = hooked("data-earlier");
 const words = hooked("data-earlier-words");
 let isLoading = false;
+/** @type {IntersectionObserver | undefined} */
+let nearing;
 
-const nearing = new IntersectionObserver((entries) => { if (entries.some((one) => one.isIntersecting)) void loadOn(); },
-  { root: area, rootMargin: AHEAD });
+/** Tell, at once and from now on, when the beginning of what is shown is near. */
+function watch() {
+  nearing?.disconnect();
+  nearing = new IntersectionObserver((entries) => { if (entries.some((one) => one.isIntersecting)) void loadOn(); },
+    { root: scrollArea(), rootMargin: AHEAD });
+  nearing.observe(above);
+}
 
 /** Draw one more part above. */
 async function load() {
   const before = above.dataset.earlier ?? "";
   const { html, earlier } = await net.earlierTurns(hooked("data-chat").dataset.chat ?? "", before);
+  const area = scrollArea();
   const fromBottom = area.scrollHeight - area.scrollTop;
   turns.prepend(fragment(html));
   above.dataset.earlier = earlier ?? "";
@@ -44,8 +51,7 @@ async function loadOn() {
   } finally {
     isLoading = false;
   }
-  nearing.unobserve(above);
-  nearing.observe(above); // tells at once whether it is still near
+  watch();
 }
 
 /** A message that the address names is looked for in the earlier turns. */
@@ -60,5 +66,5 @@ if (above.dataset.earlier) {
   hooked("data-earlier-more").addEventListener("click", () => void loadOn());
   if (location.hash && !document.getElementById(location.hash.slice(1))) void loadNamed();
   // Not before the page stands at its end: at the top, where it begins, everything would be near.
-  requestAnimationFrame(() => requestAnimationFrame(() => nearing.observe(above)));
+  requestAnimationFrame(() => requestAnimationFrame(watch));
 }
