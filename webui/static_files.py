@@ -3,7 +3,8 @@
     /static/3f0c..a1/js/chat.js        immutable, for a year
 
 The second part is the digest of all files together. Modules and style sheets name each other by relative addresses,
-which then lead to files of the same release. All files are read and compressed when the application is made; nothing
+which then lead to files of the same release. A font for formulae stands among them, which comes from a package, since
+no file of others is kept in this project. All files are read and compressed when the application is made; nothing
 is read from the disk for a request, and no name in an address becomes a path.
 
 A page of another release, from before an update, is led to the present file, and nothing keeps that answer.
@@ -17,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,8 +30,9 @@ from webui.errors import NotFoundError
 _DIRECTORY: Final = Path(__file__).parent / "static"
 _YEAR_S: Final = 365 * 24 * 3600
 IMMUTABLE: Final = f"public, max-age={_YEAR_S}, immutable"
-_TYPES: Final = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
-_COMPRESSED: Final = frozenset(_TYPES.values())  # fonts and pictures are compressed already
+_TYPES: Final = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".ttf": "font/ttf"}
+_COMPRESSED: Final = frozenset(_TYPES.values())  # pictures are compressed already
+MATH_FONT: Final = "fonts/STIXTwoMath-Regular.ttf"  # under the SIL Open Font License, which the font itself names
 _DIGEST_CHARS: Final = 16
 
 
@@ -52,13 +55,14 @@ class StaticFiles:
 
 @cache
 def read_static_files(directory: Path = _DIRECTORY) -> StaticFiles:
-    """Read and compress every file."""
+    """Read and compress every file, and the font."""
+    paths = {path.relative_to(directory).as_posix(): path for path in directory.rglob("*") if path.is_file()}
+    paths[MATH_FONT] = Path(str(distribution("ziamath").locate_file(f"ziamath/{MATH_FONT}")))  # without importing it
     state, files = sha256(), dict[str, StaticFile]()
-    for path in sorted(directory.rglob("*")):
-        if path.is_file():
-            name, content = path.relative_to(directory).as_posix(), path.read_bytes()
-            state.update(f"{name}\0{len(content)}\0".encode() + content)
-            files[name] = _static_file(path.suffix, content)
+    for name, path in sorted(paths.items()):
+        content = path.read_bytes()
+        state.update(f"{name}\0{len(content)}\0".encode() + content)
+        files[name] = _static_file(path.suffix, content)
     return StaticFiles(state.hexdigest()[:_DIGEST_CHARS], files)
 
 

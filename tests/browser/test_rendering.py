@@ -109,3 +109,22 @@ def test_diagrams_and_drawings_are_code_and_nothing_runs(signed_in: Page, watche
     expect(prose.locator("svg:not(.icon), img, script, iframe")).to_have_count(0)
     assert signed_in.title() != "attacked"
     watched.assert_clean()
+
+
+FONT = """async () => {
+  await document.fonts.ready;
+  return [...document.fonts].find((font) => font.family.includes("Formulae")).status;
+}"""
+
+
+def test_the_first_formula_brings_a_font_whose_signs_grow(signed_in: Page) -> None:
+    answer_to(signed_in, "It costs $5 and $6.")
+    assert signed_in.evaluate(FONT) == "unloaded"
+    answer = answer_to(signed_in, r"$$\left( \frac{\frac{a}{b}}{\frac{c}{d}} \right)$$")
+    fraction = answer.locator("mfrac").first
+    expect(fraction).to_be_visible()
+    assert signed_in.evaluate(FONT) == "loaded"
+    heights = [
+        found.evaluate("one => one.getBoundingClientRect().height") for found in (answer.locator("mo").first, fraction)
+    ]
+    assert heights[0] > 0.9 * heights[1]

@@ -10,7 +10,7 @@ import pytest
 
 from appliance.people.accounts import Role
 from tests.webui.conftest import Site
-from webui.static_files import read_static_files
+from webui.static_files import IMMUTABLE, MATH_FONT, read_static_files
 
 STATIC = Path(__file__).parents[2] / "webui" / "static"
 GZIP = {"Accept-Encoding": "br, gzip"}
@@ -120,3 +120,11 @@ def test_a_compressed_page_repeats_nothing_of_its_request(site: Site) -> None:
         client.set_cookie("other", "Xyzzy4")
         page = gzip.decompress(client.get(f"{address}?a=Xyzzy5&q=Xyzzy6&current=xyzzy7", headers=headers).data)
         assert b"yzzy" not in page
+
+
+def test_the_font_for_formulae_is_served_and_has_what_makes_signs_grow(site: Site) -> None:
+    font = site.browser().get(f"/static/{read_static_files().digest}/{MATH_FONT}")
+    assert (font.status_code, font.mimetype, font.headers["Cache-Control"]) == (200, "font/ttf", IMMUTABLE)
+    tables = {font.data[at : at + 4] for at in range(12, 12 + 16 * int.from_bytes(font.data[4:6], "big"), 16)}
+    assert b"MATH" in tables  # OpenType, "Organization of an OpenType font"
+    assert "SIL Open Font License".encode("utf-16-be") in font.data
