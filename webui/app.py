@@ -9,6 +9,7 @@ import webui.admin.sections
 import webui.api.routes
 import webui.chat.exchange
 import webui.chat.files
+import webui.chat.marking
 import webui.chat.room
 import webui.chat.room_routes
 import webui.chat.routes

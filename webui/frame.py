@@ -8,6 +8,7 @@ from flask import Blueprint, Response, request, url_for
 
 from appliance.audit.checkpoint import integrity
 from appliance.people.accounts import Role
+from webui.markings import known_markings, site_banner
 from webui.review.present.integrity import PageIntegrity, page_integrity
 from webui.services import services
 from webui.session import current_user
@@ -35,14 +36,16 @@ class Section:
 @blueprint.app_context_processor
 def frame() -> dict[str, object]:
     user = current_user() if request.blueprint != "api" else None
+    banner = site_banner(services().config, known_markings()) if request.blueprint != "api" else None
     if user is None:
-        return {"user": None, "sections": [], "integrity": None}
+        return {"user": None, "sections": [], "integrity": None, "banner": banner}
     sections = [
         Section(title, icon, url_for(endpoint), request.blueprint == endpoint.partition(".")[0])
         for role, title, icon, endpoint in _SECTIONS
         if role in user.roles
     ]
-    return {"user": user, "sections": sections, "integrity": _integrity() if Role.REVIEWER in user.roles else None}
+    badge = _integrity() if Role.REVIEWER in user.roles else None
+    return {"user": user, "sections": sections, "integrity": badge, "banner": banner}
 
 
 def _integrity() -> PageIntegrity:

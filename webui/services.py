@@ -20,9 +20,11 @@ from appliance.people.accounts import Accounts
 from appliance.people.api_keys import ApiKeys
 from appliance.people.approvals import Approvals
 from appliance.people.attachments import Attachments
+from appliance.people.conversation_markings import ConversationMarkings
 from appliance.people.conversations import Conversations
 from appliance.people.groups import Groups
 from appliance.people.handovers import Handovers
+from appliance.people.markings import Markings
 from appliance.people.oversight import Oversight
 from appliance.people.quotas import Quotas
 from appliance.people.responses import Responses
@@ -68,6 +70,14 @@ class Services:
     @property
     def groups(self) -> Groups:
         return Groups(self.record)
+
+    @property
+    def markings(self) -> Markings:
+        return Markings(self.record)
+
+    @property
+    def conversation_markings(self) -> ConversationMarkings:
+        return ConversationMarkings(self.record.database, self.record)
 
     @property
     def quotas(self) -> Quotas:

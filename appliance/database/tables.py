@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import TSVECTOR
 
 from appliance.database.stored_values import check_what_is_read
 
-SCHEMA = "0011"  # the revision that `metadata` is, the newest in migrations/versions
+SCHEMA = "0012"  # the revision that `metadata` is, the newest in migrations/versions
 
 
 def storable(text: str) -> str:
@@ -219,6 +219,15 @@ links = sa.Table(
     sa.Column("made_by", _Text),
 )  # fmt: skip
 
+# What a site's conversations can be marked as (people/markings.py); the level 0 is the lowest.
+markings = sa.Table(
+    "markings", metadata,
+    sa.Column("id", _Text, primary_key=True),
+    sa.Column("name", _Text, nullable=False, unique=True),
+    sa.Column("level", sa.Integer, nullable=False),
+    sa.Column("style", _Text, nullable=False),
+)  # fmt: skip
+
 conversations = sa.Table(
     "conversations", metadata,
     sa.Column("id", _Text, primary_key=True),
@@ -230,6 +239,7 @@ conversations = sa.Table(
     sa.Column("leaf_id", _Text),  # the last message of the branch that is shown
     sa.Column("archived_us", sa.BigInteger),  # None: it is in the list
     sa.Column("folder", _Text),  # None: it lies in none
+    sa.Column("marking_id", _Text),  # None: not set
     sa.Index("conversations_by_user", "user_id", "updated_us"),
 )  # fmt: skip
 
@@ -268,6 +278,7 @@ attachments = sa.Table(
     sa.Column("facts", sa.JSON, nullable=False),
     sa.Column("text", _Text, nullable=False),
     sa.Column("data", sa.LargeBinary, nullable=False),
+    sa.Column("marking_id", _Text),  # None: that of its conversation
 )  # fmt: skip
 
 message_attachments = sa.Table(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -50,6 +50,7 @@ class Attachment:
     facts: FileFacts
     tokens: int | None
     conversation_id: str | None
+    marking_id: str | None = field(default=None, kw_only=True)  # None: it has that of its conversation
 
 
 @dataclass(frozen=True)
@@ -68,15 +69,21 @@ class Attachments:
     def __init__(self, database: Database, *, clock_us: Callable[[], int] = now_us) -> None:
         self._database, self._clock_us = database, clock_us
 
-    def add(self, user_id: str, facts: FileFacts, data: bytes, text: str, *, tokens: int | None) -> Attachment:
+    def add(
+        self, user_id: str, facts: FileFacts, data: bytes, text: str, *, tokens: int | None,
+        marking_id: str | None = None,
+    ) -> Attachment:  # fmt: skip
         """Keep a file that waits for its question, with what was read of it.
 
+        Args:
+            marking_id: one of the site's markings; None leaves the file with that of its conversation.
         Raises:
             TooManyWaitingError: too many wait already.
         """
         row = {
             "id": secrets.token_hex(8), "user_id": user_id, "conversation_id": None, "tokens": tokens,
             "created_us": self._clock_us(), "facts": asdict(facts), "text": text, "data": data,
+            "marking_id": marking_id,
         }  # fmt: skip
         with self._database.write() as connection:
             self._remove_old(connection)
@@ -84,7 +91,7 @@ class Attachments:
             if (connection.scalar(waiting) or 0) >= MOST_WAITING:
                 raise TooManyWaitingError
             connection.execute(attachments.insert().values(row))
-        return Attachment(str(row["id"]), facts, tokens, None)
+        return Attachment(str(row["id"]), facts, tokens, None, marking_id=marking_id)
 
     def waiting(self, user_id: str) -> list[Attachment]:
         """The files that wait for their question, oldest first."""
@@ -176,7 +183,9 @@ def facts_of(name: str, data: bytes, read: ReadFile) -> FileFacts:
     )  # fmt: skip
 
 
-_LISTED: Final = sa.select(attachments.c.id, attachments.c.facts, attachments.c.tokens, attachments.c.conversation_id)
+_LISTED: Final = sa.select(
+    attachments.c.id, attachments.c.facts, attachments.c.tokens, attachments.c.conversation_id, attachments.c.marking_id
+)
 
 
 def _waiting(user_id: str) -> tuple[sa.ColumnElement[bool], ...]:
@@ -192,11 +201,12 @@ def _one(connection: sa.Connection, user_id: str, attachment_id: str, *more: sa.
 
 
 def _attachment(row: Any) -> Attachment:
-    return Attachment(row.id, _facts(row.facts), row.tokens, row.conversation_id)
+    return Attachment(row.id, _facts(row.facts), row.tokens, row.conversation_id, marking_id=row.marking_id)
 
 
 def _with_text(row: sa.Row[Any]) -> AttachmentText:
-    return AttachmentText(row.id, _facts(row.facts), row.tokens, row.conversation_id, row.text)
+    facts = _facts(row.facts)
+    return AttachmentText(row.id, facts, row.tokens, row.conversation_id, row.text, marking_id=row.marking_id)
 
 
 def _facts(stored: Any) -> FileFacts:

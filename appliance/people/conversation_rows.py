@@ -18,7 +18,7 @@ from appliance.people.messages import ConversationNotFoundError
 
 @dataclass(frozen=True)
 class Conversation:
-    """One entry of the list of conversations. ``folder`` is empty where it lies in none."""
+    """One entry of the list. ``folder`` is empty where it lies in none; ``marking_id`` None: not set."""
 
     id: str
     user_id: str
@@ -28,6 +28,7 @@ class Conversation:
     updated_at: datetime
     archived: bool = False
     folder: str = ""
+    marking_id: str | None = None
 
 
 class ConversationDamagedError(ApplianceError):
@@ -67,4 +68,6 @@ def conversation_of(row: sa.Row[Any]) -> Conversation:
     if not (isinstance(row.title, str) and isinstance(row.id, str) and isinstance(folder, str)):
         raise TypeError("an id, a title or a folder that is no text")
     pinned, archived = bool(row.pinned), row.archived_us is not None
-    return Conversation(row.id, row.user_id, row.title, pinned, created_at, updated_at, archived, folder)
+    return Conversation(
+        row.id, row.user_id, row.title, pinned, created_at, updated_at, archived, folder, row.marking_id
+    )

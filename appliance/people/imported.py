@@ -34,7 +34,8 @@ class ImportedTree:
     """A conversation. Each message comes after its parent.
 
     ``source`` names who claims to have written the answers. ``shown`` is the place of the last message of the branch to
-    show. ``left_out`` counts messages that were not taken: those of tools, instructions, and empty ones.
+    show. ``left_out`` counts messages that were not taken: those of tools, instructions, and empty ones. ``marking`` is
+    what the file says of it; the site may know no such marking.
     """
 
     title: str
@@ -44,6 +45,7 @@ class ImportedTree:
     left_out: int = 0
     created_us: int | None = None
     updated_us: int | None = None
+    marking: str = ""
 
     @property
     def transcript(self) -> str:

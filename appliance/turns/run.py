@@ -73,19 +73,21 @@ class Turn(Iterator[TurnEvent]):
 
 def run_turn(
     record: AuditLog, engine: Engine, actor: Actor, request: TurnRequest, *, conversation_id: str | None,
-    allowance: Bounds | None = None, files: tuple[FileFacts, ...] = (), clock_s: Callable[[], float] = time.monotonic,
+    allowance: Bounds | None = None, files: tuple[FileFacts, ...] = (), marking: str | None = None,
+    clock_s: Callable[[], float] = time.monotonic,
 ) -> Turn:  # fmt: skip
     """Run one turn; its events end with ``Done`` or ``Failed``. Close the result when you stop listening early.
 
     Args:
         allowance: what the person who asks, and the key, may use; None leaves the turn unlimited and uncounted.
         files: those that went with the question; the request has their text.
+        marking: the name of the conversation's marking, "" if it is not set; None if there are none.
     Raises:
         RefusedError: the prompt is too large to be answered, or the day's allowance is spent. Nothing is recorded or
             run.
     """
     leave = None if allowance is None else allowance.check(actor.user_id, request)
-    turn = Turn(_Run(record, engine, actor, request, conversation_id, allowance, files, clock_s, leave))
+    turn = Turn(_Run(record, engine, actor, request, conversation_id, allowance, files, marking, clock_s, leave))
     if leave is not None:
         weakref.finalize(turn, leave, later=True)  # a turn that is dropped before it began has no other end
     return turn
@@ -102,6 +104,7 @@ class _Run:
     conversation_id: str | None
     allowance: Bounds | None
     files: tuple[FileFacts, ...]
+    marking: str | None
     clock_s: Callable[[], float]
     leave: Leave | None = None  # gives back the place that the allowance gave the turn
     answer: Answer = field(default_factory=Answer)
@@ -118,7 +121,7 @@ class _Run:
             return Failed("record_failed", f"{refusal} Tell your administrator.")
         try:
             process = self.record.database.presence.own_id()  # if it dies, interrupted.py closes the turn
-            prompt = _prompt_event(self.actor, self.request, self.conversation_id, process, self.files)
+            prompt = _prompt_event(self.actor, self.request, self.conversation_id, process, self.files, self.marking)
             self.prompt_event = self.record.append(prompt).sequence
             self._spend(prompt)
         except (ValueError, RecursionError) as exc:
@@ -200,7 +203,8 @@ def _outcome(end: Done | Failed | None, *, is_abandoned: bool) -> Outcome:
 
 
 def _prompt_event(
-    actor: Actor, request: TurnRequest, conversation_id: str | None, process: str, files: tuple[FileFacts, ...]
+    actor: Actor, request: TurnRequest, conversation_id: str | None, process: str, files: tuple[FileFacts, ...],
+    marking: str | None,
 ) -> NewEvent:  # fmt: skip
     """The prompt event; its text is what people and tools have said since the previous answer."""
     messages = request.messages
@@ -215,6 +219,7 @@ def _prompt_event(
         index=INDEX_VERSION,
         process=process,
         files=files,
+        marking=marking,
     )
     return NewEvent(actor, "prompt", "ok", request.id, Content("\n\n".join(said), details))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.people.markings import STYLES
 from webui.frame import words_on
 
 STATIC = Path(__file__).parents[2] / "webui" / "static" / "css"
@@ -66,6 +67,14 @@ def test_controls_and_the_focus_ring_can_be_seen(line: str, ground: str, theme: 
 @pytest.mark.parametrize("colour", ["#000000", "#ffffff", "#1b6e3c", "#b91c1c", "#fce83a", "#757575", "#ff8c00"])
 def test_the_banner_can_be_read_on_any_colour(colour: str) -> None:
     assert contrast(colour, words_on(colour)) >= TEXT_CONTRAST
+
+
+def test_every_marking_can_be_read_on_its_colour() -> None:
+    css = (STATIC / "tokens.css").read_text()
+    styles = re.findall(r"\.banner-(\w+) \{ --banner: (#\w{6}); --on-banner: (#\w{6}); \}", css)
+    assert {name for name, _, _ in styles} == set(STYLES)
+    for name, ground, words in styles:
+        assert contrast(ground, words) >= TEXT_CONTRAST, name
 
 
 def test_every_token_that_is_used_is_defined() -> None:

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from webui.admin import bulk, engine, groups, people, quotas, settings, standing, usage, why
+from webui.admin import bulk, engine, groups, markings, people, quotas, settings, standing, usage, why
 from webui.admin.routes import blueprint
 
-__all__ = ["blueprint", "bulk", "engine", "groups", "people", "quotas", "settings", "standing", "usage", "why"]
+__all__ = [
+    "blueprint",
+    "bulk",
+    "engine",
+    "groups",
+    "markings",
+    "people",
+    "quotas",
+    "settings",
+    "standing",
+    "usage",
+    "why",
+]

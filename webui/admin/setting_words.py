@@ -16,7 +16,9 @@ SENTENCES: Final[dict[str, Callable[[Any], str]]] = {
     "site.name": lambda v: f"Every page carries the name “{v}”.",
     "site.address": lambda v: f"People reach the site at: {_listed(v, 'any address, because none is set')}.",
     "site.banner_text": lambda v: (
-        f"Every page has the banner “{v}” at top and bottom." if v else "No page has a banner."
+        f"Every page has the banner “{v}” at top and bottom, unless the site has markings."
+        if v
+        else "No page has a banner, unless the site has markings."
     ),
     "site.banner_colour": lambda v: f"The banner has the colour {v}." if v else "The banner has the pages' own colour.",
     "listen.host": lambda v: f"The appliance listens on the address {v}.",

@@ -19,6 +19,7 @@ from webui.chat.imports import parse_file
 from webui.chat.imports.nodes import UnusableConversation, UnusableError
 from webui.chat.routes import blueprint, demand_room
 from webui.errors import BadRequestError, NotFoundError
+from webui.markings import conversation_banner, known_markings
 from webui.services import services
 from webui.serving.limits import MAX_BODY_BYTES
 from webui.session import current_actor, demand_user
@@ -33,7 +34,8 @@ def export(conversation_id: str, form: str) -> Response:
     service, user = services(), demand_user()
     found = service.conversations.get(user.id, conversation_id)
     branch = service.conversations.messages(user.id, found.id)
-    said = Export(service.config.site_name, service.config.banner_text, user.name, service.clock())
+    banner = conversation_banner(service.config, known_markings(), found.marking_id)
+    said = Export(service.config.site_name, banner.words if banner else None, user.name, service.clock())
     if known == "json":
         tree = service.conversations.tree(user.id, found.id)
         data, count = exports.as_json(found, tree, branch[-1] if branch else None, said), len(tree)
@@ -76,7 +78,14 @@ def _take_in(tree: ImportedTree, sha256: str) -> dict[str, Any]:
     allowance().check_texts(user.id, [])
     made, content = services().conversations.take_in(user.id, tree, sha256=sha256, by=current_actor())
     allowance().spend(user.id, content)
-    return {"id": made.id, "title": made.title, "messages": len(tree.messages), "left_out": tree.left_out}
+    service = services()
+    marking = service.conversation_markings.known_as(tree.marking) if tree.marking else None
+    service.conversation_markings.inherit(made.id, marking, cause=f"a file from {tree.source}", by=current_actor())
+    unknown = tree.marking if marking is None and known_markings() else ""
+    return {
+        "id": made.id, "title": made.title, "messages": len(tree.messages), "left_out": tree.left_out,
+        "marking": marking.name if marking else None, "unknown_marking": unknown or None,
+    }  # fmt: skip
 
 
 def _attachment(name: str) -> str:

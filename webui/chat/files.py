@@ -19,12 +19,15 @@ from appliance.attachments.words import form_words, notes_of, refusal_words, siz
 from appliance.people.accounts import Role
 from appliance.people.allowance import MIB
 from appliance.people.attachments import Attachment, AttachmentNotFoundError, TooManyWaitingError, facts_of
+from appliance.people.conversation_markings import marking_of
+from appliance.people.markings import MarkingError, one_of
 from appliance.turns.engine import CountRequest, EngineUnavailableError, TokenCount
 from appliance.turns.events import Failed
 from appliance.turns.request import Message, new_request
 from webui.allowances import allowance
 from webui.chat.file_places import Places
 from webui.errors import BadRequestError, NotFoundError, TooLargeError, TooManyError, UnavailableError, respond
+from webui.markings import known_markings
 from webui.review.present.unseen import visible
 from webui.services import services
 from webui.session import demand_role, demand_user
@@ -57,6 +60,7 @@ def waiting() -> Response:
 def attach() -> ResponseReturnValue:
     """Take a file in. It then waits for its question."""
     user, name = demand_user(), clean_name(request.args.get("name", ""))
+    marking = _marking(name, request.args.get("marking", ""))
     _demand_room(name)
     data = _body(name)
     allowance().check_texts(user.id, [])
@@ -65,7 +69,7 @@ def attach() -> ResponseReturnValue:
     tokens = _tokens(user.id, AttachedText(facts, read.text))
     allowance().spend_bytes(user.id, len(data) + len(read.text.encode()))
     try:
-        kept = services().attachments.add(user.id, facts, data, read.text, tokens=tokens)
+        kept = services().attachments.add(user.id, facts, data, read.text, tokens=tokens, marking_id=marking)
     except TooManyWaitingError as exc:
         raise TooManyError("too_many_files", str(exc), "Send or remove some of them first.") from exc
     return jsonify(shown(kept)), 201
@@ -99,11 +103,24 @@ def original(file_id: str) -> Response:
 
 def shown(file: Attachment) -> dict[str, Any]:
     """A file as pages show it."""
-    facts = file.facts
+    facts, marking = file.facts, None
+    if file.marking_id is not None:
+        marking = marking_of(known_markings(), file.marking_id)
     return {
         "id": file.id, "name": facts.name, "size": size_words(facts.size_bytes), "what": ", ".join(form_words(facts)),
         "tokens": file.tokens, "notes": notes_of(facts), "address": url_for("files.show", file_id=file.id),
+        "marking": None if marking is None else marking.name,
     }  # fmt: skip
+
+
+def _marking(name: str, marking_id: str) -> str | None:
+    """The marking that a person chose for a file; None leaves it with that of its conversation."""
+    if not marking_id:
+        return None
+    try:
+        return one_of(known_markings(), marking_id).id
+    except MarkingError as exc:
+        raise BadRequestError("no_such_marking", f"{_said(name)} {exc}", "Load the page again, and choose.") from exc
 
 
 def _demand_room(name: str) -> None:

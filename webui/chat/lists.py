@@ -8,6 +8,7 @@ from typing import Any
 from appliance.people.accounts import User
 from appliance.people.conversation_list import PAGE, View
 from webui.chat.present import grouped
+from webui.markings import known_markings
 from webui.services import services
 
 
@@ -34,6 +35,7 @@ def list_values(user: User, asked: Mapping[str, str]) -> dict[str, Any]:
     return {
         "groups": grouped(page.items, services().clock().astimezone()),
         "more": page.more,
+        "markings": {one.id: one for one in known_markings()},
         "labels": lists.labels(user.id),
         "current": asked.get("current", ""),
         "search": asked.get("q", ""),

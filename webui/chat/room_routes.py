@@ -18,7 +18,7 @@ from webui.chat.room_words import leave_out_words, room_words
 from webui.chat.routes import blueprint, demand_room
 from webui.errors import UnavailableError
 from webui.services import services
-from webui.session import demand_user
+from webui.session import current_actor, demand_user
 
 SUMMARY_QUESTION: Final = (
     "Sum up our conversation so far, so that we can go on from your summary in a new chat. Keep every fact, name, "
@@ -49,6 +49,9 @@ def begin_summary(conversation_id: str) -> ResponseReturnValue:
     summed_up = services().conversations.get(user.id, conversation_id)
     turns.demand_watching(user)
     made = services().conversations.create(user.id, title=present.title_of(f"{summed_up.title}, continued"))
+    marking = services().conversation_markings.of(user.id, summed_up.id)
+    cause = f"goes on from {summed_up.title}"
+    services().conversation_markings.inherit(made.id, marking, cause=cause, by=current_actor())
     turns.ask(services(), user, made, Question(effort, SUMMARY_QUESTION), QuestionFacts(sums_up=summed_up.id))
     return jsonify(id=made.id), 201
 

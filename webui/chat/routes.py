@@ -29,6 +29,7 @@ from webui.chat.reading import facts_of_question, first_read
 from webui.chat.room_words import unread_words
 from webui.compression import compressed
 from webui.errors import BadRequestError, ConflictError, NotFoundError, TooManyError, UnavailableError, respond
+from webui.markings import Banner, conversation_banner, known_markings, tell
 from webui.services import services
 from webui.session import current_actor, demand_role, demand_user
 
@@ -120,7 +121,9 @@ def on_paper(conversation_id: str) -> str:
     found = services().conversations.get(demand_user().id, conversation_id)
     shown, _ = turns.shown_messages(services(), demand_user(), found.id)
     messages = [present.page_message(message) for message in shown]
-    return render_template("chat_print.html", conversation=found, messages=messages, now=services().clock())
+    return render_template(
+        "chat_print.html", conversation=found, messages=messages, now=services().clock(), banner=_banner_of(found)
+    )
 
 
 @blueprint.get("/chat/list")
@@ -198,7 +201,9 @@ def begin_turn(conversation_id: str) -> Response:
     found = services().conversations.get(user.id, conversation_id)
     turns.demand_watching(user)
     turn_id = turns.ask(services(), user, found, question)
-    return turns.read_along(user, found, turn_id, after=0)
+    response = turns.read_along(user, found, turn_id, after=0)
+    tell(response, _banner_of(services().conversations.get(user.id, found.id)))
+    return response
 
 
 @blueprint.get("/chat/<conversation_id>/turns/<turn_id>")
@@ -230,6 +235,7 @@ def _page(conversation: Conversation | None) -> str:
     return render_template(
         "chat.html",
         conversation=conversation,
+        banner=_banner_of(conversation),
         messages=messages,
         turn=turn,
         last=shown[-1].id if shown else None,
@@ -238,6 +244,12 @@ def _page(conversation: Conversation | None) -> str:
         unavailable=None if shown or _engine_answers() else _NOT_READY,
         **list_values(demand_user(), {"current": conversation.id if conversation else ""}),
     )
+
+
+def _banner_of(conversation: Conversation | None) -> Banner | None:
+    """The banner of a conversation's page, or of a new chat."""
+    marking_id = None if conversation is None else conversation.marking_id
+    return conversation_banner(services().config, known_markings(), marking_id)
 
 
 def _notes_between(shown: Sequence[StoredMessage]) -> dict[str, Any]:

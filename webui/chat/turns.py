@@ -35,6 +35,7 @@ from webui.chat.present import PageMessage, page_answer, page_message
 from webui.chat.stream import ended_turn, stream_turn
 from webui.chat.watchers import watchers
 from webui.errors import NotFoundError, TooManyError
+from webui.markings import known_markings, recorded_name
 from webui.services import Services, services
 from webui.session import current_actor, session_permit
 from webui.streaming import server_ending, watch_client
@@ -62,13 +63,16 @@ def ask(
         asked = asked_of(service.conversations, conversation, shown, question, service.attachments)
         history, text, begun = asked.history, asked.text, asked.begun
         given = given_for(service, user, asked, question, facts)
+        actor = current_actor()
+        marking = service.conversation_markings.rise_with(user.id, conversation.id, asked.files, by=actor)
         engine = permitted(service.engine, session_permit(Role.USER))
         turn = run_turn(
-            service.record, place.engine(engine, is_ending=server_ending()), current_actor(),
+            service.record, place.engine(engine, is_ending=server_ending()), actor,
             new_request(
                 user.id, given.messages, effort=effort, grammar=service.config.harmony_grammar, continues=asked.goes_on
             ),
             conversation_id=conversation.id, allowance=person_bounds(), files=tuple(file.facts for file in asked.files),
+            marking=recorded_name(known_markings(), marking),
         )  # fmt: skip
 
         def keep_question() -> str:
@@ -82,7 +86,10 @@ def ask(
             new_message = NewMessage(
                 "user", text, facts=given.facts, attachments=tuple(file.id for file in asked.files)
             )
-            return service.conversations.append(user.id, conversation.id, new_message, parent_id=asked.parent_id).id
+            kept = service.conversations.append(user.id, conversation.id, new_message, parent_id=asked.parent_id)
+            # Again, now that the files forbid a lower marking: it may have been lowered since the first time.
+            service.conversation_markings.rise_with(user.id, conversation.id, asked.files, by=actor)
+            return kept.id
 
         place.start(turn, keep_question, about, begun=begun.id if begun is not None else None)
         return turn.request.id

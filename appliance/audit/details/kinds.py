@@ -22,6 +22,7 @@ from appliance.audit.details.denials import (
     ScopeMissing,
 )
 from appliance.audit.details.exchange import ConversationExported, ConversationImported
+from appliance.audit.details.markings import ConversationMarked
 from appliance.audit.details.review import (
     EventsExported,
     FindingDetails,
@@ -54,6 +55,7 @@ KINDS: Final[Mapping[Action, tuple[type[Details], ...]]] = {
     "evidence_exported": (EventsExported, RangeExported),
     "conversation_exported": (ConversationExported,),
     "conversation_imported": (ConversationImported,),
+    "conversation_marked": (ConversationMarked,),
     "record_finding": (FindingDetails,),
     "finding_acknowledged": (FindingDetails,),
     "signing_key_replaced": (KeyReplaced,),

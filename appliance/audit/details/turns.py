@@ -61,6 +61,7 @@ class PromptDetails(Details):
     ``conversation`` is None for a request through the API. ``process`` names the process that runs the turn; prompts of
     earlier releases may have none. ``index`` says which version of the search index has its words
     (`appliance.audit.details.indexed`). ``files`` are those of this question; their text is part of the request.
+    ``marking`` is that of the conversation, by its name then; "" is not set, None is a site without markings.
     """
 
     conversation: str | None
@@ -69,6 +70,7 @@ class PromptDetails(Details):
     index: int | None = field(default=None, metadata=ALWAYS)
     process: str | None = field(default=None, metadata=ALWAYS)
     files: tuple[FileFacts, ...] = ()
+    marking: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from appliance.audit.checkpoint import keep_verdict
 from appliance.audit.details.denials import BodyTooLarge, KeyLimitReached, QuotaReached, ScopeMissing
 from appliance.audit.details.exchange import ConversationExported, ConversationImported
+from appliance.audit.details.markings import ConversationMarked
 from appliance.audit.event import Actor, Content, NewEvent
 from appliance.audit.evidence import export_evidence
 from appliance.audit.extract import write_extract
@@ -187,3 +188,6 @@ def _findings(log: AuditLog, directory: Path) -> None:
     log.append(NewEvent(ADA, "conversation_exported", subject="c1", content=Content("A title", exported)))
     imported = ConversationImported(source="ChatGPT", messages=2, left_out=1, sha256="ef" * 32)
     log.append(NewEvent(ADA, "conversation_imported", subject="c2", content=Content("A title\n\nHello", imported)))
+    for before, after, cause in (("", "SECRET", ""), ("SECRET", "TOP SECRET", "plan.txt")):
+        marked = ConversationMarked(before=before, after=after, cause=cause)
+        log.append(NewEvent(ADA, "conversation_marked", subject="c2", content=Content("", marked)))

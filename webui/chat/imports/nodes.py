@@ -52,6 +52,7 @@ class Nodes:
     shown: str | None
     created_us: int | None = None
     updated_us: int | None = None
+    marking: str = ""  # that the file names
 
 
 def tree_of(given: Nodes) -> ImportedTree:
@@ -83,7 +84,7 @@ def tree_of(given: Nodes) -> ImportedTree:
     return ImportedTree(
         storable(given.title), storable(given.source)[:_MAX_SOURCE_CHARS], tuple(messages),
         len(messages) - 1 if shown is None else _end_of(messages, shown), len(given.nodes) - len(messages),
-        given.created_us, given.updated_us,
+        given.created_us, given.updated_us, storable(given.marking),
     )  # fmt: skip
 
 

@@ -28,7 +28,9 @@ def read(given: dict[str, Any]) -> Nodes:
     ]  # fmt: skip
     source = min(imported, default=_SOURCE)
     times = _us(about.get("created_at")), _us(about.get("updated_at"))
-    return Nodes(title_of(about.get("title")), source, nodes, key_of(about.get("shown")), *times)
+    return Nodes(
+        title_of(about.get("title")), source, nodes, key_of(about.get("shown")), *times, text_of(given.get("marking"))
+    )
 
 
 def _us(value: Any) -> int | None:

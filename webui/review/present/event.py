@@ -69,6 +69,7 @@ class PageEvent:
     source: Markup | str = ""  # the exact details
     source_left_out: int = 0
     unread: str | None = None  # why only the source of its content is shown
+    marking: str | None = None  # of the conversation when it was asked
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,15 @@ def page_event(read: ReadEvent, turn: Sequence[Event | DamagedEvent]) -> PageEve
         commitment=header.commitment.hex() if header.commitment else "", tree_size=read.tree_size,
         proof=tuple(value.hex() for value in read.proof), asked=_asked(header, content),
         source=visible(stored[:MAX_SOURCE_CHARS]), source_left_out=max(0, len(stored) - MAX_SOURCE_CHARS),
-        unread=unread,
+        unread=unread, marking=_marking(turn),
     )  # fmt: skip
+
+
+def _marking(turn: Sequence[Event | DamagedEvent]) -> str | None:
+    """What the question says of the marking of its conversation then; None: nothing."""
+    details = (event.content.details for event in turn if isinstance(event, Event) and event.content is not None)
+    found = [visible(one.marking) for one in details if isinstance(one, PromptDetails) and one.marking is not None]
+    return None if not found else found[0] or "not set"
 
 
 def _asked(header: Header, content: Content | None) -> AskedRequest | None:

@@ -18,6 +18,8 @@ ACTION_WORDS: Final[dict[Action, str]] = {
     "group_changed": "Changed a group",
     "quota_changed": "Changed a quota",
     "setting_changed": "Changed a setting",
+    "marking_changed": "Changed the list of markings",
+    "conversation_marked": "Marked a conversation",
     "user_created": "Added an account",
     "user_disabled": "Disabled an account",
     "user_enabled": "Enabled an account",
@@ -69,7 +71,7 @@ def title_of(action: Action, outcome: Outcome) -> str:
 
 
 _OF_CONVERSATIONS: Final[tuple[Action, ...]] = (
-    "conversation_deleted", "conversation_exported", "conversation_imported",
+    "conversation_deleted", "conversation_exported", "conversation_imported", "conversation_marked",
 )  # fmt: skip
 # The choices of the filter: the value in the address, the words, the actions (none: everything but reviewing).
 ACTION_GROUPS: Final[tuple[tuple[str, str, tuple[Action, ...]], ...]] = (
@@ -81,7 +83,7 @@ ACTION_GROUPS: Final[tuple[tuple[str, str, tuple[Action, ...]], ...]] = (
     (
         "accounts", "Accounts and keys",
         ("link_made", "link_withdrawn", "session_ended", "group_changed", "quota_changed", "setting_changed",
-         "user_created", "user_disabled", "user_enabled", "roles_changed", "password_changed",
+         "marking_changed", "user_created", "user_disabled", "user_enabled", "roles_changed", "password_changed",
          "api_key_created", "api_key_changed", "api_key_revoked", "approval_requested", "approval_confirmed",
          "approval_refused", "approval_expired"),
     ),

@@ -13,6 +13,7 @@ export class Attachments {
   #status = hooked("data-files-status");
   #form = hooked("data-composer");
   #button = /** @type {HTMLButtonElement | null} */ (document.querySelector("[data-attach]"));
+  #marking = /** @type {HTMLSelectElement | null} */ (document.querySelector("[data-attach-marking]"));
   #fail;
   #changed;
   /** @type {Map<string, AttachedFile>} */
@@ -100,7 +101,7 @@ export class Attachments {
       try {
         const problem = this.#problemOf(file);
         if (problem) problems.push(problem);
-        else this.#add(await net.attachFile(file));
+        else this.#add(await net.attachFile(file, this.#marking?.value ?? ""));
       } catch (error) {
         if (!(error instanceof net.RequestError)) throw error;
         problems.push(error.message);
@@ -192,7 +193,8 @@ export class Attachments {
     hooked("data-file-name", row).textContent = file.name;
     /** @type {HTMLAnchorElement} */ (hooked("data-file-link", row)).href = file.address;
     const tokens = file.tokens === null ? "tokens not counted" : `${file.tokens.toLocaleString("en")} tokens`;
-    hooked("data-file-facts", row).textContent = `${file.what}, ${file.size}, ${tokens}`;
+    const marked = file.marking ? `, marked ${file.marking}` : "";
+    hooked("data-file-facts", row).textContent = `${file.what}, ${file.size}, ${tokens}${marked}`;
     hooked("data-file-notes", row).textContent = file.notes.join(" ");
     const remove = hooked("data-file-remove", row);
     remove.setAttribute("aria-label", `Remove ${file.name}`);

@@ -10,6 +10,7 @@ import { fragment, hooked, isTyping } from "./dom.js";
 import { Column, LiveAnswer, drawWords } from "./draw.js";
 import { Importing } from "./exchange.js";
 import { copied } from "./frame.js";
+import { offerMarking } from "./marking.js";
 import * as net from "./net.js";
 import { isThere, readToTheEnd } from "./reading.js";
 import { Room } from "./room.js";
@@ -68,6 +69,7 @@ async function send() {
       composer.moveTo(id);
       conversation = id;
       history.replaceState(null, "", `/chat/${conversation}`);
+      offerMarking();
     }
     composer.text = "";
     hooked("data-welcome").hidden = true;

@@ -61,7 +61,7 @@ export class Importing {
         all.imported.push(...done.imported);
         all.refused.push(...done.refused);
       }
-      this.#say(sentence(all));
+      this.#say([sentence(all), ...unknownMarkings(all)].join(" "));
     } catch (error) {
       if (!(error instanceof net.RequestError)) throw error;
       this.#say(all.imported.length ? `${sentence(all)} Then it stopped: ${error.message}` : error.message);
@@ -96,6 +96,12 @@ function sentence(all) {
   const { length } = all.refused;
   if (!length) return taken;
   return `${taken} ${length === 1 ? "One was not:" : `${length} were not:`}`;
+}
+
+/** @param {import("./types.js").Imported} all */
+function unknownMarkings(all) {
+  const names = new Set(all.imported.map((one) => one.unknown_marking).filter(Boolean));
+  return [...names].map((name) => `The marking ${name} is unknown here: what had it is not set, and counts as the highest.`);
 }
 
 /**

@@ -1,6 +1,7 @@
 // @ts-check
 // All requests to the server. Only this module calls fetch.
 
+import { showMarking } from "./marking.js";
 import { StreamParser } from "./stream.js";
 
 /** @typedef {import("./types.js").StreamEvent} StreamEvent */
@@ -109,7 +110,9 @@ export async function beginSummary(conversation, effort) {
  * @param {AbortSignal} signal
  */
 export async function beginTurn(conversation, turn, receive, signal) {
-  await readLines(await ask(`/chat/${conversation}/turns`, { method: "POST", signal, ...json(turn) }), receive);
+  const response = await ask(`/chat/${conversation}/turns`, { method: "POST", signal, ...json(turn) });
+  showMarking(response);
+  await readLines(response, receive);
 }
 
 /**
@@ -240,10 +243,11 @@ export async function eventPane(path, signal) {
 /**
  * Have a file read; it then waits for its question.
  * @param {File} file
+ * @param {string} marking the id of one; "" for that of the conversation
  * @returns {Promise<AttachedFile>}
  */
-export async function attachFile(file) {
-  const query = new URLSearchParams({ name: file.name });
+export async function attachFile(file, marking) {
+  const query = new URLSearchParams({ name: file.name, marking });
   const headers = { "Content-Type": "application/octet-stream" };
   return (await ask(`/chat/files?${query}`, { method: "POST", body: file, headers })).json();
 }

@@ -20,7 +20,7 @@
 
 /**
  * What became of the conversations of a file.
- * @typedef {{imported: {id: string, title: string}[], refused: {title: string, reason: string}[]}} Imported
+ * @typedef {{imported: {id: string, title: string, unknown_marking: string | null}[], refused: {title: string, reason: string}[]}} Imported
  */
 
 /** @typedef {"idle" | "waiting" | "reading" | "thinking" | "answering" | "stopping" | "reconnecting"} Phase */
@@ -40,7 +40,7 @@
 /**
  * A file that waits for its question. `tokens` is null where nobody could count them.
  * @typedef {{id: string, name: string, size: string, what: string, tokens: number | null, notes: string[],
- *   address: string}} AttachedFile
+ *   address: string, marking: string | null}} AttachedFile
  */
 
 export {};
