@@ -24,6 +24,7 @@ from appliance.people.conversation_markings import ConversationMarkings
 from appliance.people.conversations import Conversations
 from appliance.people.groups import Groups
 from appliance.people.handovers import Handovers
+from appliance.people.instructions import Instructions
 from appliance.people.markings import Markings
 from appliance.people.oversight import Oversight
 from appliance.people.quotas import Quotas
@@ -70,6 +71,10 @@ class Services:
     @property
     def groups(self) -> Groups:
         return Groups(self.record)
+
+    @property
+    def instructions(self) -> Instructions:
+        return Instructions(self.record.database)
 
     @property
     def markings(self) -> Markings:

@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import TSVECTOR
 
 from appliance.database.stored_values import check_what_is_read
 
-SCHEMA = "0012"  # the revision that `metadata` is, the newest in migrations/versions
+SCHEMA = "0013"  # the revision that `metadata` is, the newest in migrations/versions
 
 
 def storable(text: str) -> str:
@@ -240,7 +240,17 @@ conversations = sa.Table(
     sa.Column("archived_us", sa.BigInteger),  # None: it is in the list
     sa.Column("folder", _Text),  # None: it lies in none
     sa.Column("marking_id", _Text),  # None: not set
+    sa.Column("sampling", sa.JSON(none_as_null=True)),  # people/sampling.py
+    sa.Column("without_instructions", sa.Boolean),  # its owner's instructions are not used
     sa.Index("conversations_by_user", "user_id", "updated_us"),
+)  # fmt: skip
+
+# What a person has the model read before every conversation (people/instructions.py).
+instructions = sa.Table(
+    "instructions", metadata,
+    sa.Column("user_id", _Text, sa.ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("text", _Text, nullable=False),
+    sa.Column("updated_us", sa.BigInteger, nullable=False),
 )  # fmt: skip
 
 conversation_tags = sa.Table(

@@ -201,7 +201,7 @@ def _listed(row: sa.Row[Any]) -> Conversation:
     """
     try:
         return conversation_of(row)
-    except (TypeError, OverflowError) as exc:
+    except (TypeError, ValueError, OverflowError) as exc:
         raise DatabaseError(f"a conversation cannot be read: {exc}") from exc
 
 

@@ -14,6 +14,7 @@ from appliance.database.tables import conversations
 from appliance.database.transactions import DatabaseError, as_datetime, is_undecodable
 from appliance.errors import ApplianceError
 from appliance.people.messages import ConversationNotFoundError
+from appliance.people.sampling import DEFAULT_SAMPLING, Sampling, stored_sampling
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Conversation:
     archived: bool = False
     folder: str = ""
     marking_id: str | None = None
+    sampling: Sampling = DEFAULT_SAMPLING
+    without_instructions: bool = False
 
 
 class ConversationDamagedError(ApplianceError):
@@ -62,12 +65,22 @@ def own_row(connection: sa.Connection, user_id: str, conversation_id: str) -> sa
 
 
 def conversation_of(row: sa.Row[Any]) -> Conversation:
-    """Raises: TypeError, OverflowError: a value is not one that was stored."""
+    """Raises: TypeError, ValueError, OverflowError: a value is not one that was stored."""
     created_at, updated_at = as_datetime(row.created_us), as_datetime(row.updated_us)
     folder = row.folder or ""
     if not (isinstance(row.title, str) and isinstance(row.id, str) and isinstance(folder, str)):
         raise TypeError("an id, a title or a folder that is no text")
     pinned, archived = bool(row.pinned), row.archived_us is not None
     return Conversation(
-        row.id, row.user_id, row.title, pinned, created_at, updated_at, archived, folder, row.marking_id
+        row.id,
+        row.user_id,
+        row.title,
+        pinned,
+        created_at,
+        updated_at,
+        archived,
+        folder,
+        row.marking_id,
+        stored_sampling(row.sampling),
+        bool(row.without_instructions),
     )

@@ -40,6 +40,7 @@ from appliance.people.messages import (
     insert_message,
     newest_leaf,
 )
+from appliance.people.sampling import Sampling
 from appliance.turns.answer import Facts, facts_of
 
 __all__ = [
@@ -102,6 +103,13 @@ class Conversations:
     def pin(self, user_id: str, conversation_id: str, *, pinned: bool) -> None:
         """Keep it on top of the list, or no longer."""
         self._update(user_id, conversation_id, pinned=pinned)
+
+    def set_choices(
+        self, user_id: str, conversation_id: str, sampling: Sampling, *, without_instructions: bool
+    ) -> None:
+        """Keep how its answers are drawn from now on, and whether its owner's instructions are left out."""
+        chosen = sampling.chosen() or None
+        self._update(user_id, conversation_id, sampling=chosen, without_instructions=without_instructions)
 
     def delete(self, user_id: str, conversation_id: str, *, by: Actor) -> None:
         """Delete it with its messages; that it was deleted is recorded.

@@ -10,10 +10,11 @@ from typing import Any, Final
 
 from flask import Blueprint, Response, make_response, redirect, render_template, request, url_for
 
-from appliance.audit.event import Content
+from appliance.audit.event import Content, check_storable
 from appliance.people.accounts import AccountError, LinkError, Role, User
 from appliance.people.api_keys import DEFAULT_DAYS, end_of_day
 from appliance.people.hashing_places import HashingBusyError
+from appliance.people.instructions import MAX_CHARS
 from appliance.people.key_rights import ALL_SCOPES, KeyRights, Scope
 from appliance.people.passwords import PasswordRuleError
 from appliance.people.sign_in import SignInError
@@ -45,6 +46,8 @@ _NOTICES: Final = {
     "password": "The password is changed. You are signed out everywhere else.",
     "revoked": "The key is revoked.",
     "key_shown": "A new key is shown once. If you did not keep it, revoke it and make another.",
+    "instructions": "Your instructions are kept. The model reads them from your next question on.",
+    "no_instructions": "You have no instructions any more.",
     "signed_out": "You are signed out everywhere else.",
 }
 
@@ -176,6 +179,31 @@ def revoke_key(key_id: str) -> Response:
     return make_response(redirect("/account?notice=revoked", 303))
 
 
+@blueprint.post("/account/instructions")
+@require_role(Role.USER)
+def keep_instructions() -> Response:
+    """Replace what the model reads first in this person's chats."""
+    text = request.form.get("text", "").replace("\r\n", "\n")
+    problem = _problem_of(text)
+    if problem:
+        return hand_over("/account", {"status": 400, "error": problem, "instructions": text[: MAX_CHARS * 2]})
+    user = demand_user()
+    allowance().spend_bytes(user.id, len(text.encode()))
+    services().instructions.keep(user.id, text)
+    notice = "instructions" if text.strip() else "no_instructions"
+    return make_response(redirect(f"/account?notice={notice}", 303))
+
+
+def _problem_of(text: str) -> str:
+    if len(text) > MAX_CHARS:
+        return f"The instructions have {len(text):,} characters, and {MAX_CHARS:,} are allowed. Nothing was changed."
+    try:
+        check_storable(text)
+    except ValueError:
+        return "The instructions contain characters that cannot be kept. Nothing was changed."
+    return ""
+
+
 @blueprint.post("/account/sessions/end-others")
 def end_other_sessions() -> Response:
     """Sign this person out everywhere but here, after asking."""
@@ -245,6 +273,7 @@ def _page(left: dict[str, Any], *, notice: str | None) -> str:
     return render_template(
         "account.html", api_keys=[present.page_key(key, now) for key in keys if key.revoked_at is None],
         damaged_keys=keys.damaged, sessions=sessions, damaged_sessions=sessions.damaged,
+        instructions=left.get("instructions", service.instructions.of(user.id)), most_instructions=MAX_CHARS,
         new_key=left.get("new_key"), error=left.get("error"), notice=None if left else notice,
         label=left.get("label", ""), chosen=left.get("chosen", ALL_SCOPES), scope_words=present.SCOPE_WORDS,
         ends=present.end_choices(now, may_be_endless=service.api_keys.allow_endless), api_url=f"{service.site_url}/v1",

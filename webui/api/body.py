@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, cast, get_args, get_type_hints
 
+from appliance.people import sampling
+from appliance.people.sampling import MIN_P, TEMPERATURE, TOP_P
 from appliance.turns.request import ORDINARY_TOKENS, Bias, Effort, TurnRequest
 from installer.formats.checks import Choose, FaultError, Length, Must, Rule, check
 from webui.api.messages import Messages
@@ -21,7 +23,7 @@ MAX_TOP_LOGPROBS: Final = 20
 MAX_BIASES: Final = 1024
 MAX_BIAS: Final = 100
 _NEAREST_EFFORTS: Final = {"none": "low", "minimal": "low", "xhigh": "high"}
-MAX_TOKENS: Final = 2**31 - 1
+MAX_TOKENS: Final = sampling.MAX_TOKENS[1]
 MAX_CHOICES: Final = 8  # each takes a slot of the engine, or a place in its queue
 MAX_LABEL_CHARS: Final = 512
 MAX_METADATA: Final = 16
@@ -158,9 +160,11 @@ class Body:
         AnyEffort,
         Takes("low, medium (default) or high; none and minimal are low, xhigh is high"),
     ] = TurnRequest.effort
-    temperature: Annotated[float, between(0, 2), Takes("0 to 2, default 1; 0 is greedy")] = TurnRequest.temperature
+    temperature: Annotated[float, between(*TEMPERATURE), Takes("0 to 2, default 1; 0 is greedy")] = (
+        TurnRequest.temperature
+    )
     top_p: Annotated[
-        float, between(0, 1), Rule(above_zero, schema=ABOVE_ZERO), Takes("above 0, at most 1 (default)")
+        float, between(*TOP_P), Rule(above_zero, schema=ABOVE_ZERO), Takes("above 0, at most 1 (default)")
     ] = TurnRequest.top_p
     seed: Annotated[
         int | None,
@@ -193,7 +197,7 @@ class Body:
         Takes("how many of the likeliest tokens may be drawn; default, or 0 or -1: all"),
     ] = TurnRequest.top_k
     min_p: Annotated[
-        float, between(0, 1), Takes("the least probability, as a share of the likeliest token's; default 0")
+        float, between(*MIN_P), Takes("the least probability, as a share of the likeliest token's; default 0")
     ] = TurnRequest.min_p
     logprobs: Annotated[bool, Takes("true or false (default): of the answer's tokens; see below")] = False
     top_logprobs: Annotated[

@@ -9,6 +9,7 @@ from flask import request
 
 from appliance.audit.event import check_storable
 from appliance.people.attachments import MOST_WITH_ONE_QUESTION
+from appliance.people.sampling import MAX_TOKENS, MIN_P, SEED, TEMPERATURE, TOP_K, TOP_P, Sampling
 from appliance.turns.request import Effort
 from installer.formats.checks import FaultError, Must, Rule, check, words_of
 from webui.errors import BadRequestError
@@ -16,6 +17,7 @@ from webui.errors import BadRequestError
 T = TypeVar("T")
 
 MAX_TEXT_CHARS: Final = 400_000
+_WITHOUT: Final = "Whether your instructions are left out must be true or false."
 NOTHING_TO_SEND: Final = "There is nothing to send: the text is empty."
 
 
@@ -50,6 +52,29 @@ Label = Annotated[str, Must("A folder or a tag is a text."), Rule(_storable)]
 Written = Annotated[str, Must(NOTHING_TO_SEND), Rule(_written)]
 
 
+def _said(what: str, bounds: tuple[int, int]) -> str:
+    return f"{what} is a number from {bounds[0]:,} to {bounds[1]:,}."
+
+
+def _between(what: str, bounds: tuple[int, int]) -> Must:
+    return Must(_said(what, bounds), ge=bounds[0], le=bounds[1])
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """How the answer is drawn; what is absent or null is left to the model."""
+
+    temperature: Annotated[float, _between("The temperature", TEMPERATURE)] | None = None
+    top_p: Annotated[float, Must("Top p is a number above 0 and up to 1.", gt=TOP_P[0], le=TOP_P[1])] | None = None
+    top_k: Annotated[int, _between("Top k", TOP_K)] | None = None
+    min_p: Annotated[float, _between("Min p", MIN_P)] | None = None
+    max_tokens: Annotated[int, _between("The longest answer", MAX_TOKENS)] | None = None
+    seed: Annotated[int, _between("The seed", SEED)] | None = None
+
+    def as_sampling(self) -> Sampling:
+        return Sampling(self.temperature, self.top_p, self.top_k, self.min_p, self.max_tokens, self.seed)
+
+
 @dataclass(frozen=True)
 class Beginning:
     """A new conversation, which gets its title from the text."""
@@ -64,7 +89,7 @@ class Question:
 
     ``reads_from``: see `QuestionFacts`. ``last``: the last message that the page shows, "" for none; a conversation
     that has gone on since is not asked. ``files``: ids of attached files; None: with ``instead_of`` those of the
-    earlier question.
+    earlier question. ``sampling`` and ``without_instructions`` are kept for the conversation; None: as they are kept.
     """
 
     effort: Annotated[Effort, Must("The effort must be low, medium or high.")]
@@ -75,6 +100,8 @@ class Question:
     reads_from: Annotated[str, Must("From which message the model is to read is missing.")] | None = None
     last: Annotated[str, Must("Which message the page shows last is missing.")] | None = None
     files: Annotated[tuple[str, ...], Must(f"A question takes up to {MOST_WITH_ONE_QUESTION} files.")] | None = None
+    sampling: Chosen | None = None
+    without_instructions: Annotated[bool, Must(_WITHOUT)] | None = None
 
     def __post_init__(self) -> None:
         if self.text is None and not self.regenerate and not self.go_on:
@@ -93,6 +120,7 @@ class Draft:
     text: Annotated[str, Must("The text is missing."), Rule(_bounded)] = ""
     reads_from: Annotated[str, Must("From which message the model is to read is missing.")] | None = None
     files: Annotated[tuple[str, ...], Must(f"A question takes up to {MOST_WITH_ONE_QUESTION} files.")] = ()
+    without_instructions: Annotated[bool, Must(_WITHOUT)] | None = None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from appliance.turns.request import Effort, Message
 from webui.allowances import allowance
 from webui.chat.asking import Asked
 from webui.chat.bodies import Question
-from webui.chat.reading import as_read, check_reads_from, facts_of_question, first_read
+from webui.chat.reading import as_developer, as_read, check_reads_from, facts_of_question, first_read
 from webui.chat.room import UncountableError, token_counts
 from webui.chat.room_words import room_words
 from webui.errors import BadRequestError, ConflictError
@@ -46,18 +46,21 @@ def check_seen(shown: Sequence[StoredMessage], question: Question) -> None:
         raise ConflictError("gone_on", words, "Your question was not sent. Read what is new, then send it if you like.")
 
 
-def given_for(service: Services, user: User, asked: Asked, question: Question, facts: QuestionFacts) -> Given:
+def given_for(
+    service: Services, user: User, asked: Asked, question: Question, facts: QuestionFacts, instructions: str
+) -> Given:  # fmt: skip
     """What the model is given for a turn.
 
     Args:
         facts: of a new question.
+        instructions: the person's, "" for none.
     Raises:
         TooLongError: it does not fit. If the engine cannot count now, it decides itself.
         RefusedError: it has more bytes than any prompt may have, or the day's allowance is spent.
         BadRequestError: the message to read from, or the conversation to sum up, does not exist.
     """
     if asked.goes_on:
-        return _continued(user, asked.history, question.effort)
+        return _continued(user, asked.history, question.effort, instructions)
     earlier, words, reads_from = asked.history, asked.words, question.reads_from
     if words is None:
         *earlier, last = asked.history
@@ -68,22 +71,22 @@ def given_for(service: Services, user: User, asked: Asked, question: Question, f
         facts = replace(facts, reads_from=reads_from)
     read: Sequence[StoredMessage] = earlier[first_read(earlier, facts.reads_from) :]
     if facts.sums_up is not None:
-        read = _summed_up(service, user, facts.sums_up, words, question.effort)
-    messages = (*as_read(read), Message("user", words))
-    _check_fits(user, read, messages, words, question.effort)
+        read = _summed_up(service, user, facts.sums_up, words, question.effort, instructions)
+    messages = (*as_developer(instructions), *as_read(read), Message("user", words))
+    _check_fits(user, read, messages, words, question.effort, instructions)
     return Given(messages, facts)
 
 
-def _continued(user: User, history: Sequence[StoredMessage], effort: Effort) -> Given:
+def _continued(user: User, history: Sequence[StoredMessage], effort: Effort, instructions: str) -> Given:
     """The messages up to the answer that is continued."""
     read = history[first_read(history) :]
-    messages = as_read(read)
-    _check_fits(user, read, messages, "", effort)
+    messages = (*as_developer(instructions), *as_read(read))
+    _check_fits(user, read, messages, "", effort, instructions)
     return Given(messages, QuestionFacts())
 
 
 def _summed_up(
-    service: Services, user: User, conversation_id: str, words: str, effort: Effort
+    service: Services, user: User, conversation_id: str, words: str, effort: Effort, instructions: str
 ) -> Sequence[StoredMessage]:
     """The messages of the conversation that is summed up: the newest, as many as fit beside the summary."""
     try:
@@ -94,14 +97,20 @@ def _summed_up(
     read = messages[first_read(messages) :]
     try:
         context = token_counts().measure(user.id, (), words, effort).context
-        start = token_counts().cut(user.id, read, words, effort, for_answer=context // _SUMMARY_SHARE)
+        share = context // _SUMMARY_SHARE
+        start = token_counts().cut(user.id, read, words, effort, for_answer=share, instructions=instructions)
     except UncountableError:
         return read
     return read[start or 0 :]
 
 
 def _check_fits(
-    user: User, earlier: Sequence[StoredMessage], messages: Sequence[Message], words: str, effort: Effort
+    user: User,
+    earlier: Sequence[StoredMessage],
+    messages: Sequence[Message],
+    words: str,
+    effort: Effort,
+    instructions: str,
 ) -> None:
     """Refuse by size first: that costs no counting, and the record has the digest of what was refused.
 
@@ -110,7 +119,7 @@ def _check_fits(
     """
     allowance().check_texts(user.id, [message.content.encode(errors="surrogatepass") for message in messages])
     try:
-        room = token_counts().measure(user.id, earlier, words, effort)
+        room = token_counts().measure(user.id, earlier, words, effort, instructions=instructions)
     except UncountableError:
         return
     if not room.fits:

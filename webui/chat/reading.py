@@ -44,3 +44,8 @@ def as_read(messages: Sequence[StoredMessage]) -> tuple[Message, ...]:
     """Messages as the model reads them: without empty answers and past reasoning."""
     said = [message.as_message() for message in messages if message.content or message.tool_calls]
     return tuple(message if message.tool_calls else replace(message, reasoning=None) for message in said)
+
+
+def as_developer(instructions: str) -> tuple[Message, ...]:
+    """A person's instructions as the model reads them, before everything else; nothing for none."""
+    return (Message("developer", instructions),) if instructions else ()

@@ -20,7 +20,7 @@ from appliance.people.conversations import StoredMessage
 from appliance.turns.engine import CountRequest, Engine, EngineUnavailableError, TokenCount
 from appliance.turns.events import Failed
 from appliance.turns.request import Effort, Message, new_request
-from webui.chat.reading import as_read
+from webui.chat.reading import as_developer, as_read
 
 COUNT_LIMIT_S: Final = 5.0
 _SHARE_AFTER_CUT: Final = 0.6  # of the context; what is left out once makes room for more than one question
@@ -79,13 +79,17 @@ class TokenCounts:
         self._lock = threading.Lock()
         self._remembered: OrderedDict[tuple[str, ...], int] = OrderedDict()  # guarded by _lock
 
-    def measure(self, user_id: str, earlier: Sequence[StoredMessage], text: str, effort: Effort) -> Room:
+    def measure(
+        self, user_id: str, earlier: Sequence[StoredMessage], text: str, effort: Effort, *, instructions: str = ""
+    ) -> Room:
         """The room of a question `text` after the messages `earlier`.
 
+        Args:
+            instructions: what the person has the model read first; counted with the question.
         Raises:
             UncountableError: the engine cannot count now.
         """
-        own = self._count(user_id, (Message("user", text or _SHORTEST),), effort)
+        own = self._count(user_id, (*as_developer(instructions), Message("user", text or _SHORTEST)), effort)
         before = self._earlier(user_id, earlier, effort) if earlier else 0
         return Room(before, own.count, own.context_tokens)
 
@@ -97,17 +101,19 @@ class TokenCounts:
         effort: Effort,
         *,
         for_answer: int | None = None,
+        instructions: str = "",
     ) -> int | None:
         """How many of the oldest messages to leave out so that a question fits: whole turns, as few as possible.
 
         Args:
             for_answer: how many tokens must be left; None leaves so many that the conversation can go on for a while.
+            instructions: as for `measure`.
         Returns:
             None: the question is too long even alone.
         Raises:
             UncountableError: the engine cannot count now.
         """
-        room = self.measure(user_id, earlier, text, effort)
+        room = self.measure(user_id, earlier, text, effort, instructions=instructions)
         least = room.context - least_answer(room.context)
         most = int(_SHARE_AFTER_CUT * room.context) if for_answer is None else room.context - for_answer
         if room.used <= most:
@@ -118,7 +124,7 @@ class TokenCounts:
             size = sum(sizes[start:])
             if room.question + density * size > most:
                 continue
-            found = self.measure(user_id, earlier[start:], text, effort)
+            found = self.measure(user_id, earlier[start:], text, effort, instructions=instructions)
             if found.used <= most:
                 return start
             density = found.earlier / size

@@ -9,7 +9,7 @@ from flask import Response, jsonify
 from flask.typing import ResponseReturnValue
 
 from appliance.attachments.prompt import with_files
-from appliance.people.conversations import QuestionFacts, StoredMessage
+from appliance.people.conversations import Conversation, QuestionFacts, StoredMessage
 from webui.chat import present, turns
 from webui.chat.bodies import Draft, Question, SummaryWish, read_body
 from webui.chat.reading import check_reads_from, first_read
@@ -29,16 +29,17 @@ SUMMARY_QUESTION: Final = (
 @blueprint.post("/chat/room")
 def room_of_new_chat() -> Response:
     """How much room a first question leaves. Nothing of it is kept or recorded."""
-    return _room((), read_body(Draft), "")
+    return _room((), read_body(Draft), None)
 
 
 @blueprint.post("/chat/<conversation_id>/room")
 def room(conversation_id: str) -> Response:
     """How much room a question leaves in a conversation. Nothing of it is kept or recorded."""
     draft = read_body(Draft)
-    messages = services().conversations.messages(demand_user().id, conversation_id)
+    found = services().conversations.get(demand_user().id, conversation_id)
+    messages = services().conversations.messages(demand_user().id, found.id)
     check_reads_from(messages, draft.reads_from)
-    return _room(messages, draft, conversation_id)
+    return _room(messages, draft, found)
 
 
 @blueprint.post("/chat/<conversation_id>/summary")
@@ -56,16 +57,20 @@ def begin_summary(conversation_id: str) -> ResponseReturnValue:
     return jsonify(id=made.id), 201
 
 
-def _room(messages: Sequence[StoredMessage], draft: Draft, conversation_id: str) -> Response:
+def _room(messages: Sequence[StoredMessage], draft: Draft, conversation: Conversation | None) -> Response:
     user, first = demand_user(), first_read(messages, draft.reads_from)
     read, leave_out = messages[first:], None
-    files = services().attachments.take(user.id, conversation_id, draft.files)
+    files = services().attachments.take(user.id, "" if conversation is None else conversation.id, draft.files)
+    left_out = draft.without_instructions
+    if left_out is None:
+        left_out = conversation is not None and conversation.without_instructions
+    instructions = "" if left_out else services().instructions.of(user.id)
     text = with_files(draft.text, [file.as_read() for file in files])
     try:
-        found = token_counts().measure(user.id, read, text, draft.effort)
+        found = token_counts().measure(user.id, read, text, draft.effort, instructions=instructions)
         words = room_words(found, has_text=bool(text.strip()))
         if words.problem and found.earlier:
-            leave_out = token_counts().cut(user.id, read, text, draft.effort)
+            leave_out = token_counts().cut(user.id, read, text, draft.effort, instructions=instructions)
     except UncountableError:
         raise UnavailableError("uncountable", "The model cannot count the tokens now.", "Send when you like.") from None
     body = {"line": words.line, "tight": words.is_tight, "problem": words.problem, "sums_up": found.earlier > 0}

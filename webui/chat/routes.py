@@ -9,6 +9,7 @@ from flask import Blueprint, Response, jsonify, redirect, render_template, reque
 from flask.typing import ResponseReturnValue
 
 from appliance.audit.event import Content
+from appliance.people import sampling
 from appliance.people.accounts import Role
 from appliance.people.attachments import AttachmentNotFoundError
 from appliance.people.conversations import (
@@ -236,6 +237,9 @@ def _page(conversation: Conversation | None) -> str:
         "chat.html",
         conversation=conversation,
         banner=_banner_of(conversation),
+        instructions=services().instructions.of(demand_user().id),
+        bounds=sampling,
+        default_sampling=sampling.DEFAULT_SAMPLING,
         messages=messages,
         turn=turn,
         last=shown[-1].id if shown else None,

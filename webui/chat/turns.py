@@ -19,6 +19,7 @@ from appliance.people.conversations import (
     QuestionFacts,
     StoredMessage,
 )
+from appliance.people.sampling import Sampling
 from appliance.turns.answer import About, Answer, Facts
 from appliance.turns.events import failed
 from appliance.turns.interrupted import INTERRUPTED
@@ -62,20 +63,25 @@ def ask(
         check_seen(shown, question)
         asked = asked_of(service.conversations, conversation, shown, question, service.attachments)
         history, text, begun = asked.history, asked.text, asked.begun
-        given = given_for(service, user, asked, question, facts)
+        sampling, left_out = _choices_of(conversation, question)
+        instructions = "" if left_out else service.instructions.of(user.id)
+        given = given_for(service, user, asked, question, facts, instructions)
         actor = current_actor()
         marking = service.conversation_markings.rise_with(user.id, conversation.id, asked.files, by=actor)
         engine = permitted(service.engine, session_permit(Role.USER))
         turn = run_turn(
             service.record, place.engine(engine, is_ending=server_ending()), actor,
             new_request(
-                user.id, given.messages, effort=effort, grammar=service.config.harmony_grammar, continues=asked.goes_on
+                user.id, given.messages, effort=effort, grammar=service.config.harmony_grammar, continues=asked.goes_on,
+                **sampling.chosen(),
             ),
             conversation_id=conversation.id, allowance=person_bounds(), files=tuple(file.facts for file in asked.files),
             marking=recorded_name(known_markings(), marking),
         )  # fmt: skip
 
         def keep_question() -> str:
+            if (sampling, left_out) != (conversation.sampling, conversation.without_instructions):
+                service.conversations.set_choices(user.id, conversation.id, sampling, without_instructions=left_out)
             if begun is not None:
                 return begun.parent_id or ""
             if text is None:
@@ -93,6 +99,13 @@ def ask(
 
         place.start(turn, keep_question, about, begun=begun.id if begun is not None else None)
         return turn.request.id
+
+
+def _choices_of(conversation: Conversation, question: Question) -> tuple[Sampling, bool]:
+    """How the answer is drawn, and whether the person's instructions are left out."""
+    sampling = conversation.sampling if question.sampling is None else question.sampling.as_sampling()
+    left_out = question.without_instructions
+    return sampling, conversation.without_instructions if left_out is None else left_out
 
 
 def demand_watching(user: User) -> None:

@@ -14,6 +14,7 @@ import { offerMarking } from "./marking.js";
 import * as net from "./net.js";
 import { isThere, readToTheEnd } from "./reading.js";
 import { Room } from "./room.js";
+import { Settings } from "./settings.js";
 import { toggleSource } from "./source.js";
 import { TurnState } from "./state.js";
 
@@ -33,7 +34,8 @@ let attempts = 0;
 const composer = new Composer(page.dataset.person ?? "", conversation, { send: () => void send(), stop });
 const attachments = new Attachments({ fail: (message) => composer.showError(message), changed: () => void room.refresh() });
 const editor = new QuestionEditor((question, text) => void askInstead(question, text));
-const room = new Room(composer, () => conversation, { isBusy: () => state.busy, files: () => attachments.ids, sumUp: () => void sumUp() });
+const settings = new Settings(() => void room.refresh());
+const room = new Room(composer, () => conversation, { isBusy: () => state.busy, files: () => attachments.ids, counted: () => settings.counted, sumUp: () => void sumUp() });
 const list = new ConversationList(() => conversation, (message) => composer.showError(message));
 
 new Importing(() => void list.refresh());
@@ -76,7 +78,7 @@ async function send() {
     words = drawWords(text);
     attachments.drawBeside(words, files);
     column.toBottom();
-    await run((...reading) => net.beginTurn(conversation, { text, effort, files: files.map((file) => file.id), last: page.dataset.last ?? "", ...room.choice }, ...reading));
+    await run((...reading) => net.beginTurn(conversation, { text, effort, files: files.map((file) => file.id), last: page.dataset.last ?? "", ...settings.choices, ...room.choice }, ...reading));
   } catch (error) {
     state.finish();
     if (!state.accepted) {
@@ -116,7 +118,7 @@ async function regenerate() {
   composer.showError("");
   if (last instanceof HTMLElement) last.hidden = true;
   try {
-    await run((...reading) => net.beginTurn(conversation, { regenerate: true, effort, last: page.dataset.last ?? "", ...room.choice }, ...reading));
+    await run((...reading) => net.beginTurn(conversation, { regenerate: true, effort, last: page.dataset.last ?? "", ...settings.choices, ...room.choice }, ...reading));
     last?.remove();
   } catch (error) {
     if (last instanceof HTMLElement && !state.accepted) last.hidden = false;
@@ -137,7 +139,7 @@ async function goOn() {
   const leave = new AbortController();
   state.addEventListener("answer", () => { last.hidden = true; }, { once: true, signal: leave.signal });
   try {
-    await run((...reading) => net.beginTurn(conversation, { go_on: true, effort, last: page.dataset.last ?? "" }, ...reading));
+    await run((...reading) => net.beginTurn(conversation, { go_on: true, effort, last: page.dataset.last ?? "", ...settings.choices }, ...reading));
     last.remove();
   } catch (error) {
     state.finish();
@@ -164,7 +166,7 @@ async function askInstead(question, text) {
   const words = drawWords(text);
   document.querySelector("[data-question-form]")?.setAttribute("hidden", "");
   try {
-    await run((...reading) => net.beginTurn(conversation, { text, effort, instead_of: question.dataset.asked ?? "", last: page.dataset.last ?? "" }, ...reading));
+    await run((...reading) => net.beginTurn(conversation, { text, effort, instead_of: question.dataset.asked ?? "", last: page.dataset.last ?? "", ...settings.choices }, ...reading));
     editor.close();
     for (const one of [question, ...replaced]) one.remove();
   } catch (error) {

@@ -85,7 +85,7 @@ export async function createConversation(text) {
 
 /**
  * @param {string} conversation "" for a new one
- * @param {{text: string, effort: Effort, files: string[], reads_from?: string}} draft
+ * @param {{text: string, effort: Effort, files: string[], reads_from?: string, without_instructions?: boolean}} draft
  * @returns {Promise<import("./types.js").Room>}
  */
 export async function askRoom(conversation, draft) {
@@ -105,7 +105,7 @@ export async function beginSummary(conversation, effort) {
 /**
  * Ask, and hand over each event of the answer as it comes.
  * @param {string} conversation
- * @param {{text?: string, instead_of?: string, regenerate?: boolean, go_on?: boolean, reads_from?: string, last?: string, effort: Effort, files?: string[]}} turn
+ * @param {{text?: string, instead_of?: string, regenerate?: boolean, go_on?: boolean, reads_from?: string, last?: string, effort: Effort, files?: string[], sampling?: Record<string, number>, without_instructions?: boolean}} turn
  * @param {(event: StreamEvent) => void} receive
  * @param {AbortSignal} signal
  */

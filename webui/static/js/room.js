@@ -15,6 +15,7 @@ export class Room {
   #conversation;
   #isBusy;
   #files;
+  #counted;
   #line = hooked("data-room");
   #note = hooked("data-room-note");
   #leaveOut = hooked("data-room-leave-out");
@@ -29,13 +30,14 @@ export class Room {
   /**
    * @param {Composer} composer
    * @param {() => string} conversation the id of the open one, "" for a new one
-   * @param {{isBusy: () => boolean, files: () => string[], sumUp: () => void}} on
+   * @param {{isBusy: () => boolean, files: () => string[], counted: () => object, sumUp: () => void}} on
    */
   constructor(composer, conversation, on) {
     this.#composer = composer;
     this.#conversation = conversation;
     this.#isBusy = on.isBusy;
     this.#files = on.files;
+    this.#counted = on.counted;
     composer.addEventListener("written", () => this.#soon());
     hooked("data-room-summary").addEventListener("click", on.sumUp);
     this.#leaveOut.addEventListener("click", () => {
@@ -77,7 +79,7 @@ export class Room {
     const files = this.#files();
     if (this.#isBusy() || (!text.trim() && !files.length && !this.#conversation())) return this.#draw(null);
     try {
-      const room = await net.askRoom(this.#conversation(), { text, effort, files, ...this.choice });
+      const room = await net.askRoom(this.#conversation(), { text, effort, files, ...this.#counted(), ...this.choice });
       if (number === this.#asked && !this.#isBusy()) this.#draw(room, text);
     } catch (error) {
       if (!(error instanceof net.RequestError)) throw error;

@@ -38,6 +38,11 @@
  */
 
 /**
+ * How the answers of a conversation are drawn. What is absent is left to the model.
+ * @typedef {{sampling: Record<string, number>, without_instructions?: boolean}} Choices
+ */
+
+/**
  * A file that waits for its question. `tokens` is null where nobody could count them.
  * @typedef {{id: string, name: string, size: string, what: string, tokens: number | null, notes: string[],
  *   address: string, marking: string | null}} AttachedFile
