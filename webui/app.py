@@ -10,6 +10,7 @@ import webui.api.routes
 import webui.chat.exchange
 import webui.chat.files
 import webui.chat.marking
+import webui.chat.prompts
 import webui.chat.room
 import webui.chat.room_routes
 import webui.chat.routes

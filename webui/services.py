@@ -27,6 +27,7 @@ from appliance.people.handovers import Handovers
 from appliance.people.instructions import Instructions
 from appliance.people.markings import Markings
 from appliance.people.oversight import Oversight
+from appliance.people.prompts import Prompts
 from appliance.people.quotas import Quotas
 from appliance.people.responses import Responses
 from appliance.people.sessions import Sessions
@@ -83,6 +84,10 @@ class Services:
     @property
     def conversation_markings(self) -> ConversationMarkings:
         return ConversationMarkings(self.record.database, self.record)
+
+    @property
+    def prompts(self) -> Prompts:
+        return Prompts(self.record)
 
     @property
     def quotas(self) -> Quotas:

@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import TSVECTOR
 
 from appliance.database.stored_values import check_what_is_read
 
-SCHEMA = "0013"  # the revision that `metadata` is, the newest in migrations/versions
+SCHEMA = "0014"  # the revision that `metadata` is, the newest in migrations/versions
 
 
 def storable(text: str) -> str:
@@ -249,6 +249,16 @@ conversations = sa.Table(
 instructions = sa.Table(
     "instructions", metadata,
     sa.Column("user_id", _Text, sa.ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("text", _Text, nullable=False),
+    sa.Column("updated_us", sa.BigInteger, nullable=False),
+)  # fmt: skip
+
+# Texts to be used again (people/prompts.py); without a user_id they are shared with everybody.
+prompts = sa.Table(
+    "prompts", metadata,
+    sa.Column("id", _Text, primary_key=True),
+    sa.Column("user_id", _Text, sa.ForeignKey("users.id", ondelete="CASCADE"), index=True),
+    sa.Column("title", _Text, nullable=False),
     sa.Column("text", _Text, nullable=False),
     sa.Column("updated_us", sa.BigInteger, nullable=False),
 )  # fmt: skip

@@ -18,6 +18,10 @@ def chat(page: Page, server: Server, watched: Watched) -> Page:
     return page
 
 
+def first_role(server: Server) -> str:
+    return server.site.engine.requests[-1].messages[0].role
+
+
 def test_settings_are_chosen_by_keyboard_sent_and_kept(chat: Page, server: Server) -> None:
     fold = chat.locator("[data-settings] > summary")
     fold.focus()
@@ -62,12 +66,12 @@ def test_instructions_are_written_used_and_left_out(chat: Page, server: Server) 
     expect(fold).to_have_text("Settings: your instructions")
     pages.ask(chat, "Hello")
     pages.wait_for_answer(chat)
-    assert server.site.engine.requests[-1].messages[0].role == "developer"
+    assert first_role(server) == "developer"
     fold.click()
     chat.get_by_label("The model reads your instructions first").uncheck()
     pages.ask(chat, "And now?")
     pages.wait_for_answer(chat)
-    assert server.site.engine.requests[-1].messages[0].role == "user"
+    assert first_role(server) == "user"
     chat.reload()
     expect(fold).to_have_text("Settings")
 

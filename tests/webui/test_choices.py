@@ -16,7 +16,7 @@ from tests.webui.conftest import Site
 from tests.webui.test_files import Person
 
 RULES = "Answer in one sentence."
-ALL = {"temperature": 0.5, "top_p": 0.9, "top_k": 40, "min_p": 0.05, "max_tokens": 300, "seed": 7}
+ALL: dict[str, Any] = {"temperature": 0.5, "top_p": 0.9, "top_k": 40, "min_p": 0.05, "max_tokens": 300, "seed": 7}
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_a_value_that_cannot_be_is_refused_before_anything_is_recorded(
 
 
 def test_settings_that_are_no_object_are_refused(ada: Person) -> None:
-    for wrong in ([], "x", 7):
+    for wrong in ["x", 7, ["x"]]:
         assert ada.ask(ada.begin(), sampling=wrong).status_code == 400
     assert ada.ask(ada.begin(), sampling={"temperature": float("nan")}).status_code == 400
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from webui.admin import bulk, engine, groups, markings, people, quotas, settings, standing, usage, why
+from webui.admin import bulk, engine, groups, markings, people, prompts, quotas, settings, standing, usage, why
 from webui.admin.routes import blueprint
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "groups",
     "markings",
     "people",
+    "prompts",
     "quotas",
     "settings",
     "standing",

@@ -20,6 +20,7 @@ ACTION_WORDS: Final[dict[Action, str]] = {
     "setting_changed": "Changed a setting",
     "marking_changed": "Changed the list of markings",
     "conversation_marked": "Marked a conversation",
+    "shared_prompt_changed": "Changed a shared prompt",
     "user_created": "Added an account",
     "user_disabled": "Disabled an account",
     "user_enabled": "Enabled an account",
@@ -83,7 +84,8 @@ ACTION_GROUPS: Final[tuple[tuple[str, str, tuple[Action, ...]], ...]] = (
     (
         "accounts", "Accounts and keys",
         ("link_made", "link_withdrawn", "session_ended", "group_changed", "quota_changed", "setting_changed",
-         "marking_changed", "user_created", "user_disabled", "user_enabled", "roles_changed", "password_changed",
+         "marking_changed", "shared_prompt_changed",
+         "user_created", "user_disabled", "user_enabled", "roles_changed", "password_changed",
          "api_key_created", "api_key_changed", "api_key_revoked", "approval_requested", "approval_confirmed",
          "approval_refused", "approval_expired"),
     ),

@@ -12,6 +12,7 @@ import { Importing } from "./exchange.js";
 import { copied } from "./frame.js";
 import { offerMarking } from "./marking.js";
 import * as net from "./net.js";
+import { PromptMenu } from "./prompts.js";
 import { isThere, readToTheEnd } from "./reading.js";
 import { Room } from "./room.js";
 import { Settings } from "./settings.js";
@@ -36,6 +37,7 @@ const attachments = new Attachments({ fail: (message) => composer.showError(mess
 const editor = new QuestionEditor((question, text) => void askInstead(question, text));
 const settings = new Settings(() => void room.refresh());
 const room = new Room(composer, () => conversation, { isBusy: () => state.busy, files: () => attachments.ids, counted: () => settings.counted, sumUp: () => void sumUp() });
+const prompts = new PromptMenu((text) => { composer.text = text; });
 const list = new ConversationList(() => conversation, (message) => composer.showError(message));
 
 new Importing(() => void list.refresh());
@@ -298,6 +300,7 @@ document.addEventListener("keydown", (event) => {
     r: () => void regenerate(),
     m: () => list.fileCurrent(),
     g: () => void goOn(),
+    p: () => void prompts.open(),
     e: () => { if (!state.busy) editor.editLast(); },
   };
   const action = keys[event.key];

@@ -257,6 +257,11 @@ export async function waitingFiles() {
   return (await (await ask("/chat/files")).json()).files;
 }
 
+/** @returns {Promise<import("./types.js").Prompt[]>} the person's own and the site's */
+export async function prompts() {
+  return (await (await ask("/chat/prompts/list")).json()).prompts;
+}
+
 /** @param {string} id */
 export async function removeFile(id) {
   await ask(`/chat/files/${id}`, { method: "DELETE" });

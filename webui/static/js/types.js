@@ -38,6 +38,11 @@
  */
 
 /**
+ * A text of the library.
+ * @typedef {{title: string, text: string, shared: boolean}} Prompt
+ */
+
+/**
  * How the answers of a conversation are drawn. What is absent is left to the model.
  * @typedef {{sampling: Record<string, number>, without_instructions?: boolean}} Choices
  */
