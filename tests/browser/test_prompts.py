@@ -65,7 +65,7 @@ def test_a_slash_inside_a_text_is_a_slash_and_escape_changes_nothing(chat: Page)
     text = chat.get_by_role("textbox", name="Your message")
     text.press_sequentially("and/or")
     expect(text).to_have_value("and/or")
-    chat.get_by_role("button", name="Use a prompt").click()
+    chat.get_by_role("button", name="Prompts", exact=True).click()
     chat.keyboard.type("nothing like it")
     expect(chat.get_by_text("No prompt has these words.")).to_be_visible()
     chat.keyboard.press("Escape")
@@ -74,7 +74,7 @@ def test_a_slash_inside_a_text_is_a_slash_and_escape_changes_nothing(chat: Page)
 
 
 def test_the_page_of_prompts_is_used_by_keyboard(chat: Page, server: Server) -> None:
-    chat.get_by_role("button", name="Use a prompt").click()
+    chat.get_by_role("button", name="Prompts", exact=True).click()
     chat.get_by_role("link", name="Your prompts").click()
     chat.get_by_label("Title").fill("Check")
     chat.get_by_label("Text").fill("Check {{this}}.")

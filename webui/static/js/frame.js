@@ -27,6 +27,12 @@ document.addEventListener("click", (event) => {
   if (copy instanceof HTMLElement) void copied(copy, copy.dataset.copyText ?? "");
 });
 
+// A menu that opens below the edge of the window is scrolled into sight.
+document.addEventListener("toggle", (event) => {
+  const menu = /** @type {Element} */ (event.target);
+  if (menu.matches("details[data-menu][open]")) menu.querySelector(".menu-panel")?.scrollIntoView({ block: "nearest" });
+}, true);
+
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") {
     const open = document.querySelector("details[data-menu][open]");
