@@ -14,6 +14,7 @@ import webui.chat.prompts
 import webui.chat.room
 import webui.chat.room_routes
 import webui.chat.routes
+import webui.chat.sharing
 import webui.chat.watchers
 import webui.frame
 import webui.health

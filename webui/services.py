@@ -31,6 +31,7 @@ from appliance.people.prompts import Prompts
 from appliance.people.quotas import Quotas
 from appliance.people.responses import Responses
 from appliance.people.sessions import Sessions
+from appliance.people.shares import Shares
 from appliance.people.sign_in import SignIn
 from appliance.transport import Transport
 from appliance.turns.engine import Engine
@@ -88,6 +89,10 @@ class Services:
     @property
     def prompts(self) -> Prompts:
         return Prompts(self.record)
+
+    @property
+    def shares(self) -> Shares:
+        return Shares(self.record)
 
     @property
     def quotas(self) -> Quotas:

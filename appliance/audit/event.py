@@ -26,6 +26,7 @@ Action = Literal[
     "sign_in", "sign_out", "denied",
     "link_made", "link_withdrawn", "session_ended", "group_changed", "quota_changed", "setting_changed",
     "marking_changed", "conversation_marked", "shared_prompt_changed",
+    "conversation_shared", "conversation_unshared", "shared_conversation_read",
     "user_created", "user_disabled", "user_enabled", "roles_changed", "password_changed",
     "api_key_created", "api_key_changed", "api_key_revoked",
     "approval_requested", "approval_confirmed", "approval_refused", "approval_expired",

@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import TSVECTOR
 
 from appliance.database.stored_values import check_what_is_read
 
-SCHEMA = "0014"  # the revision that `metadata` is, the newest in migrations/versions
+SCHEMA = "0015"  # the revision that `metadata` is, the newest in migrations/versions
 
 
 def storable(text: str) -> str:
@@ -269,6 +269,16 @@ conversation_tags = sa.Table(
         "conversation_id", _Text, sa.ForeignKey("conversations.id", ondelete="CASCADE"), primary_key=True
     ),
     sa.Column("tag", _Text, primary_key=True),
+)  # fmt: skip
+
+# Who else may read a conversation (people/shares.py).
+shares = sa.Table(
+    "shares", metadata,
+    sa.Column(
+        "conversation_id", _Text, sa.ForeignKey("conversations.id", ondelete="CASCADE"), primary_key=True
+    ),
+    sa.Column("user_id", _Text, sa.ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, index=True),
+    sa.Column("created_us", sa.BigInteger, nullable=False),
 )  # fmt: skip
 
 messages = sa.Table(

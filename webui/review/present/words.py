@@ -21,6 +21,9 @@ ACTION_WORDS: Final[dict[Action, str]] = {
     "marking_changed": "Changed the list of markings",
     "conversation_marked": "Marked a conversation",
     "shared_prompt_changed": "Changed a shared prompt",
+    "conversation_shared": "Shared a conversation",
+    "conversation_unshared": "Ended sharing a conversation",
+    "shared_conversation_read": "Read a shared conversation",
     "user_created": "Added an account",
     "user_disabled": "Disabled an account",
     "user_enabled": "Enabled an account",
@@ -73,6 +76,7 @@ def title_of(action: Action, outcome: Outcome) -> str:
 
 _OF_CONVERSATIONS: Final[tuple[Action, ...]] = (
     "conversation_deleted", "conversation_exported", "conversation_imported", "conversation_marked",
+    "conversation_shared", "conversation_unshared", "shared_conversation_read",
 )  # fmt: skip
 # The choices of the filter: the value in the address, the words, the actions (none: everything but reviewing).
 ACTION_GROUPS: Final[tuple[tuple[str, str, tuple[Action, ...]], ...]] = (
