@@ -56,6 +56,8 @@ def test_the_whole_way_from_signing_in_to_the_verified_event(signed_in: Page, se
 def test_a_person_begins_with_the_one_time_link(page: Page, server: Server, watched: Watched) -> None:
     token = server.site.services.accounts.make_first_admin_link()
     pages.redeem(page, f"{server.address}/welcome/{token}", server.password, name="ada")
+    expect(page.get_by_role("heading", name="First steps")).to_be_visible()
+    page.get_by_role("link", name="Chat", exact=True).click()
     expect(page.get_by_label("Your message")).to_be_focused()
 
 

@@ -173,7 +173,7 @@ def test_the_first_administrator_is_made_through_a_link_that_works_once(site: Si
     assert browser.get(f"/welcome/{token}").status_code == 200
     assert browser.get(f"/welcome/{token}").status_code == 200  # a look does not use it up
     response = browser.post(f"/welcome/{token}", name="root", password=PASSWORD, password_again=PASSWORD)
-    assert (response.status_code, response.headers["Location"]) == (303, "/")
+    assert (response.status_code, response.headers["Location"]) == (303, "/admin/first-steps")
     assert "root" in browser.get("/account").text
     again = site.browser()
     for response in (again.get(f"/welcome/{token}"), again.post(f"/welcome/{token}", name="eve", password=PASSWORD)):

@@ -116,7 +116,8 @@ def welcome_submit(token: str) -> Response:
         raise LinkRefusedError(message=str(exc)) from None
     except (AccountError, PasswordRuleError, HashingBusyError) as exc:
         return _back_to_link(token, name, str(exc))
-    return _go_on(user, "/")
+    is_first = Role.ADMIN in user.roles and len(services().accounts.list_users()) == 1
+    return _go_on(user, url_for("admin.first_steps") if is_first else "/")
 
 
 @blueprint.before_request

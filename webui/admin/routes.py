@@ -14,6 +14,7 @@ from webui import confirm, denials
 from webui.admin import present
 from webui.admin.alarms import current_alarms
 from webui.admin.listing import listed_people
+from webui.admin.steps import steps, steps_left
 from webui.errors import ForbiddenError, NotFoundError, respond
 from webui.handover import answer, hand_over, take
 from webui.services import services
@@ -173,10 +174,12 @@ def _show_link(name: str, token: str) -> Response:
 
 def _page(left: dict[str, Any], *, notice: str | None) -> str:
     service = services()
+    alarms = current_alarms(service)
     damaged, asked = service.accounts.list_users().damaged, service.approvals.open_requests()
     return render_template(
         "admin.html", damaged=[*damaged, *asked.damaged], roles=list(Role), error=left.get("error"),
         name=left.get("name", ""), link_for=left.get("link_for", ""), link=left.get("link", ""),
         notice=None if left else notice, **listed_people(),
-        alarms=current_alarms(service), requests=present.page_requests(service.approvals, asked, demand_user()),
+        alarms=alarms, steps_left=steps_left(list(steps(service, alarms))),
+        requests=present.page_requests(service.approvals, asked, demand_user()),
     )  # fmt: skip

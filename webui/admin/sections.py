@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from webui.admin import bulk, engine, groups, markings, people, prompts, quotas, settings, standing, usage, why
+from webui.admin import (
+    bulk,
+    engine,
+    first_steps,
+    groups,
+    markings,
+    people,
+    prompts,
+    quotas,
+    settings,
+    standing,
+    usage,
+    why,
+)
 from webui.admin.routes import blueprint
 
 __all__ = [
     "blueprint",
     "bulk",
     "engine",
+    "first_steps",
     "groups",
     "markings",
     "people",
