@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from appliance.people.accounts import Role
+from appliance.people.conversation_list import View
 from tests.browser import pages
 from tests.browser.accessible import faults
 from tests.browser.conftest import Server
@@ -18,26 +19,49 @@ from tests.browser.pages import Watched
 from tests.webui.conftest import SYSTEM
 
 QUESTION = "How do I check an archive?"
+PICTURES = Path(__file__).parents[2] / "docs" / "images"
+GALLERY_HEAD = """# Every page, menu and dialog
+
+Light, 1280 x 720 px. `pytest tests/browser/test_accessible.py --write-docs` takes these pictures, with an engine that
+plays a script. The same states are judged by axe-core, in light and dark, at 360 and 1280 px."""
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 
 
 @pytest.mark.parametrize("width", [360, 1280])
-def test_every_page_menu_and_dialog_is_clean(page: Page, server: Server, watched: Watched, width: int) -> None:
+def test_every_page_menu_and_dialog_is_clean(
+    page: Page, server: Server, watched: Watched, pytestconfig: pytest.Config, width: int
+) -> None:
     page.emulate_media(reduced_motion="reduce")
     page.set_viewport_size({"width": width, "height": 720})
-    found, seen = list[str](), 0
-    for state in states(page, server, narrow=width < 720):
+    found, seen, is_wide = list[str](), list[str](), width == 1280
+    for state in states(page, server, narrow=not is_wide):
+        if is_wide and pytestconfig.getoption("--write-docs"):
+            page.emulate_media(color_scheme="light")
+            page.screenshot(path=PICTURES / f"{state}.png")
         for scheme in SCHEMES:
             page.emulate_media(color_scheme=scheme)
             if shots := os.environ.get("BROWSER_SHOTS"):
                 page.screenshot(path=Path(shots) / f"{state}-{scheme}-{width}.png")
             rules = [] if scheme == SCHEMES[0] else ["color-contrast"]  # no other rule depends on the colours
             found += [f"{state}, {scheme}: {fault}" for fault in faults(page, rules)]
-        seen += 1
+        seen.append(state)
     assert found == []
-    assert seen > 18
+    assert len(seen) > 18
+    if is_wide:
+        if pytestconfig.getoption("--write-docs"):
+            write_gallery(seen)
+        assert {path.stem for path in PICTURES.glob("*.png")} == set(seen), "run this test with --write-docs"
     watched.forgive("40")  # the refused sign-in and the page that is not there
     watched.forgive("does not conform")  # the date that is none
+
+
+def write_gallery(names: Sequence[str]) -> None:
+    """The page of docs/ that shows every picture, in the order in which they were taken; others are removed."""
+    for path in PICTURES.glob("*.png"):
+        if path.stem not in names:
+            path.unlink()
+    shown = "\n\n".join(f"## {name}\n\n![{name}]({name}.png)" for name in names)
+    (PICTURES / "README.md").write_text(f"{GALLERY_HEAD}\n\n{shown}\n")
 
 
 def states(page: Page, server: Server, *, narrow: bool) -> Iterator[str]:
@@ -90,8 +114,13 @@ def _of_the_chat(page: Page, server: Server, *, narrow: bool) -> Iterator[str]:
         page.get_by_role("navigation", name="Conversations").get_by_role("button", name=action).click()
         yield action.lower()
         page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
-    page.goto(f"{page.url}/print")
-    yield "print"
+    conversation = page.url
+    for part in ("print", "sharing"):
+        page.goto(f"{conversation}/{part}")
+        yield part
+    for part in ("prompts", "shared"):
+        page.goto(f"{server.address}/chat/{part}")
+        yield part
 
 
 def _of_the_review(page: Page, server: Server) -> Iterator[str]:
@@ -128,6 +157,17 @@ def _of_accounts(page: Page, server: Server) -> Iterator[str]:
     yield "account"
     page.goto(f"{server.address}/nowhere")
     yield "error"
+    for name, style in (("OFFICIAL", "grey"), ("SECRET", "amber"), ("TOP SECRET", "red")):
+        server.site.services.markings.add(name, style, by=SYSTEM)
+    root = server.site.services.accounts.find("root")
+    marked = server.site.services.conversations.lists.page(root.id, View()).items[0].conversation
+    page.goto(f"{server.address}/chat/{marked.id}/marking")
+    yield "marking"
+    page.get_by_role("radio", name="SECRET", exact=True).check()
+    page.get_by_role("button", name="Mark the conversation").click()
+    yield "chat-marked"
+    page.goto(f"{server.address}/admin/markings")
+    yield "admin-markings-made"
 
 
 def sections_of_the_administration(server: Server) -> list[str]:

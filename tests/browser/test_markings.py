@@ -85,6 +85,11 @@ def test_a_marked_file_raises_the_banner_of_the_open_page(chat: Page) -> None:
     pages.ask(chat, "What is in it?")
     pages.wait_for_answer(chat)
     expect_banners(chat, "TOP SECRET")
+    for width in (360, 720, 1280):  # the figures beside the composer stand in one or two lines
+        chat.set_viewport_size({"width": width, "height": 740})
+        room = chat.locator("[data-room]").bounding_box()
+        assert room is not None
+        assert room["height"] < 45
 
 
 def test_every_sheet_of_paper_has_the_marking_at_top_and_bottom(chat: Page, server: Server, tmp_path: Path) -> None:
