@@ -14,6 +14,7 @@ from typing import Final
 from flask import Flask, Response, g, request
 
 HEADER: Final = "X-Request-Id"
+ANTHROPIC_HEADER: Final = "Request-Id"  # where Anthropic's clients look
 _SOUND: Final = re.compile(r"[A-Za-z0-9._:+/=@-]{1,128}")
 
 
@@ -22,7 +23,8 @@ def install(app: Flask, *, is_named: Callable[[str], bool]) -> None:
 
     def finish(response: Response) -> Response:
         if is_named(request.path):
-            response.headers[HEADER] = current_request_id()
+            for name in (HEADER, ANTHROPIC_HEADER):
+                response.headers[name] = current_request_id()
         return response
 
     app.after_request(finish)

@@ -10,7 +10,6 @@ from typing import Any
 from flask import Flask, Response, request
 from jsonschema import Draft202012Validator
 
-from webui.api import shapes
 from webui.api.addresses import UNKNOWN
 from webui.api.described import Description, description_of
 from webui.api.schemas import components_of
@@ -39,7 +38,7 @@ def _faults(description: Description, response: Response) -> Iterator[str]:
     if response.status_code not in (200, *description.errors, *ANYWHERE):
         yield f"{response.status_code} is not described"
     elif response.mimetype == "application/json":
-        kind = description.answer if response.status_code == 200 else shapes.Refusal
+        kind = description.answer if response.status_code == 200 else description.refusal
         yield from differences(kind, response.get_json())
     elif description.chunk is None or response.mimetype != "text/event-stream":
         yield f"{response.mimetype} is not described"
@@ -51,7 +50,7 @@ def _watched(description: Description, parts: Iterable[str], faults: list[str]) 
         for line in part.splitlines():
             if line.startswith("data: {"):
                 found = json.loads(line.removeprefix("data: "))
-                kind = shapes.Refusal if "error" in found else description.chunk
+                kind = description.refusal if "error" in found else description.chunk
                 faults.extend(f"{found.get('type')}: {fault}" for fault in differences(kind, found))
         yield part
 

@@ -58,7 +58,8 @@ def is_float(body: Any, place: str) -> bool:
 def is_schema_not_held(error: dict[str, Any]) -> bool:
     """Whether a JSON Schema within the request has a feature to which no answer can be held."""
     place = str(error["param"]).partition("schema")
-    return error["code"] == "unsupported_value" and (place[1] != "" or ".parameters" in place[0])
+    is_of_tool = ".parameters" in place[0] or "input_" in place[0]
+    return error["code"] == "unsupported_value" and (place[1] != "" or is_of_tool)
 
 
 @schemathesis.check
@@ -67,6 +68,8 @@ def what_fits_the_schema_is_taken(_: CheckContext, response: Response, case: Cas
     mode = case.meta.generation.mode if case.meta else None
     if mode is GenerationMode.POSITIVE and response.status_code in (400, 413, 415, 422):
         error = response.json()["error"]
+        if "details" in error:  # /v1/messages
+            error |= {"code": error["details"]["error_code"], "param": error["details"]["param"]}
         said = error["message"]
         is_beyond = any(sentence in said for sentence in BEYOND) or is_schema_not_held(error)
         is_whole = said.endswith("must be a whole number.") and is_float(case.body, error["param"])

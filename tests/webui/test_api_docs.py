@@ -10,6 +10,7 @@ import pytest
 from appliance.engine.token_questions import MOST_OF_ONE_PERSON, MOST_WAITING
 from appliance.turns.events import FAILURES
 from webui.api import body, completion_body, errors, messages, token_bodies, tools, validation
+from webui.api.anthropic import body as anthropic_body
 from webui.api.responses import body as responses_body
 from webui.serving import refusals
 from webui.serving.limits import MAX_BODY_BYTES
@@ -40,6 +41,13 @@ def test_the_table_of_a_response_is_the_one_the_server_checks() -> None:
     table = page.partition("| field | what is taken |\n|---|---|\n")[2].partition("\n\n")[0]
     assert table.splitlines() == [f"| `{name}` | {sentence} |" for name, sentence in responses_body.FIELDS.items()]
     assert f"up to {messages.MAX_MESSAGES:,} items" in page
+
+
+def test_the_table_of_a_message_is_the_one_the_server_checks() -> None:
+    page = (PAGE.parent / "messages.md").read_text(encoding="utf-8")
+    table = page.partition("| field | what is taken |\n|---|---|\n")[2].partition("\n\n")[0]
+    assert table.splitlines() == [f"| `{name}` | {sentence} |" for name, sentence in anthropic_body.FIELDS.items()]
+    assert f"count_tokens takes {', '.join(f'`{name}`' for name in anthropic_body.COUNT_FIELDS)}" in page
 
 
 def test_every_code_the_sources_raise_is_documented(page: str) -> None:

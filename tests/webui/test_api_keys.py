@@ -42,7 +42,8 @@ def ask(site: Site, key: str, **changes: Any) -> TestResponse:
 
 def code_of(response: TestResponse) -> tuple[int, str]:
     assert response.json is not None
-    return response.status_code, response.json["error"]["code"]
+    error = response.json["error"]
+    return response.status_code, error["details"]["error_code"] if "details" in error else error["code"]
 
 
 def with_limits(*, requests: int | None = None, tokens: int | None = None) -> KeyRights:

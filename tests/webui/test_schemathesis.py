@@ -39,7 +39,7 @@ def _run(place: Path, address: str, key: str, options: tuple[str, ...]) -> tuple
 def test_nothing_that_is_sent_finds_a_fault(tmp_path: Path) -> None:
     code, report = report_on(tmp_path, "--max-examples", "15")
     assert code == 0, report[-MOST_SHOWN:]
-    assert "Tested: 11" in report
+    assert "Tested: 13" in report
 
 
 LINKS = ("--phases", "stateful", "--include-path-regex", "^/v1/responses")

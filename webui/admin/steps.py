@@ -85,9 +85,7 @@ def _transport(service: Services) -> Step:
         case _:
             if service.config.proxy_trusted:
                 return Step(title, True, "A proxy on this machine ends TLS before the site.")
-            words = (
-                "The site is reached from this machine alone. The operator's guide opens it to the network."
-            )
+            words = "The site is reached from this machine alone. The operator's guide opens it to the network."
             return Step(title, False, words)
 
 

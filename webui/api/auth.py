@@ -1,4 +1,5 @@
-"""Who calls the API: somebody with the Bearer key of a person with the role ``user``. Cookies are ignored under /v1.
+"""Who calls the API: somebody with the key of a person with the role ``user``, as Bearer or in ``X-API-Key``. Cookies
+are ignored under /v1.
 
 A request is let in by five checks: 1. the key is valid, 2. its owner has the role, 3. the address is open to keys,
 4. the key has the scope of the address, 5. the key's limits are not used up. The first four are asked again while an
@@ -122,7 +123,9 @@ def _out_of_scope(scope: str, message: str) -> ApiError:
 
 def _secret() -> str:
     header = request.headers.get("Authorization", "")
-    return header[len(_SCHEME) :].strip() if header.lower().startswith(_SCHEME) else ""
+    if header.lower().startswith(_SCHEME):
+        return header[len(_SCHEME) :].strip()
+    return request.headers.get("X-API-Key", "").strip()  # as Anthropic's clients send it
 
 
 def _refused(error: KeyRefusedError) -> ApiError:

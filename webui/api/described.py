@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
+from webui.api.shapes import Refusal
+
 View = TypeVar("View", bound=Callable[..., Any])
 
 ALWAYS: Final = (401, 403, 429, 500, 503)
@@ -47,6 +49,7 @@ class Description:
     together: Mapping[str, Any]  # JSON Schema of several fields at once
     query: Mapping[str, Mapping[str, Any]]  # name -> schema
     links: tuple[str, ...]
+    refusal: Any  # the shape of an answer whose status is not 200
 
 
 def described(
@@ -59,6 +62,7 @@ def described(
     together: Mapping[str, Any] = _NOTHING,
     query: Mapping[str, Mapping[str, Any]] = _NOTHING,
     links: tuple[str, ...] = (),
+    refusal: Any = Refusal,
 ) -> Callable[[View], View]:
     """Decorates a view.
 
@@ -71,12 +75,13 @@ def described(
         together: what is checked of several fields at once, in JSON Schema.
         query: the parameters of the query, each with its schema.
         links: the views whose address has the ``id`` of the answer in it.
+        refusal: the shape of an answer with another status.
     """
 
     def describe(view: View) -> View:
         summary = (view.__doc__ or "").strip().partition("\n")[0]
         statuses = tuple(sorted({*ALWAYS, *errors}))
-        description = Description(summary, answer, body, fields, chunk, statuses, together, query, links)
+        description = Description(summary, answer, body, fields, chunk, statuses, together, query, links, refusal)
         setattr(view, _ATTRIBUTE, description)
         return view
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Collection, Iterable
 from typing import Any, Final
 
-from flask import Response, g, has_app_context, jsonify
+from flask import Response, g, has_app_context, has_request_context, jsonify, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from appliance.turns.events import FAILURES, Failed
@@ -19,6 +19,10 @@ from webui.request_ids import current_request_id
 
 _OWN_NAMES: Final = "api_names_of_fields"
 _log = logging.getLogger(__name__)
+_MESSAGE_TYPES: Final = {
+    401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large",
+    429: "rate_limit_error", 503: "overloaded_error",
+}  # fmt: skip
 _TYPES: Final = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -49,8 +53,23 @@ def body_of(error: ApiError) -> dict[str, Any]:
     """The error as the API's JSON object, also sent inside a stream that fails after it began."""
     names = g.get(_OWN_NAMES, {}) if has_app_context() else {}  # the server refuses some requests before there is one
     param = names.get(error.param, error.param)
+    if has_request_context() and is_of_messages(request.path):
+        return _of_messages(error, param)
     kind = _TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
     return {"error": {"message": error.message, "type": kind, "param": param, "code": error.code}}
+
+
+def _of_messages(error: ApiError, param: str | None) -> dict[str, Any]:
+    """In the shape of Anthropic's API. ``details`` are what other addresses say of an error."""
+    kind = _MESSAGE_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
+    details = {"error_code": error.code, "param": param}
+    told = {"type": kind, "message": error.message, "details": details}
+    return {"type": "error", "error": told, "request_id": current_request_id()}
+
+
+def is_of_messages(path: str) -> bool:
+    """Whether a path is one of those for Anthropic's clients."""
+    return path == "/v1/messages" or path.startswith("/v1/messages/")
 
 
 def name_fields(**names: str) -> None:

@@ -119,7 +119,7 @@ def _reasoning(given: _Assistant) -> str | None:
         raise FaultError(exc.said, kind=exc.kind, at=("reasoning",)) from None
 
 
-def _as_conversation(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+def as_conversation(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     """The messages, each result of a tool with the name of the function that it answers.
 
     Calls without ids get some. A result without an id, or with an id where its call has none, answers the first call
@@ -193,5 +193,5 @@ _CONVERSATION: Final = {
 Messages = Annotated[
     tuple[Annotated[Message, _MESSAGE], ...],
     Length(most=MAX_MESSAGES),
-    Rule(_as_conversation, schema=_CONVERSATION),
+    Rule(as_conversation, schema=_CONVERSATION),
 ]

@@ -59,8 +59,8 @@ def document_of(app: Flask, version: str, model_names: Sequence[str]) -> dict[st
     from webui.api.schemas import components_of  # pydantic's generator is loaded at the first question
 
     described_ones = [(rule, method, one) for rule, method, one in operations(app) if one is not None]
-    kinds = {kind for _, _, one in described_ones for kind in (one.answer, one.chunk, one.body) if kind is not None}
-    components = components_of(frozenset({*kinds, shapes.Refusal}))
+    said = {kind for _, _, one in described_ones for kind in (one.answer, one.chunk, one.body, one.refusal)}
+    components = components_of(frozenset(said - {None}))
     targets = {rule.endpoint.rpartition(".")[2]: (rule, one) for rule, _, one in described_ones}
     paths: dict[str, dict[str, Any]] = {}
     for rule, method, one in described_ones:
@@ -139,26 +139,26 @@ def _responses(description: Description, components: Components, links: dict[str
     headers = {name: {"description": said, "schema": {"type": "string"}} for name, said in _HEADERS.items()}
     content = _json(components.reference(description.answer))
     if description.chunk is not None:
-        content["text/event-stream"] = {"schema": _events(description.chunk, components)}
+        content["text/event-stream"] = {"schema": _events(description, components)}
     whole: dict[str, Any] = {"description": description.summary, "headers": headers, "content": content}
     if links:
         whole["links"] = links
-    errors = {str(status): _error(status, components) for status in description.errors}
+    errors = {str(status): _error(status, description.refusal, components) for status in description.errors}
     return {"200": whole, **errors}
 
 
-def _events(chunk: Any, components: Components) -> dict[str, Any]:
+def _events(description: Description, components: Components) -> dict[str, Any]:
     """One event of a stream: an object as JSON, an error that ends it, or its end."""
-    objects = {"anyOf": [components.reference(chunk), components.reference(shapes.Refusal)]}
+    objects = {"anyOf": [components.reference(description.chunk), components.reference(description.refusal)]}
     data = {"type": "string", "contentMediaType": "application/json", "contentSchema": objects}
     ends = [{"properties": {"data": {"const": _END}}}, {"properties": {"data": data}}]
     return {"type": "object", "required": ["data"], "anyOf": ends}
 
 
-def _error(status: int, components: Components) -> dict[str, Any]:
+def _error(status: int, refusal: Any, components: Components) -> dict[str, Any]:
     error: dict[str, Any] = {
         "description": STATUSES[status],
-        "content": _json(components.reference(shapes.Refusal)),
+        "content": _json(components.reference(refusal)),
     }
     named = {429: "Retry-After", 401: "WWW-Authenticate"}.get(status)
     return error if named is None else error | {"headers": {named: {"schema": {"type": "string"}}}}

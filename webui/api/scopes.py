@@ -22,6 +22,8 @@ SCOPES: Final[Mapping[str, Scope]] = {
     "GET /v1/responses/<response_id>/input_items": Scope.RESPONSES,
     "DELETE /v1/responses/<response_id>": Scope.RESPONSES,
     "POST /v1/responses/<response_id>/cancel": Scope.RESPONSES,
+    "POST /v1/messages": Scope.GENERATE,
+    "POST /v1/messages/count_tokens": Scope.TOKENIZE,
     "POST /v1/tokenize": Scope.TOKENIZE,
     "POST /v1/detokenize": Scope.TOKENIZE,
 }

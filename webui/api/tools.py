@@ -10,7 +10,9 @@ held to its schema. A strict function's schema must be one that can be held whol
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Final
 
 from appliance.engine.constraint import check_tool
@@ -54,26 +56,30 @@ def _tool(entry: _Tool) -> Tool:
     return Tool(function.name, function.description or "", function.parameters, strict=bool(function.strict))
 
 
+OWN_KINDS: Final = ("function",)  # the types of tools that the caller runs
+
+
 @dataclass(frozen=True)
 class _Other:
-    type: Annotated[Text, Rule(lambda kind: kind, schema={"not": {"const": "function"}})]
+    type: Text
 
 
-def _kind_of_tool(entry: Any) -> str:
+def _kind_of_tool(entry: Any, own: Collection[str] = OWN_KINDS) -> str:
     kind = entry.get("type") if isinstance(entry, dict) else None
-    return "other" if isinstance(kind, str) and kind != "function" else "function"
+    return "other" if isinstance(kind, str) and kind not in own else "function"
 
 
-def or_other(function: Any) -> Choose:
-    """An entry of ``tools``: a function of the type ``function``, or a tool of another kind, which becomes None."""
-    other = Annotated[Tool | None, Rule(lambda _: None, takes=_Other)]
-    return Choose(_kind_of_tool, {"function": function, "other": other})
+def or_other(function: Any, *, own: Collection[str] = OWN_KINDS) -> Choose:
+    """An entry of ``tools``: a function of one of the types ``own``, or a tool of another kind, which becomes None."""
+    not_own = {"properties": {"type": {"not": {"enum": sorted(own)}}}}
+    other = Annotated[Tool | None, Rule(lambda _: None, takes=_Other, schema=not_own)]
+    return Choose(partial(_kind_of_tool, own=own), {"function": function, "other": other})
 
 
-def other_tools(tools: Any) -> tuple[str, ...]:
+def other_tools(tools: Any, own: Collection[str] = OWN_KINDS) -> tuple[str, ...]:
     """Where the tools stand that are left out, in a list that is not checked yet."""
     entries = tools if isinstance(tools, list) else []
-    return tuple(f"tools[{number}]" for number, entry in enumerate(entries) if _kind_of_tool(entry) == "other")
+    return tuple(f"tools[{number}]" for number, entry in enumerate(entries) if _kind_of_tool(entry, own) == "other")
 
 
 _DISTINCT: Final = {"description": "No two have the same name."}

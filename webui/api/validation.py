@@ -19,7 +19,7 @@ from appliance.turns.request import Bias, Effort, Message, Tool, TurnRequest
 from installer.formats.checks import FaultError, check
 from webui.api.body import ELSEWHERE, FIELDS, Body
 from webui.api.errors import ApiError
-from webui.api.tools import offered, other_tools
+from webui.api.tools import OWN_KINDS, offered, other_tools
 from webui.api.values import REFUSED, UNSUPPORTED
 
 Form = TypeVar("Form")
@@ -104,14 +104,21 @@ def parse_body(
 
 
 def known_fields(
-    given: dict[str, Any], names: Collection[str], *, strict: bool, elsewhere: Mapping[str, str] = ELSEWHERE
+    given: dict[str, Any],
+    names: Collection[str],
+    *,
+    strict: bool,
+    elsewhere: Mapping[str, str] = ELSEWHERE,
+    own_tools: Collection[str] = OWN_KINDS,
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The fields of a body that are known and not null, and the names of those and of the tools that are not known.
 
+    Args:
+        own_tools: the types of tools that the caller runs.
     Raises:
         ApiError: 400, a field changes the answer at other servers; or with ``strict``, one is not known.
     """
-    others = other_tools(given.get("tools")) if "tools" in names else ()
+    others = other_tools(given.get("tools"), own_tools) if "tools" in names else ()
     if others and strict:
         message = f"{others[0]}.type: only functions exist here, which you run yourself."
         raise ApiError(400, CODES[UNSUPPORTED], message, param=f"{others[0]}.type")
