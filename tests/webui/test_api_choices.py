@@ -184,10 +184,13 @@ def test_choices_run_side_by_side(site: Site, caller: Caller) -> None:
 
 
 class OneFails:
-    """An engine's script: the second choice ends with ``end`` once the others have written something."""
+    """An engine's script: the second choice ends with ``end`` once the others have written something.
 
-    def __init__(self, end: TurnEvent, *, at_once: bool = False) -> None:
-        self._end, self._at_once = end, at_once
+    Args: later: the second choice ends no sooner than this is set.
+    """
+
+    def __init__(self, end: TurnEvent, *, at_once: bool = False, later: threading.Event | None = None) -> None:
+        self._end, self._at_once, self._later = end, at_once, later
         self._written = threading.Barrier(3)
         self._go_on = threading.Event()  # is never set: the turns are cancelled before
 
@@ -196,6 +199,8 @@ class OneFails:
             if not self._at_once:
                 yield Started(prompt_tokens=20, queued_s=0.0)
                 self._written.wait(HELD_S)
+            if self._later is not None:
+                self._later.wait(HELD_S)
             yield self._end
             return
         yield Started(prompt_tokens=20, queued_s=0.0)
@@ -241,8 +246,10 @@ def test_a_choice_that_fails_ends_the_others(
 def test_a_stream_with_a_choice_that_fails_later_ends_with_an_error_object(
     site: Site, caller: Caller, end: TurnEvent, code: str
 ) -> None:
-    site.engine.script = OneFails(end).script
+    begun = threading.Event()
+    site.engine.script = OneFails(end, later=begun).script
     response = caller.ask(n=3, seed=SEED, stream=True)
+    begun.set()  # every choice has reached the server, so the failure is no answer of its own any more
     text = read(response)
     assert f'"code":"{code}"' in text.split("\n\n")[-2]
     assert "[DONE]" not in text
